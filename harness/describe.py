@@ -1,0 +1,152 @@
+"""A plan in words and tables: what `harness plan` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from harness.machine import Machine
+from harness.plan import Cell, LeftOut, Plan
+from harness.source import show
+
+_HEAD = ("strategy", "synchrony", "engine", "workers", "batch", "learning rate", "seeds", "minutes")
+
+
+def describe(plan: Plan) -> str:
+    """Return the text that `harness plan` prints: what was understood, the points, what is left out and why."""
+    parts = [
+        _title(plan),
+        "\n".join(f"  {line}" for line in plan.understood),
+        _points(plan),
+        _not_possible(plan.cells),
+        _left_out(plan.left_out),
+        _notes(plan),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(plan: Plan) -> str:
+    cells = f"{len(plan.cells)} cell" + ("s" if len(plan.cells) != 1 else "")
+    lines = [f"{plan.name}: {cells}", plan.description, f"this machine: {machine_in_words(plan.machine)}"]
+    return "\n".join(line for line in lines if line)
+
+
+def machine_in_words(machine: Machine) -> str:
+    """Return such as "2 CPU cores, no GPU (a gpu of the scenario is one core)"."""
+    cores = _several(machine.cores, "CPU core")
+    if not machine.gpus:
+        return f'{cores}, no GPU: a "gpu" of the scenario is one core'
+    return f"{machine.gpus} x {machine.gpu_name or 'GPU'}, {cores}"
+
+
+def engine_in_words(cell: Cell, gpu_name: str = "") -> str:
+    """Return such as "2 CPU cores", "16 simulated CPU cores" or "4 x NVIDIA A100"."""
+    simulated = "simulated " if cell.engine == "virtual" else ""
+    if cell.device == "cpu":
+        threads = f" x {cell.threads_per_device}" if cell.threads_per_device > 1 else ""
+        words = _several(cell.gpus, f"{simulated}CPU core", threads)
+    else:
+        words = f"{cell.gpus} x {simulated}{gpu_name or 'GPU'}"
+    return words + (" (oversubscribed)" if cell.oversubscribed else "")
+
+
+def _several(number: int, noun: str, times: str = "") -> str:
+    plural = "s" if number != 1 or times else ""
+    return f"{number}{times} {noun}{plural}"
+
+
+def _points(plan: Plan) -> str:
+    """Return the table of points: one row for the seeds of each."""
+    possible = [cell for cell in plan.cells if not cell.not_possible]
+    swept = list(dict.fromkeys(key for cell in possible for key in _swept(cell)))
+    differing = _differing_options(possible)
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for cell in possible:
+        row = _row(cell, plan.machine.gpu_name, differing, swept)
+        seeds.setdefault(row, []).append(cell.seed)
+    if not seeds:
+        return ""
+    # Nothing measures a cell before it is run, so its minutes are not known here.
+    rows = [(*row, _numbers(numbers), "?") for row, numbers in seeds.items()]
+    return table((*_HEAD[:6], *swept, *_HEAD[6:]), rows)
+
+
+def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequence[str]) -> tuple[str, ...]:
+    rate = f"{cell.learning_rate:g}" + (f" ({cell.lr_rule})" if cell.lr_rule else "")
+    options = {key: value for key, value in cell.options.items() if (cell.strategy, key) in differing}
+    values = _swept(cell)
+    return (
+        cell.strategy + (f" {show(options)}" if options else ""),
+        cell.synchrony,
+        engine_in_words(cell, gpu_name),
+        str(cell.workers),
+        _batch(cell),
+        rate,
+        *(values.get(key, "") for key in swept),
+    )
+
+
+def _differing_options(cells: Iterable[Cell]) -> set[tuple[str, str]]:
+    """Return (strategy, option) where cells of one strategy differ; only those are worth a place in its name."""
+    first: dict[tuple[str, str], object] = {}
+    pairs = (((cell.strategy, key), value) for cell in cells for key, value in cell.options.items())
+    return {name for name, value in pairs if first.setdefault(name, value) != value}
+
+
+def _swept(cell: Cell) -> dict[str, str]:
+    return {key.removeprefix("workload."): show(value).strip('"') for key, value in cell.swept.items()}
+
+
+def _batch(cell: Cell) -> str:
+    """Write the batch as a product: part of one rank x ranks = samples behind an update."""
+    ranks = -(-cell.global_batch_size // cell.batch_size)
+    micro = f", {cell.micro_batch_size} at once" if cell.micro_batch_size != cell.batch_size else ""
+    return f"{cell.batch_size} x {ranks} = {cell.global_batch_size}{micro}"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Write 0 1 2 3 4 as 0-4, and anything else in full."""
+    run = list(range(numbers[0], numbers[0] + len(numbers)))
+    return f"{run[0]}-{run[-1]}" if len(run) > 2 and list(numbers) == run else " ".join(map(str, numbers))
+
+
+def _not_possible(cells: Iterable[Cell]) -> str:
+    lines = dict.fromkeys(
+        f"{cell.strategy}, gpus {cell.gpus}: {cell.not_possible}" for cell in cells if cell.not_possible
+    )
+    return _list("not possible on this machine (recorded as such)", lines)
+
+
+def _left_out(left_out: Sequence[LeftOut]) -> str:
+    ordered = sorted(left_out, key=lambda item: (item.kind, item.strategy, item.reason))
+    lines = []
+    for (kind, strategy, reason), group in groupby(ordered, key=lambda item: (item.kind, item.strategy, item.reason)):
+        points = [item.point for item in group]
+        more = f" and {len(points) - 1} more" if len(points) > 1 else ""
+        lines.append(f"{strategy}, {points[0]}{more}: {kind}: {reason}")
+    return _list("left out", lines)
+
+
+def _notes(plan: Plan) -> str:
+    counts: dict[str, dict[str, None]] = {}
+    for cell in plan.cells:
+        for note in cell.notes:
+            counts.setdefault(note, {})[f"{cell.strategy} on {cell.gpus}"] = None
+    lines = [f"{', '.join(where)}: {note}" for note, where in counts.items()]
+    return _list("notes", [*plan.notes, *lines])
+
+
+def _list(head: str, lines: Iterable[str]) -> str:
+    lines = list(lines)
+    return "\n".join([f"{head}:", *(f"  {line}" for line in lines)]) if lines else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of text under a head, columns aligned on the left."""
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return "\n".join(_aligned(row, widths) for row in (head, *rows))
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

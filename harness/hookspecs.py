@@ -1,0 +1,54 @@
+"""The hooks. Each is called once per plugin when plugins are loaded; built-ins use the same ones as a stranger's.
+
+from harness import Strategy, hookimpl
+
+class MyStrategy(Strategy):
+    name = "mine"
+
+@hookimpl
+def harness_strategies():
+    return [MyStrategy]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from harness.strategy import Strategy
+
+hookspec = pluggy.HookspecMarker("harness")
+hookimpl = pluggy.HookimplMarker("harness")
+
+
+@hookspec
+def harness_strategies() -> Iterable[type[Strategy]]:  # type: ignore[empty-body]
+    """Return strategy classes."""
+
+
+@hookspec
+def harness_models() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.workloads.Model` entries: a name, options, a function that builds the torch module."""
+
+
+@hookspec
+def harness_datasets() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.workloads.Dataset` entries: a name, options, a function that loads arrays."""
+
+
+@hookspec
+def harness_probes() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.telemetry.Probe` classes, sampled from a process outside training."""
+
+
+@hookspec
+def harness_listeners() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.host.Listener` objects, told when cells start, and when they finish with their record."""
+
+
+@hookspec
+def harness_report_sections() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return functions of the cells' frame that answer (title, HTML) for the end of the report."""

@@ -1,0 +1,1 @@
+"""The real engine: processes per device, torch.distributed, wall clock."""

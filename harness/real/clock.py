@@ -1,0 +1,112 @@
+"""Where a device's time goes: spans on the host's clock, or between CUDA events that are read only at marks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
+
+
+class Ledger:
+    """Rows of a process, one for each step, with seconds by part.
+
+    The host's clock is CLOCK_MONOTONIC, which all processes of a host share: that is what lets the slowest of several
+    workers be found afterwards.
+    """
+
+    def __init__(self, device: torch.device, worker: int, rank_in_worker: int) -> None:
+        self.device = device
+        self.rows: list[dict[str, Any]] = []
+        self._who = {"worker": worker, "device": rank_in_worker}
+        self._pending: list[tuple[dict[str, Any], str, Any, Any]] = []
+        self._moments: list[tuple[dict[str, Any], str, Any]] = []
+        self._base: tuple[Any, float] | None = None
+        self._resolved = 0
+        self.started_s = 0.0
+        self.paused_s = 0.0
+
+    def start(self, started_s: float) -> None:
+        """Start the training clock at a moment of the host's clock; everything before is forgotten."""
+        self.rows.clear()
+        self._pending.clear()
+        self._moments.clear()
+        self._resolved = 0
+        self.started_s, self.paused_s = started_s, 0.0
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            self._base = (self.stamp(), time.monotonic())
+
+    def now(self) -> float:
+        """Return the training clock: pauses left out."""
+        return time.monotonic() - self.started_s - self.paused_s
+
+    def stamp(self) -> Any:
+        """Return this moment: a number on the host, a recorded event on a GPU's stream."""
+        if self.device.type != "cuda":
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def begin(self, step: int, version: int) -> dict[str, Any]:
+        """Open the row of a step."""
+        row: dict[str, Any] = dict.fromkeys(PARTS, 0.0)
+        row |= self._who | {"step": step, "start_s": self.now(), "samples": 0, "loss": None, "staleness": 0}
+        row["base_version"] = version
+        self.rows.append(row)
+        return row
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The open row; words outside any batch are accounted to a row of their own that is not kept."""
+        return self.rows[-1] if self.rows else dict.fromkeys(PARTS, 0.0)
+
+    @contextmanager
+    def span(self, part: str) -> Iterator[None]:
+        """Account what happens inside to a part of the open row."""
+        start = self.stamp()
+        yield
+        self.add(part, start, self.stamp())
+
+    def add(self, part: str, start: Any, end: Any) -> None:
+        """Account the time between two stamps."""
+        if self.device.type == "cuda":
+            self._pending.append((self.row, part, start, end))
+        else:
+            self.row[part] += end - start
+
+    def host(self, part: str, seconds: float) -> None:
+        """Account seconds of the host's clock, on any device."""
+        self.row[part] += seconds
+
+    def moment(self, name: str, stamp: Any) -> None:
+        """Note a moment in the open row, on the host's clock."""
+        if self.device.type == "cuda":
+            self._moments.append((self.row, name, stamp))
+        else:
+            self.row[name] = stamp
+
+    def resolve(self) -> None:
+        """Wait for the device and read all stamps; called at marks and at the end only."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            for row, part, start, end in self._pending:
+                row[part] += start.elapsed_time(end) / 1000
+            for row, name, stamp in self._moments:
+                row[name] = self._on_host(stamp)
+            self._pending.clear()
+            self._moments.clear()
+        for row in self.rows[self._resolved :]:
+            if isinstance(row["loss"], torch.Tensor):
+                row["loss"] = float(row["loss"])
+        self._resolved = len(self.rows)
+
+    def _on_host(self, stamp: Any) -> float:
+        assert self._base is not None
+        event, host = self._base
+        return float(host + event.elapsed_time(stamp) / 1000)

@@ -1,0 +1,359 @@
+"""What one process of a real cell does, from its first line to its last."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from harness.host import describe
+from harness.strategy import Address
+
+
+@dataclass
+class Job:
+    """What the supervisor hands to a process; it crosses a process boundary, so it holds names and descriptors.
+
+    Attributes:
+        cell: the cell as a dictionary.
+        plugins: files to load besides the built-in ones.
+        kind: "worker", "server" or "virtual".
+        address: of the worker or server.
+        device_rank: which device of its worker.
+        device: torch device.
+        line: which line of the status board is this process's.
+        pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
+        rendezvous: file for torch's store; empty where no process group is needed.
+    """
+
+    cell: dict[str, Any]
+    plugins: list[str]
+    kind: str
+    address: Address = 0
+    device_rank: int = 0
+    device: str = "cpu"
+    line: int = 0
+    lines: int = 1
+    status: Any = None
+    pipes: dict[Address, Connection] = field(default_factory=dict)
+    slots: dict[Address, tuple[Any, Any]] = field(default_factory=dict)
+    rendezvous: str = ""
+    group_rank: int = 0
+    group_size: int = 1
+    log: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def run_process(job: Job, control: Connection) -> None:
+    """Run one process of a cell; everything it has to say goes through `control`."""
+    _enter(job)
+    try:
+        answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
+        control.send(("done", answer))
+    except BaseException as error:
+        control.send(("failed", _explain(job, error)))
+        sys.stderr.flush()
+        # Peers may be inside a collective with this process: leaving at once is what tells them.
+        os._exit(1)
+
+
+def _enter(job: Job) -> None:
+    """Settle signals, output and threads before torch does anything."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    _die_with_parent()
+    if job.log:
+        descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+    faulthandler.enable()
+    os.environ["OMP_NUM_THREADS"] = str(job.cell["threads_per_device"])
+    import torch
+
+    torch.set_num_threads(job.cell["threads_per_device"])
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with the one that forked it: no orphans, however the supervisor ends."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _explain(job: Job, error: BaseException) -> dict[str, Any]:
+    """Word a failure by the user's own file and line where it passed one."""
+    import traceback
+
+    from harness.errors import HarnessError
+
+    traceback.print_exception(error)
+    cause = error.__cause__ if type(error).__name__ == "Crash" and error.__cause__ is not None else error
+    files = _own_files(job)
+    frames = [f.filename for f in traceback.extract_tb(cause.__traceback__)]
+    own = any(frame in files for frame in frames)
+    if own and not isinstance(cause, HarnessError):
+        return {"reason": describe(cause, files), "whose": "user", "line": job.line}
+    if isinstance(cause, HarnessError):
+        return {"reason": str(cause), "whose": "user", "line": job.line}
+    if "out of memory" in str(cause).lower() or isinstance(cause, MemoryError):
+        return {"reason": str(cause).splitlines()[0], "whose": "memory", "line": job.line}
+    whose = "peer" if isinstance(cause, (RuntimeError, OSError, EOFError)) and _about_a_peer(cause) else "harness"
+    return {"reason": f"{type(cause).__name__}: {str(cause).strip()}", "whose": whose, "line": job.line}
+
+
+def _about_a_peer(error: BaseException) -> bool:
+    text = str(error).lower()
+    return any(words in text for words in ("closed by peer", "connection reset", "broken pipe", "timed out", "gloo"))
+
+
+def _own_files(job: Job) -> list[str]:
+    """Return the files whose frames are the user's: plugins, and workloads named by path."""
+    from harness.host import bundled
+
+    workload, base = job.cell["workload"], job.cell["folder"]
+    named = [workload[kind]["name"].rpartition(":")[0] for kind in ("model", "dataset")]
+    files = [str((Path(base) / name).resolve()) for name in named if name.endswith(".py")]
+    files += [str(path.resolve()) for path in bundled("plugins").glob("*.py")]
+    for plugin in job.plugins:
+        path = Path(plugin).resolve()
+        files += [str(p) for p in path.glob("*.py")] if path.is_dir() else [str(path)]
+    return files
+
+
+# -- virtual -----------------------------------------------------------------------------------------------------------
+
+
+def _run_virtual(job: Job, control: Connection) -> Any:
+    from harness.plan import Cell
+    from harness.training.setup import make_setup
+    from harness.virtual.engine import run_virtual
+
+    began = time.monotonic()
+    setup = make_setup(Cell.from_dict(job.cell), job.plugins, "cpu")
+    control.send(("ready", {}))
+    control.recv()
+    prepared = time.monotonic()
+    options = {key: value for key, value in job.options.items() if key != "keep_weights"}
+    outcome = run_virtual(setup, **options)
+    outcome.setup_s = prepared - began
+    outcome.facts["num_train"] = setup.num_train
+    outcome.facts["data_checksum"] = setup.data.checksum
+    outcome.weights = outcome.weights.numpy() if job.options.get("keep_weights") else None
+    return outcome
+
+
+# -- real --------------------------------------------------------------------------------------------------------------
+
+
+def _run_real(job: Job, control: Connection) -> Any:
+    import torch
+
+    from harness.plan import Cell
+    from harness.real.clock import Ledger
+    from harness.training.setup import make_setup
+
+    began = time.monotonic()
+    device = torch.device(job.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    setup = make_setup(Cell.from_dict(job.cell), job.plugins, job.device)
+    ledger = Ledger(device, job.address, job.device_rank)
+    endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
+    control.send(("ready", {}))
+    started = control.recv()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    ledger.start(started)
+    _drive(setup.strategy, endpoint, job.kind)
+    endpoint.post.leave()
+    if endpoint.ended_s is None:
+        endpoint.ended_s = ledger.now()
+    ledger.resolve()
+    answer = _collect(job, setup, endpoint, started - began)
+    _close(job, endpoint)
+    return answer
+
+
+def _drive(strategy: Any, endpoint: Any, kind: str) -> None:
+    """Run the program to its end: its words block inside, so it never yields."""
+    from harness.errors import PluginError
+
+    program = strategy.serve(endpoint) if kind == "server" else strategy.work(endpoint)
+    try:
+        foreign = program.send(None)
+    except StopIteration:
+        return
+    program.close()
+    raise PluginError(f"{type(strategy).__name__} awaited {type(foreign).__name__}, which is not a word of Worker")
+
+
+def _make_post(job: Job, shape: tuple[int, int], dtype: Any) -> Any:
+    from harness.real.transport import Peer, Post, Slots
+
+    num_bytes = sum(shape) * dtype.itemsize
+    peers = {}
+    for address, connection in job.pipes.items():
+        outgoing, incoming = (Slots(slot.detach(), num_bytes) for slot in job.slots[address])
+        peers[address] = Peer(address, connection, outgoing, incoming)
+    return Post(peers, shape, dtype)
+
+
+def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
+    from harness.real.endpoints import RealServer
+    from harness.real.status import Status
+
+    replica = setup.replica()
+    shape = (replica.vector.numel(), sum(b.numel() for b in replica.buffers))
+    status = Status(job.status.detach(), job.line, job.lines)
+    return RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.vector.dtype), status)
+
+
+def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
+    from harness.real.endpoints import RealWorker
+    from harness.real.layouts import make_runner
+    from harness.real.status import Status
+
+    if job.rendezvous:
+        _join_group(job)
+    runner = make_runner(setup, ledger, job.address, job.device_rank)
+    status = Status(job.status.detach(), job.line, job.lines)
+    post = _make_post(job, runner.shape, runner.replica.vector.dtype)
+    worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
+    _warm_up(setup, runner, worker)
+    worker._layout_bytes = runner.bytes_sent_per_step()
+    return worker
+
+
+def _join_group(job: Job) -> None:
+    """Meet the other processes through a file: no port is chosen, so none can clash."""
+    import datetime
+
+    import torch
+    import torch.distributed as dist
+
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    device = torch.device(job.device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.FileStore(job.rendezvous, job.group_size),
+        rank=job.group_rank,
+        world_size=job.group_size,
+        timeout=datetime.timedelta(seconds=job.cell["cell_timeout_s"]),
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def _warm_up(setup: Any, runner: Any, worker: Any) -> None:
+    """Compute discarded gradients (DDP rebuilds its buckets after the first), then put everything back."""
+    import itertools
+
+    import torch
+
+    from harness.training.order import shared_batches
+
+    cell = setup.cell
+    before, state = runner.replica.snapshot(), torch.random.get_rng_state()
+    order = shared_batches(cell.seed, setup.num_train, cell.global_batch_size, worker.rank, cell.workers)
+    batches = list(itertools.islice(order, 2))
+    if runner.placement is not None:
+        # An epoch's last batch may have fewer micro-batches, for which torch needs a runtime of its own.
+        left = setup.num_train % cell.global_batch_size
+        batches += [b for b in itertools.islice(order, setup.num_train // cell.global_batch_size) if b.size == left]
+    for batch in batches:
+        runner.gradient(batch)
+        runner.replica.load(before)
+    torch.random.set_rng_state(state)
+    if worker.group_size > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, Any]:
+    """Return what this process knows; the one that holds the model knows most."""
+    from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+
+    training_s = endpoint.ended_s
+    asynchronous = setup.strategy.synchrony == "asynchronous"
+    holds = endpoint.leads if job.kind == "worker" else job.address == -1
+    if job.kind == "server" and asynchronous:
+        endpoint.evaluate_copies(_evaluation_replica(job, setup, endpoint))
+    elif job.kind == "worker" and endpoint.copies:
+        endpoint.evaluate_copies()
+    if setup.strategy.model_at == "server":
+        holds = job.kind == "server" and job.address == -1
+        if holds:
+            endpoint.finish(_evaluation_replica(job, setup, endpoint))
+    partial: dict[str, Any] = {
+        "line": job.line,
+        "rows": endpoint.ledger.rows if job.kind == "worker" else [],
+        "notes": endpoint.notes + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
+        "recorded": endpoint.recorded,
+        "unawaited": dict(endpoint.unawaited),
+        "deliveries": {job.address: endpoint.post.taken},
+        "bytes_sent": endpoint.bytes_sent if job.device_rank == 0 else 0,
+        "allocator": _allocator(job.device),
+        "setup_s": setup_s,
+        "training_s": training_s,
+    }
+    if holds:
+        partial["outcome"] = Outcome(
+            decision=endpoint.decision or "budget",
+            samples=endpoint.samples,
+            updates=endpoint.updates,
+            training_s=training_s,
+            evaluation_s=endpoint.evaluation_s,
+            evaluations=endpoint.referee.evaluations,
+            test=endpoint.test,
+            updates_log=columns(getattr(endpoint, "log", []), UPDATE_COLUMNS),
+            steps=columns([], STEP_COLUMNS),
+            facts={"num_train": setup.num_train, "data_checksum": setup.data.checksum},
+            weights=endpoint.final.numpy() if job.options.get("keep_weights") and endpoint.final is not None else None,
+        )
+    if job.kind == "worker" and job.device_rank == 0:
+        partial["dram"] = endpoint.runner.dram()
+        partial["placement"] = endpoint.runner.placement
+    return partial
+
+
+def _evaluation_replica(job: Job, setup: Any, endpoint: Any) -> Any:
+    """Return a replica to evaluate the server's weights with: on the cell's device, which is free by then."""
+    if job.cell["device"] != "cuda":
+        return endpoint.replica
+    from harness.training.setup import make_setup
+
+    replica = make_setup(setup.cell, job.plugins, "cuda:0").replica()
+    replica.load(endpoint.replica.snapshot())
+    return replica
+
+
+def _allocator(device: str) -> dict[str, int]:
+    if not device.startswith("cuda"):
+        return {}
+    import torch
+
+    return {
+        "allocated": torch.cuda.max_memory_allocated(device),
+        "reserved": torch.cuda.max_memory_reserved(device),
+    }
+
+
+def _close(job: Job, endpoint: Any) -> None:
+    """Release torch's objects in the one order that never hangs: wrappers first, then the process group."""
+    if job.kind != "worker":
+        return
+    endpoint.runner.close()
+    if job.rendezvous:
+        import torch.distributed as dist
+
+        dist.barrier()
+        dist.destroy_process_group()

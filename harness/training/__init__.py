@@ -1,0 +1,1 @@
+"""What both engines share: data order, values, the model with its optimizer, budgets and marks, words."""

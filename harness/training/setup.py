@@ -1,0 +1,90 @@
+"""Turn a cell into the objects that an engine runs: strategy, data, model, budget, rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.host import Host, load_host
+from harness.strategy import Layout, Strategy
+from harness.training.budget import Budget
+from harness.training.rates import Rate, make_rate
+from harness.training.replica import DTYPES, Replica, build_module
+
+if TYPE_CHECKING:
+    from harness.plan import Cell
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything about a cell that both engines share."""
+
+    cell: Cell
+    strategy: Strategy
+    layout: Layout
+    model: Any
+    data: Any
+    shape: Any
+    budget: Budget
+    rate: Rate
+
+    def replica(self) -> Replica:
+        """Build the model with its seed's initial weights and an optimizer."""
+        work = self.cell.workload
+        module = build_module(self.model, self.model.Options(**work["model"]["options"]), self.shape, self.cell.seed)
+        return Replica(module, self.data, work["loss"], work["optimizer"], work["precision"], work["clip_norm"])
+
+    @property
+    def num_train(self) -> int:
+        """Training samples, the validation split left out."""
+        return int(self.data.num_train)
+
+
+def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> Setup:
+    """Load plugins and data, and put the cell together.
+
+    Args:
+        device: torch device that the data lives on.
+    """
+    host = load_host(plugins)
+    strategy = make_strategy(host, cell)
+    model, dataset = _entries(host, cell)
+    data, shape = prepare_data(dataset, model, cell, device)
+    budget = Budget.of(cell.goal, data.num_train)
+    total = budget.max_samples
+    if total is None and budget.max_updates is not None:
+        total = budget.max_updates * cell.global_batch_size
+    schedule, warmup = cell.workload["lr_schedule"], cell.workload["lr_warmup"]
+    rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total)
+    return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
+
+
+def _entries(host: Host, cell: Cell) -> tuple[Any, Any]:
+    from harness.workloads.user import is_user_function, user_dataset, user_model
+
+    model, dataset = (cell.workload[kind]["name"] for kind in ("model", "dataset"))
+    folder = Path(cell.folder)
+    return (
+        user_model(model, folder) if is_user_function(model) else host.models[model],
+        user_dataset(dataset, folder) if is_user_function(dataset) else host.datasets[dataset],
+    )
+
+
+def make_strategy(host: Host, cell: Cell) -> Strategy:
+    """Build the strategy with the cell's options."""
+    chosen = host.strategy(cell.strategy)
+    return chosen(chosen.Options(**cell.options))
+
+
+def prepare_data(dataset: Any, model: Any, cell: Cell, device: str) -> tuple[Any, Any]:
+    """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape."""
+    from harness.workloads.catalogue import DataShape
+    from harness.workloads.data import prepare
+
+    raw = dataset.load(dataset.Options(**cell.workload["dataset"]["options"]))
+    dtype = DTYPES[cell.workload["precision"]]
+    data = prepare(raw, model.input_size, cell.goal["validation_fraction"], dtype, device)
+    channels, height, width = data.train_inputs.shape[1:]
+    return data, DataShape(channels=channels, height=height, width=width, classes=data.classes)

@@ -1,0 +1,387 @@
+"""The words of Worker and Server in virtual time."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import simpy
+
+from harness.strategy import ANY, Address, Batch, Message, Server, Value, Worker
+from harness.training.budget import Marks
+from harness.training.order import own_batches, shard, shared_batches
+from harness.training.streams import python_stream
+from harness.training.values import Flat, force
+from harness.training.words import Word, awaited
+from harness.virtual.executor import State
+from harness.virtual.network import Inbox, Meeting, Parcel, Waiting, message
+from harness.virtual.values import Average, Gradient
+
+if TYPE_CHECKING:
+    from harness.virtual.engine import VirtualEngine
+
+HEADER_BYTES = 64
+"""A message without a value on the wire: what the real transport's header takes."""
+
+
+class EventWord(Word):
+    """A word that waits for a SimPy event."""
+
+    def __init__(self, name: str, engine: VirtualEngine, event: simpy.Event, kind: str, unwrap: Any = None) -> None:
+        super().__init__(name, engine.unawaited)
+        self.event = event
+        event.harness_kind = kind  # type: ignore[attr-defined]
+        event.harness_name = name  # type: ignore[attr-defined]
+        self._unwrap = unwrap
+
+    def _wait(self) -> Generator[Any, Any, Any]:
+        answer = yield self.event
+        return self._unwrap(answer) if self._unwrap is not None else answer
+
+
+class VirtualEndpoint:
+    """State and words that workers and servers share.
+
+    Attributes:
+        state: the weights, immutable; replaced by apply and load.
+        optimizer_state: immutable; replaced by apply.
+        busy_until: when the compute stream is free; out_free_s, in_free_s: when the network interface is.
+        samples, updates: applied here.
+    """
+
+    def __init__(self, engine: VirtualEngine, rank: Address, initial: Flat) -> None:
+        self.engine = engine
+        self.rank = rank
+        self.options = engine.setup.strategy.options
+        self.state = initial
+        self.optimizer_state: State = engine.initial_state
+        self.busy_until = self.out_free_s = self.in_free_s = 0.0
+        self.samples = self.updates = 0
+        self.alive = True
+        self.stopped = False
+        self._streams: dict[str, random.Random] = {}
+        self._since = 0.0
+        cell = engine.setup.cell
+        everybody = [*range(cell.workers), *(-1 - k for k in range(cell.servers))]
+        self.inbox = Inbox(peers=[a for a in everybody if a != rank])
+
+    # -- what a program sees -------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> Sequence[Address]:
+        return tuple(a for a in range(self.engine.setup.cell.workers) if a not in self.inbox.gone)
+
+    @property
+    def servers(self) -> Sequence[Address]:
+        return tuple(-1 - k for k in range(self.engine.setup.cell.servers) if -1 - k not in self.inbox.gone)
+
+    @property
+    def weights(self) -> Flat:
+        return self.state
+
+    @property
+    def learning_rate(self) -> float:
+        return self.engine.setup.rate(self.progress)
+
+    @property
+    def progress(self) -> int:
+        """Samples behind the next update, which the rate's schedule counts in."""
+        return self.samples
+
+    def random(self, name: str) -> random.Random:
+        if name not in self._streams:
+            self._streams[name] = python_stream(self.engine.setup.cell.seed, "strategy", self.rank, name)
+        return self._streams[name]
+
+    def load(self, weights: Value) -> Word:
+        self.state = force(awaited(weights))
+        return self._busy("load", self.engine.costs.link.seconds(weights.num_bytes), "communication")
+
+    def send(self, value: Any, to: Address) -> Word:
+        """Occupy both interfaces for the bytes; the message arrives a latency later."""
+        value, link, now = awaited(value), self.engine.costs.link, self.engine.env.now
+        num_bytes = value.num_bytes if isinstance(value, Value) else HEADER_BYTES
+        receiver = self.engine.endpoints[to]
+        begin = max(now, self.out_free_s, receiver.in_free_s)
+        gone = begin + link.seconds(num_bytes)
+        self.out_free_s = receiver.in_free_s = gone
+        self.engine.bytes_sent += num_bytes
+        self._post(receiver, Parcel(self.rank, value, now, stop=self.stopped), gone + link.latency_s)
+        return self._word("send", self.engine.env.timeout(gone - now), "communication")
+
+    def _post(self, receiver: VirtualEndpoint, parcel: Parcel, arrival_s: float) -> None:
+        arrival = self.engine.env.timeout(arrival_s - self.engine.env.now)
+        arrival.callbacks.append(lambda _: receiver.inbox.deliver(parcel))
+
+    def receive(self, source: Address | None = ANY, leavers: bool = False) -> Word:
+        event = self.engine.env.event()
+        name = "receive()" if source is ANY else f"receive({source})"
+        self.inbox.waiting = Waiting(source, leavers, event)
+        word = EventWord(name, self.engine, event, "receive", self._take)
+        self.inbox.serve_waiting()
+        return word
+
+    def _take(self, parcel: Parcel | None) -> Message | None:
+        if parcel is not None and parcel.stop:
+            self.stopped = True
+        return message(parcel)
+
+    def arrived(self) -> list[Message]:
+        return [m for parcel in self.inbox.poll() if (m := self._take(parcel))]
+
+    def compute(self, function: Callable[..., Any], *args: Any) -> Word:
+        """Run the function, and charge what it took on this machine."""
+        import time
+
+        began = time.perf_counter()
+        answer = function(*[awaited(a) for a in args])
+        return self._busy("compute", time.perf_counter() - began, "compute", answer)
+
+    def record(self, **numbers: float) -> None:
+        self.engine.recorded.update({name: float(number) for name, number in numbers.items()})
+
+    def note(self, text: str) -> None:
+        if text not in self.engine.notes:
+            self.engine.notes.append(str(text))
+
+    # -- what the engine sees ------------------------------------------------------------------------------------
+
+    def take_step(self, gradient: Value, scale: float) -> None:
+        """Apply a gradient to this endpoint's state, now."""
+        rate = self.engine.setup.rate(self.progress) * scale
+        flat = force(gradient)
+        self.state, self.optimizer_state = self.engine.executor.step(self.state, flat, self.optimizer_state, rate)
+        self.samples += gradient.num_samples
+        self.updates += 1
+
+    def leave(self) -> None:
+        """Tell everybody that this endpoint will not send again; the notice travels behind its messages."""
+        self.alive = False
+        for receiver in self.engine.endpoints.values():
+            if receiver is not self:
+                arrival = max(self.engine.env.now, self.out_free_s) + self.engine.costs.link.latency_s
+                self._post(receiver, Parcel(self.rank, None, self.engine.env.now, leaves=True), arrival)
+
+    def waited(self, event: Any, began: float) -> None:
+        """Account for the time between an await and its end."""
+
+    def describe_wait(self) -> str:
+        """Say what this endpoint waits for."""
+        from harness.virtual.engine import name_of
+
+        waiting = self.inbox.waiting
+        if waiting is not None:
+            source = "" if waiting.source is ANY else waiting.source
+            return f"{name_of(self.rank)} waits in receive({source}) since {self._since:.3g} s"
+        return f"{name_of(self.rank)} waits in mean() since {self._since:.3g} s"
+
+    def _busy(self, name: str, seconds: float, kind: str, answer: Any = None) -> Word:
+        now = self.engine.env.now
+        self.busy_until = max(now, self.busy_until) + seconds
+        return self._word(name, self.engine.env.timeout(self.busy_until - now, answer), kind)
+
+    def _word(self, name: str, event: simpy.Event, kind: str) -> Word:
+        return EventWord(name, self.engine, event, kind)
+
+
+class VirtualServer(VirtualEndpoint, Server):
+    """A parameter server in virtual time."""
+
+    def __init__(self, engine: VirtualEngine, rank: Address, initial: Flat) -> None:
+        super().__init__(engine, rank, initial)
+        self.marks = Marks(engine.setup.budget.evaluate_every)
+
+    def apply(self, gradient: Value, scale: float = 1.0) -> Word:
+        gradient = awaited(gradient)
+        if self.stopped:
+            return self._busy("apply", 0.0, "compute")
+        staleness = self.state.version - gradient.version
+        self.take_step(gradient, scale)
+        word = self._busy("apply", self.engine.costs.apply_s, "compute")
+        self._log(gradient, staleness)
+        if self.rank == -1 and self.engine.setup.strategy.model_at == "server":
+            self._mark()
+        return word
+
+    def _log(self, gradient: Value, staleness: int) -> None:
+        worker, step = getattr(gradient, "origin", (None, None))
+        self.engine.updates_log.append(
+            {
+                "update": self.updates,
+                "worker": worker,
+                "step": step,
+                "base_version": gradient.version,
+                "staleness": staleness,
+                "samples": gradient.num_samples,
+                "time_s": self.busy_until,
+            }
+        )
+
+    def _mark(self) -> None:
+        engine = self.engine
+        spent = engine.setup.budget.spent(self.samples, self.updates)
+        if self.marks.reached(self.samples) or spent:
+            may_stop = engine.setup.strategy.synchrony == "synchronous"
+            engine.judge(self.state, self.samples, self.updates, self.busy_until, may_stop)
+        if spent:
+            engine.stop("budget", self.busy_until)
+        self.stopped = engine.decision is not None
+
+
+class VirtualWorker(VirtualEndpoint, Worker):
+    """A worker in virtual time."""
+
+    def __init__(self, engine: VirtualEngine, rank: Address, initial: Flat) -> None:
+        super().__init__(engine, rank, initial)
+        self.rows: list[dict[str, Any]] = []
+        self._means = 0
+        self._position = 0
+        self._unchecked: list[list[Any]] = []
+        budget, workers = engine.setup.budget, engine.setup.cell.workers
+        self._own = engine.setup.strategy.batches == "own"
+        self._marks = Marks(-(-budget.evaluate_every // workers) if self._own else budget.evaluate_every)
+        self._mark_number = 0
+
+    @property
+    def progress(self) -> int:
+        return self._position
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Batch]:
+        setup = self.engine.setup
+        order = own_batches if self._own else shared_batches
+        size = setup.cell.batch_size if self._own else setup.cell.global_batch_size
+        for batch in order(setup.cell.seed, setup.num_train, size, self.rank, setup.cell.workers):
+            if self._ended() or self._spent(batch.samples_before, batch.step):
+                return
+            self._position = batch.samples_before
+            self._begin_row(batch)
+            yield batch
+            self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
+
+    def _ended(self) -> bool:
+        """Whether this worker knows of the stop: from a server's answer, or from a mark."""
+        return self.stopped or (self.engine.decision is not None and not self.engine.servers)
+
+    def _spent(self, samples: int, steps: int) -> bool:
+        if self._own and self.engine.servers:
+            return False  # the server counts, and its answers carry the stop
+        return self.engine.setup.budget.spent(self._whole(samples), steps)
+
+    def _whole(self, samples: int) -> int:
+        """Return the samples of all workers that correspond to this many here."""
+        if not self._own:
+            return samples
+        setup = self.engine.setup
+        mine = len(shard(setup.cell.seed, setup.num_train, self.rank, setup.cell.workers))
+        return samples * setup.num_train // mine
+
+    def _finish_batch(self, samples: int, steps: int) -> None:
+        if self.engine.servers or self.engine.decision is not None:
+            return
+        self.samples, self.updates = samples, steps
+        due = self._marks.reached(samples)
+        if due or self._spent(samples, steps):
+            self._mark_number += 1
+            self.engine.arrive(self._mark_number, self)
+
+    # -- words ---------------------------------------------------------------------------------------------------
+
+    def gradient(self, batch: Batch) -> Word:
+        setup = self.engine.setup
+        weight = batch.shares / batch.size
+        origin = (self.rank, batch.step)
+        value = Gradient(self.engine.executor, self.state, batch.indices, weight, origin)
+        part = self.engine.costs.step(setup.layout, len(batch.indices), setup.cell.micro_batch_size)
+        self._charge(part, value)
+        self.engine.bytes_sent += part.bytes_sent
+        return self._busy("gradient", part.total_s, "gradient", value)
+
+    def apply(self, gradient: Value, scale: float = 1.0) -> Word:
+        gradient = awaited(gradient)
+        if self.stopped:
+            return self._busy("apply", 0.0, "compute")
+        samples, updates = self.samples, self.updates
+        self.take_step(gradient, scale)
+        self.samples, self.updates = samples, updates  # a worker counts batches, not the parts it applied
+        if self.rows:
+            self.rows[-1]["compute_s"] += self.engine.costs.apply_s
+        return self._busy("apply", self.engine.costs.apply_s, "apply")
+
+    def mean(self, value: Value, by_samples: bool = False) -> Word:
+        number, self._means = self._means, self._means + 1
+        meeting = self.engine.meetings.setdefault(number, Meeting())
+        event = self.engine.env.event()
+        meeting.values[self.rank] = awaited(value)
+        meeting.events[self.rank] = event
+        if len(meeting.values) == len(self.engine.workers):
+            del self.engine.meetings[number]
+            self._settle(meeting, by_samples)
+        return EventWord("mean", self.engine, event, "mean")
+
+    def _settle(self, meeting: Meeting, by_samples: bool) -> None:
+        """Compute one result for all; it reaches them when the slowest has come and the wire is done."""
+        values = [meeting.values[rank] for rank in sorted(meeting.values)]
+        total = sum(v.num_samples for v in values)
+        shares = [v.num_samples / total for v in values] if by_samples and total else None
+        result = Average(values, shares) if len(values) > 1 else values[0]
+        seconds = self.engine.costs.all_reduce_s(len(values), result.num_bytes)
+        self.engine.bytes_sent += 2 * (len(values) - 1) * result.num_bytes
+        for event in meeting.events.values():
+            event.harness_from_s = self.engine.env.now
+            done = self.engine.env.timeout(seconds)
+            done.callbacks.append(lambda _, event=event: event.succeed(result))
+
+    # -- accounting ----------------------------------------------------------------------------------------------
+
+    def _begin_row(self, batch: Batch) -> None:
+        row = {"worker": self.rank, "device": 0, "step": batch.step, "start_s": self.engine.env.now, "input_s": 0.0}
+        row |= {"compute_s": 0.0, "communication_s": 0.0, "idle_s": 0.0, "samples": 0, "loss": None, "staleness": 0}
+        row["base_version"] = self.state.version
+        self.rows.append(row)
+
+    def _charge(self, part: Any, value: Gradient) -> None:
+        row = self.rows[-1]
+        row["compute_s"] += part.compute_s
+        row["communication_s"] += part.communication_s
+        row["idle_s"] += part.idle_s
+        row["samples"] += value.num_samples
+        row["loss"] = value.loss_box
+        row["base_version"] = value.version
+        self._unchecked.append(value.loss_box)
+
+    def waited(self, event: Any, began: float) -> None:
+        """Split a wait into transfer and idleness; computing was charged when the word started."""
+        self._since = now = self.engine.env.now
+        if not self.rows or event.harness_kind not in ("communication", "receive", "mean"):
+            return
+        row, waited = self.rows[-1], now - began
+        idle = 0.0
+        if event.harness_kind == "receive" and event.value is not None:
+            idle = min(waited, max(0.0, event.value.sent_s - began))
+        elif event.harness_kind == "mean":
+            idle = min(waited, max(0.0, event.harness_from_s - began))
+        row["idle_s"] += idle
+        row["communication_s"] += waited - idle
+
+    def take_losses_finite(self) -> bool:
+        """Whether all losses computed since the last call are numbers; those not computed yet are kept."""
+        known = [box for box in self._unchecked if box[0] is not None]
+        self._unchecked = [box for box in self._unchecked if box[0] is None]
+        return all(math.isfinite(float(box[0])) for box in known)
+
+    def finished_rows(self, ended_s: float) -> list[dict[str, Any]]:
+        """Return the steps that began before the end, losses read."""
+        kept = [row for row in self.rows if row["start_s"] < ended_s]
+        staleness = {
+            (u["worker"], u["step"]): u["staleness"] for u in self.engine.updates_log if u["worker"] == self.rank
+        }
+        for row in kept:
+            box = row["loss"]
+            row["loss"] = float(box[0]) if box is not None and box[0] is not None else None
+            if self._own and self.engine.servers:
+                row["staleness"] = staleness.get((self.rank, row["step"]))
+        return kept

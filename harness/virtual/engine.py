@@ -1,0 +1,238 @@
+"""Run a cell in virtual time.
+
+Each worker and server is a coroutine of the strategy's file, driven by one guard; SimPy keeps the clock. Nothing is
+computed that nobody needs, and what is computed is the real gradient of the real model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+import simpy
+
+from harness.errors import HarnessError
+from harness.strategy import Address
+from harness.training.budget import Evaluation, Referee
+from harness.training.memory import count_dram
+from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+from harness.training.setup import Setup
+from harness.training.values import Flat
+from harness.virtual.cost import Costs, find_costs, probe_piece
+from harness.virtual.executor import Executor, State
+from harness.virtual.network import Meeting
+from harness.virtual.values import Average
+
+Script = dict[Address, list[Address | None]]
+"""For each endpoint the sources of the messages that it took in a logged run."""
+
+
+class Crash(HarnessError):
+    """A strategy's program failed; `__cause__` is what it raised."""
+
+
+class Deadlock(HarnessError):
+    """Everybody waits for somebody who waits."""
+
+
+class VirtualEngine:
+    """One run of one cell on a virtual cluster.
+
+    Args:
+        setup: the cell, put together.
+        merge: compute gradients at the same weights together; False is bit for bit what real devices compute.
+        script: deliveries of a logged run to replay.
+        costs: constant costs; default: from the scenario, completed by measurements.
+    """
+
+    def __init__(
+        self, setup: Setup, *, merge: bool = True, script: Script | None = None, costs: Costs | None = None
+    ) -> None:
+        from harness.virtual.endpoints import VirtualServer, VirtualWorker
+
+        self.setup = setup
+        self.env = simpy.Environment()
+        cell = setup.cell
+        self.executor = Executor(setup, merge, shared_steps=setup.strategy.model_at != "server" and cell.workers > 1)
+        initial = self.executor.initial_weights()
+        self.costs = costs or find_costs(self.executor)
+        self.executor.loaded = None  # measuring moved the replica
+        self.initial_state: State = {}
+        self.referee = Referee(setup.budget)
+        self.unawaited: Counter[str] = Counter()
+        self.workers = [VirtualWorker(self, rank, initial) for rank in range(cell.workers)]
+        self.servers = [VirtualServer(self, -1 - k, initial) for k in range(cell.servers)]
+        self.endpoints = {e.rank: e for e in (*self.workers, *self.servers)}
+        for rank, sources in (script or {}).items():
+            self.endpoints[rank].inbox.script = deque(sources)
+        self.meetings: dict[int, Meeting] = {}
+        self.arrivals: dict[int, dict[Address, tuple[Flat, float, int, int]]] = {}
+        self.updates_log: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self.recorded: dict[str, float] = {}
+        self.decision: str | None = None
+        self.halted = False
+        self.failure: tuple[Address, BaseException] | None = None
+        self.evaluation_s = 0.0
+        self.bytes_sent = 0.0
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Run to the end and return what happened.
+
+        Raises:
+            Crash: a program raised; Deadlock: nobody can go on.
+        """
+        programs = [(w, self.setup.strategy.work(w)) for w in self.workers]
+        programs += [(s, self.setup.strategy.serve(s)) for s in self.servers]  # type: ignore[misc]
+        for endpoint, coroutine in programs:
+            self.env.process(self._drive(endpoint, coroutine))
+        while not self.halted and self.failure is None and self.env.peek() < float("inf"):
+            self.env.step()
+        try:
+            self._check_end()
+        finally:
+            for _, coroutine in programs:
+                coroutine.close()
+        return self._outcome()
+
+    def _drive(self, endpoint: Any, coroutine: Coroutine[Any, Any, None]) -> Generator[simpy.Event, Any, None]:
+        """Guard one coroutine: no exception passes through an event, no foreign awaitable reaches SimPy."""
+        answer = None
+        while True:
+            try:
+                event = coroutine.send(answer)
+                if not isinstance(event, simpy.Event):
+                    raise HarnessError(f"awaited {type(event).__name__}, which is not a word of Worker")
+            except StopIteration:
+                break
+            except BaseException as error:
+                self.failure = (endpoint.rank, error)
+                return
+            began = self.env.now
+            answer = yield event
+            endpoint.waited(event, began)
+        endpoint.leave()
+
+    def _check_end(self) -> None:
+        if self.failure is not None:
+            raise Crash(f"{name_of(self.failure[0])} failed") from self.failure[1]
+        stuck = [e.describe_wait() for e in self.endpoints.values() if e.alive]
+        if stuck and not self.halted:
+            raise Deadlock("deadlock: " + "; ".join(stuck))
+
+    # -- marks and the stop --------------------------------------------------------------------------------------
+
+    def arrive(self, mark: int, worker: Any) -> None:
+        """Note that a worker stands at a mark; the last one there brings about the evaluation.
+
+        A worker that was faster has gone on meanwhile. That is harmless: values are immutable, so its weights at the
+        mark are still there, and if the run ends here what it did since is dropped.
+        """
+        at_mark = self.arrivals.setdefault(mark, {})
+        at_mark[worker.rank] = (worker.state, self.env.now, worker.samples, worker.updates)
+        if len(at_mark) == len(self.workers):
+            del self.arrivals[mark]
+            self._judge_mark(at_mark)
+
+    def _judge_mark(self, at_mark: dict[Address, Any]) -> None:
+        states = [at_mark[rank][0] for rank in sorted(at_mark)]
+        model = states[0]
+        if self.setup.strategy.model_at == "mean" and len(states) > 1:
+            model = Average(states).force()
+        moment = max(entry[1] for entry in at_mark.values())
+        own = self.setup.strategy.batches == "own"
+        samples = sum(e[2] for e in at_mark.values()) if own else at_mark[0][2]
+        updates = max(entry[3] for entry in at_mark.values())
+        self.judge(model, samples, updates, moment, may_stop=True)
+        if self.setup.budget.spent(samples, updates):
+            self.stop("budget", moment)
+
+    def judge(self, model: Flat, samples: int, updates: int, moment: float, may_stop: bool) -> None:
+        """Evaluate while the clock stands, and decide."""
+        began = time.perf_counter()
+        loss = accuracy = None
+        if self.setup.budget.evaluates:
+            loss, accuracy = self.executor.evaluate(model, "validation")
+        self.evaluation_s += time.perf_counter() - began
+        decision = self.referee.judge(Evaluation(samples, updates, moment, loss, accuracy), self.losses_finite())
+        self.model, self.samples, self.updates = model, samples, updates
+        # An asynchronous run on real devices cannot stop at a target (its copies are evaluated afterwards); neither
+        # does this one, so that both see the same samples.
+        if decision is not None and (may_stop or decision != "target"):
+            self.stop(decision, moment)
+
+    def losses_finite(self) -> bool:
+        """Whether all losses known since the last mark are numbers."""
+        return all(worker.take_losses_finite() for worker in self.workers)
+
+    def stop(self, decision: str, moment: float) -> None:
+        """End the run: nothing is applied or counted any more."""
+        if self.decision is None:
+            self.decision, self.ended_s = decision, moment
+        # A spent budget ends every worker's batches by itself, and a server's stop travels with its answers.
+        self.halted = decision != "budget" and not self.servers
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _outcome(self) -> Outcome:
+        cell = self.setup.cell
+        holder = self.servers[0] if self.servers and self.setup.strategy.model_at == "server" else self.workers[0]
+        if self.decision is None:
+            self.stop("budget", self.env.now)
+        if not self.referee.evaluations:
+            self.judge(holder.state, holder.samples, holder.updates, self.env.now, may_stop=False)
+        began = time.perf_counter()
+        test = self.executor.evaluate(self.model, "test") if self.setup.budget.evaluates else None
+        self.evaluation_s += time.perf_counter() - began
+        rows = [row for worker in self.workers for row in worker.finished_rows(self.ended_s)]
+        steps = max(1, sum(1 for row in rows if row["worker"] == 0))
+        return Outcome(
+            decision=self.decision or "budget",
+            samples=self.samples,
+            updates=self.updates,
+            training_s=self.ended_s,
+            evaluation_s=self.evaluation_s,
+            evaluations=self.referee.evaluations,
+            test=test,
+            steps=columns(rows, STEP_COLUMNS),
+            updates_log=columns(self.updates_log, UPDATE_COLUMNS),
+            dram=self._dram(),
+            bytes_sent_per_step=self.bytes_sent / steps / cell.workers,
+            bubble_fraction=self._bubble(),
+            notes=[*self.notes, f"virtual cluster with {self.costs.origin}"],
+            recorded=self.recorded,
+            unawaited=dict(self.unawaited),
+            deliveries={e.rank: e.inbox.taken for e in self.endpoints.values()},
+            facts={"placement": self.costs.placement, "costs": self.costs.origin},
+            weights=self.model.tensor(),
+        )
+
+    def _bubble(self) -> float | None:
+        if self.setup.layout.pipeline == 1:
+            return None
+        part = self.costs.step(self.setup.layout, self.setup.cell.batch_size, self.setup.cell.micro_batch_size)
+        return part.idle_s / part.total_s
+
+    def _dram(self) -> dict[str, int]:
+        layout, cell = self.setup.layout, self.setup.cell
+        table: Any = ()
+        if layout.schedule is not None:
+            table = layout.schedule(layout.pipeline, -(-cell.batch_size // cell.micro_batch_size))
+        piece = probe_piece(self.executor)
+        return count_dram(self.executor.replica, piece, cell.workload["optimizer"], self.costs.placement, table)
+
+
+def name_of(address: Address) -> str:
+    """Return "worker 2", "server" or "server 1"."""
+    if address >= 0:
+        return f"worker {address}"
+    return "server" if address == -1 else f"server {-1 - address}"
+
+
+def run_virtual(setup: Setup, **options: Any) -> Outcome:
+    """Run a cell on the virtual cluster; options as of `VirtualEngine`."""
+    return VirtualEngine(setup, **options).run()

@@ -1,0 +1,20 @@
+"""Models and data sets. Importing this costs neither torch nor numpy; what needs them is imported when it is called."""
+
+from __future__ import annotations
+
+from harness.hookspecs import hookimpl
+from harness.workloads.catalogue import DATASETS, MODELS, Dataset, DataShape, Model
+
+__all__ = ["DataShape", "Dataset", "Model", "harness_datasets", "harness_models"]
+
+
+@hookimpl
+def harness_models() -> tuple[Model, ...]:
+    """Register the models that ship with the harness."""
+    return MODELS
+
+
+@hookimpl
+def harness_datasets() -> tuple[Dataset, ...]:
+    """Register the data sets that ship with the harness."""
+    return DATASETS

@@ -1,0 +1,479 @@
+"""Plans: which cells a sweep has, where they run, what is left out, and what their ids depend on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.describe import describe, engine_in_words
+from harness.errors import InputError, PluginError
+from harness.host import Host, load_host
+from harness.machine import _visible
+from harness.plan import Cell, Machine, Plan, detect_machine, make_plan, select
+from harness.scenario import load_scenario, parse_scenario
+from harness.strategy import Layout, Options, Strategy
+
+ROOT = Path(__file__).parent.parent
+LAPTOP = Machine(cores=2)
+FOUR_GPUS = Machine(cores=32, gpus=4, gpu_name="NVIDIA A100")
+ONE_GPU = Machine(cores=8, gpus=1, gpu_name="NVIDIA H200")
+
+
+class Nodes(Strategy):
+    """Asynchronous workers of two data-parallel devices each."""
+
+    name = "nodes"
+    synchrony = "asynchronous"
+    batches = "own"
+
+    def layout(self, gpus: int) -> Layout:
+        """Put two devices into each worker."""
+        return Layout(data=2)
+
+    def servers(self, workers: int) -> int:
+        """Run one server."""
+        return 1
+
+
+class Sharded(Strategy):
+    """What neither engine can do yet."""
+
+    name = "sharded"
+
+    def layout(self, gpus: int) -> Layout:
+        """Shard over all devices."""
+        return Layout(data=gpus, shard="parameters")
+
+
+class Pieces(Strategy):
+    """Computes each batch in pieces."""
+
+    name = "pieces"
+
+    class Options(Options):
+        """How many."""
+
+        accumulate: int = 4
+
+    def layout(self, gpus: int) -> Layout:
+        """Accumulate."""
+        if self.options.accumulate > 100:
+            raise RuntimeError("far too many")
+        return Layout(accumulate=self.options.accumulate)
+
+
+@cache
+def host() -> Host:
+    loaded = load_host()
+    for strategy in (Nodes, Sharded, Pieces):
+        loaded.strategies[strategy.name] = strategy
+    return loaded
+
+
+def plan(text: str, machine: Machine = LAPTOP, *sets: str, name: str = "test") -> Plan:
+    return make_plan(parse_scenario(text, host(), Path(f"{name}.toml"), sets), host(), machine)
+
+
+def sweep(strategy: str, rest: str = "") -> str:
+    return f"[sweep]\nstrategy = {json.dumps(strategy.split())}\n{rest}\n"
+
+
+def shapes(found: Plan) -> list[tuple[str, int, str]]:
+    return [(cell.strategy, cell.gpus, cell.engine) for cell in found.cells]
+
+
+def test_lenet_has_sixty_cells_on_two_cores() -> None:
+    found = make_plan(load_scenario(ROOT / "scenarios" / "lenet.toml", host()), host(), LAPTOP)
+    assert len(found.cells) == len({cell.cell_id for cell in found.cells}) == 60
+    assert {(cell.strategy, cell.gpus) for cell in found.cells} == {
+        ("single", 1),
+        ("sync-ddp", 1),
+        ("sync-ddp", 2),
+        ("async-ps", 1),
+        ("async-ps", 2),
+        ("model-split", 2),
+    }
+    assert all(cell.engine == "real" and cell.device == "cpu" and not cell.not_possible for cell in found.cells)
+    assert {(item.strategy, item.kind) for item in found.left_out} == {
+        ("single", "impossible"),
+        ("model-split", "impossible"),
+    }
+
+
+def test_cells_go_in_rounds_of_seeds() -> None:
+    found = plan(sweep("single", "learning_rate = [0.1, 0.2]\nseeds = 2"))
+    assert [(cell.seed, cell.learning_rate) for cell in found.cells] == [(0, 0.1), (0, 0.2), (1, 0.1), (1, 0.2)]
+
+
+def test_device_counts_default_to_what_is_there() -> None:
+    assert [cell.gpus for cell in plan(sweep("sync-ddp")).cells] == [1, 2]
+    assert [cell.gpus for cell in plan(sweep("sync-ddp"), FOUR_GPUS).cells] == [1, 4]
+    assert [cell.gpus for cell in plan(sweep("sync-ddp"), ONE_GPU).cells] == [1]
+    assert [cell.device for cell in plan('device = "cpu"\n' + sweep("sync-ddp"), FOUR_GPUS).cells] == ["cpu", "cpu"]
+
+
+def test_cells_are_real_up_to_the_devices_present_and_virtual_beyond() -> None:
+    found = plan(sweep("sync-ddp", "gpus = [1, 2, 4]"))
+    assert shapes(found) == [("sync-ddp", 1, "real"), ("sync-ddp", 2, "real"), ("sync-ddp", 4, "virtual")]
+    found = plan("threads_per_device = 2\n" + sweep("sync-ddp", "gpus = [1, 2]"))
+    assert shapes(found) == [("sync-ddp", 1, "real"), ("sync-ddp", 2, "virtual")]
+
+
+def test_both_gives_every_real_cell_a_virtual_twin() -> None:
+    found = plan('engine = "both"\n' + sweep("sync-ddp", "gpus = [2, 4]"))
+    assert shapes(found) == [("sync-ddp", 2, "real"), ("sync-ddp", 2, "virtual"), ("sync-ddp", 4, "virtual")]
+    assert len({cell.cell_id for cell in found.cells}) == 3
+
+
+def test_real_beyond_the_cores_is_oversubscribed() -> None:
+    (cell,) = plan('engine = "real"\n' + sweep("sync-ddp", "gpus = 4")).cells
+    assert (cell.engine, cell.oversubscribed, cell.not_possible) == ("real", True, "")
+    assert "4 devices share 2 CPU cores" in cell.notes[0]
+
+
+def test_real_beyond_the_gpus_is_not_possible_and_stays_a_cell() -> None:
+    (cell,) = plan('engine = "real"\n' + sweep("sync-ddp", "gpus = 4"), ONE_GPU).cells
+    assert cell.not_possible.startswith("needs 4 GPUs, this machine has 1")
+    assert not cell.oversubscribed
+
+
+def test_asynchronous_workers_share_one_gpu_where_real_is_asked_for() -> None:
+    text = sweep("async-ps", "gpus = 2")
+    (cell,) = plan('engine = "real"\n' + text, ONE_GPU).cells
+    assert (cell.engine, cell.oversubscribed) == ("real", True)
+    assert cell.notes[0].startswith("2 workers share one GPU")
+    assert plan(text, ONE_GPU).cells[0].engine == "virtual"
+
+
+def test_several_workers_of_several_devices_are_virtual_only() -> None:
+    text = sweep("nodes", "gpus = 4")
+    (cell,) = plan(text, FOUR_GPUS).cells
+    assert (cell.engine, cell.workers, cell.servers) == ("virtual", 2, 1)
+    assert (cell.batch_size, cell.global_batch_size) == (16, 32)
+    (cell,) = plan('engine = "real"\n' + text, FOUR_GPUS).cells
+    assert "virtual engine only" in cell.not_possible
+
+
+def test_layouts_of_later_versions_are_not_possible_on_either_engine() -> None:
+    found = plan('engine = "both"\n' + sweep("sharded", "gpus = 2"))
+    assert [cell.not_possible for cell in found.cells] == [
+        "sharding (shard = 'parameters') is not yet supported by either engine"
+    ]
+
+
+def test_devices_that_a_layout_does_not_divide_are_left_out_with_the_equation() -> None:
+    found = plan(sweep("nodes", "gpus = [2, 3]"))
+    assert "data 2 x pipeline 1 x tensor 1 = 2" in found.left_out[0].reason
+    assert "3 devices" in found.left_out[0].reason
+
+
+@pytest.mark.parametrize(
+    ("strategy", "gpus", "batch", "ranks", "workers"),
+    [("sync-ps", 4, 8, 4, 4), ("sync-ddp", 4, 8, 4, 1), ("model-split", 4, 32, 1, 1), ("async-ps", 4, 32, 1, 4)],
+)
+def test_the_global_batch_is_cut_over_data_parallel_ranks(
+    strategy: str, gpus: int, batch: int, ranks: int, workers: int
+) -> None:
+    (cell,) = plan(sweep(strategy, f"gpus = {gpus}")).cells
+    assert (cell.batch_size, cell.global_batch_size, cell.workers) == (batch, batch * ranks, workers)
+    (cell,) = plan(sweep(strategy, f"gpus = {gpus}\nbatch_size = 8")).cells
+    assert (cell.batch_size, cell.global_batch_size) == (8, 8 * ranks)
+
+
+@given(st.integers(1, 64), st.integers(1, 256))
+def test_a_global_batch_divides_or_is_refused_with_the_products(gpus: int, batch: int) -> None:
+    text = sweep("sync-ddp", f"gpus = {gpus}\nglobal_batch_size = {batch}")
+    if batch % gpus == 0:
+        (cell,) = plan(text).cells
+        assert cell.batch_size * gpus == cell.global_batch_size == batch
+    else:
+        with pytest.raises(
+            InputError, match=rf"{gpus} x {batch // gpus + 1} = {gpus * (batch // gpus + 1)}.*\(line 4\)"
+        ):
+            plan(text)
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_micro_batches_divide_or_are_refused(batch: int, micro: int) -> None:
+    text = sweep("single", f"batch_size = {batch}\nmicro_batch_size = {micro}")
+    if batch % micro == 0:
+        assert plan(text).cells[0].micro_batch_size == micro
+        assert plan(text.replace("micro_batch_size", "microbatches")).cells[0].micro_batch_size == batch // micro
+    else:
+        with pytest.raises(InputError, match=rf"sweep.micro_batch_size = {micro}: .*a divisor of {batch}"):
+            plan(text)
+
+
+def test_all_batches_that_do_not_divide_are_refused_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        plan(sweep("sync-ddp", "gpus = [2, 3]\nglobal_batch_size = [32, 33]"))
+    assert len(caught.value.problems) == 2
+
+
+def test_a_refused_plan_does_not_spoil_the_next() -> None:
+    scenario = parse_scenario(sweep("sync-ddp", "global_batch_size = 31"), host(), Path("test.toml"))
+    with pytest.raises(InputError):
+        make_plan(scenario, host(), LAPTOP)
+    assert len(make_plan(scenario, host(), ONE_GPU).cells) == 1
+
+
+def test_a_full_batch_is_the_training_set() -> None:
+    (cell,) = plan(sweep("single", 'batch_size = "full"')).cells
+    assert cell.global_batch_size == cell.batch_size == 1437 - 144
+
+
+def test_accumulating_layouts_set_the_micro_batch() -> None:
+    (cell,) = plan(sweep("pieces", "gpus = 1")).cells
+    assert cell.micro_batch_size == 8
+    with pytest.raises(InputError, match="in 4 pieces"):
+        plan(sweep("pieces", "gpus = 1\nglobal_batch_size = 30"))
+
+
+def test_a_layout_that_raises_is_reported_with_its_line() -> None:
+    with pytest.raises(PluginError, match=r"test_plan.py:\d+: RuntimeError: far too many"):
+        plan(sweep("pieces", "[strategy.pieces]\naccumulate = 101"))
+
+
+@pytest.mark.parametrize(("scaling", "rates"), [("none", [0.1, 0.1]), ("linear", [0.1, 0.4]), ("sqrt", [0.1, 0.2])])
+def test_rates_scale_from_the_smallest_global_batch(scaling: str, rates: list[float]) -> None:
+    text = sweep("single", f'learning_rate = 0.1\nglobal_batch_size = [32, 128]\nlr_scaling = "{scaling}"')
+    found = plan(text)
+    assert [cell.learning_rate for cell in found.cells] == pytest.approx(rates)
+    assert found.cells[1].lr_rule.startswith("" if scaling == "none" else f"{scaling}: 0.1 x ")
+
+
+def test_the_models_own_rate_is_the_default() -> None:
+    assert [cell.learning_rate for cell in plan(sweep("single"), LAPTOP, "model=softmax,lenet5").cells] == [0.05, 0.1]
+
+
+def test_excluded_points_are_left_out_by_name() -> None:
+    text = sweep("single sync-ddp", 'gpus = [1, 2]\nexclude = [{ strategy = "sync-ddp", gpus = [1] }]')
+    found = plan(text)
+    assert shapes(found) == [("single", 1, "real"), ("sync-ddp", 2, "real")]
+    assert [(item.strategy, item.kind) for item in found.left_out] == [
+        ("single", "impossible"),
+        ("sync-ddp", "excluded"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["workload.precision", "precision"])
+def test_points_are_excluded_by_swept_paths(key: str) -> None:
+    text = sweep("single", f'"workload.precision" = ["fp32", "bf16"]\nexclude = {{ "{key}" = "bf16" }}')
+    assert [cell.workload["precision"] for cell in plan(text).cells] == ["fp32"]
+
+
+def test_nothing_left_is_refused_with_the_reasons() -> None:
+    with pytest.raises(InputError, match="nothing is left to run: model-split: model-split needs at least 2"):
+        plan(sweep("model-split", "gpus = 1"))
+
+
+def test_cells_that_differ_in_nothing_that_matters_are_run_once() -> None:
+    found = plan(sweep("sync-ddp", 'gpus = [1, 4]\n"cluster.inter_node" = ["25 Gb/s", "100 Gb/s"]'))
+    assert shapes(found) == [("sync-ddp", 1, "real"), ("sync-ddp", 4, "virtual"), ("sync-ddp", 4, "virtual")]
+    assert any("run once" in note for note in found.notes)
+
+
+def test_what_changes_the_answer_is_noted() -> None:
+    text = sweep("async-ps", "gpus = 2") + '[strategy.async-ps]\noptimizer = { name = "sgd", momentum = 0.9 }'
+    (cell,) = plan(text).cells
+    notes = " / ".join(cell.notes)
+    assert "the server shares the 2 cores with 2 workers" in notes
+    assert "optimizer from [strategy.async-ps]" in notes
+    assert "asynchronous with momentum 0.9 and 2 workers" in notes
+    assert cell.workload["optimizer"]["options"]["momentum"] == 0.9
+
+
+def test_only_narrows_by_path_or_last_word() -> None:
+    found = plan(sweep("single sync-ddp", "gpus = [1, 2]\nseeds = 2"))
+    assert {cell.strategy for cell in select(found, ["strategy=single"])} == {"single"}
+    assert {cell.gpus for cell in select(found, ["sweep.gpus=2"])} == {2}
+    assert len(select(found, ["gpus=1,2", "seed=0"])) == 3
+    assert len(select(found, ["bucket_mib=25"])) == 4
+    assert len(select(found, ["workload.precision=fp32", "model=lenet5"])) == 6
+    assert select(found, []) == found.cells
+
+
+@pytest.mark.parametrize(
+    ("only", "says"),
+    [
+        ("gpus", "write KEY=VALUE"),
+        ("gpu=1", "no such key; did you mean gpus?"),
+        ("gpus=3", "fits no cell; gpus is one of 1, 2"),
+    ],
+)
+def test_only_that_fits_nothing_is_refused(only: str, says: str) -> None:
+    with pytest.raises(InputError, match="--only") as caught:
+        select(plan(sweep("sync-ddp")), [only])
+    assert says in caught.value.problems[0]
+
+
+def test_plans_and_cells_survive_json() -> None:
+    found = plan(sweep("model-split sync-ddp single", "seeds = 2") + '[cluster]\ninter_node = "25 Gb/s"')
+    assert Plan.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    (cell, *_) = found.cells
+    assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+
+
+def identity(text: str, machine: Machine = LAPTOP, *sets: str) -> str:
+    return plan(text, machine, *sets).cells[0].cell_id
+
+
+BASE = sweep("sync-ddp", "gpus = 2\nlearning_rate = 0.1")
+
+
+def test_ids_are_readable() -> None:
+    assert identity(BASE).startswith("sync-ddp-b32-lr0.1-g2-s0-")
+    assert len(identity(BASE).rpartition("-")[2]) == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model=mlp",
+        'workload.model.form="1998"',
+        "dataset=mnist",
+        "loss=mse",
+        "optimizer=adam",
+        "workload.optimizer.momentum=0.5",
+        "precision=bf16",
+        "lr_schedule=cosine",
+        "lr_warmup=1",
+        "clip_norm=1",
+        "strategy.sync-ddp.bucket_mib=1",
+        "global_batch_size=64",
+        "micro_batch_size=8",
+        "learning_rate=0.1000001",
+        "gpus=1",
+        "seed=1",
+        "target_accuracy=0.9",
+        "target_loss=0.1",
+        "max_epochs=3",
+        "max_steps=3",
+        "max_seconds=3",
+        "evaluate_every=100",
+        "validation_fraction=0.2",
+        "engine=virtual",
+        "threads_per_device=2",
+        "warmup_steps=1",
+        'telemetry_interval="50 ms"',
+    ],
+)
+def test_ids_depend_on_what_decides_the_outcome(change: str) -> None:
+    assert identity(BASE, LAPTOP, change).rpartition("-")[2] != identity(BASE).rpartition("-")[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["name=other", "description=text", 'cell_timeout="1 min"', 'budget="1 h"', 'inter_node="25 Gb/s"', "device=cpu"],
+)
+def test_ids_do_not_depend_on_anything_else(change: str) -> None:
+    assert identity(BASE, LAPTOP, change) == identity(BASE)
+
+
+def test_ids_do_not_depend_on_the_order_or_on_other_cells() -> None:
+    one = {cell.cell_id for cell in plan(sweep("single sync-ddp", "learning_rate = [0.1, 0.2]")).cells}
+    other = {cell.cell_id for cell in plan(sweep("async-ps sync-ddp single", "learning_rate = [0.2, 0.1]")).cells}
+    assert one < other
+
+
+def test_ids_of_virtual_cells_depend_on_the_cluster() -> None:
+    text = 'engine = "virtual"\n' + BASE
+    assert identity(text, LAPTOP, 'inter_node="25 Gb/s"') != identity(text)
+
+
+def test_ids_depend_on_the_device_kind() -> None:
+    assert identity(BASE, FOUR_GPUS) != identity(BASE, LAPTOP)
+
+
+def test_ids_depend_on_the_source_of_the_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity(BASE)
+    monkeypatch.setattr(host(), "source_of", lambda kind, name: "edited" if kind == "strategy" else "")
+    assert identity(BASE) != before
+
+
+def test_ids_depend_on_the_users_file(tmp_path: Path) -> None:
+    text = BASE + '\n[workload]\nmodel = "train.py:build"'
+    ids = []
+    for source in ("def build():\n    return 1\n", "def build():\n    return 2\n"):
+        (tmp_path / "train.py").write_text(source)
+        ids.append(make_plan(parse_scenario(text, host(), tmp_path / "a.toml"), host(), LAPTOP).cells[0].cell_id)
+    assert ids[0] != ids[1]
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from harness.describe import describe
+from harness.host import load_host
+from harness.plan import Machine, make_plan
+from harness.scenario import load_scenario
+host = load_host()
+plan = make_plan(load_scenario(Path("scenarios/lenet.toml"), host), host, Machine(2))
+describe(plan)
+print(*[cell.cell_id for cell in plan.cells])
+print(*sorted({"torch", "pandas", "numpy"} & set(sys.modules)))
+"""
+
+
+def test_ids_are_the_same_in_every_process_and_nothing_heavy_is_imported() -> None:
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for seed in ("1", "2")
+    ]
+    here = make_plan(load_scenario(ROOT / "scenarios" / "lenet.toml", host()), host(), LAPTOP)
+    assert outputs[0] == outputs[1] == [" ".join(cell.cell_id for cell in here.cells), ""]
+
+
+def test_the_description_says_what_is_run_and_what_is_not() -> None:
+    text = describe(plan(sweep("single sync-ddp async-ps", "gpus = [1, 2, 16]\nseeds = 5\nbatch_size = 8")))
+    assert 'no GPU: a "gpu" of the scenario is one core' in text
+    assert "16 simulated CPU cores" in text
+    assert "8 x 2 = 16" in text
+    assert "0-4" in text
+    assert "asynchronous" in text
+    assert "impossible: single runs on 1 device, not 2" in text
+    assert "a cell fails after 15 min" in text
+
+
+def test_large_plans_are_described_in_no_time() -> None:
+    text = sweep(
+        "sync-ddp local-sgd", "gpus = [1, 2, 4]\nlearning_rate = { from = 1e-3, to = 1, points = 20 }\nseeds = 50"
+    )
+    found = plan(text)
+    assert len(found.cells) == 6000
+    assert describe(found).count("0-49") == 120
+
+
+def test_engines_are_put_into_words() -> None:
+    (cell,) = plan(sweep("sync-ddp", "gpus = 4"), FOUR_GPUS).cells
+    assert engine_in_words(cell, "NVIDIA A100") == "4 x NVIDIA A100"
+    assert engine_in_words(replace(cell, engine="virtual")) == "4 x simulated GPU"
+    assert engine_in_words(replace(cell, device="cpu", gpus=1)) == "1 CPU core"
+    assert engine_in_words(replace(cell, device="cpu", threads_per_device=2)) == "4 x 2 CPU cores"
+
+
+@pytest.mark.parametrize(
+    ("variable", "shown"), [(None, 4), ("", 0), ("0", 1), ("1,3", 2), ("-1", 0), ("0,9,1", 1), ("GPU-ab,GPU-cd", 2)]
+)
+def test_hidden_gpus_are_not_counted(variable: str | None, shown: int) -> None:
+    assert _visible(4, variable) == shown
+
+
+def test_this_machine_has_cores() -> None:
+    assert detect_machine().cores >= 1

@@ -1,0 +1,246 @@
+"""The heart: one strategy file, two clocks, the same weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cells import make_cell
+
+from harness.real.launch import run_cell
+from harness.training.outcome import Outcome
+from harness.training.setup import make_setup
+from harness.virtual.engine import Deadlock, run_virtual
+
+HERE = Path(__file__).parent
+BROKEN = str(HERE / "plugins" / "broken_programs.py")
+BATCHNORM = f"{HERE}/models/small.py:batchnorm"
+DROPOUT = f"{HERE}/models/small.py:dropout"
+FP64 = {"precision": "fp64"}
+
+pytestmark = pytest.mark.dist
+
+SYNCHRONOUS = {
+    "single": {"sweep__gpus": [1]},
+    "sync-ddp": {"sweep__gpus": [2]},
+    "sync-ps": {"sweep__gpus": [2]},
+    "local-sgd": {"sweep__gpus": [2]},
+    "model-split": {"sweep__gpus": [2], "sweep__micro_batch_size": 8},
+}
+
+
+def frozen(changes: dict[str, Any]) -> str:
+    return repr(sorted(changes.items()))
+
+
+@cache
+def _real(strategy: str, changes: str) -> Outcome:
+    cell = make_cell(engine="real", sweep__strategy=strategy, **dict(eval(changes)))
+    result = run_cell(cell, options={"keep_weights": True})
+    assert result.status == "finished", result.reason
+    return result.outcome
+
+
+def real(strategy: str, **changes: Any) -> Outcome:
+    """Run on gloo processes; the same cell is run once a session."""
+    return _real(strategy, frozen(changes))
+
+
+def virtual(strategy: str, *, merge: bool = False, script: Any = None, **changes: Any) -> Outcome:
+    """Run on the virtual cluster, in this process."""
+    setup = make_setup(make_cell(engine="virtual", sweep__strategy=strategy, **changes))
+    return run_virtual(setup, merge=merge, script=script)
+
+
+def difference(a: Outcome, b: Outcome) -> float:
+    return float(np.abs(np.asarray(a.weights) - np.asarray(b.weights)).max())
+
+
+def seen(outcome: Outcome) -> list[tuple[int, int, float | None]]:
+    """What was evaluated when, and how it came out; times left out."""
+    return [(e.samples, e.updates, e.validation_accuracy) for e in outcome.evaluations]
+
+
+# 1,293 training samples in batches of 32: 41 steps an epoch, the last one of 13 samples, so every shard is uneven.
+FIFTY_STEPS = {"workload": FP64 | {"optimizer": {"name": "sgd", "momentum": 0.9}}, "sweep__learning_rate": [0.02]}
+
+
+@pytest.mark.parametrize("strategy", SYNCHRONOUS)
+def test_real_equals_virtual_bit_for_bit_where_gradients_are_not_merged(strategy):
+    changes = SYNCHRONOUS[strategy] | FIFTY_STEPS
+    measured, simulated = real(strategy, **changes), virtual(strategy, **changes)
+    assert measured.updates == simulated.updates == 82
+    assert difference(measured, simulated) == 0.0
+    assert seen(measured) == seen(simulated)
+    assert measured.test == simulated.test
+
+
+@pytest.mark.parametrize("strategy", SYNCHRONOUS)
+def test_real_equals_virtual_to_rounding_where_gradients_are_merged(strategy):
+    changes = SYNCHRONOUS[strategy] | FIFTY_STEPS
+    assert difference(real(strategy, **changes), virtual(strategy, merge=True, **changes)) < 1e-12
+
+
+@pytest.mark.parametrize("strategy", ["sync-ddp", "sync-ps", "model-split"])
+def test_three_processes_equal_virtual_to_rounding(strategy):
+    # 30 is 3 x 10; the last batch of an epoch has 3 samples, and 1,293 = 43 x 30 + 3.
+    changes = {"sweep__gpus": [3], "sweep__global_batch_size": [30], "workload": FP64, "goal__max_epochs": 1.2}
+    measured = real(strategy, **changes)
+    assert measured.updates >= 50
+    assert difference(measured, virtual(strategy, **changes)) < 1e-12
+
+
+@pytest.mark.parametrize("strategy", ["sync-ddp", "sync-ps", "model-split"])
+def test_strategies_that_claim_to_equal_single_do(strategy):
+    changes = SYNCHRONOUS[strategy] | FIFTY_STEPS
+    single = virtual("single", **(FIFTY_STEPS | {"sweep__gpus": [1]}))
+    assert difference(real(strategy, **changes), single) < 1e-12
+
+
+def test_adam_clipping_and_accumulation_agree_on_both():
+    changes = {
+        "workload": FP64 | {"optimizer": {"name": "adam"}, "clip_norm": 0.5, "lr_schedule": "cosine", "lr_warmup": 0.5},
+        "sweep__learning_rate": [0.003],
+        "sweep__micro_batch_size": 4,
+    }
+    for strategy in ("single", "sync-ddp", "model-split", "local-sgd"):
+        points = changes | {"sweep__gpus": [1 if strategy == "single" else 2]}
+        assert difference(real(strategy, **points), virtual(strategy, **points)) < 1e-12, strategy
+
+
+# -- asynchrony --------------------------------------------------------------------------------------------------------
+
+THREE_WORKERS = {"sweep__gpus": [3], "sweep__learning_rate": [0.05], "workload": FP64}
+
+
+def test_log_of_a_real_asynchronous_run_replays_bit_for_bit():
+    measured = real("async-ps", **THREE_WORKERS)
+    replayed = virtual("async-ps", script=measured.deliveries, **THREE_WORKERS)
+    assert len(set(measured.updates_log["worker"])) == 3
+    assert difference(measured, replayed) == 0.0
+    for column in ("worker", "step", "base_version", "staleness", "samples"):
+        assert replayed.updates_log[column] == measured.updates_log[column]
+    assert seen(replayed) == seen(measured)
+
+
+def test_order_of_messages_matters_to_the_replay():
+    """Guards the test above: were any order good enough, it would prove nothing."""
+    measured = real("async-ps", **THREE_WORKERS)
+    assert difference(measured, virtual("async-ps", **THREE_WORKERS)) > 1e-6
+
+
+@pytest.mark.parametrize("run", [real, virtual])
+def test_applied_and_in_flight_staleness_add_up_exactly(run):
+    """Every applied push makes the other workers' gradients older by one: the sum is (workers - 1) x pushes."""
+    log = run("async-ps", **THREE_WORKERS).updates_log
+    pushes = len(log["update"])
+    last = {worker: update for worker, update in zip(log["worker"], log["update"], strict=True)}
+    in_flight = sum(pushes - last.get(worker, 0) for worker in range(3))
+    assert sum(log["staleness"]) + in_flight == (3 - 1) * pushes
+
+
+def test_one_asynchronous_worker_equals_single_bit_for_bit():
+    changes = {"sweep__gpus": [1], "workload": FP64}
+    assert difference(real("async-ps", **changes), virtual("single", **changes)) == 0.0
+
+
+# -- stops -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", SYNCHRONOUS)
+def test_both_engines_stop_at_the_same_sample_at_the_target(strategy):
+    changes = SYNCHRONOUS[strategy] | {"workload": FP64, "goal": {"target_accuracy": 0.5, "max_epochs": 6}}
+    measured, simulated = real(strategy, **changes), virtual(strategy, **changes)
+    assert measured.decision == simulated.decision == "target"
+    assert measured.samples == simulated.samples < 6 * 1293
+    assert measured.samples == measured.evaluations[-1].samples
+    assert difference(measured, simulated) == 0.0
+
+
+def test_a_deadlock_is_named_on_the_virtual_engine():
+    setup = make_setup(make_cell(sweep__strategy="waits-forever", plugins=(BROKEN,)), [BROKEN])
+    with pytest.raises(Deadlock, match=r"worker 0 waits in receive\(-1\) since .*server waits in receive\(\) since"):
+        run_virtual(setup)
+
+
+def test_a_deadlock_is_named_on_the_real_engine():
+    cell = make_cell(engine="real", sweep__strategy="waits-forever", plugins=(BROKEN,), limits={"cell_timeout": "60 s"})
+    result = run_cell(cell, [BROKEN])
+    assert result.status == "crashed"
+    assert "worker 0 waits in receive(-1)" in result.reason
+    assert "server waits in receive()" in result.reason
+
+
+# -- layers that look across samples, or draw --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["single", "sync-ddp", "sync-ps", "local-sgd"])
+def test_batchnorm_agrees_on_both_buffers_included(strategy):
+    changes = {"sweep__gpus": [1 if strategy == "single" else 2], "workload": FP64 | {"model": BATCHNORM}}
+    measured, simulated = real(strategy, **changes), virtual(strategy, merge=True, **changes)
+    assert difference(measured, simulated) == 0.0
+    # The evaluation uses running statistics: equal accuracies at all marks need equal buffers.
+    assert seen(measured) == seen(simulated)
+    assert [e.validation_loss for e in measured.evaluations] == pytest.approx(
+        [e.validation_loss for e in simulated.evaluations], rel=1e-12
+    )
+
+
+def test_batchnorm_in_an_asynchronous_run_replays_with_its_buffers():
+    changes = {"sweep__gpus": [2], "workload": FP64 | {"model": BATCHNORM}}
+    measured = real("async-ps", **changes)
+    replayed = virtual("async-ps", script=measured.deliveries, **changes)
+    assert difference(measured, replayed) == 0.0
+    assert seen(measured) == seen(replayed)
+
+
+@pytest.mark.parametrize("strategy", ["single", "sync-ddp", "local-sgd"])
+def test_dropout_draws_the_same_masks_on_both(strategy):
+    changes = {"sweep__gpus": [1 if strategy == "single" else 2], "workload": FP64 | {"model": DROPOUT}}
+    assert difference(real(strategy, **changes), virtual(strategy, merge=True, **changes)) == 0.0
+
+
+# -- mutations: each of these mistakes must show -----------------------------------------------------------------------
+
+
+def test_naive_averaging_over_uneven_shards_is_caught(monkeypatch):
+    from harness.virtual import endpoints
+
+    changes = {"sweep__gpus": [2], "workload": FP64}
+    measured = real("sync-ps", **changes)
+    assert difference(measured, virtual("sync-ps", **changes)) == 0.0
+
+    class Naive(endpoints.Gradient):
+        def __init__(self, executor, weights, indices, weight, origin):
+            super().__init__(executor, weights, indices, 1 / max(1, len(indices)), origin)
+
+    monkeypatch.setattr(endpoints, "Gradient", Naive)
+    assert difference(measured, virtual("sync-ps", **changes)) > 1e-6
+
+
+def test_a_forgotten_buffer_is_caught(monkeypatch):
+    from harness.training.replica import Replica
+
+    changes = {"sweep__gpus": [2], "workload": FP64 | {"model": BATCHNORM}}
+    measured = real("sync-ps", **changes)
+    monkeypatch.setattr(Replica, "set_buffers", lambda self, vector: None)
+    assert seen(measured) != seen(virtual("sync-ps", **changes))
+
+
+def test_an_update_applied_after_the_stop_is_caught(monkeypatch):
+    from harness.virtual.endpoints import VirtualServer
+
+    measured = real("async-ps", **THREE_WORKERS)
+    apply = VirtualServer.apply
+
+    def too_late(self, gradient, scale=1.0):
+        if self.stopped:
+            self.take_step(gradient, scale)
+            self.engine.model = self.state
+        return apply(self, gradient, scale)
+
+    monkeypatch.setattr(VirtualServer, "apply", too_late)
+    assert difference(measured, virtual("async-ps", script=measured.deliveries, **THREE_WORKERS)) > 1e-6
