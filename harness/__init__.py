@@ -28,7 +28,25 @@ _EXPORTS = {
     "load": "harness.store",
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
+__all__ = [
+    "ANY",
+    "SERVER",
+    "Action",
+    "Batch",
+    "Impossible",
+    "Layout",
+    "Message",
+    "Options",
+    "Server",
+    "Strategy",
+    "Table",
+    "Value",
+    "Worker",
+    "__version__",
+    "average",
+    "hookimpl",
+    "load",
+]
 
 if TYPE_CHECKING:
     from harness.errors import Impossible

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -152,7 +153,7 @@ def _sources(paths: Iterable[str | Path]) -> Iterator[tuple[str, Callable[[], An
     yield "harness.workloads", lambda: importlib.import_module("harness.workloads")
     yield "harness.telemetry", lambda: importlib.import_module("harness.telemetry")
     for path in [*_files(bundled("plugins")), *(file for given in paths for file in _files(Path(given)))]:
-        yield str(path), lambda path=path: load_file(path)
+        yield str(path), partial(load_file, path)
     for entry in metadata.entry_points(group="harness"):
         yield entry.name, entry.load
 

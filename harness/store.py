@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
 from harness.plan import Cell, Plan
+from harness.rows import Row, with_speedups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,9 +194,13 @@ class Results:
         """Return the ids of all finished cells here, of this plan or another."""
         return {path.parent.name for path in self.folder.glob("cells/*/record.json")}
 
+    def rows(self) -> list[Row]:
+        """Return the rows of cells.csv, with what follows from comparing them."""
+        return with_speedups([record.row for record in self.records().values()])
+
     def write_cells_csv(self) -> Path:
         """Write one row for each finished cell of the plan."""
-        rows = [record.row for record in self.records().values()]
+        rows = self.rows()
         path = self.folder / "cells.csv"
         extra = sorted({key for row in rows for key in row} - set(COLUMNS))
         with _atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -248,7 +253,7 @@ def load(path: str | Path) -> Frames:
 
     results = find_results(Path(path))
     records = [(r, record) for r in results for record in r.records().values()]
-    rows = [record.row for _, record in records]
+    rows = [row for r in results for row in r.rows()]
     extra = sorted({key for row in rows for key in row} - set(COLUMNS))
     names = {"evals": "evals.csv", "steps": "steps.parquet", "updates": "updates.parquet"}
     names["telemetry"] = "telemetry.parquet"

@@ -121,13 +121,16 @@ class Value(ABC):
 
     Attributes:
         num_samples: training samples behind it.
-        num_bytes: its size on the wire.
         version: updates behind the weights, or behind the weights that the gradient was computed from.
     """
 
     num_samples: int
-    num_bytes: int
     version: int
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Bytes on the wire."""
 
     @abstractmethod
     def tensor(self) -> torch.Tensor:
@@ -166,8 +169,16 @@ class _Endpoint(ABC):
     """What a worker and a server have in common."""
 
     options: Any
-    workers: Sequence[Address]
-    servers: Sequence[Address]
+
+    @property
+    @abstractmethod
+    def workers(self) -> Sequence[Address]:
+        """Workers that have not left."""
+
+    @property
+    @abstractmethod
+    def servers(self) -> Sequence[Address]:
+        """Servers that have not left."""
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Synchronous data parallelism: every device holds the model, computes part of the batch, and gradients are averaged."""
+"""Synchronous data parallelism: every device has the model, computes part of the batch, and gradients are averaged."""
 
 from __future__ import annotations
 

@@ -240,13 +240,13 @@ class RealServer(RealEndpoint, Server):
 
     def evaluate_copies(self, replica: Replica) -> None:
         """Evaluate what was copied at the marks, now that no training is disturbed."""
-        self.finish_with = replica.snapshot()
-        samples, updates = self.samples, self.updates
-        for self.samples, self.updates, moment, copy in self.copies:
+        final, samples, updates = replica.snapshot(), self.samples, self.updates
+        for copied_samples, copied_updates, moment, copy in self.copies:
+            self.samples, self.updates = copied_samples, copied_updates
             replica.load(copy)
             self.evaluate(replica, moment)
         self.samples, self.updates = samples, updates
-        replica.load(self.finish_with)
+        replica.load(final)
 
 
 class RealWorker(RealEndpoint, Worker):
@@ -271,6 +271,7 @@ class RealWorker(RealEndpoint, Worker):
         self._position = 0
         self._checked_rows = 0
         self._gradient: weakref.ref[Flat] | None = None
+        self.layout_bytes = 0.0
         self.copies: list[tuple[int, int, float, Flat]] = []
 
     @property
@@ -403,11 +404,9 @@ class RealWorker(RealEndpoint, Worker):
         row["loss"] = loss
         row["samples"] += samples
         row["base_version"] = self.version
-        self.bytes_sent += int(self._layout_bytes)
+        self.bytes_sent += int(self.layout_bytes)
         self._gradient = weakref.ref(value)
         return self._done("gradient", value)
-
-    _layout_bytes = 0.0
 
     def _rescue_gradient(self) -> None:
         """DDP's gradients are views of buckets that the next backward pass overwrites: copy one still in use."""

@@ -153,7 +153,15 @@ class _Supervisor:
                 child.control.send(self.started_s)
 
     def _job(self, kind: str, **fields: Any) -> Job:
-        return Job(self.cell.to_dict(), self.plugins, kind, log=self.log, options=self.options, **fields)
+        return Job(
+            self.cell.to_dict(),
+            self.plugins,
+            kind,
+            log=self.log,
+            environment=dict(os.environ),
+            options=self.options,
+            **fields,
+        )
 
     def _real_jobs(self) -> list[Job]:
         cell = self.cell
@@ -258,7 +266,7 @@ class _Supervisor:
             if any(c.failure is not None and c.failure["whose"] != "peer" for c in self.children):
                 break
         failed = [c for c in self.children if c.failure is not None]
-        order = {"user": 0, "memory": 1, "harness": 2, "peer": 3}
+        order = {"machine": 0, "user": 1, "memory": 2, "harness": 3, "peer": 4}
         child = min(failed, key=lambda c: order[c.failure["whose"]])  # type: ignore[index]
         assert child.failure is not None
         status = "out-of-memory" if child.failure["whose"] == "memory" else "crashed"

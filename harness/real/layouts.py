@@ -93,6 +93,9 @@ class OneDevice:
         """Return what the user should know about this layout."""
         return []
 
+    def settle(self) -> None:
+        """Called once after the warm-up: measure no more than a run needs."""
+
     def close(self) -> None:
         """Let go of everything that holds the process group."""
 
@@ -113,10 +116,19 @@ class DataParallel(OneDevice):
             gradient_as_bucket_view=True,
         )
         self.replica.forward = self.ddp
-        for parameter in self.replica.parameters:
-            parameter.register_post_accumulate_grad_hook(self._gradient_ready)
+        self._last_ready: Any = None
+        self._hooks = [p.register_post_accumulate_grad_hook(self._note_last) for p in self.replica.parameters]
 
-    def _gradient_ready(self, _: torch.Tensor) -> None:
+    def _note_last(self, parameter: torch.Tensor) -> None:
+        self._last_ready, self.ready = parameter, self.ledger.stamp()
+
+    def settle(self) -> None:
+        """Keep one hook, on the parameter whose gradient comes last: every hook costs Python time in each step."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = [self._last_ready.register_post_accumulate_grad_hook(self._note_ready)]
+
+    def _note_ready(self, _: torch.Tensor) -> None:
         self.ready = self.ledger.stamp()
 
     def pieces(self, batch: Batch) -> list[Piece]:
@@ -142,7 +154,7 @@ class DataParallel(OneDevice):
     def bytes_sent_per_step(self) -> float:
         """Return a ring's share: 2 (n - 1) / n of the gradient."""
         n = self.setup.layout.data
-        return 2 * (n - 1) / n * self.replica.vector.numel() * self.replica.vector.element_size()
+        return 2 * (n - 1) / n * float(self.replica.vector.numel() * self.replica.vector.element_size())
 
     def close(self) -> None:
         """Destroy the DDP module before its process group: otherwise gloo hangs at exit in a third of all cells."""
@@ -294,7 +306,7 @@ def timed_stage(ledger: Ledger, module: nn.Module, rank: int, stages: int, devic
     """Return torch's pipeline stage, with a stamp before and after every pass."""
     from torch.distributed.pipelining import PipelineStage
 
-    class TimedStage(PipelineStage):
+    class TimedStage(PipelineStage):  # type: ignore[misc]
         spans: list[tuple[tuple[str, int], Any, Any]]
         output_bytes = 0
 

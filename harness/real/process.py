@@ -30,6 +30,7 @@ class Job:
         line: which line of the status board is this process's.
         pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
         rendezvous: file for torch's store; empty where no process group is needed.
+        environment: the supervisor's environment variables; the fork server may be older than they are.
     """
 
     cell: dict[str, Any]
@@ -47,6 +48,7 @@ class Job:
     group_rank: int = 0
     group_size: int = 1
     log: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +75,7 @@ def _enter(job: Job) -> None:
         os.dup2(descriptor, 2)
         os.close(descriptor)
     faulthandler.enable()
+    os.environ.update(job.environment)
     os.environ["OMP_NUM_THREADS"] = str(job.cell["threads_per_device"])
     import torch
 
@@ -92,7 +95,7 @@ def _explain(job: Job, error: BaseException) -> dict[str, Any]:
     """Word a failure by the user's own file and line where it passed one."""
     import traceback
 
-    from harness.errors import HarnessError
+    from harness.errors import HarnessError, MachineError
 
     traceback.print_exception(error)
     cause = error.__cause__ if type(error).__name__ == "Crash" and error.__cause__ is not None else error
@@ -102,7 +105,11 @@ def _explain(job: Job, error: BaseException) -> dict[str, Any]:
     if own and not isinstance(cause, HarnessError):
         return {"reason": describe(cause, files), "whose": "user", "line": job.line}
     if isinstance(cause, HarnessError):
-        return {"reason": str(cause), "whose": "user", "line": job.line}
+        return {
+            "reason": str(cause),
+            "whose": "machine" if isinstance(cause, MachineError) else "user",
+            "line": job.line,
+        }
     if "out of memory" in str(cause).lower() or isinstance(cause, MemoryError):
         return {"reason": str(cause).splitlines()[0], "whose": "memory", "line": job.line}
     whose = "peer" if isinstance(cause, (RuntimeError, OSError, EOFError)) and _about_a_peer(cause) else "harness"
@@ -184,15 +191,16 @@ def _run_real(job: Job, control: Connection) -> Any:
 
 def _drive(strategy: Any, endpoint: Any, kind: str) -> None:
     """Run the program to its end: its words block inside, so it never yields."""
-    from harness.errors import PluginError
+    from harness.training.words import foreign
 
     program = strategy.serve(endpoint) if kind == "server" else strategy.work(endpoint)
     try:
-        foreign = program.send(None)
+        yielded = program.send(None)
     except StopIteration:
         return
+    error = foreign(program, yielded)
     program.close()
-    raise PluginError(f"{type(strategy).__name__} awaited {type(foreign).__name__}, which is not a word of Worker")
+    raise error
 
 
 def _make_post(job: Job, shape: tuple[int, int], dtype: Any) -> Any:
@@ -228,7 +236,7 @@ def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
     post = _make_post(job, runner.shape, runner.replica.vector.dtype)
     worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
     _warm_up(setup, runner, worker)
-    worker._layout_bytes = runner.bytes_sent_per_step()
+    worker.layout_bytes = runner.bytes_sent_per_step()
     return worker
 
 
@@ -271,6 +279,7 @@ def _warm_up(setup: Any, runner: Any, worker: Any) -> None:
     for batch in batches:
         runner.gradient(batch)
         runner.replica.load(before)
+    runner.settle()
     torch.random.set_rng_state(state)
     if worker.group_size > 1:
         import torch.distributed as dist

@@ -22,8 +22,9 @@ import torch
 from harness.strategy import ANY, Address
 from harness.training.values import Flat
 
-HEADER = struct.Struct("<BiqqqdddBiiq")
-"""kind, slot, version, samples, sequence, loss, sent_s, paused_s, stop, origin worker, origin step, bytes of JSON"""
+HEADER = struct.Struct("<BiqqqBdddBiiq")
+"""kind, slot, version, samples, sequence, whether there is a loss, loss, sent_s, paused_s, stop, origin worker, origin
+step, bytes of JSON"""
 
 VALUE, PLAIN, LEAVE = 0, 1, 2
 FLAG_BYTES = mmap.PAGESIZE
@@ -115,7 +116,7 @@ class Post:
                 return self._send_value(peer, value, sent_s, paused_s, stop)
             text = json.dumps(value).encode()
             peer.connection.send_bytes(
-                HEADER.pack(PLAIN, -1, 0, 0, peer.sent, 0.0, sent_s, paused_s, stop, -1, -1, len(text)) + text
+                HEADER.pack(PLAIN, -1, 0, 0, peer.sent, 0, 0.0, sent_s, paused_s, stop, -1, -1, len(text)) + text
             )
             return HEADER.size + len(text)
         except (BrokenPipeError, ConnectionResetError):
@@ -130,17 +131,17 @@ class Post:
             vector[offset : offset + piece.numel()].copy_(piece.detach().reshape(-1))
             offset += piece.numel()
         peer.outgoing.mark(slot, full=True)
-        loss = float("nan") if value.loss is None else float(value.loss)
+        loss = (0, 0.0) if value.loss is None else (1, float(value.loss))
         origin = getattr(value, "origin", (-1, -1))
-        header = (VALUE, slot, value.version, value.num_samples, peer.sent, loss, sent_s, paused_s, stop, *origin)
+        header = (VALUE, slot, value.version, value.num_samples, peer.sent, *loss, sent_s, paused_s, stop, *origin)
         peer.connection.send_bytes(HEADER.pack(*header, 0))
-        return HEADER.size + vector.numel() * vector.element_size()
+        return HEADER.size + int(vector.numel()) * int(vector.element_size())
 
     def leave(self) -> None:
         """Tell everybody that nothing more will come."""
         for peer in self.peers.values():
             try:
-                peer.connection.send_bytes(HEADER.pack(LEAVE, -1, 0, 0, 0, 0.0, 0.0, 0.0, 0, -1, -1, 0))
+                peer.connection.send_bytes(HEADER.pack(LEAVE, -1, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, -1, -1, 0))
             except OSError:
                 continue  # it has left already
 
@@ -170,13 +171,13 @@ class Post:
 
     def _read(self, peer: Peer, raw: bytes) -> Parcel:
         fields = HEADER.unpack_from(raw)
-        kind, slot, version, samples, _, loss, sent_s, paused_s, stop, worker, step, _ = fields
+        kind, slot, version, samples, _, has_loss, loss, sent_s, paused_s, stop, worker, step, _ = fields
         value: Any = None
         if kind == PLAIN:
             value = json.loads(raw[HEADER.size :])
         elif kind == VALUE:
             value = self._value(peer, slot)
-            value.version, value.num_samples, value.loss = version, samples, loss
+            value.version, value.num_samples, value.loss = version, samples, loss if has_loss else None
             value.origin = (worker, step)
         return Parcel(peer.address, value, sent_s, paused_s, bool(stop), leaves=kind == LEAVE)
 

@@ -61,7 +61,8 @@ def measure_layers(replica: Replica, piece: Piece, repeats: int = 3) -> list[Lay
 
 
 def _measure_once(replica: Replica, inputs: torch.Tensor, targets: torch.Tensor, weight: Any) -> list[LayerCost]:
-    forward, tape = [], []
+    forward: list[float] = []
+    tape: list[tuple[Any, Any]] = []
     for _, layer in replica.module.named_children():
         entry = inputs.detach().requires_grad_(bool(tape))
         start = _now(replica.device)

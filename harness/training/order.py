@@ -1,8 +1,8 @@
 """Which samples are behind which batch.
 
 Shared: batch k is block k of the epoch's permutation, whatever the number of workers; worker i's part is the i-th
-contiguous one, as even as it goes. Own: every worker has a fixed, disjoint shard that it reshuffles itself, without end.
-With one worker the two are the same order.
+contiguous one, as even as it goes. Own: every worker has a fixed, disjoint shard that it reshuffles itself, without
+end. With one worker the two are the same order.
 """
 
 from __future__ import annotations

@@ -200,7 +200,8 @@ class Replica:
         """Compute in bfloat16 where the scenario asks for it."""
         if self.precision != "bf16":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        context: AbstractContextManager[Any] = torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return context
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 

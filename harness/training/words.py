@@ -17,9 +17,8 @@ class Word:
     """A word under way. `await` waits for it; used as anything else, it says that an await is missing."""
 
     def __init__(self, name: str, unawaited: Unawaited) -> None:
-        caller = sys._getframe(2)
         self._name = name
-        self._place = (caller.f_code.co_filename, caller.f_lineno)
+        self._place = _caller()
         self._unawaited = unawaited
         self._awaited = False
 
@@ -48,6 +47,14 @@ class Word:
         self._misused()
 
 
+def _caller() -> tuple[str, int]:
+    """Return file and line of the program that started a word: the first frame that is not ours."""
+    frame: Any = sys._getframe(1)
+    while frame.f_globals.get("__name__", "").startswith("harness.") and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
 class Ready(Word):
     """A word whose work is done, or whose remaining wait is one blocking call."""
 
@@ -65,6 +72,15 @@ def forgotten(word: Word) -> PluginError:
     word._awaited = True
     file, line = word._place
     return PluginError(f"{file}:{line}: {word._name}(...) was started but its value is used without await; write await")
+
+
+def foreign(program: Any, yielded: Any) -> PluginError:
+    """Word an await of something that neither engine knows, by the line where the program stands."""
+    while hasattr(getattr(program, "cr_await", None), "cr_frame"):
+        program = program.cr_await
+    frame = program.cr_frame
+    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return PluginError(f"{place}: awaited {type(yielded).__name__}, which is not a word of Worker or Server")
 
 
 def awaited(value: Any) -> Any:

@@ -221,6 +221,7 @@ def _measure_apply(executor: Executor) -> float:
     zeros.pieces = [torch.zeros_like(zeros.tensor())]
     seconds = _least(lambda: executor.replica.step(zeros, 0.0), 5)
     executor.replica.load(weights)
+    assert executor.replica.optimizer is not None
     executor.replica.optimizer.state.clear()
     executor.loaded = None
     return seconds

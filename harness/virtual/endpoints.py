@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import simpy
@@ -97,7 +99,9 @@ class VirtualEndpoint:
 
     def load(self, weights: Value) -> Word:
         self.state = force(awaited(weights))
-        return self._busy("load", self.engine.costs.link.seconds(weights.num_bytes), "communication")
+        seconds = self.engine.costs.link.seconds(weights.num_bytes)
+        self.charge("communication_s", seconds)
+        return self._busy("load", seconds, "load")
 
     def send(self, value: Any, to: Address) -> Word:
         """Occupy both interfaces for the bytes; the message arrives a latency later."""
@@ -133,11 +137,11 @@ class VirtualEndpoint:
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Word:
         """Run the function, and charge what it took on this machine."""
-        import time
-
         began = time.perf_counter()
         answer = function(*[awaited(a) for a in args])
-        return self._busy("compute", time.perf_counter() - began, "compute", answer)
+        seconds = time.perf_counter() - began
+        self.charge("compute_s", seconds)
+        return self._busy("compute", seconds, "compute", answer)
 
     def record(self, **numbers: float) -> None:
         self.engine.recorded.update({name: float(number) for name, number in numbers.items()})
@@ -163,6 +167,9 @@ class VirtualEndpoint:
             if receiver is not self:
                 arrival = max(self.engine.env.now, self.out_free_s) + self.engine.costs.link.latency_s
                 self._post(receiver, Parcel(self.rank, None, self.engine.env.now, leaves=True), arrival)
+
+    def charge(self, part: str, seconds: float) -> None:
+        """Account for seconds that the device is busy, when the word starts."""
 
     def waited(self, event: Any, began: float) -> None:
         """Account for the time between an await and its end."""
@@ -307,8 +314,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         samples, updates = self.samples, self.updates
         self.take_step(gradient, scale)
         self.samples, self.updates = samples, updates  # a worker counts batches, not the parts it applied
-        if self.rows:
-            self.rows[-1]["compute_s"] += self.engine.costs.apply_s
+        self.charge("compute_s", self.engine.costs.apply_s)
         return self._busy("apply", self.engine.costs.apply_s, "apply")
 
     def mean(self, value: Value, by_samples: bool = False) -> Word:
@@ -330,15 +336,21 @@ class VirtualWorker(VirtualEndpoint, Worker):
         result = Average(values, shares) if len(values) > 1 else values[0]
         seconds = self.engine.costs.all_reduce_s(len(values), result.num_bytes)
         self.engine.bytes_sent += 2 * (len(values) - 1) * result.num_bytes
+        done = self.engine.env.timeout(seconds)
         for event in meeting.events.values():
-            event.harness_from_s = self.engine.env.now
-            done = self.engine.env.timeout(seconds)
-            done.callbacks.append(lambda _, event=event: event.succeed(result))
+            event.harness_from_s = self.engine.env.now  # type: ignore[attr-defined]
+            done.callbacks.append(partial(_succeed, event, result))
 
     # -- accounting ----------------------------------------------------------------------------------------------
 
     def _begin_row(self, batch: Batch) -> None:
-        row = {"worker": self.rank, "device": 0, "step": batch.step, "start_s": self.engine.env.now, "input_s": 0.0}
+        row: dict[str, Any] = {
+            "worker": self.rank,
+            "device": 0,
+            "step": batch.step,
+            "start_s": self.engine.env.now,
+            "input_s": 0.0,
+        }
         row |= {"compute_s": 0.0, "communication_s": 0.0, "idle_s": 0.0, "samples": 0, "loss": None, "staleness": 0}
         row["base_version"] = self.state.version
         self.rows.append(row)
@@ -353,11 +365,16 @@ class VirtualWorker(VirtualEndpoint, Worker):
         row["base_version"] = value.version
         self._unchecked.append(value.loss_box)
 
+    def charge(self, part: str, seconds: float) -> None:
+        if self.rows:
+            self.rows[-1][part] += seconds
+
     def waited(self, event: Any, began: float) -> None:
-        """Split a wait into transfer and idleness; computing was charged when the word started."""
+        """Split a wait into transfer and idleness; what keeps the device busy was charged when the word started."""
         self._since = now = self.engine.env.now
         if not self.rows or event.harness_kind not in ("communication", "receive", "mean"):
             return
+        began = max(began, min(now, self.busy_until))  # what computing hides is not exposed
         row, waited = self.rows[-1], now - began
         idle = 0.0
         if event.harness_kind == "receive" and event.value is not None:
@@ -385,3 +402,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
             if self._own and self.engine.servers:
                 row["staleness"] = staleness.get((self.rank, row["step"]))
         return kept
+
+
+def _succeed(event: simpy.Event, value: Any, _: simpy.Event) -> None:
+    event.succeed(value)

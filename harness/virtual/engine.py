@@ -20,6 +20,7 @@ from harness.training.memory import count_dram
 from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
 from harness.training.setup import Setup
 from harness.training.values import Flat
+from harness.training.words import foreign
 from harness.virtual.cost import Costs, find_costs, probe_piece
 from harness.virtual.executor import Executor, State
 from harness.virtual.network import Meeting
@@ -50,7 +51,7 @@ class VirtualEngine:
     def __init__(
         self, setup: Setup, *, merge: bool = True, script: Script | None = None, costs: Costs | None = None
     ) -> None:
-        from harness.virtual.endpoints import VirtualServer, VirtualWorker
+        from harness.virtual.endpoints import VirtualEndpoint, VirtualServer, VirtualWorker
 
         self.setup = setup
         self.env = simpy.Environment()
@@ -64,7 +65,8 @@ class VirtualEngine:
         self.unawaited: Counter[str] = Counter()
         self.workers = [VirtualWorker(self, rank, initial) for rank in range(cell.workers)]
         self.servers = [VirtualServer(self, -1 - k, initial) for k in range(cell.servers)]
-        self.endpoints = {e.rank: e for e in (*self.workers, *self.servers)}
+        self.endpoints: dict[Address, VirtualEndpoint] = {w.rank: w for w in self.workers}
+        self.endpoints |= {s.rank: s for s in self.servers}
         for rank, sources in (script or {}).items():
             self.endpoints[rank].inbox.script = deque(sources)
         self.meetings: dict[int, Meeting] = {}
@@ -90,6 +92,7 @@ class VirtualEngine:
         programs += [(s, self.setup.strategy.serve(s)) for s in self.servers]  # type: ignore[misc]
         for endpoint, coroutine in programs:
             self.env.process(self._drive(endpoint, coroutine))
+        began, evaluated = time.perf_counter(), self.evaluation_s
         while not self.halted and self.failure is None and self.env.peek() < float("inf"):
             self.env.step()
         try:
@@ -97,6 +100,7 @@ class VirtualEngine:
         finally:
             for _, coroutine in programs:
                 coroutine.close()
+        self.host_s = time.perf_counter() - began - (self.evaluation_s - evaluated)
         return self._outcome()
 
     def _drive(self, endpoint: Any, coroutine: Coroutine[Any, Any, None]) -> Generator[simpy.Event, Any, None]:
@@ -106,7 +110,7 @@ class VirtualEngine:
             try:
                 event = coroutine.send(answer)
                 if not isinstance(event, simpy.Event):
-                    raise HarnessError(f"awaited {type(event).__name__}, which is not a word of Worker")
+                    raise foreign(coroutine, event)
             except StopIteration:
                 break
             except BaseException as error:
@@ -207,7 +211,7 @@ class VirtualEngine:
             recorded=self.recorded,
             unawaited=dict(self.unawaited),
             deliveries={e.rank: e.inbox.taken for e in self.endpoints.values()},
-            facts={"placement": self.costs.placement, "costs": self.costs.origin},
+            facts={"placement": self.costs.placement, "costs": self.costs.origin, "host_s": self.host_s},
             weights=self.model.tensor(),
         )
 

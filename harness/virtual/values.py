@@ -19,10 +19,14 @@ class Lazy(Value):
     """A value that is computed when it is first needed, and known by its size until then."""
 
     def __init__(self, num_bytes: int, num_samples: int, version: int) -> None:
-        self.num_bytes = num_bytes
+        self._num_bytes = num_bytes
         self.num_samples = num_samples
         self.version = version
         self._flat: Flat | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
 
     def force(self) -> Flat:
         """Compute once."""

@@ -1,0 +1,153 @@
+"""What the harness costs: its throughput as a ratio to what people write without it, in one interleaved run.
+
+    python benchmarks/overhead.py [--rounds 5] [--steps 400]
+
+Prints the median ratio with the lowest and highest of all rounds; single timings on a shared machine mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+HERE = Path(__file__).resolve().parent
+
+SCENARIO = """
+engine = "{engine}"
+[workload]
+model = "lenet5"
+dataset = {dataset}
+[sweep]
+strategy = ["{strategy}"]
+global_batch_size = [64]
+learning_rate = [0.05]
+gpus = [{gpus}]
+[goal]
+target_accuracy = "none"
+max_steps = {steps}
+[cluster]
+device = {{ samples_per_second = 20000, batch_size = 64 }}
+inter_node = {{ bandwidth = "1 GB/s", latency = "50 us" }}
+"""
+
+
+def dataset() -> str:
+    """MNIST where it is, else as many pictures of the same size."""
+    folder = Path(os.environ.get("HARNESS_DATA", "")) / "mnist"
+    return '"mnist"' if folder.is_dir() else '{ name = "synthetic", samples = 60000 }'
+
+
+@cache
+def host() -> Any:
+    from harness.host import load_host
+
+    return load_host()
+
+
+def cell(strategy: str, gpus: int, steps: int, engine: str) -> Any:
+    from harness.machine import Machine
+    from harness.plan import make_plan
+    from harness.scenario import parse_scenario
+
+    text = SCENARIO.format(strategy=strategy, gpus=gpus, steps=steps, engine=engine, dataset=dataset())
+    return make_plan(parse_scenario(text, host(), Path("bench.toml")), host(), Machine(cores=64)).cells[0]
+
+
+def prepared_data() -> Any:
+    """The tensors that every contestant trains on."""
+    from harness.training.setup import make_setup
+
+    return make_setup(cell("single", 1, 1, "real")).data
+
+
+def raw_pictures() -> Any:
+    """The same pictures as bytes, before any transformation."""
+    import torch
+
+    made = cell("single", 1, 1, "real")
+    entry = host().datasets[made.workload["dataset"]["name"]]
+    raw = entry.load(entry.Options(**made.workload["dataset"]["options"]))
+    return torch.from_numpy(raw.train_images), torch.from_numpy(raw.train_labels)
+
+
+def harness(strategy: str, gpus: int, steps: int, engine: str = "real") -> tuple[float, float]:
+    """Return samples per second, and seconds outside training and evaluation."""
+    from harness.real.launch import run_cell
+    from harness.rows import speed_row
+
+    made = cell(strategy, gpus, steps, engine)
+    began = time.perf_counter()
+    result = run_cell(made)
+    wall = time.perf_counter() - began
+    assert result.status == "finished", result.reason
+    outcome = result.outcome
+    if engine == "virtual":
+        return outcome.samples / outcome.facts["host_s"], 0.0
+    speed = speed_row(made, outcome)["throughput_samples_per_s"]
+    return speed, wall - outcome.training_s - outcome.evaluation_s
+
+
+def without(kind: str, steps: int) -> float:
+    """Return samples per second of a plain script in a process of its own."""
+    script = [str(HERE / "plain.py"), kind, str(steps)]
+    command = [sys.executable, *script]
+    if kind == "ddp":
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
+    found = re.search(r"samples_per_s ([\d.e+]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    return float(found.group(1))
+
+
+def report(name: str, ratios: list[float], aim: float) -> None:
+    middle = statistics.median(ratios)
+    verdict = "ok" if middle >= aim else "MISSED"
+    low, high = min(ratios), max(ratios)
+    print(f"{name:<52} {middle:6.3f}  ({low:.3f} to {high:.3f}, n = {len(ratios)}; aim {aim}) {verdict}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=400)
+    chosen = parser.parse_args()
+    found: dict[str, list[float]] = {}
+
+    def add(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+
+    harness("single", 1, 10)  # starts the fork server
+    for _ in range(chosen.rounds):
+        plain = without("plain", chosen.steps)
+        ours, outside = harness("single", 1, chosen.steps)
+        add("single / plain loop", ours / plain)
+        add("outside", outside)
+        add("single / DataLoader script", ours / without("dataloader", chosen.steps))
+        add("virtual single / plain loop", harness("single", 1, chosen.steps, "virtual")[0] / plain)
+        add("64 virtual workers / plain loop", harness("async-ps", 64, chosen.steps, "virtual")[0] / plain)
+        add("sync-ddp 2 / torchrun DDP", harness("sync-ddp", 2, chosen.steps)[0] / without("ddp", chosen.steps))
+    aims = {
+        "single / plain loop": 0.97,
+        "single / DataLoader script": 1.2,
+        "sync-ddp 2 / torchrun DDP": 0.95,
+        "virtual single / plain loop": 0.95,
+        "64 virtual workers / plain loop": 0.8,
+    }
+    for name, aim in aims.items():
+        report(name, found[name], aim)
+    print(
+        f"seconds of a cell outside training and evaluation: median {statistics.median(found['outside']):.2f} (aim < 1)"
+    )
+
+
+if __name__ == "__main__":
+    main()

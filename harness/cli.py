@@ -1,0 +1,279 @@
+"""The commands: each parses, calls, echoes. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError, InputError
+
+if TYPE_CHECKING:
+    from harness.host import Host
+    from harness.plan import Plan
+    from harness.store import Results
+
+NOT_YET = {
+    "compare": "compare two results folders for regressions",
+    "check": "examine a strategy for conformance",
+    "calibrate": "measure devices and links into a profile",
+    "validate": "score predictions against tables of outcomes",
+}
+
+
+class Commands(click.Group):
+    """Words errors once: what a user can mend prints without a traceback, with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except HarnessError as error:
+            click.echo(f"harness: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nstopped by Ctrl-C", err=True)
+            ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception:
+            ctx.exit(_save_traceback())
+
+
+def _save_traceback() -> int:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="harness-bug-", suffix=".txt", delete=False) as file:
+        traceback.print_exc(file=file)
+    click.echo(f"harness: this is a bug of the harness; its traceback is in {file.name}", err=True)
+    return 4
+
+
+def plugins_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept --plugins after the command as well as before it."""
+    return click.option("--plugins", multiple=True, type=click.Path(), help="Plugin file or folder; repeatable.")(
+        command
+    )
+
+
+def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept --set KEY=VALUE."""
+    return click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a key: --set gpus=1,2")(
+        command
+    )
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="harness")
+@click.option("--plugins", multiple=True, type=click.Path(), help="Plugin file or folder; repeatable.")
+@click.pass_context
+def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
+    """Simulate and benchmark deep-learning parallelism strategies.
+
+    Exit codes: 0 done, whatever the cells found; 1 a cell crashed or timed out; 2 the input was refused; 3 this machine
+    cannot do it; 4 a bug of the harness; 5 nothing to do; 130 interrupted.
+    """
+    ctx.obj = plugins
+
+
+# -- run and plan ------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("scenario", required=False)
+@set_option
+@click.option("--only", multiple=True, metavar="KEY=VALUE", help="Run only these cells; the rest stays in the report.")
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--retry", multiple=True, metavar="STATUS", help="Run cells with this status again.")
+@click.option("--fresh", is_flag=True, help="Run everything again; what is there is moved aside.")
+@click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
+@click.option("--strict", is_flag=True, help="End with 1 where a cell diverged, missed its target or was not possible.")
+@click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
+@click.option("--debug", is_flag=True, help="Virtual engine, this process, no progress line: breakpoint() works.")
+@plugins_option
+@click.pass_obj
+def run(
+    outer: tuple[str, ...],
+    /,
+    scenario: str | None,
+    sets: tuple[str, ...],
+    only: tuple[str, ...],
+    root: Path,
+    plugins: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Plan a scenario, run what is missing, write the report."""
+    if scenario is None:
+        return _list_scenarios()
+    from harness import session
+
+    plan, host, files = _plan(scenario, sets, (*outer, *plugins))
+    if options.pop("debug"):
+        return session.debug(plan, only, files)
+    code = session.run(plan, host, files, root, only, **options)
+    sys.exit(code)
+
+
+@main.command()
+@click.argument("scenario")
+@set_option
+@click.option("--measure", is_flag=True, help="Profile and trace what was never measured.")
+@plugins_option
+@click.pass_obj
+def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
+    """Show the cells, and what is left out and why; run nothing."""
+    if measure:
+        raise InputError(["--measure: not yet; plan shows ? for what was never measured"])
+    from harness.describe import describe
+
+    made, _, _ = _plan(scenario, sets, (*outer, *plugins))
+    click.echo(describe(made))
+
+
+def _plan(scenario: str, sets: tuple[str, ...], plugins: tuple[str, ...]) -> tuple[Plan, Host, list[str]]:
+    """Return the plan, the host, and the plugin files that cells load too."""
+    from harness.host import load_host
+    from harness.plan import detect_machine, make_plan
+    from harness.scenario import load_scenario, plugins_of
+    from harness.scenarios import find_scenario
+
+    path = find_scenario(scenario)
+    files = [str(Path(p).resolve()) for p in plugins] + [str(p.resolve()) for p in plugins_of(path, sets)]
+    host = load_host(files)
+    return make_plan(load_scenario(path, host, sets), host, detect_machine()), host, files
+
+
+def _list_scenarios() -> None:
+    from harness.scenarios import bundled_scenarios
+
+    click.echo("Bundled scenarios (harness run NAME; harness new scenario MINE --from NAME copies one):")
+    for name, description in bundled_scenarios().items():
+        click.echo(f"  {name:<15} {description}")
+
+
+# -- looking at results ------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("what")
+@click.option("--markdown", is_flag=True, help="The answer as markdown.")
+@click.option("--log", is_flag=True, help="A cell's whole log.")
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+def show(what: str, markdown: bool, log: bool, root: Path) -> None:
+    """Show the answer of a results folder, or a cell: WHAT is a path, a scenario's name or a cell's id."""
+    from harness.show import show as text_of
+
+    click.echo(text_of(what, root, markdown=markdown, log=log))
+
+
+@main.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Default: report.html in the first folder.")
+@click.option("--open", "open_report", is_flag=True, help="Open it in a browser.")
+@plugins_option
+@click.pass_obj
+def report(
+    outer: tuple[str, ...], results: tuple[Path, ...], out: Path | None, open_report: bool, plugins: tuple[str, ...]
+) -> None:
+    """Write one self-contained HTML file."""
+    from harness.host import load_host
+    from harness.report import write_report
+    from harness.store import find_results
+
+    found: list[Results] = [folder for path in results for folder in find_results(path)]
+    host = load_host((*outer, *plugins))
+    path = write_report(found, out or found[0].folder / "report.html", sections=host.report_sections)
+    click.echo(f"report: {path}")
+    if open_report:
+        click.launch(str(path))
+
+
+# -- plugins, machine, files -------------------------------------------------------------------------------------------
+
+
+@main.command(name="plugins")
+@click.argument("name", required=False)
+@plugins_option
+@click.pass_obj
+def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str, ...]) -> None:
+    """List what is registered, from where, and what is broken; with NAME its options and defaults."""
+    from harness.catalogue import describe_entry, list_entries
+    from harness.host import load_host
+
+    host = load_host((*outer, *plugins))
+    click.echo(describe_entry(host, name) if name else list_entries(host))
+
+
+@main.command()
+def doctor() -> None:
+    """Show what this machine offers, and who else is using it."""
+    from harness.environment import PACKAGES, cpu_model
+    from harness.telemetry.doctor import describe_machine
+
+    click.echo(f"processor: {cpu_model()}")
+    for name, fact in describe_machine():
+        click.echo(f"{name}: {fact}")
+    from importlib import metadata
+
+    for package in PACKAGES:
+        try:
+            click.echo(f"{package}: {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+
+
+@main.command()
+@click.option("--text", is_flag=True, help="The keys with their defaults, to read.")
+def schema(text: bool) -> None:
+    """Print the JSON Schema of the scenario."""
+    import json
+
+    from harness.schema import json_schema, schema_text
+
+    click.echo(schema_text() if text else json.dumps(json_schema(), indent=2))
+
+
+@main.group(name="new")
+def new() -> None:
+    """Make a file to start from."""
+
+
+@new.command(name="scenario")
+@click.argument("name")
+@click.option("--from", "source", default="lenet", show_default=True, metavar="BUNDLED", help="What to copy.")
+@click.option("--model", metavar="FILE:FUNCTION", help="Train your own model: train.py:build_model.")
+def new_scenario(name: str, source: str, model: str | None) -> None:
+    """Copy a bundled scenario to NAME.toml."""
+    from harness.scenarios import copy_scenario
+
+    click.echo(f"wrote {copy_scenario(name, source, model)}; next: harness run {name}.toml")
+
+
+@new.command(name="strategy")
+@click.argument("name")
+def new_strategy(name: str) -> None:
+    """Write a working strategy to NAME.py."""
+    from harness.scenarios import write_strategy
+
+    path = write_strategy(name)
+    click.echo(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
+
+
+def _refuse(command: str, purpose: str) -> click.Command:
+    def answer(**_: Any) -> None:
+        raise InputError([f"harness {command}: not yet ({purpose})"])
+
+    settings = {"ignore_unknown_options": True}
+    arguments: list[click.Parameter] = [click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)]
+    return click.Command(
+        command, callback=answer, params=arguments, help=f"Not yet: {purpose}.", context_settings=settings
+    )
+
+
+for _command, _purpose in NOT_YET.items():
+    main.add_command(_refuse(_command, _purpose))

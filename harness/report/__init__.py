@@ -1,0 +1,68 @@
+"""The report: one self-contained HTML file, drawn from stored results.
+
+What is drawn with is imported when something is drawn, so that a run that changed nothing does not wait for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.store import Results, write_atomically
+
+Section = Callable[[Any], tuple[str, str]]
+"""From the frame of finished cells to a title and HTML that is taken as it is."""
+
+_DIGEST_NAME = "harness-digest"
+_HEAD_BYTES = 4096
+
+
+def write_report(results: Sequence[Results], out: Path, *, sections: Sequence[Section] = ()) -> Path:
+    """Write the report of one or more scenarios' folders and return its path.
+
+    Args:
+        results: folders with a plan; cells that are not finished stand in the report as such.
+        out: the HTML file.
+        sections: what plugins add at the end.
+
+    Raises:
+        InputError: a folder has no plan, or a record is damaged.
+    """
+    from harness.report.page import render
+    from harness.report.read import read_scenario
+
+    digest = content_digest(results)
+    write_atomically(out, render([read_scenario(item) for item in results], digest, sections))
+    return out
+
+
+def is_current(results: Sequence[Results], out: Path) -> bool:
+    """Say whether `out` was drawn from exactly these plans and records by this version; draws nothing."""
+    try:
+        with out.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except FileNotFoundError:
+        return False
+    return f'name="{_DIGEST_NAME}" content="{content_digest(results)}"'.encode() in head
+
+
+def content_digest(results: Sequence[Results]) -> str:
+    """Return a hash of all that decides the page: plans, records, and the files that turn them into a page."""
+    digest = hashlib.sha256(harness.__version__.encode())
+    for content in _contents(results):
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.hexdigest()
+
+
+def _contents(results: Sequence[Results]) -> Iterator[bytes]:
+    for folder in (Path(__file__).parent, Path(harness.__file__).parent / "analysis"):
+        for path in sorted([*folder.glob("*.py"), *folder.glob("*.j2")]):
+            yield path.read_bytes()
+    for item in results:
+        yield (item.folder / "plan.json").read_bytes()
+        for cell in item.plan().cells:
+            path = item.cell_folder(cell.cell_id) / "record.json"
+            yield path.read_bytes() if path.is_file() else b""

@@ -1,0 +1,231 @@
+"""From an outcome to a row of cells.csv and a curve: arithmetic over plain lists, no frames."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.plan import Cell
+from harness.training.budget import Budget, target_reached
+from harness.training.outcome import Outcome
+
+PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
+
+NOISY_CORES = 0.5
+"""Cores that other processes used on average during a cell from which on it is marked noisy; chosen."""
+
+Row = dict[str, Any]
+
+
+def identity_row(cell: Cell, environment: str) -> Row:
+    """Return the columns that are known before a cell runs."""
+    simulated = cell.engine == "virtual"
+    return {
+        "cell_id": cell.cell_id,
+        "strategy": cell.strategy,
+        "options": json.dumps(cell.options, sort_keys=True),
+        "synchrony": cell.synchrony,
+        "equivalence": cell.equals,
+        "engine": cell.engine,
+        "clock": "simulated" if simulated else "wall",
+        "device": cell.device,
+        "precision": cell.workload["precision"],
+        "workers": cell.workers,
+        "gpus": cell.gpus,
+        "nodes": 1,
+        "batch_size": cell.batch_size,
+        "micro_batch_size": cell.micro_batch_size,
+        "global_batch_size": cell.global_batch_size,
+        "learning_rate": cell.learning_rate,
+        "lr_rule": cell.lr_rule,
+        "seed": cell.seed,
+        "trajectory_id": trajectory_id(cell),
+        "environment": environment,
+        **{f"swept {key}": value for key, value in cell.swept.items()},
+    }
+
+
+def trajectory_id(cell: Cell) -> str:
+    """Return a name that cells share which must produce the same weights: one gradient stream, same data and rates."""
+    decides = [cell.workload, cell.goal, cell.global_batch_size, cell.learning_rate, cell.seed]
+    if cell.equals != "single":
+        decides.append(cell.cell_id)
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Row:
+    """Return the columns that a finished run adds; what was not measured stays out."""
+    row = convergence_row(outcome, budget) | speed_row(cell, outcome) | time_row(cell, outcome)
+    row |= staleness_row(cell, outcome)
+    row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
+    row["bubble_fraction"] = outcome.bubble_fraction
+    row["dram_tensors_peak_bytes"] = sum(outcome.dram.values()) or None
+    row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
+    row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
+    return row | {f"x_{name}": value for name, value in outcome.recorded.items()}
+
+
+def convergence_row(outcome: Outcome, budget: Budget) -> Row:
+    """Return what was reached, and after how much of everything."""
+    last = outcome.evaluations[-1] if outcome.evaluations else None
+    reached = target_reached(outcome.evaluations, budget)
+    losses = [loss for _, loss in loss_curve(outcome)]
+    return {
+        "samples_seen": outcome.samples,
+        "steps": outcome.updates,
+        "validation_accuracy": last.validation_accuracy if last else None,
+        "validation_loss": last.validation_loss if last else None,
+        "test_accuracy": outcome.test[1] if outcome.test else None,
+        "train_loss": statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else None,
+        "time_to_target_s": reached.time_s if reached else None,
+        "samples_to_target": reached.samples if reached else None,
+        "updates_to_target": reached.updates if reached else None,
+    }
+
+
+def loss_curve(outcome: Outcome) -> list[tuple[int, float]]:
+    """Return (samples so far, training loss) in the order of updates: the mean over workers, never one rank's."""
+    steps = _rows(outcome.steps)
+    log = outcome.updates_log
+    if log.get("update") and log["worker"][0] is not None and log["worker"][0] >= 0:
+        by_push = {(s["worker"], s["step"]): s["loss"] for s in steps}
+        pairs = zip(log["worker"], log["step"], log["samples"], strict=True)
+        points = [(samples, by_push.get((worker, step))) for worker, step, samples in pairs]
+    else:
+        together: dict[int, list[Row]] = defaultdict(list)
+        for step in steps:
+            together[step["step"]].append(step)
+        points = [(sum(s["samples"] for s in group), _mean_loss(group)) for _, group in sorted(together.items())]
+    curve, total = [], 0
+    for samples, loss in points:
+        total += samples
+        if loss is not None and math.isfinite(loss):
+            curve.append((total, loss))
+    return curve
+
+
+def _mean_loss(group: Sequence[Row]) -> float | None:
+    known = [s["loss"] for s in group if s["loss"] is not None]
+    return statistics.fmean(known) if known else None
+
+
+def curve_table(outcome: Outcome) -> dict[str, list[Any]]:
+    """Return the columns of evals.csv; train_loss is the mean since the evaluation before."""
+    curve, before = loss_curve(outcome), 0
+    table: dict[str, list[Any]] = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
+    table |= {"validation_loss": [], "validation_accuracy": []}
+    for evaluation in outcome.evaluations:
+        since = [loss for samples, loss in curve if before < samples <= evaluation.samples]
+        before = evaluation.samples
+        table["train_loss"].append(statistics.fmean(since) if since else None)
+        for name in ("samples", "updates", "time_s", "validation_loss", "validation_accuracy"):
+            table[name].append(getattr(evaluation, name))
+    return table
+
+
+def speed_row(cell: Cell, outcome: Outcome) -> Row:
+    """Return throughput of the whole job and step times, after warm-up, on the training clock."""
+    steps = _rows(outcome.steps)
+    if not steps or outcome.training_s <= 0:
+        return {}
+    first = [s for s in steps if s["worker"] == 0 and s["device"] == 0] or steps
+    warm = min(cell.measure["warmup_steps"], len(first) // 10)
+    begin = sorted(s["start_s"] for s in first)[warm]
+    starts = sorted(s["start_s"] for s in first if s["start_s"] >= begin)
+    times = [b - a for a, b in zip(starts, [*starts[1:], outcome.training_s], strict=True) if b > a]
+    log = outcome.updates_log
+    if log.get("update"):
+        counted = sum(n for n, t in zip(log["samples"], log["time_s"], strict=True) if t > begin)
+    else:
+        counted = sum(s["samples"] for s in steps if s["start_s"] >= begin)
+    return {
+        "throughput_samples_per_s": counted / (outcome.training_s - begin) if outcome.training_s > begin else None,
+        "step_time_s": statistics.median(times) if times else None,
+        "step_time_p95_s": percentile(times, 0.95) if times else None,
+    }
+
+
+def time_row(cell: Cell, outcome: Outcome) -> Row:
+    """Return where the time went: means over devices that add up to the training time."""
+    totals = dict.fromkeys(PARTS, 0.0)
+    for step in _rows(outcome.steps):
+        span = sum(step[part] for part in PARTS)
+        left = outcome.training_s - step["start_s"]
+        # The gradient that was under way at the end counts up to the end only.
+        kept = 1.0 if span <= left or span == 0 else max(0.0, left) / span
+        for part in PARTS:
+            totals[part] += step[part] * kept
+    parts = {part: total / cell.gpus for part, total in totals.items()}
+    other = outcome.training_s - sum(parts.values())
+    row: Row = {**parts, "other_s": max(0.0, other), "busy_fraction": None}
+    if outcome.training_s > 0:
+        row["busy_fraction"] = min(1.0, parts["compute_s"] / outcome.training_s)
+    if cell.engine == "real":
+        row |= {"setup_s": outcome.setup_s, "evaluation_s": outcome.evaluation_s}
+        row["wall_s"] = outcome.setup_s + outcome.training_s + outcome.evaluation_s
+    else:
+        row["wall_s"] = outcome.training_s  # simulated: setting up and evaluating are off that clock
+    return row
+
+
+def staleness_row(cell: Cell, outcome: Outcome) -> Row:
+    """Return staleness over updates; synchronous strategies have none, which is known without measuring."""
+    if cell.synchrony == "synchronous":
+        return {"staleness_mean": 0.0, "staleness_p95": 0.0}
+    values = [s for s in outcome.updates_log.get("staleness", []) if s is not None]
+    if not values:
+        return {}
+    return {"staleness_mean": statistics.fmean(values), "staleness_p95": percentile(values, 0.95)}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least `share` of the values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return float(ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))])
+
+
+def with_speedups(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Add speed-up of throughput, its base, and strong or weak.
+
+    The base is the median of `single` with the same global batch (strong) or the same batch per rank (weak) of the
+    same engine and sweep, else the fewest devices of the same strategy; it is named in `speedup_base`.
+    """
+    return [dict(row) | _speedup(row, rows) for row in rows]
+
+
+def _speedup(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Row:
+    if not row.get("throughput_samples_per_s"):
+        return {}
+    for strategy, scaling, key in (
+        ("single", "strong", "global_batch_size"),
+        ("single", "weak", "batch_size"),
+        (row["strategy"], "strong", "global_batch_size"),
+        (row["strategy"], "weak", "batch_size"),
+    ):
+        alike = [r for r in rows if r["strategy"] == strategy and _comparable(r, row) and r[key] == row[key]]
+        fewest = min((r["gpus"] for r in alike), default=None)
+        base = [r["throughput_samples_per_s"] for r in alike if r["gpus"] == fewest]
+        if base:
+            name = f"{strategy} on {fewest}, same {key}"
+            return {
+                "speedup": row["throughput_samples_per_s"] / statistics.median(base),
+                "speedup_base": name,
+                "scaling": scaling,
+            }
+    return {}
+
+
+def _comparable(other: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    swept = {key for key in (*other, *row) if key.startswith("swept ")}
+    same = ("engine", "device", "precision", "environment", *swept)
+    return bool(other.get("throughput_samples_per_s")) and all(other.get(k) == row.get(k) for k in same)
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+    names = list(columns)
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,0 +1,191 @@
+"""One `harness run` from its first line of output to its last."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.describe import engine_in_words
+from harness.errors import InputError
+from harness.host import Host
+from harness.plan import Cell, Plan, select
+from harness.runner import Summary, missing, run_cells
+from harness.store import Record, Results
+from harness.units import parse_seconds
+
+
+class Lines:
+    """Progress as one line for each finished cell, and on a terminal one live line more."""
+
+    def __init__(self, plan: Plan, host: Host) -> None:
+        self.plan, self.host = plan, host
+        self.live = sys.stdout.isatty()
+        self.number = self.of = 0
+        self.reported_s = 0.0
+
+    def started(self, cell: Cell, number: int, of: int) -> None:
+        """Show what is running."""
+        self.number, self.of = number, of
+        if self.live:
+            where = engine_in_words(cell, self.plan.machine.gpu_name)
+            click.echo(f"\r\033[K[{number}/{of}] {cell.cell_id} on {where} ...", nl=False)
+
+    def finished(self, record: Record, seconds: float) -> None:
+        """Show how it ended."""
+        if self.live:
+            click.echo("\r\033[K", nl=False)
+        found = _finding(record)
+        click.echo(f"[{self.number}/{self.of}] {record.cell.cell_id}: {record.status}{found} ({seconds:.1f} s)")
+
+    def round_ended(self, results: Results) -> None:
+        """Rewrite table and report, so that any stop leaves a fair comparison."""
+        rows = results.rows()
+        results.write_cells_csv()
+        if self.number < self.of:
+            began = time.monotonic()
+            write_report_of(results, self.host)
+            self.reported_s += time.monotonic() - began
+            click.echo(f"  so far: {_answer(rows, self.plan).sentence}")
+
+
+def _finding(record: Record) -> str:
+    row = record.row
+    if record.status in ("crashed", "timeout", "not-possible", "out-of-memory", "diverged"):
+        return f", {record.reason}"
+    accuracy = row.get("validation_accuracy")
+    reached = row.get("time_to_target_s")
+    clock = "simulated s" if record.cell.engine == "virtual" else "s"
+    parts = [f", accuracy {accuracy:.3f}" if accuracy is not None else ""]
+    parts += [f", target after {reached:.3g} {clock}" if reached is not None else ""]
+    speed = row.get("throughput_samples_per_s")
+    return "".join(parts) + (f", {speed:.0f} samples/s" if speed and accuracy is None else "")
+
+
+def run(
+    plan: Plan,
+    host: Host,
+    plugins: Sequence[str],
+    root: Path,
+    only: Sequence[str],
+    *,
+    retry: Sequence[str] = (),
+    fresh: bool = False,
+    budget: str | None = None,
+    strict: bool = False,
+    open_report: bool = False,
+) -> int:
+    """Run a plan and return the exit code."""
+    results = Results(root / plan.name)
+    cells = select(plan, only)
+    todo = missing(cells, results, retry, fresh)
+    _announce(plan, results, cells, len(todo))
+    results.write_plan(plan)
+    budget_s = _budget(budget) or plan.budget_s
+    lines = Lines(plan, host)
+    summary = run_cells(plan, cells, results, host, plugins, lines, retry=retry, fresh=fresh, budget_s=budget_s)
+    results.write_cells_csv()
+    path = write_report_of(results, host)
+    _conclude(plan, results, summary, path)
+    if open_report:
+        click.launch(str(path))
+    return _exit_code(results, summary, strict)
+
+
+def _budget(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise InputError([f"--budget {text}: {error}"]) from None
+
+
+def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) -> None:
+    from harness.describe import machine_in_words
+    from harness.environment import describe_environment
+
+    click.echo(f"{plan.name}: {len(cells)} cells on {machine_in_words(plan.machine)}; {todo} to run")
+    for note in plan.notes:
+        click.echo(f"  note: {note}")
+    if plan.left_out:
+        click.echo(f"  {len(plan.left_out)} points left out; `harness plan` says why")
+    here = describe_environment(plan.machine)["id"]
+    foreign = [c for c in cells if (r := results.record(c.cell_id)) is not None and r.environment.get("id") != here]
+    if foreign:
+        click.echo(f"  {len(foreign)} stored cells are from another environment; --fresh runs them again here")
+
+
+def write_report_of(results: Results, host: Host) -> Path:
+    """Write a scenario's report, unless the one there says the same already."""
+    from harness.report import is_current, write_report
+
+    path = results.folder / "report.html"
+    if not is_current([results], path):
+        write_report([results], path, sections=host.report_sections)
+    return path
+
+
+def _answer(rows: Sequence[dict[str, Any]], plan: Plan) -> Any:
+    from harness.analysis.answer import answer
+
+    return answer(rows, len(plan.cells))
+
+
+def _conclude(plan: Plan, results: Results, summary: Summary, report: Path) -> None:
+    from harness.analysis.answer import in_text
+
+    counts = Counter(record.status for record in results.records().values())
+    missing_cells = len(plan.cells) - sum(counts.values())
+    by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    click.echo(f"\n{by_status or 'nothing finished'}" + (f", {missing_cells} not run yet" if missing_cells else ""))
+    click.echo(f"{len(summary.ran)} run, {summary.kept} kept")
+    for record in summary.bugs:
+        log = results.cell_folder(record.cell.cell_id) / "log.txt"
+        click.echo(f"a bug of the harness, not of your scenario, in {record.cell.cell_id}; traceback: {log}")
+    hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
+    if hidden:
+        click.echo(f"{len(hidden)} stored cells belong to other plans and are not shown")
+    click.echo(in_text(_answer(results.rows(), plan)))
+    click.echo(f"report: {report}")
+    click.echo(f"next: {_next(summary, results)}")
+
+
+def _next(summary: Summary, results: Results) -> str:
+    if summary.interrupted or summary.out_of_budget:
+        return "the same command continues where it stopped"
+    if summary.failures:
+        return f"harness show {summary.failures[0].cell.cell_id} --results {results.folder.parent}"
+    return f"harness report {results.folder} --open"
+
+
+def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
+    if summary.interrupted:
+        return 130
+    if summary.bugs:
+        return 4
+    statuses = {record.status for record in results.records().values()}
+    failed = {"crashed", "timeout"} | (
+        {"diverged", "target-missed", "out-of-memory", "not-possible"} if strict else set()
+    )
+    return int(bool(statuses & failed))
+
+
+def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str]) -> None:
+    """Run the first cell on the virtual engine in this process, so that breakpoint() works."""
+    from dataclasses import replace
+
+    from harness.training.setup import make_setup
+    from harness.virtual.engine import run_virtual
+
+    cell = replace(select(plan, only)[0], engine="virtual", device="cpu")
+    click.echo(f"debugging {cell.cell_id} on the virtual engine, in this process; nothing is stored")
+    setup = make_setup(cell, plugins)
+    outcome = run_virtual(setup)
+    status, reason = outcome.status(setup.budget)
+    click.echo(f"{status}: {reason}")

@@ -1,0 +1,13 @@
+"""Settings of the whole session, made before any process starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# Two cores and many processes: more threads than cores makes everything twenty times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
+if SHARED.is_dir():
+    os.environ.setdefault("HARNESS_DATA", str(SHARED))

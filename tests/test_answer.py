@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from harness.analysis.answer import Answer, answer, duration, in_markdown, in_text, status_counts
+from harness.analysis.points import median_interval
+
+Row = dict[str, Any]
+
+
+def row(strategy: str = "single", seed: int = 0, **changes: Any) -> Row:
+    """One second to the target over 100 updates, of which 3 ms each are computing."""
+    given: Row = {
+        "cell_id": f"{strategy}-{changes.get('gpus', 1)}-s{seed}",
+        "strategy": strategy,
+        "options": "{}",
+        "synchrony": "synchronous",
+        "engine": "real",
+        "device": "cpu",
+        "gpus": 1,
+        "batch_size": 32,
+        "micro_batch_size": 32,
+        "global_batch_size": 32,
+        "learning_rate": 0.1,
+        "seed": seed,
+        "status": "ok",
+        "steps": 100,
+        "time_to_target_s": 1.0,
+        "samples_to_target": 3200,
+        "throughput_samples_per_s": 1000.0,
+        "validation_accuracy": 0.96,
+        "input_s": 0.0,
+        "compute_s": 0.3,
+        "communication_s": 0.0,
+        "idle_s": 0.0,
+        "other_s": 0.0,
+    }
+    return given | changes
+
+
+def seeds(strategy: str, times: list[float], **changes: Any) -> list[Row]:
+    return [row(strategy, seed, time_to_target_s=time, **changes) for seed, time in enumerate(times)]
+
+
+SPLIT = {"gpus": 2, "compute_s": 0.2, "communication_s": 0.15, "idle_s": 0.05}
+
+
+def test_the_fastest_to_the_target_wins_with_its_seeds_and_interval() -> None:
+    found = answer(
+        [*seeds("fast", [1, 2, 3, 4, 5], gpus=2), *seeds("slow", [6, 7, 8, 9, 10], gpus=2, compute_s=0.9)], 10
+    )
+    assert found.sentence.startswith("Use fast on 2 CPU cores (global batch 32, learning rate 0.1)")
+    assert "reaches the target in 3.00 s (median of n = 5; 1.00 s to 5.00 s covers it with 93.75 %)" in found.sentence
+    assert found.runner_up.startswith("Runner-up: slow on 2 CPU cores")
+    assert "not resolved" not in found.sentence + found.runner_up
+    assert found.leader == "fast-2-s2"
+    assert "most of the difference is computing (9.00 ms for 3.00 ms)" in found.why[0]
+
+
+def test_overlapping_intervals_are_not_resolved() -> None:
+    found = answer([*seeds("a", [1, 2, 3, 4, 5]), *seeds("b", [2, 3, 4, 5, 6])], 10)
+    assert "not resolved against b" in found.sentence
+    assert "the intervals overlap: not resolved" in found.runner_up
+
+
+def test_few_seeds_get_no_interval() -> None:
+    found = answer([*seeds("a", [1, 2]), *seeds("b", [3, 4])], 4)
+    assert "n = 2: no interval, seeds = 5 would tell" in found.sentence
+    assert "covers" not in in_text(found)
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high", "coverage"), [(5, 1, 5, 0.9375), (6, 1, 6, 0.96875), (10, 2, 9, 0.978516), (20, 6, 15, 0.958611)]
+)  # fmt: skip
+def test_order_statistics_cover_what_the_binomial_law_says(n: int, low: int, high: int, coverage: float) -> None:
+    found = median_interval(range(1, n + 1))
+    assert found is not None
+    assert found[:2] == (low, high)
+    assert math.isclose(found[2], coverage, abs_tol=1e-6)
+
+
+def test_four_values_have_no_interval() -> None:
+    assert median_interval([1, 2, 3, 4]) is None
+
+
+def test_a_point_that_missed_with_one_seed_does_not_win() -> None:
+    missed = row("fast", 4, status="target-missed", time_to_target_s=None)
+    found = answer([*seeds("fast", [0.1, 0.1, 0.1, 0.1]), missed, *seeds("sure", [2, 2, 2, 2, 2])], 10)
+    assert found.sentence.startswith("Use sure")
+    assert found.runner_up == (
+        "Runner-up: fast on 1 CPU core (global batch 32, learning rate 0.1): "
+        "4 of 5 seeds reached the target (1 target-missed)."
+    )
+
+
+def test_where_none_reached_with_every_seed_the_most_reliable_leads_and_says_so() -> None:
+    missed = {"status": "target-missed", "time_to_target_s": None}
+    rows = [row("a", 0), row("a", 1), row("a", 2, **missed), row("b", 0), row("b", 1, **missed), row("b", 2, **missed)]
+    found = answer(rows, 6)
+    assert found.sentence.startswith("Use a")
+    assert "median of the 2 of n = 3 seeds that did" in found.sentence
+
+
+def test_no_seed_of_any_reached_the_target() -> None:
+    rows = [row("a", seed, status="target-missed", time_to_target_s=None, validation_accuracy=0.9) for seed in (0, 1)]
+    found = answer(rows, 2)
+    assert found.sentence.startswith("No recommendation: no cell reached the target; a on 1 CPU core")
+    assert "0.900" in found.sentence
+    assert found.leader is None
+
+
+def test_each_strategy_stands_with_its_best_point() -> None:
+    rows = [*seeds("a", [5] * 5, learning_rate=0.05), *seeds("a", [2] * 5), *seeds("b", [3] * 5)]
+    assert "learning rate 0.1" in answer(rows, 15).sentence
+
+
+def test_varied_options_are_named() -> None:
+    rows = [
+        *seeds("local", [2] * 5, options='{"every": 4, "x": 1}'),
+        *seeds("local", [1] * 5, options='{"every": 8, "x": 1}'),
+    ]
+    assert "learning rate 0.1, every 8)" in answer(rows, 10).sentence
+
+
+def test_without_a_target_throughput_decides() -> None:
+    rows = [
+        row(name, seed, time_to_target_s=None, throughput_samples_per_s=rate)
+        for name, rate in (("a", 1500.0), ("b", 900.0))
+        for seed in range(5)
+    ]
+    found = answer(rows, 10)
+    assert "Use a on 1 CPU core" in found.sentence
+    assert "trains 1,500 samples/s" in found.sentence
+
+
+def test_do_not_split_is_explained_from_the_rows() -> None:
+    found = answer([*seeds("single", [1] * 5), *seeds("sync-ddp", [2] * 5, **SPLIT)], 10)
+    assert found.sentence.startswith("Do not split this job over 2 CPU cores: one is fastest")
+    # c1 = 3 ms, cN = 2 ms, y = 2 ms: pays from y / (c1 - cN) = 2 on
+    assert (
+        "because a step of sync-ddp computes for 2.00 ms and exchanges for 2.00 ms where one computes for 3.00 ms; "
+        "it would pay from 2.00 times the work per step on." in found.sentence
+    )
+
+
+def test_splitting_that_saves_no_computing_pays_at_no_amount_of_work() -> None:
+    found = answer([*seeds("single", [1] * 5), *seeds("sync-ddp", [2] * 5, **{**SPLIT, "compute_s": 0.31})], 10)
+    assert "it would pay at no amount of work seen here" in found.sentence
+    assert "-" not in found.sentence.replace("sync-ddp", "")
+
+
+def test_one_that_wins_by_fewer_samples_is_not_explained_by_the_step() -> None:
+    split = {"gpus": 2, "compute_s": 0.15, "communication_s": 0.01, "samples_to_target": 9600}
+    found = answer([*seeds("single", [1] * 5), *seeds("async-ps", [2] * 5, **split)], 10)
+    assert "because async-ps needs 3.00 times the samples to the target (9,600 for 3,200)" in found.sentence
+
+
+def test_one_device_points_of_split_strategies_stand_behind_single() -> None:
+    control = seeds("sync-ddp", [0.9] * 5)
+    found = answer([*seeds("single", [1] * 5), *control, *seeds("sync-ddp", [2] * 5, **SPLIT)], 15)
+    assert "Do not split" in found.sentence
+    assert "sync-ddp on 1 CPU core: shown, not ranked; single stands for one device" in found.caveats
+
+
+def test_where_splitting_pays_it_is_recommended() -> None:
+    found = answer([*seeds("single", [2] * 5), *seeds("sync-ddp", [1] * 5, **SPLIT)], 10)
+    assert found.sentence.startswith("Use sync-ddp on 2 CPU cores")
+
+
+def test_simulated_is_never_ranked_with_measured() -> None:
+    virtual = {"engine": "virtual", "gpus": 16}
+    found = answer([*seeds("single", [1] * 5), *seeds("sync-ddp", [0.1] * 5, **virtual)], 10)
+    assert found.sentence.startswith("Use single")
+    assert found.runner_up == ""
+    assert any("16 simulated CPU cores" in line and "not ranked with the measured" in line for line in found.caveats)
+
+
+def test_only_simulated_results_are_called_simulated() -> None:
+    found = answer(seeds("sync-ddp", [1] * 5, engine="virtual", gpus=4), 5)
+    assert found.sentence.startswith("Simulated: Use sync-ddp on 4 simulated CPU cores")
+
+
+def test_oversubscribed_cells_are_shown_not_ranked() -> None:
+    crowded = seeds("sync-ddp", [0.1] * 5, gpus=4, notes="oversubscribed: 4 devices share 2 cores; shown, not ranked")
+    found = answer([*seeds("single", [1] * 5), *crowded], 10)
+    assert found.sentence.startswith("Use single")
+    assert "sync-ddp on 4 CPU cores: more workers than devices, shown but not ranked" in found.caveats
+
+
+def test_noise_is_said() -> None:
+    rows = seeds("single", [1] * 5)
+    rows[0]["noisy"] = True
+    assert "1 of 5 cells ranked ran while other processes used the machine" in answer(rows, 5).caveats
+
+
+def test_nothing_finished_yet() -> None:
+    assert answer([], 60) == Answer("Nothing finished yet: 0 of 60 cells.")
+
+
+def test_only_failures_are_told() -> None:
+    found = answer([row(status="not-possible"), row(seed=1, status="interrupted")], 3)
+    assert found.sentence == (
+        "No recommendation: 2 of 3 cells tried, none with a result to rank (1 not-possible, 1 interrupted)."
+    )
+    assert found.caveats == ("2 cells of 3 not run yet",)
+
+
+def test_crashes_and_missing_cells_are_caveats() -> None:
+    rows = [*seeds("a", [1] * 5), row("b", status="crashed", time_to_target_s=None)]
+    assert answer(rows, 7).caveats == ("1 cell of 7 not run yet", "1 cell crashed; the table of cells says why")
+
+
+@pytest.mark.parametrize("value", [math.nan, None, math.inf])
+def test_unmeasured_numbers_break_nothing(value: float | None) -> None:
+    parts = dict.fromkeys(("compute_s", "communication_s", "idle_s", "input_s", "other_s", "steps"), value)
+    rows = [*seeds("single", [1] * 5), *seeds("sync-ddp", [2] * 5, gpus=2) + [row("c", status="ok", **parts)]]
+    text = in_text(answer([r | parts for r in rows], 11))
+    assert "nan" not in text
+    assert "inf" not in text
+
+
+def test_statuses_are_counted_in_a_fixed_order() -> None:
+    rows = [row(status="crashed"), row(), row(status="diverged"), row()]
+    assert list(status_counts(rows).items()) == [("ok", 2), ("diverged", 1), ("crashed", 1)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 ms"), (2.5e-6, "2.50 us"), (0.0031, "3.10 ms"), (1.25, "1.25 s"), (600, "10.0 min"), (36000, "10.0 h")],
+)
+def test_durations_take_the_unit_that_people_would_choose(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_gpus_are_called_gpus() -> None:
+    assert "on 1 GPU (" in answer(seeds("a", [1] * 5, device="cuda"), 5).sentence
+
+
+def test_markdown_takes_nothing_for_markup() -> None:
+    text = in_markdown(answer(seeds("a_b*<script>", [1] * 5), 6))
+    assert r"a\_b\*\<script\>" in text
+    assert "\n- Note: 1 cell of 6 not run yet" in text
+
+
+def test_the_answer_imports_neither_torch_nor_pandas_nor_numpy() -> None:
+    code = "import sys, harness.analysis.answer; print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,55 @@
+"""Every bundled scenario plans; those that say how long they take are held to it within a factor of 3."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cells import host
+
+from harness.machine import Machine
+from harness.plan import make_plan
+from harness.scenario import load_scenario
+from harness.scenarios import bundled_scenarios, find_scenario
+
+FOLDER = Path(os.environ.get("HARNESS_DATA", ""))
+UNITS = {"second": 1, "minute": 60}
+
+
+@pytest.mark.parametrize("name", bundled_scenarios())
+def test_bundled_scenario_plans_and_says_what_it_shows_and_how_long_it_takes(name):
+    plan = make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=2))
+    assert plan.cells
+    assert not [cell.cell_id for cell in plan.cells if cell.not_possible]
+    assert stated_seconds(plan.description) > 0
+    assert len(plan.description) > 40
+
+
+def stated_seconds(description: str) -> float:
+    """Read "About 2 minutes" at the end of a description."""
+    found = re.search(r"About (\d+) (second|minute)s?\b", description)
+    assert found, description
+    return int(found.group(1)) * UNITS[found.group(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", bundled_scenarios())
+def test_bundled_scenario_takes_about_as_long_as_it_says(name, tmp_path):
+    if "mnist" in name and not (FOLDER / "mnist").is_dir():
+        pytest.skip("needs the MNIST files in HARNESS_DATA/mnist")
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "run", name], cwd=tmp_path, capture_output=True, text=True
+    )
+    seconds = time.monotonic() - began
+    print(f"{name}: {seconds:.0f} s")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    stated = stated_seconds(bundled_scenarios()[name])
+    assert stated / 3 <= seconds <= 3 * stated
