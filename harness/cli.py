@@ -145,7 +145,12 @@ def _plan(scenario: str, sets: tuple[str, ...], plugins: tuple[str, ...]) -> tup
     path = find_scenario(scenario)
     files = [str(Path(p).resolve()) for p in plugins] + [str(p.resolve()) for p in plugins_of(path, sets)]
     host = load_host(files)
-    return make_plan(load_scenario(path, host, sets), host, detect_machine()), host, files
+    try:
+        return make_plan(load_scenario(path, host, sets), host, detect_machine()), host, files
+    except InputError as error:
+        if any(reason in str(error) for reason in host.broken.values()):
+            raise PluginError(str(error)) from None  # the scenario is well; what it names is broken
+        raise
 
 
 def _list_scenarios() -> None:

@@ -123,7 +123,7 @@ def load_host(paths: Iterable[str | Path] = ()) -> Host:
         except HarnessError as error:
             host.broken[name] = str(error)
         except Exception as error:
-            host.broken[name] = describe(error)
+            host.broken[name] = describe(error, [name] if name.endswith(".py") else ())
     return host
 
 
@@ -152,7 +152,8 @@ def _counts(filename: str, within: Sequence[str]) -> bool:
 def _sources(paths: Iterable[str | Path]) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "harness.workloads", lambda: importlib.import_module("harness.workloads")
     yield "harness.telemetry", lambda: importlib.import_module("harness.telemetry")
-    for path in [*_files(bundled("plugins")), *(file for given in paths for file in _files(Path(given)))]:
+    files = [*_files(bundled("plugins")), *(file for given in paths for file in _files(Path(given)))]
+    for path in dict.fromkeys(files):  # named by the scenario and on the command line it is still one plugin
         yield str(path), partial(load_file, path)
     for entry in metadata.entry_points(group="harness"):
         yield entry.name, entry.load
@@ -198,9 +199,11 @@ def refuse_forbidden_imports(path: Path) -> None:
 
 def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and _only_for_types(tree, node):
+            continue
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not _only_for_types(tree, node):
+        elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.lineno, node.module
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
@@ -241,6 +244,10 @@ def _answers(module: Any, hook: str) -> list[Any]:
 
 
 def _add_strategy(host: Host, strategy: type[Strategy], origin: str) -> None:
+    from harness.strategy import Strategy
+
+    if not (inspect.isclass(strategy) and issubclass(strategy, Strategy)):
+        raise PluginError(f"{origin}: harness_strategies must return subclasses of Strategy, not {strategy!r}")
     name = getattr(strategy, "name", None)
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise PluginError(f"{origin}: {strategy.__name__}.name must be a word of letters, digits and -, not {name!r}")

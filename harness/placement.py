@@ -160,8 +160,15 @@ def _device(point: Point, machine: Machine) -> str:
     return wanted if wanted != "auto" else "cuda" if machine.gpus else "cpu"
 
 
+SHARING_BY_ITSELF = 2
+"""Workers that share the only GPU without being told to; chosen: two show asynchrony, more only fight for it."""
+
+
 def place(demand: Demand, machine: Machine) -> list[Placed]:
-    """Return where a point runs: on the real engine as far as devices exist, virtually beyond; twice for "both"."""
+    """Return where a point runs: on the real engine as far as devices exist, virtually beyond; twice for "both".
+
+    Two asynchronous workers on a machine with one GPU share it: a real run, noted and not ranked, says more than none.
+    """
     engine = demand.point.settings.engine
     unready = _not_yet(demand.layout)
     if unready:
@@ -172,9 +179,10 @@ def place(demand: Demand, machine: Machine) -> list[Placed]:
     if engine == "real":
         return [_forced(demand, machine, hindrance)]
     virtual = Placed("virtual", demand.device)
-    if hindrance:
+    shares = demand.workers <= SHARING_BY_ITSELF and _shares_one_gpu(demand, machine, hindrance)
+    if hindrance and not shares:
         return [virtual]
-    real = Placed("real", demand.device, notes=tuple(_real_notes(demand, machine)))
+    real = _forced(demand, machine, hindrance)
     return [real, virtual] if engine == "both" else [real]
 
 
@@ -183,6 +191,10 @@ def _not_yet(layout: Layout) -> str:
         return f"tensor parallelism (tensor = {layout.tensor}) is not yet supported by either engine"
     if layout.shard != "none":
         return f"sharding (shard = {layout.shard!r}) is not yet supported by either engine"
+    if layout.recompute:
+        return "recomputing activations (recompute = True) is not yet supported by either engine"
+    if not layout.overlap:
+        return "exchanging without overlap (overlap = False) is not yet supported by either engine"
     return ""
 
 
@@ -211,18 +223,26 @@ def _count(demand: Demand, number: int) -> str:
 
 def _forced(demand: Demand, machine: Machine, hindrance: str) -> Placed:
     """Place a point that must be real: more CPU workers than cores share them; more GPUs than there are cannot be."""
-    scarce = hindrance.startswith("needs ")
-    if scarce and demand.device == "cpu":
+    if _scarce(hindrance) and demand.device == "cpu":
         there, gpus = present(demand, machine), demand.point.gpus
         note = f"oversubscribed: {gpus} devices share {_count(demand, there)}; shown, not ranked"
         return Placed("real", "cpu", True, (note, *_real_notes(demand, machine)))
-    shares = demand.strategy.synchrony == "asynchronous" and demand.servers > 0 and machine.gpus == 1
-    if scarce and shares and demand.layout.devices == 1:
+    if _shares_one_gpu(demand, machine, hindrance):
         note = f"{demand.workers} workers share one GPU; shown, not ranked"
         return Placed("real", "cuda", True, (note, *_real_notes(demand, machine)))
     if hindrance:
         return Placed("real", demand.device, not_possible=hindrance)
     return Placed("real", demand.device, notes=tuple(_real_notes(demand, machine)))
+
+
+def _scarce(hindrance: str) -> bool:
+    return hindrance.startswith("needs ")
+
+
+def _shares_one_gpu(demand: Demand, machine: Machine, hindrance: str) -> bool:
+    """Say whether asynchronous workers can share the only GPU: they never wait for each other, and need no NCCL."""
+    independent = demand.strategy.synchrony == "asynchronous" and demand.servers > 0 and demand.layout.devices == 1
+    return _scarce(hindrance) and demand.device == "cuda" and machine.gpus == 1 and independent
 
 
 def _real_notes(demand: Demand, machine: Machine) -> Iterator[str]:

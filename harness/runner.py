@@ -108,8 +108,9 @@ def run_cells(
                     return summary
                 progress.started(cell, next(numbers), len(todo))
                 began = time.monotonic()
-                if fresh:
-                    results.set_aside(cell.cell_id)
+                stored = results.record(cell.cell_id)
+                if fresh or (attempts == 0 and stored is not None and stored.status != "interrupted"):
+                    results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
                 record = _run_one(cell, attempts, results, host, plugins, environment)
                 summary.ran.append(record)
                 progress.finished(record, time.monotonic() - began)
@@ -134,12 +135,13 @@ def _run_one(
         result, telemetry = Result("not-possible", cell.not_possible), None
     else:
         result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment)
+    if result.whose == "machine":
+        # No record: the cell was not tried, and runs as soon as the machine can.
+        raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
     results.write_record(record, tables)
     for listener in host.listeners:
         listener.cell_finished(cell, record.row)
-    if result.whose == "machine":
-        raise MachineError(result.reason)
     if result.whose == "harness":
         record = replace(record, detail={**(record.detail or {}), "bug": True})
     return record

@@ -140,17 +140,20 @@ class Results:
         """Return a stored record, or None where the cell was never finished."""
         path = self.cell_folder(cell_id) / "record.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            return _record(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise InputError([f"{path}: not a record ({error}); move the folder away to run the cell again"]) from None
-        return _record(content)
+        except (ValueError, TypeError, KeyError) as error:
+            reason = f"not a record ({type(error).__name__}: {error})"
+            raise InputError([f"{path}: {reason}; move the folder away to run the cell again"]) from None
 
     def write_record(self, record: Record, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
         """Write tables first and the record last, each atomically: an interruption never leaves half a record."""
         folder = self.cell_folder(record.cell.cell_id)
         folder.mkdir(parents=True, exist_ok=True)
+        # An earlier attempt goes first: its record must not vouch for this attempt's tables, nor its tables stay.
+        for earlier in [folder / "record.json", *folder.glob("*.csv"), *folder.glob("*.parquet")]:
+            earlier.unlink(missing_ok=True)
         for name, table in tables.items():
             _write_table(folder / name, table)
         content = {"schema": 1, "cell": record.cell.to_dict(), "status": record.status, "reason": record.reason}
@@ -179,6 +182,9 @@ class Results:
             raise InputError(
                 [f"{self.folder}: no plan.json here; give the folder that `harness run` wrote, results/<scenario>"]
             ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            reason = f"not a plan ({type(error).__name__}: {error})"
+            raise InputError([f"{path}: {reason}; `harness run` writes it again, and keeps the cells"]) from None
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan: report, show and cells.csv cover exactly its cells."""

@@ -146,12 +146,17 @@ def test_real_beyond_the_gpus_is_not_possible_and_stays_a_cell() -> None:
     assert not cell.oversubscribed
 
 
-def test_asynchronous_workers_share_one_gpu_where_real_is_asked_for() -> None:
-    text = sweep("async-ps", "gpus = 2")
-    (cell,) = plan('engine = "real"\n' + text, ONE_GPU).cells
+@pytest.mark.parametrize("engine", ["auto", "real"])
+def test_two_asynchronous_workers_share_one_gpu(engine: str) -> None:
+    (cell,) = plan(f'engine = "{engine}"\n' + sweep("async-ps", "gpus = 2"), ONE_GPU).cells
     assert (cell.engine, cell.oversubscribed) == ("real", True)
     assert cell.notes[0].startswith("2 workers share one GPU")
+
+
+def test_more_asynchronous_workers_share_one_gpu_only_where_real_is_asked_for() -> None:
+    text = sweep("async-ps", "gpus = 4")
     assert plan(text, ONE_GPU).cells[0].engine == "virtual"
+    assert plan('engine = "real"\n' + text, ONE_GPU).cells[0].engine == "real"
 
 
 def test_several_workers_of_several_devices_are_virtual_only() -> None:

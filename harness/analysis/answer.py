@@ -124,7 +124,8 @@ def _do_not_split(leader: Point, split: Point, because: str, open_against: str) 
     head = f"Do not split this job over {devices}: one is fastest"
     if open_against:
         head = f"Splitting this job over {devices} does not visibly pay: one leads, not resolved against {open_against}"
-    return f"{head} ({_label(leader)} {_achieves(leader)}; {_evidence(leader)}), because {because}."
+    one = f"{leader.strategy} with {_setting(leader)} {_achieves(leader)}"
+    return f"{head} ({one}; {_evidence(leader)}), because {because}."
 
 
 def _because(split: Point, one: Point) -> str:
@@ -334,9 +335,13 @@ def devices_in_words(row: Row) -> str:
 
 
 def _label(point: Point) -> str:
+    return f"{point.strategy} on {devices_in_words(point.row)} ({_setting(point)})"
+
+
+def _setting(point: Point) -> str:
     row = point.row
     parts = [f"global batch {row['global_batch_size']}", f"learning rate {row['learning_rate']:g}", point.details]
-    return f"{point.strategy} on {devices_in_words(row)} ({', '.join(filter(None, parts))})"
+    return ", ".join(filter(None, parts))
 
 
 def _unit(point: Point) -> str:

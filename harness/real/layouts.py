@@ -16,7 +16,7 @@ from torch import nn
 
 from harness.real.clock import Ledger
 from harness.strategy import Batch
-from harness.training.layers import Placement, measure_layers, place
+from harness.training.layers import Placement, describe_stages, measure_layers, place
 from harness.training.memory import count_dram
 from harness.training.order import cut
 from harness.training.replica import Piece, Replica, make_pieces
@@ -289,12 +289,8 @@ class Pipeline(OneDevice):
         return float(sent) / self.setup.layout.pipeline
 
     def notes(self) -> list[str]:
-        """Print the cut: parameters and layers of each stage."""
-        cut_at = [
-            f"stage {k}: {', '.join(stage)} ({size[0]:,} parameters)"
-            for k, (stage, size) in enumerate(zip(self.placement or (), self.sizes, strict=True))
-        ]
-        return ["; ".join(cut_at)]
+        """Print the cut: layers, parameters and tensors of each stage."""
+        return [describe_stages(self._whole.module, self.placement or ())]
 
     def close(self) -> None:
         """Let go of torch's runtimes, which hold the process group."""

@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -20,6 +20,7 @@ import seaborn
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.curves import MOST_POINTS, median_curve, thin
 
@@ -28,6 +29,9 @@ INK = "#010203"
 
 MARKERS = "os^DvPX*"
 """For device counts, ascending: they tell lines of one strategy apart."""
+
+TWO_COLUMNS = 24
+"""Characters of a name in the legend up to which two stand side by side in the width of a figure."""
 
 MOST_PANELS = 6
 MOST_BARS = 30
@@ -106,20 +110,21 @@ def _accuracy(
     simulated = bool(panel["simulated"].iloc[0])
     axis = "samples seen" if column == "samples" else ("simulated seconds" if simulated else "seconds of training")
     kind = "simulated" if simulated else "measured"
-    title = f"Accuracy against {axis}, {panel['panel'].iloc[0]}"
+    title = f"Accuracy against {axis}, {kind}, {panel['panel'].iloc[0]}"
     dotted = "" if target is None else f"; the dotted line is the target of {target:g}"
     caption = (
         f"Validation accuracy against {axis} ({kind}, {panel['panel'].iloc[0]}): a thin line for each seed, a thick "
         f"one for their median as far as all of them ran{dotted}."
     )
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(2.9 + 0.22 * -(-panel["line"].nunique() // 2))
+        columns = 2 if panel["line"].str.len().max() <= TWO_COLUMNS else 1
+        figure, axes = _figure(2.9 + 0.22 * -(-panel["line"].nunique() // columns))
         _seeds(axes, panel, column, palette, simulated)
-        ends = [_median_line(axes, line, column, palette, simulated) for line in _lines(panel)]
+        ends = [_median_line(axes, line, column, palette[line.strategy], simulated) for line in _lines(panel)]
         if target is not None:
             axes.axhline(target, color=INK, linestyle=":", linewidth=1)
         axes.set(xlabel=axis, ylabel="validation accuracy", xlim=(0, None))
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.legend(loc="outside lower center", ncols=columns)
         return Drawing(title, caption, _svg(figure, title, f"{caption} {' '.join(ends)}", prefix))
 
 
@@ -138,24 +143,31 @@ def _thinned(length: int) -> Any:
     return thin((index, index))[0].astype(int)
 
 
-def _lines(panel: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, str]]:
+class _Line(NamedTuple):
+    label: str
+    strategy: str
+    marker: str
+    number: int
+    rows: pd.DataFrame
+
+
+def _lines(panel: pd.DataFrame) -> Iterator[_Line]:
     counts = sorted(panel["gpus"].unique())
-    for _, line in panel.groupby("line", sort=False):
-        yield line, MARKERS[counts.index(line["gpus"].iloc[0]) % len(MARKERS)]
+    for number, (label, rows) in enumerate(panel.groupby("line", sort=False)):
+        marker = MARKERS[counts.index(rows["gpus"].iloc[0]) % len(MARKERS)]
+        yield _Line(label, rows["strategy"].iloc[0], marker, number, rows)
 
 
-def _median_line(
-    axes: Any, line: tuple[pd.DataFrame, str], column: str, palette: Mapping[str, str], simulated: bool
-) -> str:
+def _median_line(axes: Any, line: _Line, column: str, colour: str, simulated: bool) -> str:
     """Draw the median of a line's seeds and return where it ends, in words."""
-    rows, marker = line
-    label, colour = rows["line"].iloc[0], palette[rows["strategy"].iloc[0]]
-    seeds = [(seed[column].to_numpy(float), seed["accuracy"].to_numpy(float)) for _, seed in rows.groupby("seed")]
+    seeds = [(seed[column].to_numpy(float), seed["accuracy"].to_numpy(float)) for _, seed in line.rows.groupby("seed")]
     x, y = median_curve(seeds, MOST_POINTS)
     face = "none" if simulated else colour
-    style = {"linestyle": "--" if simulated else "-", "marker": marker, "markerfacecolor": face, "markersize": 4.5}
-    axes.plot(x, y, color=colour, label=label, linewidth=1.8, markevery=max(1, len(x) // 8), **style)
-    return f"{label}: {y[-1]:.3f} at {x[-1]:,.4g}." if len(x) else f"{label}: seeds without a common range."
+    style = {"linestyle": "--" if simulated else "-", "marker": line.marker, "markerfacecolor": face, "markersize": 4.5}
+    # Each line has its markers elsewhere: strategies that train identically lie on each other, and all must be seen.
+    every = max(1, len(x) // 6)
+    axes.plot(x, y, color=colour, label=line.label, linewidth=1.8, markevery=(line.number % every, every), **style)
+    return f"{line.label}: {y[-1]:.3f} at {x[-1]:,.4g}." if len(x) else f"{line.label}: seeds without a common range."
 
 
 # -- bars --------------------------------------------------------------------------------------------------------------
@@ -235,6 +247,7 @@ def _dram(
         words = [f"{label}: {rows.loc[label].sum() / size:.3g} {unit}" for label in labels]
         _name_bars(axes, words)
         axes.set(xlabel=f"{unit} per device", ylabel="")
+        axes.grid(visible=False)  # it would show through the lighter shades
         if len(kinds) > 1:
             handles = [Patch(color=INK, alpha=_shade(n, len(kinds)), label=k[5:]) for n, k in enumerate(kinds)]
             figure.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -296,6 +309,7 @@ def _figure(height_inch: float) -> tuple[Figure, Any]:
     figure.patch.set_visible(False)
     axes = figure.subplots()
     axes.patch.set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
 
 

@@ -119,6 +119,17 @@ def place(layout: Layout, costs: Sequence[LayerCost]) -> Placement:
     return tuple(tuple(names[start : start + size]) for start, size in zip(starts, sizes, strict=True))
 
 
+def describe_stages(module: nn.Module, placement: Placement) -> str:
+    """Return what each stage holds, in words: layers, parameters, tensors."""
+    children = dict(module.named_children())
+    stages = []
+    for number, names in enumerate(placement):
+        tensors = [p for name in names for p in children[name].parameters()]
+        size = f"{sum(p.numel() for p in tensors):,} parameters in {len(tensors)} tensors"
+        stages.append(f"stage {number}: {', '.join(names)} ({size})")
+    return "; ".join(stages)
+
+
 def _as_named(stages: Placement, names: list[str], pipeline: int) -> Placement:
     if len(stages) != pipeline or [n for stage in stages for n in stage] != names or not all(stages):
         raise Impossible(

@@ -16,6 +16,7 @@ import simpy
 from harness.errors import HarnessError
 from harness.strategy import Address
 from harness.training.budget import Evaluation, Referee
+from harness.training.layers import describe_stages
 from harness.training.memory import count_dram
 from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
 from harness.training.setup import Setup
@@ -207,13 +208,17 @@ class VirtualEngine:
             dram=self._dram(),
             bytes_sent_per_step=self.bytes_sent / steps / cell.workers,
             bubble_fraction=self._bubble(),
-            notes=[*self.notes, f"virtual cluster with {self.costs.origin}"],
+            notes=[*self.notes, *self._stages(), f"virtual cluster with {self.costs.origin}"],
             recorded=self.recorded,
             unawaited=dict(self.unawaited),
             deliveries={e.rank: e.inbox.taken for e in self.endpoints.values()},
             facts={"placement": self.costs.placement, "costs": self.costs.origin, "host_s": self.host_s},
             weights=self.model.tensor(),
         )
+
+    def _stages(self) -> list[str]:
+        placement = self.costs.placement
+        return [] if placement is None else [describe_stages(self.executor.replica.module, placement)]
 
     def _bubble(self) -> float | None:
         if self.setup.layout.pipeline == 1:

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells import make_cells
+
+import harness.report
+from harness.machine import Machine
+from harness.plan import Cell, LeftOut, Plan
+from harness.report import is_current, write_report
+from harness.store import Record, Results
+
+NASTY = "<script>alert(\"1\")</script> & 'quotes' \N{GREEK SMALL LETTER ALPHA}\N{SNOWMAN}"
+BYTES = {"parameters": 247000, "gradients": 247000, "optimizer": 0, "activations": 900000, "buffers": 0}
+
+
+def results_at(folder: Path, cells: Sequence[Cell], run: int | None = None, **plan: Any) -> Results:
+    """Write a plan and records of its first `run` cells: curves rise, devices halve the computing and add exchange."""
+    results = Results(folder)
+    given = {"name": "lenet", "description": "four strategies", "machine": Machine(cores=2)} | plan
+    results.write_plan(Plan(cells=tuple(cells), **given))
+    for cell in cells[:run]:
+        results.write_record(record_of(cell), {"evals.csv": evaluations(cell)})
+    return results
+
+
+def record_of(cell: Cell, **changes: Any) -> Record:
+    row = identity(cell) | measures(cell)
+    given: dict[str, Any] = {"status": "ok", "reason": "reached the target", "notes": ()} | changes
+    row |= {"status": given["status"], "reason": given["reason"], "notes": "; ".join(given["notes"])}
+    environment = {"python": "3.11", "cpu": "a processor", "id": "12ab"}
+    return Record(cell=cell, row=row, environment=environment, detail={"dram": BYTES}, **given)
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    names = ("cell_id", "strategy", "synchrony", "engine", "device", "gpus", "batch_size", "micro_batch_size")
+    return {name: getattr(cell, name) for name in (*names, "global_batch_size", "learning_rate", "seed")}
+
+
+def measures(cell: Cell) -> dict[str, Any]:
+    split = cell.gpus > 1
+    pace = (1.6 if split else 1.0) * (1 + 0.03 * cell.seed)
+    return {
+        "steps": 200,
+        "time_to_target_s": 2 * pace,
+        "samples_to_target": 6400,
+        "throughput_samples_per_s": 3200 / pace,
+        "validation_accuracy": 0.96,
+        "compute_s": 1.2 / cell.gpus,
+        "communication_s": 0.8 if split else 0.0,
+        "idle_s": 0.2 if split else 0.0,
+        "dram_tensors_peak_bytes": sum(BYTES.values()),
+        "staleness_mean": 0.0,
+    }
+
+
+def evaluations(cell: Cell, count: int = 40) -> dict[str, list[Any]]:
+    samples = [404 * (k + 1) for k in range(count)]
+    pace = 3200 / (1.6 if cell.gpus > 1 else 1.0)
+    accuracy = [0.97 - 0.85 * 0.9 ** (k * (1 + 5 * cell.learning_rate)) - 0.004 * cell.seed for k in range(count)]
+    return {
+        "samples": samples,
+        "updates": [s // 32 for s in samples],
+        "time_s": [s / pace for s in samples],
+        "train_loss": [1.0] * count,
+        "validation_loss": [1.0] * count,
+        "validation_accuracy": accuracy,
+    }
+
+
+def lenet_cells(**changes: Any) -> list[Cell]:
+    given = {
+        "engine": "both",
+        "cores": 2,
+        "sweep__strategy": ["single", "sync-ddp", "async-ps", "model-split"],
+        "sweep__gpus": [1, 2],
+        "sweep__learning_rate": [0.05, 0.1],
+        "sweep__seeds": 5,
+    }
+    return make_cells(**(given | changes))
+
+
+@pytest.fixture
+def cells() -> list[Cell]:
+    return lenet_cells(engine="real", sweep__seeds=2, sweep__learning_rate=[0.1])
+
+
+def page(results: Results, **options: Any) -> str:
+    return write_report([results], results.folder / "report.html", **options).read_text(encoding="utf-8")
+
+
+class Seen(HTMLParser):
+    """Every tag with its attributes, and every text outside style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_names_and_descriptions_are_text(tmp_path: Path, cells: list[Cell]) -> None:
+    left_out = (LeftOut("single", NASTY, "excluded", NASTY),)
+    results = results_at(tmp_path, cells, name=NASTY, description=NASTY * 200, left_out=left_out, notes=(NASTY,))
+    results.write_record(record_of(cells[0], status="crashed", reason=NASTY, notes=(NASTY,)), {})
+    text = page(results)
+    seen = Seen(text)
+    assert not [tag for tag, _ in seen.tags if tag == "script"]
+    assert sum(NASTY in part for part in seen.texts) >= 6
+
+
+def test_nothing_is_fetched(tmp_path: Path, cells: list[Cell]) -> None:
+    text = page(results_at(tmp_path, cells))
+    for tag, attributes in Seen(text).tags:
+        assert tag not in ("link", "script", "img", "iframe")
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "@import" not in text
+
+
+def test_every_figure_has_a_text_alternative_and_a_caption(tmp_path: Path, cells: list[Cell]) -> None:
+    text = page(results_at(tmp_path, cells))
+    drawings = [attributes for tag, attributes in Seen(text).tags if tag == "svg"]
+    assert len(drawings) == text.count("<figcaption>") == 4
+    for attributes in drawings:
+        assert attributes["role"] == "img"
+        title, description = (attributes["aria-labelledby"] or "").split()
+        assert re.search(rf'<title id="{title}">[^<]+</title><desc id="{description}">[^<]+\.</desc>', text)
+
+
+def test_ids_are_unique_and_svg_is_well_formed(tmp_path: Path) -> None:
+    text = page(results_at(tmp_path, lenet_cells(sweep__seeds=2)))
+    ids = [attributes["id"] for _, attributes in Seen(text).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for drawing in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(drawing)
+    for target in re.findall(r'(?:href="#|url\(#)([\w-]+)', text):
+        assert target in ids
+
+
+def test_measured_and_simulated_are_drawn_apart(tmp_path: Path) -> None:
+    text = page(results_at(tmp_path, lenet_cells(sweep__seeds=2, sweep__learning_rate=[0.1])))
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    assert len(captions) == 8
+    for caption in captions[:6]:
+        assert ("measured" in caption) != ("simulated" in caption)
+    assert any("simulated seconds" in caption for caption in captions)
+
+
+def test_failed_and_unfinished_cells_stand_in_the_table(tmp_path: Path, cells: list[Cell]) -> None:
+    results = results_at(tmp_path, cells, run=3)
+    results.write_record(record_of(cells[1], status="out-of-memory", reason="1.2 GiB more than there is"), {})
+    text = page(results)
+    assert f"3 of {len(cells)} cells" in text
+    assert '<td class="failed">out-of-memory</td>' in text
+    assert "1.2 GiB more than there is" in text
+    assert text.count('<td class="waiting">not run yet</td>') == len(cells) - 3
+    assert text.count("<td>synchronous</td>") + text.count("<td>asynchronous</td>") == len(cells)
+
+
+def test_nothing_has_run_yet(tmp_path: Path, cells: list[Cell]) -> None:
+    text = page(results_at(tmp_path, cells, run=0))
+    assert f"Nothing finished yet: 0 of {len(cells)} cells." in text
+    assert "<svg" not in text
+
+
+def test_no_number_of_the_table_is_negative(tmp_path: Path, cells: list[Cell]) -> None:
+    text = page(results_at(tmp_path, cells))
+    assert not re.search(r"<td>-\d", text)
+
+
+def test_a_report_is_current_until_a_record_changes(tmp_path: Path, cells: list[Cell]) -> None:
+    results, out = results_at(tmp_path, cells, run=2), tmp_path / "report.html"
+    assert not is_current([results], out)
+    page(results)
+    assert is_current([results], out)
+    results.write_record(record_of(cells[2]), {})
+    assert not is_current([results], out)
+
+
+def test_asking_whether_a_report_is_current_imports_nothing_that_draws(tmp_path: Path, cells: list[Cell]) -> None:
+    page(results_at(tmp_path, cells, run=1))
+    code = f"""
+import sys
+from pathlib import Path
+from harness.report import is_current
+from harness.store import Results
+print(is_current([Results(Path({str(tmp_path)!r}))], Path({str(tmp_path / "report.html")!r})))
+print([name for name in ("torch", "pandas", "seaborn", "matplotlib") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["True", "[]"]
+
+
+def test_the_same_results_give_the_same_page(tmp_path: Path, cells: list[Cell]) -> None:
+    results = results_at(tmp_path, cells)
+    assert page(results) == page(results)
+
+
+def test_sections_are_added_and_a_failing_one_costs_nothing(tmp_path: Path, cells: list[Cell]) -> None:
+    def mine(frame: Any) -> tuple[str, str]:
+        return "Mine <b>", f"<p>{len(frame)} rows</p>"
+
+    def broken(frame: Any) -> tuple[str, str]:
+        raise ValueError(f"no column {NASTY}")
+
+    text = page(results_at(tmp_path, cells), sections=[mine, broken])
+    assert "<h2>Mine &lt;b&gt;</h2>" in text
+    assert f"<p>{len(cells)} rows</p>" in text
+    assert "This section failed: ValueError: no column &lt;script&gt;" in text
+
+
+def test_several_folders_share_a_page(tmp_path: Path, cells: list[Cell]) -> None:
+    folders = [results_at(tmp_path / name, cells, name=name) for name in ("one", "two")]
+    text = write_report(folders, tmp_path / "report.html").read_text(encoding="utf-8")
+    ids = [attributes["id"] for _, attributes in Seen(text).tags if "id" in attributes]
+    assert text.count("<h1>") == 2
+    assert len(ids) == len(set(ids))
+
+
+def test_sixty_cells_fit_two_megabytes(tmp_path: Path) -> None:
+    planned = lenet_cells(engine="real")
+    results = results_at(tmp_path, planned)
+    assert len(planned) >= 60
+    assert len(page(results)) < 2e6
+
+
+def test_the_template_ships_beside_the_code() -> None:
+    assert (Path(harness.report.__file__).parent / "report.html.j2").is_file()
