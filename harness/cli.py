@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
-from harness.errors import HarnessError, InputError
+from harness.errors import HarnessError, InputError, PluginError
 
 if TYPE_CHECKING:
     from harness.host import Host
@@ -23,6 +23,9 @@ NOT_YET = {
     "calibrate": "measure devices and links into a profile",
     "validate": "score predictions against tables of outcomes",
 }
+
+STATUSES = ["ok", "target-missed", "diverged", "out-of-memory", "not-possible", "crashed", "timeout", "interrupted"]
+"""What a cell may end as."""
 
 
 class Commands(click.Group):
@@ -89,7 +92,7 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @set_option
 @click.option("--only", multiple=True, metavar="KEY=VALUE", help="Run only these cells; the rest stays in the report.")
 @click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
-@click.option("--retry", multiple=True, metavar="STATUS", help="Run cells with this status again.")
+@click.option("--retry", multiple=True, type=click.Choice(STATUSES), help="Run cells with this status again.")
 @click.option("--fresh", is_flag=True, help="Run everything again; what is there is moved aside.")
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
 @click.option("--strict", is_flag=True, help="End with 1 where a cell diverged, missed its target or was not possible.")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from harness.environment import describe_environment
-from harness.errors import MachineError
-from harness.host import Host
+from harness.errors import MachineError, PluginError
+from harness.host import Host, describe
 from harness.plan import Cell, Plan
 from harness.real.launch import Result, fork_server, run_cell
 from harness.rows import NOISY_CORES, curve_table, identity_row, outcome_row
@@ -129,8 +129,7 @@ def _rounds(todo: Sequence[tuple[Cell, int]]) -> Iterator[list[tuple[Cell, int]]
 def _run_one(
     cell: Cell, attempts: int, results: Results, host: Host, plugins: Sequence[str], environment: dict[str, Any]
 ) -> Record:
-    for listener in host.listeners:
-        listener.cell_started(cell)
+    _tell(host, "cell_started", cell)
     if cell.not_possible:
         result, telemetry = Result("not-possible", cell.not_possible), None
     else:
@@ -140,11 +139,23 @@ def _run_one(
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
     results.write_record(record, tables)
-    for listener in host.listeners:
-        listener.cell_finished(cell, record.row)
+    _tell(host, "cell_finished", cell, record.row)
     if result.whose == "harness":
         record = replace(record, detail={**(record.detail or {}), "bug": True})
     return record
+
+
+def _tell(host: Host, method: str, *facts: Any) -> None:
+    """Call a method of every listener.
+
+    Raises:
+        PluginError: a listener raised something of its own.
+    """
+    for listener in host.listeners:
+        try:
+            getattr(listener, method)(*facts)
+        except Exception as error:
+            raise PluginError(f"{type(listener).__name__}.{method}: {describe(error)}") from error
 
 
 def _run_watched(

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from harness.describe import engine_in_words
-from harness.errors import InputError
-from harness.host import Host
+from harness.errors import HarnessError, InputError, NothingDone, PluginError
+from harness.host import Host, describe
 from harness.plan import Cell, Plan, select
 from harness.runner import Summary, missing, run_cells
 from harness.store import Record, Results
@@ -169,6 +169,8 @@ def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
         return 130
     if summary.bugs:
         return 4
+    if summary.out_of_budget and not summary.ran:
+        return NothingDone.exit_code
     statuses = {record.status for record in results.records().values()}
     failed = {"crashed", "timeout"} | (
         {"diverged", "target-missed", "out-of-memory", "not-possible"} if strict else set()
@@ -180,12 +182,22 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str]) -> None:
     """Run the first cell on the virtual engine in this process, so that breakpoint() works."""
     from dataclasses import replace
 
+    import torch
+
+    from harness.real.process import own_files
     from harness.training.setup import make_setup
-    from harness.virtual.engine import run_virtual
+    from harness.virtual.engine import Crash, run_virtual
 
     cell = replace(select(plan, only)[0], engine="virtual", device="cpu")
     click.echo(f"debugging {cell.cell_id} on the virtual engine, in this process; nothing is stored")
+    torch.set_num_threads(cell.threads_per_device)
     setup = make_setup(cell, plugins)
-    outcome = run_virtual(setup)
+    try:
+        outcome = run_virtual(setup)
+    except Crash as crash:
+        cause = crash.__cause__
+        if cause is None or isinstance(cause, HarnessError):
+            raise (cause or crash) from None
+        raise PluginError(describe(cause, own_files(cell.to_dict(), plugins))) from cause
     status, reason = outcome.status(setup.budget)
     click.echo(f"{status}: {reason}")

@@ -45,9 +45,7 @@ def test_bundled_scenario_takes_about_as_long_as_it_says(name, tmp_path):
     if "mnist" in name and not (FOLDER / "mnist").is_dir():
         pytest.skip("needs the MNIST files in HARNESS_DATA/mnist")
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", "run", name], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "harness", "run", name], cwd=tmp_path, capture_output=True, text=True)
     seconds = time.monotonic() - began
     print(f"{name}: {seconds:.0f} s")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -322,4 +322,3 @@ def test_slot_files_have_no_name_so_nothing_stays_in_shared_memory(posts):
     assert link.startswith("/dev/shm/")
     assert link.endswith("(deleted)")
     assert os.fstat(a.peers[1].outgoing._descriptor).st_nlink == 0
-

@@ -269,6 +269,10 @@ class _Supervisor:
         order = {"machine": 0, "user": 1, "memory": 2, "harness": 3, "peer": 4}
         child = min(failed, key=lambda c: order[c.failure["whose"]])  # type: ignore[index]
         assert child.failure is not None
+        silent = [c for c in self.children if c.gone and c.answer is None and c.failure is None]
+        if child.failure["whose"] == "peer" and silent:
+            silent[0].process.join(GRACE_S)
+            return Result("crashed", f"{silent[0].label} {_ending(silent[0].process.exitcode)}", whose="user")
         status = "out-of-memory" if child.failure["whose"] == "memory" else "crashed"
         prefix = f"{child.label}: " if len(self.children) > 1 else ""
         return Result(status, prefix + child.failure["reason"], whose=child.failure["whose"])

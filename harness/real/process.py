@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -99,7 +100,7 @@ def _explain(job: Job, error: BaseException) -> dict[str, Any]:
 
     traceback.print_exception(error)
     cause = error.__cause__ if type(error).__name__ == "Crash" and error.__cause__ is not None else error
-    files = _own_files(job)
+    files = own_files(job.cell, job.plugins)
     frames = [f.filename for f in traceback.extract_tb(cause.__traceback__)]
     own = any(frame in files for frame in frames)
     if own and not isinstance(cause, HarnessError):
@@ -121,15 +122,15 @@ def _about_a_peer(error: BaseException) -> bool:
     return any(words in text for words in ("closed by peer", "connection reset", "broken pipe", "timed out", "gloo"))
 
 
-def _own_files(job: Job) -> list[str]:
+def own_files(cell: dict[str, Any], plugins: Sequence[str]) -> list[str]:
     """Return the files whose frames are the user's: plugins, and workloads named by path."""
     from harness.host import bundled
 
-    workload, base = job.cell["workload"], job.cell["folder"]
+    workload, base = cell["workload"], cell["folder"]
     named = [workload[kind]["name"].rpartition(":")[0] for kind in ("model", "dataset")]
     files = [str((Path(base) / name).resolve()) for name in named if name.endswith(".py")]
     files += [str(path.resolve()) for path in bundled("plugins").glob("*.py")]
-    for plugin in job.plugins:
+    for plugin in plugins:
         path = Path(plugin).resolve()
         files += [str(p) for p in path.glob("*.py")] if path.is_dir() else [str(path)]
     return files

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.host import Host, load_host
+import torch
+from torch import nn
+
+from harness.errors import PluginError
+from harness.host import Host, describe, load_host
 from harness.strategy import Layout, Strategy
 from harness.training.budget import Budget
 from harness.training.rates import Rate, make_rate
@@ -34,12 +39,33 @@ class Setup:
         """Build the model with its seed's initial weights and an optimizer."""
         work = self.cell.workload
         module = build_module(self.model, self.model.Options(**work["model"]["options"]), self.shape, self.cell.seed)
+        if self.model.file is not None:
+            try_users_model(module, self.data, self.model.name, str(self.model.file.path))
         return Replica(module, self.data, work["loss"], work["optimizer"], work["precision"], work["clip_norm"])
 
     @property
     def num_train(self) -> int:
         """Training samples, the validation split left out."""
         return int(self.data.num_train)
+
+
+def try_users_model(module: nn.Module, data: Any, name: str, file: str) -> None:
+    """Pass two samples through a model of the user's own, so that a misfit is named before anything is measured.
+
+    Raises:
+        PluginError: the model does not take the data, or does not give one number for each class.
+    """
+    inputs = data.train_inputs[:2].float().cpu()
+    try:
+        with torch.no_grad():
+            outputs = copy.deepcopy(module)(inputs)
+    except Exception as error:
+        reason = describe(error, [file])
+        raise PluginError(f"{name}: fails on inputs of shape {tuple(inputs.shape)}: {reason}") from error
+    expected = (len(inputs), data.classes)
+    if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape) != expected:
+        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise PluginError(f"{name}: must give outputs of shape {expected}, one for each class; got {got}")
 
 
 def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> Setup:

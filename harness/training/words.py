@@ -71,7 +71,8 @@ def forgotten(word: Word) -> PluginError:
     """Word the commonest mistake in an async program."""
     word._awaited = True
     file, line = word._place
-    return PluginError(f"{file}:{line}: {word._name}(...) was started but its value is used without await; write await")
+    name = word._name.partition("(")[0]
+    return PluginError(f"{file}:{line}: {name}(...) was started but its value is used without await; write await")
 
 
 def foreign(program: Any, yielded: Any) -> PluginError:

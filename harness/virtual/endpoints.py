@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -106,6 +107,8 @@ class VirtualEndpoint:
     def send(self, value: Any, to: Address) -> Word:
         """Occupy both interfaces for the bytes; the message arrives a latency later."""
         value, link, now = awaited(value), self.engine.costs.link, self.engine.env.now
+        if not isinstance(value, Value):
+            value = json.loads(json.dumps(value))  # what is no value crosses processes as JSON
         num_bytes = value.num_bytes if isinstance(value, Value) else HEADER_BYTES
         receiver = self.engine.endpoints[to]
         begin = max(now, self.out_free_s, receiver.in_free_s)
@@ -122,7 +125,7 @@ class VirtualEndpoint:
     def receive(self, source: Address | None = ANY, leavers: bool = False) -> Word:
         event = self.engine.env.event()
         name = "receive()" if source is ANY else f"receive({source})"
-        self.inbox.waiting = Waiting(source, leavers, event)
+        self.inbox.waiting.append(Waiting(source, leavers, event))
         word = EventWord(name, self.engine, event, "receive", self._take)
         self.inbox.serve_waiting()
         return word
@@ -178,8 +181,8 @@ class VirtualEndpoint:
         """Say what this endpoint waits for."""
         from harness.virtual.engine import name_of
 
-        waiting = self.inbox.waiting
-        if waiting is not None:
+        if self.inbox.waiting:
+            waiting = self.inbox.waiting[0]
             source = "" if waiting.source is ANY else waiting.source
             return f"{name_of(self.rank)} waits in receive({source}) since {self._since:.3g} s"
         return f"{name_of(self.rank)} waits in mean() since {self._since:.3g} s"

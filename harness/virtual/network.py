@@ -55,22 +55,21 @@ class Inbox:
     script: deque[Address | None] | None = None
     queue: deque[Parcel] = field(default_factory=deque)
     gone: set[Address] = field(default_factory=set)
-    waiting: Waiting | None = None
+    waiting: list[Waiting] = field(default_factory=list)
     taken: list[Address | None] = field(default_factory=list)
 
     def deliver(self, parcel: Parcel) -> None:
-        """Take a parcel from the wire and answer a waiting `receive` if it fits."""
+        """Take a parcel from the wire and answer the first waiting `receive` that it fits."""
         self.queue.append(parcel)
         self.serve_waiting()
 
     def serve_waiting(self) -> None:
-        """Answer the waiting `receive` where that is possible now."""
-        if self.waiting is None:
-            return
-        found, parcel = self._match(self.waiting)
-        if found:
-            event, self.waiting = self.waiting.event, None
-            event.succeed(parcel)
+        """Answer every waiting `receive` where that is possible now, in the order in which they were called."""
+        for waiting in list(self.waiting):
+            found, parcel = self._match(waiting)
+            if found:
+                self.waiting.remove(waiting)
+                waiting.event.succeed(parcel)
 
     def _match(self, waiting: Waiting) -> tuple[bool, Parcel | None]:
         """Return whether the wait is over, and with what (None: nobody is left to send)."""
