@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.errors import PluginError
 from harness.real.slots import make_slot_file
 from harness.real.transport import Peer, Post, Slots
 from harness.training.values import Flat
@@ -322,3 +323,25 @@ def test_slot_files_have_no_name_so_nothing_stays_in_shared_memory(posts):
     assert link.startswith("/dev/shm/")
     assert link.endswith("(deleted)")
     assert os.fstat(a.peers[1].outgoing._descriptor).st_nlink == 0
+
+
+def test_send_never_waits_however_many_messages_are_unread_and_none_is_lost(posts):
+    """Some 300 headers fill a pipe; the rest is kept and follows as the receiver reads."""
+    left, right = posts([0, 1]).values()
+    for number in range(2000):
+        left.send(1, number, 0.0, 0.0, stop=False)
+    assert left.peers[1].unsent
+    got = []
+    while len(got) < 2000:
+        left.pump(0)  # an endpoint that waits for messages is what moves its own on
+        right.pump(0)
+        over, parcel = right.match(0, leavers=False)
+        if over:
+            got.append(parcel.value)
+    assert got == list(range(2000))
+
+
+def test_a_plain_value_too_large_for_a_pipe_is_refused(posts):
+    left, _ = posts([0, 1]).values()
+    with pytest.raises(PluginError, match="at most 32768"):
+        left.send(1, "x" * 40000, 0.0, 0.0, stop=False)

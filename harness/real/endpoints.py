@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,31 +18,28 @@ from harness.real.status import Status
 from harness.real.transport import Parcel, Post
 from harness.strategy import ANY, Address, Batch, Message, Server, Value, Worker
 from harness.training.budget import Evaluation, Marks, Referee
-from harness.training.order import own_batches, shard, shared_batches
+from harness.training.endpoint import Course, Endpoint, check_address
 from harness.training.replica import Replica
 from harness.training.setup import Setup
-from harness.training.streams import python_stream
 from harness.training.values import Flat, force
 from harness.training.words import Ready, awaited
 
 DECISIONS = (None, "target", "seconds", "diverged")
 
 
-class RealEndpoint:
+class RealEndpoint(Endpoint):
     """State and words that workers and servers share.
 
     Attributes:
         replica: parameters and optimizer of this process.
-        version, samples, updates: of this endpoint's weights.
-        stopped: whether this endpoint knows that the run has ended.
+        version: of this endpoint's weights.
     """
 
     def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: Status):
-        self.setup, self.rank, self.replica = setup, rank, replica
+        super().__init__(setup, rank, post.gone, [], {})
+        self.replica = replica
         self.ledger, self.post, self.status = ledger, post, status
-        self.options = setup.strategy.options
-        self.version = self.samples = self.updates = 0
-        self.stopped = False
+        self.version = 0
         self.referee = Referee(setup.budget)
         self.decision: str | None = None
         self.ended_s: float | None = None
@@ -51,21 +47,10 @@ class RealEndpoint:
         self.test: tuple[float, float] | None = None
         self.bytes_sent = 0
         self.unawaited: Counter[str] = Counter()
-        self.notes: list[str] = []
-        self.recorded: dict[str, float] = {}
         self.final: torch.Tensor | None = None
-        self._streams: dict[str, random.Random] = {}
         self._lent: list[weakref.ref[Flat]] = []
 
     # -- what a program sees -------------------------------------------------------------------------------------
-
-    @property
-    def workers(self) -> Sequence[Address]:
-        return tuple(a for a in range(self.setup.cell.workers) if a not in self.post.gone)
-
-    @property
-    def servers(self) -> Sequence[Address]:
-        return tuple(-1 - k for k in range(self.setup.cell.servers) if -1 - k not in self.post.gone)
 
     @property
     def weights(self) -> Flat:
@@ -73,20 +58,6 @@ class RealEndpoint:
         lent = Flat([self.replica.vector], self.replica.buffer_vector(), version=self.version, num_samples=self.samples)
         self._lent.append(weakref.ref(lent))
         return lent
-
-    @property
-    def learning_rate(self) -> float:
-        return self.setup.rate(self.progress)
-
-    @property
-    def progress(self) -> int:
-        """Samples behind the next update, which the rate's schedule counts in."""
-        return self.samples
-
-    def random(self, name: str) -> random.Random:
-        if name not in self._streams:
-            self._streams[name] = python_stream(self.setup.cell.seed, "strategy", self.rank, name)
-        return self._streams[name]
 
     def load(self, weights: Value) -> Ready:
         flat = force(awaited(weights))
@@ -98,6 +69,7 @@ class RealEndpoint:
 
     def send(self, value: Any, to: Address) -> Ready:
         value = awaited(value)
+        check_address(self.setup, self.rank, to)
         with self.ledger.span("communication_s"):
             sent = self.post.send(to, value, time.monotonic(), self.ledger.paused_s, self.stopped)
         self.bytes_sent += sent
@@ -141,13 +113,6 @@ class RealEndpoint:
         with self.ledger.span("compute_s"):
             answer = function(*[awaited(a) for a in args])
         return self._done("compute", answer)
-
-    def record(self, **numbers: float) -> None:
-        self.recorded.update({name: float(number) for name, number in numbers.items()})
-
-    def note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(str(text))
 
     # -- what the engine sees ------------------------------------------------------------------------------------
 
@@ -265,10 +230,7 @@ class RealWorker(RealEndpoint, Worker):
         super().__init__(setup, rank, runner.replica, ledger, post, status)
         self.runner = runner
         self.group_size = group_size
-        self._own = setup.strategy.batches == "own"
-        every, workers = setup.budget.evaluate_every, setup.cell.workers
-        self._marks = Marks(-(-every // workers) if self._own else every)
-        self._position = 0
+        self.course = Course(setup, rank)
         self._checked_rows = 0
         self._gradient: weakref.ref[Flat] | None = None
         self.layout_bytes = 0.0
@@ -276,7 +238,7 @@ class RealWorker(RealEndpoint, Worker):
 
     @property
     def progress(self) -> int:
-        return self._position
+        return self.course.position
 
     @property
     def leads(self) -> bool:
@@ -286,42 +248,24 @@ class RealWorker(RealEndpoint, Worker):
     # -- batches -------------------------------------------------------------------------------------------------
 
     def batches(self) -> Iterator[Batch]:
-        cell = self.setup.cell
-        order = own_batches if self._own else shared_batches
-        size = cell.batch_size if self._own else cell.global_batch_size
-        for batch in order(cell.seed, self.setup.num_train, size, self.rank, cell.workers):
-            if self.stopped or self._spent(batch.samples_before, batch.step):
+        for batch in self.course.batches():
+            if self.stopped:
                 return
-            self._position = batch.samples_before
             self.ledger.begin(batch.step, self.version)
             yield batch
             self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
-
-    def _spent(self, samples: int, steps: int) -> bool:
-        if self._own and self.setup.cell.servers:
-            return False  # the server counts, and its answers carry the stop
-        return self.setup.budget.spent(self._whole(samples), steps)
-
-    def _whole(self, samples: int) -> int:
-        """Return the samples of all workers that correspond to this many here."""
-        if not self._own:
-            return samples
-        cell = self.setup.cell
-        mine = len(shard(cell.seed, self.setup.num_train, self.rank, cell.workers))
-        return samples * self.setup.num_train // mine
 
     def _finish_batch(self, samples: int, steps: int) -> None:
         if self.setup.cell.servers:
             self.ended_s = self.ledger.now()
             return
         self.samples, self.updates = samples, steps
-        spent = self._spent(samples, steps)
-        if self._marks.reached(samples) or spent:
-            if self._own and self.setup.strategy.synchrony == "asynchronous":
+        if self.course.at_mark(samples, steps):
+            if self.course.own and self.setup.strategy.synchrony == "asynchronous":
                 self.copies.append((samples, steps, self.ledger.now(), self.replica.snapshot(self.version)))
                 self.ended_s = self.ledger.now()
             else:
-                self._meet_at_mark(spent)
+                self._meet_at_mark(self.course.spent(samples, steps))
 
     # -- marks ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import select
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from harness.errors import PluginError
 from harness.strategy import ANY, Address
 from harness.training.values import Flat
 
@@ -27,6 +29,12 @@ HEADER = struct.Struct("<BiqqqBdddBiiq")
 step, bytes of JSON"""
 
 VALUE, PLAIN, LEAVE = 0, 1, 2
+LARGEST_PLAIN = 2**15
+"""Bytes of a message that is no value; chosen: fits into a pipe that has room at all, plenty for numbers and words."""
+
+UNSENT_WAIT_S = 0.01
+"""How often a waiting endpoint looks whether a full pipe has room again; chosen."""
+
 FLAG_BYTES = mmap.PAGESIZE
 """First page of a slot: its first byte is 1 while the slot holds an unread message. A page, so that slots map alone."""
 
@@ -84,6 +92,24 @@ class Peer:
     outgoing: Slots
     incoming: Slots
     sent: int = 0
+    unsent: deque[bytes] = field(default_factory=deque)
+
+    def put(self, raw: bytes) -> bool:
+        """Write a message into the pipe, or keep it until there is room: a sender never waits for the receiver."""
+        self.unsent.append(raw)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Write what was kept, as far as there is room; return whether the receiver is still there."""
+        try:
+            # A socket counts as writable while half of its buffer (some 100 kB) is free: more than any message takes.
+            while self.unsent and select.select([], [self.connection], [], 0)[1]:
+                self.connection.send_bytes(self.unsent[0])
+                self.unsent.popleft()
+        except OSError:
+            self.unsent.clear()  # to a receiver that is gone nothing is owed
+            return False
+        return True
 
 
 @dataclass
@@ -111,16 +137,14 @@ class Post:
         """
         peer = self.peers[to]
         peer.sent += 1
-        try:
-            if isinstance(value, Flat):
-                return self._send_value(peer, value, sent_s, paused_s, stop)
-            text = json.dumps(value).encode()
-            peer.connection.send_bytes(
-                HEADER.pack(PLAIN, -1, 0, 0, peer.sent, 0, 0.0, sent_s, paused_s, stop, -1, -1, len(text)) + text
-            )
-            return HEADER.size + len(text)
-        except (BrokenPipeError, ConnectionResetError):
-            return 0
+        if isinstance(value, Flat):
+            return self._send_value(peer, value, sent_s, paused_s, stop)
+        text = json.dumps(value).encode()
+        if len(text) > LARGEST_PLAIN:
+            limit = f"at most {LARGEST_PLAIN}; weights and gradients have no limit"
+            raise PluginError(f"send of {len(text)} bytes of plain values: {limit}")
+        header = HEADER.pack(PLAIN, -1, 0, 0, peer.sent, 0, 0.0, sent_s, paused_s, stop, -1, -1, len(text))
+        return HEADER.size + len(text) if peer.put(header + text) else 0
 
     def _send_value(self, peer: Peer, value: Flat, sent_s: float, paused_s: float, stop: bool) -> int:
         slot = peer.outgoing.free()
@@ -134,16 +158,16 @@ class Post:
         loss = (0, 0.0) if value.loss is None else (1, float(value.loss))
         origin = getattr(value, "origin", (-1, -1))
         header = (VALUE, slot, value.version, value.num_samples, peer.sent, *loss, sent_s, paused_s, stop, *origin)
-        peer.connection.send_bytes(HEADER.pack(*header, 0))
+        if not peer.put(HEADER.pack(*header, 0)):
+            return 0
         return HEADER.size + int(vector.numel()) * int(vector.element_size())
 
     def leave(self) -> None:
-        """Tell everybody that nothing more will come."""
+        """Tell everybody that nothing more will come, and stay until all that was sent is in the pipes."""
         for peer in self.peers.values():
-            try:
-                peer.connection.send_bytes(HEADER.pack(LEAVE, -1, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, -1, -1, 0))
-            except OSError:
-                continue  # it has left already
+            peer.put(HEADER.pack(LEAVE, -1, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, -1, -1, 0))
+        while any(peer.unsent for peer in self.peers.values() if peer.address not in self.gone):
+            self.pump(UNSENT_WAIT_S)
 
     # -- receiving -----------------------------------------------------------------------------------------------
 
@@ -155,10 +179,20 @@ class Post:
         open_peers = {p.connection: p for p in self.peers.values() if p.address not in self.gone}
         if not open_peers:
             return False
-        ready = wait(list(open_peers), timeout)
+        ready = self._wait(list(open_peers), timeout)
         for connection in ready:
             self._take_one(open_peers[connection])  # type: ignore[index]
         return bool(ready)
+
+    def _wait(self, connections: list[Connection], timeout: float | None) -> list[Any]:
+        """Wait for a message; while own ones are kept back, look often whether there is room for them."""
+        while True:
+            for peer in self.peers.values():
+                peer.flush()
+            kept = any(peer.unsent for peer in self.peers.values())
+            ready = wait(connections, UNSENT_WAIT_S if kept and timeout is None else timeout)
+            if ready or not kept or timeout is not None:
+                return ready
 
     def _take_one(self, peer: Peer) -> None:
         try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,7 @@ import simpy
 
 from harness.strategy import ANY, Address, Batch, Message, Server, Value, Worker
 from harness.training.budget import Marks
-from harness.training.order import own_batches, shard, shared_batches
-from harness.training.streams import python_stream
+from harness.training.endpoint import Course, Endpoint, check_address, everybody
 from harness.training.values import Flat, force
 from harness.training.words import Word, awaited
 from harness.virtual.executor import State
@@ -44,7 +42,7 @@ class EventWord(Word):
         return self._unwrap(answer) if self._unwrap is not None else answer
 
 
-class VirtualEndpoint:
+class VirtualEndpoint(Endpoint):
     """State and words that workers and servers share.
 
     Attributes:
@@ -55,48 +53,21 @@ class VirtualEndpoint:
     """
 
     def __init__(self, engine: VirtualEngine, rank: Address, initial: Flat) -> None:
+        setup = engine.setup
+        self.inbox = Inbox(peers=[address for address in everybody(setup) if address != rank])
+        super().__init__(setup, rank, self.inbox.gone, engine.notes, engine.recorded)
         self.engine = engine
-        self.rank = rank
-        self.options = engine.setup.strategy.options
         self.state = initial
         self.optimizer_state: State = engine.initial_state
         self.busy_until = self.out_free_s = self.in_free_s = 0.0
-        self.samples = self.updates = 0
         self.alive = True
-        self.stopped = False
-        self._streams: dict[str, random.Random] = {}
         self._since = 0.0
-        cell = engine.setup.cell
-        everybody = [*range(cell.workers), *(-1 - k for k in range(cell.servers))]
-        self.inbox = Inbox(peers=[a for a in everybody if a != rank])
 
     # -- what a program sees -------------------------------------------------------------------------------------
 
     @property
-    def workers(self) -> Sequence[Address]:
-        return tuple(a for a in range(self.engine.setup.cell.workers) if a not in self.inbox.gone)
-
-    @property
-    def servers(self) -> Sequence[Address]:
-        return tuple(-1 - k for k in range(self.engine.setup.cell.servers) if -1 - k not in self.inbox.gone)
-
-    @property
     def weights(self) -> Flat:
         return self.state
-
-    @property
-    def learning_rate(self) -> float:
-        return self.engine.setup.rate(self.progress)
-
-    @property
-    def progress(self) -> int:
-        """Samples behind the next update, which the rate's schedule counts in."""
-        return self.samples
-
-    def random(self, name: str) -> random.Random:
-        if name not in self._streams:
-            self._streams[name] = python_stream(self.engine.setup.cell.seed, "strategy", self.rank, name)
-        return self._streams[name]
 
     def load(self, weights: Value) -> Word:
         self.state = force(awaited(weights))
@@ -110,6 +81,7 @@ class VirtualEndpoint:
         if not isinstance(value, Value):
             value = json.loads(json.dumps(value))  # what is no value crosses processes as JSON
         num_bytes = value.num_bytes if isinstance(value, Value) else HEADER_BYTES
+        check_address(self.setup, self.rank, to)
         receiver = self.engine.endpoints[to]
         begin = max(now, self.out_free_s, receiver.in_free_s)
         gone = begin + link.seconds(num_bytes)
@@ -146,18 +118,11 @@ class VirtualEndpoint:
         self.charge("compute_s", seconds)
         return self._busy("compute", seconds, "compute", answer)
 
-    def record(self, **numbers: float) -> None:
-        self.engine.recorded.update({name: float(number) for name, number in numbers.items()})
-
-    def note(self, text: str) -> None:
-        if text not in self.engine.notes:
-            self.engine.notes.append(str(text))
-
     # -- what the engine sees ------------------------------------------------------------------------------------
 
     def take_step(self, gradient: Value, scale: float) -> None:
         """Apply a gradient to this endpoint's state, now."""
-        rate = self.engine.setup.rate(self.progress) * scale
+        rate = self.learning_rate * scale
         flat = force(gradient)
         self.state, self.optimizer_state = self.engine.executor.step(self.state, flat, self.optimizer_state, rate)
         self.samples += gradient.num_samples
@@ -247,27 +212,20 @@ class VirtualWorker(VirtualEndpoint, Worker):
         super().__init__(engine, rank, initial)
         self.rows: list[dict[str, Any]] = []
         self._means = 0
-        self._position = 0
         self._unchecked: list[list[Any]] = []
-        budget, workers = engine.setup.budget, engine.setup.cell.workers
-        self._own = engine.setup.strategy.batches == "own"
-        self._marks = Marks(-(-budget.evaluate_every // workers) if self._own else budget.evaluate_every)
+        self.course = Course(engine.setup, rank)
         self._mark_number = 0
 
     @property
     def progress(self) -> int:
-        return self._position
+        return self.course.position
 
     # -- batches -------------------------------------------------------------------------------------------------
 
     def batches(self) -> Iterator[Batch]:
-        setup = self.engine.setup
-        order = own_batches if self._own else shared_batches
-        size = setup.cell.batch_size if self._own else setup.cell.global_batch_size
-        for batch in order(setup.cell.seed, setup.num_train, size, self.rank, setup.cell.workers):
-            if self._ended() or self._spent(batch.samples_before, batch.step):
+        for batch in self.course.batches():
+            if self._ended():
                 return
-            self._position = batch.samples_before
             self._begin_row(batch)
             yield batch
             self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
@@ -276,25 +234,11 @@ class VirtualWorker(VirtualEndpoint, Worker):
         """Whether this worker knows of the stop: from a server's answer, or from a mark."""
         return self.stopped or (self.engine.decision is not None and not self.engine.servers)
 
-    def _spent(self, samples: int, steps: int) -> bool:
-        if self._own and self.engine.servers:
-            return False  # the server counts, and its answers carry the stop
-        return self.engine.setup.budget.spent(self._whole(samples), steps)
-
-    def _whole(self, samples: int) -> int:
-        """Return the samples of all workers that correspond to this many here."""
-        if not self._own:
-            return samples
-        setup = self.engine.setup
-        mine = len(shard(setup.cell.seed, setup.num_train, self.rank, setup.cell.workers))
-        return samples * setup.num_train // mine
-
     def _finish_batch(self, samples: int, steps: int) -> None:
         if self.engine.servers or self.engine.decision is not None:
             return
         self.samples, self.updates = samples, steps
-        due = self._marks.reached(samples)
-        if due or self._spent(samples, steps):
+        if self.course.at_mark(samples, steps):
             self._mark_number += 1
             self.engine.arrive(self._mark_number, self)
 
@@ -402,7 +346,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         for row in kept:
             box = row["loss"]
             row["loss"] = float(box[0]) if box is not None and box[0] is not None else None
-            if self._own and self.engine.servers:
+            if self.course.own and self.engine.servers:
                 row["staleness"] = staleness.get((self.rank, row["step"]))
         return kept
 

@@ -64,6 +64,8 @@ class VirtualEngine:
         self.initial_state: State = {}
         self.referee = Referee(setup.budget)
         self.unawaited: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self.recorded: dict[str, float] = {}
         self.workers = [VirtualWorker(self, rank, initial) for rank in range(cell.workers)]
         self.servers = [VirtualServer(self, -1 - k, initial) for k in range(cell.servers)]
         self.endpoints: dict[Address, VirtualEndpoint] = {w.rank: w for w in self.workers}
@@ -73,8 +75,6 @@ class VirtualEngine:
         self.meetings: dict[int, Meeting] = {}
         self.arrivals: dict[int, dict[Address, tuple[Flat, float, int, int]]] = {}
         self.updates_log: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-        self.recorded: dict[str, float] = {}
         self.decision: str | None = None
         self.halted = False
         self.failure: tuple[Address, BaseException] | None = None
