@@ -54,8 +54,10 @@ class RealEndpoint(Endpoint):
 
     @property
     def weights(self) -> Flat:
-        """The live vector, handed out without a copy; whoever changes it copies it for the holders first."""
-        lent = Flat([self.replica.vector], self.replica.buffer_vector(), version=self.version, num_samples=self.samples)
+        """The live parameters, handed out without a copy; whoever changes them copies them for the holders first."""
+        lent = Flat(
+            self.replica.parameters, self.replica.buffer_vector(), version=self.version, num_samples=self.samples
+        )
         self._lent.append(weakref.ref(lent))
         return lent
 
@@ -122,7 +124,7 @@ class RealEndpoint(Endpoint):
     def _before_change(self) -> None:
         for reference in self._lent:
             holder = reference()
-            if holder is not None and holder.pieces[0] is self.replica.vector:
+            if holder is not None and holder.pieces is self.replica.parameters:
                 holder.detach_from_engine()
         self._lent.clear()
 
@@ -141,7 +143,7 @@ class RealEndpoint(Endpoint):
         began = time.monotonic()
         if self.setup.budget.evaluates:
             self.test = replica.evaluate("test")
-        self.final = replica.vector.detach().clone().cpu()
+        self.final = replica.vector().cpu()
         self.evaluation_s += time.monotonic() - began
 
 
@@ -388,6 +390,6 @@ class RealWorker(RealEndpoint, Worker):
             work.wait()
         self.status.running()
         result = vector[:-2] / vector[-2]
-        size = self.replica.vector.numel()
+        size = self.replica.num_parameters
         buffers = None if like.buffers is None else result[size:]
         return Flat([result[:size]], buffers, num_samples=int(vector[-1]), version=like.version, loss=like.loss)

@@ -38,7 +38,7 @@ class OneDevice:
     @property
     def shape(self) -> tuple[int, int]:
         """Parameters, and values in buffers."""
-        return self.replica.vector.numel(), sum(b.numel() for b in self.replica.buffers)
+        return self.replica.num_parameters, sum(b.numel() for b in self.replica.buffers)
 
     def pieces(self, batch: Batch) -> list[Piece]:
         """Return this device's samples, cut into what passes forward at once."""
@@ -55,10 +55,13 @@ class OneDevice:
 
     def one_piece(self, piece: Piece, last: bool) -> torch.Tensor:
         """Compute one piece forward and backward."""
-        with self.ledger.span("input_s"):
-            inputs, targets, weight = self.replica.gather(piece)
-        with self.ledger.span("compute_s"):
-            return self.replica.backward(inputs, targets, weight)
+        start = self.ledger.stamp()
+        inputs, targets, weight = self.replica.gather(piece)
+        gathered = self.ledger.stamp()
+        loss = self.replica.backward(inputs, targets, weight)
+        self.ledger.add("input_s", start, gathered)
+        self.ledger.add("compute_s", gathered, self.ledger.stamp())
+        return loss
 
     def seed(self, batch: Batch) -> None:
         """Give dropout the stream of this worker, step and replica; the virtual engine draws from the same."""
@@ -154,7 +157,7 @@ class DataParallel(OneDevice):
     def bytes_sent_per_step(self) -> float:
         """Return a ring's share: 2 (n - 1) / n of the gradient."""
         n = self.setup.layout.data
-        return 2 * (n - 1) / n * float(self.replica.vector.numel() * self.replica.vector.element_size())
+        return 2 * (n - 1) / n * float(self.replica.num_parameters * self.replica.dtype.itemsize)
 
     def close(self) -> None:
         """Destroy the DDP module before its process group: otherwise gloo hangs at exit in a third of all cells."""
@@ -268,13 +271,15 @@ class Pipeline(OneDevice):
         with torch.no_grad():
             vectors, buffers = [], []
             for rank, (parameters, values) in enumerate(self.sizes):
-                vectors.append(self._from(rank, self.replica.vector, parameters))
+                vectors.append(self._from(rank, self.replica.vector(), parameters))
                 buffers.append(self._from(rank, self.replica.buffer_vector(), values))
             self._whole.load(Flat([torch.cat(vectors)], torch.cat(buffers)))
         return self._whole
 
     def _from(self, rank: int, mine: torch.Tensor | None, size: int) -> torch.Tensor:
-        vector = mine.clone() if rank == self.rank and mine is not None else self.replica.vector.new_empty(size)
+        vector = mine if rank == self.rank else None
+        if vector is None:
+            vector = torch.empty(size, dtype=self.replica.dtype, device=self.replica.device)
         if size:
             dist.broadcast(vector, src=rank)
         return vector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -76,6 +77,7 @@ def _enter(job: Job) -> None:
         os.dup2(descriptor, 2)
         os.close(descriptor)
     faulthandler.enable()
+    gc.freeze()  # what came from the fork server is shared memory: a collection that walks it would copy it
     os.environ.update(job.environment)
     os.environ["OMP_NUM_THREADS"] = str(job.cell["threads_per_device"])
     import torch
@@ -220,9 +222,9 @@ def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
     from harness.real.status import Status
 
     replica = setup.replica()
-    shape = (replica.vector.numel(), sum(b.numel() for b in replica.buffers))
+    shape = (replica.num_parameters, sum(b.numel() for b in replica.buffers))
     status = Status(job.status.detach(), job.line, job.lines)
-    return RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.vector.dtype), status)
+    return RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
 
 
 def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
@@ -234,7 +236,7 @@ def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
         _join_group(job)
     runner = make_runner(setup, ledger, job.address, job.device_rank)
     status = Status(job.status.detach(), job.line, job.lines)
-    post = _make_post(job, runner.shape, runner.replica.vector.dtype)
+    post = _make_post(job, runner.shape, runner.replica.dtype)
     worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
     _warm_up(setup, runner, worker)
     worker.layout_bytes = runner.bytes_sent_per_step()

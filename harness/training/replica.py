@@ -1,4 +1,4 @@
-"""One copy of the model with its optimizer, over one flat vector of parameters."""
+"""One copy of the model with its optimizer; its weights come and go as values."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _padded(indices: Indices, weight: float, size: int) -> Piece:
 
 
 class Replica:
-    """A module whose parameters are views of one vector, the data it trains on, and an optimizer.
+    """A module, the data it trains on, and an optimizer.
 
     Args:
         module: built and initialised; moved to the data's device and type.
@@ -95,7 +95,8 @@ class Replica:
         self.module = module.to(device=self.device, dtype=DTYPES[precision])
         self.parameters = list(self.module.parameters())
         self.buffers = list(self.module.buffers())
-        self.vector = _into_one_vector(self.parameters, DTYPES[precision])
+        self.dtype = DTYPES[precision]
+        self.num_parameters = sum(p.numel() for p in self.parameters)
         # A pipeline stage may hold layers without parameters only; torch's optimizers refuse an empty list.
         self.optimizer = make_optimizer(self.parameters, optimizer) if self.parameters else None
         self.forward: Any = self.module
@@ -103,11 +104,21 @@ class Replica:
 
     # -- state ---------------------------------------------------------------------------------------------------
 
+    def vector(self) -> torch.Tensor:
+        """Return a copy of all parameters as one vector, shape (parameters,).
+
+        The parameters themselves stay where torch put them: as views of one vector they would lose their alignment,
+        which costs 2 to 5 % of a lenet5 step on CPU.
+        """
+        if not self.parameters:
+            return torch.zeros(0, dtype=self.dtype, device=self.device)
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
     def buffer_vector(self) -> torch.Tensor | None:
         """Return a copy of all buffers as one float vector, or None."""
         if not self.buffers:
             return None
-        return torch.cat([b.detach().to(self.vector.dtype).reshape(-1) for b in self.buffers])
+        return torch.cat([b.detach().to(self.dtype).reshape(-1) for b in self.buffers])
 
     def set_buffers(self, vector: torch.Tensor | None) -> None:
         """Write the buffers back, each in its own type."""
@@ -120,12 +131,13 @@ class Replica:
 
     def snapshot(self, version: int = 0, num_samples: int = 0) -> Flat:
         """Return the weights as a value of their own."""
-        return Flat([self.vector.clone()], self.buffer_vector(), version=version, num_samples=num_samples)
+        return Flat([self.vector()], self.buffer_vector(), version=version, num_samples=num_samples)
 
     def load(self, weights: Flat) -> None:
         """Copy parameters and buffers in."""
         with torch.no_grad():
-            self.vector.copy_(weights.tensor())
+            if self.parameters:
+                torch._foreach_copy_(self.parameters, self.split(weights))
             self.set_buffers(weights.buffers)
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -137,7 +149,7 @@ class Replica:
         targets = self.data.train_targets.index_select(0, index)
         if isinstance(piece.weight, float):
             return inputs, targets, piece.weight
-        return inputs, targets, torch.from_numpy(piece.weight).to(self.device, self.vector.dtype)
+        return inputs, targets, torch.from_numpy(piece.weight).to(self.device, self.dtype)
 
     def backward(self, inputs: torch.Tensor, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """Add one piece's gradient to the parameters' `.grad`; return its weighted loss, a 0-dim tensor."""
@@ -236,12 +248,3 @@ def mergeable(module: nn.Module) -> bool:
     """Whether gradients at the same weights may be computed together: no layer looks across samples or draws."""
     looks_across = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     return not any(isinstance(layer, looks_across) for layer in module.modules())
-
-
-def _into_one_vector(parameters: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    vector = torch.cat([p.detach().reshape(-1) for p in parameters]) if parameters else torch.zeros(0, dtype=dtype)
-    offset = 0
-    for parameter in parameters:
-        parameter.data = vector[offset : offset + parameter.numel()].view_as(parameter)
-        offset += parameter.numel()
-    return vector

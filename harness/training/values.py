@@ -39,7 +39,7 @@ class Flat(Value):
 
     def tensor(self) -> torch.Tensor:
         """Join the pieces; done once."""
-        if len(self.pieces) != 1 or self.pieces[0].dim() != 1:
+        if len(self.pieces) != 1 or self.pieces[0].dim() != 1 or self.pieces[0].requires_grad:
             self.pieces = [torch.cat([piece.detach().reshape(-1) for piece in self.pieces])]
         return self.pieces[0]
 
@@ -55,7 +55,7 @@ class Flat(Value):
 
     def detach_from_engine(self) -> None:
         """Copy what an engine is about to overwrite."""
-        self.pieces = [self.tensor().clone()]
+        self.pieces = [torch.cat([piece.detach().reshape(-1) for piece in self.pieces])]
 
     def averaged_with(self, others: Sequence[Value]) -> Flat:
         """Sum in the order given, then divide: the order is part of the result."""

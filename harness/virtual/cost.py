@@ -177,7 +177,7 @@ def find_costs(executor: Executor) -> Costs:
     layers, samples = _layers(executor)
     shares, boundaries = _shares(layers, samples)
     fixed, per_sample, origin = _compute(executor, cluster)
-    parameter_bytes = executor.replica.vector.numel() * executor.replica.vector.element_size()
+    parameter_bytes = executor.replica.num_parameters * executor.replica.dtype.itemsize
     link, link_origin = _link(cluster, parameter_bytes)
     return Costs(
         fixed_s=fixed,

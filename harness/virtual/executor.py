@@ -75,7 +75,7 @@ class Executor:
         """Compute the gradient over all samples in one pass; `weight` is a number or one for each sample."""
         self.at(weights)
         if len(indices) == 0:
-            return Flat([torch.zeros_like(self.replica.vector)], weights.buffers, loss=torch.zeros(()))
+            return Flat([torch.zeros_like(weights.tensor())], weights.buffers, loss=torch.zeros(()))
         gradients, loss = self.replica.gradient([Piece(indices, weight)])
         return Flat(gradients, weights.buffers, loss=loss)
 

@@ -35,6 +35,8 @@ def _squared_error(outputs: torch.Tensor, targets: torch.Tensor, reduction: str)
     """Return the mean over classes of the squared distance to the one-hot target."""
     outputs = _widen(outputs)
     errors = functional.mse_loss(outputs, _one_hot(outputs, targets), reduction=reduction)
+    if reduction == "mean":
+        return errors  # torch's mean is over samples and classes already
     return errors.mean(dim=1) if reduction == "none" else errors / outputs.shape[1]
 
 
@@ -72,8 +74,10 @@ def weighted_loss(name: str) -> WeightedLoss:
     def loss(outputs: torch.Tensor, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         if isinstance(weight, torch.Tensor):
             return (function(outputs, targets, "none") * weight).sum()
-        # The fused sum writes no (n,) tensor between. Forward and backward for (32, 10): 50 us, with a weight for each
-        # sample 60 us, torch's plain mean 37 us (one CPU core, torch 2.13, best of 30).
+        if weight * len(outputs) == 1.0:
+            # The commonest case. Forward and backward for (32, 10): 37 us, with sum and product 50 us (one CPU core,
+            # torch 2.13, best of 30).
+            return function(outputs, targets, "mean")
         return function(outputs, targets, "sum") * weight
 
     return loss
