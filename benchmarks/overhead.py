@@ -1,6 +1,6 @@
 """What the harness costs: its throughput as a ratio to what people write without it, in one interleaved run.
 
-    python benchmarks/overhead.py [--rounds 5] [--steps 400]
+    python benchmarks/overhead.py [--rounds 7] [--steps 400]
 
 Prints the median ratio with the lowest and highest of all rounds; single timings on a shared machine mean nothing.
 """
@@ -117,7 +117,7 @@ def report(name: str, ratios: list[float], aim: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=400)
     chosen = parser.parse_args()
     found: dict[str, list[float]] = {}
@@ -127,14 +127,20 @@ def main() -> None:
 
     harness("single", 1, 10)  # starts the fork server
     for _ in range(chosen.rounds):
-        plain = without("plain", chosen.steps)
+        # Every contestant stands between two runs of its yardstick, so that a drifting machine favours neither.
+        before = without("plain", chosen.steps)
         ours, outside = harness("single", 1, chosen.steps)
+        alone = harness("single", 1, chosen.steps, "virtual")[0]
+        many = harness("async-ps", 64, chosen.steps, "virtual")[0]
+        plain = (before + without("plain", chosen.steps)) / 2
         add("single / plain loop", ours / plain)
+        add("virtual single / plain loop", alone / plain)
+        add("64 virtual workers / plain loop", many / plain)
         add("outside", outside)
-        add("single / DataLoader script", ours / without("dataloader", chosen.steps))
-        add("virtual single / plain loop", harness("single", 1, chosen.steps, "virtual")[0] / plain)
-        add("64 virtual workers / plain loop", harness("async-ps", 64, chosen.steps, "virtual")[0] / plain)
-        add("sync-ddp 2 / torchrun DDP", harness("sync-ddp", 2, chosen.steps)[0] / without("ddp", chosen.steps))
+        add("single / DataLoader script", harness("single", 1, chosen.steps)[0] / without("dataloader", chosen.steps))
+        before = without("ddp", chosen.steps)
+        ours = harness("sync-ddp", 2, chosen.steps)[0]
+        add("sync-ddp 2 / torchrun DDP", 2 * ours / (before + without("ddp", chosen.steps)))
     aims = {
         "single / plain loop": 0.97,
         "single / DataLoader script": 1.2,
