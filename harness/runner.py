@@ -15,6 +15,7 @@ from harness.plan import Cell, Plan
 from harness.real.launch import Result, fork_server, run_cell
 from harness.rows import NOISY_CORES, curve_table, identity_row, outcome_row
 from harness.store import Record, Results
+from harness.telemetry import Sample
 from harness.telemetry.sampler import Sampler, Telemetry
 from harness.telemetry.summary import summarise, summary_notes
 from harness.training.budget import Budget
@@ -215,7 +216,7 @@ def make_record(
     if result.outcome is not None:
         record, tables = _with_outcome(record, result)
     if telemetry is not None:
-        record = _with_telemetry(record, telemetry)
+        record = _with_telemetry(record, telemetry, result)
         tables["telemetry.parquet"] = telemetry.columns.table()
     final = {"status": record.status, "reason": record.reason, "notes": "; ".join(record.notes)}
     record = replace(record, row=record.row | final)
@@ -237,8 +238,21 @@ def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, dic
     return replace(record, status=status, reason=reason, notes=tuple(notes), row=row, detail=detail), tables
 
 
-def _with_telemetry(record: Record, telemetry: Telemetry) -> Record:
-    summary = summarise(telemetry.columns)
+def _during_training(telemetry: Telemetry, result: Result) -> list[Sample]:
+    """Return the samples from the start of training to its end, a tick more on either side.
+
+    What comes after, such as the evaluation of copies, is no part of what strategies are compared on.
+    """
+    ended_s = result.outcome.facts.get("ended_at_s") if result.outcome is not None else None
+    if ended_s is None:
+        return telemetry.samples
+    tick = telemetry.interval_s or 0.0
+    return [s for s in telemetry.samples if result.started_s - tick <= s.time_s <= ended_s + tick]
+
+
+def _with_telemetry(record: Record, telemetry: Telemetry, result: Result) -> Record:
+    samples = _during_training(telemetry, result)
+    summary = summarise(samples)
     neighbours = summary.pop("host_cpu_other_cores", None)
     row = record.row | summary
     if neighbours is not None:
@@ -250,7 +264,7 @@ def _with_telemetry(record: Record, telemetry: Telemetry) -> Record:
             "missed_ticks": telemetry.missed_ticks,
             "sampler_cpu_cores": telemetry.sampler_cpu_cores,
             "other_cores": neighbours,
-            "notes": [*telemetry.notes, *summary_notes(telemetry.columns)],
+            "notes": [*telemetry.notes, *summary_notes(samples)],
         }
     }
     return replace(record, row=row, detail=detail)

@@ -120,7 +120,7 @@ class Value(ABC):
     """Weights or a gradient: immutable, with arithmetic. `a - b`, `a + b`, `a * number` and `average([a, b])` work.
 
     Attributes:
-        num_samples: training samples behind it.
+        num_samples: training samples behind a gradient; of weights, those that their holder has applied itself.
         version: updates behind the weights, or behind the weights that the gradient was computed from.
     """
 

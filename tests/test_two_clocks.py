@@ -17,6 +17,7 @@ from harness.virtual.engine import Deadlock, run_virtual
 
 HERE = Path(__file__).parent
 BROKEN = str(HERE / "plugins" / "broken_programs.py")
+AVERAGES = str(HERE / "plugins" / "averages.py")
 BATCHNORM = f"{HERE}/models/small.py:batchnorm"
 DROPOUT = f"{HERE}/models/small.py:dropout"
 FP64 = {"precision": "fp64"}
@@ -244,3 +245,28 @@ def test_an_update_applied_after_the_stop_is_caught(monkeypatch):
 
     monkeypatch.setattr(VirtualServer, "apply", too_late)
     assert difference(measured, virtual("async-ps", script=measured.deliveries, **THREE_WORKERS)) > 1e-6
+
+
+def test_averaging_by_samples_agrees_on_both():
+    """The shards of 13 samples over 2 workers are 7 and 6: the weights differ from a plain mean."""
+    changes = {"sweep__gpus": [2], "workload": FP64, "plugins": (AVERAGES,)}
+    cell = make_cell(engine="real", sweep__strategy="by-samples", **changes)
+    measured = run_cell(cell, [AVERAGES], options={"keep_weights": True})
+    assert measured.status == "finished", measured.reason
+    setup = make_setup(make_cell(sweep__strategy="by-samples", **changes), [AVERAGES])
+    simulated = run_virtual(setup, merge=False)
+    assert difference(measured.outcome, simulated) < 1e-12
+    assert seen(measured.outcome) == seen(simulated)
+
+
+@pytest.mark.parametrize("strategy", ["own-synchronous", "own-asynchronous"])
+def test_batches_of_ones_own_without_a_server_see_the_same_marks_on_both(strategy):
+    """Shards of 647 and 646 samples: marks and the end must still be common ones."""
+    changes = {"sweep__gpus": [2], "workload": FP64, "plugins": (AVERAGES,)}
+    cell = make_cell(engine="real", sweep__strategy=strategy, **changes)
+    measured = run_cell(cell, [AVERAGES], options={"keep_weights": True})
+    assert measured.status == "finished", measured.reason
+    setup = make_setup(make_cell(sweep__strategy=strategy, **changes), [AVERAGES])
+    simulated = run_virtual(setup, merge=False)
+    assert [s for s, _, _ in seen(measured.outcome)] == [s for s, _, _ in seen(simulated)]
+    assert difference(measured.outcome, simulated) < 1e-12

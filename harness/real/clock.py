@@ -25,6 +25,7 @@ class Ledger:
         self._who = {"worker": worker, "device": rank_in_worker}
         self._pending: list[tuple[dict[str, Any], str, Any, Any]] = []
         self._moments: list[tuple[dict[str, Any], str, Any]] = []
+        self._starts: list[tuple[dict[str, Any], Any, float]] = []
         self._base: tuple[Any, float] | None = None
         self._resolved = 0
         self.started_s = 0.0
@@ -35,11 +36,18 @@ class Ledger:
         self.rows.clear()
         self._pending.clear()
         self._moments.clear()
+        self._starts.clear()
         self._resolved = 0
         self.started_s, self.paused_s = started_s, 0.0
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            self._base = (self.stamp(), time.monotonic())
+            self._synchronise_clocks()
+
+    def _synchronise_clocks(self) -> None:
+        """Tie the device's clock to the host's, anew at every reading: events count in coarse milliseconds."""
+        torch.cuda.synchronize(self.device)
+        event = self.stamp()
+        event.synchronize()
+        self._base = (event, time.monotonic())
 
     def now(self) -> float:
         """Return the training clock: pauses left out."""
@@ -59,6 +67,8 @@ class Ledger:
         row |= self._who | {"step": step, "start_s": self.now(), "samples": 0, "loss": None, "staleness": 0}
         row["base_version"] = version
         self.rows.append(row)
+        if self.device.type == "cuda":
+            self._starts.append((row, self.stamp(), self.paused_s))
         return row
 
     @property
@@ -99,8 +109,12 @@ class Ledger:
                 row[part] += start.elapsed_time(end) / 1000
             for row, name, stamp in self._moments:
                 row[name] = self._on_host(stamp)
+            for row, stamp, paused_s in self._starts:
+                row["start_s"] = self._on_host(stamp) - self.started_s - paused_s
             self._pending.clear()
             self._moments.clear()
+            self._starts.clear()
+            self._synchronise_clocks()
         for row in self.rows[self._resolved :]:
             if isinstance(row["loss"], torch.Tensor):
                 row["loss"] = float(row["loss"])

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +25,20 @@ from harness.training.setup import Setup
 from harness.training.values import Flat, force
 from harness.training.words import Ready, awaited
 
+RESOLVE_EVERY = 256
+"""Steps after which a worker without marks reads its stamps; chosen: seldom enough to cost nothing."""
+
 DECISIONS = (None, "target", "seconds", "diverged")
+
+
+@dataclass(eq=False)
+class _Receive:
+    """A receive that has been started."""
+
+    source: Address | None
+    leavers: bool
+    over: bool = False
+    parcel: Parcel | None = None
 
 
 class RealEndpoint(Endpoint):
@@ -32,14 +46,18 @@ class RealEndpoint(Endpoint):
 
     Attributes:
         replica: parameters and optimizer of this process.
-        version: of this endpoint's weights.
+        version: updates behind this endpoint's weights.
+        own_samples: behind the gradients that it has applied itself; loading weights does not change it.
+        peaks: the CUDA allocator's, evaluations left out.
     """
 
     def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: Status):
         super().__init__(setup, rank, post.gone, [], {})
         self.replica = replica
         self.ledger, self.post, self.status = ledger, post, status
-        self.version = 0
+        self.version = self.own_samples = 0
+        self.peaks: dict[str, int] = {}
+        self._receives: list[_Receive] = []
         self.referee = Referee(setup.budget)
         self.decision: str | None = None
         self.ended_s: float | None = None
@@ -56,10 +74,17 @@ class RealEndpoint(Endpoint):
     def weights(self) -> Flat:
         """The live parameters, handed out without a copy; whoever changes them copies them for the holders first."""
         lent = Flat(
-            self.replica.parameters, self.replica.buffer_vector(), version=self.version, num_samples=self.samples
+            self.replica.parameters, self.replica.buffer_vector(), version=self.version, num_samples=self.own_samples
         )
         self._lent.append(weakref.ref(lent))
         return lent
+
+    def note_peak(self) -> None:
+        """Keep the allocator's peaks of training; called before anything is evaluated on the device."""
+        if self.replica.device.type == "cuda":
+            device, cuda = self.replica.device, torch.cuda
+            now = {"allocated": cuda.max_memory_allocated(device), "reserved": cuda.max_memory_reserved(device)}
+            self.peaks = {kind: max(count, self.peaks.get(kind, 0)) for kind, count in now.items()}
 
     def load(self, weights: Value) -> Ready:
         flat = force(awaited(weights))
@@ -79,21 +104,30 @@ class RealEndpoint(Endpoint):
 
     def receive(self, source: Address | None = ANY, leavers: bool = False) -> Ready:
         name = "receive()" if source is ANY else f"receive({source})"
-        return Ready(name, self.unawaited, lambda: self._receive(name, source, leavers))
+        started = _Receive(source, leavers)
+        self._receives.append(started)
+        return Ready(name, self.unawaited, lambda: self._finish_receive(name, started))
 
-    def _receive(self, name: str, source: Address | None, leavers: bool) -> Message | None:
+    def _finish_receive(self, name: str, started: _Receive) -> Message | None:
         began = time.monotonic()
-        over, parcel = self.post.match(source, leavers)
-        while not over:
+        self._match_receives()
+        while not started.over:
             if not self.post.pump(0):
                 self.status.waiting(name)
                 self.post.pump(None)
                 self.status.running()
-            over, parcel = self.post.match(source, leavers)
-        if parcel is None:
+            self._match_receives()
+        if started.parcel is None:
             return None
-        self._account_wait(parcel, began, time.monotonic())
-        return self._take(parcel)
+        self._account_wait(started.parcel, began, time.monotonic())
+        return self._take(started.parcel)
+
+    def _match_receives(self) -> None:
+        """Give what is here to the receives in the order in which they were started, not awaited."""
+        for started in list(self._receives):
+            started.over, started.parcel = self.post.match(started.source, started.leavers)
+            if started.over:
+                self._receives.remove(started)
 
     def _account_wait(self, parcel: Parcel, began: float, ended: float) -> None:
         """Before the message left, this endpoint was idle; after that it was on the wire. Pauses are neither."""
@@ -106,6 +140,8 @@ class RealEndpoint(Endpoint):
 
     def _take(self, parcel: Parcel) -> Message:
         self.stopped = self.stopped or parcel.stop
+        if isinstance(parcel.value, Flat) and self.replica.device.type != "cpu":
+            parcel.value.move_to(self.replica.device)
         return Message(parcel.source, parcel.value)
 
     def arrived(self) -> list[Message]:
@@ -156,6 +192,16 @@ class RealServer(RealEndpoint, Server):
         self.log: list[dict[str, Any]] = []
         self.copies: list[tuple[int, int, float, Flat]] = []
         self._finite = True
+        self.make_evaluator: Callable[[], Replica] = lambda: self.replica
+        self._evaluator: Replica | None = None
+
+    def evaluation_replica(self) -> Replica:
+        """Return a replica with the present weights on the cell's device; made once, when first needed."""
+        if self._evaluator is None:
+            self._evaluator = self.make_evaluator()
+        if self._evaluator is not self.replica:
+            self._evaluator.load(self.replica.snapshot())
+        return self._evaluator
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Ready:
         flat = force(awaited(gradient))
@@ -165,6 +211,7 @@ class RealServer(RealEndpoint, Server):
         rate = self.learning_rate * scale
         with self.ledger.span("compute_s"):
             self.replica.step(flat, rate)
+        self.own_samples += flat.num_samples
         self._count(flat)
         if self.rank == -1 and self.setup.strategy.model_at == "server":
             self._mark()
@@ -183,7 +230,7 @@ class RealServer(RealEndpoint, Server):
     def _mark(self) -> None:
         spent = self.setup.budget.spent(self.samples, self.updates)
         moment = self.ledger.now()
-        if self.marks.reached(self.samples) or spent or not self._finite:
+        if self.marks.reached(self.samples) or spent:
             self._stop(self._judge(moment), moment)
         if spent:
             self._stop("budget", moment)
@@ -191,7 +238,7 @@ class RealServer(RealEndpoint, Server):
     def _judge(self, moment: float) -> str | None:
         if self.setup.strategy.synchrony == "synchronous":
             began = time.monotonic()
-            decision = self.evaluate(self.replica, moment, self._finite)
+            decision = self.evaluate(self.evaluation_replica(), moment, self._finite)
             self.ledger.paused_s += time.monotonic() - began
             return decision
         self.copies.append((self.samples, self.updates, moment, self.replica.snapshot(self.version)))
@@ -211,7 +258,8 @@ class RealServer(RealEndpoint, Server):
         for copied_samples, copied_updates, moment, copy in self.copies:
             self.samples, self.updates = copied_samples, copied_updates
             replica.load(copy)
-            self.evaluate(replica, moment)
+            if self.evaluate(replica, moment) == "diverged":
+                self.decision = "diverged"
         self.samples, self.updates = samples, updates
         replica.load(final)
 
@@ -260,20 +308,38 @@ class RealWorker(RealEndpoint, Worker):
     def _finish_batch(self, samples: int, steps: int) -> None:
         if self.setup.cell.servers:
             self.ended_s = self.ledger.now()
+            if steps % RESOLVE_EVERY == 0:
+                self.ledger.resolve()  # without marks of its own a worker would pile up events and losses
             return
-        self.samples, self.updates = samples, steps
+        self.samples, self.updates = self.course.total(samples, steps), steps
         if self.course.at_mark(samples, steps):
-            if self.course.own and self.setup.strategy.synchrony == "asynchronous":
-                self.copies.append((samples, steps, self.ledger.now(), self.replica.snapshot(self.version)))
-                self.ended_s = self.ledger.now()
+            if self.copies_marks:
+                self._copy_at_mark(steps)
             else:
                 self._meet_at_mark(self.course.spent(samples, steps))
+
+    @property
+    def copies_marks(self) -> bool:
+        """Whether marks are copied and evaluated afterwards: nobody waits, and no server counts."""
+        asynchronous = self.setup.strategy.synchrony == "asynchronous"
+        return self.course.own and asynchronous and not self.setup.cell.servers
+
+    def _copy_at_mark(self, steps: int) -> None:
+        self.ledger.resolve()
+        self.ended_s = self.ledger.now()
+        self.copies.append((self.samples, steps, self.ended_s, self.replica.snapshot(self.version)))
+        limit = self.setup.budget.max_seconds
+        if not self._finite():
+            self.decision, self.stopped = "diverged", True
+        elif limit is not None and self.ended_s >= limit:
+            self.decision, self.stopped = "seconds", True
 
     # -- marks ---------------------------------------------------------------------------------------------------
 
     def _meet_at_mark(self, spent: bool) -> None:
         """Evaluate while all wait and the clock stands; one decides, all obey at the same step."""
         self.ledger.resolve()
+        self.note_peak()
         finite = self._all_finite()
         moment, began = self.ledger.now(), time.monotonic()
         model = self._model()
@@ -286,18 +352,24 @@ class RealWorker(RealEndpoint, Worker):
             if self.leads:
                 self.finish(model)
         self._restore(model)
+        if self.replica.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.replica.device)
         self.ledger.paused_s += time.monotonic() - began
 
     def _all_finite(self) -> bool:
         """Ask all processes; this is also where they wait for each other, on the clock."""
-        rows = self.ledger.rows[self._checked_rows :]
-        self._checked_rows = len(self.ledger.rows)
-        finite = all(row["loss"] is None or math.isfinite(row["loss"]) for row in rows)
+        finite = self._finite()
         if self.group_size == 1:
             return finite
         flag = torch.tensor([int(finite)], device=self.replica.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MIN)
         return bool(flag.item())
+
+    def _finite(self) -> bool:
+        """Whether this process's losses since the last mark are numbers."""
+        rows = self.ledger.rows[self._checked_rows :]
+        self._checked_rows = len(self.ledger.rows)
+        return all(row["loss"] is None or math.isfinite(row["loss"]) for row in rows)
 
     def _model(self) -> Replica:
         if self.setup.strategy.model_at != "mean" or self.group_size == 1:
@@ -321,16 +393,16 @@ class RealWorker(RealEndpoint, Worker):
 
     def evaluate_copies(self) -> None:
         """Bring the copies of all workers together, mark by mark, after training."""
-        count = torch.tensor([len(self.copies)])
+        count = torch.tensor([len(self.copies)], device=self.replica.device)
         if self.group_size > 1:
             dist.all_reduce(count, op=dist.ReduceOp.MIN)
         for samples, updates, moment, copy in self.copies[: int(count)]:
             if self.group_size > 1:
                 mean_over_ranks([copy.tensor(), copy.buffers])
             self.replica.load(copy)
-            self.samples, self.updates = samples * self.setup.cell.workers, updates
-            if self.leads:
-                self.evaluate(self.replica, moment)
+            self.samples, self.updates = samples, updates
+            if self.leads and self.evaluate(self.replica, moment) == "diverged":
+                self.decision = "diverged"
         if self.leads:
             self.finish(self.replica)
 
@@ -369,26 +441,29 @@ class RealWorker(RealEndpoint, Worker):
         with self.ledger.span("compute_s"):
             self.runner.step(flat, rate)
         self.version += 1
+        self.own_samples += flat.num_samples
         return self._done("apply")
 
     def mean(self, value: Value, by_samples: bool = False) -> Ready:
         flat = force(awaited(value))
         if self.group_size == 1:
             return self._done("mean", flat)
-        self.ledger.row["_ready_s"] = time.monotonic()
+        self.ledger.moment("_ready_s", self.ledger.stamp())
         weight = float(flat.num_samples) if by_samples else 1.0
         parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
         counts = flat.tensor().new_tensor([weight, flat.num_samples])
         vector = torch.cat([*parts, counts])
         work = dist.all_reduce(vector, async_op=True)
         self.bytes_sent += 2 * (self.group_size - 1) * flat.num_bytes // self.group_size
-        return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat))
+        return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat, by_samples))
 
-    def _finish_mean(self, work: Any, vector: torch.Tensor, like: Flat) -> Flat:
+    def _finish_mean(self, work: Any, vector: torch.Tensor, like: Flat, by_samples: bool) -> Flat:
         self.status.waiting("mean()")
         with self.ledger.span("communication_s"):
             work.wait()
         self.status.running()
+        if by_samples and not vector[-1]:
+            return like  # nobody has any samples yet: all values are the initial ones
         result = vector[:-2] / vector[-2]
         size = self.replica.num_parameters
         buffers = None if like.buffers is None else result[size:]

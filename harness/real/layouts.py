@@ -19,7 +19,7 @@ from harness.strategy import Batch
 from harness.training.layers import Placement, describe_stages, measure_layers, place
 from harness.training.memory import count_dram
 from harness.training.order import cut
-from harness.training.replica import Piece, Replica, make_pieces
+from harness.training.replica import Piece, Replica, draws, make_pieces
 from harness.training.setup import Setup
 from harness.training.streams import stream_seed
 from harness.training.values import Flat
@@ -31,7 +31,7 @@ class OneDevice:
     def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
         self.setup, self.ledger, self.worker, self.rank = setup, ledger, worker, rank
         self.replica = setup.replica()
-        self.draws = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in self.replica.module.modules())
+        self.draws = draws(self.replica.module)
         self.placement: Placement | None = None
         self.table: Any = ()
 
@@ -109,6 +109,8 @@ class DataParallel(OneDevice):
     def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
         super().__init__(setup, ledger, worker, rank)
         self.ready: Any = None
+        # A static graph is recorded in the first pass, which torch wants synchronised: no accumulation there.
+        self._records_graph = setup.layout.static_graph
         layout = setup.layout
         devices = [self.replica.device.index] if self.replica.device.type == "cuda" else None
         self.ddp = nn.parallel.DistributedDataParallel(
@@ -138,7 +140,9 @@ class DataParallel(OneDevice):
         """Return this replica's part; weighted so that DDP's mean over replicas is the sum over the batch."""
         replicas = self.setup.layout.data
         part = cut(batch.indices, replicas)[self.rank]
-        return make_pieces(part, replicas * batch.shares / batch.size, self.setup.cell.micro_batch_size, pad=False)
+        size = len(part) if self._records_graph else self.setup.cell.micro_batch_size
+        self._records_graph = False
+        return make_pieces(part, replicas * batch.shares / batch.size, max(1, size), pad=False)
 
     def one_piece(self, piece: Piece, last: bool) -> torch.Tensor:
         """Compute one piece; only the last one exchanges. What follows the last own gradient is communication."""
@@ -185,8 +189,10 @@ class Pipeline(OneDevice):
         work = cell.workload
         self.replica = Replica(stage, setup.data, work["loss"], work["optimizer"], work["precision"], work["clip_norm"])
         self.replica.sum_over_ranks = dist.all_reduce
-        # The stage's parameters left the whole model's vector; rank 0 evaluates a copy.
+        # The layers went into the stages; rank 0 evaluates a copy of the whole. The others need it for names only.
         self._whole = setup.replica()
+        if rank > 0:
+            self._whole.module.to("cpu")
         self._runtimes: dict[int, tuple[Any, Any]] = {}
         self._positions: tuple[Any, Any] = (None, None)
 
@@ -208,6 +214,7 @@ class Pipeline(OneDevice):
     def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], Any, int]:
         """Run the table; every stage keeps its own gradients, the last one knows the loss."""
         pieces, last = self.pieces(batch), self.rank == self.setup.layout.pipeline - 1
+        self.seed(batch)
         runtime, stage = self._runtime(len(pieces))
         losses: list[torch.Tensor] = []
         start = self.ledger.stamp()
@@ -267,13 +274,14 @@ class Pipeline(OneDevice):
         return self._whole
 
     def whole(self) -> Replica:
-        """Bring all stages together on every rank; off the clock."""
+        """Bring all stages together on rank 0; off the clock."""
         with torch.no_grad():
             vectors, buffers = [], []
             for rank, (parameters, values) in enumerate(self.sizes):
                 vectors.append(self._from(rank, self.replica.vector(), parameters))
                 buffers.append(self._from(rank, self.replica.buffer_vector(), values))
-            self._whole.load(Flat([torch.cat(vectors)], torch.cat(buffers)))
+            if self.rank == 0:
+                self._whole.load(Flat([torch.cat(vectors)], torch.cat(buffers)))
         return self._whole
 
     def _from(self, rank: int, mine: torch.Tensor | None, size: int) -> torch.Tensor:
@@ -295,7 +303,10 @@ class Pipeline(OneDevice):
 
     def notes(self) -> list[str]:
         """Print the cut: layers, parameters and tensors of each stage."""
-        return [describe_stages(self._whole.module, self.placement or ())]
+        notes = [describe_stages(self._whole.module, self.placement or ())]
+        if self.draws:
+            notes.append("stages draw dropout's masks each for itself: other masks than a virtual run draws")
+        return notes
 
     def close(self) -> None:
         """Let go of torch's runtimes, which hold the process group."""

@@ -23,6 +23,7 @@ def merge(partials: list[dict[str, Any]], cell: Cell) -> Outcome:
     _join_staleness(rows, outcome, cell)
     outcome.steps = columns(rows, STEP_COLUMNS)
     outcome.setup_s = max(p["setup_s"] for p in partials)
+    outcome.facts["ended_at_s"] = max(p["ended_at_s"] for p in partials)
     for partial in partials:
         outcome.notes += [note for note in partial["notes"] if note not in outcome.notes]
         outcome.recorded |= partial["recorded"]

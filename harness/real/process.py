@@ -102,26 +102,28 @@ def _explain(job: Job, error: BaseException) -> dict[str, Any]:
 
     traceback.print_exception(error)
     cause = error.__cause__ if type(error).__name__ == "Crash" and error.__cause__ is not None else error
-    files = own_files(job.cell, job.plugins)
-    frames = [f.filename for f in traceback.extract_tb(cause.__traceback__)]
-    own = any(frame in files for frame in frames)
-    if own and not isinstance(cause, HarnessError):
-        return {"reason": describe(cause, files), "whose": "user", "line": job.line}
+
+    def failure(whose: str, reason: str) -> dict[str, Any]:
+        return {"reason": reason, "whose": whose, "line": job.line}
+
     if isinstance(cause, HarnessError):
-        return {
-            "reason": str(cause),
-            "whose": "machine" if isinstance(cause, MachineError) else "user",
-            "line": job.line,
-        }
-    if "out of memory" in str(cause).lower() or isinstance(cause, MemoryError):
-        return {"reason": str(cause).splitlines()[0], "whose": "memory", "line": job.line}
-    whose = "peer" if isinstance(cause, (RuntimeError, OSError, EOFError)) and _about_a_peer(cause) else "harness"
-    return {"reason": f"{type(cause).__name__}: {str(cause).strip()}", "whose": whose, "line": job.line}
+        return failure("machine" if isinstance(cause, MachineError) else "user", str(cause))
+    # Lack of memory and the loss of a peer show inside the user's program too; they are not its mistakes.
+    if isinstance(cause, MemoryError) or "out of memory" in str(cause).lower():
+        return failure("memory", str(cause).splitlines()[0] if str(cause) else "out of memory")
+    named = f"{type(cause).__name__}: {str(cause).strip()}"
+    if isinstance(cause, (RuntimeError, OSError, EOFError)) and _about_a_peer(cause):
+        return failure("peer", named)
+    files = own_files(job.cell, job.plugins)
+    if any(frame.filename in files for frame in traceback.extract_tb(cause.__traceback__)):
+        return failure("user", describe(cause, files))
+    return failure("harness", named)
 
 
 def _about_a_peer(error: BaseException) -> bool:
     text = str(error).lower()
-    return any(words in text for words in ("closed by peer", "connection reset", "broken pipe", "timed out", "gloo"))
+    signs = ("closed by peer", "connection reset", "broken pipe", "timed out", "gloo", "nccl")
+    return any(sign in text for sign in signs)
 
 
 def own_files(cell: dict[str, Any], plugins: Sequence[str]) -> list[str]:
@@ -224,7 +226,12 @@ def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
     replica = setup.replica()
     shape = (replica.num_parameters, sum(b.numel() for b in replica.buffers))
     status = Status(job.status.detach(), job.line, job.lines)
-    return RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
+    server = RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
+    if job.cell["device"] == "cuda":
+        from harness.training.setup import make_setup
+
+        server.make_evaluator = lambda: make_setup(setup.cell, job.plugins, "cuda:0").replica()
+    return server
 
 
 def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
@@ -294,17 +301,19 @@ def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, A
     """Return what this process knows; the one that holds the model knows most."""
     from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
 
-    training_s = endpoint.ended_s
+    training_s, ended_at_s = endpoint.ended_s, time.monotonic()
+    if not endpoint.decision or job.kind == "server":
+        endpoint.note_peak()
     asynchronous = setup.strategy.synchrony == "asynchronous"
     holds = endpoint.leads if job.kind == "worker" else job.address == -1
     if job.kind == "server" and asynchronous:
-        endpoint.evaluate_copies(_evaluation_replica(job, setup, endpoint))
-    elif job.kind == "worker" and endpoint.copies:
+        endpoint.evaluate_copies(endpoint.evaluation_replica())
+    elif job.kind == "worker" and endpoint.copies_marks:
         endpoint.evaluate_copies()
     if setup.strategy.model_at == "server":
         holds = job.kind == "server" and job.address == -1
         if holds:
-            endpoint.finish(_evaluation_replica(job, setup, endpoint))
+            endpoint.finish(endpoint.evaluation_replica())
     partial: dict[str, Any] = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
@@ -313,7 +322,8 @@ def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, A
         "unawaited": dict(endpoint.unawaited),
         "deliveries": {job.address: endpoint.post.taken},
         "bytes_sent": endpoint.bytes_sent if job.device_rank == 0 else 0,
-        "allocator": _allocator(job.device),
+        "allocator": endpoint.peaks,
+        "ended_at_s": ended_at_s,
         "setup_s": setup_s,
         "training_s": training_s,
     }
@@ -335,28 +345,6 @@ def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, A
         partial["dram"] = endpoint.runner.dram()
         partial["placement"] = endpoint.runner.placement
     return partial
-
-
-def _evaluation_replica(job: Job, setup: Any, endpoint: Any) -> Any:
-    """Return a replica to evaluate the server's weights with: on the cell's device, which is free by then."""
-    if job.cell["device"] != "cuda":
-        return endpoint.replica
-    from harness.training.setup import make_setup
-
-    replica = make_setup(setup.cell, job.plugins, "cuda:0").replica()
-    replica.load(endpoint.replica.snapshot())
-    return replica
-
-
-def _allocator(device: str) -> dict[str, int]:
-    if not device.startswith("cuda"):
-        return {}
-    import torch
-
-    return {
-        "allocated": torch.cuda.max_memory_allocated(device),
-        "reserved": torch.cuda.max_memory_reserved(device),
-    }
 
 
 def _close(job: Job, endpoint: Any) -> None:

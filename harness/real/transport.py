@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import PluginError
+from harness.errors import MachineError, PluginError
 from harness.strategy import ANY, Address
 from harness.training.values import Flat
 
@@ -53,7 +53,7 @@ class Slots:
             if slot[0] == 0:
                 return number
         number = len(self._maps)
-        os.ftruncate(self._descriptor, (number + 1) * self._size)
+        _grow(self._descriptor, number * self._size, self._size)
         self._map_up_to(number)
         return number
 
@@ -69,6 +69,24 @@ class Slots:
     def _map_up_to(self, number: int) -> None:
         while len(self._maps) <= number:
             self._maps.append(mmap.mmap(self._descriptor, self._size, offset=len(self._maps) * self._size))
+
+
+def _grow(descriptor: int, start: int, num_bytes: int) -> None:
+    """Add room to a file, for certain: a sparse file in a full memory disk would kill whoever writes to it.
+
+    Raises:
+        MachineError: there is no room.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, start, num_bytes)
+        else:
+            os.ftruncate(descriptor, start + num_bytes)
+    except OSError as error:
+        raise MachineError(
+            f"no room for a message of {num_bytes} bytes in shared memory ({error.strerror}); enlarge /dev/shm "
+            "(containers: --shm-size)"
+        ) from error
 
 
 @dataclass
@@ -136,6 +154,8 @@ class Post:
         A receiver that is gone takes nothing; that is not the sender's error.
         """
         peer = self.peers[to]
+        if to in self.gone:
+            return 0
         peer.sent += 1
         if isinstance(value, Flat):
             return self._send_value(peer, value, sent_s, paused_s, stop)
@@ -159,6 +179,7 @@ class Post:
         origin = getattr(value, "origin", (-1, -1))
         header = (VALUE, slot, value.version, value.num_samples, peer.sent, *loss, sent_s, paused_s, stop, *origin)
         if not peer.put(HEADER.pack(*header, 0)):
+            peer.outgoing.mark(slot, full=False)
             return 0
         return HEADER.size + int(vector.numel()) * int(vector.element_size())
 
@@ -196,9 +217,11 @@ class Post:
 
     def _take_one(self, peer: Peer) -> None:
         try:
-            parcel = self._read(peer, peer.connection.recv_bytes())
+            raw = peer.connection.recv_bytes()
         except (EOFError, OSError):
             parcel = Parcel(peer.address, None, 0.0, 0.0, stop=False, leaves=True)
+        else:
+            parcel = self._read(peer, raw)
         if parcel.leaves:
             self.gone.add(peer.address)
         self.queue.append(parcel)

@@ -88,13 +88,11 @@ class Course:
 
     def __init__(self, setup: Setup, rank: Address) -> None:
         self.setup, self.rank = setup, rank
-        cell, every = setup.cell, setup.budget.evaluate_every
+        cell = setup.cell
         self.own = setup.strategy.batches == "own"
-        self.marks = Marks(-(-every // cell.workers) if self.own else every)
+        self.marks = Marks(setup.budget.evaluate_every)
         self.position = 0
-        # Samples of all workers for one of this worker's own.
-        mine = len(shard(cell.seed, setup.num_train, rank, cell.workers)) if self.own else setup.num_train
-        self._whole = (setup.num_train, max(1, mine))
+        self._shards = [len(shard(cell.seed, setup.num_train, w, cell.workers)) for w in range(cell.workers)]
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the budget is spent; `position` is the number of samples before the present one."""
@@ -111,10 +109,25 @@ class Course:
         """Whether the run ends here, as far as this worker can tell by itself."""
         if self.own and self.setup.cell.servers:
             return False  # the server counts, and its answers carry the stop
-        num_train, mine = self._whole
-        return self.setup.budget.spent(samples * num_train // mine, steps)
+        return self.setup.budget.spent(self.total(samples, steps), steps)
+
+    def total(self, samples: int, steps: int) -> int:
+        """Return the samples of all workers after so many steps, given this worker's own.
+
+        Shards differ by a sample, and with them the steps of a pass; computed for all workers alike, so that all of
+        them see marks and the end at the same step.
+        """
+        if not self.own:
+            return samples
+        return sum(samples_after(steps, length, self.setup.cell.batch_size) for length in self._shards)
 
     def at_mark(self, samples: int, steps: int) -> bool:
         """Whether the model is looked at here: at every mark, and when the budget is spent."""
-        due = self.marks.reached(samples)
+        due = self.marks.reached(self.total(samples, steps))
         return due or self.spent(samples, steps)
+
+
+def samples_after(steps: int, length: int, batch_size: int) -> int:
+    """Return the samples in the first `steps` batches of a shard that is passed over without end."""
+    passes, rest = divmod(steps, max(1, -(-length // batch_size)))
+    return passes * length + min(rest * batch_size, length)

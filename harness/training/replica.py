@@ -144,12 +144,18 @@ class Replica:
 
     def gather(self, piece: Piece) -> tuple[torch.Tensor, torch.Tensor, float | torch.Tensor]:
         """Return inputs (n, c, h, w), targets (n,) and weights of a piece, on the device."""
-        index = torch.from_numpy(piece.indices).to(self.device)
+        index = self._upload(torch.from_numpy(piece.indices))
         inputs = self.data.train_inputs.index_select(0, index)
         targets = self.data.train_targets.index_select(0, index)
         if isinstance(piece.weight, float):
             return inputs, targets, piece.weight
-        return inputs, targets, torch.from_numpy(piece.weight).to(self.device, self.dtype)
+        return inputs, targets, self._upload(torch.from_numpy(piece.weight).to(self.dtype))
+
+    def _upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Bring a small tensor to the device without making the host wait for it."""
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def backward(self, inputs: torch.Tensor, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """Add one piece's gradient to the parameters' `.grad`; return its weighted loss, a 0-dim tensor."""
@@ -178,7 +184,7 @@ class Replica:
     def step(self, gradient: Flat, rate: float) -> None:
         """Take one optimizer step; the gradient's buffers become the model's."""
         if self.optimizer is None:
-            return
+            return self._step_without_parameters(gradient)
         for parameter, part in zip(self.parameters, self.split(gradient), strict=True):
             parameter.grad = part
         if self.clip_norm is not None:
@@ -188,6 +194,13 @@ class Replica:
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
+        with torch.no_grad():
+            self.set_buffers(gradient.buffers)
+
+    def _step_without_parameters(self, gradient: Flat) -> None:
+        """Take part in what the other stages of a pipeline do together, and keep buffers."""
+        if self.clip_norm is not None and self.sum_over_ranks is not None:
+            self.sum_over_ranks(torch.zeros((), dtype=self.dtype, device=self.device))
         with torch.no_grad():
             self.set_buffers(gradient.buffers)
 
@@ -245,6 +258,13 @@ def build_module(model: Any, options: Any, shape: Any, seed: int) -> nn.Module:
 
 
 def mergeable(module: nn.Module) -> bool:
-    """Whether gradients at the same weights may be computed together: no layer looks across samples or draws."""
-    looks_across = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return not any(isinstance(layer, looks_across) for layer in module.modules())
+    """Whether gradients at the same weights may be computed together.
+
+    Not where a layer draws, nor where one has buffers: they are what a forward pass over many samples leaves behind.
+    """
+    return not draws(module) and next(module.buffers(), None) is None
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a forward pass in training draws random numbers."""
+    return any(isinstance(layer, (nn.modules.dropout._DropoutNd, nn.RReLU)) for layer in module.modules())

@@ -57,6 +57,11 @@ class Flat(Value):
         """Copy what an engine is about to overwrite."""
         self.pieces = [torch.cat([piece.detach().reshape(-1) for piece in self.pieces])]
 
+    def move_to(self, device: torch.device) -> None:
+        """Bring a value that has just arrived to the device that will use it."""
+        self.pieces = [piece.to(device) for piece in self.pieces]
+        self.buffers = None if self.buffers is None else self.buffers.to(device)
+
     def averaged_with(self, others: Sequence[Value]) -> Flat:
         """Sum in the order given, then divide: the order is part of the result."""
         values = [self, *(force(other) for other in others)]

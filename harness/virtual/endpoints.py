@@ -70,7 +70,10 @@ class VirtualEndpoint(Endpoint):
         return self.state
 
     def load(self, weights: Value) -> Word:
-        self.state = force(awaited(weights))
+        flat = force(awaited(weights))
+        # How many samples an endpoint has applied itself does not change with the weights that it loads.
+        own = self.state.num_samples
+        self.state = Flat(flat.pieces, flat.buffers, version=flat.version, num_samples=own)
         seconds = self.engine.costs.link.seconds(weights.num_bytes)
         self.charge("communication_s", seconds)
         return self._busy("load", seconds, "load")
@@ -237,7 +240,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
     def _finish_batch(self, samples: int, steps: int) -> None:
         if self.engine.servers or self.engine.decision is not None:
             return
-        self.samples, self.updates = samples, steps
+        self.samples, self.updates = self.course.total(samples, steps), steps
         if self.course.at_mark(samples, steps):
             self._mark_number += 1
             self.engine.arrive(self._mark_number, self)

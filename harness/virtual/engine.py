@@ -149,10 +149,8 @@ class VirtualEngine:
         if self.setup.strategy.model_at == "mean" and len(states) > 1:
             model = Average(states).force()
         moment = max(entry[1] for entry in at_mark.values())
-        own = self.setup.strategy.batches == "own"
-        samples = sum(e[2] for e in at_mark.values()) if own else at_mark[0][2]
-        updates = max(entry[3] for entry in at_mark.values())
-        self.judge(model, samples, updates, moment, may_stop=True)
+        _, _, samples, updates = at_mark[0]
+        self.judge(model, samples, updates, moment, self.setup.strategy.synchrony != "asynchronous")
         if self.setup.budget.spent(samples, updates):
             self.stop("budget", moment)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from harness.training.order import Indices, cut
-from harness.training.replica import Piece, Replica, make_pieces, mergeable
+from harness.training.replica import Piece, Replica, draws, make_pieces, mergeable
 from harness.training.setup import Setup
 from harness.training.streams import stream_seed
 from harness.training.values import Flat
@@ -35,7 +35,7 @@ class Executor:
         self.setup = setup
         self.replica: Replica = setup.replica()
         self.merges = merge and mergeable(self.replica.module)
-        self.draws = any(isinstance(m, torch.nn.modules.dropout._DropoutNd) for m in self.replica.module.modules())
+        self.draws = draws(self.replica.module)
         self.shared_steps = shared_steps
         self.loaded: Flat | None = None
         self._steps: OrderedDict[tuple[int, ...], tuple[Any, ...]] = OrderedDict()
@@ -47,7 +47,7 @@ class Executor:
 
     def at(self, weights: Flat) -> None:
         """Make the replica hold these weights."""
-        if self.loaded is not weights:
+        if self.loaded is None or self.loaded.pieces is not weights.pieces:
             self.replica.load(weights)
             self.loaded = weights
         elif weights.buffers is not None:
@@ -92,7 +92,7 @@ class Executor:
 
     def step(self, weights: Flat, gradient: Flat, state: State, rate: float) -> tuple[Flat, State]:
         """Return the weights and the optimizer's state after one step; the same step is taken once."""
-        key = (id(weights), id(gradient), id(state), hash(rate))
+        key = (id(weights.pieces), weights.num_samples, id(gradient), id(state), hash(rate))
         if self.shared_steps and key in self._steps:
             return self._steps[key][0], self._steps[key][1]
         self.at(weights)

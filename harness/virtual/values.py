@@ -127,7 +127,9 @@ class Average(Lazy):
             return None
         first = leaves[0]
         assert isinstance(first, Gradient)
-        if not first.executor.merges or any(leaf.weights is not first.weights for leaf in leaves):  # type: ignore[attr-defined]
+        assert first.weights is not None
+        pieces = first.weights.pieces
+        if not first.executor.merges or any(leaf.weights.pieces is not pieces for leaf in leaves):  # type: ignore[attr-defined]
             return None
         return self._merge(first, leaves)  # type: ignore[arg-type]
 
