@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,10 @@ class Commands(click.Group):
             ctx.exit(130)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:
+            # Whoever read our output has seen enough (`| head`); what Python flushes at exit has nowhere to go either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
         except Exception:
             ctx.exit(_save_traceback())
 
@@ -266,8 +271,11 @@ def new_scenario(name: str, source: str, model: str | None) -> None:
 @click.argument("name")
 def new_strategy(name: str) -> None:
     """Write a working strategy to NAME.py."""
+    from harness.host import load_host
     from harness.scenarios import write_strategy
 
+    if name in load_host().strategies:
+        raise InputError([f"{name}: a strategy of this name exists already; choose another name"])
     path = write_strategy(name)
     click.echo(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
 

@@ -44,6 +44,7 @@ class Cell:
         oversubscribed: more workers than devices; shown, not ranked.
         notes: what the record and the report have to say beside the figures.
         not_possible: why this machine cannot run it; empty where it can.
+        model_at: where the strategy's model is whole: "worker", "server" or "mean".
     """
 
     cell_id: str
@@ -73,6 +74,7 @@ class Cell:
     oversubscribed: bool = False
     notes: tuple[str, ...] = ()
     not_possible: str = ""
+    model_at: str = "worker"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
@@ -234,6 +236,7 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         options=point.variant.options,
         synchrony=demand.strategy.synchrony,
         equals=demand.strategy.equals,
+        model_at=demand.strategy.model_at,
         engine=placed.engine,
         device=placed.device,
         gpus=point.gpus,

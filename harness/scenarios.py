@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.errors import InputError, nearest
 from harness.host import bundled
+from harness.workloads.user import user_model
 
 STRATEGY = '''\
 """{name}: say in one sentence what the workers tell each other."""
@@ -68,11 +69,13 @@ def copy_scenario(name: str, source: str, model: str | None = None) -> Path:
     """Copy a bundled scenario to NAME.toml in this folder, with the user's model in it if given.
 
     Raises:
-        InputError: the file is there already, or the name will not do for a results folder.
+        InputError: the file is there already, the name will not do for a results folder, or there is no such model.
     """
     target = _new_file(name, ".toml")
     text = find_scenario(source).read_text(encoding="utf-8")
     if model is not None:
+        user_model(model, Path())  # refuses what is not there, before anything is written
+        text = re.sub(r"(?m)^description\s*=.*$", f'description = "{model}, otherwise as {source}"', text, count=1)
         text, count = re.subn(r"(?m)^model\s*=.*$", f'model = "{model}"', text, count=1)
         if not count:
             text = text.replace("[workload]\n", f'[workload]\nmodel = "{model}"\n', 1)

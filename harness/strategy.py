@@ -271,6 +271,7 @@ class Strategy:
         equals: "single" where the strategy must train exactly like one device; it is examined before it is ranked.
         batches: "shared": all workers cut one order of batches between them; "own": each has its own part of the data.
         model_at: where the trained model is whole: on every worker, on the server, or only as the workers' mean.
+            There progress is counted: at the server in gradients applied, at the workers in batches.
     """
 
     name: ClassVar[str]

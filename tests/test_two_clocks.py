@@ -270,3 +270,18 @@ def test_batches_of_ones_own_without_a_server_see_the_same_marks_on_both(strateg
     simulated = run_virtual(setup, merge=False)
     assert [s for s, _, _ in seen(measured.outcome)] == [s for s, _, _ in seen(simulated)]
     assert difference(measured.outcome, simulated) < 1e-12
+
+
+@pytest.mark.parametrize("strategy", ["elastic", "elastic-mean"])
+def test_limits_hold_for_a_server_that_never_applies_a_gradient(strategy):
+    changes = {"sweep__gpus": [2], "workload": FP64, "plugins": (AVERAGES,), "limits": {"cell_timeout": "60 s"}}
+    cell = make_cell(engine="real", sweep__strategy=strategy, **changes)
+    measured = run_cell(cell, [AVERAGES])
+    assert measured.status == "finished", measured.reason
+    setup = make_setup(make_cell(sweep__strategy=strategy, **changes), [AVERAGES])
+    simulated = run_virtual(setup)
+    if strategy == "elastic-mean":
+        marks = [samples for samples, _, _ in seen(simulated)]
+        assert [samples for samples, _, _ in seen(measured.outcome)] == marks
+        assert marks[-1] == 2 * 1293
+        assert simulated.evaluations[-1].validation_accuracy > 0.3

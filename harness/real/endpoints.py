@@ -306,7 +306,7 @@ class RealWorker(RealEndpoint, Worker):
             self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
 
     def _finish_batch(self, samples: int, steps: int) -> None:
-        if self.setup.cell.servers:
+        if self.setup.server_counts:
             self.ended_s = self.ledger.now()
             if steps % RESOLVE_EVERY == 0:
                 self.ledger.resolve()  # without marks of its own a worker would pile up events and losses
@@ -322,7 +322,7 @@ class RealWorker(RealEndpoint, Worker):
     def copies_marks(self) -> bool:
         """Whether marks are copied and evaluated afterwards: nobody waits, and no server counts."""
         asynchronous = self.setup.strategy.synchrony == "asynchronous"
-        return self.course.own and asynchronous and not self.setup.cell.servers
+        return self.course.own and asynchronous and not self.setup.server_counts
 
     def _copy_at_mark(self, steps: int) -> None:
         self.ledger.resolve()

@@ -166,7 +166,8 @@ class _Supervisor:
     def _real_jobs(self) -> list[Job]:
         cell = self.cell
         devices = cell.gpus // cell.workers
-        together = devices > 1 or (cell.workers > 1 and cell.servers == 0)
+        # Workers that hold the model meet at marks; where the server holds it they never do, and one may die.
+        together = devices > 1 or (cell.workers > 1 and cell.model_at != "server")
         rendezvous = str(Path(self.folder.name) / "store") if together else ""
         jobs = []
         for number in range(cell.gpus):
@@ -252,7 +253,7 @@ class _Supervisor:
     def _may_go_on_without(self, child: _Child) -> bool:
         """An asynchronous strategy goes on as long as a worker and its servers live."""
         workers = [c for c in self._live() if c.job.kind == "worker"]
-        asynchronous = self.cell.synchrony == "asynchronous" and self.cell.servers > 0
+        asynchronous = self.cell.synchrony == "asynchronous" and self.cell.model_at == "server"
         return asynchronous and child.job.kind == "worker" and bool(workers) and self.started_s > 0
 
     def _failure(self, failed: list[_Child]) -> Result:

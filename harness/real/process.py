@@ -305,15 +305,14 @@ def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, A
     if not endpoint.decision or job.kind == "server":
         endpoint.note_peak()
     asynchronous = setup.strategy.synchrony == "asynchronous"
-    holds = endpoint.leads if job.kind == "worker" else job.address == -1
-    if job.kind == "server" and asynchronous:
+    at_server = setup.server_counts
+    holds = job.address == -1 if at_server else job.kind == "worker" and endpoint.leads
+    if at_server and holds and asynchronous:
         endpoint.evaluate_copies(endpoint.evaluation_replica())
     elif job.kind == "worker" and endpoint.copies_marks:
         endpoint.evaluate_copies()
-    if setup.strategy.model_at == "server":
-        holds = job.kind == "server" and job.address == -1
-        if holds:
-            endpoint.finish(endpoint.evaluation_replica())
+    if at_server and holds:
+        endpoint.finish(endpoint.evaluation_replica())
     partial: dict[str, Any] = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],

@@ -107,8 +107,10 @@ class Course:
 
     def spent(self, samples: int, steps: int) -> bool:
         """Whether the run ends here, as far as this worker can tell by itself."""
-        if self.own and self.setup.cell.servers:
-            return False  # the server counts, and its answers carry the stop
+        if self.own and self.setup.server_counts:
+            # The server counts, and its answers carry the stop. Alone no worker can do more than the whole budget:
+            # that ends a run whose server never applies a gradient.
+            return self.setup.budget.spent(samples, steps)
         return self.setup.budget.spent(self.total(samples, steps), steps)
 
     def total(self, samples: int, steps: int) -> int:

@@ -44,6 +44,11 @@ class Setup:
         return Replica(module, self.data, work["loss"], work["optimizer"], work["precision"], work["clip_norm"])
 
     @property
+    def server_counts(self) -> bool:
+        """Whether progress is counted, marked and ended at the server, where the model is; else at the workers."""
+        return self.cell.servers > 0 and self.strategy.model_at == "server"
+
+    @property
     def num_train(self) -> int:
         """Training samples, the validation split left out."""
         return int(self.data.num_train)

@@ -235,10 +235,10 @@ class VirtualWorker(VirtualEndpoint, Worker):
 
     def _ended(self) -> bool:
         """Whether this worker knows of the stop: from a server's answer, or from a mark."""
-        return self.stopped or (self.engine.decision is not None and not self.engine.servers)
+        return self.stopped or (self.engine.decision is not None and not self.setup.server_counts)
 
     def _finish_batch(self, samples: int, steps: int) -> None:
-        if self.engine.servers or self.engine.decision is not None:
+        if self.setup.server_counts or self.engine.decision is not None:
             return
         self.samples, self.updates = self.course.total(samples, steps), steps
         if self.course.at_mark(samples, steps):
@@ -349,7 +349,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         for row in kept:
             box = row["loss"]
             row["loss"] = float(box[0]) if box is not None and box[0] is not None else None
-            if self.course.own and self.engine.servers:
+            if self.course.own and self.setup.server_counts:
                 row["staleness"] = staleness.get((self.rank, row["step"]))
         return kept
 

@@ -177,13 +177,13 @@ class VirtualEngine:
         if self.decision is None:
             self.decision, self.ended_s = decision, moment
         # A spent budget ends every worker's batches by itself, and a server's stop travels with its answers.
-        self.halted = decision != "budget" and not self.servers
+        self.halted = decision != "budget" and not self.setup.server_counts
 
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _outcome(self) -> Outcome:
         cell = self.setup.cell
-        holder = self.servers[0] if self.servers and self.setup.strategy.model_at == "server" else self.workers[0]
+        holder = self.servers[0] if self.setup.server_counts else self.workers[0]
         if self.decision is None:
             self.stop("budget", self.env.now)
         if not self.referee.evaluations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Strategy, Worker, hookimpl
+from harness import SERVER, Server, Strategy, Worker, hookimpl
 
 
 class BySamples(Strategy):
@@ -46,6 +46,43 @@ class OwnAsynchronous(Strategy):
             await worker.apply(await worker.gradient(batch))
 
 
+class Elastic(Strategy):
+    """Workers explore, a server keeps the centre that pulls them back.
+
+    Source: Zhang, Choromanska and LeCun 2015, "Deep learning with Elastic Averaging SGD", algorithm 1.
+    """
+
+    name = "elastic"
+    synchrony = "asynchronous"
+    batches = "own"
+    model_at = "server"
+
+    def servers(self, workers: int) -> int:
+        """Keep one centre."""
+        return 1
+
+    async def work(self, worker: Worker) -> None:
+        """Train, then move towards the centre."""
+        for batch in worker.batches():
+            await worker.apply(await worker.gradient(batch))
+            await worker.send(worker.weights, to=SERVER)
+            centre = (await worker.receive(SERVER)).value
+            await worker.load(worker.weights - 0.3 * (worker.weights - centre))
+
+    async def serve(self, server: Server) -> None:
+        """Move the centre towards whoever calls; never apply a gradient."""
+        while message := await server.receive():
+            await server.send(server.weights, to=message.source)
+            await server.load(server.weights + 0.3 * (message.value - server.weights))
+
+
+class ElasticMean(Elastic):
+    """The same, judged by the workers' mean."""
+
+    name = "elastic-mean"
+    model_at = "mean"
+
+
 @hookimpl
 def harness_strategies():
-    return [BySamples, OwnSynchronous, OwnAsynchronous]
+    return [BySamples, OwnSynchronous, OwnAsynchronous, Elastic, ElasticMean]
