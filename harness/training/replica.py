@@ -97,6 +97,11 @@ class Replica:
         self.buffers = list(self.module.buffers())
         self.dtype = DTYPES[precision]
         self.num_parameters = sum(p.numel() for p in self.parameters)
+        # The same memory as the parameters, seen flat: made once, since ten views a step cost as much as the copy.
+        for parameter in self.parameters:
+            parameter.data = parameter.data.contiguous()
+        self._flat = [p.detach().view(-1) for p in self.parameters]
+        self._sizes = [p.numel() for p in self.parameters]
         # A pipeline stage may hold layers without parameters only; torch's optimizers refuse an empty list.
         self.optimizer = make_optimizer(self.parameters, optimizer) if self.parameters else None
         self.forward: Any = self.module
@@ -112,7 +117,7 @@ class Replica:
         """
         if not self.parameters:
             return torch.zeros(0, dtype=self.dtype, device=self.device)
-        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        return torch.cat(self._flat)
 
     def buffer_vector(self) -> torch.Tensor | None:
         """Return a copy of all buffers as one float vector, or None."""
@@ -137,7 +142,7 @@ class Replica:
         """Copy parameters and buffers in."""
         with torch.no_grad():
             if self.parameters:
-                torch._foreach_copy_(self.parameters, self.split(weights))
+                torch._foreach_copy_(self._flat, list(weights.tensor().split(self._sizes)))
             self.set_buffers(weights.buffers)
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -218,8 +223,7 @@ class Replica:
         """Return a value's parameters' part as one tensor per parameter."""
         if len(value.pieces) == len(self.parameters) and value.pieces[0].shape == self.parameters[0].shape:
             return list(value.pieces)
-        sizes = [p.numel() for p in self.parameters]
-        return [part.view_as(p) for part, p in zip(value.tensor().split(sizes), self.parameters, strict=True)]
+        return [part.view_as(p) for part, p in zip(value.tensor().split(self._sizes), self.parameters, strict=True)]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute in bfloat16 where the scenario asks for it."""
