@@ -76,6 +76,11 @@ class Cell:
     not_possible: str = ""
     model_at: str = "worker"
 
+    @property
+    def server_counts(self) -> bool:
+        """Whether progress is counted, marked and ended at the server, where the model is; else at the workers."""
+        return self.servers > 0 and self.model_at == "server"
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return {**asdict(self), "notes": list(self.notes)}

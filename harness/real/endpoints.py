@@ -213,7 +213,7 @@ class RealServer(RealEndpoint, Server):
             self.replica.step(flat, rate)
         self.own_samples += flat.num_samples
         self._count(flat)
-        if self.rank == -1 and self.setup.strategy.model_at == "server":
+        if self.rank == -1 and self.setup.server_counts:
             self._mark()
         return self._done("apply")
 

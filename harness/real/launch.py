@@ -167,7 +167,7 @@ class _Supervisor:
         cell = self.cell
         devices = cell.gpus // cell.workers
         # Workers that hold the model meet at marks; where the server holds it they never do, and one may die.
-        together = devices > 1 or (cell.workers > 1 and cell.model_at != "server")
+        together = devices > 1 or (cell.workers > 1 and not cell.server_counts)
         rendezvous = str(Path(self.folder.name) / "store") if together else ""
         jobs = []
         for number in range(cell.gpus):
@@ -253,7 +253,7 @@ class _Supervisor:
     def _may_go_on_without(self, child: _Child) -> bool:
         """An asynchronous strategy goes on as long as a worker and its servers live."""
         workers = [c for c in self._live() if c.job.kind == "worker"]
-        asynchronous = self.cell.synchrony == "asynchronous" and self.cell.model_at == "server"
+        asynchronous = self.cell.synchrony == "asynchronous" and self.cell.server_counts
         return asynchronous and child.job.kind == "worker" and bool(workers) and self.started_s > 0
 
     def _failure(self, failed: list[_Child]) -> Result:

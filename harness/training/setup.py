@@ -45,8 +45,8 @@ class Setup:
 
     @property
     def server_counts(self) -> bool:
-        """Whether progress is counted, marked and ended at the server, where the model is; else at the workers."""
-        return self.cell.servers > 0 and self.strategy.model_at == "server"
+        """The cell's own `server_counts`."""
+        return self.cell.server_counts
 
     @property
     def num_train(self) -> int:

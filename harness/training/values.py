@@ -40,7 +40,7 @@ class Flat(Value):
     def tensor(self) -> torch.Tensor:
         """Join the pieces; done once."""
         if len(self.pieces) != 1 or self.pieces[0].dim() != 1 or self.pieces[0].requires_grad:
-            self.pieces = [torch.cat([piece.detach().reshape(-1) for piece in self.pieces])]
+            self.detach_from_engine()
         return self.pieces[0]
 
     @property

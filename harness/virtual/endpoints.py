@@ -179,7 +179,7 @@ class VirtualServer(VirtualEndpoint, Server):
         self.take_step(gradient, scale)
         word = self._busy("apply", self.engine.costs.apply_s, "compute")
         self._log(gradient, staleness)
-        if self.rank == -1 and self.engine.setup.strategy.model_at == "server":
+        if self.rank == -1 and self.setup.server_counts:
             self._mark()
         return word
 
@@ -340,12 +340,9 @@ class VirtualWorker(VirtualEndpoint, Worker):
         self._unchecked = [box for box in self._unchecked if box[0] is None]
         return all(math.isfinite(float(box[0])) for box in known)
 
-    def finished_rows(self, ended_s: float) -> list[dict[str, Any]]:
-        """Return the steps that began before the end, losses read."""
+    def finished_rows(self, ended_s: float, staleness: dict[tuple[int, int], int]) -> list[dict[str, Any]]:
+        """Return the steps that began before the end, losses read, each with the staleness its push was applied at."""
         kept = [row for row in self.rows if row["start_s"] < ended_s]
-        staleness = {
-            (u["worker"], u["step"]): u["staleness"] for u in self.engine.updates_log if u["worker"] == self.rank
-        }
         for row in kept:
             box = row["loss"]
             row["loss"] = float(box[0]) if box is not None and box[0] is not None else None

@@ -191,7 +191,8 @@ class VirtualEngine:
         began = time.perf_counter()
         test = self.executor.evaluate(self.model, "test") if self.setup.budget.evaluates else None
         self.evaluation_s += time.perf_counter() - began
-        rows = [row for worker in self.workers for row in worker.finished_rows(self.ended_s)]
+        staleness = {(u["worker"], u["step"]): u["staleness"] for u in self.updates_log}
+        rows = [row for worker in self.workers for row in worker.finished_rows(self.ended_s, staleness)]
         steps = max(1, sum(1 for row in rows if row["worker"] == 0))
         return Outcome(
             decision=self.decision or "budget",
