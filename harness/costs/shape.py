@@ -1,0 +1,89 @@
+"""A model without its mathematics: layer by layer what it holds, keeps, hands on and computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+
+class Linear(NamedTuple):
+    """A quantity that grows with the number of samples: fixed + samples * per_sample."""
+
+    fixed: float = 0.0
+    per_sample: float = 0.0
+
+    def at(self, samples: float) -> float:
+        """Return the quantity for so many samples."""
+        return self.fixed + samples * self.per_sample
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One layer: what a pipeline may not cut, and what FSDP gathers at once.
+
+    Attributes:
+        tensors: number of scalars in each trainable parameter tensor, in order of registration.
+        buffers_bytes: of tensors that are not trained.
+        activation_bytes: kept from the forward pass for the backward pass.
+        output_bytes: what it hands to the next layer.
+        workspace_bytes: live only while the layer computes, beyond what is kept.
+        forward_flops: multiplications and additions of one forward pass, 2 per multiply-add; backward is twice that.
+        split: share of the layer's compute and parameters that tensor parallelism divides, 0..1.
+    """
+
+    name: str
+    tensors: tuple[int, ...] = ()
+    buffers_bytes: int = 0
+    activation_bytes: Linear = Linear()
+    output_bytes: Linear = Linear()
+    workspace_bytes: Linear = Linear()
+    forward_flops: Linear = Linear()
+    split: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        """Trainable scalars."""
+        return sum(self.tensors)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """All layers in the order of the forward pass.
+
+    Attributes:
+        element_bytes: of one parameter and of one gradient element.
+        origin: where the figures are from, in words.
+    """
+
+    layers: tuple[LayerShape, ...]
+    input_bytes: Linear = Linear()
+    element_bytes: int = 4
+    origin: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable scalars of the whole model."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of all parameters, and of all gradients."""
+        return self.parameters * self.element_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ModelShape:
+        """Return the shape that `to_dict` was called on."""
+        layers = tuple(_layer(entry) for entry in content["layers"])
+        return cls(**{**content, "layers": layers, "input_bytes": Linear(*content["input_bytes"])})
+
+
+def _layer(entry: Mapping[str, Any]) -> LayerShape:
+    kinds = ("activation_bytes", "output_bytes", "workspace_bytes", "forward_flops")
+    linear = {kind: Linear(*entry[kind]) for kind in kinds}
+    return LayerShape(**{**entry, **linear, "tensors": tuple(entry["tensors"])})
