@@ -35,12 +35,15 @@ class Curve(NamedTuple):
         return Curve(tuple((count, seconds * factor) for count, seconds in self.points))
 
 
+NO_TIME = Curve()
+
+
 @dataclass(frozen=True)
 class LayerTime:
     """One layer's passes on one device."""
 
-    forward: Curve = Curve()
-    backward: Curve = Curve()
+    forward: Curve = NO_TIME
+    backward: Curve = NO_TIME
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ class Linear(NamedTuple):
         return self.fixed + samples * self.per_sample
 
 
+NOTHING = Linear()
+
+
 @dataclass(frozen=True)
 class LayerShape:
     """One layer: what a pipeline may not cut, and what FSDP gathers at once.
@@ -35,10 +38,10 @@ class LayerShape:
     name: str
     tensors: tuple[int, ...] = ()
     buffers_bytes: int = 0
-    activation_bytes: Linear = Linear()
-    output_bytes: Linear = Linear()
-    workspace_bytes: Linear = Linear()
-    forward_flops: Linear = Linear()
+    activation_bytes: Linear = NOTHING
+    output_bytes: Linear = NOTHING
+    workspace_bytes: Linear = NOTHING
+    forward_flops: Linear = NOTHING
     split: float = 0.0
 
     @property
@@ -57,7 +60,7 @@ class ModelShape:
     """
 
     layers: tuple[LayerShape, ...]
-    input_bytes: Linear = Linear()
+    input_bytes: Linear = NOTHING
     element_bytes: int = 4
     origin: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
