@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence, Set
+from typing import TYPE_CHECKING
 
 from harness.errors import PluginError
 from harness.strategy import Address, Batch
 from harness.training.budget import Marks
 from harness.training.order import own_batches, shard, shared_batches
-from harness.training.setup import Setup
 from harness.training.streams import python_stream
+
+if TYPE_CHECKING:
+    from harness.training.setup import Setup
 
 
 class Endpoint:

@@ -14,14 +14,14 @@ import simpy
 from harness.strategy import ANY, Address, Batch, Message, Server, Value, Worker
 from harness.training.budget import Marks
 from harness.training.endpoint import Course, Endpoint, check_address, everybody
-from harness.training.values import Flat, force
 from harness.training.words import Word, awaited
-from harness.virtual.executor import State
 from harness.virtual.network import Inbox, Meeting, Parcel, Waiting, message
-from harness.virtual.values import Average, Gradient
 
 if TYPE_CHECKING:
+    from harness.training.values import Flat
     from harness.virtual.engine import VirtualEngine
+    from harness.virtual.executor import State
+    from harness.virtual.values import Gradient
 
 HEADER_BYTES = 64
 """A message without a value on the wire: what the real transport's header takes."""
@@ -70,10 +70,8 @@ class VirtualEndpoint(Endpoint):
         return self.state
 
     def load(self, weights: Value) -> Word:
-        flat = force(awaited(weights))
         # How many samples an endpoint has applied itself does not change with the weights that it loads.
-        own = self.state.num_samples
-        self.state = Flat(flat.pieces, flat.buffers, version=flat.version, num_samples=own)
+        self.state = self.engine.executor.adopt(awaited(weights), self.state.num_samples)
         seconds = self.engine.costs.link.seconds(weights.num_bytes)
         self.charge("communication_s", seconds)
         return self._busy("load", seconds, "load")
@@ -126,8 +124,8 @@ class VirtualEndpoint(Endpoint):
     def take_step(self, gradient: Value, scale: float) -> None:
         """Apply a gradient to this endpoint's state, now."""
         rate = self.learning_rate * scale
-        flat = force(gradient)
-        self.state, self.optimizer_state = self.engine.executor.step(self.state, flat, self.optimizer_state, rate)
+        executor = self.engine.executor
+        self.state, self.optimizer_state = executor.step(self.state, gradient, self.optimizer_state, rate)
         self.samples += gradient.num_samples
         self.updates += 1
 
@@ -251,7 +249,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         setup = self.engine.setup
         weight = batch.shares / batch.size
         origin = (self.rank, batch.step)
-        value = Gradient(self.engine.executor, self.state, batch.indices, weight, origin)
+        value = self.engine.executor.gradient_of(self.state, batch.indices, weight, origin)
         part = self.engine.costs.step(setup.layout, len(batch.indices), setup.cell.micro_batch_size)
         self._charge(part, value)
         self.engine.bytes_sent += part.bytes_sent
@@ -283,7 +281,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         values = [meeting.values[rank] for rank in sorted(meeting.values)]
         total = sum(v.num_samples for v in values)
         shares = [v.num_samples / total for v in values] if by_samples and total else None
-        result = Average(values, shares) if len(values) > 1 else values[0]
+        result = self.engine.executor.average(values, shares) if len(values) > 1 else values[0]
         seconds = self.engine.costs.all_reduce_s(len(values), result.num_bytes)
         self.engine.bytes_sent += 2 * (len(values) - 1) * result.num_bytes
         done = self.engine.env.timeout(seconds)

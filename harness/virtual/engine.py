@@ -9,23 +9,22 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import simpy
 
 from harness.errors import HarnessError
 from harness.strategy import Address
 from harness.training.budget import Evaluation, Referee
-from harness.training.layers import describe_stages
-from harness.training.memory import count_dram
 from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
-from harness.training.setup import Setup
-from harness.training.values import Flat
 from harness.training.words import foreign
-from harness.virtual.cost import Costs, find_costs, probe_piece
-from harness.virtual.executor import Executor, State
 from harness.virtual.network import Meeting
-from harness.virtual.values import Average
+
+if TYPE_CHECKING:
+    from harness.training.setup import Setup
+    from harness.training.values import Flat
+    from harness.virtual.cost import Costs
+    from harness.virtual.executor import Executor, State
 
 Script = dict[Address, list[Address | None]]
 """For each endpoint the sources of the messages that it took in a logged run."""
@@ -47,20 +46,26 @@ class VirtualEngine:
         merge: compute gradients at the same weights together; False is bit for bit what real devices compute.
         script: deliveries of a logged run to replay.
         costs: constant costs; default: from the scenario, completed by measurements.
+        executor: what computes; default: the real model.
     """
 
     def __init__(
-        self, setup: Setup, *, merge: bool = True, script: Script | None = None, costs: Costs | None = None
+        self,
+        setup: Setup,
+        *,
+        merge: bool = True,
+        script: Script | None = None,
+        costs: Costs | None = None,
+        executor: Executor | None = None,
     ) -> None:
         from harness.virtual.endpoints import VirtualEndpoint, VirtualServer, VirtualWorker
 
         self.setup = setup
         self.env = simpy.Environment()
         cell = setup.cell
-        self.executor = Executor(setup, merge, shared_steps=setup.strategy.model_at != "server" and cell.workers > 1)
+        self.executor = executor or _real_model(setup, merge)
         initial = self.executor.initial_weights()
-        self.costs = costs or find_costs(self.executor)
-        self.executor.loaded = None  # measuring moved the replica
+        self.costs = costs or _costs_of(self.executor)
         self.initial_state: State = {}
         self.referee = Referee(setup.budget)
         self.unawaited: Counter[str] = Counter()
@@ -147,7 +152,7 @@ class VirtualEngine:
         states = [at_mark[rank][0] for rank in sorted(at_mark)]
         model = states[0]
         if self.setup.strategy.model_at == "mean" and len(states) > 1:
-            model = Average(states).force()
+            model = self.executor.mean_model(states)
         moment = max(entry[1] for entry in at_mark.values())
         _, _, samples, updates = at_mark[0]
         self.judge(model, samples, updates, moment, self.setup.strategy.synchrony != "asynchronous")
@@ -207,17 +212,17 @@ class VirtualEngine:
             dram=self._dram(),
             bytes_sent_per_step=self.bytes_sent / steps / cell.workers,
             bubble_fraction=self._bubble(),
-            notes=[*self.notes, *self._stages(), f"virtual cluster with {self.costs.origin}"],
+            notes=[
+                *self.notes,
+                *self.executor.notes(self.costs.placement),
+                f"virtual cluster with {self.costs.origin}",
+            ],
             recorded=self.recorded,
             unawaited=dict(self.unawaited),
             deliveries={e.rank: e.inbox.taken for e in self.endpoints.values()},
             facts={"placement": self.costs.placement, "costs": self.costs.origin, "host_s": self.host_s},
-            weights=self.model.tensor(),
+            weights=self.executor.vector(self.model),
         )
-
-    def _stages(self) -> list[str]:
-        placement = self.costs.placement
-        return [] if placement is None else [describe_stages(self.executor.replica.module, placement)]
 
     def _bubble(self) -> float | None:
         if self.setup.layout.pipeline == 1:
@@ -230,8 +235,21 @@ class VirtualEngine:
         table: Any = ()
         if layout.schedule is not None:
             table = layout.schedule(layout.pipeline, -(-cell.batch_size // cell.micro_batch_size))
-        piece = probe_piece(self.executor)
-        return count_dram(self.executor.replica, piece, cell.workload["optimizer"], self.costs.placement, table)
+        return self.executor.dram(self.costs.placement, table)
+
+
+def _real_model(setup: Setup, merge: bool) -> Executor:
+    from harness.virtual.executor import Executor
+
+    return Executor(setup, merge, shared_steps=setup.strategy.model_at != "server" and setup.cell.workers > 1)
+
+
+def _costs_of(executor: Executor) -> Costs:
+    from harness.virtual.cost import find_costs
+
+    costs = find_costs(executor)
+    executor.loaded = None  # measuring moved the replica
+    return costs
 
 
 def name_of(address: Address) -> str:

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.strategy import Table, Value
+from harness.training.layers import Placement, describe_stages
+from harness.training.memory import count_dram
 from harness.training.order import Indices, cut
 from harness.training.replica import Piece, Replica, draws, make_pieces, mergeable
 from harness.training.setup import Setup
 from harness.training.streams import stream_seed
-from harness.training.values import Flat
+from harness.training.values import Flat, force
+from harness.virtual.values import Average, Gradient
 
 State = dict[int, dict[str, Any]]
 """An optimizer's state by parameter number: immutable here, copied in before every step."""
@@ -53,6 +57,21 @@ class Executor:
         elif weights.buffers is not None:
             self.replica.set_buffers(weights.buffers)
 
+    # -- values ------------------------------------------------------------------------------------------------
+
+    def adopt(self, weights: Value, num_samples: int) -> Flat:
+        """Return the weights as an endpoint that loads them holds them."""
+        flat = force(weights)
+        return Flat(flat.pieces, flat.buffers, version=flat.version, num_samples=num_samples)
+
+    def gradient_of(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Gradient:
+        """Return the handle of a gradient that is computed when somebody needs it."""
+        return Gradient(self, weights, indices, weight, origin)
+
+    def average(self, values: Sequence[Value], shares: Sequence[float] | None = None) -> Average:
+        """Return the mean, weighted by `shares` where they are given."""
+        return Average(values, shares)
+
     # -- gradients -----------------------------------------------------------------------------------------------
 
     def gradient(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Flat:
@@ -90,8 +109,9 @@ class Executor:
 
     # -- updates -------------------------------------------------------------------------------------------------
 
-    def step(self, weights: Flat, gradient: Flat, state: State, rate: float) -> tuple[Flat, State]:
+    def step(self, weights: Flat, gradient: Value, state: State, rate: float) -> tuple[Flat, State]:
         """Return the weights and the optimizer's state after one step; the same step is taken once."""
+        gradient = force(gradient)
         key = (id(weights.pieces), weights.num_samples, id(gradient), id(state), hash(rate))
         if self.shared_steps and key in self._steps:
             return self._steps[key][0], self._steps[key][1]
@@ -120,6 +140,26 @@ class Executor:
         assert self.replica.optimizer is not None
         state = self.replica.optimizer.state
         return {n: dict(state[p]) for n, p in enumerate(self.replica.parameters) if p in state}
+
+    # -- what the engine reports -----------------------------------------------------------------------------------
+
+    def mean_model(self, states: Sequence[Value]) -> Flat:
+        """Return the plain mean of all workers' weights."""
+        return Average(states).force()
+
+    def vector(self, weights: Flat) -> torch.Tensor:
+        """Return the parameters as one flat tensor."""
+        return weights.tensor()
+
+    def notes(self, placement: Placement | None) -> list[str]:
+        """Return what the record should say about the model's cut."""
+        return [] if placement is None else [describe_stages(self.replica.module, placement)]
+
+    def dram(self, placement: Placement | None, table: Table) -> dict[str, int]:
+        """Count the tensors on the device that holds most."""
+        indices = full_batch_indices(self.setup)[: self.setup.cell.micro_batch_size]
+        piece = make_pieces(indices, 1.0, 10**9, pad=False)[0]
+        return count_dram(self.replica, piece, self.setup.cell.workload["optimizer"], placement, table)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
