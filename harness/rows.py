@@ -160,7 +160,9 @@ def time_row(cell: Cell, outcome: Outcome) -> Row:
         kept = 1.0 if span <= left or span == 0 else max(0.0, left) / span
         for part in PARTS:
             totals[part] += step[part] * kept
-    parts = {part: total / cell.gpus for part, total in totals.items()}
+    # A virtual worker has one row for a step, a mean over its devices; a real one has a row for each device.
+    rows_per_step = cell.workers if cell.engine == "virtual" else cell.gpus
+    parts = {part: total / rows_per_step for part, total in totals.items()}
     other = outcome.training_s - sum(parts.values())
     row: Row = {**parts, "other_s": max(0.0, other), "busy_fraction": None}
     if outcome.training_s > 0:

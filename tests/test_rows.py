@@ -84,6 +84,13 @@ def test_parts_are_means_over_devices():
     assert row["busy_fraction"] == 0.6
 
 
+def test_a_virtual_row_is_already_a_mean_over_the_devices_of_its_worker():
+    rows = [step(0, 0.0, compute_s=3.0, communication_s=2.0)]
+    cell = replace(cell_of(), engine="virtual", gpus=8, workers=1)
+    row = time_row(cell, outcome_of(rows, 5.0))
+    assert (row["compute_s"], row["communication_s"], row["other_s"]) == (3.0, 2.0, 0.0)
+
+
 def test_a_step_cut_short_by_the_end_counts_up_to_the_end_in_proportion():
     rows = [step(0, 0.0, compute_s=1.0), step(1, 1.0, compute_s=3.0, communication_s=1.0)]
     row = time_row(cell_of(), outcome_of(rows, 3.0))

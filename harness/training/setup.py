@@ -1,4 +1,7 @@
-"""Turn a cell into the objects that an engine runs: strategy, data, model, budget, rate."""
+"""Turn a cell into the objects that an engine runs: strategy, data, model, budget, rate.
+
+A timing-only cell has no data and no model; nothing here imports torch before one of the two is made.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from harness.errors import PluginError
 from harness.host import Host, describe, load_host
 from harness.strategy import Layout, Strategy
 from harness.training.budget import Budget
 from harness.training.rates import Rate, make_rate
-from harness.training.replica import DTYPES, Replica, build_module
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from harness.plan import Cell
+    from harness.training.replica import Replica
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Setup:
 
     def replica(self) -> Replica:
         """Build the model with its seed's initial weights and an optimizer."""
+        from harness.training.replica import Replica, build_module
+
         work = self.cell.workload
         module = build_module(self.model, self.model.Options(**work["model"]["options"]), self.shape, self.cell.seed)
         if self.model.file is not None:
@@ -60,6 +64,8 @@ def try_users_model(module: nn.Module, data: Any, name: str, file: str) -> None:
     Raises:
         PluginError: the model does not take the data, or does not give one number for each class.
     """
+    import torch
+
     inputs = data.train_inputs[:2].float().cpu()
     try:
         with torch.no_grad():
@@ -111,6 +117,7 @@ def make_strategy(host: Host, cell: Cell) -> Strategy:
 
 def prepare_data(dataset: Any, model: Any, cell: Cell, device: str) -> tuple[Any, Any]:
     """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape."""
+    from harness.training.replica import DTYPES
     from harness.workloads.catalogue import DataShape
     from harness.workloads.data import prepare
 

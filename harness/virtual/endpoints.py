@@ -13,7 +13,7 @@ import simpy
 
 from harness.strategy import ANY, Address, Batch, Message, Server, Value, Worker
 from harness.training.budget import Marks
-from harness.training.endpoint import Course, Endpoint, check_address, everybody
+from harness.training.endpoint import Endpoint, check_address, everybody
 from harness.training.words import Word, awaited
 from harness.virtual.network import Inbox, Meeting, Parcel, Waiting, message
 
@@ -214,7 +214,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         self.rows: list[dict[str, Any]] = []
         self._means = 0
         self._unchecked: list[list[Any]] = []
-        self.course = Course(engine.setup, rank)
+        self.course = engine.executor.course(rank)
         self._mark_number = 0
 
     @property

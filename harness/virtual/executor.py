@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.strategy import Table, Value
+from harness.strategy import Address, Table, Value
+from harness.training.endpoint import Course
 from harness.training.layers import Placement, describe_stages
 from harness.training.memory import count_dram
 from harness.training.order import Indices, cut
@@ -43,6 +44,10 @@ class Executor:
         self.shared_steps = shared_steps
         self.loaded: Flat | None = None
         self._steps: OrderedDict[tuple[int, ...], tuple[Any, ...]] = OrderedDict()
+
+    def course(self, rank: Address) -> Course:
+        """Return a worker's way through its batches."""
+        return Course(self.setup, rank)
 
     def initial_weights(self) -> Flat:
         """Return version 0."""
