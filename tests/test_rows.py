@@ -70,7 +70,7 @@ def test_parts_add_up_to_the_training_time_and_none_is_negative(devices, cut):
     ends = [sum(sum(span) for span in spans) for spans in devices]
     training_s = max(ends) * cut  # the end may come while a step is under way
     rows = [row for row in rows if row["start_s"] < training_s]
-    row = time_row(replace(cell_of(), gpus=len(devices)), outcome_of(rows, training_s))
+    row = time_row(replace(cell_of(), engine="real", gpus=len(devices)), outcome_of(rows, training_s))
     parts = [row[name] for name in (*PARTS, "other_s")]
     assert all(part >= 0 for part in parts)
     assert sum(parts) == pytest.approx(training_s, abs=1e-9)
@@ -79,7 +79,7 @@ def test_parts_add_up_to_the_training_time_and_none_is_negative(devices, cut):
 
 def test_parts_are_means_over_devices():
     rows = [step(0, 0.0, device=0, compute_s=4.0), step(0, 0.0, device=1, compute_s=2.0, idle_s=1.0)]
-    row = time_row(replace(cell_of(), gpus=2), outcome_of(rows, 5.0))
+    row = time_row(replace(cell_of(), engine="real", gpus=2), outcome_of(rows, 5.0))
     assert (row["compute_s"], row["idle_s"], row["other_s"]) == (3.0, 0.5, 1.5)
     assert row["busy_fraction"] == 0.6
 
