@@ -47,9 +47,13 @@ class Options(BaseModel):
 
 
 class Action(NamedTuple):
-    """One entry of a pipeline table: which pass of which micro-batch through which stage."""
+    """One entry of a pipeline table: which pass of which micro-batch through which stage.
 
-    kind: Literal["forward", "backward"]
+    A stage's backward pass is whole ("backward"), or in two halves: gradients of the stage's input, which the stage
+    before waits for, then gradients of its weights, which nobody waits for until the optimizer steps.
+    """
+
+    kind: Literal["forward", "backward", "backward_input", "backward_weight"]
     stage: int
     microbatch: int
 
@@ -58,7 +62,11 @@ Table = Sequence[Sequence[Action]]
 """What each rank of a pipeline does, in order. The virtual engine interprets it, torch's runtime executes it."""
 
 Schedule = Callable[[int, int], Table]
-"""A function of (stages, micro-batches) that returns a Table; stage k lives on rank k modulo the ranks."""
+"""A function of (ranks, micro-batches) that returns a Table with one row for each rank.
+
+Stage k lives on rank k modulo the ranks. A schedule of several stages a rank knows how many: `interleaved(chunks)` of
+harness.schedules returns one, and its layout says the same `chunks`.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Layout:
 
     Attributes:
         data: replicas that each compute part of a batch and share one gradient.
-        pipeline: stages that the layers are cut into.
+        pipeline: devices that the layers are spread over in stages, one after another.
         tensor: devices over which single layers are cut.
         shard: what data-parallel replicas split among themselves instead of each keeping all of it.
         accumulate: pieces that each replica's part is computed in, one after another.
@@ -75,8 +83,9 @@ class Layout:
         static_graph: tell DDP that the graph never changes between steps.
         overlap: exchange a bucket while the backward pass still computes the next one.
         recompute: drop activations and compute them again in the backward pass.
-        schedule: the pipeline's table of actions.
+        schedule: the pipeline's table of actions, from the number of its devices and of micro-batches.
         placement: "time" or "parameters" (cut so that stages balance), or layer names per stage.
+        chunks: stages on each pipeline device; stage k lives on device k modulo `pipeline`.
     """
 
     data: int = 1
@@ -90,6 +99,12 @@ class Layout:
     recompute: bool = False
     schedule: Schedule | None = None
     placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = "time"
+    chunks: int = 1
+
+    @property
+    def stages(self) -> int:
+        """Stages that the layers are cut into."""
+        return self.pipeline * self.chunks
 
     @property
     def devices(self) -> int:

@@ -30,6 +30,7 @@ LADDER = {
     "leaves": ["harness", "errors", "units", "locate", "machine", "environment"],
     "what a plugin author reads": ["strategy"],
     "plugins and workloads": ["hookspecs", "host", "workloads", "workloads.*"],
+    "what steps cost": ["costs", "costs.*"],
     "scenario to cells": [
         *("values", "source", "override", "schema", "settings", "sweep", "scenario", "scenarios"),
         *("cell_id", "placement", "plan", "describe"),

@@ -1,0 +1,77 @@
+"""What was measured or traced once, kept on disk: JSON by kind and content, for every later run on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+"""Rises when stored content would no longer mean the same; everything is then measured and traced again."""
+
+
+def folder() -> Path:
+    """Return where entries are kept: $HARNESS_CACHE, else $XDG_CACHE_HOME/harness, else ~/.cache/harness."""
+    if own := os.environ.get("HARNESS_CACHE"):
+        return Path(own)
+    # The specification has relative paths ignored (XDG Base Directory Specification 0.8, section 2).
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "harness"
+
+
+def load(kind: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what was saved under this key, or None; what cannot be read counts as absent.
+
+    Args:
+        kind: what sort of entry, a plain word such as "shape" or "profile".
+        key: everything that the content follows from; JSON throughout.
+    """
+    try:
+        entry = json.loads(_path(kind, key).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(entry, dict) or entry.get("key") != _plain(key):
+        return None
+    content = entry.get("content")
+    return content if isinstance(content, dict) else None
+
+
+def save(kind: str, key: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Keep `content` under `key`; say whether that was possible.
+
+    A folder that cannot be written to costs time on every run, never a result: nothing is raised for it.
+    """
+    path = _path(kind, key)
+    written = json.dumps({"key": _plain(key), "content": content})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, written)
+    except OSError:
+        return False
+    return True
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside `path` and rename, so that a reader sees the old file or the new one, and never half of one."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _path(kind: str, key: Mapping[str, Any]) -> Path:
+    canonical = json.dumps({"schema": SCHEMA, "key": key}, sort_keys=True, separators=(",", ":"))
+    return folder() / kind / f"{hashlib.sha256(canonical.encode()).hexdigest()[:24]}.json"
+
+
+def _plain(key: Mapping[str, Any]) -> Any:
+    """Return the key as JSON gives it back: tuples as lists."""
+    return json.loads(json.dumps(key))
