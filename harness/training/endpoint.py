@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness.errors import PluginError
 from harness.strategy import Address, Batch
 from harness.training.budget import Marks
-from harness.training.order import own_batches, shard, shared_batches
+from harness.training.order import own_batches, shared_batches
 from harness.training.streams import python_stream
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class Course:
         self.own = setup.strategy.batches == "own"
         self.marks = Marks(setup.budget.evaluate_every)
         self.position = 0
-        self._shards = [len(shard(cell.seed, setup.num_train, w, cell.workers)) for w in range(cell.workers)]
+        even, larger = divmod(setup.num_train, cell.workers)
+        self._shards = [even + (worker < larger) for worker in range(cell.workers)]  # as `order.cut` cuts them
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the budget is spent; `position` is the number of samples before the present one."""
