@@ -1,4 +1,4 @@
-"""What is registered, from where, with which options: the text of `harness plugins`."""
+"""What is registered, from where, with which options or figures: the text of `harness plugins`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from harness.costs.devices import GIB, Device, find_devices
+from harness.costs.links import NamedLink
+from harness.costs.presets import THIS_MACHINE, Preset
 from harness.errors import InputError
 from harness.host import Host
+
+_SINGULAR = {"strategies": "strategy"}
 
 
 def list_entries(host: Host) -> str:
@@ -15,22 +20,30 @@ def list_entries(host: Host) -> str:
     lines: list[str] = []
     for kind, entries in _kinds(host):
         lines.append(f"{kind}:")
-        lines += [f"  {name:<16} {_summary(entry)}" for name, entry in sorted(entries.items())]
+        width = max(16, *(len(name) for name in entries)) if entries else 0
+        lines += [f"  {name:<{width}} {_summary(entry)}" for name, entry in sorted(entries.items())]
+        if kind == "clusters":
+            lines.append(f"  {THIS_MACHINE:<{width}} what is here: its own devices and links, measured")
     if host.broken:
         lines.append("broken:")
         lines += [f"  {plugin}: {reason}" for plugin, reason in host.broken.items()]
-    return "\n".join([*lines, "", "harness plugins NAME shows options, defaults and where it is from."])
+    return "\n".join([*lines, "", "harness plugins NAME shows options, defaults, figures and where it is from."])
 
 
 def describe_entry(host: Host, name: str) -> str:
-    """Return one entry's description, options with defaults, and origin.
+    """Return one entry's description, its options with defaults or its figures, and its origin.
+
+    A device may be named as in a scenario: "a100" shows every form of it.
 
     Raises:
         InputError: nothing is called that.
     """
     for kind, entries in _kinds(host):
         if name in entries:
-            return "\n".join(_entry(host, kind.removesuffix("s"), name, entries[name]))
+            return "\n".join(_entry(host, _SINGULAR.get(kind, kind.removesuffix("s")), name, entries[name]))
+    _, devices = find_devices(name, host.devices.values())
+    if devices:
+        return "\n\n".join("\n".join(_entry(host, "device", device.name, device)) for device in devices)
     for plugin, reason in host.broken.items():
         if name in plugin:
             raise InputError([f"{plugin} is broken: {reason}"])
@@ -41,6 +54,9 @@ def _kinds(host: Host) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "strategies", dict(host.strategies)
     yield "models", host.models
     yield "datasets", host.datasets
+    yield "devices", host.devices
+    yield "links", host.links
+    yield "clusters", host.clusters
     yield "probes", host.probes
 
 
@@ -55,17 +71,35 @@ def _first_line(entry: Any) -> str:
 
 
 def _entry(host: Host, kind: str, name: str, entry: Any) -> Iterator[str]:
-    kind = {"strategie": "strategy"}.get(kind, kind)
     yield f"{name} ({kind})"
     yield inspect.getdoc(entry) or "" if kind == "strategy" else _summary(entry)
     if getattr(entry, "source", ""):
         yield f"source: {entry.source}"
+    if getattr(entry, "doubt", ""):
+        yield f"in doubt: {entry.doubt}"
     if kind == "strategy":
         yield f"synchrony: {entry.synchrony}; must equal: {entry.equals or '-'}; model at: {entry.model_at}"
         yield f"also known as: {', '.join(entry.also_known_as) or '-'}"
     yield f"from: {host.origins.get((kind, name), 'built in')}"
+    if isinstance(entry, (Device, NamedLink, Preset)):
+        yield from _figures(entry)
+        return
     fields = getattr(getattr(entry, "Options", None), "model_fields", {})
     yield "options:" if fields else "options: none"
     for option, field in fields.items():
         default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
         yield f"  {option} = {default}  {field.description or ''}"
+
+
+def _figures(entry: Device | NamedLink | Preset) -> Iterator[str]:
+    """Say what is computed with, in units."""
+    if isinstance(entry, Device):
+        yield f"memory: {entry.memory_bytes / GIB:g} GiB sold, {entry.usable_bytes / GIB:.4g} GiB usable"
+        yield f"link: {entry.link}"
+        shares = ", ".join(f"{p} {entry.efficiency(p, 'gemm'):.0%}" for p in entry.peak_flops_per_s)
+        yield f"share of the peak that layers are taken to reach: {shares}"
+        yield f"least time of a layer's pass: {entry.launch_s * 1e6:g} us"
+    elif isinstance(entry, Preset):
+        yield f"host: {entry.host_link}, shared by {entry.host_shared_by}"
+        for size, (latency_s, rate) in entry.by_group.items():
+            yield f"all-reduce over {size}: {rate / 1e9:g} GB/s, {latency_s * 1e6:.3g} us a message"

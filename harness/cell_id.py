@@ -46,8 +46,12 @@ def cell_id(cell: Cell, identity: Mapping[str, str]) -> str:
     """
     content: dict[str, Any] = {key: getattr(cell, key) for key in _DECIDING}
     content |= {"identity": dict(identity), "record_schema": RECORD_SCHEMA}
+    if cell.faults:
+        content["faults"] = cell.faults
+    if cell.dram_bytes is not None:
+        content["dram_bytes"] = cell.dram_bytes
     if cell.engine == "virtual":
-        content["cluster"] = cell.cluster
+        content |= {"cluster": cell.cluster, "profile_id": cell.profile_id}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     rate = f"{cell.learning_rate:.4g}".replace("+", "")

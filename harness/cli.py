@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from harness.store import Results
 
 NOT_YET = {
-    "compare": "compare two results folders for regressions",
     "check": "examine a strategy for conformance",
-    "calibrate": "measure devices and links into a profile",
-    "validate": "score predictions against tables of outcomes",
 }
 
 STATUSES = ["ok", "target-missed", "diverged", "out-of-memory", "not-possible", "crashed", "timeout", "interrupted"]
@@ -102,6 +99,8 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
 @click.option("--strict", is_flag=True, help="End with 1 where a cell diverged, missed its target or was not possible.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
+@click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs: Perfetto opens it.")
+@click.option("--trace-steps", type=click.IntRange(1), default=20, show_default=True, help="Steps after the warm-up.")
 @click.option("--debug", is_flag=True, help="Virtual engine, this process, no progress line: breakpoint() works.")
 @plugins_option
 @click.pass_obj
@@ -121,8 +120,12 @@ def run(
     from harness import session
 
     plan, host, files = _plan(scenario, sets, (*outer, *plugins))
+    if session.prepare(plan, host, only, files):
+        plan, host, files = _plan(scenario, sets, (*outer, *plugins))  # ids of simulated cells name their profiles
+    steps = options.pop("trace_steps")
+    options["trace"] = steps if options["trace"] else None
     if options.pop("debug"):
-        return session.debug(plan, only, files)
+        return session.debug(plan, only, files, options["trace"])
     code = session.run(plan, host, files, root, only, **options)
     sys.exit(code)
 
@@ -135,12 +138,16 @@ def run(
 @click.pass_obj
 def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
     """Show the cells, and what is left out and why; run nothing."""
-    if measure:
-        raise InputError(["--measure: not yet; plan shows ? for what was never measured"])
     from harness.describe import describe
 
-    made, _, _ = _plan(scenario, sets, (*outer, *plugins))
-    click.echo(describe(made))
+    made, host, files = _plan(scenario, sets, (*outer, *plugins))
+    if measure:
+        from harness import session
+
+        session.prepare(made, host, (), files)
+        session.trace_models(made, host, files)
+        made, host, _ = _plan(scenario, sets, (*outer, *plugins))
+    click.echo(describe(made, host))
 
 
 def _plan(scenario: str, sets: tuple[str, ...], plugins: tuple[str, ...]) -> tuple[Plan, Host, list[str]]:
@@ -173,15 +180,29 @@ def _list_scenarios() -> None:
 
 
 @main.command()
-@click.argument("what")
+@click.argument("what", nargs=-1, required=True)
 @click.option("--markdown", is_flag=True, help="The answer as markdown.")
 @click.option("--log", is_flag=True, help="A cell's whole log.")
 @click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
-def show(what: str, markdown: bool, log: bool, root: Path) -> None:
-    """Show the answer of a results folder, or a cell: WHAT is a path, a scenario's name or a cell's id."""
-    from harness.show import show as text_of
+@plugins_option
+@click.pass_obj
+def show(
+    outer: tuple[str, ...], what: tuple[str, ...], markdown: bool, log: bool, root: Path, plugins: tuple[str, ...]
+) -> None:
+    """Show the answer of a results folder, a cell, or two cells side by side and what explains their difference.
 
-    click.echo(text_of(what, root, markdown=markdown, log=log))
+    WHAT is a path, a scenario's name or a cell's id.
+    """
+    from harness.show import show as text_of
+    from harness.show import show_pair
+
+    if len(what) > 2:
+        raise InputError([f"show: got {len(what)} names; give one folder or cell, or two cells"])
+    files = (*outer, *plugins)
+    if len(what) == 2:
+        click.echo(show_pair(what[0], what[1], root, files))
+    else:
+        click.echo(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
 
 
 @main.command()
@@ -204,6 +225,33 @@ def report(
     click.echo(f"report: {path}")
     if open_report:
         click.launch(str(path))
+
+
+@main.command()
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--min-effect", type=float, default=0.05, show_default=True, help="Share that a time must grow by.")
+@click.option("--allow-other-device", is_flag=True, help="Compare although the processor or GPU is another model.")
+@click.option("--markdown", is_flag=True, help="The comparison as markdown.")
+@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON.")
+def compare(base: Path, new: Path, min_effect: float, allow_other_device: bool, markdown: bool, as_json: bool) -> None:
+    """Say whether NEW is worse than BASE, both results folders; for a nightly job. Ends with 1 on a regression."""
+    from harness.comparison import compare_results, text_of
+
+    found = compare_results(base, new, min_effect, allow_other_device)
+    click.echo(text_of(found, base, new, markdown, as_json))
+    sys.exit(1 if found.regressions else 0)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("predictions.csv"), show_default=True)
+@click.option("--verbose", is_flag=True, help="Also the scores of every series.")
+def validate(directory: Path, out: Path, verbose: bool) -> None:
+    """Predict the published measurements in DIRECTORY, and say how far off: MAPE and more, beside linear scaling."""
+    from harness.validation.run import validate as scored
+
+    click.echo(scored(directory, out, verbose))
 
 
 # -- plugins, machine, files -------------------------------------------------------------------------------------------
@@ -238,6 +286,17 @@ def doctor() -> None:
             click.echo(f"{package}: {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
+
+
+@main.command()
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of one CPU device.")
+@click.option("--show", "only_show", is_flag=True, help="Print what is stored, with its age; measure nothing.")
+def calibrate(device: str, threads: int, only_show: bool) -> None:
+    """Measure this machine's links and what runs beside them, for virtual cells; says first how long it takes."""
+    from harness.calibration.show import show_or_measure
+
+    click.echo(show_or_measure(device, threads, only_show, click.echo))
 
 
 @main.command()

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from harness.machine import Machine
 from harness.plan import Cell, LeftOut, Plan
 from harness.source import show
+from harness.units import format_seconds
+from harness.values import LARGEST
+
+if TYPE_CHECKING:
+    from harness.host import Host
+    from harness.predict import Prediction
 
 _HEAD = ("strategy", "synchrony", "engine", "workers", "batch", "learning rate", "seeds", "minutes")
+_PREDICTED = ("step", "samples/s", "memory")
 
 
-def describe(plan: Plan) -> str:
-    """Return the text that `harness plan` prints: what was understood, the points, what is left out and why."""
+def describe(plan: Plan, host: Host | None = None) -> str:
+    """Return the text that `harness plan` prints: what was understood, the points, what is left out and why.
+
+    Args:
+        host: the strategies, whose layouts predictions need; without it nothing is predicted.
+    """
+    predictions = _predictions(plan, host) if host else {}
     parts = [
         _title(plan),
         "\n".join(f"  {line}" for line in plan.understood),
-        _points(plan),
+        _points(plan, predictions),
+        _predicted_from(predictions),
         _not_possible(plan.cells),
         _left_out(plan.left_out),
         _notes(plan),
@@ -42,6 +57,10 @@ def machine_in_words(machine: Machine) -> str:
 def engine_in_words(cell: Cell, gpu_name: str = "") -> str:
     """Return such as "2 CPU cores", "16 simulated CPU cores" or "4 x NVIDIA A100"."""
     simulated = "simulated " if cell.engine == "virtual" else ""
+    elsewhere = cell.cluster["device"] if simulated else None
+    if elsewhere:
+        chip = cell.cluster.get("chip") or ("device" if cell.gpus == 1 else "devices")
+        return f"{cell.gpus} simulated {chip}"
     if cell.device == "cpu":
         threads = f" x {cell.threads_per_device}" if cell.threads_per_device > 1 else ""
         words = _several(cell.gpus, f"{simulated}CPU core", threads)
@@ -55,7 +74,24 @@ def _several(number: int, noun: str, times: str = "") -> str:
     return f"{number}{times} {noun}{plural}"
 
 
-def _points(plan: Plan) -> str:
+def _predictions(plan: Plan, host: Host) -> dict[str, Prediction]:
+    """Return what is predicted, by cell; seeds of one point share it, because nothing of it is drawn."""
+    simulated = [cell for cell in plan.cells if cell.engine == "virtual" and not cell.not_possible]
+    if not simulated:
+        return {}
+    from harness.predict import predict  # the laws of all costs: a plan of real cells answers sooner without them
+
+    by_point: dict[str, Prediction] = {}
+    found = {}
+    for cell in simulated:
+        point = repr(replace(cell, seed=0, cell_id=""))
+        if point not in by_point:
+            by_point[point] = predict(cell, host)
+        found[cell.cell_id] = by_point[point]
+    return found
+
+
+def _points(plan: Plan, predictions: Mapping[str, Prediction]) -> str:
     """Return the table of points: one row for the seeds of each."""
     possible = [cell for cell in plan.cells if not cell.not_possible]
     swept = list(dict.fromkeys(key for cell in possible for key in _swept(cell)))
@@ -63,16 +99,64 @@ def _points(plan: Plan) -> str:
     seeds: dict[tuple[str, ...], list[int]] = {}
     for cell in possible:
         row = _row(cell, plan.machine.gpu_name, differing, swept)
+        if predictions:
+            row += _outlook(cell, predictions.get(cell.cell_id))
         seeds.setdefault(row, []).append(cell.seed)
     if not seeds:
         return ""
+    columns = [*_HEAD[:6], *swept]
+    width = len(columns)
+    predicted = (*_PREDICTED, *_money_columns(possible)) if predictions else ()
     # Nothing measures a cell before it is run, so its minutes are not known here.
-    rows = [(*row, _numbers(numbers), "?") for row, numbers in seeds.items()]
-    return table((*_HEAD[:6], *swept, *_HEAD[6:]), rows)
+    rows = [(*row[:width], _numbers(numbers), "?", *row[width:]) for row, numbers in seeds.items()]
+    return table((*columns, *_HEAD[6:], *predicted), rows)
+
+
+def _money_columns(cells: Iterable[Cell]) -> tuple[str, ...]:
+    return ("cost",) if any(cell.per_gpu_hour is not None for cell in cells) else ()
+
+
+def _outlook(cell: Cell, prediction: Prediction | None) -> tuple[str, ...]:
+    """Write what is predicted of a point."""
+    if prediction is None:
+        return ("",) * (len(_PREDICTED) + len(_money_columns([cell])))
+    time, rate, memory = prediction.step_time_s, prediction.throughput_samples_per_s, prediction.dram_bytes
+    band = f" +- {max(1, round(100 * prediction.error))} %" if prediction.error else ""
+    fits = "?" if memory is None else f"{memory / 1e9:.3g} GB"
+    fits += f", {prediction.micro_batch_size} at once" if cell.micro_batch_size == LARGEST and memory else ""
+    fits = "out of memory" if prediction.out_of_memory else fits
+    columns = ["?" if time is None else _seconds(time) + band]
+    columns += ["?" if rate is None else _rate(rate) + _beside(cell), fits]
+    if cell.per_gpu_hour is not None:
+        columns.append("?" if prediction.cost is None else f"{prediction.cost:.3g} {cell.currency}")
+    return tuple(columns)
+
+
+def _beside(cell: Cell) -> str:
+    """Write what was observed elsewhere of a cell."""
+    rates = [item["throughput_samples_per_s"] for item in cell.observed if item["throughput_samples_per_s"]]
+    rates += [cell.global_batch_size / item["step_time_s"] for item in cell.observed if item["step_time_s"]]
+    return f" (observed {', '.join(map(_rate, rates))})" if rates else ""
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else format_seconds(float(f"{seconds:.3g}"))
+
+
+def _predicted_from(predictions: Mapping[str, Prediction]) -> str:
+    """Say where predictions are from, and why some are missing."""
+    known = dict.fromkeys(item.text for item in predictions.values() if item.step_time_s is not None)
+    unknown = dict.fromkeys(item.reason for item in predictions.values() if item.step_time_s is None)
+    lines = [*(f"times: {text}" for text in known), *(f"?: {reason}" for reason in unknown)]
+    return _list("predictions", lines)
 
 
 def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequence[str]) -> tuple[str, ...]:
-    rate = f"{cell.learning_rate:g}" + (f" ({cell.lr_rule})" if cell.lr_rule else "")
+    rate = "-" if cell.timing_only else f"{cell.learning_rate:g}" + (f" ({cell.lr_rule})" if cell.lr_rule else "")
     options = {key: value for key, value in cell.options.items() if (cell.strategy, key) in differing}
     values = _swept(cell)
     return (
@@ -100,7 +184,8 @@ def _swept(cell: Cell) -> dict[str, str]:
 def _batch(cell: Cell) -> str:
     """Write the batch as a product: part of one rank x ranks = samples behind an update."""
     ranks = -(-cell.global_batch_size // cell.batch_size)
-    micro = f", {cell.micro_batch_size} at once" if cell.micro_batch_size != cell.batch_size else ""
+    at_once = "largest" if cell.micro_batch_size == LARGEST else cell.micro_batch_size
+    micro = f", {at_once} at once" if at_once != cell.batch_size else ""
     return f"{cell.batch_size} x {ranks} = {cell.global_batch_size}{micro}"
 
 

@@ -40,6 +40,21 @@ def harness_datasets() -> Iterable[Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def harness_devices() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.costs.devices.Device` entries: peaks, memory and links of an accelerator, with their source."""
+
+
+@hookspec
+def harness_links() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.costs.links.NamedLink` entries: nominal rate and kind of a link, with their source."""
+
+
+@hookspec
+def harness_clusters() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.costs.presets.Preset` entries: nodes of devices and the links between them."""
+
+
+@hookspec
 def harness_probes() -> Iterable[Any]:  # type: ignore[empty-body]
     """Return `harness.telemetry.Probe` classes, sampled from a process outside training."""
 

@@ -65,6 +65,9 @@ class Host:
     strategies: dict[str, type[Strategy]] = field(default_factory=dict)
     models: dict[str, Any] = field(default_factory=dict)
     datasets: dict[str, Any] = field(default_factory=dict)
+    devices: dict[str, Any] = field(default_factory=dict)
+    links: dict[str, Any] = field(default_factory=dict)
+    clusters: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)
     listeners: list[Listener] = field(default_factory=list)
     report_sections: list[Callable[..., Any]] = field(default_factory=list)
@@ -151,6 +154,7 @@ def _counts(filename: str, within: Sequence[str]) -> bool:
 
 def _sources(paths: Iterable[str | Path]) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "harness.workloads", lambda: importlib.import_module("harness.workloads")
+    yield "harness.costs.builtin", lambda: importlib.import_module("harness.costs.builtin")
     yield "harness.telemetry", lambda: importlib.import_module("harness.telemetry")
     files = [*_files(bundled("plugins")), *(file for given in paths for file in _files(Path(given)))]
     for path in dict.fromkeys(files):  # named by the scenario and on the command line it is still one plugin
@@ -224,6 +228,7 @@ def _register(host: Host, manager: pluggy.PluginManager, name: str, module: Any)
         raise PluginError(f"{name}: {error}; hooks are called {', '.join(sorted(_hooks()))}") from None
     origin = str(getattr(module, "__file__", name))
     tables = {"harness_models": host.models, "harness_datasets": host.datasets, "harness_probes": host.probes}
+    tables |= {"harness_devices": host.devices, "harness_links": host.links, "harness_clusters": host.clusters}
     for strategy in _answers(module, "harness_strategies"):
         _add_strategy(host, strategy, origin)
     for hook, table in tables.items():

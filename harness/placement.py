@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.clusters import is_elsewhere
+from harness.costs.find import devices_per_node
 from harness.errors import HarnessError, Impossible, PluginError
 from harness.machine import Machine
 from harness.scenario import Point, Scenario
+from harness.values import LARGEST
 
 if TYPE_CHECKING:
     from harness.strategy import Layout, Strategy
@@ -22,7 +25,7 @@ class Demand:
     Attributes:
         device: "cuda" or "cpu".
         batch_size: samples of one update that one data-parallel rank brings.
-        micro_batch_size: samples that pass forward at once.
+        micro_batch_size: samples that pass forward at once; `LARGEST` where memory decides.
         global_batch_size: samples behind one update of the weights.
     """
 
@@ -134,7 +137,10 @@ def _samples(point: Point, scenario: Scenario) -> int | None:
         scenario.source.problem(at, " ".join(str(error).split()), point.batch)
         return None
     if num_train is None:
-        scenario.source.problem(at, "this data set's size is known only once it is loaded; write a number", "full")
+        unknown = (
+            "is known only once it is loaded" if not point.settings.timing_only else "is not there: it reads no data"
+        )
+        scenario.source.problem(at, f"this data set's size {unknown}; write a number", "full")
     return num_train
 
 
@@ -148,6 +154,8 @@ def _micro_batch(point: Point, scenario: Scenario, batch: int, accumulate: int, 
             scenario.source.problem(("sweep", scenario.axes.batch_key), problem, point.batch)
             return None
         return batch // accumulate
+    if written == LARGEST:
+        return LARGEST
     if batch % written == 0:
         return written if key == "micro_batch_size" else batch // written
     problem = f"{whose} has a batch_size of {batch}, and {_products(written, batch)}; write a divisor of {batch}"
@@ -160,6 +168,15 @@ def _device(point: Point, machine: Machine) -> str:
     return wanted if wanted != "auto" else "cuda" if machine.gpus else "cpu"
 
 
+def _simulated_device(demand: Demand) -> str:
+    """Return the kind of a simulated device: the catalogue's are GPUs, whatever this machine has."""
+    settings = demand.point.settings
+    if "peak_flops_per_s" in (settings.cluster["device"] or {}):
+        return "cuda"
+    # Without mathematics nothing is computed here, so the same cell has the same id on every machine.
+    return "cuda" if settings.timing_only and settings.device == "auto" else demand.device
+
+
 SHARING_BY_ITSELF = 2
 """Workers that share the only GPU without being told to; chosen: two show asynchrony, more only fight for it."""
 
@@ -169,16 +186,17 @@ def place(demand: Demand, machine: Machine) -> list[Placed]:
 
     Two asynchronous workers on a machine with one GPU share it: a real run, noted and not ranked, says more than none.
     """
-    engine = demand.point.settings.engine
+    settings = demand.point.settings
+    engine = "virtual" if settings.timing_only else settings.engine
     unready = _not_yet(demand.layout)
     if unready:
         return [Placed("virtual" if engine == "virtual" else "real", demand.device, not_possible=unready)]
-    if engine == "virtual":
-        return [Placed("virtual", demand.device)]
+    if engine == "virtual" or (engine == "auto" and is_elsewhere(settings.cluster)):
+        return [Placed("virtual", _simulated_device(demand), notes=("timing only",) if settings.timing_only else ())]
     hindrance = _hindrance(demand, machine)
     if engine == "real":
         return [_forced(demand, machine, hindrance)]
-    virtual = Placed("virtual", demand.device)
+    virtual = Placed("virtual", _simulated_device(demand))
     shares = demand.workers <= SHARING_BY_ITSELF and _shares_one_gpu(demand, machine, hindrance)
     if hindrance and not shares:
         return [virtual]
@@ -186,15 +204,21 @@ def place(demand: Demand, machine: Machine) -> list[Placed]:
     return [real, virtual] if engine == "both" else [real]
 
 
+def missing_link(demand: Demand) -> str:
+    """Say that a virtual point fills several nodes and nothing is known of the link between them; else nothing."""
+    cluster, gpus = demand.point.settings.cluster, demand.point.gpus
+    per_node = devices_per_node(cluster, gpus)
+    if cluster["inter_node"] or gpus <= per_node:
+        return ""
+    return (
+        f"missing: {gpus} devices fill {-(-gpus // per_node)} nodes of {per_node}; say what joins the nodes, such as "
+        '"25 Gb/s" or "infiniband-hdr", or how many devices one node holds (cluster.gpus_per_node)'
+    )
+
+
 def _not_yet(layout: Layout) -> str:
-    if layout.tensor > 1:
-        return f"tensor parallelism (tensor = {layout.tensor}) is not yet supported by either engine"
-    if layout.shard != "none":
-        return f"sharding (shard = {layout.shard!r}) is not yet supported by either engine"
-    if layout.recompute:
-        return "recomputing activations (recompute = True) is not yet supported by either engine"
-    if not layout.overlap:
-        return "exchanging without overlap (overlap = False) is not yet supported by either engine"
+    if layout.shard != "none" and layout.pipeline * layout.tensor > 1:
+        return f"sharding (shard = {layout.shard!r}) inside {_equation(layout)} is not yet supported by either engine"
     return ""
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.cell_id import RECORD_SCHEMA, cell_id, strategy_source
+from harness.clusters import is_elsewhere, usable_bytes
+from harness.costs.find import devices_per_node
+from harness.costs.measured import measured_id, needs_measuring
 from harness.errors import InputError
+from harness.faults import Faults
 from harness.machine import Machine, detect_machine
+from harness.observed import of_cell, unmatched
 from harness.override import parse_value, resolve_key
-from harness.placement import Demand, Placed, demand_of, place
+from harness.placement import Demand, Placed, demand_of, missing_link, place
 from harness.scenario import Point, Scenario
 from harness.source import show
 
@@ -36,7 +41,7 @@ class Cell:
     Attributes:
         gpus: devices that it uses, on CPU cores.
         batch_size: samples of one update that one data-parallel rank brings.
-        micro_batch_size: samples that pass forward at once.
+        micro_batch_size: samples that pass forward at once; 0: the largest that fits, still to be found.
         global_batch_size: samples behind one update of the weights.
         lr_rule: how the rate came about where it was scaled with the batch; else empty.
         swept: keys swept by their path, as they were written.
@@ -45,6 +50,15 @@ class Cell:
         notes: what the record and the report have to say beside the figures.
         not_possible: why this machine cannot run it; empty where it can.
         model_at: where the strategy's model is whole: "worker", "server" or "mean".
+        cluster: what `harness.clusters.resolve` makes of the scenario: figures, no names that need a catalogue.
+        dram_bytes: usable memory of one device: what the scenario allows, or a catalogue device has; None: no limit.
+        timing_only: times and memory, no training: the workload has no mathematics, or nobody asks for its results.
+        observed: measurements of this cell from elsewhere: `throughput_samples_per_s`, `step_time_s`, `source`.
+        per_gpu_hour: price of one device for an hour, in `currency`.
+        profile_id: hash of the file or measurement that the workload's times are from; else empty.
+        nodes: machines that the devices fill.
+        layout: degrees of one worker: data, pipeline, tensor, and what is sharded.
+        faults: what `harness.faults.Faults.of` reads; empty where nothing goes wrong.
     """
 
     cell_id: str
@@ -75,6 +89,15 @@ class Cell:
     notes: tuple[str, ...] = ()
     not_possible: str = ""
     model_at: str = "worker"
+    faults: dict[str, Any] = field(default_factory=dict)
+    dram_bytes: int | None = None
+    timing_only: bool = False
+    observed: tuple[dict[str, Any], ...] = ()
+    per_gpu_hour: float | None = None
+    currency: str = ""
+    profile_id: str = ""
+    nodes: int = 1
+    layout: dict[str, Any] = field(default_factory=dict)
 
     @property
     def server_counts(self) -> bool:
@@ -83,13 +106,13 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
-        return {**asdict(self), "notes": list(self.notes)}
+        return {**asdict(self), "notes": list(self.notes), "observed": list(self.observed)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Cell:
         """Return the cell that `to_dict` was called on; keys that a cell does not have are ignored."""
         known = {item.name: content[item.name] for item in fields(cls) if item.name in content}
-        return cls(**{**known, "notes": tuple(known.get("notes", ()))})
+        return cls(**known | {key: tuple(known.get(key, ())) for key in ("notes", "observed")})
 
 
 @dataclass(frozen=True)
@@ -171,6 +194,10 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
     scenario.source.raise_problems()
     base = min((demand.global_batch_size for demand in demands), default=0)
     placed = [(demand, item) for demand in demands for item in place(demand, machine)]
+    for demand, item in placed:
+        if item.engine == "virtual" and (missing := missing_link(demand)):
+            scenario.source.problem(("cluster", "inter_node"), missing)
+    scenario.source.raise_problems()
     sources = {demand.strategy.name: strategy_source(demand.strategy.name, host) for demand in demands}
     cells = [
         _cell(demand, item, seed, base, sources[demand.strategy.name], scenario)
@@ -187,18 +214,22 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
         machine=machine,
         cells=tuple(unique.values()),
         left_out=tuple(left_out),
-        notes=(*scenario.axes.notes, *_plan_notes(scenario, len(cells) - len(unique))),
+        notes=(*scenario.axes.notes, *_plan_notes(scenario, tuple(unique.values()), len(cells) - len(unique))),
         understood=scenario.understood,
         budget_s=scenario.budget_s,
     )
 
 
-def _plan_notes(scenario: Scenario, repeated: int) -> Iterator[str]:
+def _plan_notes(scenario: Scenario, cells: Sequence[Cell], repeated: int) -> Iterator[str]:
     if repeated:
         yield f"{repeated} of the product differ from others only in what cannot change their outcome; run once"
-    cluster = scenario.settings[0].cluster
-    if (cluster["inter_node"] or cluster["intra_node"]) and not cluster["device"]:
-        yield "virtual cells mix this machine's measured devices with the links that the scenario gives"
+    if any(is_elsewhere(item.cluster) and item.engine == "auto" for item in scenario.settings):
+        yield "the cluster is not this machine: every cell is simulated"
+    for cluster in (item.cluster for item in scenario.settings):
+        if (cluster["inter_node"] or cluster["intra_node"]) and not cluster["device"]:
+            yield "virtual cells mix this machine's measured devices with the links that the scenario gives"
+            break
+    yield from unmatched(scenario.observed, cells)
 
 
 def _demands(scenario: Scenario, host: Host, machine: Machine) -> tuple[list[Demand], list[LeftOut]]:
@@ -210,7 +241,8 @@ def _demands(scenario: Scenario, host: Host, machine: Machine) -> tuple[list[Dem
         if entry is not None:
             left_out.append(_left_out(point, scenario, "excluded", f"by entry {entry + 1} of sweep.exclude"))
             continue
-        demand = demand_of(point, scenario, host.strategies[point.variant.strategy], machine)
+        misfit = Faults.of(point.settings.faults).misfit(point.gpus)
+        demand = misfit or demand_of(point, scenario, host.strategies[point.variant.strategy], machine)
         if isinstance(demand, str):
             left_out.append(_left_out(point, scenario, "impossible", demand))
         elif demand is not None:
@@ -235,6 +267,7 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
     point, settings = demand.point, demand.point.settings
     rate, rule = scaled_rate(point, demand.global_batch_size, base)
     optimizer = point.variant.optimizer or settings.workload["optimizer"]
+    simulated = placed.engine == "virtual"
     cell = Cell(
         cell_id="",
         strategy=demand.strategy.name,
@@ -257,14 +290,25 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         goal=settings.goal,
         measure=settings.measure,
         cluster=settings.cluster,
+        faults=settings.faults,
         swept=settings.swept,
         threads_per_device=settings.threads_per_device,
         cell_timeout_s=settings.cell_timeout_s,
         folder=str(scenario.folder),
         oversubscribed=placed.oversubscribed,
-        notes=(*placed.notes, *_training_notes(demand, optimizer)),
+        notes=(*placed.notes, *_training_notes(demand, optimizer), *Faults.of(settings.faults).words()),
         not_possible=placed.not_possible,
+        dram_bytes=settings.dram_bytes or (usable_bytes(settings.cluster) if simulated else None),
+        timing_only=settings.timing_only or (simulated and settings.goal["evaluate_every"] is None),
+        per_gpu_hour=settings.per_gpu_hour,
+        currency=settings.currency,
+        profile_id=settings.profile_id,
+        nodes=-(-point.gpus // devices_per_node(settings.cluster, point.gpus)) if simulated else 1,
+        layout={key: getattr(demand.layout, key) for key in ("data", "pipeline", "tensor", "shard")},
     )
+    cell = replace(cell, observed=of_cell(scenario.observed, cell))
+    if needs_measuring(cell):
+        cell = replace(cell, profile_id=measured_id(cell))
     return replace(cell, cell_id=cell_id(cell, {**settings.identity, "strategy_source": source}))
 
 
@@ -329,7 +373,18 @@ def _fitting(cells: tuple[Cell, ...], key: str, value: str, written: str) -> tup
 
 def _flat(cell: Cell) -> dict[str, Any]:
     """Return a cell's values by key: a path of the scenario, or a column of the results."""
-    hidden = ("options", "notes", "swept", "folder", "cell_timeout_s", "cluster", "measure", "workload", "goal")
+    hidden: tuple[str, ...] = (
+        "options",
+        "notes",
+        "swept",
+        "folder",
+        "cell_timeout_s",
+        "cluster",
+        "measure",
+        "workload",
+        "goal",
+    )
+    hidden += ("faults", "observed", "layout")
     row = {item.name: getattr(cell, item.name) for item in fields(cell) if item.name not in hidden}
     row |= {f"strategy.{cell.strategy}.{key}": value for key, value in cell.options.items()}
     row |= {f"goal.{key}": value for key, value in cell.goal.items()}

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.plan import Cell
+from harness.regime import classify
 from harness.training.budget import Budget, target_reached
 from harness.training.outcome import Outcome
 
@@ -37,7 +38,7 @@ def identity_row(cell: Cell, environment: str) -> Row:
         "precision": cell.workload["precision"],
         "workers": cell.workers,
         "gpus": cell.gpus,
-        "nodes": 1,
+        "nodes": cell.nodes,
         "batch_size": cell.batch_size,
         "micro_batch_size": cell.micro_batch_size,
         "global_batch_size": cell.global_batch_size,
@@ -61,9 +62,10 @@ def trajectory_id(cell: Cell) -> str:
 def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Row:
     """Return the columns that a finished run adds; what was not measured stays out."""
     row = convergence_row(outcome, budget) | speed_row(cell, outcome) | time_row(cell, outcome)
-    row |= staleness_row(cell, outcome)
+    row |= staleness_row(cell, outcome) | stated_row(outcome, row) | regime_row(outcome, budget)
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
     row["bubble_fraction"] = outcome.bubble_fraction
+    row["pipeline"] = cell.layout.get("pipeline", 1)
     row["dram_tensors_peak_bytes"] = sum(outcome.dram.values()) or None
     row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
     row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
@@ -128,6 +130,27 @@ def curve_table(outcome: Outcome) -> dict[str, list[Any]]:
     return table
 
 
+def regime_row(outcome: Outcome, budget: Budget) -> Row:
+    """Return what the loss curve says about the learning rate, and what that rests on; nothing for speed-only cells."""
+    steps = _rows(outcome.steps)
+    losses = [loss for _, loss in loss_curve(outcome)]
+    # Every worker's first gradient is taken at the initial weights, however many of them there are.
+    first = [s["loss"] for s in steps if s["base_version"] == 0 and s["step"] == 0 and s["loss"] is not None]
+    if not budget.evaluates or not losses or not first:
+        return {}
+    initial, moved = statistics.fmean(first), outcome.facts.get("displacement")
+    diverged = outcome.decision == "diverged" or any(
+        not math.isfinite(s["loss"]) for s in steps if s["loss"] is not None
+    )
+    shape = "diverged" if diverged else classify(losses, initial, moved, outcome.facts.get("chance_loss"))
+    return {
+        "regime": shape,
+        "initial_loss": initial,
+        "displacement": moved if moved is not None and math.isfinite(moved) else None,
+        "num_train": outcome.facts.get("num_train"),
+    }
+
+
 def speed_row(cell: Cell, outcome: Outcome) -> Row:
     """Return throughput of the whole job and step times, after warm-up, on the training clock."""
     steps = _rows(outcome.steps)
@@ -175,6 +198,20 @@ def time_row(cell: Cell, outcome: Outcome) -> Row:
     return row
 
 
+def stated_row(outcome: Outcome, parts: Mapping[str, Any]) -> Row:
+    """Return how far a simulated step may be off, relative, one standard deviation: its parts' errors are independent.
+
+    Args:
+        parts: with `compute_s` and `communication_s`; waiting follows computing and counts with it.
+    """
+    compute_error, communication_error = outcome.facts.get("errors", (0.0, 0.0))
+    known = {"compute_s": compute_error, "communication_s": communication_error}
+    total = sum(parts.get(part) or 0.0 for part in known)
+    if not total or not any(known.values()):
+        return {}
+    return {"stated_error": math.hypot(*(error * (parts.get(part) or 0.0) for part, error in known.items())) / total}
+
+
 def staleness_row(cell: Cell, outcome: Outcome) -> Row:
     """Return staleness over updates; synchronous strategies have none, which is known without measuring."""
     if cell.synchrony == "synchronous":
@@ -197,35 +234,48 @@ def with_speedups(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     The base is the median of `single` with the same global batch (strong) or the same batch per rank (weak) of the
     same engine and sweep, else the fewest devices of the same strategy; it is named in `speedup_base`.
     """
-    return [dict(row) | _speedup(row, rows) for row in rows]
+    bases = _bases(rows)
+    return [dict(row) | _speedup(row, bases) for row in rows]
 
 
-def _speedup(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Row:
+_SAME_BATCH = (("strong", "global_batch_size"), ("weak", "batch_size"))
+
+
+def _bases(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[int, list[float]]]:
+    """Return throughputs by number of devices, for each strategy, setting and batch: looked up once for every row."""
+    found: dict[tuple[Any, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row.get("throughput_samples_per_s"):
+            for _, key in _SAME_BATCH:
+                by_gpus = found[row["strategy"], _setting(row), key, row[key]]
+                by_gpus[row["gpus"]].append(row["throughput_samples_per_s"])
+    return found
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    """Return what two rows must have in common to be compared."""
+    swept = sorted(key for key in row if key.startswith("swept ") and row[key] is not None)
+    return json.dumps(
+        [row.get(key) for key in ("engine", "device", "precision", "environment")] + [(key, row[key]) for key in swept],
+        default=str,
+    )
+
+
+def _speedup(row: Mapping[str, Any], bases: Mapping[tuple[Any, ...], Mapping[int, Sequence[float]]]) -> Row:
     if not row.get("throughput_samples_per_s"):
         return {}
-    for strategy, scaling, key in (
-        ("single", "strong", "global_batch_size"),
-        ("single", "weak", "batch_size"),
-        (row["strategy"], "strong", "global_batch_size"),
-        (row["strategy"], "weak", "batch_size"),
-    ):
-        alike = [r for r in rows if r["strategy"] == strategy and _comparable(r, row) and r[key] == row[key]]
-        fewest = min((r["gpus"] for r in alike), default=None)
-        base = [r["throughput_samples_per_s"] for r in alike if r["gpus"] == fewest]
-        if base:
-            name = f"{strategy} on {fewest}, same {key}"
-            return {
-                "speedup": row["throughput_samples_per_s"] / statistics.median(base),
-                "speedup_base": name,
-                "scaling": scaling,
-            }
+    setting = _setting(row)
+    for strategy in ("single", row["strategy"]):
+        for scaling, key in _SAME_BATCH:
+            by_gpus = bases.get((strategy, setting, key, row[key]))
+            if by_gpus:
+                fewest = min(by_gpus)
+                return {
+                    "speedup": row["throughput_samples_per_s"] / statistics.median(by_gpus[fewest]),
+                    "speedup_base": f"{strategy} on {fewest}, same {key}",
+                    "scaling": scaling,
+                }
     return {}
-
-
-def _comparable(other: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    swept = {key for key in (*other, *row) if key.startswith("swept ")}
-    same = ("engine", "device", "precision", "environment", *swept)
-    return bool(other.get("throughput_samples_per_s")) and all(other.get(k) == row.get(k) for k in same)
 
 
 def _rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from harness.admission import admit, with_memory
 from harness.environment import describe_environment
 from harness.errors import MachineError, PluginError
 from harness.host import Host, describe
@@ -18,6 +19,8 @@ from harness.store import Record, Results
 from harness.telemetry import Sample
 from harness.telemetry.sampler import Sampler, Telemetry
 from harness.telemetry.summary import summarise, summary_notes
+from harness.timed import run_in_this_process
+from harness.traces import TRACED, steps_to_record, write_trace
 from harness.training.budget import Budget
 
 
@@ -90,8 +93,12 @@ def run_cells(
     retry: Sequence[str] = (),
     fresh: bool = False,
     budget_s: float | None = None,
+    trace: int | None = None,
 ) -> Summary:
     """Run the missing ones of `cells`; each record is on disk before the next cell starts.
+
+    Args:
+        trace: steps of each cell to write a trace of.
 
     Raises:
         MachineError: the environment cannot do it (a data set is missing, say); what is finished stays.
@@ -112,7 +119,7 @@ def run_cells(
                 stored = results.record(cell.cell_id)
                 if fresh or (attempts == 0 and stored is not None and stored.status != "interrupted"):
                     results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
-                record = _run_one(cell, attempts, results, host, plugins, environment)
+                record = _run_one(cell, attempts, results, host, plugins, environment, trace)
                 summary.ran.append(record)
                 progress.finished(record, time.monotonic() - began)
             progress.round_ended(results)
@@ -128,18 +135,30 @@ def _rounds(todo: Sequence[tuple[Cell, int]]) -> Iterator[list[tuple[Cell, int]]
 
 
 def _run_one(
-    cell: Cell, attempts: int, results: Results, host: Host, plugins: Sequence[str], environment: dict[str, Any]
+    cell: Cell,
+    attempts: int,
+    results: Results,
+    host: Host,
+    plugins: Sequence[str],
+    environment: dict[str, Any],
+    trace: int | None,
 ) -> Record:
     _tell(host, "cell_started", cell)
     if cell.not_possible:
         result, telemetry = Result("not-possible", cell.not_possible), None
     else:
-        result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment)
+        cell, verdict = admit(cell, host, plugins)
+        result, telemetry = Result("out-of-memory", verdict), None
+        if not verdict:
+            result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace)
     if result.whose == "machine":
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
+    record = with_memory(record, host)
     results.write_record(record, tables)
+    if trace and result.outcome is not None:
+        write_trace(results, cell, result.outcome, trace)
     _tell(host, "cell_finished", cell, record.row)
     if result.whose == "harness":
         record = replace(record, detail={**(record.detail or {}), "bug": True})
@@ -160,16 +179,24 @@ def _tell(host: Host, method: str, *facts: Any) -> None:
 
 
 def _run_watched(
-    cell: Cell, attempts: int, results: Results, host: Host, plugins: Sequence[str], environment: dict[str, Any]
+    cell: Cell,
+    attempts: int,
+    results: Results,
+    host: Host,
+    plugins: Sequence[str],
+    environment: dict[str, Any],
+    trace: int | None,
 ) -> tuple[Result, Telemetry | None]:
     """Run a cell with telemetry beside it; an interruption leaves a record that says so."""
     folder = results.cell_folder(cell.cell_id)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
     log.unlink(missing_ok=True)
+    options = {"trace": steps_to_record(cell, trace)} if trace else {}
     watch = _Watch(cell, list(host.probes.values()))
     try:
-        result = run_cell(cell, plugins, log=str(log), on_start=watch.start)
+        timed = run_in_this_process(cell, host, plugins, log, options.get("trace")) if cell.timing_only else None
+        result = timed or run_cell(cell, plugins, log=str(log), options=options, on_start=watch.start)
     except KeyboardInterrupt:
         interrupted = Result("interrupted", "stopped by Ctrl-C; run the same command to continue")
         record, tables = make_record(cell, interrupted, None, environment, attempts)
@@ -177,6 +204,8 @@ def _run_watched(
         raise
     finally:
         watch.stop()
+    if trace and cell.engine == "real" and result.outcome is not None:
+        result.outcome.notes.append(TRACED)
     return result, watch.telemetry
 
 

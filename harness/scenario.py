@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.clusters import in_words
 from harness.errors import InputError
+from harness.observed import Measurement, read_observed
 from harness.override import apply_sets
 from harness.schema import Limits, key_paths
 from harness.settings import Settings, read_settings
 from harness.source import Source, parse_toml
 from harness.sweep import Axes, Variant, read_axes
-from harness.units import format_rate, format_seconds
+from harness.units import format_bytes, format_seconds
 from harness.values import FOLDER_NAME
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Scenario:
         folder: what relative paths in it are relative to.
         settings: one for each combination of keys swept by their path; one where there is none.
         budget_s: wall clock of the whole run, or None.
+        observed: measurements from elsewhere.
         understood: quantities with units, as written and as read.
         source: words problems that the plan finds, with their lines.
     """
@@ -60,6 +63,7 @@ class Scenario:
     budget_s: float | None
     understood: tuple[str, ...]
     source: Source = field(repr=False, compare=False)
+    observed: tuple[Measurement, ...] = ()
 
     def points(self, gpus: Sequence[int]) -> Iterator[Point]:
         """Yield the product of the axes, exclusions included.
@@ -152,6 +156,7 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
     axes = read_axes(content, host, source)
     _refuse_too_many(axes, source)
     settings = _all_settings(content, axes, host, path.parent, source)
+    observed = read_observed(content.get("observed", []), axes.paths, host.strategies, source)
     name = content.get("name", path.stem)
     if "name" not in content and not FOLDER_NAME.fullmatch(name):
         source.problem(("name",), f"the file's name {name!r} names no folder; write name = ... (letters, digits, - _)")
@@ -165,8 +170,9 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
         settings=settings,
         axes=axes,
         budget_s=limits.budget,
-        understood=tuple(_understood(settings, limits)),
+        understood=tuple(_understood(settings, limits, host)),
         source=source,
+        observed=observed,
     )
 
 
@@ -207,24 +213,20 @@ def _plugins(content: dict[str, Any]) -> tuple[str, ...]:
     return (plugins,) if isinstance(plugins, str) else tuple(plugins)
 
 
-def _understood(settings: Sequence[Settings], limits: Limits) -> Iterator[str]:
+def _understood(settings: Sequence[Settings], limits: Limits, host: Host) -> Iterator[str]:
     """Say what was read from every quantity with a unit; a swept one is said once for each value."""
     if limits.cell_timeout is not None:
         yield f"a cell fails after {format_seconds(limits.cell_timeout)}"
     if limits.budget is not None:
         yield f"the run ends after {format_seconds(limits.budget)}"
-    yield from dict.fromkeys(line for item in settings for line in _quantities(item))
+    yield from dict.fromkeys(line for item in settings for line in _quantities(item, host))
 
 
-def _quantities(settings: Settings) -> Iterator[str]:
-    yield f"telemetry every {format_seconds(settings.measure['telemetry_interval_s'])}"
-    device = settings.cluster["device"]
-    if device and "step_time_s" in device:
-        yield f"a device takes {format_seconds(device['step_time_s'])} for {device['batch_size']:g} samples"
-    elif device:
-        yield f"a device computes {device['samples_per_second']:g} samples/s at {device['batch_size']:g} samples a step"
-    for key in ("intra_node", "inter_node"):
-        link = settings.cluster[key]
-        if link:
-            rate, latency = link["bandwidth_bytes_per_s"], link["latency_s"]
-            yield f"cluster.{key} carries {format_rate(rate)} ({rate * 8 / 1e9:g} Gb/s) after {format_seconds(latency)}"
+def _quantities(settings: Settings, host: Host) -> Iterator[str]:
+    if not settings.timing_only:
+        yield f"telemetry every {format_seconds(settings.measure['telemetry_interval_s'])}"
+    yield from in_words(settings.cluster, host)
+    if settings.dram_bytes is not None:
+        yield f"a device may use {format_bytes(settings.dram_bytes)} of memory"
+    if settings.per_gpu_hour is not None:
+        yield f"a device costs {settings.per_gpu_hour:g} {settings.currency} an hour"

@@ -38,11 +38,11 @@ def harness_strategies():
 
 
 def bundled_scenarios() -> dict[str, str]:
-    """Return name and description of every scenario that ships with the harness."""
-    found = {}
-    for path in sorted(bundled("scenarios").glob("*.toml")):
+    """Return name and description of every scenario that ships with the harness; one in a folder is FOLDER/NAME."""
+    found, root = {}, bundled("scenarios")
+    for path in sorted(root.rglob("*.toml"), key=lambda path: (len(path.parts), path)):
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        found[path.stem] = str(content.get("description", ""))
+        found[path.relative_to(root).with_suffix("").as_posix()] = str(content.get("description", ""))
     return found
 
 
@@ -56,12 +56,12 @@ def find_scenario(name: str) -> Path:
     if path.is_file():
         return path
     known = bundled_scenarios()
-    stem = path.stem if path.suffix == ".toml" else name
     # scenarios/lenet.toml works from anywhere, since the bundled ones are known by that path too.
-    if stem in known and path.parent.name in ("", "scenarios"):
-        return bundled("scenarios") / f"{stem}.toml"
+    wanted = path.as_posix().removeprefix("scenarios/").removesuffix(".toml")
+    if wanted in known:
+        return bundled("scenarios") / f"{wanted}.toml"
     raise InputError(
-        [f"{name}: no such file, and no bundled scenario{nearest(stem, known)}; known: {', '.join(known)}"]
+        [f"{name}: no such file, and no bundled scenario{nearest(wanted, known)}; known: {', '.join(known)}"]
     )
 
 

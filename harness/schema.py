@@ -10,10 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from harness.faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
 from harness.strategy import Options
 from harness.values import (
+    Amount,
     AtLeastZero,
     BatchSize,
+    Bytes,
     Count,
     CountFromZero,
     DeviceCosts,
@@ -24,13 +27,16 @@ from harness.values import (
     MicroBatch,
     ModelName,
     NameOrTable,
+    Pace,
+    Price,
     Rate,
     Share,
     Target,
+    Text,
     Time,
     file_list,
-    not_yet,
     only,
+    table_list,
     word,
 )
 from harness.workloads.catalogue import LOSSES, PRECISIONS
@@ -40,8 +46,8 @@ STEPS_WITHOUT_TARGET = 60
 """Length of a cell that only measures speed and memory: after the warm-up, most of it still counts."""
 
 
-NOT_SWEPT = ("name", "description", "plugins", "limits.", "sweep.", "cost.", "observed", "faults.")
-"""Keys that do not make another cell, or that this version does not know."""
+NOT_SWEPT = ("name", "description", "plugins", "limits.cell_timeout", "limits.budget", "sweep.", "cost.", "observed")
+"""Keys that do not make another cell."""
 
 
 class Section(BaseModel):
@@ -58,22 +64,20 @@ def _only(allowed: str, later: str) -> tuple[BeforeValidator, WithJsonSchema]:
     return BeforeValidator(only(allowed, later)), WithJsonSchema({"const": allowed})
 
 
-def _later(what: str) -> tuple[BeforeValidator, WithJsonSchema]:
-    return BeforeValidator(not_yet(what)), WithJsonSchema({"description": "not yet"})
-
-
 Loss = Annotated[str, *_words(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
 Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
-Preset = Annotated[str, *_only("this-machine", "other clusters are")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
 Device = Annotated[str, *_words("auto", "cuda", "cpu")]
-NodeSize = Annotated[None, *_later("every device is a node of its own")]
-Fault = Annotated[None, *_later("cells run without faults")]
-Dram = Annotated[None, *_later("the memory of the device is the limit")]
-Price = Annotated[None, *_later("plan and verdict do not speak of money")]
-Observed = Annotated[None, *_later("measurements from elsewhere are not compared")]
+_FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
+Jitter = Annotated[
+    dict[str, Any] | None,
+    BeforeValidator(read_jitter),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 2}, {"type": "object"}]}),
+]
+Stragglers = Annotated[list[dict[str, Any]], BeforeValidator(read_stragglers), WithJsonSchema(_FAULT_TABLES)]
+Deaths = Annotated[list[dict[str, Any]], BeforeValidator(read_deaths), WithJsonSchema(_FAULT_TABLES)]
 
 
 class Workload(Section):
@@ -94,6 +98,27 @@ class Workload(Section):
     step: Execution = Field(
         default="eager", description="how a step is executed; compiled and cuda-graph are not yet there"
     )
+
+
+class GivenSizes(Options):
+    """A model without mathematics: equal layers, timed but not trained."""
+
+    parameters: Amount = Field(description='trainable scalars: "335 M"')
+    layers: Count = Field(description="equal layers, or the blocks of a transformer")
+    sequence: Count | None = Field(default=None, description="tokens of one sample; without, a sample is one input")
+    hidden: Count | None = Field(default=None, description="width of a transformer: gives its activations")
+    heads: Count | None = Field(default=None, description="of attention; default hidden / 64")
+    forward_flops: Amount | None = Field(
+        default=None, description='operations of one sample\'s forward pass, such as "8.2 G"; default 2 per token'
+    )
+    activations: Bytes = Field(default=None, description='kept by one sample for the backward pass, such as "104 MB"')
+
+
+class GivenTimes(Options):
+    """A model without mathematics: times and sizes of its layers from a file."""
+
+    profile: Text = Field(description="CSV with name, forward_ms, backward_ms, activation_bytes, parameter_bytes")
+    batch_size: Count = Field(description="samples that these times and sizes are of")
 
 
 class Sweep(Section):
@@ -131,23 +156,29 @@ class Goal(Section):
 
 
 class Cluster(Section):
-    """What the virtual engine computes with."""
+    """What the virtual engine computes with; rates are per direction."""
 
-    preset: Preset = Field(default="this-machine", description="other clusters are not yet there")
+    preset: Text = Field(default="this-machine", description="a coherent whole: `harness plugins` lists them")
     device: DeviceCosts = Field(
-        default=None, description='{ samples_per_second, batch_size } or { step_time = "312 ms", ... }'
+        default=None, description='"h200", { samples_per_second, batch_size } or { step_time = "312 ms", batch_size }'
     )
-    gpus_per_node: NodeSize = Field(default=None, description="not yet")
-    intra_node: Link = Field(default=None, description="link between devices: a rate or { bandwidth, latency }")
-    inter_node: Link = Field(default=None, description="link between nodes: a rate or { bandwidth, latency }")
+    gpus_per_node: Count | None = Field(default=None, description="devices of one node; default: the preset's")
+    intra_node: Link = Field(
+        default=None,
+        description="between devices of a node: a name, a rate, { bandwidth, latency }, { bus_bandwidth } or { table }",
+    )
+    inter_node: Link = Field(default=None, description="of one node, all its adapters together; written the same way")
 
 
 class Faults(Section):
-    """What goes wrong on purpose; not yet."""
+    """What goes wrong on purpose, on both engines, drawn by the seed; ranks count devices from 0."""
 
-    compute_jitter: Fault = Field(default=None, description="not yet")
-    stragglers: Fault = Field(default=None, description="not yet")
-    deaths: Fault = Field(default=None, description="not yet")
+    compute_jitter: Jitter = Field(
+        default=None,
+        description="lognormal sigma of a step's compute time, mean 1; or { distribution = 'exponential' }",
+    )
+    stragglers: Stragglers = Field(default=[], description=STRAGGLER_FORMS)
+    deaths: Deaths = Field(default=[], description=f"{DEATH_FORMS}; synchronous strategies end as crashed")
 
 
 class Measure(Section):
@@ -166,13 +197,40 @@ class Limits(Section):
         default="15 min", validate_default=True, description="wall clock of a cell; then it has failed"
     )
     budget: Time = Field(default=None, description="wall clock of the whole run; cells go in rounds")
-    dram: Dram = Field(default=None, description="not yet")
+    dram: Bytes = Field(default=None, description="usable memory of one device; default: the device's own")
 
 
 class Cost(Section):
-    """What it costs; not yet."""
+    """What it costs."""
 
-    per_gpu_hour: Price = Field(default=None, description="not yet")
+    per_gpu_hour: Price = Field(default=None, description='"2.80 EUR": then plan and verdict speak of money')
+
+
+class Observed(Section):
+    """A measurement from elsewhere, shown beside what is predicted for every cell that its keys fit."""
+
+    strategy: Text | None = Field(default=None, description="name")
+    gpus: Count | None = Field(default=None, description="devices")
+    nodes: Count | None = Field(default=None, description="machines that they fill")
+    batch_size: Count | None = Field(default=None, description="of one data-parallel rank")
+    global_batch_size: Count | None = Field(default=None, description="behind one update")
+    micro_batch_size: Count | None = Field(default=None, description="passed forward at once")
+    throughput: Pace = Field(default=None, description='of the whole job: "205 samples/s"')
+    step_time: Time = Field(default=None, description='"312 ms"; give this, throughput, or both')
+    source: str = Field(default="", description="where it is from", strict=True)
+
+    @model_validator(mode="after")
+    def _has_a_value(self) -> Observed:
+        if self.throughput is None and self.step_time is None:
+            raise ValueError('a throughput = "205 samples/s", a step_time = "312 ms", or both')
+        return self
+
+
+ObservedTables = Annotated[
+    list[dict[str, Any]],
+    BeforeValidator(table_list),
+    WithJsonSchema({"type": "array", "items": Observed.model_json_schema() | {"additionalProperties": True}}),
+]
 
 
 class Document(Section):
@@ -196,7 +254,9 @@ class Document(Section):
     measure: Measure = Field(default_factory=Measure)
     limits: Limits = Field(default_factory=Limits)
     cost: Cost = Field(default_factory=Cost)
-    observed: Observed = Field(default=None, description="not yet")
+    observed: ObservedTables = Field(
+        default=[], description="measurements from elsewhere; keys swept by their path may stand there too"
+    )
 
 
 class Sgd(Options):
@@ -298,6 +358,9 @@ def _rows() -> Iterator[tuple[str, str]]:
             yield f"[{key}]", (tables[key].__doc__ or "").splitlines()[0]
             for inner, field in tables[key].model_fields.items():
                 yield f"  {inner}{_default(field.default, field.is_required())}", field.description or ""
+        elif key == "observed":
+            yield "[[observed]]", info.description or ""
+            yield from ((f"  {inner}", field.description or "") for inner, field in Observed.model_fields.items())
         else:
             yield f"{key}{_default(info.default, info.is_required())}", info.description or ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from harness.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.host import Host, describe
 from harness.plan import Cell, Plan, select
 from harness.runner import Summary, missing, run_cells
-from harness.store import Record, Results
+from harness.store import Record, Results, write_atomically
 from harness.units import parse_seconds
 
 
@@ -67,6 +68,40 @@ def _finding(record: Record) -> str:
     return "".join(parts) + (f", {speed:.0f} samples/s" if speed and accuracy is None else "")
 
 
+def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str]) -> bool:
+    """Measure what simulated cells need and was never measured here; say whether there was anything.
+
+    Raises:
+        MachineError: a workload could not be measured.
+    """
+    from harness.admission import with_micro_batch
+    from harness.costs.measured import missing_sizes, needs_measuring
+
+    simulated = [with_micro_batch(cell, host, plugins) for cell in select(plan, only) if needs_measuring(cell)]
+    cells = [cell for cell in simulated if missing_sizes(cell, plan.machine)]
+    if not cells:
+        return False
+    from harness.calibration.profile import ensure_profiles
+
+    ensure_profiles(cells, plugins, click.echo, plan.machine)
+    return True
+
+
+def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
+    """Trace the layers of every model that was never traced: what its cells need in memory follows from them.
+
+    Raises:
+        MachineError: a model cannot be built or run; the message says why.
+    """
+    from harness.calibration.shapes import find_or_trace
+    from harness.costs.traced import find_shape
+
+    for cell in plan.cells:
+        if find_shape(cell, host) is None:
+            click.echo(f"tracing {cell.workload['model']['name']} as {cell.cell_id} runs it")
+            find_or_trace(cell, host, plugins)
+
+
 def run(
     plan: Plan,
     host: Host,
@@ -79,6 +114,7 @@ def run(
     budget: str | None = None,
     strict: bool = False,
     open_report: bool = False,
+    trace: int | None = None,
 ) -> int:
     """Run a plan and return the exit code."""
     results = Results(root / plan.name)
@@ -88,10 +124,17 @@ def run(
     results.write_plan(plan)
     budget_s = _budget(budget) or plan.budget_s
     lines = Lines(plan, host)
-    summary = run_cells(plan, cells, results, host, plugins, lines, retry=retry, fresh=fresh, budget_s=budget_s)
+    summary = run_cells(
+        plan, cells, results, host, plugins, lines, retry=retry, fresh=fresh, budget_s=budget_s, trace=trace
+    )
     results.write_cells_csv()
+    _conclude(plan, results, summary, plugins)
+    if trace:
+        _tell_traces(results, cells)
+    # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
     path = write_report_of(results, host)
-    _conclude(plan, results, summary, path)
+    click.echo(f"report: {path}")
+    click.echo(f"next: {_next(summary, results)}")
     if open_report:
         click.launch(str(path))
     return _exit_code(results, summary, strict)
@@ -137,8 +180,9 @@ def _answer(rows: Sequence[dict[str, Any]], plan: Plan) -> Any:
     return answer(rows, len(plan.cells))
 
 
-def _conclude(plan: Plan, results: Results, summary: Summary, report: Path) -> None:
+def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> None:
     from harness.analysis.answer import in_text
+    from harness.explained import compared_text
 
     counts = Counter(record.status for record in results.records().values())
     missing_cells = len(plan.cells) - sum(counts.values())
@@ -152,8 +196,18 @@ def _conclude(plan: Plan, results: Results, summary: Summary, report: Path) -> N
     if hidden:
         click.echo(f"{len(hidden)} stored cells belong to other plans and are not shown")
     click.echo(in_text(_answer(results.rows(), plan)))
-    click.echo(f"report: {report}")
-    click.echo(f"next: {_next(summary, results)}")
+    for line in compared_text(results, plugins):
+        click.echo(line)
+
+
+def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
+    """Say where the traces lie, and which cells have none because they had run before."""
+    traced = [cell for cell in cells if (results.cell_folder(cell.cell_id) / "trace.json").is_file()]
+    pairs = len(list(results.folder.glob("traces/*.json")))
+    beside = f"; {pairs} of both engines side by side in {results.folder / 'traces'}" if pairs else ""
+    click.echo(f"traces: {len(traced)} files {results.folder / 'cells'}/*/trace.json{beside}; open them in Perfetto")
+    if len(traced) < len(cells):
+        click.echo(f"  {len(cells) - len(traced)} cells have none: --fresh runs again what was there already")
 
 
 def _next(summary: Summary, results: Results) -> str:
@@ -178,13 +232,14 @@ def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
     return int(bool(statuses & failed))
 
 
-def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str]) -> None:
+def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | None = None) -> None:
     """Run the first cell on the virtual engine in this process, so that breakpoint() works."""
     from dataclasses import replace
 
     import torch
 
     from harness.real.process import own_files
+    from harness.traces import document_of, steps_to_record
     from harness.training.setup import make_setup
     from harness.virtual.engine import Crash, run_virtual
 
@@ -193,7 +248,7 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str]) -> None:
     torch.set_num_threads(cell.threads_per_device)
     setup = make_setup(cell, plugins)
     try:
-        outcome = run_virtual(setup)
+        outcome = run_virtual(setup, trace=steps_to_record(cell, trace) if trace else None)
     except Crash as crash:
         cause = crash.__cause__
         if cause is None or isinstance(cause, HarnessError):
@@ -201,3 +256,7 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str]) -> None:
         raise PluginError(describe(cause, own_files(cell.to_dict(), plugins))) from cause
     status, reason = outcome.status(setup.budget)
     click.echo(f"{status}: {reason}")
+    if trace:
+        path = Path(f"{cell.cell_id}.trace.json")
+        write_atomically(path, json.dumps(document_of(cell, outcome, trace)) + "\n")
+        click.echo(f"trace: {path}; open it in Perfetto")

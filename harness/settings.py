@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from harness.clusters import resolve
 from harness.errors import HarnessError, InputError, nearest
 from harness.locate import Path
 from harness.override import put, resolve_key
@@ -26,6 +27,8 @@ from harness.schema import (
     key_paths,
 )
 from harness.source import ABSENT, Source, validated, wordings
+from harness.strategy import Options
+from harness.timing_only import is_given, read_given, refuse_training
 from harness.values import Named
 from harness.workloads.catalogue import training_size
 
@@ -44,6 +47,10 @@ class Settings:
         learning_rate: the model's own, used where the sweep gives none.
         identity: hashes of user files and of data that lies in the user's own files.
         dataset_entry: what the workload's data set is called in the host, with its options.
+        timing_only: the workload has no mathematics.
+        dram_bytes: cap on one device's memory that the scenario sets.
+        per_gpu_hour: price of a device, in `currency`.
+        profile_id: hash of the file that the workload's times are from.
     """
 
     swept: dict[str, Any]
@@ -54,10 +61,16 @@ class Settings:
     goal: dict[str, Any]
     cluster: dict[str, Any]
     measure: dict[str, Any]
+    faults: dict[str, Any]
     cell_timeout_s: float
     learning_rate: float
     identity: dict[str, str]
     dataset_entry: tuple[Any, Any] = field(repr=False, compare=False)
+    timing_only: bool = False
+    dram_bytes: int | None = None
+    per_gpu_hour: float | None = None
+    currency: str = ""
+    profile_id: str = ""
 
     def num_train(self) -> int | None:
         """Return the number of samples that are trained on; None where only loading tells.
@@ -66,6 +79,8 @@ class Settings:
             HarnessError: the data set's files are missing or cannot be read.
         """
         entry, options = self.dataset_entry
+        if entry is None:
+            return None
         size = entry.size(options)
         return None if size is None else training_size(size.num_train, self.goal["validation_fraction"])
 
@@ -93,7 +108,22 @@ def read_settings(
     # The names in the workload are worth judging too where other keys do not hold.
     document = _document(content, source) or _without_problems(content, source)
     entries = _entries(document.workload, host, folder, source)
-    return None if entries is None else _completed(document, dict(swept), entries, host, source)
+    cluster = resolve(document.cluster, host, folder, source)
+    if entries is None or cluster is None:
+        return None
+    if is_given(document.workload.model):
+        refuse_training(content, source)
+    _refuse_precision(document.workload.precision, cluster["device"], source)
+    return _completed(document, dict(swept), entries, cluster, host, source)
+
+
+def _refuse_precision(precision: str, device: Mapping[str, Any] | None, source: Source) -> None:
+    peaks = (device or {}).get("peak_flops_per_s")
+    if device and peaks and precision not in peaks:
+        known = ", ".join(peaks)
+        source.problem(
+            ("workload", "precision"), f"{device['name']} computes in {known}; choose one of these", precision
+        )
 
 
 def _lines_of_swept(source: Source, swept: Mapping[str, Any]) -> Source:
@@ -119,7 +149,8 @@ def _document(content: Mapping[str, Any], source: Source) -> Document | None:
 def _where_instead(path: Path, got: object) -> str:
     """Say where a list, or a key of another table, belongs."""
     dotted = ".".join(str(part) for part in path)
-    if isinstance(got, list) and dotted in key_paths() and not dotted.startswith(NOT_SWEPT):
+    lists = ("faults.stragglers", "faults.deaths")
+    if isinstance(got, list) and dotted in key_paths() and not dotted.startswith((*NOT_SWEPT, *lists)):
         return f'; to sweep it, write "{dotted}" = [...] in [sweep]'
     elsewhere, _ = resolve_key(str(path[-1]), key_paths()) if path else (None, "")
     return f"; there is a key {elsewhere}" if got is ABSENT and elsewhere and elsewhere != dotted else ""
@@ -136,13 +167,26 @@ def _without_problems(content: Mapping[str, Any], source: Source) -> Document:
 
 def _entries(workload: Workload, host: Host, folder: FilePath, source: Source) -> dict[str, Entry] | None:
     found = {
-        "model": _registered("model", workload.model, host, folder, source),
-        "dataset": _registered("dataset", workload.dataset, host, folder, source),
+        "model": _model(workload.model, host, folder, source),
+        "dataset": NO_DATA
+        if is_given(workload.model)
+        else _registered("dataset", workload.dataset, host, folder, source),
         "optimizer": builtin(("workload", "optimizer"), workload.optimizer, OPTIMIZERS, source),
         "lr_schedule": builtin(("workload", "lr_schedule"), workload.lr_schedule, LR_SCHEDULES, source),
     }
     entries = {key: entry for key, entry in found.items() if entry is not None}
     return entries if len(entries) == len(found) else None
+
+
+NO_DATA = Entry(None, Options())
+"""What a model without mathematics reads."""
+
+
+def _model(named: Named, host: Host, folder: FilePath, source: Source) -> Entry | None:
+    if not is_given(named):
+        return _registered("model", named, host, folder, source)
+    given = read_given(named, folder, source)
+    return None if given is None else Entry(*given)
 
 
 def builtin(path: tuple[str, ...], named: Named, known: Mapping[str, type[BaseModel]], source: Source) -> Entry | None:
@@ -198,12 +242,19 @@ def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> An
 
 
 def _completed(
-    document: Document, swept: dict[str, Any], entries: dict[str, Entry], host: Host, source: Source
+    document: Document,
+    swept: dict[str, Any],
+    entries: dict[str, Entry],
+    cluster: dict[str, Any],
+    host: Host,
+    source: Source,
 ) -> Settings | None:
-    goal = _goal(document.goal, entries["dataset"].entry.target_accuracy, source)
-    identity = _identity(document.workload, entries, host, source)
+    dataset = entries["dataset"].entry
+    goal = _goal(document.goal, dataset.target_accuracy if dataset else None, source)
+    identity = _identity(document.workload, entries, host, source) if dataset else {}
     if goal is None or identity is None:
         return None
+    price = document.cost.per_gpu_hour or {}
     measure = {
         "warmup_steps": document.measure.warmup_steps,
         "telemetry_interval_s": document.measure.telemetry_interval,
@@ -215,13 +266,27 @@ def _completed(
         threads_per_device=document.threads_per_device,
         workload=_workload(document.workload, entries),
         goal=goal,
-        cluster=_plain(document.cluster),
+        cluster=cluster,
         measure=measure,
+        faults=_faults(document),
         cell_timeout_s=document.limits.cell_timeout or 0.0,
         learning_rate=entries["model"].entry.learning_rate,
         identity=identity,
-        dataset_entry=(entries["dataset"].entry, entries["dataset"].options),
+        dataset_entry=(dataset, entries["dataset"].options),
+        timing_only=dataset is None,
+        dram_bytes=document.limits.dram,
+        per_gpu_hour=price.get("amount"),
+        currency=price.get("currency", ""),
+        profile_id=entries["model"].entry.file_hash if dataset is None else "",
     )
+
+
+def _faults(document: Document) -> dict[str, Any]:
+    """Return the faults that there are; wherever cells may be real, jitter only delays, on all of them alike."""
+    faults = {key: value for key, value in _plain(document.faults).items() if value}
+    if "compute_jitter" in faults and document.engine != "virtual":
+        faults["floor"] = 1.0
+    return faults
 
 
 def _plain(section: Section) -> dict[str, Any]:
@@ -229,10 +294,11 @@ def _plain(section: Section) -> dict[str, Any]:
 
 
 def _workload(workload: Workload, entries: dict[str, Entry]) -> dict[str, Any]:
-    named = {"model": workload.model, "dataset": workload.dataset}
-    named |= {"optimizer": workload.optimizer, "lr_schedule": workload.lr_schedule}
+    names = {key: getattr(workload, key).name for key in entries}
+    if is_given(workload.model):
+        names |= {"model": entries["model"].entry.name, "dataset": "none"}
     rest = {key: getattr(workload, key) for key in ("loss", "precision", "lr_warmup", "clip_norm", "step")}
-    return {key: entries[key].to_dict(value.name) for key, value in named.items()} | rest
+    return {key: entries[key].to_dict(name) for key, name in names.items()} | rest
 
 
 def _goal(goal: Goal, target_of_dataset: float | None, source: Source) -> dict[str, Any] | None:

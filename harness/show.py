@@ -1,8 +1,9 @@
-"""Results as text: the answer of a folder, or one cell."""
+"""Results as text: the answer of a folder, one cell, or two cells side by side."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import InputError, nearest
@@ -11,8 +12,11 @@ from harness.store import Record, Results, find_results
 TAIL_LINES = 20
 
 
-def show(what: str, root: Path, *, markdown: bool = False, log: bool = False) -> str:
+def show(what: str, root: Path, *, markdown: bool = False, log: bool = False, plugins: Sequence[str] = ()) -> str:
     """Return the text for a path, a scenario's name or a cell's id.
+
+    Args:
+        plugins: files whose strategies may be asked what would explain a difference.
 
     Raises:
         InputError: there is nothing of that name.
@@ -27,7 +31,26 @@ def show(what: str, root: Path, *, markdown: bool = False, log: bool = False) ->
         raise InputError(
             [f"{what}: neither a path, a scenario with results nor a cell{nearest(what, known)}; known: {known}"]
         )
-    return "\n\n".join(folder_text(results, markdown) for results in find_results(path))
+    return "\n\n".join(folder_text(results, markdown, plugins) for results in find_results(path))
+
+
+def show_pair(first: str, second: str, root: Path, plugins: Sequence[str] = ()) -> str:
+    """Return two cells side by side, with what makes the difference and what would account for it.
+
+    Raises:
+        InputError: one of them is no finished cell.
+    """
+    from harness.explained import pair_text
+
+    return pair_text(_finished(first, root), _finished(second, root), plugins)
+
+
+def _finished(what: str, root: Path) -> Record:
+    found = _cell(what, root)
+    record = found[0].record(found[1]) if found else None
+    if record is None:
+        raise InputError([f"{what}: no finished cell; two of them stand side by side, each by its id or its folder"])
+    return record
 
 
 def _cell(what: str, root: Path) -> tuple[Results, str] | None:
@@ -39,9 +62,10 @@ def _cell(what: str, root: Path) -> tuple[Results, str] | None:
     return (Results(matches[0].parent.parent), what) if matches else None
 
 
-def folder_text(results: Results, markdown: bool = False) -> str:
-    """Return cells by status and the answer."""
+def folder_text(results: Results, markdown: bool = False, plugins: Sequence[str] = ()) -> str:
+    """Return cells by status, the answer, and predictions beside measurements."""
     from harness.analysis.answer import answer, in_markdown, in_text
+    from harness.explained import compared_text
 
     plan, records = results.plan(), results.records()
     counts = Counter(record.status for record in records.values())
@@ -50,7 +74,9 @@ def folder_text(results: Results, markdown: bool = False) -> str:
     found = answer(results.rows(), len(plan.cells))
     lines = [head, in_markdown(found) if markdown else in_text(found)]
     lines += [f"  {r.cell.cell_id}: {r.status}, {r.reason}" for r in records.values() if r.status not in ("ok",)][:20]
-    return "\n".join(lines)
+    compared = list(compared_text(results, plugins))
+    fence = ["```"] if markdown and compared else []
+    return "\n".join([*lines, *fence, *compared, *fence])
 
 
 def cell_text(results: Results, cell_id: str) -> str:

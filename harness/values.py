@@ -10,13 +10,20 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, WithJsonSchema
 
 from harness.errors import nearest
-from harness.units import RATE_FORMS, parse_rate, parse_seconds
+from harness.units import RATE_FORMS, parse_bytes, parse_rate, parse_seconds
 
 LARGEST_COUNT = 2**31 - 1
 """Chosen: what every library below us still counts with."""
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+LARGEST = 0
+"""What a micro-batch size of "largest" is until memory has been counted."""
+
 _EVERY = re.compile(r"([0-9]*\.?[0-9]+) (epochs?|samples)")
+_AMOUNT = re.compile(r"([0-9]*\.?[0-9]+) ?([kMGBT]?)")
+_FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+_PACE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][0-9]+)?) ?(samples|images|sequences|examples)/s")
+_PRICE = re.compile(r"([0-9]*\.?[0-9]+) ?([A-Z]{3}|[$€£])")
 
 
 class Named(NamedTuple):
@@ -40,10 +47,23 @@ def _named(value: object) -> Named:
     raise ValueError('a name in quotes, or a table with a name and options: { name = "...", option = ... }')
 
 
+WITHOUT_MATHEMATICS = ("parameters", "profile")
+"""Keys of a model that is given by sizes or by times: it can be timed, and not be trained."""
+
+
 def _model(value: object) -> Named:
-    if isinstance(value, Mapping) and "name" not in value and {"parameters", "profile"} & set(value):
-        raise ValueError("workloads without mathematics are not yet supported; name a model: lenet5, mlp, ...")
-    return _named(value)
+    """Accept a name with options, or a table without a name that says sizes or a file of times."""
+    if isinstance(value, Mapping) and "name" not in value:
+        for key in WITHOUT_MATHEMATICS:
+            if key in value:
+                return Named(key, dict(value))
+    try:
+        return _named(value)
+    except ValueError as error:
+        raise ValueError(
+            f'{error}, or sizes without mathematics: {{ parameters = "335 M", layers = 24, ... }} or '
+            '{ profile = "layers.csv", batch_size = 128 }'
+        ) from None
 
 
 def _folder_name(value: object) -> str:
@@ -126,13 +146,16 @@ def _above_zero(amount: float, what: str) -> float:
     return amount
 
 
-def _device_costs(value: object) -> dict[str, float] | None:
-    """Accept the constant costs of a device: its rate, or its time for a step, at a batch size."""
-    forms = '{ samples_per_second = 52, batch_size = 16 } or { step_time = "312 ms", batch_size = 64 }'
+def _device_costs(value: object) -> dict[str, Any] | None:
+    """Accept a device by its name, or by its rate, or its time for a step, at a batch size."""
+    forms = (
+        'a device such as "h200" (`harness plugins` lists them), { samples_per_second = 52, batch_size = 16 } or '
+        '{ step_time = "312 ms", batch_size = 64 }'
+    )
     if value is None:
         return None
-    if isinstance(value, str):
-        raise ValueError(f"devices from the catalogue are not yet supported; give its speed: {forms}")
+    if isinstance(value, str) and value.strip():
+        return {"name": value}
     if not isinstance(value, Mapping) or set(value) not in (
         {"samples_per_second", "batch_size"},
         {"step_time", "batch_size"},
@@ -144,23 +167,45 @@ def _device_costs(value: object) -> dict[str, float] | None:
     return {"samples_per_second": _part("samples_per_second", _number(above=0), value), "batch_size": batch}
 
 
-def _link(value: object) -> dict[str, float] | None:
-    """Accept a link by its rate, or by bandwidth and latency."""
-    forms = f'{RATE_FORMS}, or {{ bandwidth = "25 Gb/s", latency = "3 us" }}'
+def _link(value: object) -> dict[str, Any] | None:
+    """Accept a link by its name or rate, by bandwidth and latency, by bus bandwidths, or by a table of measurements."""
+    forms = (
+        f'a link such as "infiniband-hdr" (`harness plugins` lists them), {RATE_FORMS}, {{ bandwidth = "25 Gb/s", '
+        'latency = "3 us" }, { bus_bandwidth = { 2 = "22 GB/s", 8 = "134 GB/s" } } or { table = "all_reduce.csv" }'
+    )
     if value is None:
         return None
-    if isinstance(value, Mapping) and {"bus_bandwidth", "table"} & set(value):
-        raise ValueError(f"measured links (bus_bandwidth, table) are not yet supported; give {forms}")
     if isinstance(value, str) and value[:1].isalpha():
-        raise ValueError(f"links from the catalogue are not yet supported; give {forms}")
+        return {"name": value}
     if isinstance(value, str):
         return {"bandwidth_bytes_per_s": _above_zero(parse_rate(value), "a rate"), "latency_s": 0.0}
-    if not isinstance(value, Mapping) or not {"bandwidth"} <= set(value) <= {"bandwidth", "latency"}:
+    if not isinstance(value, Mapping):
         raise ValueError(forms)
-    return {
-        "bandwidth_bytes_per_s": _above_zero(_part("bandwidth", parse_rate, value), "a bandwidth"),
-        "latency_s": _part("latency", parse_seconds, {"latency": "0 s", **value}),
-    }
+    if {"table"} <= set(value) <= {"table", "gpu"}:
+        return {key: _part(key, _text, value) for key in value}
+    latency = _part("latency", parse_seconds, {"latency": "0 s", **value})
+    if {"bus_bandwidth"} <= set(value) <= {"bus_bandwidth", "latency"}:
+        groups = _part("bus_bandwidth", _groups, value)
+        return {"by_group": {size: {"bandwidth_bytes_per_s": r, "latency_s": latency} for size, r in groups.items()}}
+    if not {"bandwidth"} <= set(value) <= {"bandwidth", "latency"}:
+        raise ValueError(forms)
+    bandwidth = _above_zero(_part("bandwidth", parse_rate, value), "a bandwidth")
+    return {"bandwidth_bytes_per_s": bandwidth, "latency_s": latency}
+
+
+def _groups(value: object) -> dict[str, float]:
+    """Accept bus bandwidths by group size, which TOML writes as keys; JSON keeps them as text too."""
+    form = 'bus bandwidths by group size: { 2 = "22 GB/s", 8 = "134 GB/s" }'
+    if not isinstance(value, Mapping) or not value or not all(key.isdigit() and int(key) > 1 for key in value):
+        raise ValueError(form)
+    ordered = sorted(value, key=int)
+    return {str(int(size)): _above_zero(_part(size, parse_rate, value), "a rate") for size in ordered}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError("text in quotes")
 
 
 def _part(key: str, check: Callable[[Any], Any], table: Mapping[str, Any]) -> Any:
@@ -168,16 +213,6 @@ def _part(key: str, check: Callable[[Any], Any], table: Mapping[str, Any]) -> An
         return check(table[key])
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
-
-
-def not_yet(what: str) -> Callable[[object], None]:
-    """Refuse whatever is written, as something that a later version will do."""
-
-    def check(value: object) -> None:
-        if value is not None:
-            raise ValueError(f"not yet: {what}; leave it out")
-
-    return check
 
 
 def only(allowed: str, later: str) -> Callable[[object], str]:
@@ -191,10 +226,46 @@ def only(allowed: str, later: str) -> Callable[[object], str]:
     return check
 
 
-def _micro(value: object) -> int | str | None:
+def _micro(value: object) -> int | None:
+    """Accept a whole number, or "largest": the largest that fits, which only memory can tell."""
     if value == "largest":
-        raise ValueError('"largest" is not yet supported; a whole number of samples')
-    return None if value is None else _whole(1)(value)
+        return LARGEST
+    return None if value is None else int(_whole(1, "largest")(value))
+
+
+def _bytes(value: object) -> int | None:
+    return None if value is None else round(_above_zero(parse_bytes(value), "a size"))
+
+
+def _amount(value: object) -> float | None:
+    """Accept a count as people write it: 335000000, 3.35e8, or "335 M"."""
+    if value is None:
+        return None
+    match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    amount = float(match[1]) * _FACTORS[match[2]] if match else float(value) if plain else 0.0  # type: ignore[arg-type]
+    if amount <= 0:
+        raise ValueError('a count above 0, such as 335000000 or "335 M" (k, M, G or B, T)')
+    return amount
+
+
+def _pace(value: object) -> float | None:
+    """Accept a throughput: samples by any of their names, because what a sample is follows from the model."""
+    if value is None:
+        return None
+    match = _PACE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0:
+        raise ValueError('a throughput of the whole job such as "205 samples/s" (or images/s, sequences/s)')
+    return float(match[1])
+
+
+def _price(value: object) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    match = _PRICE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0:
+        raise ValueError('a price with its currency such as "2.80 EUR"')
+    return {"amount": float(match[1]), "currency": match[2]}
 
 
 def word(*words: str) -> Callable[[object], str]:
@@ -218,8 +289,18 @@ def file_list(value: object) -> list[str]:
     raise ValueError('a list of plugin files or folders, such as ["mine.py"]')
 
 
+def table_list(value: object) -> list[dict[str, Any]]:
+    """Accept a list of tables."""
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return value
+    raise ValueError("tables, each under a head of its own: [[observed]]")
+
+
 _NAME_OR_TABLE: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}]
+}
+_MODEL: dict[str, Any] = {
+    "anyOf": [*_NAME_OR_TABLE["anyOf"], *({"type": "object", "required": [key]} for key in WITHOUT_MATHEMATICS)]
 }
 _NONE_WORD = {"const": "none"}
 _TIME_SCHEMA = WithJsonSchema({"type": "string", "examples": ["312 ms", "15 min", "2 h"]})
@@ -257,11 +338,34 @@ Every = Annotated[
 ]
 Time = Annotated[float | None, BeforeValidator(_time), _TIME_SCHEMA]
 NameOrTable = Annotated[Named, BeforeValidator(_named), WithJsonSchema(_NAME_OR_TABLE)]
-ModelName = Annotated[Named, BeforeValidator(_model), WithJsonSchema(_NAME_OR_TABLE)]
-DeviceCosts = Annotated[dict[str, float] | None, BeforeValidator(_device_costs), WithJsonSchema({"type": "object"})]
-Link = Annotated[
-    dict[str, float] | None,
-    BeforeValidator(_link),
-    WithJsonSchema({"anyOf": [{"type": "string", "examples": ["25 Gb/s"]}, {"type": "object"}]}),
+ModelName = Annotated[Named, BeforeValidator(_model), WithJsonSchema(_MODEL)]
+DeviceCosts = Annotated[
+    dict[str, Any] | None,
+    BeforeValidator(_device_costs),
+    WithJsonSchema({"anyOf": [{"type": "string", "examples": ["h200"]}, {"type": "object"}]}),
 ]
-MicroBatch = Annotated[int | None, BeforeValidator(_micro), WithJsonSchema({"type": "integer", "minimum": 1})]
+Link = Annotated[
+    dict[str, Any] | None,
+    BeforeValidator(_link),
+    WithJsonSchema({"anyOf": [{"type": "string", "examples": ["25 Gb/s", "infiniband-hdr"]}, {"type": "object"}]}),
+]
+MicroBatch = Annotated[
+    int | None,
+    BeforeValidator(_micro),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "largest"}]}),
+]
+Bytes = Annotated[
+    int | None, BeforeValidator(_bytes), WithJsonSchema({"type": "string", "examples": ["16 GB", "16 GiB"]})
+]
+Amount = Annotated[
+    float | None,
+    BeforeValidator(_amount),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "examples": ["335 M"]}]}),
+]
+Pace = Annotated[
+    float | None, BeforeValidator(_pace), WithJsonSchema({"type": "string", "examples": ["205 samples/s"]})
+]
+Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": "string"})]
+Price = Annotated[
+    dict[str, Any] | None, BeforeValidator(_price), WithJsonSchema({"type": "string", "examples": ["2.80 EUR"]})
+]

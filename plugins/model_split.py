@@ -1,4 +1,4 @@
-"""Model split: the layers are cut into stages, one device each; micro-batches pass through them like a pipeline."""
+"""Model split: the layers are cut into stages over the devices; micro-batches pass through them like a pipeline."""
 
 from __future__ import annotations
 
@@ -6,71 +6,45 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness import Action, Impossible, Layout, Options, Strategy, Table, hookimpl
-
-
-def naive(stages: int, microbatches: int) -> Table:
-    """Send one micro-batch all the way there and back before the next: one device works at a time."""
-    return [[step for m in range(microbatches) for step in there_and_back(rank, m)] for rank in range(stages)]
-
-
-def gpipe(stages: int, microbatches: int) -> Table:
-    """All forward passes, then all backward passes; every stage keeps all activations.
-
-    Source: Huang et al. 2019, "GPipe", figure 2c.
-    """
-    passes = range(microbatches)
-    return [
-        [Action("forward", rank, m) for m in passes] + [Action("backward", rank, m) for m in passes]
-        for rank in range(stages)
-    ]
-
-
-def one_forward_one_backward(stages: int, microbatches: int) -> Table:
-    """Fill the pipeline, then alternate: stage k keeps at most stages - k activations.
-
-    Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", figure 4 (top).
-    """
-    table = []
-    for rank in range(stages):
-        ahead = min(stages - rank, microbatches)
-        order = [Action("forward", rank, m) for m in range(ahead)]
-        for m in range(microbatches):
-            order.append(Action("backward", rank, m))
-            if m + ahead < microbatches:
-                order.append(Action("forward", rank, m + ahead))
-        table.append(order)
-    return table
-
-
-def there_and_back(rank: int, microbatch: int) -> tuple[Action, Action]:
-    """Return the two passes of one micro-batch."""
-    return Action("forward", rank, microbatch), Action("backward", rank, microbatch)
-
-
-SCHEDULES = {"naive": naive, "gpipe": gpipe, "1f1b": one_forward_one_backward}
+from harness import Impossible, Layout, Options, Strategy, hookimpl, schedules
 
 
 class ModelSplit(Strategy):
-    """One copy of the model over all devices, so one gradient stream: it must equal `single`."""
+    """One copy of the model over all devices, so one gradient stream: it must equal `single`.
+
+    Source: Huang et al. 2019, "GPipe", section 2; each schedule names its own in `harness.schedules`.
+    """
 
     name = "model-split"
-    also_known_as = ("pipeline", "pp", "pipeline-parallel", "model-parallel", "gpipe", "1f1b", "split")
+    also_known_as = ("pipeline", "pp", "pipeline-parallel", "model-parallel", "gpipe", "1f1b", "zero-bubble", "split")
     equals = "single"
 
     class Options(Options):
         """How micro-batches are ordered, and where the layers are cut."""
 
-        schedule: Literal["naive", "gpipe", "1f1b"] = Field("1f1b", description="order of the micro-batches")
+        schedule: schedules.ScheduleName = Field("1f1b", description="order of the micro-batches")
+        chunks: int | None = Field(
+            None,
+            ge=1,
+            description=f"stages on each device, of interleaved-1f1b only; default {schedules.DEFAULT_CHUNKS}",
+        )
         placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = Field(
             "time", description="balance stages by measured time or by parameters, or layer names for each stage"
         )
+        recompute: bool = Field(False, description="drop activations and compute them again in the backward pass")
 
     def layout(self, gpus: int) -> Layout:
-        """Use one stage per device."""
+        """Use one stage per device, or as many as the schedule interleaves."""
         if gpus < 2:
             raise Impossible("model-split needs at least 2 devices to split over")
-        return Layout(pipeline=gpus, schedule=SCHEDULES[self.options.schedule], placement=self.options.placement)
+        schedule, chunks = schedules.find_schedule(self.options.schedule, self.options.chunks)
+        return Layout(
+            pipeline=gpus,
+            chunks=chunks,
+            schedule=schedule,
+            placement=self.options.placement,
+            recompute=self.options.recompute,
+        )
 
 
 @hookimpl

@@ -34,7 +34,7 @@ def harness_strategies():
     return [Mine]
 """
 
-BUILT_IN = {"single", "sync-ddp", "sync-ps", "async-ps", "local-sgd", "model-split"}
+BUILT_IN = {"single", "sync-ddp", "sync-ps", "async-ps", "local-sgd", "model-split", "softsync", "fsdp", "hybrid"}
 
 SCENARIO = """\
 engine = "virtual"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import InputError
@@ -38,6 +39,8 @@ def problems(text: str, *sets: str) -> tuple[str, ...]:
     return caught.value.problems
 
 
+GIVEN = "[workload]\nmodel = { parameters = '1 M', layers = 2 }\n"
+
 # Text after [sweep] and strategy, which are lines 1 and 2; the start of the problem; what it must say; its line.
 MALFORMED = [
     ("gpus = 0", "sweep.gpus = 0: ", "a whole number, at least 1", 3),
@@ -55,7 +58,7 @@ MALFORMED = [
     ("batch_size = 8\nglobal_batch_size = 8", "sweep.global_batch_size: ", "not both", 4),
     ("microbatches = 2\nmicro_batch_size = 8", "sweep.microbatches: ", "not both", 3),
     ("batch_size = 'all'", 'sweep.batch_size = "all": ', 'or "full"', 3),
-    ("micro_batch_size = 'largest'", 'sweep.micro_batch_size = "largest": ', "not yet", 3),
+    ("micro_batch_size = 'largset'", 'sweep.micro_batch_size = "largset": ', 'at least 1, or "largest"', 3),
     ("learning_rate = -0.1", "sweep.learning_rate = -0.1: ", "a number above 0", 3),
     ("learning_rate = nan", "sweep.learning_rate = nan: ", "a number above 0", 3),
     ("learning_rate = { from = 0, to = 1, points = 3 }", "sweep.learning_rate = { from = 0", "geometric range", 3),
@@ -75,7 +78,17 @@ MALFORMED = [
     ("[goal]\nevaluate_every = '1 lap'", 'goal.evaluate_every = "1 lap": ', '"0.25 epoch"', 4),
     ("[goal]\nvalidation_fraction = 1", "goal.validation_fraction = 1: ", "between 0 and 1", 4),
     ("[workload]\nmodel = 'lenet'", 'workload.model = "lenet": ', "did you mean lenet5?", 4),
-    ("[workload]\nmodel = { parameters = '335 M' }", "workload.model = { parameters", "not yet", 4),
+    ("[workload]\nmodel = { parameters = '335 M' }", "workload.model.layers: ", "missing", 4),
+    (
+        "[workload]\nmodel = { parameters = 0, layers = 2 }",
+        "workload.model.parameters = 0: ",
+        'such as 335000000 or "335',
+        4,
+    ),
+    ("[workload]\nmodel = { layers = 2 }", "workload.model = { layers = 2 }: ", "sizes without mathematics", 4),
+    ("[workload]\nmodel = { profile = 'no.csv', batch_size = 1 }", 'workload.model.profile = "no.csv": ', "be read", 4),
+    (GIVEN + "dataset = 'digits'", "workload.dataset: ", "reads no data", 5),
+    (GIVEN + "[goal]\nmax_epochs = 2", "goal.max_epochs = 2: ", "timed, not trained", 6),
     ("[workload]\nmodel = { name = 'lenet5', form = 'x' }", 'workload.model.form = "x": ', "one of relu, 1998", 4),
     ("[workload]\nmodel = 'no.py:build'", 'workload.model = "no.py:build": ', "cannot be read", 4),
     ("[workload]\ndataset = 'minst'", 'workload.dataset = "minst": ', "did you mean mnist?", 4),
@@ -91,18 +104,37 @@ MALFORMED = [
     ("[strategy.sync-ddp]\nbucket_mib = [25, -1]", "strategy.sync-ddp.bucket_mib = -1: ", "above 0", 4),
     ("[strategy.ddp]\nbucket_mib = 2", 'strategy.ddp = "ddp": ', "did you mean sync-ddp?", 3),
     ("[strategy.model-split]\nschedule = '1f1c'", 'strategy.model-split.schedule = "1f1c": ', "did you mean 1f1b?", 4),
-    ("[cluster]\npreset = 'dgx-h100'", 'cluster.preset = "dgx-h100": ', "not yet", 4),
-    ("[cluster]\ndevice = 'h200'", 'cluster.device = "h200": ', "not yet", 4),
+    ("[cluster]\npreset = 'dgx-h10'", 'cluster.preset = "dgx-h10": ', "did you mean dgx-h100?", 4),
+    ("[cluster]\ndevice = 'h20'", 'cluster.device = "h20": ', "did you mean h200?", 4),
+    ("[cluster]\ndevice = 'rtx'", 'cluster.device = "rtx": ', "one of RTX-2080-Ti-11GB, RTX-3090-24GB", 4),
+    ("[cluster]\ndevice = {}", "cluster.device = {  }: ", "a device such as", 4),
+    (
+        "[cluster]\ndevice = 'v100'\n[workload]\nprecision = 'bf16'",
+        'workload.precision = "bf16": ',
+        "fp64, fp32, fp16",
+        6,
+    ),
     ("[cluster]\ndevice = { step_time = 3, batch_size = 1 }", "cluster.device = {", "step_time: a time such as", 4),
     ("[cluster]\ninter_node = '25 gb/s'", 'cluster.inter_node = "25 gb/s": ', "GB/s or Gb/s", 4),
-    ("[cluster]\ninter_node = 'nvlink'", 'cluster.inter_node = "nvlink": ', "not yet", 4),
-    ("[cluster]\ninter_node = { table = 'x.csv' }", "cluster.inter_node = {", "not yet", 4),
-    ("[cluster]\ngpus_per_node = 8", "cluster.gpus_per_node = 8: ", "not yet", 4),
-    ("[faults]\ncompute_jitter = 0.1", "faults.compute_jitter = 0.1: ", "not yet", 4),
-    ("[limits]\ndram = '16 GB'", 'limits.dram = "16 GB": ', "not yet", 4),
+    ("[cluster]\ninter_node = 'nvlink'", 'cluster.inter_node = "nvlink": ', "did you mean nvlink", 4),
+    ("[cluster]\ninter_node = { table = 'x.csv' }", 'cluster.inter_node.table = "x.csv": ', "cannot be read", 4),
+    ("[cluster]\nintra_node = { bus_bandwidth = { 1 = '2 GB/s' } }", "cluster.intra_node = {", "by group size", 4),
+    (
+        "[cluster]\nintra_node = { bus_bandwidth = { 2 = '2' } }",
+        "cluster.intra_node = {",
+        "bus_bandwidth: 2: a rate",
+        4,
+    ),
+    ("[cluster]\ngpus_per_node = 0", "cluster.gpus_per_node = 0: ", "at least 1", 4),
+    ("[faults]\ncompute_jitter = 3", "faults.compute_jitter = 3: ", "the sigma of a lognormal, 0 to 2", 4),
+    ("[limits]\ndram = 16", "limits.dram = 16: ", "a size in bytes such as", 4),
     ("[limits]\ncell_timeout = 15", "limits.cell_timeout = 15: ", "in quotes, with a unit", 4),
-    ("[cost]\nper_gpu_hour = '2 EUR'", 'cost.per_gpu_hour = "2 EUR": ', "not yet", 4),
-    ("[[observed]]\ngpus = 16", "observed = [", "not yet", 3),
+    ("[cost]\nper_gpu_hour = 2", "cost.per_gpu_hour = 2: ", 'such as "2.80 EUR"', 4),
+    ("[[observed]]\ngpus = 16", "observed: ", 'a throughput = "205 samples/s"', 3),
+    ("[[observed]]\nthroughput = 205", "observed.throughput = 205: ", 'such as "205 samples/s"', 4),
+    ("[[observed]]\nstep_time = '1 s'\ngpu = 3", "observed.gpu: ", "did you mean gpus?", 5),
+    ("[[observed]]\nstep_time = '1 s'\nstrategy = 'singel'", 'observed.strategy = "singel": ', "mean single?", 5),
+    ("[observed]\nstep_time = '1 s'", "observed = {", "[[observed]]", 3),
     ("[wrokload]\nmodel = 'mlp'", "wrokload: ", "did you mean workload?", 3),
     ("[measure]\ntelemetry_interval = '-1 ms'", 'measure.telemetry_interval = "-1 ms": ', "a time such as", 4),
 ]
@@ -286,7 +318,7 @@ def test_synthetic_data_has_no_target() -> None:
     assert (goal["target_accuracy"], goal["max_steps"], goal["evaluate_every"]) == (None, 60, None)
 
 
-def test_constant_costs_of_a_virtual_cluster() -> None:
+def test_figures_of_a_cluster() -> None:
     text = SWEEP + '[cluster]\ndevice = { step_time = "312 ms", batch_size = 64 }\n'
     text += 'intra_node = { bandwidth = "25 GB/s", latency = "3 us" }\ninter_node = "25 Gb/s"'
     scenario = read(text)
@@ -296,8 +328,114 @@ def test_constant_costs_of_a_virtual_cluster() -> None:
         "gpus_per_node": None,
         "intra_node": {"bandwidth_bytes_per_s": 25e9, "latency_s": 3e-6},
         "inter_node": {"bandwidth_bytes_per_s": 3.125e9, "latency_s": 0.0},
+        "host_link": None,
+        "host_shared_by": 1,
+        "intra_shared_by": 1,
+        "chip": "",
+        "usable_bytes": None,
+        "dies_per_board": 1,
     }
     assert "cluster.inter_node carries 3.125 GB/s (25 Gb/s) after 0 s" in scenario.understood
+
+
+def cluster(text: str, *sets: str) -> dict[str, Any]:
+    return read(f"{SWEEP}[cluster]\n{text}", *sets).settings[0].cluster
+
+
+def test_a_preset_is_coherent_and_single_keys_override_it() -> None:
+    whole = cluster('preset = "dgx-a100"')
+    assert (whole["device"]["name"], whole["gpus_per_node"]) == ("A100-SXM4-80GB", 8)
+    assert whole["intra_node"]["by_group"]["8"]["bandwidth_bytes_per_s"] == 227e9
+    assert whole["inter_node"]["bandwidth_bytes_per_s"] == pytest.approx(8 * 25e9 * 0.95)
+    slower = cluster('preset = "dgx-a100"\ninter_node = "25 Gb/s"')
+    assert slower == whole | {"inter_node": {"bandwidth_bytes_per_s": 3.125e9, "latency_s": 0.0}}
+
+
+def test_figures_of_a_device_keep_a_presets_links_and_another_device_brings_its_own() -> None:
+    whole = cluster('preset = "dgx1-v100"')
+    same = cluster('preset = "dgx1-v100"\ndevice = { samples_per_second = 52, batch_size = 16 }')
+    assert same == whole | {"device": {"samples_per_second": 52.0, "batch_size": 16}}
+    other = cluster('preset = "dgx1-v100"\ndevice = "a100"')
+    assert other["intra_node"]["name"] == "nvlink3"
+    assert "by_group" not in other["intra_node"]
+
+
+def test_a_device_alone_comes_with_its_usual_node() -> None:
+    assert cluster('device = "h200"')["gpus_per_node"] == 8
+    four = cluster('device = "4 x A100-PCIe-40GB"')
+    assert (four["gpus_per_node"], four["intra_node"]["name"]) == (4, "pcie4x16")
+    assert cluster('device = "4 x A100"\ngpus_per_node = 2')["gpus_per_node"] == 2
+
+
+def test_bus_bandwidths_and_tables_are_kept_by_group(tmp_path: Path) -> None:
+    link = cluster('intra_node = { bus_bandwidth = { 8 = "134 GB/s", 2 = "22 GB/s" }, latency = "5 us" }')["intra_node"]
+    assert list(link["by_group"]) == ["2", "8"]
+    assert (link["bandwidth_bytes_per_s"], link["latency_s"]) == (134e9, pytest.approx(5e-6))
+    (tmp_path / "links.csv").write_text("n,bytes,seconds\n2,1000000,1e-4\n2,2000000,1.5e-4\n")
+    text = SWEEP + '[cluster]\nintra_node = { table = "links.csv" }'
+    found = parse_scenario(text, host(), tmp_path / "a.toml").settings[0].cluster["intra_node"]
+    assert found["tables"] == {"2": [[1e6, 1e-4], [2e6, 1.5e-4]]}
+
+
+def test_links_devices_and_limits_may_be_swept() -> None:
+    text = SWEEP + '"cluster.inter_node" = ["25 Gb/s", "infiniband-hdr", { bandwidth = "1 GB/s", latency = "9 us" }]\n'
+    text += '"cluster.device" = ["a100", "h200"]\n"limits.dram" = ["16 GB", "16 GiB"]'
+    found = read(text).settings
+    assert len(found) == 12
+    assert {item.cluster["device"]["chip"] for item in found} == {"A100", "H200"}
+    assert {item.dram_bytes for item in found} == {16 * 10**9, 2**34}
+    assert {item.cluster["inter_node"]["latency_s"] for item in found} == {0.0, 1e-5, 9e-6}
+
+
+def test_a_model_without_mathematics_reads_no_data_and_is_timed() -> None:
+    (settings,) = read(SWEEP + GIVEN).settings
+    assert settings.timing_only
+    assert settings.workload["model"]["name"] == "1M parameters in 2 layers"
+    assert settings.workload["model"]["options"]["parameters"] == 1e6
+    assert settings.workload["dataset"] == {"name": "none", "options": {}}
+    assert (settings.goal["target_accuracy"], settings.goal["max_steps"]) == (None, 60)
+
+
+def test_sizes_of_a_model_may_be_swept() -> None:
+    found = read(SWEEP + '"workload.model.parameters" = ["1 M", "1 B"]\n' + GIVEN).settings
+    assert [item.workload["model"]["options"]["parameters"] for item in found] == [1e6, 1e9]
+
+
+@pytest.mark.parametrize("key", ["engine = 'real'", "engine = 'virtual'"])
+def test_a_model_without_mathematics_is_never_real(key: str) -> None:
+    text = f"{key}\n{SWEEP}{GIVEN}"
+    if "virtual" in key:
+        assert read(text).settings[0].timing_only
+    else:
+        assert problems(text) == (
+            'engine = "real": a model without mathematics runs on the virtual engine only; write "auto" (line 1)',
+        )
+
+
+def test_measurements_from_elsewhere_are_read() -> None:
+    text = SWEEP + '"cluster.inter_node" = ["25 Gb/s"]\n'
+    text += (
+        '[[observed]]\ngpus = 16\n"cluster.inter_node" = "25 Gb/s"\nthroughput = "205 images/s"\nstep_time = "1.2 s"'
+    )
+    (found,) = read(text).observed
+    assert found["keys"] == {"gpus": 16, "cluster.inter_node": "25 Gb/s"}
+    assert (found["throughput_samples_per_s"], found["step_time_s"]) == (205.0, 1.2)
+
+
+@settings(deadline=None)  # the first example loads all plugins
+@given(st.floats(1e-3, 1e6), st.sampled_from(["EUR", "USD", "$"]))
+def test_a_price_is_read(amount: float, currency: str) -> None:
+    (settings,) = read(f'{SWEEP}[cost]\nper_gpu_hour = "{amount:f} {currency}"').settings
+    assert settings.per_gpu_hour == pytest.approx(amount, abs=1e-6)
+    assert settings.currency == currency
+
+
+@settings(deadline=None)  # the first example loads all plugins
+@given(st.floats(0.01, 999), st.sampled_from([("", 1), ("k", 1e3), ("M", 1e6), ("B", 1e9), ("G", 1e9), ("T", 1e12)]))
+def test_counts_are_read_as_people_write_them(number: float, unit: tuple[str, float]) -> None:
+    text = f"{SWEEP}[workload]\nmodel = {{ parameters = '{number:.4f} {unit[0]}', layers = 1 }}"
+    options = read(text).settings[0].workload["model"]["options"]
+    assert options["parameters"] == pytest.approx(float(f"{number:.4f}") * unit[1])
 
 
 def test_a_users_model_is_found_beside_the_scenario(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ SYNCHRONOUS = {
     "sync-ps": {"sweep__gpus": [2]},
     "local-sgd": {"sweep__gpus": [2]},
     "model-split": {"sweep__gpus": [2], "sweep__micro_batch_size": 8},
+    "fsdp": {"sweep__gpus": [2]},
+    "hybrid": {"sweep__gpus": [2], "sweep__micro_batch_size": 8, "strategy__hybrid": {"pipeline": 2}},
 }
 
 
@@ -208,17 +210,17 @@ def test_dropout_draws_the_same_masks_on_both(strategy):
 
 
 def test_naive_averaging_over_uneven_shards_is_caught(monkeypatch):
-    from harness.virtual import endpoints
+    from harness.virtual import executor
 
     changes = {"sweep__gpus": [2], "workload": FP64}
     measured = real("sync-ps", **changes)
     assert difference(measured, virtual("sync-ps", **changes)) == 0.0
 
-    class Naive(endpoints.Gradient):
+    class Naive(executor.Gradient):
         def __init__(self, executor, weights, indices, weight, origin):
             super().__init__(executor, weights, indices, 1 / max(1, len(indices)), origin)
 
-    monkeypatch.setattr(endpoints, "Gradient", Naive)
+    monkeypatch.setattr(executor, "Gradient", Naive)
     assert difference(measured, virtual("sync-ps", **changes)) > 1e-6
 
 

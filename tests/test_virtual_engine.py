@@ -14,25 +14,27 @@ from cells import make_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import ANY, SERVER, Action, Layout, Strategy
+from harness import ANY, SERVER, Layout, Strategy
 from harness.errors import HarnessError
-from harness.host import bundled, load_file
 from harness.training.budget import Budget, Evaluation, Marks, Referee, target_reached
 from harness.training.outcome import Outcome
 from harness.training.setup import Setup, make_setup
-from harness.virtual.cost import Costs, Link, pipeline_makespan
+from harness.virtual.cost import Costs, Link, constant_costs
 from harness.virtual.engine import Crash, Deadlock, VirtualEngine
 
 WEIGHT_BYTES = 4 * (64 * 10 + 10)  # softmax on 8 x 8 digits, fp32
 GRADIENT_S, APPLY_S, LATENCY_S = 1.0, 0.25, 0.5
-COSTS = Costs(
-    fixed_s=GRADIENT_S,
-    per_sample_s=0.0,
-    apply_s=APPLY_S,
-    link=Link(latency_s=LATENCY_S, bandwidth_bytes_per_s=WEIGHT_BYTES),  # one second for one set of weights
-    parameter_bytes=WEIGHT_BYTES,
-    origin="the test",
-)
+LINK = Link(latency_s=LATENCY_S, bandwidth_bytes_per_s=WEIGHT_BYTES)  # one second for one set of weights
+
+
+def costs_with(
+    gradient_s: float = GRADIENT_S, per_sample_s: float = 0.0, apply_s: float = APPLY_S, link: Link = LINK
+) -> Costs:
+    """Return constant costs with some of them changed."""
+    return constant_costs(gradient_s, per_sample_s, apply_s, link, WEIGHT_BYTES, "the test")
+
+
+COSTS = costs_with()
 WIRE_S = 1.0
 SMALL = {"workload": {"model": "softmax"}, "goal": {"target_accuracy": "none", "max_steps": 6}}
 
@@ -435,84 +437,15 @@ def test_an_awaitable_that_is_no_word_is_refused_with_its_place():
 # -- formulas, with the values that they give for small examples typed in ---------------------------------------------
 
 
-@cache
-def tables() -> Any:
-    return load_file(bundled("plugins") / "model_split.py")
-
-
-def makespan(schedule: str, forward: tuple[float, ...], backward: tuple[float, ...], microbatches: int, hop=0.0):
-    table = tables().SCHEDULES[schedule](len(forward), microbatches)
-    return pipeline_makespan(table, lambda k, way: (forward if way == "forward" else backward)[k], lambda k: hop)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "forward", "backward", "microbatches", "seconds"),
-    [
-        ("gpipe", (1,) * 4, (2,) * 4, 8, 33),
-        ("1f1b", (1,) * 4, (2,) * 4, 8, 33),
-        ("gpipe", (1, 2, 1), (2, 4, 2), 4, 30),
-        ("1f1b", (1, 2, 1), (2, 4, 2), 4, 28),
-        ("gpipe", (3, 1, 2, 5), (1, 7, 2, 3), 6, 84),
-        ("1f1b", (3, 1, 2, 5), (1, 7, 2, 3), 6, 64),
-        ("naive", (1, 2, 1), (2, 4, 2), 4, 4 * 12),
-        ("naive", (3, 1, 2, 5), (1, 7, 2, 3), 1, 24),
-    ],
-)
-def test_pipelines_take_as_long_as_the_formula_says(schedule, forward, backward, microbatches, seconds):
-    assert makespan(schedule, forward, backward, microbatches) == seconds
-
-
-STAGES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(STAGES, st.integers(1, 7))
-def test_gpipe_follows_its_formula_also_for_unequal_stages(stages, microbatches):
-    forward, backward = zip(*stages, strict=True)
-    formula = sum(forward) + (microbatches - 1) * max(forward) + sum(backward) + (microbatches - 1) * max(backward)
-    assert makespan("gpipe", forward, backward, microbatches) == formula
-
-
-@settings(max_examples=60, deadline=None)
-@given(STAGES, st.integers(1, 7), st.sampled_from(["gpipe", "1f1b", "naive"]))
-def test_no_schedule_beats_the_lower_bound_or_loses_to_naive(stages, microbatches, schedule):
-    forward, backward = zip(*stages, strict=True)
-    bound = max(
-        sum(forward[:k]) + sum(backward[:k]) + microbatches * (forward[k] + backward[k]) for k in range(len(stages))
-    )
-    naive = microbatches * (sum(forward) + sum(backward))
-    assert makespan("naive", forward, backward, microbatches) == naive
-    assert bound <= makespan(schedule, forward, backward, microbatches) <= naive
-
-
-def test_a_hop_between_stages_delays_every_crossing_of_a_single_micro_batch():
-    assert makespan("gpipe", (1, 1, 1), (2, 2, 2), 1, hop=0.5) == 9 + 2 * 2 * 0.5
-
-
-@pytest.mark.parametrize(("schedule", "stash"), [("gpipe", [8, 8, 8, 8]), ("1f1b", [4, 3, 2, 1]), ("naive", [1] * 4)])
-def test_schedules_stash_as_many_activations_as_the_literature_says(schedule, stash):
-    def most(actions):
-        held = itertools.accumulate(1 if action.kind == "forward" else -1 for action in actions)
-        return max(held)
-
-    assert [most(actions) for actions in tables().SCHEDULES[schedule](4, 8)] == stash
-
-
-def test_a_table_that_waits_for_itself_is_refused():
-    backward_first = [[Action("backward", 0, 0), Action("forward", 0, 0)]]
-    with pytest.raises(ValueError, match="deadlocks"):
-        pipeline_makespan(backward_first, lambda k, way: 1.0, lambda k: 0.0)
-
-
 def test_ring_all_reduce_follows_its_formula():
-    costs = replace(COSTS, link=Link(latency_s=5e-6, bandwidth_bytes_per_s=10e9))
-    assert costs.all_reduce_s(4, 100e6) == pytest.approx(15.030e-3)
-    assert costs.all_reduce_s(1, 100e6) == 0.0
+    costs = costs_with(link=Link(latency_s=5e-6, bandwidth_bytes_per_s=10e9))
+    assert costs.mean_s(4, Layout(), 100e6, 1.0) == pytest.approx(15.030e-3)
+    assert costs.mean_s(1, Layout(), 100e6, 1.0) == 0.0
     assert costs.step(Layout(data=4), 32, 32).bytes_sent == pytest.approx(1.5 * WEIGHT_BYTES)
 
 
 def test_accumulation_pays_the_fixed_cost_once_a_piece():
-    costs = replace(COSTS, fixed_s=1.0, per_sample_s=0.5)
+    costs = costs_with(gradient_s=1.0, per_sample_s=0.5)
     assert costs.step(Layout(), 32, 8).compute_s == pytest.approx(4 * 1.0 + 32 * 0.5)
 
 
@@ -524,7 +457,7 @@ def run_async(workers: int, max_steps: int, costs: Costs = COSTS) -> Outcome:
 
 
 def test_equal_workers_take_turns_and_staleness_is_workers_minus_one():
-    fast = replace(COSTS, apply_s=0.0, link=Link(latency_s=0.0, bandwidth_bytes_per_s=1e15))
+    fast = costs_with(apply_s=0.0, link=Link(latency_s=0.0, bandwidth_bytes_per_s=1e15))
     log = run_async(4, 40, fast).updates_log
     assert log["staleness"] == [0, 1, 2] + [3] * 37
     assert log["worker"] == [0, 1, 2, 3] * 10
@@ -532,7 +465,7 @@ def test_equal_workers_take_turns_and_staleness_is_workers_minus_one():
 
 def test_constant_times_give_the_rate_of_the_closed_queue():
     """t_c = 0.1 s, t_s = 0.02 s: 33.3 gradients a second with 4 workers, at most 50 with 8."""
-    costs = replace(COSTS, fixed_s=0.1, apply_s=0.02, link=Link(latency_s=0.0, bandwidth_bytes_per_s=1e15))
+    costs = costs_with(gradient_s=0.1, apply_s=0.02, link=Link(latency_s=0.0, bandwidth_bytes_per_s=1e15))
     for workers, rate in ((1, 8.333333), (2, 16.666667), (4, 33.333333), (8, 50.0)):
         times = run_async(workers, 60, costs).updates_log["time_s"]
         assert 40 / (times[59] - times[19]) == pytest.approx(rate, rel=1e-6)
@@ -541,7 +474,7 @@ def test_constant_times_give_the_rate_of_the_closed_queue():
 @settings(max_examples=8, deadline=None)
 @given(workers=st.integers(1, 7), max_steps=st.integers(1, 24), latency=st.sampled_from([0.0, 0.3, 5.0]))
 def test_an_asynchronous_runs_books_balance(workers, max_steps, latency):
-    costs = replace(COSTS, link=Link(latency_s=latency, bandwidth_bytes_per_s=WEIGHT_BYTES * 8))
+    costs = costs_with(link=Link(latency_s=latency, bandwidth_bytes_per_s=WEIGHT_BYTES * 8))
     outcome = run_async(workers, max_steps, costs)
     log = outcome.updates_log
     assert outcome.updates == len(log["update"]) == max_steps
@@ -577,12 +510,7 @@ def test_the_same_cell_gives_the_same_run_twice(strategy):
 
 
 def test_all_times_scale_with_all_costs():
-    slower = replace(
-        COSTS,
-        fixed_s=3 * GRADIENT_S,
-        apply_s=3 * APPLY_S,
-        link=Link(3 * LATENCY_S, COSTS.link.bandwidth_bytes_per_s / 3),
-    )
+    slower = costs_with(3 * GRADIENT_S, apply_s=3 * APPLY_S, link=Link(3 * LATENCY_S, WEIGHT_BYTES / 3))
     one, three = run_async(3, 20), run_async(3, 20, slower)
     assert three.training_s == pytest.approx(3 * one.training_s)
     assert three.updates_log["staleness"] == one.updates_log["staleness"]
@@ -592,7 +520,7 @@ def test_a_faster_link_never_makes_a_step_longer():
     times = []
     for factor in (1, 2, 8, 1e9):
         link = Link(LATENCY_S / factor, WEIGHT_BYTES * factor)
-        times.append(VirtualEngine(setup_of("sync-ps", 3, 8), costs=replace(COSTS, link=link)).run().training_s)
+        times.append(VirtualEngine(setup_of("sync-ps", 3, 8), costs=costs_with(link=link)).run().training_s)
     assert times == sorted(times, reverse=True)
     assert times[-1] == pytest.approx(8 * (GRADIENT_S + APPLY_S))
 

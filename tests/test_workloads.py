@@ -87,8 +87,9 @@ def test_sizes_and_checksums_need_no_torch() -> None:
 
 
 def test_hooks_return_the_catalogue() -> None:
-    assert [model.name for model in harness_models()] == ["softmax", "mlp", "lenet5", "resnet18"]
-    assert [d.name for d in harness_datasets()] == ["digits", "mnist", "fashion-mnist", "idx", "synthetic"]
+    models = ["softmax", "mlp", "lenet5", "resnet18", "alexnet", "vgg16", "resnet50", "gpt", "bert-large"]
+    assert [model.name for model in harness_models()] == models
+    assert [d.name for d in harness_datasets()] == ["digits", "mnist", "fashion-mnist", "idx", "synthetic", "tokens"]
 
 
 @pytest.mark.parametrize("entry", [*MODELS, *DATASETS], ids=lambda entry: entry.name)

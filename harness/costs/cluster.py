@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from harness.costs.constants import PLAIN, Constants
+from harness.costs.runtime import Runtime
 
 MeasuredTable = tuple[tuple[float, float], ...]
 """An all-reduce as it was measured: (bytes, seconds), bytes rising."""
@@ -31,12 +34,16 @@ class Bus:
         by_group: latency per message and bus bandwidth by group size: not monotonic on a cube mesh.
         tables: all-reduces measured by group size; preferred to everything else.
         shared_by: devices that share one slot with the link's figure; 1 where each has its own.
+        group_size: neighbours in front of one link to the others; 0 where all devices reach each other alike.
+        across: that link.
     """
 
     link: Link
     by_group: Mapping[int, Link] = field(default_factory=dict)
     tables: Mapping[int, MeasuredTable] = field(default_factory=dict)
     shared_by: int = 1
+    group_size: int = 0
+    across: Link | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,9 @@ class Servers:
     placement: Literal["cpu", "gpu", "co-located", "dedicated"] = "cpu"
     count: int = 1
     apply_bytes_per_s: float = float("inf")
+
+
+NO_RUNTIME = Runtime()
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,10 @@ class Cluster:
         algorithm: of all-reduces that cross nodes.
         text: where the figures are from, in words.
         error: stated relative uncertainty of communication times, one standard deviation.
+        runtime: what software and a shared host add.
+        constants: what no data sheet says; by default nothing.
+        dies_per_board: devices that share one board's power.
+        shared_host: devices are threads of processors that others use too.
     """
 
     device: str
@@ -81,7 +95,37 @@ class Cluster:
     algorithm: Literal["auto", "ring", "tree", "halving-doubling", "hierarchical"] = "auto"
     text: str = ""
     error: float = 0.0
+    runtime: Runtime = NO_RUNTIME
+    constants: Constants = PLAIN
+    dies_per_board: int = 1
+    shared_host: bool = False
+
+    @property
+    def spread_fraction(self) -> float:
+        """Standard deviation of a device's computing time from step to step, as a share of it."""
+        return self.constants.host_spread_fraction if self.shared_host else self.constants.spread_fraction
 
     def nodes(self, devices: int) -> int:
         """Return how many nodes so many devices fill."""
         return -(-devices // self.gpus_per_node)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Cluster:
+        """Return the cluster that `to_dict` was called on."""
+        links = {name: Link(**link) if (link := content[name]) else None for name in ("node_link", "host_link")}
+        servers, runtime = Servers(**content["servers"]), Runtime.from_dict(content["runtime"])
+        parts = {"bus": _bus(content["bus"]), "servers": servers, "runtime": runtime}
+        return cls(**{**content, **links, **parts, "constants": Constants(**content["constants"])})
+
+
+def _bus(content: Mapping[str, Any]) -> Bus:
+    # JSON has no numbers as keys.
+    groups = {int(ranks): Link(**link) for ranks, link in content["by_group"].items()}
+    tables = {int(ranks): tuple((size, s) for size, s in table) for ranks, table in content["tables"].items()}
+    across = Link(**link) if (link := content["across"]) else None
+    own = {"link": Link(**content["link"]), "by_group": groups, "tables": tables, "across": across}
+    return Bus(**{**content, **own})

@@ -34,6 +34,11 @@ class Curve(NamedTuple):
         """Return the curve with all seconds multiplied."""
         return Curve(tuple((count, seconds * factor) for count, seconds in self.points))
 
+    @classmethod
+    def of(cls, content: Sequence[Any]) -> Curve:
+        """Return the curve that JSON gives back as a list of its fields, as of any NamedTuple."""
+        return cls(tuple((count, seconds) for count, seconds in content[0]))
+
 
 NO_TIME = Curve()
 
@@ -56,6 +61,8 @@ class Profile:
         optimizer_s: one optimizer step over all parameters on one device.
         step_s: what every step adds whatever its batch: zeroing gradients, the loss, the loop.
         launch_s: least seconds of one layer's pass; no cutting (tensor parallelism, micro-batches) goes below.
+        weight_fraction: share of the backward pass that computes gradients of weights; both matrices of a layer are
+            equally large.
         memory_bandwidth_bytes_per_s: of the device, for arithmetic that only moves data; 0 where unknown.
         origin: measured here, given by the scenario, or estimated from a catalogue.
         text: where the figures are from, in words.
@@ -67,6 +74,7 @@ class Profile:
     optimizer_s: float = 0.0
     step_s: float = 0.0
     launch_s: float = 0.0
+    weight_fraction: float = 0.5
     memory_bandwidth_bytes_per_s: float = 0.0
     origin: Origin = "given"
     text: str = ""
@@ -96,10 +104,5 @@ class Profile:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Profile:
         """Return the profile that `to_dict` was called on."""
-        times = tuple(LayerTime(_curve(entry["forward"]), _curve(entry["backward"])) for entry in content["times"])
+        times = tuple(LayerTime(Curve.of(entry["forward"]), Curve.of(entry["backward"])) for entry in content["times"])
         return cls(**{**content, "shape": ModelShape.from_dict(content["shape"]), "times": times})
-
-
-def _curve(content: Sequence[Any]) -> Curve:
-    # A NamedTuple is a tuple of its fields in JSON.
-    return Curve(tuple((count, seconds) for count, seconds in content[0]))

@@ -33,6 +33,9 @@ class LayerShape:
         workspace_bytes: live only while the layer computes, beyond what is kept.
         forward_flops: multiplications and additions of one forward pass, 2 per multiply-add; backward is twice that.
         split: share of the layer's compute and parameters that tensor parallelism divides, 0..1.
+        rows: length of each tensor's first dimension, along which FSDP cuts; empty where unknown.
+        activation_split: share of the activations that tensor parallelism divides, 0..1.
+        copies_bytes: copies of weights in lower precision that autocast keeps as long as activations, once.
     """
 
     name: str
@@ -43,6 +46,9 @@ class LayerShape:
     workspace_bytes: Linear = NOTHING
     forward_flops: Linear = NOTHING
     split: float = 0.0
+    rows: tuple[int, ...] = ()
+    activation_split: float = 0.0
+    copies_bytes: int = 0
 
     @property
     def parameters(self) -> int:
@@ -89,4 +95,4 @@ class ModelShape:
 def _layer(entry: Mapping[str, Any]) -> LayerShape:
     kinds = ("activation_bytes", "output_bytes", "workspace_bytes", "forward_flops")
     linear = {kind: Linear(*entry[kind]) for kind in kinds}
-    return LayerShape(**{**entry, **linear, "tensors": tuple(entry["tensors"])})
+    return LayerShape(**{**entry, **linear, "tensors": tuple(entry["tensors"]), "rows": tuple(entry.get("rows", ()))})

@@ -77,22 +77,36 @@ class Ledger:
         return self.rows[-1] if self.rows else dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
-    def span(self, part: str) -> Iterator[None]:
-        """Account what happens inside to a part of the open row."""
+    def span(self, part: str, name: str = "") -> Iterator[None]:
+        """Account what happens inside to a part of the open row; a trace calls it by its name."""
         start = self.stamp()
         yield
-        self.add(part, start, self.stamp())
+        self.add(part, start, self.stamp(), name)
 
-    def add(self, part: str, start: Any, end: Any) -> None:
+    def add(self, part: str, start: Any, end: Any, name: str = "") -> None:
         """Account the time between two stamps."""
         if self.device.type == "cuda":
             self._pending.append((self.row, part, start, end))
         else:
             self.row[part] += end - start
 
-    def host(self, part: str, seconds: float) -> None:
-        """Account seconds of the host's clock, on any device."""
+    def host(self, part: str, seconds: float, name: str = "") -> None:
+        """Account seconds of the host's clock that have just passed, on any device."""
         self.row[part] += seconds
+
+    def waited(self, idle_s: float, transfer_s: float) -> None:
+        """Account a wait that has just ended: first for somebody else, then for the wire."""
+        self.row["idle_s"] += idle_s
+        self.row["communication_s"] += transfer_s
+
+    def computed_s(self) -> float:
+        """Return the seconds computed in the open row so far; waits for the device."""
+        seconds: float = self.row["compute_s"]
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            mine = (item for item in self._pending if item[0] is self.row and item[1] == "compute_s")
+            seconds += sum(start.elapsed_time(end) / 1000 for _, _, start, end in mine)
+        return seconds
 
     def moment(self, name: str, stamp: Any) -> None:
         """Note a moment in the open row, on the host's clock."""

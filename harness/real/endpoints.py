@@ -20,6 +20,7 @@ from harness.real.transport import Parcel, Post
 from harness.strategy import ANY, Address, Batch, Message, Server, Value, Worker
 from harness.training.budget import Evaluation, Marks, Referee
 from harness.training.endpoint import Course, Endpoint, check_address
+from harness.training.faults import FaultDraws
 from harness.training.replica import Replica
 from harness.training.setup import Setup
 from harness.training.values import Flat, force
@@ -89,7 +90,7 @@ class RealEndpoint(Endpoint):
     def load(self, weights: Value) -> Ready:
         flat = force(awaited(weights))
         self._before_change()
-        with self.ledger.span("communication_s"):
+        with self.ledger.span("communication_s", "load"):
             self.replica.load(flat)
         self.version = flat.version
         return self._done("load")
@@ -97,7 +98,7 @@ class RealEndpoint(Endpoint):
     def send(self, value: Any, to: Address) -> Ready:
         value = awaited(value)
         check_address(self.setup, self.rank, to)
-        with self.ledger.span("communication_s"):
+        with self.ledger.span("communication_s", "send"):
             sent = self.post.send(to, value, time.monotonic(), self.ledger.paused_s, self.stopped)
         self.bytes_sent += sent
         return self._done("send")
@@ -135,8 +136,7 @@ class RealEndpoint(Endpoint):
         self.ledger.paused_s += pause
         waited = max(0.0, ended - began - pause)
         idle = min(waited, max(0.0, parcel.sent_s - began - pause))
-        self.ledger.host("idle_s", idle)
-        self.ledger.host("communication_s", waited - idle)
+        self.ledger.waited(idle, waited - idle)
 
     def _take(self, parcel: Parcel) -> Message:
         self.stopped = self.stopped or parcel.stop
@@ -148,7 +148,7 @@ class RealEndpoint(Endpoint):
         return [self._take(parcel) for parcel in self.post.poll()]
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Ready:
-        with self.ledger.span("compute_s"):
+        with self.ledger.span("compute_s", "compute"):
             answer = function(*[awaited(a) for a in args])
         return self._done("compute", answer)
 
@@ -209,7 +209,7 @@ class RealServer(RealEndpoint, Server):
             return self._done("apply")
         self._before_change()
         rate = self.learning_rate * scale
-        with self.ledger.span("compute_s"):
+        with self.ledger.span("compute_s", "apply"):
             self.replica.step(flat, rate)
         self.own_samples += flat.num_samples
         self._count(flat)
@@ -281,6 +281,9 @@ class RealWorker(RealEndpoint, Worker):
         self.runner = runner
         self.group_size = group_size
         self.course = Course(setup, rank)
+        self.faults = FaultDraws(setup.cell)
+        number = rank * setup.layout.devices + runner.rank
+        self.devices = range(number, number + 1)
         self._checked_rows = 0
         self._gradient: weakref.ref[Flat] | None = None
         self.layout_bytes = 0.0
@@ -301,6 +304,7 @@ class RealWorker(RealEndpoint, Worker):
         for batch in self.course.batches():
             if self.stopped:
                 return
+            self.faults.raise_if_lost(self.devices, batch.step, self.ledger.now())
             self.ledger.begin(batch.step, self.version)
             yield batch
             self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
@@ -411,7 +415,7 @@ class RealWorker(RealEndpoint, Worker):
     def gradient(self, batch: Batch) -> Ready:
         self._rescue_gradient()
         committed = self.replica.buffer_vector()
-        pieces, loss, samples = self.runner.gradient(batch)
+        pieces, loss, samples = self._computed(batch)
         buffers = self.replica.buffer_vector()
         if committed is not None:
             with torch.no_grad():
@@ -426,6 +430,18 @@ class RealWorker(RealEndpoint, Worker):
         self._gradient = weakref.ref(value)
         return self._done("gradient", value)
 
+    def _computed(self, batch: Batch) -> tuple[list[torch.Tensor], Any, int]:
+        """Compute, and sleep for what faults add: where devices exchange, the others wait for it at their next one."""
+        if not self.faults.faults.slows:
+            return self.runner.gradient(batch)
+        before = self.ledger.computed_s()
+        answer = self.runner.gradient(batch)
+        (factor,) = self.faults.of(self.devices, batch.step)
+        began = time.monotonic()
+        time.sleep((factor - 1) * (self.ledger.computed_s() - before))
+        self.ledger.host("compute_s", time.monotonic() - began, "slowed")
+        return answer
+
     def _rescue_gradient(self) -> None:
         """DDP's gradients are views of buckets that the next backward pass overwrites: copy one still in use."""
         value = self._gradient() if self._gradient is not None else None
@@ -438,7 +454,7 @@ class RealWorker(RealEndpoint, Worker):
             return self._done("apply")
         self._before_change()
         rate = self.learning_rate * scale
-        with self.ledger.span("compute_s"):
+        with self.ledger.span("compute_s", "apply"):
             self.runner.step(flat, rate)
         self.version += 1
         self.own_samples += flat.num_samples
@@ -459,7 +475,7 @@ class RealWorker(RealEndpoint, Worker):
 
     def _finish_mean(self, work: Any, vector: torch.Tensor, like: Flat, by_samples: bool) -> Flat:
         self.status.waiting("mean()")
-        with self.ledger.span("communication_s"):
+        with self.ledger.span("communication_s", "mean"):
             work.wait()
         self.status.running()
         if by_samples and not vector[-1]:

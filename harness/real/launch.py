@@ -12,6 +12,7 @@ from multiprocessing import connection, get_context, reduction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.faults import can_go_on
 from harness.real.process import Job, run_process
 from harness.real.slots import make_slot_file
 from harness.real.status import StatusBoard
@@ -69,6 +70,7 @@ class _Child:
     label: str
     answer: Any = None
     failure: dict[str, Any] | None = None
+    death: dict[str, Any] | None = None
     ready: bool = False
     gone: bool = False
 
@@ -112,7 +114,7 @@ class _Supervisor:
         self.children: list[_Child] = []
         self.board: StatusBoard | None = None
         self.descriptors: list[int] = []
-        self.lost: list[str] = []
+        self.lost: dict[str, str] = {}
         self.started_s = 0.0
 
     # -- starting ------------------------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ class _Supervisor:
 
     def _start(self, job: Job, lines: int) -> None:
         mine, theirs = self.context.Pipe()
-        job.lines = lines
+        job.lines, job.label = lines, _label(job)
         assert self.board is not None
         job.status = _Descriptor(self.board.descriptor)
         process = self.context.Process(target=run_process, args=(job, theirs), daemon=True)
@@ -144,7 +146,7 @@ class _Supervisor:
         theirs.close()  # with no copy of its end here, a dead child is the end of the pipe
         for pipe in job.pipes.values():
             pipe.close()
-        self.children.append(_Child(job, process, mine, _label(job)))
+        self.children.append(_Child(job, process, mine, job.label))
 
     def _release(self) -> None:
         self.started_s = time.monotonic()
@@ -235,6 +237,8 @@ class _Supervisor:
             child.ready = True
         elif kind == "done":
             child.answer = content
+        elif kind == "died":
+            child.death, child.answer = content, content["answer"]
         else:
             child.failure = content
 
@@ -243,18 +247,34 @@ class _Supervisor:
         if failed:
             return self._failure(failed)
         for child in self.children:
-            if child.gone and child.answer is None and child.label not in self.lost:
-                child.process.join(GRACE_S)
-                if not self._may_go_on_without(child):
-                    return Result("crashed", f"{child.label} {_ending(child.process.exitcode)}", whose="user")
-                self.lost.append(child.label)
+            if child.gone and (child.answer is None or child.death) and child.label not in self.lost:
+                goes_on, words = self._loss(child)
+                if not goes_on:
+                    return Result("crashed", words, whose="user")
+                self.lost[child.label] = words
         return self._deadlock()
+
+    def _loss(self, child: _Child) -> tuple[bool, str]:
+        """Return whether the others go on without a process that has gone, and that in words."""
+        from harness.training.faults import words_of_loss
+
+        child.process.join(GRACE_S)
+        goes_on = self._may_go_on_without(child)
+        if child.death is not None:
+            rank, when = child.death["rank"], child.death["when"]
+            return goes_on, words_of_loss(self.cell, rank, when, alone=not goes_on)[1]
+        ending = f"{child.label} {_ending(child.process.exitcode)}"
+        return goes_on, f"{child.label} died; the others went on" if goes_on else ending
 
     def _may_go_on_without(self, child: _Child) -> bool:
         """An asynchronous strategy goes on as long as a worker and its servers live."""
-        workers = [c for c in self._live() if c.job.kind == "worker"]
-        asynchronous = self.cell.synchrony == "asynchronous" and self.cell.server_counts
-        return asynchronous and child.job.kind == "worker" and bool(workers) and self.started_s > 0
+        workers = [c for c in self.children if c.job.kind == "worker" and not c.death and (c.answer or not c.gone)]
+        return (
+            can_go_on(self.cell.synchrony, self.cell.server_counts)
+            and child.job.kind == "worker"
+            and bool(workers)
+            and self.started_s > 0
+        )
 
     def _failure(self, failed: list[_Child]) -> Result:
         """Wait a moment for the others' view: the first cause is rarely the complaint that a peer has gone."""
@@ -272,8 +292,7 @@ class _Supervisor:
         assert child.failure is not None
         silent = [c for c in self.children if c.gone and c.answer is None and c.failure is None]
         if child.failure["whose"] == "peer" and silent:
-            silent[0].process.join(GRACE_S)
-            return Result("crashed", f"{silent[0].label} {_ending(silent[0].process.exitcode)}", whose="user")
+            return Result("crashed", self._loss(silent[0])[1], whose="user")
         status = "out-of-memory" if child.failure["whose"] == "memory" else "crashed"
         prefix = f"{child.label}: " if len(self.children) > 1 else ""
         return Result(status, prefix + child.failure["reason"], whose=child.failure["whose"])
@@ -309,7 +328,7 @@ class _Supervisor:
         from harness.real.merge import merge
 
         outcome = merge(answers, self.cell)
-        outcome.notes += [f"{label} died; the others went on" for label in self.lost]
+        outcome.notes += self.lost.values()
         return Result("finished", outcome=outcome, targets=targets, started_s=self.started_s)
 
     def clean_up(self) -> None:

@@ -27,6 +27,7 @@ def merge(partials: list[dict[str, Any]], cell: Cell) -> Outcome:
     for partial in partials:
         outcome.notes += [note for note in partial["notes"] if note not in outcome.notes]
         outcome.recorded |= partial["recorded"]
+        outcome.spans += partial["spans"]
         outcome.deliveries |= partial["deliveries"]
         for word, count in partial["unawaited"].items():
             outcome.unawaited[word] = outcome.unawaited.get(word, 0) + count
@@ -57,32 +58,60 @@ def split_waits(by_process: list[list[dict[str, Any]]]) -> None:
         for row in rows:
             by_step[row["step"]].append(row)
     for rows in by_step.values():
+        for group in _grouped(rows, "_group"):
+            if all("_ready_s" in row for row in group):
+                _split_exchange(group)
+            elif all("_waits" in row for row in group):
+                _split_gathers(group)
         if all("_actions" in row for row in rows):
-            _split_pipeline(rows)
-        elif all("_ready_s" in row for row in rows):
-            latest = max(row["_ready_s"] for row in rows)
-            for row in rows:
-                idle = min(row["communication_s"], max(0.0, latest - row["_ready_s"]))
-                row["communication_s"] -= idle
-                row["idle_s"] += idle
+            for pipeline in _grouped(rows, "_pipeline"):
+                _split_pipeline(pipeline)
+
+
+def _grouped(rows: list[dict[str, Any]], key: str) -> list[list[dict[str, Any]]]:
+    """Return the rows of processes that exchange with each other; all of them where nothing else is said."""
+    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row.get(key)].append(row)
+    return list(groups.values())
+
+
+def _split_exchange(rows: list[dict[str, Any]]) -> None:
+    latest = max(row["_ready_s"] for row in rows)
+    for row in rows:
+        _make_idle(row, min(row["communication_s"], max(0.0, latest - row["_ready_s"])))
+
+
+def _split_gathers(rows: list[dict[str, Any]]) -> None:
+    """Every process of a sharded model waits in the same order, so the k-th waits are one exchange."""
+    for number in range(min(row["_waits"] for row in rows)):
+        latest = max(row[f"_wait_{number}"] for row in rows)
+        for row in rows:
+            began, ended = row[f"_wait_{number}"], row[f"_waited_{number}"]
+            _make_idle(row, max(0.0, min(ended, latest) - began))
+
+
+def _make_idle(row: dict[str, Any], idle_s: float) -> None:
+    row["communication_s"] -= idle_s
+    row["idle_s"] += idle_s
 
 
 def _split_pipeline(rows: list[dict[str, Any]]) -> None:
     """A stage is idle until the stage it depends on has finished; after that its input is on the wire."""
-    ended: dict[tuple[int, str, int], float] = {}
+    ended: dict[tuple[bool, int, int], float] = {}
     for row in rows:
-        for number, (kind, microbatch) in enumerate(row["_actions"]):
-            ended[row["device"], kind, microbatch] = row[f"_ended_{number}"]
-    last = max(row["device"] for row in rows)
+        for number, (kind, stage, microbatch) in enumerate(row["_actions"]):
+            if kind != "backward_weight":  # nobody waits for it
+                ended[kind == "forward", stage, microbatch] = row[f"_ended_{number}"]
     for row in rows:
-        previous = row["_step_start"] + row["input_s"]
-        for number, (kind, microbatch) in enumerate(row["_actions"]):
-            began = row[f"_action_{number}"]
-            gap = max(0.0, began - previous)
-            source = row["device"] + (-1 if kind == "forward" else 1)
-            needed = ended.get((source, kind, microbatch), previous) if 0 <= source <= last else previous
+        previous, row["_bubble_s"] = row["_step_start"] + row["input_s"], 0.0
+        for number, (kind, stage, microbatch) in enumerate(row["_actions"]):
+            gap = max(0.0, row[f"_action_{number}"] - previous)
+            source = stage - 1 if kind == "forward" else stage if kind == "backward_weight" else stage + 1
+            needed = ended.get((kind == "forward", source, microbatch), previous)
             idle = min(gap, max(0.0, needed - previous))
             row["idle_s"] += idle
+            row["_bubble_s"] += idle
             row["communication_s"] += gap - idle
             previous = row[f"_ended_{number}"]
         row["communication_s"] += max(0.0, row["_step_end"] - previous)
@@ -90,6 +119,6 @@ def _split_pipeline(rows: list[dict[str, Any]]) -> None:
 
 def measured_bubble(by_process: list[list[dict[str, Any]]]) -> float:
     """Return the share of the stages' time inside steps in which they did not compute for want of input."""
-    idle = sum(row["idle_s"] for rows in by_process for row in rows)
+    idle = sum(row["_bubble_s"] for rows in by_process for row in rows)
     span = sum(row["_step_end"] - row["_step_start"] for rows in by_process for row in rows)
     return float(idle / span) if span else 0.0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from harness.host import describe
 from harness.strategy import Address
@@ -29,6 +29,7 @@ class Job:
         address: of the worker or server.
         device_rank: which device of its worker.
         device: torch device.
+        label: what messages and traces call the process.
         line: which line of the status board is this process's.
         pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
         rendezvous: file for torch's store; empty where no process group is needed.
@@ -49,6 +50,7 @@ class Job:
     rendezvous: str = ""
     group_rank: int = 0
     group_size: int = 1
+    label: str = ""
     log: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +63,7 @@ def run_process(job: Job, control: Connection) -> None:
         answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
         control.send(("done", answer))
     except BaseException as error:
-        control.send(("failed", _explain(job, error)))
+        control.send(("failed", explain(job.cell, job.plugins, job.line, error)))
         sys.stderr.flush()
         # Peers may be inside a collective with this process: leaving at once is what tells them.
         os._exit(1)
@@ -94,7 +96,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _explain(job: Job, error: BaseException) -> dict[str, Any]:
+def explain(cell: dict[str, Any], plugins: Sequence[str], line: int, error: BaseException) -> dict[str, Any]:
     """Word a failure by the user's own file and line where it passed one."""
     import traceback
 
@@ -104,7 +106,7 @@ def _explain(job: Job, error: BaseException) -> dict[str, Any]:
     cause = error.__cause__ if type(error).__name__ == "Crash" and error.__cause__ is not None else error
 
     def failure(whose: str, reason: str) -> dict[str, Any]:
-        return {"reason": reason, "whose": whose, "line": job.line}
+        return {"reason": reason, "whose": whose, "line": line}
 
     if isinstance(cause, HarnessError):
         return failure("machine" if isinstance(cause, MachineError) else "user", str(cause))
@@ -114,7 +116,7 @@ def _explain(job: Job, error: BaseException) -> dict[str, Any]:
     named = f"{type(cause).__name__}: {str(cause).strip()}"
     if isinstance(cause, (RuntimeError, OSError, EOFError)) and _about_a_peer(cause):
         return failure("peer", named)
-    files = own_files(job.cell, job.plugins)
+    files = own_files(cell, plugins)
     if any(frame.filename in files for frame in traceback.extract_tb(cause.__traceback__)):
         return failure("user", describe(cause, files))
     return failure("harness", named)
@@ -169,7 +171,7 @@ def _run_real(job: Job, control: Connection) -> Any:
     import torch
 
     from harness.plan import Cell
-    from harness.real.clock import Ledger
+    from harness.training.faults import Lost
     from harness.training.setup import make_setup
 
     began = time.monotonic()
@@ -177,14 +179,17 @@ def _run_real(job: Job, control: Connection) -> Any:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     setup = make_setup(Cell.from_dict(job.cell), job.plugins, job.device)
-    ledger = Ledger(device, job.address, job.device_rank)
+    ledger = _make_ledger(job, device)
     endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
     control.send(("ready", {}))
     started = control.recv()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     ledger.start(started)
-    _drive(setup.strategy, endpoint, job.kind)
+    try:
+        _drive(setup.strategy, endpoint, job.kind)
+    except Lost as lost:
+        _die(job, setup, endpoint, lost, control, started - began)
     endpoint.post.leave()
     if endpoint.ended_s is None:
         endpoint.ended_s = ledger.now()
@@ -192,6 +197,32 @@ def _run_real(job: Job, control: Connection) -> Any:
     answer = _collect(job, setup, endpoint, started - began)
     _close(job, endpoint)
     return answer
+
+
+def _make_ledger(job: Job, device: Any) -> Any:
+    from harness.real.clock import Ledger
+    from harness.trace import Recorder
+
+    if not job.options.get("trace"):
+        return Ledger(device, job.address, job.device_rank)
+    from harness.real.tracing import TracingLedger
+
+    recorder = Recorder(job.options["trace"])
+    return TracingLedger(device, job.address, job.device_rank, job.label, recorder)
+
+
+def _die(job: Job, setup: Any, endpoint: Any, lost: Any, control: Connection, setup_s: float) -> NoReturn:
+    """End this process as if its machine were lost: no farewell to anybody but the supervisor, who keeps its rows."""
+    from harness.faults import can_go_on
+
+    endpoint.ended_s = endpoint.ledger.now()
+    endpoint.ledger.resolve()
+    others_go_on = can_go_on(setup.cell.synchrony, setup.cell.server_counts)
+    answer = _collect(job, setup, endpoint, setup_s) if others_go_on else None
+    control.send(("died", {"rank": lost.rank, "when": lost.when, "answer": answer}))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _drive(strategy: Any, endpoint: Any, kind: str) -> None:
@@ -236,12 +267,14 @@ def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
 
 def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
     from harness.real.endpoints import RealWorker
-    from harness.real.layouts import make_runner
+    from harness.real.runners import make_runner
     from harness.real.status import Status
 
     if job.rendezvous:
         _join_group(job)
     runner = make_runner(setup, ledger, job.address, job.device_rank)
+    if job.options.get("trace"):
+        ledger.watch(runner)
     status = Status(job.status.detach(), job.line, job.lines)
     post = _make_post(job, runner.shape, runner.replica.dtype)
     worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
@@ -299,6 +332,7 @@ def _warm_up(setup: Any, runner: Any, worker: Any) -> None:
 
 def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, Any]:
     """Return what this process knows; the one that holds the model knows most."""
+    from harness.training.displacement import learning_facts
     from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
 
     training_s, ended_at_s = endpoint.ended_s, time.monotonic()
@@ -325,6 +359,7 @@ def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, A
         "ended_at_s": ended_at_s,
         "setup_s": setup_s,
         "training_s": training_s,
+        "spans": endpoint.ledger.recorder.spans if job.options.get("trace") else [],
     }
     if holds:
         partial["outcome"] = Outcome(
@@ -337,7 +372,11 @@ def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, A
             test=endpoint.test,
             updates_log=columns(getattr(endpoint, "log", []), UPDATE_COLUMNS),
             steps=columns([], STEP_COLUMNS),
-            facts={"num_train": setup.num_train, "data_checksum": setup.data.checksum},
+            facts={
+                "num_train": setup.num_train,
+                "data_checksum": setup.data.checksum,
+                **learning_facts(setup, endpoint.final),
+            },
             weights=endpoint.final.numpy() if job.options.get("keep_weights") and endpoint.final is not None else None,
         )
     if job.kind == "worker" and job.device_rank == 0:

@@ -13,7 +13,10 @@ from markupsafe import Markup
 
 import harness
 from harness.analysis.answer import Answer, answer, duration
+from harness.analysis.more_devices import explain_scaling, poor_scaling
 from harness.analysis.points import Row, status_counts
+from harness.analysis.predicted import HEAD as COMPARED_HEAD
+from harness.analysis.predicted import compare_observed, compare_twins, in_cells, summary
 from harness.describe import engine_in_words, machine_in_words
 from harness.plan import Cell
 from harness.report.figures import (
@@ -30,6 +33,9 @@ from harness.source import show
 
 NOT_RUN = "not run yet"
 
+MOST_SCALINGS = 3
+"""Strategies of which the report says why more devices gain little, the poorest first; chosen: a few sentences."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -42,6 +48,19 @@ class Column:
     head: str
     definition: str
     text: Callable[[Cell, Row], str]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was compared: sentences, and a table of predictions beside measurements where there are any.
+
+    Attributes:
+        lead: sentences above the table.
+    """
+
+    title: str
+    lead: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,7 @@ class Shown:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     statuses: str
+    compared: tuple[Compared, ...]
     notes: tuple[str, ...]
     left_out: tuple[tuple[str, ...], ...]
     environment: tuple[tuple[str, str], ...]
@@ -86,6 +106,7 @@ def render(scenarios: Sequence[ScenarioResults], digest: str, sections: Sequence
         digest=digest,
         version=harness.__version__,
         definitions=[(column.head, column.definition) for column in COLUMNS],
+        compared_head=COMPARED_HEAD,
         title=", ".join(item.name for item in shown),
     )
 
@@ -105,6 +126,7 @@ def _shown(scenario: ScenarioResults, prefix: str, sections: Sequence[Callable[.
         head=tuple(column.head for column in COLUMNS),
         rows=tuple(_table(scenario)),
         statuses=", ".join(f"{count} {status}" for status, count in status_counts(rows).items()),
+        compared=tuple(_compared(scenario)),
         notes=tuple(_notes(scenario)),
         left_out=tuple((item.strategy, item.point, item.kind, item.reason) for item in plan.left_out),
         environment=tuple(_environment(scenario)),
@@ -159,6 +181,22 @@ def _table(scenario: ScenarioResults) -> Iterable[tuple[str, ...]]:
         record = scenario.records.get(cell.cell_id)
         row: Row = {**record.row, "reason": record.reason, "status": record.status} if record else {}
         yield tuple(column.text(cell, row) for column in COLUMNS)
+
+
+def _compared(scenario: ScenarioResults) -> Iterable[Compared]:
+    """Yield predictions beside what was measured here, and beside what the scenario says was observed elsewhere."""
+    observed = {cell.cell_id: cell.observed for cell in scenario.plan.cells if cell.observed}
+    tables = {
+        "Predicted beside measured": compare_twins(scenario.rows),
+        "Observed beside predicted": compare_observed(scenario.rows, observed),
+    }
+    for title, found in tables.items():
+        if found:
+            yield Compared(title, tuple(summary(found)), tuple(in_cells(comparison) for comparison in found))
+    poor = poor_scaling(scenario.rows)[:MOST_SCALINGS]
+    lead = tuple(f"{few['strategy']}: {line}" for few, many in poor for line in explain_scaling(few, many))
+    if lead:
+        yield Compared("Why more devices are hardly faster", lead, ())
 
 
 def _notes(scenario: ScenarioResults) -> Iterable[str]:

@@ -33,11 +33,16 @@ class Endpoint:
         self.samples = self.updates = 0
         self.stopped = False
         self._streams: dict[str, random.Random] = {}
+        self._living: tuple[int, tuple[Address, ...]] | None = None
 
     @property
     def workers(self) -> Sequence[Address]:
         """Workers that have not left."""
-        return tuple(a for a in range(self.setup.cell.workers) if a not in self.gone)
+        # Programs ask for every message; the answer changes only when somebody leaves.
+        if self._living is None or self._living[0] != len(self.gone):
+            living = tuple(a for a in range(self.setup.cell.workers) if a not in self.gone)
+            self._living = (len(self.gone), living)
+        return self._living[1]
 
     @property
     def servers(self) -> Sequence[Address]:

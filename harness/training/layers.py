@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from harness.costs.cuts import StageMemory, balance_under
 from harness.errors import Impossible
 from harness.strategy import Layout
 from harness.training.replica import Piece, Replica
@@ -99,22 +99,24 @@ def _least(runs: Sequence[LayerCost]) -> LayerCost:
     return LayerCost(first.name, forward, backward, first.output_bytes, first.num_parameters)
 
 
-def place(layout: Layout, costs: Sequence[LayerCost]) -> Placement:
+def place(layout: Layout, costs: Sequence[LayerCost], memory: StageMemory | None = None) -> Placement:
     """Cut the layers into the layout's stages, as the user named them or so that the heaviest stage is lightest.
 
+    Args:
+        memory: what stages need and devices have, where that has an end; named stages are taken as they are.
+
     Raises:
-        Impossible: more stages than layers, or named stages that are not exactly the layers in their order.
+        Impossible: more stages than layers, named stages that are not exactly the layers in their order, or no cut
+            that fits into memory.
     """
     names = [cost.name for cost in costs]
     if not isinstance(layout.placement, str):
-        return _as_named(layout.placement, names, layout.pipeline)
-    if layout.pipeline > len(names):
-        raise Impossible(
-            f"{layout.pipeline} stages need as many layers; the model has {len(names)}: {', '.join(names)}"
-        )
+        return _as_named(layout.placement, names, layout.stages)
+    if layout.stages > len(names):
+        raise Impossible(f"{layout.stages} stages need as many layers; the model has {len(names)}: {', '.join(names)}")
     by_time = layout.placement == "time"
     weights = [c.forward_s + c.backward_s if by_time else float(c.num_parameters) for c in costs]
-    sizes = balance(weights, layout.pipeline)
+    sizes = balance_under(weights, layout.stages, memory)
     starts = [sum(sizes[:k]) for k in range(len(sizes))]
     return tuple(tuple(names[start : start + size]) for start, size in zip(starts, sizes, strict=True))
 
@@ -130,26 +132,10 @@ def describe_stages(module: nn.Module, placement: Placement) -> str:
     return "; ".join(stages)
 
 
-def _as_named(stages: Placement, names: list[str], pipeline: int) -> Placement:
-    if len(stages) != pipeline or [n for stage in stages for n in stage] != names or not all(stages):
+def _as_named(stages: Placement, names: list[str], number: int) -> Placement:
+    if len(stages) != number or [n for stage in stages for n in stage] != names or not all(stages):
         raise Impossible(
-            f"placement must list all layers in order in {pipeline} non-empty stages; got {[list(s) for s in stages]}, "
+            f"placement must list all layers in order in {number} non-empty stages; got {[list(s) for s in stages]}, "
             f"the layers are {', '.join(names)}"
         )
     return tuple(tuple(stage) for stage in stages)
-
-
-def balance(weights: Sequence[float], parts: int) -> list[int]:
-    """Return sizes of contiguous non-empty parts whose largest sum is least (exact, by dynamic programming)."""
-
-    @cache
-    def best(end: int, remaining: int) -> tuple[float, tuple[int, ...]]:
-        if remaining == 1:
-            return sum(weights[:end]), (end,)
-        options = []
-        for start in range(remaining - 1, end):
-            largest, sizes = best(start, remaining - 1)
-            options.append((max(largest, sum(weights[start:end])), (*sizes, end - start)))
-        return min(options)
-
-    return list(best(len(weights), parts)[1])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
-from harness.strategy import Table
+from harness.costs.cuts import StageMemory
+from harness.costs.memory import CPU, CUDA, Work, device_memory, stage_memory
+from harness.costs.shape import LayerShape
+from harness.costs.states import state_bytes
 from harness.training.layers import Placement
-from harness.training.replica import Piece, Replica
+from harness.training.setup import Setup
+from harness.training.shapes import shape_of
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -18,87 +21,32 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def saved_activation_bytes(replica: Replica, piece: Piece) -> list[int]:
-    """Run one forward pass and count, layer by layer, what autograd keeps for the backward pass.
-
-    Parameters and the input batch are left out; a storage that two layers keep counts at the first. The loss counts
-    with the last layer. A model that is not an `nn.Sequential` counts as one layer.
-
-    Source: torch.autograd.graph.saved_tensors_hooks.
-    """
-    inputs, targets, weight = replica.gather(piece)
-    known = {t.untyped_storage().data_ptr() for t in (*replica.parameters, *replica.buffers, inputs, targets)}
-    kept: list[Any] = []  # keeps storages alive, so that an address names one storage only
-    saved: list[int] = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            known.add(storage.data_ptr())
-            kept.append(storage)
-            saved[-1] += storage.nbytes()
-        return tensor
-
-    buffers = replica.buffer_vector()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), replica.autocast():
-        for layer in _layers(replica.module):
-            saved.append(0)
-            inputs = layer(inputs)
-        replica.loss(inputs, targets, weight)
-    with torch.no_grad():
-        replica.set_buffers(buffers)
-    return saved
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    return list(module.children()) if isinstance(module, nn.Sequential) else [module]
-
-
-def count_dram(
-    replica: Replica, piece: Piece, optimizer: dict[str, Any], placement: Placement | None = None, table: Table = ()
-) -> dict[str, int]:
-    """Return bytes by kind on the device that holds most.
+def count_dram(setup: Setup, placement: Placement | None = None) -> dict[str, int]:
+    """Return bytes by kind on the device that holds most, as they are traced.
 
     Args:
-        piece: what passes forward at once.
         placement: layers of each pipeline stage; None where one device holds them all.
-        table: the pipeline's actions, which say how many micro-batches each stage keeps at once.
     """
-    activations = saved_activation_bytes(replica, piece)
-    children = dict(replica.module.named_children())
-    if placement is None:
-        return _count(replica.module, sum(activations), optimizer)
-    names = list(children)
-    stages = []
-    for stage, actions in zip(placement, table, strict=True):
-        module = nn.ModuleList(children[name] for name in stage)
-        held = most_kept(actions) * sum(activations[names.index(name)] for name in stage)
-        stages.append(_count(module, held, optimizer))
-    return max(stages, key=lambda counted: sum(counted.values()))
+    estimate = device_memory(shape_of(setup), setup.layout, _work(setup), CPU, placement)
+    return dict(max(estimate.devices, key=lambda device: sum(device.kinds.values())).kinds)
 
 
-def _count(module: nn.Module, activations: int, optimizer: dict[str, Any]) -> dict[str, int]:
-    parameters = tensor_bytes(module.parameters())
-    return {
-        "parameters": parameters,
-        "gradients": parameters,
-        "optimizer": parameters * optimizer_copies(optimizer),
-        "activations": activations,
-        "buffers": tensor_bytes(module.buffers()),
-    }
+def stage_limits(setup: Setup) -> StageMemory | None:
+    """Return what stages need and what their devices have; None where memory has no end."""
+    if setup.cell.dram_bytes is None:
+        return None
+    constants = CUDA if setup.cell.device == "cuda" else CPU
+    limits = [setup.cell.dram_bytes] * setup.layout.pipeline
+    return stage_memory(shape_of(setup), setup.layout, _work(setup), constants, limits)
 
 
-def optimizer_copies(optimizer: dict[str, Any]) -> int:
+def optimizer_copies(optimizer: Mapping[str, Any]) -> int:
     """Return how many numbers the optimizer keeps for each parameter: one for momentum, two for Adam's moments."""
-    if optimizer["name"] == "sgd":
-        return 1 if optimizer.get("options", {}).get("momentum") else 0
-    return 2
+    return state_bytes(LayerShape("", tensors=(1,)), optimizer, element_bytes=1)
 
 
-def most_kept(actions: Sequence[Any]) -> int:
-    """Return the largest number of micro-batches that have passed a stage forward but not yet back."""
-    most = held = 0
-    for action in actions:
-        held += 1 if action.kind == "forward" else -1
-        most = max(most, held)
-    return most
+def _work(setup: Setup) -> Work:
+    cell = setup.cell
+    samples = min(cell.micro_batch_size, setup.num_train)
+    microbatches = -(-cell.batch_size // cell.micro_batch_size)
+    return Work(cell.workload["optimizer"], samples, microbatches, cell.workload["precision"])

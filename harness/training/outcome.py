@@ -34,6 +34,7 @@ class Outcome:
         training_s: on the training clock (wall or simulated), evaluation left out.
         steps, updates_log: columns as in STEP_COLUMNS and UPDATE_COLUMNS.
         dram: counted bytes by kind on the device that holds most.
+        spans: what a trace shows, where one was asked for.
         deliveries: for each endpoint the sources of the messages it took, in order: what a replay needs.
     """
 
@@ -56,6 +57,7 @@ class Outcome:
     unawaited: dict[str, int] = field(default_factory=dict)
     deliveries: dict[int, list[int | None]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    spans: list[Any] = field(default_factory=list)
     weights: Any = None
 
     def status(self, budget: Budget) -> tuple[str, str]:

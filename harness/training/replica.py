@@ -106,6 +106,7 @@ class Replica:
         self.optimizer = make_optimizer(self.parameters, optimizer) if self.parameters else None
         self.forward: Any = self.module
         self.sum_over_ranks: Any = None  # a pipeline stage sums squared norms over the other stages
+        self.norm_shares: Sequence[float] = [1.0] * len(self.parameters)  # below 1 where other ranks add it too
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -211,7 +212,8 @@ class Replica:
 
     def _clip(self, largest: float) -> None:
         # Gradients are values that others may hold: scale copies, never in place.
-        squares = torch.stack([torch.linalg.vector_norm(p.grad) ** 2 for p in self.parameters]).sum()
+        norms = zip(self.norm_shares, self.parameters, strict=True)
+        squares = torch.stack([share * torch.linalg.vector_norm(p.grad) ** 2 for share, p in norms]).sum()
         if self.sum_over_ranks is not None:
             self.sum_over_ranks(squares)
         scale = torch.clamp(largest / (squares.sqrt() + 1e-6), max=1.0)
@@ -271,4 +273,5 @@ def mergeable(module: nn.Module) -> bool:
 
 def draws(module: nn.Module) -> bool:
     """Whether a forward pass in training draws random numbers."""
-    return any(isinstance(layer, (nn.modules.dropout._DropoutNd, nn.RReLU)) for layer in module.modules())
+    drawing = (nn.modules.dropout._DropoutNd, nn.RReLU)
+    return any(isinstance(layer, drawing) and getattr(layer, "p", 1.0) > 0 for layer in module.modules())

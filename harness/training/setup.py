@@ -118,11 +118,10 @@ def make_strategy(host: Host, cell: Cell) -> Strategy:
 def prepare_data(dataset: Any, model: Any, cell: Cell, device: str) -> tuple[Any, Any]:
     """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape."""
     from harness.training.replica import DTYPES
-    from harness.workloads.catalogue import DataShape
+    from harness.workloads.catalogue import seen_shape
     from harness.workloads.data import prepare
 
     raw = dataset.load(dataset.Options(**cell.workload["dataset"]["options"]))
+    shape = seen_shape(raw.shape, model)
     dtype = DTYPES[cell.workload["precision"]]
-    data = prepare(raw, model.input_size, cell.goal["validation_fraction"], dtype, device)
-    channels, height, width = data.train_inputs.shape[1:]
-    return data, DataShape(channels=channels, height=height, width=width, classes=data.classes)
+    return prepare(raw, model.input_size, cell.goal["validation_fraction"], dtype, device), shape

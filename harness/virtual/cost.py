@@ -1,269 +1,155 @@
-"""Constant costs of a virtual cluster: how long a gradient, an update and a message take.
-
-Costs come from the scenario, or are measured on this machine just before the cell runs; nothing is guessed. Contention,
-overlap, calibrated profiles and catalogue devices are not modelled here yet, and the record says so.
-"""
+"""What the words of a virtual cluster cost: a profile of the workload, the cluster it runs on, and where layers lie."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
+from harness.costs import collectives, find, measured, step
+from harness.costs.cluster import Bus, Cluster, Link
+from harness.costs.profile import Curve, LayerTime, Profile
+from harness.costs.result import StepCost
+from harness.costs.runtime import Messages, Runtime
+from harness.costs.shape import LayerShape, ModelShape
+from harness.strategy import Address, Layout
 
-from harness.strategy import Layout, Table
-from harness.training.layers import LayerCost, Placement, measure_layers, place
-from harness.training.replica import Piece, make_pieces
-from harness.virtual.executor import Executor, full_batch_indices
+if TYPE_CHECKING:
+    from harness.virtual.executor import Executor
 
-LOOPBACK_LATENCY_S = 50e-6
-"""One message through a pipe on one host: 40 to 90 us measured (2 shared EPYC cores); chosen inside that range, so that
-cells without a link of their own do not differ from run to run."""
+__all__ = ["Costs", "Link", "constant_costs", "find_costs"]
 
+Placement = tuple[tuple[str, ...], ...]
+"""Layer names of each stage."""
 
-@dataclass(frozen=True)
-class Link:
-    """A link of constant latency and bandwidth, per direction."""
-
-    latency_s: float
-    bandwidth_bytes_per_s: float
-
-    def seconds(self, num_bytes: float) -> float:
-        """Return the time on the wire, latency left out."""
-        return num_bytes / self.bandwidth_bytes_per_s
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one step of one worker consists of, in seconds: means over its devices that add up to the step."""
-
-    compute_s: float
-    communication_s: float = 0.0
-    idle_s: float = 0.0
-    bytes_sent: float = 0.0
-
-    @property
-    def total_s(self) -> float:
-        """Length of the step."""
-        return self.compute_s + self.communication_s + self.idle_s
+PASSES_OF_A_MEAN = 3
+"""Times that the real engine's mean goes over a value besides the exchange: weighted, joined, divided."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Constant costs of a workload on a device.
+    """What everything costs in one cell.
 
     Attributes:
-        fixed_s, per_sample_s: a gradient over n samples takes fixed_s + n * per_sample_s.
-        apply_s: one optimizer step.
-        layer_shares: (forward, backward) share of each layer in a gradient's time; adds up to 1.
-        boundary_bytes_per_sample: what each layer hands to the next.
+        profile: of the workload on one device.
+        cluster: devices and links.
         placement: layers of each pipeline stage; None without a pipeline.
-        origin: where the figures are from, in words.
     """
 
-    fixed_s: float
-    per_sample_s: float
-    apply_s: float
-    link: Link
-    parameter_bytes: int
-    origin: str
-    layer_shares: tuple[tuple[float, float], ...] = ()
-    boundary_bytes_per_sample: tuple[float, ...] = ()
+    profile: Profile
+    cluster: Cluster
     placement: Placement | None = None
 
-    def gradient_s(self, samples: int) -> float:
-        """Return the time of one forward and backward pass."""
-        return self.fixed_s + samples * self.per_sample_s
+    @property
+    def origin(self) -> str:
+        """Where the figures are from and how far they may be off, in words."""
+        compute = f"computing {self.profile.origin} ({self.profile.text})" + _band(self.profile.error)
+        return f"{compute}; {self.cluster.text}" + _band(self.cluster.error)
 
-    def step(self, layout: Layout, samples: int, micro_batch_size: int) -> Part:
-        """Return what a gradient over `samples` costs under a layout."""
-        if layout.pipeline > 1:
-            return self._pipeline(layout, -(-samples // micro_batch_size), micro_batch_size)
-        part = -(-samples // layout.data)
-        pieces = max(1, -(-part // micro_batch_size))
-        compute = pieces * self.fixed_s + part * self.per_sample_s
-        sent = 2 * (layout.data - 1) / layout.data * self.parameter_bytes
-        return Part(compute, self.all_reduce_s(layout.data, self.parameter_bytes), bytes_sent=sent)
+    def slowed(self, factors: Sequence[float]) -> Costs:
+        """Return the costs where stage k computes `factors[k]` times as long; one factor where there are no stages."""
+        if self.placement is None:
+            (factor,) = factors
+            return replace(self, profile=self.profile.slowed(factor))
+        by_layer = [factors[k % len(factors)] for k, stage in enumerate(self.placement) for _ in stage]
+        times = tuple(
+            LayerTime(time.forward.scaled(factor), time.backward.scaled(factor))
+            for time, factor in zip(self.profile.times, by_layer, strict=True)
+        )
+        return replace(self, profile=replace(self.profile, times=times))
 
-    def all_reduce_s(self, ranks: int, num_bytes: float) -> float:
-        """Return the time of a ring all-reduce: 2 (n - 1) messages of 1/n of the bytes each.
+    def step(self, layout: Layout, samples: int, micro_batch_size: int, tasks: bool = False) -> StepCost:
+        """Return what a gradient over `samples` costs under a layout; with `tasks` also when what runs."""
+        return step.step_cost(self.profile, self.cluster, layout, samples, micro_batch_size, self.placement, tasks)
 
-        Source: Patarasuk and Yuan 2009, "Bandwidth Optimal All-reduce Algorithms", section 3.
+    # -- updates -------------------------------------------------------------------------------------------------
+
+    @property
+    def apply_s(self) -> float:
+        """One update at a server."""
+        rate = self.cluster.servers.apply_bytes_per_s
+        return self.profile.shape.parameter_bytes / rate if rate < float("inf") else self.profile.optimizer_s
+
+    def update_s(self, layout: Layout) -> float:
+        """Return the seconds of one update on a worker's fullest device."""
+        return step.optimizer_s(self.profile, self.cluster, layout)
+
+    def load_s(self, num_bytes: float) -> float:
+        """Return the seconds of putting weights into a model."""
+        if self.cluster.runtime.load.points:
+            return self.cluster.runtime.load.at(num_bytes)
+        return self.cluster.host_link.seconds(num_bytes) if self.cluster.host_link else 0.0
+
+    def arithmetic_s(self, num_bytes: float, operations: int) -> float:
+        """Return the seconds of adding values, or multiplying them by a number, on the host."""
+        return operations * self.cluster.runtime.add.at(num_bytes)
+
+    # -- messages and meetings -----------------------------------------------------------------------------------
+
+    @property
+    def messages(self) -> Messages | None:
+        """What messages keep their ends busy with; None where only the link counts."""
+        return self.cluster.runtime.messages
+
+    def node_of(self, address: Address, layout: Layout) -> int | None:
+        """Return the node of a worker; a server has one of its own, None where all share one."""
+        if self.cluster.node_link is None:
+            return None
+        return address * layout.devices // self.cluster.gpus_per_node if address >= 0 else address
+
+    def link_between(self, one: int | None, other: int | None) -> Link:
+        """Return the link between two nodes."""
+        crosses = one != other and self.cluster.node_link is not None
+        return self.cluster.node_link if crosses and self.cluster.node_link else self.cluster.bus.link
+
+    def mean_s(self, workers: int, layout: Layout, num_bytes: float, since_s: float) -> float:
+        """Return the seconds of one mean over all workers.
+
+        Args:
+            since_s: seconds since they last met.
         """
-        if ranks == 1:
+        if workers == 1:
             return 0.0
-        return 2 * (ranks - 1) * (self.link.latency_s + self.link.seconds(num_bytes / ranks))
-
-    def _pipeline(self, layout: Layout, microbatches: int, size: int) -> Part:
-        assert layout.schedule is not None
-        assert self.placement is not None
-        table = layout.schedule(layout.pipeline, microbatches)
-        whole = self.gradient_s(size)
-        ends = stage_ends(self.placement)
-        times = [
-            tuple(whole * sum(share[way] for share in self.layer_shares[start:end]) for way in (0, 1))
-            for start, end in zip([0, *ends[:-1]], ends, strict=True)
-        ]
-        hop_bytes = [self.boundary_bytes_per_sample[end - 1] * size for end in ends[:-1]]
-        hops = [self.link.latency_s + self.link.seconds(sent) for sent in hop_bytes]
-        makespan = pipeline_makespan(table, lambda s, way: times[s][way == "backward"], lambda s: hops[s])
-        busy = microbatches * sum(f + b for f, b in times) / layout.pipeline
-        wire = 2 * microbatches * sum(hops) / layout.pipeline
-        communication = min(wire, makespan - busy)
-        sent = 2 * microbatches * sum(hop_bytes) / layout.pipeline
-        return Part(busy, communication, makespan - busy - communication, sent)
+        nodes = self.cluster.nodes(workers * layout.devices)
+        exchange = collectives.all_reduce_s(self.cluster, workers, num_bytes, min(nodes, workers))
+        return exchange + self.arithmetic_s(num_bytes, PASSES_OF_A_MEAN) + self.cluster.runtime.stall.at(since_s)
 
 
-def stage_ends(placement: Placement) -> list[int]:
-    """Return the number of layers up to the end of each stage."""
-    return [sum(len(stage) for stage in placement[: k + 1]) for k in range(len(placement))]
-
-
-def pipeline_makespan(table: Table, cost: Callable[[int, str], float], hop: Callable[[int], float]) -> float:
-    """Interpret a pipeline table: every action starts when its rank is free and its input is there.
-
-    Args:
-        cost: seconds of (stage, "forward" or "backward").
-        hop: seconds from stage k to stage k + 1, or back.
-
-    Returns:
-        Seconds until the last action ends.
-
-    Raises:
-        ValueError: the table waits for itself, or for an action that it does not contain.
-    """
-    stages = 1 + max(action.stage for actions in table for action in actions)
-    done: dict[Any, float] = {}
-    free, positions = [0.0] * len(table), [0] * len(table)
-    while any(position < len(actions) for position, actions in zip(positions, table, strict=True)):
-        moved = False
-        for rank, actions in enumerate(table):
-            while positions[rank] < len(actions):
-                action = actions[positions[rank]]
-                ready = _input_ready(action, stages, done, hop)
-                if ready is None:
-                    break
-                free[rank] = max(free[rank], ready) + cost(action.stage, action.kind)
-                done[action] = free[rank]
-                positions[rank] += 1
-                moved = True
-        if not moved:
-            waiting = [actions[p] for p, actions in zip(positions, table, strict=True) if p < len(actions)]
-            raise ValueError(f"the pipeline table deadlocks: {waiting[0]} waits for an input that nobody computes")
-    return max(free)
-
-
-def _input_ready(action: Any, stages: int, done: dict[Any, float], hop: Callable[[int], float]) -> float | None:
-    if action.kind == "forward":
-        if action.stage == 0:
-            return 0.0
-        source, delay = action._replace(stage=action.stage - 1), hop(action.stage - 1)
-    elif action.stage == stages - 1:
-        source, delay = action._replace(kind="forward"), 0.0
-    else:
-        source, delay = action._replace(stage=action.stage + 1), hop(action.stage)
-    return done[source] + delay if source in done else None
+def _band(error: float) -> str:
+    return f", +-{100 * error:.2g} %" if error else ""
 
 
 # -- where costs come from ---------------------------------------------------------------------------------------------
 
 
 def find_costs(executor: Executor) -> Costs:
-    """Return the scenario's constants, completed by measurements of this machine."""
-    setup = executor.setup
-    cluster = dict(setup.cell.cluster)
-    layers, samples = _layers(executor)
-    shares, boundaries = _shares(layers, samples)
-    fixed, per_sample, origin = _compute(executor, cluster)
-    parameter_bytes = executor.replica.num_parameters * executor.replica.dtype.itemsize
-    link, link_origin = _link(cluster, parameter_bytes)
-    return Costs(
-        fixed_s=fixed,
-        per_sample_s=per_sample,
-        apply_s=_measure_apply(executor),
-        link=link,
-        parameter_bytes=parameter_bytes,
-        origin=f"constant costs: {origin}; {link_origin}",
-        layer_shares=shares,
-        boundary_bytes_per_sample=boundaries,
-        placement=place(setup.layout, layers) if layers else None,
-    )
+    """Return a cell's costs: as the scenario gives them, as they were measured, or as a data sheet lets one expect.
+
+    A workload that was never measured on this machine is measured in this process, and the record says so.
+    """
+    from harness.training.shapes import shape_of
+    from harness.virtual.shapes import measured_alone, placed
+
+    cell = executor.setup.cell
+    cluster, given = find.cluster_of(cell), cell.cluster["device"] is not None
+    own = None if given else measured.load_profile(cell) or measured_alone(executor)
+    profile = find.profile_of(cell, shape_of(executor.setup) if given else None, own)
+    placement = placed(executor.setup, profile)
+    return Costs(profile, cluster, placement)
 
 
-def _compute(executor: Executor, cluster: dict[str, Any]) -> tuple[float, float, str]:
-    device = cluster.get("device")
-    if device:
-        if "step_time_s" in device:
-            per_sample = device["step_time_s"] / device["batch_size"]
-        else:
-            per_sample = 1 / device["samples_per_second"]
-        return 0.0, per_sample, f"{1 / per_sample:.6g} samples/s given by the scenario"
-    indices = full_batch_indices(executor.setup)
-    whole = _least_gradient_s(executor, indices)
-    if len(indices) < 2:
-        return 0.0, whole, "gradient measured here at batch size 1"
-    half = _least_gradient_s(executor, indices[: len(indices) // 2])
-    per_sample = max(0.0, whole - half) / (len(indices) - len(indices) // 2)
-    fixed = max(0.0, whole - per_sample * len(indices))
-    return fixed, per_sample, f"gradient measured here at batch sizes {len(indices) // 2} and {len(indices)}"
+def constant_costs(
+    gradient_s: float, per_sample_s: float, apply_s: float, link: Link, num_bytes: int, origin: str = "given"
+) -> Costs:
+    """Return costs of a model of one layer: a gradient takes `gradient_s`, and more by the sample.
 
-
-def _least_gradient_s(executor: Executor, indices: Any, repeats: int = 5) -> float:
-    size = executor.setup.cell.micro_batch_size
-    return _least(lambda: executor.replica.gradient(make_pieces(indices, 1 / len(indices), size, pad=False)), repeats)
-
-
-def _measure_apply(executor: Executor) -> float:
-    weights = executor.replica.snapshot()
-    zeros = executor.replica.snapshot()
-    zeros.pieces = [torch.zeros_like(zeros.tensor())]
-    seconds = _least(lambda: executor.replica.step(zeros, 0.0), 5)
-    executor.replica.load(weights)
-    assert executor.replica.optimizer is not None
-    executor.replica.optimizer.state.clear()
-    executor.loaded = None
-    return seconds
-
-
-def _link(cluster: dict[str, Any], num_bytes: int) -> tuple[Link, str]:
-    given = cluster.get("inter_node") or cluster.get("intra_node")
-    if given:
-        link = Link(given.get("latency_s", 0.0), given["bandwidth_bytes_per_s"])
-        return link, f"link of {link.bandwidth_bytes_per_s:.6g} B/s given by the scenario"
-    source = torch.zeros(max(num_bytes, 2**16), dtype=torch.uint8)
-    target = torch.empty_like(source)
-    seconds = _least(lambda: target.copy_(source), 5)
-    # A message through shared memory is copied in and copied out.
-    bandwidth = source.numel() / (2 * seconds)
-    return Link(LOOPBACK_LATENCY_S, bandwidth), f"memory copies of {bandwidth:.3g} B/s measured here"
-
-
-def _layers(executor: Executor) -> tuple[Sequence[LayerCost], int]:
-    if executor.setup.layout.pipeline == 1:
-        return (), 0
-    piece = probe_piece(executor)
-    return measure_layers(executor.replica, piece), len(piece.indices)
-
-
-def _shares(layers: Sequence[LayerCost], samples: int) -> tuple[tuple[tuple[float, float], ...], tuple[float, ...]]:
-    total = sum(layer.forward_s + layer.backward_s for layer in layers)
-    shares = tuple((layer.forward_s / total, layer.backward_s / total) for layer in layers)
-    return shares, tuple(layer.output_bytes / samples for layer in layers)
-
-
-def _least(function: Callable[[], Any], repeats: int) -> float:
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def probe_piece(executor: Executor) -> Piece:
-    """Return one micro-batch of the cell: what activations are counted with."""
-    indices = full_batch_indices(executor.setup)
-    return make_pieces(indices[: executor.setup.cell.micro_batch_size], 1.0, 10**9, pad=False)[0]
+    Args:
+        apply_s: of an update, at workers and servers.
+        link: between any two, for messages, means, and weights that are put into a model.
+        num_bytes: of the parameters.
+    """
+    backward = Curve(((1.0, gradient_s + per_sample_s), (2.0, gradient_s + 2 * per_sample_s)))
+    shape = ModelShape((LayerShape("model", tensors=(num_bytes // 4,)),), element_bytes=4)
+    profile = Profile(shape, (LayerTime(backward=backward),), optimizer_s=apply_s, text=origin)
+    load = Curve(((1.0, link.seconds(1.0)), (2.0, link.seconds(2.0))))
+    return Costs(profile, Cluster("device", 2**31, Bus(link), text=origin, runtime=Runtime(load=load)))

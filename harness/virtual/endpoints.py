@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +30,46 @@ HEADER_BYTES = 64
 class EventWord(Word):
     """A word that waits for a SimPy event."""
 
-    def __init__(self, name: str, engine: VirtualEngine, event: simpy.Event, kind: str, unwrap: Any = None) -> None:
+    def __init__(self, name: str, engine: VirtualEngine, event: simpy.Event, kind: str) -> None:
         super().__init__(name, engine.unawaited)
         self.event = event
         event.harness_kind = kind  # type: ignore[attr-defined]
         event.harness_name = name  # type: ignore[attr-defined]
-        self._unwrap = unwrap
 
     def _wait(self) -> Generator[Any, Any, Any]:
         answer = yield self.event
-        return self._unwrap(answer) if self._unwrap is not None else answer
+        return answer
+
+    def taken_over(self) -> simpy.Event:
+        """Return the event, for an engine that waits in the program's place."""
+        self._awaited = True
+        return self.event
+
+
+class ReceiveWord(EventWord):
+    """A word that waits for a message, and then for its copy."""
+
+    def __init__(self, name: str, engine: VirtualEngine, event: simpy.Event, endpoint: VirtualEndpoint) -> None:
+        super().__init__(name, engine, event, "receive")
+        self._endpoint = endpoint
+
+    def _wait(self) -> Generator[Any, Any, Any]:
+        parcel = yield self.event
+        copied = self._endpoint.copied(parcel)
+        if copied is not None:
+            yield copied
+        return self._endpoint.take(parcel)
+
+
+def bytes_of(value: Any) -> int:
+    """Return what a message takes on the wire."""
+    return value.num_bytes if isinstance(value, Value) else HEADER_BYTES
+
+
+def operations_of(gradient: Value) -> int:
+    """Return how often an average goes over its values: each but the first is added, and their sum divided."""
+    count = len(getattr(gradient, "values", ()))
+    return count if count > 1 else 0
 
 
 class VirtualEndpoint(Endpoint):
@@ -48,7 +78,9 @@ class VirtualEndpoint(Endpoint):
     Attributes:
         state: the weights, immutable; replaced by apply and load.
         optimizer_state: immutable; replaced by apply.
-        busy_until: when the compute stream is free; out_free_s, in_free_s: when the network interface is.
+        busy_until: when the compute stream is free.
+        last_arrival_s: of what was sent through this host's memory.
+        interface: to the others; the endpoints of one node share that to other nodes.
         samples, updates: applied here.
     """
 
@@ -59,7 +91,9 @@ class VirtualEndpoint(Endpoint):
         self.engine = engine
         self.state = initial
         self.optimizer_state: State = engine.initial_state
-        self.busy_until = self.out_free_s = self.in_free_s = 0.0
+        self.busy_until = self.last_arrival_s = 0.0
+        self.node = engine.costs.node_of(rank, setup.layout)
+        self.interface = engine.interface_of(self)
         self.alive = True
         self._since = 0.0
 
@@ -72,23 +106,36 @@ class VirtualEndpoint(Endpoint):
     def load(self, weights: Value) -> Word:
         # How many samples an endpoint has applied itself does not change with the weights that it loads.
         self.state = self.engine.executor.adopt(awaited(weights), self.state.num_samples)
-        seconds = self.engine.costs.link.seconds(weights.num_bytes)
-        self.charge("communication_s", seconds)
-        return self._busy("load", seconds, "load")
+        return self._busy("load", self.engine.costs.load_s(weights.num_bytes), "load", charged="communication_s")
 
     def send(self, value: Any, to: Address) -> Word:
-        """Occupy both interfaces for the bytes; the message arrives a latency later."""
-        value, link, now = awaited(value), self.engine.costs.link, self.engine.env.now
+        """Send through the link, or through this host's memory, where copying keeps the sender busy."""
+        value, now = awaited(value), self.engine.env.now
         if not isinstance(value, Value):
             value = json.loads(json.dumps(value))  # what is no value crosses processes as JSON
-        num_bytes = value.num_bytes if isinstance(value, Value) else HEADER_BYTES
         check_address(self.setup, self.rank, to)
-        receiver = self.engine.endpoints[to]
-        begin = max(now, self.out_free_s, receiver.in_free_s)
-        gone = begin + link.seconds(num_bytes)
-        self.out_free_s = receiver.in_free_s = gone
-        self.engine.bytes_sent += num_bytes
-        self._post(receiver, Parcel(self.rank, value, now, stop=self.stopped), gone + link.latency_s)
+        receiver, parcel = self.engine.endpoints[to], Parcel(self.rank, value, now, stop=self.stopped)
+        self.engine.bytes_sent += bytes_of(value)
+        if self.engine.costs.messages is None:
+            return self._send_by_link(receiver, parcel)
+        seconds = self.engine.costs.messages.send.at(bytes_of(value))
+        word = self._busy("send", seconds, "load", charged="communication_s")
+        arrival = self.busy_until - seconds + self.engine.costs.messages.arrive.at(bytes_of(value))
+        if self.rank < 0:
+            arrival += self.engine.lost_by_serving(bytes_of(value))
+        self.last_arrival_s = max(self.last_arrival_s, arrival)  # messages do not overtake each other
+        self._post(receiver, parcel, self.last_arrival_s)
+        return word
+
+    def _send_by_link(self, receiver: VirtualEndpoint, parcel: Parcel) -> Word:
+        """Occupy both interfaces for the bytes; the message arrives a latency later."""
+        now, link = self.engine.env.now, self.engine.costs.link_between(self.node, receiver.node)
+        begin = max(now, self.interface.out_free_s, receiver.interface.in_free_s)
+        gone = begin + link.seconds(bytes_of(parcel.value))
+        self.interface.out_free_s = receiver.interface.in_free_s = gone
+        if self.engine.tracer is not None:
+            self.engine.tracer.message(self.rank, "send", begin, gone, self.step)
+        self._post(receiver, parcel, gone + link.latency_s)
         return self._word("send", self.engine.env.timeout(gone - now), "communication")
 
     def _post(self, receiver: VirtualEndpoint, parcel: Parcel, arrival_s: float) -> None:
@@ -99,25 +146,35 @@ class VirtualEndpoint(Endpoint):
         event = self.engine.env.event()
         name = "receive()" if source is ANY else f"receive({source})"
         self.inbox.waiting.append(Waiting(source, leavers, event))
-        word = EventWord(name, self.engine, event, "receive", self._take)
+        word = ReceiveWord(name, self.engine, event, self)
         self.inbox.serve_waiting()
         return word
 
-    def _take(self, parcel: Parcel | None) -> Message | None:
+    def copied(self, parcel: Parcel | None) -> simpy.Event | None:
+        """Return the event of having copied a message out of this host's memory; None where that costs nothing."""
+        messages = self.engine.costs.messages
+        if messages is None or parcel is None or parcel.leaves:
+            return None
+        seconds = messages.take.at(bytes_of(parcel.value))
+        return self._busy("take", seconds, "load", charged="communication_s").taken_over()
+
+    def take(self, parcel: Parcel | None) -> Message | None:
         if parcel is not None and parcel.stop:
             self.stopped = True
         return message(parcel)
 
     def arrived(self) -> list[Message]:
-        return [m for parcel in self.inbox.poll() if (m := self._take(parcel))]
+        parcels = self.inbox.poll()
+        for parcel in parcels:
+            self.copied(parcel)
+        return [m for parcel in parcels if (m := self.take(parcel))]
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Word:
         """Run the function, and charge what it took on this machine."""
         began = time.perf_counter()
         answer = function(*[awaited(a) for a in args])
         seconds = time.perf_counter() - began
-        self.charge("compute_s", seconds)
-        return self._busy("compute", seconds, "compute", answer)
+        return self._busy("compute", seconds, "compute", answer, charged="compute_s")
 
     # -- what the engine sees ------------------------------------------------------------------------------------
 
@@ -132,10 +189,31 @@ class VirtualEndpoint(Endpoint):
     def leave(self) -> None:
         """Tell everybody that this endpoint will not send again; the notice travels behind its messages."""
         self.alive = False
+        # Many leave together, each telling everybody: notices of one moment are one event.
+        together: dict[float, list[VirtualEndpoint]] = {}
         for receiver in self.engine.endpoints.values():
-            if receiver is not self:
-                arrival = max(self.engine.env.now, self.out_free_s) + self.engine.costs.link.latency_s
-                self._post(receiver, Parcel(self.rank, None, self.engine.env.now, leaves=True), arrival)
+            if receiver is not self and receiver.alive:
+                together.setdefault(self._last_arrival(receiver), []).append(receiver)
+        for arrival_s, receivers in together.items():
+            event = self.engine.env.timeout(arrival_s - self.engine.env.now)
+            event.callbacks.append(partial(self._notify, receivers, self.engine.env.now))
+
+    def _notify(self, receivers: Sequence[VirtualEndpoint], sent_s: float, _: simpy.Event) -> None:
+        for receiver in receivers:
+            if receiver.alive:
+                receiver.inbox.deliver(Parcel(self.rank, None, sent_s, leaves=True))
+
+    def _last_arrival(self, receiver: VirtualEndpoint) -> float:
+        """Return when a notice arrives: behind all messages that were sent before."""
+        costs, sent = self.engine.costs, max(self.engine.env.now, self.interface.out_free_s)
+        if costs.messages is None:
+            return sent + costs.link_between(self.node, receiver.node).latency_s
+        return max(sent, self.busy_until + costs.messages.arrive.at(HEADER_BYTES), self.last_arrival_s)
+
+    @property
+    def step(self) -> int | None:
+        """The step that a worker is in; a server is in none."""
+        return None
 
     def charge(self, part: str, seconds: float) -> None:
         """Account for seconds that the device is busy, when the word starts."""
@@ -153,12 +231,26 @@ class VirtualEndpoint(Endpoint):
             return f"{name_of(self.rank)} waits in receive({source}) since {self._since:.3g} s"
         return f"{name_of(self.rank)} waits in mean() since {self._since:.3g} s"
 
-    def _busy(self, name: str, seconds: float, kind: str, answer: Any = None) -> Word:
+    def _busy(
+        self, name: str, seconds: float, kind: str, answer: Any = None, charged: str = "", awake_s: float = 0.0
+    ) -> EventWord:
+        """Occupy the compute stream, and this host's cores; account what that takes to a part of the step.
+
+        Args:
+            awake_s: for which cores are needed, where that is not all the time: a slowed device of a host sleeps.
+        """
         now = self.engine.env.now
-        self.busy_until = max(now, self.busy_until) + seconds
+        began = max(now, self.busy_until)
+        awake_s = awake_s or seconds
+        seconds *= self.engine.on_cores(self.rank, began, awake_s) / awake_s if awake_s else 1.0
+        if charged:
+            self.charge(charged, seconds)
+        self.busy_until = began + seconds
+        if self.engine.tracer is not None and kind != "gradient":
+            self.engine.tracer.busy(self.rank, name, charged or "compute_s", began, self.busy_until, self.step)
         return self._word(name, self.engine.env.timeout(self.busy_until - now, answer), kind)
 
-    def _word(self, name: str, event: simpy.Event, kind: str) -> Word:
+    def _word(self, name: str, event: simpy.Event, kind: str) -> EventWord:
         return EventWord(name, self.engine, event, kind)
 
 
@@ -175,7 +267,8 @@ class VirtualServer(VirtualEndpoint, Server):
             return self._busy("apply", 0.0, "compute")
         staleness = self.state.version - gradient.version
         self.take_step(gradient, scale)
-        word = self._busy("apply", self.engine.costs.apply_s, "compute")
+        averaged = self.engine.costs.arithmetic_s(gradient.num_bytes, operations_of(gradient))
+        word = self._busy("apply", self.engine.costs.apply_s + averaged, "compute")
         self._log(gradient, staleness)
         if self.rank == -1 and self.setup.server_counts:
             self._mark()
@@ -215,6 +308,9 @@ class VirtualWorker(VirtualEndpoint, Worker):
         self._means = 0
         self._unchecked: list[list[Any]] = []
         self.course = engine.executor.course(rank)
+        per_worker = engine.setup.layout.devices
+        self.devices = range(rank * per_worker, (rank + 1) * per_worker)
+        self.lost = False
         self._mark_number = 0
 
     @property
@@ -227,6 +323,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         for batch in self.course.batches():
             if self._ended():
                 return
+            self.engine.faults.raise_if_lost(self.devices, batch.step, self.engine.env.now)
             self._begin_row(batch)
             yield batch
             self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
@@ -246,14 +343,21 @@ class VirtualWorker(VirtualEndpoint, Worker):
     # -- words ---------------------------------------------------------------------------------------------------
 
     def gradient(self, batch: Batch) -> Word:
-        setup = self.engine.setup
         weight = batch.shares / batch.size
         origin = (self.rank, batch.step)
         value = self.engine.executor.gradient_of(self.state, batch.indices, weight, origin)
-        part = self.engine.costs.step(setup.layout, len(batch.indices), setup.cell.micro_batch_size)
+        factors = self.engine.faults.of(self.devices, batch.step)
+        tracer = self.engine.tracer
+        part = self.engine.steps.of(len(batch.indices), factors, tasks=tracer is not None)
         self._charge(part, value)
         self.engine.bytes_sent += part.bytes_sent
-        return self._busy("gradient", part.total_s, "gradient", value)
+        before = max(self.busy_until, self.engine.env.now)
+        awake_s = self.engine.steps.of(len(batch.indices), ()).total_s
+        word = self._busy("gradient", part.total_s, "gradient", value, awake_s=awake_s)
+        self.charge("compute_s", self.busy_until - before - part.total_s)  # what sharing the host's cores adds
+        if tracer is not None:
+            tracer.gradient(self.rank, part, factors, before, self.busy_until, batch.step)
+        return word
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Word:
         gradient = awaited(gradient)
@@ -262,8 +366,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         samples, updates = self.samples, self.updates
         self.take_step(gradient, scale)
         self.samples, self.updates = samples, updates  # a worker counts batches, not the parts it applied
-        self.charge("compute_s", self.engine.costs.apply_s)
-        return self._busy("apply", self.engine.costs.apply_s, "apply")
+        return self._busy("apply", self.engine.costs.update_s(self.setup.layout), "apply", charged="compute_s")
 
     def mean(self, value: Value, by_samples: bool = False) -> Word:
         number, self._means = self._means, self._means + 1
@@ -282,7 +385,8 @@ class VirtualWorker(VirtualEndpoint, Worker):
         total = sum(v.num_samples for v in values)
         shares = [v.num_samples / total for v in values] if by_samples and total else None
         result = self.engine.executor.average(values, shares) if len(values) > 1 else values[0]
-        seconds = self.engine.costs.all_reduce_s(len(values), result.num_bytes)
+        since, self.engine.met_s = self.engine.env.now - self.engine.met_s, self.engine.env.now
+        seconds = self.engine.costs.mean_s(len(values), self.setup.layout, result.num_bytes, since)
         self.engine.bytes_sent += 2 * (len(values) - 1) * result.num_bytes
         done = self.engine.env.timeout(seconds)
         for event in meeting.events.values():
@@ -313,6 +417,10 @@ class VirtualWorker(VirtualEndpoint, Worker):
         row["base_version"] = value.version
         self._unchecked.append(value.loss_box)
 
+    @property
+    def step(self) -> int | None:
+        return self.rows[-1]["step"] if self.rows else 0
+
     def charge(self, part: str, seconds: float) -> None:
         if self.rows:
             self.rows[-1][part] += seconds
@@ -331,6 +439,8 @@ class VirtualWorker(VirtualEndpoint, Worker):
             idle = min(waited, max(0.0, event.harness_from_s - began))
         row["idle_s"] += idle
         row["communication_s"] += waited - idle
+        if self.engine.tracer is not None:
+            self.engine.tracer.waited(self.rank, event.harness_kind, began, began + idle, now, self.step)
 
     def take_losses_finite(self) -> bool:
         """Whether all losses computed since the last call are numbers; those not computed yet are kept."""

@@ -15,10 +15,16 @@ import simpy
 
 from harness.errors import HarnessError
 from harness.strategy import Address
+from harness.trace import Recorder
 from harness.training.budget import Evaluation, Referee
+from harness.training.displacement import learning_facts
+from harness.training.faults import FaultDraws, Lost, words_of_loss
 from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
 from harness.training.words import foreign
-from harness.virtual.network import Meeting
+from harness.virtual.cores import Cores
+from harness.virtual.network import Interface, Meeting
+from harness.virtual.slow import StepCosts
+from harness.virtual.tracing import Tracer
 
 if TYPE_CHECKING:
     from harness.training.setup import Setup
@@ -47,6 +53,7 @@ class VirtualEngine:
         script: deliveries of a logged run to replay.
         costs: constant costs; default: from the scenario, completed by measurements.
         executor: what computes; default: the real model.
+        trace: steps of each worker to keep spans of; None: none.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class VirtualEngine:
         script: Script | None = None,
         costs: Costs | None = None,
         executor: Executor | None = None,
+        trace: int | None = None,
     ) -> None:
         from harness.virtual.endpoints import VirtualEndpoint, VirtualServer, VirtualWorker
 
@@ -66,8 +74,14 @@ class VirtualEngine:
         self.executor = executor or _real_model(setup, merge)
         initial = self.executor.initial_weights()
         self.costs = costs or _costs_of(self.executor)
+        self.cores = _shared_cores(self.costs, cell)
+        self.interfaces: dict[Any, Interface] = {}
+        self.met_s = 0.0
+        self.steps = StepCosts(self.costs, setup.layout, cell.micro_batch_size)
         self.initial_state: State = {}
         self.referee = Referee(setup.budget)
+        self.faults = FaultDraws(cell)
+        self.tracer = Tracer(Recorder(trace), setup.layout) if trace else None
         self.unawaited: Counter[str] = Counter()
         self.notes: list[str] = []
         self.recorded: dict[str, float] = {}
@@ -85,6 +99,28 @@ class VirtualEngine:
         self.failure: tuple[Address, BaseException] | None = None
         self.evaluation_s = 0.0
         self.bytes_sent = 0.0
+
+    # -- what endpoints share ------------------------------------------------------------------------------------
+
+    def interface_of(self, endpoint: Any) -> Interface:
+        """Return an endpoint's own interface, or its node's where there are several nodes."""
+        key = ("endpoint", endpoint.rank) if endpoint.node is None else ("node", endpoint.node)
+        return self.interfaces.setdefault(key, Interface())
+
+    def on_cores(self, address: Address, began_s: float, seconds: float) -> float:
+        """Return how long a word takes that starts then, given who else uses this host's cores."""
+        if self.cores is None:
+            return seconds
+        devices = self.setup.layout.devices if address >= 0 else 1
+        return self.cores.occupy(address, began_s, seconds, devices * self.costs.cluster.runtime.threads)
+
+    def lost_by_serving(self, num_bytes: float) -> float:
+        """Return by how much a server's answer is late: more where workers and servers fight for this host's cores."""
+        if self.cores is None:
+            return 0.0
+        cell, runtime = self.setup.cell, self.costs.cluster.runtime
+        crowded = cell.gpus * runtime.threads + cell.servers > self.cores.count
+        return (runtime.served if crowded else runtime.served_apart).at(num_bytes)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -119,6 +155,9 @@ class VirtualEngine:
                     raise foreign(coroutine, event)
             except StopIteration:
                 break
+            except Lost as lost:
+                self._lose(endpoint, lost)
+                break
             except BaseException as error:
                 self.failure = (endpoint.rank, error)
                 return
@@ -126,6 +165,16 @@ class VirtualEngine:
             answer = yield event
             endpoint.waited(event, began)
         endpoint.leave()
+
+    def _lose(self, worker: Any, lost: Lost) -> None:
+        """Go on without a worker whose device has died, where the strategy can."""
+        alone = all(other is worker or other.lost for other in self.workers)
+        worker.lost = True
+        goes_on, words = words_of_loss(self.setup.cell, lost.rank, lost.when, alone)
+        if goes_on:
+            self.notes.append(words)
+        else:
+            self.failure = (worker.rank, HarnessError(words))
 
     def _check_end(self) -> None:
         if self.failure is not None:
@@ -199,6 +248,7 @@ class VirtualEngine:
         staleness = {(u["worker"], u["step"]): u["staleness"] for u in self.updates_log}
         rows = [row for worker in self.workers for row in worker.finished_rows(self.ended_s, staleness)]
         steps = max(1, sum(1 for row in rows if row["worker"] == 0))
+        weights = self.executor.vector(self.model)
         return Outcome(
             decision=self.decision or "budget",
             samples=self.samples,
@@ -220,8 +270,15 @@ class VirtualEngine:
             recorded=self.recorded,
             unawaited=dict(self.unawaited),
             deliveries={e.rank: e.inbox.taken for e in self.endpoints.values()},
-            facts={"placement": self.costs.placement, "costs": self.costs.origin, "host_s": self.host_s},
-            weights=self.executor.vector(self.model),
+            facts={
+                "placement": self.costs.placement,
+                "costs": self.costs.origin,
+                "errors": (self.costs.profile.error, self.costs.cluster.error),
+                "host_s": self.host_s,
+                **learning_facts(self.setup, weights),
+            },
+            spans=self.tracer.recorder.spans if self.tracer is not None else [],
+            weights=weights,
         )
 
     def _bubble(self) -> float | None:
@@ -250,6 +307,12 @@ def _costs_of(executor: Executor) -> Costs:
     costs = find_costs(executor)
     executor.loaded = None  # measuring moved the replica
     return costs
+
+
+def _shared_cores(costs: Costs, cell: Any) -> Cores | None:
+    """Return the cores of the cell's host; a cell with more devices than this machine has cores is on a larger one."""
+    runtime = costs.cluster.runtime
+    return None if runtime.cores is None else Cores(max(runtime.cores, cell.gpus * runtime.threads))
 
 
 def name_of(address: Address) -> str:

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from harness.strategy import Address, Table, Value
@@ -162,9 +161,7 @@ class Executor:
 
     def dram(self, placement: Placement | None, table: Table) -> dict[str, int]:
         """Count the tensors on the device that holds most."""
-        indices = full_batch_indices(self.setup)[: self.setup.cell.micro_batch_size]
-        piece = make_pieces(indices, 1.0, 10**9, pad=False)[0]
-        return count_dram(self.replica, piece, self.setup.cell.workload["optimizer"], placement, table)
+        return count_dram(self.setup, placement)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
@@ -185,9 +182,3 @@ def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     for tensor in tensors[1:]:
         total = total + tensor
     return total
-
-
-def full_batch_indices(setup: Setup) -> Indices:
-    """Return as many samples as one device brings to a step: what costs and memory are measured with."""
-    size = max(1, min(setup.num_train, setup.cell.batch_size))
-    return np.arange(size, dtype=np.int64)

@@ -13,6 +13,14 @@ from harness.strategy import ANY, Address, Message
 
 
 @dataclass
+class Interface:
+    """A network interface: when it is free in each direction."""
+
+    out_free_s: float = 0.0
+    in_free_s: float = 0.0
+
+
+@dataclass
 class Parcel:
     """A message under way, or the notice that its source has left."""
 
@@ -49,6 +57,7 @@ class Inbox:
         script: sources in the order in which a logged run took their messages; None takes them as they arrive. In a
             script None ends one `arrived()`.
         taken: the same for this run.
+        notices: of leavers, in the queue.
     """
 
     peers: Sequence[Address]
@@ -57,10 +66,12 @@ class Inbox:
     gone: set[Address] = field(default_factory=set)
     waiting: list[Waiting] = field(default_factory=list)
     taken: list[Address | None] = field(default_factory=list)
+    notices: int = 0
 
     def deliver(self, parcel: Parcel) -> None:
         """Take a parcel from the wire and answer the first waiting `receive` that it fits."""
         self.queue.append(parcel)
+        self.notices += parcel.leaves
         self.serve_waiting()
 
     def serve_waiting(self) -> None:
@@ -77,21 +88,27 @@ class Inbox:
         self._note_leavers(waiting)
         for parcel in self.queue:
             if wanted is ANY or parcel.source == wanted:
-                self.queue.remove(parcel)
+                self._remove(parcel)
                 if not parcel.leaves:
                     self._log(parcel.source)
                 return True, parcel
         senders = self.peers if wanted is ANY else [wanted]
         return all(sender in self.gone for sender in senders), None
 
+    def _remove(self, parcel: Parcel) -> None:
+        self.queue.remove(parcel)
+        self.notices -= parcel.leaves
+
     def _note_leavers(self, waiting: Waiting) -> None:
         """Everything before a notice has been taken when the notice comes first from its source."""
+        if not self.notices:
+            return  # the usual case, and a server may have a message of every worker before it
         for parcel in [p for p in self.queue if p.leaves]:
             ahead = any(p.source == parcel.source and not p.leaves for p in self.queue)
             if not ahead:
                 self.gone.add(parcel.source)
                 if not waiting.leavers:
-                    self.queue.remove(parcel)
+                    self._remove(parcel)
 
     def _scripted(self) -> Address | None:
         return self.script[0] if self.script else ANY

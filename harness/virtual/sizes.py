@@ -24,16 +24,24 @@ if TYPE_CHECKING:
 Placement = tuple[tuple[str, ...], ...]
 
 
+class NeedsNumbers(PluginError):
+    """A program reads a value's numbers in a timing-only cell."""
+
+
 class Size(Value):
     """A value of which only the size is known.
 
     Attributes:
-        origin: (worker, step) that a gradient came from; (-1, -1) for anything else.
+        origin: (worker, step) that a gradient came from; (None, None) for anything else.
         loss_box: what a computed gradient keeps its loss in; here it stays empty.
     """
 
     def __init__(
-        self, num_bytes: int, num_samples: int = 0, version: int = 0, origin: tuple[int, int] = (-1, -1)
+        self,
+        num_bytes: int,
+        num_samples: int = 0,
+        version: int = 0,
+        origin: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self._num_bytes = num_bytes
         self.num_samples = num_samples
@@ -49,9 +57,9 @@ class Size(Value):
         """Refuse: there are no numbers.
 
         Raises:
-            PluginError: always.
+            NeedsNumbers: always.
         """
-        raise PluginError(
+        raise NeedsNumbers(
             "tensor() in a timing-only cell: values have sizes but no numbers; set a target or evaluate_every in "
             "[goal] to have this cell computed"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.hookspecs import hookimpl
 from harness.workloads.catalogue import DATASETS, MODELS, Dataset, DataShape, Model
+from harness.workloads.large import LARGE_MODELS, TOKENS
 
 __all__ = ["DataShape", "Dataset", "Model", "harness_datasets", "harness_models"]
 
@@ -11,10 +12,10 @@ __all__ = ["DataShape", "Dataset", "Model", "harness_datasets", "harness_models"
 @hookimpl
 def harness_models() -> tuple[Model, ...]:
     """Register the models that ship with the harness."""
-    return MODELS
+    return (*MODELS, *LARGE_MODELS)
 
 
 @hookimpl
 def harness_datasets() -> tuple[Dataset, ...]:
     """Register the data sets that ship with the harness."""
-    return DATASETS
+    return (*DATASETS, TOKENS)

@@ -26,12 +26,21 @@ PRECISIONS = ("fp32", "fp64", "bf16")
 
 @dataclass(frozen=True)
 class DataShape:
-    """What a model has to know of the data: one image is (channels, height, width) pixels, of one of `classes`."""
+    """What a model has to know of the data: one image is (channels, height, width) pixels, of one of `classes`.
+
+    A sample of text is 1 x 1 x `width` tokens.
+
+    Attributes:
+        vocabulary: how many different tokens there are; 0 where samples are images.
+        labels_per_token: every token has a label of its own, not the sample as a whole.
+    """
 
     channels: int
     height: int
     width: int
     classes: int
+    vocabulary: int = 0
+    labels_per_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,13 +65,14 @@ class RawData:
     """A data set as its publisher made it, in numpy arrays.
 
     Attributes:
-        train_images: uint8 or float32, (n, height, width) or (n, channels, height, width).
-        train_labels: int64, (n,), in 0..classes-1.
+        train_images: uint8 or float32, (n, height, width) or (n, channels, height, width); tokens: int64, (n, width).
+        train_labels: int64, (n,), in 0..classes-1; (n, width) where every token has its own.
         test_images: like train_images.
         test_labels: like train_labels.
         classes: number of classes.
         full_scale: the pixel value that becomes 1: 255 for bytes, 16 for the digits, 1 for floats.
         checksum: sha256 in hex, of the content; part of the identity of every cell.
+        vocabulary: how many different tokens there are; 0 where samples are images.
     """
 
     train_images: npt.NDArray[Any]
@@ -72,10 +82,14 @@ class RawData:
     classes: int
     full_scale: float
     checksum: str
+    vocabulary: int = 0
 
     @property
     def shape(self) -> DataShape:
         """Shape of one image before it is enlarged; images without a channel axis have one channel."""
+        if self.vocabulary:
+            width = self.train_images.shape[1]
+            return DataShape(1, 1, width, self.classes, self.vocabulary, self.train_labels.ndim == 2)
         *channels, height, width = self.train_images.shape[1:]
         return DataShape(channels[0] if channels else 1, height, width, self.classes)
 
@@ -94,6 +108,8 @@ class Model:
         build: makes the torch module from options and the shape of the data; a `nn.Sequential` can be cut anywhere
             by a pipeline, any other module only where its own children are.
         file: the user's own file, where the model comes from one.
+        takes: what one sample is.
+        least_size: fewest pixels on either side that its layers leave anything of.
     """
 
     name: str
@@ -104,6 +120,8 @@ class Model:
     input_size: int | None
     build: Callable[[Any, DataShape], nn.Module]
     file: SourceFile | None = None
+    takes: Literal["images", "tokens"] = "images"
+    least_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -194,6 +212,33 @@ def input_shape(shape: DataShape, input_size: int | None) -> DataShape:
     if input_size is None:
         return shape
     return DataShape(shape.channels, input_size, input_size, shape.classes)
+
+
+def seen_shape(shape: DataShape, model: Model) -> DataShape:
+    """Return the shape in which a model sees a data set's samples.
+
+    Raises:
+        InputError: the model cannot read such samples.
+    """
+    kind = "tokens" if shape.vocabulary else "images"
+    if kind != model.takes:
+        raise InputError(
+            [
+                f"workload: the model {model.name} reads {model.takes}, the data set holds {kind}; "
+                + ("choose the data set tokens" if kind == "images" else "choose a model of text, such as gpt")
+            ]
+        )
+    if kind == "tokens":
+        return shape
+    seen = input_shape(shape, model.input_size)
+    if min(seen.height, seen.width) < model.least_size:
+        raise InputError(
+            [
+                f"workload.dataset: images of {seen.height} x {seen.width} pixels are too small for {model.name}, "
+                f"which needs {model.least_size} x {model.least_size}; synthetic has an option size"
+            ]
+        )
+    return seen
 
 
 ActivationName = Literal["sigmoid", "tanh", "relu", "leaky-relu", "elu", "maxout"]

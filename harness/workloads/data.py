@@ -28,8 +28,8 @@ class Data:
     """A data set as training sees it, each part one tensor on the device.
 
     Attributes:
-        train_inputs: (n, channels, height, width), normalised.
-        train_targets: (n,), int64.
+        train_inputs: (n, channels, height, width), normalised; tokens: (n, tokens), int64.
+        train_targets: (n,), int64; (n, tokens) where every token has a label.
         validation_inputs: like train_inputs.
         validation_targets: like train_targets.
         test_inputs: like train_inputs.
@@ -46,6 +46,7 @@ class Data:
     test_targets: torch.Tensor
     classes: int
     checksum: str
+    vocabulary: int = 0
 
     @property
     def num_train(self) -> int:
@@ -162,12 +163,14 @@ def prepare(
         InputError: images larger than the model's input, pixels that are not finite, or nothing left to train on.
     """
     device = torch.device(device)
-    normalisation = measure_normalisation(raw.train_images, raw.full_scale)
     train_images, test_images = _with_channels(raw.train_images), _with_channels(raw.test_images)
     train, validation = split(len(train_images), validation_fraction)
     test = np.arange(len(test_images))
+    normalisation = None if raw.vocabulary else measure_normalisation(raw.train_images, raw.full_scale)
 
     def inputs(images: npt.NDArray[Any], order: npt.NDArray[np.intp]) -> torch.Tensor:
+        if normalisation is None:  # tokens are numbers of rows, not brightness
+            return targets(images, order)
         return _enlarged(images, order, normalisation, model_input_size, dtype, device)
 
     def targets(labels: npt.NDArray[Any], order: npt.NDArray[np.intp]) -> torch.Tensor:
@@ -182,4 +185,5 @@ def prepare(
         test_targets=targets(raw.test_labels, test),
         classes=raw.classes,
         checksum=raw.checksum,
+        vocabulary=raw.vocabulary,
     )

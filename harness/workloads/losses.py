@@ -16,6 +16,7 @@ from harness.workloads.catalogue import LOSSES
 
 PerSampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WeightedLoss = Callable[[torch.Tensor, torch.Tensor, float | torch.Tensor], torch.Tensor]
+Reduced = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
 
 
 def _widen(outputs: torch.Tensor) -> torch.Tensor:
@@ -25,6 +26,21 @@ def _widen(outputs: torch.Tensor) -> torch.Tensor:
 
 def _one_hot(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(outputs).scatter_(1, targets.unsqueeze(1), 1.0)
+
+
+def _over_tokens(function: Reduced) -> Reduced:
+    """Let outputs be (n, tokens, classes) and targets (n, tokens) too: a sample's loss is the mean over its tokens."""
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        if targets.dim() == 1:
+            return function(outputs, targets, reduction)
+        reduced = function(outputs.flatten(0, 1), targets.flatten(), reduction)
+        if reduction == "mean":
+            return reduced  # all samples have equally many tokens
+        tokens = targets.shape[1]
+        return reduced.view(-1, tokens).mean(dim=1) if reduction == "none" else reduced / tokens
+
+    return loss
 
 
 def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -40,10 +56,10 @@ def _squared_error(outputs: torch.Tensor, targets: torch.Tensor, reduction: str)
     return errors.mean(dim=1) if reduction == "none" else errors / outputs.shape[1]
 
 
-_FUNCTIONS = dict(zip(LOSSES, (_cross_entropy, _squared_error), strict=True))
+_FUNCTIONS = dict(zip(LOSSES, map(_over_tokens, (_cross_entropy, _squared_error)), strict=True))
 
 
-def _function(name: str) -> Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]:
+def _function(name: str) -> Reduced:
     if name not in _FUNCTIONS:
         allowed = " or ".join(LOSSES)
         raise InputError([f"workload.loss = {name!r}: no such loss{nearest(name, LOSSES)}; write {allowed}"])
@@ -52,6 +68,8 @@ def _function(name: str) -> Callable[[torch.Tensor, torch.Tensor, str], torch.Te
 
 def per_sample_loss(name: str) -> PerSampleLoss:
     """Return a function of outputs (n, classes) and targets (n,) that gives each sample's loss, (n,).
+
+    Where every token has a label, outputs are (n, tokens, classes) and targets (n, tokens).
 
     Raises:
         InputError: there is no loss of that name.
@@ -112,14 +130,14 @@ def evaluate(
 
     Args:
         module: left in the modes that it came in.
-        inputs: (n, channels, height, width), on the module's device.
-        targets: (n,), int64.
+        inputs: (n, channels, height, width), or tokens (n, tokens), on the module's device.
+        targets: (n,), or (n, tokens), int64.
         loss_name: one of LOSSES.
-        chunk: samples that pass forward at once; bounds memory, changes nothing else.
+        chunk: labels that are judged at once; bounds memory, changes nothing else.
         autocast: dtype to compute in; None: the module's own.
 
     Returns:
-        Two floats; both nan where there are no samples.
+        Two floats; both nan where there are no samples. Accuracy is of labels: of tokens, where each has one.
 
     Raises:
         InputError: there is no loss of that name.
@@ -128,12 +146,13 @@ def evaluate(
         return math.nan, math.nan
     function = _function(loss_name)
     losses, correct = [], []
+    samples = max(1, chunk // targets[0].numel())
     with _evaluating(module), _autocast(inputs.device, autocast):
-        for start in range(0, len(targets), chunk):
-            some_targets = targets[start : start + chunk]
-            outputs = module(inputs[start : start + chunk])
+        for start in range(0, len(targets), samples):
+            some_targets = targets[start : start + samples]
+            outputs = module(inputs[start : start + samples])
             losses.append(function(outputs, some_targets, "sum"))
-            correct.append((outputs.argmax(dim=1) == some_targets).sum())
+            correct.append((outputs.argmax(dim=-1) == some_targets).sum())
     # One copy off the device for each sum, not one for each chunk: every .item() waits for a GPU to run dry.
     total_loss = torch.stack(losses).cpu().double().sum().item()
-    return total_loss / len(targets), torch.stack(correct).sum().item() / len(targets)
+    return total_loss / len(targets), torch.stack(correct).sum().item() / targets.numel()

@@ -1,0 +1,175 @@
+"""A comparison in words: for a terminal, as Markdown, as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from harness.analysis.answer import devices_in_words, duration
+from harness.analysis.compared import Comparison, Detectable, Finding, Quantity
+from harness.analysis.points import Row, settings_of
+
+WORDS = {
+    "regression": "REGRESSION",
+    "implausible": "TOO GOOD",
+    "undecided": "undecided",
+    "improvement": "improvement",
+}
+
+_HOW_IMPLAUSIBLE = "check that the same work is still done"
+
+
+def verdict(found: Comparison) -> str:
+    """Return the verdict in one sentence."""
+    counts = {kind: sum(f.kind == kind for f in found.findings) for kind in WORDS}
+    compared = f"{_count(found.cells - found.copies, 'cell')} compared"
+    if not counts["regression"]:
+        extra = f", {_count(counts['implausible'], 'implausible improvement')}" if counts["implausible"] else ""
+        return f"No regression: {compared}, {found.exact} exact and {found.timed} timed comparisons{extra}."
+    points = dict.fromkeys(where(f.row) for f in found.regressions)
+    return f"{_count(counts['regression'], 'regression')} in {_count(len(points), 'point')}: {compared}."
+
+
+def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
+    """Return the comparison as lines for a terminal, the verdict last."""
+    lines = [f"{names[0]} against {names[1]}: {_in_common(found)}"]
+    lines += [f"{WORDS[finding.kind]}: {sentence(finding)}" for finding in found.findings]
+    lines += _around(found)
+    return "\n".join([*lines, verdict(found)])
+
+
+def in_markdown(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
+    """Return the comparison as Markdown, the verdict first; nothing in it is taken for markup."""
+    lines = [f"**{_escaped(verdict(found))}**", ""]
+    if found.findings:
+        lines += ["| | point | quantity | before | after | change | where |", "|---|---|---|---|---|---|---|"]
+        lines += ["| " + " | ".join(map(_escaped, _cells(finding))) + " |" for finding in found.findings] + [""]
+    about = [f"{names[0]} against {names[1]}: {_in_common(found)}", *_around(found)]
+    return "\n".join([*lines, *(f"- {_escaped(line)}" for line in about)]) + "\n"
+
+
+def in_json(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
+    """Return the comparison as JSON."""
+    content = {
+        "base": names[0],
+        "new": names[1],
+        "verdict": verdict(found),
+        "regression": bool(found.regressions),
+        "cells": found.cells,
+        "copies": found.copies,
+        "only_new": found.only_new,
+        "findings": [_finding(finding) for finding in found.findings],
+        "detectable": [
+            {"point": where(d.row), "quantity": d.quantity.column, "factor": d.factor} for d in found.detectable
+        ],
+        "changed": [{"what": what, "base": before, "new": after} for what, before, after in found.changed],
+        "notes": list(found.notes),
+    }
+    return json.dumps(content, indent=1)
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    interval = [finding.interval.low, finding.interval.high] if finding.interval else None
+    return {
+        "kind": finding.kind,
+        "point": where(finding.row),
+        "quantity": finding.quantity.column,
+        "base": finding.base,
+        "new": finding.new,
+        "change": finding.change,
+        "interval": interval,
+        "coverage": finding.interval.coverage if finding.interval else None,
+        "runs": list(finding.runs),
+        "where": finding.where,
+        "detail": finding.detail,
+        "sentence": sentence(finding),
+    }
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
+
+
+def sentence(finding: Finding) -> str:
+    """Return one finding in a sentence."""
+    if finding.quantity.column == "status":
+        return f"{where(finding.row)}: {finding.base} before, {finding.new} now ({finding.detail})"
+    before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
+    parts = [f"{where(finding.row)}: {finding.quantity.name} {after} for {before}", _change(finding)]
+    parts += [f"most of it is {finding.where}"] if finding.where else []
+    parts += [finding.detail] if finding.detail else []
+    parts += [_HOW_IMPLAUSIBLE] if finding.kind == "implausible" else []
+    return "; ".join(filter(None, parts))
+
+
+def where(row: Row) -> str:
+    """Return such as "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1"."""
+    head = f"{row['strategy']} on {devices_in_words(row)}, global batch {row['global_batch_size']}"
+    settings = [f"{key} {value}" for key, value in settings_of(row).items()]
+    return ", ".join([head, f"learning rate {row['learning_rate']:g}", *settings])
+
+
+def value_in_words(quantity: Quantity, value: float) -> str:
+    """Write a value with its unit."""
+    if quantity.unit == "s":
+        return duration(value)
+    return f"{value:,.6g}" + (f" {quantity.unit}" if quantity.unit else "")
+
+
+def _change(finding: Finding) -> str:
+    if finding.change is None:
+        return ""
+    change = percent(finding.change)
+    if finding.interval is None:
+        return change
+    low, high = percent(finding.interval.low), percent(finding.interval.high)
+    runs = " and ".join(dict.fromkeys(str(count) for count in finding.runs))
+    return f"{change} ({low} to {high} at {100 * finding.interval.coverage:.4g} %; {runs} runs on either side)"
+
+
+def percent(factor: float) -> str:
+    """Return a factor as a change in percent."""
+    return f"{100 * (factor - 1):+.1f} %"
+
+
+def _cells(finding: Finding) -> Sequence[str]:
+    if finding.quantity.column == "status":
+        return WORDS[finding.kind], where(finding.row), "status", finding.base, finding.new, finding.detail, ""
+    before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
+    last = finding.where or finding.detail
+    return WORDS[finding.kind], where(finding.row), finding.quantity.name, before, after, _change(finding), last
+
+
+def _in_common(found: Comparison) -> str:
+    parts = [f"{_count(found.cells, 'cell')} in common"]
+    parts += [f"{found.copies} of them the same measurement on both sides, not compared"] if found.copies else []
+    parts += [f"{_count(found.only_new, 'cell')} in NEW only"] if found.only_new else []
+    return ", ".join(parts)
+
+
+def _around(found: Comparison) -> list[str]:
+    lines = [_could_detect(found.detectable)] if found.detectable else []
+    lines += [f"changed: {what}: {before} before, {after} now" for what, before, after in found.changed]
+    return [*lines, *(f"note: {note}" for note in found.notes)]
+
+
+def _could_detect(detectable: Sequence[Detectable]) -> str:
+    """Say what growth would have been found in four cases of five, quantity by quantity: at best and at worst."""
+    parts = []
+    for name in dict.fromkeys(d.quantity.name for d in detectable):
+        known = sorted((d for d in detectable if d.quantity.name == name), key=lambda d: d.factor)
+        least, most = known[0], known[-1]
+        text = f"{name} {percent(least.factor)}"
+        if most.factor > 1.01 * least.factor:
+            text += f" (worst {percent(most.factor)}: {where(most.row)})"
+        parts.append(text)
+    return f"could have detected: {'; '.join(parts)}"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("s" if count != 1 else "")
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)

@@ -1,0 +1,145 @@
+"""What a comparison of two sets of records is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.analysis.intervals import Interval
+from harness.analysis.points import Row
+
+Kind = Literal["regression", "implausible", "undecided", "improvement"]
+"""In the order in which they matter; undecided is what chance explains as well."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One cell of one side.
+
+    Attributes:
+        point: what it has in common with its other seeds on both sides.
+        timed: whether a limit in seconds decides when it ends.
+        steps: reads its raw step times, in seconds; where a run is judged by its steps.
+    """
+
+    point: str
+    row: Row
+    environment: Mapping[str, Any]
+    timed: bool = False
+    steps: Callable[[], Sequence[float]] = tuple
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.row["seed"])
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is as it should be."""
+        return bool(self.row["status"] == "ok")
+
+    @property
+    def real(self) -> bool:
+        """Whether it was measured."""
+        return bool(self.row["engine"] != "virtual")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column that is compared.
+
+    Attributes:
+        name: in words.
+        unit: "s", "bytes" or "" for a count.
+    """
+
+    column: str
+    name: str
+    unit: str = ""
+
+
+STEP = Quantity("step", "step time", "s")
+TO_TARGET = Quantity("time_to_target_s", "time to target", "s")
+ALLOCATED = Quantity("dram_allocated_peak_bytes", "allocated DRAM", "bytes")
+STATUS = Quantity("status", "status")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that changed.
+
+    Attributes:
+        row: of a cell of the point, for its words.
+        base, new: medians over seeds, or statuses.
+        change: new over base; None for statuses.
+        interval: of the change; None where the quantity is deterministic.
+        runs: on either side.
+        where: the part of the step that changed most, in words; empty where there is none.
+        detail: which seeds, and what else there is to know.
+    """
+
+    kind: Kind
+    row: Row
+    quantity: Quantity
+    base: Any
+    new: Any
+    change: float | None = None
+    interval: Interval | None = None
+    runs: tuple[int, int] = (1, 1)
+    where: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The smallest growth of a time that would have been found in four nights of five, as a factor."""
+
+    row: Row
+    quantity: Quantity
+    factor: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of BASE in NEW.
+
+    Attributes:
+        cells: that both sides have; copies: those of them that are the same measurement, not compared.
+        only_new: cells that BASE does not have.
+        exact, timed: numbers of comparisons made.
+        changed: what differs in the environment: (what, values before, values after).
+    """
+
+    findings: tuple[Finding, ...]
+    detectable: tuple[Detectable, ...]
+    cells: int
+    copies: int
+    only_new: int
+    exact: int
+    timed: int
+    changed: tuple[tuple[str, str, str], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def regressions(self) -> tuple[Finding, ...]:
+        """What got worse."""
+        return tuple(finding for finding in self.findings if finding.kind == "regression")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The seeds of a point that are ok on both sides, in the same order."""
+
+    base: tuple[Measured, ...]
+    new: tuple[Measured, ...]
+
+    @property
+    def row(self) -> Row:
+        """A row of the point, for its words."""
+        return self.new[0].row
+
+    @property
+    def real(self) -> bool:
+        """Whether the point was measured."""
+        return self.new[0].real

@@ -1,0 +1,365 @@
+"""Nightly comparisons: planted regressions are found, noise is left alone, and refusals say what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cells import make_cells
+from click.testing import CliRunner
+
+from harness.analysis.compare import (
+    Comparison,
+    Measured,
+    changed_environment,
+    compare,
+    other_devices,
+    probability_of_drop,
+)
+from harness.analysis.compare_words import in_json, in_markdown, in_text, sentence, verdict
+from harness.cli import main
+from harness.plan import Machine, Plan
+from harness.rows import identity_row
+from harness.store import Record, Results
+
+HERE = {"cpu": "a processor", "gpu": "", "torch": "2.13.0", "id": "1"}
+PARTS = {"input_s": 0.02, "compute_s": 0.3, "communication_s": 0.06, "idle_s": 0.0, "other_s": 0.02}
+STEP_S = 0.004
+
+
+def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any) -> Measured:
+    row: dict[str, Any] = {
+        "cell_id": f"{point}-{seed}",
+        "strategy": "sync-ddp",
+        "options": "{}",
+        "engine": "real",
+        "synchrony": "synchronous",
+        "device": "cpu",
+        "gpus": 2,
+        "global_batch_size": 32,
+        "learning_rate": 0.1,
+        "seed": seed,
+        "status": "ok",
+        "reason": "",
+        "steps": 100,
+        "step_time_s": step_s,
+        "throughput_samples_per_s": 32 / step_s,
+        "bytes_sent_per_step": 246_824.0,
+        "dram_tensors_peak_bytes": 4_553_744.0,
+        **PARTS,
+    }
+    steps = changes.pop("steps_s", None)
+    environment = changes.pop("environment", HERE)
+    row["communication_s"] += 100 * (step_s - STEP_S)
+    return Measured(point, row | changes, environment, steps=(lambda: steps) if steps is not None else tuple)
+
+
+def night(rng: np.random.Generator, slower: float = 1.0, points: int = 4, seeds: int = 5, noise: float = 0.02):
+    """One side: the first point is slower, every run a little different."""
+    return [
+        cell(f"point {k}", seed, STEP_S * (slower if k == 0 else 1) * math.exp(rng.normal(0, noise)))
+        for k in range(points)
+        for seed in range(seeds)
+    ]
+
+
+# -- planted regressions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("points", "seeds"), [(1, 5), (4, 5), (12, 5), (4, 10), (8, 3)])
+def test_ten_percent_slower_is_found(points, seeds):
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(100):
+        result = compare(night(rng, points=points, seeds=seeds), night(rng, 1.1, points, seeds))
+        found += {f.row["cell_id"].rpartition("-")[0] for f in result.regressions} == {"point 0"}
+    assert found >= 95
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.02])
+@pytest.mark.parametrize(("points", "seeds"), [(1, 5), (12, 5), (4, 10), (8, 3)])
+def test_two_percent_of_noise_is_left_alone(points, seeds, slower):
+    rng = np.random.default_rng(1)
+    nights = [compare(night(rng, points=points, seeds=seeds), night(rng, slower, points, seeds)) for _ in range(100)]
+    assert sum(not result.findings for result in nights) >= 95
+
+
+@pytest.mark.parametrize(("slower", "expected"), [(1.1, 95), (1.0, 0)])
+def test_a_single_run_is_judged_by_its_steps(slower, expected):
+    def run(rng: np.random.Generator, scale: float) -> list[Measured]:
+        steps = STEP_S * scale * np.exp(rng.normal(0, 0.1, 400))
+        return [cell(step_s=float(steps.mean()), steps_s=steps.tolist())]
+
+    rng = np.random.default_rng(2)
+    results = [compare(run(rng, 1.0), run(rng, slower)) for _ in range(100)]
+    found = sum(bool(result.regressions) for result in results)
+    assert found >= expected if expected else found <= 5
+    assert any("what differs from run to run is not in the interval" in note for note in results[0].notes)
+
+
+def test_much_noise_raises_no_more_alarms_than_it_may():
+    rng = np.random.default_rng(3)
+    alarms = sum(
+        bool(compare(night(rng, points=20, noise=0.15), night(rng, points=20, noise=0.15)).regressions)
+        for _ in range(200)
+    )
+    assert alarms <= 200 * 0.05
+
+
+def test_what_could_have_been_detected_is_detected_in_four_nights_of_five():
+    rng = np.random.default_rng(4)
+    factors = [
+        found.factor for _ in range(20) for found in compare(night(rng, noise=0.06), night(rng, noise=0.06)).detectable
+    ]
+    typical = float(np.median(factors))
+    found = sum(bool(compare(night(rng, noise=0.06), night(rng, typical, noise=0.06)).regressions) for _ in range(200))
+    assert 0.65 <= found / 200 <= 0.92
+    assert min(factors) >= 1.05
+
+
+def test_certain_but_small_is_no_regression_and_min_effect_decides():
+    base, new = ([cell(seed=k, step_s=STEP_S * scale * (1 + k / 1e4)) for k in range(5)] for scale in (1.0, 1.03))
+    assert not compare(base, new).findings
+    (found,) = compare(base, new, min_effect=0.02).regressions
+    assert found.change == pytest.approx(1.03, rel=1e-3)
+
+
+def test_a_loss_is_laid_to_the_part_of_the_step_that_grew():
+    base, new = ([cell(seed=k, step_s=STEP_S * scale * (1 + k / 1e4)) for k in range(5)] for scale in (1.0, 1.2))
+    (found,) = compare(base, new).regressions
+    assert found.where.startswith("communication (1.4 ms an update for 0.6")
+    text = sentence(found)
+    assert "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1: step time 4.80 ms for 4.00 ms; +20.0 %" in text
+    assert "5 runs on either side" in text
+
+
+def test_an_improvement_is_told_and_an_implausible_one_flagged():
+    def kinds(scale: float) -> list[str]:
+        sides = ([cell(seed=k, step_s=STEP_S * s * (1 + k / 1e4)) for k in range(5)] for s in (1.0, scale))
+        return [finding.kind for finding in compare(*sides).findings]
+
+    assert kinds(0.8) == ["improvement"]
+    assert kinds(0.5) == ["implausible"]
+
+
+# -- what is deterministic ---------------------------------------------------------------------------------------------
+
+
+def virtual(seed: int = 0, **changes: Any) -> Measured:
+    known = {"engine": "virtual", "samples_to_target": 5280, "updates_to_target": 165, "samples_seen": 5600}
+    return cell(seed=seed, **known | changes)
+
+
+def findings(base: Measured, new: Measured) -> dict[str, str]:
+    return {f.quantity.column: f.kind for f in compare([base], [new]).findings}
+
+
+def test_deterministic_quantities_are_compared_exactly():
+    assert findings(virtual(), virtual()) == {}
+    worse = virtual(samples_to_target=5281, bytes_sent_per_step=246_828.0, dram_tensors_peak_bytes=4_553_745.0)
+    assert findings(virtual(), worse) == dict.fromkeys(
+        ["samples_to_target", "bytes_sent_per_step", "dram_tensors_peak_bytes"], "regression"
+    )
+    assert findings(virtual(), virtual(bytes_sent_per_step=1000.0)) == {"bytes_sent_per_step": "improvement"}
+
+
+def test_fewer_samples_with_the_same_seeds_are_too_good():
+    assert findings(virtual(), virtual(samples_to_target=5000)) == {"samples_to_target": "implausible"}
+
+
+def test_what_times_decide_is_exact_only_where_the_times_are_the_same():
+    asynchronous = {"synchrony": "asynchronous"}
+    base, other = virtual(**asynchronous), virtual(samples_to_target=6000, **asynchronous)
+    assert findings(base, other) == {"samples_to_target": "regression"}
+    assert findings(base, virtual(samples_to_target=6000, step_s=STEP_S * 1.001, **asynchronous)) == {}
+
+
+def test_real_runs_are_exact_in_bytes_and_counted_memory_only():
+    assert findings(cell(samples_to_target=5280), cell(samples_to_target=9000)) == {}
+    assert findings(cell(), cell(bytes_sent_per_step=300_000.0)) == {"bytes_sent_per_step": "regression"}
+    pushed = {"synchrony": "asynchronous"}
+    assert findings(cell(**pushed), cell(bytes_sent_per_step=300_000.0, **pushed)) == {}
+
+
+def test_simulated_times_need_no_seeds_but_the_effect_must_be_large_enough():
+    assert findings(virtual(), virtual(step_s=STEP_S * 1.04)) == {}
+    assert findings(virtual(), virtual(step_s=STEP_S * 1.06)) == {"step": "regression"}
+
+
+# -- statuses ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["crashed", "out-of-memory", "timeout", "not-possible"])
+def test_what_was_ok_and_is_not_is_a_regression(status):
+    base = [cell(seed=k) for k in range(3)]
+    new = [cell(seed=0), *(cell(seed=k, status=status, reason="it broke") for k in (1, 2))]
+    (found,) = compare(base, new).regressions
+    assert (found.base, found.new) == ("ok", status)
+    assert "seeds 1, 2: it broke" in sentence(found)
+
+
+def test_what_was_ok_and_is_missing_is_a_regression_and_what_is_new_is_not():
+    result = compare([cell("a"), cell("b")], [cell("a"), cell("c")])
+    assert [(f.new, f.row["cell_id"]) for f in result.regressions] == [("missing", "b-0")]
+    assert result.only_new == 1
+
+
+@pytest.mark.parametrize("status", ["target-missed", "diverged"])
+def test_missing_a_target_is_judged_by_all_seeds_where_luck_has_a_part(status):
+    def kinds(make: Any, missed: int, **changes: Any) -> list[str]:
+        new = [make(seed=k, **changes) for k in range(missed, 5)]
+        new += [make(seed=k, status=status, **changes) for k in range(missed)]
+        return [f.kind for f in compare([make(seed=k, **changes) for k in range(5)], new).findings]
+
+    assert kinds(cell, 1) == ["undecided"]
+    assert kinds(cell, 4) == ["regression"]
+    assert kinds(virtual, 1) == ["regression"]
+
+
+def test_a_drop_is_as_probable_as_fishers_exact_test_has_it():
+    assert probability_of_drop(5, 1, 5) == pytest.approx(0.0238, abs=1e-4)
+    assert probability_of_drop(3, 0, 3) == pytest.approx(0.05)
+    assert probability_of_drop(4, 4, 5) > 0.5
+
+
+def test_what_was_broken_before_is_no_regression():
+    assert not compare([cell(status="crashed")], [cell(status="out-of-memory")]).findings
+    assert [f.kind for f in compare([cell(status="crashed")], [cell()]).findings] == ["improvement"]
+
+
+# -- surroundings ------------------------------------------------------------------------------------------------------
+
+
+def test_changes_of_the_environment_are_named():
+    base, new = [cell()], [cell(environment=HERE | {"torch": "2.14.0", "id": "2", "driver": "570"})]
+    assert changed_environment(base, new) == (("torch", "2.13.0", "2.14.0"), ("driver", "none", "570"))
+
+
+def test_other_devices_are_noticed_for_measured_cells_only():
+    other = HERE | {"cpu": "another"}
+    assert other_devices([cell()], [cell(environment=other)]) == ("a processor", "another")
+    assert other_devices([virtual()], [virtual(environment=other)]) is None
+    cuda = {"device": "cuda", "environment": HERE | {"gpu": "A100"}}
+    assert other_devices([cell(**cuda)], [cell(**cuda | {"environment": HERE | {"gpu": "H200", "cpu": "x"}})]) == (
+        "A100",
+        "H200",
+    )
+
+
+def test_words_say_what_was_compared_and_escape_names():
+    strange = {"strategy": "a|b*<script>"}
+    result: Comparison = compare([cell(**strange)], [cell(bytes_sent_per_step=9e9, **strange)])
+    assert verdict(result).startswith("1 regression in 1 point: 1 cell compared")
+    assert r"a\|b\*\<script\>" in in_markdown(result)
+    content = json.loads(in_json(result))
+    assert content["regression"] is True
+    assert content["findings"][0]["quantity"] == "bytes_sent_per_step"
+    assert in_text(result).splitlines()[-1] == verdict(result)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def store(
+    folder: Path, step_s: float = STEP_S, environment: dict[str, Any] = HERE, mark: int = 0, **changes: Any
+) -> Path:
+    cells = make_cells(sweep__strategy=["single", "sync-ddp"], sweep__gpus=[1], **changes)
+    results = Results(folder)
+    results.write_plan(Plan("test", "", Machine(cores=2), tuple(cells)))
+    for made in cells:
+        row = identity_row(made, "env") | {
+            "status": "ok",
+            "reason": "",
+            "notes": "",
+            "throughput_samples_per_s": 32 / step_s,
+        }
+        row |= {"steps": 100, "step_time_s": step_s, **PARTS}
+        results.write_record(Record(made, "ok", "", (), row, environment, detail={"mark": mark}), {})
+    return folder
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["compare", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+def test_a_regression_ends_with_one_and_none_with_zero(tmp_path):
+    base, same = store(tmp_path / "base"), store(tmp_path / "same", mark=1)
+    slower = store(tmp_path / "slower", STEP_S * 1.5)
+    code, text = run(base, same)
+    assert code == 0, text
+    assert text.splitlines()[-1].startswith("No regression: 2 cells compared")
+    assert "could have detected: step time +5.0 %" in text
+    code, text = run(base, slower)
+    assert code == 1
+    assert "REGRESSION: single on 1 simulated CPU core, global batch 32" in text
+    assert json.loads(run(base, slower, "--json")[1])["regression"]
+    assert run(base, slower, "--markdown")[1].startswith("**2 regressions in 2 points")
+    assert run(base, slower, "--min-effect", 0.6)[0] == 0
+
+
+def test_nothing_to_compare_ends_with_five_and_says_what_to_do(tmp_path):
+    base, new = store(tmp_path / "base"), store(tmp_path / "new")
+    code, text = run(tmp_path / "none" / "yet", new)
+    assert code == 5
+    assert f"cp -r {new} {tmp_path / 'none' / 'yet'}" in text
+    code, text = run(base, new)
+    assert code == 5
+    assert "the same measurements (2 cells)" in text
+    code, text = run(base, store(tmp_path / "other", sweep__learning_rate=[0.2]))
+    assert code == 5
+    assert "no cell in common" in text
+
+
+def test_refusals(tmp_path):
+    base = store(tmp_path / "base", engine="real")
+    other = store(tmp_path / "other", environment=HERE | {"cpu": "another"}, engine="real")
+    code, text = run(base, other)
+    assert code == 2
+    assert "a processor" in text
+    assert "--allow-other-device" in text
+    assert run(base, other, "--allow-other-device")[0] == 0
+    assert run(base, tmp_path / "nowhere")[0] == 2
+    assert run(base, other, "--min-effect", -1)[0] == 2
+
+
+def test_cells_that_were_kept_from_before_are_not_measured_again(tmp_path):
+    base, new = store(tmp_path / "base"), store(tmp_path / "new")
+    folder = next((new / "cells").glob("single*"))
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record | {"detail": {"mark": 7}}))
+    code, text = run(base, new)
+    assert code == 0
+    assert "2 cells in common, 1 of them the same measurement on both sides, not compared" in text
+
+
+def test_an_edited_strategy_is_still_the_same_cell(tmp_path):
+    base, new = store(tmp_path / "base"), store(tmp_path / "new", mark=1)
+    for path in (new / "cells").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        renamed = record["cell"]["cell_id"][:-8] + "00000000"
+        record["cell"]["cell_id"] = renamed
+        path.write_text(json.dumps(record))
+        path.parent.rename(path.parent.with_name(renamed))
+    plan = json.loads((new / "plan.json").read_text())
+    for planned in plan["cells"]:
+        planned["cell_id"] = planned["cell_id"][:-8] + "00000000"
+    (new / "plan.json").write_text(json.dumps(plan))
+    assert run(base, new)[0] == 0
+
+
+def test_times_to_target_are_compared_seed_by_seed():
+    """Seeds differ by a factor of three, the same seed on two nights by 2 %: only pairs tell 10 % apart."""
+    rng = np.random.default_rng(5)
+
+    def side(scale: float) -> list[Measured]:
+        times = [(1 + seed / 2) * scale * math.exp(rng.normal(0, 0.02)) for seed in range(5)]
+        return [cell(seed=seed, time_to_target_s=time) for seed, time in enumerate(times)]
+
+    found = [compare(side(1.0), side(1.1)).regressions for _ in range(50)]
+    assert sum([f.quantity.column for f in each] == ["time_to_target_s"] for each in found) >= 45
+    assert sum(bool(compare(side(1.0), side(1.0)).findings) for _ in range(50)) <= 2

@@ -1,0 +1,249 @@
+"""`hybrid` and the other layouts of several devices: who stands where, what is cut, and that all train as one does."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from cells import host, make_cell
+from hypothesis import given
+from hypothesis import strategies as st
+from test_two_clocks import BATCHNORM, FP64, difference, real, seen, virtual
+from torch import nn
+
+from harness.errors import Impossible, PluginError
+from harness.real.grid import coordinates, rank_at
+from harness.real.launch import run_cell
+from harness.real.merge import split_waits
+from harness.strategy import Layout
+from harness.training.setup import make_setup
+from harness.training.tensor_plan import split_shares, tensor_plan
+from harness.virtual.engine import run_virtual
+
+LAYOUTS = str(Path(__file__).parent / "plugins" / "layouts.py")
+
+FEW_STEPS = {
+    "workload": FP64 | {"optimizer": {"name": "sgd", "momentum": 0.9}},
+    "sweep__learning_rate": [0.02],
+    "sweep__global_batch_size": [240],
+    "sweep__micro_batch_size": 30,
+    "goal__max_epochs": 1.2,
+}
+"""Seven steps; the last of an epoch has 93 of 240 samples, so that parts, pieces and micro-batches are uneven."""
+
+OF_TWO = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
+OF_FOUR = [(4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 2, 1), (2, 1, 2), (1, 2, 2)]
+
+
+def options(data: int, pipeline: int, tensor: int, **more: Any) -> dict[str, Any]:
+    spread = {"data": data, "pipeline": pipeline, "tensor": tensor}
+    return {"sweep__gpus": [data * pipeline * tensor], "strategy__hybrid": spread | more}
+
+
+# -- the layout --------------------------------------------------------------------------------------------------------
+
+
+def hybrid(**options: Any) -> Any:
+    chosen = host().strategies["hybrid"]
+    return chosen(chosen.Options(**options))
+
+
+def test_a_product_that_is_not_the_number_of_devices_prints_its_equation():
+    with pytest.raises(Impossible, match=r"^data 2 x pipeline 2 x tensor 2 = 8, but gpus = 4$"):
+        hybrid(data=2, pipeline=2, tensor=2).layout(4)
+    with pytest.raises(Impossible, match=r"^data 1 x pipeline 4 x tensor 4 = 16, but gpus = 6$"):
+        hybrid(pipeline=4, tensor=4).layout(6)
+
+
+@given(data=st.integers(1, 6), pipeline=st.integers(1, 6), tensor=st.integers(1, 6))
+def test_replicas_are_what_the_other_axes_leave(data, pipeline, tensor):
+    layout = hybrid(pipeline=pipeline, tensor=tensor).layout(data * pipeline * tensor)
+    assert (layout.data, layout.pipeline, layout.tensor) == (data, pipeline, tensor)
+    assert (layout.schedule is None) == (pipeline == 1)
+
+
+@given(data=st.integers(1, 5), pipeline=st.integers(1, 5), tensor=st.integers(1, 5))
+def test_every_rank_has_one_place_and_tensor_neighbours_are_next_to_each_other(data, pipeline, tensor):
+    layout = Layout(data=data, pipeline=pipeline, tensor=tensor)
+    places = [coordinates(layout, rank) for rank in range(layout.devices)]
+    assert [rank_at(layout, *place) for place in places] == list(range(layout.devices))
+    assert places[:tensor] == [(0, 0, k) for k in range(tensor)]
+
+
+def test_sharding_inside_a_pipeline_is_refused_in_words():
+    cell = make_cell(sweep__strategy="sharded-pipeline", sweep__gpus=[4], plugins=(LAYOUTS,))
+    assert "inside data 2 x pipeline 2 x tensor 1 = 4 is not yet supported" in cell.not_possible
+
+
+# -- which layers are cut ----------------------------------------------------------------------------------------------
+
+
+def test_pairs_of_linear_layers_are_cut_and_what_does_not_divide_stays_whole():
+    module = nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4), nn.Linear(4, 3))
+    assert tensor_plan(module, 2) == {"0": "colwise", "2": "rowwise", "4": "colwise", "5": "rowwise"}
+    assert tensor_plan(module, 4) == {"0": "colwise", "2": "rowwise", "4": "colwise", "5": "rowwise"}
+    assert tensor_plan(module, 8) == {"0": "colwise", "2": "rowwise"}
+    assert tensor_plan(module, 3) == {"2": "colwise", "4": "rowwise"}
+    assert tensor_plan(module, 1) == {}
+
+
+def test_dropout_and_convolutions_end_a_pair():
+    assert tensor_plan(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 4)), 2) == {}
+    assert tensor_plan(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 4)), 2) == {}
+
+
+class Declares(nn.Module):
+    tensor_plan: ClassVar = {"up": "colwise", "down": "rowwise"}
+
+    def __init__(self, hidden: int, parts: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, hidden), nn.Linear(hidden, 4)
+        self.tensor_parts = parts
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.relu(self.up(values)))
+
+
+def test_a_module_says_itself_what_may_be_cut_and_into_how_many_parts():
+    module = nn.Sequential(Declares(12, parts=3), nn.Linear(4, 4))
+    assert tensor_plan(module, 3) == {"0.up": "colwise", "0.down": "rowwise"}
+    assert tensor_plan(module, 2) == {}
+    shares = split_shares(module, tensor_plan(module, 3))
+    assert shares == {"0": (4 * 12 + 12 + 12 * 4) / (4 * 12 + 12 + 12 * 4 + 4), "1": 0.0}
+
+
+def test_a_plan_that_names_no_linear_layer_is_refused(monkeypatch):
+    monkeypatch.setattr(Declares, "tensor_plan", {"upp": "colwise"})
+    with pytest.raises(PluginError, match=r"Declares.tensor_plan: no nn.Linear is called upp"):
+        tensor_plan(Declares(4, 2), 2)
+
+
+@given(widths=st.lists(st.integers(1, 24), min_size=2, max_size=7), ways=st.integers(2, 6))
+def test_cuts_come_in_pairs_that_divide_evenly(widths, ways):
+    module = nn.Sequential(*[nn.Linear(a, b) for a, b in pairwise(widths)])
+    plan = list(tensor_plan(module, ways).items())
+    for (first, one), (second, other) in zip(plan[::2], plan[1::2], strict=True):
+        assert (one, other, int(second)) == ("colwise", "rowwise", int(first) + 1)
+        assert module.get_submodule(first).out_features % ways == 0
+
+
+def test_shares_leave_out_the_bias_that_every_device_has():
+    module = nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 6))
+    assert split_shares(module, tensor_plan(module, 2)) == {"0": 1.0, "1": 0.0, "2": 8 * 6 / (8 * 6 + 6)}
+
+
+# -- that it trains as one device does ---------------------------------------------------------------------------------
+
+
+def check(changes: dict[str, Any], strategy: str = "hybrid") -> Any:
+    measured, simulated = real(strategy, **changes), virtual(strategy, **changes)
+    assert measured.updates == simulated.updates >= 7
+    assert seen(measured) == seen(simulated)
+    assert difference(measured, simulated) < 1e-12
+    alone = {key: value for key, value in changes.items() if not key.startswith("strategy__")} | {"sweep__gpus": [1]}
+    assert difference(measured, virtual("single", **alone)) < 1e-12
+    return measured
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("spread", OF_TWO + OF_FOUR, ids=str)
+def test_every_factorisation_equals_single(spread):
+    check(FEW_STEPS | options(*spread))
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("spread", [(1, 1, 2), (2, 2, 1), (2, 1, 2), (1, 2, 2)], ids=str)
+def test_factorisations_of_a_dense_network_equal_single_with_adam_and_clipping(spread):
+    work = FP64 | {"model": "mlp", "optimizer": {"name": "adam"}, "clip_norm": 0.5}
+    check(FEW_STEPS | options(*spread) | {"workload": work, "sweep__learning_rate": [0.003]})
+
+
+@pytest.mark.dist
+def test_attention_and_its_mlp_are_cut_by_heads():
+    data = {"name": "tokens", "samples": 64, "test_samples": 16, "sequence": 8, "vocabulary": 12}
+    model = {"name": "gpt", "layers": 2, "hidden": 8, "heads": 2}
+    changes = {"workload": FP64 | {"dataset": data, "model": model}, "goal__max_epochs": 2}
+    batches = {"sweep__learning_rate": [0.05], "sweep__global_batch_size": [16], "sweep__micro_batch_size": 4}
+    measured = check(changes | batches | options(1, 2, 2))
+    (told,) = [note for note in measured.notes if note.startswith("tensor parallelism over 2: ")]
+    for block in ("block1", "block2"):
+        assert f"{block}.attn.qkv (colwise), {block}.attn.out (rowwise)" in told
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("schedule", ["interleaved-1f1b", "zb-1p", "zb-2p"])
+def test_schedules_of_several_stages_and_of_split_backward_passes_equal_single(schedule):
+    changes = FEW_STEPS | {"sweep__gpus": [2], "strategy__model-split": {"schedule": schedule}}
+    measured = check(changes, "model-split")
+    assert 0 < measured.bubble_fraction < 1
+
+
+@pytest.mark.dist
+def test_a_split_backward_pass_through_recomputed_and_cut_layers_equals_single():
+    check(FEW_STEPS | options(1, 2, 2, schedule="zb-1p", recompute=True))
+
+
+@pytest.mark.dist
+def test_replicated_pipelines_with_batchnorm_agree_on_both_buffers_included():
+    """The stages of the first replica keep their running statistics; with padded micro-batches on both engines."""
+    changes = FEW_STEPS | options(2, 2, 1) | {"workload": FP64 | {"model": BATCHNORM}}
+    measured, simulated = real("hybrid", **changes), virtual("hybrid", **changes)
+    assert difference(measured, simulated) < 1e-12
+    assert [e.validation_loss for e in measured.evaluations] == pytest.approx(
+        [e.validation_loss for e in simulated.evaluations], rel=1e-12
+    )
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["afterwards", "twice"])
+def test_exchanging_afterwards_and_computing_twice_change_nothing_not_even_buffers(strategy):
+    changes = FEW_STEPS | {"sweep__gpus": [2], "plugins": (LAYOUTS,), "workload": FP64 | {"model": BATCHNORM}}
+    cell = make_cell(engine="real", sweep__strategy=strategy, **changes)
+    result = run_cell(cell, [LAYOUTS], options={"keep_weights": True})
+    assert result.status == "finished", result.reason
+    simulated = run_virtual(make_setup(make_cell(sweep__strategy=strategy, **changes), [LAYOUTS]), merge=False)
+    plain = virtual("sync-ddp", **{key: value for key, value in changes.items() if key != "plugins"})
+    assert difference(result.outcome, simulated) == difference(result.outcome, plain) == 0.0
+    assert [e.validation_loss for e in result.outcome.evaluations] == [e.validation_loss for e in plain.evaluations]
+
+
+# -- where the time went -----------------------------------------------------------------------------------------------
+
+
+def row(device: int, **more: Any) -> dict[str, Any]:
+    times = dict.fromkeys(("input_s", "compute_s", "communication_s", "idle_s"), 0.0)
+    return times | {"step": 0, "device": device, "start_s": 0.0} | more
+
+
+def test_only_replicas_that_exchange_wait_for_each_other():
+    rows = [row(k, _ready_s=ready, communication_s=2.0, _group=k % 2) for k, ready in enumerate([1.0, 5.0, 2.0, 5.5])]
+    split_waits([[r] for r in rows])
+    assert [r["idle_s"] for r in rows] == [1.0, 0.5, 0.0, 0.0]
+    assert [r["communication_s"] for r in rows] == [1.0, 1.5, 2.0, 2.0]
+
+
+def test_every_gather_is_divided_for_itself():
+    early = row(0, _waits=2, _wait_0=0.0, _waited_0=3.0, _wait_1=5.0, _waited_1=6.0, communication_s=4.0)
+    late = row(1, _waits=2, _wait_0=2.0, _waited_0=3.0, _wait_1=4.5, _waited_1=6.0, communication_s=2.5)
+    split_waits([[early], [late]])
+    assert (early["idle_s"], early["communication_s"]) == (2.0, 2.0)
+    assert (late["idle_s"], late["communication_s"]) == (0.5, 2.0)
+
+
+def test_nobody_waits_for_the_gradients_of_weights():
+    """Stage 0 waits for stage 1's gradient of its input (at 4), not for that of its weights (at 6)."""
+    actions = {
+        0: [("forward", 0, 0, 0.0, 1.0), ("backward_input", 0, 0, 5.0, 6.0), ("backward_weight", 0, 0, 6.0, 7.0)],
+        1: [("forward", 1, 0, 2.0, 3.0), ("backward_input", 1, 0, 3.0, 4.0), ("backward_weight", 1, 0, 4.0, 6.0)],
+    }
+    rows = []
+    for device, spans in actions.items():
+        stamps = {f"_action_{n}": began for n, (*_, began, _) in enumerate(spans)}
+        stamps |= {f"_ended_{n}": ended for n, (*_, ended) in enumerate(spans)}
+        named = [action[:3] for action in spans]
+        rows.append(row(device, _actions=named, _step_start=0.0, _step_end=7.0, _pipeline=(0, 0), **stamps))
+    split_waits([[r] for r in rows])
+    assert [(r["idle_s"], r["communication_s"]) for r in rows] == [(3.0, 1.0), (1.0, 2.0)]
