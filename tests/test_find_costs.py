@@ -348,7 +348,7 @@ def test_this_machine_as_calibrated_is_preferred_and_given_links_override_it(mon
     from harness.costs import find
 
     measured = shapes.Cluster("cpu", 2, shapes.Bus(Link(1e-5, 3e9)))
-    monkeypatch.setattr(find.measurements, "load_cluster", lambda device, threads: measured)
+    monkeypatch.setattr(find.measurements, "load_cluster", lambda *_: measured)
     cell = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4], cluster={}, limits={"dram": "1 GB"})
     assert cluster_of(cell) == replace(measured, dram_bytes=10**9)
     other = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4], cluster={"inter_node": "25 Gb/s"})

@@ -217,8 +217,8 @@ def test_a_misspelt_hook_is_listed_with_the_hooks_there_are(plugin):
     _, reason = only_broken(host)
     assert "harness_strategy" in reason
     assert reason.endswith(
-        "hooks are called harness_datasets, harness_listeners, harness_models, harness_probes, "
-        "harness_report_sections, harness_strategies"
+        "hooks are called harness_clusters, harness_datasets, harness_devices, harness_links, harness_listeners, "
+        "harness_models, harness_probes, harness_report_sections, harness_strategies"
     )
     assert "mine" not in host.strategies
 

@@ -211,7 +211,7 @@ def test_a_peers_complaint_never_hides_who_was_killed(own_temp):
     supervisor = _Supervisor(make_cell(engine="real", sweep__strategy="sync-ddp", sweep__gpus=[2], **TINY), [], "", {})
     dead = SimpleNamespace(join=lambda timeout: None, exitcode=-signal.SIGKILL)
     complaint = {"reason": "RuntimeError: connection closed by peer", "whose": "peer", "line": 0}
-    job: Any = SimpleNamespace(line=0)
+    job: Any = SimpleNamespace(line=0, kind="worker")
     first, second = _Child(job, dead, None, "rank 0", failure=complaint), _Child(job, dead, None, "rank 1", gone=True)
     first.gone = True
     supervisor.children = [first, second]

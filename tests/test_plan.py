@@ -536,8 +536,9 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
     full, fitting = [line for line in shown if line.startswith("sync-ddp  ")]
     assert full.split()[-5:] == ["?", "?", "out", "of", "memory"]
     assert "GB" in fitting
-    (reason,) = [line for line in shown if "are missing with 32 at once" in line]
-    assert "the largest layer, block 0, takes" in reason
+    (reason,) = [line for line in shown if "GB are missing" in line]
+    assert "the largest layer is block 0" in reason
+    assert "at once; of a batch of 32, micro_batch_size = " in reason
 
     def largest(dram: str) -> Prediction:
         asked = text.replace("[32, 1]", '"largest"') + f'[limits]\ndram = "{dram}"'
@@ -550,13 +551,14 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
     assert found.dram_bytes <= 16e9
     assert more.micro_batch_size is not None
     assert found.micro_batch_size < more.micro_batch_size
-    assert "are missing with 1 at once" in none.out_of_memory
+    assert none.micro_batch_size == 1
+    assert "not even a single sample fits" in none.out_of_memory
 
 
-def test_the_largest_micro_batch_needs_a_limit_and_activations() -> None:
+def test_the_largest_micro_batch_is_the_whole_batch_without_a_limit_and_needs_activations() -> None:
     text = sweep("sync-ddp", 'gpus = 4\nmicro_batch_size = "largest"')
     device = "[cluster]\ndevice = { samples_per_second = 52, batch_size = 16 }\n"
-    assert "limits.dram is not given" in predict(plan(text + BERT + device).cells[0], host()).reason
+    assert predict(plan(text + BERT + device).cells[0], host()).micro_batch_size == 8
     sizes = text + GIVEN_SIZES + device + '[limits]\ndram = "16 GB"'
     assert "activations are not given" in predict(plan(sizes).cells[0], host()).reason
 

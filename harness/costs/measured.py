@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.costs import cache
 from harness.costs.cluster import Cluster
+from harness.costs.given import is_given
 from harness.costs.profile import Curve, LayerTime, Profile
 from harness.costs.shape import ModelShape
 from harness.environment import describe_environment
@@ -68,7 +69,7 @@ def _source(cell: Cell, kind: str) -> str:
 
 def needs_measuring(cell: Cell) -> bool:
     """Whether a cell is simulated with times of this machine, of a model that can be run here."""
-    return cell.engine == "virtual" and cell.cluster["device"] is None and "options" in cell.workload["dataset"]
+    return cell.engine == "virtual" and cell.cluster["device"] is None and not is_given(cell.workload["model"])
 
 
 def measured_id(cell: Cell) -> str:
