@@ -40,6 +40,9 @@ def next_tokens(width: int = 8, vocabulary: int = 11) -> DataShape:
         ("alexnet", IMAGENET, 61_100_840),
         ("vgg16", IMAGENET, 138_357_544),
         ("resnet50", IMAGENET, 25_557_032),
+        ("resnet101", IMAGENET, 44_549_160),
+        ("resnet152", IMAGENET, 60_192_808),
+        ("squeezenet1.0", IMAGENET, 1_248_424),
         ("bert-large", TEXTS, 335_143_938),
     ],
 )
@@ -63,7 +66,7 @@ def test_gpt_sizes_have_their_published_counts(size, billions):
     assert sum(p.numel() for p in module.parameters()) - head == pytest.approx(billions * 1e9, rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "side"), [("alexnet", 63), ("vgg16", 32), ("resnet50", 32)])
+@pytest.mark.parametrize(("name", "side"), [("alexnet", 63), ("vgg16", 32), ("resnet50", 32), ("squeezenet1.0", 21)])
 def test_image_models_train_on_the_smallest_images_they_take_and_on_none_below(name, side):
     model = MODELS[name]
     shape = seen_shape(DataShape(1, side, side, 3), model)

@@ -24,6 +24,7 @@ from harness.validation.linear import linear
 from harness.validation.predict import predict, predict_all
 from harness.validation.replicated_stages import cut_for
 from harness.validation.score import Prediction, by_kind, by_series, error_of, quantile, score
+from harness.validation.single import estimated_s
 from harness.validation.systems import cluster_of, graph_bytes_per_s
 from harness.validation.tables import MIB, Published, Row, read_directory
 
@@ -264,6 +265,83 @@ def test_figures_that_contradict_each_other_do_not_stop_the_others(directory):
     assert all(p.predicted is not None for p in predictions if p.row.case == "C")
 
 
+ALONE = """
+[models.resnet50]
+input = "3x32x32"
+
+[models."resnet50-of-another-size"]
+input = "3x32x32"
+parameters = 5000000
+
+[cases.E]
+kind = "single-device speed"
+[[cases.E.systems]]
+series = ["plain"]
+device = "DEVICE"
+gpus_per_node = 1
+link = { kind = "none" }
+optimizer = "momentum"
+[[cases.E.systems]]
+series = ["again"]
+device = "DEVICE"
+gpus_per_node = 1
+link = { kind = "none" }
+optimizer = "momentum"
+recompute = "all"
+"""
+ALONE_ROWS = """E,plain,MODEL,single,fp32,1,1,8,,throughput,images/s,100,yes
+E,plain,MODEL,single,fp32,1,1,8,4,throughput,images/s,100,no
+E,again,MODEL,single,fp32,1,1,8,,throughput,images/s,100,no
+E,plain,MODEL,single,fp32,1,1,16,,step_time,ms,100,no
+"""
+
+
+def alone(directory: Path, model: str, device: str) -> Published:
+    for name, text in (("cases.toml", ALONE), ("throughput.csv", ALONE_ROWS)):
+        with (directory / name).open("a") as stream:
+            stream.write(text.replace("DEVICE", device).replace("MODEL", model))
+    return read_directory(directory)
+
+
+def test_one_device_under_other_settings_is_scaled_by_the_estimates_of_both(directory):
+    published = alone(directory, "resnet50", "V100")
+    known, pieces, again, other = (row for row in published.rows if row.case == "E")
+    assert predict(published, replace(known, is_input=False), PUBLISHED).predicted == pytest.approx(100)
+    ratio = estimated_s(published, known) / estimated_s(published, pieces) * 4
+    assert predict(published, pieces, PUBLISHED).predicted == pytest.approx(100 * ratio)
+    # Four passes for one update are faster than four of each; a second forward pass costs its share of less than half.
+    assert 100 < predict(published, pieces, PUBLISHED).predicted < 200
+    assert 100 / 1.5 < predict(published, again, PUBLISHED).predicted < 100 / 1.05
+    assert predict(published, other, PUBLISHED).reason.startswith("no calibration row")
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "says"),
+    [
+        ("net", "V100", "net is no model that is traced here"),
+        ("resnet50-of-another-size", "V100", "has 5,000,000 parameters; the model traced here has 25,557,032"),
+        ("resnet50", "abacus", "no data sheet of a device called 'abacus'"),
+    ],
+)
+def test_one_device_is_missing_where_model_or_data_sheet_is(directory, model, device, says):
+    published = alone(directory, model, device)
+    assert says in predict(published, of(published, case="E", microbatches=4), PUBLISHED).reason
+
+
+def test_what_runs_no_kernel_takes_as_long_on_many_devices(directory):
+    with (directory / "throughput.csv").open("a") as stream:
+        stream.write("A,s,net,single,fp32,1,1,10,,gpu_utilisation,percent,80,yes\n")
+        stream.write("A,s,net,sync-ddp,fp32,4,1,10,,gpu_utilisation,percent,90,no\n")
+        stream.write("A,s,unseen,single,fp32,1,1,10,,gpu_utilisation,percent,80,yes\n")
+        stream.write("A,s,unseen,sync-ddp,fp32,4,1,10,,gpu_utilisation,percent,90,no\n")
+    published = read_directory(directory)
+    rows = [row for row in published.targets if row.metric == "gpu_utilisation"]
+    known, unseen = (predict(published, row, PLAIN) for row in rows)
+    # 20 of 100 ms run no kernel; four devices exchange for 15 ms behind that.
+    assert known.predicted == pytest.approx(100 - 100 * 0.02 / 0.115, rel=1e-6)
+    assert "how long a step takes" in unseen.reason
+
+
 def test_facts_are_no_targets(directory):
     assert all(row.series != "facts" for row in read_directory(directory).targets)
 
@@ -452,6 +530,23 @@ def test_deeper_networks_of_a_profiled_family_get_its_blocks(tables):
     assert lines["resnet101"] == lines["resnet50"] + 17 * 10
     assert lines["resnet152"] == lines["resnet50"] + 34 * 10
     assert not layers_of(tables, "inception3").known
+
+
+@needs_tables
+def test_one_device_under_other_settings_is_far_better_than_as_the_calibration_row(tables):
+    predictions = predict_all(tables, PUBLISHED, [r for r in tables.targets if r.kind == "single-device speed"])
+    found = score((p.row, p.predicted) for p in predictions)
+    assert (found.rows, found.missing) == (8, 0)
+    assert found.mape <= 8.0
+    assert found.mape < score((p.row, p.linear) for p in predictions).mape / 2
+
+
+@needs_tables
+def test_a_traced_network_has_the_burden_that_was_counted(tables):
+    rows = [row for row in tables.targets if row.model == "squeezenet1.0"]
+    found = {row.metric: predict(tables, row, PUBLISHED).predicted / row.value for row in rows}
+    # The source prints one or two digits: 5 MiB of parameters are 4.76.
+    assert found == pytest.approx({"parameter_memory": 1, "feature_memory": 1, "macs": 1}, abs=0.06)
 
 
 @needs_tables

@@ -4,7 +4,8 @@ Assumed, of every model alike:
 
 - Each tensor that a pass makes is the work of one kernel, which moves it twice: it is written once and read once.
 - Matrix products and the kernels between them do not overlap; a product is bound by its arithmetic or by its weights.
-- The host launches kernels while the device computes; a layer's pass takes as long as the slower of both.
+- Every kernel takes its launch and then its work: a start-up time beside a rate (Hockney 1982, "Characterization of
+  Parallel Computers and Algorithms"). Launches that large kernels would hide count little beside them.
 - Gradients stay where they are: a step zeroes them, and every micro-batch adds to them.
 - Optimizers step tensor by tensor, with one kernel an operation of their source text.
 - How matrices of different sizes fill a device is left out, and so is whatever happens before the second step.
@@ -24,8 +25,8 @@ from harness.costs.timeline import Event, Timeline
 PRODUCT_EFFICIENCY = {"vector": 0.85, "matrix": 0.74}
 """Share of the peak that a large matrix product alone reaches.
 
-Source: Markidis et al. 2018, "NVIDIA Tensor Core Programmability, Performance and Precision", abstract: 83 Tflops/s on a
-V100 of 112 with half-precision inputs, seven times the rate in single precision, 11.9 of 14.
+Source: Markidis et al. 2018, "NVIDIA Tensor Core Programmability, Performance and Precision", abstract: 83 Tflops/s on
+a V100 of 112 with half-precision inputs, seven times the rate in single precision, 11.9 of 14.
 """
 
 TRANSFERS_PER_TENSOR = 2
@@ -127,8 +128,8 @@ class _Speeds(NamedTuple):
         return cls(device.peak_flops_per_s[found] * share, bandwidth, device.launch_s)
 
     def seconds(self, product_s: float, num_bytes: float, kernels: int) -> float:
-        """Return the time of kernels that the host launches while the device works on them."""
-        return max(product_s + num_bytes / self.bandwidth, kernels * self.launch_s)
+        """Return the time of so many kernels one after another."""
+        return product_s + num_bytes / self.bandwidth + kernels * self.launch_s
 
 
 def _forward_s(layer: LayerShape, events: tuple[Event, ...], speeds: _Speeds, samples: float) -> float:

@@ -74,14 +74,17 @@ def shape_key(cell: Cell, model: Model, seen: DataShape) -> dict[str, Any]:
     """Return everything that a model's shape follows from."""
     return {
         "model": cell.workload["model"],
-        "source": _source(model),
         "sample": asdict(seen),
         "loss": cell.workload["loss"],
         "precision": cell.workload["precision"],
         "device": cell.device,
-        "torch": _version(),
-        "tracer": _hash(_TRACER),
+        **tracer_key(model),
     }
+
+
+def tracer_key(model: Model) -> dict[str, str]:
+    """Return what of the code a model's shape follows from: its own, the tracer's, and torch's."""
+    return {"source": _source(model), "torch": _version(), "tracer": _hash(_TRACER)}
 
 
 def _source(model: Model) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.costs.constants import Constants
+from harness.costs.timeline import Timeline
 from harness.schedules import most_kept
 from harness.validation.layers import FULL_BYTES, computing_lines
 from harness.validation.linear import reference_of
@@ -16,9 +16,7 @@ from harness.validation.models import parameter_bytes
 from harness.validation.pipelines import KEPT, cut_of, schedule_of
 from harness.validation.systems import Unpredictable, block_of
 from harness.validation.tables import GIB, MIB, SPLIT_STRATEGIES, LayerLine, Published, Row
-
-if TYPE_CHECKING:
-    from harness.costs.shape import ModelShape
+from harness.validation.traced import traced_model
 
 STATIC_BYTES = {"none": 8, "sgd": 8, "momentum": 12, "rmsprop": 12, "adam": 16, "adamw": 16, "lamb": 16}
 """By optimizer and fp32 parameter: weight, gradient and moments. Source: oracles of the published tables, section 8."""
@@ -26,10 +24,9 @@ STATIC_BYTES = {"none": 8, "sgd": 8, "momentum": 12, "rmsprop": 12, "adam": 16, 
 MIXED_BYTES = 18
 """Of a parameter under Adam with fp32 master weights: 6 of weights, 4 of gradient, 8 of moments; section 8 there."""
 
-UNITS = {"MiB": MIB, "GiB": GIB, "GB": 1e9, "MB": 1e6}
+OPERATIONS_PER_MULTIPLY_ADD = 2
 
-KEEPS_SOFTMAX_INPUT = True
-"""The published measurements are of 2017 to early 2022, before torch 1.11 stopped keeping it."""
+UNITS = {"MiB": MIB, "GiB": GIB, "GB": 1e9, "MB": 1e6}
 
 MICROBATCHES_PER_STAGE = 4
 """Where a table gives memory without their number: enough that every stage keeps the most it ever does; chosen."""
@@ -54,8 +51,7 @@ def _bytes(published: Published, row: Row, constants: Constants) -> float:
     if row.metric == "static_memory":
         return parameter_bytes(published, row, block) / FULL_BYTES * _static_bytes(row, block)
     if row.metric == "feature_memory":
-        lines, batch = _lines(published, row)
-        return sum(line.activation_bytes for line in lines if "inplace" not in line.name and line.kind != "Add") / batch
+        return _feature_bytes(published, row)
     if row.metric == "peak_memory":
         return _peak_bytes(published, row, block, constants)
     raise Unpredictable(f"{row.metric}: no profile or traced model says what {row.model} keeps")
@@ -65,17 +61,32 @@ def predict_arithmetic(published: Published, row: Row, constants: Constants) -> 
     """Return the multiply-adds of one forward pass over one sample, in billions.
 
     Raises:
-        Unpredictable: no profile lists the layers.
+        Unpredictable: no profile lists the layers, and the model is not traced here.
     """
-    lines, batch = _lines(published, row)
+    found = computing_lines(published, row.model)
+    if found is None:
+        shape = traced_model(published, row.model, row.precision)
+        return sum(layer.forward_flops.at(1) for layer in shape.layers) / OPERATIONS_PER_MULTIPLY_ADD / 1e9
+    lines, batch = found
     return sum(_multiply_adds(line, batch) for line in lines) / 1e9
 
 
-def _lines(published: Published, row: Row) -> tuple[Sequence[LayerLine], float]:
+def _feature_bytes(published: Published, row: Row) -> float:
+    """Return the bytes of all tensors that one sample's forward pass makes, as networks are drawn.
+
+    A traced layer without weights counts with what it hands on: indices and masks are no features.
+    """
     found = computing_lines(published, row.model)
-    if found is None:
-        raise Unpredictable(f"no profile lists the layers of {row.model}")
-    return found
+    if found is not None:
+        lines, batch = found
+        return sum(line.activation_bytes for line in lines if "inplace" not in line.name and line.kind != "Add") / batch
+    shape = traced_model(published, row.model, row.precision)
+    timeline = Timeline.from_dict(shape.facts["timeline"])
+    total = 0.0
+    for number, layer in enumerate(shape.layers):
+        made = sum(e.fixed + e.per_sample for e in timeline.of(number).forward if e.kind == "tensor")
+        total += made if layer.tensors else min(made, layer.output_bytes.at(1))
+    return total
 
 
 def _multiply_adds(line: LayerLine, batch: float) -> float:
@@ -127,7 +138,7 @@ def _traced_bytes(published: Published, row: Row, block: Mapping[str, Any], cont
     from harness.costs.memory import CUDA, Work, device_memory
     from harness.strategy import Layout
 
-    shape = _traced(row.model, str(published.models.get(row.model, {}).get("input", "")), row.precision)
+    shape = traced_model(published, row.model, row.precision)
     work = Work(
         {"name": block.get("optimizer", "sgd"), "options": {}}, round(row.batch_per_gpu or 1), row.microbatches or 1
     )
@@ -135,37 +146,6 @@ def _traced_bytes(published: Published, row: Row, block: Mapping[str, Any], cont
     device = replace(CUDA, context_bytes=round(context), multi_tensor=False)
     layout = Layout(recompute=block.get("recompute", "none") != "none")
     return device_memory(shape, layout, work, device).fullest.total_bytes
-
-
-@lru_cache(maxsize=16)
-def _traced(model: str, text: str, precision: str) -> ModelShape:
-    """Return the shape of a model of ours that goes by the beginning of the published name.
-
-    Raises:
-        Unpredictable: there is none.
-    """
-    from harness.training.trace import Rules, trace_model
-    from harness.workloads.catalogue import DataShape
-    from harness.workloads.large import BertLargeOptions
-
-    build: Callable[[DataShape], Any]
-    tokens, image = re.search(r"(\d+) tokens", text), re.search(r"(\d+)x(\d+)x(\d+)", text)
-    if model.startswith("bert-large") and tokens:
-        from harness.workloads.transformers import bert_large
-
-        options = BertLargeOptions()
-        data = DataShape(1, 1, int(tokens[1]), 2, options.vocabulary)
-        build = lambda shape: bert_large(shape, options)  # noqa: E731
-    elif model.startswith(("resnet50", "vgg16", "alexnet")) and image:
-        from harness.workloads import convolutional
-
-        data = DataShape(int(image[1]), int(image[2]), int(image[3]), 1000)
-        name = next(name for name in ("resnet50", "vgg16", "alexnet") if model.startswith(name))
-        build = getattr(convolutional, name)
-    else:
-        raise Unpredictable(f"{model} is no model that is traced here")
-    rules = Rules(precision=precision, device="cuda", keeps_softmax_input=KEEPS_SOFTMAX_INPUT)
-    return trace_model(lambda: build(data), data, rules)
 
 
 def _pipeline_bytes(published: Published, row: Row, constants: Constants) -> float:

@@ -12,6 +12,7 @@ from harness.validation.memory_rows import predict_arithmetic, predict_memory
 from harness.validation.pipelines import RATES, predict_pipeline
 from harness.validation.replicas import REDUCED, SERVED, predict_replicas, predict_utilisation
 from harness.validation.score import Prediction
+from harness.validation.single import predict_single
 from harness.validation.systems import Unpredictable, block_of
 from harness.validation.tables import SPLIT_STRATEGIES, Published, Row
 from harness.validation.transformers import predict_steps
@@ -58,9 +59,7 @@ def _predictor(row: Row) -> Predictor:
     if row.metric == "collective_time" and row.strategy in SERVED:
         return predict_exchange
     if row.strategy == "single" and row.metric in TIMED:
-        raise Unpredictable(
-            "no law says how one device's speed changes with batch, precision and optimizer; profile it"
-        )
+        return predict_single
     raise Unpredictable(f"no law for {row.metric} of strategy {row.strategy!r} (kind {row.kind!r})")
 
 

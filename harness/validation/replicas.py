@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from harness.costs.constants import Constants
 from harness.costs.server import server_cost, server_times
@@ -17,6 +18,8 @@ from harness.validation.times import seconds_of, value_of
 
 REDUCED = ("sync-ddp", "replicated-nccl")
 SERVED = ("sync-ps-cpu", "sync-ps-gpu", "sync-ps-distributed")
+
+RATED = ("throughput", "throughput_per_gpu", "step_time")
 
 DEFAULT_BATCH = 64
 """Samples for each device where nobody states them; only their time matters, and that is given."""
@@ -49,6 +52,7 @@ def _wrapped(reference: Row, constants: Constants) -> Constants:
     return replace(constants, step_fraction=0.0) if paid else constants
 
 
+@lru_cache(maxsize=256)
 def _single_s(published: Published, reference: Row, constants: Constants) -> float:
     """Return the seconds of one device's computing behind a reference row, which may be of several devices."""
     measured_s = seconds_of(published, reference)
@@ -76,23 +80,32 @@ def _efficiency(published: Published, row: Row, constants: Constants) -> float:
 
 
 def _found_speed(published: Published, row: Row, cases: tuple[str, ...], constants: Constants) -> float:
-    rated = ("throughput", "throughput_per_gpu", "step_time")
-    known = [r for r in published.inputs if r.model == row.model and r.metric in rated]
+    known = [r for r in published.inputs if r.model == row.model and r.metric in RATED]
     for found in (r for case in (row.case, *cases) for r in known if r.case == case):
         return _single_s(published, found, constants)
     raise Unpredictable("no rate of one device: neither a calibration row, nor one in the cases of speed_from")
 
 
 def predict_utilisation(published: Published, row: Row, constants: Constants) -> float:
-    """Return the share of samples in which any kernel runs, exchanges included: as on one device.
+    """Return the percentage of samples in which any kernel runs, exchanges included.
+
+    What runs no kernel in the calibration row's step (the host, the input) takes as long in every step of the same
+    batch; a longer step is longer by kernels, of which those that exchange also run while they wait for others.
 
     Raises:
-        Unpredictable: no calibration row.
+        Unpredictable: no calibration row, or no law for the strategy.
     """
     reference = reference_of(row, published.inputs)
     if reference is None:
         raise Unpredictable("no calibration row of the same model and metric")
-    return reference.value
+    rates = (reference_of(replace(reference, metric=metric), published.inputs) for metric in RATED)
+    rate = next((found for found in rates if found is not None), None)
+    if rate is None:
+        raise Unpredictable("no calibration row says how long a step takes")
+    single_s = _single_s(published, rate, constants) * _batch(reference) / _batch(rate)
+    before = replica_step_s(published, reference, single_s, constants)
+    after = replica_step_s(published, row, single_s * _batch(row) / _batch(reference), constants)
+    return 100.0 - (100.0 - reference.value) * before / after
 
 
 def replica_step_s(published: Published, row: Row, single_s: float, constants: Constants) -> float:

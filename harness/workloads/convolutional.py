@@ -100,9 +100,13 @@ def _projection(width_in: int, width_out: int, stride: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(width_out)))
 
 
-def _bottlenecks() -> Iterator[Bottleneck]:
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Bottlenecks of the four widths by depth. Source: He et al. 2016, table 1."""
+
+
+def _bottlenecks(depth: int) -> Iterator[Bottleneck]:
     width_in = 64
-    for width, count, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+    for width, count, first_stride in zip((64, 128, 256, 512), BLOCKS[depth], (1, 2, 2, 2), strict=True):
         for number in range(count):
             yield Bottleneck(width_in, width, first_stride if number == 0 else 1)
             width_in = width * Bottleneck.EXPANSION
@@ -113,6 +117,20 @@ def resnet50(shape: DataShape) -> nn.Sequential:
 
     Source: He et al. 2016, table 1.
     """
+    return _resnet(50, shape)
+
+
+def resnet101(shape: DataShape) -> nn.Sequential:
+    """Return ResNet-101: `resnet50` with 17 more blocks."""
+    return _resnet(101, shape)
+
+
+def resnet152(shape: DataShape) -> nn.Sequential:
+    """Return ResNet-152: `resnet50` with 34 more blocks."""
+    return _resnet(152, shape)
+
+
+def _resnet(depth: int, shape: DataShape) -> nn.Sequential:
     stem = OrderedDict(
         conv=nn.Conv2d(shape.channels, 64, 7, stride=2, padding=3, bias=False),
         norm=nn.BatchNorm2d(64),
@@ -120,8 +138,62 @@ def resnet50(shape: DataShape) -> nn.Sequential:
         pool=nn.MaxPool2d(3, 2, padding=1),
     )
     layers: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(stem))
-    for number, block in enumerate(_bottlenecks(), 1):
+    for number, block in enumerate(_bottlenecks(depth), 1):
         layers[f"block{number}"] = block
     layers["pool"] = nn.Sequential(OrderedDict(average=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
     layers["classifier"] = nn.Linear(512 * Bottleneck.EXPANSION, shape.classes)
+    return nn.Sequential(layers)
+
+
+class Fire(nn.Module):
+    """A convolution 1 x 1 to few channels, then 1 x 1 and 3 x 3 beside each other, joined.
+
+    (n, width_in, h, w) becomes (n, 2 expanded, h, w).
+
+    Source: Iandola et al. 2016, "SqueezeNet", section 3.2.
+    """
+
+    def __init__(self, width_in: int, squeezed: int, expanded: int) -> None:
+        """Make the layers; `expanded` is the width of each of the two that stand beside each other."""
+        super().__init__()
+        self.squeeze = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(width_in, squeezed, 1), relu=nn.ReLU(inplace=True)),
+        )
+        self.near = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(squeezed, expanded, 1), relu=nn.ReLU(inplace=True)),
+        )
+        self.wide = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(squeezed, expanded, 3, padding=1), relu=nn.ReLU(inplace=True)),
+        )
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Return both expansions of the squeezed values, one after the other along the channels."""
+        squeezed = self.squeeze(values)
+        return torch.cat((self.near(squeezed), self.wide(squeezed)), dim=1)
+
+
+FIRES = (((16, 64), (16, 64), (32, 128)), ((32, 128), (48, 192), (48, 192), (64, 256)), ((64, 256),))
+"""Squeezed and expanded channels of each module, a pooling between groups. Source: Iandola et al. 2016, table 1."""
+
+
+def squeezenet(shape: DataShape) -> nn.Sequential:
+    """Return SqueezeNet 1.0 without bypasses; images of any size are averaged to one value a class.
+
+    Source: Iandola et al. 2016, table 1; without padding at the first convolution, poolings that keep their last,
+    incomplete window.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(shape.channels, 96, 7, stride=2),
+        relu1=nn.ReLU(inplace=True),
+        pool1=nn.MaxPool2d(3, 2, ceil_mode=True),
+    )
+    width_in, number = 96, 2  # the paper counts the first convolution
+    for group, fires in enumerate(FIRES):
+        if group:
+            layers[f"pool{number - 1}"] = nn.MaxPool2d(3, 2, ceil_mode=True)
+        for squeezed, expanded in fires:
+            layers[f"fire{number}"] = Fire(width_in, squeezed, expanded)
+            width_in, number = 2 * expanded, number + 1
+    layers |= {"dropout": nn.Dropout(), "conv10": nn.Conv2d(width_in, shape.classes, 1)}
+    layers |= {"relu10": nn.ReLU(inplace=True), "average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     return nn.Sequential(layers)

@@ -125,6 +125,24 @@ def _build_resnet50(options: Options, shape: DataShape) -> nn.Module:
     return convolutional.resnet50(shape)
 
 
+def _build_resnet101(options: Options, shape: DataShape) -> nn.Module:
+    from harness.workloads import convolutional
+
+    return convolutional.resnet101(shape)
+
+
+def _build_resnet152(options: Options, shape: DataShape) -> nn.Module:
+    from harness.workloads import convolutional
+
+    return convolutional.resnet152(shape)
+
+
+def _build_squeezenet(options: Options, shape: DataShape) -> nn.Module:
+    from harness.workloads import convolutional
+
+    return convolutional.squeezenet(shape)
+
+
 def _build_gpt(options: GptOptions, shape: DataShape) -> nn.Module:
     from harness.workloads import transformers
 
@@ -168,6 +186,36 @@ LARGE_MODELS = (
         input_size=None,
         build=_build_resnet50,
         least_size=32,
+    ),
+    Model(
+        name="resnet101",
+        summary="thirty-three bottleneck blocks, 44,549,160 parameters for 1,000 classes, BatchNorm",
+        source="as resnet50",
+        Options=Options,
+        learning_rate=0.1,
+        input_size=None,
+        build=_build_resnet101,
+        least_size=32,
+    ),
+    Model(
+        name="resnet152",
+        summary="fifty bottleneck blocks, 60,192,808 parameters for 1,000 classes, BatchNorm",
+        source="as resnet50",
+        Options=Options,
+        learning_rate=0.1,
+        input_size=None,
+        build=_build_resnet152,
+        least_size=32,
+    ),
+    Model(
+        name="squeezenet1.0",
+        summary="eight fire modules between two convolutions, 1,248,424 parameters for 1,000 classes",
+        source="Iandola et al. 2016, table 1",
+        Options=Options,
+        learning_rate=0.04,
+        input_size=None,
+        build=_build_squeezenet,
+        least_size=21,
     ),
     Model(
         name="gpt",
