@@ -332,21 +332,11 @@ def _warm_up(setup: Any, runner: Any, worker: Any) -> None:
 
 def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, Any]:
     """Return what this process knows; the one that holds the model knows most."""
-    from harness.training.displacement import learning_facts
-    from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
-
     training_s, ended_at_s = endpoint.ended_s, time.monotonic()
     if not endpoint.decision or job.kind == "server":
         endpoint.note_peak()
-    asynchronous = setup.strategy.synchrony == "asynchronous"
-    at_server = setup.server_counts
-    holds = job.address == -1 if at_server else job.kind == "worker" and endpoint.leads
-    if at_server and holds and asynchronous:
-        endpoint.evaluate_copies(endpoint.evaluation_replica())
-    elif job.kind == "worker" and endpoint.copies_marks:
-        endpoint.evaluate_copies()
-    if at_server and holds:
-        endpoint.finish(endpoint.evaluation_replica())
+    holds = job.address == -1 if setup.server_counts else job.kind == "worker" and endpoint.leads
+    _evaluate_copies(job, setup, endpoint, holds)
     partial: dict[str, Any] = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
@@ -362,27 +352,42 @@ def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, A
         "spans": endpoint.ledger.recorder.spans if job.options.get("trace") else [],
     }
     if holds:
-        partial["outcome"] = Outcome(
-            decision=endpoint.decision or "budget",
-            samples=endpoint.samples,
-            updates=endpoint.updates,
-            training_s=training_s,
-            evaluation_s=endpoint.evaluation_s,
-            evaluations=endpoint.referee.evaluations,
-            test=endpoint.test,
-            updates_log=columns(getattr(endpoint, "log", []), UPDATE_COLUMNS),
-            steps=columns([], STEP_COLUMNS),
-            facts={
-                "num_train": setup.num_train,
-                "data_checksum": setup.data.checksum,
-                **learning_facts(setup, endpoint.final),
-            },
-            weights=endpoint.final.numpy() if job.options.get("keep_weights") and endpoint.final is not None else None,
-        )
+        partial["outcome"] = _outcome(job, setup, endpoint, training_s)
     if job.kind == "worker" and job.device_rank == 0:
         partial["dram"] = endpoint.runner.dram()
         partial["placement"] = endpoint.runner.placement
     return partial
+
+
+def _evaluate_copies(job: Job, setup: Any, endpoint: Any, holds: bool) -> None:
+    """Look at the copies that a run which never pauses took on its way; a server looks at its last model too."""
+    if setup.server_counts and holds and setup.strategy.synchrony == "asynchronous":
+        endpoint.evaluate_copies(endpoint.evaluation_replica())
+    elif job.kind == "worker" and endpoint.copies_marks:
+        endpoint.evaluate_copies()
+    if setup.server_counts and holds:
+        endpoint.finish(endpoint.evaluation_replica())
+
+
+def _outcome(job: Job, setup: Any, endpoint: Any, training_s: float) -> Any:
+    from harness.training.displacement import learning_facts
+    from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+
+    facts = {"num_train": setup.num_train, "data_checksum": setup.data.checksum}
+    keeps = job.options.get("keep_weights") and endpoint.final is not None
+    return Outcome(
+        decision=endpoint.decision or "budget",
+        samples=endpoint.samples,
+        updates=endpoint.updates,
+        training_s=training_s,
+        evaluation_s=endpoint.evaluation_s,
+        evaluations=endpoint.referee.evaluations,
+        test=endpoint.test,
+        updates_log=columns(getattr(endpoint, "log", []), UPDATE_COLUMNS),
+        steps=columns([], STEP_COLUMNS),
+        facts=facts | learning_facts(setup, endpoint.final),
+        weights=endpoint.final.numpy() if keeps else None,
+    )
 
 
 def _close(job: Job, endpoint: Any) -> None:
