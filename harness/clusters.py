@@ -17,7 +17,7 @@ from harness.units import format_rate, format_seconds
 
 if TYPE_CHECKING:
     from harness.host import Host
-    from harness.schema import Cluster
+    from harness.schema import Cluster, Servers
 
 GPUS_OF_A_NODE = 8
 """Where a catalogue device is named without a node size: what most servers of data centres hold."""
@@ -30,7 +30,7 @@ def resolve(section: Cluster, host: Host, folder: Path, source: Source) -> dict[
         preset: its name; device: None (this machine's own), figures of one device, or a catalogue entry;
         gpus_per_node: None where nothing says it; intra_node, inter_node, host_link: latency and bandwidth, and what
         was measured by group size; host_shared_by, intra_shared_by: devices on one slot; chip, usable_bytes,
-        dies_per_board: of the device, where the catalogue knows it.
+        dies_per_board: of the device, where the catalogue knows it; servers: where the scenario speaks of them.
     """
     before = len(source.problems)
     preset = _preset(section.preset, host, source)
@@ -51,10 +51,31 @@ def resolve(section: Cluster, host: Host, folder: Path, source: Source) -> dict[
         **_of_device(named or {}),
     }
     if preset:
-        return _completed(cluster, preset, host)
-    if named and cluster["intra_node"] is None:
+        cluster = _completed(cluster, preset, host)
+    elif named and cluster["intra_node"] is None:
         cluster["intra_node"] = _figures(host.links[named["link"]].link(), named["link"])
-    return cluster
+    if section.servers is not None:
+        cluster["servers"] = _servers(section.servers, cluster, host, folder, source)
+    return cluster if len(source.problems) == before else None
+
+
+def _servers(section: Servers, cluster: Mapping[str, Any], host: Host, folder: Path, source: Source) -> dict[str, Any]:
+    """Return parameter servers in figures; None stands for what follows from the cell."""
+    path = ("cluster", "servers")
+    if section.placement == "gpu" and section.count is not None:
+        source.problem((*path, "count"), "left out: on devices each one holds an equal share", section.count)
+    if section.placement == "dedicated" and cluster["inter_node"] is None:
+        problem = "together with cluster.inter_node, such as \"25 Gb/s\": what joins the servers' nodes to the workers'"
+        source.problem((*path, "placement"), problem, section.placement)
+    if section.placement != "dedicated" and section.link is not None:
+        problem = 'left out: only dedicated servers have a link of their own (placement = "dedicated")'
+        source.problem((*path, "link"), problem, section.link)
+    return {
+        "placement": section.placement,
+        "count": section.count,
+        "apply_bytes_per_s": section.apply_rate,
+        "link": _link("servers.link", section.link, host, folder, source),
+    }
 
 
 def _of_device(device: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +207,27 @@ def in_words(cluster: Mapping[str, Any], host: Host) -> Iterable[str]:
     for key in ("intra_node", "inter_node"):
         if cluster[key]:
             yield _link_in_words(key, cluster[key])
+    if "servers" in cluster:
+        yield from _servers_in_words(cluster["servers"])
+
+
+_PLACES = {
+    "cpu": "in the host memory of the first node",
+    "gpu": "on every device, an equal share each",
+    "co-located": "on the workers' nodes",
+    "dedicated": "outside the workers' nodes",
+}
+
+
+def _servers_in_words(servers: Mapping[str, Any]) -> Iterable[str]:
+    count = servers["count"] or (1 if servers["placement"] in ("cpu", "dedicated") else 0)
+    shards = {0: "", 1: "one server "}.get(count, f"{count} equal shards ")
+    text = f"cluster.servers: {shards}{_PLACES[servers['placement']]}"
+    text += ", one on each" if servers["placement"] == "co-located" and not count else ""
+    rate = servers["apply_bytes_per_s"]
+    yield text + (f", each adds gradients at {format_rate(rate)}" if rate else "")
+    if servers["link"]:
+        yield _link_in_words("servers.link", servers["link"])
 
 
 def _device_in_words(device: Mapping[str, Any], host: Host) -> str:

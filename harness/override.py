@@ -22,6 +22,9 @@ EXCLUSIVE = (
 WITH_OPTIONS = ("workload.model", "workload.dataset", "workload.optimizer", "workload.lr_schedule")
 """Keys whose value is a name with options, each of which has a path too: workload.optimizer.momentum."""
 
+TABLES = ("cluster.servers",)
+"""Keys whose value is a table of fixed keys, each of which has a path too: cluster.servers.count."""
+
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[{]*[\]}])")
 
 
@@ -80,7 +83,7 @@ def apply_sets(content: dict[str, Any], sets: Sequence[str], known: Iterable[str
 def _open_path(key: str, paths: list[str]) -> tuple[str | None, str]:
     """Allow a known path followed by an option's name: workload.optimizer.momentum, strategy.NAME.option."""
     parent = key.rpartition(".")[0]
-    if parent in WITH_OPTIONS or (key.startswith("strategy.") and key.count(".") >= 2):
+    if parent in (*WITH_OPTIONS, *TABLES) or (key.startswith("strategy.") and key.count(".") >= 2):
         return key, ""
     return resolve_key(key, paths)
 

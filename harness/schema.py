@@ -16,6 +16,7 @@ from harness.values import (
     Amount,
     AtLeastZero,
     BatchSize,
+    ByteRate,
     Bytes,
     Count,
     CountFromZero,
@@ -70,6 +71,7 @@ Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
 Device = Annotated[str, *_words("auto", "cuda", "cpu")]
+ServerPlacement = Annotated[str, *_words("cpu", "gpu", "co-located", "dedicated")]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 Jitter = Annotated[
     dict[str, Any] | None,
@@ -155,6 +157,22 @@ class Goal(Section):
     validation_fraction: Share = Field(default=0.1, description="of the training data")
 
 
+class Servers(Section):
+    """Where the server of a strategy runs on a simulated cluster: as equal shards, each with a part of the weights."""
+
+    placement: ServerPlacement = Field(
+        default="cpu",
+        description="host memory of the first node, every device, the workers' nodes, or nodes of their own",
+    )
+    count: Count | None = Field(
+        default=None, description="shards; default: one; on every node where they are co-located"
+    )
+    apply_rate: ByteRate = Field(
+        default=None, description='gradients that one shard adds to its weights: "2 GB/s"; default: as a device updates'
+    )
+    link: Link = Field(default=None, description="of a dedicated server's node; default: as inter_node")
+
+
 class Cluster(Section):
     """What the virtual engine computes with; rates are per direction."""
 
@@ -168,6 +186,11 @@ class Cluster(Section):
         description="between devices of a node: a name, a rate, { bandwidth, latency }, { bus_bandwidth } or { table }",
     )
     inter_node: Link = Field(default=None, description="of one node, all its adapters together; written the same way")
+    servers: Servers | None = Field(
+        default=None,
+        description='of simulated cells: { placement = "cpu", "gpu", "co-located" or "dedicated", count = shards, '
+        'apply_rate = "2 GB/s" and link = "25 Gb/s" of each }; default: one server, behind an interface of its own',
+    )
 
 
 class Faults(Section):

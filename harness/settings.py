@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness.clusters import resolve
+from harness.clusters import is_elsewhere, resolve
 from harness.errors import HarnessError, InputError, nearest
 from harness.locate import Path
 from harness.override import put, resolve_key
@@ -114,6 +114,7 @@ def read_settings(
     if is_given(document.workload.model):
         refuse_training(content, source)
     _refuse_precision(document.workload.precision, cluster["device"], source)
+    _refuse_servers(document.engine, cluster, source)
     return _completed(document, dict(swept), entries, cluster, host, source)
 
 
@@ -124,6 +125,13 @@ def _refuse_precision(precision: str, device: Mapping[str, Any] | None, source: 
         source.problem(
             ("workload", "precision"), f"{device['name']} computes in {known}; choose one of these", precision
         )
+
+
+def _refuse_servers(engine: str, cluster: Mapping[str, Any], source: Source) -> None:
+    """Refuse servers of a cluster whose cells may be real: there the strategy's own processes serve."""
+    if "servers" in cluster and engine != "virtual" and not is_elsewhere(cluster):
+        problem = 'left out, or a simulated cluster: cluster.preset, cluster.device, or engine = "virtual"'
+        source.problem(("cluster", "servers"), problem, cluster["servers"]["placement"])
 
 
 def _lines_of_swept(source: Source, swept: Mapping[str, Any]) -> Source:

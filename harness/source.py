@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -181,9 +181,10 @@ def _listed(path: Path, item: Any, model: type[BaseModel]) -> str | None:
 
 def _table(model: type[BaseModel], path: Path) -> type[BaseModel]:
     for key in path:
-        inner = model.model_fields[str(key)].annotation if str(key) in model.model_fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        annotation = model.model_fields[str(key)].annotation if str(key) in model.model_fields else None
+        for inner in (annotation, *get_args(annotation)):  # a table that may be left out is a union with None
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
     return model
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import nearest
 from harness.locate import Path
-from harness.override import EXCLUSIVE, WITH_OPTIONS, resolve_key
+from harness.override import EXCLUSIVE, TABLES, WITH_OPTIONS, resolve_key
 from harness.schema import NOT_SWEPT, OPTIMIZERS, Sweep, key_paths, sections
 from harness.settings import builtin, unknown
 from harness.source import Source, key_problems, show, validated
@@ -141,7 +141,7 @@ def _other_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, Path, Any]]:
 def _may_be_swept(path: str, at: Path, source: Source) -> bool:
     known = [key for key in key_paths() if not key.startswith(NOT_SWEPT)]
     parent = path.rpartition(".")[0]
-    if path in known or parent in WITH_OPTIONS:
+    if path in known or parent in (*WITH_OPTIONS, *TABLES):
         return True
     if path in key_paths():
         source.problem(at, "cannot be swept: it makes no other cell, or is not yet supported")

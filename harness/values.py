@@ -193,6 +193,10 @@ def _link(value: object) -> dict[str, Any] | None:
     return {"bandwidth_bytes_per_s": bandwidth, "latency_s": latency}
 
 
+def _byte_rate(value: object) -> float | None:
+    return None if value is None else _above_zero(parse_rate(value), "a rate")
+
+
 def _groups(value: object) -> dict[str, float]:
     """Accept bus bandwidths by group size, which TOML writes as keys; JSON keeps them as text too."""
     form = 'bus bandwidths by group size: { 2 = "22 GB/s", 8 = "134 GB/s" }'
@@ -348,6 +352,9 @@ Link = Annotated[
     dict[str, Any] | None,
     BeforeValidator(_link),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["25 Gb/s", "infiniband-hdr"]}, {"type": "object"}]}),
+]
+ByteRate = Annotated[
+    float | None, BeforeValidator(_byte_rate), WithJsonSchema({"type": "string", "examples": ["2 GB/s"]})
 ]
 MicroBatch = Annotated[
     int | None,

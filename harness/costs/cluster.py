@@ -52,12 +52,15 @@ class Servers:
 
     Attributes:
         placement: on the workers' host CPU, on the devices, on the workers' nodes, or on nodes of their own.
+        count: of equal shards; of no meaning on the devices, each of which holds one.
         apply_bytes_per_s: gradient bytes that one server adds to its weights in a second.
+        link: of each dedicated server's node; None: as the workers' nodes have.
     """
 
     placement: Literal["cpu", "gpu", "co-located", "dedicated"] = "cpu"
     count: int = 1
     apply_bytes_per_s: float = float("inf")
+    link: Link | None = None
 
 
 NO_RUNTIME = Runtime()
@@ -75,6 +78,7 @@ class Cluster:
         host_link: between a device and its host's memory; None where unknown.
         host_shared_by: devices that share one slot of host_link.
         dram_bytes: usable memory of one device; None where unknown.
+        servers: None where nothing is said: one, behind an interface of its own.
         algorithm: of all-reduces that cross nodes.
         text: where the figures are from, in words.
         error: stated relative uncertainty of communication times, one standard deviation.
@@ -91,7 +95,7 @@ class Cluster:
     host_link: Link | None = None
     host_shared_by: int = 1
     dram_bytes: int | None = None
-    servers: Servers = Servers()
+    servers: Servers | None = None
     algorithm: Literal["auto", "ring", "tree", "halving-doubling", "hierarchical"] = "auto"
     text: str = ""
     error: float = 0.0
@@ -117,9 +121,15 @@ class Cluster:
     def from_dict(cls, content: Mapping[str, Any]) -> Cluster:
         """Return the cluster that `to_dict` was called on."""
         links = {name: Link(**link) if (link := content[name]) else None for name in ("node_link", "host_link")}
-        servers, runtime = Servers(**content["servers"]), Runtime.from_dict(content["runtime"])
-        parts = {"bus": _bus(content["bus"]), "servers": servers, "runtime": runtime}
+        parts: dict[str, Any] = {"bus": _bus(content["bus"]), "servers": _servers(content["servers"])}
+        parts["runtime"] = Runtime.from_dict(content["runtime"])
         return cls(**{**content, **links, **parts, "constants": Constants(**content["constants"])})
+
+
+def _servers(content: Mapping[str, Any] | None) -> Servers | None:
+    if content is None:
+        return None
+    return Servers(**{**content, "link": Link(**link) if (link := content.get("link")) else None})
 
 
 def _bus(content: Mapping[str, Any]) -> Bus:

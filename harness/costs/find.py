@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.costs import measured as measurements
-from harness.costs.cluster import Bus, Cluster, Link
+from harness.costs.cluster import Bus, Cluster, Link, Servers
 from harness.costs.constants import PLAIN, PUBLISHED
 from harness.costs.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
 from harness.costs.given import is_given, profile_of_file, shape_of_given
@@ -57,11 +57,13 @@ def cluster_of(cell: Cell) -> Cluster:
     """Return what a cell runs on, as the scenario, the catalogue or the calibration of this machine has it."""
     given, device = cell.cluster, cell.cluster["device"]
     own = measurements.load_cluster(cell.device, cell.threads_per_device) if not device else None
-    if own and not (given["intra_node"] or given["inter_node"]):
-        return replace(own, dram_bytes=cell.dram_bytes or own.dram_bytes)
+    servers = given.get("servers")
+    if own and not (given["intra_node"] or given["inter_node"] or servers):
+        return replace(own, dram_bytes=cell.dram_bytes or own.dram_bytes, servers=None)
     per_node = devices_per_node(given, cell.gpus)
     # Where every device is a node of its own, so is a server; in a node that holds all of them it is on the host.
-    alone = given["gpus_per_node"] is not None and cell.gpus <= per_node
+    outside = servers is not None and servers["placement"] == "dedicated"
+    alone = given["gpus_per_node"] is not None and cell.gpus <= per_node and not outside
     bus = _bus(given["intra_node"], given.get("intra_shared_by", 1), own.bus if own else Bus(LOOPBACK))
     found = Cluster(
         device=device_in_words(device) or given.get("chip") or cell.device,
@@ -71,6 +73,7 @@ def cluster_of(cell: Cell) -> Cluster:
         host_link=_link(given.get("host_link")),
         host_shared_by=given.get("host_shared_by", 1),
         dram_bytes=cell.dram_bytes,
+        servers=_servers(servers, -(-cell.gpus // per_node)),
         text=", ".join(_origins(given, own is not None)),
         error=LINK_ERROR,
         constants=PUBLISHED if _is_of_catalogue(given) else PLAIN,
@@ -82,6 +85,14 @@ def cluster_of(cell: Cell) -> Cluster:
     return replace(
         found, runtime=replace(own.runtime, messages=None, hop=NO_TIME, served=NO_TIME, served_apart=NO_TIME)
     )
+
+
+def _servers(given: Mapping[str, Any] | None, nodes: int) -> Servers | None:
+    """Return where parameter servers run; co-located ones are on every node where nobody counts them."""
+    if given is None:
+        return None
+    count = given["count"] or (nodes if given["placement"] == "co-located" else 1)
+    return Servers(given["placement"], count, given["apply_bytes_per_s"] or float("inf"), _link(given["link"]))
 
 
 def _is_of_catalogue(given: Mapping[str, Any]) -> bool:
@@ -115,6 +126,8 @@ def _origins(given: Mapping[str, Any], calibrated: bool) -> list[str]:
         if link:
             origin = link.get("name") or ("a table" if "tables" in link else "the scenario")
             texts.append(f"{key} {link['bandwidth_bytes_per_s'] / 1e9:.4g} GB/s ({origin})")
+    if "servers" in given:
+        texts.append(f"parameter servers {given['servers']['placement']}")
     if not given["intra_node"] and not given["inter_node"]:
         texts.append("links as calibrated here" if calibrated else "links as processes of one host usually have them")
     return texts

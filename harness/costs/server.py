@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from harness.costs.cluster import Cluster, Link
+from harness.costs.cluster import Cluster, Link, Servers
 from harness.costs.data_parallel import Bucket, exchange, slowest_of
 from harness.costs.layer_times import layer_seconds
 from harness.costs.profile import Profile
@@ -64,7 +64,22 @@ def server_times(cluster: Cluster, workers: int, num_bytes: float) -> ServerTime
 
     Source: closed forms of Li et al. 2014, "Scaling Distributed Machine Learning with the Parameter Server".
     """
-    servers, constants = cluster.servers, cluster.constants
+    push, pull = _ways(cluster, workers, num_bytes)
+    servers = cluster.servers or Servers()
+    rate = servers.apply_bytes_per_s
+    if servers.placement == "dedicated":
+        rate = min(rate, cluster.constants.apply_bytes_per_s)
+    return ServerTimes(max(push, workers * num_bytes / (shards(cluster, workers) * rate)), pull)
+
+
+def shards(cluster: Cluster, workers: int) -> int:
+    """Return into how many equal parts the weights are divided."""
+    servers = cluster.servers or Servers()
+    return workers if servers.placement == "gpu" else servers.count
+
+
+def _ways(cluster: Cluster, workers: int, num_bytes: float) -> ServerTimes:
+    servers, constants = cluster.servers or Servers(), cluster.constants
     if servers.placement == "gpu":
         return _on_devices(cluster, workers, num_bytes)
     if servers.placement == "cpu":
@@ -74,10 +89,10 @@ def server_times(cluster: Cluster, workers: int, num_bytes: float) -> ServerTime
         return ServerTimes(max(way, added), max(way, added))
     between = cluster.node_link or cluster.bus.link
     nodes, count = cluster.nodes(workers), servers.count
-    rate = min(servers.apply_bytes_per_s, constants.apply_bytes_per_s)
     if servers.placement == "dedicated":
-        way = max(nodes_seconds(cluster, workers, num_bytes, between), workers * between.seconds(num_bytes / count))
-        return ServerTimes(max(way, workers * num_bytes / count / rate), way)
+        own = workers * (servers.link or between).seconds(num_bytes / count)
+        way = max(nodes_seconds(cluster, workers, num_bytes, between), own)
+        return ServerTimes(way, way)
     # Co-located: replicas of one node add up their gradients first and share what comes back.
     remote = (nodes - 1) / nodes
     way = between.seconds(max(num_bytes * remote, nodes * num_bytes * remote / min(count, nodes)))

@@ -58,6 +58,10 @@ class Costs:
         )
         return replace(self, profile=replace(self.profile, times=times))
 
+    def slowed_alike(self, factor: float) -> Costs:
+        """Return the costs where every device computes `factor` times as long."""
+        return replace(self, profile=self.profile.slowed(factor))
+
     def step(self, layout: Layout, samples: int, micro_batch_size: int, tasks: bool = False) -> StepCost:
         """Return what a gradient over `samples` costs under a layout; with `tasks` also when what runs."""
         return step.step_cost(self.profile, self.cluster, layout, samples, micro_batch_size, self.placement, tasks)
@@ -66,9 +70,8 @@ class Costs:
 
     @property
     def apply_s(self) -> float:
-        """One update at a server."""
-        rate = self.cluster.servers.apply_bytes_per_s
-        return self.profile.shape.parameter_bytes / rate if rate < float("inf") else self.profile.optimizer_s
+        """One update at a server that holds all weights."""
+        return self.profile.optimizer_s
 
     def update_s(self, layout: Layout) -> float:
         """Return the seconds of one update on a worker's fullest device."""

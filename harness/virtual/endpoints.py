@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.training.values import Flat
     from harness.virtual.engine import VirtualEngine
     from harness.virtual.executor import State
+    from harness.virtual.servers import ServerWays
     from harness.virtual.values import Gradient
 
 HEADER_BYTES = 64
@@ -79,7 +80,7 @@ class VirtualEndpoint(Endpoint):
         state: the weights, immutable; replaced by apply and load.
         optimizer_state: immutable; replaced by apply.
         busy_until: when the compute stream is free.
-        last_arrival_s: of what was sent through this host's memory.
+        last_arrival_s: of what was sent through this host's memory, or by the ways of parameter servers.
         interface: to the others; the endpoints of one node share that to other nodes.
         samples, updates: applied here.
     """
@@ -106,7 +107,7 @@ class VirtualEndpoint(Endpoint):
     def load(self, weights: Value) -> Word:
         # How many samples an endpoint has applied itself does not change with the weights that it loads.
         self.state = self.engine.executor.adopt(awaited(weights), self.state.num_samples)
-        return self._busy("load", self.engine.costs.load_s(weights.num_bytes), "load", charged="communication_s")
+        return self._busy("load", self.engine.load_s(weights.num_bytes), "load", charged="communication_s")
 
     def send(self, value: Any, to: Address) -> Word:
         """Send through the link, or through this host's memory, where copying keeps the sender busy."""
@@ -115,6 +116,8 @@ class VirtualEndpoint(Endpoint):
             value = json.loads(json.dumps(value))  # what is no value crosses processes as JSON
         check_address(self.setup, self.rank, to)
         receiver, parcel = self.engine.endpoints[to], Parcel(self.rank, value, now, stop=self.stopped)
+        if self.engine.ways is not None and (self.rank < 0) != (to < 0):
+            return self._send_by_ways(self.engine.ways, receiver, parcel)
         self.engine.bytes_sent += bytes_of(value)
         if self.engine.costs.messages is None:
             return self._send_by_link(receiver, parcel)
@@ -126,6 +129,22 @@ class VirtualEndpoint(Endpoint):
         self.last_arrival_s = max(self.last_arrival_s, arrival)  # messages do not overtake each other
         self._post(receiver, parcel, self.last_arrival_s)
         return word
+
+    def _send_by_ways(self, ways: ServerWays, receiver: VirtualEndpoint, parcel: Parcel) -> Word:
+        """Occupy everything between a worker and the servers' shards; shards send beside whatever else they do."""
+        now, size, push = self.engine.env.now, bytes_of(parcel.value), self.rank >= 0
+        worker, server = (self.rank, receiver.rank) if push else (receiver.rank, self.rank)
+        self.engine.bytes_sent += ways.sent_bytes(worker, size)
+        passage = ways.carry(now, worker, server, size, push)
+        if push and isinstance(parcel.value, Value):
+            passage = ways.added(now, passage, server, size)
+        # A short message does not overtake the gradient before it.
+        arrival = max(passage.arrival_s, self.last_arrival_s) if push else passage.arrival_s
+        self.last_arrival_s = max(self.last_arrival_s, arrival)
+        if push and self.engine.tracer is not None:  # shards send many at once: each shows where it is received
+            self.engine.tracer.message(self.rank, "send", now, passage.through_s, self.step)
+        self._post(receiver, parcel, arrival)
+        return self._word("send", self.engine.env.timeout(passage.through_s - now if push else 0.0), "communication")
 
     def _send_by_link(self, receiver: VirtualEndpoint, parcel: Parcel) -> Word:
         """Occupy both interfaces for the bytes; the message arrives a latency later."""
@@ -207,7 +226,7 @@ class VirtualEndpoint(Endpoint):
         """Return when a notice arrives: behind all messages that were sent before."""
         costs, sent = self.engine.costs, max(self.engine.env.now, self.interface.out_free_s)
         if costs.messages is None:
-            return sent + costs.link_between(self.node, receiver.node).latency_s
+            return max(sent + costs.link_between(self.node, receiver.node).latency_s, self.last_arrival_s)
         return max(sent, self.busy_until + costs.messages.arrive.at(HEADER_BYTES), self.last_arrival_s)
 
     @property
@@ -268,7 +287,7 @@ class VirtualServer(VirtualEndpoint, Server):
         staleness = self.state.version - gradient.version
         self.take_step(gradient, scale)
         averaged = self.engine.costs.arithmetic_s(gradient.num_bytes, operations_of(gradient))
-        word = self._busy("apply", self.engine.costs.apply_s + averaged, "compute")
+        word = self._busy("apply", self.engine.apply_s + averaged, "compute")
         self._log(gradient, staleness)
         if self.rank == -1 and self.setup.server_counts:
             self._mark()

@@ -23,6 +23,7 @@ from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, colu
 from harness.training.words import foreign
 from harness.virtual.cores import Cores
 from harness.virtual.network import Interface, Meeting
+from harness.virtual.servers import ServerWays
 from harness.virtual.slow import StepCosts
 from harness.virtual.tracing import Tracer
 
@@ -76,8 +77,14 @@ class VirtualEngine:
         self.costs = costs or _costs_of(self.executor)
         self.cores = _shared_cores(self.costs, cell)
         self.interfaces: dict[Any, Interface] = {}
+        self.ways = self._ways()
         self.met_s = 0.0
-        self.steps = StepCosts(self.costs, setup.layout, cell.micro_batch_size)
+        if self.ways is None:
+            self.steps = StepCosts(self.costs, setup.layout, cell.micro_batch_size)
+        else:
+            self.steps = StepCosts(
+                self.ways.costs, setup.layout, cell.micro_batch_size, waiting_fraction=self.ways.waiting_fraction
+            )
         self.initial_state: State = {}
         self.referee = Referee(setup.budget)
         self.faults = FaultDraws(cell)
@@ -105,7 +112,25 @@ class VirtualEngine:
     def interface_of(self, endpoint: Any) -> Interface:
         """Return an endpoint's own interface, or its node's where there are several nodes."""
         key = ("endpoint", endpoint.rank) if endpoint.node is None else ("node", endpoint.node)
+        return self.interface_at(key)
+
+    def interface_at(self, key: Any) -> Interface:
+        """Return the interface of a place."""
         return self.interfaces.setdefault(key, Interface())
+
+    def _ways(self) -> ServerWays | None:
+        """Return the ways to servers that the scenario describes; None: a server is an endpoint like any other."""
+        described = self.costs.cluster.servers is not None and self.setup.cell.servers > 0
+        return ServerWays(self.costs, self.setup, self.interface_at) if described else None
+
+    @property
+    def apply_s(self) -> float:
+        """One update at a server, once a gradient is there."""
+        return self.costs.apply_s if self.ways is None else self.ways.apply_s
+
+    def load_s(self, num_bytes: float) -> float:
+        """Return the seconds of putting weights into a model, where their way did not end in it."""
+        return 0.0 if self.ways is not None and self.ways.at_devices else self.costs.load_s(num_bytes)
 
     def on_cores(self, address: Address, began_s: float, seconds: float) -> float:
         """Return how long a word takes that starts then, given who else uses this host's cores."""

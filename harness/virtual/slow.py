@@ -18,10 +18,15 @@ MOST_KNOWN = 256
 
 
 class StepCosts:
-    """Costs of one cell's gradients; each kind of step is worked out once."""
+    """Costs of one cell's gradients; each kind of step is worked out once.
 
-    def __init__(self, costs: Costs, layout: Layout, micro_batch_size: int) -> None:
+    Args:
+        waiting_fraction: of computing, by which a worker waits for the slowest of all workers.
+    """
+
+    def __init__(self, costs: Costs, layout: Layout, micro_batch_size: int, waiting_fraction: float = 0.0) -> None:
         self.costs, self.layout, self.micro_batch_size = costs, layout, micro_batch_size
+        self.waiting_fraction = waiting_fraction
         self._known: dict[tuple[int, tuple[float, ...], bool], StepCost] = {}
 
     def of(self, samples: int, factors: tuple[float, ...], tasks: bool = False) -> StepCost:
@@ -34,7 +39,8 @@ class StepCosts:
         if key not in self._known:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
-            self._known[key] = self._work_out(*key)
+            part = self._work_out(*key)
+            self._known[key] = replace(part, idle_s=part.idle_s + self.waiting_fraction * part.compute_s)
         return self._known[key]
 
     def _work_out(self, samples: int, factors: tuple[float, ...], tasks: bool) -> StepCost:

@@ -80,12 +80,20 @@ def what_if(cell: Cell, host: Host, shape: ModelShape | None = None) -> WhatIf:
         configured |= _of_link(BUS, cluster.bus.link)
     if cluster.node_link is not None and (cluster.nodes(cell.gpus) > 1 or cell.servers):
         configured |= _of_link(NODES, cluster.node_link)
-        if cell.servers:
-            configured[SERVER] = cluster.node_link.bandwidth_bytes_per_s
+        if cell.servers and (own := _servers_link(cluster)):
+            configured[SERVER] = own.bandwidth_bytes_per_s
     configured[SPEED] = cell.micro_batch_size / profile.gradient_s(cell.micro_batch_size)
     if several and cell.synchrony == "synchronous" and "compute_jitter" not in cell.faults:
         configured[JITTER] = 0.0
     return WhatIf(cell, host, profile, cluster, configured, _origins(cell, profile))
+
+
+def _servers_link(cluster: Cluster) -> Link | None:
+    """Return the link that only servers use; None where they share the workers'."""
+    servers = cluster.servers
+    if servers is None or servers.placement == "dedicated":
+        return (servers and servers.link) or cluster.node_link
+    return None
 
 
 def _of_link(key: str, link: Link) -> dict[str, float]:
@@ -126,7 +134,10 @@ def _costs(given: WhatIf, overrides: Mapping[str, float]) -> Costs:
     profile = given.profile.slowed(factor)
     if f"{BUS}.bandwidth" in overrides:
         cluster = _slower_memory(cluster, configured[f"{BUS}.bandwidth"] / overrides[f"{BUS}.bandwidth"])
-    if SERVER in overrides:
+    if SERVER in overrides and cluster.servers is not None and (own := _servers_link(cluster)):
+        changed = replace(own, bandwidth_bytes_per_s=overrides[SERVER])
+        cluster = replace(cluster, servers=replace(cluster.servers, link=changed))
+    elif SERVER in overrides:
         return _ServerCosts(profile, cluster, server_bandwidth_bytes_per_s=overrides[SERVER])
     return Costs(profile, cluster)
 
