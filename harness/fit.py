@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.clusters import is_elsewhere
-from harness.costs.memory import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory
+from harness.costs.memory import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory, stages_of
 from harness.costs.memory import largest_micro_batch as largest
 from harness.costs.memory import missing_bytes as lacking
 from harness.costs.shape import ModelShape
@@ -32,9 +32,25 @@ def memory_of(
     """Return what a cell's devices need.
 
     Args:
-        placement: names of the layers of each stage, where they are known already.
+        placement: names of the layers of each stage; default: as `placement_of` cuts them.
     """
+    placement = placement or placement_of(cell, host, shape)
     return device_memory(shape, layout_of(cell, host), _work(cell, host), constants_of(cell), placement)
+
+
+def placement_of(cell: Cell, host: Host, shape: ModelShape) -> tuple[tuple[str, ...], ...] | None:
+    """Return the layers of each stage: balanced, such that each fits its device where that is possible.
+
+    One cut for what a pipeline needs and for what it takes; None without a pipeline.
+
+    Raises:
+        Impossible: there are too few layers, or the named stages are not the model's layers in their order.
+    """
+    layout = layout_of(cell, host)
+    if layout.stages == 1:
+        return None
+    stages = stages_of(shape, layout, _work(cell, host), constants_of(cell), limit_bytes=cell.dram_bytes)
+    return tuple(tuple(shape.layers[k].name for k in stage) for stage in stages)
 
 
 def counted_kinds(cell: Cell, host: Host, shape: ModelShape) -> dict[str, int]:
@@ -55,7 +71,7 @@ def memory_verdict(cell: Cell, host: Host, shape: ModelShape) -> str | None:
     layout, work, constants = layout_of(cell, host), _work(cell, host), constants_of(cell)
     if not lacking(shape, layout, work, limit, constants):
         return None
-    estimate = device_memory(shape, layout, work, constants)
+    estimate = memory_of(cell, host, shape)
     needed = estimate.fullest.total_bytes
     layer = estimate.largest_layer
     where = f"stage {estimate.fullest.rank}" if layout.pipeline > 1 else "a device"

@@ -6,20 +6,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.costs.find import cluster_of, profile_of
+from harness.costs.result import stated_error
 from harness.costs.step import optimizer_s, step_cost
 from harness.costs.traced import find_shape
 from harness.errors import HarnessError
-from harness.fit import memory_of, memory_verdict, resolve_largest
+from harness.fit import memory_of, memory_verdict, placement_of, resolve_largest
 from harness.values import LARGEST
 from harness.workloads.catalogue import training_size
 
 if TYPE_CHECKING:
     from harness.costs.cluster import Cluster
     from harness.costs.profile import Profile
+    from harness.costs.result import StepCost
     from harness.costs.shape import ModelShape
     from harness.host import Host
     from harness.plan import Cell
-    from harness.strategy import Layout
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -54,6 +55,8 @@ def predict(cell: Cell, host: Host) -> Prediction:
     """Return what a simulated cell's step takes and needs, or why nobody can say yet."""
     if cell.engine != "virtual" or cell.not_possible:
         return Prediction(reason="it runs on this machine")
+    if cell.faults:
+        return Prediction(reason="its faults are drawn step by step; running it tells")
     if cell.workers > 1 or cell.servers:
         return Prediction(reason="several workers talk to each other; running it tells")
     strategy = host.strategies[cell.strategy]
@@ -65,7 +68,10 @@ def predict(cell: Cell, host: Host) -> Prediction:
     found = _in_memory(cell, host, profile.shape)
     if not found.micro_batch_size or found.out_of_memory:
         return found
-    return _timed(cell, layout, profile, cluster, found, steps_of(cell, host))
+    placed = replace(cell, micro_batch_size=found.micro_batch_size)
+    placement = placement_of(placed, host, profile.shape)
+    cost = step_cost(profile, cluster, layout, cell.global_batch_size, found.micro_batch_size, placement)
+    return _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, cluster), found, steps_of(cell, host))
 
 
 def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
@@ -83,16 +89,22 @@ def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
 
 
 def _timed(
-    cell: Cell, layout: Layout, profile: Profile, cluster: Cluster, memory: Prediction, steps: int | None
+    cell: Cell,
+    cost: StepCost,
+    update_s: float,
+    origin: tuple[Profile, Cluster],
+    memory: Prediction,
+    steps: int | None,
 ) -> Prediction:
-    cost = step_cost(profile, cluster, layout, cell.global_batch_size, memory.micro_batch_size or 1)
-    seconds = cost.total_s + optimizer_s(profile, cluster, layout)
+    seconds = cost.total_s + update_s
+    profile, cluster = origin
+    errors = {"compute_s": profile.error, "communication_s": cluster.error}
     return replace(
         memory,
         step_time_s=seconds,
         throughput_samples_per_s=cell.global_batch_size / seconds,
         cost=_money(cell, seconds, steps),
-        error=(profile.error * cost.compute_s + cluster.error * cost.communication_s) / seconds,
+        error=stated_error(errors, {"compute_s": cost.compute_s + update_s, "communication_s": cost.communication_s}),
         text=profile.text,
     )
 

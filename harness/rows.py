@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.costs.result import stated_error
 from harness.plan import Cell
 from harness.regime import classify
 from harness.training.budget import Budget, target_reached
@@ -206,10 +207,8 @@ def stated_row(outcome: Outcome, parts: Mapping[str, Any]) -> Row:
     """
     compute_error, communication_error = outcome.facts.get("errors", (0.0, 0.0))
     known = {"compute_s": compute_error, "communication_s": communication_error}
-    total = sum(parts.get(part) or 0.0 for part in known)
-    if not total or not any(known.values()):
-        return {}
-    return {"stated_error": math.hypot(*(error * (parts.get(part) or 0.0) for part, error in known.items())) / total}
+    error = stated_error(known, {part: parts.get(part) or 0.0 for part in known})
+    return {"stated_error": error} if error else {}
 
 
 def staleness_row(cell: Cell, outcome: Outcome) -> Row:

@@ -128,11 +128,13 @@ def run(
         plan, cells, results, host, plugins, lines, retry=retry, fresh=fresh, budget_s=budget_s, trace=trace
     )
     results.write_cells_csv()
-    _conclude(plan, results, summary, plugins)
-    if trace:
-        _tell_traces(results, cells)
-    # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
-    path = write_report_of(results, host)
+    try:
+        _conclude(plan, results, summary, plugins)
+        if trace:
+            _tell_traces(results, cells)
+    finally:
+        # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
+        path = write_report_of(results, host)
     click.echo(f"report: {path}")
     click.echo(f"next: {_next(summary, results)}")
     if open_report:

@@ -12,6 +12,8 @@ from cells import host, make_cell, make_cells
 from harness.analysis.points import number
 from harness.calibration.shapes import find_or_trace
 from harness.costs import find
+from harness.errors import Impossible
+from harness.fit import memory_of, memory_verdict, placement_of
 from harness.plan import Machine, make_plan
 from harness.rows import outcome_row
 from harness.runner import run_cells
@@ -84,6 +86,41 @@ def test_a_program_takes_the_same_time_with_sizes_as_with_numbers(strategy):
     assert timed.updates_log == computed.updates_log
     assert timed.training_s == computed.training_s
     assert timed.bytes_sent_per_step == computed.bytes_sent_per_step
+
+
+GIVEN_PIPELINE = {
+    "workload": {"model": {"parameters": "1 B", "layers": 24, "hidden": 1792, "heads": 28, "sequence": 1024}},
+    "sweep": {"strategy": "model-split", "gpus": 4, "global_batch_size": 64, "micro_batch_size": 4},
+    "goal": {"max_steps": 3},
+    "cluster": {"preset": "workstation-4xa100"},
+}
+
+
+def test_stragglers_slow_a_timing_only_pipeline_by_its_stage():
+    seconds = []
+    for slowdown in (1.0, 2.0):
+        faults = {"stragglers": [{"rank": 1, "slowdown": slowdown}]} if slowdown > 1 else {}
+        (cell,) = make_cells(**GIVEN_PIPELINE, faults=faults)
+        seconds.append(run_timing(cell, host()).training_s)
+    assert 1.3 < seconds[1] / seconds[0] < 2.0  # the slow stage sets the pace; filling and draining wait less
+
+
+@pytest.mark.parametrize("dram", ["30 GB", "60 GB"])
+def test_one_cut_decides_what_a_pipeline_needs_and_what_it_takes(dram):
+    (cell,) = make_cells(**GIVEN_PIPELINE, limits={"dram": dram})
+    shape = find.shape_of(cell)
+    assert memory_verdict(cell, host(), shape) is None
+    outcome = run_timing(cell, host())
+    estimate = memory_of(cell, host(), shape, outcome.facts["placement"])
+    assert estimate.fullest.total_bytes <= cell.dram_bytes
+    assert outcome.facts["placement"] == placement_of(cell, host(), shape)
+
+
+def test_named_stages_that_are_not_the_layers_are_refused():
+    names = {"strategy__model-split": {"placement": [["a"], ["b"], ["c"], ["d"]]}}
+    (cell,) = make_cells(**GIVEN_PIPELINE, **names)
+    with pytest.raises(Impossible, match="must list all layers in order in 4 non-empty stages"):
+        run_timing(cell, host())
 
 
 def test_a_timing_only_cell_is_deterministic_to_the_bit():

@@ -91,7 +91,9 @@ class Comparison:
         """Whether the measurement lies inside the stated uncertainty; None where none was stated."""
         if self.stated is None:
             return None
-        return abs(self.measured - self.predicted) <= INSIDE * self.stated * self.predicted
+        # As a ratio, so that too much and too little count alike however wide the band is.
+        ratio = max(self.measured / self.predicted, self.predicted / self.measured)
+        return ratio <= 1 + INSIDE * self.stated
 
 
 def compare_twins(rows: Sequence[Row]) -> list[Comparison]:

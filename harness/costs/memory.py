@@ -213,10 +213,13 @@ def stages_of(
 
     Without a placement stages are balanced by operations, where they are known, or by parameters; such that all fit
     below the limit, where that is possible.
+
+    Raises:
+        Impossible: there are too few layers, or named stages are not the layers in their order.
     """
     named = placement if placement is not None else None if isinstance(layout.placement, str) else layout.placement
     if named is not None:
-        sizes = [len(stage) for stage in named]
+        sizes = _named_sizes(named, [layer.name for layer in shape.layers], layout.stages)
     else:
         flops = [layer.forward_flops.at(1) for layer in shape.layers]
         by_time = layout.placement == "time" and any(flops)
@@ -227,6 +230,15 @@ def stages_of(
         sizes = _sizes(weights, layout.stages, memory)
     ends = list(accumulate(sizes))
     return tuple(range(end - size, end) for size, end in zip(sizes, ends, strict=True))
+
+
+def _named_sizes(named: Sequence[Sequence[str]], layers: Sequence[str], stages: int) -> list[int]:
+    if len(named) != stages or not all(named) or [name for stage in named for name in stage] != list(layers):
+        raise Impossible(
+            f"placement must list all layers in order in {stages} non-empty stages; got {[list(s) for s in named]}, "
+            f"the layers are {', '.join(layers)}"
+        )
+    return [len(stage) for stage in named]
 
 
 def _sizes(weights: Sequence[float], stages: int, memory: StageMemory | None) -> list[int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.costs import find
 from harness.costs.shape import ModelShape
 from harness.costs.traced import find_shape
-from harness.fit import counted_kinds
+from harness.fit import counted_kinds, placement_of
 from harness.training.budget import Budget
 from harness.training.rates import make_rate
 from harness.training.setup import Setup, make_strategy
@@ -47,8 +47,9 @@ def run_timing(cell: Cell, host: Host, shape: ModelShape | None = None, trace: i
     """
     began = time.perf_counter()
     setup = timing_setup(cell, host)
-    costs = Costs(find.profile_of(cell, shape), find.cluster_of(cell))
-    shape = costs.profile.shape
+    profile = find.profile_of(cell, shape)
+    costs = Costs(profile, find.cluster_of(cell), placement_of(cell, host, profile.shape))
+    shape = profile.shape
     buffers = sum(layer.buffers_bytes for layer in shape.layers)
     traced = find_shape(cell, host) or shape
     executor: Any = Sizes(setup, shape.parameter_bytes, buffers, lambda: counted_kinds(cell, host, traced))

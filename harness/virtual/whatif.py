@@ -14,6 +14,7 @@ from harness.costs import find
 from harness.costs.cluster import Bus, Cluster, Link
 from harness.costs.profile import Profile
 from harness.errors import HarnessError
+from harness.fit import placement_of
 from harness.values import LARGEST
 from harness.virtual.cost import Costs
 from harness.virtual.timing import timing_setup
@@ -131,15 +132,15 @@ def _costs(given: WhatIf, overrides: Mapping[str, float]) -> Costs:
     link = _changed(NODES, cluster.node_link, overrides) if cluster.node_link else None
     cluster = replace(cluster, node_link=link, bus=_bus(cluster.bus, overrides))
     factor = configured[SPEED] / overrides.get(SPEED, configured[SPEED])
-    profile = given.profile.slowed(factor)
+    profile, placement = given.profile.slowed(factor), placement_of(given.cell, given.host, given.profile.shape)
     if f"{BUS}.bandwidth" in overrides:
         cluster = _slower_memory(cluster, configured[f"{BUS}.bandwidth"] / overrides[f"{BUS}.bandwidth"])
     if SERVER in overrides and cluster.servers is not None and (own := _servers_link(cluster)):
         changed = replace(own, bandwidth_bytes_per_s=overrides[SERVER])
         cluster = replace(cluster, servers=replace(cluster.servers, link=changed))
     elif SERVER in overrides:
-        return _ServerCosts(profile, cluster, server_bandwidth_bytes_per_s=overrides[SERVER])
-    return Costs(profile, cluster)
+        return _ServerCosts(profile, cluster, placement, server_bandwidth_bytes_per_s=overrides[SERVER])
+    return Costs(profile, cluster, placement)
 
 
 def _changed(key: str, link: Link, overrides: Mapping[str, float]) -> Link:
