@@ -70,6 +70,7 @@ Precision = Annotated[str, *_words(*PRECISIONS)]
 Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
+Attention = Annotated[str, *_words("fused", "eager")]
 Device = Annotated[str, *_words("auto", "cuda", "cpu")]
 ServerPlacement = Annotated[str, *_words("cpu", "gpu", "co-located", "dedicated")]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
@@ -110,6 +111,7 @@ class GivenSizes(Options):
     sequence: Count | None = Field(default=None, description="tokens of one sample; without, a sample is one input")
     hidden: Count | None = Field(default=None, description="width of a transformer: gives its activations")
     heads: Count | None = Field(default=None, description="of attention; default hidden / 64")
+    attention: Attention = Field(default="fused", description="fused keeps no scores; eager keeps heads x sequence^2")
     forward_flops: Amount | None = Field(
         default=None, description='operations of one sample\'s forward pass, such as "8.2 G"; default 2 per token'
     )

@@ -75,11 +75,13 @@ def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
 
     A block of width h has 12 h^2 + 13 h parameters. Forward it computes 2 operations for each of its weights and
     token, and 4 s h for each token's attention to s others. For the backward pass it keeps s h (34 + 5 a s / h) bytes a
-    sample in half precision, without sequence parallelism; in single precision twice that. In half precision each
-    weight also has a copy that autocast keeps from the forward pass to the end of the backward pass.
+    sample in half precision, without sequence parallelism; in single precision twice that. Fused attention computes
+    its scores, 5 a s / h of these, again in the backward pass. In half precision each weight also has a copy that
+    autocast keeps from the forward pass to the end of the backward pass.
 
     Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix;
-    Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 1.
+    Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 1; Dao et al.
+    2022, "FlashAttention", section 3.1.
     """
     count, hidden = options["layers"], options["hidden"]
     tokens = options.get("sequence") or 1
@@ -90,7 +92,8 @@ def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
     rest = total - count * sum(tensors)
     width = 2 if precision in ("bf16", "fp16") else 4
     kept = options.get("activations") or 0
-    whole = kept / count if kept else tokens * hidden * (34 + 5 * heads * tokens / hidden) * width / 2
+    scores = 5 * heads * tokens / hidden if options.get("attention") == "eager" else 0.0
+    whole = kept / count if kept else tokens * hidden * (34 + scores) * width / 2
     flops = options.get("forward_flops")
     each = flops / count if flops else 2.0 * sum(tensors) * tokens + 4.0 * tokens**2 * hidden
     block = LayerShape(
@@ -101,7 +104,7 @@ def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
         output_bytes=Linear(0.0, tokens * hidden * width),
         forward_flops=Linear(0.0, each),
         split=_split(hidden),
-        activation_split=_activation_split(hidden, heads, tokens),
+        activation_split=1 - 10 / (34 + scores),  # tensor parallelism cuts all but 10: equation 2
         copies_bytes=2 * 12 * hidden**2 if width == 2 and len(tensors) > 1 else 0,
     )
     layers = [replace(block, name=f"block {k}") for k in range(count)]
@@ -129,14 +132,6 @@ def _split(hidden: int) -> float:
     Source: Shoeybi et al. 2019, "Megatron-LM", section 3.
     """
     return (12 * hidden + 7) / (12 * hidden + 13)
-
-
-def _activation_split(hidden: int, heads: int, tokens: int) -> float:
-    """Return the share of a block's activations that tensor parallelism cuts: all but 10 of 34 + 5 a s / h.
-
-    Source: Korthikanti et al. 2022, equation 2.
-    """
-    return 1 - 10 / (34 + 5 * heads * tokens / hidden)
 
 
 def _embedding(parameters: int, output_bytes: float, flops: float) -> LayerShape:
