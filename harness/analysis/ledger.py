@@ -1,0 +1,167 @@
+"""The fairness ledger: under which settings each strategy stands, what it could choose from, and what it did not try.
+
+Imports the standard library only; works on rows of cells.csv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from harness.analysis.points import Point, Row, number
+from harness.analysis.ranking import Standing, best_standings
+from harness.analysis.votes import vote
+from harness.analysis.words import devices_in_words, duration, listed, rate
+
+RATE, BATCH = "learning_rate", "global_batch_size"
+_NAMES = {RATE: "learning rate", BATCH: "global batch"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One strategy at its best point.
+
+    Attributes:
+        rate, batch: its best; rates, batches: those it was given, ascending.
+        tried: points it was tried at, over everything that was swept.
+        samples: median of those seen by a run.
+        edge: "best at the edge of the list: widen it", in words; empty where it is not.
+    """
+
+    strategy: str
+    devices: str
+    rate: float
+    rate_rule: str
+    batch: int
+    rates: tuple[float, ...]
+    batches: tuple[int, ...]
+    tried: int
+    precision: str
+    samples: float | None
+    edge: str = ""
+
+
+def ledger(found: Sequence[Point], best: Iterable[Standing]) -> tuple[Entry, ...]:
+    """Return one entry for each strategy, in the order in which they stand.
+
+    Args:
+        found: every point that was ranked.
+    """
+    return tuple(_entry(standing, [p for p in found if p.strategy == standing.point.strategy]) for standing in best)
+
+
+def _entry(standing: Standing, tried: Sequence[Point]) -> Entry:
+    row, point = standing.point.row, standing.point
+    return Entry(
+        strategy=point.strategy,
+        devices=devices_in_words(row),
+        rate=row[RATE],
+        rate_rule=str(row.get("lr_rule") or "as given"),
+        batch=row[BATCH],
+        rates=_list(tried, RATE),
+        batches=_list(tried, BATCH),
+        tried=len(tried),
+        precision=str(row.get("precision") or ""),
+        samples=point.median_of(lambda row: number(row, "samples_seen")),
+        edge=_edges(standing, tried) if standing.reached else "",
+    )
+
+
+def _list(points: Iterable[Point], key: str) -> tuple[int, ...]:
+    return tuple(sorted({point.row[key] for point in points}))
+
+
+def _edges(standing: Standing, tried: Sequence[Point]) -> str:
+    found = [_edge(standing, tried, key) for key in (RATE, BATCH)]
+    return listed(filter(None, found))
+
+
+def _edge(standing: Standing, tried: Sequence[Point], key: str) -> str:
+    """Say that the best lies at an end of what was tried, all else equal, unless its own curve warns of going on."""
+    row = standing.point.row
+    like = [p for p in tried if p.gpus == standing.point.gpus and p.details == standing.point.details]
+    values = _list(like, key)
+    if len(values) < 2 or row[key] not in (values[0], values[-1]):
+        return ""
+    highest = row[key] == values[-1]
+    verdict = _verdict(standing.point)
+    if key == RATE and verdict == ("too large" if highest else "too small"):
+        return ""
+    where = f"{'highest' if highest else 'lowest'} {_NAMES[key]} tried, {row[key]:g}"
+    return f"{standing.point.strategy} is best at the {where}: widen the list"
+
+
+def _verdict(point: Point) -> str | None:
+    return vote([row.get("regime") for row in point.rows]).verdict
+
+
+# -- the same rate for all ---------------------------------------------------------------------------------------------
+
+
+def at_one_rate(found: Sequence[Point], best: Sequence[Standing]) -> tuple[float, list[Standing]] | None:
+    """Return the rate that most strategies share, the best of each at it; None where the ranking is at one rate anyway.
+
+    Of several such rates the one at which most reach what was asked counts, then the winner's own.
+    """
+    if len({standing.point.row[RATE] for standing in best}) < 2:
+        return None
+    by_rate = {r: best_standings(p for p in found if p.row[RATE] == r) for r in _list(found, RATE)}
+    winners = best[0].point.row[RATE]
+    chosen = max(by_rate, key=lambda r: (len(by_rate[r]), sum(s.sure for s in by_rate[r]), r == winners))
+    return (chosen, by_rate[chosen]) if len(by_rate[chosen]) > 1 else None
+
+
+def one_rate_in_words(given: tuple[float, Sequence[Standing]] | None) -> str:
+    """Return the second comparison as a sentence; empty for none."""
+    if given is None:
+        return ""
+    at, standings = given
+    return f"At one learning rate for all, {at:g}: {listed(map(_in_short, standings))}."
+
+
+def _in_short(standing: Standing) -> str:
+    who = f"{standing.point.strategy} on {standing.point.gpus}"
+    if not standing.reached:
+        return f"{who} never" if standing.point.by_target else f"{who} without a result"
+    value = duration(standing.seconds) if standing.point.by_target else rate(1 / standing.seconds)
+    return f"{who} {value}" + ("" if standing.sure else f" ({standing.reached} of {standing.seeds} seeds)")
+
+
+# -- what to try instead -----------------------------------------------------------------------------------------------
+
+
+def rate_advice(found: Sequence[Point]) -> tuple[str, ...]:
+    """Say for which strategies on how many devices no rate did, and on which side of all of them a good one lies."""
+    groups: dict[tuple[str, int], list[Point]] = {}
+    for point in found:
+        groups.setdefault((point.strategy, point.gpus), []).append(point)
+    return tuple(filter(None, (_advice(group) for group in groups.values())))
+
+
+def _advice(group: Sequence[Point]) -> str:
+    if any(Standing(point).reached for point in group):
+        return ""
+    verdicts = {point.row[RATE]: _verdict(point) for point in sorted(group, key=lambda point: point.row[RATE])}
+    known = {rate: verdict for rate, verdict in verdicts.items() if verdict}
+    if not known:
+        return ""
+    who, rates = f"{group[0].strategy} on {devices_in_words(group[0].row)}", list(verdicts)
+    tried = f"{'all rates' if len(rates) > 1 else 'the only rate'} tried ({listed(f'{r:g}' for r in rates)})"
+    verb = "are" if len(rates) > 1 else "is"
+    if set(known.values()) == {"too large"} and len(known) == len(verdicts):
+        return f"{tried} {verb} too large for {who}: try below {rates[0]:g}"
+    if set(known.values()) == {"too small"} and len(known) == len(verdicts):
+        return f"{tried} {verb} too small for {who}: try above {rates[-1]:g}"
+    small = [rate for rate, verdict in known.items() if verdict == "too small"]
+    large = [rate for rate, verdict in known.items() if verdict == "too large"]
+    if "good" in known.values():
+        good = [rate for rate, verdict in known.items() if verdict == "good"]
+        return f"{who} trains steadily at {listed(f'{r:g}' for r in good)} but not far enough: give it more epochs"
+    if small and large and max(small) < min(large):
+        return f"no rate tried suits {who}: {max(small):g} is too small, {min(large):g} too large; try between"
+    return f"no rate tried suits {who}"
+
+
+def narrow(rows: Sequence[Row]) -> bool:
+    """Say whether one rate is all that was tried, so that no strategy could choose."""
+    return len({row[RATE] for row in rows if row[RATE]}) == 1
