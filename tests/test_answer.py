@@ -9,6 +9,7 @@ import pytest
 
 from harness.analysis.answer import Answer, answer, duration, in_markdown, in_text, status_counts
 from harness.analysis.exact import median_interval
+from harness.analysis.winners import Price
 
 Row = dict[str, Any]
 
@@ -269,3 +270,114 @@ def test_the_answer_imports_neither_torch_nor_pandas_nor_numpy() -> None:
     code = "import sys, harness.analysis.answer; print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# -- more than the sentence --------------------------------------------------------------------------------------------
+
+
+def speed(strategy: str, gpus: int, per_s: float, **changes: Any) -> Row:
+    timed = {"gpus": gpus, "time_to_target_s": None, "throughput_samples_per_s": per_s, "learning_rate": 0}
+    return row(strategy, **{"engine": "virtual", "device": "cuda", "stated_error": 0.05} | timed | changes)
+
+
+def test_more_devices_that_are_hardly_faster_are_the_answer_where_nothing_else_was_asked() -> None:
+    few = speed("sync-ddp", 4, 200.0, compute_s=1.2, communication_s=0.1)
+    many = speed("sync-ddp", 16, 300.0, compute_s=0.3, communication_s=0.55)
+    found = answer([few, many], 2)
+    assert found.sentence == (
+        "Simulated: 16 simulated GPUs are hardly faster than 4 for sync-ddp: 1.5 times as fast (300 samples/s for 200 "
+        "samples/s) on 4 times the devices, which makes a sample cost 2.7 times the device time; a step computes for "
+        "3.00 ms instead of 12.0 ms but exchanges and waits for 5.50 ms instead of 1.00 ms (n = 1, simulated, good to "
+        "±10 %)."
+    )
+    assert [name for name, _, _ in found.contest] == ["sync-ddp-16-s0", "sync-ddp-4-s0"]
+
+
+def test_devices_that_do_their_share_are_recommended() -> None:
+    found = answer([speed("sync-ddp", 4, 200.0), speed("sync-ddp", 16, 700.0)], 2)
+    assert found.sentence.startswith("Simulated: Use sync-ddp on 16 simulated GPUs (global batch 32)")
+
+
+def test_a_simulated_lead_below_what_predictions_are_good_to_is_not_resolved() -> None:
+    rows = [speed("a", 4, 200.0), speed("b", 4, 195.0), speed("c", 4, 100.0)]
+    found = answer(rows, 3)
+    assert "not resolved against b" in found.sentence
+    assert "2.6 % behind is less than the predictions are good to: not resolved" in found.runner_up
+    assert [name for _, name, _ in found.contest] == ["a", "c"]  # what is level with the winner turns at anything
+
+
+def test_winners_by_cost_energy_and_memory_need_not_be_the_fastest() -> None:
+    fast = seeds("fast", [1] * 5, gpus=4, energy_j=50.0, samples_seen=3200, dram_tensors_peak_bytes=3 * 2**30)
+    slow = seeds("slow", [2] * 5, energy_j=20.0, samples_seen=3200, dram_tensors_peak_bytes=2**20)
+    found = answer([*fast, *slow], 10, Price(3.6, "EUR"))
+    assert found.winners == (
+        ("time to the target", "fast on 4 CPU cores", "1.00 s"),
+        ("cost to the target", "slow on 1 CPU core", "0.00200 EUR"),
+        ("energy of a run", "slow on 1 CPU core", "20.0 J"),
+        ("counted DRAM of a device", "slow on 1 CPU core", "1.00 MiB"),
+    )
+    assert "| cost to the target | slow on 1 CPU core | 0.00200 EUR |" in in_markdown(found)
+    assert answer([*fast, *slow], 10).winners[1] == ("device time to the target", "slow on 1 CPU core", "2.00 s")
+
+
+def test_what_was_not_measured_of_every_strategy_has_no_winner() -> None:
+    found = answer([*seeds("a", [1] * 5, energy_j=1.0, samples_seen=10), *seeds("b", [2] * 5)], 10)
+    assert [measure for measure, _, _ in found.winners] == ["time to the target", "device time to the target"]
+
+
+def test_the_ledger_says_what_each_could_choose_from_and_where_the_list_should_be_wider() -> None:
+    rows = [*seeds("a", [5] * 5, learning_rate=0.05), *seeds("a", [2] * 5), *seeds("a", [3] * 5, learning_rate=0.2)]
+    rows += [*seeds("b", [9] * 5, learning_rate=0.05), *seeds("b", [8] * 5, regime="good")]
+    first, second = answer(rows, 25).ledger
+    assert (first.strategy, first.rate, first.rates, first.tried, first.edge) == ("a", 0.1, (0.05, 0.1, 0.2), 3, "")
+    assert second.edge == "b is best at the highest learning rate tried, 0.1: widen the list"
+    assert second.edge in in_text(answer(rows, 25))
+
+
+def test_an_edge_that_is_too_large_already_is_no_reason_to_go_on() -> None:
+    rows = [*seeds("b", [9] * 5, learning_rate=0.05), *seeds("b", [8] * 5, regime="oscillating")]
+    assert answer(rows, 10).ledger[0].edge == ""
+
+
+def test_strategies_that_stand_at_different_rates_are_compared_at_one_too() -> None:
+    rows = [*seeds("a", [1] * 5, learning_rate=0.3), *seeds("a", [3] * 5), *seeds("b", [2] * 5)]
+    rows += [row("b", seed, learning_rate=0.3, **MISSED) for seed in range(5)]
+    assert answer(rows, 20).one_rate == "At one learning rate for all, 0.1: b on 1 2.00 s and a on 1 3.00 s."
+    assert answer([*seeds("a", [3] * 5), *seeds("b", [2] * 5)], 10).one_rate == ""
+
+
+def missed_at(rate: float, regime: str, **changes: Any) -> Row:
+    return row(
+        "async-ps", learning_rate=rate, regime=regime, gpus=16, **MISSED | {"validation_accuracy": 0.3} | changes
+    )
+
+
+WHO = "async-ps on 16 CPU cores"
+
+
+@pytest.mark.parametrize(
+    ("regimes", "advice"),
+    [
+        (("oscillating", "collapsed"), f"all rates tried (0.3 and 1) are too large for {WHO}: try below 0.3"),
+        (("stuck", "slow"), f"all rates tried (0.3 and 1) are too small for {WHO}: try above 1"),
+        (("slow", "collapsed"), f"no rate tried suits {WHO}: 0.3 is too small, 1 too large; try between"),
+        (("good", "collapsed"), f"{WHO} trains steadily at 0.3 but not far enough: give it more epochs"),
+    ],
+)  # fmt: skip
+def test_where_no_rate_did_the_side_on_which_a_good_one_lies_is_told(regimes: tuple[str, str], advice: str) -> None:
+    found = answer([missed_at(0.3, regimes[0]), missed_at(1.0, regimes[1])], 2)
+    assert found.sentence.startswith("No recommendation: no cell reached the target")
+    assert found.advice == (advice,)
+    assert advice[1:] in in_text(found)
+
+
+def test_of_those_that_all_missed_the_most_accurate_came_closest() -> None:
+    rows = [missed_at(0.3, "slow"), missed_at(1.0, "slow", validation_accuracy=0.8)]
+    assert "learning rate 1) came closest, a validation accuracy of 0.800" in answer(rows, 2).sentence
+
+
+def test_splitting_that_pays_says_down_to_how_little_work() -> None:
+    # c1 = 3 ms, cN = 1.5 ms, y = 0.3 ms: level at 0.2 times the work
+    split = {"gpus": 2, "compute_s": 0.15, "communication_s": 0.03}
+    found = answer([*seeds("single", [2] * 5), *seeds("sync-ddp", [1] * 5, **split)], 10)
+    assert found.flips == ("sync-ddp wins down to 0.200 times the work per step; with less, single on one device",)

@@ -44,7 +44,7 @@ LADDER = {
     "analysis": ["analysis", "analysis.*"],
     "report": ["report", "report.*"],
     "published measurements": ["validation", "validation.*"],
-    "commands": ["catalogue", "comparison", "explained", "show", "session", "cli", "__main__"],
+    "commands": ["catalogue", "comparison", "explained", "verdict", "show", "session", "cli", "__main__"],
 }
 """DESIGN section 6, with the files as they are: a file imports from its own group and from those above it."""
 

@@ -177,7 +177,7 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, others),
         winners=winners(standings, price),
-        contest=_contest(leader, others[0] if others else few),
+        contest=_contest(leader, _rival(leader, others) or few),
     )
 
 
@@ -210,6 +210,12 @@ def _closed_form(leader: Standing, others: Sequence[Standing]) -> tuple[str, ...
     if one is None or leader.point.gpus == 1 or not real(leader.point):
         return ()
     return tuple(filter(None, [pays_down_to(leader.point, one.point)]))
+
+
+def _rival(leader: Standing, others: Sequence[Standing]) -> Standing | None:
+    """Return the best that is told from the winner, else the best: where two are level hardly anything turns them."""
+    apart = (other for other in others if other.reached and not _open(leader, other))
+    return next(apart, others[0] if others else None)
 
 
 def _contest(leader: Standing, rival: Standing | None) -> tuple[tuple[str, str, float], ...]:

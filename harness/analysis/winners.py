@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.analysis.points import Point, Row, number
 from harness.analysis.ranking import Standing
 from harness.analysis.words import devices_in_words, duration, rate, three
+
+if TYPE_CHECKING:
+    from harness.plan import Cell
 
 SECONDS_PER_HOUR = 3600
 MANY_SAMPLES = 1_000_000
@@ -23,6 +27,13 @@ class Price:
 
     amount: float
     currency: str
+
+
+def price_of(cells: Sequence[Cell]) -> Price | None:
+    """Return what a device costs; None where the scenario does not say, or where its cells say different things."""
+    prices = {(cell.per_gpu_hour, cell.currency) for cell in cells}
+    amount, currency = next(iter(prices)) if len(prices) == 1 else (None, "")
+    return None if amount is None else Price(amount, currency)
 
 
 def winners(standings: Sequence[Standing], price: Price | None = None) -> tuple[tuple[str, str, str], ...]:
