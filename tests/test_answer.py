@@ -381,3 +381,27 @@ def test_splitting_that_pays_says_down_to_how_little_work() -> None:
     split = {"gpus": 2, "compute_s": 0.15, "communication_s": 0.03}
     found = answer([*seeds("single", [2] * 5), *seeds("sync-ddp", [1] * 5, **split)], 10)
     assert found.flips == ("sync-ddp wins down to 0.200 times the work per step; with less, single on one device",)
+
+
+def test_from_which_rate_on_training_suffers_is_told_by_devices() -> None:
+    shapes = {2: ("slow", "good", "oscillating"), 16: ("slow", "oscillating", "collapsed")}
+    rows = [
+        row("async-ps", learning_rate=rate, regime=shape, gpus=gpus)
+        for gpus, regimes in shapes.items()
+        for rate, shape in zip((0.01, 0.1, 1.0), regimes, strict=True)
+    ]
+    told = "Too large a learning rate, by devices: async-ps from 1 on 2 and from 0.1 on 16."
+    assert answer(rows, 6).too_large == told
+    assert told in in_text(answer(rows, 6))
+    assert answer(rows[:2], 2).too_large == ""
+
+
+def test_a_lead_of_few_seeds_that_did_not_all_get_there_asks_for_more() -> None:
+    rows = [*seeds("a", [1, 1]), row("a", 2, **MISSED | {"wall_s": 1.0}), *seeds("b", [2, 2, 2])]
+    assert "not enough evidence against b: seeds = " in answer(rows, 6).sentence
+
+
+def test_a_winner_that_wobbled_is_recommended_with_a_warning() -> None:
+    found = answer([*seeds("a", [1] * 3, regime="oscillating"), *seeds("b", [2] * 3, regime="good")], 6)
+    assert "the recommended learning rate is near too large: 3 of 3 seeds ended wobbling" in found.caveats
+    assert answer(seeds("b", [2] * 3, regime="good"), 3).caveats == ()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from harness.analysis import exam as exams
 from harness.analysis.exact import MIN_SEEDS, share_interval
-from harness.analysis.ledger import Entry, at_one_rate, ledger, one_rate_in_words, rate_advice
+from harness.analysis.ledger import Entry, at_one_rate, ledger, one_rate_in_words, rate_advice, too_large
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
 from harness.analysis.points import (
     TRIED,
@@ -32,8 +32,10 @@ from harness.analysis.points import (
     without_controls,
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings, duel, seeds_to_tell
+from harness.analysis.votes import vote
 from harness.analysis.winners import Price, winners
 from harness.analysis.words import cells, devices_in_words, duration, label, listed, rate, real, setting
+from harness.regime import in_words
 
 __all__ = ["Answer", "answer", "devices_in_words", "duration", "in_markdown", "in_text", "status_counts", "with_flips"]
 
@@ -54,6 +56,7 @@ class Answer:
         flips: what would make another strategy win.
         exam: who trains what single trains, so that only speed and memory are left to choose by.
         one_rate: the second comparison, at one learning rate for all; empty where the first is at one already.
+        too_large: from which learning rate on training suffers, by strategy and devices; empty where none did.
         advice: what to try next: rates beyond those tried.
         winners: (measure, strategy with its devices, value) by time, cost, energy and memory.
         ledger: the settings that each strategy stands with, and what it could choose from.
@@ -68,6 +71,7 @@ class Answer:
     flips: tuple[str, ...] = ()
     exam: tuple[str, ...] = ()
     one_rate: str = ""
+    too_large: str = ""
     advice: tuple[str, ...] = ()
     winners: tuple[tuple[str, str, str], ...] = ()
     ledger: tuple[Entry, ...] = ()
@@ -97,6 +101,7 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
         caveats=caveats,
         exam=exams.in_words(examined, engine),
         one_rate=one_rate_in_words(at_one_rate(found, best)),
+        too_large=too_large(found),
         advice=rate_advice(found),
         ledger=ledger(found, best),
     )
@@ -133,7 +138,7 @@ def in_markdown(given: Answer) -> str:
 
 def _body(given: Answer) -> list[str]:
     said = [given.runner_up, *map(_sentence, given.flips), *given.why, *map(_sentence, given.exam)]
-    return [line for line in (*said, given.one_rate, *map(_sentence, given.advice)) if line]
+    return [line for line in (*said, given.one_rate, given.too_large, *map(_sentence, given.advice)) if line]
 
 
 def _sentence(text: str) -> str:
@@ -174,6 +179,7 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
         sentence=("" if real(leader.point) else "Simulated: ") + sentence,
         runner_up=_runner_up(others[0], leader) if others else "",
         why=tuple(filter(None, [scaling if others else "", *lost])),
+        caveats=(*common.caveats, *_unsteady(leader)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, others),
         winners=winners(standings, price),
@@ -193,6 +199,15 @@ def _recommendation(
     if leader.reached < ENOUGH * leader.seeds:
         return f"Nothing reaches the target with half of its seeds; nearest is {label(leader.point)}: it {achieved}."
     return f"Use {label(leader.point)}: it {achieved}."
+
+
+def _unsteady(leader: Standing) -> tuple[str, ...]:
+    """Return a warning where the winner's own curves say that its rate is too large: it reached the target by luck."""
+    found = vote([row.get("regime") for row in leader.point.rows])
+    if found.shape is None or found.verdict != "too large":
+        return ()
+    seeds = f"{found.counts[found.shape]} of {found.seeds} seeds"
+    return (f"the recommended learning rate is near too large: {seeds} ended {in_words(found.shape)}",)
 
 
 def _do_not_split(leader: Standing, split: Standing, reason: str, against: str) -> str:
@@ -257,6 +272,8 @@ def _open(leader: Standing, other: Standing) -> str:
     if _deterministic(leader):
         return f", not resolved against {name}" if _tie(leader, other) else ""
     found = duel(leader, other)
+    if found.interval is None and not leader.sure:
+        return f", not enough evidence against {name}{_would_tell(found.probability)}"
     if found.interval is None or found.resolved:
         return ""
     return f", not resolved against {name}{_would_tell(found.probability)}"

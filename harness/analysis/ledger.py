@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.analysis.points import Point, Row, number
+from harness.analysis.points import Point, number
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.votes import vote
 from harness.analysis.words import devices_in_words, duration, listed, rate
@@ -132,10 +132,14 @@ def _in_short(standing: Standing) -> str:
 
 def rate_advice(found: Sequence[Point]) -> tuple[str, ...]:
     """Say for which strategies on how many devices no rate did, and on which side of all of them a good one lies."""
+    return tuple(filter(None, (_advice(group) for group in _groups(found).values())))
+
+
+def _groups(found: Sequence[Point]) -> dict[tuple[str, int], list[Point]]:
     groups: dict[tuple[str, int], list[Point]] = {}
     for point in found:
         groups.setdefault((point.strategy, point.gpus), []).append(point)
-    return tuple(filter(None, (_advice(group) for group in groups.values())))
+    return groups
 
 
 def _advice(group: Sequence[Point]) -> str:
@@ -162,6 +166,21 @@ def _advice(group: Sequence[Point]) -> str:
     return f"no rate tried suits {who}"
 
 
-def narrow(rows: Sequence[Row]) -> bool:
-    """Say whether one rate is all that was tried, so that no strategy could choose."""
-    return len({row[RATE] for row in rows if row[RATE]}) == 1
+def too_large(found: Sequence[Point]) -> str:
+    """Say from which rate on each strategy on so many devices has too large a one; empty where none has.
+
+    Where options or batches differ too, the largest rate that one of them still takes well decides.
+    """
+    limits: dict[str, dict[float, list[int]]] = {}
+    for (strategy, gpus), group in sorted(_groups(found).items()):
+        verdicts = [(point.row[RATE], _verdict(point)) for point in group]
+        fine = max((rate for rate, verdict in verdicts if verdict != "too large"), default=0)
+        beyond = [rate for rate, verdict in verdicts if verdict == "too large" and rate > fine]
+        if beyond:
+            limits.setdefault(strategy, {}).setdefault(min(beyond), []).append(gpus)
+    told = [f"{strategy} {listed(_from(*each) for each in by_rate.items())}" for strategy, by_rate in limits.items()]
+    return f"Too large a learning rate, by devices: {'; '.join(told)}." if told else ""
+
+
+def _from(rate: float, gpus: Sequence[int]) -> str:
+    return f"from {rate:g} on {listed(map(str, gpus))}"

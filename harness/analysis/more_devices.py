@@ -20,11 +20,13 @@ POOR = 0.5
 def poor_scaling(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     """Return, for each strategy and batch, few and many devices where many gain little; the poorest gain first.
 
+    Whatever the learning rate, a step takes as long.
+
     Args:
         rows: of cells.csv; the first of several seeds stands for all.
     """
     groups: dict[tuple[str, ...], dict[int, Row]] = {}
-    same = ("strategy", "options", "engine", "device", "precision", "global_batch_size", "learning_rate")
+    same = ("strategy", "options", "engine", "device", "precision", "global_batch_size")
     for row in rows:
         if step_s(row) is not None and "compute_s" in parts_of(row):
             swept = [f"{key} {row[key]}" for key in sorted(row) if key.startswith(SWEPT)]
