@@ -405,3 +405,16 @@ def test_a_winner_that_wobbled_is_recommended_with_a_warning() -> None:
     found = answer([*seeds("a", [1] * 3, regime="oscillating"), *seeds("b", [2] * 3, regime="good")], 6)
     assert "the recommended learning rate is near too large: 3 of 3 seeds ended wobbling" in found.caveats
     assert answer(seeds("b", [2] * 3, regime="good"), 3).caveats == ()
+
+
+def test_of_a_single_strategy_its_settings_are_compared_and_named_by_what_differs() -> None:
+    rows = [
+        speed("hybrid", 8, rate, options=f'{{"pipeline": {stages}, "x": 1}}', cell_id=f"p{stages}", compute_s=20 / rate)
+        for stages, rate in ((2, 100.0), (4, 130.0), (8, 60.0))
+    ]
+    found = answer(rows, 3)
+    assert "Use hybrid on 8 simulated GPUs (global batch 32, pipeline 4)" in found.sentence
+    assert found.runner_up.startswith("Runner-up: hybrid on 8 simulated GPUs (global batch 32, pipeline 2)")
+    assert "a step takes 2.00 ms where pipeline 4 takes 1.54 ms" in found.why[0]
+    assert [name for _, name, _ in found.contest] == ["pipeline 4", "pipeline 2"]
+    assert found.winners[0] == ("throughput", "hybrid on 8 simulated GPUs, pipeline 4", "130 samples/s")

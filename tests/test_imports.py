@@ -42,9 +42,10 @@ LADDER = {
     "telemetry": ["telemetry", "telemetry.*"],
     "records and rounds": ["regime", "rows", "store", "traces", "admission", "timed", "runner"],
     "analysis": ["analysis", "analysis.*"],
+    "answers of folders": ["verdict"],
     "report": ["report", "report.*"],
     "published measurements": ["validation", "validation.*"],
-    "commands": ["catalogue", "comparison", "explained", "verdict", "show", "session", "cli", "__main__"],
+    "commands": ["catalogue", "comparison", "explained", "show", "session", "cli", "__main__"],
 }
 """DESIGN section 6, with the files as they are: a file imports from its own group and from those above it."""
 

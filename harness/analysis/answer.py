@@ -34,13 +34,17 @@ from harness.analysis.points import (
 from harness.analysis.ranking import ENOUGH, Standing, best_standings, duel, seeds_to_tell
 from harness.analysis.votes import vote
 from harness.analysis.winners import Price, winners
-from harness.analysis.words import cells, devices_in_words, duration, label, listed, rate, real, setting
+from harness.analysis.words import cells, devices_in_words, differs, duration, label, listed, rate, real, setting
 from harness.regime import in_words
 
 __all__ = ["Answer", "answer", "devices_in_words", "duration", "in_markdown", "in_text", "status_counts", "with_flips"]
 
 STATED = 2.0
 """Standard deviations that a prediction is said to be good to: 95 % of a normal."""
+
+
+MOST_SETTINGS = 3
+"""Other settings of a single strategy that the answer speaks of; chosen: the best few, the table of cells has all."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def _escaped(text: str) -> str:
 
 
 def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], price: Price | None) -> Answer:
-    leader, *others = best
+    leader, others = best[0], [*best[1:]] or _settings_of_one(best[0], found)
     standings = [standing for standing in map(Standing, found) if standing.reached >= ENOUGH * standing.seeds]
     few = fewer(leader, standings)
     poor = few if few and hardly_faster(leader, few) else None
@@ -185,6 +189,12 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
         winners=winners(standings, price),
         contest=_contest(leader, _rival(leader, others) or few),
     )
+
+
+def _settings_of_one(leader: Standing, found: Sequence[Point]) -> list[Standing]:
+    """Return, where one strategy is all there is, its other settings on as many devices: they are what was asked."""
+    rest = [Standing(point) for point in found if point.gpus == leader.point.gpus and point is not leader.point]
+    return sorted(rest, key=lambda standing: standing.rank)[:MOST_SETTINGS]
 
 
 def _recommendation(
@@ -236,12 +246,8 @@ def _rival(leader: Standing, others: Sequence[Standing]) -> Standing | None:
 def _contest(leader: Standing, rival: Standing | None) -> tuple[tuple[str, str, float], ...]:
     if rival is None or real(leader.point) or not rival.reached:
         return ()
-    return tuple((str(s.middle["cell_id"]), _short(s, leader, rival), s.seconds) for s in (leader, rival))
-
-
-def _short(standing: Standing, leader: Standing, rival: Standing) -> str:
-    same = leader.point.strategy == rival.point.strategy
-    return f"{standing.point.strategy} on {standing.point.gpus}" if same else standing.point.strategy
+    pairs = ((leader, rival), (rival, leader))
+    return tuple((str(s.middle["cell_id"]), differs(s.point, other.point), s.seconds) for s, other in pairs)
 
 
 def _runner_up(standing: Standing, leader: Standing) -> str:
@@ -268,7 +274,7 @@ def _open(leader: Standing, other: Standing) -> str:
     """Return that the records do not tell the two apart and what would, as the end of a sentence; empty if they do."""
     if not other.reached:
         return ""
-    name = other.point.strategy
+    name = differs(other.point, leader.point)
     if _deterministic(leader):
         return f", not resolved against {name}" if _tie(leader, other) else ""
     found = duel(leader, other)
@@ -297,7 +303,7 @@ def _told_apart(leader: Standing, other: Standing) -> str:
     found = duel(leader, other)
     if min(len(leader.runs), len(other.runs)) < 2:
         return ""
-    beaten = f"; {leader.point.strategy} beats it with probability {found.probability:.2f}"
+    beaten = f"; {differs(leader.point, other.point)} beats it with probability {found.probability:.2f}"
     if found.interval is None:
         return (
             f"{beaten}, not enough evidence: seeds = {max(MIN_SEEDS, seeds_to_tell(found.probability) or 0)} would tell"

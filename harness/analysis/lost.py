@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from harness.analysis.points import COMPUTING, EXCHANGING, Point, number, status_counts
 from harness.analysis.ranking import Standing
-from harness.analysis.words import devices_in_words, duration, label, rate, three, times, unit
+from harness.analysis.words import devices_in_words, differs, duration, label, rate, three, times, unit
 
 LEAST_GAIN = 0.01
 """Chosen: splitting that saves less than this share of a step's computing is not told from noise."""
@@ -119,10 +119,8 @@ def _longer_step(point: Point, leader: Point) -> str:
         return ""
     same = "" if scale == 1 else " for as many samples"
     more, less = (duration(seconds) for seconds in grown[part])
-    return (
-        f"{label(point)}: {unit(point)} takes {duration(mine)} where {leader.strategy} takes {duration(best)}{same}; "
-        f"most of the difference is {_PART_WORDS[part]} ({more} for {less})."
-    )
+    whole = f"takes {duration(mine)} where {differs(leader, point)} takes {duration(best)}{same}"
+    return f"{label(point)}: {unit(point)} {whole}; most of the difference is {_PART_WORDS[part]} ({more} for {less})."
 
 
 def _pair(point: Point, leader: Point, parts: Sequence[str], scale: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.analysis.points import Point, Row, number
 from harness.analysis.ranking import Standing
-from harness.analysis.words import devices_in_words, duration, rate, three
+from harness.analysis.words import devices_in_words, duration, micro_batch, rate, three
 
 if TYPE_CHECKING:
     from harness.plan import Cell
@@ -69,9 +69,9 @@ def _least(what: str, usable: Sequence[Standing], measure: Measure, write: Calla
 
 
 def _who(point: Point) -> str:
-    micro = point.row.get("micro_batch_size")
-    small = f", micro-batch {micro}" if micro and micro != point.row.get("batch_size") else ""
-    return f"{point.strategy} on {devices_in_words(point.row)}{small}"
+    return ", ".join(
+        filter(None, [f"{point.strategy} on {devices_in_words(point.row)}", micro_batch(point.row), point.details])
+    )
 
 
 def _spending(

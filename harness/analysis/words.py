@@ -61,11 +61,30 @@ def label(point: Point) -> str:
 
 def setting(point: Point) -> str:
     """Return batch, learning rate and what else tells a point from its like; timing-only cells have no rate."""
+    return ", ".join(_settings(point))
+
+
+def differs(point: Point, other: Point) -> str:
+    """Return a name that tells a point from another: its strategy, else its devices, else the settings that differ."""
+    if point.strategy != other.strategy:
+        return point.strategy
+    if point.gpus != other.gpus:
+        return f"{point.strategy} on {point.gpus}"
+    others = _settings(other)
+    return ", ".join(words for words in _settings(point) if words not in others) or "the other"
+
+
+def _settings(point: Point) -> list[str]:
     row = point.row
     at = f"learning rate {row['learning_rate']:g}" if row["learning_rate"] else ""
+    parts = [f"global batch {row['global_batch_size']}", micro_batch(row), at, *point.details.split(", ")]
+    return [part for part in parts if part]
+
+
+def micro_batch(row: Row) -> str:
+    """Return the micro-batch in words where it is not the whole batch."""
     micro = row.get("micro_batch_size")
-    small = f"micro-batch {micro}" if micro and micro != row.get("batch_size") else ""
-    return ", ".join(filter(None, [f"global batch {row['global_batch_size']}", small, at, point.details]))
+    return f"micro-batch {micro}" if micro and micro != row.get("batch_size") else ""
 
 
 def unit(point: Point) -> str:
