@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -93,10 +94,16 @@ def chromium() -> Iterator[Browser]:
     assert BINARY is not None
     (from_us, to_it), (from_it, to_us) = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        # Chromium reads its commands from descriptor 3 and answers on 4.
-        command = ["sh", "-c", f'exec "$@" 3<&{from_us} 4>&{to_us}', "sh", BINARY, *FLAGS, f"--user-data-dir={profile}"]
-        with subprocess.Popen(command, pass_fds=(from_us, to_us), stdin=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # fmt: skip
+
+        def wire() -> None:
+            """Chromium reads its commands from descriptor 3 and answers on 4; neither may hide the other's end."""
+            high = fcntl.fcntl(from_us, fcntl.F_DUPFD, 10), fcntl.fcntl(to_us, fcntl.F_DUPFD, 10)
+            os.dup2(high[0], 3)
+            os.dup2(high[1], 4)
+
+        command = [BINARY, *FLAGS, f"--user-data-dir={profile}"]
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        with subprocess.Popen(command, close_fds=False, preexec_fn=wire, **streams) as process:
             os.close(from_us), os.close(to_us)
             try:
                 yield Browser(to_it, from_it)

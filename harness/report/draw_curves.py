@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn
+from matplotlib.collections import LineCollection
 
 from harness.analysis.curves import MOST_POINTS, median_curve, thin
 from harness.analysis.words import three
@@ -138,11 +138,11 @@ def _table(panel: pd.DataFrame, against: str, axis: Axis) -> pd.DataFrame:
 
 
 def _seeds(axes: Any, panel: pd.DataFrame, palette: Mapping[str, str], simulated: bool) -> None:
-    thinned = pd.concat([seed.iloc[_thinned(len(seed))] for _, seed in panel.groupby(["line", "seed"], sort=False)])
-    units = thinned["line"] + thinned["seed"].astype(str)
-    look = {"linestyle": "--" if simulated else "-", "linewidth": 0.7, "alpha": 0.4}
-    options = {"estimator": None, "legend": False, "sort": False, **look}
-    seaborn.lineplot(thinned, x="x", y="y", hue="strategy", palette=dict(palette), units=units, ax=axes, **options)
+    for strategy, group in panel.groupby("strategy", sort=False):
+        seeds = (seed.iloc[_thinned(len(seed))][["x", "y"]].to_numpy() for _, seed in group.groupby(["line", "seed"]))
+        look: dict[str, Any] = {"linestyle": "--" if simulated else "-", "linewidth": 0.7, "alpha": 0.4}
+        axes.add_collection(LineCollection(list(seeds), color=palette[strategy], **look))
+    axes.autoscale_view()
 
 
 def _thinned(length: int, most: int = MOST_POINTS) -> Any:

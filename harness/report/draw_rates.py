@@ -27,6 +27,9 @@ MOST_COLUMNS = 7
 
 MOST_MAPS = 8
 
+FIT = 42.0
+"""Size of the text times the columns at which "oscillating" still fits into a field."""
+
 
 def rate_drawings(frame: pd.DataFrame, prefix: str) -> list[Drawing]:
     """Draw a map for each engine and batch, strategies side by side as far as there is room.
@@ -99,7 +102,10 @@ def _map(group: pd.DataFrame, batch: str, prefix: str) -> Drawing:
             _field(axes, row, rates.index(row.learning_rate), len(columns))
         _name_axes(axes, columns, rates)
         present = [shape for shape in SHAPES if shape in set(group["regime"])]
-        handles = [Patch(facecolor=PAINT[shape][0], label=f"{shape}: {MEANS[shape]}") for shape in present]
+        handles = [
+            Patch(facecolor=PAINT[shape][0], label=shape if shape == "good" else f"{shape}: {MEANS[shape]}")
+            for shape in present
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
         words = [f"{row.column.replace(chr(10), ', ')}, rate {row.learning_rate:g}: {row.text}." for row in
                  group.itertuples()]  # fmt: skip
@@ -112,19 +118,30 @@ def _field(axes: Any, row: Any, place: int, columns: int) -> None:
     paint, ink = PAINT[shape] if shape else ("none", INK)
     edges: dict[str, Any] = {"edgecolor": INK, "linewidth": 0.4 if shape else 0.8, "linestyle": "-" if shape else ":"}
     axes.add_patch(Rectangle((row.place - 0.48, place - 0.46), 0.96, 0.92, facecolor=paint, **edges))
-    size = min(9.0, 50 / max(columns, 1))
+    size = min(9.0, FIT / columns)
     votes = row.text.rsplit(" ", 3)[1:] if shape else []
     lines = [shape or "too short", " ".join(votes)]
-    axes.text(row.place, place + 0.17, lines[0], ha="center", va="center", color=ink, fontsize=size, fontweight="bold")
+    axes.text(
+        row.place,
+        place + 0.17,
+        lines[0],
+        ha="center",
+        va="center",
+        color=ink,
+        fontsize=size,
+        fontweight="bold" if shape == "good" else "normal",
+    )
     reached = "" if pd.isna(row.reached) else f"target {int(row.reached)}/{row.seeds}"
     below = "\n".join(filter(None, (f"{lines[1]} seeds" if lines[1] else "", reached)))
-    axes.text(row.place, place - 0.17, below, ha="center", va="center", color=ink, fontsize=size - 1, linespacing=1.1)
+    axes.text(
+        row.place, place - 0.17, below, ha="center", va="center", color=ink, fontsize=0.85 * size, linespacing=1.1
+    )
 
 
 def _name_axes(axes: Any, columns: Sequence[str], rates: Sequence[float]) -> None:
     axes.set(xlim=(-0.55, len(columns) - 0.45), ylim=(-0.55, len(rates) - 0.45), ylabel="learning rate")
     names = ["\n".join(shorten(line, 14) for line in column.split("\n")) for column in columns]
-    axes.set_xticks(range(len(columns)), names, fontsize=min(9.0, 56 / len(columns)))
+    axes.set_xticks(range(len(columns)), names, fontsize=min(9.0, FIT / len(columns)))
     axes.set_yticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     axes.grid(visible=False)
     axes.tick_params(length=0)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.answer import duration
-from harness.analysis.time_to_accuracy import Reached, Run
+from harness.analysis.censored import Run
+from harness.analysis.exact import MIN_SEEDS
+from harness.analysis.time_to_accuracy import Reached
+from harness.analysis.words import duration, listed
 from harness.report.svg import (
     INK,
     Drawing,
@@ -42,6 +44,16 @@ class ToTarget:
     runs: tuple[Run, ...]
     found: Reached
 
+    @property
+    def sure(self) -> bool:
+        """Whether every seed reached it: then the median stands for them, else the expected time with restarts."""
+        return self.found.reached == self.found.runs
+
+    @property
+    def seconds(self) -> float:
+        """What the point is ranked by; inf where no seed got there."""
+        return self.found.median if self.sure else self.found.expected
+
 
 def target_drawings(rows: Sequence[ToTarget], palette: Mapping[str, str], prefix: str) -> list[Drawing]:
     """Draw the seconds to the target of every seed, their median and its interval; measured and simulated apart.
@@ -67,7 +79,7 @@ def _target(rows: Sequence[ToTarget], palette: Mapping[str, str], prefix: str) -
         figure, axes = new_figure(1.15 + 0.46 * len(rows))
         for place, row in enumerate(rows):
             _row(axes, place, row, palette[row.strategy], size)
-        name_rows(axes, [f"{shorten(row.label)}: {_median(row)}" for row in rows])
+        name_rows(axes, [f"{shorten(row.label)}: {_in_short(row)}" for row in rows])
         axes.set(xlabel=f"{clock_in_words(unit, simulated)} of training to the target", xlim=(0, None))
         _legend(figure, axes, rows)
         details = " ".join(to_target_in_words(row) for row in rows)
@@ -80,8 +92,9 @@ def _row(axes: Any, place: int, row: ToTarget, colour: str, size: float) -> None
     never = [run.spent / size for run in row.runs if not run.reached]
     axes.scatter(there, [place] * len(there), s=22, facecolor=face, edgecolor=colour, linewidth=1, zorder=3)
     axes.scatter(never, [place] * len(never), s=36, marker=">", facecolor="none", edgecolor=colour, zorder=3)
-    if math.isfinite(row.found.median):
-        axes.scatter([row.found.median / size], [place], s=210, marker="|", color=INK, linewidth=2, zorder=4)
+    if math.isfinite(row.seconds):
+        marker = "|" if row.sure else "x"
+        axes.scatter([row.seconds / size], [place], s=210 if row.sure else 50, marker=marker, color=INK, zorder=4)
     interval = row.found.interval
     if interval is not None and math.isfinite(interval.low):
         high = interval.high if math.isfinite(interval.high) else max(run.spent for run in row.runs)
@@ -91,7 +104,11 @@ def _row(axes: Any, place: int, row: ToTarget, colour: str, size: float) -> None
 def _legend(figure: Any, axes: Any, rows: Sequence[ToTarget]) -> None:
     some = any(row.found.interval is not None for row in rows)
     never = any(not run.reached for row in rows for run in row.runs)
-    shapes = [("o", 5, "a seed"), ("|", 11, "median")]
+    shapes = [("o", 5, "a seed")]
+    shapes += [("|", 11, "median")] if any(row.sure for row in rows) else []
+    shapes += (
+        [("x", 7, "expected, failed runs repeated")] if any(not row.sure and row.found.reached for row in rows) else []
+    )
     shapes += [("_", 12, "its interval")] if some else []
     shapes += [(">", 6, "seed that ended without it")] if never else []
     handles = [
@@ -102,36 +119,38 @@ def _legend(figure: Any, axes: Any, rows: Sequence[ToTarget]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5)
 
 
-def _median(row: ToTarget) -> str:
-    if not math.isfinite(row.found.median):
-        return f"{row.found.reached} of {row.found.runs} got there"
-    return duration(row.found.median)
+def _in_short(row: ToTarget) -> str:
+    if row.sure:
+        return duration(row.seconds)
+    got = f"{row.found.reached} of {row.found.runs} seeds"
+    return f"{duration(row.seconds)} expected ({got})" if math.isfinite(row.seconds) else f"{got} got there"
 
 
 def to_target_in_words(row: ToTarget) -> str:
     """Say what the seeds of a point say, the ones that never got there included."""
     found = row.found
     text = f"{row.label}: {found.reached} of {found.runs} seeds reached the target"
-    if math.isfinite(found.median):
+    if row.sure:
         text += f", median {duration(found.median)}"
     if found.interval is not None and math.isfinite(found.interval.high):
         low, high = duration(found.interval.low), duration(found.interval.high)
         text += f" ({low} to {high} covers it with {100 * found.interval.coverage:.4g} %)"
     if 0 < found.reached < found.runs:
-        text += f"; expected with restarts {duration(found.expected)}"
+        text += f"; expected time {duration(found.expected)} where a run that fails is followed by another"
     return text + "."
 
 
 def _caption(rows: Sequence[ToTarget]) -> str:
-    best = min(rows, key=lambda row: (row.found.runs - row.found.reached, row.found.median))
+    likely = [row for row in rows if 2 * row.found.reached >= row.found.runs] or rows
+    best = min(likely, key=lambda row: row.seconds)
     text = to_target_in_words(best)
-    slow = [row for row in rows if row is not best and math.isfinite(row.found.median)]
-    if slow and math.isfinite(best.found.median):
-        worst = max(slow, key=lambda row: row.found.median)
-        text += f" {worst.label} takes {worst.found.median / best.found.median:.3g} times as long."
-    if best.found.interval is None:
-        text += " Below five seeds no interval is given."
-    return text
+    slow = [row for row in rows if row is not best and math.isfinite(row.seconds)]
+    if slow and math.isfinite(best.seconds):
+        worst = max(slow, key=lambda row: row.seconds)
+        text += f" {worst.label} takes {worst.seconds / best.seconds:.3g} times as long."
+    never = [row.label for row in rows if not row.found.reached]
+    text += f" No seed of {listed(never)} got there." if never else ""
+    return text + (" Below five seeds no interval is given." if best.found.runs < MIN_SEEDS else "")
 
 
 def _table(rows: Sequence[ToTarget]) -> pd.DataFrame:

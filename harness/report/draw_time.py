@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Patch
 
-from harness.analysis.answer import duration
 from harness.analysis.time_parts import TRAINING
+from harness.analysis.words import duration
 from harness.report.svg import (
     INK,
     MARKERS,

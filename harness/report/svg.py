@@ -117,7 +117,8 @@ def _svg(figure: Figure, title: str, description: str, prefix: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{prefix}-', body).replace("url(#", f"url(#{prefix}-")
     body = body.replace('xlink:href="#', f'href="#{prefix}-').replace(INK, "currentColor")
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)  # hundredths of a unit: finer cannot be seen, and doubles the page
+    # Hundredths of a unit: finer cannot be seen, and doubles the page. Numbers of the text stay as they are.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), body)
     head = f'<svg role="img" aria-labelledby="{prefix}-title {prefix}-desc" viewBox="{box[1]}">'
     words = f'<title id="{prefix}-title">{html.escape(title)}</title>'
     return f'{head}{words}<desc id="{prefix}-desc">{html.escape(description)}</desc>{body}'
