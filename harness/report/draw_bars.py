@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn
 from matplotlib.patches import Patch
 
+from harness.analysis.predicted import INSIDE
 from harness.report.svg import (
     INK,
     Drawing,
@@ -47,9 +48,9 @@ def _throughput(bars: pd.DataFrame, palette: Mapping[str, str], simulated: bool,
     bars, labels, more = _shown(bars)
     clock = "simulated second" if simulated else "second"
     title = f"Throughput, {kind_in_words(simulated)}"
-    groups = bars.groupby("label")["throughput"]
-    medians, counts = groups.median(), groups.count()
-    table = groups.agg(["median", "min", "max", "count"]).loc[labels].reset_index()
+    groups = bars.groupby("label")
+    medians, counts, stated = groups["throughput"].median(), groups["throughput"].count(), groups["stated"].max()
+    table = groups["throughput"].agg(["median", "min", "max", "count"]).loc[labels].reset_index()
     with style():
         figure, axes = new_figure(0.75 + 0.46 * len(labels))
         seaborn.barplot(
@@ -59,10 +60,11 @@ def _throughput(bars: pd.DataFrame, palette: Mapping[str, str], simulated: bool,
         )  # fmt: skip
         if simulated:
             _hollow(axes)
+            _bands(axes, medians[labels], stated[labels])
         words = [f"{shorten(label)}: {medians[label]:,.0f}" for label in labels]
         name_rows(axes, words)
         axes.set(xlabel=f"samples per {clock}", ylabel="")
-        caption = f"{_fastest(medians, clock)}{_spread(counts)}{more}."
+        caption = f"{_fastest(medians, clock)}{_spread(counts)}{_stated(stated)}{more}."
         return drawing(figure, title, caption, f"{'; '.join(words)}.", table, prefix)
 
 
@@ -79,6 +81,20 @@ def _spread(counts: pd.Series) -> str:
         return ""
     cells = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.max()}"
     return f"; bars are medians of {cells} cells, lines reach from the least to the most"
+
+
+def _bands(axes: Any, medians: pd.Series, stated: pd.Series) -> None:
+    """Draw how far off each prediction says it may be: two standard deviations to either side."""
+    for place, label in enumerate(medians.index):
+        if not pd.isna(stated[label]):
+            ends = [medians[label] * (1 - INSIDE * stated[label]), medians[label] * (1 + INSIDE * stated[label])]
+            axes.plot(ends, [place, place], "--|", color=INK, linewidth=1, markersize=9)
+
+
+def _stated(stated: pd.Series) -> str:
+    if stated.isna().all():
+        return ""
+    return f"; broken lines: good to \N{PLUS-MINUS SIGN}{100 * INSIDE * stated.max():.2g} % at worst"
 
 
 def dram_drawings(bars: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:

@@ -20,7 +20,7 @@ from harness.report.svg import (
     drawing,
     kind_in_words,
     new_figure,
-    plain_decades,
+    plain_numbers,
     shorten,
     style,
     time_unit,
@@ -107,7 +107,7 @@ def curve_drawing(
             axes.axhline(target, color=INK, linestyle=":", linewidth=1)
         axes.set(xlabel=against, ylabel=axis.name, xlim=(0, None), **({"yscale": "log"} if axis.log else {}))
         if axis.log:
-            plain_decades(axes.yaxis)
+            plain_numbers(axes.yaxis)
         figure.legend(loc="outside lower center", ncols=columns)
         caption = _best_in_words(panel, axis, against, target)
         details = " ".join(f"{label}: {y:.3g} at {three(x)} {against}." for label, x, y in filter(None, ends))

@@ -27,6 +27,9 @@ MOST_COLUMNS = 7
 
 MOST_MAPS = 8
 
+LEAST_RATES = 3
+"""Rates from which on a map comes before the answer: too small, good and too large take three; chosen."""
+
 FIT = 42.0
 """Size of the text times the columns at which "oscillating" still fits into a field."""
 
@@ -55,7 +58,8 @@ def is_a_map(frame: pd.DataFrame) -> bool:
     """Say whether a sweep has several rates and several worker counts: then the map teaches most."""
     if not len(frame):
         return False
-    return bool(frame["learning_rate"].nunique() > 1 and max(frame["workers"].nunique(), frame["gpus"].nunique()) > 1)
+    counts = max(frame["workers"].nunique(), frame["gpus"].nunique())
+    return bool(frame["learning_rate"].nunique() >= LEAST_RATES and counts > 1)
 
 
 def _columns(group: pd.DataFrame) -> list[str]:
@@ -157,7 +161,7 @@ def rates_in_words(group: pd.DataFrame) -> str:
     largest = [(column, _good(part)) for column, part in group.groupby("column", sort=False)]
     by_rate: dict[str, list[str]] = {}
     for column, rate in largest:
-        by_rate.setdefault("none of those tried" if rate is None else f"{rate:g}", []).append(_named(column))
+        by_rate.setdefault("none" if rate is None else f"{rate:g}", []).append(_named(column))
     first = "; ".join(f"{rate} for {_list(names)}" for rate, names in by_rate.items())
     widest = group[group["workers"] == group["workers"].max()]
     if group["workers"].nunique() == 1:

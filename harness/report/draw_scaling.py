@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator
 
-from harness.report.svg import INK, MARKERS, Drawing, drawing, kind_in_words, new_figure, shorten, style
+from harness.report.svg import INK, MARKERS, Drawing, drawing, kind_in_words, new_figure, plain_numbers, shorten, style
 
 MOST_LINES = 8
 
@@ -54,8 +54,7 @@ def _scaling(lines: pd.DataFrame, palette: Mapping[str, str], simulated: bool, k
         for _, line in lines.groupby("line", sort=False):
             _line(axes, line, palette, simulated, counts)
         _log_axes(axes, counts)
-        clock = " on the simulated clock" if simulated else ""
-        axes.set(xlabel="devices", ylabel=f"times as fast as the base{clock}")
+        axes.set(xlabel="devices", ylabel="simulated speed-up" if simulated else "speed-up")
         figure.legend(loc="outside lower center", ncols=1)
         details = " ".join(_point_in_words(row) for row in lines.itertuples())
         return drawing(figure, title, _caption(lines, kind), details, lines, prefix)
@@ -74,7 +73,7 @@ def _log_axes(axes: Any, counts: list[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for ax in (axes.xaxis, axes.yaxis):
-        ax.set_major_formatter(ScalarFormatter())
+        plain_numbers(ax)
         ax.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(counts))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.colors import to_rgba
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 
 from harness.analysis.time_parts import TRAINING
@@ -83,20 +84,27 @@ def segment(
     """Draw one part of a step: by its hatch, with a broken edge where it is simulated."""
     if width <= 0:
         return
+    for look in _looks(part, colour, simulated):
+        axes.barh(place, width, height, left, **look)
+
+
+def _looks(part: str, colour: str, simulated: bool) -> list[dict[str, Any]]:
+    """Return what lies over each other: an SVG hatch would take its ground's opacity for its own lines too."""
     opacity, hatch = LOOKS[part]
     face = to_rgba(colour, opacity * (0.55 if simulated else 1))
-    look = {"facecolor": face, "edgecolor": colour, "hatch": hatch, "linewidth": 0.7}
-    axes.barh(place, width, height, left, linestyle="--" if simulated else "-", **look)
+    outline = {"edgecolor": colour, "linewidth": 0.7, "linestyle": "--" if simulated else "-"}
+    if hatch is None or opacity == 0:
+        return [{"facecolor": face if opacity else "none", "hatch": hatch, **outline}]
+    return [{"facecolor": face, "linewidth": 0}, {"facecolor": "none", "hatch": hatch, **outline}]
 
 
 def legend(figure: Any, parts: Sequence[str], simulated: bool) -> None:
     """Name the parts that are drawn, in the page's ink: they look alike in every strategy's colour."""
-    handles = []
-    for part in parts:
-        opacity, hatch = LOOKS[part]
-        face = to_rgba(INK, opacity * (0.55 if simulated else 1))
-        handles.append(Patch(facecolor=face, edgecolor=INK, hatch=hatch, linewidth=0.7, label=TRAINING[part]))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5, handlelength=2.2)
+    handles = [tuple(Patch(**look) for look in _looks(part, INK, simulated)) for part in parts]
+    names = [TRAINING[part] for part in parts]
+    over = {tuple: HandlerTuple(ndivide=1)}
+    place = {"loc": "outside lower center", "ncols": 2, "fontsize": 8.5, "handlelength": 2.2}
+    figure.legend(handles, names, handler_map=over, **place)
 
 
 def _parts_in_words(row: pd.Series, step: float) -> str:

@@ -22,11 +22,18 @@ MOST_PICTURES = 3
 
 
 def best_of(rows: Sequence[Row]) -> list[Standing]:
-    """Return each ranked strategy's best point, the winner first."""
+    """Return each ranked strategy's best point, the winner first; of a single strategy each number of devices."""
     barred = failed(exams(rows))
     tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
     pool = ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
-    return best_standings(without_controls(points(pool, has_target(pool))))
+    found = without_controls(points(pool, has_target(pool)))
+    best = best_standings(found)
+    if len(best) > 1:
+        return best
+    by_devices: dict[int, Standing] = {}
+    for standing in sorted(map(Standing, found), key=lambda standing: standing.rank):
+        by_devices.setdefault(standing.point.gpus, standing)
+    return [by_devices[gpus] for gpus in sorted(by_devices)]
 
 
 def pictures(

@@ -19,7 +19,17 @@ from harness.store import COLUMNS
 LOSSES = ("accuracy", "train_loss", "validation_loss")
 MEASURED = ("samples", "time_s", "validation_accuracy", "train_loss", "validation_loss")
 CURVE_COLUMNS = ("panel", "simulated", "strategy", "gpus", "line", "seed", "cell_id", "samples", "time_s", *LOSSES)
-BAR_COLUMNS = ("cell_id", "simulated", "strategy", "gpus", "label", "throughput", "dram_total", "dram_capacity")
+BAR_COLUMNS = (
+    "cell_id",
+    "simulated",
+    "strategy",
+    "gpus",
+    "label",
+    "throughput",
+    "stated",
+    "dram_total",
+    "dram_capacity",
+)
 
 MOST_STALE = 12
 """Points whose staleness is read and drawn; chosen: more lines in one figure cannot be told apart."""
@@ -75,7 +85,7 @@ def bars_frame(scenario: ScenarioResults) -> pd.DataFrame:
     labels = labels_of(scenario)
     rows = [_bar(cell, scenario, labels) for cell in scenario.plan.cells if cell.cell_id in labels]
     columns = list(dict.fromkeys([*BAR_COLUMNS, *TRAINING, *(key for row in rows for key in row)]))
-    numbers = {key: float for key in columns if key.startswith(("throughput", "dram", *TRAINING))}
+    numbers = {key: float for key in columns if key.startswith(("throughput", "stated", "dram", *TRAINING))}
     return pd.DataFrame(rows, columns=columns).astype(numbers)
 
 
@@ -83,7 +93,7 @@ def _bar(cell: Cell, scenario: ScenarioResults, labels: Mapping[str, str]) -> di
     record = scenario.records[cell.cell_id]
     row: dict[str, Any] = {"cell_id": cell.cell_id, "simulated": cell.engine == "virtual", "strategy": cell.strategy}
     row |= {"gpus": cell.gpus, "label": labels[cell.cell_id], "dram_capacity": cell.dram_bytes}
-    row |= {"throughput": record.row.get("throughput_samples_per_s")}
+    row |= {"throughput": record.row.get("throughput_samples_per_s"), "stated": record.row.get("stated_error")}
     row |= {"dram_total": record.row.get("dram_tensors_peak_bytes")}
     return row | _parts(record.row) | _dram((record.detail or {}).get("dram"))
 

@@ -138,7 +138,7 @@ def _shown(
         complete=progress(rows, len(plan.cells)).startswith("all"),
         newest=f"{scenario.newest:%d %B %Y, %H:%M} UTC" if scenario.newest else "",
         statuses=", ".join(f"{count} {status}" for status, count in status_counts(rows).items()),
-        warnings=(*(f"{line}." for line in found.caveats), *_environments(scenario)),
+        warnings=(*(f"{line[:1].upper()}{line[1:]}." for line in found.caveats), *_environments(scenario)),
         answer=found,
         edges=tuple(_edges(found.ledger)),
         ledger=tuple(_ledger_row(entry) for entry in found.ledger),

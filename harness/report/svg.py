@@ -138,8 +138,8 @@ def name_rows(axes: Any, words: list[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def plain_decades(axis: Any) -> None:
-    """Write the decades of a logarithmic axis as plain text: mathematical type would need another font."""
+def plain_numbers(axis: Any) -> None:
+    """Write the ticks of a logarithmic axis as plain text: mathematical type would need another font."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

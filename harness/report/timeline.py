@@ -40,15 +40,20 @@ def timeline_frame(scenario: ScenarioResults, labels: Mapping[str, str]) -> pd.D
 
 
 def _shown(scenario: ScenarioResults, engine: str) -> list[Row]:
-    """Return a row of results for each strategy: the first seed of its best point on most of few devices."""
+    """Return a row of results for each strategy: the first seed of its best point on most of few devices.
+
+    A strategy that stands alone is shown on each number of devices.
+    """
     rows = [row for row in scenario.rows if row["engine"] == engine and row["status"] in ("ok", "target-missed")]
+    names = list(dict.fromkeys(row["strategy"] for row in rows))[:MOST_STRATEGIES]
     shown = []
-    for strategy in list(dict.fromkeys(row["strategy"] for row in rows))[:MOST_STRATEGIES]:
+    for strategy in names:
         found = points([row for row in rows if row["strategy"] == strategy], by_target=True)
-        few = [point for point in found if point.gpus <= MOST_DEVICES]
-        gpus = max(point.gpus for point in few) if few else min(point.gpus for point in found)
-        best = min((point for point in found if point.gpus == gpus), key=lambda point: Standing(point).rank)
-        shown.append(best.row)
+        few = [point.gpus for point in found if point.gpus <= MOST_DEVICES] or [min(point.gpus for point in found)]
+        counts = [max(few)] if len(names) > 1 else sorted({point.gpus for point in found})[:MOST_STRATEGIES]
+        for gpus in counts:
+            best = min((point for point in found if point.gpus == gpus), key=lambda point: Standing(point).rank)
+            shown.append(best.row)
     return shown
 
 
