@@ -16,8 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.analysis import exam as exams
-from harness.analysis.exact import MIN_SEEDS, share_interval
-from harness.analysis.ledger import Entry, at_one_rate, ledger, one_rate_in_words, rate_advice, too_large
+from harness.analysis.caveats import caveats_of, unsteady
+from harness.analysis.confidence import achieves, evidence, open_against, told_apart
+from harness.analysis.ledger import (
+    Entry,
+    at_one_rate,
+    edges,
+    ledger,
+    one_rate_in_words,
+    rate_advice,
+    too_large,
+    tried_in_words,
+)
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
 from harness.analysis.points import (
     TRIED,
@@ -25,23 +35,16 @@ from harness.analysis.points import (
     Row,
     has_target,
     not_ranked,
-    number,
     points,
     ranked_rows,
     status_counts,
     without_controls,
 )
-from harness.analysis.ranking import ENOUGH, Standing, best_standings, duel, seeds_to_tell
-from harness.analysis.votes import vote
+from harness.analysis.ranking import ENOUGH, Standing, best_standings
 from harness.analysis.winners import Price, winners
-from harness.analysis.words import cells, devices_in_words, differs, duration, label, listed, rate, real, setting
-from harness.regime import in_words
+from harness.analysis.words import cells, devices_in_words, differs, duration, label, real, setting
 
 __all__ = ["Answer", "answer", "devices_in_words", "duration", "in_markdown", "in_text", "status_counts", "with_flips"]
-
-STATED = 2.0
-"""Standard deviations that a prediction is said to be good to: 95 % of a normal."""
-
 
 MOST_SETTINGS = 3
 """Other settings of a single strategy that the answer speaks of; chosen: the best few, the table of cells has all."""
@@ -96,7 +99,7 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
     pool = ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
     found = without_controls(points(pool, has_target(pool)))
     best = best_standings(found)
-    caveats = _caveats(rows, planned, pool)
+    caveats = caveats_of(rows, planned, pool)
     if not best:
         return Answer(_nothing(rows, planned), caveats=caveats if rows else ())
     engine = str(pool[0]["engine"])
@@ -124,14 +127,14 @@ def with_flips(given: Answer, flips: Sequence[str]) -> Answer:
 
 def in_text(given: Answer) -> str:
     """Return the answer as lines for a terminal."""
-    notes = [f"note: {line}" for line in (*given.caveats, *_edges(given))]
+    notes = [f"note: {line}" for line in (*given.caveats, *edges(given.ledger))]
     lines = [given.sentence, *_body(given), *_winners_in_lines(given), *notes]
     return "\n".join(line for line in lines if line)
 
 
 def in_markdown(given: Answer) -> str:
     """Return the answer as Markdown; nothing in it is taken for markup."""
-    items = [*_body(given), *(f"Note: {line}" for line in (*given.caveats, *_edges(given)))]
+    items = [*_body(given), *(f"Note: {line}" for line in (*given.caveats, *edges(given.ledger)))]
     head = f"**{_escaped(given.sentence)}**\n"
     head += "".join(f"\n- {_escaped(item)}" for item in items) + ("\n" if items else "")
     if not given.winners:
@@ -142,6 +145,7 @@ def in_markdown(given: Answer) -> str:
 
 def _body(given: Answer) -> list[str]:
     said = [given.runner_up, *map(_sentence, given.flips), *given.why, *map(_sentence, given.exam)]
+    said.append(tried_in_words(given.ledger))
     return [line for line in (*said, given.one_rate, given.too_large, *map(_sentence, given.advice)) if line]
 
 
@@ -154,10 +158,6 @@ def _winners_in_lines(given: Answer) -> list[str]:
         return []
     widths = [max(len(line[i]) for line in given.winners) for i in (0, 1)]
     return ["best by", *(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in given.winners)]
-
-
-def _edges(given: Answer) -> list[str]:
-    return [entry.edge for entry in given.ledger if entry.edge]
 
 
 def _escaped(text: str) -> str:
@@ -183,7 +183,7 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
         sentence=("" if real(leader.point) else "Simulated: ") + sentence,
         runner_up=_runner_up(others[0], leader) if others else "",
         why=tuple(filter(None, [scaling if others else "", *lost])),
-        caveats=(*common.caveats, *_unsteady(leader)),
+        caveats=(*common.caveats, *unsteady(leader)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, others),
         winners=winners(standings, price),
@@ -200,24 +200,15 @@ def _settings_of_one(leader: Standing, found: Sequence[Point]) -> list[Standing]
 def _recommendation(
     leader: Standing, others: Sequence[Standing], poor: Standing | None, split: tuple[Standing, str] | None
 ) -> str:
-    against = _open(leader, others[0]) if others else ""
+    against = open_against(leader, others[0]) if others else ""
     if split:
         return _do_not_split(leader, *split, against)
-    achieved = f"{_achieves(leader)} ({_evidence(leader)}){against}"
+    achieved = f"{achieves(leader)} ({evidence(leader)}){against}"
     if poor and not others:
-        return f"{hardly(leader, poor)} ({_evidence(leader)})."
+        return f"{hardly(leader, poor)} ({evidence(leader)})."
     if leader.reached < ENOUGH * leader.seeds:
         return f"Nothing reaches the target with half of its seeds; nearest is {label(leader.point)}: it {achieved}."
     return f"Use {label(leader.point)}: it {achieved}."
-
-
-def _unsteady(leader: Standing) -> tuple[str, ...]:
-    """Return a warning where the winner's own curves say that its rate is too large: it reached the target by luck."""
-    found = vote([row.get("regime") for row in leader.point.rows])
-    if found.shape is None or found.verdict != "too large":
-        return ()
-    seeds = f"{found.counts[found.shape]} of {found.seeds} seeds"
-    return (f"the recommended learning rate is near too large: {seeds} ended {in_words(found.shape)}",)
 
 
 def _do_not_split(leader: Standing, split: Standing, reason: str, against: str) -> str:
@@ -225,8 +216,8 @@ def _do_not_split(leader: Standing, split: Standing, reason: str, against: str) 
     head = f"Do not split this job over {devices}: one is fastest"
     if against:
         head = f"Splitting this job over {devices} does not visibly pay: one leads{against}"
-    one = f"{leader.point.strategy} with {setting(leader.point)} {_achieves(leader)}"
-    return f"{head} ({one}; {_evidence(leader)}), because {reason}."
+    one = f"{leader.point.strategy} with {setting(leader.point)} {achieves(leader)}"
+    return f"{head} ({one}; {evidence(leader)}), because {reason}."
 
 
 def _closed_form(leader: Standing, others: Sequence[Standing]) -> tuple[str, ...]:
@@ -239,7 +230,7 @@ def _closed_form(leader: Standing, others: Sequence[Standing]) -> tuple[str, ...
 
 def _rival(leader: Standing, others: Sequence[Standing]) -> Standing | None:
     """Return the best that is told from the winner, else the best: where two are level hardly anything turns them."""
-    apart = (other for other in others if other.reached and not _open(leader, other))
+    apart = (other for other in others if other.reached and not open_against(leader, other))
     return next(apart, others[0] if others else None)
 
 
@@ -253,89 +244,8 @@ def _contest(leader: Standing, rival: Standing | None) -> tuple[tuple[str, str, 
 def _runner_up(standing: Standing, leader: Standing) -> str:
     if len(standing.runs) < standing.seeds or not standing.reached:
         return f"Runner-up: {failure(standing)}"
-    told = f"{label(standing.point)} {_achieves(standing)} ({_evidence(standing)})"
-    return f"Runner-up: {told}{_told_apart(leader, standing)}."
-
-
-# -- how sure ----------------------------------------------------------------------------------------------------------
-
-
-def _deterministic(standing: Standing) -> bool:
-    """Say whether seeds say nothing: simulated speed is what the costs add up to."""
-    return not real(standing.point) and not standing.point.by_target
-
-
-def _stated(standing: Standing) -> float | None:
-    error = standing.point.median_of(lambda row: number(row, "stated_error"))
-    return None if error is None else STATED * error
-
-
-def _open(leader: Standing, other: Standing) -> str:
-    """Return that the records do not tell the two apart and what would, as the end of a sentence; empty if they do."""
-    if not other.reached:
-        return ""
-    name = differs(other.point, leader.point)
-    if _deterministic(leader):
-        return f", not resolved against {name}" if _tie(leader, other) else ""
-    found = duel(leader, other)
-    if found.interval is None and not leader.sure:
-        return f", not enough evidence against {name}{_would_tell(found.probability)}"
-    if found.interval is None or found.resolved:
-        return ""
-    return f", not resolved against {name}{_would_tell(found.probability)}"
-
-
-def _tie(leader: Standing, other: Standing) -> bool:
-    stated = max((_stated(leader) or 0.0, _stated(other) or 0.0))
-    return other.seconds <= leader.seconds * (1 + stated)
-
-
-def _would_tell(probability: float) -> str:
-    seeds = seeds_to_tell(probability)
-    return f": seeds = {seeds} would tell" if seeds else ": more seeds would hardly tell"
-
-
-def _told_apart(leader: Standing, other: Standing) -> str:
-    if _deterministic(leader):
-        apart = other.seconds / leader.seconds - 1 if leader.seconds > 0 else 0.0
-        near = f"; {100 * apart:.2g} % behind is less than the predictions are good to: not resolved"
-        return near if _tie(leader, other) else ""
-    found = duel(leader, other)
-    if min(len(leader.runs), len(other.runs)) < 2:
-        return ""
-    beaten = f"; {differs(leader.point, other.point)} beats it with probability {found.probability:.2f}"
-    if found.interval is None:
-        return (
-            f"{beaten}, not enough evidence: seeds = {max(MIN_SEEDS, seeds_to_tell(found.probability) or 0)} would tell"
-        )
-    shown = f"{beaten} ({found.interval.low:.2f} to {found.interval.high:.2f})"
-    return shown if found.resolved else f"{shown}: not resolved{_would_tell(found.probability).replace(':', ',')}"
-
-
-def _achieves(standing: Standing) -> str:
-    if not standing.point.by_target:
-        return f"trains {rate(1 / standing.seconds)}"
-    if standing.sure:
-        return f"reaches the target in {duration(standing.seconds)}"
-    return f"is expected to reach the target in {duration(standing.seconds)}, failed runs repeated"
-
-
-def _evidence(standing: Standing) -> str:
-    n, point = standing.seeds, standing.point
-    if not standing.sure:
-        got = f"{standing.reached} of n = {n} seeds"
-        if not point.by_target:
-            return f"median of the {got} that finished"
-        chance = share_interval(standing.reached, n)
-        return f"{got} do, so {100 * chance.low:.0f} to {100 * chance.high:.0f} % of all would"
-    if _deterministic(standing):
-        stated = _stated(standing)
-        return f"n = {n}, simulated" + (f", good to ±{100 * stated:.2g} %" if stated else "")
-    if standing.interval is None:
-        return f"median of n = {n}: no interval, seeds = {MIN_SEEDS} would tell"
-    low, high, coverage = standing.interval
-    shown = (duration(low), duration(high)) if point.by_target else (rate(1 / high), rate(1 / low))
-    return f"median of n = {n}; {shown[0]} to {shown[1]} covers it with {100 * coverage:.4g} %"
+    told = f"{label(standing.point)} {achieves(standing)} ({evidence(standing)})"
+    return f"Runner-up: {told}{told_apart(leader, standing)}."
 
 
 # -- no recommendation -------------------------------------------------------------------------------------------------
@@ -355,51 +265,3 @@ def _nothing(rows: Sequence[Row], planned: int) -> str:
         return f"Nothing finished yet: 0 of {cells(planned)}."
     counts = ", ".join(f"{count} {status}" for status, count in status_counts(rows).items())
     return f"No recommendation: {len(rows)} of {cells(planned)} tried, none with a result to rank ({counts})."
-
-
-# -- what to know besides ----------------------------------------------------------------------------------------------
-
-
-def _caveats(rows: Sequence[Row], planned: int, pool: Sequence[Row]) -> tuple[str, ...]:
-    done = sum(row["status"] != "interrupted" for row in rows)
-    broken = {status: n for status, n in status_counts(rows).items() if status in ("crashed", "timeout")}
-    ended = {"crashed": "crashed", "timeout": "ran out of time"}
-    lines = [f"{cells(planned - done)} of {planned} not run yet"] if done < planned else []
-    lines += [f"{cells(count)} {ended[status]}; the table of cells says why" for status, count in broken.items()]
-    lines += [
-        _noisy_in_words(pool),
-        _unranked_in_words(rows),
-        _controls_in_words(pool),
-        _simulated_in_words(rows, pool),
-    ]
-    return tuple(line for line in lines if line)
-
-
-def _noisy_in_words(pool: Sequence[Row]) -> str:
-    noisy = sum(bool(row.get("noisy")) for row in pool)
-    return f"{noisy} of {cells(len(pool))} ranked ran while other processes used the machine" if noisy else ""
-
-
-def _unranked_in_words(rows: Sequence[Row]) -> str:
-    found = dict.fromkeys(f"{row['strategy']} on {devices_in_words(row)}" for row in rows if not_ranked(row))
-    return f"{listed(found)}: more workers than devices, shown but not ranked" if found else ""
-
-
-def _controls_in_words(pool: Sequence[Row]) -> str:
-    found = points(pool, by_target=False)
-    kept = {id(point) for point in without_controls(found)}
-    controls = [point for point in found if id(point) not in kept]
-    names = dict.fromkeys(point.strategy for point in controls)
-    devices = devices_in_words(controls[0].row) if controls else ""
-    return f"{listed(names)} on {devices}: shown, not ranked; single stands for one device" if controls else ""
-
-
-def _simulated_in_words(rows: Sequence[Row], pool: Sequence[Row]) -> str:
-    if not pool or pool[0]["engine"] == "virtual":
-        return ""
-    virtual = [row for row in rows if row["engine"] == "virtual" and row["status"] in TRIED and not not_ranked(row)]
-    best = best_standings(points(virtual, has_target(virtual)))
-    if not best or not best[0].reached:
-        return ""
-    shown = f"{label(best[0].point)} {_achieves(best[0])} on the simulated clock (n = {best[0].seeds})"
-    return f"simulated, not ranked with the measured: at best {shown}"

@@ -72,23 +72,38 @@ def _list(points: Iterable[Point], key: str) -> tuple[int, ...]:
 
 
 def _edges(standing: Standing, tried: Sequence[Point]) -> str:
-    found = [_edge(standing, tried, key) for key in (RATE, BATCH)]
-    return listed(filter(None, found))
+    found = listed(filter(None, (_edge(standing, tried, key) for key in (RATE, BATCH))))
+    return f"{standing.point.strategy} is best at {found}: widen the list" if found else ""
 
 
 def _edge(standing: Standing, tried: Sequence[Point], key: str) -> str:
-    """Say that the best lies at an end of what was tried, all else equal, unless its own curve warns of going on."""
+    """Say at which end of what was tried the best lies, all else equal, unless its own curve warns of going on."""
     row = standing.point.row
     like = [p for p in tried if p.gpus == standing.point.gpus and p.details == standing.point.details]
     values = _list(like, key)
     if len(values) < 2 or row[key] not in (values[0], values[-1]):
         return ""
     highest = row[key] == values[-1]
-    verdict = _verdict(standing.point)
-    if key == RATE and verdict == ("too large" if highest else "too small"):
+    if key == RATE and _verdict(standing.point) == ("too large" if highest else "too small"):
         return ""
-    where = f"{'highest' if highest else 'lowest'} {_NAMES[key]} tried, {row[key]:g}"
-    return f"{standing.point.strategy} is best at the {where}: widen the list"
+    return f"the {'highest' if highest else 'lowest'} {_NAMES[key]} tried, {row[key]:g}"
+
+
+def edges(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Say which strategies are best at the edge of what was tried, those at the same edge together."""
+    alike: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.edge:
+            alike.setdefault(entry.edge.removeprefix(f"{entry.strategy} is "), []).append(entry.strategy)
+    return tuple(f"{listed(names)} {'are' if len(names) > 1 else 'is'} {said}" for said, names in alike.items())
+
+
+def tried_in_words(entries: Sequence[Entry]) -> str:
+    """Say how many points each stands for; empty where none could choose."""
+    if all(entry.tried == 1 for entry in entries):
+        return ""
+    each = listed(f"{entry.strategy} of {entry.tried}" for entry in entries)
+    return f"Each stands with its best of the points it was tried at: {each}."
 
 
 def _verdict(point: Point) -> str | None:
@@ -132,7 +147,19 @@ def _in_short(standing: Standing) -> str:
 
 def rate_advice(found: Sequence[Point]) -> tuple[str, ...]:
     """Say for which strategies on how many devices no rate did, and on which side of all of them a good one lies."""
-    return tuple(filter(None, (_advice(group) for group in _groups(found).values())))
+    alike: dict[tuple[str, str], list[Point]] = {}
+    for (strategy, _), group in sorted(_groups(found).items()):
+        advice = _advice(group)
+        if advice:
+            alike.setdefault((strategy, advice), []).append(group[0])
+    return tuple(advice.format(_who(points)) for (_, advice), points in alike.items())
+
+
+def _who(points: Sequence[Point]) -> str:
+    *fewer, most = points
+    counts = "".join(f"{point.gpus}, " for point in fewer[:-1])
+    counts += f"{fewer[-1].gpus} and " if fewer else ""
+    return f"{most.strategy} on {counts}{devices_in_words(most.row)}"
 
 
 def _groups(found: Sequence[Point]) -> dict[tuple[str, int], list[Point]]:
@@ -143,27 +170,26 @@ def _groups(found: Sequence[Point]) -> dict[tuple[str, int], list[Point]]:
 
 
 def _advice(group: Sequence[Point]) -> str:
+    """Return what to try, with {} for who should; empty where some rate did, or nothing is known."""
     if any(Standing(point).reached for point in group):
         return ""
     verdicts = {point.row[RATE]: _verdict(point) for point in sorted(group, key=lambda point: point.row[RATE])}
-    known = {rate: verdict for rate, verdict in verdicts.items() if verdict}
-    if not known:
-        return ""
-    who, rates = f"{group[0].strategy} on {devices_in_words(group[0].row)}", list(verdicts)
-    tried = f"{'all rates' if len(rates) > 1 else 'the only rate'} tried ({listed(f'{r:g}' for r in rates)})"
-    verb = "are" if len(rates) > 1 else "is"
-    if set(known.values()) == {"too large"} and len(known) == len(verdicts):
-        return f"{tried} {verb} too large for {who}: try below {rates[0]:g}"
-    if set(known.values()) == {"too small"} and len(known) == len(verdicts):
-        return f"{tried} {verb} too small for {who}: try above {rates[-1]:g}"
-    small = [rate for rate, verdict in known.items() if verdict == "too small"]
-    large = [rate for rate, verdict in known.items() if verdict == "too large"]
-    if "good" in known.values():
-        good = [rate for rate, verdict in known.items() if verdict == "good"]
-        return f"{who} trains steadily at {listed(f'{r:g}' for r in good)} but not far enough: give it more epochs"
+    by_verdict = {
+        verdict: [rate for rate, found in verdicts.items() if found == verdict] for verdict in verdicts.values()
+    }
+    small, large, good = (by_verdict.get(verdict, []) for verdict in ("too small", "too large", "good"))
+    rates = list(verdicts)
+    several = len(rates) > 1
+    tried = f"{'all rates' if several else 'the only rate'} tried ({listed(f'{r:g}' for r in rates)})"
+    if large == rates:
+        return f"{tried} {'are' if several else 'is'} too large for {{}}: try below {rates[0]:g}"
+    if small == rates:
+        return f"{tried} {'are' if several else 'is'} too small for {{}}: try above {rates[-1]:g}"
+    if good:
+        return f"{{}} trains steadily at {listed(f'{r:g}' for r in good)} but not far enough: give it more epochs"
     if small and large and max(small) < min(large):
-        return f"no rate tried suits {who}: {max(small):g} is too small, {min(large):g} too large; try between"
-    return f"no rate tried suits {who}"
+        return f"no rate tried suits {{}}: {max(small):g} is too small, {min(large):g} too large; try between"
+    return "no rate tried suits {}" if small or large else ""
 
 
 def too_large(found: Sequence[Point]) -> str:
