@@ -418,3 +418,20 @@ def test_of_a_single_strategy_its_settings_are_compared_and_named_by_what_differ
     assert "a step takes 2.00 ms where pipeline 4 takes 1.54 ms" in found.why[0]
     assert [name for _, name, _ in found.contest] == ["pipeline 4", "pipeline 2"]
     assert found.winners[0] == ("throughput", "hybrid on 8 simulated GPUs, pipeline 4", "130 samples/s")
+
+
+def test_speed_alone_does_not_recommend_what_learns_otherwise_without_a_warning() -> None:
+    timed = {"time_to_target_s": None, "gpus": 2}
+    local = row("local-sgd", throughput_samples_per_s=2000.0, equivalence=None, **timed)
+    ddp = row("sync-ddp", throughput_samples_per_s=1500.0, equivalence="single", **timed)
+    told = "speed alone decides here, and local-sgd does not make the updates that single makes: set a target first"
+    assert told in answer([local, ddp], 2).caveats
+    assert answer([ddp], 1).caveats == ()
+
+
+def test_down_to_how_little_work_splitting_pays_is_told_against_one_device_at_the_same_batch() -> None:
+    split = {"gpus": 2, "compute_s": 0.15, "communication_s": 0.03}
+    other = seeds("single", [1.5] * 5, global_batch_size=64, compute_s=0.9)
+    found = answer([*other, *seeds("single", [2] * 5), *seeds("sync-ddp", [1] * 5, **split)], 15)
+    assert "down to 0.200 times" in found.flips[0]
+    assert answer([*other, *seeds("sync-ddp", [1] * 5, **split)], 10).flips == ()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.analysis import exam as exams
-from harness.analysis.caveats import caveats_of, unsteady
+from harness.analysis.caveats import about, caveats_of
 from harness.analysis.confidence import achieves, evidence, open_against, told_apart
 from harness.analysis.ledger import (
     Entry,
@@ -183,9 +183,9 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
         sentence=("" if real(leader.point) else "Simulated: ") + sentence,
         runner_up=_runner_up(others[0], leader) if others else "",
         why=tuple(filter(None, [scaling if others else "", *lost])),
-        caveats=(*common.caveats, *unsteady(leader)),
+        caveats=(*common.caveats, *about(leader)),
         leader=str(leader.middle["cell_id"]),
-        flips=_closed_form(leader, others),
+        flips=_closed_form(leader, standings),
         winners=winners(standings, price),
         contest=_contest(leader, _rival(leader, others) or few),
     )
@@ -220,10 +220,14 @@ def _do_not_split(leader: Standing, split: Standing, reason: str, against: str) 
     return f"{head} ({one}; {evidence(leader)}), because {reason}."
 
 
-def _closed_form(leader: Standing, others: Sequence[Standing]) -> tuple[str, ...]:
+def _closed_form(leader: Standing, standings: Sequence[Standing]) -> tuple[str, ...]:
     """Return from measured parts down to how little work splitting pays; simulated ones are asked anew instead."""
-    one = next((other for other in others if other.point.gpus == 1), None)
-    if one is None or leader.point.gpus == 1 or not real(leader.point):
+    if leader.point.gpus == 1 or not real(leader.point):
+        return ()
+    batch = leader.point.row["global_batch_size"]
+    alike = (s for s in standings if s.point.gpus == 1 and s.sure and s.point.row["global_batch_size"] == batch)
+    one = min(alike, key=lambda standing: standing.rank, default=None)
+    if one is None:
         return ()
     return tuple(filter(None, [pays_down_to(leader.point, one.point)]))
 

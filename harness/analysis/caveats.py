@@ -20,7 +20,21 @@ from harness.analysis.words import cells, devices_in_words, label, listed
 from harness.regime import in_words
 
 
-def unsteady(leader: Standing) -> tuple[str, ...]:
+def about(leader: Standing) -> tuple[str, ...]:
+    """Return warnings about acting on the winner itself."""
+    return (*_speed_only(leader), *_unsteady(leader))
+
+
+def _speed_only(leader: Standing) -> tuple[str, ...]:
+    """Return a warning where speed alone was asked for and the winner learns something else from the same samples."""
+    row = leader.point.row
+    if leader.point.by_target or "equivalence" not in row or row["equivalence"] == "single":
+        return ()
+    name = leader.point.strategy
+    return (f"speed alone decides here, and {name} does not make the updates that single makes: set a target first",)
+
+
+def _unsteady(leader: Standing) -> tuple[str, ...]:
     """Return a warning where the winner's own curves say that its rate is too large: it reached the target by luck."""
     found = vote([row.get("regime") for row in leader.point.rows])
     if found.shape is None or found.verdict != "too large":
