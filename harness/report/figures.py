@@ -80,18 +80,20 @@ def figures_of(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
     """
     cells, bars, curves = cells_frame(scenario), bars_frame(scenario), curves_frame(scenario)
     rates = map_frame(cells)
+    scaling = scaling_lines(scenario, cells) if len(cells) else cells
     maps, first = rate_drawings(rates, prefix), is_a_map(rates)
+    speed = [*scaling_drawings(scaling, palette, prefix), *throughput_drawings(bars, palette, prefix)]
     galleries = [
         Gallery("Learning rates", () if first else tuple(maps)),
         _convergence(scenario, curves, palette, prefix),
-        Gallery("Throughput and scaling", tuple(_speed(scenario, cells, bars, palette, prefix))),
+        Gallery("Throughput and scaling", tuple(speed)),
         Gallery("Where the time went", tuple(_time(scenario, cells, bars, palette, prefix))),
         Gallery("Memory", tuple(dram_drawings(bars, palette, prefix))),
         Gallery("Predicted beside measured", tuple(_predicted(scenario, palette, prefix))),
     ]
     return Figures(
         maps=tuple(maps) if first else (),
-        first=tuple(pictures(best_of(scenario.rows), bars, curves, palette, target_of(scenario), prefix)),
+        first=tuple(pictures(best_of(scenario.rows), bars, curves, scaling, palette, target_of(scenario), prefix)),
         galleries=tuple(item for item in galleries if item.drawings or item.remarks),
     )
 
@@ -130,14 +132,6 @@ def _to_target(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
     labels = labels_of(scenario)
     ways = [way for standing in ordered if (way := to_target(standing, labels)) is not None]
     yield from target_drawings(ways, palette, prefix)
-
-
-def _speed(
-    scenario: ScenarioResults, cells: pd.DataFrame, bars: pd.DataFrame, palette: Mapping[str, str], prefix: str
-) -> Iterator[Drawing]:
-    if len(cells):
-        yield from scaling_drawings(scaling_lines(scenario, cells), palette, prefix)
-    yield from throughput_drawings(bars, palette, prefix)
 
 
 def _time(

@@ -13,6 +13,7 @@ from harness.analysis.time_to_accuracy import reached_by
 from harness.analysis.words import setting
 from harness.report.draw_bars import dram_drawings, throughput_drawings
 from harness.report.draw_curves import ACCURACY, curve_drawing
+from harness.report.draw_scaling import scaling_drawings
 from harness.report.draw_target import ToTarget, target_drawings
 from harness.report.draw_time import part_drawings
 from harness.report.frames import parts_frame
@@ -40,6 +41,7 @@ def pictures(
     best: Sequence[Standing],
     bars: pd.DataFrame,
     curves: pd.DataFrame,
+    scaling: pd.DataFrame,
     palette: Mapping[str, str],
     target: float | None,
     prefix: str,
@@ -50,6 +52,7 @@ def pictures(
         best: of `best_of`.
         bars: of `bars_frame`.
         curves: of `curves_frame`.
+        scaling: of `scaling_lines`.
         palette: colour by strategy.
         target: the accuracy that was asked for.
         prefix: starts the ids inside the SVG.
@@ -61,7 +64,7 @@ def pictures(
     labels = dict(zip(bars["cell_id"], bars["label"], strict=True))
     ways = [way for standing in best if (way := to_target(standing, labels)) is not None]
     drawn = target_drawings(ways, palette, f"{prefix}first-") if best and best[0].point.by_target else []
-    drawn = drawn or throughput_drawings(chosen, palette, f"{prefix}first-")
+    drawn = drawn or _speed(best, scaling, chosen, palette, f"{prefix}first-")
     drawn += part_drawings(parts_frame(chosen), palette, f"{prefix}first-", "Where the time of a step went")
     drawn += _curve(best, curves, palette, target, prefix)
     drawn += dram_drawings(chosen, palette, f"{prefix}first-") if len(drawn) < MOST_PICTURES else []
@@ -74,6 +77,15 @@ def to_target(standing: Standing, labels: Mapping[str, str]) -> ToTarget | None:
     if not runs:
         return None
     return ToTarget(row["engine"] == "virtual", standing.point.strategy, labels[row["cell_id"]], runs, reached_by(runs))
+
+
+def _speed(
+    best: Sequence[Standing], scaling: pd.DataFrame, bars: pd.DataFrame, palette: Mapping[str, str], prefix: str
+) -> list[Drawing]:
+    """Draw how one strategy's speed grows with its devices, or how fast each of several is."""
+    alone = len({standing.point.strategy for standing in best}) == 1
+    drawn = scaling_drawings(scaling, palette, prefix) if alone else []
+    return drawn[:1] or throughput_drawings(bars, palette, prefix)
 
 
 def _curve(

@@ -17,7 +17,7 @@ from harness.analysis.ledger import Entry
 from harness.analysis.more_devices import explain_scaling, poor_scaling
 from harness.analysis.points import Row, status_counts
 from harness.analysis.predicted import HEAD as COMPARED_HEAD
-from harness.analysis.predicted import compare_observed, compare_twins, in_cells, summary
+from harness.analysis.predicted import THROUGHPUT, Comparison, compare_observed, compare_twins, in_cells, summary
 from harness.analysis.words import listed
 from harness.describe import engine_in_words, machine_in_words
 from harness.report.figures import Figures, figures_of, strategies_of
@@ -138,7 +138,11 @@ def _shown(
         complete=progress(rows, len(plan.cells)).startswith("all"),
         newest=f"{scenario.newest:%d %B %Y, %H:%M} UTC" if scenario.newest else "",
         statuses=", ".join(f"{count} {status}" for status, count in status_counts(rows).items()),
-        warnings=(*(f"{line[:1].upper()}{line[1:]}." for line in found.caveats), *_environments(scenario)),
+        warnings=(
+            *(f"{line[:1].upper()}{line[1:]}." for line in found.caveats),
+            *_outside(scenario),
+            *_environments(scenario),
+        ),
         answer=found,
         edges=tuple(_edges(found.ledger)),
         ledger=tuple(_ledger_row(entry) for entry in found.ledger),
@@ -159,6 +163,22 @@ def progress(rows: Sequence[Row], planned: int) -> str:
     """Return such as "37 of 60 cells": interrupted ones are not done."""
     done = sum(row["status"] != "interrupted" for row in rows)
     return f"all {planned} cells" if done >= planned else f"{done} of {planned} cells"
+
+
+def _outside(scenario: ScenarioResults) -> Iterable[str]:
+    """Warn of measurements that lie outside what the prediction says of itself: then it has to be explained first."""
+    found = [item for item in _observed(scenario) if item.inside is False]
+    found += [item for item in compare_twins(scenario.rows) if item.inside is False and item.quantity == THROUGHPUT]
+    for item in sorted(found, key=lambda item: -abs(item.error))[:1]:
+        predicted, measured = item.quantity.text(item.predicted), item.quantity.text(item.measured)
+        said = f"{item.where}: {measured} was measured where {predicted} is predicted ({100 * item.error:+.0f} %)"
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        yield f"Outside the stated uncertainty: {said}{more}; `harness show` says what would account for it."
+
+
+def _observed(scenario: ScenarioResults) -> list[Comparison]:
+    observed = {cell.cell_id: cell.observed for cell in scenario.plan.cells if cell.observed}
+    return compare_observed(scenario.rows, observed)
 
 
 def _environments(scenario: ScenarioResults) -> Iterable[str]:
@@ -225,10 +245,9 @@ def _places(places: Mapping[str, int]) -> str:
 
 def _compared(scenario: ScenarioResults) -> Iterable[Compared]:
     """Yield predictions beside what was measured here, and beside what the scenario says was observed elsewhere."""
-    observed = {cell.cell_id: cell.observed for cell in scenario.plan.cells if cell.observed}
     tables = {
         "Predicted beside measured, in figures": compare_twins(scenario.rows),
-        "Observed beside predicted, in figures": compare_observed(scenario.rows, observed),
+        "Observed beside predicted, in figures": _observed(scenario),
     }
     for title, found in tables.items():
         if found:
