@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.analysis.answer import answer, in_markdown, in_text
+from harness.analysis.exam import exams, failed
 from harness.analysis.points import STATUSES, has_target, points, ranked_rows
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.winners import Price
@@ -80,6 +81,7 @@ def test_what_is_recommended_ended_well_and_is_ranked(found: list[Row]) -> None:
     leader = by_id[told.leader]
     assert leader["status"] == "ok"
     assert not leader["notes"]
+    assert (leader["strategy"], leader["engine"]) not in failed(exams(found))
     assert not told.sentence.startswith(("No recommendation", "Nothing finished"))
     assert told.sentence.startswith("Simulated: ") == (leader["engine"] == "virtual")
     simulated = [line for line in (told.runner_up, *told.why, told.one_rate) if " simulated " in line]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from harness.analysis import exam as exams
@@ -44,7 +45,17 @@ from harness.analysis.ranking import ENOUGH, Standing, best_standings
 from harness.analysis.winners import Price, winners
 from harness.analysis.words import cells, devices_in_words, differs, duration, label, real, setting
 
-__all__ = ["Answer", "answer", "devices_in_words", "duration", "in_markdown", "in_text", "status_counts", "with_flips"]
+__all__ = [
+    "Answer",
+    "answer",
+    "devices_in_words",
+    "duration",
+    "in_markdown",
+    "in_text",
+    "pool_of",
+    "status_counts",
+    "with_flips",
+]
 
 MOST_SETTINGS = 3
 """Other settings of a single strategy that the answer speaks of; chosen: the best few, the table of cells has all."""
@@ -94,9 +105,7 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
         price: of a device; without one device time stands for money.
     """
     examined = exams.exams(rows)
-    barred = exams.failed(examined)
-    tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
-    pool = ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
+    pool = pool_of(rows, exams.failed(examined))
     found = without_controls(points(pool, has_target(pool)))
     best = best_standings(found)
     caveats = caveats_of(rows, planned, pool)
@@ -115,6 +124,16 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
     if not best[0].reached:
         return replace(common, sentence=_none_reached(best[0]), why=tuple(failure(standing) for standing in best))
     return _ranked(common, best, found, price)
+
+
+def pool_of(rows: Sequence[Row], barred: AbstractSet[tuple[str, str]] = frozenset()) -> list[Row]:
+    """Return what is ranked: cells of one engine that were tried, with a device for each worker.
+
+    Args:
+        barred: (strategy, engine) of those that failed the entry exam.
+    """
+    tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
+    return ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
 
 
 def with_flips(given: Answer, flips: Sequence[str]) -> Answer:
