@@ -108,10 +108,14 @@ def _parts(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def parts_frame(bars: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each label: means over its cells, so that parts still add up to the step."""
+    """Return one row for each label, of its cell with the median step: so its parts add up to the step."""
     known = bars.dropna(subset=list(TRAINING))
-    keys = ["label", "simulated", "strategy", "gpus"]
-    return known.groupby(keys, as_index=False, sort=False)[list(TRAINING)].mean()
+    order = list(dict.fromkeys(known["label"]))
+    ranked = known.assign(step_s=known[list(TRAINING)].sum(axis=1)).sort_values("step_s", kind="stable")
+    groups = ranked.groupby("label")
+    middle = ranked[groups.cumcount() == (groups["label"].transform("size") - 1) // 2]
+    columns = ["label", "simulated", "strategy", "gpus", *TRAINING]
+    return middle.set_index("label").loc[order].reset_index()[columns]
 
 
 def _dram(counted: Mapping[str, int] | None) -> dict[str, int]:

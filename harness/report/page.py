@@ -139,7 +139,7 @@ def _shown(
         newest=f"{scenario.newest:%d %B %Y, %H:%M} UTC" if scenario.newest else "",
         statuses=", ".join(f"{count} {status}" for status, count in status_counts(rows).items()),
         warnings=(
-            *(f"{line[:1].upper()}{line[1:]}." for line in found.caveats),
+            *(f"{_capital(line, scenario)}." for line in found.caveats),
             *_outside(scenario),
             *_environments(scenario),
         ),
@@ -163,6 +163,12 @@ def progress(rows: Sequence[Row], planned: int) -> str:
     """Return such as "37 of 60 cells": interrupted ones are not done."""
     done = sum(row["status"] != "interrupted" for row in rows)
     return f"all {planned} cells" if done >= planned else f"{done} of {planned} cells"
+
+
+def _capital(line: str, scenario: ScenarioResults) -> str:
+    """Begin with a capital, unless it begins with a strategy's name."""
+    names = tuple(strategies_of([scenario]))
+    return line if line.startswith(names) else line[:1].upper() + line[1:]
 
 
 def _outside(scenario: ScenarioResults) -> Iterable[str]:
