@@ -207,7 +207,7 @@ def show(
 
 @main.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Default: report.html in the first folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: report.html in the folder.")
 @click.option("--open", "open_report", is_flag=True, help="Open it in a browser.")
 @plugins_option
 @click.pass_obj
@@ -216,12 +216,13 @@ def report(
 ) -> None:
     """Write one self-contained HTML file."""
     from harness.host import load_host
-    from harness.report import write_report
+    from harness.report import default_path, write_report
     from harness.store import find_results
 
     found: list[Results] = [folder for path in results for folder in find_results(path)]
     host = load_host((*outer, *plugins))
-    path = write_report(found, out or found[0].folder / "report.html", sections=host.report_sections)
+    files = (*outer, *plugins)
+    path = write_report(found, out or default_path(found), sections=host.report_sections, plugins=files)
     click.echo(f"report: {path}")
     if open_report:
         click.launch(str(path))

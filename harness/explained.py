@@ -143,7 +143,7 @@ def _text(value: object) -> str:
 
 
 def _parts(found: Explanation, first: Record, second: Record) -> str:
-    from harness.analysis.answer import duration
+    from harness.analysis.words import duration
 
     def seconds(value: float | None) -> str:
         return "" if value is None else duration(value)

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -46,13 +45,14 @@ class Lines:
 
     def round_ended(self, results: Results) -> None:
         """Rewrite table and report, so that any stop leaves a fair comparison."""
-        rows = results.rows()
+        from harness.verdict import judged
+
         results.write_cells_csv()
         if self.number < self.of:
             began = time.monotonic()
             write_report_of(results, self.host)
             self.reported_s += time.monotonic() - began
-            click.echo(f"  so far: {_answer(rows, self.plan).sentence}")
+            click.echo(f"  so far: {judged(results.rows(), self.plan).sentence}")
 
 
 def _finding(record: Record) -> str:
@@ -176,15 +176,10 @@ def write_report_of(results: Results, host: Host) -> Path:
     return path
 
 
-def _answer(rows: Sequence[dict[str, Any]], plan: Plan) -> Any:
-    from harness.analysis.answer import answer
-
-    return answer(rows, len(plan.cells))
-
-
 def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> None:
     from harness.analysis.answer import in_text
     from harness.explained import compared_text
+    from harness.verdict import verdict
 
     counts = Counter(record.status for record in results.records().values())
     missing_cells = len(plan.cells) - sum(counts.values())
@@ -197,7 +192,7 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
         click.echo(f"{len(hidden)} stored cells belong to other plans and are not shown")
-    click.echo(in_text(_answer(results.rows(), plan)))
+    click.echo(in_text(verdict(results, plugins)))
     for line in compared_text(results, plugins):
         click.echo(line)
 

@@ -64,14 +64,15 @@ def _cell(what: str, root: Path) -> tuple[Results, str] | None:
 
 def folder_text(results: Results, markdown: bool = False, plugins: Sequence[str] = ()) -> str:
     """Return cells by status, the answer, and predictions beside measurements."""
-    from harness.analysis.answer import answer, in_markdown, in_text
+    from harness.analysis.answer import in_markdown, in_text
     from harness.explained import compared_text
+    from harness.verdict import verdict
 
     plan, records = results.plan(), results.records()
     counts = Counter(record.status for record in records.values())
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     head = f"{plan.name}: {len(records)} of {len(plan.cells)} cells" + (f" ({by_status})" if by_status else "")
-    found = answer(results.rows(), len(plan.cells))
+    found = verdict(results, plugins)
     lines = [head, in_markdown(found) if markdown else in_text(found)]
     lines += [f"  {r.cell.cell_id}: {r.status}, {r.reason}" for r in records.values() if r.status not in ("ok",)][:20]
     compared = list(compared_text(results, plugins))

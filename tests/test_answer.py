@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from harness.analysis.answer import Answer, answer, duration, in_markdown, in_text, status_counts
-from harness.analysis.points import median_interval
+from harness.analysis.exact import median_interval
+from harness.analysis.winners import Price
 
 Row = dict[str, Any]
 
@@ -65,7 +66,7 @@ def test_the_fastest_to_the_target_wins_with_its_seeds_and_interval() -> None:
 def test_overlapping_intervals_are_not_resolved() -> None:
     found = answer([*seeds("a", [1, 2, 3, 4, 5]), *seeds("b", [2, 3, 4, 5, 6])], 10)
     assert "not resolved against b" in found.sentence
-    assert "the intervals overlap: not resolved" in found.runner_up
+    assert "a beats it with probability 0.68 (0.33 to 0.90): not resolved, seeds = 21 would tell" in found.runner_up
 
 
 def test_few_seeds_get_no_interval() -> None:
@@ -89,22 +90,39 @@ def test_four_values_have_no_interval() -> None:
     assert median_interval([1, 2, 3, 4]) is None
 
 
-def test_a_point_that_missed_with_one_seed_does_not_win() -> None:
-    missed = row("fast", 4, status="target-missed", time_to_target_s=None)
-    found = answer([*seeds("fast", [0.1, 0.1, 0.1, 0.1]), missed, *seeds("sure", [2, 2, 2, 2, 2])], 10)
+MISSED = {"status": "target-missed", "time_to_target_s": None, "wall_s": 10.0}
+
+
+def test_a_point_that_missed_with_one_seed_pays_for_trying_again() -> None:
+    fast = [*seeds("fast", [0.1] * 4), row("fast", 4, **MISSED)]
+    found = answer([*fast, *seeds("sure", [2, 2, 2, 2, 2])], 10)
+    assert found.sentence.startswith("Use sure")  # expected time of fast: (4 x 0.1 s + 10 s) / 4 = 2.6 s
+    assert "fast on 1 CPU core (global batch 32, learning rate 0.1) is expected" in found.runner_up
+    assert "reach the target in 2.60 s, failed runs repeated (4 of n = 5 seeds do, so 28 to 99 % of" in found.runner_up
+    assert found.why[0].endswith("4 of 5 seeds reached the target (1 target-missed).")
+
+
+def test_a_point_that_misses_now_and_then_wins_where_trying_again_is_still_faster() -> None:
+    fast = [*seeds("fast", [0.1] * 4), row("fast", 4, **MISSED)]
+    found = answer([*fast, *seeds("sure", [20, 20, 20, 20, 20])], 10)
+    assert found.sentence.startswith("Use fast on 1 CPU core")
+    assert "expected to reach the target in 2.60 s" in found.sentence
+    assert found.leader == "fast-1-s1"
+
+
+def test_a_point_that_half_of_its_seeds_miss_wins_against_none() -> None:
+    lucky = [row("lucky", 0, time_to_target_s=0.1), *(row("lucky", s, **MISSED | {"wall_s": 0.1}) for s in (1, 2))]
+    found = answer([*lucky, *seeds("sure", [20] * 3)], 6)
     assert found.sentence.startswith("Use sure")
-    assert found.runner_up == (
-        "Runner-up: fast on 1 CPU core (global batch 32, learning rate 0.1): "
-        "4 of 5 seeds reached the target (1 target-missed)."
-    )
+    alone = answer(lucky, 3)
+    assert alone.sentence.startswith("Nothing reaches the target with half of its seeds; nearest is lucky")
 
 
-def test_where_none_reached_with_every_seed_the_most_reliable_leads_and_says_so() -> None:
-    missed = {"status": "target-missed", "time_to_target_s": None}
-    rows = [row("a", 0), row("a", 1), row("a", 2, **missed), row("b", 0), row("b", 1, **missed), row("b", 2, **missed)]
-    found = answer(rows, 6)
-    assert found.sentence.startswith("Use a")
-    assert "median of the 2 of n = 3 seeds that did" in found.sentence
+def test_a_seed_that_crashed_counts_against_a_point() -> None:
+    rows = [*seeds("fast", [0.1] * 4), row("fast", 4, status="crashed", time_to_target_s=None)]
+    found = answer([*rows, *seeds("sure", [2] * 5)], 10)
+    assert found.sentence.startswith("Use sure")
+    assert found.runner_up.endswith("4 of 5 seeds reached the target (1 crashed).")
 
 
 def test_no_seed_of_any_reached_the_target() -> None:
@@ -252,3 +270,168 @@ def test_the_answer_imports_neither_torch_nor_pandas_nor_numpy() -> None:
     code = "import sys, harness.analysis.answer; print([m for m in ('torch', 'pandas', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# -- more than the sentence --------------------------------------------------------------------------------------------
+
+
+def speed(strategy: str, gpus: int, per_s: float, **changes: Any) -> Row:
+    timed = {"gpus": gpus, "time_to_target_s": None, "throughput_samples_per_s": per_s, "learning_rate": 0}
+    return row(strategy, **{"engine": "virtual", "device": "cuda", "stated_error": 0.05} | timed | changes)
+
+
+def test_more_devices_that_are_hardly_faster_are_the_answer_where_nothing_else_was_asked() -> None:
+    few = speed("sync-ddp", 4, 200.0, compute_s=1.2, communication_s=0.1)
+    many = speed("sync-ddp", 16, 300.0, compute_s=0.3, communication_s=0.55)
+    found = answer([few, many], 2)
+    assert found.sentence == (
+        "Simulated: 16 simulated GPUs are hardly faster than 4 for sync-ddp: 1.5 times as fast (300 samples/s for 200 "
+        "samples/s) on 4 times the devices, which makes a sample cost 2.7 times the device time; a step computes for "
+        "3.00 ms instead of 12.0 ms but exchanges and waits for 5.50 ms instead of 1.00 ms (n = 1, simulated, good to "
+        "±10 %)."
+    )
+    assert [name for name, _, _ in found.contest] == ["sync-ddp-16-s0", "sync-ddp-4-s0"]
+
+
+def test_devices_that_do_their_share_are_recommended() -> None:
+    found = answer([speed("sync-ddp", 4, 200.0), speed("sync-ddp", 16, 700.0)], 2)
+    assert found.sentence.startswith("Simulated: Use sync-ddp on 16 simulated GPUs (global batch 32)")
+
+
+def test_a_simulated_lead_below_what_predictions_are_good_to_is_not_resolved() -> None:
+    rows = [speed("a", 4, 200.0), speed("b", 4, 195.0), speed("c", 4, 100.0)]
+    found = answer(rows, 3)
+    assert "not resolved against b" in found.sentence
+    assert "2.6 % behind is less than the predictions are good to: not resolved" in found.runner_up
+    assert [name for _, name, _ in found.contest] == ["a", "c"]  # what is level with the winner turns at anything
+
+
+def test_winners_by_cost_energy_and_memory_need_not_be_the_fastest() -> None:
+    fast = seeds("fast", [1] * 5, gpus=4, energy_j=50.0, samples_seen=3200, dram_tensors_peak_bytes=3 * 2**30)
+    slow = seeds("slow", [2] * 5, energy_j=20.0, samples_seen=3200, dram_tensors_peak_bytes=2**20)
+    found = answer([*fast, *slow], 10, Price(3.6, "EUR"))
+    assert found.winners == (
+        ("time to the target", "fast on 4 CPU cores", "1.00 s"),
+        ("cost to the target", "slow on 1 CPU core", "0.00200 EUR"),
+        ("energy of a run", "slow on 1 CPU core", "20.0 J"),
+        ("counted DRAM of a device", "slow on 1 CPU core", "1.00 MiB"),
+    )
+    assert "| cost to the target | slow on 1 CPU core | 0.00200 EUR |" in in_markdown(found)
+    assert answer([*fast, *slow], 10).winners[1] == ("device time to the target", "slow on 1 CPU core", "2.00 s")
+
+
+def test_what_was_not_measured_of_every_strategy_has_no_winner() -> None:
+    found = answer([*seeds("a", [1] * 5, energy_j=1.0, samples_seen=10), *seeds("b", [2] * 5)], 10)
+    assert [measure for measure, _, _ in found.winners] == ["time to the target", "device time to the target"]
+
+
+def test_the_ledger_says_what_each_could_choose_from_and_where_the_list_should_be_wider() -> None:
+    rows = [*seeds("a", [5] * 5, learning_rate=0.05), *seeds("a", [2] * 5), *seeds("a", [3] * 5, learning_rate=0.2)]
+    rows += [*seeds("b", [9] * 5, learning_rate=0.05), *seeds("b", [8] * 5, regime="good")]
+    first, second = answer(rows, 25).ledger
+    assert (first.strategy, first.rate, first.rates, first.tried, first.edge) == ("a", 0.1, (0.05, 0.1, 0.2), 3, "")
+    assert second.edge == "b is best at the highest learning rate tried, 0.1: widen the list"
+    assert second.edge in in_text(answer(rows, 25))
+
+
+def test_an_edge_that_is_too_large_already_is_no_reason_to_go_on() -> None:
+    rows = [*seeds("b", [9] * 5, learning_rate=0.05), *seeds("b", [8] * 5, regime="oscillating")]
+    assert answer(rows, 10).ledger[0].edge == ""
+
+
+def test_strategies_that_stand_at_different_rates_are_compared_at_one_too() -> None:
+    rows = [*seeds("a", [1] * 5, learning_rate=0.3), *seeds("a", [3] * 5), *seeds("b", [2] * 5)]
+    rows += [row("b", seed, learning_rate=0.3, **MISSED) for seed in range(5)]
+    assert answer(rows, 20).one_rate == "At one learning rate for all, 0.1: b on 1 2.00 s and a on 1 3.00 s."
+    assert answer([*seeds("a", [3] * 5), *seeds("b", [2] * 5)], 10).one_rate == ""
+
+
+def missed_at(rate: float, regime: str, **changes: Any) -> Row:
+    return row(
+        "async-ps", learning_rate=rate, regime=regime, gpus=16, **MISSED | {"validation_accuracy": 0.3} | changes
+    )
+
+
+WHO = "async-ps on 16 CPU cores"
+
+
+@pytest.mark.parametrize(
+    ("regimes", "advice"),
+    [
+        (("oscillating", "collapsed"), f"all rates tried (0.3 and 1) are too large for {WHO}: try below 0.3"),
+        (("stuck", "slow"), f"all rates tried (0.3 and 1) are too small for {WHO}: try above 1"),
+        (("slow", "collapsed"), f"no rate tried suits {WHO}: 0.3 is too small, 1 too large; try between"),
+        (("good", "collapsed"), f"{WHO} trains steadily at 0.3 but not far enough: give it more epochs"),
+    ],
+)  # fmt: skip
+def test_where_no_rate_did_the_side_on_which_a_good_one_lies_is_told(regimes: tuple[str, str], advice: str) -> None:
+    found = answer([missed_at(0.3, regimes[0]), missed_at(1.0, regimes[1])], 2)
+    assert found.sentence.startswith("No recommendation: no cell reached the target")
+    assert found.advice == (advice,)
+    assert advice[1:] in in_text(found)
+
+
+def test_of_those_that_all_missed_the_most_accurate_came_closest() -> None:
+    rows = [missed_at(0.3, "slow"), missed_at(1.0, "slow", validation_accuracy=0.8)]
+    assert "learning rate 1) came closest, a validation accuracy of 0.800" in answer(rows, 2).sentence
+
+
+def test_splitting_that_pays_says_down_to_how_little_work() -> None:
+    # c1 = 3 ms, cN = 1.5 ms, y = 0.3 ms: level at 0.2 times the work
+    split = {"gpus": 2, "compute_s": 0.15, "communication_s": 0.03}
+    found = answer([*seeds("single", [2] * 5), *seeds("sync-ddp", [1] * 5, **split)], 10)
+    assert found.flips == ("sync-ddp wins down to 0.200 times the work per step; with less, single on one device",)
+
+
+def test_from_which_rate_on_training_suffers_is_told_by_devices() -> None:
+    shapes = {2: ("slow", "good", "oscillating"), 16: ("slow", "oscillating", "collapsed")}
+    rows = [
+        row("async-ps", learning_rate=rate, regime=shape, gpus=gpus)
+        for gpus, regimes in shapes.items()
+        for rate, shape in zip((0.01, 0.1, 1.0), regimes, strict=True)
+    ]
+    told = "Too large a learning rate, by devices: async-ps from 1 on 2 and from 0.1 on 16."
+    assert answer(rows, 6).too_large == told
+    assert told in in_text(answer(rows, 6))
+    assert answer(rows[:2], 2).too_large == ""
+
+
+def test_a_lead_of_few_seeds_that_did_not_all_get_there_asks_for_more() -> None:
+    rows = [*seeds("a", [1, 1]), row("a", 2, **MISSED | {"wall_s": 1.0}), *seeds("b", [2, 2, 2])]
+    assert "not enough evidence against b: seeds = " in answer(rows, 6).sentence
+
+
+def test_a_winner_that_wobbled_is_recommended_with_a_warning() -> None:
+    found = answer([*seeds("a", [1] * 3, regime="oscillating"), *seeds("b", [2] * 3, regime="good")], 6)
+    assert "the recommended learning rate is near too large: 3 of 3 seeds ended wobbling" in found.caveats
+    assert answer(seeds("b", [2] * 3, regime="good"), 3).caveats == ()
+
+
+def test_of_a_single_strategy_its_settings_are_compared_and_named_by_what_differs() -> None:
+    rows = [
+        speed("hybrid", 8, rate, options=f'{{"pipeline": {stages}, "x": 1}}', cell_id=f"p{stages}", compute_s=20 / rate)
+        for stages, rate in ((2, 100.0), (4, 130.0), (8, 60.0))
+    ]
+    found = answer(rows, 3)
+    assert "Use hybrid on 8 simulated GPUs (global batch 32, pipeline 4)" in found.sentence
+    assert found.runner_up.startswith("Runner-up: hybrid on 8 simulated GPUs (global batch 32, pipeline 2)")
+    assert "a step takes 2.00 ms where pipeline 4 takes 1.54 ms" in found.why[0]
+    assert [name for _, name, _ in found.contest] == ["pipeline 4", "pipeline 2"]
+    assert found.winners[0] == ("throughput", "hybrid on 8 simulated GPUs, pipeline 4", "130 samples/s")
+
+
+def test_speed_alone_does_not_recommend_what_learns_otherwise_without_a_warning() -> None:
+    timed = {"time_to_target_s": None, "gpus": 2}
+    local = row("local-sgd", throughput_samples_per_s=2000.0, equivalence=None, **timed)
+    ddp = row("sync-ddp", throughput_samples_per_s=1500.0, equivalence="single", **timed)
+    told = "speed alone decides here, and local-sgd does not make the updates that single makes: set a target first"
+    assert told in answer([local, ddp], 2).caveats
+    assert answer([ddp], 1).caveats == ()
+
+
+def test_down_to_how_little_work_splitting_pays_is_told_against_one_device_at_the_same_batch() -> None:
+    split = {"gpus": 2, "compute_s": 0.15, "communication_s": 0.03}
+    other = seeds("single", [1.5] * 5, global_batch_size=64, compute_s=0.9)
+    found = answer([*other, *seeds("single", [2] * 5), *seeds("sync-ddp", [1] * 5, **split)], 15)
+    assert "down to 0.200 times" in found.flips[0]
+    assert answer([*other, *seeds("sync-ddp", [1] * 5, **split)], 10).flips == ()

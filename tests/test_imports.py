@@ -42,6 +42,7 @@ LADDER = {
     "telemetry": ["telemetry", "telemetry.*"],
     "records and rounds": ["regime", "rows", "store", "traces", "admission", "timed", "runner"],
     "analysis": ["analysis", "analysis.*"],
+    "answers of folders": ["verdict"],
     "report": ["report", "report.*"],
     "published measurements": ["validation", "validation.*"],
     "commands": ["catalogue", "comparison", "explained", "show", "session", "cli", "__main__"],

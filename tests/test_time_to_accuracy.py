@@ -10,18 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.points import median_interval
-from harness.analysis.time_to_accuracy import (
-    Run,
-    beats,
-    beats_frame,
-    censored_median,
-    expected_time,
-    reached_by,
-    reached_frame,
-    run_of,
-    survival,
-)
+from harness.analysis.censored import Run, beats, censored_median, expected_time, run_of, survival
+from harness.analysis.exact import median_interval
+from harness.analysis.time_to_accuracy import beats_frame, reached_by, reached_frame
 
 
 def exponential(rng: np.random.Generator, mean: float, budget: float, n: int) -> list[Run]:

@@ -1,42 +1,64 @@
-"""The answer in words: which strategy, how sure, and why the others lost.
+"""The answer in words: which strategy, how sure, why the others lost, and what would turn it.
 
 Imports the standard library only, so that `harness show` answers at once. Works on rows of cells.csv, None standing
 for what was not measured.
 
 Rules: the seeds of a point stand together; each strategy stands with its best point; measured and simulated are never
-in one ranking. Where cells have a target the shortest median time to it wins among points that reached it with every
-seed, else the highest median throughput. Medians of fewer than five seeds get no interval.
+in one ranking; what fails the entry exam is in none. Where cells have a target the shortest time to it wins: the median
+where every seed reached it, else the expected time with failed runs repeated, and points that half of the seeds miss
+come last. Without a target the highest median throughput wins. Medians of fewer than five seeds get no interval.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
+from harness.analysis import exam as exams
+from harness.analysis.caveats import about, caveats_of
+from harness.analysis.confidence import achieves, evidence, open_against, told_apart
+from harness.analysis.ledger import (
+    Entry,
+    at_one_rate,
+    edges,
+    ledger,
+    one_rate_in_words,
+    rate_advice,
+    too_large,
+    tried_in_words,
+)
+from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
 from harness.analysis.points import (
-    COMPUTING,
-    EXCHANGING,
-    MIN_SEEDS,
     TRIED,
     Point,
     Row,
-    best_points,
     has_target,
     not_ranked,
-    number,
-    objective,
     points,
     ranked_rows,
     status_counts,
     without_controls,
 )
+from harness.analysis.ranking import ENOUGH, Standing, best_standings
+from harness.analysis.winners import Price, winners
+from harness.analysis.words import cells, devices_in_words, differs, duration, label, real, setting
 
-__all__ = ["Answer", "answer", "devices_in_words", "duration", "in_markdown", "in_text", "status_counts"]
+__all__ = [
+    "Answer",
+    "answer",
+    "devices_in_words",
+    "duration",
+    "in_markdown",
+    "in_text",
+    "pool_of",
+    "status_counts",
+    "with_flips",
+]
 
-LEAST_GAIN = 0.01
-"""Chosen: splitting that saves less than this share of a step's computing is not told from noise."""
+MOST_SETTINGS = 3
+"""Other settings of a single strategy that the answer speaks of; chosen: the best few, the table of cells has all."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,14 @@ class Answer:
         why: one sentence for each other strategy: what it lost by.
         caveats: what a reader must know before acting on it.
         leader: cell id of the winning point's median seed; None without a winner.
+        flips: what would make another strategy win.
+        exam: who trains what single trains, so that only speed and memory are left to choose by.
+        one_rate: the second comparison, at one learning rate for all; empty where the first is at one already.
+        too_large: from which learning rate on training suffers, by strategy and devices; empty where none did.
+        advice: what to try next: rates beyond those tried.
+        winners: (measure, strategy with its devices, value) by time, cost, energy and memory.
+        ledger: the settings that each strategy stands with, and what it could choose from.
+        contest: (cell id, name, seconds) of the winner and of whoever could take its place, where both are simulated.
     """
 
     sentence: str
@@ -56,318 +86,205 @@ class Answer:
     why: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
     leader: str | None = None
+    flips: tuple[str, ...] = ()
+    exam: tuple[str, ...] = ()
+    one_rate: str = ""
+    too_large: str = ""
+    advice: tuple[str, ...] = ()
+    winners: tuple[tuple[str, str, str], ...] = ()
+    ledger: tuple[Entry, ...] = ()
+    contest: tuple[tuple[str, str, float], ...] = ()
 
 
-def answer(rows: Sequence[Row], planned: int) -> Answer:
+def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Answer:
     """Answer "which strategy should I use, and why?".
 
     Args:
         rows: finished cells, keys as in cells.csv.
         planned: cells of the plan, finished or not.
+        price: of a device; without one device time stands for money.
     """
-    tried = [row for row in rows if row["status"] in TRIED]
-    pool = ranked_rows([row for row in tried if not not_ranked(row)])
-    by_target = has_target(pool)
-    contenders = best_points(without_controls(points(pool, by_target)))
-    caveats = _caveats(rows, planned, pool)
-    if not contenders:
+    examined = exams.exams(rows)
+    pool = pool_of(rows, exams.failed(examined))
+    found = without_controls(points(pool, has_target(pool)))
+    best = best_standings(found)
+    caveats = caveats_of(rows, planned, pool)
+    if not best:
         return Answer(_nothing(rows, planned), caveats=caveats if rows else ())
-    if not contenders[0].reached:
-        why = tuple(_failure(point) for point in contenders)
-        return Answer(_none_reached(contenders[0]), why=why, caveats=caveats)
-    return _ranked(contenders, caveats)
+    engine = str(pool[0]["engine"])
+    common = Answer(
+        sentence="",
+        caveats=caveats,
+        exam=exams.in_words(examined, engine),
+        one_rate=one_rate_in_words(at_one_rate(found, best)),
+        too_large=too_large(found),
+        advice=rate_advice(found),
+        ledger=ledger(found, best),
+    )
+    if not best[0].reached:
+        return replace(common, sentence=_none_reached(best[0]), why=tuple(failure(standing) for standing in best))
+    return _ranked(common, best, found, price)
+
+
+def pool_of(rows: Sequence[Row], barred: AbstractSet[tuple[str, str]] = frozenset()) -> list[Row]:
+    """Return what is ranked: cells of one engine that were tried, with a device for each worker.
+
+    Args:
+        barred: (strategy, engine) of those that failed the entry exam.
+    """
+    tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
+    return ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
+
+
+def with_flips(given: Answer, flips: Sequence[str]) -> Answer:
+    """Return the answer with what would turn it, found by simulating."""
+    return replace(given, flips=(*given.flips, *flips))
+
+
+# -- as text -----------------------------------------------------------------------------------------------------------
 
 
 def in_text(given: Answer) -> str:
     """Return the answer as lines for a terminal."""
-    lines = [given.sentence, given.runner_up, *given.why, *(f"note: {line}" for line in given.caveats)]
+    notes = [f"note: {line}" for line in (*given.caveats, *edges(given.ledger))]
+    lines = [given.sentence, *_body(given), *_winners_in_lines(given), *notes]
     return "\n".join(line for line in lines if line)
 
 
 def in_markdown(given: Answer) -> str:
     """Return the answer as Markdown; nothing in it is taken for markup."""
-    items = [given.runner_up, *given.why, *(f"Note: {line}" for line in given.caveats)]
+    items = [*_body(given), *(f"Note: {line}" for line in (*given.caveats, *edges(given.ledger)))]
     head = f"**{_escaped(given.sentence)}**\n"
-    return head + "".join(f"\n- {_escaped(item)}" for item in items if item) + ("\n" if any(items) else "")
+    head += "".join(f"\n- {_escaped(item)}" for item in items) + ("\n" if items else "")
+    if not given.winners:
+        return head
+    table = [("best by", "is", "with"), ("---", "---", "---"), *(map(_escaped, line) for line in given.winners)]
+    return head + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in table)
+
+
+def _body(given: Answer) -> list[str]:
+    said = [given.runner_up, *map(_sentence, given.flips), *given.why, *map(_sentence, given.exam)]
+    said.append(tried_in_words(given.ledger))
+    return [line for line in (*said, given.one_rate, given.too_large, *map(_sentence, given.advice)) if line]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text.startswith(("all ", "the ", "no ")) else f"{text}."
+
+
+def _winners_in_lines(given: Answer) -> list[str]:
+    if not given.winners:
+        return []
+    widths = [max(len(line[i]) for line in given.winners) for i in (0, 1)]
+    return ["best by", *(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in given.winners)]
 
 
 def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
 
 
-# -- the sentences -----------------------------------------------------------------------------------------------------
+# -- the recommendation ------------------------------------------------------------------------------------------------
 
 
-def _ranked(contenders: Sequence[Point], caveats: tuple[str, ...]) -> Answer:
-    leader, *others = contenders
-    split = next((point for point in others if point.gpus > 1), None)
-    because = _because(split, leader) if split and leader.gpus == 1 and _real(split) else ""
-    explained = split if because else None
-    open_against = others[0].strategy if others and _overlap(leader, others[0]) else ""
-    if explained:
-        sentence = _do_not_split(leader, explained, because, open_against)
-    else:
-        against = f", not resolved against {open_against}" if open_against else ""
-        sentence = f"Use {_label(leader)}: it {_achieves(leader)} ({_evidence(leader)}){against}."
-    why = (_why(point, leader) for point in others if point is not explained)
-    return Answer(
-        sentence=("" if _real(leader) else "Simulated: ") + sentence,
+def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], price: Price | None) -> Answer:
+    leader, others = best[0], [*best[1:]] or _settings_of_one(best[0], found)
+    standings = [standing for standing in map(Standing, found) if standing.reached >= ENOUGH * standing.seeds]
+    few = fewer(leader, standings)
+    poor = few if few and hardly_faster(leader, few) else None
+    split = next((other for other in others if other.point.gpus > 1), None)
+    reason = because(split.point, leader.point) if split and leader.point.gpus == 1 and real(split.point) else ""
+    explained = split if reason else None
+    sentence = _recommendation(leader, others, poor, (split, reason) if split and reason else None)
+    scaling = f"{label(leader.point)} on few and many devices: {scaling_in_words(leader, poor)}." if poor else ""
+    lost = [why(other, leader) for other in others if other is not explained]
+    return replace(
+        common,
+        sentence=("" if real(leader.point) else "Simulated: ") + sentence,
         runner_up=_runner_up(others[0], leader) if others else "",
-        why=tuple(filter(None, why)),
-        caveats=caveats,
-        leader=_median_cell(leader),
+        why=tuple(filter(None, [scaling if others else "", *lost])),
+        caveats=(*common.caveats, *about(leader)),
+        leader=str(leader.middle["cell_id"]),
+        flips=_closed_form(leader, standings),
+        winners=winners(standings, price),
+        contest=_contest(leader, _rival(leader, others) or few),
     )
 
 
-def _do_not_split(leader: Point, split: Point, because: str, open_against: str) -> str:
-    devices = devices_in_words(split.row)
+def _settings_of_one(leader: Standing, found: Sequence[Point]) -> list[Standing]:
+    """Return, where one strategy is all there is, its other settings on as many devices: they are what was asked."""
+    rest = [Standing(point) for point in found if point.gpus == leader.point.gpus and point is not leader.point]
+    return sorted(rest, key=lambda standing: standing.rank)[:MOST_SETTINGS]
+
+
+def _recommendation(
+    leader: Standing, others: Sequence[Standing], poor: Standing | None, split: tuple[Standing, str] | None
+) -> str:
+    against = open_against(leader, others[0]) if others else ""
+    if split:
+        return _do_not_split(leader, *split, against)
+    achieved = f"{achieves(leader)} ({evidence(leader)}){against}"
+    if poor and not others:
+        return f"{hardly(leader, poor)} ({evidence(leader)})."
+    if leader.reached < ENOUGH * leader.seeds:
+        return f"Nothing reaches the target with half of its seeds; nearest is {label(leader.point)}: it {achieved}."
+    return f"Use {label(leader.point)}: it {achieved}."
+
+
+def _do_not_split(leader: Standing, split: Standing, reason: str, against: str) -> str:
+    devices = devices_in_words(split.point.row)
     head = f"Do not split this job over {devices}: one is fastest"
-    if open_against:
-        head = f"Splitting this job over {devices} does not visibly pay: one leads, not resolved against {open_against}"
-    one = f"{leader.strategy} with {_setting(leader)} {_achieves(leader)}"
-    return f"{head} ({one}; {_evidence(leader)}), because {because}."
+    if against:
+        head = f"Splitting this job over {devices} does not visibly pay: one leads{against}"
+    one = f"{leader.point.strategy} with {setting(leader.point)} {achieves(leader)}"
+    return f"{head} ({one}; {evidence(leader)}), because {reason}."
 
 
-def _because(split: Point, one: Point) -> str:
-    """Say why several devices lost to one, and from how much more work per step on they would win.
-
-    From the rows come, per update: c1, one device's computing (input, compute, other); cN, the same per device where
-    the step is split; y, what the split exchanges (communication and idle). With k times the work per step computing
-    grows k-fold and the exchange stays, so splitting pays when k c1 > k cN + y, that is from k = y / (c1 - cN) on.
-    Both points must have the same global batch, or a step is not the same work.
-    """
-    c1, cn, y = one.per_update(COMPUTING), split.per_update(COMPUTING), split.per_update(EXCHANGING)
-    if c1 is None or cn is None or y is None:
-        return ""
-    if one.row["global_batch_size"] != split.row["global_batch_size"] or cn + y <= c1:
-        return _more_samples(split, one)
-    gain = c1 - cn
-    pays = "it would pay at no amount of work seen here"
-    if gain > LEAST_GAIN * c1:
-        pays = f"it would pay from {_three(y / gain)} times the work per step on"
-    return (
-        f"{_unit(split)} of {split.strategy} computes for {duration(cn)} and exchanges for {duration(y)} "
-        f"where one computes for {duration(c1)}; {pays}"
-    )
+def _closed_form(leader: Standing, standings: Sequence[Standing]) -> tuple[str, ...]:
+    """Return from measured parts down to how little work splitting pays; simulated ones are asked anew instead."""
+    if leader.point.gpus == 1 or not real(leader.point):
+        return ()
+    batch = leader.point.row["global_batch_size"]
+    alike = (s for s in standings if s.point.gpus == 1 and s.sure and s.point.row["global_batch_size"] == batch)
+    one = min(alike, key=lambda standing: standing.rank, default=None)
+    if one is None:
+        return ()
+    return tuple(filter(None, [pays_down_to(leader.point, one.point)]))
 
 
-def _more_samples(point: Point, leader: Point) -> str:
-    mine, best = (p.median_of(lambda row: number(row, "samples_to_target")) for p in (point, leader))
-    if not mine or not best or mine <= best:
-        return ""
-    return f"{point.strategy} needs {_three(mine / best)} times the samples to the target ({mine:,.0f} for {best:,.0f})"
+def _rival(leader: Standing, others: Sequence[Standing]) -> Standing | None:
+    """Return the best that is told from the winner, else the best: where two are level hardly anything turns them."""
+    apart = (other for other in others if other.reached and not open_against(leader, other))
+    return next(apart, others[0] if others else None)
 
 
-def _why(point: Point, leader: Point) -> str:
-    """Say what a strategy lost by: failed seeds, more samples to the target, or the part of a step that grew most."""
-    if point.reached < len(point.rows):
-        return _failure(point)
-    slower, more = _time_per_sample(point, leader), _sample_ratio(point, leader)
-    if more > max(slower, 1):
-        return f"{_label(point)} lost by learning less from a sample: {_more_samples(point, leader)}."
-    return _longer_step(point, leader)
+def _contest(leader: Standing, rival: Standing | None) -> tuple[tuple[str, str, float], ...]:
+    if rival is None or real(leader.point) or not rival.reached:
+        return ()
+    pairs = ((leader, rival), (rival, leader))
+    return tuple((str(s.middle["cell_id"]), differs(s.point, other.point), s.seconds) for s, other in pairs)
 
 
-def _failure(point: Point) -> str:
-    goal = "reached the target" if point.by_target else "finished"
-    missed = {key: count for key, count in status_counts(point.rows).items() if key != "ok"}
-    reasons = ", ".join(f"{count} {status}" for status, count in missed.items())
-    return f"{_label(point)}: {point.reached} of {len(point.rows)} seeds {goal} ({reasons or 'no value'})."
+def _runner_up(standing: Standing, leader: Standing) -> str:
+    if len(standing.runs) < standing.seeds or not standing.reached:
+        return f"Runner-up: {failure(standing)}"
+    told = f"{label(standing.point)} {achieves(standing)} ({evidence(standing)})"
+    return f"Runner-up: {told}{told_apart(leader, standing)}."
 
 
-def _sample_ratio(point: Point, leader: Point) -> float:
-    mine, best = (p.median_of(lambda row: number(row, "samples_to_target")) for p in (point, leader))
-    return mine / best if mine and best else 0.0
+# -- no recommendation -------------------------------------------------------------------------------------------------
 
 
-def _time_per_sample(point: Point, leader: Point) -> float:
-    mine, best = (p.per_update((*COMPUTING, *EXCHANGING)) for p in (point, leader))
-    return mine / best / _work_ratio(point, leader) if mine and best else 0.0
-
-
-def _work_ratio(point: Point, leader: Point) -> float:
-    """Samples behind one update of `point` for each one behind an update of `leader`."""
-    return float(point.row["global_batch_size"] / leader.row["global_batch_size"])
-
-
-def _longer_step(point: Point, leader: Point) -> str:
-    scale = _work_ratio(point, leader)
-    grown = {part: _pair(point, leader, (part,), scale) for part in (*COMPUTING, *EXCHANGING)}
-    part = max(grown, key=lambda part: grown[part][0] - grown[part][1])
-    mine, best = _pair(point, leader, (*COMPUTING, *EXCHANGING), scale)
-    if mine <= best or grown[part][0] <= grown[part][1]:
-        return ""
-    same = "" if scale == 1 else " for as many samples"
-    more, less = (duration(seconds) for seconds in grown[part])
-    return (
-        f"{_label(point)}: {_unit(point)} takes {duration(mine)} where {leader.strategy} takes {duration(best)}{same}; "
-        f"most of the difference is {_PART_WORDS[part]} ({more} for {less})."
-    )
-
-
-_PART_WORDS = {
-    "input_s": "input",
-    "compute_s": "computing",
-    "other_s": "other work of the loop",
-    "communication_s": "communication",
-    "idle_s": "waiting for others",
-}
-
-
-def _pair(point: Point, leader: Point, parts: Sequence[str], scale: float) -> tuple[float, float]:
-    return point.per_update(parts) or 0.0, (leader.per_update(parts) or 0.0) * scale
-
-
-def _runner_up(point: Point, leader: Point) -> str:
-    if point.reached < len(point.rows):
-        return f"Runner-up: {_failure(point)}"
-    told = "; the intervals overlap: not resolved" if _overlap(leader, point) else ""
-    return f"Runner-up: {_label(point)} {_achieves(point)} ({_evidence(point)}){told}."
-
-
-def _overlap(leader: Point, other: Point) -> bool:
-    """Say whether both have intervals and these do not tell them apart."""
-    return bool(leader.interval and other.interval and leader.interval[1] >= other.interval[0])
-
-
-def _achieves(point: Point) -> str:
-    middle = point.rank[1]
-    return f"reaches the target in {duration(middle)}" if point.by_target else f"trains {_rate(-middle)}"
-
-
-def _evidence(point: Point) -> str:
-    seeds = len(point.rows)
-    if point.reached < seeds:
-        return f"median of the {point.reached} of n = {seeds} seeds that did"
-    if point.interval is None:
-        return f"median of n = {seeds}: no interval, seeds = {MIN_SEEDS} would tell"
-    low, high, coverage = point.interval
-    shown = (duration(low), duration(high)) if point.by_target else (_rate(-high), _rate(-low))
-    return f"median of n = {seeds}; {shown[0]} to {shown[1]} covers it with {100 * coverage:.4g} %"
-
-
-def _median_cell(point: Point) -> str:
-    ordered = sorted(point.rows, key=lambda row: objective(row, point.by_target))
-    return str(ordered[(point.reached - 1) // 2]["cell_id"])
-
-
-def _none_reached(best: Point) -> str:
-    simulated = "" if _real(best) else "Simulated: "
-    if not best.by_target:
+def _none_reached(best: Standing) -> str:
+    simulated = "" if real(best.point) else "Simulated: "
+    if not best.point.by_target:
         return f"{simulated}No recommendation: no cell ran to its end."
-    accuracy = best.median_of(lambda row: number(row, "validation_accuracy"))
-    closest = f"; {_label(best)} ended at a validation accuracy of {accuracy:.3f}" if accuracy is not None else ""
-    return f"{simulated}No recommendation: no cell reached the target{closest} (n = {len(best.rows)})."
+    accuracy = best.accuracy
+    closest = f"; {label(best.point)} came closest, a validation accuracy of {accuracy:.3f}" if accuracy else ""
+    return f"{simulated}No recommendation: no cell reached the target{closest} (n = {best.seeds})."
 
 
 def _nothing(rows: Sequence[Row], planned: int) -> str:
     if not rows:
-        return f"Nothing finished yet: 0 of {_cells(planned)}."
+        return f"Nothing finished yet: 0 of {cells(planned)}."
     counts = ", ".join(f"{count} {status}" for status, count in status_counts(rows).items())
-    return f"No recommendation: {len(rows)} of {_cells(planned)} tried, none with a result to rank ({counts})."
-
-
-# -- what to know besides ----------------------------------------------------------------------------------------------
-
-
-def _caveats(rows: Sequence[Row], planned: int, pool: Sequence[Row]) -> tuple[str, ...]:
-    done = sum(row["status"] != "interrupted" for row in rows)
-    broken = {status: n for status, n in status_counts(rows).items() if status in ("crashed", "timeout")}
-    ended = {"crashed": "crashed", "timeout": "ran out of time"}
-    lines = [f"{_cells(planned - done)} of {planned} not run yet"] if done < planned else []
-    lines += [f"{_cells(count)} {ended[status]}; the table of cells says why" for status, count in broken.items()]
-    lines += [
-        _noisy_in_words(pool),
-        _unranked_in_words(rows),
-        _controls_in_words(pool),
-        _simulated_in_words(rows, pool),
-    ]
-    return tuple(line for line in lines if line)
-
-
-def _noisy_in_words(pool: Sequence[Row]) -> str:
-    noisy = sum(bool(row.get("noisy")) for row in pool)
-    return f"{noisy} of {_cells(len(pool))} ranked ran while other processes used the machine" if noisy else ""
-
-
-def _unranked_in_words(rows: Sequence[Row]) -> str:
-    found = dict.fromkeys(f"{row['strategy']} on {devices_in_words(row)}" for row in rows if not_ranked(row))
-    return f"{_list(found)}: more workers than devices, shown but not ranked" if found else ""
-
-
-def _controls_in_words(pool: Sequence[Row]) -> str:
-    found = points(pool, by_target=False)
-    kept = {id(point) for point in without_controls(found)}
-    controls = [point for point in found if id(point) not in kept]
-    names = dict.fromkeys(point.strategy for point in controls)
-    devices = devices_in_words(controls[0].row) if controls else ""
-    return f"{_list(names)} on {devices}: shown, not ranked; single stands for one device" if controls else ""
-
-
-def _simulated_in_words(rows: Sequence[Row], pool: Sequence[Row]) -> str:
-    if not pool or pool[0]["engine"] == "virtual":
-        return ""
-    virtual = [row for row in rows if row["engine"] == "virtual" and row["status"] in TRIED and not not_ranked(row)]
-    best = best_points(points(virtual, has_target(virtual)))
-    if not best or not best[0].reached:
-        return ""
-    shown = f"{_label(best[0])} {_achieves(best[0])} on the simulated clock (n = {len(best[0].rows)})"
-    return f"simulated, not ranked with the measured: at best {shown}"
-
-
-# -- words -------------------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Write a duration with three digits and the unit that people would choose."""
-    for limit, unit, size in ((1e-3, "us", 1e-6), (1.0, "ms", 1e-3), (120.0, "s", 1.0), (7200.0, "min", 60.0)):
-        if seconds < limit:
-            return f"{_three(seconds / size)} {unit}" if seconds else "0 ms"
-    return f"{_three(seconds / 3600)} h"
-
-
-def devices_in_words(row: Row) -> str:
-    """Return such as "2 CPU cores", "4 simulated CPU cores" or "1 GPU"."""
-    gpus = int(row["gpus"])
-    noun = "CPU core" if row.get("device") == "cpu" else "GPU"
-    simulated = "simulated " if row["engine"] == "virtual" else ""
-    return f"{gpus} {simulated}{noun}" + ("s" if gpus != 1 else "")
-
-
-def _label(point: Point) -> str:
-    return f"{point.strategy} on {devices_in_words(point.row)} ({_setting(point)})"
-
-
-def _setting(point: Point) -> str:
-    row = point.row
-    parts = [f"global batch {row['global_batch_size']}", f"learning rate {row['learning_rate']:g}", point.details]
-    return ", ".join(filter(None, parts))
-
-
-def _unit(point: Point) -> str:
-    """A step, or an update where workers take theirs in turn: then time per update is what can be compared."""
-    return "an update" if point.row.get("synchrony") == "asynchronous" else "a step"
-
-
-def _real(point: Point) -> bool:
-    return bool(point.row["engine"] != "virtual")
-
-
-def _rate(value: float) -> str:
-    return f"{_three(value) if value < 1000 else format(value, ',.0f')} samples/s"
-
-
-def _three(value: float) -> str:
-    """Write a number with three digits and without an exponent."""
-    if value <= 0 or not math.isfinite(value):
-        return f"{value:g}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell" + ("s" if count != 1 else "")
-
-
-def _list(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"No recommendation: {len(rows)} of {cells(planned)} tried, none with a result to rank ({counts})."

@@ -11,7 +11,8 @@ from typing import Literal
 
 import pandas as pd
 
-from harness.analysis.intervals import Interval, bootstrap_interval
+from harness.analysis.exact import Interval
+from harness.analysis.intervals import bootstrap_interval
 from harness.analysis.points import Point, number, points
 
 Regime = Literal["perfect", "diminishing", "maximal"]

@@ -14,7 +14,8 @@ from typing import Any, get_args
 
 from harness.analysis.compare_times import POOLED_DEGREES, Timing, detectable, judged, pooled, timings
 from harness.analysis.compared import STATUS, STEP, Comparison, Finding, Kind, Measured, Pair, Quantity
-from harness.analysis.points import MIN_SEEDS, number
+from harness.analysis.exact import MIN_SEEDS
+from harness.analysis.points import number
 
 __all__ = ["Comparison", "Measured", "changed_environment", "compare", "other_devices"]
 

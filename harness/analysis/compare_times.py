@@ -10,9 +10,10 @@ from statistics import fmean, median
 import numpy as np
 
 from harness.analysis.compared import ALLOCATED, STEP, TO_TARGET, Detectable, Finding, Kind, Measured, Pair, Quantity
+from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.explain import PARTS, parts_of
 from harness.analysis.intervals import Cost, Ratio, cost_of_runs, cost_of_steps, quantile_of_t, ratio
-from harness.analysis.points import MIN_SEEDS, number
+from harness.analysis.points import number
 
 IMPLAUSIBLE = 1.5
 """An improvement by this factor overnight is more often work that is no longer done; chosen."""

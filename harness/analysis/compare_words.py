@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from harness.analysis.answer import devices_in_words, duration
 from harness.analysis.compared import Comparison, Detectable, Finding, Quantity
 from harness.analysis.points import Row, settings_of
+from harness.analysis.words import devices_in_words, duration
 
 WORDS = {
     "regression": "REGRESSION",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.analysis.intervals import Interval
+from harness.analysis.exact import Interval
 from harness.analysis.points import Row
 
 Kind = Literal["regression", "implausible", "undecided", "improvement"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from harness.analysis.points import COVERAGE, MIN_SEEDS
+from harness.analysis.exact import COVERAGE, MIN_SEEDS, Interval
 
 Numbers = NDArray[np.float64]
 
@@ -21,35 +21,6 @@ means of 20 exponential values); chosen."""
 
 BATCHES = 20
 """Into which a series is cut; Schmeiser 1982 finds 10 to 30 right: more would not be independent, fewer widen t."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Two ends and how often such ends hold the truth between them.
-
-    Attributes:
-        coverage: nominal, or exact where it is known.
-    """
-
-    low: float
-    high: float
-    coverage: float = COVERAGE
-
-    def holds(self, value: float) -> bool:
-        """Say whether a value lies inside, ends included."""
-        return self.low <= value <= self.high
-
-
-def share_interval(successes: int, trials: int, coverage: float = COVERAGE) -> Interval:
-    """Return the interval of a probability from how often something happened.
-
-    Source: C. J. Clopper and E. S. Pearson 1934, The use of confidence or fiducial limits; it covers at least what it
-    says, whatever the probability, which Wilson's does on average only.
-    """
-    tail = (1 - coverage) / 2
-    low = float(special.betaincinv(successes, trials - successes + 1, tail)) if successes else 0.0
-    high = float(special.betaincinv(successes + 1, trials - successes, 1 - tail)) if successes < trials else 1.0
-    return Interval(low, high, coverage)
 
 
 def bootstrap_interval(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.analysis.answer import duration
 from harness.analysis.explain import Predict, parts_of, solve, step_s
 from harness.analysis.parameters import PARAMETERS, Parameter, figure
 from harness.analysis.points import SWEPT, Row
+from harness.analysis.words import duration
 
 WELL_USED = 0.9
 """Share of a step spent computing from which on devices count as well used; chosen."""
@@ -20,18 +20,25 @@ POOR = 0.5
 def poor_scaling(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     """Return, for each strategy and batch, few and many devices where many gain little; the poorest gain first.
 
+    Whatever the learning rate, a step takes as long.
+
     Args:
-        rows: of cells.csv; the first of several seeds stands for all.
+        rows: of cells.csv; of several seeds and rates the one with the median step stands for all.
     """
-    groups: dict[tuple[str, ...], dict[int, Row]] = {}
-    same = ("strategy", "options", "engine", "device", "precision", "global_batch_size", "learning_rate")
+    groups: dict[tuple[str, ...], dict[int, list[Row]]] = {}
+    same = ("strategy", "options", "engine", "device", "precision", "global_batch_size")
     for row in rows:
         if step_s(row) is not None and "compute_s" in parts_of(row):
             swept = [f"{key} {row[key]}" for key in sorted(row) if key.startswith(SWEPT)]
             key = (*(str(row.get(column)) for column in same), *swept)
-            groups.setdefault(key, {}).setdefault(int(row["gpus"]), row)
-    pairs = [(by_gpus[min(by_gpus)], by_gpus[max(by_gpus)]) for by_gpus in groups.values() if len(by_gpus) > 1]
+            groups.setdefault(key, {}).setdefault(int(row["gpus"]), []).append(row)
+    several = (by_gpus for by_gpus in groups.values() if len(by_gpus) > 1)
+    pairs = [(_median(by_gpus[min(by_gpus)]), _median(by_gpus[max(by_gpus)])) for by_gpus in several]
     return sorted((pair for pair in pairs if _efficiency(*pair) < POOR), key=lambda pair: _efficiency(*pair))
+
+
+def _median(rows: Sequence[Row]) -> Row:
+    return sorted(rows, key=lambda row: step_s(row) or 0.0)[(len(rows) - 1) // 2]
 
 
 def _efficiency(few: Row, many: Row) -> float:

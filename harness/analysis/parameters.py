@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.analysis.answer import duration
+from harness.analysis.words import duration
 
 
 def figure(value: float) -> str:

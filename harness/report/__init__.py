@@ -6,6 +6,7 @@ What is drawn with is imported when something is drawn, so that a run that chang
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,20 @@ Section = Callable[[Any], tuple[str, str]]
 _DIGEST_NAME = "harness-digest"
 _HEAD_BYTES = 4096
 
+_LONGEST_NAME = 60
+"""Characters of the names of several scenarios in a file's name; chosen: file systems end at 255 bytes."""
 
-def write_report(results: Sequence[Results], out: Path, *, sections: Sequence[Section] = ()) -> Path:
+
+def write_report(
+    results: Sequence[Results], out: Path, *, sections: Sequence[Section] = (), plugins: Sequence[str] = ()
+) -> Path:
     """Write the report of one or more scenarios' folders and return its path.
 
     Args:
         results: folders with a plan; cells that are not finished stand in the report as such.
         out: the HTML file.
         sections: what plugins add at the end.
+        plugins: files whose strategies may be run again, to find what would turn the answer.
 
     Raises:
         InputError: a folder has no plan, or a record is damaged.
@@ -35,8 +42,25 @@ def write_report(results: Sequence[Results], out: Path, *, sections: Sequence[Se
     from harness.report.read import read_scenario
 
     digest = content_digest(results)
-    write_atomically(out, render([read_scenario(item) for item in results], digest, sections))
+    write_atomically(out, render([read_scenario(item, plugins) for item in results], digest, sections))
     return out
+
+
+def default_path(results: Sequence[Results]) -> Path:
+    """Return where a report goes when nobody says: beside its scenario; one of several takes no scenario's own place.
+
+    Several lie under their common folder, named after them, or after their number where that would be too long.
+    """
+    if len(results) == 1:
+        return results[0].folder / "report.html"
+    folders = [item.folder.resolve() for item in results]
+    parent = Path(os.path.commonpath(folders))
+    parent = parent.parent if parent in folders else parent
+    name = "+".join(folder.name for folder in folders)
+    if len(name) > _LONGEST_NAME:
+        known = hashlib.sha256("\n".join(map(str, folders)).encode()).hexdigest()[:8]
+        name = f"{len(folders)}-scenarios-{known}"
+    return parent / f"report-{name}.html"
 
 
 def is_current(results: Sequence[Results], out: Path) -> bool:

@@ -7,14 +7,32 @@ from typing import Any
 
 import pandas as pd
 
+from harness.analysis.points import number
+from harness.analysis.scaling import scaling_frame
+from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
 from harness.describe import engine_in_words
 from harness.plan import Cell
 from harness.report.read import ScenarioResults
 from harness.source import show
 from harness.store import COLUMNS
 
-CURVE_COLUMNS = ("panel", "simulated", "strategy", "gpus", "line", "seed", "samples", "time_s", "accuracy")
-BAR_COLUMNS = ("simulated", "strategy", "gpus", "label", "throughput", "dram_total")
+LOSSES = ("accuracy", "train_loss", "validation_loss")
+MEASURED = ("samples", "time_s", "validation_accuracy", "train_loss", "validation_loss")
+CURVE_COLUMNS = ("panel", "simulated", "strategy", "gpus", "line", "seed", "cell_id", "samples", "time_s", *LOSSES)
+BAR_COLUMNS = (
+    "cell_id",
+    "simulated",
+    "strategy",
+    "gpus",
+    "label",
+    "throughput",
+    "stated",
+    "dram_total",
+    "dram_capacity",
+)
+
+MOST_STALE = 12
+"""Points whose staleness is read and drawn; chosen: more lines in one figure cannot be told apart."""
 
 
 def cells_frame(scenario: ScenarioResults) -> pd.DataFrame:
@@ -23,21 +41,24 @@ def cells_frame(scenario: ScenarioResults) -> pd.DataFrame:
     return pd.DataFrame(list(scenario.rows), columns=[*COLUMNS, *extra])
 
 
+# -- curves ------------------------------------------------------------------------------------------------------------
+
+
 def curves_frame(scenario: ScenarioResults) -> pd.DataFrame:
-    """Return one row for each evaluation that measured the validation accuracy.
+    """Return one row for each evaluation.
 
     Cells of one panel differ in strategy, devices and seed only; lines of one panel in the seed only.
     """
     cells = [cell for cell in scenario.plan.cells if scenario.evaluations.get(cell.cell_id)]
     varied = varied_options(cells)
     rows = [
-        (*head, row.get("samples"), row.get("time_s"), row["validation_accuracy"])
+        (*head, *(row.get(key) for key in MEASURED))
         for cell in cells
         for head in [_curve_head(cell, varied, scenario.plan.machine.gpu_name)]
         for row in scenario.evaluations[cell.cell_id]
-        if "validation_accuracy" in row
     ]
-    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+    return frame.astype(dict.fromkeys(("samples", "time_s", *LOSSES), float))
 
 
 def _curve_head(cell: Cell, varied: set[tuple[str, str]], gpu_name: str) -> tuple[Any, ...]:
@@ -45,25 +66,56 @@ def _curve_head(cell: Cell, varied: set[tuple[str, str]], gpu_name: str) -> tupl
     panel = ", ".join(
         [f"global batch {cell.global_batch_size}", f"learning rate {cell.learning_rate:g}", *_swept(cell)]
     )
-    return panel, cell.engine == "virtual", cell.strategy, cell.gpus, line, cell.seed
+    return panel, cell.engine == "virtual", cell.strategy, cell.gpus, line, cell.seed, cell.cell_id
 
 
-def bars_frame(scenario: ScenarioResults) -> pd.DataFrame:
-    """Return one row for each cell with a throughput or counted DRAM, the kinds of DRAM as columns dram.KIND."""
+# -- bars --------------------------------------------------------------------------------------------------------------
+
+
+def labels_of(scenario: ScenarioResults) -> dict[str, str]:
+    """Return by cell id what its speed and memory depend on, in words: neither rate nor seed."""
     cells = [cell for cell in scenario.plan.cells if cell.cell_id in scenario.records]
     batches = len({cell.global_batch_size for cell in cells}) > 1
     varied = varied_options(cells)
-    rows = []
-    for cell in cells:
-        record = scenario.records[cell.cell_id]
-        label = _bar_label(cell, varied, scenario.plan.machine.gpu_name, batches)
-        row = {"simulated": cell.engine == "virtual", "strategy": cell.strategy, "gpus": cell.gpus, "label": label}
-        row |= {"throughput": record.row.get("throughput_samples_per_s")}
-        row |= {"dram_total": record.row.get("dram_tensors_peak_bytes")}
-        rows.append(row | _dram((record.detail or {}).get("dram")))
-    columns = list(dict.fromkeys([*BAR_COLUMNS, *(key for row in rows for key in row)]))
-    numbers = {key: float for key in columns if key.startswith(("throughput", "dram"))}
+    return {cell.cell_id: _bar_label(cell, varied, scenario.plan.machine.gpu_name, batches) for cell in cells}
+
+
+def bars_frame(scenario: ScenarioResults) -> pd.DataFrame:
+    """Return one row for each cell with a record: throughput, parts of a step, kinds of DRAM as columns dram.KIND."""
+    labels = labels_of(scenario)
+    rows = [_bar(cell, scenario, labels) for cell in scenario.plan.cells if cell.cell_id in labels]
+    columns = list(dict.fromkeys([*BAR_COLUMNS, *TRAINING, *(key for row in rows for key in row)]))
+    numbers = {key: float for key in columns if key.startswith(("throughput", "stated", "dram", *TRAINING))}
     return pd.DataFrame(rows, columns=columns).astype(numbers)
+
+
+def _bar(cell: Cell, scenario: ScenarioResults, labels: Mapping[str, str]) -> dict[str, Any]:
+    record = scenario.records[cell.cell_id]
+    row: dict[str, Any] = {"cell_id": cell.cell_id, "simulated": cell.engine == "virtual", "strategy": cell.strategy}
+    row |= {"gpus": cell.gpus, "label": labels[cell.cell_id], "dram_capacity": cell.dram_bytes}
+    row |= {"throughput": record.row.get("throughput_samples_per_s"), "stated": record.row.get("stated_error")}
+    row |= {"dram_total": record.row.get("dram_tensors_peak_bytes")}
+    return row | _parts(record.row) | _dram((record.detail or {}).get("dram"))
+
+
+def _parts(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the seconds of an update by part; what was not measured of a measured cell counts as 0."""
+    steps = number(row, "steps")
+    if not steps or number(row, "compute_s") is None:
+        return {}
+    # Rounding leaves some 1e-14 s below 0 in what is the rest of the others.
+    return {part: max(0.0, number(row, part) or 0.0) / steps for part in TRAINING}
+
+
+def parts_frame(bars: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each label, of its cell with the median step: so its parts add up to the step."""
+    known = bars.dropna(subset=list(TRAINING))
+    order = list(dict.fromkeys(known["label"]))
+    ranked = known.assign(step_s=known[list(TRAINING)].sum(axis=1)).sort_values("step_s", kind="stable")
+    groups = ranked.groupby("label")
+    middle = ranked[groups.cumcount() == (groups["label"].transform("size") - 1) // 2]
+    columns = ["label", "simulated", "strategy", "gpus", *TRAINING]
+    return middle.set_index("label").loc[order].reset_index()[columns]
 
 
 def _dram(counted: Mapping[str, int] | None) -> dict[str, int]:
@@ -93,3 +145,44 @@ def varied_options(cells: Iterable[Cell]) -> set[tuple[str, str]]:
 
 def _swept(cell: Cell) -> list[str]:
     return [f"{key.removeprefix('workload.')} {show(value)}" for key, value in cell.swept.items()]
+
+
+# -- scaling, bubbles, staleness ---------------------------------------------------------------------------------------
+
+
+def scaling_lines(scenario: ScenarioResults, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return speed-ups with the line that each point belongs to: its strategy, options and what is held fixed."""
+    found = scaling_frame(cells)
+    if not len(found):
+        return found
+    fixed = found["global_batch_size"].where(found["scaling"] == "strong", found["batch_size"])
+    several = fixed.groupby(found["scaling"]).transform("nunique") > 1
+    held = found["scaling"].map({"strong": "global batch", "weak": "batch"})
+    batch = (held + " " + fixed.astype(int).astype(str)).where(several, "")
+    names = [", ".join(filter(None, parts)) for parts in zip(found["strategy"], found["details"], batch, strict=True)]
+    return found.assign(simulated=found["engine"] == "virtual", line=names)
+
+
+def bubbles(cells: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return one row for each label with a pipeline: its bubble beside theory."""
+    if "pipeline" not in cells.columns:
+        return pd.DataFrame()
+    found = bubbles_frame(cells)
+    if not len(found):
+        return found
+    found = found.assign(simulated=found["engine"] == "virtual", label=found["cell_id"].map(labels))
+    keys = ["label", "simulated", "strategy", "gpus", "schedule", "stages", "microbatches"]
+    columns = {"bubble": "median", "ideal": "first", "cell_id": "first"}
+    return found.groupby(keys, as_index=False, sort=False).agg(columns)
+
+
+def staleness(scenario: ScenarioResults, cells: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return how often each staleness occurred, of the first cell of each label with an asynchronous server."""
+    stale = cells[cells["synchrony"] != "synchronous"]
+    first = stale.assign(label=stale["cell_id"].map(labels)).drop_duplicates("label").head(MOST_STALE)
+    tables = [scenario.table("updates", cell_id).assign(cell_id=cell_id) for cell_id in first["cell_id"]]
+    tables = [table for table in tables if "staleness" in table.columns and len(table)]
+    if not tables:
+        return pd.DataFrame()
+    found = staleness_frame(cells, pd.concat(tables, ignore_index=True))
+    return found.assign(simulated=found["engine"] == "virtual", label=found["cell_id"].map(labels))

@@ -1,0 +1,92 @@
+"""How sure a point's figure is, and whether two points are told apart. Imports the standard library only."""
+
+from __future__ import annotations
+
+from harness.analysis.exact import MIN_SEEDS, share_interval
+from harness.analysis.points import number
+from harness.analysis.ranking import Standing, duel, seeds_to_tell
+from harness.analysis.words import differs, duration, rate, real
+
+STATED = 2.0
+"""Standard deviations that a prediction is said to be good to: 95 % of a normal."""
+
+
+def _deterministic(standing: Standing) -> bool:
+    """Say whether seeds say nothing: simulated speed is what the costs add up to."""
+    return not real(standing.point) and not standing.point.by_target
+
+
+def _stated(standing: Standing) -> float | None:
+    error = standing.point.median_of(lambda row: number(row, "stated_error"))
+    return None if error is None else STATED * error
+
+
+def open_against(leader: Standing, other: Standing) -> str:
+    """Return that the records do not tell the two apart and what would, as the end of a sentence; empty if they do."""
+    if not other.reached:
+        return ""
+    name = differs(other.point, leader.point)
+    if _deterministic(leader):
+        return f", not resolved against {name}" if _tie(leader, other) else ""
+    found = duel(leader, other)
+    if found.interval is None and not leader.sure:
+        return f", not enough evidence against {name}{_would_tell(found.probability)}"
+    if found.interval is None or found.resolved:
+        return ""
+    return f", not resolved against {name}{_would_tell(found.probability)}"
+
+
+def _tie(leader: Standing, other: Standing) -> bool:
+    stated = max((_stated(leader) or 0.0, _stated(other) or 0.0))
+    return other.seconds <= leader.seconds * (1 + stated)
+
+
+def _would_tell(probability: float) -> str:
+    seeds = seeds_to_tell(probability)
+    return f": seeds = {seeds} would tell" if seeds else ": more seeds would hardly tell"
+
+
+def told_apart(leader: Standing, other: Standing) -> str:
+    """Return how probably the leader is the faster one, and whether that is resolved, as the end of a sentence."""
+    if _deterministic(leader):
+        apart = other.seconds / leader.seconds - 1 if leader.seconds > 0 else 0.0
+        near = f"; {100 * apart:.2g} % behind is less than the predictions are good to: not resolved"
+        return near if _tie(leader, other) else ""
+    found = duel(leader, other)
+    if min(len(leader.runs), len(other.runs)) < 2:
+        return ""
+    beaten = f"; {differs(leader.point, other.point)} beats it with probability {found.probability:.2f}"
+    if found.interval is None:
+        return (
+            f"{beaten}, not enough evidence: seeds = {max(MIN_SEEDS, seeds_to_tell(found.probability) or 0)} would tell"
+        )
+    shown = f"{beaten} ({found.interval.low:.2f} to {found.interval.high:.2f})"
+    return shown if found.resolved else f"{shown}: not resolved{_would_tell(found.probability).replace(':', ',')}"
+
+
+def achieves(standing: Standing) -> str:
+    """Return what a point does: its throughput, or when it reaches the target."""
+    if not standing.point.by_target:
+        return f"trains {rate(1 / standing.seconds)}"
+    if standing.sure:
+        return f"reaches the target in {duration(standing.seconds)}"
+    return f"is expected to reach the target in {duration(standing.seconds)}, failed runs repeated"
+
+
+def evidence(standing: Standing) -> str:
+    """Return what that rests on: seeds and interval, the seeds that failed, or the stated error of a simulation."""
+    n, point = standing.seeds, standing.point
+    if not standing.sure:
+        got = f"{standing.reached} of n = {n} seeds"
+        if not point.by_target:
+            return f"median of the {got} that finished"
+        chance = share_interval(standing.reached, n)
+        return f"{got} do, so {100 * chance.low:.0f} to {100 * chance.high:.0f} % of all would"
+    if _deterministic(standing):
+        stated = _stated(standing)
+        return f"n = {n}, simulated" + (f", good to ±{100 * stated:.2g} %" if stated else "")
+    if standing.interval is None:
+        return f"median of n = {n}: no interval, seeds = {MIN_SEEDS} would tell"
+    low, high, coverage = standing.interval
+    shown = (duration(low), duration(high)) if point.by_target else (rate(1 / high), rate(1 / low))
+    return f"median of n = {n}; {shown[0]} to {shown[1]} covers it with {100 * coverage:.4g} %"

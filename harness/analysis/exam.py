@@ -1,0 +1,129 @@
+"""The entry exam: does a strategy that promises the result of one device train the same model?
+
+Imports the standard library only; works on rows of cells.csv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from harness.analysis.points import RESULTS, Row, number
+from harness.analysis.words import listed
+
+PASSED = 0.05
+"""Relative difference up to which a strategy passes; chosen: rounding in another order grows along a run, in how far
+the weights moved to 0.0015 (lenet5 on digits, 140 to 380 steps, 2 CPU cores, 2026-11, n = 6; in the final loss to
+0.07), while a gradient that is summed where it should be averaged, or a rank left out, moves them otherwise by tens of
+percent. The median over seeds and rates counts: one rate at the edge of stability is no proof."""
+
+IDENTICAL = 1e-5
+"""Relative difference below which nobody would speak of more than rounding; chosen: a hundred units in the last place
+of single precision."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One strategy beside single on one engine.
+
+    Attributes:
+        off: median relative difference of how far the weights moved, or of final losses where that was not recorded,
+            over all pairs of cells with the same data, batch, rate and seed.
+        pairs: those among them that ended after as many samples, so that rounding is all that may differ.
+        typical, worst: median and largest difference over these.
+    """
+
+    strategy: str
+    engine: str
+    off: float
+    pairs: int
+    typical: float
+    worst: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it trains what single trains."""
+        return self.off <= PASSED
+
+
+def exams(rows: Sequence[Row]) -> list[Exam]:
+    """Compare every strategy that must equal single with it, wherever both ran the same trajectory on one engine.
+
+    On one device a strategy has nothing to do that could be wrong: those cells are left out.
+    """
+    single = {_trajectory(row): row for row in rows if row["strategy"] == "single" and row["status"] in RESULTS}
+    found: dict[tuple[str, str], list[tuple[float, bool]]] = {}
+    for row in rows:
+        base = single.get(_trajectory(row))
+        candidate = row.get("equivalence") == "single" and row["gpus"] > 1 and row["status"] in RESULTS
+        if candidate and base is not None:
+            off = difference(base, row)
+            if off is not None:
+                found.setdefault((str(row["strategy"]), str(row["engine"])), []).append((off, _as_long(base, row)))
+    return [_exam(*who, pairs) for who, pairs in found.items()]
+
+
+def _exam(strategy: str, engine: str, pairs: Sequence[tuple[float, bool]]) -> Exam:
+    alike = [off for off, as_long in pairs if as_long]
+    typical, worst = (median(alike), max(alike)) if alike else (0.0, 0.0)
+    return Exam(strategy, engine, median(off for off, _ in pairs), len(alike), typical, worst)
+
+
+def _trajectory(row: Row) -> tuple[object, ...]:
+    """Return what must be equal for the same weights."""
+    return row.get("trajectory_id") or id(row), row["engine"], row.get("precision")
+
+
+def _as_long(base: Row, row: Row) -> bool:
+    return bool(base.get("samples_seen") == row.get("samples_seen"))
+
+
+def difference(base: Row, row: Row) -> float | None:
+    """Return the relative difference of where two runs ended; None where it was not recorded of both.
+
+    A loss is compared only where both saw as many samples: it goes on falling where the weights hardly move.
+    """
+    for key in ("displacement", *(["validation_loss", "train_loss"] if _as_long(base, row) else [])):
+        ours, theirs = number(base, key), number(row, key)
+        if ours is not None and theirs is not None:
+            return abs(ours - theirs) / max(abs(ours), abs(theirs)) if ours != theirs else 0.0
+    return None
+
+
+def failed(found: Sequence[Exam]) -> set[tuple[str, str]]:
+    """Return (strategy, engine) of those that are shown but not ranked."""
+    return {(exam.strategy, exam.engine) for exam in found if not exam.passed}
+
+
+def in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
+    """Say on one engine who trains what single trains, and who does not."""
+    here = [exam for exam in found if exam.engine == engine]
+    same = [exam for exam in here if exam.passed and exam.pairs]
+    lines = [_same(same, engine)] if same else []
+    lines += [
+        f"{exam.strategy} does not train what single trains: where they end differs by {100 * exam.off:.2g} % in the "
+        "median over cells of the same seed and rate; shown, not ranked"
+        for exam in here
+        if not exam.passed
+    ]
+    return tuple(lines)
+
+
+def _same(same: Sequence[Exam], engine: str) -> str:
+    names = listed(["single", *(exam.strategy for exam in same)])
+    choice = "between them this is a choice of speed and memory only"
+    if engine == "virtual":
+        return f"{names} share one trajectory by construction: {choice}"
+    typical, worst = max(exam.typical for exam in same), max(exam.worst for exam in same)
+    pairs = sum(exam.pairs for exam in same)
+    if worst < IDENTICAL:
+        close = f"identically {f'to {_power(worst)}' if worst else 'to the last digit'} ({pairs} pairs of cells)"
+    else:
+        close = f"the same model but for rounding, which grows to {_power(typical)} by the end"
+        close += f" (relative, median; at worst {_power(worst)}; {pairs} pairs of cells)"
+    return f"{names} train {close}: {choice}"
+
+
+def _power(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-") if value else "0"

@@ -1,0 +1,111 @@
+"""What would turn a comparison: how slow a link, or how much work per step, makes the other one win.
+
+Pure functions over step times that something else predicts; imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.analysis.explain import Predict
+from harness.analysis.parameters import PARAMETERS, Parameter
+from harness.analysis.words import three
+
+FARTHEST = 1024
+"""Multiple, up and down, within which a turning point is looked for; chosen: from 1 to 1,000 Gb/s about any link."""
+
+STRIDE = 4
+"""Factor between trials; chosen: two turning points closer than this are one to a reader."""
+
+FOUND = 0.002
+"""Relative width at which a turning point counts as found: three digits are written."""
+
+LINKS = ("cluster.inter_node.bandwidth", "cluster.intra_node.bandwidth")
+SPEED = "cluster.device.samples_per_second"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared.
+
+    Attributes:
+        seconds: that it was ranked by: to the target, or for a sample.
+        predict: step time where some figures of its cluster are others.
+        configured: figures that it has, in SI units.
+    """
+
+    name: str
+    seconds: float
+    predict: Predict
+    configured: Mapping[str, float]
+
+    def cost(self, factors: Mapping[str, float]) -> float:
+        """Return its seconds with some figures multiplied; how many steps it takes stays."""
+        overrides = {key: self.configured[key] * factor for key, factor in factors.items() if key in self.configured}
+        # Against its own prediction: what the records say stays as it is where nothing is changed.
+        return self.seconds * self.predict(overrides) / self.predict({})
+
+
+def flip_points(winner: Side, other: Side) -> tuple[str, ...]:
+    """Say within what bandwidths and work per step the winner stays ahead, each figure changed alone.
+
+    Returns:
+        Nothing where the two are level to start with, or nothing of a kind can be changed.
+    """
+    if winner.seconds >= other.seconds:
+        return ()
+    parameters = [p for p in PARAMETERS if p.key in LINKS and (p.key in winner.configured or p.key in other.configured)]
+    lines = [_links(winner, other, parameter) for parameter in parameters]
+    if SPEED in winner.configured and SPEED in other.configured:
+        lines.append(_work(winner, other))
+    return tuple(lines)
+
+
+def _links(winner: Side, other: Side, parameter: Parameter) -> str:
+    there = winner.configured.get(parameter.key) or other.configured[parameter.key]
+    where = parameter.gives.format("").strip()
+
+    def text(factor: float) -> str:
+        return parameter.write(there * factor)
+
+    below, above = _turns(winner, other, parameter.key)
+    ends = (("above", below), ("below", above))
+    conditions = [f"{side} {text(factor)}" for side, factor in ends if factor is not None]
+    configured = f"{text(1)} is configured"
+    if not conditions:
+        return f"{winner.name} wins against {other.name} at any bandwidth {where} ({configured})"
+    when = " and ".join(conditions)
+    return f"{winner.name} wins while a link {where} is {when}, else {other.name} ({configured})"
+
+
+def _work(winner: Side, other: Side) -> str:
+    """Return the same for the work of a step; twice the work is what devices half as fast have."""
+    below, above = _turns(winner, other, SPEED)
+    ends = (("from", above), ("up to", below))
+    conditions = [f"{side} {three(1 / factor)} times" for side, factor in ends if factor is not None]
+    if not conditions:
+        return f"{winner.name} wins against {other.name} with any amount of work per step"
+    return f"{winner.name} wins {' and '.join(conditions)} the work per step, else {other.name}"
+
+
+def _turns(winner: Side, other: Side, key: str) -> tuple[float | None, float | None]:
+    """Return the factors below and above 1 nearest to it at which the other wins; None where there is none."""
+    return _turn(winner, other, key, 1 / STRIDE), _turn(winner, other, key, STRIDE)
+
+
+def _turn(winner: Side, other: Side, key: str, stride: float) -> float | None:
+    ahead, behind = 1.0, stride
+    while not _loses(winner, other, key, behind):
+        ahead, behind = behind, behind * stride
+        if not 1 / FARTHEST <= behind <= FARTHEST:
+            return None
+    while abs(math.log(behind / ahead)) > FOUND:
+        middle = math.sqrt(ahead * behind)
+        ahead, behind = (ahead, middle) if _loses(winner, other, key, middle) else (middle, behind)
+    return math.sqrt(ahead * behind)
+
+
+def _loses(winner: Side, other: Side, key: str, factor: float) -> bool:
+    return winner.cost({key: factor}) > other.cost({key: factor})

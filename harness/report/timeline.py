@@ -1,0 +1,88 @@
+"""A few steps of every strategy on one clock, cut out of their tables of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from harness.analysis.points import Row, points
+from harness.analysis.ranking import Standing
+from harness.report.read import ScenarioResults
+
+MOST_DEVICES = 4
+"""Devices at most in the point that is shown of a strategy, where it has one that small: more teach nothing new."""
+
+MOST_STRATEGIES = 6
+STEPS_SHOWN = 3.5
+"""Of the slowest strategy, as long as that is no more than `MOST_STEPS` of the fastest; chosen."""
+
+MOST_STEPS = 14
+TIMES = ("input_s", "compute_s", "communication_s", "idle_s")
+
+
+def timeline_frame(scenario: ScenarioResults, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return the steps of every device that a window in the middle of a run holds; times from its start.
+
+    Each strategy stands with its best point on few devices, and all of one engine have windows of one length.
+    """
+    found = []
+    for engine in ("real", "virtual"):
+        tables = [(row, _lanes(scenario.table("steps", row["cell_id"]))) for row in _shown(scenario, engine)]
+        tables = [(row, table) for row, table in tables if len(table)]
+        if not tables:
+            continue
+        length_s = _length([_step_s(table) for _, table in tables])
+        for row, table in tables:
+            head = {"simulated": engine == "virtual", "strategy": row["strategy"], "label": labels[row["cell_id"]]}
+            found.append(_window(table, length_s).assign(**head, window_s=length_s))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _shown(scenario: ScenarioResults, engine: str) -> list[Row]:
+    """Return a row of results for each strategy: the first seed of its best point on most of few devices.
+
+    A strategy that stands alone is shown on each number of devices.
+    """
+    rows = [row for row in scenario.rows if row["engine"] == engine and row["status"] in ("ok", "target-missed")]
+    names = list(dict.fromkeys(row["strategy"] for row in rows))[:MOST_STRATEGIES]
+    shown = []
+    for strategy in names:
+        found = points([row for row in rows if row["strategy"] == strategy], by_target=True)
+        few = [point.gpus for point in found if point.gpus <= MOST_DEVICES] or [min(point.gpus for point in found)]
+        counts = [max(few)] if len(names) > 1 else sorted({point.gpus for point in found})[:MOST_STRATEGIES]
+        for gpus in counts:
+            best = min((point for point in found if point.gpus == gpus), key=lambda point: Standing(point).rank)
+            shown.append(best.row)
+    return shown
+
+
+def _lanes(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return the steps of at most `MOST_DEVICES` devices, each named; empty where times were not recorded."""
+    if not len(steps) or steps["start_s"].isna().all():
+        return pd.DataFrame()
+    device = steps["device"].fillna(0).astype(int)
+    workers, devices = steps["worker"].nunique() > 1, device.nunique() > 1
+    worker, device = "worker " + steps["worker"].astype(str), "device " + device.astype(str)
+    lane = worker + ", " + device if workers and devices else worker if workers else device
+    kept = steps.assign(lane=lane)[["lane", "step", "start_s", *TIMES]]
+    return kept[kept["lane"].isin(sorted(kept["lane"].unique())[:MOST_DEVICES])].fillna(0.0)
+
+
+def _step_s(table: pd.DataFrame) -> float:
+    first = table[table["lane"] == table["lane"].iloc[0]].sort_values("start_s")
+    return float(first["start_s"].diff().median()) if len(first) > 1 else float(first[list(TIMES)].sum(axis=1).iloc[0])
+
+
+def _length(steps_s: Sequence[float]) -> float:
+    return min(STEPS_SHOWN * max(steps_s), MOST_STEPS * min(steps_s))
+
+
+def _window(table: pd.DataFrame, length_s: float) -> pd.DataFrame:
+    """Return the steps that begin within so many seconds from the middle step of the first lane on."""
+    starts = table[table["lane"] == table["lane"].min()]["start_s"].sort_values()
+    begin = float(starts.iloc[len(starts) // 2])
+    ends = table["start_s"] + table[list(TIMES)].sum(axis=1)
+    inside = table[(ends > begin) & (table["start_s"] < begin + length_s)].copy()
+    inside["start_s"] -= begin
+    return inside.sort_values(["lane", "start_s"])

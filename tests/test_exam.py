@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from typing import Any
+
+from harness.analysis.answer import answer, in_text
+from harness.analysis.exam import exams, failed, in_words
+
+Row = dict[str, Any]
+
+
+def row(strategy: str, loss: float | None, seed: int = 0, **changes: Any) -> Row:
+    given: Row = {"cell_id": f"{strategy}-{seed}", "strategy": strategy, "engine": "real", "device": "cpu"}
+    given |= {"status": "ok", "seed": seed, "gpus": 1 if strategy == "single" else 2, "equivalence": "single"}
+    given |= {"validation_loss": loss, "train_loss": loss, "trajectory_id": f"t{seed}", "samples_seen": 3200}
+    given |= {"batch_size": 32, "global_batch_size": 32, "learning_rate": 0.1, "time_to_target_s": 2.0, "options": "{}"}
+    return given | {"throughput_samples_per_s": 10.0} | changes
+
+
+def test_rounding_passes_and_is_said_with_its_size() -> None:
+    rows = [row("single", 0.25), row("sync-ddp", 0.25 * (1 + 4e-7)), row("fsdp", 0.25)]
+    found = exams(rows)
+    assert [(exam.strategy, exam.passed, exam.pairs) for exam in found] == [("sync-ddp", True, 1), ("fsdp", True, 1)]
+    assert in_words(found, "real") == (
+        "single, sync-ddp and fsdp train identically to 4e-7 (2 pairs of cells): "
+        "between them this is a choice of speed and memory only",
+    )
+
+
+def test_a_gradient_summed_where_it_should_be_averaged_fails_and_is_not_ranked() -> None:
+    rows = [row("single", 0.25, s) for s in range(3)]
+    rows += [row("wrong", 0.6, s, time_to_target_s=0.5) for s in range(3)]
+    assert failed(exams(rows)) == {("wrong", "real")}
+    found = answer(rows, 6)
+    assert found.sentence.startswith("Use single")
+    assert "wrong does not train what single trains: where they end differs by 58 % in the median" in in_text(found)
+
+
+def test_one_rate_at_the_edge_of_stability_fails_nobody() -> None:
+    rows = [row("single", 0.25, s) for s in range(3)] + [row("fsdp", 0.25, s) for s in range(2)]
+    exam = exams([*rows, row("fsdp", 0.5, 2)])[0]
+    assert exam.passed
+    assert exam.worst == 0.5
+
+
+def test_only_the_same_trajectory_on_the_same_engine_after_as_many_samples_is_compared() -> None:
+    base = row("single", 0.25)
+    assert exams([base, row("fsdp", 0.5, trajectory_id="other")]) == []
+    assert exams([base, row("fsdp", 0.5, engine="virtual")]) == []
+    assert exams([base, row("fsdp", 0.5, samples_seen=1600)]) == []
+    assert exams([base, row("async-ps", 0.5, equivalence=None)]) == []
+    assert exams([base, row("fsdp", None)]) == []
+
+
+def test_simulated_ones_share_a_trajectory_by_construction() -> None:
+    rows = [row("single", 0.25, engine="virtual"), row("fsdp", 0.25, engine="virtual")]
+    assert "single and fsdp share one trajectory by construction" in in_words(exams(rows), "virtual")[0]
+
+
+def test_how_far_the_weights_moved_is_compared_before_losses_that_rounding_drives_apart() -> None:
+    rows = [row("single", 0.25, displacement=0.400), row("fsdp", 0.27, displacement=0.4004)]
+    (exam,) = exams(rows)
+    assert exam.worst < 0.0011
+    assert in_words([exam], "real")[0].startswith(
+        "single and fsdp train the same model but for rounding, which grows to 1e-3 by the end"
+    )
+
+
+def test_one_that_ends_elsewhere_fails_even_if_it_never_ends_after_as_many_samples() -> None:
+    rows = [row("single", 0.25, displacement=0.37), row("wrong", 0.25, displacement=0.46, samples_seen=1600)]
+    assert failed(exams(rows)) == {("wrong", "real")}
+    close = row("fsdp", 0.25, displacement=0.36, samples_seen=1600)
+    (exam,) = exams([rows[0], close])
+    assert exam.passed
+    assert in_words([exam], "real") == ()  # nothing to say of rounding
+
+
+def test_cells_on_one_device_prove_nothing() -> None:
+    assert exams([row("single", 0.25), row("fsdp", 0.25, gpus=1)]) == []

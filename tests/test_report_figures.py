@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.analysis.censored import Run
+from harness.analysis.time_to_accuracy import reached_by
+from harness.regime import MEANS, SHAPES
+from harness.report.draw_bars import dram_drawings, throughput_drawings
+from harness.report.draw_rates import PAINT, is_a_map, rate_drawings
+from harness.report.draw_scaling import scaling_drawings
+from harness.report.draw_target import ToTarget, target_drawings
+from harness.report.draw_time import LOOKS, bubble_drawings, part_drawings, staleness_drawings, timeline_drawings
+from harness.report.svg import Drawing, byte_unit, shorten, time_unit
+from harness.report.timeline import _lanes, _window
+
+PALETTE = {"single": "#0173b2", "async-ps": "#de8f05", "sync-ddp": "#029e73", "model-split": "#d55e00"}
+
+
+def table_of(drawing: Drawing) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(base64.b64decode(drawing.csv).decode()))
+
+
+def texts_of(drawing: Drawing) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg)
+
+
+# -- learning rates ----------------------------------------------------------------------------------------------------
+
+
+def rates(*points: tuple[str, int, float, str | None]) -> pd.DataFrame:
+    rows = []
+    for strategy, workers, rate, regime in points:
+        verdict = MEANS[regime] if regime else None  # type: ignore[index]
+        text = f"0 of 3 reached; {regime} 3 of 3" if regime else "0 of 3 reached; too short to tell"
+        rows.append((strategy, "virtual", "", 32, workers, workers, rate, regime, verdict, text, 3, 0))
+    columns = "strategy engine details global_batch_size workers gpus learning_rate regime verdict text seeds reached"
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def test_a_map_says_which_rate_is_good_where_and_what_is_too_large_for_most_workers() -> None:
+    frame = rates(
+        ("single", 1, 0.1, "good"),
+        ("single", 1, 0.001, "stuck"),
+        ("async-ps", 4, 0.1, "good"),
+        ("async-ps", 16, 0.1, "collapsed"),
+        ("async-ps", 16, 0.01, "slow"),
+    )
+    (drawing,) = rate_drawings(frame, "a")
+    assert (
+        "Largest good rate: 0.1 for single on 1 device and async-ps on 4 workers; none for async-ps on 16 workers"
+        in (drawing.caption)
+    )
+    assert "Too large for async-ps on 16 workers: 0.1 (collapsed 3 of 3 seeds)." in drawing.caption
+    assert {"good", "stuck", "collapsed", "slow", "0.001", "3 of 3 seeds"} <= set(texts_of(drawing))
+    assert "simulated" in drawing.title
+
+
+def test_a_map_comes_first_where_rates_and_workers_are_several() -> None:
+    three = [("single", 1, rate, "good") for rate in (0.01, 0.1, 1.0)]
+    assert not is_a_map(rates(*three))
+    assert is_a_map(rates(*three, ("async-ps", 4, 0.1, "good")))
+    assert not is_a_map(rates(("single", 1, 0.1, "good"), ("async-ps", 4, 0.1, "good")))
+    assert not is_a_map(pd.DataFrame())
+
+
+def test_many_columns_are_spread_over_several_maps() -> None:
+    frame = rates(*(("async-ps", workers, 0.1, "good") for workers in range(2, 22)))
+    drawn = rate_drawings(frame, "a")
+    assert sum(len(table_of(drawing)) for drawing in drawn) == 20
+    assert len(drawn) == math.ceil(20 / 7)
+
+
+def test_a_point_that_cannot_be_told_is_drawn_without_a_colour() -> None:
+    (drawing,) = rate_drawings(rates(("single", 1, 0.1, None), ("single", 1, 1.0, "good")), "a")
+    assert "too short" in texts_of(drawing)
+
+
+def test_every_shape_has_a_paint_of_its_own_lightness() -> None:
+    assert set(PAINT) == set(SHAPES)
+    lightness = [sum(w * int(c[i : i + 2], 16) for w, i in ((0.3, 1), (0.59, 3), (0.11, 5))) for c, _ in PAINT.values()]
+    for one, other in pairwise(lightness):
+        assert abs(one - other) > 20  # neighbours on the scale are told apart in grey
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def parts(**changes: float) -> dict[str, float]:
+    return dict.fromkeys(LOOKS, 0.0) | {"compute_s": 0.004} | changes
+
+
+def test_parts_say_who_computes_least_and_add_up() -> None:
+    one = {"label": "single, 1 core", "simulated": False, "strategy": "single", "gpus": 1, **parts()}
+    two = {"label": "sync-ddp, 2 cores", "simulated": False, "strategy": "sync-ddp", "gpus": 2}
+    two |= parts(compute_s=0.002, communication_s=0.006)
+    (drawing,) = part_drawings(pd.DataFrame([one, two]), PALETTE, "a")
+    assert "single, 1 core computes for 100 % of a step; sync-ddp, 2 cores only for 25 %" in drawing.caption
+    assert "exposed communication takes 75 % of it" in drawing.caption
+    assert table_of(drawing)[list(LOOKS)].sum(axis=1).tolist() == pytest.approx([0.004, 0.008])
+    assert "sync-ddp, 2 cores: 8.00 ms" in texts_of(drawing)
+    assert "milliseconds per step, mean over devices" in texts_of(drawing)
+
+
+def test_simulated_time_is_named_so_on_its_axis() -> None:
+    row = {"label": "single", "simulated": True, "strategy": "single", "gpus": 1, **parts()}
+    (drawing,) = part_drawings(pd.DataFrame([row]), PALETTE, "a")
+    assert "simulated milliseconds per step, mean over devices" in texts_of(drawing)
+    assert "stroke-dasharray" in drawing.svg
+
+
+def steps(workers: int, count: int, step_s: float) -> pd.DataFrame:
+    rows = [
+        (worker, 0, step, step * step_s, 0.0, 0.7 * step_s, 0.2 * step_s, 0.1 * step_s * worker)
+        for worker in range(workers)
+        for step in range(count)
+    ]
+    return pd.DataFrame(rows, columns=["worker", "device", "step", "start_s", *_TIMES])
+
+
+_TIMES = ["input_s", "compute_s", "communication_s", "idle_s"]
+
+
+def test_a_timeline_shows_a_window_of_every_worker_and_who_waits_longest() -> None:
+    window = _window(_lanes(steps(2, 40, 0.01)), 0.035)
+    assert set(window["lane"]) == {"worker 0", "worker 1"}
+    assert window["start_s"].between(-0.01, 0.035).all()
+    shown = window.assign(simulated=False, strategy="async-ps", label="async-ps, 2 cores", window_s=0.035)
+    (drawing,) = timeline_drawings(shown, PALETTE, "a")
+    assert "worker 1 waits longest: 1.00 ms of each step, worker 0 for nothing" in drawing.caption
+
+
+def test_steps_without_times_have_no_timeline() -> None:
+    assert _lanes(steps(1, 5, 0.01).assign(start_s=math.nan)).empty
+    assert _lanes(pd.DataFrame()).empty
+
+
+def test_a_bubble_stands_beside_its_theory() -> None:
+    row = {"label": "pipeline", "simulated": True, "strategy": "model-split", "gpus": 4, "schedule": "1f1b"}
+    row |= {"stages": 4, "microbatches": 8, "bubble": 0.31, "ideal": 3 / 11, "cell_id": "c"}
+    (drawing,) = bubble_drawings(pd.DataFrame([row]), PALETTE, "a")
+    assert "idles for 31 % of a step where 1f1b alone makes it 27 %" in drawing.caption
+
+
+def test_staleness_is_told_by_its_median_and_tail() -> None:
+    frame = pd.DataFrame({"staleness": [0, 1, 2, 3], "share": [0.2, 0.5, 0.2, 0.1]})
+    frame = frame.assign(simulated=False, strategy="async-ps", label="async-ps on 4", gpus=4)
+    (drawing,) = staleness_drawings(frame, PALETTE, "a")
+    assert drawing.caption == "Half of the updates of async-ps on 4 are at most 1 updates old, 95 % at most 3."
+
+
+# -- target, speed, memory ---------------------------------------------------------------------------------------------
+
+
+def way(label: str, *runs: Run, simulated: bool = False) -> ToTarget:
+    return ToTarget(simulated, "single", label, runs, reached_by(runs))
+
+
+def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
+    sure = way("sure", *(Run(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
+    half = way("half", Run(1.0, True), Run(4.0, False), Run(4.0, False))
+    never = way("never", Run(4.0, False))
+    (drawing,) = target_drawings([sure, half, never], PALETTE, "a")
+    assert "sure: 5 of 5 seeds reached the target, median 2.20 s (2.00 s to 2.40 s covers it with 93.75 %)" in (
+        drawing.caption
+    )
+    assert "No seed of never got there." in drawing.caption
+    assert "half: 9.00 s expected (1 of 3 seeds)" in texts_of(drawing)
+    assert "never: 0 of 1 seeds got there" in texts_of(drawing)
+    assert table_of(drawing)["reached"].sum() == 6
+
+
+def test_fewer_than_five_seeds_get_no_interval() -> None:
+    (drawing,) = target_drawings([way("few", *(Run(value, True) for value in (1.0, 2.0, 3.0)))], PALETTE, "a")
+    assert "Below five seeds no interval is given." in drawing.caption
+    assert "its interval" not in texts_of(drawing)
+    assert target_drawings([way("never", Run(1.0, False))], PALETTE, "a") == []
+
+
+def scaling_row(gpus: int, speedup: float, **changes: Any) -> dict[str, Any]:
+    row = {"simulated": True, "line": "sync-ddp", "strategy": "sync-ddp", "scaling": "strong", "gpus": gpus}
+    row |= {"base": "sync-ddp on 4", "base_gpus": 4, "ideal": gpus / 4, "speedup": speedup}
+    row |= {"efficiency": speedup / (gpus / 4), "speedup_low": math.nan, "speedup_high": math.nan}
+    return row | changes
+
+
+def test_scaling_names_its_base_and_the_ideal() -> None:
+    (drawing,) = scaling_drawings(pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5)]), PALETTE, "a")
+    assert "sync-ddp on 16: 1.5 times as fast as sync-ddp on 4, of 4 times at best (38 %)" in drawing.caption
+    assert "ideal: as many times" in texts_of(drawing)
+    assert "simulated speed-up" in texts_of(drawing)
+    assert scaling_drawings(pd.DataFrame([scaling_row(4, 1.0)]), PALETTE, "a") == []
+
+
+def bar(label: str, **changes: Any) -> dict[str, Any]:
+    row = {"cell_id": label, "simulated": True, "strategy": "single", "gpus": 1, "label": label, "throughput": 100.0}
+    row |= {"stated": 0.1, "dram_total": math.nan, "dram_capacity": 4 * 2**30}
+    return row | {"dram.parameters": 2.0**30, "dram.activations": 2.0**31} | changes
+
+
+def test_memory_stands_against_the_capacity_and_simulated_speed_with_its_band() -> None:
+    bars = pd.DataFrame([bar("small", throughput=50.0), bar("large", **{"dram.activations": 2.5 * 2**30})])
+    (memory,) = dram_drawings(bars, PALETTE, "a")
+    assert "large holds 3.5 GiB on its fullest device, most of it activations; small the least, 3 GiB" in memory.caption
+    assert "88 % of the 4 GiB that a device has to use (dotted line)" in memory.caption
+    (speed,) = throughput_drawings(bars, PALETTE, "a")
+    assert "large trains 100 samples a simulated second, 2 times as many as small (50)" in speed.caption
+    assert "good to ±20 % at worst" in speed.caption
+
+
+def test_numbers_inside_a_figure_are_not_cut() -> None:
+    (drawing,) = throughput_drawings(pd.DataFrame([bar("rate 0.00125")]), PALETTE, "a")
+    assert "rate 0.00125: 100" in texts_of(drawing)
+
+
+def test_names_that_look_like_mathematics_or_markup_are_text() -> None:
+    (drawing,) = throughput_drawings(pd.DataFrame([bar("a_$x^2$ <b>")]), PALETTE, "a")
+    assert "a_$x^2$ &lt;b&gt;: 100" in texts_of(drawing)
+    assert len(shorten("x" * 10_000)) < 50
+
+
+def test_units_fit_what_they_measure() -> None:
+    assert time_unit(5e-4) == (1e-6, "us")
+    assert time_unit(0.5) == (1e-3, "ms")
+    assert time_unit(30) == (1.0, "s")
+    assert time_unit(3000) == (60.0, "min")
+    assert time_unit(1e6) == (3600.0, "h")
+    assert byte_unit(3 * 2**30) == (2**30, "GiB")
+    assert byte_unit(12) == (1.0, "bytes")

@@ -1,0 +1,84 @@
+"""The answer of a folder: the same at the end of a run and from show, with turning points that simulating confirms."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness.analysis.answer import in_text
+from harness.cli import main
+from harness.store import Results
+from harness.verdict import judged, verdict
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Return a results root with two timing-only scenarios, and what `run` printed of each."""
+    root = tmp_path_factory.mktemp("results")
+    printed = {}
+    for scenario in ("ticket", "four-gpus"):
+        done = CliRunner().invoke(main, ["run", scenario, "--results", str(root)])
+        assert done.exit_code == 0, done.output
+        printed[scenario] = done.output
+    return root, printed
+
+
+def test_run_and_show_print_the_same_answer(ran: tuple[Path, dict[str, str]]) -> None:
+    root, printed = ran
+    for scenario, output in printed.items():
+        told = in_text(verdict(Results(root / scenario)))
+        assert told in output
+        shown = CliRunner().invoke(main, ["show", scenario, "--results", str(root)])
+        assert told in shown.output
+
+
+def test_the_ticket_is_answered_as_it_was_asked(ran: tuple[Path, dict[str, str]]) -> None:
+    sentence = verdict(Results(ran[0] / "ticket")).sentence
+    assert sentence.startswith("Simulated: 16 simulated GPUs are hardly faster than 4 for sync-ddp: 1.5 times as fast")
+    assert "on 4 times the devices, which makes a sample cost 2.7 times the device time" in sentence
+
+
+def test_at_the_bandwidth_that_turns_the_answer_a_run_of_its_own_finds_both_level(
+    ran: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    flips = verdict(Results(ran[0] / "ticket")).flips
+    (told,) = re.findall(r"16 wins while a link between nodes is above ([\d.]+) Gb/s, else sync-ddp on 4", flips[0])
+    arguments = [
+        "--set",
+        f'cluster.inter_node={{ bandwidth = "{told} Gb/s", latency = "30 us" }}',
+        "--set",
+        "gpus=4,16",
+        "--results",
+        str(tmp_path),
+    ]
+    done = CliRunner().invoke(main, ["run", "ticket", *arguments])
+    assert done.exit_code == 0, done.output
+    few, many = (row["throughput_samples_per_s"] for row in Results(tmp_path / "ticket").rows())
+    assert many == pytest.approx(few, rel=0.01)
+
+
+def test_prices_are_spoken_of_where_the_scenario_has_one(ran: tuple[Path, dict[str, str]]) -> None:
+    results = Results(ran[0] / "four-gpus")
+    rate = max(row["throughput_samples_per_s"] for row in results.rows())
+    (value,) = [value for measure, _, value in verdict(results).winners if measure == "cost of 1,000,000 samples"]
+    assert value == f"{4 * 2.0 * 1e6 / rate / 3600:.1f} EUR"
+
+
+def test_nothing_is_simulated_for_the_answer_between_rounds(ran: tuple[Path, dict[str, str]]) -> None:
+    results = Results(ran[0] / "ticket")
+    assert judged(results.rows(), results.plan()).flips == ()
+
+
+def test_turning_points_import_neither_torch_nor_pandas(ran: tuple[Path, dict[str, str]]) -> None:
+    code = "import json, sys; from pathlib import Path; from harness.store import Results; "
+    code += "from harness.verdict import verdict; found = verdict(Results(Path(sys.argv[1]))); assert found.flips; "
+    code += "print(json.dumps([name for name in ('torch', 'pandas', 'scipy') if name in sys.modules]))"
+    command = [sys.executable, "-c", code, str(ran[0] / "ticket")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
