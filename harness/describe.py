@@ -170,6 +170,20 @@ def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequ
     )
 
 
+def differences(cells: Iterable[Cell]) -> dict[str, str]:
+    """Return by cell what its id does not say in words: options, swept keys and micro-batch, where cells differ."""
+    cells = tuple(cells)
+    differing, swept = _differing_options(cells), {key for cell in cells for key in cell.swept}
+    micro = len({cell.micro_batch_size / cell.batch_size for cell in cells}) > 1
+    found = {}
+    for cell in cells:
+        values = [f"{key} {show(value)}" for key, value in cell.options.items() if (cell.strategy, key) in differing]
+        values += [f"{key} {value}" for key, value in _swept(cell).items()] if swept else []
+        values += [f"{cell.micro_batch_size or 'largest'} at once"] if micro else []
+        found[cell.cell_id] = ", ".join(values)
+    return found
+
+
 def _differing_options(cells: Iterable[Cell]) -> set[tuple[str, str]]:
     """Return (strategy, option) where cells of one strategy differ; only those are worth a place in its name."""
     first: dict[tuple[str, str], object] = {}

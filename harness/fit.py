@@ -90,7 +90,8 @@ def _what_fits(
         for divides in (False, True)
     )
     if not free:
-        return "not even a single sample fits; spread the model over more devices, or recompute activations"
+        instead = "" if layout.recompute else ", or recompute activations"
+        return f"not even a single sample fits; spread the model over more devices{instead}"
     samples = "1 sample fits" if free == 1 else f"{free} samples fit"
     return f"at most {samples} at once; of a batch of {cell.batch_size}, micro_batch_size = {even}"
 

@@ -71,7 +71,11 @@ Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
 Attention = Annotated[str, *_words("fused", "eager")]
-Device = Annotated[str, *_words("auto", "cuda", "cpu")]
+Device = Annotated[
+    str,
+    BeforeValidator(word("auto", "cuda", "cpu", other="a kind of GPU to simulate stands in cluster.device")),
+    WithJsonSchema({"enum": ["auto", "cuda", "cpu"]}),
+]
 ServerPlacement = Annotated[str, *_words("cpu", "gpu", "co-located", "dedicated")]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 Jitter = Annotated[

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from harness.describe import engine_in_words
+from harness.describe import differences, engine_in_words
 from harness.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.host import Host, describe
 from harness.plan import Cell, Plan, select
@@ -26,6 +26,7 @@ class Lines:
     def __init__(self, plan: Plan, host: Host) -> None:
         self.plan, self.host = plan, host
         self.live = sys.stdout.isatty()
+        self.differences = differences(plan.cells)
         self.number = self.of = 0
         self.reported_s = 0.0
 
@@ -41,7 +42,9 @@ class Lines:
         if self.live:
             click.echo("\r\033[K", nl=False)
         found = _finding(record)
-        click.echo(f"[{self.number}/{self.of}] {record.cell.cell_id}: {record.status}{found} ({seconds:.1f} s)")
+        differs = self.differences.get(record.cell.cell_id, "")
+        name = record.cell.cell_id + (f" ({differs})" if differs else "")
+        click.echo(f"[{self.number}/{self.of}] {name}: {record.status}{found} ({seconds:.1f} s)")
 
     def round_ended(self, results: Results) -> None:
         """Rewrite table and report, so that any stop leaves a fair comparison."""

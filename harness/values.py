@@ -272,14 +272,18 @@ def _price(value: object) -> dict[str, Any] | None:
     return {"amount": float(match[1]), "currency": match[2]}
 
 
-def word(*words: str) -> Callable[[object], str]:
-    """Accept one of a few words."""
+def word(*words: str, other: str = "") -> Callable[[object], str]:
+    """Accept one of a few words.
+
+    Args:
+        other: where something stands that people write here.
+    """
 
     def check(value: object) -> str:
         if isinstance(value, str) and value in words:
             return value
         hint = nearest(value, words) if isinstance(value, str) else ""
-        raise ValueError(f"one of {', '.join(words)}{hint}")
+        raise ValueError(f"one of {', '.join(words)}{hint}" + (f"; {other}" if other else ""))
 
     return check
 
