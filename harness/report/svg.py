@@ -28,7 +28,7 @@ MARKERS = "os^DvPX*"
 
 WIDTH_INCH = 4.6  # 331 units: on a phone of 390 px a unit is about a pixel, and text of 10 stays readable
 
-LONGEST_NAME = 44
+LONGEST_NAME = 50
 """Characters of a name inside a figure: at size 9 more would run over the edge; the table has it in full."""
 
 _STYLE = {
