@@ -14,6 +14,7 @@ from harness.analysis.censored import Run
 from harness.analysis.time_to_accuracy import reached_by
 from harness.regime import MEANS, SHAPES
 from harness.report.draw_bars import dram_drawings, throughput_drawings
+from harness.report.draw_batches import batch_drawings
 from harness.report.draw_rates import PAINT, is_a_map, rate_drawings
 from harness.report.draw_scaling import scaling_drawings
 from harness.report.draw_target import ToTarget, target_drawings
@@ -237,3 +238,20 @@ def test_units_fit_what_they_measure() -> None:
     assert time_unit(1e6) == (3600.0, "h")
     assert byte_unit(3 * 2**30) == (2**30, "GiB")
     assert byte_unit(12) == (1.0, "bytes")
+
+
+def test_steps_against_batches_name_the_critical_batch() -> None:
+    rows = [
+        {"strategy": "single", "engine": "virtual", "status": "ok", "global_batch_size": batch, "learning_rate": 0.1,
+         "batch_size": batch, "gpus": 1, "options": "{}", "updates_to_target": 100 * (1 + 64 / batch) + seed,
+         "time_to_target_s": 1.0, "seed": seed}
+        for batch in (8, 16, 64, 256)
+        for seed in (0, 1, 2)
+    ]  # fmt: skip
+    (drawing,) = batch_drawings(pd.DataFrame(rows), PALETTE, "a")
+    assert "32 times the batch (8 to 256) takes 7.15 times fewer updates of single: diminishing" in drawing.caption
+    critical = re.search(r"Critical batch: (\d+) samples", drawing.caption)
+    assert critical is not None
+    assert int(critical[1]) == pytest.approx(64, rel=0.05)
+    assert batch_drawings(pd.DataFrame(rows[:6]), PALETTE, "a") == []
+    assert batch_drawings(pd.DataFrame(), PALETTE, "a") == []

@@ -42,6 +42,12 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "the same batch of each rank (weak), else the fewest devices of the same strategy; always of one engine",
         ),
         ("efficiency", "speed-up over how many times as many devices there are, in percent behind each speed-up"),
+        (
+            "steps against batch",
+            "updates to the target at the best rate of each global batch; perfect: twice the batch takes half as many; "
+            "maximal: no fewer; between them diminishing. The critical batch is where a step costs twice the samples "
+            "that training could do with",
+        ),
         ("broken line", "two standard deviations of a prediction's own uncertainty to either side"),
     ),
     "Where the time went": (

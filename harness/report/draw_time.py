@@ -296,7 +296,9 @@ def _staleness(rows: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> D
         axes.set(xlabel="updates between reading the weights and changing them", ylabel="% of updates", ylim=(0, None))
         figure.legend(loc="outside lower center", ncols=1)
         table = rows.drop(columns=["simulated"])
-        return drawing(figure, title, " ".join(sentences[-2:]), " ".join(sentences), table, prefix)
+        return drawing(
+            figure, title, " ".join(dict.fromkeys((sentences[0], sentences[-1]))), " ".join(sentences), table, prefix
+        )
 
 
 def _staleness_in_words(label: str, line: pd.DataFrame) -> str:

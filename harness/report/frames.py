@@ -188,4 +188,5 @@ def staleness(scenario: ScenarioResults, cells: pd.DataFrame, labels: Mapping[st
     if not tables:
         return pd.DataFrame()
     found = staleness_frame(cells, pd.concat(tables, ignore_index=True))
-    return found.assign(simulated=found["engine"] == "virtual", label=found["cell_id"].map(labels))
+    found = found.assign(simulated=found["engine"] == "virtual", label=found["cell_id"].map(labels))
+    return found.sort_values(["strategy", "gpus", "label", "staleness"])
