@@ -73,9 +73,9 @@ def test_a_map_comes_first_where_rates_and_workers_are_several() -> None:
 
 
 def test_many_columns_are_spread_over_several_maps() -> None:
-    frame = rates(*(("async-ps", workers, 0.1, "good") for workers in range(2, 22)))
+    frame = rates(*(("async-ps", workers, rate, "good") for workers in range(2, 22) for rate in (0.1, 0.2)))
     drawn = rate_drawings(frame, "a")
-    assert sum(len(table_of(drawing)) for drawing in drawn) == 20
+    assert sum(len(table_of(drawing)) for drawing in drawn) == 40
     assert len(drawn) == math.ceil(20 / 7)
 
 
@@ -244,7 +244,7 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
     rows = [
         {"strategy": "single", "engine": "virtual", "status": "ok", "global_batch_size": batch, "learning_rate": 0.1,
          "batch_size": batch, "gpus": 1, "options": "{}", "updates_to_target": 100 * (1 + 64 / batch) + seed,
-         "time_to_target_s": 1.0, "seed": seed}
+         "time_to_target_s": 1.0, "seed": seed, "equivalence": "single"}
         for batch in (8, 16, 64, 256)
         for seed in (0, 1, 2)
     ]  # fmt: skip
@@ -253,5 +253,7 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
     critical = re.search(r"Critical batch: (\d+) samples", drawing.caption)
     assert critical is not None
     assert int(critical[1]) == pytest.approx(64, rel=0.05)
+    same = [row | {"strategy": "sync-ddp"} for row in rows]
+    assert len(batch_drawings(pd.DataFrame(rows + same), PALETTE, "a")) == 1
     assert batch_drawings(pd.DataFrame(rows[:6]), PALETTE, "a") == []
     assert batch_drawings(pd.DataFrame(), PALETTE, "a") == []

@@ -25,7 +25,7 @@ def batch_drawings(cells: pd.DataFrame, palette: Mapping[str, str], prefix: str)
         prefix: starts the ids inside the SVG.
     """
     drawn = []
-    groups = [] if cells.empty else list(cells.groupby(["strategy", "engine"], sort=False))
+    groups = [] if cells.empty else list(_own(cells).groupby(["strategy", "engine"], sort=False))
     for number, ((strategy, engine), group) in enumerate(groups):
         if group["global_batch_size"].nunique() < LEAST_BATCHES:
             continue
@@ -37,6 +37,13 @@ def batch_drawings(cells: pd.DataFrame, palette: Mapping[str, str], prefix: str)
         simulated = engine == "virtual"
         drawn.append(_batches(table, critical, strategy, simulated, palette[strategy], f"{prefix}batches{number}"))
     return drawn
+
+
+def _own(cells: pd.DataFrame) -> pd.DataFrame:
+    """Leave out strategies that take the steps of single, where single is there to be drawn."""
+    if not (cells["strategy"] == "single").any():
+        return cells
+    return cells[(cells["strategy"] == "single") | (cells["equivalence"] != "single")]
 
 
 def _batches(

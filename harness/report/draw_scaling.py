@@ -26,7 +26,7 @@ def scaling_drawings(scaling: pd.DataFrame, palette: Mapping[str, str], prefix: 
     drawn = []
     for number, ((simulated, kind), group) in enumerate(scaling.groupby(["simulated", "scaling"])):
         lines = _lines(group)
-        if lines["gpus"].nunique() > 1:
+        if len(lines):
             drawn.append(_scaling(lines, palette, bool(simulated), str(kind), f"{prefix}scaling{number}"))
     return drawn
 
@@ -36,8 +36,9 @@ def _lines(group: pd.DataFrame) -> pd.DataFrame:
     keys = ["line", "strategy", "gpus", "base", "base_gpus", "ideal"]
     numbers = ["speedup", "efficiency", "speedup_low", "speedup_high"]
     lines = group.groupby(keys, as_index=False, sort=False)[numbers].median().sort_values(["line", "gpus"])
-    # Where a point is the base of others of its own line it stands at 1; where single is, its one device does.
-    kept = list(dict.fromkeys(lines["line"]))[:MOST_LINES]
+    # A line that is but a base, such as single's one device, says nothing of scaling.
+    grown = lines[lines["gpus"] > lines["base_gpus"]]["line"]
+    kept = list(dict.fromkeys(grown))[:MOST_LINES]
     return lines[lines["line"].isin(kept)]
 
 
@@ -88,8 +89,6 @@ def _point_in_words(row: Any) -> str:
 def _caption(lines: pd.DataFrame, kind: str) -> str:
     held = "the global batch" if kind == "strong" else "the batch of each rank"
     many = lines[lines["gpus"] > lines["base_gpus"]]
-    if many.empty:
-        return f"No point has more devices than its base; {held} is held fixed."
     most = many[many["gpus"] == many["gpus"].max()]
     found = [_point_in_words(row) for row in most.sort_values("speedup").iloc[[0, -1]].drop_duplicates().itertuples()]
     return f"{' '.join(found)} {held.capitalize()} is held fixed."
