@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,8 +53,11 @@ def _scaling(lines: pd.DataFrame, palette: Mapping[str, str], simulated: bool, k
             reach = [count for count in counts if count >= base]
             ideal = [count / base for count in reach]
             axes.plot(reach, ideal, ":", color=INK, linewidth=1.2, label="" if number else "ideal: as many times")
+        seen: Counter[str] = Counter()
         for _, line in lines.groupby("line", sort=False):
-            _line(axes, line, palette, simulated, counts)
+            strategy = line["strategy"].iloc[0]
+            _line(axes, line, palette[strategy], simulated, MARKERS[seen[strategy] % len(MARKERS)])
+            seen[strategy] += 1
         _log_axes(axes, counts)
         axes.set(xlabel="devices", ylabel="simulated speed-up" if simulated else "speed-up")
         figure.legend(loc="outside lower center", ncols=1)
@@ -61,10 +65,8 @@ def _scaling(lines: pd.DataFrame, palette: Mapping[str, str], simulated: bool, k
         return drawing(figure, title, _caption(lines, kind), details, lines, prefix)
 
 
-def _line(axes: Any, line: pd.DataFrame, palette: Mapping[str, str], simulated: bool, counts: list[int]) -> None:
-    colour = palette[line["strategy"].iloc[0]]
+def _line(axes: Any, line: pd.DataFrame, colour: str, simulated: bool, marker: str) -> None:
     look = {"markerfacecolor": "none" if simulated else colour, "linestyle": "--" if simulated else "-"}
-    marker = MARKERS[len(counts) % len(MARKERS)] if len(line) == 1 else "o"
     axes.plot(line["gpus"], line["speedup"], color=colour, marker=marker, label=shorten(line["line"].iloc[0]), **look)
     known = line.dropna(subset=["speedup_low", "speedup_high"])
     axes.vlines(known["gpus"], known["speedup_low"], known["speedup_high"], color=colour, linewidth=1.2)
