@@ -137,7 +137,7 @@ def run(
             _tell_traces(results, cells)
     finally:
         # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
-        path = write_report_of(results, host)
+        path = write_report_of(results, host, plugins)
     click.echo(f"report: {path}")
     click.echo(f"next: {_next(summary, results)}")
     if open_report:
@@ -169,13 +169,13 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
         click.echo(f"  {len(foreign)} stored cells are from another environment; --fresh runs them again here")
 
 
-def write_report_of(results: Results, host: Host) -> Path:
+def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -> Path:
     """Write a scenario's report, unless the one there says the same already."""
     from harness.report import is_current, write_report
 
     path = results.folder / "report.html"
     if not is_current([results], path):
-        write_report([results], path, sections=host.report_sections)
+        write_report([results], path, sections=host.report_sections, plugins=plugins)
     return path
 
 

@@ -16,6 +16,7 @@ import harness.report
 from harness.machine import Machine
 from harness.plan import Cell, LeftOut, Plan
 from harness.report import default_path, is_current, write_report
+from harness.report.definitions import DEFINITIONS
 from harness.rows import identity_row
 from harness.store import Record, Results
 
@@ -158,6 +159,12 @@ def test_every_figure_has_a_text_alternative_and_a_caption(usual: str) -> None:
         assert attributes["role"] == "img"
         title, description = (attributes["aria-labelledby"] or "").split()
         assert re.search(rf'<title id="{title}">[^<]+</title><desc id="{description}">[^<]+\.</desc>', text)
+
+
+def test_every_heading_of_figures_has_its_definitions(of_both_engines: str) -> None:
+    headings = [heading for heading in re.findall(r"<h2>(.*?)</h2>", of_both_engines) if heading in DEFINITIONS]
+    assert {"Convergence", "Throughput and scaling", "Where the time went", "Memory"} <= set(headings)
+    assert of_both_engines.count("What these figures mean") == len(headings)
 
 
 def test_ids_are_unique_and_svg_is_well_formed(of_both_engines: str) -> None:

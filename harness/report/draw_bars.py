@@ -135,7 +135,7 @@ def _dram(
         if len(kinds) > 1:
             handles = [Patch(color=INK, alpha=_shade(n, len(kinds)), label=k[5:]) for n, k in enumerate(kinds)]
             figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        caption = f"{_fullest(rows, totals)}{_capacity_in_words(capacity, totals)}{more}."
+        caption = f"{_fullest(rows, totals, capacity)}{more}."
         table = rows.assign(capacity=capacity).reset_index()
         return drawing(figure, title, caption, f"{'; '.join(words)}.", table, prefix)
 
@@ -146,23 +146,19 @@ def _capacity(bars: pd.DataFrame) -> float | None:
     return float(known[0]) if len(known) == 1 else None
 
 
-def _fullest(rows: pd.DataFrame, totals: pd.Series) -> str:
+def _fullest(rows: pd.DataFrame, totals: pd.Series, capacity: float | None) -> str:
     most, least = totals.idxmax(), totals.idxmin()
     size, unit = byte_unit(float(totals[most]))
     kind = str(rows.loc[most].idxmax()).removeprefix("dram.")
-    split = f", most of it {kind}" if len(rows.columns) > 1 else ""
-    text = f"{most} holds {totals[most] / size:.3g} {unit} on its fullest device{split}"
+    text = f"{most} holds {totals[most] / size:.3g} {unit} on its fullest device"
+    text += f", most of it {kind}" if len(rows.columns) > 1 else ""
+    if capacity is not None:
+        line = " (dotted line)" if capacity <= NEAR * totals[most] else ""
+        whole, name = byte_unit(capacity)
+        text += f": {100 * totals[most] / capacity:.2g} % of the {capacity / whole:.3g} {name} that there are{line}"
     if totals[least] < 0.995 * totals[most]:
         text += f"; {least} the least, {totals[least] / size:.3g} {unit}"
     return text
-
-
-def _capacity_in_words(capacity: float | None, totals: pd.Series) -> str:
-    if capacity is None:
-        return ""
-    size, unit = byte_unit(capacity)
-    share = f"{100 * totals.max() / capacity:.2g} % of the {capacity / size:.3g} {unit} that a device has to use"
-    return f"; that is {share}" + (" (dotted line)" if capacity <= NEAR * totals.max() else "")
 
 
 def _stack(axes: Any, rows: pd.DataFrame, bar_colours: Sequence[str], simulated: bool) -> None:

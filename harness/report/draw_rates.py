@@ -35,13 +35,13 @@ FIT = 42.0
 
 
 def rate_drawings(frame: pd.DataFrame, prefix: str) -> list[Drawing]:
-    """Draw a map for each engine and batch, strategies side by side as far as there is room.
+    """Draw a map for each engine and batch, strategies side by side as far as there is room; none of one rate alone.
 
     Args:
         frame: of `harness.analysis.rate_regimes.map_frame`.
         prefix: starts the ids inside the SVG.
     """
-    if not len(frame):
+    if not len(frame) or frame["learning_rate"].nunique() < 2:
         return []
     maps = []
     for (engine, batch), group in frame.groupby(["engine", "global_batch_size"], sort=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def scaling_drawings(scaling: pd.DataFrame, palette: Mapping[str, str], prefix: 
     drawn = []
     for number, ((simulated, kind), group) in enumerate(scaling.groupby(["simulated", "scaling"])):
         lines = _lines(group)
-        if lines["gpus"].nunique() > 1:
+        if len(lines):
             drawn.append(_scaling(lines, palette, bool(simulated), str(kind), f"{prefix}scaling{number}"))
     return drawn
 
@@ -36,8 +37,9 @@ def _lines(group: pd.DataFrame) -> pd.DataFrame:
     keys = ["line", "strategy", "gpus", "base", "base_gpus", "ideal"]
     numbers = ["speedup", "efficiency", "speedup_low", "speedup_high"]
     lines = group.groupby(keys, as_index=False, sort=False)[numbers].median().sort_values(["line", "gpus"])
-    # Where a point is the base of others of its own line it stands at 1; where single is, its one device does.
-    kept = list(dict.fromkeys(lines["line"]))[:MOST_LINES]
+    # A line that is but a base, such as single's one device, says nothing of scaling.
+    grown = lines[lines["gpus"] > lines["base_gpus"]]["line"]
+    kept = list(dict.fromkeys(grown))[:MOST_LINES]
     return lines[lines["line"].isin(kept)]
 
 
@@ -51,8 +53,11 @@ def _scaling(lines: pd.DataFrame, palette: Mapping[str, str], simulated: bool, k
             reach = [count for count in counts if count >= base]
             ideal = [count / base for count in reach]
             axes.plot(reach, ideal, ":", color=INK, linewidth=1.2, label="" if number else "ideal: as many times")
+        seen: Counter[str] = Counter()
         for _, line in lines.groupby("line", sort=False):
-            _line(axes, line, palette, simulated, counts)
+            strategy = line["strategy"].iloc[0]
+            _line(axes, line, palette[strategy], simulated, MARKERS[seen[strategy] % len(MARKERS)])
+            seen[strategy] += 1
         _log_axes(axes, counts)
         axes.set(xlabel="devices", ylabel="simulated speed-up" if simulated else "speed-up")
         figure.legend(loc="outside lower center", ncols=1)
@@ -60,10 +65,8 @@ def _scaling(lines: pd.DataFrame, palette: Mapping[str, str], simulated: bool, k
         return drawing(figure, title, _caption(lines, kind), details, lines, prefix)
 
 
-def _line(axes: Any, line: pd.DataFrame, palette: Mapping[str, str], simulated: bool, counts: list[int]) -> None:
-    colour = palette[line["strategy"].iloc[0]]
+def _line(axes: Any, line: pd.DataFrame, colour: str, simulated: bool, marker: str) -> None:
     look = {"markerfacecolor": "none" if simulated else colour, "linestyle": "--" if simulated else "-"}
-    marker = MARKERS[len(counts) % len(MARKERS)] if len(line) == 1 else "o"
     axes.plot(line["gpus"], line["speedup"], color=colour, marker=marker, label=shorten(line["line"].iloc[0]), **look)
     known = line.dropna(subset=["speedup_low", "speedup_high"])
     axes.vlines(known["gpus"], known["speedup_low"], known["speedup_high"], color=colour, linewidth=1.2)
@@ -88,8 +91,6 @@ def _point_in_words(row: Any) -> str:
 def _caption(lines: pd.DataFrame, kind: str) -> str:
     held = "the global batch" if kind == "strong" else "the batch of each rank"
     many = lines[lines["gpus"] > lines["base_gpus"]]
-    if many.empty:
-        return f"No point has more devices than its base; {held} is held fixed."
     most = many[many["gpus"] == many["gpus"].max()]
     found = [_point_in_words(row) for row in most.sort_values("speedup").iloc[[0, -1]].drop_duplicates().itertuples()]
     return f"{' '.join(found)} {held.capitalize()} is held fixed."

@@ -11,7 +11,7 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 
 from harness.analysis.time_parts import TRAINING
-from harness.analysis.words import duration
+from harness.analysis.words import duration, listed
 from harness.report.svg import (
     INK,
     MARKERS,
@@ -34,6 +34,9 @@ LOOKS = {
     "other_s": (0.12, None),
 }
 """Opacity of the strategy's colour, and hatch: told apart without colour, in print too."""
+
+SEEN = 1e-3
+"""Share of all steps below which a part is not named: it cannot be seen; chosen."""
 
 MOST_BARS = 24
 MOST_LANES = 4
@@ -71,7 +74,7 @@ def _parts(rows: pd.DataFrame, palette: Mapping[str, str], title: str, found: in
                 left += row[part]
         name_rows(axes, words)
         axes.set(xlabel=f"{clock_in_words(unit, simulated)} per step, mean over devices", xlim=(0, None))
-        legend(figure, [part for part in TRAINING if rows[part].sum() > 0], simulated)
+        legend(figure, [part for part in TRAINING if rows[part].sum() > SEEN * steps.sum()], simulated)
         details = " ".join(_parts_in_words(row, steps[row.name]) for _, row in rows.iterrows())
         more = f" The first {len(rows)} of {found} points are drawn." if found > len(rows) else ""
         table = rows.drop(columns=["simulated"])
@@ -190,6 +193,7 @@ def _longest_wait(steps: pd.DataFrame) -> str:
     found = _waits(steps)
     worst = found.loc[found["idle_s"].idxmax()]
     note = "Parts of a step stand one after another: their order within it is not recorded."
+    note += _not_drawn(steps)
     if worst["idle_s"] <= 0.01 * worst["compute_s"]:
         return f"No device waits for another by more than 1 % of its computing. {note}"
     same = found[found["label"] == worst["label"]]
@@ -198,6 +202,13 @@ def _longest_wait(steps: pd.DataFrame) -> str:
     if least["lane"] != worst["lane"]:
         text += f", {least['lane']} for {duration(least['idle_s']) if least['idle_s'] > 0 else 'nothing'}"
     return f"{text}. {note}"
+
+
+def _not_drawn(steps: pd.DataFrame) -> str:
+    """Say where a device stands for others: those of one worker are recorded together on the simulated clock."""
+    lanes = steps.groupby("label", sort=False).agg(drawn=("lane", "nunique"), gpus=("gpus", "first"))
+    fewer = [f"{row.drawn} of {row.gpus} devices of {row.Index}" for row in lanes.itertuples() if row.drawn < row.gpus]
+    return f" Drawn: {listed(fewer)}." if fewer else ""
 
 
 def _lanes_in_words(steps: pd.DataFrame) -> str:
@@ -285,7 +296,9 @@ def _staleness(rows: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> D
         axes.set(xlabel="updates between reading the weights and changing them", ylabel="% of updates", ylim=(0, None))
         figure.legend(loc="outside lower center", ncols=1)
         table = rows.drop(columns=["simulated"])
-        return drawing(figure, title, " ".join(sentences[-2:]), " ".join(sentences), table, prefix)
+        return drawing(
+            figure, title, " ".join(dict.fromkeys((sentences[0], sentences[-1]))), " ".join(sentences), table, prefix
+        )
 
 
 def _staleness_in_words(label: str, line: pd.DataFrame) -> str:

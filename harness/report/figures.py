@@ -12,6 +12,7 @@ from harness.analysis.predicted import compare_observed, compare_twins
 from harness.analysis.ranking import Standing
 from harness.analysis.rate_regimes import map_frame
 from harness.report.draw_bars import dram_drawings, throughput_drawings
+from harness.report.draw_batches import batch_drawings
 from harness.report.draw_curves import ACCURACY, LOSS, best_panels, curve_drawings, panels_left_out
 from harness.report.draw_predicted import predicted_drawings
 from harness.report.draw_rates import is_a_map, rate_drawings
@@ -83,6 +84,7 @@ def figures_of(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
     scaling = scaling_lines(scenario, cells) if len(cells) else cells
     maps, first = rate_drawings(rates, prefix), is_a_map(rates)
     speed = [*scaling_drawings(scaling, palette, prefix), *throughput_drawings(bars, palette, prefix)]
+    speed += batch_drawings(cells, palette, prefix)
     galleries = [
         Gallery("Learning rates", () if first else tuple(maps)),
         _convergence(scenario, curves, palette, prefix),

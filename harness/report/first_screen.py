@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from harness.analysis.exam import exams, failed
-from harness.analysis.points import TRIED, Row, has_target, not_ranked, points, ranked_rows, without_controls
+from harness.analysis.points import TRIED, Point, Row, has_target, not_ranked, points, ranked_rows, without_controls
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.time_to_accuracy import reached_by
 from harness.analysis.words import setting
@@ -21,20 +21,29 @@ from harness.report.svg import Drawing
 
 MOST_PICTURES = 3
 
+MOST_WAYS = 6
+"""Points of a single strategy in a small picture; chosen."""
+
 
 def best_of(rows: Sequence[Row]) -> list[Standing]:
-    """Return each ranked strategy's best point, the winner first; of a single strategy each number of devices."""
+    """Return each ranked strategy's best point, the winner first; of a single strategy all its ways of being split."""
     barred = failed(exams(rows))
     tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
     pool = ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
     found = without_controls(points(pool, has_target(pool)))
     best = best_standings(found)
-    if len(best) > 1:
-        return best
-    by_devices: dict[int, Standing] = {}
+    return best if len(best) > 1 else _ways(found)
+
+
+def _ways(found: Sequence[Point]) -> list[Standing]:
+    """Return the best point of each number of devices, option and micro-batch, by devices or else the best first."""
+    ways: dict[tuple[object, ...], Standing] = {}
     for standing in sorted(map(Standing, found), key=lambda standing: standing.rank):
-        by_devices.setdefault(standing.point.gpus, standing)
-    return [by_devices[gpus] for gpus in sorted(by_devices)]
+        point = standing.point
+        ways.setdefault((point.gpus, point.details, point.row.get("micro_batch_size")), standing)
+    kept = list(ways.values())[:MOST_WAYS]
+    several = len({standing.point.gpus for standing in kept}) > 1
+    return sorted(kept, key=lambda standing: standing.point.gpus) if several else kept
 
 
 def pictures(

@@ -76,8 +76,10 @@ def labels_of(scenario: ScenarioResults) -> dict[str, str]:
     """Return by cell id what its speed and memory depend on, in words: neither rate nor seed."""
     cells = [cell for cell in scenario.plan.cells if cell.cell_id in scenario.records]
     batches = len({cell.global_batch_size for cell in cells}) > 1
+    at_once = {(cell.strategy, cell.gpus, cell.batch_size, cell.micro_batch_size) for cell in cells}
+    micros = len(at_once) > len({point[:3] for point in at_once})
     varied = varied_options(cells)
-    return {cell.cell_id: _bar_label(cell, varied, scenario.plan.machine.gpu_name, batches) for cell in cells}
+    return {cell.cell_id: _bar_label(cell, varied, scenario.plan.machine.gpu_name, batches, micros) for cell in cells}
 
 
 def bars_frame(scenario: ScenarioResults) -> pd.DataFrame:
@@ -122,16 +124,17 @@ def _dram(counted: Mapping[str, int] | None) -> dict[str, int]:
     return {f"dram.{kind}": number for kind, number in (counted or {}).items() if number}
 
 
-def _bar_label(cell: Cell, varied: set[tuple[str, str]], gpu_name: str, batches: bool) -> str:
-    parts = [name_in_words(cell, varied), engine_in_words(cell, gpu_name)]
+def _bar_label(cell: Cell, varied: set[tuple[str, str]], gpu_name: str, batches: bool, micros: bool) -> str:
+    parts = [name_in_words(cell, varied)]
     parts += [f"global batch {cell.global_batch_size}"] if batches else []
-    return ", ".join([*parts, *_swept(cell)])
+    parts += [f"micro-batch {cell.micro_batch_size or 'largest'}"] if micros else []
+    return ", ".join([*parts, *_swept(cell), engine_in_words(cell, gpu_name)])
 
 
 def name_in_words(cell: Cell, varied: set[tuple[str, str]]) -> str:
     """Return the strategy's name with those of its options that vary in the plan."""
-    options = {key: value for key, value in cell.options.items() if (cell.strategy, key) in varied}
-    return cell.strategy + (f" {show(options)}" if options else "")
+    options = (f"{key} {show(value)}" for key, value in cell.options.items() if (cell.strategy, key) in varied)
+    return " ".join([cell.strategy, *options])
 
 
 def varied_options(cells: Iterable[Cell]) -> set[tuple[str, str]]:
@@ -185,4 +188,5 @@ def staleness(scenario: ScenarioResults, cells: pd.DataFrame, labels: Mapping[st
     if not tables:
         return pd.DataFrame()
     found = staleness_frame(cells, pd.concat(tables, ignore_index=True))
-    return found.assign(simulated=found["engine"] == "virtual", label=found["cell_id"].map(labels))
+    found = found.assign(simulated=found["engine"] == "virtual", label=found["cell_id"].map(labels))
+    return found.sort_values(["strategy", "gpus", "label", "staleness"])

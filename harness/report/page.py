@@ -20,6 +20,7 @@ from harness.analysis.predicted import HEAD as COMPARED_HEAD
 from harness.analysis.predicted import THROUGHPUT, Comparison, compare_observed, compare_twins, in_cells, summary
 from harness.analysis.words import listed
 from harness.describe import engine_in_words, machine_in_words
+from harness.report.definitions import DEFINITIONS
 from harness.report.figures import Figures, figures_of, strategies_of
 from harness.report.frames import cells_frame
 from harness.report.read import ScenarioResults
@@ -115,6 +116,7 @@ def render(scenarios: Sequence[ScenarioResults], digest: str, sections: Sequence
         scenarios=shown,
         digest=digest,
         version=harness.__version__,
+        figure_definitions=DEFINITIONS,
         definitions=[(column.head, column.definition) for column in COLUMNS],
         compared_head=COMPARED_HEAD,
         ledger_head=LEDGER_HEAD,

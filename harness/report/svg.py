@@ -28,8 +28,11 @@ MARKERS = "os^DvPX*"
 
 WIDTH_INCH = 4.6  # 331 units: on a phone of 390 px a unit is about a pixel, and text of 10 stays readable
 
-LONGEST_NAME = 44
+LONGEST_NAME = 50
 """Characters of a name inside a figure: at size 9 more would run over the edge; the table has it in full."""
+
+NARROW = 30.0
+"""Ratio of its ends below which a logarithmic axis has hardly a decade to name, and names 2 and 5 too; chosen."""
 
 _STYLE = {
     **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
@@ -141,7 +144,13 @@ def name_rows(axes: Any, words: list[str]) -> None:
 def plain_numbers(axis: Any) -> None:
     """Write the ticks of a logarithmic axis as plain text: mathematical type would need another font."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    low, high = axis.get_view_interval()
+    narrow = high < NARROW * low
+    axis.set_minor_formatter(FuncFormatter(_two_or_five) if narrow else NullFormatter())
+
+
+def _two_or_five(value: float, _: Any) -> str:
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def time_unit(largest_s: float) -> tuple[float, str]:

@@ -93,8 +93,9 @@ def _per_update(key: str) -> dict[str, Callable[..., object]]:
     return {"text": lambda cell, row: "" if (v := value(cell, row)) is None else duration(v), "order": value}
 
 
-def _batch(cell: Cell, _: Row) -> str:
-    micro = f", {cell.micro_batch_size} at once" if cell.micro_batch_size != cell.batch_size else ""
+def _batch(cell: Cell, row: Row) -> str:
+    at_once = row.get("micro_batch_size") or cell.micro_batch_size
+    micro = f", {at_once or 'the most that fit'} at once" if at_once != cell.batch_size else ""
     return f"{cell.global_batch_size} ({cell.batch_size} per rank{micro})"
 
 

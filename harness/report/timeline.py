@@ -35,6 +35,7 @@ def timeline_frame(scenario: ScenarioResults, labels: Mapping[str, str]) -> pd.D
         length_s = _length([_step_s(table) for _, table in tables])
         for row, table in tables:
             head = {"simulated": engine == "virtual", "strategy": row["strategy"], "label": labels[row["cell_id"]]}
+            head |= {"gpus": row["gpus"]}
             found.append(_window(table, length_s).assign(**head, window_s=length_s))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 

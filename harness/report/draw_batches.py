@@ -1,0 +1,90 @@
+"""Steps to the target against the global batch: how far larger batches, and so more devices, can help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from harness.analysis.batch_regimes import CriticalBatch, batch_frame, batch_points, critical_batch
+from harness.report.svg import INK, Drawing, drawing, kind_in_words, new_figure, plain_numbers, style
+
+LEAST_BATCHES = 3
+"""Batches that reached the target from which on a curve is drawn: two fit any hyperbola; chosen."""
+
+
+def batch_drawings(cells: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+    """Draw steps to the target against the global batch, for each strategy and engine with enough of them.
+
+    Args:
+        cells: columns as in cells.csv.
+        palette: colour by strategy.
+        prefix: starts the ids inside the SVG.
+    """
+    drawn = []
+    groups = [] if cells.empty else list(_own(cells).groupby(["strategy", "engine"], sort=False))
+    for number, ((strategy, engine), group) in enumerate(groups):
+        if group["global_batch_size"].nunique() < LEAST_BATCHES:
+            continue
+        found = batch_points(group, strategy, engine)
+        critical = critical_batch(found)
+        if critical is None or sum(bool(point.steps) for point in found) < LEAST_BATCHES:
+            continue
+        table = batch_frame(found, critical.fit)
+        simulated = engine == "virtual"
+        drawn.append(_batches(table, critical, strategy, simulated, palette[strategy], f"{prefix}batches{number}"))
+    return drawn
+
+
+def _own(cells: pd.DataFrame) -> pd.DataFrame:
+    """Leave out strategies that take the steps of single, where single is there to be drawn."""
+    if not (cells["strategy"] == "single").any():
+        return cells
+    return cells[(cells["strategy"] == "single") | (cells["equivalence"] != "single")]
+
+
+def _batches(
+    table: pd.DataFrame, critical: CriticalBatch, strategy: str, simulated: bool, colour: str, prefix: str
+) -> Drawing:
+    title = f"Steps to the target against the global batch: {strategy}, {kind_in_words(simulated)}"
+    known = table.dropna(subset=["steps_to_target"])
+    batches = known["global_batch_size"].to_numpy(float)
+    with style():
+        figure, axes = new_figure(3.0)
+        face = "none" if simulated else colour
+        look = {"marker": "o", "markerfacecolor": face, "linestyle": "none", "color": colour}
+        axes.plot(batches, known["steps_to_target"], label=f"{strategy}, median over seeds", **look)
+        grid = np.geomspace(batches.min(), batches.max(), 40)
+        axes.plot(grid, [critical.fit.steps(batch) for batch in grid], "--", color=colour, label="fitted hyperbola")
+        first = critical.fit.steps(batches.min())
+        axes.plot(grid, first * batches.min() / grid, ":", color=INK, label="perfect: twice the batch, half the steps")
+        axes.set(xscale="log", yscale="log", xlabel="global batch, samples", ylabel="updates to the target")
+        for axis in (axes.xaxis, axes.yaxis):
+            plain_numbers(axis)
+        axes.xaxis.set_major_locator(FixedLocator(batches))
+        axes.xaxis.set_minor_locator(NullLocator())
+        figure.legend(loc="outside lower center", ncols=1)
+        details = " ".join(
+            f"Batch {row.global_batch_size}: {row.steps_to_target:,.0f} updates, {row.regime}."
+            for row in known.itertuples()
+        )
+        return drawing(figure, title, _caption(known, critical, strategy), details, table, prefix)
+
+
+def _caption(known: pd.DataFrame, critical: CriticalBatch, strategy: str) -> str:
+    low, high = known.iloc[0], known.iloc[-1]
+    times = high["global_batch_size"] / low["global_batch_size"]
+    fewer = low["steps_to_target"] / high["steps_to_target"]
+    text = (
+        f"{times:.3g} times the batch ({low['global_batch_size']} to {high['global_batch_size']}) takes {fewer:.3g} "
+        f"times fewer updates of {strategy}: {high['regime']} at the largest."
+    )
+    if math.isinf(critical.fit.critical_batch):
+        return f"{text} No limit shows among the batches tried."
+    text += f" Critical batch: {critical.fit.critical_batch:,.0f} samples"
+    if critical.interval is not None and math.isfinite(critical.interval.high):
+        text += f" ({critical.interval.low:,.0f} to {critical.interval.high:,.0f})"
+    return f"{text}."
