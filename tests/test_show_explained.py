@@ -257,11 +257,11 @@ def test_showing_and_explaining_imports_neither_torch_nor_pandas(results):
 
 def test_the_report_shows_what_show_prints(results):
     page = write_report([Results(results / "results" / "ticket")], results / "report.html").read_text(encoding="utf-8")
-    assert "<h2>Observed beside predicted</h2>" in page
+    assert "<h2>Observed beside predicted, in figures</h2>" in page
     assert "205 samples/s (the ticket)" in page
     assert "<h2>Why more devices are hardly faster</h2>" in page
     assert "4 times the devices compute one in 308 ms instead of 1.23 s" in page
-    assert "Predicted beside measured" not in page
+    assert "Predicted beside measured, in figures" not in page
 
 
 def test_the_report_sets_twins_side_by_side(tmp_path):
@@ -270,7 +270,7 @@ def test_the_report_sets_twins_side_by_side(tmp_path):
     real = replace(virtual, cell=replace(virtual.cell, engine="real", cell_id="real-cell", observed=()), row=row)
     folder = store(tmp_path, [virtual, real]) / "results" / "ticket"
     page = write_report([Results(folder)], tmp_path / "report.html").read_text(encoding="utf-8")
-    table = page.split("<h2>Predicted beside measured</h2>")[1].split("</section>")[0]
+    table = page.split("<h2>Predicted beside measured, in figures</h2>")[1].split("</section>")[0]
     assert "step time: median error 50.0 %, at worst 50.0 %, over 1 point; 0 of 1 measurements lie inside" in table
     assert "-50.0 %" in table
     assert "<td>no</td>" in table
