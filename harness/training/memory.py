@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 
 from harness.costs.cuts import StageMemory
 from harness.costs.memory import CPU, CUDA, Work, device_memory, stage_memory
-from harness.costs.shape import LayerShape
-from harness.costs.states import state_bytes
 from harness.training.layers import Placement
 from harness.training.setup import Setup
 from harness.training.shapes import shape_of
@@ -38,11 +35,6 @@ def stage_limits(setup: Setup) -> StageMemory | None:
     constants = CUDA if setup.cell.device == "cuda" else CPU
     limits = [setup.cell.dram_bytes] * setup.layout.pipeline
     return stage_memory(shape_of(setup), setup.layout, _work(setup), constants, limits)
-
-
-def optimizer_copies(optimizer: Mapping[str, Any]) -> int:
-    """Return how many numbers the optimizer keeps for each parameter: one for momentum, two for Adam's moments."""
-    return state_bytes(LayerShape("", tensors=(1,)), optimizer, element_bytes=1)
 
 
 def _work(setup: Setup) -> Work:

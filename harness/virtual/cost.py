@@ -12,15 +12,13 @@ from harness.costs.profile import Curve, LayerTime, Profile
 from harness.costs.result import StepCost
 from harness.costs.runtime import Messages, Runtime
 from harness.costs.shape import LayerShape, ModelShape
+from harness.costs.step import Placement
 from harness.strategy import Address, Layout
 
 if TYPE_CHECKING:
     from harness.virtual.executor import Executor
 
 __all__ = ["Costs", "Link", "constant_costs", "find_costs"]
-
-Placement = tuple[tuple[str, ...], ...]
-"""Layer names of each stage."""
 
 PASSES_OF_A_MEAN = 3
 """Times that the real engine's mean goes over a value besides the exchange: weighted, joined, divided."""

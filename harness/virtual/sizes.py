@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from harness.costs.step import Placement
 from harness.errors import PluginError
 from harness.strategy import Batch, Table, Value
 from harness.training.budget import Marks
@@ -20,8 +21,6 @@ from harness.training.order import Indices
 if TYPE_CHECKING:
     from harness.strategy import Address
     from harness.training.setup import Setup
-
-Placement = tuple[tuple[str, ...], ...]
 
 
 class NeedsNumbers(PluginError):
