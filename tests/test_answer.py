@@ -191,6 +191,43 @@ def test_where_splitting_pays_it_is_recommended() -> None:
     assert found.sentence.startswith("Use sync-ddp on 2 CPU cores")
 
 
+LEADS = [0.8, 0.9, 1.0, 1.1, 1.3]
+"""Seconds ahead of `LEVEL` in the median; with five seeds the two are not told apart."""
+LEVEL = [0.85, 1.05, 1.15, 1.2, 1.4]
+
+
+def test_a_lead_that_chance_explains_as_well_is_no_reason_to_pay_for_more_devices() -> None:
+    learns_less = {**SPLIT, "compute_s": 0.15, "communication_s": 0.01, "samples_to_target": 4800}
+    slower = seeds("sync-ddp", [2] * 5, **SPLIT)
+    found = answer([*seeds("single", LEVEL), *seeds("async-ps", LEADS, **learns_less), *slower], 15)
+    assert found.sentence.startswith(
+        "Do not split this job over 2 CPU cores yet: async-ps leads, not resolved against one: seeds = "
+    )
+    assert "because async-ps needs 1.50 times the samples to the target" in found.sentence
+    assert found.leader == "single-1-s2"
+    assert found.runner_up.startswith("Runner-up: async-ps on 2 CPU cores")
+    assert "it beats single with probability 0.68 (0.33 to 0.90)" in found.runner_up
+    assert found.winners[0][1] == "async-ps on 2 CPU cores"  # who is fastest is another question
+
+
+def test_where_the_one_that_leads_has_no_reason_to_lose_the_next_split_explains() -> None:
+    leads = seeds("async-ps", LEADS, gpus=2, compute_s=0.15)
+    found = answer([*seeds("single", LEVEL), *leads, *seeds("sync-ddp", [2] * 5, **SPLIT)], 15)
+    assert "), and a step of sync-ddp computes for 2.00 ms" in found.sentence
+    assert found.why == ()  # the one that leads lost by nothing, the other is explained already
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_below_five_seeds_the_fastest_stands_first(count: int) -> None:
+    found = answer([*seeds("single", LEVEL[:count]), *seeds("async-ps", LEADS[:count], **SPLIT)], 2 * count)
+    assert found.sentence.startswith("Use async-ps on 2 CPU cores")
+
+
+def test_a_lead_that_is_told_apart_is_worth_its_devices() -> None:
+    found = answer([*seeds("single", LEVEL), *seeds("async-ps", [t / 2 for t in LEADS], **SPLIT)], 10)
+    assert found.sentence.startswith("Use async-ps on 2 CPU cores")
+
+
 def test_simulated_is_never_ranked_with_measured() -> None:
     virtual = {"engine": "virtual", "gpus": 16}
     found = answer([*seeds("single", [1] * 5), *seeds("sync-ddp", [0.1] * 5, **virtual)], 10)

@@ -6,7 +6,8 @@ for what was not measured.
 Rules: the seeds of a point stand together; each strategy stands with its best point; measured and simulated are never
 in one ranking; what fails the entry exam is in none. Where cells have a target the shortest time to it wins: the median
 where every seed reached it, else the expected time with failed runs repeated, and points that half of the seeds miss
-come last. Without a target the highest median throughput wins. Medians of fewer than five seeds get no interval.
+come last. Without a target the highest median throughput wins. Medians of fewer than five seeds get no interval. Of
+those that enough seeds do not tell from the fastest, the one on the fewest devices is recommended.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from harness.analysis import exam as exams
 from harness.analysis.caveats import about, caveats_of
-from harness.analysis.confidence import achieves, evidence, open_against, told_apart
+from harness.analysis.confidence import achieves, evidence, open_against, recommended_first, told_apart
 from harness.analysis.ledger import (
     Entry,
     at_one_rate,
@@ -123,7 +124,7 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
     )
     if not best[0].reached:
         return replace(common, sentence=_none_reached(best[0]), why=tuple(failure(standing) for standing in best))
-    return _ranked(common, best, found, price)
+    return _ranked(common, recommended_first(best), found, price)
 
 
 def pool_of(rows: Sequence[Row], barred: AbstractSet[tuple[str, str]] = frozenset()) -> list[Row]:
@@ -191,12 +192,10 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
     standings = [standing for standing in map(Standing, found) if standing.reached >= ENOUGH * standing.seeds]
     few = fewer(leader, standings)
     poor = few if few and hardly_faster(leader, few) else None
-    split = next((other for other in others if other.point.gpus > 1), None)
-    reason = because(split.point, leader.point) if split and leader.point.gpus == 1 and real(split.point) else ""
-    explained = split if reason else None
-    sentence = _recommendation(leader, others, poor, (split, reason) if split and reason else None)
+    split, reason = _explained(leader, others)
+    sentence = _recommendation(leader, others, poor, (split, reason) if split else None)
     scaling = f"{label(leader.point)} on few and many devices: {scaling_in_words(leader, poor)}." if poor else ""
-    lost = [why(other, leader) for other in others if other is not explained]
+    lost = [why(other, leader) for other in others if other is not split]
     return replace(
         common,
         sentence=("" if real(leader.point) else "Simulated: ") + sentence,
@@ -210,6 +209,15 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
     )
 
 
+def _explained(leader: Standing, others: Sequence[Standing]) -> tuple[Standing | None, str]:
+    """Return the best of several devices that measurably lost to one, with the reason; none where nothing says why."""
+    if leader.point.gpus > 1:
+        return None, ""
+    splits = (other for other in others if other.point.gpus > 1 and real(other.point))
+    reasons = ((other, because(other.point, leader.point)) for other in splits)
+    return next(((other, reason) for other, reason in reasons if reason), (None, ""))
+
+
 def _settings_of_one(leader: Standing, found: Sequence[Point]) -> list[Standing]:
     """Return, where one strategy is all there is, its other settings on as many devices: they are what was asked."""
     rest = [Standing(point) for point in found if point.gpus == leader.point.gpus and point is not leader.point]
@@ -221,7 +229,7 @@ def _recommendation(
 ) -> str:
     against = open_against(leader, others[0]) if others else ""
     if split:
-        return _do_not_split(leader, *split, against)
+        return _do_not_split(leader, *split, _lead(leader, others[0], against), its_own=split[0] is others[0])
     achieved = f"{achieves(leader)} ({evidence(leader)}){against}"
     if poor and not others:
         return f"{hardly(leader, poor)} ({evidence(leader)})."
@@ -230,13 +238,28 @@ def _recommendation(
     return f"Use {label(leader.point)}: it {achieved}."
 
 
-def _do_not_split(leader: Standing, split: Standing, reason: str, against: str) -> str:
+def _lead(leader: Standing, second: Standing, against: str) -> str:
+    """Return who leads where that is not resolved: one device may be recommended behind several; empty where it is."""
+    if second.seconds >= leader.seconds:
+        return f"one leads{against}" if against else ""
+    behind = open_against(second, leader).replace(f"against {differs(leader.point, second.point)}", "against one")
+    return f"{second.point.strategy} leads{behind}"
+
+
+def _do_not_split(leader: Standing, split: Standing, reason: str, lead: str, its_own: bool) -> str:
+    """Say that one device is recommended, and why.
+
+    Args:
+        split: several devices, with the reason why they lost.
+        lead: who leads, where that is not resolved.
+        its_own: whether nobody stands between the two.
+    """
     devices = devices_in_words(split.point.row)
     head = f"Do not split this job over {devices}: one is fastest"
-    if against:
-        head = f"Splitting this job over {devices} does not visibly pay: one leads{against}"
+    if lead:
+        head = f"Do not split this job over {devices} yet: {lead}"
     one = f"{leader.point.strategy} with {setting(leader.point)} {achieves(leader)}"
-    return f"{head} ({one}; {evidence(leader)}), because {reason}."
+    return f"{head} ({one}; {evidence(leader)}), {'because' if its_own else 'and'} {reason}."
 
 
 def _closed_form(leader: Standing, standings: Sequence[Standing]) -> tuple[str, ...]:

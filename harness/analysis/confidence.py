@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.analysis.exact import MIN_SEEDS, share_interval
 from harness.analysis.points import number
 from harness.analysis.ranking import Standing, duel, seeds_to_tell
@@ -19,6 +21,29 @@ def _deterministic(standing: Standing) -> bool:
 def _stated(standing: Standing) -> float | None:
     error = standing.point.median_of(lambda row: number(row, "stated_error"))
     return None if error is None else STATED * error
+
+
+def recommended_first(best: Sequence[Standing]) -> list[Standing]:
+    """Return standings with the one to recommend first: of those level with the fastest the one on the fewest devices.
+
+    A lead that chance explains as well is no reason to pay for more devices. Below five seeds nothing is level: there
+    the fastest stays first, and what would tell is asked for.
+
+    Args:
+        best: the fastest first; at least one.
+    """
+    fastest = best[0]
+    level = (s for s in best[1:] if s.point.gpus < fastest.point.gpus and _level(fastest, s))
+    first = min(level, key=lambda standing: standing.point.gpus, default=fastest)
+    return [first, *(standing for standing in best if standing is not first)]
+
+
+def _level(fastest: Standing, other: Standing) -> bool:
+    """Say whether runs that could tell the two apart do not."""
+    if _deterministic(fastest) or not other.sure:
+        return False
+    found = duel(fastest, other)
+    return found.interval is not None and not found.resolved
 
 
 def open_against(leader: Standing, other: Standing) -> str:
@@ -55,7 +80,11 @@ def told_apart(leader: Standing, other: Standing) -> str:
     found = duel(leader, other)
     if min(len(leader.runs), len(other.runs)) < 2:
         return ""
-    beaten = f"; {differs(leader.point, other.point)} beats it with probability {found.probability:.2f}"
+    beaten = f"; {differs(leader.point, other.point)} beats it with probability"
+    if found.probability < 0.5:
+        found = duel(other, leader)
+        beaten = f"; it beats {differs(leader.point, other.point)} with probability"
+    beaten = f"{beaten} {found.probability:.2f}"
     if found.interval is None:
         return (
             f"{beaten}, not enough evidence: seeds = {max(MIN_SEEDS, seeds_to_tell(found.probability) or 0)} would tell"

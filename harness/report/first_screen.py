@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from harness.analysis.confidence import recommended_first
 from harness.analysis.exam import exams, failed
 from harness.analysis.points import TRIED, Point, Row, has_target, not_ranked, points, ranked_rows, without_controls
 from harness.analysis.ranking import Standing, best_standings
@@ -26,13 +27,13 @@ MOST_WAYS = 6
 
 
 def best_of(rows: Sequence[Row]) -> list[Standing]:
-    """Return each ranked strategy's best point, the winner first; of a single strategy all its ways of being split."""
+    """Return each ranked strategy's best point, the recommended first; of a single strategy all its ways of being split."""
     barred = failed(exams(rows))
     tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
     pool = ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
     found = without_controls(points(pool, has_target(pool)))
     best = best_standings(found)
-    return best if len(best) > 1 else _ways(found)
+    return recommended_first(best) if len(best) > 1 else _ways(found)
 
 
 def _ways(found: Sequence[Point]) -> list[Standing]:
