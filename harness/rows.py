@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.costs.result import stated_error
+from harness.generalisation import fitting
 from harness.plan import Cell
 from harness.regime import classify
 from harness.training.budget import Budget, target_reached
@@ -20,6 +21,8 @@ PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
 
 NOISY_CORES = 0.5
 """Cores that other processes used on average during a cell from which on it is marked noisy; chosen."""
+
+SECONDS_PER_HOUR = 3600
 
 Row = dict[str, Any]
 
@@ -64,6 +67,7 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Row:
     """Return the columns that a finished run adds; what was not measured stays out."""
     row = convergence_row(outcome, budget) | speed_row(cell, outcome) | time_row(cell, outcome)
     row |= staleness_row(cell, outcome) | stated_row(outcome, row) | regime_row(outcome, budget)
+    row |= fitting_row(outcome, row) | cost_row(cell, outcome)
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
     row["bubble_fraction"] = outcome.bubble_fraction
     row["pipeline"] = cell.layout.get("pipeline", 1)
@@ -150,6 +154,24 @@ def regime_row(outcome: Outcome, budget: Budget) -> Row:
         "displacement": moved if moved is not None and math.isfinite(moved) else None,
         "num_train": outcome.facts.get("num_train"),
     }
+
+
+def fitting_row(outcome: Outcome, row: Mapping[str, Any]) -> Row:
+    """Return whether the run over- or underfitted; nothing where that cannot be told.
+
+    Args:
+        row: with `train_loss` and `initial_loss`.
+    """
+    curve = curve_table(outcome)
+    found = fitting(curve["train_loss"], curve["validation_loss"], row.get("train_loss"), row.get("initial_loss"))
+    return {"fitting": found} if found else {}
+
+
+def cost_row(cell: Cell, outcome: Outcome) -> Row:
+    """Return what the devices cost while they trained, where the scenario says what one costs for an hour."""
+    if cell.per_gpu_hour is None:
+        return {}
+    return {"cost": cell.gpus * cell.per_gpu_hour * outcome.training_s / SECONDS_PER_HOUR}
 
 
 def speed_row(cell: Cell, outcome: Outcome) -> Row:

@@ -246,7 +246,8 @@ def make_record(
         record, tables = _with_outcome(record, result)
     if telemetry is not None:
         record = _with_telemetry(record, telemetry, result)
-        tables["telemetry.parquet"] = telemetry.columns.table()
+        # From the start of training on, where it began: then it lies beside the steps, evaluations between them.
+        tables["telemetry.parquet"] = telemetry.columns.table(origin_s=result.started_s)
     final = {"status": record.status, "reason": record.reason, "notes": "; ".join(record.notes)}
     record = replace(record, row=record.row | final)
     return record, tables

@@ -13,7 +13,7 @@ from cells import make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.rate_regimes import MEANS, SHAPES, fitting, in_words, map_frame, regimes_frame, vote
+from harness.analysis.rate_regimes import MEANS, SHAPES, in_words, map_frame, regimes_frame, vote
 from harness.regime import LEAST_STEPS, Shape, classify, smoothed
 from harness.rows import outcome_row
 from harness.training.budget import Budget
@@ -186,22 +186,6 @@ def test_the_map_has_a_row_for_each_rate_batch_and_number_of_workers():
     assert frame[["workers", "learning_rate"]].to_numpy().tolist() == [[1, 0.01], [1, 0.1], [16, 0.01], [16, 0.1]]
     assert set(frame["verdict"]) == {"good"}
     assert set(regimes_frame(pd.DataFrame(rows))["seeds_good"]) == {3}
-
-
-def test_over_and_underfitting_are_train_against_validation():
-    def evaluations(train: list[float], validation: list[float]) -> pd.DataFrame:
-        return pd.DataFrame({"train_loss": train, "validation_loss": validation})
-
-    falling = [2.0, 1.0, 0.5, 0.1]
-    over = evaluations(falling, [2.0, 1.0, 0.9, 1.2])
-    assert fitting({"train_loss": 0.1, "initial_loss": 2.3}, over) == "overfit"
-    assert fitting({"train_loss": 0.1, "initial_loss": 2.3}, evaluations(falling, [2.0, 1.0, 0.6, 0.6])) == "fits"
-    high = evaluations([2.2, 2.1, 2.0, 2.0], [2.2, 2.1, 2.0, 2.0])
-    assert fitting({"train_loss": 2.0, "initial_loss": 2.3}, high) == "underfit"
-    assert fitting({"train_loss": None, "initial_loss": 2.3}, over) is None
-    # Train and validation both worse is no overfitting: the rate is too large.
-    worse = evaluations([2.0, 0.5, 1.0, 1.5], [2.0, 0.6, 1.2, 1.7])
-    assert fitting({"train_loss": 1.5, "initial_loss": 2.3}, worse) == "underfit"
 
 
 # -- lenet5 ------------------------------------------------------------------------------------------------------------

@@ -246,6 +246,23 @@ def test_what_was_not_measured_is_none_and_never_zero():
         assert row.get(name) is None, name
 
 
+def test_a_run_whose_validation_rose_again_has_overfitted():
+    losses = [2.0, 1.0, 0.4, 0.1]
+    steps = [step(k, float(k), loss=loss) for k, loss in enumerate(losses)]
+    marks = zip([2.0, 1.0, 0.8, 1.2], range(1, 5), strict=True)
+    evaluations = [Evaluation(32 * k, k, float(k), loss, 0.5) for loss, k in marks]
+    outcome = outcome_of(steps, 4.0, evaluations=evaluations, samples=128, updates=4)
+    assert outcome_row(cell_of(), outcome, BUDGET)["fitting"] == "overfit"
+    assert "fitting" not in outcome_row(cell_of(), replace(outcome, evaluations=evaluations[:2]), BUDGET)
+
+
+def test_devices_cost_while_they_train_where_a_price_is_known():
+    outcome = outcome_of([step(0, 0.0)], 1800.0, samples=32, updates=1)
+    assert "cost" not in outcome_row(cell_of(), outcome, BUDGET)
+    priced = cell_of(cost={"per_gpu_hour": "3 EUR"}, sweep__gpus=[4], sweep__strategy="sync-ddp")
+    assert outcome_row(priced, outcome, BUDGET)["cost"] == pytest.approx(4 * 3 / 2)
+
+
 def test_numbers_that_a_strategy_recorded_become_columns():
     row = outcome_row(cell_of(), outcome_of([], 1.0, recorded={"rounds": 3.0}, dram={"a": 5, "b": 7}), BUDGET)
     assert row["x_rounds"] == 3.0

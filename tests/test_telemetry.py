@@ -617,6 +617,11 @@ def test_columns_give_back_what_was_put_in(samples):
     assert list(zip(*columns.table().values(), strict=True)) == [tuple(sample) for sample in samples]
 
 
+def test_a_table_counts_seconds_from_where_training_began():
+    columns = Columns([Sample(12.5, "host", "host", "host_cpu_all", 1.0, "cores")])
+    assert columns.table(origin_s=12.0)["time_s"] == [0.5]
+
+
 def readings(quantity, device, *points):
     return [Sample(time_s, "nvml", device, quantity, value, "?") for time_s, value in points]
 

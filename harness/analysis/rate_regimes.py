@@ -1,17 +1,15 @@
-"""Learning rates over a sweep: the regime of every point, its seeds voting, as a map; over- and underfitting."""
+"""Learning rates over a sweep: the regime of every point, its seeds voting, as a map."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pandas as pd
 
-from harness.analysis.points import Row, number, points
+from harness.analysis.points import number, points
 from harness.analysis.votes import Vote, vote
 from harness.regime import DEFAULTS, MEANS, SHAPES, Features, Shape, Thresholds, classify, features, in_words
 
 __all__ = [
-    "DEFAULTS", "MEANS", "SHAPES", "Features", "Shape", "Thresholds", "Vote", "classify", "features", "fitting",
+    "DEFAULTS", "MEANS", "SHAPES", "Features", "Shape", "Thresholds", "Vote", "classify", "features",
     "in_words", "map_frame", "regimes_frame", "vote",
 ]  # fmt: skip
 
@@ -41,37 +39,3 @@ def map_frame(cells: pd.DataFrame) -> pd.DataFrame:
         return found
     axes = ["strategy", "engine", "details", "global_batch_size", "workers", "gpus", "learning_rate"]
     return found[[*axes, "regime", "verdict", "text", "seeds", "reached"]].sort_values(axes, ignore_index=True)
-
-
-# -- over- and underfitting --------------------------------------------------------------------------------------------
-
-Fitting = Literal["underfit", "overfit", "fits"]
-
-OVER = 0.10
-"""Rise of the validation loss above its lowest, as a share of that, from which on a run has overfitted; chosen: far
-above how much an evaluation on some hundred samples wavers."""
-
-UNDER = 0.5
-"""Share of the initial loss that is left in training above which a run has underfitted; chosen."""
-
-
-def fitting(row: Row, evaluations: pd.DataFrame) -> Fitting | None:
-    """Say whether a run over- or underfits: train against validation; None where it cannot be told.
-
-    Overfit: the validation loss has risen from its lowest while the training loss went on falling. Underfit: the
-    training loss itself is still high.
-
-    Args:
-        row: of cells.csv.
-        evaluations: of this cell, in order, as `harness.load` has them.
-    """
-    validation = evaluations["validation_loss"].astype(float)
-    train, initial = number(row, "train_loss"), number(row, "initial_loss")
-    if validation.isna().any() or len(validation) < 3 or train is None or initial is None:
-        return None
-    lowest = int(validation.argmin())
-    risen = validation.iloc[-1] > (1 + OVER) * validation.iloc[lowest]
-    at_lowest = number(evaluations.iloc[lowest].to_dict(), "train_loss")
-    if risen and at_lowest is not None and train < at_lowest:
-        return "overfit"
-    return "underfit" if train > UNDER * initial else "fits"

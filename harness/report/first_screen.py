@@ -27,7 +27,7 @@ MOST_WAYS = 6
 
 
 def best_of(rows: Sequence[Row]) -> list[Standing]:
-    """Return each ranked strategy's best point, the recommended first; of a single strategy all its ways of being split."""
+    """Return each ranked strategy's best point, the recommended first; of a single strategy the ways to split it."""
     barred = failed(exams(rows))
     tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
     pool = ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])

@@ -53,11 +53,15 @@ class Columns:
             source, device, quantity, unit = self.series[index]
             yield Sample(time_s, source, device, quantity, value, unit)
 
-    def table(self) -> dict[str, list[float] | list[str]]:
-        """Return one list per column of telemetry.parquet, in its order."""
+    def table(self, origin_s: float = 0.0) -> dict[str, list[float] | list[str]]:
+        """Return one list per column of telemetry.parquet, in its order.
+
+        Args:
+            origin_s: what becomes time 0, on the clock of `time.monotonic`.
+        """
         words = [self.series[index] for index in self.series_index]
         return {
-            "time_s": list(self.time_s),
+            "time_s": [time_s - origin_s for time_s in self.time_s],
             "source": [series.source for series in words],
             "device": [series.device for series in words],
             "quantity": [series.quantity for series in words],

@@ -1,0 +1,46 @@
+"""Over- and underfitting: train against validation. Imports the standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+Fitting = Literal["underfit", "overfit", "fits"]
+
+OVER = 0.10
+"""Rise of the validation loss above its lowest, as a share of that, from which on a run has overfitted; chosen: far
+above how much an evaluation on some hundred samples wavers."""
+
+UNDER = 0.5
+"""Share of the initial loss that is left in training above which a run has underfitted; chosen."""
+
+LEAST_EVALUATIONS = 3
+"""With fewer there is no lowest point to rise from."""
+
+
+def fitting(
+    training: Sequence[float | None],
+    validation: Sequence[float | None],
+    final_loss: float | None,
+    initial_loss: float | None,
+) -> Fitting | None:
+    """Say whether a run over- or underfits; None where it cannot be told.
+
+    Overfit: the validation loss has risen from its lowest while the training loss went on falling. Underfit: the
+    training loss itself is still high.
+
+    Args:
+        training: mean training loss since the evaluation before, of every evaluation in order.
+        validation: validation loss of every evaluation.
+        final_loss: training loss at the end; `initial_loss`: before the first update.
+    """
+    known = [loss for loss in validation if loss is not None and math.isfinite(loss)]
+    if len(known) < max(LEAST_EVALUATIONS, len(validation)) or final_loss is None or initial_loss is None:
+        return None
+    lowest = min(range(len(known)), key=known.__getitem__)
+    risen = known[-1] > (1 + OVER) * known[lowest]
+    at_lowest = training[lowest]
+    if risen and at_lowest is not None and final_loss < at_lowest:
+        return "overfit"
+    return "underfit" if final_loss > UNDER * initial_loss else "fits"

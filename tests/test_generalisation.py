@@ -1,0 +1,32 @@
+"""Over- and underfitting, told by train against validation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from harness.generalisation import fitting
+
+FALLING = [2.0, 1.0, 0.5, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "final", "found"),
+    [
+        (FALLING, [2.0, 1.0, 0.9, 1.2], 0.1, "overfit"),
+        (FALLING, [2.0, 1.0, 0.9, 0.95], 0.1, "fits"),  # it wavers by less than a tenth
+        (FALLING, [2.0, 1.0, 0.6, 0.6], 0.1, "fits"),
+        ([2.2, 2.1, 2.0, 2.0], [2.2, 2.1, 2.0, 2.0], 2.0, "underfit"),
+        ([2.0, 0.5, 1.0, 1.5], [2.0, 0.6, 1.2, 1.7], 1.5, "underfit"),  # both worse: the rate is too large
+        ([None, 1.0, 0.5, 0.1], [0.9, 1.0, 1.1, 1.2], 0.1, "fits"),  # no training loss where validation was lowest
+        (FALLING, [2.0, 1.0, 0.9, None], 0.1, None),
+        (FALLING, [2.0, 1.0, 0.9, math.nan], 0.1, None),
+        (FALLING, [2.0, 1.0, 0.9, 1.2], None, None),
+        ([2.0, 1.0], [2.0, 1.0], 1.0, None),
+        ([], [], 1.0, None),
+    ],
+)
+def test_a_run_that_went_on_falling_while_validation_rose_has_overfitted(training, validation, final, found):
+    assert fitting(training, validation, final, 2.3) == found
+    assert fitting(training, validation, final, None) is None
