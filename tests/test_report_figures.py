@@ -13,8 +13,9 @@ import pytest
 from harness.analysis.censored import Run
 from harness.analysis.time_to_accuracy import reached_by
 from harness.regime import MEANS, SHAPES
-from harness.report.draw_bars import dram_drawings, throughput_drawings
+from harness.report.draw_bars import throughput_drawings
 from harness.report.draw_batches import batch_drawings
+from harness.report.draw_memory import dram_drawings
 from harness.report.draw_rates import PAINT, is_a_map, rate_drawings
 from harness.report.draw_scaling import scaling_drawings
 from harness.report.draw_target import ToTarget, target_drawings

@@ -22,6 +22,7 @@ class Entry:
     """One strategy at its best point.
 
     Attributes:
+        cell_id: of its first seed.
         rate, batch: its best; rates, batches: those it was given, ascending.
         tried: points it was tried at, over everything that was swept.
         samples: median of those seen by a run.
@@ -29,6 +30,7 @@ class Entry:
     """
 
     strategy: str
+    cell_id: str
     devices: str
     rate: float
     rate_rule: str
@@ -54,6 +56,7 @@ def _entry(standing: Standing, tried: Sequence[Point]) -> Entry:
     row, point = standing.point.row, standing.point
     return Entry(
         strategy=point.strategy,
+        cell_id=str(row["cell_id"]),
         devices=devices_in_words(row),
         rate=row[RATE],
         rate_rule=str(row.get("lr_rule") or "as given"),

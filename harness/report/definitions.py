@@ -33,6 +33,11 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("median curve", "median over seeds at each place, as far as all of them ran"),
         ("training loss", "mean over the steps since the evaluation before"),
+        (
+            "overfitted, underfitted",
+            "overfitted: the validation loss has risen by a tenth from its lowest while the training loss went on "
+            "falling; underfitted: more than half of the initial loss is left in training",
+        ),
     ),
     "Throughput and scaling": (
         ("throughput", "samples of the whole job per second on the training clock, after warm-up"),
@@ -40,6 +45,11 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "speed-up",
             "throughput over that of the base, which is named: single with the same global batch (strong scaling) or "
             "the same batch of each rank (weak), else the fewest devices of the same strategy; always of one engine",
+        ),
+        (
+            "serial share",
+            "share of the work that more devices do not speed up, if the rest were divided among them without loss: "
+            "the fit of Amdahl's law to a line; its inverse is the most that any number of devices could gain",
         ),
         ("efficiency", "speed-up over how many times as many devices there are, in percent behind each speed-up"),
         (
@@ -57,9 +67,32 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "hides; waiting for a later worker, a server or a stage; input; and the rest of the loop. Of asynchronous "
             "workers: seconds between two updates of the weights. Shown is the cell whose step has median length",
         ),
+        (
+            "how step times spread",
+            "seconds from one step of the first worker to its next, after warm-up, of the first run of each point; "
+            "outliers lie more than three quartile distances above the upper quartile",
+        ),
         ("who waits for whom", "a few steps from the middle of a run, all strategies on one clock"),
         ("bubble", "share of a step in which a stage of a pipeline idles; in theory with equal stages and free links"),
         ("staleness", "updates of the weights between reading them for a gradient and applying that gradient"),
+    ),
+    "Devices over time": (
+        (
+            "CPU cores busy",
+            "CPU time of the cell's processes between two readings, as the system counts it, for each device; a "
+            "process that waits by asking again and again is busy too",
+        ),
+        (
+            "GPU utilisation as NVML reports it",
+            "share of the driver's last sampling period in which at least one kernel ran: neither how much of the GPU "
+            "it used nor whether it computed",
+        ),
+        (
+            "share of time spent computing",
+            "seconds of computing over seconds of training in a window of several steps, mean over devices; within a "
+            "step it is spread evenly",
+        ),
+        ("which run", "the run with the median result of each strategy at its best rate and batch"),
     ),
     "Memory": (
         (
@@ -67,6 +100,13 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "bytes of tensors on the device that holds most, counted tensor by tensor at their peak: parameters, "
             "gradients, optimizer, activations, buffers and copies; what an allocator reserves is not in it",
         ),
+        ("context", "what the driver keeps for itself on a GPU; no tensor and no allocator is in it"),
+        (
+            "allocated, reserved",
+            "bytes that CUDA's allocator has handed out and bytes that it keeps from the device, each at its peak; "
+            "simulated: its rules replayed over the tensors of a step",
+        ),
+        ("NVML", "what the driver counts on the device: this cell's processes where it tells them apart, else all"),
         ("capacity", "what a device has to use: its memory without what the system keeps, or the scenario's limit"),
     ),
     "Predicted beside measured": (

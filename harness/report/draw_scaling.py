@@ -9,9 +9,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from harness.analysis.scaling import amdahl
 from harness.report.svg import INK, MARKERS, Drawing, drawing, kind_in_words, new_figure, plain_numbers, shorten, style
 
 MOST_LINES = 8
+
+LEAST_COUNTS = 2
+"""Device counts above the base from which on a serial share is told: through one point goes any law; chosen."""
 
 
 def scaling_drawings(scaling: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
@@ -88,9 +92,27 @@ def _point_in_words(row: Any) -> str:
     )
 
 
+def _serial(lines: pd.DataFrame) -> list[str]:
+    """Say what share of the work more devices do not speed up, of lines with enough counts that gained anything."""
+    told = []
+    for name, line in lines.groupby("line", sort=False):
+        many = line[(line["gpus"] > line["base_gpus"]) & (line["speedup"] > 1)]
+        if len(many) < LEAST_COUNTS:
+            continue
+        serial = amdahl(many["ideal"].tolist(), many["speedup"].tolist())
+        if serial > 0:
+            told.append(
+                f"{name} scales as if {100 * serial:.2g} % of its work were serial: {1 / serial:.2g} times at most, "
+                "with any number of devices."
+            )
+    return told
+
+
 def _caption(lines: pd.DataFrame, kind: str) -> str:
     held = "the global batch" if kind == "strong" else "the batch of each rank"
     many = lines[lines["gpus"] > lines["base_gpus"]]
     most = many[many["gpus"] == many["gpus"].max()]
     found = [_point_in_words(row) for row in most.sort_values("speedup").iloc[[0, -1]].drop_duplicates().itertuples()]
-    return f"{' '.join(found)} {held.capitalize()} is held fixed."
+    # Amdahl's law is one of a fixed amount of work: under weak scaling it grows.
+    serial = _serial(lines)[:1] if kind == "strong" else []
+    return " ".join([*found, *serial, f"{held.capitalize()} is held fixed."])

@@ -1,9 +1,9 @@
-"""How long each strategy takes to the target, or how fast it is where there is none: medians with their intervals."""
+"""How much each strategy needs to the target, in seconds or in samples: every seed, medians with their intervals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +29,44 @@ from harness.report.svg import (
 MOST_ROWS = 16
 
 
+def samples(count: float) -> str:
+    """Write a number of samples."""
+    return f"{count:,.0f} samples"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is counted on the way to the target.
+
+    Attributes:
+        key: of `harness.analysis.censored.MEASURES`.
+        write: a value with its unit.
+        axis: from the largest value and whether it is simulated to what one unit of the axis is, and its label.
+    """
+
+    key: str
+    title: str
+    write: Callable[[float], str]
+    axis: Callable[[float, bool], tuple[float, str]]
+
+
+def _seconds(largest: float, simulated: bool) -> tuple[float, str]:
+    size, unit = time_unit(largest)
+    return size, f"{clock_in_words(unit, simulated)} of training to the target"
+
+
+TIME = Measure("time", "Time to the target", duration, _seconds)
+SAMPLES = Measure("samples", "Samples to the target", samples, lambda *_: (1.0, "samples seen to the target"))
+
+
 @dataclass(frozen=True)
 class ToTarget:
     """A point on its way to the target.
 
     Attributes:
-        runs: its seeds, in seconds; those that never trained to an end are not among them.
+        runs: its seeds, in seconds or samples; those that never trained to an end are not among them.
         found: what they say together.
+        epoch: samples of one; None where that is not known.
     """
 
     simulated: bool
@@ -43,6 +74,7 @@ class ToTarget:
     label: str
     runs: tuple[Run, ...]
     found: Reached
+    epoch: float | None = None
 
     @property
     def sure(self) -> bool:
@@ -50,40 +82,54 @@ class ToTarget:
         return self.found.reached == self.found.runs
 
     @property
-    def seconds(self) -> float:
-        """What the point is ranked by; inf where no seed got there."""
+    def value(self) -> float:
+        """What stands for the point; inf where no seed got there."""
         return self.found.median if self.sure else self.found.expected
 
 
-def target_drawings(rows: Sequence[ToTarget], palette: Mapping[str, str], prefix: str) -> list[Drawing]:
-    """Draw the seconds to the target of every seed, their median and its interval; measured and simulated apart.
+def target_drawings(
+    rows: Sequence[ToTarget], palette: Mapping[str, str], prefix: str, measure: Measure = TIME
+) -> list[Drawing]:
+    """Draw what every seed needed to the target, their median and its interval; measured and simulated apart.
 
     Args:
         rows: in the order in which they are drawn.
         palette: colour by strategy.
         prefix: starts the ids inside the SVG.
+        measure: what the rows count.
     """
     groups = [[row for row in rows if row.simulated == simulated][:MOST_ROWS] for simulated in (False, True)]
     return [
-        _target(group, palette, f"{prefix}target{number}")
+        _target(group, palette, measure, f"{prefix}{measure.key}-target{number}")
         for number, group in enumerate(groups)
         if any(row.found.reached for row in group)
     ]
 
 
-def _target(rows: Sequence[ToTarget], palette: Mapping[str, str], prefix: str) -> Drawing:
+def _target(rows: Sequence[ToTarget], palette: Mapping[str, str], measure: Measure, prefix: str) -> Drawing:
     simulated = rows[0].simulated
-    size, unit = time_unit(max(run.spent for row in rows for run in row.runs))
-    title = f"Time to the target, {kind_in_words(simulated)}"
+    size, axis = measure.axis(max(run.spent for row in rows for run in row.runs), simulated)
+    title = f"{measure.title}, {kind_in_words(simulated)}"
     with style():
         figure, axes = new_figure(1.15 + 0.46 * len(rows))
         for place, row in enumerate(rows):
             _row(axes, place, row, palette[row.strategy], size)
-        name_rows(axes, [f"{shorten(row.label)}: {_in_short(row)}" for row in rows])
-        axes.set(xlabel=f"{clock_in_words(unit, simulated)} of training to the target", xlim=(0, None))
+        name_rows(axes, [f"{shorten(row.label)}: {_in_short(row, measure)}" for row in rows])
+        axes.set(xlabel=axis, xlim=(0, None))
+        _epochs(axes, rows)
         _legend(figure, axes, rows)
-        details = " ".join(to_target_in_words(row) for row in rows)
-        return drawing(figure, title, _caption(rows), details, _table(rows), prefix)
+        details = " ".join(to_target_in_words(row, measure) for row in rows)
+        return drawing(figure, title, _caption(rows, measure), details, _table(rows, measure), prefix)
+
+
+def _epochs(axes: Any, rows: Sequence[ToTarget]) -> None:
+    """Count epochs above samples, where an epoch is the same for all."""
+    (epoch, *others) = {row.epoch for row in rows}
+    if epoch is None or others:
+        return
+    above = axes.secondary_xaxis("top", functions=(lambda count: count / epoch, lambda count: count * epoch))
+    above.set_xlabel("epochs")
+    above.spines["top"].set_visible(False)
 
 
 def _row(axes: Any, place: int, row: ToTarget, colour: str, size: float) -> None:
@@ -92,9 +138,9 @@ def _row(axes: Any, place: int, row: ToTarget, colour: str, size: float) -> None
     never = [run.spent / size for run in row.runs if not run.reached]
     axes.scatter(there, [place] * len(there), s=22, facecolor=face, edgecolor=colour, linewidth=1, zorder=3)
     axes.scatter(never, [place] * len(never), s=36, marker=">", facecolor="none", edgecolor=colour, zorder=3)
-    if math.isfinite(row.seconds):
+    if math.isfinite(row.value):
         marker = "|" if row.sure else "x"
-        axes.scatter([row.seconds / size], [place], s=210 if row.sure else 50, marker=marker, color=INK, zorder=4)
+        axes.scatter([row.value / size], [place], s=210 if row.sure else 50, marker=marker, color=INK, zorder=4)
     interval = row.found.interval
     if interval is not None and math.isfinite(interval.low):
         high = interval.high if math.isfinite(interval.high) else max(run.spent for run in row.runs)
@@ -119,44 +165,49 @@ def _legend(figure: Any, axes: Any, rows: Sequence[ToTarget]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5)
 
 
-def _in_short(row: ToTarget) -> str:
+def _in_short(row: ToTarget, measure: Measure) -> str:
     if row.sure:
-        return duration(row.seconds)
+        return measure.write(row.value)
     got = f"{row.found.reached} of {row.found.runs} seeds"
-    return f"{duration(row.seconds)} expected ({got})" if math.isfinite(row.seconds) else f"{got} got there"
+    return f"{measure.write(row.value)} expected ({got})" if math.isfinite(row.value) else f"{got} got there"
 
 
-def to_target_in_words(row: ToTarget) -> str:
+def to_target_in_words(row: ToTarget, measure: Measure) -> str:
     """Say what the seeds of a point say, the ones that never got there included."""
     found = row.found
     text = f"{row.label}: {found.reached} of {found.runs} seeds reached the target"
     if row.sure:
-        text += f", median {duration(found.median)}"
+        text += f", median {measure.write(found.median)}"
     if found.interval is not None and math.isfinite(found.interval.high):
-        low, high = duration(found.interval.low), duration(found.interval.high)
+        low, high = measure.write(found.interval.low), measure.write(found.interval.high)
         text += f" ({low} to {high} covers it with {100 * found.interval.coverage:.4g} %)"
     if 0 < found.reached < found.runs:
-        text += f"; expected time {duration(found.expected)} where a run that fails is followed by another"
+        text += f"; expected {measure.write(found.expected)} where a run that fails is followed by another"
     return text + "."
 
 
-def _caption(rows: Sequence[ToTarget]) -> str:
+def _caption(rows: Sequence[ToTarget], measure: Measure) -> str:
     likely = [row for row in rows if 2 * row.found.reached >= row.found.runs] or rows
-    best = min(likely, key=lambda row: row.seconds)
-    text = to_target_in_words(best)
-    slow = [row for row in rows if row is not best and math.isfinite(row.seconds)]
-    if slow and math.isfinite(best.seconds):
-        worst = max(slow, key=lambda row: row.seconds)
-        text += f" {worst.label} takes {worst.seconds / best.seconds:.3g} times as long."
+    best = min(likely, key=lambda row: row.value)
+    text = to_target_in_words(best, measure)
+    slow = [row for row in rows if row is not best and math.isfinite(row.value)]
+    if slow and math.isfinite(best.value):
+        worst = max(slow, key=lambda row: row.value)
+        text += f" {worst.label} takes {worst.value / best.value:.3g} times as {'long' if measure is TIME else 'many'}."
     never = [row.label for row in rows if not row.found.reached]
     text += f" No seed of {listed(never)} got there." if never else ""
     return text + (" Below five seeds no interval is given." if best.found.runs < MIN_SEEDS else "")
 
 
-def _table(rows: Sequence[ToTarget]) -> pd.DataFrame:
+def _table(rows: Sequence[ToTarget], measure: Measure) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"label": row.label, "simulated": row.simulated, "spent_s": run.spent, "reached": run.reached}
+            {
+                "label": row.label,
+                "simulated": row.simulated,
+                ("spent_s" if measure is TIME else "samples"): run.spent,
+                "reached": run.reached,
+            }
             for row in rows
             for run in row.runs
         ]

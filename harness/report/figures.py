@@ -11,14 +11,18 @@ from harness.analysis.points import TRIED, has_target, points
 from harness.analysis.predicted import compare_observed, compare_twins
 from harness.analysis.ranking import Standing
 from harness.analysis.rate_regimes import map_frame
-from harness.report.draw_bars import dram_drawings, throughput_drawings
+from harness.report.draw_bars import throughput_drawings
 from harness.report.draw_batches import batch_drawings
 from harness.report.draw_curves import ACCURACY, LOSS, best_panels, curve_drawings, panels_left_out
+from harness.report.draw_fit import fit_drawings
+from harness.report.draw_memory import memory_drawings
 from harness.report.draw_predicted import predicted_drawings
 from harness.report.draw_rates import is_a_map, rate_drawings
 from harness.report.draw_scaling import scaling_drawings
-from harness.report.draw_target import target_drawings
+from harness.report.draw_steps import tail_drawings
+from harness.report.draw_target import SAMPLES, TIME, target_drawings
 from harness.report.draw_time import bubble_drawings, part_drawings, staleness_drawings, timeline_drawings
+from harness.report.draw_usage import usage_drawings
 from harness.report.first_screen import best_of, pictures, to_target
 from harness.report.frames import (
     bars_frame,
@@ -29,6 +33,8 @@ from harness.report.frames import (
     parts_frame,
     scaling_lines,
     staleness,
+    tails,
+    usage,
 )
 from harness.report.read import ScenarioResults
 from harness.report.svg import Drawing
@@ -85,17 +91,19 @@ def figures_of(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
     maps, first = rate_drawings(rates, prefix), is_a_map(rates)
     speed = [*scaling_drawings(scaling, palette, prefix), *throughput_drawings(bars, palette, prefix)]
     speed += batch_drawings(cells, palette, prefix)
+    best = best_of(scenario.rows)
     galleries = [
         Gallery("Learning rates", () if first else tuple(maps)),
-        _convergence(scenario, curves, palette, prefix),
+        _convergence(scenario, curves, best, palette, prefix),
         Gallery("Throughput and scaling", tuple(speed)),
         Gallery("Where the time went", tuple(_time(scenario, cells, bars, palette, prefix))),
-        Gallery("Memory", tuple(dram_drawings(bars, palette, prefix))),
+        Gallery("Devices over time", tuple(_over_time(scenario, best, palette, prefix))),
+        Gallery("Memory", tuple(memory_drawings(bars, palette, prefix))),
         Gallery("Predicted beside measured", tuple(_predicted(scenario, palette, prefix))),
     ]
     return Figures(
         maps=tuple(maps) if first else (),
-        first=tuple(pictures(best_of(scenario.rows), bars, curves, scaling, palette, target_of(scenario), prefix)),
+        first=tuple(pictures(best, bars, curves, scaling, palette, target_of(scenario), prefix)),
         galleries=tuple(item for item in galleries if item.drawings or item.remarks),
     )
 
@@ -107,7 +115,13 @@ def target_of(scenario: ScenarioResults) -> float | None:
     return target if isinstance(target, float) else None
 
 
-def _convergence(scenario: ScenarioResults, curves: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> Gallery:
+def _convergence(
+    scenario: ScenarioResults,
+    curves: pd.DataFrame,
+    best: Sequence[Standing],
+    palette: Mapping[str, str],
+    prefix: str,
+) -> Gallery:
     known = curves.dropna(subset=["accuracy"])
     if known.empty:
         missing = "No curves: no finished cell measured a validation accuracy."
@@ -117,7 +131,20 @@ def _convergence(scenario: ScenarioResults, curves: pd.DataFrame, palette: Mappi
     left_out = panels_left_out(known)
     remarks = (f"{left_out} more combinations of batch and rate are in the table only.",) if left_out else ()
     shown = (*_to_target(scenario, palette, prefix), *drawn[: OPEN // 2], *losses[: OPEN // 2])
+    shown = (*shown, *_fit(scenario, curves, best, palette, prefix))
     return Gallery("Convergence", shown, (*drawn[OPEN // 2 :], *losses[OPEN // 2 :]), remarks)
+
+
+def _fit(
+    scenario: ScenarioResults,
+    curves: pd.DataFrame,
+    best: Sequence[Standing],
+    palette: Mapping[str, str],
+    prefix: str,
+) -> list[Drawing]:
+    ids = [row["cell_id"] for standing in best for row in standing.point.rows]
+    fits = {row["cell_id"]: row["fitting"] for row in scenario.rows if row.get("fitting")}
+    return fit_drawings(curves[curves["cell_id"].isin(ids)], fits, palette, prefix)
 
 
 def _to_target(scenario: ScenarioResults, palette: Mapping[str, str], prefix: str) -> Iterator[Drawing]:
@@ -132,8 +159,9 @@ def _to_target(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
     order = {cell.strategy: place for place, cell in reversed(list(enumerate(scenario.plan.cells)))}
     ordered = sorted(best.values(), key=lambda s: (order.get(s.point.strategy, 0), s.point.details, s.point.gpus))
     labels = labels_of(scenario)
-    ways = [way for standing in ordered if (way := to_target(standing, labels)) is not None]
-    yield from target_drawings(ways, palette, prefix)
+    for measure in (TIME, SAMPLES):
+        ways = [way for standing in ordered if (way := to_target(standing, labels, measure)) is not None]
+        yield from target_drawings(ways, palette, prefix, measure)
 
 
 def _time(
@@ -142,12 +170,22 @@ def _time(
     labels = labels_of(scenario)
     yield from part_drawings(parts_frame(bars), palette, prefix)
     for frame, draw in (
+        (tails(scenario, cells, labels), tail_drawings),
         (timeline_frame(scenario, labels), timeline_drawings),
         (bubbles(cells, labels), bubble_drawings),
         (staleness(scenario, cells, labels), staleness_drawings),
     ):
         if len(frame):
             yield from draw(frame, palette, prefix)
+
+
+def _over_time(
+    scenario: ScenarioResults, best: Sequence[Standing], palette: Mapping[str, str], prefix: str
+) -> list[Drawing]:
+    """Draw the median run of each strategy at its best."""
+    rows = [standing.middle for standing in best if standing.reached]
+    found = usage(scenario, rows, labels_of(scenario))
+    return usage_drawings(found, palette, prefix) if len(found) else []
 
 
 def _predicted(scenario: ScenarioResults, palette: Mapping[str, str], prefix: str) -> Iterator[Drawing]:

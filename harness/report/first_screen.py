@@ -6,16 +6,28 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from harness.analysis.censored import run_of
 from harness.analysis.confidence import recommended_first
 from harness.analysis.exam import exams, failed
-from harness.analysis.points import TRIED, Point, Row, has_target, not_ranked, points, ranked_rows, without_controls
+from harness.analysis.points import (
+    TRIED,
+    Point,
+    Row,
+    has_target,
+    not_ranked,
+    number,
+    points,
+    ranked_rows,
+    without_controls,
+)
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.time_to_accuracy import reached_by
 from harness.analysis.words import setting
-from harness.report.draw_bars import dram_drawings, throughput_drawings
+from harness.report.draw_bars import throughput_drawings
 from harness.report.draw_curves import ACCURACY, curve_drawing
+from harness.report.draw_memory import dram_drawings
 from harness.report.draw_scaling import scaling_drawings
-from harness.report.draw_target import ToTarget, target_drawings
+from harness.report.draw_target import SAMPLES, TIME, Measure, ToTarget, target_drawings
 from harness.report.draw_time import part_drawings
 from harness.report.frames import parts_frame
 from harness.report.svg import Drawing
@@ -81,12 +93,17 @@ def pictures(
     return drawn[:MOST_PICTURES]
 
 
-def to_target(standing: Standing, labels: Mapping[str, str]) -> ToTarget | None:
+def to_target(standing: Standing, labels: Mapping[str, str], measure: Measure = TIME) -> ToTarget | None:
     """Return a point on its way to the target; None where no seed trained to an end."""
-    row, runs = standing.point.row, standing.runs
+    point = standing.point
+    runs = standing.runs
+    if measure is not TIME:
+        runs = tuple(run for row in point.rows if (run := run_of(row, measure.key)) is not None)
     if not runs:
         return None
-    return ToTarget(row["engine"] == "virtual", standing.point.strategy, labels[row["cell_id"]], runs, reached_by(runs))
+    epoch = number(point.row, "num_train") if measure is SAMPLES else None
+    simulated = point.row["engine"] == "virtual"
+    return ToTarget(simulated, point.strategy, labels[point.row["cell_id"]], runs, reached_by(runs), epoch)
 
 
 def _speed(

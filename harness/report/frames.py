@@ -7,14 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.points import number
-from harness.analysis.scaling import scaling_frame
+from harness.analysis.points import Row, number
+from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
+from harness.analysis.usage import computing_frame, sampled_frame
 from harness.describe import engine_in_words
 from harness.plan import Cell
 from harness.report.read import ScenarioResults
 from harness.source import show
-from harness.store import COLUMNS
+from harness.store import COLUMNS, Record
 
 LOSSES = ("accuracy", "train_loss", "validation_loss")
 MEASURED = ("samples", "time_s", "validation_accuracy", "train_loss", "validation_loss")
@@ -29,7 +30,16 @@ BAR_COLUMNS = (
     "stated",
     "dram_total",
     "dram_capacity",
+    "allocated",
+    "reserved",
+    "nvml_used",
 )
+
+NUMBERS = ("throughput", "stated", "dram", "allocated", "reserved", "nvml", *TRAINING)
+"""How columns of numbers begin."""
+
+MOST_SPREADS = 24
+"""Points whose steps are read for their tails; chosen: more rows in one figure are not looked at."""
 
 MOST_STALE = 12
 """Points whose staleness is read and drawn; chosen: more lines in one figure cannot be told apart."""
@@ -87,7 +97,7 @@ def bars_frame(scenario: ScenarioResults) -> pd.DataFrame:
     labels = labels_of(scenario)
     rows = [_bar(cell, scenario, labels) for cell in scenario.plan.cells if cell.cell_id in labels]
     columns = list(dict.fromkeys([*BAR_COLUMNS, *TRAINING, *(key for row in rows for key in row)]))
-    numbers = {key: float for key in columns if key.startswith(("throughput", "stated", "dram", *TRAINING))}
+    numbers = {key: float for key in columns if key.startswith(NUMBERS)}
     return pd.DataFrame(rows, columns=columns).astype(numbers)
 
 
@@ -97,7 +107,7 @@ def _bar(cell: Cell, scenario: ScenarioResults, labels: Mapping[str, str]) -> di
     row |= {"gpus": cell.gpus, "label": labels[cell.cell_id], "dram_capacity": cell.dram_bytes}
     row |= {"throughput": record.row.get("throughput_samples_per_s"), "stated": record.row.get("stated_error")}
     row |= {"dram_total": record.row.get("dram_tensors_peak_bytes")}
-    return row | _parts(record.row) | _dram((record.detail or {}).get("dram"))
+    return row | _peaks(cell, record) | _parts(record.row) | _dram(cell, record)
 
 
 def _parts(row: Mapping[str, Any]) -> dict[str, float]:
@@ -120,8 +130,25 @@ def parts_frame(bars: pd.DataFrame) -> pd.DataFrame:
     return middle.set_index("label").loc[order].reset_index()[columns]
 
 
-def _dram(counted: Mapping[str, int] | None) -> dict[str, int]:
-    return {f"dram.{kind}": number for kind, number in (counted or {}).items() if number}
+def _peaks(cell: Cell, record: Record) -> dict[str, Any]:
+    """Return what CUDA's allocator held, measured or as it is predicted to, and what NVML saw."""
+    allocated, reserved = (record.row.get(f"dram_{kind}_peak_bytes") for kind in ("allocated", "reserved"))
+    memory = _memory(record)
+    if cell.engine == "virtual" and cell.device == "cuda" and memory:
+        allocated, reserved = memory["allocated_bytes"], memory["reserved_bytes"]
+    return {"allocated": allocated, "reserved": reserved, "nvml_used": record.row.get("nvml_used_peak_bytes")}
+
+
+def _memory(record: Record) -> Mapping[str, Any]:
+    facts: Mapping[str, Any] = (record.detail or {}).get("facts") or {}
+    return facts.get("memory") or {}
+
+
+def _dram(cell: Cell, record: Record) -> dict[str, int]:
+    """Return counted bytes by kind; of a simulated GPU the driver's context too, which a real one's NVML shows."""
+    counted = {kind: number for kind, number in ((record.detail or {}).get("dram") or {}).items() if number}
+    context = _memory(record).get("context_bytes") if cell.engine == "virtual" else None
+    return {f"dram.{kind}": number for kind, number in (counted | ({"context": context} if context else {})).items()}
 
 
 def _bar_label(cell: Cell, varied: set[tuple[str, str]], gpu_name: str, batches: bool, micros: bool) -> str:
@@ -148,6 +175,37 @@ def varied_options(cells: Iterable[Cell]) -> set[tuple[str, str]]:
 
 def _swept(cell: Cell) -> list[str]:
     return [f"{key.removeprefix('workload.')} {show(value)}" for key, value in cell.swept.items()]
+
+
+# -- steps and devices over time ---------------------------------------------------------------------------------------
+
+
+def tails(scenario: ScenarioResults, cells: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return how the steps of the first cell of each label spread."""
+    labelled = cells.assign(label=cells["cell_id"].map(labels), simulated=cells["engine"] == "virtual")
+    first = labelled.drop_duplicates("label").head(MOST_SPREADS)
+    tables = [scenario.table("steps", cell_id).assign(cell_id=cell_id) for cell_id in first["cell_id"]]
+    tables = [table for table in tables if "start_s" in table.columns and table["start_s"].notna().any()]
+    if not tables:
+        return pd.DataFrame()
+    found = tails_frame(first, pd.concat(tables, ignore_index=True))
+    return found.merge(first[["cell_id", "label", "simulated"]], on="cell_id") if len(found) else found
+
+
+def usage(scenario: ScenarioResults, rows: Iterable[Row], labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return how busy the devices of some cells were over time, by every gauge that was read of them."""
+    found = []
+    for row in rows:
+        telemetry = scenario.table("telemetry", row["cell_id"])
+        gauges = {name: sampled_frame(telemetry, row, name) for name in ("nvml_gpu_utilisation", "host_cpu")}
+        if row["device"] == "cuda":  # there the host's cores feed the devices, and are none
+            gauges["nvml_used"] = sampled_frame(telemetry, row, "nvml_used")
+            del gauges["host_cpu"]
+        gauges["computing"] = computing_frame(scenario.table("steps", row["cell_id"]))
+        head = {"simulated": row["engine"] == "virtual", "strategy": row["strategy"], "gpus": row["gpus"]}
+        head |= {"label": labels[row["cell_id"]]}
+        found += [frame.assign(gauge=name, **head) for name, frame in gauges.items() if len(frame) > 1]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 # -- scaling, bubbles, staleness ---------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ from markupsafe import Markup
 
 import harness
 from harness.analysis.answer import Answer
-from harness.analysis.ledger import Entry
+from harness.analysis.ledger import Entry, edges
 from harness.analysis.more_devices import explain_scaling, poor_scaling
 from harness.analysis.points import Row, status_counts
 from harness.analysis.predicted import HEAD as COMPARED_HEAD
 from harness.analysis.predicted import THROUGHPUT, Comparison, compare_observed, compare_twins, in_cells, summary
-from harness.analysis.words import listed
 from harness.describe import engine_in_words, machine_in_words
+from harness.plan import Cell
 from harness.report.definitions import DEFINITIONS
 from harness.report.figures import Figures, figures_of, strategies_of
 from harness.report.frames import cells_frame
@@ -92,7 +92,7 @@ class Shown:
 
 
 LEDGER_HEAD = ("strategy", "on", "global batch", "of those tried", "learning rate", "of those tried", "rule",
-               "precision", "samples seen", "points tried")  # fmt: skip
+               "precision", "samples seen", "evaluated every", "points tried")  # fmt: skip
 
 
 def render(scenarios: Sequence[ScenarioResults], digest: str, sections: Sequence[Callable[..., Any]] = ()) -> str:
@@ -146,8 +146,8 @@ def _shown(
             *_environments(scenario),
         ),
         answer=found,
-        edges=tuple(_edges(found.ledger)),
-        ledger=tuple(_ledger_row(entry) for entry in found.ledger),
+        edges=tuple(f"{line}." for line in edges(found.ledger)),
+        ledger=tuple(_ledger_row(entry, scenario) for entry in found.ledger),
         figures=figures_of(scenario, palette, prefix),
         palette=tuple((name, palette[name]) for name in strategies_of([scenario])),
         columns=tuple(column for column, keep in zip(COLUMNS, kept, strict=True) if keep),
@@ -199,23 +199,18 @@ def _environments(scenario: ScenarioResults) -> Iterable[str]:
         yield f"Measured cells ran in {len(ran)} environments ({counts} cells): their times do not compare."
 
 
-def _edges(entries: Iterable[Entry]) -> Iterable[str]:
-    """Say which strategies are best at the edge of what was tried, those at the same edge together."""
-    alike: dict[str, list[str]] = {}
-    for entry in entries:
-        if entry.edge:
-            alike.setdefault(entry.edge.removeprefix(entry.strategy), []).append(entry.strategy)
-    for said, names in alike.items():
-        yield f"{listed(names)}{said.replace(' is best', ' are best', len(names) > 1)}."
-
-
-def _ledger_row(entry: Entry) -> tuple[str, ...]:
+def _ledger_row(entry: Entry, scenario: ScenarioResults) -> tuple[str, ...]:
     batches = ", ".join(map(str, entry.batches)) if len(entry.batches) > 1 else "one only"
     rates = ", ".join(f"{rate:g}" for rate in entry.rates) if len(entry.rates) > 1 else "one only"
     samples = "" if entry.samples is None else f"{entry.samples:,.0f}"
     rate = f"{entry.rate:g}" if entry.rate else "-"
     return (entry.strategy, entry.devices, str(entry.batch), batches, rate, rates, entry.rate_rule, entry.precision,
-            samples, str(entry.tried))  # fmt: skip
+            samples, _evaluated(scenario.records[entry.cell_id].cell), str(entry.tried))  # fmt: skip
+
+
+def _evaluated(cell: Cell) -> str:
+    every = cell.goal.get("evaluate_every")
+    return "not at all" if every is None else every if isinstance(every, str) else f"{every:,} samples"
 
 
 def _extra(scenario: ScenarioResults, sections: Sequence[Callable[..., Any]]) -> Iterable[tuple[str, Markup]]:
