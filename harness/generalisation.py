@@ -15,8 +15,8 @@ above how much an evaluation on some hundred samples wavers."""
 UNDER = 0.5
 """Share of the initial loss that is left in training above which a run has underfitted; chosen."""
 
-LEAST_EVALUATIONS = 3
-"""With fewer there is no lowest point to rise from."""
+IN_A_ROW = 3
+"""Evaluations at the end that must all lie above; chosen: a curve that wobbles is back below within one or two."""
 
 
 def fitting(
@@ -27,8 +27,8 @@ def fitting(
 ) -> Fitting | None:
     """Say whether a run over- or underfits; None where it cannot be told.
 
-    Overfit: the validation loss has risen from its lowest while the training loss went on falling. Underfit: the
-    training loss itself is still high.
+    Overfit: the validation loss has risen from its lowest and stays there, while the training loss went on falling.
+    Underfit: the training loss itself is still high.
 
     Args:
         training: mean training loss since the evaluation before, of every evaluation in order.
@@ -36,10 +36,10 @@ def fitting(
         final_loss: training loss at the end; `initial_loss`: before the first update.
     """
     known = [loss for loss in validation if loss is not None and math.isfinite(loss)]
-    if len(known) < max(LEAST_EVALUATIONS, len(validation)) or final_loss is None or initial_loss is None:
+    if len(known) < max(IN_A_ROW, len(validation)) or final_loss is None or initial_loss is None:
         return None
     lowest = min(range(len(known)), key=known.__getitem__)
-    risen = known[-1] > (1 + OVER) * known[lowest]
+    risen = min(known[-IN_A_ROW:]) > (1 + OVER) * known[lowest]
     at_lowest = training[lowest]
     if risen and at_lowest is not None and final_loss < at_lowest:
         return "overfit"

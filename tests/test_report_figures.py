@@ -15,11 +15,14 @@ from harness.analysis.time_to_accuracy import reached_by
 from harness.regime import MEANS, SHAPES
 from harness.report.draw_bars import throughput_drawings
 from harness.report.draw_batches import batch_drawings
-from harness.report.draw_memory import dram_drawings
+from harness.report.draw_fit import fit_drawings
+from harness.report.draw_memory import dram_drawings, memory_drawings
 from harness.report.draw_rates import PAINT, is_a_map, rate_drawings
 from harness.report.draw_scaling import scaling_drawings
-from harness.report.draw_target import ToTarget, target_drawings
+from harness.report.draw_steps import tail_drawings
+from harness.report.draw_target import SAMPLES, ToTarget, target_drawings
 from harness.report.draw_time import LOOKS, bubble_drawings, part_drawings, staleness_drawings, timeline_drawings
+from harness.report.draw_usage import GAUGES, usage_drawings
 from harness.report.svg import Drawing, byte_unit, shorten, time_unit
 from harness.report.timeline import _lanes, _window
 
@@ -187,6 +190,20 @@ def test_fewer_than_five_seeds_get_no_interval() -> None:
     assert target_drawings([way("never", Run(1.0, False))], PALETTE, "a") == []
 
 
+def test_samples_to_the_target_stand_under_their_epochs() -> None:
+    runs = tuple(Run(value, True) for value in (3200.0, 6400.0, 9600.0, 6400.0, 6400.0))
+    one = ToTarget(False, "single", "one", runs, reached_by(runs), epoch=1600.0)
+    (drawing,) = target_drawings([one], PALETTE, "a", SAMPLES)
+    assert "one: 5 of 5 seeds reached the target, median 6,400 samples (3,200 samples to 9,600 samples" in (
+        drawing.caption
+    )
+    assert {"epochs", "samples seen to the target"} <= set(texts_of(drawing))
+    assert table_of(drawing)["samples"].sum() == 32000
+    other = ToTarget(False, "single", "other", runs, reached_by(runs), epoch=800.0)
+    (drawing,) = target_drawings([one, other], PALETTE, "a", SAMPLES)
+    assert "epochs" not in texts_of(drawing)  # an epoch of one is none of the other
+
+
 def scaling_row(gpus: int, speedup: float, **changes: Any) -> dict[str, Any]:
     row = {"simulated": True, "line": "sync-ddp", "strategy": "sync-ddp", "scaling": "strong", "gpus": gpus}
     row |= {"base": "sync-ddp on 4", "base_gpus": 4, "ideal": gpus / 4, "speedup": speedup}
@@ -199,7 +216,17 @@ def test_scaling_names_its_base_and_the_ideal() -> None:
     assert "sync-ddp on 16: 1.5 times as fast as sync-ddp on 4, of 4 times at best (38 %)" in drawing.caption
     assert "ideal: as many times" in texts_of(drawing)
     assert "simulated speed-up" in texts_of(drawing)
+    assert "serial" not in drawing.caption  # through one point goes any law
     assert scaling_drawings(pd.DataFrame([scaling_row(4, 1.0)]), PALETTE, "a") == []
+
+
+def test_strong_scaling_says_what_share_of_the_work_is_as_if_serial() -> None:
+    rows = [scaling_row(4 * n, 1 / (0.2 + 0.8 / n)) for n in (1, 2, 4, 8)]
+    (drawing,) = scaling_drawings(pd.DataFrame(rows), PALETTE, "a")
+    assert "sync-ddp scales as if 20 % of its work were serial: 5 times at most" in drawing.caption
+    weak = [row | {"scaling": "weak"} for row in rows]
+    (drawing,) = scaling_drawings(pd.DataFrame(weak), PALETTE, "a")
+    assert "serial" not in drawing.caption
 
 
 def bar(label: str, **changes: Any) -> dict[str, Any]:
@@ -218,6 +245,87 @@ def test_memory_stands_against_the_capacity_and_simulated_speed_with_its_band() 
     (speed,) = throughput_drawings(bars, PALETTE, "a")
     assert "large trains 100 samples a simulated second, 2 times as many as small (50)" in speed.caption
     assert "good to ±20 % at worst" in speed.caption
+
+
+def test_allocator_and_nvml_have_figures_of_their_own() -> None:
+    held = {"allocated": 2.0**30, "reserved": 2.0 * 2**30, "nvml_used": 3.0 * 2**30}
+    bars = pd.DataFrame([bar("all", simulated=False, **held), bar("some", simulated=False, allocated=2.0**20)])
+    counted, allocator, nvml = memory_drawings(bars, PALETTE, "a")
+    assert counted.title == "Counted DRAM, measured"
+    assert allocator.title == "DRAM as CUDA's allocator holds it, measured"
+    assert allocator.caption == (
+        "all: 1 GiB allocated, 2 GiB reserved. That is 50 % of the 4 GiB that there are (dotted line)."
+    )
+    assert nvml.caption.startswith("all: 3 GiB in use. That is 75 %")
+    assert not any("some" in text for text in texts_of(allocator) + texts_of(nvml))
+
+
+def test_a_simulated_gpu_holds_a_context_too() -> None:
+    (drawing,) = dram_drawings(pd.DataFrame([bar("one", **{"dram.context": 2.0**29})]), PALETTE, "a")
+    assert drawing.title == "Counted DRAM and context of simulated devices"
+    assert "context" in texts_of(drawing)
+
+
+def tail(label: str, median_s: float, p95_s: float, longest_s: float, **changes: Any) -> dict[str, Any]:
+    row = {"cell_id": label, "label": label, "strategy": "single", "engine": "real", "gpus": 1, "seed": 0}
+    row |= {"steps": 200, "median_s": median_s, "p95_s": p95_s, "longest_s": longest_s, "simulated": False}
+    row |= {"outliers": 0, "outlier_share": 0.0}
+    return row | {"slowest_worker": None, "slowest_device": None, "slowest_times": None} | changes
+
+
+def test_tails_name_the_longest_its_outliers_and_the_slowest_worker() -> None:
+    slow = {"slowest_worker": 2, "slowest_device": 0, "slowest_times": 1.5}
+    rows = [tail("even", 2e-3, 2.1e-3, 2.2e-3), tail("long", 2e-3, 5e-3, 9e-3, outliers=4, outlier_share=0.06, **slow)]
+    (drawing,) = tail_drawings(pd.DataFrame(rows), PALETTE, "a")
+    assert drawing.caption == (
+        "Longest tail: of long 95 % of 200 steps take at most 5.00 ms, 2.50 times the median, the longest 9.00 ms; 4 "
+        "outliers took 6 % of the time. Outliers are far beyond the quartiles; they stay in every other figure. "
+        "Slowest of long: worker 2 computes 1.50 times as long as the others."
+    )
+    assert "even: 95 % below 2.10 ms" in texts_of(drawing)
+    equal = pd.DataFrame([tail("clock", 2e-3, 2e-3, 2e-3, simulated=True)])
+    assert tail_drawings(equal, PALETTE, "a") == []  # simulated steps are all alike: there is nothing to see
+
+
+def losses(line: str, train: list[float], validation: list[float], **changes: Any) -> pd.DataFrame:
+    row = {"line": line, "strategy": "single", "seed": 0, "cell_id": line, "simulated": False, "gpus": 1} | changes
+    samples = [100.0 * (k + 1) for k in range(len(train))]
+    return pd.DataFrame({"samples": samples, "train_loss": train, "validation_loss": validation}).assign(**row)
+
+
+def test_train_against_validation_says_who_overfitted() -> None:
+    curves = pd.concat([losses("over", [1.0, 0.1], [1.0, 0.8]), losses("fine", [1.0, 0.5], [1.0, 0.55])])
+    (drawing,) = fit_drawings(curves, {"over": "overfit", "fine": "fits"}, PALETTE, "a")
+    assert drawing.caption == (
+        "The validation loss of over ends at 8.00 times its training loss, the widest gap. Overfitted: over (1 of 1 "
+        "seeds)."
+    )
+    assert "fine: training loss 0.5, validation loss 0.55; 1 of 1 seeds fits." in drawing.svg
+    (drawing,) = fit_drawings(losses("fine", [1.0, 0.5], [1.0, 0.55]), {"fine": "fits"}, PALETTE, "a")
+    assert drawing.caption.endswith("None over- or underfits.")
+    assert fit_drawings(losses("none", [1.0, 0.5], [math.nan] * 2), {}, PALETTE, "a") == []
+
+
+def usage(label: str, values: list[float], gauge: str = "computing", **changes: Any) -> pd.DataFrame:
+    row = {"gauge": gauge, "simulated": False, "strategy": "single", "gpus": 1, "label": label} | changes
+    return pd.DataFrame({"time_s": [0.1 * (k + 1) for k in range(len(values))], "value": values}).assign(**row)
+
+
+def test_every_gauge_is_named_for_what_it_is() -> None:
+    for name, gauge in GAUGES.items():
+        (drawing,) = usage_drawings(usage("one", [0.5, 0.7], name), PALETTE, "a")
+        assert drawing.title == f"{gauge.title}, measured"
+        assert drawing.title != "Utilisation, measured"
+        assert gauge.axis in texts_of(drawing)
+
+
+def test_devices_over_time_tell_their_means_and_engines_apart() -> None:
+    both = pd.concat([usage("busy", [0.8, 0.9]), usage("idle", [0.1, 0.3])])
+    (drawing,) = usage_drawings(both, PALETTE, "a")
+    assert drawing.caption.startswith("Mean over the run: 85 for busy, 20 for idle.")
+    mixed = pd.concat([both, usage("clock", [0.5, 0.7], simulated=True)])
+    assert [item.title.split(", ")[-1] for item in usage_drawings(mixed, PALETTE, "a")] == ["measured", "simulated"]
+    assert usage_drawings(usage("steady", [0.5, 0.5, 0.5]), PALETTE, "a") == []
 
 
 def test_numbers_inside_a_figure_are_not_cut() -> None:

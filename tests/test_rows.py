@@ -247,11 +247,11 @@ def test_what_was_not_measured_is_none_and_never_zero():
 
 
 def test_a_run_whose_validation_rose_again_has_overfitted():
-    losses = [2.0, 1.0, 0.4, 0.1]
+    losses = [2.0, 1.0, 0.4, 0.2, 0.1]
     steps = [step(k, float(k), loss=loss) for k, loss in enumerate(losses)]
-    marks = zip([2.0, 1.0, 0.8, 1.2], range(1, 5), strict=True)
+    marks = zip([2.0, 0.8, 1.1, 1.2, 1.3], range(1, 6), strict=True)
     evaluations = [Evaluation(32 * k, k, float(k), loss, 0.5) for loss, k in marks]
-    outcome = outcome_of(steps, 4.0, evaluations=evaluations, samples=128, updates=4)
+    outcome = outcome_of(steps, 5.0, evaluations=evaluations, samples=160, updates=5)
     assert outcome_row(cell_of(), outcome, BUDGET)["fitting"] == "overfit"
     assert "fitting" not in outcome_row(cell_of(), replace(outcome, evaluations=evaluations[:2]), BUDGET)
 

@@ -36,9 +36,9 @@ def computing_frame(steps: pd.DataFrame) -> pd.DataFrame:
         return _frame([], [])
     lanes = [lane.sort_values("start_s") for _, lane in steps.groupby(["worker", "device"], dropna=False)]
     windows = min(MOST_WINDOWS, min(map(len, lanes)) // STEPS_IN_A_WINDOW)
-    if windows < LEAST_WINDOWS:
-        return _frame([], [])
     end = float((steps["start_s"] + steps[list(PARTS)].fillna(0.0).sum(axis=1)).max())
+    if windows < LEAST_WINDOWS or end <= 0:
+        return _frame([], [])
     edges = np.linspace(0.0, end, windows + 1)
     shares = np.mean([np.diff(_computed(lane, edges)) / np.diff(edges) for lane in lanes], axis=0)
     return _frame((edges[:-1] + edges[1:]) / 2, np.clip(shares, 0.0, 1.0))
