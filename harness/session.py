@@ -19,6 +19,10 @@ from harness.runner import Summary, missing, run_cells
 from harness.store import Record, Results, write_atomically
 from harness.units import parse_seconds
 
+REPORT_SHARE = 0.25
+"""Of the time of a run that may go into reports between its rounds; chosen: a sweep of many short rounds would spend
+most of its time drawing what nobody looks at. The last one is always drawn, after Ctrl-C too."""
+
 
 class Lines:
     """Progress as one line for each finished cell, and on a terminal one live line more."""
@@ -28,7 +32,7 @@ class Lines:
         self.live = sys.stdout.isatty()
         self.differences = differences(plan.cells)
         self.number = self.of = 0
-        self.reported_s = 0.0
+        self.began_s, self.reported_s = time.monotonic(), 0.0
 
     def started(self, cell: Cell, number: int, of: int) -> None:
         """Show what is running."""
@@ -53,8 +57,9 @@ class Lines:
         results.write_cells_csv()
         if self.number < self.of:
             began = time.monotonic()
-            write_report_of(results, self.host)
-            self.reported_s += time.monotonic() - began
+            if self.reported_s <= REPORT_SHARE * (began - self.began_s):
+                write_report_of(results, self.host)
+                self.reported_s += time.monotonic() - began
             click.echo(f"  so far: {judged(results.rows(), self.plan).sentence}")
 
 

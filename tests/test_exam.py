@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.analysis.answer import answer, in_text
-from harness.analysis.exam import exams, failed, in_words
+from harness.analysis.exam import exams, failed, failures_in_words, in_words, not_examined_in_words
 
 Row = dict[str, Any]
 
@@ -33,6 +33,28 @@ def test_a_gradient_summed_where_it_should_be_averaged_fails_and_is_not_ranked()
     found = answer(rows, 6)
     assert found.sentence.startswith("Use single")
     assert "wrong does not train what single trains: where they end differs by 58 % in the median" in in_text(found)
+
+
+def test_who_fails_is_told_before_who_passes_and_who_makes_no_promise_last() -> None:
+    rows = [
+        row("single", 0.25, regime="good"),
+        row("wrong", 0.6),
+        row("fsdp", 0.25),
+        row("gossip", 0.3, equivalence=""),
+    ]
+    found = answer(rows, 4)
+    assert found.failed_exam == failures_in_words(exams(rows), "real")
+    assert [line.split()[0] for line in (*found.failed_exam, *found.exam, found.no_promise)] == [
+        "wrong", "single", "gossip",
+    ]  # fmt: skip
+    assert found.no_promise == "gossip does not promise to train what single trains: its curves decide"
+    both = not_examined_in_words([*rows, row("async-ps", 0.3, equivalence=None)], "real")
+    assert both == "gossip and async-ps do not promise to train what single trains: their curves decide"
+    assert not_examined_in_words(rows, "virtual") == ""
+
+
+def test_where_nobody_trains_there_is_no_promise_to_make() -> None:
+    assert answer([row("single", None), row("gossip", None, equivalence="")], 2).no_promise == ""
 
 
 def test_one_rate_at_the_edge_of_stability_fails_nobody() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from chromium import BINARY, Browser, chromium
+from report_page import assert_described, assert_filters, assert_fits, assert_quiet, assert_sorts, column
 from test_report import NASTY, lenet_cells, record_of, results_at
 
 from harness.report import write_report
@@ -32,15 +33,12 @@ def browser() -> Iterator[Browser]:
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_complained_of_nor_asked_for(browser: Browser, report: Path, dark: bool) -> None:
     browser.open(report, dark=dark)
-    assert browser.requests() == [report.resolve().as_uri()]
-    assert browser.complaints() == []
+    assert_quiet(browser, report)
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])
 def test_the_page_does_not_scroll_sideways(browser: Browser, report: Path, width: int) -> None:
-    browser.open(report, width=width)
-    browser.run("document.querySelectorAll('details').forEach(item => item.open = true)")
-    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert_fits(browser, report, width)
 
 
 def test_text_stands_out_from_the_page_in_the_dark(browser: Browser, report: Path) -> None:
@@ -52,53 +50,18 @@ def test_text_stands_out_from_the_page_in_the_dark(browser: Browser, report: Pat
 
 def test_every_figure_has_a_text_alternative_and_a_caption(browser: Browser, report: Path) -> None:
     browser.open(report)
-    words = "[...document.querySelectorAll('figure')].map(f => [f.querySelector('svg desc').textContent.length, "
-    words += "f.querySelector('figcaption').textContent.length, f.querySelector('svg').getAttribute('role')])"
-    found = browser.run(words)
-    assert len(found) >= 15
-    assert all(alternative > 40 and caption > 30 and role == "img" for alternative, caption, role in found)
-
-
-def column(browser: Browser, head: str) -> list[str]:
-    script = """(() => { const heads = [...document.querySelectorAll('.cells th')];
-        const place = heads.findIndex(head => head.textContent.trim() === '%s');
-        return [...document.querySelectorAll('.cells tbody tr')].map(row => row.children[place].dataset.v ??
-            row.children[place].textContent.trim()) })()"""
-    return list(browser.run(script % head))
-
-
-def click(browser: Browser, head: str) -> None:
-    browser.run(f"[...document.querySelectorAll('.cells th button')].find(b => b.textContent === '{head}').click()")
+    assert_described(browser, least=15)
 
 
 def test_columns_sort_numbers_as_numbers_and_words_as_words(browser: Browser, report: Path) -> None:
     browser.open(report)
-    before = column(browser, "samples/s")
-    click(browser, "samples/s")
-    rising = column(browser, "samples/s")
-    known = [float(value) for value in rising if value]
-    assert known == sorted(map(float, filter(None, before)))
-    assert rising[len(known) :] == [""] * (len(before) - len(known)) != []
-    click(browser, "samples/s")
-    assert [float(value) for value in column(browser, "samples/s") if value] == known[::-1]
-    click(browser, "strategy")
-    assert column(browser, "strategy") == sorted(column(browser, "strategy"))
+    assert "" in column(browser, "samples/s")  # cells that have not run stay last
+    assert_sorts(browser)
 
 
 def test_a_filter_keeps_the_rows_that_have_every_word(browser: Browser, report: Path) -> None:
     browser.open(report)
-    type_in = """(() => { const input = document.querySelector('input[type=search]'); input.value = '%s';
-        input.dispatchEvent(new Event('input', {bubbles: true}));
-        return [...document.querySelectorAll('.cells tbody tr')].filter(row => !row.hidden).length })()"""
-    planned = browser.run("document.querySelectorAll('.cells tbody tr').length")
-    kept = browser.run(type_in % "Model-Split virtual")
-    expected = sum(
-        strategy == "model-split" and engine == "virtual"
-        for strategy, engine in zip(column(browser, "strategy"), column(browser, "engine"), strict=True)
-    )
-    assert 0 < kept == expected < planned
-    assert browser.run("document.querySelector('.cells output').textContent") == f"{kept} cells"
-    assert browser.run(type_in % "") == planned
+    assert_filters(browser, "model-split", "virtual")
 
 
 def test_a_figure_downloads_as_png_and_csv(browser: Browser, report: Path) -> None:

@@ -159,7 +159,7 @@ def test_staleness_is_told_by_its_median_and_tail() -> None:
     frame = pd.DataFrame({"staleness": [0, 1, 2, 3], "share": [0.2, 0.5, 0.2, 0.1]})
     frame = frame.assign(simulated=False, strategy="async-ps", label="async-ps on 4", gpus=4)
     (drawing,) = staleness_drawings(frame, PALETTE, "a")
-    assert drawing.caption == "Half of the updates of async-ps on 4 are at most 1 updates old, 95 % at most 3."
+    assert drawing.caption == "Half of the updates of async-ps on 4 are at most 1 update old, 95 % at most 3."
 
 
 # -- target, speed, memory ---------------------------------------------------------------------------------------------

@@ -73,7 +73,9 @@ class Answer:
         caveats: what a reader must know before acting on it.
         leader: cell id of the winning point's median seed; None without a winner.
         flips: what would make another strategy win.
-        exam: who trains what single trains, so that only speed and memory are left to choose by.
+        failed_exam: who promises to train what single trains, and does not.
+        exam: who does, so that only speed and memory are left to choose by.
+        no_promise: who makes no such promise; empty for none.
         one_rate: the second comparison, at one learning rate for all; empty where the first is at one already.
         too_large: from which learning rate on training suffers, by strategy and devices; empty where none did.
         advice: what to try next: rates beyond those tried.
@@ -88,7 +90,9 @@ class Answer:
     caveats: tuple[str, ...] = ()
     leader: str | None = None
     flips: tuple[str, ...] = ()
+    failed_exam: tuple[str, ...] = ()
     exam: tuple[str, ...] = ()
+    no_promise: str = ""
     one_rate: str = ""
     too_large: str = ""
     advice: tuple[str, ...] = ()
@@ -116,7 +120,9 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
     common = Answer(
         sentence="",
         caveats=caveats,
+        failed_exam=exams.failures_in_words(examined, engine),
         exam=exams.in_words(examined, engine),
+        no_promise=_no_promise(rows, found, engine),
         one_rate=one_rate_in_words(at_one_rate(found, best)),
         too_large=too_large(found),
         advice=rate_advice(found),
@@ -135,6 +141,12 @@ def pool_of(rows: Sequence[Row], barred: AbstractSet[tuple[str, str]] = frozense
     """
     tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
     return ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
+
+
+def _no_promise(rows: Sequence[Row], found: Sequence[Point], engine: str) -> str:
+    """Return who makes no promise to train what single trains; where nobody trains there is none to make."""
+    trained = any(row.get("regime") for point in found for row in point.rows)
+    return exams.not_examined_in_words(rows, engine) if trained else ""
 
 
 def with_flips(given: Answer, flips: Sequence[str]) -> Answer:
@@ -164,7 +176,9 @@ def in_markdown(given: Answer) -> str:
 
 
 def _body(given: Answer) -> list[str]:
-    said = [given.runner_up, *map(_sentence, given.flips), *given.why, *map(_sentence, given.exam)]
+    about = [*given.failed_exam, *given.exam, given.no_promise]
+    said = [_sentence(line) for line in about if line]
+    said += [given.runner_up, *map(_sentence, given.flips), *given.why]
     said.append(tried_in_words(given.ledger))
     return [line for line in (*said, given.one_rate, given.too_large, *map(_sentence, given.advice)) if line]
 

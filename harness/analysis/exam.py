@@ -97,17 +97,32 @@ def failed(found: Sequence[Exam]) -> set[tuple[str, str]]:
 
 
 def in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
-    """Say on one engine who trains what single trains, and who does not."""
-    here = [exam for exam in found if exam.engine == engine]
-    same = [exam for exam in here if exam.passed and exam.pairs]
-    lines = [_same(same, engine)] if same else []
-    lines += [
+    """Say on one engine who trains what single trains."""
+    same = [exam for exam in found if exam.engine == engine and exam.passed and exam.pairs]
+    return (_same(same, engine),) if same else ()
+
+
+def failures_in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
+    """Say on one engine who promises to train what single trains, and does not."""
+    return tuple(
         f"{exam.strategy} does not train what single trains: where they end differs by {100 * exam.off:.2g} % in the "
         "median over cells of the same seed and rate; shown, not ranked"
-        for exam in here
-        if not exam.passed
-    ]
-    return tuple(lines)
+        for exam in found
+        if exam.engine == engine and not exam.passed
+    )
+
+
+def not_examined_in_words(rows: Sequence[Row], engine: str) -> str:
+    """Say on one engine which strategies do not promise to train what single trains; empty for none."""
+    names = dict.fromkeys(
+        str(row["strategy"])
+        for row in rows
+        if row["engine"] == engine and row["gpus"] > 1 and row["status"] in RESULTS and not row.get("equivalence")
+    )
+    if not names:
+        return ""
+    do, their = ("does", "its") if len(names) == 1 else ("do", "their")
+    return f"{listed(names)} {do} not promise to train what single trains: {their} curves decide"
 
 
 def _same(same: Sequence[Exam], engine: str) -> str:

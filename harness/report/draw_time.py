@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.time_parts import TRAINING
 from harness.analysis.words import duration, listed
@@ -294,6 +295,7 @@ def _staleness(rows: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> D
                       label=shorten(label), **look)  # fmt: skip
             sentences.append(_staleness_in_words(label, line))
         axes.set(xlabel="updates between reading the weights and changing them", ylabel="% of updates", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         figure.legend(loc="outside lower center", ncols=1)
         table = rows.drop(columns=["simulated"])
         return drawing(
@@ -304,4 +306,4 @@ def _staleness(rows: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> D
 def _staleness_in_words(label: str, line: pd.DataFrame) -> str:
     share = line["share"].cumsum()
     middle, late = (int(line["staleness"][share >= part - 1e-9].iloc[0]) for part in (0.5, 0.95))
-    return f"Half of the updates of {label} are at most {middle} updates old, 95 % at most {late}."
+    return f"Half of the updates of {label} are at most {middle} update{'s' * (middle != 1)} old, 95 % at most {late}."
