@@ -239,7 +239,7 @@ def compare(base: Path, new: Path, min_effect: float, allow_other_device: bool, 
     """Say whether NEW is worse than BASE, both results folders; for a nightly job. Ends with 1 on a regression."""
     from harness.comparison import compare_results, text_of
 
-    found = compare_results(base, new, min_effect, allow_other_device)
+    found = compare_results(base, [new], min_effect, allow_other_device)
     click.echo(text_of(found, base, new, markdown, as_json))
     sys.exit(1 if found.regressions else 0)
 
