@@ -14,6 +14,7 @@ from harness.store import Record, Results, find_results
 
 if TYPE_CHECKING:
     from harness.analysis.compare import Comparison, Measured
+    from harness.report.against import Against
 
 _POINT = (
     *("strategy", "options", "engine", "device", "gpus", "batch_size", "micro_batch_size", "global_batch_size"),
@@ -91,7 +92,7 @@ def _base(base: Path, new: Sequence[Path]) -> list[Results]:
     except InputError:
         raise NothingDone(
             f"no BASE yet: {base} holds no results; store these as the first: "
-            f"mkdir -p {base.parent} && cp -r {new[0]} {base}"
+            f"mkdir -p {base.parent if len(new) == 1 else base} && cp -r {' '.join(map(str, new))} {base}"
         ) from None
 
 
@@ -131,6 +132,13 @@ def _measured(stored: Stored) -> Measured:
     timed = record.cell.goal.get("max_seconds") is not None
     row = {**record.row, "status": record.status, "reason": record.reason, "scenario": stored.scenario}
     return Measured(stored.point, row, record.environment, timed, steps)
+
+
+def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:
+    """Return the comparison as a report takes it."""
+    from harness.report.against import Against
+
+    return Against(found, (str(base), " ".join(map(str, new))))
 
 
 def text_of(found: Comparison, base: Path, new: Path, markdown: bool, as_json: bool) -> str:
