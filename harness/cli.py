@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from harness import __version__
 from harness.errors import HarnessError, InputError, PluginError
@@ -238,6 +239,11 @@ def report(
     """
     from harness.comparison import against, compare_results
 
+    source = click.get_current_context().get_parameter_source
+    if base is None and any(
+        source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device")
+    ):
+        raise InputError(["report: --min-effect and --allow-other-device say how to compare; give --base too"])
     found = compare_results(base, results, min_effect, allow_other_device) if base else None
     compared = against(found, base, results) if base and found else None
     path = _write_report(results, out, (*outer, *plugins), compared)

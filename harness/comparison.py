@@ -62,7 +62,7 @@ def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_ot
     if not 0 < min_effect < 10:
         raise InputError([f"--min-effect {min_effect:g}: a share above 0, such as 0.05 for 5 %"])
     folders, named = [found for path in new for found in find_results(path)], " ".join(map(str, new))
-    old = _base(base, new)
+    old = _asked_for(_base(base, new), new, folders)
     before, after = _stored(old, folders), _stored(folders, old)
     common = [(before[key], after[key]) for key in before if key in after]
     if not common:
@@ -94,6 +94,14 @@ def _base(base: Path, new: Sequence[Path]) -> list[Results]:
             f"no BASE yet: {base} holds no results; store these as the first: "
             f"mkdir -p {base.parent if len(new) == 1 else base} && cp -r {' '.join(map(str, new))} {base}"
         ) from None
+
+
+def _asked_for(old: Sequence[Results], new: Sequence[Path], folders: Sequence[Results]) -> Sequence[Results]:
+    """Return the base's scenarios that NEW names one by one; all where it is a root: one that is lost is a finding."""
+    if not {path.resolve() for path in new} <= {found.folder.resolve() for found in folders}:
+        return old
+    names = {found.plan().name for found in folders}
+    return [found for found in old if found.plan().name in names] or old
 
 
 def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tuple[str, int], Stored]:

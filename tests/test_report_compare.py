@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,14 +87,14 @@ def test_of_many_points_findings_are_drawn_and_the_rest_is_counted() -> None:
     figure = drawn(nights(**scales))
     assert "+30.0 %" in next(text for text in texts_of(figure) if text.startswith("sync-ddp"))
     assert sum(text.startswith("sync-ddp") for text in texts_of(figure)) == MOST_ROWS
-    assert "5 more are in the CSV only, none of them better or worse." in figure.caption
+    assert "In the CSV only: 5 more, none of them better or worse." in figure.caption
     assert len(table_of(figure)) == 21
 
 
 def test_what_is_compared_exactly_is_said_in_words() -> None:
     assert exact_in_words(nights(a=1.0)).endswith("; all are the same.")
     worse = compare([virtual()], [virtual(bytes_sent_per_step=9e9)])
-    assert exact_in_words(worse).endswith("; 1 differ.")
+    assert exact_in_words(worse).endswith("; not the same: 1.")
     pushed = {"synchrony": "asynchronous", "dram_tensors_peak_bytes": None}
     assert "nothing was compared exactly" in exact_in_words(compare([cell(**pushed)], [cell(**pushed)]))
 
@@ -127,6 +128,18 @@ def test_names_in_figures_are_text() -> None:
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_status_says_what_it_is_now_and_why() -> None:
+    found = compare([cell()], [cell(status="crashed", reason=NASTY)])
+    (group,) = shown_against(Against(found, ("base", "new")), PALETTE).groups
+    (line,) = group.points[0].lines
+    assert (line.quantity, line.change, line.values, line.detail) == (
+        "status",
+        "crashed",
+        "ok before",
+        f"seed 0: {NASTY}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,6 +232,7 @@ def test_nothing_to_compare_is_refused_as_compare_refuses_it(folders: tuple[Path
     assert harness("report", other, "--base", base)[0] == 5
     assert not (other / "comparison.html").exists()
     assert harness("report", same, "--base", base, "--min-effect", -1)[0] == 2
+    assert harness("report", same, "--min-effect", 0.1)[0] == 2
 
 
 def test_several_scenarios_share_a_page_and_say_which_got_worse(tmp_path: Path) -> None:
@@ -232,6 +246,17 @@ def test_several_scenarios_share_a_page_and_say_which_got_worse(tmp_path: Path) 
     assert "<b>two, single on 1 simulated CPU core" in whole
     assert "<b>one, single" not in whole
     assert harness("report", new / "one", new / "one", "--base", tmp_path / "base")[0] == 2
+
+
+def test_of_a_base_with_several_scenarios_the_one_that_is_named_is_compared(tmp_path: Path) -> None:
+    for night in ("base", "new"):
+        for name in ("one", "two"):
+            store(tmp_path / night / name, name=name, mark=night)
+    assert harness("compare", tmp_path / "base", tmp_path / "new" / "one")[0] == 0
+    shutil.rmtree(tmp_path / "new" / "two")
+    code, text = harness("compare", tmp_path / "base", tmp_path / "new")
+    assert code == 1
+    assert "two, single on 1 simulated CPU core, global batch 32, learning rate 0.1: ok before, missing now" in text
 
 
 # -- as a browser sees it ----------------------------------------------------------------------------------------------
@@ -261,6 +286,15 @@ class TestInABrowser:
         browser.open(page, width=width)
         bottom: Any = browser.run("document.querySelector('.found li').getBoundingClientRect().bottom")
         assert bottom < 900
+
+    def test_the_figure_downloads_as_png(self, browser: Browser, page: Path) -> None:
+        browser.open(page)
+        save = """Promise.all([...document.querySelectorAll('.against figure button')].map(button =>
+            new Promise(done => { button.click(); const look = () => button.dataset.done
+                ? done(Number(button.dataset.done)) : setTimeout(look, 20); look() })))"""
+        sizes = browser.run(save)
+        assert len(sizes) == 1
+        assert min(sizes) > 10_000  # a blank picture compresses to less
 
     def test_the_outcome_stands_out_in_light_and_dark(self, browser: Browser, page: Path) -> None:
         channels = "getComputedStyle(document.querySelector('.badge')).{}.match(/\\d+/g).map(Number)"

@@ -59,7 +59,7 @@ class Line:
     """One quantity of a point that changed.
 
     Attributes:
-        change: in percent; "" of a status.
+        change: in percent; of a status what it is now.
         values: from what to what.
         detail: interval, seeds, reasons.
     """
@@ -154,7 +154,7 @@ def exact_in_words(found: Comparison) -> str:
         return "Nothing that both sides have is deterministic: nothing was compared exactly."
     differ = sum(f.interval is None and f.change is not None and f.detail.startswith("exact") for f in found.findings)
     what = f"{found.exact} values (bytes, samples, updates, counted memory)"
-    return f"Compared exactly, not drawn: {what}; {f'{differ} differ' if differ else 'all are the same'}."
+    return f"Compared exactly, not drawn: {what}; {f'not the same: {differ}' if differ else 'all are the same'}."
 
 
 def _spread(found: Comparison) -> str:
@@ -192,7 +192,7 @@ def _point(name: str, found: Sequence[Finding]) -> Point:
 
 def _line(finding: Finding) -> Line:
     if finding.change is None:
-        return Line(finding.quantity.name, "", f"{finding.base} before, {finding.new} now", finding.detail)
+        return Line(finding.quantity.name, finding.new, f"{finding.base} before", finding.detail)
     before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
     detail = "; ".join(filter(None, (interval_in_words(finding), finding.detail)))
     return Line(finding.quantity.name, percent(finding.change), f"{after} for {before}", detail)

@@ -36,8 +36,8 @@ MOST_STEPS = 6
 
 ROW_INCH = 0.4
 
-LONGEST_LABEL = 56
-"""Characters above a row, its percentage included: at size 9 they just fit beside the edge of a phone."""
+LONGEST_LABEL = 66
+"""Characters above a row, numbers included: nothing but the edge ends such a line, which has room for about 70."""
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
 NEAREST_TICKS = 0.12
@@ -86,8 +86,7 @@ def ratio_drawing(changes: Sequence[Change], min_effect: float, exactly: str, pr
         for place, name, change in zip(places, short_names([change.row for change in drawn]), drawn, strict=True):
             _unchanged(axes, place, min_effect)
             _row(axes, place, change, low, high)
-            text = f": {percent(change.ratio)}"
-            _write(axes, place - 0.22, shorten(name, LONGEST_LABEL - len(text)) + text, "normal")
+            _write(axes, place - 0.22, _label(name, f": {percent(change.ratio)}"), "normal")
         for place, name in headings:
             _write(axes, place, name, "bold")
         _axis(axes, low, high, bottom)
@@ -116,6 +115,10 @@ def _places(drawn: Sequence[Change]) -> tuple[list[float], list[tuple[float, str
         places.append(below + 0.75)
         below += 1.0
     return places, headings, below + 0.1
+
+
+def _label(name: str, end: str) -> str:
+    return shorten(name, LONGEST_LABEL - len(end)) + end
 
 
 def _write(axes: Any, place: float, text: str, weight: str) -> None:
@@ -195,7 +198,7 @@ def _caption(changes: Sequence[Change], drawn: Sequence[Change], min_effect: flo
     rest = len(changes) - len(drawn)
     if rest:
         found = sum(change.kind is not None for change in changes) - sum(change.kind is not None for change in drawn)
-        text += f" {rest} more are in the CSV only, {found or 'none'} of them better or worse."
+        text += f" In the CSV only: {rest} more, {found or 'none'} of them better or worse."
     return text
 
 
@@ -249,7 +252,7 @@ def _grown(found: Sequence[Change], palette: Mapping[str, str], prefix: str) -> 
     words = []
     for name, change in zip(names, drawn, strict=True):
         before, after = (duration(sum(parts.values())) for parts in change.parts)
-        words += [f"{shorten(name)}, base: {before}", f"new: {after}; {_growth(change)}"]
+        words += [_label(name, f", base: {before}"), f"new: {after}; {_growth(change)}"]
     with style():
         figure, axes = new_figure(1.35 + 0.44 * len(bars))
         for place, (change, parts) in enumerate(bars):
