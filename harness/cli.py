@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from harness import __version__
 from harness.errors import HarnessError, InputError, PluginError
@@ -16,7 +17,7 @@ from harness.errors import HarnessError, InputError, PluginError
 if TYPE_CHECKING:
     from harness.host import Host
     from harness.plan import Plan
-    from harness.store import Results
+    from harness.report.against import Against
 
 NOT_YET = {
     "check": "examine a strategy for conformance",
@@ -205,42 +206,89 @@ def show(
         click.echo(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
 
 
+def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept what decides how two nights are compared."""
+    other = "Compare although the processor or GPU is another model."
+    command = click.option("--allow-other-device", is_flag=True, help=other)(command)
+    least = "Share that a time must grow by."
+    return click.option("--min-effect", type=float, default=0.05, show_default=True, help=least)(command)
+
+
 @main.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Default: report.html in the folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: report.html, or comparison.html with --base.")
 @click.option("--open", "open_report", is_flag=True, help="Open it in a browser.")
+@click.option("--base", type=click.Path(path_type=Path), help="Begin with what became worse than in these results.")
+@compare_options
 @plugins_option
 @click.pass_obj
 def report(
-    outer: tuple[str, ...], results: tuple[Path, ...], out: Path | None, open_report: bool, plugins: tuple[str, ...]
+    outer: tuple[str, ...],
+    results: tuple[Path, ...],
+    out: Path | None,
+    open_report: bool,
+    base: Path | None,
+    min_effect: float,
+    allow_other_device: bool,
+    plugins: tuple[str, ...],
 ) -> None:
-    """Write one self-contained HTML file."""
-    from harness.host import load_host
-    from harness.report import default_path, write_report
-    from harness.store import find_results
+    """Write one self-contained HTML file.
 
-    found: list[Results] = [folder for path in results for folder in find_results(path)]
-    host = load_host((*outer, *plugins))
-    files = (*outer, *plugins)
-    path = write_report(found, out or default_path(found), sections=host.report_sections, plugins=files)
+    With --base it begins with the comparison; several scenarios are paired by name. It ends with 0 on a regression too:
+    the report is for looking, `harness compare` has the exit code.
+    """
+    from harness.comparison import against, compare_results
+
+    source = click.get_current_context().get_parameter_source
+    if base is None and any(
+        source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device")
+    ):
+        raise InputError(["report: --min-effect and --allow-other-device say how to compare; give --base too"])
+    found = compare_results(base, results, min_effect, allow_other_device) if base else None
+    compared = against(found, base, results) if base and found else None
+    path = _write_report(results, out, (*outer, *plugins), compared)
     click.echo(f"report: {path}")
     if open_report:
         click.launch(str(path))
 
 
+def _write_report(results: Sequence[Path], out: Path | None, plugins: Sequence[str], against: Against | None) -> Path:
+    """Write the page of results, beside them where no file is named."""
+    from harness.host import load_host
+    from harness.report import default_path, write_report
+    from harness.store import find_results
+
+    folders = [folder for path in results for folder in find_results(path)]
+    path = out or default_path(folders, "comparison" if against else "report")
+    sections = load_host(plugins).report_sections
+    return write_report(folders, path, sections=sections, plugins=plugins, against=against)
+
+
 @main.command()
 @click.argument("base", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@click.option("--min-effect", type=float, default=0.05, show_default=True, help="Share that a time must grow by.")
-@click.option("--allow-other-device", is_flag=True, help="Compare although the processor or GPU is another model.")
+@compare_options
 @click.option("--markdown", is_flag=True, help="The comparison as markdown.")
 @click.option("--json", "as_json", is_flag=True, help="The comparison as JSON.")
-def compare(base: Path, new: Path, min_effect: float, allow_other_device: bool, markdown: bool, as_json: bool) -> None:
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Also write the page of `harness report NEW --base BASE`."
+)
+def compare(
+    base: Path,
+    new: Path,
+    min_effect: float,
+    allow_other_device: bool,
+    markdown: bool,
+    as_json: bool,
+    html: Path | None,
+) -> None:
     """Say whether NEW is worse than BASE, both results folders; for a nightly job. Ends with 1 on a regression."""
-    from harness.comparison import compare_results, text_of
+    from harness.comparison import against, compare_results, text_of
 
-    found = compare_results(base, new, min_effect, allow_other_device)
+    found = compare_results(base, [new], min_effect, allow_other_device)
     click.echo(text_of(found, base, new, markdown, as_json))
+    if html:
+        click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
     sys.exit(1 if found.regressions else 0)
 
 

@@ -20,7 +20,7 @@ from harness.analysis.compare import (
     other_devices,
     probability_of_drop,
 )
-from harness.analysis.compare_words import in_json, in_markdown, in_text, sentence, verdict
+from harness.analysis.compare_words import in_json, in_markdown, in_text, sentence, short_names, verdict, where
 from harness.cli import main
 from harness.plan import Machine, Plan
 from harness.rows import identity_row
@@ -146,12 +146,43 @@ def test_an_improvement_is_told_and_an_implausible_one_flagged():
     assert kinds(0.5) == ["implausible"]
 
 
+def test_every_time_that_was_compared_is_kept_with_its_interval_and_parts():
+    def side(**scales: float) -> list[Measured]:
+        return [cell(p, k, STEP_S * s * (1 + k / 1e4)) for p, s in scales.items() for k in range(5)]
+
+    result = compare(side(same=1, slow=1), side(same=1.001, slow=1.2), min_effect=0.1)
+    same, slow = result.changes
+    assert (same.kind, slow.kind, result.timed, result.min_effect) == (None, "regression", 2, 0.1)
+    assert slow.interval is not None
+    assert slow.interval.low < slow.ratio < slow.interval.high
+    assert slow.ratio == pytest.approx(1.2)
+    assert [part["communication_s"] for part in slow.parts] == pytest.approx([0.0006, 0.0014], rel=0.01)
+    (known, _) = json.loads(in_json(result))["changes"]
+    assert known["kind"] is None
+    assert known["parts"]["new"]["compute_s"] == pytest.approx(0.003)
+
+
+def test_of_a_kind_the_worst_comes_first():
+    worse = [("a", 1.2), ("b", 1.6), ("c", 1.3)]
+    base, new = ([virtual(point=p, step_s=STEP_S * s) for p, s in side] for side in ([(p, 1) for p, _ in worse], worse))
+    new.append(virtual(point="d", status="crashed"))
+    base.append(virtual(point="d"))
+    assert [f.row["cell_id"] for f in compare(base, new).regressions] == ["d-0", "b-0", "c-0", "a-0"]
+
+
+def test_a_short_name_has_what_points_differ_in_and_a_whole_one_everything():
+    rows = [cell(gpus=gpus, learning_rate=rate, scenario="lenet").row for gpus, rate in ((2, 0.1), (2, 0.2), (4, 0.1))]
+    assert short_names(rows)[:2] == [f"sync-ddp on 2 CPU cores, learning rate {rate}" for rate in (0.1, 0.2)]
+    assert short_names(rows[:1]) == ["sync-ddp on 2 CPU cores"]
+    assert where(rows[0]) == "lenet, sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1"
+
+
 # -- what is deterministic ---------------------------------------------------------------------------------------------
 
 
-def virtual(seed: int = 0, **changes: Any) -> Measured:
+def virtual(seed: int = 0, point: str = "a", **changes: Any) -> Measured:
     known = {"engine": "virtual", "samples_to_target": 5280, "updates_to_target": 165, "samples_seen": 5600}
-    return cell(seed=seed, **known | changes)
+    return cell(point, seed, **known | changes)
 
 
 def findings(base: Measured, new: Measured) -> dict[str, str]:
@@ -265,11 +296,16 @@ def test_words_say_what_was_compared_and_escape_names():
 
 
 def store(
-    folder: Path, step_s: float = STEP_S, environment: dict[str, Any] = HERE, mark: int = 0, **changes: Any
+    folder: Path,
+    step_s: float = STEP_S,
+    environment: dict[str, Any] = HERE,
+    mark: object = 0,
+    name: str = "test",
+    **changes: Any,
 ) -> Path:
     cells = make_cells(sweep__strategy=["single", "sync-ddp"], sweep__gpus=[1], **changes)
     results = Results(folder)
-    results.write_plan(Plan("test", "", Machine(cores=2), tuple(cells)))
+    results.write_plan(Plan(name, "", Machine(cores=2), tuple(cells)))
     for made in cells:
         row = identity_row(made, "env") | {
             "status": "ok",
@@ -325,6 +361,21 @@ def test_refusals(tmp_path):
     assert run(base, other, "--allow-other-device")[0] == 0
     assert run(base, tmp_path / "nowhere")[0] == 2
     assert run(base, other, "--min-effect", -1)[0] == 2
+
+
+def test_scenarios_are_paired_by_name_and_one_that_is_there_twice_is_refused(tmp_path):
+    for side, step_s in (("base", STEP_S), ("new", STEP_S * 1.5)):
+        store(tmp_path / side / "one", name="one", mark=side)
+        store(tmp_path / side / "two", step_s, name="two", mark=side)
+    code, text = run(tmp_path / "base", tmp_path / "new")
+    assert code == 1
+    regressions = [line for line in text.splitlines() if line.startswith("REGRESSION")]
+    assert len(regressions) == 2
+    assert all(line.startswith("REGRESSION: two, s") for line in regressions)
+    store(tmp_path / "new" / "copy", name="two")
+    code, text = run(tmp_path / "base", tmp_path / "new")
+    assert code == 2
+    assert "scenario two is there in several folders" in text
 
 
 def test_cells_that_were_kept_from_before_are_not_measured_again(tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, get_args
 
-from harness.analysis.compare_times import POOLED_DEGREES, Timing, detectable, judged, pooled, timings
+from harness.analysis.compare_times import POOLED_DEGREES, Timing, change_of, detectable, finding_of, pooled, timings
 from harness.analysis.compared import STATUS, STEP, Comparison, Finding, Kind, Measured, Pair, Quantity
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.points import number
@@ -65,16 +65,18 @@ def compare(
     times = timings(pairs)
     coverage = 1 - FALSE_ALARMS / max(1, sum(ratio.error > 0 for _, _, ratio in times))
     findings += [finding for finding in exact if finding is not None]
-    findings += [f for timing in times if (f := judged(*timing, min_effect, coverage)) is not None]
+    changes = [change_of(*timing, min_effect, coverage) for timing in times]
+    findings += [finding for change in changes if (finding := finding_of(change)) is not None]
     sides = [before[key] for key in fresh], [after[key] for key in fresh]
     return Comparison(
-        findings=tuple(sorted(findings, key=lambda f: get_args(Kind).index(f.kind))),
+        findings=tuple(sorted(findings, key=lambda f: (get_args(Kind).index(f.kind), -f.severity))),
+        changes=tuple(changes),
+        min_effect=min_effect,
         detectable=tuple(detectable(*timing, min_effect, coverage) for timing in times),
         cells=len(common),
         copies=len(common) - len(fresh),
         only_new=len(after) - len(common),
         exact=len(exact),
-        timed=len(times),
         changed=changed_environment(*sides),
         notes=tuple(_notes(*sides, pairs, times)),
     )

@@ -9,8 +9,20 @@ from statistics import fmean, median
 
 import numpy as np
 
-from harness.analysis.compared import ALLOCATED, STEP, TO_TARGET, Detectable, Finding, Kind, Measured, Pair, Quantity
-from harness.analysis.exact import MIN_SEEDS
+from harness.analysis.compared import (
+    ALLOCATED,
+    STEP,
+    TO_TARGET,
+    Change,
+    Detectable,
+    Finding,
+    Kind,
+    Measured,
+    Pair,
+    Parts,
+    Quantity,
+)
+from harness.analysis.exact import MIN_SEEDS, Interval
 from harness.analysis.explain import PARTS, parts_of
 from harness.analysis.intervals import Cost, Ratio, cost_of_runs, cost_of_steps, quantile_of_t, ratio
 from harness.analysis.points import number
@@ -107,27 +119,46 @@ def _simulated(values: Sequence[float]) -> Cost:
     return Cost(fmean(math.log(value) for value in values), 0.0, math.inf, len(values), between_runs=True)
 
 
-def judged(pair: Pair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Finding | None:
-    """Return a finding where a ratio is both certain and large enough, either way."""
+def change_of(pair: Pair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Change:
+    """Return what became of a time, judged: a finding is both certain and large enough, either way."""
     interval = found.interval(coverage)
-    limit = 1 + min_effect
-    if found.value >= limit and interval.low > 1:
-        kind: Kind = "regression"
-    elif found.value <= 1 / limit and interval.high < 1:
-        kind = "implausible" if found.value <= 1 / IMPLAUSIBLE else "improvement"
-    else:
-        return None
     base, new = (median(_values(side, quantity)) for side in _sides(pair))
-    return Finding(
-        kind=kind,
+    before, after = (_median_parts(side) if quantity is not ALLOCATED else {} for side in _sides(pair))
+    return Change(
         row=pair.row,
         quantity=quantity,
         base=base,
         new=new,
-        change=found.value,
+        ratio=found.value,
         interval=interval if found.error else None,
+        kind=_kind(found.value, interval, 1 + min_effect),
         runs=(len(pair.base), len(pair.new)),
-        where=part_that_changed(pair, grew=found.value > 1) if quantity is not ALLOCATED else "",
+        parts=(before, after),
+    )
+
+
+def _kind(ratio: float, interval: Interval, limit: float) -> Kind | None:
+    if ratio >= limit and interval.low > 1:
+        return "regression"
+    if ratio <= 1 / limit and interval.high < 1:
+        return "implausible" if ratio <= 1 / IMPLAUSIBLE else "improvement"
+    return None
+
+
+def finding_of(change: Change) -> Finding | None:
+    """Return a change as a finding; None where it is none."""
+    if change.kind is None:
+        return None
+    return Finding(
+        kind=change.kind,
+        row=change.row,
+        quantity=change.quantity,
+        base=change.base,
+        new=change.new,
+        change=change.ratio,
+        interval=change.interval,
+        runs=change.runs,
+        where=part_that_changed(change),
     )
 
 
@@ -137,16 +168,22 @@ def detectable(pair: Pair, quantity: Quantity, found: Ratio, min_effect: float, 
     return Detectable(pair.row, quantity, max(large, found.detectable(coverage)))
 
 
-def part_that_changed(pair: Pair, grew: bool) -> str:
+def part_that_changed(change: Change) -> str:
     """Return the part of a step that grew (or shrank) most, in words; "" where parts were not measured."""
-    before, after = (_median_parts(side) for side in _sides(pair))
+    before, after = change.parts
+    part = changed_part(change)
+    return f"{PARTS[part]} ({1e3 * after[part]:.3g} ms an update for {1e3 * before[part]:.3g} ms)" if part else ""
+
+
+def changed_part(change: Change) -> str:
+    """Return the column of the part that grew most, or shrank where the time did; "" where none is known to."""
+    before, after = change.parts
     changes = {part: after[part] - before[part] for part in before if part in after}
-    if not changes or not any(changes.values()):
+    if not any(changes.values()):
         return ""
-    part = max(changes, key=lambda part: changes[part] if grew else -changes[part])
-    return f"{PARTS[part]} ({1e3 * after[part]:.3g} ms an update for {1e3 * before[part]:.3g} ms)"
+    return max(changes, key=lambda part: changes[part] if change.ratio > 1 else -changes[part])
 
 
-def _median_parts(side: Sequence[Measured]) -> dict[str, float]:
+def _median_parts(side: Sequence[Measured]) -> Parts:
     known = [parts_of(cell.row) for cell in side]
     return {part: median(p[part] for p in known) for part in PARTS if known and all(part in p for p in known)}

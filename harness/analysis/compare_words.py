@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from harness.analysis.compared import Comparison, Detectable, Finding, Quantity
+from harness.analysis.compared import Change, Comparison, Detectable, Finding, Quantity
 from harness.analysis.points import Row, settings_of
-from harness.analysis.words import devices_in_words, duration
+from harness.analysis.words import devices_in_words, duration, micro_batch
 
 WORDS = {
     "regression": "REGRESSION",
@@ -34,7 +34,7 @@ def verdict(found: Comparison) -> str:
 
 def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
     """Return the comparison as lines for a terminal, the verdict last."""
-    lines = [f"{names[0]} against {names[1]}: {_in_common(found)}"]
+    lines = [f"{names[0]} against {names[1]}: {in_common(found)}"]
     lines += [f"{WORDS[finding.kind]}: {sentence(finding)}" for finding in found.findings]
     lines += _around(found)
     return "\n".join([*lines, verdict(found)])
@@ -46,7 +46,7 @@ def in_markdown(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> 
     if found.findings:
         lines += ["| | point | quantity | before | after | change | where |", "|---|---|---|---|---|---|---|"]
         lines += ["| " + " | ".join(map(_escaped, _cells(finding))) + " |" for finding in found.findings] + [""]
-    about = [f"{names[0]} against {names[1]}: {_in_common(found)}", *_around(found)]
+    about = [f"{names[0]} against {names[1]}: {in_common(found)}", *_around(found)]
     return "\n".join([*lines, *(f"- {_escaped(line)}" for line in about)]) + "\n"
 
 
@@ -61,6 +61,8 @@ def in_json(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
         "copies": found.copies,
         "only_new": found.only_new,
         "findings": [_finding(finding) for finding in found.findings],
+        "changes": [_as_data(change) for change in found.changes],
+        "min_effect": found.min_effect,
         "detectable": [
             {"point": where(d.row), "quantity": d.quantity.column, "factor": d.factor} for d in found.detectable
         ],
@@ -88,6 +90,19 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
+def _as_data(change: Change) -> dict[str, Any]:
+    return {
+        "point": where(change.row),
+        "quantity": change.quantity.column,
+        "base": change.base,
+        "new": change.new,
+        "change": change.ratio,
+        "interval": [change.interval.low, change.interval.high] if change.interval else None,
+        "kind": change.kind,
+        "parts": {"base": dict(change.parts[0]), "new": dict(change.parts[1])},
+    }
+
+
 # -- sentences ---------------------------------------------------------------------------------------------------------
 
 
@@ -105,9 +120,26 @@ def sentence(finding: Finding) -> str:
 
 def where(row: Row) -> str:
     """Return such as "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1"."""
-    head = f"{row['strategy']} on {devices_in_words(row)}, global batch {row['global_batch_size']}"
-    settings = [f"{key} {value}" for key, value in settings_of(row).items()]
-    return ", ".join([head, f"learning rate {row['learning_rate']:g}", *settings])
+    return ", ".join(_traits(row).values())
+
+
+def short_names(rows: Sequence[Row]) -> list[str]:
+    """Return what tells points from each other: strategy, devices, and of the rest only what they differ in."""
+    traits = [_traits(row) for row in rows]
+    values: dict[str, set[str]] = {}
+    for known in traits:
+        for key, text in known.items():
+            values.setdefault(key, set()).add(text)
+    return [", ".join(t for key, t in known.items() if key == "point" or len(values[key]) > 1) for known in traits]
+
+
+def _traits(row: Row) -> dict[str, str]:
+    """Return what a point is known by, in words; its scenario where several were compared."""
+    known = {"scenario": str(row.get("scenario") or ""), "point": f"{row['strategy']} on {devices_in_words(row)}"}
+    known |= {"batch": f"global batch {row['global_batch_size']}", "micro-batch": micro_batch(row)}
+    known |= {"rate": f"learning rate {row['learning_rate']:g}"}
+    known |= {f"setting {key}": f"{key} {value}" for key, value in settings_of(row).items()}
+    return {key: text for key, text in known.items() if text}
 
 
 def value_in_words(quantity: Quantity, value: float) -> str:
@@ -120,12 +152,17 @@ def value_in_words(quantity: Quantity, value: float) -> str:
 def _change(finding: Finding) -> str:
     if finding.change is None:
         return ""
-    change = percent(finding.change)
+    interval = interval_in_words(finding)
+    return percent(finding.change) + (f" ({interval})" if interval else "")
+
+
+def interval_in_words(finding: Finding) -> str:
+    """Return the interval of a change, its coverage and the runs behind it; "" where it is exact."""
     if finding.interval is None:
-        return change
+        return ""
     low, high = percent(finding.interval.low), percent(finding.interval.high)
     runs = " and ".join(dict.fromkeys(str(count) for count in finding.runs))
-    return f"{change} ({low} to {high} at {100 * finding.interval.coverage:.4g} %; {runs} runs on either side)"
+    return f"{low} to {high} at {100 * finding.interval.coverage:.4g} %; {runs} runs on either side"
 
 
 def percent(factor: float) -> str:
@@ -141,7 +178,8 @@ def _cells(finding: Finding) -> Sequence[str]:
     return WORDS[finding.kind], where(finding.row), finding.quantity.name, before, after, _change(finding), last
 
 
-def _in_common(found: Comparison) -> str:
+def in_common(found: Comparison) -> str:
+    """Say how many cells were there to compare."""
     parts = [f"{_count(found.cells, 'cell')} in common"]
     parts += [f"{found.copies} of them the same measurement on both sides, not compared"] if found.copies else []
     parts += [f"{_count(found.only_new, 'cell')} in NEW only"] if found.only_new else []
@@ -149,12 +187,12 @@ def _in_common(found: Comparison) -> str:
 
 
 def _around(found: Comparison) -> list[str]:
-    lines = [_could_detect(found.detectable)] if found.detectable else []
+    lines = [could_detect(found.detectable)] if found.detectable else []
     lines += [f"changed: {what}: {before} before, {after} now" for what, before, after in found.changed]
     return [*lines, *(f"note: {note}" for note in found.notes)]
 
 
-def _could_detect(detectable: Sequence[Detectable]) -> str:
+def could_detect(detectable: Sequence[Detectable]) -> str:
     """Say what growth would have been found in four cases of five, quantity by quantity: at best and at worst."""
     parts = []
     for name in dict.fromkeys(d.quantity.name for d in detectable):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from harness.analysis.exact import Interval
@@ -90,6 +91,40 @@ class Finding:
     where: str = ""
     detail: str = ""
 
+    @property
+    def severity(self) -> float:
+        """How far it is from what it was, as the logarithm of a factor; a status, and nothing at all, are further."""
+        return abs(math.log(self.change)) if self.change else math.inf
+
+
+Parts = Mapping[str, float]
+"""Seconds of an update by part of the step."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one time of one point, found worse or not.
+
+    Attributes:
+        row: of a cell of the point, for its words.
+        base, new: medians over seeds.
+        ratio: new over base.
+        interval: of the ratio, as wide as all comparisons together need it; None where it is known exactly.
+        kind: None where the change is not both certain and large enough.
+        runs: on either side.
+        parts: of the step before and after; empty where they were not measured or say nothing of the quantity.
+    """
+
+    row: Row
+    quantity: Quantity
+    base: float
+    new: float
+    ratio: float
+    interval: Interval | None = None
+    kind: Kind | None = None
+    runs: tuple[int, int] = (1, 1)
+    parts: tuple[Parts, Parts] = field(default=({}, {}))
+
 
 @dataclass(frozen=True)
 class Detectable:
@@ -105,21 +140,30 @@ class Comparison:
     """What became of BASE in NEW.
 
     Attributes:
+        findings: those that matter most first, and of a kind the worst.
+        changes: of all times that were compared, in the order of the points.
+        min_effect: share that a time had to grow by.
         cells: that both sides have; copies: those of them that are the same measurement, not compared.
         only_new: cells that BASE does not have.
-        exact, timed: numbers of comparisons made.
+        exact: number of exact comparisons made.
         changed: what differs in the environment: (what, values before, values after).
     """
 
     findings: tuple[Finding, ...]
+    changes: tuple[Change, ...]
+    min_effect: float
     detectable: tuple[Detectable, ...]
     cells: int
     copies: int
     only_new: int
     exact: int
-    timed: int
     changed: tuple[tuple[str, str, str], ...]
     notes: tuple[str, ...]
+
+    @property
+    def timed(self) -> int:
+        """Number of times that were compared."""
+        return len(self.changes)
 
     @property
     def regressions(self) -> tuple[Finding, ...]:

@@ -9,10 +9,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import harness
 from harness.store import Results, write_atomically
+
+if TYPE_CHECKING:
+    from harness.report.against import Against
 
 Section = Callable[[Any], tuple[str, str]]
 """From the frame of finished cells to a title and HTML that is taken as it is."""
@@ -25,7 +28,12 @@ _LONGEST_NAME = 60
 
 
 def write_report(
-    results: Sequence[Results], out: Path, *, sections: Sequence[Section] = (), plugins: Sequence[str] = ()
+    results: Sequence[Results],
+    out: Path,
+    *,
+    sections: Sequence[Section] = (),
+    plugins: Sequence[str] = (),
+    against: Against | None = None,
 ) -> Path:
     """Write the report of one or more scenarios' folders and return its path.
 
@@ -34,6 +42,7 @@ def write_report(
         out: the HTML file.
         sections: what plugins add at the end.
         plugins: files whose strategies may be run again, to find what would turn the answer.
+        against: what the results were compared with: then the page begins with it.
 
     Raises:
         InputError: a folder has no plan, or a record is damaged.
@@ -42,17 +51,19 @@ def write_report(
     from harness.report.read import read_scenario
 
     digest = content_digest(results)
-    write_atomically(out, render([read_scenario(item, plugins) for item in results], digest, sections))
+    if against:
+        digest = f"{digest}-against"  # no report of the results alone, whatever they were compared with
+    write_atomically(out, render([read_scenario(item, plugins) for item in results], digest, sections, against))
     return out
 
 
-def default_path(results: Sequence[Results]) -> Path:
+def default_path(results: Sequence[Results], stem: str = "report") -> Path:
     """Return where a report goes when nobody says: beside its scenario; one of several takes no scenario's own place.
 
     Several lie under their common folder, named after them, or after their number where that would be too long.
     """
     if len(results) == 1:
-        return results[0].folder / "report.html"
+        return results[0].folder / f"{stem}.html"
     folders = [item.folder.resolve() for item in results]
     parent = Path(os.path.commonpath(folders))
     parent = parent.parent if parent in folders else parent
@@ -60,7 +71,7 @@ def default_path(results: Sequence[Results]) -> Path:
     if len(name) > _LONGEST_NAME:
         known = hashlib.sha256("\n".join(map(str, folders)).encode()).hexdigest()[:8]
         name = f"{len(folders)}-scenarios-{known}"
-    return parent / f"report-{name}.html"
+    return parent / f"{stem}-{name}.html"
 
 
 def is_current(results: Sequence[Results], out: Path) -> bool:

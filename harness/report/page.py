@@ -20,6 +20,7 @@ from harness.analysis.predicted import HEAD as COMPARED_HEAD
 from harness.analysis.predicted import THROUGHPUT, Comparison, compare_observed, compare_twins, in_cells, summary
 from harness.describe import engine_in_words, machine_in_words
 from harness.plan import Cell
+from harness.report.against import Against, shown_against
 from harness.report.definitions import DEFINITIONS
 from harness.report.figures import Figures, figures_of, strategies_of
 from harness.report.frames import cells_frame
@@ -95,13 +96,19 @@ LEDGER_HEAD = ("strategy", "on", "global batch", "of those tried", "learning rat
                "precision", "samples seen", "evaluated every", "points tried")  # fmt: skip
 
 
-def render(scenarios: Sequence[ScenarioResults], digest: str, sections: Sequence[Callable[..., Any]] = ()) -> str:
+def render(
+    scenarios: Sequence[ScenarioResults],
+    digest: str,
+    sections: Sequence[Callable[..., Any]] = (),
+    against: Against | None = None,
+) -> str:
     """Return the page as HTML.
 
     Args:
         scenarios: what to show, in this order.
         digest: of all that the page was made from.
         sections: functions from the frame of finished cells to a title and HTML.
+        against: what they were compared with: then the page begins with it.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -114,6 +121,7 @@ def render(scenarios: Sequence[ScenarioResults], digest: str, sections: Sequence
     shown = [_shown(scenario, palette, f"s{number}-", sections) for number, scenario in enumerate(scenarios)]
     return environment.get_template("report.html.j2").render(
         scenarios=shown,
+        against=shown_against(against, palette) if against else None,
         digest=digest,
         version=harness.__version__,
         figure_definitions=DEFINITIONS,

@@ -1,0 +1,198 @@
+"""The comparison with an earlier night, as the page takes it: its words, worst first, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from harness.analysis.compare_times import changed_part
+from harness.analysis.compare_words import (
+    could_detect,
+    in_common,
+    interval_in_words,
+    percent,
+    value_in_words,
+    verdict,
+    where,
+)
+from harness.analysis.compared import STEP, Comparison, Finding, Kind
+from harness.analysis.time_parts import TRAINING
+from harness.analysis.words import listed
+from harness.report.draw_compare import grown_drawings, ratio_drawing
+from harness.report.svg import Drawing
+
+OPEN = 4
+"""Points of a kind that are seen at once; the rest is one click away; chosen: more would leave the first screen."""
+
+BADGES: Mapping[Kind | None, str] = {
+    "regression": "Worse",
+    "implausible": "Too good",
+    "undecided": "Undecided",
+    "improvement": "Better",
+    None: "No worse",
+}
+"""The outcome in a word or two: nobody has to read it from a colour."""
+
+TITLES: Mapping[Kind, str] = {
+    "regression": "Worse",
+    "implausible": "Too good to be true: check that the same work is still done",
+    "undecided": "Undecided: chance explains it as well",
+    "improvement": "Better",
+}
+
+
+@dataclass(frozen=True)
+class Against:
+    """What the report's results were compared with.
+
+    Attributes:
+        names: of base and new, as they were given.
+    """
+
+    found: Comparison
+    names: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity of a point that changed.
+
+    Attributes:
+        change: in percent; of a status what it is now.
+        values: from what to what.
+        detail: interval, seeds, reasons.
+    """
+
+    quantity: str
+    change: str
+    values: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point, and what changed in it.
+
+    Attributes:
+        where: the part of the step that changed most; "" where none is known.
+    """
+
+    name: str
+    where: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What was found of one kind.
+
+    Attributes:
+        points: the worst first; more: one click away.
+    """
+
+    kind: Kind
+    title: str
+    points: tuple[Point, ...]
+    more: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class ShownAgainst:
+    """The comparison as the template takes it.
+
+    Attributes:
+        outcome: what matters most of what was found.
+        spread: which strategies got worse, in which part of the step, and which did not; "" where none did.
+        remarks: what could have been detected, what was compared exactly, notes.
+        changed: facts of the environment with their values before and after.
+    """
+
+    outcome: str
+    badge: str
+    verdict: str
+    spread: str
+    names: tuple[str, str]
+    common: str
+    groups: tuple[Group, ...]
+    remarks: tuple[str, ...]
+    changed: tuple[tuple[str, str, str], ...]
+    ratios: Drawing | None
+    grown: tuple[Drawing, ...]
+
+
+def shown_against(against: Against, palette: Mapping[str, str]) -> ShownAgainst:
+    """Return a comparison for the template.
+
+    Args:
+        against: the comparison.
+        palette: colour by strategy.
+    """
+    found = against.found
+    outcome = found.findings[0].kind if found.findings else None
+    exactly = exact_in_words(found)
+    ratios = ratio_drawing(found.changes, found.min_effect, exactly, "against-")
+    detected = [f"{_capital(could_detect(found.detectable))}."] if found.detectable else []
+    return ShownAgainst(
+        outcome=outcome or "unchanged",
+        badge=BADGES[outcome],
+        verdict=verdict(found),
+        spread=_spread(found),
+        names=against.names,
+        common=in_common(found),
+        groups=tuple(_groups(found.findings)),
+        remarks=(*detected, *([] if ratios else [exactly]), *(f"{_capital(note)}." for note in found.notes)),
+        changed=found.changed,
+        ratios=ratios,
+        grown=tuple(grown_drawings(found.changes, palette, "against-")),
+    )
+
+
+def exact_in_words(found: Comparison) -> str:
+    """Say what was compared without an interval, and what came of it."""
+    if not found.exact:
+        return "Nothing that both sides have is deterministic: nothing was compared exactly."
+    differ = sum(f.interval is None and f.change is not None and f.detail.startswith("exact") for f in found.findings)
+    what = f"{found.exact} values (bytes, samples, updates, counted memory)"
+    return f"Compared exactly, not drawn: {what}; {f'not the same: {differ}' if differ else 'all are the same'}."
+
+
+def _spread(found: Comparison) -> str:
+    worse = list(dict.fromkeys(str(finding.row["strategy"]) for finding in found.regressions))
+    grown = [part for c in found.changes if c.kind == "regression" and (part := changed_part(c))]
+    parts = listed(TRAINING[part] for part in dict.fromkeys(grown))
+    rows = [change.row for change in found.changes] + [finding.row for finding in found.findings]
+    others = list(dict.fromkeys(name for row in rows if (name := str(row["strategy"])) not in worse))
+    if not worse:
+        return ""
+    text = f"Where: {listed(worse)}{f', mostly in {parts}' if parts else ''}."
+    return f"{text} No regression in {listed(others)}." if others else text
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _groups(findings: Sequence[Finding]) -> Iterable[Group]:
+    for kind in get_args(Kind):
+        by_point: dict[str, list[Finding]] = {}
+        for finding in findings:
+            if finding.kind == kind:
+                by_point.setdefault(where(finding.row), []).append(finding)
+        points = [_point(name, found) for name, found in by_point.items()]
+        if points:
+            yield Group(kind, TITLES[kind], tuple(points[:OPEN]), tuple(points[OPEN:]))
+
+
+def _point(name: str, found: Sequence[Finding]) -> Point:
+    """Return what changed in a point, the step before what follows from it."""
+    ordered = sorted(found, key=lambda finding: finding.quantity is not STEP)
+    return Point(name, next((f.where for f in ordered if f.where), ""), tuple(map(_line, ordered)))
+
+
+def _line(finding: Finding) -> Line:
+    if finding.change is None:
+        return Line(finding.quantity.name, finding.new, f"{finding.base} before", finding.detail)
+    before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
+    detail = "; ".join(filter(None, (interval_in_words(finding), finding.detail)))
+    return Line(finding.quantity.name, percent(finding.change), f"{after} for {before}", detail)
