@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,12 @@ from cells import make_cell
 
 from harness.analysis.noise_scale import WINDOW_STEPS, noise_frame
 from harness.noise_scale import LEAST_STEPS, Squares, known_squares, noise_scale
-from harness.real.launch import run_cell
+from harness.plan import Machine, Plan
+from harness.real.launch import Result, run_cell
+from harness.report import write_report
 from harness.rows import noise_row
+from harness.runner import make_record
+from harness.store import Results, load
 from harness.training import values
 from harness.training.endpoint import Course
 from harness.training.outcome import Outcome
@@ -211,3 +216,21 @@ def test_the_column_is_the_scale_over_the_whole_run_and_empty_where_it_is_not_re
     assert noise_row(outcome_of(updates))["noise_scale_samples"] == pytest.approx(truth, rel=0.05)
     assert noise_row(outcome_of(updates[:20])) == {"noise_scale_samples": None}
     assert noise_row(outcome_of([])) == {}
+
+
+@pytest.mark.dist
+def test_a_real_run_has_its_figure_and_numbers_beside_those_of_cells_without(measured, tmp_path):
+    cells = [make_cell(engine="real", **CHANGES), make_cell(engine="real", **CHANGES | {"sweep__gpus": [1]})]
+    results = Results(tmp_path / "test")
+    results.write_plan(Plan("test", "", Machine(cores=2), tuple(cells)))
+    unknown = replace(run_virtual(make_setup(cells[1])), facts=measured.outcome.facts)
+    for cell, outcome in zip(cells, (measured.outcome, unknown), strict=True):
+        result = Result("finished", "", outcome)
+        results.write_record(*make_record(cell, result, None, {"id": "env"}, 1))
+    frames = load(tmp_path)
+    assert frames.updates["small_square"].dtype == float
+    scales = frames.cells.set_index("gpus")["noise_scale_samples"]
+    assert 1 < scales[2] < 1000
+    assert math.isnan(scales[1])
+    page = write_report([results], tmp_path / "report.html").read_text()
+    assert "Gradient noise scale, measured" in page

@@ -14,6 +14,7 @@ from harness.analysis.rate_regimes import map_frame
 from harness.report.draw_bars import dram_drawings, throughput_drawings
 from harness.report.draw_batches import batch_drawings
 from harness.report.draw_curves import ACCURACY, LOSS, best_panels, curve_drawings, panels_left_out
+from harness.report.draw_noise import noise_drawings
 from harness.report.draw_predicted import predicted_drawings
 from harness.report.draw_rates import is_a_map, rate_drawings
 from harness.report.draw_scaling import scaling_drawings
@@ -26,6 +27,7 @@ from harness.report.frames import (
     cells_frame,
     curves_frame,
     labels_of,
+    noise,
     parts_frame,
     scaling_lines,
     staleness,
@@ -80,11 +82,12 @@ def figures_of(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
         prefix: starts the ids inside the SVGs.
     """
     cells, bars, curves = cells_frame(scenario), bars_frame(scenario), curves_frame(scenario)
+    labels = labels_of(scenario)
     rates = map_frame(cells)
     scaling = scaling_lines(scenario, cells) if len(cells) else cells
     maps, first = rate_drawings(rates, prefix), is_a_map(rates)
     speed = [*scaling_drawings(scaling, palette, prefix), *throughput_drawings(bars, palette, prefix)]
-    speed += batch_drawings(cells, palette, prefix)
+    speed += [*batch_drawings(cells, palette, prefix), *noise_drawings(noise(scenario, labels), palette, prefix)]
     galleries = [
         Gallery("Learning rates", () if first else tuple(maps)),
         _convergence(scenario, curves, palette, prefix),

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.points import number
+from harness.analysis.noise_scale import noise_frame
+from harness.analysis.points import TRIED, Point, has_target, number, points
+from harness.analysis.ranking import Standing
 from harness.analysis.scaling import scaling_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
 from harness.describe import engine_in_words
@@ -30,6 +32,9 @@ BAR_COLUMNS = (
     "dram_total",
     "dram_capacity",
 )
+
+MOST_NOISY = 6
+"""Points whose noise scale is read and drawn, the best first; chosen: of more lines none can be followed."""
 
 MOST_STALE = 12
 """Points whose staleness is read and drawn; chosen: more lines in one figure cannot be told apart."""
@@ -150,7 +155,7 @@ def _swept(cell: Cell) -> list[str]:
     return [f"{key.removeprefix('workload.')} {show(value)}" for key, value in cell.swept.items()]
 
 
-# -- scaling, bubbles, staleness ---------------------------------------------------------------------------------------
+# -- scaling, bubbles, staleness, noise --------------------------------------------------------------------------------
 
 
 def scaling_lines(scenario: ScenarioResults, cells: pd.DataFrame) -> pd.DataFrame:
@@ -190,3 +195,20 @@ def staleness(scenario: ScenarioResults, cells: pd.DataFrame, labels: Mapping[st
     found = staleness_frame(cells, pd.concat(tables, ignore_index=True))
     found = found.assign(simulated=found["engine"] == "virtual", label=found["cell_id"].map(labels))
     return found.sort_values(["strategy", "gpus", "label", "staleness"])
+
+
+def noise(scenario: ScenarioResults, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return the noise scale over the course of training of each label at its best rate, median over seeds."""
+    tried = [row for row in scenario.rows if row["status"] in TRIED]
+    best: dict[str, Point] = {}
+    for standing in sorted(map(Standing, points(tried, has_target(tried))), key=lambda standing: standing.rank):
+        if standing.point.median_of(lambda row: number(row, "noise_scale_samples")) is not None:
+            best.setdefault(labels[standing.point.row["cell_id"]], standing.point)
+    frames = []
+    for label, point in list(best.items())[:MOST_NOISY]:
+        head = {"label": label, "simulated": point.row["engine"] == "virtual", "strategy": point.strategy}
+        head |= {"gpus": point.gpus, "global_batch_size": point.row["global_batch_size"]}
+        head |= {"learning_rate": point.row["learning_rate"]}
+        head["over_all"] = point.median_of(lambda row: number(row, "noise_scale_samples"))
+        frames.append(noise_frame([scenario.table("updates", row["cell_id"]) for row in point.rows]).assign(**head))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
