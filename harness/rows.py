@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.costs.result import stated_error
 from harness.generalisation import fitting
+from harness.noise_scale import known_squares, noise_scale
 from harness.plan import Cell
 from harness.regime import classify
 from harness.training.budget import Budget, target_reached
@@ -67,7 +68,7 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Row:
     """Return the columns that a finished run adds; what was not measured stays out."""
     row = convergence_row(outcome, budget) | speed_row(cell, outcome) | time_row(cell, outcome)
     row |= staleness_row(cell, outcome) | stated_row(outcome, row) | regime_row(outcome, budget)
-    row |= fitting_row(outcome, row) | cost_row(cell, outcome)
+    row |= noise_row(outcome) | fitting_row(outcome, row) | cost_row(cell, outcome)
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
     row["bubble_fraction"] = outcome.bubble_fraction
     row["pipeline"] = cell.layout.get("pipeline", 1)
@@ -241,6 +242,12 @@ def staleness_row(cell: Cell, outcome: Outcome) -> Row:
     if not values:
         return {}
     return {"staleness_mean": statistics.fmean(values), "staleness_p95": percentile(values, 0.95)}
+
+
+def noise_row(outcome: Outcome) -> Row:
+    """Return the gradient noise scale over the whole run; nothing where it is not resolved."""
+    known = known_squares(outcome.updates_log)
+    return {"noise_scale_samples": noise_scale(known).samples} if known else {}
 
 
 def percentile(values: Sequence[float], share: float) -> float:

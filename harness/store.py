@@ -78,6 +78,7 @@ COLUMNS = tuple(
         "bubble_fraction",
         "staleness_mean",
         "staleness_p95",
+        "noise_scale_samples",
         "dram_tensors_peak_bytes",
         "dram_allocated_peak_bytes",
         "dram_reserved_peak_bytes",
@@ -301,7 +302,10 @@ def _write_table(path: Path, table: Mapping[str, Sequence[Any]]) -> None:
             import pyarrow
             from pyarrow import parquet
 
-            parquet.write_table(pyarrow.table({k: list(v) for k, v in table.items()}), temporary)
+            columns = {name: pyarrow.array(list(values)) for name, values in table.items()}
+            # What no row knows is a number all the same: tables of other cells, which know it, are put beside this one.
+            numbers = {k: v.cast("float64") if pyarrow.types.is_null(v.type) else v for k, v in columns.items()}
+            parquet.write_table(pyarrow.table(numbers), temporary)
 
 
 class _atomic:  # noqa: N801 - used as a function

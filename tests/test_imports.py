@@ -40,7 +40,9 @@ LADDER = {
     "real engine": ["real", "real.*"],
     "measuring this machine": ["calibration", "calibration.*"],
     "telemetry": ["telemetry", "telemetry.*"],
-    "records and rounds": ["regime", "generalisation", "rows", "store", "traces", "admission", "timed", "runner"],
+    "records and rounds": [
+        *("regime", "generalisation", "noise_scale", "rows", "store", "traces", "admission", "timed", "runner"),
+    ],
     "analysis": ["analysis", "analysis.*"],
     "answers of folders": ["verdict"],
     "report": ["report", "report.*"],

@@ -17,6 +17,7 @@ from harness.report.draw_bars import throughput_drawings
 from harness.report.draw_batches import batch_drawings
 from harness.report.draw_fit import fit_drawings
 from harness.report.draw_memory import dram_drawings, memory_drawings
+from harness.report.draw_noise import noise_drawings
 from harness.report.draw_rates import PAINT, is_a_map, rate_drawings
 from harness.report.draw_scaling import scaling_drawings
 from harness.report.draw_steps import tail_drawings
@@ -366,3 +367,39 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
     assert len(batch_drawings(pd.DataFrame(rows + same), PALETTE, "a")) == 1
     assert batch_drawings(pd.DataFrame(rows[:6]), PALETTE, "a") == []
     assert batch_drawings(pd.DataFrame(), PALETTE, "a") == []
+
+
+def noise(label: str, batch: int, *scales: float, strategy: str = "single", simulated: bool = False) -> pd.DataFrame:
+    frame = pd.DataFrame({"noise_scale": scales, "samples_seen": [3200.0 * (k + 0.5) for k in range(len(scales))]})
+    frame = frame.assign(low=frame["noise_scale"] / 2, high=frame["noise_scale"] * 2, updates=100, seeds=3)
+    head = {"label": label, "strategy": strategy, "simulated": simulated, "gpus": 2, "learning_rate": 0.1}
+    return frame.assign(global_batch_size=batch, over_all=40.0, **head)
+
+
+def test_noise_scale_says_whether_larger_batches_still_save_steps() -> None:
+    small = noise("small", 8, 120.0, 12.0, 170.0)
+    mixed, large = noise("mixed", 32, 120.0, 12.0, 170.0), noise("large", 256, 120.0, 12.0, 170.0)
+    (drawing,) = noise_drawings(pd.concat([small, mixed, large]), PALETTE, "a")
+    assert drawing.title == "Gradient noise scale, measured"
+    assert (
+        "small: a step of 8 samples is below the noise scale of 12 to 170 samples (40 over the whole run, 300 "
+        "updates): larger batches, and so more devices, still save steps."
+    ) in drawing.caption
+    assert "mixed: a step of 32 samples is above the noise scale while that is low, down to 12" in drawing.caption
+    assert "large: a step of 256 samples is above the noise scale of 12 to 170 samples" in drawing.caption
+    assert "larger batches save hardly any steps. Medians over 3 seeds" in drawing.caption
+    assert {"samples seen", "noise scale, samples", "global batch", "small"} <= set(texts_of(drawing))
+    assert table_of(drawing)["noise_scale"].tolist() == [120.0, 12.0, 170.0] * 3
+
+
+def test_simulated_noise_scale_is_drawn_apart_and_unresolved_windows_are_gaps() -> None:
+    known = noise("known", 32, 50.0, math.nan, 60.0).assign(low=0.0)
+    unknown = noise("unknown", 32, math.nan, math.nan)
+    real, simulated = noise_drawings(
+        pd.concat([known, unknown, noise("slow", 32, 90.0, simulated=True, strategy="async-ps")]), PALETTE, "a"
+    )
+    assert (real.title, simulated.title) == ("Gradient noise scale, measured", "Gradient noise scale, simulated")
+    assert "unknown" not in real.svg
+    assert "stroke-dasharray" in simulated.svg
+    assert noise_drawings(unknown, PALETTE, "a") == []
+    assert noise_drawings(pd.DataFrame(), PALETTE, "a") == []

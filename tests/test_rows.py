@@ -47,7 +47,7 @@ def outcome_of(steps: list[dict[str, Any]], training_s: float, **fields: Any) ->
 
 def push(update: int, worker: int, number: int, samples: int, time_s: float, staleness: int = 0) -> dict[str, Any]:
     values = (update, worker, number, max(0, update - 1 - staleness), staleness, samples, time_s)
-    return dict(zip(UPDATE_COLUMNS, values, strict=True))
+    return dict(zip(UPDATE_COLUMNS, (*values, None, None, None), strict=True))
 
 
 # -- where the time went -----------------------------------------------------------------------------------------------

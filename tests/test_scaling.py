@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.analysis.batch_regimes import batch_frame, batch_points, critical_batch, fit_hyperbola
-from harness.analysis.noise_scale import noise_scale
 from harness.analysis.scaling import (
     amdahl,
     amdahl_speedup,
@@ -238,32 +237,3 @@ def test_intervals_of_the_critical_batch_hold_it():
         assert known.interval is not None
         held += known.interval.holds(85)
     assert held >= 16
-
-
-# -- gradient noise scale ----------------------------------------------------------------------------------------------
-
-
-def gradients(rng: np.random.Generator, steps: int, batch: int, workers: int) -> tuple[list[float], list[float], float]:
-    """Return both squares of every step, and the true scale, of gradients that are Gaussian."""
-    true = rng.normal(size=200)
-    spread = np.exp(0.5 * rng.normal(size=200)) * 15.0  # a scale of about 370 samples
-    small, big = [], []
-    for _ in range(steps):
-        found = true + spread * rng.normal(size=(workers, 200)) / math.sqrt(batch)
-        small.append(float((found**2).sum(axis=1).mean()))
-        big.append(float((found.mean(axis=0) ** 2).sum()))
-    return small, big, float((spread**2).sum() / (true**2).sum())
-
-
-@pytest.mark.parametrize(("workers", "batch", "steps"), [(2, 64, 4000), (8, 16, 2000), (64, 4, 1000)])
-def test_noise_scale_of_gaussian_gradients_is_within_five_percent_of_the_truth(workers, batch, steps):
-    small, big, truth = gradients(np.random.default_rng(0), steps, batch, workers)
-    found = noise_scale(small, big, batch, workers)
-    assert found.batch == pytest.approx(truth, rel=0.05)
-    assert found.steps == steps
-
-
-def test_the_quotient_is_taken_last_and_an_unresolved_signal_has_none():
-    assert noise_scale([4.0], [1.0], 16, 4).batch is None
-    with pytest.raises(ValueError, match="needs 2 workers"):
-        noise_scale([1.0], [1.0], 16, 1)

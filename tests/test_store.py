@@ -27,7 +27,7 @@ status reason notes regime samples_seen steps
 throughput_samples_per_s step_time_s step_time_p95_s speedup speedup_base scaling
 time_to_target_s samples_to_target updates_to_target validation_accuracy validation_loss test_accuracy train_loss
 setup_s input_s compute_s communication_s idle_s other_s evaluation_s wall_s bytes_sent_per_step bubble_fraction
-staleness_mean staleness_p95
+staleness_mean staleness_p95 noise_scale_samples
 dram_tensors_peak_bytes dram_allocated_peak_bytes dram_reserved_peak_bytes nvml_used_peak_bytes host_rss_peak_bytes
 busy_fraction nvml_utilisation_mean mfu energy_j cost trajectory_id environment noisy
 """

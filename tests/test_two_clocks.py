@@ -114,6 +114,18 @@ def test_adam_clipping_and_accumulation_agree_on_both():
         assert difference(real(strategy, **points), virtual(strategy, **points)) < 1e-12, strategy
 
 
+@pytest.mark.parametrize("workload", [FP64, FP64 | {"model": BATCHNORM}], ids=["lenet5", "batchnorm"])
+def test_updates_are_logged_alike_on_both(workload):
+    changes = {"sweep__gpus": [2], "workload": workload}
+    measured, simulated = (run("sync-ps", **changes).updates_log for run in (real, virtual))
+    for column in ("update", "base_version", "staleness", "samples", "parts"):
+        assert simulated[column] == measured[column], column
+    for column in ("small_square", "big_square"):
+        one, other = ([square for square in log[column] if square is not None] for log in (measured, simulated))
+        assert len(one) == 80
+        assert other == pytest.approx(one, rel=1e-12), column
+
+
 # -- asynchrony --------------------------------------------------------------------------------------------------------
 
 THREE_WORKERS = {"sweep__gpus": [3], "sweep__learning_rate": [0.05], "workload": FP64}
@@ -124,7 +136,7 @@ def test_log_of_a_real_asynchronous_run_replays_bit_for_bit():
     replayed = virtual("async-ps", script=measured.deliveries, **THREE_WORKERS)
     assert len(set(measured.updates_log["worker"])) == 3
     assert difference(measured, replayed) == 0.0
-    for column in ("worker", "step", "base_version", "staleness", "samples"):
+    for column in ("worker", "step", "base_version", "staleness", "samples", "parts", "small_square", "big_square"):
         assert replayed.updates_log[column] == measured.updates_log[column]
     assert seen(replayed) == seen(measured)
 

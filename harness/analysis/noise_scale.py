@@ -1,57 +1,52 @@
-"""Gradient noise scale: how many samples a step may average before more of them stop helping."""
+"""The gradient noise scale over the course of training: it dips while the loss falls steeply, and rises after that."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.noise_scale import LEAST_STEPS, known_squares, noise_scale
+
+MOST_WINDOWS = 12
+WINDOW_STEPS = 100
+"""Updates in a window: no fewer, for with two workers of 16 samples each it takes some hundred; chosen."""
 
 
-@dataclass(frozen=True)
-class NoiseScale:
-    """What gradients of two batch sizes say.
+def noise_frame(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return one row for each window of updates: medians over runs of one point, which differ in the seed only.
 
-    Attributes:
-        signal: squared length of the true gradient; an estimate, and below 0 by chance where steps are few.
-        noise: trace of the covariance of one sample's gradient.
-        steps: that it rests on.
-    """
-
-    signal: float
-    noise: float
-    steps: int
-
-    @property
-    def batch(self) -> float | None:
-        """The noise scale in samples, tr(S) / |G|^2; None where the signal was not told from 0."""
-        return self.noise / self.signal if self.signal > 0 and self.noise > 0 else None
-
-
-def noise_scale(
-    small_squares: Sequence[float], big_squares: Sequence[float], batch_size: int, workers: int
-) -> NoiseScale:
-    """Estimate the noise scale from squared lengths of gradients, before clipping, momentum and weight decay.
-
-    Both sums are unbiased step by step, their quotient is not: it is taken once, last. With two workers some hundred
-    steps are needed: of single steps 10 % have a negative signal.
+    A window in which a run's noise scale is not resolved counts as infinite: where most are, so is the median, and the
+    row has none.
 
     Args:
-        small_squares: of each step, mean over workers of |g_i|^2, each over `batch_size` samples.
-        big_squares: of each step, |mean of g_i|^2.
-        batch_size: samples behind the gradient of one worker.
-        workers: at least 2.
+        runs: columns as in updates.parquet; a run that knows no squares has no windows.
 
-    Source: S. McCandlish et al. 2018, An empirical model of large-batch training, appendix A.1.
-
-    Raises:
-        ValueError: there is one worker or no step.
+    Returns:
+        Columns samples_seen (at the window's middle), noise_scale, low, high (samples), updates (that it rests on, in
+        all runs) and seeds.
     """
-    if workers < 2 or not small_squares or len(small_squares) != len(big_squares):
-        raise ValueError(
-            f"{workers} workers, {len(small_squares)} and {len(big_squares)} steps: needs 2 workers, and both squares "
-            "of every step"
-        )
-    steps, small_batch, big_batch = len(small_squares), batch_size, batch_size * workers
-    small, big = sum(small_squares) / steps, sum(big_squares) / steps
-    signal = (big_batch * big - small_batch * small) / (big_batch - small_batch)
-    noise = (small - big) / (1 / small_batch - 1 / big_batch)
-    return NoiseScale(signal, noise, steps)
+    longest = max((len(run) for run in runs), default=0)
+    size = max(WINDOW_STEPS, math.ceil(longest / MOST_WINDOWS))
+    rows = [row for run in runs for row in _windows(run, size)]
+    frame = pd.DataFrame(rows, columns=["window", "samples_seen", "noise_scale", "low", "high", "updates"])
+    medians = frame.groupby("window")[["samples_seen", "noise_scale", "low", "high"]].median()
+    found = medians.assign(updates=frame.groupby("window")["updates"].sum(), seeds=frame.groupby("window").size())
+    return found.replace(math.inf, math.nan).reset_index(drop=True)
+
+
+def _windows(run: pd.DataFrame, size: int) -> list[tuple[float, ...]]:
+    if "small_square" not in run.columns:
+        return []
+    rows: list[tuple[float, ...]] = []
+    seen = run["samples"].cumsum()
+    for number, begin in enumerate(range(0, len(run), size)):
+        window = run.iloc[begin : begin + size].dropna(subset=["small_square"])
+        squares = known_squares({str(name): column.tolist() for name, column in window.items()})
+        if len(squares) < LEAST_STEPS:
+            continue
+        found, middle = noise_scale(squares), float(seen.iloc[begin : begin + size].mean())
+        low, high = found.interval if found.samples and found.interval else (math.inf, math.inf)
+        rows.append((number, middle, found.samples or math.inf, low, high, found.steps))
+    return rows

@@ -225,7 +225,8 @@ class RealServer(RealEndpoint, Server):
         self._finite = self._finite and (gradient.loss is None or math.isfinite(gradient.loss))
         worker, step = getattr(gradient, "origin", (None, None))
         entry = {"update": self.updates, "worker": worker, "step": step, "base_version": gradient.version}
-        self.log.append(entry | {"staleness": staleness, "samples": gradient.num_samples, "time_s": self.ledger.now()})
+        entry |= {"staleness": staleness, "samples": gradient.num_samples, "time_s": self.ledger.now()}
+        self.log.append(entry | (gradient.spread._asdict() if gradient.spread else {}))
 
     def _mark(self) -> None:
         spent = self.setup.budget.spent(self.samples, self.updates)

@@ -58,6 +58,15 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "maximal: no fewer; between them diminishing. The critical batch is where a step costs twice the samples "
             "that training could do with",
         ),
+        (
+            "noise scale",
+            "global batch at which the noise of a step's gradient is as large as the gradient: variance of one "
+            "sample's gradient over the squared length of the true one, before clipping, momentum and weight decay. "
+            "Well below it twice the batch takes half as many steps, well above hardly fewer. Known where a server "
+            "averages gradients computed one by one; an estimate is of a window of updates, its interval (Fieller, "
+            "95 %) of how they differ. A window whose gradient cannot be told from its noise is a gap; over the whole "
+            "run updates with a large gradient count for more",
+        ),
         ("broken line", "two standard deviations of a prediction's own uncertainty to either side"),
     ),
     "Where the time went": (

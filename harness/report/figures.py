@@ -16,6 +16,7 @@ from harness.report.draw_batches import batch_drawings
 from harness.report.draw_curves import ACCURACY, LOSS, best_panels, curve_drawings, panels_left_out
 from harness.report.draw_fit import fit_drawings
 from harness.report.draw_memory import memory_drawings
+from harness.report.draw_noise import noise_drawings
 from harness.report.draw_predicted import predicted_drawings
 from harness.report.draw_rates import is_a_map, rate_drawings
 from harness.report.draw_scaling import scaling_drawings
@@ -30,6 +31,7 @@ from harness.report.frames import (
     cells_frame,
     curves_frame,
     labels_of,
+    noise,
     parts_frame,
     scaling_lines,
     staleness,
@@ -86,11 +88,12 @@ def figures_of(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
         prefix: starts the ids inside the SVGs.
     """
     cells, bars, curves = cells_frame(scenario), bars_frame(scenario), curves_frame(scenario)
+    labels = labels_of(scenario)
     rates = map_frame(cells)
     scaling = scaling_lines(scenario, cells) if len(cells) else cells
     maps, first = rate_drawings(rates, prefix), is_a_map(rates)
     speed = [*scaling_drawings(scaling, palette, prefix), *throughput_drawings(bars, palette, prefix)]
-    speed += batch_drawings(cells, palette, prefix)
+    speed += [*batch_drawings(cells, palette, prefix), *noise_drawings(noise(scenario, labels), palette, prefix)]
     best = best_of(scenario.rows)
     galleries = [
         Gallery("Learning rates", () if first else tuple(maps)),

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.points import Row, number
+from harness.analysis.noise_scale import noise_frame
+from harness.analysis.points import TRIED, Point, Row, has_target, number, points
+from harness.analysis.ranking import Standing
 from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
 from harness.analysis.usage import computing_frame, sampled_frame
@@ -40,6 +42,9 @@ NUMBERS = ("throughput", "stated", "dram", "allocated", "reserved", "nvml", *TRA
 
 MOST_SPREADS = 24
 """Points whose steps are read for their tails; chosen: more rows in one figure are not looked at."""
+
+MOST_NOISY = 6
+"""Points whose noise scale is read and drawn, the best first; chosen: of more lines none can be followed."""
 
 MOST_STALE = 12
 """Points whose staleness is read and drawn; chosen: more lines in one figure cannot be told apart."""
@@ -208,7 +213,7 @@ def usage(scenario: ScenarioResults, rows: Iterable[Row], labels: Mapping[str, s
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-# -- scaling, bubbles, staleness ---------------------------------------------------------------------------------------
+# -- scaling, bubbles, staleness, noise --------------------------------------------------------------------------------
 
 
 def scaling_lines(scenario: ScenarioResults, cells: pd.DataFrame) -> pd.DataFrame:
@@ -248,3 +253,20 @@ def staleness(scenario: ScenarioResults, cells: pd.DataFrame, labels: Mapping[st
     found = staleness_frame(cells, pd.concat(tables, ignore_index=True))
     found = found.assign(simulated=found["engine"] == "virtual", label=found["cell_id"].map(labels))
     return found.sort_values(["strategy", "gpus", "label", "staleness"])
+
+
+def noise(scenario: ScenarioResults, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return the noise scale over the course of training of each label at its best rate, median over seeds."""
+    tried = [row for row in scenario.rows if row["status"] in TRIED]
+    best: dict[str, Point] = {}
+    for standing in sorted(map(Standing, points(tried, has_target(tried))), key=lambda standing: standing.rank):
+        if standing.point.median_of(lambda row: number(row, "noise_scale_samples")) is not None:
+            best.setdefault(labels[standing.point.row["cell_id"]], standing.point)
+    frames = []
+    for label, point in list(best.items())[:MOST_NOISY]:
+        head = {"label": label, "simulated": point.row["engine"] == "virtual", "strategy": point.strategy}
+        head |= {"gpus": point.gpus, "global_batch_size": point.row["global_batch_size"]}
+        head |= {"learning_rate": point.row["learning_rate"]}
+        head["over_all"] = point.median_of(lambda row: number(row, "noise_scale_samples"))
+        frames.append(noise_frame([scenario.table("updates", row["cell_id"]) for row in point.rows]).assign(**head))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -21,7 +21,21 @@ STEP_COLUMNS = (
     "base_version",
     "staleness",
 )
-UPDATE_COLUMNS = ("update", "worker", "step", "base_version", "staleness", "samples", "time_s")
+UPDATE_COLUMNS = (
+    "update",
+    "worker",
+    "step",
+    "base_version",
+    "staleness",
+    "samples",
+    "time_s",
+    "parts",
+    "small_square",
+    "big_square",
+)
+"""The last three are of the gradients averaged, before clipping, momentum and weight decay: how many there were, the
+mean of their squared lengths, and the squared length of their mean. None where they cannot be compared, or were not
+known one by one."""
 
 
 @dataclass

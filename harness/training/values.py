@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from harness.strategy import Value
+
+
+class Spread(NamedTuple):
+    """How far the gradients behind an average lie apart; what the gradient noise scale is estimated from.
+
+    Attributes:
+        parts: gradients averaged.
+        small_square: mean of their squared lengths.
+        big_square: squared length of their mean.
+    """
+
+    parts: int
+    small_square: float
+    big_square: float
 
 
 class Flat(Value):
@@ -18,9 +32,11 @@ class Flat(Value):
         buffers: float vector of all buffers one after another; None where the model has none.
         loss: sum of the losses behind a gradient over the size of the whole batch; None for weights.
         origin: (worker, step) that a gradient came from; (-1, -1) for anything else.
+        spread: of the gradients that an average was made of, where they can be compared.
     """
 
     origin: tuple[int, int] = (-1, -1)
+    spread: Spread | None = None
 
     def __init__(
         self,
@@ -66,13 +82,15 @@ class Flat(Value):
         """Sum in the order given, then divide: the order is part of the result."""
         values = [self, *(force(other) for other in others)]
         total = reduce(lambda a, b: a + b, (v.tensor() for v in values[1:]), self.tensor())
-        return Flat(
+        mean = Flat(
             [total / len(values)],
             mean_buffers([v.buffers for v in values]),
             num_samples=sum(v.num_samples for v in values),
             version=min(v.version for v in values),
             loss=mean_losses([v.loss for v in values]),
         )
+        mean.spread = spread(values, mean)
+        return mean
 
     def __add__(self, other: Value) -> Flat:
         return self._combine(force(other), 1.0)
@@ -98,6 +116,24 @@ def force(value: Value) -> Flat:
     """Return the computed form of any engine's value."""
     computed: Flat = value.force()  # type: ignore[attr-defined]
     return computed
+
+
+def spread(values: Sequence[Flat], mean: Flat) -> Spread | None:
+    """Measure how far gradients lie apart, reading each once more; None for values that cannot be compared so.
+
+    They can be where all are gradients at the same weights, over equally many samples: then each is the mean over its
+    own. On another device than the CPU reading a number would make the host wait.
+    """
+    gradients = len(values) > 1 and all(v.loss is not None and v.num_samples > 0 for v in values)
+    alike = len({(v.version, v.num_samples) for v in values}) == 1
+    if not (gradients and alike and mean.tensor().device.type == "cpu"):
+        return None
+    return Spread(len(values), sum(_square(v) for v in values) / len(values), _square(mean))
+
+
+def _square(value: Flat) -> float:
+    vector = value.tensor()
+    return float(torch.dot(vector, vector))
 
 
 def mean_buffers(buffers: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

@@ -295,17 +295,17 @@ class VirtualServer(VirtualEndpoint, Server):
 
     def _log(self, gradient: Value, staleness: int) -> None:
         worker, step = getattr(gradient, "origin", (None, None))
-        self.engine.updates_log.append(
-            {
-                "update": self.updates,
-                "worker": worker,
-                "step": step,
-                "base_version": gradient.version,
-                "staleness": staleness,
-                "samples": gradient.num_samples,
-                "time_s": self.busy_until,
-            }
-        )
+        spread = getattr(gradient, "spread", None)
+        entry = {
+            "update": self.updates,
+            "worker": worker,
+            "step": step,
+            "base_version": gradient.version,
+            "staleness": staleness,
+            "samples": gradient.num_samples,
+            "time_s": self.busy_until,
+        }
+        self.engine.updates_log.append(entry | (spread._asdict() if spread else {}))
 
     def _mark(self) -> None:
         engine = self.engine

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.strategy import Value
 from harness.training.order import Indices
-from harness.training.values import Flat
+from harness.training.values import Flat, Spread
 
 if TYPE_CHECKING:
     from harness.virtual.executor import Executor
@@ -46,6 +46,11 @@ class Lazy(Value):
 
     def _compute(self) -> Flat:
         raise NotImplementedError
+
+    @property
+    def spread(self) -> Spread | None:
+        """How far the gradients behind it lay apart; None before it is computed, and where they were one pass."""
+        return self._flat.spread if self._flat is not None else None
 
     def averaged_with(self, others: Sequence[Value]) -> Value:
         return Average([self, *others])
