@@ -218,6 +218,7 @@ def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Default: report.html, or comparison.html with --base.")
 @click.option("--open", "open_report", is_flag=True, help="Open it in a browser.")
+@click.option("--names", is_flag=True, help="Leave the names of host and home folder in.")
 @click.option("--base", type=click.Path(path_type=Path), help="Begin with what became worse than in these results.")
 @compare_options
 @plugins_option
@@ -227,6 +228,7 @@ def report(
     results: tuple[Path, ...],
     out: Path | None,
     open_report: bool,
+    names: bool,
     base: Path | None,
     min_effect: float,
     allow_other_device: bool,
@@ -246,13 +248,15 @@ def report(
         raise InputError(["report: --min-effect and --allow-other-device say how to compare; give --base too"])
     found = compare_results(base, results, min_effect, allow_other_device) if base else None
     compared = against(found, base, results) if base and found else None
-    path = _write_report(results, out, (*outer, *plugins), compared)
+    path = _write_report(results, out, (*outer, *plugins), compared, names)
     click.echo(f"report: {path}")
     if open_report:
         click.launch(str(path))
 
 
-def _write_report(results: Sequence[Path], out: Path | None, plugins: Sequence[str], against: Against | None) -> Path:
+def _write_report(
+    results: Sequence[Path], out: Path | None, plugins: Sequence[str], against: Against | None, named: bool = False
+) -> Path:
     """Write the page of results, beside them where no file is named."""
     from harness.host import load_host
     from harness.report import default_path, write_report
@@ -261,7 +265,7 @@ def _write_report(results: Sequence[Path], out: Path | None, plugins: Sequence[s
     folders = [folder for path in results for folder in find_results(path)]
     path = out or default_path(folders, "comparison" if against else "report")
     sections = load_host(plugins).report_sections
-    return write_report(folders, path, sections=sections, plugins=plugins, against=against)
+    return write_report(folders, path, sections=sections, plugins=plugins, against=against, named=named)
 
 
 @main.command()

@@ -16,6 +16,7 @@ import harness.report
 from harness.machine import Machine
 from harness.plan import Cell, LeftOut, Plan
 from harness.report import default_path, is_current, write_report
+from harness.report.anonymous import _names
 from harness.report.definitions import DEFINITIONS
 from harness.rows import identity_row
 from harness.store import Record, Results
@@ -138,6 +139,25 @@ def test_names_and_descriptions_are_text(tmp_path: Path, cells: list[Cell]) -> N
     assert [tag for tag, _ in seen.tags if tag == "script"] == ["script"]
     assert "alert(" not in seen.code
     assert sum(NASTY in part for part in seen.texts) >= 6
+
+
+def test_names_of_host_and_user_stay_out_unless_asked_for(
+    tmp_path: Path, cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/ann"))
+    monkeypatch.setattr("socket.gethostname", lambda: "node-17")
+    _names.cache_clear()
+    results = results_at(tmp_path, cells, run=3)
+    reason = "/home/ann/train.py, line 3, on node-17: no such file: /home/anna/node-171"
+    results.write_record(record_of(cells[0], status="crashed", reason=reason, notes=("see /home/ann",)), {})
+    try:
+        assert "~/train.py, line 3, on this-host: no such file: /home/anna/node-171" in page(results)
+        assert "see ~" in page(results)
+        assert "/home/ann/" not in page(results)
+        assert "/home/ann/train.py, line 3, on node-17" in page(results, named=True)
+        assert not is_current([results], results.folder / "report.html")
+    finally:
+        _names.cache_clear()
 
 
 def test_nothing_is_fetched(usual: str) -> None:

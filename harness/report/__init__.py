@@ -34,6 +34,7 @@ def write_report(
     sections: Sequence[Section] = (),
     plugins: Sequence[str] = (),
     against: Against | None = None,
+    named: bool = False,
 ) -> Path:
     """Write the report of one or more scenarios' folders and return its path.
 
@@ -43,6 +44,7 @@ def write_report(
         sections: what plugins add at the end.
         plugins: files whose strategies may be run again, to find what would turn the answer.
         against: what the results were compared with: then the page begins with it.
+        named: leave the names of host and home folder in.
 
     Raises:
         InputError: a folder has no plan, or a record is damaged.
@@ -50,10 +52,9 @@ def write_report(
     from harness.report.page import render
     from harness.report.read import read_scenario
 
-    digest = content_digest(results)
-    if against:
-        digest = f"{digest}-against"  # no report of the results alone, whatever they were compared with
-    write_atomically(out, render([read_scenario(item, plugins) for item in results], digest, sections, against))
+    # A page of more or less than these results is none of them.
+    digest = content_digest(results) + ("-against" if against else "") + ("-named" if named else "")
+    write_atomically(out, render([read_scenario(item, plugins) for item in results], digest, sections, against, named))
     return out
 
 

@@ -21,6 +21,7 @@ from harness.analysis.predicted import THROUGHPUT, Comparison, compare_observed,
 from harness.describe import engine_in_words, machine_in_words
 from harness.plan import Cell
 from harness.report.against import Against, shown_against
+from harness.report.anonymous import anonymous
 from harness.report.definitions import DEFINITIONS
 from harness.report.figures import Figures, figures_of, strategies_of
 from harness.report.frames import cells_frame
@@ -101,6 +102,7 @@ def render(
     digest: str,
     sections: Sequence[Callable[..., Any]] = (),
     against: Against | None = None,
+    named: bool = False,
 ) -> str:
     """Return the page as HTML.
 
@@ -109,10 +111,12 @@ def render(
         digest: of all that the page was made from.
         sections: functions from the frame of finished cells to a title and HTML.
         against: what they were compared with: then the page begins with it.
+        named: leave the names of host and home folder in.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=None if named else anonymous,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
