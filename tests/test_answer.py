@@ -63,6 +63,16 @@ def test_the_fastest_to_the_target_wins_with_its_seeds_and_interval() -> None:
     assert "most of the difference is computing (9.00 ms for 3.00 ms)" in found.why[0]
 
 
+def test_a_headline_says_what_to_do_and_the_rest_why() -> None:
+    found = answer(seeds("fast", [1, 2, 3, 4, 5], gpus=2), 5)
+    assert found.headline[0] == "Use fast on 2 CPU cores (global batch 32, learning rate 0.1):"
+    assert " ".join(found.headline) == found.sentence
+    simulated = answer(seeds("fast", [1, 2, 3, 4, 5], gpus=2, engine="virtual"), 5)
+    assert simulated.headline[0].startswith("Simulated: Use fast on 2 simulated CPU cores")
+    assert " ".join(simulated.headline) == simulated.sentence
+    assert answer([], 3).headline == ("Nothing finished yet:", "0 of 3 cells.")
+
+
 def test_overlapping_intervals_are_not_resolved() -> None:
     found = answer([*seeds("a", [1, 2, 3, 4, 5]), *seeds("b", [2, 3, 4, 5, 6])], 10)
     assert "not resolved against b" in found.sentence

@@ -58,6 +58,9 @@ __all__ = [
     "with_flips",
 ]
 
+SIMULATED = "Simulated: "
+"""Begins what no real device has shown."""
+
 MOST_SETTINGS = 3
 """Other settings of a single strategy that the answer speaks of; chosen: the best few, the table of cells has all."""
 
@@ -99,6 +102,13 @@ class Answer:
     winners: tuple[tuple[str, str, str], ...] = ()
     ledger: tuple[Entry, ...] = ()
     contest: tuple[tuple[str, str, float], ...] = ()
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """The sentence in two: what to do, and what that rests on."""
+        simulated = SIMULATED if self.sentence.startswith(SIMULATED) else ""
+        head, colon, rest = self.sentence.removeprefix(simulated).partition(": ")
+        return f"{simulated}{head}{colon.strip()}", rest
 
 
 def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Answer:
@@ -212,7 +222,7 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
     lost = [why(other, leader) for other in others if other is not split]
     return replace(
         common,
-        sentence=("" if real(leader.point) else "Simulated: ") + sentence,
+        sentence=("" if real(leader.point) else SIMULATED) + sentence,
         runner_up=_runner_up(others[0], leader) if others else "",
         why=tuple(filter(None, [scaling if others else "", *lost])),
         caveats=(*common.caveats, *about(leader)),
@@ -312,7 +322,7 @@ def _runner_up(standing: Standing, leader: Standing) -> str:
 
 
 def _none_reached(best: Standing) -> str:
-    simulated = "" if real(best.point) else "Simulated: "
+    simulated = "" if real(best.point) else SIMULATED
     if not best.point.by_target:
         return f"{simulated}No recommendation: no cell ran to its end."
     accuracy = best.accuracy

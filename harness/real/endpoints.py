@@ -467,10 +467,11 @@ class RealWorker(RealEndpoint, Worker):
             return self._done("mean", flat)
         self.ledger.moment("_ready_s", self.ledger.stamp())
         weight = float(flat.num_samples) if by_samples else 1.0
-        parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
-        counts = flat.tensor().new_tensor([weight, flat.num_samples])
-        vector = torch.cat([*parts, counts])
-        work = dist.all_reduce(vector, async_op=True)
+        with self.ledger.span("communication_s", "pack"):
+            parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
+            counts = flat.tensor().new_tensor([weight, flat.num_samples])
+            vector = torch.cat([*parts, counts])
+            work = dist.all_reduce(vector, async_op=True)
         self.bytes_sent += 2 * (self.group_size - 1) * flat.num_bytes // self.group_size
         return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat, by_samples))
 
@@ -478,10 +479,10 @@ class RealWorker(RealEndpoint, Worker):
         self.status.waiting("mean()")
         with self.ledger.span("communication_s", "mean"):
             work.wait()
+            result = vector[:-2] / vector[-2]
         self.status.running()
         if by_samples and not vector[-1]:
             return like  # nobody has any samples yet: all values are the initial ones
-        result = vector[:-2] / vector[-2]
         size = self.replica.num_parameters
         buffers = None if like.buffers is None else result[size:]
         return Flat([result[:size]], buffers, num_samples=int(vector[-1]), version=like.version, loss=like.loss)

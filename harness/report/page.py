@@ -293,5 +293,5 @@ def _environment(scenario: ScenarioResults) -> Iterable[tuple[str, str]]:
         for key, value in record.environment.items():
             facts.setdefault(key, Counter())[value if isinstance(value, str) else show(value)] += 1
     for key, values in facts.items():
-        several = (f"{value} ({count} cells)" for value, count in values.items())
-        yield key.replace("_", " "), "; ".join(several if len(values) > 1 else values)
+        several = (f"{value or 'none'} ({count} cells)" for value, count in values.items())
+        yield key.replace("_", " "), "; ".join(several if len(values) > 1 else (value or "none" for value in values))
