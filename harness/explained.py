@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.analysis.explain import (
+    Account,
     Explanation,
     Pair,
     explain_cells,
@@ -71,21 +72,34 @@ def _table(title: str, comparisons: Sequence[Comparison]) -> Iterator[str]:
 def _observation(comparison: Comparison, cell: Cell, row: Row, plugins: Sequence[str]) -> Iterator[str]:
     """Yield what would account for one observation, or why nobody can say."""
     yield f"\nwhat would account for {comparison.quantity.text(comparison.measured)} on {comparison.where}, each alone:"
+    accounts = accounts_of(comparison, cell, row, plugins)
+    lines = [accounts] if isinstance(accounts, str) else in_lines(accounts)
+    yield from (f"  {line}" for line in lines or ["nothing: no single figure within reason does"])
+
+
+def accounts_of(comparison: Comparison, cell: Cell, row: Row, plugins: Sequence[str] = ()) -> list[Account] | str:
+    """Return which figures of a simulated cell alone would account for what was observed, or why nobody can say."""
     known = _what_if(cell, plugins)
     if isinstance(known, str):
-        yield f"  {known}"
-        return
+        return known
     timed = comparison.quantity.column == "step_time_s"
     observed_s = comparison.measured if timed else cell.global_batch_size / comparison.measured
-    accounts = explain_observed(row, observed_s, known.step_s, known.configured, known.origins)
-    yield from (f"  {line}" for line in in_lines(accounts) or ["nothing: no single figure within reason does"])
+    return explain_observed(row, observed_s, known.step_s, known.configured, known.origins)
 
 
 def _scaling(few: Row, many: Row, cell: Cell, plugins: Sequence[str]) -> Iterator[str]:
-    known = _what_if(cell, plugins)
-    figures = () if isinstance(known, str) else (known.step_s, known.configured)
     yield f"\nwhy {many['strategy']} is hardly faster on {many['gpus']} devices than on {few['gpus']}:"
-    yield from (f"  {line}" for line in explain_scaling(few, many, *figures))
+    yield from (f"  {line}" for line in scaling_of(few, many, cell, plugins))
+
+
+def scaling_of(few: Row, many: Row, cell: Cell, plugins: Sequence[str] = ()) -> list[str]:
+    """Say why many devices are hardly faster than few, and what they would need.
+
+    Args:
+        cell: of `many`.
+    """
+    known = _what_if(cell, plugins)
+    return explain_scaling(few, many, *(() if isinstance(known, str) else (known.step_s, known.configured)))
 
 
 def _what_if(cell: Cell, plugins: Sequence[str]) -> WhatIf | str:

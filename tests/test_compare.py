@@ -131,9 +131,12 @@ def test_certain_but_small_is_no_regression_and_min_effect_decides():
 def test_a_loss_is_laid_to_the_part_of_the_step_that_grew():
     base, new = ([cell(seed=k, step_s=STEP_S * scale * (1 + k / 1e4)) for k in range(5)] for scale in (1.0, 1.2))
     (found,) = compare(base, new).regressions
-    assert found.where.startswith("communication (1.4 ms an update for 0.6")
+    assert found.where.startswith("communication (1.4 ms an update, 0.6")
     text = sentence(found)
-    assert "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1: step time 4.80 ms for 4.00 ms; +20.0 %" in text
+    assert (
+        "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1: step time 4.80 ms, 4.00 ms before; +20.0 %"
+        in text
+    )
     assert "5 runs on either side" in text
 
 
@@ -329,7 +332,7 @@ def test_a_regression_ends_with_one_and_none_with_zero(tmp_path):
     code, text = run(base, same)
     assert code == 0, text
     assert text.splitlines()[-1].startswith("No regression: 2 cells compared")
-    assert "could have detected: step time +5.0 %" in text
+    assert "could have detected: step time from +5.0 % on" in text
     code, text = run(base, slower)
     assert code == 1
     assert "REGRESSION: single on 1 simulated CPU core, global batch 32" in text

@@ -21,8 +21,8 @@ def test_rounding_passes_and_is_said_with_its_size() -> None:
     found = exams(rows)
     assert [(exam.strategy, exam.passed, exam.pairs) for exam in found] == [("sync-ddp", True, 1), ("fsdp", True, 1)]
     assert in_words(found, "real") == (
-        "single, sync-ddp and fsdp train identically to 4e-7 (2 pairs of cells): "
-        "between them this is a choice of speed and memory only",
+        "single, sync-ddp and fsdp train identically to 4e-7 (2 pairs of runs): "
+        "choose between them by speed and memory only",
     )
 
 
@@ -32,7 +32,10 @@ def test_a_gradient_summed_where_it_should_be_averaged_fails_and_is_not_ranked()
     assert failed(exams(rows)) == {("wrong", "real")}
     found = answer(rows, 6)
     assert found.sentence.startswith("Use single")
-    assert "wrong does not train what single trains: where they end differs by 58 % in the median" in in_text(found)
+    assert (
+        "wrong does not train what single trains: how far its weights move differs by 58 % with the same seed"
+        in in_text(found)
+    )
 
 
 def test_who_fails_is_told_before_who_passes_and_who_makes_no_promise_last() -> None:

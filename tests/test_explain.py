@@ -181,7 +181,7 @@ def test_twins_stand_side_by_side_and_the_part_that_grew_is_named():
     (sentence,) = found.sentences
     assert sentence == (
         "a step of sync-ddp on 4 GPUs takes 940 ms where sync-ddp on 4 simulated GPUs takes 600 ms: most of the "
-        "difference is communication, 500 ms for 200 ms"
+        "difference is communication, 500 ms against 200 ms"
     )
 
 
@@ -215,7 +215,7 @@ def test_different_batches_are_compared_for_as_many_samples():
     found = explain_cells(small, large)
     assert found.pairs[-1].second_s == pytest.approx(0.125)
     assert "for as many samples" in found.sentences[0]
-    assert "communication, 25.0 ms for 100 ms" in found.sentences[0]
+    assert "communication, 25.0 ms against 100 ms" in found.sentences[0]
 
 
 def test_what_one_part_saves_and_another_adds_are_both_said():
@@ -248,8 +248,8 @@ def test_why_sixteen_are_no_faster_than_four():
         "both take steps of 256 samples: 4 times the devices compute one in 320 ms instead of 1.28 s"
     )
     assert "times as fast on 4 times the devices" in first
-    assert bandwidth.startswith("90 % of a step computing on 16 devices takes ")
-    needed = float(bandwidth.split("takes ")[1].split(" Gb/s")[0])
+    assert bandwidth.startswith("to compute for 90 % of a step 16 devices need ")
+    needed = float(bandwidth.split("need ")[1].split(" Gb/s")[0])
     assert compute / predict({NODES: needed * GIGABIT}) == pytest.approx(0.9, rel=0.01)
     assert "25 Gb/s is configured" in bandwidth
     more = float(batch.split("steps of ")[1].split(" samples")[0].replace(",", ""))

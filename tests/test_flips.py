@@ -35,7 +35,7 @@ def test_a_link_too_slow_and_too_little_work_make_the_one_that_sends_less_win() 
     found = flip_points(side("split", 0.1, 2e8), side("one", 1.0, 0.0))
     assert found == (
         "split wins while a link between nodes is above 1.78 Gb/s, else one (8 Gb/s is configured)",
-        "split wins from 0.222 times the work per step, else one",
+        "split wins with at least 0.222 times the work per step, else one",
     )
 
 
@@ -43,7 +43,7 @@ def test_the_one_that_sends_less_wins_below_a_bandwidth() -> None:
     found = flip_points(side("one", 1.0, 0.0), side("split", 0.1, 2e9))
     assert found == (
         "one wins while a link between nodes is below 17.8 Gb/s, else split (8 Gb/s is configured)",
-        "one wins up to 2.22 times the work per step, else split",
+        "one wins with at most 2.22 times the work per step, else split",
     )
 
 

@@ -44,10 +44,10 @@ LADDER = {
         *("regime", "generalisation", "noise_scale", "rows", "store", "traces", "admission", "timed", "runner"),
     ],
     "analysis": ["analysis", "analysis.*"],
-    "answers of folders": ["verdict"],
+    "answers of folders": ["verdict", "explained"],
     "report": ["report", "report.*"],
     "published measurements": ["validation", "validation.*"],
-    "commands": ["catalogue", "comparison", "explained", "show", "session", "cli", "__main__"],
+    "commands": ["catalogue", "comparison", "show", "session", "cli", "__main__"],
 }
 """DESIGN section 6, with the files as they are: a file imports from its own group and from those above it."""
 

@@ -224,7 +224,7 @@ def test_failed_and_unfinished_cells_stand_in_the_table(tmp_path: Path, cells: l
 
 def test_nothing_has_run_yet(tmp_path: Path, cells: list[Cell]) -> None:
     text = page(results_at(tmp_path, cells, run=0))
-    assert f"Nothing finished yet: 0 of {len(cells)} cells." in text
+    assert f"<b>Nothing finished yet:</b> 0 of {len(cells)} cells." in text
     assert "<svg" not in text
 
 

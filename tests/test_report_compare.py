@@ -68,7 +68,7 @@ def test_every_point_is_drawn_the_worst_first_and_told_apart_by_colour_and_shape
     assert [name.rpartition(" ")[0].split()[-1] for name in names] == ["+40.0", "+20.0", "+0.1", "-20.0", "-60.0"]
     assert names[0].startswith("sync-ddp on 2 CPU cores, learning rate 0.4: ")
     kinds = table_of(figure).set_index("ratio")["kind"].sort_index()
-    assert kinds.tolist() == ["implausible", "improvement", "neither", "regression", "regression"]
+    assert kinds.tolist() == ["implausible", "improvement", "no change shown", "regression", "regression"]
     for mark in MARKS.values():
         assert mark.name in texts_of(figure)
         assert mark.colour in figure.svg or mark.colour == "#010203"
@@ -102,7 +102,7 @@ def test_what_is_compared_exactly_is_said_in_words() -> None:
 def test_the_step_is_drawn_before_and_after_where_it_got_worse_only() -> None:
     (figure,) = grown_drawings(nights(same=1.001, slow=1.2).changes, PALETTE, "a-")
     assert figure.title == "A step before and after, measured"
-    assert "new: 4.80 ms; exposed communication 1.40 ms for 601 us" in texts_of(figure)
+    assert "new: 4.80 ms; exposed communication 1.40 ms, 601 us before" in texts_of(figure)
     assert table_of(figure)["side"].tolist() == ["base", "new"]
     assert grown_drawings(nights(same=1.001).changes, PALETTE, "a-") == []
     simulated = compare([virtual()], [virtual(step_s=STEP_S * 1.2)])
@@ -154,10 +154,13 @@ def test_the_outcome_is_told_in_words(scale: float, badge: str) -> None:
 def test_where_it_got_worse_is_one_sentence() -> None:
     base, new = ([*side(a=scale), *(cell("b", k, strategy="single") for k in range(5))] for scale in (1.0, 1.3))
     shown = shown_against(Against(compare(base, new), ("base", "new")), PALETTE)
-    assert shown.spread == "Where: sync-ddp, mostly in exposed communication. No regression in single."
+    assert shown.spread == (
+        "Where: sync-ddp, mostly in exposed communication. No regression shows in single; a step slower by 5 % would "
+        "have."
+    )
     (group,) = shown.groups
     (point,) = group.points
-    assert point.where.startswith("communication (1.8 ms an update for 0.6")
+    assert point.where.startswith("communication (1.8 ms an update, 0.6")
     assert [(line.quantity, line.change) for line in point.lines] == [("step time", "+30.0 %")]
 
 
@@ -190,7 +193,7 @@ def test_the_page_begins_with_what_got_worse_and_everything_is_text(page: Path) 
     said = " ".join(" ".join(seen.texts).split())
     begins = said[said.index("Worse") :]
     assert "Worse 2 regressions in 2 points: 2 cells compared." in said
-    assert re.search(r"single on 1 simulated CPU core, .* step time \+50\.0 % ?, 6\.00 ms for 4\.00 ms", begins)
+    assert re.search(r"single on 1 simulated CPU core, .* step time \+50\.0 % ?, 6\.00 ms, 4\.00 ms before", begins)
     assert NASTY in said
     assert [tag for tag, _ in seen.tags if tag == "script"] == ["script"]
     assert "alert(" not in seen.code

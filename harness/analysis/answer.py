@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from harness.analysis import exam as exams
 from harness.analysis.caveats import about, caveats_of
-from harness.analysis.confidence import achieves, evidence, open_against, recommended_first, told_apart
+from harness.analysis.confidence import achieves, evidence, level, open_against, recommended_first, told_apart
 from harness.analysis.ledger import (
     Entry,
     at_one_rate,
@@ -28,6 +28,7 @@ from harness.analysis.ledger import (
     one_rate_in_words,
     rate_advice,
     too_large,
+    too_large_for,
     tried_in_words,
 )
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
@@ -37,14 +38,15 @@ from harness.analysis.points import (
     Row,
     has_target,
     not_ranked,
+    number,
     points,
     ranked_rows,
     status_counts,
     without_controls,
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
-from harness.analysis.winners import Price, winners
-from harness.analysis.words import cells, devices_in_words, differs, duration, label, real, setting
+from harness.analysis.winners import DRAM, Price, winners
+from harness.analysis.words import cells, devices_in_words, differs, duration, label, real, setting, three
 
 __all__ = [
     "Answer",
@@ -85,6 +87,7 @@ class Answer:
         winners: (measure, strategy with its devices, value) by time, cost, energy and memory.
         ledger: the settings that each strategy stands with, and what it could choose from.
         contest: (cell id, name, seconds) of the winner and of whoever could take its place, where both are simulated.
+        poor: cell ids of the winner on few devices and on many, where that is the answer: many are hardly faster.
     """
 
     sentence: str
@@ -102,6 +105,7 @@ class Answer:
     winners: tuple[tuple[str, str, str], ...] = ()
     ledger: tuple[Entry, ...] = ()
     contest: tuple[tuple[str, str, float], ...] = ()
+    poor: tuple[str, str] | None = None
 
     @property
     def headline(self) -> tuple[str, str]:
@@ -188,7 +192,7 @@ def in_markdown(given: Answer) -> str:
 def _body(given: Answer) -> list[str]:
     about = [*given.failed_exam, *given.exam, given.no_promise]
     said = [_sentence(line) for line in about if line]
-    said += [given.runner_up, *map(_sentence, given.flips), *given.why]
+    said += [given.runner_up, *given.why, *map(_sentence, given.flips)]
     said.append(tried_in_words(given.ledger))
     return [line for line in (*said, given.one_rate, given.too_large, *map(_sentence, given.advice)) if line]
 
@@ -219,7 +223,7 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
     split, reason = _explained(leader, others)
     sentence = _recommendation(leader, others, poor, (split, reason) if split else None)
     scaling = f"{label(leader.point)} on few and many devices: {scaling_in_words(leader, poor)}." if poor else ""
-    lost = [why(other, leader) for other in others if other is not split]
+    lost = [why(other, leader) for other in others if other is not split and not level(leader, other)]
     return replace(
         common,
         sentence=("" if real(leader.point) else SIMULATED) + sentence,
@@ -230,6 +234,7 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
         flips=_closed_form(leader, standings),
         winners=winners(standings, price),
         contest=_contest(leader, _rival(leader, others) or few),
+        poor=(str(poor.middle["cell_id"]), str(leader.middle["cell_id"])) if poor else None,
     )
 
 
@@ -266,7 +271,7 @@ def _lead(leader: Standing, second: Standing, against: str) -> str:
     """Return who leads where that is not resolved: one device may be recommended behind several; empty where it is."""
     if second.seconds >= leader.seconds:
         return f"one leads{against}" if against else ""
-    behind = open_against(second, leader).replace(f"against {differs(leader.point, second.point)}", "against one")
+    behind = open_against(second, leader).replace(f"from {differs(leader.point, second.point)}", "from one")
     return f"{second.point.strategy} leads{behind}"
 
 
@@ -315,7 +320,19 @@ def _runner_up(standing: Standing, leader: Standing) -> str:
     if len(standing.runs) < standing.seeds or not standing.reached:
         return f"Runner-up: {failure(standing)}"
     told = f"{label(standing.point)} {achieves(standing)} ({evidence(standing)})"
-    return f"Runner-up: {told}{told_apart(leader, standing)}."
+    wobbles = " Its curves say that this rate is too large." if too_large_for(standing.point) else ""
+    memory = _by_memory(leader, standing) if level(leader, standing) else ""
+    return f"Runner-up: {told}{told_apart(leader, standing)}.{memory}{wobbles}"
+
+
+def _by_memory(leader: Standing, other: Standing) -> str:
+    """Return what two that are level hold on their fullest devices, where that tells them apart."""
+    for key in DRAM:
+        mine, theirs = (s.point.median_of(lambda row, key=key: number(row, key)) for s in (leader, other))  # type: ignore[misc]
+        if mine and theirs and f"{mine:.2g}" != f"{theirs:.2g}":
+            held, more = (f"{three(value / 2**30)} GiB" for value in (mine, theirs))
+            return f" Memory tells them apart: {held} a device against {more}."
+    return ""
 
 
 # -- no recommendation -------------------------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ def compare(
         only_new=len(after) - len(common),
         exact=len(exact),
         changed=changed_environment(*sides),
-        notes=tuple(_notes(*sides, pairs, times)),
+        noisy=(_noisy(sides[0]), _noisy(sides[1])),
+        notes=tuple(_notes(pairs, times)),
     )
 
 
@@ -233,12 +234,11 @@ def other_devices(base: Sequence[Measured], new: Sequence[Measured]) -> tuple[st
     return _listed(before), _listed(after)
 
 
-def _notes(
-    base: Sequence[Measured], new: Sequence[Measured], pairs: Sequence[Pair], times: Sequence[Timing]
-) -> Iterable[str]:
-    noisy = [sum(bool(cell.row.get("noisy")) for cell in side) for side in (base, new)]
-    if any(noisy):
-        yield f"{noisy[0]} cells of BASE and {noisy[1]} of NEW ran while other processes used the machine"
+def _noisy(side: Sequence[Measured]) -> int:
+    return sum(bool(cell.row.get("noisy")) for cell in side)
+
+
+def _notes(pairs: Sequence[Pair], times: Sequence[Timing]) -> Iterable[str]:
     measured = [pair for pair in pairs if pair.real]
     judged = {id(found[0].row) for found in times if found[1] is STEP}
     silent = sum(id(pair.row) not in judged for pair in measured)

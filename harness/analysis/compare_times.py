@@ -122,7 +122,8 @@ def _simulated(values: Sequence[float]) -> Cost:
 def change_of(pair: Pair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Change:
     """Return what became of a time, judged: a finding is both certain and large enough, either way."""
     interval = found.interval(coverage)
-    base, new = (median(_values(side, quantity)) for side in _sides(pair))
+    # Geometric means: their quotient is the ratio that is judged.
+    base, new = (math.exp(fmean(map(math.log, _values(side, quantity)))) for side in _sides(pair))
     before, after = (_median_parts(side) if quantity is not ALLOCATED else {} for side in _sides(pair))
     return Change(
         row=pair.row,
@@ -172,7 +173,7 @@ def part_that_changed(change: Change) -> str:
     """Return the part of a step that grew (or shrank) most, in words; "" where parts were not measured."""
     before, after = change.parts
     part = changed_part(change)
-    return f"{PARTS[part]} ({1e3 * after[part]:.3g} ms an update for {1e3 * before[part]:.3g} ms)" if part else ""
+    return f"{PARTS[part]} ({1e3 * after[part]:.3g} ms an update, {1e3 * before[part]:.3g} ms before)" if part else ""
 
 
 def changed_part(change: Change) -> str:

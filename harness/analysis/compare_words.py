@@ -111,7 +111,7 @@ def sentence(finding: Finding) -> str:
     if finding.quantity.column == "status":
         return f"{where(finding.row)}: {finding.base} before, {finding.new} now ({finding.detail})"
     before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
-    parts = [f"{where(finding.row)}: {finding.quantity.name} {after} for {before}", _change(finding)]
+    parts = [f"{where(finding.row)}: {finding.quantity.name} {after}, {before} before", _change(finding)]
     parts += [f"most of it is {finding.where}"] if finding.where else []
     parts += [finding.detail] if finding.detail else []
     parts += [_HOW_IMPLAUSIBLE] if finding.kind == "implausible" else []
@@ -189,7 +189,16 @@ def in_common(found: Comparison) -> str:
 def _around(found: Comparison) -> list[str]:
     lines = [could_detect(found.detectable)] if found.detectable else []
     lines += [f"changed: {what}: {before} before, {after} now" for what, before, after in found.changed]
-    return [*lines, *(f"note: {note}" for note in found.notes)]
+    notes = [noisy_in_words(found), *found.notes]
+    return [*lines, *(f"note: {note}" for note in notes if note)]
+
+
+def noisy_in_words(found: Comparison) -> str:
+    """Say how many cells ran beside other processes, which makes times longer; empty where none did."""
+    base, new = (str(count) if count else "none" for count in found.noisy)
+    if not any(found.noisy):
+        return ""
+    return f"{new} of the {found.cells} cells of NEW and {base} of BASE ran while other processes used the machine"
 
 
 def could_detect(detectable: Sequence[Detectable]) -> str:
@@ -198,9 +207,9 @@ def could_detect(detectable: Sequence[Detectable]) -> str:
     for name in dict.fromkeys(d.quantity.name for d in detectable):
         known = sorted((d for d in detectable if d.quantity.name == name), key=lambda d: d.factor)
         least, most = known[0], known[-1]
-        text = f"{name} {percent(least.factor)}"
+        text = f"{name} from {percent(least.factor)} on"
         if most.factor > 1.01 * least.factor:
-            text += f" (worst {percent(most.factor)}: {where(most.row)})"
+            text += f" (at worst from {percent(most.factor)} on: {where(most.row)})"
         parts.append(text)
     return f"could have detected: {'; '.join(parts)}"
 

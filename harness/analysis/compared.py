@@ -72,7 +72,7 @@ class Finding:
 
     Attributes:
         row: of a cell of the point, for its words.
-        base, new: medians over seeds, or statuses.
+        base, new: geometric means over seeds, medians of what is exact, or statuses.
         change: new over base; None for statuses.
         interval: of the change; None where the quantity is deterministic.
         runs: on either side.
@@ -107,7 +107,7 @@ class Change:
 
     Attributes:
         row: of a cell of the point, for its words.
-        base, new: medians over seeds.
+        base, new: geometric means over seeds.
         ratio: new over base.
         interval: of the ratio, as wide as all comparisons together need it; None where it is known exactly.
         kind: None where the change is not both certain and large enough.
@@ -147,6 +147,7 @@ class Comparison:
         only_new: cells that BASE does not have.
         exact: number of exact comparisons made.
         changed: what differs in the environment: (what, values before, values after).
+        noisy: cells of either side that ran while other processes used the machine.
     """
 
     findings: tuple[Finding, ...]
@@ -158,6 +159,7 @@ class Comparison:
     only_new: int
     exact: int
     changed: tuple[tuple[str, str, str], ...]
+    noisy: tuple[int, int]
     notes: tuple[str, ...]
 
     @property

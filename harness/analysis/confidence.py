@@ -52,13 +52,18 @@ def open_against(leader: Standing, other: Standing) -> str:
         return ""
     name = differs(other.point, leader.point)
     if _deterministic(leader):
-        return f", not resolved against {name}" if _tie(leader, other) else ""
+        return f", level with {name}" if _tie(leader, other) else ""
     found = duel(leader, other)
     if found.interval is None and not leader.sure:
-        return f", not enough evidence against {name}{_would_tell(found.probability)}"
+        return f", too few seeds to tell it from {name}{_would_tell(found.probability)}"
     if found.interval is None or found.resolved:
         return ""
-    return f", not resolved against {name}{_would_tell(found.probability)}"
+    return f", not told apart from {name}{_would_tell(found.probability)}"
+
+
+def level(leader: Standing, other: Standing) -> bool:
+    """Say whether two simulated speeds differ by less than the predictions are good to."""
+    return _deterministic(leader) and bool(other.reached) and _tie(leader, other)
 
 
 def _tie(leader: Standing, other: Standing) -> bool:
@@ -68,14 +73,14 @@ def _tie(leader: Standing, other: Standing) -> bool:
 
 def _would_tell(probability: float) -> str:
     seeds = seeds_to_tell(probability)
-    return f": seeds = {seeds} would tell" if seeds else ": more seeds would hardly tell"
+    return f", seeds = {seeds} would tell" if seeds else ", more seeds would hardly tell"
 
 
 def told_apart(leader: Standing, other: Standing) -> str:
     """Return how probably the leader is the faster one, and whether that is resolved, as the end of a sentence."""
     if _deterministic(leader):
         apart = other.seconds / leader.seconds - 1 if leader.seconds > 0 else 0.0
-        near = f"; {100 * apart:.2g} % behind is less than the predictions are good to: not resolved"
+        near = f"; {100 * apart:.2g} % behind is less than the predictions are good to: level"
         return near if _tie(leader, other) else ""
     found = duel(leader, other)
     if min(len(leader.runs), len(other.runs)) < 2:
@@ -86,11 +91,9 @@ def told_apart(leader: Standing, other: Standing) -> str:
         beaten = f"; it beats {differs(leader.point, other.point)} with probability"
     beaten = f"{beaten} {found.probability:.2f}"
     if found.interval is None:
-        return (
-            f"{beaten}, not enough evidence: seeds = {max(MIN_SEEDS, seeds_to_tell(found.probability) or 0)} would tell"
-        )
+        return f"{beaten}: too few seeds to tell, seeds = {max(MIN_SEEDS, seeds_to_tell(found.probability) or 0)} would"
     shown = f"{beaten} ({found.interval.low:.2f} to {found.interval.high:.2f})"
-    return shown if found.resolved else f"{shown}: not resolved{_would_tell(found.probability).replace(':', ',')}"
+    return shown if found.resolved else f"{shown}: not told apart{_would_tell(found.probability)}"
 
 
 def achieves(standing: Standing) -> str:
@@ -110,12 +113,13 @@ def evidence(standing: Standing) -> str:
         if not point.by_target:
             return f"median of the {got} that finished"
         chance = share_interval(standing.reached, n)
-        return f"{got} do, so {100 * chance.low:.0f} to {100 * chance.high:.0f} % of all would"
+        return f"{got} do; of all {100 * chance.low:.0f} to {100 * chance.high:.0f} % would"
     if _deterministic(standing):
         stated = _stated(standing)
-        return f"n = {n}, simulated" + (f", good to ±{100 * stated:.2g} %" if stated else "")
+        return "simulated" + (f", good to ±{100 * stated:.2g} %" if stated else "")
     if standing.interval is None:
-        return f"median of n = {n}: no interval, seeds = {MIN_SEEDS} would tell"
+        few = "median of " if n > 1 else ""
+        return f"{few}n = {n} seed{'s' * (n > 1)}: too few for an interval, seeds = {MIN_SEEDS} would do"
     low, high, coverage = standing.interval
     shown = (duration(low), duration(high)) if point.by_target else (rate(1 / high), rate(1 / low))
-    return f"median of n = {n}; {shown[0]} to {shown[1]} covers it with {100 * coverage:.4g} %"
+    return f"median of n = {n} seeds, {100 * coverage:.4g} % interval {shown[0]} to {shown[1]}"

@@ -105,8 +105,8 @@ def in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
 def failures_in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
     """Say on one engine who promises to train what single trains, and does not."""
     return tuple(
-        f"{exam.strategy} does not train what single trains: where they end differs by {100 * exam.off:.2g} % in the "
-        "median over cells of the same seed and rate; shown, not ranked"
+        f"{exam.strategy} does not train what single trains: how far its weights move differs by {100 * exam.off:.2g} "
+        f"% with the same seed and rate (median; the limit is {100 * PASSED:g} %); it is not ranked"
         for exam in found
         if exam.engine == engine and not exam.passed
     )
@@ -127,16 +127,16 @@ def not_examined_in_words(rows: Sequence[Row], engine: str) -> str:
 
 def _same(same: Sequence[Exam], engine: str) -> str:
     names = listed(["single", *(exam.strategy for exam in same)])
-    choice = "between them this is a choice of speed and memory only"
+    choice = "choose between them by speed and memory only"
     if engine == "virtual":
         return f"{names} share one trajectory by construction: {choice}"
     typical, worst = max(exam.typical for exam in same), max(exam.worst for exam in same)
     pairs = sum(exam.pairs for exam in same)
     if worst < IDENTICAL:
-        close = f"identically {f'to {_power(worst)}' if worst else 'to the last digit'} ({pairs} pairs of cells)"
+        close = f"identically {f'to {_power(worst)}' if worst else 'to the last digit'} ({pairs} pairs of runs)"
     else:
         close = f"the same model but for rounding, which grows to {_power(typical)} by the end"
-        close += f" (relative, median; at worst {_power(worst)}; {pairs} pairs of cells)"
+        close += f" (relative, median; at worst {_power(worst)}; {pairs} pairs of runs)"
     return f"{names} train {close}: {choice}"
 
 

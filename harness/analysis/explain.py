@@ -280,7 +280,7 @@ def _change(pair: Pair) -> str:
 
 
 def _between(pair: Pair) -> str:
-    return f"{duration(pair.second_s or 0.0)} for {duration(pair.first_s or 0.0)}"
+    return f"{duration(pair.second_s or 0.0)} against {duration(pair.first_s or 0.0)}"
 
 
 def _name(row: Row) -> str:

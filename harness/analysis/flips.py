@@ -83,11 +83,11 @@ def _links(winner: Side, other: Side, parameter: Parameter) -> str:
 def _work(winner: Side, other: Side) -> str:
     """Return the same for the work of a step; twice the work is what devices half as fast have."""
     below, above = _turns(winner, other, SPEED)
-    ends = (("from", above), ("up to", below))
+    ends = (("at least", above), ("at most", below))
     conditions = [f"{side} {three(1 / factor)} times" for side, factor in ends if factor is not None]
     if not conditions:
         return f"{winner.name} wins against {other.name} with any amount of work per step"
-    return f"{winner.name} wins {' and '.join(conditions)} the work per step, else {other.name}"
+    return f"{winner.name} wins with {' and '.join(conditions)} the work per step, else {other.name}"
 
 
 def _turns(winner: Side, other: Side, key: str) -> tuple[float | None, float | None]:

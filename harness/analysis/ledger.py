@@ -113,6 +113,11 @@ def _verdict(point: Point) -> str | None:
     return vote([row.get("regime") for row in point.rows]).verdict
 
 
+def too_large_for(point: Point) -> bool:
+    """Say whether a point's own curves call its learning rate too large."""
+    return _verdict(point) == "too large"
+
+
 # -- the same rate for all ---------------------------------------------------------------------------------------------
 
 
@@ -141,7 +146,7 @@ def _in_short(standing: Standing) -> str:
     who = f"{standing.point.strategy} on {standing.point.gpus}"
     if not standing.reached:
         return f"{who} never" if standing.point.by_target else f"{who} without a result"
-    value = duration(standing.seconds) if standing.point.by_target else rate(1 / standing.seconds)
+    value = f"in {duration(standing.seconds)}" if standing.point.by_target else f"at {rate(1 / standing.seconds)}"
     return f"{who} {value}" + ("" if standing.sure else f" ({standing.reached} of {standing.seeds} seeds)")
 
 

@@ -43,10 +43,10 @@ def because(split: Point, one: Point) -> str:
         return more_samples(split, one)
     pays = "it would pay at no amount of work seen here"
     if c1 - cn > LEAST_GAIN * c1:
-        pays = f"it would pay from {three(y / (c1 - cn))} times the work per step on"
+        pays = f"it would pay with {three(y / (c1 - cn))} times the work per step or more"
     return (
-        f"{unit(split)} of {split.strategy} computes for {duration(cn)} and exchanges for {duration(y)} "
-        f"where one computes for {duration(c1)}; {pays}"
+        f"{unit(split)} of {split.strategy} computes for {duration(cn)} and exchanges and waits for {duration(y)} "
+        f"where one device computes for {duration(c1)}; {pays}"
     )
 
 
@@ -72,7 +72,9 @@ def more_samples(point: Point, leader: Point) -> str:
     mine, best = (p.median_of(lambda row: number(row, "samples_to_target")) for p in (point, leader))
     if not mine or not best or mine <= best:
         return ""
-    return f"{point.strategy} needs {three(mine / best)} times the samples to the target ({mine:,.0f} for {best:,.0f})"
+    return (
+        f"{point.strategy} needs {three(mine / best)} times the samples to the target ({mine:,.0f} against {best:,.0f})"
+    )
 
 
 def why(standing: Standing, leader: Standing) -> str:
@@ -120,7 +122,9 @@ def _longer_step(point: Point, leader: Point) -> str:
     same = "" if scale == 1 else " for as many samples"
     more, less = (duration(seconds) for seconds in grown[part])
     whole = f"takes {duration(mine)} where {differs(leader, point)} takes {duration(best)}{same}"
-    return f"{label(point)}: {unit(point)} {whole}; most of the difference is {_PART_WORDS[part]} ({more} for {less})."
+    return (
+        f"{label(point)}: {unit(point)} {whole}; most of the difference is {_PART_WORDS[part]} ({more} against {less})."
+    )
 
 
 def _pair(point: Point, leader: Point, parts: Sequence[str], scale: float) -> tuple[float, float]:
@@ -154,12 +158,12 @@ def _gain(many: Standing, few: Standing) -> float:
 def scaling_in_words(many: Standing, few: Standing) -> str:
     """Say how much faster many devices are than few, what a sample costs on them, and why."""
     gain, devices = _gain(many, few), many.point.gpus / few.point.gpus
-    at = f"{rate(1 / many.seconds)} for {rate(1 / few.seconds)}"
+    at = f"{rate(1 / many.seconds)} against {rate(1 / few.seconds)}"
     if many.point.by_target:
-        at = f"the target in {duration(many.seconds)} for {duration(few.seconds)}"
+        at = f"the target in {duration(many.seconds)} against {duration(few.seconds)}"
     head = (
-        f"{times(gain)} times as fast ({at}) on {times(devices)} times the devices, which makes "
-        f"{'the way there' if many.point.by_target else 'a sample'} cost {times(devices / gain)} times the device time"
+        f"{times(gain)} times as fast ({at}) on {times(devices)} times the devices, so that "
+        f"{'the way there' if many.point.by_target else 'a sample'} costs {times(devices / gain)} times the device time"
     )
     parts = _parts_in_words(many.point, few.point)
     return f"{head}; {parts}" if parts else head
@@ -178,5 +182,10 @@ def _parts_in_words(many: Point, few: Point) -> str:
 
 def hardly(many: Standing, few: Standing) -> str:
     """Return the answer to "why are many no faster than few?"."""
-    on = devices_in_words(many.point.row)
-    return f"{on} are hardly faster than {few.point.gpus} for {many.point.strategy}: {scaling_in_words(many, few)}"
+    on, since = devices_in_words(many.point.row), ""
+    computing, exchanging = (many.point.per_update(parts) for parts in (COMPUTING, EXCHANGING))
+    if computing is not None and exchanging:
+        share = 100 * exchanging / (computing + exchanging)
+        since = f", since exchange and waiting take {share:.0f} % of a step"
+    head = f"{on} are hardly faster than {few.point.gpus} for {many.point.strategy}{since}"
+    return f"{head}: {scaling_in_words(many, few)}"

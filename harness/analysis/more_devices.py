@@ -92,9 +92,7 @@ def _what_it_needs(
     # With k times the samples a step computes k times as long and exchanges as much as before.
     times = exchange / compute * WELL_USED / (1 - WELL_USED)
     more = figure(math.ceil(row["global_batch_size"] * times))
-    lines.append(
-        f"the same share with the links as they are: steps of {more} samples, if that many still learn as well"
-    )
+    lines.append(f"with the links as they are that takes steps of {more} samples, if that many still learn as well")
     return lines
 
 
@@ -103,9 +101,9 @@ MOST_BANDWIDTH = 1e4
 
 
 def _bandwidth_needed(predict: Predict, parameter: Parameter, configured: float, compute_s: float, gpus: int) -> str:
-    share = f"{100 * WELL_USED:g} % of a step computing"
+    share = f"to compute for {100 * WELL_USED:g} % of a step"
     needed = solve(predict, parameter, configured, configured * MOST_BANDWIDTH, compute_s / WELL_USED)
     there = f"{parameter.write(configured)} is configured"
     if needed is None:
-        return f"{share} on {gpus} devices is out of reach of bandwidth: latency alone takes the rest ({there})"
-    return f"{share} on {gpus} devices takes {parameter.gives.format(parameter.write(needed))}; {there}"
+        return f"{share} is out of reach of bandwidth on {gpus} devices: latency alone takes the rest ({there})"
+    return f"{share} {gpus} devices need {parameter.gives.format(parameter.write(needed))}; {there}"

@@ -11,6 +11,7 @@ from harness.analysis.compare_words import (
     could_detect,
     in_common,
     interval_in_words,
+    noisy_in_words,
     percent,
     value_in_words,
     verdict,
@@ -104,6 +105,7 @@ class ShownAgainst:
     Attributes:
         outcome: what matters most of what was found.
         spread: which strategies got worse, in which part of the step, and which did not; "" where none did.
+        noisy: how many cells ran beside other processes; "" where none did.
         remarks: what could have been detected, what was compared exactly, notes.
         changed: facts of the environment with their values before and after.
     """
@@ -115,6 +117,7 @@ class ShownAgainst:
     names: tuple[str, str]
     common: str
     groups: tuple[Group, ...]
+    noisy: str
     remarks: tuple[str, ...]
     changed: tuple[tuple[str, str, str], ...]
     ratios: Drawing | None
@@ -141,6 +144,7 @@ def shown_against(against: Against, palette: Mapping[str, str]) -> ShownAgainst:
         names=against.names,
         common=in_common(found),
         groups=tuple(_groups(found.findings)),
+        noisy=noisy_in_words(found),
         remarks=(*detected, *([] if ratios else [exactly]), *(f"{_capital(note)}." for note in found.notes)),
         changed=found.changed,
         ratios=ratios,
@@ -166,7 +170,17 @@ def _spread(found: Comparison) -> str:
     if not worse:
         return ""
     text = f"Where: {listed(worse)}{f', mostly in {parts}' if parts else ''}."
-    return f"{text} No regression in {listed(others)}." if others else text
+    return f"{text} {_unshown(found, others)}" if others else text
+
+
+def _unshown(found: Comparison, others: Sequence[str]) -> str:
+    """Say who shows no regression, and from what growth of a step on one would have shown."""
+    factors = [d.factor for d in found.detectable if d.quantity is STEP and d.row["strategy"] in others]
+    text = f"No regression shows in {listed(others)}"
+    if not factors:
+        return f"{text}."
+    least, most = (f"{100 * (factor - 1):.3g}" for factor in (min(factors), max(factors)))
+    return f"{text}; a step slower by {least if least == most else f'{least} to {most}'} % would have."
 
 
 def _capital(text: str) -> str:
@@ -195,4 +209,4 @@ def _line(finding: Finding) -> Line:
         return Line(finding.quantity.name, finding.new, f"{finding.base} before", finding.detail)
     before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
     detail = "; ".join(filter(None, (interval_in_words(finding), finding.detail)))
-    return Line(finding.quantity.name, percent(finding.change), f"{after} for {before}", detail)
+    return Line(finding.quantity.name, percent(finding.change), f"{after}, {before} before", detail)

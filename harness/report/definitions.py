@@ -11,8 +11,11 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "collapsed (nothing learnt, the weights far away) and diverged (not a number, or far above the beginning): "
             "too large",
         ),
-        ("3 of 5 seeds", "how many seeds show the regime that most of them show; of several as frequent the largest"),
-        ("target 4/5", "how many seeds reached the target: another question than the regime"),
+        (
+            "all seeds, 3 of 5 seeds",
+            "how many seeds show the regime that most of them show; of several as frequent the largest",
+        ),
+        ("reached 4/5", "how many seeds reached the target: another question than the regime"),
         ("workers", "holders of a copy of the training state of their own; devices where there is one copy"),
     ),
     "Convergence": (

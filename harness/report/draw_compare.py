@@ -48,6 +48,10 @@ BEYOND = 2.0
 anywhere, and the ratios would all lie on one spot."""
 
 
+NO_CHANGE = "no change shown"
+"""What is neither worse nor better: too little, or not told from noise."""
+
+
 @dataclass(frozen=True)
 class Mark:
     """How a kind of change looks: told apart by shape as well as by colour."""
@@ -62,7 +66,7 @@ MARKS: Mapping[Kind | None, Mark] = {
     "regression": Mark("#d55e00", ">", 8, "worse"),
     "implausible": Mark("#cc78bc", "X", 8, "too good to be true"),
     "improvement": Mark("#0173b2", "<", 8, "better"),
-    None: Mark(INK, "o", 4.5, "neither"),
+    None: Mark(INK, "o", 4.5, NO_CHANGE),
 }
 """Source of the colours: seaborn's palette for colour-blind eyes, as everywhere on the page."""
 
@@ -93,7 +97,7 @@ def ratio_drawing(changes: Sequence[Change], min_effect: float, exactly: str, pr
         _legend(figure, axes, drawn, min_effect)
         caption = " ".join([_caption(changes, drawn, min_effect), exactly])
         details = " ".join(map(_in_words, drawn))
-        return drawing(figure, "New over base", caption, details, _table(changes), prefix)
+        return drawing(figure, "New against base", caption, details, _table(changes), prefix)
 
 
 def _drawn(changes: Sequence[Change]) -> list[Change]:
@@ -166,9 +170,9 @@ def _axis(axes: Any, low: float, high: float, bottom: float) -> None:
                 kept.append(tick)
                 last = tick
     axes.set_xscale("log")
-    axes.set_xticks(kept, [f"{tick:g}" for tick in kept])
+    axes.set_xticks(kept, [f"{100 * (tick - 1):+.3g} %" if tick != 1 else "0" for tick in kept])
     axes.set_xticks([], minor=True)
-    axes.set(xlim=(low, high), ylim=(bottom, 0), xlabel="new over base; right of 1 is worse")
+    axes.set(xlim=(low, high), ylim=(bottom, 0), xlabel="new against base; right of 0 is worse")
     axes.set_yticks([])
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -194,7 +198,7 @@ def _caption(changes: Sequence[Change], drawn: Sequence[Change], min_effect: flo
             f"Lines: intervals at {100 * min(coverage):.4g} % each, so wide that all of them together raise an alarm "
         )
         text += f"in {100 * FALSE_ALARMS:g} % of nights without a change, at most. "
-    text += f"Worse is what lies beyond {100 * min_effect:g} % with its whole line right of 1."
+    text += f"Worse is what lies beyond {100 * min_effect:g} % with its whole line right of 0."
     rest = len(changes) - len(drawn)
     if rest:
         found = sum(change.kind is not None for change in changes) - sum(change.kind is not None for change in drawn)
@@ -219,7 +223,7 @@ def _table(changes: Sequence[Change]) -> pd.DataFrame:
                 "ratio": change.ratio,
                 "low": change.interval.low if change.interval else None,
                 "high": change.interval.high if change.interval else None,
-                "kind": change.kind or "neither",
+                "kind": change.kind or NO_CHANGE,
             }
             for change in changes
         ]
@@ -275,7 +279,7 @@ def _grown(found: Sequence[Change], palette: Mapping[str, str], prefix: str) -> 
 def _growth(change: Change) -> str:
     before, after = change.parts
     part = changed_part(change)
-    return f"{TRAINING[part]} {duration(after[part])} for {duration(before[part])}"
+    return f"{TRAINING[part]} {duration(after[part])}, {duration(before[part])} before"
 
 
 def _parts_table(drawn: Sequence[Change]) -> pd.DataFrame:

@@ -71,14 +71,20 @@ def _dram(
         name_rows(axes, words)
         axes.set(xlabel=f"{unit} per device", ylabel="")
         axes.grid(visible=False)  # it would show through the lighter shades
-        if capacity and capacity <= NEAR * totals.max():
-            axes.axvline(capacity / size, color=INK, linestyle=":", linewidth=1.2)
+        handles: list[Any] = _limit(axes, capacity, float(totals.max()), size)
         if len(kinds) > 1:
-            handles = [Patch(color=INK, alpha=_shade(n, len(kinds)), label=k[5:]) for n, k in enumerate(kinds)]
-            figure.legend(handles=handles, loc="outside lower center", ncols=3)
+            patches = (Patch(color=INK, alpha=_shade(n, len(kinds)), label=k[5:]) for n, k in enumerate(kinds))
+            figure.legend(handles=[*patches, *handles], loc="outside lower center", ncols=3)
         caption = f"{_fullest(rows, totals, capacity)}{more}."
         table = rows.assign(capacity=capacity).reset_index()
         return drawing(figure, title, caption, f"{'; '.join(words)}.", table, prefix)
+
+
+def _limit(axes: Any, capacity: float | None, most: float, size: float) -> list[Any]:
+    """Draw what a device has, where that is near; return its entry of the legend."""
+    if not capacity or capacity > NEAR * most:
+        return []
+    return [axes.axvline(capacity / size, color=INK, linestyle=":", linewidth=1.2, label="what a device has")]
 
 
 def _capacity(bars: pd.DataFrame) -> float | None:
@@ -151,11 +157,10 @@ def _peaks(
             )
         name_rows(axes, [f"{shorten(label)}: {most[label] / size:.3g} {unit}" for label in labels])
         axes.set(xlabel=f"{unit} on the fullest device, at the peak", ylabel="", xlim=(0, None))
-        if capacity and capacity <= NEAR * most.max():
-            axes.axvline(capacity / size, color=INK, linestyle=":", linewidth=1.2)
+        handles: list[Any] = _limit(axes, capacity, float(most.max()), size)
         if len(columns) > 1:
-            handles = [Patch(color=INK, alpha=_shade(n, len(columns)), label=w) for n, w in enumerate(columns.values())]
-            figure.legend(handles=handles, loc="outside lower center", ncols=1)
+            shades = (Patch(color=INK, alpha=_shade(n, len(columns)), label=w) for n, w in enumerate(columns.values()))
+            figure.legend(handles=[*shades, *handles], loc="outside lower center", ncols=1)
         words = " ".join(_peak_in_words(label, rows.loc[label], columns, size, unit) for label in labels)
         caption = f"{_peak_in_words(most.idxmax(), rows.loc[most.idxmax()], columns, size, unit)}"
         caption += f" {_of_capacity(float(most.max()), capacity)}{more}" if capacity or more else ""

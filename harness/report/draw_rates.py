@@ -124,22 +124,28 @@ def _field(axes: Any, row: Any, place: int, columns: int) -> None:
     axes.add_patch(Rectangle((row.place - 0.48, place - 0.46), 0.96, 0.92, facecolor=paint, **edges))
     size = min(9.0, FIT / columns)
     votes = row.text.rsplit(" ", 3)[1:] if shape else []
-    lines = [shape or "too short", " ".join(votes)]
     axes.text(
         row.place,
         place + 0.17,
-        lines[0],
+        shape or "too short",
         ha="center",
         va="center",
         color=ink,
         fontsize=size,
         fontweight="bold" if shape == "good" else "normal",
     )
-    reached = "" if pd.isna(row.reached) else f"target {int(row.reached)}/{row.seeds}"
-    below = "\n".join(filter(None, (f"{lines[1]} seeds" if lines[1] else "", reached)))
+    reached = "" if pd.isna(row.reached) else f"reached {int(row.reached)}/{row.seeds}"
+    below = "\n".join(filter(None, (_seeds(votes), reached)))
     axes.text(
         row.place, place - 0.17, below, ha="center", va="center", color=ink, fontsize=0.85 * size, linespacing=1.1
     )
+
+
+def _seeds(votes: Sequence[str]) -> str:
+    """Return how many of a point's seeds show its shape, of words such as "2", "of", "3"; empty for no shape."""
+    if not votes:
+        return ""
+    return f"{' '.join(votes)} seeds" if votes[0] != votes[-1] else "all seeds" if votes[0] != "1" else "1 seed"
 
 
 def _name_axes(axes: Any, columns: Sequence[str], rates: Sequence[float]) -> None:
@@ -157,21 +163,20 @@ def _name_axes(axes: Any, columns: Sequence[str], rates: Sequence[float]) -> Non
 
 
 def rates_in_words(group: pd.DataFrame) -> str:
-    """Say what the map shows: the largest good rate of each column, and what is too large where most workers are."""
-    largest = [(column, _good(part)) for column, part in group.groupby("column", sort=False)]
-    by_rate: dict[str, list[str]] = {}
-    for column, rate in largest:
-        by_rate.setdefault("none" if rate is None else f"{rate:g}", []).append(_named(column))
-    first = "; ".join(f"{rate} for {_list(names)}" for rate, names in by_rate.items())
+    """Say what the map shows: the good rates of each column, and what is too large where most workers are."""
+    by_rates: dict[str, list[str]] = {}
+    for column, part in group.groupby("column", sort=False):
+        by_rates.setdefault(_good(part), []).append(_named(str(column)))
+    first = "; ".join(f"{rates} for {_list(names)}" for rates, names in by_rates.items())
     widest = group[group["workers"] == group["workers"].max()]
     if group["workers"].nunique() == 1:
         widest = group[group["gpus"] == group["gpus"].max()]
-    return f"Largest good rate: {first}. {_too_large(widest)}".strip()
+    return f"Good rates: {first}. {_too_large(widest)}".strip()
 
 
-def _good(part: pd.DataFrame) -> float | None:
-    good = part[part["regime"] == "good"]["learning_rate"]
-    return None if good.empty else float(good.max())
+def _good(part: pd.DataFrame) -> str:
+    good = sorted(part[part["regime"] == "good"]["learning_rate"])
+    return _list(f"{rate:g}" for rate in good) if good else "none"
 
 
 def _named(column: str) -> str:

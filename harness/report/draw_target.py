@@ -180,7 +180,7 @@ def to_target_in_words(row: ToTarget, measure: Measure) -> str:
         text += f", median {measure.write(found.median)}"
     if found.interval is not None and math.isfinite(found.interval.high):
         low, high = measure.write(found.interval.low), measure.write(found.interval.high)
-        text += f" ({low} to {high} covers it with {100 * found.interval.coverage:.4g} %)"
+        text += f" ({100 * found.interval.coverage:.4g} % interval {low} to {high})"
     if 0 < found.reached < found.runs:
         text += f"; expected {measure.write(found.expected)} where a run that fails is followed by another"
     return text + "."

@@ -14,12 +14,19 @@ from markupsafe import Markup
 import harness
 from harness.analysis.answer import Answer
 from harness.analysis.ledger import Entry, edges
-from harness.analysis.more_devices import explain_scaling, poor_scaling
 from harness.analysis.points import Row, status_counts
 from harness.analysis.predicted import HEAD as COMPARED_HEAD
-from harness.analysis.predicted import THROUGHPUT, Comparison, compare_observed, compare_twins, in_cells, summary
+from harness.analysis.predicted import (
+    INSIDE,
+    THROUGHPUT,
+    Comparison,
+    compare_observed,
+    compare_twins,
+    in_cells,
+    summary,
+)
 from harness.describe import engine_in_words, machine_in_words
-from harness.plan import Cell
+from harness.plan import Cell, Plan
 from harness.report.against import Against, shown_against
 from harness.report.anonymous import anonymous
 from harness.report.definitions import DEFINITIONS
@@ -29,9 +36,6 @@ from harness.report.read import ScenarioResults
 from harness.report.svg import colours
 from harness.report.table import COLUMNS, GOOD, Column, Field, table, used
 from harness.source import show
-
-MOST_SCALINGS = 3
-"""Strategies of which the report says why more devices gain little, the poorest first; chosen: a few sentences."""
 
 LONG = 600
 """Characters of a description above which it is folded: it would push the answer off the first screen; chosen."""
@@ -65,6 +69,8 @@ class Shown:
 
     Attributes:
         warnings: what changes the answer, before it.
+        advice: rates to try instead; edges: lists to widen.
+        remedies: what many devices would need, where the answer is that they are hardly faster.
         columns: of the table of cells, those that any cell has something to say in.
         palette: strategies of the scenario with their colours.
     """
@@ -79,6 +85,8 @@ class Shown:
     statuses: str
     warnings: tuple[str, ...]
     answer: Answer
+    remedies: tuple[str, ...]
+    advice: tuple[str, ...]
     edges: tuple[str, ...]
     ledger: tuple[tuple[str, ...], ...]
     figures: Figures
@@ -147,7 +155,7 @@ def _shown(
         name=plan.name,
         description=plan.description,
         folded=len(plan.description) > LONG,
-        machine=machine_in_words(plan.machine),
+        machine=_machine(plan),
         progress=progress(rows, len(plan.cells)),
         complete=progress(rows, len(plan.cells)).startswith("all"),
         newest=f"{scenario.newest:%d %B %Y, %H:%M} UTC" if scenario.newest else "",
@@ -158,6 +166,8 @@ def _shown(
             *_environments(scenario),
         ),
         answer=found,
+        remedies=tuple(_capital(line, scenario) for line in scenario.poor[0][2][1:]) if found.poor else (),
+        advice=tuple(f"{_capital(line, scenario)}." for line in found.advice),
         edges=tuple(f"{line}." for line in edges(found.ledger)),
         ledger=tuple(_ledger_row(entry, scenario) for entry in found.ledger),
         figures=figures_of(scenario, palette, prefix),
@@ -185,15 +195,27 @@ def _capital(line: str, scenario: ScenarioResults) -> str:
     return line if line.startswith(names) else line[:1].upper() + line[1:]
 
 
+def _machine(plan: Plan) -> str:
+    """Return the machine; where every cell is simulated it was only computed on, and its devices are none of theirs."""
+    words = machine_in_words(plan.machine)
+    if any(cell.engine != "virtual" for cell in plan.cells):
+        return words
+    return f"all simulated, on {words.partition(':')[0]}"
+
+
 def _outside(scenario: ScenarioResults) -> Iterable[str]:
     """Warn of measurements that lie outside what the prediction says of itself: then it has to be explained first."""
     found = [item for item in _observed(scenario) if item.inside is False]
     found += [item for item in compare_twins(scenario.rows) if item.inside is False and item.quantity == THROUGHPUT]
     for item in sorted(found, key=lambda item: -abs(item.error))[:1]:
         predicted, measured = item.quantity.text(item.predicted), item.quantity.text(item.measured)
-        said = f"{item.where}: {measured} was measured where {predicted} is predicted ({100 * item.error:+.0f} %)"
-        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        yield f"Outside the stated uncertainty: {said}{more}; `harness show` says what would account for it."
+        off = f"{100 * abs(item.error):.0f} % too {'much' if item.error > 0 else 'little'}"
+        stated = f", outside the stated ±{100 * INSIDE * (item.stated or 0.0):.2g} %"
+        how = "observed" if item.source else "measured"
+        said = f"{measured} was {how} where {predicted} is predicted ({item.where})"
+        more = f"; {len(found) - 1} more lie outside too" if len(found) > 1 else ""
+        account = scenario.accounts.get(item.cell_ids[0])
+        yield f"{said}: {off}{stated}{more}.{f' {account}.' if account else ''}"
 
 
 def _observed(scenario: ScenarioResults) -> list[Comparison]:
@@ -267,8 +289,7 @@ def _compared(scenario: ScenarioResults) -> Iterable[Compared]:
     for title, found in tables.items():
         if found:
             yield Compared(title, tuple(summary(found)), tuple(in_cells(comparison) for comparison in found))
-    poor = poor_scaling(scenario.rows)[:MOST_SCALINGS]
-    lead = tuple(f"{few['strategy']}: {line}" for few, many in poor for line in explain_scaling(few, many))
+    lead = tuple(f"{few['strategy']}: {line}" for few, _, lines in scenario.poor for line in lines)
     if lead:
         yield Compared("Why more devices are hardly faster", lead, ())
 

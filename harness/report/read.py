@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from harness.analysis.answer import Answer
+from harness.analysis.more_devices import poor_scaling
+from harness.analysis.points import Row
+from harness.analysis.predicted import compare_observed
+from harness.explained import MOST_EXPLAINED, accounts_of, scaling_of
 from harness.plan import Plan
 from harness.store import Record, Results
 from harness.verdict import verdict
@@ -30,16 +33,20 @@ class ScenarioResults:
         evaluations: by cell id.
         answer: what they say together.
         newest: when the newest record was written; None without records.
+        poor: of strategies that many devices hardly speed up: (few, many) and why, the poorest first.
+        accounts: by cell id, what would account for an observation outside of what its prediction says of itself.
         table: from the name of a table, such as "steps", and a cell id to its rows; empty where there is none. Read
             when asked for: of a large sweep only some are drawn.
     """
 
     plan: Plan
     records: Mapping[str, Record]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     evaluations: Mapping[str, Evaluations]
     answer: Answer
     newest: datetime | None
+    poor: Sequence[tuple[Row, Row, list[str]]]
+    accounts: Mapping[str, str]
     table: Callable[[str, str], pd.DataFrame]
 
 
@@ -63,8 +70,47 @@ def read_scenario(results: Results, plugins: Sequence[str] = ()) -> ScenarioResu
         path = folders[cell_id] / f"{name}.parquet"
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
-    found = verdict(results, plugins)
-    return ScenarioResults(results.plan(), records, results.rows(), evaluations, found, newest, table)
+    rows, plan, found = results.rows(), results.plan(), verdict(results, plugins)
+    return ScenarioResults(
+        plan=plan,
+        records=records,
+        rows=rows,
+        evaluations=evaluations,
+        answer=found,
+        newest=newest,
+        poor=_poor(rows, records, found, plugins),
+        accounts=dict(_accounts(rows, plan, records, plugins)),
+        table=table,
+    )
+
+
+def _poor(
+    rows: Sequence[Row], records: Mapping[str, Record], found: Answer, plugins: Sequence[str]
+) -> list[tuple[Row, Row, list[str]]]:
+    """Return poor scalings with their reasons, the one that is the answer first."""
+    by_id = {row["cell_id"]: row for row in rows}
+    pairs = [(by_id[found.poor[0]], by_id[found.poor[1]])] if found.poor else []
+    pairs += [
+        (few, many) for few, many in poor_scaling(rows) if not pairs or many["strategy"] != pairs[0][1]["strategy"]
+    ]
+    return [
+        (few, many, scaling_of(few, many, records[many["cell_id"]].cell, plugins))
+        for few, many in pairs[:MOST_EXPLAINED]
+    ]
+
+
+def _accounts(
+    rows: Sequence[Row], plan: Plan, records: Mapping[str, Record], plugins: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield, for the worst predictions of what was observed, the most plausible single figure that was another."""
+    seen = {cell.cell_id: cell.observed for cell in plan.cells if cell.observed}
+    by_id = {row["cell_id"]: row for row in rows}
+    outside = [comparison for comparison in compare_observed(rows, seen) if comparison.inside is False]
+    for comparison in sorted(outside, key=lambda comparison: -abs(comparison.error))[:MOST_EXPLAINED]:
+        cell_id = comparison.cell_ids[0]
+        accounts = accounts_of(comparison, records[cell_id].cell, by_id[cell_id], plugins)
+        if accounts and not isinstance(accounts, str):
+            yield cell_id, accounts[0].sentence
 
 
 def _evaluations(path: Path) -> Evaluations:
