@@ -405,7 +405,12 @@ def test_strategies_that_stand_at_different_rates_are_compared_at_one_too() -> N
     rows = [*seeds("a", [1] * 5, learning_rate=0.3), *seeds("a", [3] * 5), *seeds("b", [2] * 5)]
     rows += [row("b", seed, learning_rate=0.3, **MISSED) for seed in range(5)]
     assert answer(rows, 20).one_rate == "At one learning rate for all, 0.1: b on 1 in 2.00 s and a on 1 in 3.00 s."
-    assert answer([*seeds("a", [3] * 5), *seeds("b", [2] * 5)], 10).one_rate == ""
+    assert answer(rows, 20).one_rate_rows == (
+        ("b", "1 CPU core", "0.1", "32", "2.00 s", "5 of 5"),
+        ("a", "1 CPU core", "0.1", "32", "3.00 s", "5 of 5"),
+    )
+    level = answer([*seeds("a", [3] * 5), *seeds("b", [2] * 5)], 10)
+    assert (level.one_rate, level.one_rate_rows) == ("", ())
 
 
 def missed_at(rate: float, regime: str, **changes: Any) -> Row:

@@ -363,6 +363,12 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
     critical = re.search(r"Critical batch: (\d+) samples", drawing.caption)
     assert critical is not None
     assert int(critical[1]) == pytest.approx(64, rel=0.05)
+    # They end at 6.4 and begin at 640 samples: from 8 to 256 all is diminishing.
+    assert {"diminishing", "critical batch"} <= set(texts_of(drawing))
+    assert not {"perfect", "maximal"} & set(texts_of(drawing))
+    wide = [row | {"global_batch_size": 2, "updates_to_target": 100 * 33 + row["seed"]} for row in rows[:3]]
+    (drawing,) = batch_drawings(pd.DataFrame([*wide, *rows]), PALETTE, "a")
+    assert {"perfect", "diminishing"} <= set(texts_of(drawing))
     same = [row | {"strategy": "sync-ddp"} for row in rows]
     assert len(batch_drawings(pd.DataFrame(rows + same), PALETTE, "a")) == 1
     assert batch_drawings(pd.DataFrame(rows[:6]), PALETTE, "a") == []

@@ -26,6 +26,7 @@ from harness.analysis.ledger import (
     edges,
     ledger,
     one_rate_in_words,
+    one_rate_rows,
     rate_advice,
     too_large,
     too_large_for,
@@ -82,6 +83,7 @@ class Answer:
         exam: who does, so that only speed and memory are left to choose by.
         no_promise: who makes no such promise; empty for none.
         one_rate: the second comparison, at one learning rate for all; empty where the first is at one already.
+        one_rate_rows: the same as a table: strategy, devices, rate, global batch, what it came to, seeds.
         too_large: from which learning rate on training suffers, by strategy and devices; empty where none did.
         advice: what to try next: rates beyond those tried.
         winners: (measure, strategy with its devices, value) by time, cost, energy and memory.
@@ -100,6 +102,7 @@ class Answer:
     exam: tuple[str, ...] = ()
     no_promise: str = ""
     one_rate: str = ""
+    one_rate_rows: tuple[tuple[str, ...], ...] = ()
     too_large: str = ""
     advice: tuple[str, ...] = ()
     winners: tuple[tuple[str, str, str], ...] = ()
@@ -131,13 +134,15 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
     if not best:
         return Answer(_nothing(rows, planned), caveats=caveats if rows else ())
     engine = str(pool[0]["engine"])
+    at_one = at_one_rate(found, best)
     common = Answer(
         sentence="",
         caveats=caveats,
         failed_exam=exams.failures_in_words(examined, engine),
         exam=exams.in_words(examined, engine),
         no_promise=_no_promise(rows, found, engine),
-        one_rate=one_rate_in_words(at_one_rate(found, best)),
+        one_rate=one_rate_in_words(at_one),
+        one_rate_rows=one_rate_rows(at_one),
         too_large=too_large(found),
         advice=rate_advice(found),
         ledger=ledger(found, best),

@@ -142,6 +142,33 @@ def one_rate_in_words(given: tuple[float, Sequence[Standing]] | None) -> str:
     return f"At one learning rate for all, {at:g}: {listed(map(_in_short, standings))}."
 
 
+def one_rate_rows(given: tuple[float, Sequence[Standing]] | None) -> tuple[tuple[str, ...], ...]:
+    """Return the second comparison as rows: strategy, devices, rate, global batch, what it came to, seeds; () for none.
+
+    The best first.
+    """
+    if given is None:
+        return ()
+    at, standings = given
+    return tuple(
+        (
+            standing.point.strategy,
+            devices_in_words(standing.point.row),
+            f"{at:g}",
+            str(standing.point.row[BATCH]),
+            _value(standing),
+            f"{standing.reached} of {standing.seeds}",
+        )
+        for standing in standings
+    )
+
+
+def _value(standing: Standing) -> str:
+    if not standing.reached:
+        return "never" if standing.point.by_target else "no result"
+    return duration(standing.seconds) if standing.point.by_target else rate(1 / standing.seconds)
+
+
 def _in_short(standing: Standing) -> str:
     who = f"{standing.point.strategy} on {standing.point.gpus}"
     if not standing.reached:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from harness.analysis.batch_regimes import CriticalBatch, batch_frame, batch_points, critical_batch
+from harness.analysis.batch_regimes import NEARLY, CriticalBatch, Fit, batch_frame, batch_points, critical_batch
 from harness.report.svg import INK, Drawing, drawing, kind_in_words, new_figure, plain_numbers, style
 
 LEAST_BATCHES = 3
@@ -61,6 +62,7 @@ def _batches(
         axes.plot(grid, [critical.fit.steps(batch) for batch in grid], "--", color=colour, label="fitted hyperbola")
         first = critical.fit.steps(batches.min())
         axes.plot(grid, first * batches.min() / grid, ":", color=INK, label="perfect: twice the batch, half the steps")
+        _regimes(axes, critical.fit, batches.min(), batches.max())
         axes.set(xscale="log", yscale="log", xlabel="global batch, samples", ylabel="updates to the target")
         for axis in (axes.xaxis, axes.yaxis):
             plain_numbers(axis)
@@ -72,6 +74,22 @@ def _batches(
             for row in known.itertuples()
         )
         return drawing(figure, title, _caption(known, critical, strategy), details, table, prefix)
+
+
+def _regimes(axes: Any, fit: Fit, least: float, most: float) -> None:
+    """Name the regimes that lie in sight, with a line where one ends and the next begins, and the critical batch."""
+    if least < fit.critical_batch < most:
+        axes.axvline(fit.critical_batch, color=INK, linestyle="-.", linewidth=1, label="critical batch")
+    edges = [0.0, fit.critical_batch / NEARLY, fit.critical_batch * NEARLY, math.inf]
+    for name, low, high in zip(("perfect", "diminishing", "maximal"), edges, edges[1:], strict=False):
+        begin, end = max(low, least), min(high, most)
+        if begin >= end:
+            continue
+        if begin > least:
+            axes.axvline(begin, color=INK, linewidth=0.8, alpha=0.5)
+        # In the middle of its stretch of the logarithmic axis, along the upper edge.
+        axes.annotate(name, (math.sqrt(begin * end), 1.0), xycoords=("data", "axes fraction"), xytext=(0, -4),
+                      textcoords="offset points", ha="center", va="top", fontsize=8)  # fmt: skip
 
 
 def _caption(known: pd.DataFrame, critical: CriticalBatch, strategy: str) -> str:

@@ -101,6 +101,8 @@ class Shown:
     extra: tuple[tuple[str, Markup], ...]
 
 
+ONE_RATE_HEAD = ("strategy", "on", "learning rate", "global batch", "time to the target, or speed", "seeds")
+
 LEDGER_HEAD = ("strategy", "on", "global batch", "of those tried", "learning rate", "of those tried", "rule",
                "precision", "samples seen", "evaluated every", "points tried")  # fmt: skip
 
@@ -140,6 +142,7 @@ def render(
         definitions=[(column.head, column.definition) for column in COLUMNS],
         compared_head=COMPARED_HEAD,
         ledger_head=LEDGER_HEAD,
+        one_rate_head=ONE_RATE_HEAD,
         title=", ".join(item.name for item in shown)[:LONG],
     )
 
