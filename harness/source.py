@@ -108,7 +108,9 @@ def show_path(path: Sequence[str | int]) -> str:
 
 
 def show(value: object) -> str:
-    """Write a value as TOML does."""
+    """Write a value as TOML does, and what is not set as "none", which TOML cannot say."""
+    if value is None:
+        return "none"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{key} = {show(item)}" for key, item in value.items()) + " }"
     if isinstance(value, (list, tuple)):

@@ -264,7 +264,10 @@ def test_oversubscribed_cells_are_shown_not_ranked() -> None:
 def test_noise_is_said() -> None:
     rows = seeds("single", [1] * 5)
     rows[0]["noisy"] = True
-    assert "1 of 5 cells ranked ran while other processes used the machine" in answer(rows, 5).caveats
+    assert (
+        "1 of 5 cells ranked ran while other processes used the machine: their times may be off"
+        in answer(rows, 5).caveats
+    )
 
 
 def test_nothing_finished_yet() -> None:
@@ -362,7 +365,7 @@ def test_memory_tells_those_apart_that_are_level() -> None:
         speed("b", 4, 195.0, dram_tensors_peak_bytes=30 * 2**30),
     ]
     found = answer(rows, 2)
-    assert found.runner_up.endswith("level. Memory tells them apart: 20.0 GiB a device against 30.0 GiB.")
+    assert found.runner_up.endswith("level. Memory tells them apart: 20.0 GiB of tensors on a device against 30.0 GiB.")
     assert found.why == ()  # what parts of a step differ by is less than they are known to
     apart = [rows[0], speed("b", 4, 100.0, dram_tensors_peak_bytes=30 * 2**30)]
     assert "Memory" not in answer(apart, 2).runner_up

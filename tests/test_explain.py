@@ -248,7 +248,7 @@ def test_why_sixteen_are_no_faster_than_four():
         "both take steps of 256 samples: 4 times the devices compute one in 320 ms instead of 1.28 s"
     )
     assert "times as fast on 4 times the devices" in first
-    assert bandwidth.startswith("to compute for 90 % of a step 16 devices need ")
+    assert bandwidth.startswith("to compute for 90 % of a step, 16 devices need ")
     needed = float(bandwidth.split("need ")[1].split(" Gb/s")[0])
     assert compute / predict({NODES: needed * GIGABIT}) == pytest.approx(0.9, rel=0.01)
     assert "25 Gb/s is configured" in bandwidth

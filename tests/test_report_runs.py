@@ -106,9 +106,8 @@ def test_every_cell_has_parts_that_add_up_to_its_time(ran: Ran) -> None:
     pd.testing.assert_series_equal(parts, trained, check_names=False, rtol=0.02)
 
 
-def test_the_default_scenario_says_what_splitting_would_take(ran: Ran) -> None:
-    if ran.engine == "virtual":
-        pytest.skip("the simulated devices are fast ones")
+@pytest.mark.parametrize("ran", ["lenet"], indirect=True)
+def test_the_default_scenario_is_answered_for_the_devices_here_from_all_seeds(ran: Ran) -> None:
     text = ran.report.read_text(encoding="utf-8")
     lead = text[text.index('<p class="lead">') :].partition("</p>")[0]
     assert "2 CPU cores" in lead

@@ -171,7 +171,7 @@ def test_why_sixteen_are_hardly_faster_than_four_is_said_unasked(results):
     text = shown("ticket")
     assert "why sync-ddp is hardly faster on 16 devices than on 4:" in text
     assert "both take steps of 256 samples: 4 times the devices compute one in 308 ms instead of 1.23 s" in text
-    assert "to compute for 90 % of a step 16 devices need " in text
+    assert "to compute for 90 % of a step, 16 devices need " in text
     assert "Gb/s between nodes; 25 Gb/s is configured" in text
 
 
@@ -208,7 +208,7 @@ def test_two_cells_stand_side_by_side(results):
     assert many in text
     assert "part of a step" in text
     assert "computing saves 923 ms (308 ms against 1.23 s)" in text
-    assert "to compute for 90 % of a step 16 devices need " in text
+    assert "to compute for 90 % of a step, 16 devices need " in text
 
 
 def test_a_real_cell_and_its_twin_are_explained_by_one_figure(tmp_path, monkeypatch):

@@ -336,7 +336,7 @@ def _by_memory(leader: Standing, other: Standing) -> str:
         mine, theirs = (s.point.median_of(lambda row, key=key: number(row, key)) for s in (leader, other))  # type: ignore[misc]
         if mine and theirs and f"{mine:.2g}" != f"{theirs:.2g}":
             held, more = (f"{three(value / 2**30)} GiB" for value in (mine, theirs))
-            return f" Memory tells them apart: {held} a device against {more}."
+            return f" Memory tells them apart: {held} of tensors on a device against {more}."
     return ""
 
 

@@ -66,7 +66,9 @@ def caveats_of(rows: Sequence[Row], planned: int, pool: Sequence[Row]) -> tuple[
 
 def _noisy_in_words(pool: Sequence[Row]) -> str:
     noisy = sum(bool(row.get("noisy")) for row in pool)
-    return f"{noisy} of {cells(len(pool))} ranked ran while other processes used the machine" if noisy else ""
+    if not noisy:
+        return ""
+    return f"{noisy} of {cells(len(pool))} ranked ran while other processes used the machine: their times may be off"
 
 
 def _unranked_in_words(rows: Sequence[Row]) -> str:

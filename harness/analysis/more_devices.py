@@ -106,4 +106,4 @@ def _bandwidth_needed(predict: Predict, parameter: Parameter, configured: float,
     there = f"{parameter.write(configured)} is configured"
     if needed is None:
         return f"{share} is out of reach of bandwidth on {gpus} devices: latency alone takes the rest ({there})"
-    return f"{share} {gpus} devices need {parameter.gives.format(parameter.write(needed))}; {there}"
+    return f"{share}, {gpus} devices need {parameter.gives.format(parameter.write(needed))}; {there}"

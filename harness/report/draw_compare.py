@@ -273,7 +273,8 @@ def _grown(found: Sequence[Change], palette: Mapping[str, str], prefix: str) -> 
         title = f"A step before and after, {kind_in_words(simulated)}"
         sentences = [f"{where(change.row)}: {_growth(change)}." for change in drawn]
         more = f" The worst {len(drawn)} of {len(found)} points are drawn." if len(found) > len(drawn) else ""
-        return drawing(figure, title, sentences[0] + more, " ".join(sentences), _parts_table(drawn), prefix)
+        about = " Medians over runs, warm-up included: so a step differs a little from the one that is judged."
+        return drawing(figure, title, sentences[0] + more + about, " ".join(sentences), _parts_table(drawn), prefix)
 
 
 def _growth(change: Change) -> str:

@@ -30,10 +30,18 @@ def fit_drawings(
     """
     known = curves.dropna(subset=list(LOSSES))
     known = known[(known[list(LOSSES)] > 0).all(axis=1)]
+    # Where seeds have no stretch in common there is no median to draw.
+    usable = [str(line) for line, rows in known.groupby("line") if _in_common(rows)]
+    known = known[known["line"].isin(usable)]
     return [
         _fit(group, fits, palette, bool(simulated), f"{prefix}fit{int(simulated)}")
         for simulated, group in known.groupby("simulated")
     ]
+
+
+def _in_common(line: pd.DataFrame) -> bool:
+    ends = line.groupby("seed")["samples"].agg(["first", "last"])
+    return bool(ends["first"].max() <= ends["last"].min())
 
 
 def _fit(

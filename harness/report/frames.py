@@ -127,8 +127,10 @@ def _parts(row: Mapping[str, Any]) -> dict[str, float]:
 def parts_frame(bars: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each label, of its cell with the median step: so its parts add up to the step."""
     known = bars.dropna(subset=list(TRAINING))
+    known = known.assign(step_s=known[list(TRAINING)].sum(axis=1))
+    known = known[known["step_s"] > 0]
     order = list(dict.fromkeys(known["label"]))
-    ranked = known.assign(step_s=known[list(TRAINING)].sum(axis=1)).sort_values("step_s", kind="stable")
+    ranked = known.sort_values("step_s", kind="stable")
     groups = ranked.groupby("label")
     middle = ranked[groups.cumcount() == (groups["label"].transform("size") - 1) // 2]
     columns = ["label", "simulated", "strategy", "gpus", *TRAINING]

@@ -169,7 +169,7 @@ def _shown(
             *_environments(scenario),
         ),
         answer=found,
-        remedies=tuple(_capital(line, scenario) for line in scenario.poor[0][2][1:]) if found.poor else (),
+        remedies=tuple(scenario.poor[0][2][1:]) if found.poor else (),
         advice=tuple(f"{_capital(line, scenario)}." for line in found.advice),
         edges=tuple(f"{line}." for line in edges(found.ledger)),
         ledger=tuple(_ledger_row(entry, scenario) for entry in found.ledger),
