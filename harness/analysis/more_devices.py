@@ -92,7 +92,10 @@ def _what_it_needs(
     # With k times the samples a step computes k times as long and exchanges as much as before.
     times = exchange / compute * WELL_USED / (1 - WELL_USED)
     more = figure(math.ceil(row["global_batch_size"] * times))
-    lines.append(f"with the links as they are that takes steps of {more} samples, if that many still learn as well")
+    lines.append(
+        f"to compute for {100 * WELL_USED:g} % of a step with the links as they are takes steps of {more} samples, if "
+        "that many still learn as well"
+    )
     return lines
 
 
