@@ -209,6 +209,7 @@ def scaling_row(gpus: int, speedup: float, **changes: Any) -> dict[str, Any]:
     row = {"simulated": True, "line": "sync-ddp", "strategy": "sync-ddp", "scaling": "strong", "gpus": gpus}
     row |= {"base": "sync-ddp on 4", "base_gpus": 4, "ideal": gpus / 4, "speedup": speedup}
     row |= {"efficiency": speedup / (gpus / 4), "speedup_low": math.nan, "speedup_high": math.nan}
+    row |= {"between_runs": None}
     return row | changes
 
 
@@ -219,6 +220,13 @@ def test_scaling_names_its_base_and_the_ideal() -> None:
     assert "simulated speed-up" in texts_of(drawing)
     assert "serial" not in drawing.caption  # through one point goes any law
     assert scaling_drawings(pd.DataFrame([scaling_row(4, 1.0)]), PALETTE, "a") == []
+
+
+@pytest.mark.parametrize(("between", "words"), [(True, "over runs"), (False, "over the steps within a run")])
+def test_intervals_of_speed_ups_say_what_they_are_over(between: bool, words: str) -> None:
+    known = {"speedup_low": 1.4, "speedup_high": 1.6, "between_runs": between}
+    (drawing,) = scaling_drawings(pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5, **known)]), PALETTE, "a")
+    assert f"Upright lines: 95 % intervals, {words}" in drawing.caption
 
 
 def test_strong_scaling_says_what_share_of_the_work_is_as_if_serial() -> None:

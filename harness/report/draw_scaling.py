@@ -40,7 +40,9 @@ def _lines(group: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each line and device count: rates do not change speed, so their points stand together."""
     keys = ["line", "strategy", "gpus", "base", "base_gpus", "ideal"]
     numbers = ["speedup", "efficiency", "speedup_low", "speedup_high"]
-    lines = group.groupby(keys, as_index=False, sort=False)[numbers].median().sort_values(["line", "gpus"])
+    group = group.assign(between_runs=group["between_runs"].eq(True))
+    groups = group.groupby(keys, as_index=False, sort=False)
+    lines = groups[numbers].median().merge(groups["between_runs"].all(), on=keys).sort_values(["line", "gpus"])
     # A line that is but a base, such as single's one device, says nothing of scaling.
     grown = lines[lines["gpus"] > lines["base_gpus"]]["line"]
     kept = list(dict.fromkeys(grown))[:MOST_LINES]
@@ -113,6 +115,14 @@ def _caption(lines: pd.DataFrame, kind: str) -> str:
     many = lines[lines["gpus"] > lines["base_gpus"]]
     most = many[many["gpus"] == many["gpus"].max()]
     found = [_point_in_words(row) for row in most.sort_values("speedup").iloc[[0, -1]].drop_duplicates().itertuples()]
+    known = lines.dropna(subset=["speedup_low"])
+    if len(known):
+        of = (
+            "over runs"
+            if known["between_runs"].all()
+            else "over the steps within a run: between runs it may differ more"
+        )
+        found.append(f"Upright lines: 95 % intervals, {of}.")
     # Amdahl's law is one of a fixed amount of work: under weak scaling it grows.
     serial = _serial(lines)[:1] if kind == "strong" else []
     return " ".join([*found, *serial, f"{held.capitalize()} is held fixed."])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.noise_scale import noise_frame
 from harness.analysis.points import TRIED, Point, Row, has_target, number, points
 from harness.analysis.ranking import Standing
@@ -39,6 +40,9 @@ BAR_COLUMNS = (
 
 NUMBERS = ("throughput", "stated", "dram", "allocated", "reserved", "nvml", *TRAINING)
 """How columns of numbers begin."""
+
+MOST_STEPS_READ = 400
+"""Cells whose steps are read for intervals of speed-ups; chosen: about two seconds."""
 
 MOST_SPREADS = 24
 """Points whose steps are read for their tails; chosen: more rows in one figure are not looked at."""
@@ -219,8 +223,19 @@ def usage(scenario: ScenarioResults, rows: Iterable[Row], labels: Mapping[str, s
 
 
 def scaling_lines(scenario: ScenarioResults, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return speed-ups with the line that each point belongs to: its strategy, options and what is held fixed."""
-    found = scaling_frame(cells)
+    """Return speed-ups with the line that each point belongs to: its strategy, options and what is held fixed.
+
+    Where runs are too few for an interval, their steps are read for one.
+    """
+    few = [
+        row["cell_id"]
+        for point in points([row for row in scenario.rows if row["engine"] != "virtual"], by_target=False)
+        for row in point.rows
+        if len(point.rows) < MIN_SEEDS
+    ]
+    tables = [scenario.table("steps", cell_id).assign(cell_id=cell_id) for cell_id in few[:MOST_STEPS_READ]]
+    tables = [table for table in tables if "start_s" in table.columns and table["start_s"].notna().any()]
+    found = scaling_frame(cells, pd.concat(tables, ignore_index=True) if tables else None)
     if not len(found):
         return found
     fixed = found["global_batch_size"].where(found["scaling"] == "strong", found["batch_size"])
