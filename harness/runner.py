@@ -246,8 +246,9 @@ def make_record(
         record, tables = _with_outcome(record, result)
     if telemetry is not None:
         record = _with_telemetry(record, telemetry, result)
-        # From the start of training on, where it began: then it lies beside the steps, evaluations between them.
-        tables["telemetry.parquet"] = telemetry.columns.table(origin_s=result.started_s)
+        # From the start of training on, evaluations included; from the first sample where it never ended well.
+        origin_s = result.started_s or min(telemetry.columns.time_s, default=0.0)
+        tables["telemetry.parquet"] = telemetry.columns.table(origin_s)
     final = {"status": record.status, "reason": record.reason, "notes": "; ".join(record.notes)}
     record = replace(record, row=record.row | final)
     return record, tables

@@ -230,6 +230,36 @@ def test_where_the_one_that_leads_has_no_reason_to_lose_the_next_split_explains(
     assert found.why == ()  # the one that leads lost by nothing, the other is explained already
 
 
+def test_a_strategy_may_be_level_with_itself_on_fewer_devices() -> None:
+    many, few = [0.9, 1.9, 2.9, 3.9, 4.9], [1.0, 2.0, 3.0, 4.0, 5.0]
+    rows = [*seeds("sync-ddp", many, **{**SPLIT, "gpus": 4}), *seeds("sync-ddp", few, **SPLIT)]
+    found = answer([*rows, *seeds("single", [9.2] * 5)], 15)
+    assert found.sentence.startswith("Use sync-ddp on 2 CPU cores")
+    assert "not told apart from sync-ddp on 4" in found.sentence
+    assert found.runner_up.startswith("Runner-up: sync-ddp on 4 CPU cores")
+
+
+def test_who_leads_is_who_ranks_first_and_not_who_is_expected_to_be_faster() -> None:
+    often = [row("async-ps", seed, time_to_target_s=1.0, **SPLIT) for seed in (0, 1)]
+    never = [row("async-ps", seed, **{**SPLIT, **MISSED, "wall_s": 1.2}) for seed in (2, 3, 4)]
+    found = answer([*seeds("single", [10.0, 10.1, 10.2, 10.3, 10.4]), *often, *never], 10)
+    assert "async-ps leads" not in found.sentence
+
+
+def test_one_that_did_not_lose_is_not_said_to_have() -> None:
+    faster = seeds("local-sgd", [0.82, 0.95, 1.02, 1.12, 1.32], **{**SPLIT, "samples_to_target": 9600})
+    found = answer([*seeds("single", LEVEL), *seeds("async-ps", LEADS, **SPLIT), *faster], 15)
+    assert found.leader == "single-1-s2"
+    assert not any("learns less" in line for line in found.why)
+
+
+def test_a_setting_with_a_colon_does_not_end_the_headline() -> None:
+    swept = {"swept workload.optimizer": {"name": "sgd", "momentum": 0.9}}
+    other = {"swept workload.optimizer": {"name": "adam"}}
+    found = answer([row(**swept), row(**other, time_to_target_s=2.0)], 2)
+    assert found.headline[1].startswith("it reaches the target")
+
+
 @pytest.mark.parametrize("count", [3, 4])
 def test_below_five_seeds_the_fastest_stands_first(count: int) -> None:
     found = answer([*seeds("single", LEVEL[:count]), *seeds("async-ps", LEADS[:count], **SPLIT)], 2 * count)
@@ -365,7 +395,7 @@ def test_memory_tells_those_apart_that_are_level() -> None:
         speed("b", 4, 195.0, dram_tensors_peak_bytes=30 * 2**30),
     ]
     found = answer(rows, 2)
-    assert found.runner_up.endswith("level. Memory tells them apart: 20.0 GiB of tensors on a device against 30.0 GiB.")
+    assert found.runner_up.endswith("level. Memory tells them apart: a holds 20.0 GiB on a device, b 30.0 GiB.")
     assert found.why == ()  # what parts of a step differ by is less than they are known to
     apart = [rows[0], speed("b", 4, 100.0, dram_tensors_peak_bytes=30 * 2**30)]
     assert "Memory" not in answer(apart, 2).runner_up

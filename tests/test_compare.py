@@ -140,6 +140,15 @@ def test_a_loss_is_laid_to_the_part_of_the_step_that_grew():
     assert "5 runs on either side" in text
 
 
+def test_a_part_that_shrank_is_not_what_a_time_grew_by():
+    parts = {"compute_s": 0.4, "communication_s": 0.0, "idle_s": 0.0, "input_s": 0.0, "other_s": 0.0, "steps": 100}
+    base = [cell(seed=k, time_to_target_s=1.0 + k / 1e4, **parts) for k in range(5)]
+    new = [cell(seed=k, time_to_target_s=2.0 + k / 1e4, **{**parts, "compute_s": 0.39}) for k in range(5)]
+    (found,) = [f for f in compare(base, new).findings if f.quantity.column == "time_to_target_s"]
+    assert found.kind == "regression"
+    assert found.where == ""
+
+
 def test_an_improvement_is_told_and_an_implausible_one_flagged():
     def kinds(scale: float) -> list[str]:
         sides = ([cell(seed=k, step_s=STEP_S * s * (1 + k / 1e4)) for k in range(5)] for s in (1.0, scale))

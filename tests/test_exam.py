@@ -32,9 +32,8 @@ def test_a_gradient_summed_where_it_should_be_averaged_fails_and_is_not_ranked()
     assert failed(exams(rows)) == {("wrong", "real")}
     found = answer(rows, 6)
     assert found.sentence.startswith("Use single")
-    assert (
-        "wrong does not train what single trains: how far its weights move differs by 58 % with the same seed"
-        in in_text(found)
+    assert "wrong does not train what single trains: its validation loss differs by 58 % with the same seed" in in_text(
+        found
     )
 
 
@@ -58,6 +57,13 @@ def test_who_fails_is_told_before_who_passes_and_who_makes_no_promise_last() -> 
 
 def test_where_nobody_trains_there_is_no_promise_to_make() -> None:
     assert answer([row("single", None), row("gossip", None, equivalence="")], 2).no_promise == ""
+
+
+def test_what_was_compared_is_named_and_a_large_difference_has_no_exponent() -> None:
+    still = [row("single", 0.25, displacement=0.4), row("wrong", 0.25, displacement=0.0)]
+    assert "how far its weights move differs by 100 % with the same seed" in failures_in_words(exams(still), "real")[0]
+    loss = [row("single", 0.25, validation_loss=None), row("wrong", 0.9, validation_loss=None)]
+    assert "its training loss differs by 72 %" in failures_in_words(exams(loss), "real")[0]
 
 
 def test_one_rate_at_the_edge_of_stability_fails_nobody() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 import shutil
@@ -19,6 +18,7 @@ from test_compare import HERE, STEP_S, cell, store, virtual
 from test_report import NASTY, Seen
 
 from harness.analysis.compare import Comparison, Measured, compare
+from harness.analysis.compared import STEP, TO_TARGET, Change, Quantity
 from harness.cli import main
 from harness.report import content_digest, is_current
 from harness.report.against import Against, exact_in_words, shown_against
@@ -56,7 +56,7 @@ def texts_of(drawing: Drawing) -> list[str]:
 
 
 def table_of(drawing: Drawing) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(base64.b64decode(drawing.csv).decode()))
+    return pd.read_csv(io.StringIO(drawing.csv))
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -149,6 +149,17 @@ def test_the_outcome_is_told_in_words(scale: float, badge: str) -> None:
     shown = shown_against(Against(nights(a=scale), ("base", "new")), PALETTE)
     assert shown.badge == badge
     assert (shown.outcome == "unchanged") == (badge == "No worse")
+
+
+def test_the_worst_step_is_drawn_first_whatever_else_of_its_point_grew_less() -> None:
+    def changed(name: str, quantity: Quantity, ratio: float) -> Change:
+        row = cell(name, 0, strategy=name).row
+        parts = ({"compute_s": 1.0}, {"compute_s": ratio})
+        return Change(row, quantity, 1.0, ratio, ratio, kind="regression", parts=parts)
+
+    found = [changed("sync-ddp", TO_TARGET, 1.1), changed("single", STEP, 2.0), changed("sync-ddp", STEP, 3.0)]
+    (drawing,) = grown_drawings(found, PALETTE, "a")
+    assert drawing.caption.startswith("sync-ddp on ")
 
 
 def test_where_it_got_worse_is_one_sentence() -> None:

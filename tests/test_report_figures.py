@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
@@ -24,14 +23,14 @@ from harness.report.draw_steps import tail_drawings
 from harness.report.draw_target import SAMPLES, ToTarget, target_drawings
 from harness.report.draw_time import LOOKS, bubble_drawings, part_drawings, staleness_drawings, timeline_drawings
 from harness.report.draw_usage import GAUGES, usage_drawings
-from harness.report.svg import Drawing, byte_unit, shorten, time_unit
+from harness.report.svg import NOT_RANKED, Drawing, byte_unit, shorten, time_unit
 from harness.report.timeline import _lanes, _window
 
 PALETTE = {"single": "#0173b2", "async-ps": "#de8f05", "sync-ddp": "#029e73", "model-split": "#d55e00"}
 
 
 def table_of(drawing: Drawing) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(base64.b64decode(drawing.csv).decode()))
+    return pd.read_csv(io.StringIO(drawing.csv))
 
 
 def texts_of(drawing: Drawing) -> list[str]:
@@ -277,7 +276,14 @@ def test_a_simulated_gpu_holds_a_context_too() -> None:
 
 def tail(label: str, median_s: float, p95_s: float, longest_s: float, **changes: Any) -> dict[str, Any]:
     row = {"cell_id": label, "label": label, "strategy": "single", "engine": "real", "gpus": 1, "seed": 0}
-    row |= {"steps": 200, "median_s": median_s, "p95_s": p95_s, "longest_s": longest_s, "simulated": False}
+    row |= {
+        "workers": 4,
+        "steps": 200,
+        "median_s": median_s,
+        "p95_s": p95_s,
+        "longest_s": longest_s,
+        "simulated": False,
+    }
     row |= {"outliers": 0, "outlier_share": 0.0}
     return row | {"slowest_worker": None, "slowest_device": None, "slowest_times": None} | changes
 
@@ -335,6 +341,54 @@ def test_devices_over_time_tell_their_means_and_engines_apart() -> None:
     mixed = pd.concat([both, usage("clock", [0.5, 0.7], simulated=True)])
     assert [item.title.split(", ")[-1] for item in usage_drawings(mixed, PALETTE, "a")] == ["measured", "simulated"]
     assert usage_drawings(usage("steady", [0.5, 0.5, 0.5]), PALETTE, "a") == []
+
+
+def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
+    fast = ToTarget(False, "single", f"wrong{NOT_RANKED}", (Run(0.1, True),) * 5, reached_by((Run(0.1, True),) * 5))
+    slow = way("right", *(Run(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
+    (drawing,) = target_drawings([fast, slow], PALETTE, "a")
+    assert drawing.caption.startswith("right: 5 of 5 seeds")
+    assert "wrong" not in drawing.caption
+    assert f"wrong{NOT_RANKED}: 100 ms" in texts_of(drawing)
+    (speed,) = throughput_drawings(
+        pd.DataFrame([bar(f"wrong{NOT_RANKED}", throughput=900.0), bar("right"), bar("slower", throughput=50.0)]),
+        PALETTE,
+        "a",
+    )
+    assert "right trains 100 samples a simulated second, 2 times as many as slower (50)" in speed.caption
+
+
+def test_an_interval_of_a_median_does_not_stand_beside_an_expected_time() -> None:
+    runs = [Run(1.0 + k / 10, True) for k in range(9)] + [Run(4.0, False)]
+    (drawing,) = target_drawings([way("most", *runs)], PALETTE, "a")
+    assert "interval" not in drawing.caption
+    assert "its interval" not in texts_of(drawing)
+
+
+def test_where_all_need_as_many_samples_nobody_needs_more() -> None:
+    runs = tuple(Run(value, True) for value in (3200.0, 6400.0, 9600.0))
+    rows = [ToTarget(False, "single", name, runs, reached_by(runs)) for name in ("one", "two")]
+    (drawing,) = target_drawings(rows, PALETTE, "a", SAMPLES)
+    assert "All take as many." in drawing.caption
+
+
+def test_a_figure_of_some_of_the_points_says_so_and_speaks_for_them_only() -> None:
+    lines = [losses(f"line {k}", [1.0, 0.5], [1.0, 0.5]) for k in range(7)]
+    lines.append(losses("last", [1.0, 0.1], [1.0, 0.9]))
+    (drawing,) = fit_drawings(pd.concat(lines), {f"line {k}": "fits" for k in range(5)}, PALETTE, "a")
+    assert "The first 6 of 8 points are drawn." in drawing.caption
+    assert "None over- or underfits" not in drawing.caption  # of one line that is drawn nobody knows
+
+
+def test_the_context_of_simulated_gpus_is_in_their_figure_only() -> None:
+    bars = pd.DataFrame([bar("clock", **{"dram.context": 2.0**29}), bar("wall", simulated=False)])
+    titles = [drawing.title for drawing in dram_drawings(bars, PALETTE, "a")]
+    assert titles == ["Counted DRAM, measured", "Counted DRAM and context of simulated devices"]
+
+
+def test_a_share_above_all_is_written_without_an_exponent() -> None:
+    (drawing,) = dram_drawings(pd.DataFrame([bar("over", dram_capacity=2.0**30)]), PALETTE, "a")
+    assert "300 % of the 1 GiB" in drawing.caption
 
 
 def test_numbers_inside_a_figure_are_not_cut() -> None:

@@ -46,8 +46,8 @@ from harness.analysis.points import (
     without_controls,
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
-from harness.analysis.winners import DRAM, Price, winners
-from harness.analysis.words import cells, devices_in_words, differs, duration, label, real, setting, three
+from harness.analysis.winners import DRAM, Price, in_bytes, winners
+from harness.analysis.words import cells, devices_in_words, differs, duration, label, real, setting
 
 __all__ = [
     "Answer",
@@ -114,8 +114,19 @@ class Answer:
     def headline(self) -> tuple[str, str]:
         """The sentence in two: what to do, and what that rests on."""
         simulated = SIMULATED if self.sentence.startswith(SIMULATED) else ""
-        head, colon, rest = self.sentence.removeprefix(simulated).partition(": ")
-        return f"{simulated}{head}{colon.strip()}", rest
+        sentence = self.sentence.removeprefix(simulated)
+        end = _colon(sentence)
+        return (f"{simulated}{sentence[:end]}", sentence[end:].strip()) if end else (self.sentence, "")
+
+
+def _colon(sentence: str) -> int:
+    """Return where a sentence's first part ends, behind its colon; 0 where it has none. A setting may hold one too."""
+    depth = 0
+    for place, letter in enumerate(sentence):
+        depth += (letter in "({[") - (letter in ")}]")
+        if letter == ":" and depth == 0 and sentence[place + 1 : place + 2] == " ":
+            return place + 1
+    return 0
 
 
 def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Answer:
@@ -149,7 +160,7 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
     )
     if not best[0].reached:
         return replace(common, sentence=_none_reached(best[0]), why=tuple(failure(standing) for standing in best))
-    return _ranked(common, recommended_first(best), found, price)
+    return _ranked(common, recommended_first(best, found), found, price)
 
 
 def pool_of(rows: Sequence[Row], barred: AbstractSet[tuple[str, str]] = frozenset()) -> list[Row]:
@@ -228,7 +239,7 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
     split, reason = _explained(leader, others)
     sentence = _recommendation(leader, others, poor, (split, reason) if split else None)
     scaling = f"{label(leader.point)} on few and many devices: {scaling_in_words(leader, poor)}." if poor else ""
-    lost = [why(other, leader) for other in others if other is not split and not level(leader, other)]
+    lost = [why(s, leader) for s in others if s is not split and s.rank > leader.rank and not level(leader, s)]
     return replace(
         common,
         sentence=("" if real(leader.point) else SIMULATED) + sentence,
@@ -274,7 +285,7 @@ def _recommendation(
 
 def _lead(leader: Standing, second: Standing, against: str) -> str:
     """Return who leads where that is not resolved: one device may be recommended behind several; empty where it is."""
-    if second.seconds >= leader.seconds:
+    if second.rank >= leader.rank:
         return f"one leads{against}" if against else ""
     behind = open_against(second, leader).replace(f"from {differs(leader.point, second.point)}", "from one")
     return f"{second.point.strategy} leads{behind}"
@@ -335,8 +346,8 @@ def _by_memory(leader: Standing, other: Standing) -> str:
     for key in DRAM:
         mine, theirs = (s.point.median_of(lambda row, key=key: number(row, key)) for s in (leader, other))  # type: ignore[misc]
         if mine and theirs and f"{mine:.2g}" != f"{theirs:.2g}":
-            held, more = (f"{three(value / 2**30)} GiB" for value in (mine, theirs))
-            return f" Memory tells them apart: {held} of tensors on a device against {more}."
+            held = f"{differs(leader.point, other.point)} holds {in_bytes(mine)} on a device"
+            return f" Memory tells them apart: {held}, {differs(other.point, leader.point)} {in_bytes(theirs)}."
     return ""
 
 

@@ -135,6 +135,7 @@ def change_of(pair: Pair, quantity: Quantity, found: Ratio, min_effect: float, c
         kind=_kind(found.value, interval, 1 + min_effect),
         runs=(len(pair.base), len(pair.new)),
         parts=(before, after),
+        between_runs=found.between_runs,
     )
 
 
@@ -180,9 +181,9 @@ def changed_part(change: Change) -> str:
     """Return the column of the part that grew most, or shrank where the time did; "" where none is known to."""
     before, after = change.parts
     changes = {part: after[part] - before[part] for part in before if part in after}
-    if not any(changes.values()):
-        return ""
-    return max(changes, key=lambda part: changes[part] if change.ratio > 1 else -changes[part])
+    sign = 1 if change.ratio > 1 else -1
+    part = max(changes, key=lambda part: sign * changes[part], default="")
+    return part if part and sign * changes[part] > 0 else ""
 
 
 def _median_parts(side: Sequence[Measured]) -> Parts:

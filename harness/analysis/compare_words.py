@@ -162,7 +162,7 @@ def interval_in_words(finding: Finding) -> str:
         return ""
     low, high = percent(finding.interval.low), percent(finding.interval.high)
     runs = " and ".join(dict.fromkeys(str(count) for count in finding.runs))
-    return f"{low} to {high} at {100 * finding.interval.coverage:.4g} %; {runs} runs on either side"
+    return f"{low} to {high} at {100 * finding.interval.coverage:.4g} %; {runs} run{'s' * (runs != '1')} on either side"
 
 
 def percent(factor: float) -> str:
@@ -198,7 +198,8 @@ def noisy_in_words(found: Comparison) -> str:
     base, new = (str(count) if count else "none" for count in found.noisy)
     if not any(found.noisy):
         return ""
-    return f"{new} of the {found.cells} cells of NEW and {base} of BASE ran while other processes used the machine"
+    ran = f"{new} of the {found.cells - found.copies} cells of NEW and {base} of BASE"
+    return f"{ran} ran while other processes used the machine"
 
 
 def could_detect(detectable: Sequence[Detectable]) -> str:

@@ -113,6 +113,7 @@ class Change:
         kind: None where the change is not both certain and large enough.
         runs: on either side.
         parts: of the step before and after; empty where they were not measured or say nothing of the quantity.
+        between_runs: whether the interval says how runs differ; else only how the steps within a run do.
     """
 
     row: Row
@@ -124,6 +125,7 @@ class Change:
     kind: Kind | None = None
     runs: tuple[int, int] = (1, 1)
     parts: tuple[Parts, Parts] = field(default=({}, {}))
+    between_runs: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from harness.analysis.exact import MIN_SEEDS, share_interval
-from harness.analysis.points import number
+from harness.analysis.points import Point, number
 from harness.analysis.ranking import Standing, duel, seeds_to_tell
-from harness.analysis.words import differs, duration, rate, real
+from harness.analysis.words import differs, duration, percent, rate, real
 
 STATED = 2.0
 """Standard deviations that a prediction is said to be good to: 95 % of a normal."""
@@ -23,19 +23,20 @@ def _stated(standing: Standing) -> float | None:
     return None if error is None else STATED * error
 
 
-def recommended_first(best: Sequence[Standing]) -> list[Standing]:
+def recommended_first(best: Sequence[Standing], found: Iterable[Point]) -> list[Standing]:
     """Return standings with the one to recommend first: of those level with the fastest the one on the fewest devices.
 
     A lead that chance explains as well is no reason to pay for more devices. Below five seeds nothing is level: there
     the fastest stays first, and what would tell is asked for.
 
     Args:
-        best: the fastest first; at least one.
+        best: each strategy's best point, the fastest first; at least one.
+        found: all points: a strategy may be level with itself on fewer devices.
     """
     fastest = best[0]
-    level = (s for s in best[1:] if s.point.gpus < fastest.point.gpus and _level(fastest, s))
-    first = min(level, key=lambda standing: standing.point.gpus, default=fastest)
-    return [first, *(standing for standing in best if standing is not first)]
+    fewer = sorted((Standing(p) for p in found if p.gpus < fastest.point.gpus), key=lambda s: (s.point.gpus, s.rank))
+    first = next((standing for standing in fewer if _level(fastest, standing)), fastest)
+    return [first, *(standing for standing in best if standing.point is not first.point)]
 
 
 def _level(fastest: Standing, other: Standing) -> bool:
@@ -80,7 +81,7 @@ def told_apart(leader: Standing, other: Standing) -> str:
     """Return how probably the leader is the faster one, and whether that is resolved, as the end of a sentence."""
     if _deterministic(leader):
         apart = other.seconds / leader.seconds - 1 if leader.seconds > 0 else 0.0
-        near = f"; {100 * apart:.2g} % behind is less than the predictions are good to: level"
+        near = f"; {percent(apart)} behind is less than the predictions are good to: level"
         return near if _tie(leader, other) else ""
     found = duel(leader, other)
     if min(len(leader.runs), len(other.runs)) < 2:
@@ -91,7 +92,7 @@ def told_apart(leader: Standing, other: Standing) -> str:
         beaten = f"; it beats {differs(leader.point, other.point)} with probability"
     beaten = f"{beaten} {found.probability:.2f}"
     if found.interval is None:
-        return f"{beaten}: too few seeds to tell, seeds = {max(MIN_SEEDS, seeds_to_tell(found.probability) or 0)} would"
+        return f"{beaten}: too few seeds to tell{_would_tell(found.probability)}"
     shown = f"{beaten} ({found.interval.low:.2f} to {found.interval.high:.2f})"
     return shown if found.resolved else f"{shown}: not told apart{_would_tell(found.probability)}"
 
@@ -116,7 +117,7 @@ def evidence(standing: Standing) -> str:
         return f"{got} do; of all {100 * chance.low:.0f} to {100 * chance.high:.0f} % would"
     if _deterministic(standing):
         stated = _stated(standing)
-        return "simulated" + (f", good to ±{100 * stated:.2g} %" if stated else "")
+        return "simulated" + (f", good to ±{percent(stated)}" if stated else "")
     if standing.interval is None:
         few = "median of " if n > 1 else ""
         return f"{few}n = {n} seed{'s' * (n > 1)}: too few for an interval, seeds = {MIN_SEEDS} would do"

@@ -5,12 +5,14 @@ Imports the standard library only; works on rows of cells.csv.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 from harness.analysis.points import RESULTS, Row, number
-from harness.analysis.words import listed
+from harness.analysis.words import listed, percent
 
 PASSED = 0.05
 """Relative difference up to which a strategy passes; chosen: rounding in another order grows along a run, in how far
@@ -30,12 +32,14 @@ class Exam:
     Attributes:
         off: median relative difference of how far the weights moved, or of final losses where that was not recorded,
             over all pairs of cells with the same data, batch, rate and seed.
+        by: what was compared, in words.
         pairs: those among them that ended after as many samples, so that rounding is all that may differ.
         typical, worst: median and largest difference over these.
     """
 
     strategy: str
     engine: str
+    by: str
     off: float
     pairs: int
     typical: float
@@ -53,21 +57,31 @@ def exams(rows: Sequence[Row]) -> list[Exam]:
     On one device a strategy has nothing to do that could be wrong: those cells are left out.
     """
     single = {_trajectory(row): row for row in rows if row["strategy"] == "single" and row["status"] in RESULTS}
-    found: dict[tuple[str, str], list[tuple[float, bool]]] = {}
+    found: dict[tuple[str, str], list[_Pair]] = {}
     for row in rows:
         base = single.get(_trajectory(row))
         candidate = row.get("equivalence") == "single" and row["gpus"] > 1 and row["status"] in RESULTS
         if candidate and base is not None:
-            off = difference(base, row)
-            if off is not None:
-                found.setdefault((str(row["strategy"]), str(row["engine"])), []).append((off, _as_long(base, row)))
+            differs = difference(base, row)
+            if differs is not None:
+                pair = _Pair(*differs, _as_long(base, row))
+                found.setdefault((str(row["strategy"]), str(row["engine"])), []).append(pair)
     return [_exam(*who, pairs) for who, pairs in found.items()]
 
 
-def _exam(strategy: str, engine: str, pairs: Sequence[tuple[float, bool]]) -> Exam:
-    alike = [off for off, as_long in pairs if as_long]
+class _Pair(NamedTuple):
+    """A cell beside the one of single: what was compared, how far it is off, and whether both saw as many samples."""
+
+    by: str
+    off: float
+    as_long: bool
+
+
+def _exam(strategy: str, engine: str, pairs: Sequence[_Pair]) -> Exam:
+    alike = [pair.off for pair in pairs if pair.as_long]
     typical, worst = (median(alike), max(alike)) if alike else (0.0, 0.0)
-    return Exam(strategy, engine, median(off for off, _ in pairs), len(alike), typical, worst)
+    by = Counter(pair.by for pair in pairs).most_common(1)[0][0]
+    return Exam(strategy, engine, by, median(pair.off for pair in pairs), len(alike), typical, worst)
 
 
 def _trajectory(row: Row) -> tuple[object, ...]:
@@ -79,15 +93,23 @@ def _as_long(base: Row, row: Row) -> bool:
     return bool(base.get("samples_seen") == row.get("samples_seen"))
 
 
-def difference(base: Row, row: Row) -> float | None:
-    """Return the relative difference of where two runs ended; None where it was not recorded of both.
+COMPARED = {
+    "displacement": "how far its weights move",
+    "validation_loss": "its validation loss",
+    "train_loss": "its training loss",
+}
+"""Columns that say where a run ended, the first that both have; in words."""
+
+
+def difference(base: Row, row: Row) -> tuple[str, float] | None:
+    """Return what is compared of where two runs ended, and its relative difference; None without any.
 
     A loss is compared only where both saw as many samples: it goes on falling where the weights hardly move.
     """
-    for key in ("displacement", *(["validation_loss", "train_loss"] if _as_long(base, row) else [])):
+    for key, words in COMPARED.items():
         ours, theirs = number(base, key), number(row, key)
-        if ours is not None and theirs is not None:
-            return abs(ours - theirs) / max(abs(ours), abs(theirs)) if ours != theirs else 0.0
+        if ours is not None and theirs is not None and (key == "displacement" or _as_long(base, row)):
+            return words, abs(ours - theirs) / max(abs(ours), abs(theirs)) if ours != theirs else 0.0
     return None
 
 
@@ -105,8 +127,8 @@ def in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
 def failures_in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
     """Say on one engine who promises to train what single trains, and does not."""
     return tuple(
-        f"{exam.strategy} does not train what single trains: how far its weights move differs by {100 * exam.off:.2g} "
-        f"% with the same seed and rate (median; the limit is {100 * PASSED:g} %); it is not ranked"
+        f"{exam.strategy} does not train what single trains: {exam.by} differs by {percent(exam.off)} with the same "
+        f"seed and rate (median; the limit is {percent(PASSED)}); it is not ranked"
         for exam in found
         if exam.engine == engine and not exam.passed
     )

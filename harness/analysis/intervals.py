@@ -116,11 +116,13 @@ class Ratio:
     Attributes:
         error: standard error of the logarithm.
         degrees: of freedom behind it.
+        between_runs: whether the error says how runs differ; else only how a run's own steps do.
     """
 
     value: float
     error: float
     degrees: float
+    between_runs: bool = True
 
     def interval(self, coverage: float = COVERAGE) -> Interval:
         """Return the interval of the ratio."""
@@ -145,7 +147,8 @@ def ratio(base: Cost, new: Cost) -> Ratio:
     total = sum(squares)
     parts = sum(square**2 / cost.degrees for square, cost in zip(squares, (base, new), strict=True))
     degrees = total**2 / parts if parts else math.inf
-    return Ratio(math.exp(new.log - base.log), math.sqrt(total), degrees)
+    between_runs = base.between_runs and new.between_runs
+    return Ratio(math.exp(new.log - base.log), math.sqrt(total), degrees, between_runs)
 
 
 def quantile_of_t(probability: float, degrees: float) -> float:

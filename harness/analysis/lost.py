@@ -84,7 +84,7 @@ def why(standing: Standing, leader: Standing) -> str:
         return failure(standing)
     slower, more = _time_per_sample(point, best), _sample_ratio(point, best)
     if more > max(slower, 1):
-        return f"{label(point)} lost by learning less from a sample: {more_samples(point, best)}."
+        return f"{label(point)} learns less from a sample: {more_samples(point, best)}."
     return _longer_step(point, best)
 
 

@@ -108,5 +108,6 @@ def _bandwidth_needed(predict: Predict, parameter: Parameter, configured: float,
     needed = solve(predict, parameter, configured, configured * MOST_BANDWIDTH, compute_s / WELL_USED)
     there = f"{parameter.write(configured)} is configured"
     if needed is None:
-        return f"{share} is out of reach of bandwidth on {gpus} devices: latency alone takes the rest ({there})"
+        never = f"no bandwidth lets {gpus} devices compute for {100 * WELL_USED:g} % of a step"
+        return f"{never}: latency alone takes the rest ({there})"
     return f"{share}, {gpus} devices need {parameter.gives.format(parameter.write(needed))}; {there}"

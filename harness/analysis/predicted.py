@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from harness.analysis.points import SWEPT, Row, number, points
-from harness.analysis.words import devices_in_words, duration
+from harness.analysis.words import devices_in_words, duration, percent
 
 INSIDE = 2.0
 """Standard deviations within which a measurement is said to lie inside the stated uncertainty: 95 % of a normal."""
@@ -212,13 +212,9 @@ def in_cells(comparison: Comparison) -> tuple[str, ...]:
     elif comparison.source:
         measured += f" ({comparison.source})"
     inside = {True: "yes", False: "no", None: ""}[comparison.inside]
-    stated = "" if comparison.stated is None else f"±{_percent(100 * INSIDE * comparison.stated)} %"
+    stated = "" if comparison.stated is None else f"±{percent(INSIDE * comparison.stated)}"
     predicted = quantity.text(comparison.predicted)
     return comparison.where, quantity.name, predicted, measured, f"{100 * comparison.error:+.1f} %", stated, inside
-
-
-def _percent(value: float) -> str:
-    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}"
 
 
 def summary(comparisons: Sequence[Comparison]) -> list[str]:

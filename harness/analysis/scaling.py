@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -86,16 +86,21 @@ def slowest_worker(steps: pd.DataFrame) -> tuple[int, int, float] | None:
     return int(worker), int(device), float(computed.max() / others) if others > 0 else math.inf
 
 
-def tails_frame(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each cell with steps: its `Tail` and its slowest worker."""
+def tails_frame(cells: pd.DataFrame, steps: pd.DataFrame, warmup_steps: int = 10) -> pd.DataFrame:
+    """Return one row for each cell with steps: its `Tail` and its slowest worker.
+
+    Args:
+        cells, steps: of `harness.load`.
+        warmup_steps: the scenario's `measure.warmup_steps`.
+    """
     rows = []
     by_cell = dict(list(steps.groupby("cell_id"))) if len(steps) else {}
     for cell in cells.to_dict("records"):
         table = by_cell.get(cell["cell_id"])
-        tail = tail_of(step_times(table)) if table is not None else None
+        tail = tail_of(step_times(table, warmup_steps)) if table is not None else None
         if tail is None:
             continue
-        row = {key: cell[key] for key in ("cell_id", "strategy", "engine", "gpus", "seed")} | vars(tail)
+        row = {key: cell.get(key) for key in ("cell_id", "strategy", "engine", "gpus", "workers", "seed")} | vars(tail)
         slowest = slowest_worker(table)
         row |= dict(zip(("slowest_worker", "slowest_device", "slowest_times"), slowest or (None,) * 3, strict=True))
         rows.append(row)
@@ -183,7 +188,11 @@ def _cost(point: Point, steps: Mapping[str, pd.DataFrame]) -> Any:
         return cost(runs)  # a worker's own steps are not the job's
     tables = [steps[row["cell_id"]] for row in point.rows if row["cell_id"] in steps]
     series = [step_times(table) / point.row["global_batch_size"] for table in tables]
-    return cost(runs, series if len(series) == len(runs) else ())
+    found = cost(runs, series if len(series) == len(runs) else ())
+    if found is None or found.between_runs:
+        return found
+    # Steps say how sure it is; the middle is that of the speed-up that is drawn.
+    return replace(found, log=-math.log(_throughput(point)))
 
 
 # -- the serial share --------------------------------------------------------------------------------------------------

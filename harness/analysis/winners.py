@@ -111,7 +111,7 @@ def _energy(usable: Sequence[Standing], by_target: bool) -> Line | None:
 def _dram(usable: Sequence[Standing]) -> Line | None:
     for column in DRAM:
         name = "allocated" if column.startswith("dram_allocated") else "counted"
-        line = _least(f"{name} DRAM of a device", usable, lambda s, c=column: _median(s, c), _bytes)  # type: ignore[misc]
+        line = _least(f"{name} DRAM of a device", usable, lambda s, c=column: _median(s, c), in_bytes)  # type: ignore[misc]
         if line is not None:
             return line
     return None
@@ -121,7 +121,8 @@ def _median(standing: Standing, column: str) -> float | None:
     return standing.point.median_of(lambda row: number(row, column))
 
 
-def _bytes(value: float) -> str:
+def in_bytes(value: float) -> str:
+    """Write a number of bytes in GiB, or in MiB where it is less than one."""
     return f"{three(value / 2**30)} GiB" if value >= 2**30 else f"{three(value / 2**20)} MiB"
 
 

@@ -38,6 +38,12 @@ def times(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
+def percent(share: float) -> str:
+    """Write a share in percent with as many digits as a reader keeps, such as "1.4 %", "25 %" or "130 %"."""
+    value = 100 * share
+    return f"{value:,.0f} %" if abs(value) >= 99.5 else f"{value:.2g} %"
+
+
 def rate(value: float) -> str:
     """Write samples per second."""
     return f"{three(value)} samples/s"

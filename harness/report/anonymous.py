@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-LEAST = 3
-"""Characters of a host's name from which on it is looked for: a shorter one stands in many words; chosen."""
+TELLING = re.compile(r"[\d.-]")
+"""What a host's name must hold to be looked for: "server" and "gpu" are words of the page."""
 
 
 def anonymous(value: Any) -> Any:
@@ -33,5 +33,5 @@ def _names() -> re.Pattern[str]:
     home, host = re.escape(str(Path.home()).rstrip("/")), re.escape(socket.gethostname())
     # Of a folder the whole name only: /home/ann is no part of /home/anna.
     words = [rf"(?P<home>{home}(?![\w.-]))" if home else "(?P<home>(?!))"]
-    words += [rf"(?<![\w.-]){host}(?![\w-])"] if len(socket.gethostname()) >= LEAST and host != "localhost" else []
+    words += [rf"(?<![\w.-]){host}(?![\w-])"] if TELLING.search(socket.gethostname()) else []
     return re.compile("|".join(words))

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn
 
 from harness.analysis.predicted import INSIDE
+from harness.analysis.words import percent
 from harness.report.svg import (
     INK,
     Drawing,
@@ -16,6 +17,7 @@ from harness.report.svg import (
     kind_in_words,
     name_rows,
     new_figure,
+    ranked,
     shorten,
     style,
 )
@@ -63,6 +65,7 @@ def _throughput(bars: pd.DataFrame, palette: Mapping[str, str], simulated: bool,
 
 
 def _fastest(medians: pd.Series, clock: str) -> str:
+    medians = medians[ranked(medians.index)]
     best, worst = medians.idxmax(), medians.idxmin()
     text = f"{best} trains {medians[best]:,.0f} samples a {clock}"
     if best == worst:
@@ -88,7 +91,7 @@ def _bands(axes: Any, medians: pd.Series, stated: pd.Series) -> None:
 def _stated(stated: pd.Series) -> str:
     if stated.isna().all():
         return ""
-    return f"; broken lines: good to \N{PLUS-MINUS SIGN}{100 * INSIDE * stated.max():.2g} % at worst"
+    return f"; broken lines: good to \N{PLUS-MINUS SIGN}{percent(INSIDE * stated.max())} at worst"
 
 
 def shown_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:

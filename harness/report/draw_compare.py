@@ -193,7 +193,12 @@ def _legend(figure: Any, axes: Any, drawn: Sequence[Change], min_effect: float) 
 def _caption(changes: Sequence[Change], drawn: Sequence[Change], min_effect: float) -> str:
     coverage = {change.interval.coverage for change in changes if change.interval}
     text = ""
-    if coverage:
+    if coverage and not all(change.between_runs for change in changes):
+        text = (
+            f"Lines: intervals at {100 * min(coverage):.4g} % each; of few runs they say how steps differ within a "
+            "run, and runs may differ by more. "
+        )
+    elif coverage:
         text = (
             f"Lines: intervals at {100 * min(coverage):.4g} % each, so wide that all of them together raise an alarm "
         )
@@ -242,8 +247,11 @@ def grown_drawings(changes: Sequence[Change], palette: Mapping[str, str], prefix
         prefix: starts the ids inside the SVG.
     """
     worse = sorted((change for change in changes if change.kind == "regression"), key=lambda c: -c.ratio)
-    steps = {where(change.row): change for change in reversed(worse) if changed_part(change)}
-    found = list(steps.values())[::-1]
+    steps: dict[str, Change] = {}
+    for change in worse:
+        if changed_part(change):
+            steps.setdefault(where(change.row), change)
+    found = list(steps.values())
     groups = [[c for c in found if (c.row["engine"] == "virtual") == simulated] for simulated in (False, True)]
     return [_grown(group, palette, f"{prefix}grown{number}") for number, group in enumerate(groups) if group]
 

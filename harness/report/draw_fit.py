@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.analysis.curves import MOST_POINTS, median_curve
 from harness.analysis.words import listed, three
-from harness.report.svg import INK, Drawing, drawing, kind_in_words, new_figure, plain_numbers, shorten, style
+from harness.report.svg import INK, Drawing, drawing, first_of, kind_in_words, new_figure, plain_numbers, shorten, style
 
 MOST_LINES = 6
 
@@ -47,7 +47,8 @@ def _in_common(line: pd.DataFrame) -> bool:
 def _fit(
     curves: pd.DataFrame, fits: Mapping[str, str], palette: Mapping[str, str], simulated: bool, prefix: str
 ) -> Drawing:
-    lines = [(str(line), rows) for line, rows in curves.groupby("line", sort=False)][:MOST_LINES]
+    every = [(str(line), rows) for line, rows in curves.groupby("line", sort=False)]
+    lines = every[:MOST_LINES]
     title = f"Train against validation, {kind_in_words(simulated)}, each strategy at its best rate and batch"
     with style():
         figure, axes = new_figure(2.7 + 0.2 * (len(lines) + 1))
@@ -58,7 +59,8 @@ def _fit(
         figure.legend(loc="outside lower center", ncols=1)
         votes = [_votes(rows, fits) for _, rows in lines]
         details = " ".join(map(_in_words, lines, ends, votes))
-        return drawing(figure, title, _caption(lines, ends, votes), details, _table(lines), prefix)
+        caption = _caption(lines, ends, votes) + first_of(len(lines), len(every))
+        return drawing(figure, title, caption, details, _table(lines), prefix)
 
 
 def _line(axes: Any, line: str, rows: pd.DataFrame, colour: str, simulated: bool) -> tuple[float, float]:
@@ -98,7 +100,7 @@ def _caption(lines: Sequence[tuple[str, pd.DataFrame]], ends: Sequence[tuple[flo
     }
     said = [f"Overfitted: {bad['overfit']}." if bad["overfit"] else ""]
     said += [f"Underfitted: {bad['underfit']}." if bad["underfit"] else ""]
-    words = " ".join(filter(None, said)) or ("None over- or underfits." if any(votes) else "")
+    words = " ".join(filter(None, said)) or ("None over- or underfits." if all(votes) else "")
     return f"{text}{words}".strip() or "Training and validation loss."
 
 

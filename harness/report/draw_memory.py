@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
+from harness.analysis.words import percent
 from harness.report.draw_bars import shown_bars
 from harness.report.svg import INK, Drawing, byte_unit, drawing, kind_in_words, name_rows, new_figure, shorten, style
 
@@ -48,9 +49,14 @@ def dram_drawings(bars: pd.DataFrame, palette: Mapping[str, str], prefix: str) -
     kinds = [column for column in bars.columns if column.startswith("dram.")] or ["dram_total"]
     known = bars.dropna(subset=kinds, how="all")
     return [
-        _dram(group, kinds, palette, bool(simulated), f"{prefix}dram{int(simulated)}")
+        _dram(group, _there(group, kinds), palette, bool(simulated), f"{prefix}dram{int(simulated)}")
         for simulated, group in known.groupby("simulated")
     ]
+
+
+def _there(bars: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+    """Return the kinds that any of the bars has."""
+    return [kind for kind in kinds if bars[kind].notna().any()]
 
 
 def _dram(
@@ -102,7 +108,7 @@ def _fullest(rows: pd.DataFrame, totals: pd.Series, capacity: float | None) -> s
     if capacity is not None:
         line = " (dotted line)" if capacity <= NEAR * totals[most] else ""
         whole, name = byte_unit(capacity)
-        text += f": {100 * totals[most] / capacity:.2g} % of the {capacity / whole:.3g} {name} that there are{line}"
+        text += f": {percent(totals[most] / capacity)} of the {capacity / whole:.3g} {name} that there are{line}"
     if totals[least] < 0.995 * totals[most]:
         text += f"; {least} the least, {totals[least] / size:.3g} {unit}"
     return text
@@ -163,7 +169,8 @@ def _peaks(
             figure.legend(handles=[*shades, *handles], loc="outside lower center", ncols=1)
         words = " ".join(_peak_in_words(label, rows.loc[label], columns, size, unit) for label in labels)
         caption = f"{_peak_in_words(most.idxmax(), rows.loc[most.idxmax()], columns, size, unit)}"
-        caption += f" {_of_capacity(float(most.max()), capacity)}{more}" if capacity or more else ""
+        caption += f" {_of_capacity(float(most.max()), capacity)}" if capacity else ""
+        caption += f" {more.removeprefix('; ').capitalize()}." if more else ""
         return drawing(figure, title, caption, words, rows.reset_index(), prefix)
 
 
@@ -177,4 +184,4 @@ def _of_capacity(most: float, capacity: float | None) -> str:
         return ""
     whole, name = byte_unit(capacity)
     line = " (dotted line)" if capacity <= NEAR * most else ""
-    return f"That is {100 * most / capacity:.2g} % of the {capacity / whole:.3g} {name} that there are{line}."
+    return f"That is {percent(most / capacity)} of the {capacity / whole:.3g} {name} that there are{line}."

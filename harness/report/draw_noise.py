@@ -71,7 +71,7 @@ def _caption(lines: pd.DataFrame) -> str:
     text = " ".join(_line_in_words(line) for _, line in lines.groupby("label", sort=False))
     seeds = int(lines["seeds"].max())
     many = f"Medians over {seeds} seeds" if seeds > 1 else "One seed"
-    return f"{text} {many}; bars: 95 % intervals; a gap: not told from infinity."
+    return f"{text} {many}; bars: 95 % intervals, their ends too; a gap: not told from infinity."
 
 
 def _line_in_words(line: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.analysis.scaling import amdahl
+from harness.analysis.words import percent, times
 from harness.report.svg import INK, MARKERS, Drawing, drawing, kind_in_words, new_figure, plain_numbers, shorten, style
 
 MOST_LINES = 8
@@ -104,7 +105,7 @@ def _serial(lines: pd.DataFrame) -> list[str]:
         serial = amdahl(many["ideal"].tolist(), many["speedup"].tolist())
         if serial > 0:
             told.append(
-                f"{name} scales as if {100 * serial:.2g} % of its work were serial: {1 / serial:.2g} times at most, "
+                f"{name} scales as if {percent(serial)} of its work were serial: {times(1 / serial)} times at most, "
                 "with any number of devices."
             )
     return told

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.words import duration, three
+from harness.analysis.words import duration, percent, three
 from harness.report.svg import (
     INK,
     Drawing,
     clock_in_words,
     drawing,
+    first_of,
     kind_in_words,
     name_rows,
     new_figure,
@@ -96,14 +97,14 @@ def _caption(rows: pd.DataFrame, found: int) -> str:
     text += " Outliers are far beyond the quartiles; they stay in every other figure."
     slowest = rows.dropna(subset=["slowest_times"]).sort_values("slowest_times", ascending=False)
     text += _slowest(slowest.iloc[0]) if len(slowest) else ""
-    return text + (f" The first {len(rows)} of {found} points are drawn." if found > len(rows) else "")
+    return text + first_of(len(rows), found)
 
 
 def _in_words(row: Any) -> str:
     text = f"of {row.label} 95 % of {row.steps:,} steps take at most {duration(row.p95_s)}, "
     text += f"{three(row.p95_s / row.median_s)} times the median, the longest {duration(row.longest_s)}"
     if row.outliers:
-        text += f"; {row.outliers:,} outliers took {100 * row.outlier_share:.2g} % of the time"
+        text += f"; {row.outliers:,} outliers took {percent(row.outlier_share)} of the time"
     return f"{text}."
 
 
@@ -111,5 +112,6 @@ def _slowest(row: Any) -> str:
     """Name the device that computes longest, where that is more than noise."""
     if pd.isna(row.slowest_times) or row.slowest_times < SLOW:
         return ""
-    who = f"worker {int(row.slowest_worker)}" if row.slowest_worker else f"device {int(row.slowest_device)}"
+    several = row.workers and row.workers > 1
+    who = f"worker {int(row.slowest_worker)}" if several else f"device {int(row.slowest_device)}"
     return f" Slowest of {row.label}: {who} computes {three(row.slowest_times)} times as long as the others."

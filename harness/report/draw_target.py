@@ -18,15 +18,20 @@ from harness.report.svg import (
     Drawing,
     clock_in_words,
     drawing,
+    first_of,
     kind_in_words,
     name_rows,
     new_figure,
+    ranked,
     shorten,
     style,
     time_unit,
 )
 
 MOST_ROWS = 16
+
+ALIKE = 1.01
+"""Ratio of the largest value to the least below which nobody would speak of a difference; chosen."""
 
 
 def samples(count: float) -> str:
@@ -98,15 +103,15 @@ def target_drawings(
         prefix: starts the ids inside the SVG.
         measure: what the rows count.
     """
-    groups = [[row for row in rows if row.simulated == simulated][:MOST_ROWS] for simulated in (False, True)]
+    groups = [[row for row in rows if row.simulated == simulated] for simulated in (False, True)]
     return [
-        _target(group, palette, measure, f"{prefix}{measure.key}-target{number}")
+        _target(group[:MOST_ROWS], len(group), palette, measure, f"{prefix}{measure.key}-target{number}")
         for number, group in enumerate(groups)
-        if any(row.found.reached for row in group)
+        if any(row.found.reached for row in group[:MOST_ROWS])
     ]
 
 
-def _target(rows: Sequence[ToTarget], palette: Mapping[str, str], measure: Measure, prefix: str) -> Drawing:
+def _target(rows: Sequence[ToTarget], found: int, palette: Mapping[str, str], measure: Measure, prefix: str) -> Drawing:
     simulated = rows[0].simulated
     size, axis = measure.axis(max(run.spent for row in rows for run in row.runs), simulated)
     title = f"{measure.title}, {kind_in_words(simulated)}"
@@ -119,7 +124,8 @@ def _target(rows: Sequence[ToTarget], palette: Mapping[str, str], measure: Measu
         _epochs(axes, rows)
         _legend(figure, axes, rows)
         details = " ".join(to_target_in_words(row, measure) for row in rows)
-        return drawing(figure, title, _caption(rows, measure), details, _table(rows, measure), prefix)
+        caption = _caption(rows, measure) + first_of(len(rows), found)
+        return drawing(figure, title, caption, details, _table(rows, measure), prefix)
 
 
 def _epochs(axes: Any, rows: Sequence[ToTarget]) -> None:
@@ -141,14 +147,14 @@ def _row(axes: Any, place: int, row: ToTarget, colour: str, size: float) -> None
     if math.isfinite(row.value):
         marker = "|" if row.sure else "x"
         axes.scatter([row.value / size], [place], s=210 if row.sure else 50, marker=marker, color=INK, zorder=4)
-    interval = row.found.interval
-    if interval is not None and math.isfinite(interval.low):
-        high = interval.high if math.isfinite(interval.high) else max(run.spent for run in row.runs)
-        axes.plot([interval.low / size, high / size], [place, place], color=INK, linewidth=1.2, zorder=2)
+    # Of the median: where a seed never got there the expected value stands for the point, and has none.
+    interval = row.found.interval if row.sure else None
+    if interval is not None:
+        axes.plot([interval.low / size, interval.high / size], [place, place], color=INK, linewidth=1.2, zorder=2)
 
 
 def _legend(figure: Any, axes: Any, rows: Sequence[ToTarget]) -> None:
-    some = any(row.found.interval is not None for row in rows)
+    some = any(row.found.interval is not None and row.sure for row in rows)
     never = any(not run.reached for row in rows for run in row.runs)
     shapes = [("o", 5, "a seed")]
     shapes += [("|", 11, "median")] if any(row.sure for row in rows) else []
@@ -178,7 +184,7 @@ def to_target_in_words(row: ToTarget, measure: Measure) -> str:
     text = f"{row.label}: {found.reached} of {found.runs} seeds reached the target"
     if row.sure:
         text += f", median {measure.write(found.median)}"
-    if found.interval is not None and math.isfinite(found.interval.high):
+    if found.interval is not None and row.sure:
         low, high = measure.write(found.interval.low), measure.write(found.interval.high)
         text += f" ({100 * found.interval.coverage:.4g} % interval {low} to {high})"
     if 0 < found.reached < found.runs:
@@ -187,13 +193,17 @@ def to_target_in_words(row: ToTarget, measure: Measure) -> str:
 
 
 def _caption(rows: Sequence[ToTarget], measure: Measure) -> str:
+    kept = ranked(row.label for row in rows)
+    rows = [row for row in rows if row.label in kept]
     likely = [row for row in rows if 2 * row.found.reached >= row.found.runs] or rows
     best = min(likely, key=lambda row: row.value)
     text = to_target_in_words(best, measure)
     slow = [row for row in rows if row is not best and math.isfinite(row.value)]
     if slow and math.isfinite(best.value):
         worst = max(slow, key=lambda row: row.value)
-        text += f" {worst.label} takes {worst.value / best.value:.3g} times as {'long' if measure is TIME else 'many'}."
+        times = worst.value / best.value
+        far = f"{worst.label} takes {times:.3g} times as {'long' if measure is TIME else 'many samples'}"
+        text += f" {far}." if times >= ALIKE else f" All take as {'long' if measure is TIME else 'many'}."
     never = [row.label for row in rows if not row.found.reached]
     text += f" No seed of {listed(never)} got there." if never else ""
     return text + (" Below five seeds no interval is given." if best.found.runs < MIN_SEEDS else "")

@@ -19,6 +19,7 @@ from harness.report.svg import (
     Drawing,
     clock_in_words,
     drawing,
+    first_of,
     kind_in_words,
     name_rows,
     new_figure,
@@ -77,7 +78,7 @@ def _parts(rows: pd.DataFrame, palette: Mapping[str, str], title: str, found: in
         axes.set(xlabel=f"{clock_in_words(unit, simulated)} per step, mean over devices", xlim=(0, None))
         legend(figure, [part for part in TRAINING if rows[part].sum() > SEEN * steps.sum()], simulated)
         details = " ".join(_parts_in_words(row, steps[row.name]) for _, row in rows.iterrows())
-        more = f" The first {len(rows)} of {found} points are drawn." if found > len(rows) else ""
+        more = first_of(len(rows), found)
         table = rows.drop(columns=["simulated"])
         return drawing(figure, title, _most_exchange(rows, steps) + more, details, table, prefix)
 

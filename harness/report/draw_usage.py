@@ -13,6 +13,7 @@ from harness.report.svg import (
     Drawing,
     clock_in_words,
     drawing,
+    first_of,
     kind_in_words,
     new_figure,
     shorten,
@@ -34,12 +35,14 @@ class Gauge:
         title: what it is, in words that leave no doubt about what was counted.
         axis: its axis, with the unit.
         says: a sentence on what the figure means.
+        clock: ends the name of the axis of time: steps are on the training clock, which stands at evaluations.
     """
 
     title: str
     axis: str
     says: str
     scale: float = 1.0
+    clock: str = "since training began, evaluations included"
 
 
 GAUGES = {
@@ -62,6 +65,7 @@ GAUGES = {
         "Mean over devices, from the parts of the steps: forward and backward pass and optimizer; the rest goes into "
         "exchange, waiting and input.",
         100,
+        "of training",
     ),
     "nvml_used": Gauge(
         "Memory in use as NVML sees it",
@@ -94,7 +98,8 @@ def _steady(usage: pd.DataFrame) -> bool:
 
 
 def _usage(usage: pd.DataFrame, gauge: Gauge, simulated: bool, palette: Mapping[str, str], prefix: str) -> Drawing:
-    labels = list(dict.fromkeys(usage["label"]))[:MOST_LINES]
+    every = list(dict.fromkeys(usage["label"]))
+    labels = every[:MOST_LINES]
     size, unit = time_unit(float(usage["time_s"].max()))
     counts = sorted(usage["gpus"].unique())
     title = f"{gauge.title}, {kind_in_words(simulated)}"
@@ -106,7 +111,7 @@ def _usage(usage: pd.DataFrame, gauge: Gauge, simulated: bool, palette: Mapping[
             means[label] = float(line["value"].mean() * gauge.scale)
             marker = MARKERS[counts.index(line["gpus"].iloc[0]) % len(MARKERS)]
             _line(axes, line, size, gauge, marker, palette[line["strategy"].iloc[0]], simulated)
-        axes.set(xlabel=f"{clock_in_words(unit, simulated)} since training began", ylabel=gauge.axis, ylim=(0, None))
+        axes.set(xlabel=f"{clock_in_words(unit, simulated)} {gauge.clock}", ylabel=gauge.axis, ylim=(0, None))
         axes.set_xlim(0, None)
         figure.legend(loc="outside lower center", ncols=1)
         most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
@@ -114,7 +119,8 @@ def _usage(usage: pd.DataFrame, gauge: Gauge, simulated: bool, palette: Mapping[
         text += f", {means[least]:.3g} for {least}" if most != least else ""
         details = " ".join(f"{label}: {mean:.3g} {gauge.axis} in the mean." for label, mean in means.items())
         table = usage[usage["label"].isin(labels)][["label", "time_s", "value"]]
-        return drawing(figure, title, f"{text}. {gauge.says}", details, table, prefix)
+        caption = f"{text}. {gauge.says}{first_of(len(labels), len(every))}"
+        return drawing(figure, title, caption, details, table, prefix)
 
 
 def _line(axes: Any, line: pd.DataFrame, size: float, gauge: Gauge, marker: str, colour: str, simulated: bool) -> None:

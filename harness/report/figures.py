@@ -97,10 +97,10 @@ def figures_of(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
     best = best_of(scenario.rows)
     galleries = [
         Gallery("Learning rates", () if first else tuple(maps)),
-        _convergence(scenario, curves, best, palette, prefix),
+        _convergence(scenario, curves, best, labels, palette, prefix),
         Gallery("Throughput and scaling", tuple(speed)),
-        Gallery("Where the time went", tuple(_time(scenario, cells, bars, palette, prefix))),
-        Gallery("Devices over time", tuple(_over_time(scenario, best, palette, prefix))),
+        Gallery("Where the time went", tuple(_time(scenario, cells, bars, labels, palette, prefix))),
+        Gallery("Devices over time", tuple(_over_time(scenario, best, labels, palette, prefix))),
         Gallery("Memory", tuple(memory_drawings(bars, palette, prefix))),
         Gallery("Predicted beside measured", tuple(_predicted(scenario, palette, prefix))),
     ]
@@ -122,6 +122,7 @@ def _convergence(
     scenario: ScenarioResults,
     curves: pd.DataFrame,
     best: Sequence[Standing],
+    labels: Mapping[str, str],
     palette: Mapping[str, str],
     prefix: str,
 ) -> Gallery:
@@ -133,8 +134,8 @@ def _convergence(
     losses = curve_drawings(pd.concat(best_panels(known, LOSSES_SHOWN)), LOSS, palette, None, prefix)
     left_out = panels_left_out(known)
     remarks = (f"{left_out} more combinations of batch and rate are in the table only.",) if left_out else ()
-    shown = (*_to_target(scenario, palette, prefix), *drawn[: OPEN // 2], *losses[: OPEN // 2])
-    shown = (*shown, *_fit(scenario, curves, best, palette, prefix))
+    shown = (*_to_target(scenario, labels, palette, prefix), *drawn[: OPEN // 2], *losses[: OPEN // 2])
+    shown = (*shown, *_fit(scenario, curves, best, labels, palette, prefix))
     return Gallery("Convergence", shown, (*drawn[OPEN // 2 :], *losses[OPEN // 2 :]), remarks)
 
 
@@ -142,15 +143,20 @@ def _fit(
     scenario: ScenarioResults,
     curves: pd.DataFrame,
     best: Sequence[Standing],
+    labels: Mapping[str, str],
     palette: Mapping[str, str],
     prefix: str,
 ) -> list[Drawing]:
     ids = [row["cell_id"] for standing in best for row in standing.point.rows]
     fits = {row["cell_id"]: row["fitting"] for row in scenario.rows if row.get("fitting")}
-    return fit_drawings(curves[curves["cell_id"].isin(ids)], fits, palette, prefix)
+    # One line for each point: curves of a panel are named by less than what tells the points of a strategy apart.
+    chosen = curves[curves["cell_id"].isin(ids)]
+    return fit_drawings(chosen.assign(line=chosen["cell_id"].map(labels)), fits, palette, prefix)
 
 
-def _to_target(scenario: ScenarioResults, palette: Mapping[str, str], prefix: str) -> Iterator[Drawing]:
+def _to_target(
+    scenario: ScenarioResults, labels: Mapping[str, str], palette: Mapping[str, str], prefix: str
+) -> Iterator[Drawing]:
     """Draw each strategy on each number of devices at its best rate and batch."""
     tried = [row for row in scenario.rows if row["status"] in TRIED]
     if not has_target(tried):
@@ -161,16 +167,19 @@ def _to_target(scenario: ScenarioResults, palette: Mapping[str, str], prefix: st
         best.setdefault((point.row["engine"], point.strategy, point.details, point.gpus), standing)
     order = {cell.strategy: place for place, cell in reversed(list(enumerate(scenario.plan.cells)))}
     ordered = sorted(best.values(), key=lambda s: (order.get(s.point.strategy, 0), s.point.details, s.point.gpus))
-    labels = labels_of(scenario)
     for measure in (TIME, SAMPLES):
         ways = [way for standing in ordered if (way := to_target(standing, labels, measure)) is not None]
         yield from target_drawings(ways, palette, prefix, measure)
 
 
 def _time(
-    scenario: ScenarioResults, cells: pd.DataFrame, bars: pd.DataFrame, palette: Mapping[str, str], prefix: str
+    scenario: ScenarioResults,
+    cells: pd.DataFrame,
+    bars: pd.DataFrame,
+    labels: Mapping[str, str],
+    palette: Mapping[str, str],
+    prefix: str,
 ) -> Iterator[Drawing]:
-    labels = labels_of(scenario)
     yield from part_drawings(parts_frame(bars), palette, prefix)
     for frame, draw in (
         (tails(scenario, cells, labels), tail_drawings),
@@ -183,11 +192,15 @@ def _time(
 
 
 def _over_time(
-    scenario: ScenarioResults, best: Sequence[Standing], palette: Mapping[str, str], prefix: str
+    scenario: ScenarioResults,
+    best: Sequence[Standing],
+    labels: Mapping[str, str],
+    palette: Mapping[str, str],
+    prefix: str,
 ) -> list[Drawing]:
     """Draw the median run of each strategy at its best."""
     rows = [standing.middle for standing in best if standing.reached]
-    found = usage(scenario, rows, labels_of(scenario))
+    found = usage(scenario, rows, labels)
     return usage_drawings(found, palette, prefix) if len(found) else []
 
 

@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from harness.analysis.answer import pool_of
 from harness.analysis.censored import run_of
 from harness.analysis.confidence import recommended_first
 from harness.analysis.exam import exams, failed
 from harness.analysis.points import (
-    TRIED,
     Point,
     Row,
     has_target,
-    not_ranked,
     number,
     points,
-    ranked_rows,
     without_controls,
 )
 from harness.analysis.ranking import Standing, best_standings
@@ -40,12 +38,10 @@ MOST_WAYS = 6
 
 def best_of(rows: Sequence[Row]) -> list[Standing]:
     """Return each ranked strategy's best point, the recommended first; of a single strategy the ways to split it."""
-    barred = failed(exams(rows))
-    tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
-    pool = ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
+    pool = pool_of(rows, failed(exams(rows)))
     found = without_controls(points(pool, has_target(pool)))
     best = best_standings(found)
-    return recommended_first(best) if len(best) > 1 else _ways(found)
+    return recommended_first(best, found) if len(best) > 1 else _ways(found)
 
 
 def _ways(found: Sequence[Point]) -> list[Standing]:
@@ -88,7 +84,8 @@ def pictures(
     drawn = target_drawings(ways, palette, f"{prefix}first-") if best and best[0].point.by_target else []
     drawn = drawn or _speed(best, scaling, chosen, palette, f"{prefix}first-")
     drawn += part_drawings(parts_frame(chosen), palette, f"{prefix}first-", "Where the time of a step went")
-    drawn += _curve(best, curves, palette, target, prefix)
+    # One line for each point: curves of a panel are named by less than what tells the points of a strategy apart.
+    drawn += _curve(best, curves.assign(line=curves["cell_id"].map(labels)), palette, target, prefix)
     drawn += dram_drawings(chosen, palette, f"{prefix}first-") if len(drawn) < MOST_PICTURES else []
     return drawn[:MOST_PICTURES]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from harness.analysis.exact import MIN_SEEDS
+from harness.analysis.exam import exams, failed
 from harness.analysis.noise_scale import noise_frame
-from harness.analysis.points import TRIED, Point, Row, has_target, number, points
+from harness.analysis.points import TRIED, Point, Row, has_target, not_ranked, number, points
 from harness.analysis.ranking import Standing
 from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
@@ -17,6 +18,7 @@ from harness.analysis.usage import computing_frame, sampled_frame
 from harness.describe import engine_in_words
 from harness.plan import Cell
 from harness.report.read import ScenarioResults
+from harness.report.svg import NOT_RANKED
 from harness.source import show
 from harness.store import COLUMNS, Record
 
@@ -92,13 +94,24 @@ def _curve_head(cell: Cell, varied: set[tuple[str, str]], gpu_name: str) -> tupl
 
 
 def labels_of(scenario: ScenarioResults) -> dict[str, str]:
-    """Return by cell id what its speed and memory depend on, in words: neither rate nor seed."""
+    """Return by cell id what its speed and memory depend on, in words: neither rate nor seed.
+
+    What is shown without being ranked says so.
+    """
     cells = [cell for cell in scenario.plan.cells if cell.cell_id in scenario.records]
     batches = len({cell.global_batch_size for cell in cells}) > 1
     at_once = {(cell.strategy, cell.gpus, cell.batch_size, cell.micro_batch_size) for cell in cells}
     micros = len(at_once) > len({point[:3] for point in at_once})
     varied = varied_options(cells)
-    return {cell.cell_id: _bar_label(cell, varied, scenario.plan.machine.gpu_name, batches, micros) for cell in cells}
+    labels = {c.cell_id: _bar_label(c, varied, scenario.plan.machine.gpu_name, batches, micros) for c in cells}
+    unranked = _unranked(scenario.rows)
+    return {cell_id: label + NOT_RANKED * (cell_id in unranked) for cell_id, label in labels.items()}
+
+
+def _unranked(rows: Sequence[Row]) -> set[str]:
+    """Return the cells of strategies that failed the entry exam, and those with more workers than devices."""
+    barred = failed(exams(rows))
+    return {row["cell_id"] for row in rows if not_ranked(row) or (row["strategy"], row["engine"]) in barred}
 
 
 def bars_frame(scenario: ScenarioResults) -> pd.DataFrame:
@@ -199,8 +212,13 @@ def tails(scenario: ScenarioResults, cells: pd.DataFrame, labels: Mapping[str, s
     tables = [table for table in tables if "start_s" in table.columns and table["start_s"].notna().any()]
     if not tables:
         return pd.DataFrame()
-    found = tails_frame(first, pd.concat(tables, ignore_index=True))
+    found = tails_frame(first, pd.concat(tables, ignore_index=True), warmup_of(scenario))
     return found.merge(first[["cell_id", "label", "simulated"]], on="cell_id") if len(found) else found
+
+
+def warmup_of(scenario: ScenarioResults) -> int:
+    """Return how many steps of a run are left out of its speed, the same for all cells."""
+    return int(scenario.plan.cells[0].measure["warmup_steps"])
 
 
 def usage(scenario: ScenarioResults, rows: Iterable[Row], labels: Mapping[str, str]) -> pd.DataFrame:
@@ -234,7 +252,8 @@ def scaling_lines(scenario: ScenarioResults, cells: pd.DataFrame) -> pd.DataFram
         if len(point.rows) < MIN_SEEDS
     ]
     tables = [scenario.table("steps", cell_id).assign(cell_id=cell_id) for cell_id in few[:MOST_STEPS_READ]]
-    tables = [table for table in tables if "start_s" in table.columns and table["start_s"].notna().any()]
+    # The first device's starts are all that is asked of them: whole tables of long runs would fill the memory.
+    tables = [_first_device(table) for table in tables if "start_s" in table.columns and table["start_s"].notna().any()]
     found = scaling_frame(cells, pd.concat(tables, ignore_index=True) if tables else None)
     if not len(found):
         return found
@@ -244,6 +263,11 @@ def scaling_lines(scenario: ScenarioResults, cells: pd.DataFrame) -> pd.DataFram
     batch = (held + " " + fixed.astype(int).astype(str)).where(several, "")
     names = [", ".join(filter(None, parts)) for parts in zip(found["strategy"], found["details"], batch, strict=True)]
     return found.assign(simulated=found["engine"] == "virtual", line=names)
+
+
+def _first_device(steps: pd.DataFrame) -> pd.DataFrame:
+    first = steps[(steps["worker"] == 0) & (steps["device"].fillna(0) == 0)]
+    return first[["cell_id", "worker", "device", "start_s"]]
 
 
 def bubbles(cells: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from harness.analysis.predicted import (
     in_cells,
     summary,
 )
+from harness.analysis.words import percent
 from harness.describe import engine_in_words, machine_in_words
 from harness.plan import Cell, Plan
 from harness.report.against import Against, shown_against
@@ -131,6 +133,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["base64"] = lambda text: _base64(text if named else anonymous(text))
     palette = colours(strategies_of(scenarios))
     shown = [_shown(scenario, palette, f"s{number}-", sections) for number, scenario in enumerate(scenarios)]
     return environment.get_template("report.html.j2").render(
@@ -145,6 +148,10 @@ def render(
         one_rate_head=ONE_RATE_HEAD,
         title=", ".join(item.name for item in shown)[:LONG],
     )
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def _shown(
@@ -213,7 +220,7 @@ def _outside(scenario: ScenarioResults) -> Iterable[str]:
     for item in sorted(found, key=lambda item: -abs(item.error))[:1]:
         predicted, measured = item.quantity.text(item.predicted), item.quantity.text(item.measured)
         off = f"{100 * abs(item.error):.0f} % too {'much' if item.error > 0 else 'little'}"
-        stated = f", outside the stated ±{100 * INSIDE * (item.stated or 0.0):.2g} %"
+        stated = f", outside the stated ±{percent(INSIDE * (item.stated or 0.0))}"
         how = "observed" if item.source else "measured"
         said = f"{measured} was {how} where {predicted} is predicted ({item.where})"
         more = f"; {len(found) - 1} more lie outside too" if len(found) > 1 else ""

@@ -5,7 +5,6 @@ Text takes the page's colour, so that a figure can be read on white, on black an
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import re
@@ -31,6 +30,9 @@ WIDTH_INCH = 4.6  # 331 units: on a phone of 390 px a unit is about a pixel, and
 LONGEST_NAME = 50
 """Characters of a name inside a figure: at size 9 more would run over the edge; the table has it in full."""
 
+NOT_RANKED = ", not ranked"
+"""Ends the label of what is drawn but in no comparison."""
+
 NARROW = 30.0
 """Ratio of its ends below which a logarithmic axis has hardly a decade to name, and names 2 and 5 too; chosen."""
 
@@ -51,7 +53,7 @@ class Drawing:
     Attributes:
         caption: sentences that say what it shows.
         svg: the drawing, with its own text alternative.
-        csv: what is drawn, as the content of a data URI.
+        csv: what is drawn.
         file: name of a download, without its ending.
     """
 
@@ -78,6 +80,17 @@ def shorten(text: str, most: int = LONGEST_NAME) -> str:
     return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def first_of(drawn: int, found: int) -> str:
+    """Return that not all points are drawn, as a sentence to add; empty where they are."""
+    return f" The first {drawn} of {found} points are drawn." if found > drawn else ""
+
+
+def ranked(labels: Iterable[str]) -> list[str]:
+    """Return the labels that a caption may compare; all where none is ranked."""
+    found = list(dict.fromkeys(labels))
+    return [label for label in found if not label.endswith(NOT_RANKED)] or found
+
+
 def new_figure(height_inch: float) -> tuple[Figure, Any]:
     """Return a figure of a page column's width with its axes; to be called within `style`."""
     figure = Figure(figsize=(WIDTH_INCH, height_inch), layout="constrained")
@@ -102,11 +115,7 @@ def drawing(figure: Figure, title: str, caption: str, details: str, frame: pd.Da
     """
     text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     file = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "figure"
-    return Drawing(title, caption, _svg(figure, title, f"{caption} {details}", prefix), _data_uri(text), file)
-
-
-def _data_uri(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+    return Drawing(title, caption, _svg(figure, title, f"{caption} {details}", prefix), text, file)
 
 
 def _svg(figure: Figure, title: str, description: str, prefix: str) -> str:
