@@ -222,6 +222,26 @@ def test_failed_and_unfinished_cells_stand_in_the_table(tmp_path: Path, cells: l
     assert text.count("<td>synchronous</td>") + text.count("<td>asynchronous</td>") == len(cells)
 
 
+def test_what_fails_the_exam_is_drawn_as_not_ranked_and_leads_no_caption(tmp_path: Path) -> None:
+    cells = make_cells(
+        engine="real", cores=2, sweep={"strategy": ["single", "sync-ddp"], "gpus": [1, 2], "learning_rate": [0.1]}
+    )
+    results = results_at(tmp_path, cells)
+    for cell in cells:
+        record = record_of(cell)
+        record.row["displacement"] = 0.9 if cell.strategy == "sync-ddp" and cell.gpus == 2 else 0.3
+        record.row["throughput_samples_per_s"] = 9e4 if cell.gpus == 2 else 1e3
+        results.write_record(record, {"evals.csv": evaluations(cell)})
+    text = page(results)
+    assert "sync-ddp does not train what single trains: how far its weights move differs by 67 %" in text
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
+    compared = [caption for caption in captions if "sync-ddp, 2 CPU cores" in caption or "sync-ddp on 2" in caption]
+    assert not [
+        caption for caption in compared if re.search(r"is first|trains .* samples a|reached the target", caption)
+    ]
+    assert "sync-ddp, 2 CPU cores, not ranked: 90,000" in text
+
+
 def test_nothing_has_run_yet(tmp_path: Path, cells: list[Cell]) -> None:
     text = page(results_at(tmp_path, cells, run=0))
     assert f"<b>Nothing finished yet:</b> 0 of {len(cells)} cells." in text

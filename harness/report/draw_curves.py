@@ -21,6 +21,7 @@ from harness.report.svg import (
     kind_in_words,
     new_figure,
     plain_numbers,
+    ranked,
     shorten,
     style,
     time_unit,
@@ -117,11 +118,16 @@ def curve_drawing(
 def _best_in_words(panel: pd.DataFrame, axis: Axis, against: str, target: float | None) -> str:
     """Say which line ends best and which worst, and which is first to see the target."""
     ends = panel.groupby(["line", "seed"], sort=False).last().groupby("line", sort=False)["y"].median()
+    ends = ends[ranked(ends.index)]
     best, worst = (ends.idxmax(), ends.idxmin()) if axis is ACCURACY else (ends.idxmin(), ends.idxmax())
     text = f"{best} ends at {axis.name} {ends[best]:.3g}"
     text += f", {worst} at {ends[worst]:.3g}" if best != worst and f"{ends[worst]:.3g}" != f"{ends[best]:.3g}" else ""
     if target is not None and axis is ACCURACY:
-        above = panel[panel["y"] >= target].groupby(["line", "seed"], sort=False)["x"].min()
+        above = (
+            panel[(panel["y"] >= target) & panel["line"].isin(ends.index)]
+            .groupby(["line", "seed"], sort=False)["x"]
+            .min()
+        )
         first = above.groupby("line", sort=False).median().sort_values()
         if len(first):
             text += f"; to {target:g} (dotted) {first.index[0]} is first, at {three(first.iloc[0])} {against}"

@@ -11,7 +11,18 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.analysis.scaling import amdahl
 from harness.analysis.words import percent, times
-from harness.report.svg import INK, MARKERS, Drawing, drawing, kind_in_words, new_figure, plain_numbers, shorten, style
+from harness.report.svg import (
+    INK,
+    MARKERS,
+    Drawing,
+    drawing,
+    kind_in_words,
+    new_figure,
+    plain_numbers,
+    ranked,
+    shorten,
+    style,
+)
 
 MOST_LINES = 8
 
@@ -113,6 +124,7 @@ def _serial(lines: pd.DataFrame) -> list[str]:
 
 def _caption(lines: pd.DataFrame, kind: str) -> str:
     held = "the global batch" if kind == "strong" else "the batch of each rank"
+    lines = lines[lines["line"].isin(ranked(lines["line"]))]
     many = lines[lines["gpus"] > lines["base_gpus"]]
     most = many[many["gpus"] == many["gpus"].max()]
     found = [_point_in_words(row) for row in most.sort_values("speedup").iloc[[0, -1]].drop_duplicates().itertuples()]

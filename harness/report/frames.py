@@ -72,18 +72,19 @@ def curves_frame(scenario: ScenarioResults) -> pd.DataFrame:
     """
     cells = [cell for cell in scenario.plan.cells if scenario.evaluations.get(cell.cell_id)]
     varied = varied_options(cells)
+    unranked = _unranked(scenario.rows)
     rows = [
         (*head, *(row.get(key) for key in MEASURED))
         for cell in cells
-        for head in [_curve_head(cell, varied, scenario.plan.machine.gpu_name)]
+        for head in [_curve_head(cell, varied, scenario.plan.machine.gpu_name, cell.cell_id in unranked)]
         for row in scenario.evaluations[cell.cell_id]
     ]
     frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
     return frame.astype(dict.fromkeys(("samples", "time_s", *LOSSES), float))
 
 
-def _curve_head(cell: Cell, varied: set[tuple[str, str]], gpu_name: str) -> tuple[Any, ...]:
-    line = f"{name_in_words(cell, varied)}, {engine_in_words(cell, gpu_name)}"
+def _curve_head(cell: Cell, varied: set[tuple[str, str]], gpu_name: str, unranked: bool) -> tuple[Any, ...]:
+    line = f"{name_in_words(cell, varied)}, {engine_in_words(cell, gpu_name)}{NOT_RANKED * unranked}"
     panel = ", ".join(
         [f"global batch {cell.global_batch_size}", f"learning rate {cell.learning_rate:g}", *_swept(cell)]
     )
@@ -261,7 +262,10 @@ def scaling_lines(scenario: ScenarioResults, cells: pd.DataFrame) -> pd.DataFram
     several = fixed.groupby(found["scaling"]).transform("nunique") > 1
     held = found["scaling"].map({"strong": "global batch", "weak": "batch"})
     batch = (held + " " + fixed.astype(int).astype(str)).where(several, "")
-    names = [", ".join(filter(None, parts)) for parts in zip(found["strategy"], found["details"], batch, strict=True)]
+    barred = failed(exams(scenario.rows))
+    out = [NOT_RANKED * (who in barred) for who in zip(found["strategy"], found["engine"], strict=True)]
+    parts = zip(found["strategy"], found["details"], batch, out, strict=True)
+    names = [", ".join(filter(None, words)) + end for *words, end in parts]
     return found.assign(simulated=found["engine"] == "virtual", line=names)
 
 
