@@ -201,9 +201,14 @@ class Results:
         """Return the ids of all finished cells here, of this plan or another."""
         return {path.parent.name for path in self.folder.glob("cells/*/record.json")}
 
-    def rows(self) -> list[Row]:
-        """Return the rows of cells.csv, with what follows from comparing them."""
-        return with_speedups([record.row for record in self.records().values()])
+    def rows(self, records: Mapping[str, Record] | None = None) -> list[Row]:
+        """Return the rows of cells.csv, with what follows from comparing them.
+
+        Args:
+            records: where they are at hand already.
+        """
+        known = self.records() if records is None else records
+        return with_speedups([record.row for record in known.values()])
 
     def write_cells_csv(self) -> Path:
         """Write one row for each finished cell of the plan."""

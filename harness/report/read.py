@@ -6,21 +6,26 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
-from harness.analysis.answer import Answer
+from harness.analysis.answer import Answer, with_flips
 from harness.analysis.more_devices import poor_scaling
 from harness.analysis.points import Row
 from harness.analysis.predicted import compare_observed
 from harness.explained import MOST_EXPLAINED, accounts_of, scaling_of
 from harness.plan import Plan
 from harness.store import Record, Results
-from harness.verdict import verdict
+from harness.verdict import flips_of, judged
 
 Evaluations = list[dict[str, float]]
 """Rows of evals.csv; a quantity that was not measured is absent."""
+
+
+TABLES_KEPT = 64
+"""Tables that stay in memory: several figures read those of the same few cells; chosen."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,14 @@ def read_scenario(results: Results, plugins: Sequence[str] = ()) -> ScenarioResu
     times = [(folder / "record.json").stat().st_mtime for folder in folders.values()]
     newest = datetime.fromtimestamp(max(times), UTC) if times else None
 
+    @lru_cache(maxsize=TABLES_KEPT)
     def table(name: str, cell_id: str) -> pd.DataFrame:
         path = folders[cell_id] / f"{name}.parquet"
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
-    rows, plan, found = results.rows(), results.plan(), verdict(results, plugins)
+    rows, plan = results.rows(records), results.plan()
+    found = judged(rows, plan)
+    found = with_flips(found, flips_of(found, results, plugins))
     return ScenarioResults(
         plan=plan,
         records=records,
