@@ -8,15 +8,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import forkserver
+from multiprocessing import Pipe, forkserver
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from cells import make_cell
 
-from harness.real.launch import Result, fork_server, run_cell
+from harness.real.launch import Result, _Child, _Supervisor, fork_server, run_cell
 from harness.runner import make_record
 
 pytestmark = pytest.mark.dist
@@ -151,6 +152,24 @@ def test_a_killed_server_ends_the_cell_and_is_named(own_temp):
     result = run_cell(cell, on_start=kill("server", 0.3))
     assert result.status == "crashed"
     assert "server was killed by SIGKILL" in result.reason
+
+
+@pytest.mark.parametrize(("code", "reason"), [(-9, "server was killed by SIGKILL"), (1, "worker 0: no value")])
+def test_a_worker_that_is_heard_before_the_server_it_lost_is_not_the_cause(own_temp, code, reason):
+    def child(label: str, exit_code: int | None, **fields):
+        ours, theirs = Pipe()
+        process = SimpleNamespace(exitcode=exit_code, join=lambda seconds: None)
+        return _Child(SimpleNamespace(kind=label.split()[0]), process, ours, label, **fields), theirs
+
+    worker, open_end = child("worker 0", None, failure={"whose": "user", "reason": "no value"})
+    server, closed_end = child("server", code)
+    supervisor = _Supervisor(make_cell(engine="real", sweep__strategy="async-ps", sweep__gpus=[2]), [], "", {})
+    supervisor.children = [worker, server]
+    closed_end.close()
+    result = supervisor._failure([worker])
+    supervisor.folder.cleanup()
+    open_end.close()
+    assert result.reason == reason
 
 
 @pytest.mark.parametrize(

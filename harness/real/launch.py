@@ -286,6 +286,9 @@ class _Supervisor:
                     self._hear(child)
             if any(c.failure is not None and c.failure["whose"] != "peer" for c in self.children):
                 break
+        killed = self._killed()
+        if killed is not None:
+            return Result("crashed", self._loss(killed)[1], whose="user")
         failed = [c for c in self.children if c.failure is not None]
         order = {"machine": 0, "user": 1, "memory": 2, "harness": 3, "peer": 4}
         child = min(failed, key=lambda c: order[c.failure["whose"]])  # type: ignore[index]
@@ -296,6 +299,22 @@ class _Supervisor:
         status = "out-of-memory" if child.failure["whose"] == "memory" else "crashed"
         prefix = f"{child.label}: " if len(self.children) > 1 else ""
         return Result(status, prefix + child.failure["reason"], whose=child.failure["whose"])
+
+    def _killed(self) -> _Child | None:
+        """Return a process that a signal ended: what others raise, who got no more from it, follows from that.
+
+        Its end and their complaints may be heard in either order.
+        """
+        for child in self._live():
+            if child.control.poll(0):
+                self._hear(child)
+        for child in self.children:
+            silent = child.gone and child.answer is None and child.failure is None
+            if silent and child.label not in self.lost:
+                child.process.join(GRACE_S)
+                if (child.process.exitcode or 0) < 0:
+                    return child
+        return None
 
     def _deadlock(self) -> Result | None:
         """Find that everybody has waited for a message for a while: then none can come any more."""
