@@ -12,7 +12,6 @@ those that enough seeds do not tell from the fastest, the one on the fewest devi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -47,7 +46,7 @@ from harness.analysis.points import (
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
 from harness.analysis.winners import DRAM, Price, in_bytes, winners
-from harness.analysis.words import cells, devices_in_words, differs, duration, label, real, setting
+from harness.analysis.words import cells, devices_in_words, differs, duration, escaped, label, real, setting
 
 __all__ = [
     "Answer",
@@ -197,11 +196,11 @@ def in_text(given: Answer) -> str:
 def in_markdown(given: Answer) -> str:
     """Return the answer as Markdown; nothing in it is taken for markup."""
     items = [*_body(given), *(f"Note: {line}" for line in (*given.caveats, *edges(given.ledger)))]
-    head = f"**{_escaped(given.sentence)}**\n"
-    head += "".join(f"\n- {_escaped(item)}" for item in items) + ("\n" if items else "")
+    head = f"**{escaped(given.sentence)}**\n"
+    head += "".join(f"\n- {escaped(item)}" for item in items) + ("\n" if items else "")
     if not given.winners:
         return head
-    table = [("best by", "is", "with"), ("---", "---", "---"), *(map(_escaped, line) for line in given.winners)]
+    table = [("best by", "is", "with"), ("---", "---", "---"), *(map(escaped, line) for line in given.winners)]
     return head + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in table)
 
 
@@ -222,10 +221,6 @@ def _winners_in_lines(given: Answer) -> list[str]:
         return []
     widths = [max(len(line[i]) for line in given.winners) for i in (0, 1)]
     return ["best by", *(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in given.winners)]
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
 
 
 # -- the recommendation ------------------------------------------------------------------------------------------------

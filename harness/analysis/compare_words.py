@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from harness.analysis.compared import Change, Comparison, Detectable, Finding, Quantity
 from harness.analysis.points import Row, settings_of
-from harness.analysis.words import devices_in_words, duration, micro_batch
+from harness.analysis.words import devices_in_words, duration, escaped, micro_batch
 
 WORDS = {
     "regression": "REGRESSION",
@@ -42,12 +41,12 @@ def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
 
 def in_markdown(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
     """Return the comparison as Markdown, the verdict first; nothing in it is taken for markup."""
-    lines = [f"**{_escaped(verdict(found))}**", ""]
+    lines = [f"**{escaped(verdict(found))}**", ""]
     if found.findings:
         lines += ["| | point | quantity | before | after | change | where |", "|---|---|---|---|---|---|---|"]
-        lines += ["| " + " | ".join(map(_escaped, _cells(finding))) + " |" for finding in found.findings] + [""]
+        lines += ["| " + " | ".join(map(escaped, _cells(finding))) + " |" for finding in found.findings] + [""]
     about = [f"{names[0]} against {names[1]}: {in_common(found)}", *_around(found)]
-    return "\n".join([*lines, *(f"- {_escaped(line)}" for line in about)]) + "\n"
+    return "\n".join([*lines, *(f"- {escaped(line)}" for line in about)]) + "\n"
 
 
 def in_json(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
@@ -217,7 +216,3 @@ def could_detect(detectable: Sequence[Detectable]) -> str:
 
 def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("s" if count != 1 else "")
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from harness.analysis.points import Point, Row
@@ -58,6 +59,11 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     """Return such as "a, b and c"; empty for nothing."""
     *first, end = [*words] or [""]
     return f"{', '.join(first)} {last} {end}" if first else end
+
+
+def escaped(text: str) -> str:
+    """Return a text in which Markdown takes nothing for markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
 
 
 def label(point: Point) -> str:
