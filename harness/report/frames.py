@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -209,12 +209,19 @@ def tails(scenario: ScenarioResults, cells: pd.DataFrame, labels: Mapping[str, s
     """Return how the steps of the first cell of each label spread."""
     labelled = cells.assign(label=cells["cell_id"].map(labels), simulated=cells["engine"] == "virtual")
     first = labelled.drop_duplicates("label").head(MOST_SPREADS)
-    tables = [scenario.table("steps", cell_id).assign(cell_id=cell_id) for cell_id in first["cell_id"]]
-    tables = [table for table in tables if "start_s" in table.columns and table["start_s"].notna().any()]
+    tables = list(_timed_steps(scenario, first["cell_id"]))
     if not tables:
         return pd.DataFrame()
     found = tails_frame(first, pd.concat(tables, ignore_index=True), warmup_of(scenario))
     return found.merge(first[["cell_id", "label", "simulated"]], on="cell_id") if len(found) else found
+
+
+def _timed_steps(scenario: ScenarioResults, cell_ids: Iterable[str]) -> Iterator[pd.DataFrame]:
+    """Read the steps of cells one table at a time, leaving out those that say nothing of when steps began."""
+    for cell_id in cell_ids:
+        steps = scenario.table("steps", cell_id).assign(cell_id=cell_id)
+        if "start_s" in steps.columns and steps["start_s"].notna().any():
+            yield steps
 
 
 def warmup_of(scenario: ScenarioResults) -> int:
@@ -252,9 +259,8 @@ def scaling_lines(scenario: ScenarioResults, cells: pd.DataFrame) -> pd.DataFram
         for row in point.rows
         if len(point.rows) < MIN_SEEDS
     ]
-    tables = [scenario.table("steps", cell_id).assign(cell_id=cell_id) for cell_id in few[:MOST_STEPS_READ]]
     # The first device's starts are all that is asked of them: whole tables of long runs would fill the memory.
-    tables = [_first_device(table) for table in tables if "start_s" in table.columns and table["start_s"].notna().any()]
+    tables = [_first_device(table) for table in _timed_steps(scenario, few[:MOST_STEPS_READ])]
     found = scaling_frame(cells, pd.concat(tables, ignore_index=True) if tables else None)
     if not len(found):
         return found
