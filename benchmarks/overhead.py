@@ -48,15 +48,15 @@ def dataset() -> str:
 
 @cache
 def host() -> Any:
-    from harness.host import load_host
+    from harness.api.host import load_host
 
     return load_host()
 
 
 def cell(strategy: str, gpus: int, steps: int, engine: str) -> Any:
-    from harness.machine import Machine
-    from harness.plan import make_plan
-    from harness.scenario import parse_scenario
+    from harness.core.machine import Machine
+    from harness.scenario.plan import make_plan
+    from harness.scenario.read import parse_scenario
 
     text = SCENARIO.format(strategy=strategy, gpus=gpus, steps=steps, engine=engine, dataset=dataset())
     return make_plan(parse_scenario(text, host(), Path("bench.toml")), host(), Machine(cores=64)).cells[0]
@@ -64,7 +64,7 @@ def cell(strategy: str, gpus: int, steps: int, engine: str) -> Any:
 
 def prepared_data() -> Any:
     """The tensors that every contestant trains on."""
-    from harness.training.setup import make_setup
+    from harness.engines.shared.setup import make_setup
 
     return make_setup(cell("single", 1, 1, "real")).data
 
@@ -81,8 +81,8 @@ def raw_pictures() -> Any:
 
 def harness(strategy: str, gpus: int, steps: int, engine: str = "real") -> tuple[float, float]:
     """Return samples per second, and seconds outside training and evaluation."""
-    from harness.real.launch import run_cell
-    from harness.rows import speed_row
+    from harness.analysis.cell_row import speed_row
+    from harness.engines.processes.launch import run_cell
 
     made = cell(strategy, gpus, steps, engine)
     began = time.perf_counter()

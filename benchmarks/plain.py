@@ -26,7 +26,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def model() -> nn.Module:
-    from harness.workloads.catalogue import DataShape
+    from harness.workloads.entries import DataShape
     from harness.workloads.nets import lenet5
 
     torch.manual_seed(0)

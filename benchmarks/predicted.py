@@ -81,10 +81,10 @@ def cases() -> list[Case]:
 
 def cell_of(case: Case, engine: str) -> Any:
     """Return the cell of a case."""
-    from harness.host import load_host
-    from harness.machine import detect_machine
-    from harness.plan import make_plan
-    from harness.scenario import parse_scenario
+    from harness.api.host import load_host
+    from harness.core.machine import detect_machine
+    from harness.scenario.plan import make_plan
+    from harness.scenario.read import parse_scenario
 
     work, host = case.workload, load_host()
     per_rank = work.batch // case.gpus if case.strategy in ("sync-ddp", "sync-ps", "local-sgd") else work.batch
@@ -105,10 +105,10 @@ def step_time_s(outcome: Any) -> float:
 
 def prepare() -> None:
     """Calibrate, and measure the profiles that are missing."""
-    from harness.calibration.links import calibrate
-    from harness.calibration.profile import ensure_profiles
-    from harness.costs.measured import load_cluster
-    from harness.machine import detect_machine
+    from harness.core.machine import detect_machine
+    from harness.costs.profiles.measured import load_cluster
+    from harness.engines.calibration.link_times import calibrate
+    from harness.engines.calibration.workload_times import ensure_profiles
 
     if load_cluster("cpu", 1) is None:
         calibrate(detect_machine(), "cpu", 1, print)
@@ -117,15 +117,15 @@ def prepare() -> None:
 
 def predicted_s(case: Case) -> float:
     """Return the step time of the virtual twin; its program runs with sizes in place of numbers."""
-    from harness.host import load_host
-    from harness.virtual.timing import run_timing
+    from harness.api.host import load_host
+    from harness.engines.virtual.timing import run_timing
 
     return step_time_s(run_timing(cell_of(case, "virtual"), load_host()))
 
 
 def measured_s(case: Case) -> float:
     """Return the step time of a real run."""
-    from harness.real.launch import run_cell
+    from harness.engines.processes.launch import run_cell
 
     result = run_cell(cell_of(case, "real"))
     assert result.status == "finished", f"{case.name}: {result.reason}"

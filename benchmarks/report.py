@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from harness.store import Results
+from harness.results.store import Results
 
 REPEATS = 3
 REPORT_S, CSV_S, PAGE_BYTES = 20.0, 3.0, 10e6

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.calibration.shapes import find_or_trace
-from harness.costs import step
-from harness.host import load_host
-from harness.machine import Machine
-from harness.plan import Cell, make_plan
-from harness.scenario import parse_scenario
-from harness.virtual import cost
-from harness.virtual.timing import run_timing
+from harness.api.host import load_host
+from harness.core.cell import Cell
+from harness.core.machine import Machine
+from harness.costs.steps import step
+from harness.engines.calibration.trace_in_child import find_or_trace
+from harness.engines.virtual import prices as cost
+from harness.engines.virtual.timing import run_timing
+from harness.scenario.plan import make_plan
+from harness.scenario.read import parse_scenario
 
 HOST = load_host(())
 MACHINE = Machine(cores=2)

@@ -5,54 +5,83 @@ What a plugin imports stands here; everything else is private. Nothing below imp
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from harness.core.version import __version__
 
 _EXPORTS = {
-    "ANY": "harness.strategy",
-    "SERVER": "harness.strategy",
-    "Action": "harness.strategy",
-    "Batch": "harness.strategy",
-    "Impossible": "harness.errors",
-    "Layout": "harness.strategy",
-    "Message": "harness.strategy",
-    "Options": "harness.strategy",
-    "Server": "harness.strategy",
-    "Strategy": "harness.strategy",
-    "Table": "harness.strategy",
-    "Value": "harness.strategy",
-    "Worker": "harness.strategy",
-    "average": "harness.strategy",
-    "hookimpl": "harness.hookspecs",
-    "load": "harness.store",
+    "ANY": "harness.api.strategy",
+    "SERVER": "harness.api.strategy",
+    "Action": "harness.api.strategy",
+    "Batch": "harness.api.strategy",
+    "DataShape": "harness.workloads.entries",
+    "Dataset": "harness.workloads.entries",
+    "DatasetSize": "harness.workloads.entries",
+    "Device": "harness.costs.catalogue.devices",
+    "Impossible": "harness.core.errors",
+    "Layout": "harness.api.strategy",
+    "Link": "harness.costs.catalogue.named_links",
+    "Listener": "harness.api.host",
+    "Message": "harness.api.strategy",
+    "Model": "harness.workloads.entries",
+    "Options": "harness.api.strategy",
+    "Preset": "harness.costs.catalogue.presets",
+    "Probe": "harness.engines.telemetry.probe",
+    "ProbeUnavailable": "harness.engines.telemetry.probe",
+    "RawData": "harness.workloads.entries",
+    "Sample": "harness.engines.telemetry.probe",
+    "Server": "harness.api.strategy",
+    "Strategy": "harness.api.strategy",
+    "Table": "harness.api.strategy",
+    "Target": "harness.engines.telemetry.probe",
+    "Value": "harness.api.strategy",
+    "Worker": "harness.api.strategy",
+    "average": "harness.api.strategy",
+    "hookimpl": "harness.api.hooks",
+    "load": "harness.results.store",
 }
+_MODULES = {"schedules": "harness.api.schedules"}
 
 __all__ = [
     "ANY",
     "SERVER",
     "Action",
     "Batch",
+    "DataShape",
+    "Dataset",
+    "DatasetSize",
+    "Device",
     "Impossible",
     "Layout",
+    "Link",
+    "Listener",
     "Message",
+    "Model",
     "Options",
+    "Preset",
+    "Probe",
+    "ProbeUnavailable",
+    "RawData",
+    "Sample",
     "Server",
     "Strategy",
     "Table",
+    "Target",
     "Value",
     "Worker",
     "__version__",
     "average",
     "hookimpl",
     "load",
+    "schedules",
 ]
 
 if TYPE_CHECKING:
-    from harness.errors import Impossible
-    from harness.hookspecs import hookimpl
-    from harness.store import load
-    from harness.strategy import (
+    from harness.api import schedules
+    from harness.api.hooks import hookimpl
+    from harness.api.host import Listener
+    from harness.api.strategy import (
         ANY,
         SERVER,
         Action,
@@ -67,12 +96,19 @@ if TYPE_CHECKING:
         Worker,
         average,
     )
+    from harness.core.errors import Impossible
+    from harness.costs.catalogue.devices import Device
+    from harness.costs.catalogue.named_links import Link
+    from harness.costs.catalogue.presets import Preset
+    from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Sample, Target
+    from harness.results.store import load
+    from harness.workloads.entries import Dataset, DatasetSize, DataShape, Model, RawData
 
 
 def __getattr__(name: str) -> Any:
     """Import an exported name on first use, so that `harness --help` pays for none of them."""
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _EXPORTS:
         raise AttributeError(f"module 'harness' has no attribute {name!r}")
-    import importlib
-
     return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -6,10 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.host import Host, load_host
-from harness.machine import Machine
-from harness.plan import Cell, make_plan
-from harness.scenario import parse_scenario
+from harness.api.host import Host, load_host
+from harness.core.cell import Cell
+from harness.core.machine import Machine
+from harness.scenario.plan import make_plan
+from harness.scenario.read import parse_scenario
 
 DEFAULTS: dict[str, Any] = {
     "engine": "virtual",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cells import make_cells
 
-from harness.real.launch import run_cell
+from harness.engines.processes.launch import run_cell
 
 FOLDER = Path(os.environ.get("HARNESS_DATA", ""))
 

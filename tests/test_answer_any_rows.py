@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from harness.analysis.answer import answer, in_markdown, in_text
 from harness.analysis.exam import exams, failed
+from harness.analysis.loss_shape import SHAPES
 from harness.analysis.points import STATUSES, has_target, points, ranked_rows
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.winners import Price
-from harness.regime import SHAPES
 
 Row = dict[str, Any]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from cells import host
 
-from harness.machine import Machine
-from harness.plan import make_plan
-from harness.scenario import load_scenario
-from harness.scenarios import bundled_scenarios, find_scenario
+from harness.core.machine import Machine
+from harness.scenario.bundled import bundled_scenarios, find_scenario
+from harness.scenario.plan import make_plan
+from harness.scenario.read import load_scenario
 
 FOLDER = Path(os.environ.get("HARNESS_DATA", ""))
 UNITS = {"second": 1, "minute": 60}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.costs import cache
+from harness.core import cache
 
 KEY = {"model": "mlp", "sizes": (1, 2), "nested": {"a": None}}
 

@@ -14,16 +14,15 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.calibration import fit
-from harness.calibration.links import group_sizes, messages_of
-from harness.calibration.profile import ensure_profiles, missing_jobs
-from harness.calibration.show import describe
-from harness.calibration.single import spread, typical
-from harness.cli import main
-from harness.costs import cache, find
-from harness.costs.cluster import Bus, Cluster, Link
-from harness.costs.collectives import ring_s
-from harness.costs.measured import (
+from harness.api.strategy import SERVER, Layout, Strategy, Value
+from harness.commands.calibrate import describe
+from harness.commands.cli import main
+from harness.core import cache
+from harness.core.machine import Machine, detect_machine
+from harness.costs.profiles import find
+from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
+from harness.costs.profiles.device_profile import Curve
+from harness.costs.profiles.measured import (
     links_key,
     load_cluster,
     load_profile,
@@ -33,16 +32,18 @@ from harness.costs.measured import (
     profile_key,
     sizes_of,
 )
-from harness.costs.profile import Curve
-from harness.costs.runtime import Messages, Runtime
-from harness.costs.shape import LayerShape, Linear, ModelShape
-from harness.machine import Machine, detect_machine
-from harness.strategy import SERVER, Layout, Strategy, Value
-from harness.training.setup import Setup, make_setup
-from harness.virtual.cores import Cores
-from harness.virtual.cost import Costs, constant_costs
-from harness.virtual.engine import VirtualEngine, run_virtual
-from harness.virtual.sizes import Sizes
+from harness.costs.profiles.runtime import Messages, Runtime
+from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.costs.steps.collectives import ring_s
+from harness.engines.calibration import laws as fit
+from harness.engines.calibration.link_times import group_sizes, messages_of
+from harness.engines.calibration.single_times import spread, typical
+from harness.engines.calibration.workload_times import ensure_profiles, missing_jobs
+from harness.engines.shared.setup import Setup, make_setup
+from harness.engines.virtual.cores import Cores
+from harness.engines.virtual.engine import VirtualEngine, run_virtual
+from harness.engines.virtual.prices import Costs, constant_costs
+from harness.engines.virtual.sizes import Sizes
 
 HERE = Path(__file__).parent
 MACHINE = Machine(cores=2)
@@ -90,7 +91,7 @@ def test_a_noisy_table_is_fitted_within_its_noise_and_never_below_zero(alpha, be
 
 @given(st.integers(2, 64), ALPHAS, st.floats(1e7, 1e12))
 def test_the_ring_that_is_fitted_takes_as_long_as_the_ring_that_was_measured(ranks, latency, bandwidth):
-    link = Link(latency, bandwidth)
+    link = LinkFigures(latency, bandwidth)
     found = fit.ring_link(ranks, [(size, ring_s(ranks, size, link)) for size in SIZES])
     for size in SIZES:
         assert ring_s(ranks, size, found) == pytest.approx(ring_s(ranks, size, link), rel=1e-3)
@@ -149,10 +150,15 @@ RUNTIMES = st.builds(
 )
 
 
-@given(RUNTIMES, st.dictionaries(st.integers(2, 64), st.builds(Link, st.floats(0, 1), st.floats(1, 1e12)), max_size=3))
+@given(
+    RUNTIMES,
+    st.dictionaries(st.integers(2, 64), st.builds(LinkFigures, st.floats(0, 1), st.floats(1, 1e12)), max_size=3),
+)
 def test_a_cluster_comes_back_from_json_as_it_was(runtime, groups):
     tables = {ranks: ((1024.0, 0.5), (2048.0, 0.75)) for ranks in groups}
-    cluster = Cluster("here", 2, Bus(Link(1e-5, 1e9), groups, tables), Link(1e-4, 1e8), runtime=runtime, error=0.1)
+    cluster = Cluster(
+        "here", 2, Bus(LinkFigures(1e-5, 1e9), groups, tables), LinkFigures(1e-4, 1e8), runtime=runtime, error=0.1
+    )
     assert Cluster.from_dict(json.loads(json.dumps(cluster.to_dict()))) == cluster
 
 
@@ -302,7 +308,7 @@ def test_no_host_gives_more_seconds_than_it_has(jobs, count):
 def calibrated(**changes: Any) -> Cluster:
     messages = Messages(*(Curve(((1.0, 0.0), (1000.0, seconds))) for seconds in (0.1, 0.2, 0.3)))
     runtime = Runtime(**({"cores": 2, "messages": messages} | changes))
-    return Cluster("here", 2, Bus(Link(0.0, 1e9)), text="calibrated", error=0.1, runtime=runtime)
+    return Cluster("here", 2, Bus(LinkFigures(0.0, 1e9)), text="calibrated", error=0.1, runtime=runtime)
 
 
 class PushesOnly(Strategy):
@@ -326,7 +332,7 @@ def setup_of(strategy: str, workers: int) -> Setup:
 
 def step_of(setup: Setup, cluster: Cluster) -> float:
     """Return the mean step of a gradient of 1 s, 1,000 bytes long, with updates of 0.05 s."""
-    costs = replace(constant_costs(1.0, 0.0, 0.05, Link(0.0, 1e9), 1000), cluster=cluster)
+    costs = replace(constant_costs(1.0, 0.0, 0.05, LinkFigures(0.0, 1e9), 1000), cluster=cluster)
     executor: Any = Sizes(setup, 1000, 0, dict)
     steps = VirtualEngine(setup, costs=costs, executor=executor).run().steps
     starts = [s for s, w in zip(steps["start_s"], steps["worker"], strict=True) if w == 0]
@@ -356,7 +362,7 @@ def test_what_serving_loses_depends_on_whether_cores_are_shared():
 
 def test_what_ddp_loses_is_lost_once_a_step():
     lost = Curve(((1.0, 0.5), (1000.0, 0.5)))
-    costs = constant_costs(1.0, 0.0, 0.0, Link(0.0, 1e9), 1000)
+    costs = constant_costs(1.0, 0.0, 0.0, LinkFigures(0.0, 1e9), 1000)
     for data, expected in ((1, 0.0), (2, 0.5)):
         seconds = [
             replace(costs, cluster=calibrated(exchanged=curve)).step(Layout(data=data), 32, 32).total_s
@@ -385,14 +391,14 @@ def test_neither_a_small_message_nor_a_notice_overtakes_a_large_one():
     setup = replace(setup_of("sync-ps", 2), strategy=SaysGoodbye())
     executor: Any = Sizes(setup, 1000, 0, dict)
     costs = replace(
-        constant_costs(1.0, 0.0, 0.05, Link(0.0, 1e9), 1000), cluster=calibrated(messages=late, served=lost)
+        constant_costs(1.0, 0.0, 0.05, LinkFigures(0.0, 1e9), 1000), cluster=calibrated(messages=late, served=lost)
     )
     assert VirtualEngine(setup, costs=costs, executor=executor).run().notes[:2] == ["much", "little"]
 
 
 def test_a_mean_loses_what_meeting_after_so_much_computing_costs():
     stall = fit.level([(0.5, 0.1), (10.0, 2.0)])
-    costs = Costs(constant_costs(1.0, 0.0, 0.0, Link(0.0, 1e9), 4).profile, calibrated(stall=stall))
+    costs = Costs(constant_costs(1.0, 0.0, 0.0, LinkFigures(0.0, 1e9), 4).profile, calibrated(stall=stall))
     quiet = Costs(costs.profile, calibrated())
     lost = costs.mean_s(2, Layout(), 4, since_s=10.0) - quiet.mean_s(2, Layout(), 4, since_s=10.0)
     assert lost == pytest.approx(2.0)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.catalogue import describe_entry, list_entries
-from harness.costs.devices import DEVICES, Device, find_devices
-from harness.costs.links import CARRIED, LATENCY_S, LINKS
-from harness.costs.presets import PRESETS
-from harness.errors import InputError
-from harness.host import Host, load_host
+from harness.api.host import Host, load_host
+from harness.commands.list_plugins import describe_entry, list_entries
+from harness.core.errors import InputError
+from harness.costs.catalogue.devices import DEVICES, Device, find_devices
+from harness.costs.catalogue.named_links import CARRIED, LATENCY_S, LINKS
+from harness.costs.catalogue.presets import PRESETS
 
 
 @cache
@@ -123,10 +123,7 @@ def test_the_list_and_the_entries_tell_figures_and_sources() -> None:
 
 
 PLUGIN = """
-from harness import hookimpl
-from harness.costs.devices import Device
-from harness.costs.links import NamedLink
-from harness.costs.presets import Preset
+from harness import Device, Link, Preset, hookimpl
 
 
 @hookimpl
@@ -137,7 +134,7 @@ def harness_devices():
 
 @hookimpl
 def harness_links():
-    return [NamedLink("string", "ethernet", 1e9, "two cans")]
+    return [Link("string", "ethernet", 1e9, "two cans")]
 
 
 @hookimpl
@@ -147,7 +144,7 @@ def harness_clusters():
 
 
 def test_a_plugin_brings_devices_links_and_clusters(tmp_path: Path) -> None:
-    from harness.scenario import parse_scenario
+    from harness.scenario.read import parse_scenario
 
     (tmp_path / "mine.py").write_text(PLUGIN)
     loaded = load_host([tmp_path / "mine.py"])

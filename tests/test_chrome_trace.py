@@ -15,17 +15,19 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.cli import main
-from harness.costs.result import StepCost, Task
-from harness.plan import Cell
-from harness.real.launch import run_cell
-from harness.strategy import Layout
-from harness.trace import COMMUNICATION, COMPUTE, Recorder, Span, chosen_spans, side_by_side, trace_document
-from harness.traces import are_twins, document_of, steps_to_record
-from harness.training.outcome import Outcome
-from harness.training.setup import make_setup
-from harness.virtual.engine import run_virtual
-from harness.virtual.tracing import MOST_DEVICES, Tracer
+from harness.api.strategy import Layout
+from harness.commands.cli import main
+from harness.core.cell import Cell
+from harness.core.outcome import Outcome
+from harness.core.span import COMMUNICATION, COMPUTE, Span
+from harness.costs.steps.result import StepCost, Task
+from harness.engines.processes.launch import run_cell
+from harness.engines.shared.recorder import Recorder
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import run_virtual
+from harness.engines.virtual.spans import MOST_DEVICES, Tracer
+from harness.results.trace_document import chosen_spans, side_by_side, trace_document
+from harness.results.trace_files import are_twins, document_of, steps_to_record
 
 ROUNDING_US = 0.002
 """Times in the file are rounded to the nanosecond."""
@@ -139,7 +141,7 @@ def test_a_recorder_keeps_the_steps_it_was_asked_for_and_never_too_much(monkeypa
         recorder.add(Span("worker 0", COMPUTE, "x", "compute", step, step + 1, step))
     recorder.add(Span("worker 0", COMPUTE, "x", "compute", 5, 5, 0))
     assert [span.step for span in recorder.spans] == [0, 1]
-    monkeypatch.setattr("harness.trace.MOST_SPANS", 3)
+    monkeypatch.setattr("harness.engines.shared.recorder.MOST_SPANS", 3)
     for _ in range(9):
         recorder.add(Span("server", COMPUTE, "apply", "compute", 0, 1, None))
     assert len(recorder.spans) == 3

@@ -18,10 +18,10 @@ import pytest
 from cells import make_cell
 from click.testing import CliRunner, Result
 
-from harness.cli import NOT_YET, main
-from harness.real.launch import run_cell
-from harness.schema import key_paths
-from harness.store import Results
+from harness.commands.cli import NOT_YET, main
+from harness.engines.processes.launch import run_cell
+from harness.results.store import Results
+from harness.scenario.schema import key_paths
 
 SCENARIO = """\
 description = "Two strategies on a small virtual cluster."
@@ -218,7 +218,7 @@ def test_debug_runs_one_cell_in_this_process_and_stores_nothing():
 
 LISTENER = """\
 from harness import hookimpl
-from harness.host import Listener
+from harness.api.host import Listener
 
 
 class Tracker(Listener):
@@ -294,7 +294,7 @@ def test_a_bug_of_ours_ends_with_4_and_saves_its_traceback(monkeypatch):
     def bug(*_: object) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("harness.plan.make_plan", bug)
+    monkeypatch.setattr("harness.scenario.plan.make_plan", bug)
     done = harness("plan", "small.toml")
     assert done.exit_code == 4
     path = Path(done.output.split()[-1])

@@ -12,6 +12,7 @@ import pytest
 from cells import make_cells
 from click.testing import CliRunner
 
+from harness.analysis.cell_row import identity_row
 from harness.analysis.compare import (
     Comparison,
     Measured,
@@ -21,10 +22,10 @@ from harness.analysis.compare import (
     probability_of_drop,
 )
 from harness.analysis.compare_words import in_json, in_markdown, in_text, sentence, short_names, verdict, where
-from harness.cli import main
-from harness.plan import Machine, Plan
-from harness.rows import identity_row
-from harness.store import Record, Results
+from harness.commands.cli import main
+from harness.core.cell import Plan
+from harness.results.store import Record, Results
+from harness.scenario.plan import Machine
 
 HERE = {"cpu": "a processor", "gpu": "", "torch": "2.13.0", "id": "1"}
 PARTS = {"input_s": 0.02, "compute_s": 0.3, "communication_s": 0.06, "idle_s": 0.0, "other_s": 0.02}

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Action
-from harness.costs.pipeline import PipelineTimes, StageTimes, pipeline_cost
-from harness.schedules import find_schedule, gpipe, interleaved, one_forward_one_backward, zb_1p, zb_2p
+from harness.api.schedules import find_schedule, gpipe, interleaved, one_forward_one_backward, zb_1p, zb_2p
+from harness.costs.steps.table_time import PipelineTimes, StageTimes, pipeline_cost
 
 WHOLE = ("naive", "gpipe", "1f1b")
 """Schedules of one stage a device whose backward passes are whole."""

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.costs.devices import Device
-from harness.costs.eager import PRODUCT_EFFICIENCY, UPDATES, eager_profile
-from harness.costs.shape import LayerShape, Linear, ModelShape
-from harness.costs.timeline import Event, Passes, Timeline
+from harness.costs.catalogue.devices import Device
+from harness.costs.memory.allocations import Event, Passes, Timeline
+from harness.costs.profiles.eager import PRODUCT_EFFICIENCY, UPDATES, eager_profile
+from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 
 LAUNCH_S = 1e-6
 DEVICE = Device(

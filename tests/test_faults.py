@@ -17,22 +17,25 @@ from cells import host, make_cell, make_cells, to_toml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import InputError
-from harness.faults import Faults, Jitter, read_deaths, read_jitter, read_stragglers
-from harness.host import Host
-from harness.machine import Machine
-from harness.plan import Cell, Plan, make_plan
-from harness.real.launch import Result, run_cell
-from harness.scenario import parse_scenario
-from harness.session import run
-from harness.store import Results
-from harness.strategy import Layout
-from harness.training.faults import FaultDraws
-from harness.training.outcome import Outcome
-from harness.training.setup import make_setup
-from harness.virtual.cost import Link, constant_costs
-from harness.virtual.engine import Crash, VirtualEngine, run_virtual
-from harness.virtual.slow import by_stage
+from harness.api.host import Host
+from harness.api.strategy import Layout
+from harness.commands.run import run
+from harness.core.cell import Cell, Plan
+from harness.core.errors import InputError
+from harness.core.faults import Faults, Jitter
+from harness.core.machine import Machine
+from harness.core.outcome import Outcome
+from harness.costs.profiles.cluster_figures import LinkFigures
+from harness.engines.processes.launch import Result, run_cell
+from harness.engines.shared.fault_draws import FaultDraws
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import Crash, VirtualEngine, run_virtual
+from harness.engines.virtual.prices import constant_costs
+from harness.engines.virtual.slow import by_stage
+from harness.results.store import Results
+from harness.scenario.plan import make_plan
+from harness.scenario.read import parse_scenario
+from harness.scenario.read_faults import read_deaths, read_jitter, read_stragglers
 
 SPEED_ONLY: dict[str, Any] = {"target_accuracy": "none"}
 
@@ -238,7 +241,7 @@ def simulated(strategy: str, gpus: int, steps: int = 40, **changes: Any) -> tupl
     goal = SPEED_ONLY | {"max_steps": steps, "evaluate_every": 10**6}
     sweep = {"sweep__strategy": [strategy], "sweep__gpus": [gpus], "sweep__batch_size": 4}
     cell = make_cell(workload={"model": "softmax"}, goal=goal, **sweep, **changes)
-    costs = constant_costs(GRADIENT_S, 0.0, 0.0, Link(0.0, 1e30), 2600)
+    costs = constant_costs(GRADIENT_S, 0.0, 0.0, LinkFigures(0.0, 1e30), 2600)
     return FaultDraws(cell), VirtualEngine(make_setup(cell), costs=costs).run()
 
 

@@ -13,16 +13,16 @@ from cells import make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.costs.cluster import Link
-from harness.costs.collectives import ring_s
-from harness.costs.constants import PLAIN, PUBLISHED
-from harness.costs.devices import DEVICES, EFFICIENCY, MEMORY_EFFICIENCY
-from harness.costs.find import LOOPBACK, cluster_of, profile_of, shape_of
-from harness.costs.given import profile_of_file, shape_of_given
-from harness.costs.profile import Profile
-from harness.costs.shape import LayerShape, Linear, ModelShape
-from harness.costs.tables import fitted_link, read_tables
-from harness.errors import HarnessError, InputError
+from harness.core.errors import HarnessError, InputError
+from harness.costs.catalogue.constants import PLAIN, PUBLISHED
+from harness.costs.catalogue.devices import DEVICES, EFFICIENCY, MEMORY_EFFICIENCY
+from harness.costs.profiles.cluster_figures import LinkFigures
+from harness.costs.profiles.device_profile import Profile
+from harness.costs.profiles.find import LOOPBACK, cluster_of, profile_of, shape_of
+from harness.costs.profiles.given import profile_of_file, shape_of_given
+from harness.costs.profiles.link_tables import fitted_link, read_tables
+from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.costs.steps.collectives import ring_s
 
 ROOT = Path(__file__).parent.parent
 BERT = {"parameters": "335 M", "layers": 24, "hidden": 1024, "heads": 16, "sequence": 512}
@@ -220,9 +220,9 @@ def test_a_file_of_layers_is_a_profile(layers: Path) -> None:
 def test_a_scenario_takes_a_file_of_layers_and_its_content_is_its_identity(layers: Path) -> None:
     from cells import host
 
-    from harness.machine import Machine
-    from harness.plan import make_plan
-    from harness.scenario import parse_scenario
+    from harness.core.machine import Machine
+    from harness.scenario.plan import make_plan
+    from harness.scenario.read import parse_scenario
 
     text = '[workload]\nmodel = { profile = "layers.csv", batch_size = 8 }\n[sweep]\nstrategy = "single"\ngpus = 1'
 
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_such_table_is_refused(layers: Path, content: str, say
 def test_a_fitted_link_gives_back_the_ring_it_was_measured_on(
     latency: float, bandwidth: float, ranks: int, sizes: list[int]
 ) -> None:
-    link = Link(latency, bandwidth)
+    link = LinkFigures(latency, bandwidth)
     table = tuple((float(size), ring_s(ranks, size, link)) for size in sorted(sizes))
     found = fitted_link(ranks, table)
     for size, seconds in (table[0], table[-1]):
@@ -309,7 +309,7 @@ def test_a_table_of_several_machines_asks_which(tmp_path: Path) -> None:
 def test_a_preset_becomes_a_cluster() -> None:
     cluster = cluster_of(given_cell(cluster={"preset": "dgx1-v100"}, sweep__gpus=[16]))
     assert (cluster.gpus_per_node, cluster.nodes(16)) == (8, 2)
-    assert cluster.bus.by_group[2] == Link(12e-6, 22.6e9)
+    assert cluster.bus.by_group[2] == LinkFigures(12e-6, 22.6e9)
     assert cluster.node_link is not None
     assert cluster.node_link.bandwidth_bytes_per_s == pytest.approx(4 * 12.5e9 * 0.95)
     assert cluster.dram_bytes == round(31.74 * 2**30)
@@ -334,9 +334,9 @@ def test_figures_of_a_scenario_mean_what_they_say() -> None:
     cell = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4])
     cluster = cluster_of(cell)
     assert cluster.constants == PLAIN
-    assert (cluster.gpus_per_node, cluster.node_link) == (1, Link(pytest.approx(50e-6), 1e9))
+    assert (cluster.gpus_per_node, cluster.node_link) == (1, LinkFigures(pytest.approx(50e-6), 1e9))
     inside = cluster_of(make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4], cluster={"intra_node": "2 GB/s"}))
-    assert (inside.gpus_per_node, inside.bus.link, inside.node_link) == (4, Link(0.0, 2e9), None)
+    assert (inside.gpus_per_node, inside.bus.link, inside.node_link) == (4, LinkFigures(0.0, 2e9), None)
 
 
 def test_without_a_word_devices_of_this_machine_talk_as_its_processes_do() -> None:
@@ -346,15 +346,15 @@ def test_without_a_word_devices_of_this_machine_talk_as_its_processes_do() -> No
 
 
 def test_this_machine_as_calibrated_is_preferred_and_given_links_override_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.costs import cluster as shapes
-    from harness.costs import find
+    from harness.costs.profiles import cluster_figures as shapes
+    from harness.costs.profiles import find
 
-    measured = shapes.Cluster("cpu", 2, shapes.Bus(Link(1e-5, 3e9)))
+    measured = shapes.Cluster("cpu", 2, shapes.Bus(LinkFigures(1e-5, 3e9)))
     monkeypatch.setattr(find.measurements, "load_cluster", lambda *_: measured)
     cell = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4], cluster={}, limits={"dram": "1 GB"})
     assert cluster_of(cell) == replace(measured, dram_bytes=10**9)
     other = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4], cluster={"inter_node": "25 Gb/s"})
-    assert cluster_of(other).node_link == Link(0.0, 3.125e9)
+    assert cluster_of(other).node_link == LinkFigures(0.0, 3.125e9)
     assert cluster_of(other).bus == measured.bus
 
 
@@ -372,7 +372,7 @@ def test_several_nodes_need_a_link_between_them(gpus: int) -> None:
 
 
 def test_finding_costs_imports_neither_torch_nor_pandas_nor_numpy() -> None:
-    code = "import sys; import harness.predict, harness.costs.find; "
+    code = "import sys; import harness.costs.predict, harness.costs.profiles.find; "
     code += "print([name for name in ('torch', 'pandas', 'numpy', 'scipy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

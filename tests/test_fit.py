@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from cells import host, make_cell
 
-from harness.admission import admit
-from harness.costs.traced import find_shape
-from harness.fit import memory_of, memory_verdict, resolve_largest
-from harness.training.setup import make_setup
-from harness.training.shapes import shape_of, trace_cell
-from harness.values import LARGEST
+from harness.commands.admission import admit
+from harness.core.cell import LARGEST
+from harness.costs.memory.fit import memory_of, memory_verdict, resolve_largest
+from harness.costs.profiles.kept import find_shape
+from harness.engines.shared.setup import make_setup
+from harness.engines.shared.trace_or_find import shape_of, trace_cell
 
 GPT = {"name": "gpt", "layers": 4, "hidden": 128, "heads": 4}
 TEXTS = {"name": "tokens", "samples": 400, "test_samples": 8, "sequence": 64, "vocabulary": 500}
@@ -25,7 +25,7 @@ TEXTS = {"name": "tokens", "samples": 400, "test_samples": 8, "sequence": 64, "v
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
-    monkeypatch.setattr("harness.training.shapes._known", {})
+    monkeypatch.setattr("harness.engines.shared.trace_or_find._known", {})
 
 
 def cell_of(**changes):
@@ -67,8 +67,9 @@ def test_finding_and_judging_do_not_import_torch():
     cell = replace(cell_of(), dram_bytes=10**9)
     trace_cell(cell, host())
     code = (
-        "import json, sys; from harness.costs.traced import find_shape; from harness.fit import memory_verdict\n"
-        "from harness.host import load_host; from harness.plan import Cell\n"
+        "import json, sys; from harness.costs.profiles.kept import find_shape\n"
+        "from harness.costs.memory.fit import memory_verdict\n"
+        "from harness.api.host import load_host; from harness.scenario.plan import Cell\n"
         "cell = Cell.from_dict(json.loads(sys.argv[1])); host = load_host()\n"
         "print(memory_verdict(cell, host, find_shape(cell, host)), 'torch' in sys.modules)"
     )
@@ -120,7 +121,7 @@ def test_the_largest_micro_batch_is_found_before_a_cell_starts():
 
 def test_a_cell_without_limit_is_neither_traced_nor_changed(monkeypatch):
     cell = cell_of()
-    monkeypatch.setattr("harness.calibration.shapes.find_or_trace", None)
+    monkeypatch.setattr("harness.engines.calibration.trace_in_child.find_or_trace", None)
     assert admit(cell, host(), ()) == (cell, "")
 
 

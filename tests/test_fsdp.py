@@ -20,13 +20,19 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.costs.fsdp import bytes_sent, fsdp_messages, fsdp_step_messages, padded_parameters, passing_bytes
-from harness.costs.memory import CPU, Work, device_memory
-from harness.costs.shape import LayerShape, ModelShape
-from harness.real.parts import Parts
-from harness.real.sharded import module_shape, shard_module
-from harness.strategy import Layout
-from harness.training.memory import tensor_bytes
+from harness.api.strategy import Layout
+from harness.costs.memory.device import CPU, Work, device_memory
+from harness.costs.profiles.shape import LayerShape, ModelShape
+from harness.costs.steps.fsdp_traffic import (
+    bytes_sent,
+    fsdp_messages,
+    fsdp_step_messages,
+    padded_parameters,
+    passing_bytes,
+)
+from harness.engines.real.layouts.parts import Parts
+from harness.engines.real.layouts.sharded import module_shape, shard_module
+from harness.engines.shared.dram_count import tensor_bytes
 
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
 

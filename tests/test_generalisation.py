@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from harness.generalisation import fitting
+from harness.analysis.overfit import fitting
 
 FALLING = [2.0, 1.0, 0.5, 0.3, 0.2, 0.1]
 

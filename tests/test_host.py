@@ -12,11 +12,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-import harness.host
-from harness.catalogue import describe_entry, list_entries
-from harness.cli import main
-from harness.errors import InputError, PluginError
-from harness.host import INSTEAD, Host, bundled, load_host
+import harness.api.host
+from harness.api.host import INSTEAD, Host, bundled, load_host
+from harness.commands.cli import main
+from harness.commands.list_plugins import describe_entry, list_entries
+from harness.core.errors import InputError, PluginError
 
 GOOD = """\
 from harness import Strategy, hookimpl
@@ -122,10 +122,11 @@ def test_a_path_that_is_not_there_is_fatal_since_it_was_named(tmp_path):
 def test_entry_points_are_loaded_and_a_broken_one_is_listed(monkeypatch):
     module = ModuleType("a_package")
     exec(GOOD, module.__dict__)
-    good = SimpleNamespace(name="a-package", load=lambda: module)
+    good = SimpleNamespace(name="a-package", value="a_package", load=lambda: module)
+    own = list(metadata.entry_points(group="harness"))
 
     lost = metadata.EntryPoint("lost", "a_module_that_is_gone", "harness")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [good, lost])
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [*own, good, lost])
     host = load_host()
     assert host.origins["strategy", "mine"] == "a-package"
     name, reason = only_broken(host)
@@ -139,17 +140,17 @@ def test_an_installed_distribution_is_found_by_its_metadata(tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[harness]\nstrange = strange_package\n")
-    code = "from harness.host import load_host; h = load_host(); print(h.origins['strategy', 'mine'], h.broken)"
+    code = "from harness.api.host import load_host; h = load_host(); print(h.origins['strategy', 'mine'], h.broken)"
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{tmp_path / 'strange_package.py'} {{}}"
 
 
 def test_workloads_and_telemetry_register_through_the_same_hooks(monkeypatch):
-    import harness.telemetry
+    import harness.engines.telemetry
     import harness.workloads
 
-    for module, hooks in ((harness.workloads, ("models", "datasets")), (harness.telemetry, ("probes",))):
+    for module, hooks in ((harness.workloads, ("models", "datasets")), (harness.engines.telemetry, ("probes",))):
         for hook in hooks:
             assert hasattr(getattr(module, f"harness_{hook}"), "harness_impl")
             monkeypatch.delattr(getattr(module, f"harness_{hook}"), "harness_impl")
@@ -161,8 +162,7 @@ def test_workloads_and_telemetry_register_through_the_same_hooks(monkeypatch):
 def test_models_datasets_probes_listeners_and_sections_come_through_hooks(plugin):
     path = plugin(
         "from types import SimpleNamespace\n"
-        "from harness import hookimpl\n"
-        "from harness.host import Listener\n"
+        "from harness import Listener, hookimpl\n"
         + "".join(
             f"@hookimpl\ndef harness_{kind}():\n    return [{answer}]\n"
             for kind, answer in {
@@ -389,7 +389,7 @@ def test_deleting_a_file_of_plugins_breaks_only_scenarios_that_name_it(tmp_path,
     copy = tmp_path / "plugins"
     shutil.copytree(bundled("plugins"), copy, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / f"{deleted}.py").unlink()
-    monkeypatch.setattr(harness.host, "bundled", lambda kind: copy if kind == "plugins" else bundled(kind))
+    monkeypatch.setattr(harness.api.host, "bundled", lambda kind: copy if kind == "plugins" else bundled(kind))
     name = deleted.replace("_", "-")
     host = load_host()
     assert set(host.strategies) >= BUILT_IN - {name}

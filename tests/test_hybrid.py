@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from test_two_clocks import BATCHNORM, FP64, difference, real, seen, virtual
 from torch import nn
 
-from harness.errors import Impossible, PluginError
-from harness.real.grid import coordinates, rank_at
-from harness.real.launch import run_cell
-from harness.real.merge import split_waits
-from harness.strategy import Layout
-from harness.training.setup import make_setup
-from harness.training.tensor_plan import split_shares, tensor_plan
-from harness.virtual.engine import run_virtual
+from harness.api.strategy import Layout
+from harness.core.errors import Impossible, PluginError
+from harness.costs.tracing.tensor_plan import split_shares, tensor_plan
+from harness.engines.processes.launch import run_cell
+from harness.engines.real.layouts.grid import coordinates, rank_at
+from harness.engines.real.merge import split_waits
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import run_virtual
 
 LAYOUTS = str(Path(__file__).parent / "plugins" / "layouts.py")
 

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from harness.errors import InputError
+from harness.core.errors import InputError
 from harness.workloads import harness_datasets, harness_models
-from harness.workloads.catalogue import DataShape, Model, seen_shape
 from harness.workloads.data import prepare
-from harness.workloads.large import GPT_SIZES, TOKENS
+from harness.workloads.entries import GPT_SIZES, DataShape, Model, seen_shape
+from harness.workloads.large import TOKENS
 from harness.workloads.losses import evaluate, per_sample_loss, weighted_loss
 from harness.workloads.transformers import Attention
 

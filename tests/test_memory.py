@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import schedules
-from harness.costs.allocator import MIB, CachingAllocator, OutOfMemory, PlainAllocator, segment_bytes
-from harness.costs.cuts import StageMemory, balance, balance_under
-from harness.costs.memory import (
+from harness.api import schedules
+from harness.api.strategy import Layout
+from harness.core.errors import Impossible
+from harness.costs.memory.allocator import MIB, CachingAllocator, OutOfMemory, PlainAllocator, segment_bytes
+from harness.costs.memory.cuts import StageMemory, balance, balance_under
+from harness.costs.memory.device import (
     CPU,
     CUDA,
     DeviceConstants,
@@ -21,13 +23,11 @@ from harness.costs.memory import (
     missing_bytes,
     stages_of,
 )
-from harness.costs.shape import LayerShape, Linear, ModelShape
-from harness.costs.states import state_bytes
-from harness.errors import Impossible
-from harness.strategy import Layout
-from harness.training.trace import Rules, trace_model
+from harness.costs.memory.states import state_bytes
+from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.costs.tracing.trace import Rules, trace_model
 from harness.workloads import harness_models
-from harness.workloads.catalogue import DataShape
+from harness.workloads.entries import DataShape
 
 MODELS = {model.name: model for model in harness_models()}
 TEXT = DataShape(1, 1, 32, 50, 50, labels_per_token=True)

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from cells import make_cell
 
-from harness.real.launch import Result, _Child, _Supervisor, fork_server, run_cell
-from harness.runner import make_record
+from harness.commands.rounds import make_record
+from harness.engines.processes.launch import Result, _Child, _Supervisor, fork_server, run_cell
 
 pytestmark = pytest.mark.dist
 
@@ -194,7 +194,7 @@ def test_a_killed_synchronous_process_ends_the_cell_within_ten_seconds_and_is_na
 
 
 def test_a_process_killed_before_training_starts_is_named(own_temp, monkeypatch):
-    from harness.real import launch
+    from harness.engines.processes import launch
 
     start = launch._Supervisor._start
 
@@ -225,7 +225,7 @@ def test_a_peers_complaint_never_hides_who_was_killed(own_temp):
     """However late the supervisor looks: the one that is gone without a word is the cause, not who misses it."""
     from types import SimpleNamespace
 
-    from harness.real.launch import _Child, _Supervisor
+    from harness.engines.processes.launch import _Child, _Supervisor
 
     supervisor = _Supervisor(make_cell(engine="real", sweep__strategy="sync-ddp", sweep__gpus=[2], **TINY), [], "", {})
     dead = SimpleNamespace(join=lambda timeout: None, exitcode=-signal.SIGKILL)

@@ -12,21 +12,22 @@ import pytest
 import torch
 from cells import make_cell
 
-from harness.analysis.noise_scale import WINDOW_STEPS, noise_frame
-from harness.noise_scale import LEAST_STEPS, Squares, known_squares, noise_scale
-from harness.plan import Machine, Plan
-from harness.real.launch import Result, run_cell
+from harness.analysis.cell_row import noise_row
+from harness.analysis.gradient_noise import LEAST_STEPS, Squares, known_squares, noise_scale
+from harness.analysis.noise_windows import WINDOW_STEPS, noise_frame
+from harness.commands.rounds import make_record
+from harness.core.cell import Plan
+from harness.core.outcome import Outcome
+from harness.engines.processes.launch import Result, run_cell
+from harness.engines.shared import flat as values
+from harness.engines.shared.endpoint import Course
+from harness.engines.shared.flat import Flat
+from harness.engines.shared.replica import Piece
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import run_virtual
 from harness.report import write_report
-from harness.rows import noise_row
-from harness.runner import make_record
-from harness.store import Results, load
-from harness.training import values
-from harness.training.endpoint import Course
-from harness.training.outcome import Outcome
-from harness.training.replica import Piece
-from harness.training.setup import make_setup
-from harness.training.values import Flat
-from harness.virtual.engine import run_virtual
+from harness.results.store import Results, load
+from harness.scenario.plan import Machine
 
 # -- what an average keeps ---------------------------------------------------------------------------------------------
 

@@ -22,15 +22,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import SERVER, Strategy
-from harness.training.outcome import Outcome
-from harness.training.setup import Setup, make_setup
-from harness.virtual.cost import Costs, Link, constant_costs
-from harness.virtual.engine import VirtualEngine
-from harness.virtual.sizes import Sizes
+from harness.core.outcome import Outcome
+from harness.costs.profiles.cluster_figures import LinkFigures
+from harness.engines.shared.setup import Setup, make_setup
+from harness.engines.virtual.engine import VirtualEngine
+from harness.engines.virtual.prices import Costs, constant_costs
+from harness.engines.virtual.sizes import Sizes
 
 BOWL = f"{Path(__file__).parent}/models/bowl.py:bowl"
 CURVATURE, CLASSES = 2.0, 10
-AT_ONCE = Link(latency_s=0.0, bandwidth_bytes_per_s=1e30)
+AT_ONCE = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1e30)
 
 
 def setup_of(strategy: str, workers: int, steps: int, **changes: Any) -> Setup:
@@ -40,7 +41,9 @@ def setup_of(strategy: str, workers: int, steps: int, **changes: Any) -> Setup:
     return make_setup(make_cell(sweep__strategy=strategy, sweep__gpus=[workers], **changes))
 
 
-def costs_of(gradient_s: float = 1.0, apply_s: float = 0.0, link: Link = AT_ONCE, num_bytes: int = 1000) -> Costs:
+def costs_of(
+    gradient_s: float = 1.0, apply_s: float = 0.0, link: LinkFigures = AT_ONCE, num_bytes: int = 1000
+) -> Costs:
     """Return costs of a gradient that takes as long at any batch size."""
     return constant_costs(gradient_s, 0.0, apply_s, link, num_bytes)
 
@@ -180,7 +183,7 @@ def test_a_pull_that_comes_later_than_the_push_lowers_the_mean():
     """While a worker holds no weights of its own, others' updates age nobody's gradient but those under way."""
     setup = replace(setup_of("async-ps", 8, 4000), strategy=PullsLater())
     times = tuple(np.random.default_rng(0).exponential(1.0, 997))
-    small = Link(
+    small = LinkFigures(
         latency_s=0.0, bandwidth_bytes_per_s=64 / 0.5
     )  # a question without a value has 64 bytes: half a second
     means = {}
@@ -194,7 +197,7 @@ def test_a_pull_that_comes_later_than_the_push_lowers_the_mean():
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(latency=st.floats(0.0, 10.0), times=st.lists(st.floats(0.1, 10.0), min_size=1, max_size=20).map(tuple))
 def test_a_slow_network_leaves_the_sum_where_the_answer_follows_the_push(latency, times):
-    link = Link(latency_s=latency, bandwidth_bytes_per_s=1e30)
+    link = LinkFigures(latency_s=latency, bandwidth_bytes_per_s=1e30)
     log = run_sizes(setup_of("async-ps", 5, 200), costs_of(link=link), times=times).updates_log
     assert sum(log["staleness"]) == last_indices(log) - 200
 
@@ -262,7 +265,7 @@ def rate_of(outcome: Outcome, skipped: int) -> float:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(workers=st.integers(1, 24), compute_s=st.floats(0.0, 1.0), num_bytes=st.integers(10**6, 10**9))
 def test_no_number_of_workers_beats_what_the_servers_interface_carries(workers, compute_s, num_bytes):
-    link = Link(latency_s=0.0, bandwidth_bytes_per_s=1.25 * GIGABYTE_PER_S)
+    link = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1.25 * GIGABYTE_PER_S)
     setup = setup_of("async-ps", workers, 8 * workers)
     outcome = run_sizes(setup, costs_of(compute_s, link=link, num_bytes=num_bytes), num_bytes)
     cap = link.bandwidth_bytes_per_s / num_bytes
@@ -271,7 +274,7 @@ def test_no_number_of_workers_beats_what_the_servers_interface_carries(workers, 
 
 def test_many_workers_reach_the_servers_cap():
     """S = 100 MB over 1.25 GB/s: 12.5 gradients a second from one server, however many workers push."""
-    link = Link(latency_s=0.0, bandwidth_bytes_per_s=1.25 * GIGABYTE_PER_S)
+    link = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1.25 * GIGABYTE_PER_S)
     for workers in (16, 32):
         setup = setup_of("async-ps", workers, 30 * workers)
         outcome = run_sizes(setup, costs_of(0.1, link=link, num_bytes=10**8), 10**8)
@@ -281,7 +284,7 @@ def test_many_workers_reach_the_servers_cap():
 @pytest.mark.parametrize("workers", [1, 4, 8])
 def test_a_synchronous_push_takes_all_workers_bytes_through_the_servers_interface(workers):
     """S = 100 MB, 1.25 GB/s: 8 workers push for 640 ms into one server, and pull as long."""
-    link = Link(latency_s=0.002, bandwidth_bytes_per_s=1.25 * GIGABYTE_PER_S)
+    link = LinkFigures(latency_s=0.002, bandwidth_bytes_per_s=1.25 * GIGABYTE_PER_S)
     one_s = 10**8 / link.bandwidth_bytes_per_s
     sent = []
 
@@ -529,7 +532,7 @@ PROGRAMS = ["sync-ps", "async-ps", "local-sgd", "sync-ddp"]
 
 def timed(strategy: str, factor: float = 1.0, bytes_factor: float = 1.0) -> Outcome:
     num_bytes = round(4e6 * bytes_factor)
-    link = Link(latency_s=3e-3 * factor, bandwidth_bytes_per_s=1e8 * bytes_factor / factor)
+    link = LinkFigures(latency_s=3e-3 * factor, bandwidth_bytes_per_s=1e8 * bytes_factor / factor)
     return run_sizes(setup_of(strategy, 5, 40), costs_of(0.05 * factor, 0.01 * factor, link, num_bytes), num_bytes)
 
 

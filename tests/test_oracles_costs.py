@@ -11,8 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.costs.cluster import Bus, Cluster, Link, Servers
-from harness.costs.collectives import (
+from harness.api.schedules import gpipe, one_forward_one_backward, zb_1p
+from harness.api.strategy import Layout
+from harness.costs.memory.device import CPU, Work, device_memory
+from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
+from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.costs.steps.collectives import (
     all_gather_s,
     all_reduce_s,
     halving_doubling_s,
@@ -20,22 +25,17 @@ from harness.costs.collectives import (
     ring_s,
     tree_s,
 )
-from harness.costs.memory import CPU, Work, device_memory
-from harness.costs.profile import Curve, LayerTime, Profile
-from harness.costs.server import server_times
-from harness.costs.shape import LayerShape, Linear, ModelShape
-from harness.costs.step import StepCost, step_cost
-from harness.schedules import gpipe, one_forward_one_backward, zb_1p
-from harness.strategy import Layout
+from harness.costs.steps.server import server_times
+from harness.costs.steps.step import StepCost, step_cost
 
-FAST = Link(5e-6, 10e9)
+FAST = LinkFigures(5e-6, 10e9)
 MEGABYTES_100 = 100e6
 
-LINKS = st.builds(Link, st.floats(0.0, 1e-3), st.floats(1e8, 1e11))
+LINKS = st.builds(LinkFigures, st.floats(0.0, 1e-3), st.floats(1e8, 1e11))
 BYTES = st.floats(1.0, 1e10)
 
 
-def one_node(link: Link, ranks: int = 8, **more: Any) -> Cluster:
+def one_node(link: LinkFigures, ranks: int = 8, **more: Any) -> Cluster:
     return Cluster("a device", ranks, Bus(link), **more)
 
 
@@ -163,16 +163,16 @@ def test_the_algorithm_that_is_asked_for_is_the_one_that_is_counted(nodes, num_b
 # -- 4. servers --------------------------------------------------------------------------------------------------------
 
 
-def servers(placement: str, workers: int, count: int, link: Link) -> Any:
+def servers(placement: str, workers: int, count: int, link: LinkFigures) -> Any:
     """Return a step's push and pull where workers have a node each, and a way to its memory that costs nothing."""
-    at_once = Link(0.0, 1e30)
+    at_once = LinkFigures(0.0, 1e30)
     cluster = Cluster("a device", 1, Bus(link), node_link=link, host_link=at_once, servers=Servers(placement, count))
     return server_times(cluster, workers, MEGABYTES_100)
 
 
 def test_example_of_eight_workers_and_two_servers():
     """S = 100 MB, all links 1.25 GB/s: push 320 ms, and pull alike."""
-    times = servers("dedicated", workers=8, count=2, link=Link(0.0, 1.25e9))
+    times = servers("dedicated", workers=8, count=2, link=LinkFigures(0.0, 1.25e9))
     assert times.push_s == pytest.approx(0.320)
     assert times.pull_s == pytest.approx(0.320)
     cap = 8 / times.push_s
@@ -223,7 +223,7 @@ def overlapped(
     # A ring of two moves a bucket's bytes once: at 1 GB/s a parameter of four bytes takes 4 ns.
     parameters = tuple(round(seconds / 4e-9) for seconds in reversed(exchange))
     layout = Layout(data=2, bucket_bytes=1, overlap=overlap)
-    return step_cost(profile_of(forward, backward, parameters), one_node(Link(0.0, 1e9)), layout, 2, 1)
+    return step_cost(profile_of(forward, backward, parameters), one_node(LinkFigures(0.0, 1e9)), layout, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -361,8 +361,8 @@ def cost_of(profile: Profile, cluster: Cluster, layout: Layout, **more: Any) -> 
 
 
 def with_links(cluster: Cluster, latency: float = 1.0, bandwidth: float = 1.0) -> Cluster:
-    def changed(link: Link) -> Link:
-        return Link(link.latency_s * latency, link.bandwidth_bytes_per_s * bandwidth)
+    def changed(link: LinkFigures) -> LinkFigures:
+        return LinkFigures(link.latency_s * latency, link.bandwidth_bytes_per_s * bandwidth)
 
     assert cluster.node_link is not None
     return replace(cluster, bus=Bus(changed(cluster.bus.link)), node_link=changed(cluster.node_link))

@@ -14,14 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.describe import describe, engine_in_words
-from harness.errors import InputError, PluginError
-from harness.host import Host, load_host
-from harness.machine import _visible
-from harness.plan import Cell, Machine, Plan, detect_machine, make_plan, select
-from harness.predict import Prediction, predict
-from harness.scenario import load_scenario, parse_scenario
-from harness.strategy import Layout, Options, Strategy
+from harness.api.host import Host, load_host
+from harness.api.strategy import Layout, Options, Strategy
+from harness.commands.plan_text import describe
+from harness.core.cell import Cell, Plan
+from harness.core.errors import InputError, PluginError
+from harness.core.machine import _visible
+from harness.core.words import engine_in_words
+from harness.costs.predict import Prediction, predict
+from harness.scenario.plan import Machine, detect_machine, make_plan, select
+from harness.scenario.read import load_scenario, parse_scenario
 
 ROOT = Path(__file__).parent.parent
 LAPTOP = Machine(cores=2)
@@ -421,10 +423,10 @@ def test_ids_depend_on_the_users_file(tmp_path: Path) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from harness.describe import describe
-from harness.host import load_host
-from harness.plan import Machine, make_plan
-from harness.scenario import load_scenario
+from harness.commands.plan_text import describe
+from harness.api.host import load_host
+from harness.scenario.plan import Machine, make_plan
+from harness.scenario.read import load_scenario
 host = load_host()
 plan = make_plan(load_scenario(Path("scenarios/lenet.toml"), host), host, Machine(2))
 describe(plan)
@@ -451,7 +453,7 @@ def test_ids_are_the_same_in_every_process_and_nothing_heavy_is_imported() -> No
 
 def test_predictions_import_nothing_heavy() -> None:
     names = ["ticket", "four-gpus", "pretrain", *map(str, sorted((ROOT / "scenarios" / "published").glob("*.toml")))]
-    code = "import sys\nfrom harness.cli import main\n"
+    code = "import sys\nfrom harness.commands.cli import main\n"
     code += f"for name in {names}: main(['plan', name], prog_name='harness', standalone_mode=False)\n"
     code += "print(sorted({'torch', 'pandas', 'numpy', 'simpy', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

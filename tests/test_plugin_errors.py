@@ -9,9 +9,9 @@ import pytest
 from cells import make_cell
 from click.testing import CliRunner
 
-from harness.cli import main
-from harness.real.launch import Result, run_cell
-from harness.runner import make_record
+from harness.commands.cli import main
+from harness.commands.rounds import make_record
+from harness.engines.processes.launch import Result, run_cell
 
 HEAD = """\
 from harness import SERVER, Server, Strategy, Worker, hookimpl

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cells import make_cell
 
+from harness.analysis.cell_row import outcome_row, stated_row
 from harness.analysis.predicted import (
     HEAD,
     QUANTITIES,
@@ -18,11 +19,11 @@ from harness.analysis.predicted import (
     point_names,
     summary,
 )
-from harness.rows import outcome_row, stated_row
-from harness.training.setup import make_setup
-from harness.virtual.cost import Link, constant_costs
-from harness.virtual.engine import VirtualEngine
-from harness.virtual.sizes import Sizes
+from harness.costs.profiles.cluster_figures import LinkFigures
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import VirtualEngine
+from harness.engines.virtual.prices import constant_costs
+from harness.engines.virtual.sizes import Sizes
 
 
 def row(engine: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -195,7 +196,7 @@ def test_a_simulated_cell_states_what_its_costs_state():
     setup = make_setup(
         make_cell(sweep__strategy="sync-ddp", sweep__gpus=[2], goal={"target_accuracy": "none", "max_steps": 4})
     )
-    costs = constant_costs(1.0, 0.0, 0.0, Link(0.0, 1000.0), 1000)
+    costs = constant_costs(1.0, 0.0, 0.0, LinkFigures(0.0, 1000.0), 1000)
     costs = replace(costs, profile=replace(costs.profile, error=0.06), cluster=replace(costs.cluster, error=0.08))
     outcome = VirtualEngine(setup, costs=costs, executor=Sizes(setup, 1000, 0, dict)).run()
     row = outcome_row(setup.cell, outcome, setup.budget)

@@ -13,13 +13,13 @@ from cells import make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.analysis.cell_row import outcome_row
+from harness.analysis.loss_shape import LEAST_STEPS, Shape, classify, smoothed
 from harness.analysis.rate_regimes import MEANS, SHAPES, in_words, map_frame, regimes_frame, vote
-from harness.regime import LEAST_STEPS, Shape, classify, smoothed
-from harness.rows import outcome_row
-from harness.training.budget import Budget
-from harness.training.outcome import Outcome
-from harness.training.setup import make_setup
-from harness.virtual.engine import run_virtual
+from harness.core.budget import Budget
+from harness.core.outcome import Outcome
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import run_virtual
 
 LN10 = math.log(10)
 

@@ -13,13 +13,13 @@ import pytest
 from cells import make_cells
 
 import harness.report
-from harness.machine import Machine
-from harness.plan import Cell, LeftOut, Plan
+from harness.analysis.cell_row import identity_row
+from harness.core.cell import Cell, LeftOut, Plan
+from harness.core.machine import Machine
 from harness.report import default_path, is_current, write_report
 from harness.report.anonymous import _names
 from harness.report.definitions import DEFINITIONS
-from harness.rows import identity_row
-from harness.store import Record, Results
+from harness.results.store import Record, Results
 
 NASTY = "<script>alert(\"1\")</script> & 'quotes' \N{GREEK SMALL LETTER ALPHA}\N{SNOWMAN}"
 BYTES = {"parameters": 247000, "gradients": 247000, "optimizer": 0, "activations": 900000, "buffers": 0}
@@ -267,8 +267,8 @@ def test_asking_whether_a_report_is_current_imports_nothing_that_draws(tmp_path:
 import sys
 from pathlib import Path
 from harness.report import is_current
-from harness.rows import identity_row
-from harness.store import Results
+from harness.analysis.cell_row import identity_row
+from harness.results.store import Results
 print(is_current([Results(Path({str(tmp_path)!r}))], Path({str(tmp_path / "report.html")!r})))
 print([name for name in ("torch", "pandas", "seaborn", "matplotlib") if name in sys.modules])
 """

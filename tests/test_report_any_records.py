@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_report import NASTY, Seen, record_of
 
-from harness.machine import Machine
-from harness.plan import Cell, Plan
-from harness.regime import SHAPES
+from harness.analysis.loss_shape import SHAPES
+from harness.core.cell import Cell, Plan
+from harness.core.machine import Machine
+from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS
 from harness.report import write_report
-from harness.store import EVAL_COLUMNS, Results
-from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS
+from harness.results.store import EVAL_COLUMNS, Results
 
 BOTH = {"strategy": ["single", "sync-ddp", "async-ps"], "gpus": [1, 2], "learning_rate": [0.01, 0.1, 1.0], "seeds": 2}
 GPUS = {"strategy": ["single", "model-split"], "gpus": [1, 4], "global_batch_size": [8, 16, 32]}

@@ -19,12 +19,12 @@ from test_report import NASTY, Seen
 
 from harness.analysis.compare import Comparison, Measured, compare
 from harness.analysis.compared import STEP, TO_TARGET, Change, Quantity
-from harness.cli import main
+from harness.commands.cli import main
 from harness.report import content_digest, is_current
 from harness.report.against import Against, exact_in_words, shown_against
 from harness.report.draw_compare import MARKS, MOST_ROWS, grown_drawings, ratio_drawing
 from harness.report.svg import Drawing
-from harness.store import Results
+from harness.results.store import Results
 
 PALETTE = {"sync-ddp": "#029e73", "single": "#0173b2", NASTY: "#de8f05"}
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from harness.analysis.censored import Run
+from harness.analysis.loss_shape import MEANS, SHAPES
 from harness.analysis.time_to_accuracy import reached_by
-from harness.regime import MEANS, SHAPES
 from harness.report.draw_bars import throughput_drawings
 from harness.report.draw_batches import batch_drawings
 from harness.report.draw_fit import fit_drawings

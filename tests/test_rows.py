@@ -12,8 +12,7 @@ from cells import make_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.plan import Cell
-from harness.rows import (
+from harness.analysis.cell_row import (
     PARTS,
     curve_table,
     identity_row,
@@ -26,8 +25,9 @@ from harness.rows import (
     trajectory_id,
     with_speedups,
 )
-from harness.training.budget import Budget, Evaluation
-from harness.training.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+from harness.core.budget import Budget, Evaluation
+from harness.core.cell import Cell
+from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
 
 BUDGET = Budget(None, 100, None, 32, target_accuracy=0.9)
 

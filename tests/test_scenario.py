@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import InputError
-from harness.host import Host, load_host
-from harness.locate import line_numbers, line_of
-from harness.override import parse_value, resolve_key
-from harness.scenario import Scenario, load_scenario, parse_scenario, plugins_of
-from harness.schema import json_schema, key_paths, schema_text
-from harness.source import show
+from harness.api.host import Host, load_host
+from harness.core.errors import InputError
+from harness.core.words import show
+from harness.scenario.override import parse_value, resolve_key
+from harness.scenario.read import Scenario, load_scenario, parse_scenario, plugins_of
+from harness.scenario.schema import json_schema, key_paths, schema_text
+from harness.scenario.toml_lines import line_numbers, line_of
 
 SWEEP = '[sweep]\nstrategy = "single"\n'
 BUNDLED = Path(__file__).parent.parent / "scenarios"

@@ -10,11 +10,12 @@ from cells import make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import Action, Impossible, schedules
-from harness.host import bundled, load_file
-from harness.schedules import check_table, execution_order, find_schedule, most_kept, stashes
-from harness.training.setup import make_setup
-from harness.virtual.engine import run_virtual
+from harness import Action, Impossible
+from harness.api import schedules
+from harness.api.host import bundled, load_file
+from harness.api.schedules import check_table, execution_order, find_schedule, most_kept, stashes
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import run_virtual
 
 NAMES = ("naive", "gpipe", "1f1b", "interleaved-1f1b", "zb-1p", "zb-2p")
 

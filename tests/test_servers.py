@@ -12,27 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import SERVER
-from harness.costs.cluster import Bus, Cluster, Link, Servers
-from harness.costs.collectives import ring_s
-from harness.costs.constants import PLAIN
-from harness.costs.find import cluster_of
-from harness.costs.server import server_times
-from harness.errors import InputError
-from harness.machine import Machine
-from harness.plan import make_plan
-from harness.scenario import load_scenario
-from harness.training.outcome import Outcome
-from harness.training.setup import Setup, make_setup
-from harness.virtual.cost import Costs, constant_costs
-from harness.virtual.engine import VirtualEngine
-from harness.virtual.sizes import Sizes
-from harness.virtual.timing import run_timing
-from harness.virtual.whatif import SERVER as SERVER_BANDWIDTH
-from harness.virtual.whatif import what_if
+from harness.core.errors import InputError
+from harness.core.machine import Machine
+from harness.core.outcome import Outcome
+from harness.costs.catalogue.constants import PLAIN
+from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
+from harness.costs.profiles.find import cluster_of
+from harness.costs.steps.collectives import ring_s
+from harness.costs.steps.server import server_times
+from harness.engines.shared.setup import Setup, make_setup
+from harness.engines.virtual.engine import VirtualEngine
+from harness.engines.virtual.prices import Costs, constant_costs
+from harness.engines.virtual.sizes import Sizes
+from harness.engines.virtual.timing import run_timing
+from harness.engines.virtual.whatif import SERVER as SERVER_BANDWIDTH
+from harness.engines.virtual.whatif import what_if
+from harness.scenario.plan import make_plan
+from harness.scenario.read import load_scenario
 
 HUNDRED_MB = 10**8
-TEN_GIGABIT = Link(latency_s=0.0, bandwidth_bytes_per_s=1.25e9)
-AT_ONCE = Link(latency_s=0.0, bandwidth_bytes_per_s=1e30)
+TEN_GIGABIT = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1.25e9)
+AT_ONCE = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1e30)
 PLACEMENTS = ("cpu", "gpu", "co-located", "dedicated")
 
 
@@ -49,7 +49,11 @@ def costs_of(cluster: Cluster, compute_s: float = 0.0) -> Costs:
 
 
 def cluster_with(
-    servers: Servers, per_node: int = 1, between: Link | None = TEN_GIGABIT, slot: Link = AT_ONCE, shared_by: int = 1
+    servers: Servers,
+    per_node: int = 1,
+    between: LinkFigures | None = TEN_GIGABIT,
+    slot: LinkFigures = AT_ONCE,
+    shared_by: int = 1,
 ) -> Cluster:
     """Return nodes whose inside costs nothing, unless said otherwise."""
     bus = Bus(slot)
@@ -111,7 +115,7 @@ def test_eight_workers_push_into_two_servers():
 )
 def test_a_push_waits_for_the_worker_or_for_the_servers(workers, count, worker_rate, server_rate, latency_s):
     cluster = cluster_with(
-        Servers("dedicated", count, link=Link(0.0, server_rate)), between=Link(latency_s, worker_rate)
+        Servers("dedicated", count, link=LinkFigures(0.0, server_rate)), between=LinkFigures(latency_s, worker_rate)
     )
     expected = max(HUNDRED_MB / worker_rate, workers * HUNDRED_MB / (count * server_rate)) + latency_s
     assert pushes_s(workers, cluster) == pytest.approx(expected)
@@ -144,8 +148,8 @@ def test_a_synchronous_step_computes_pushes_and_pulls(placement, nodes, per_node
     cluster = cluster_with(
         Servers(placement, count),
         per_node,
-        Link(0.0, between) if nodes > 1 or placement == "dedicated" else None,
-        Link(0.0, slot),
+        LinkFigures(0.0, between) if nodes > 1 or placement == "dedicated" else None,
+        LinkFigures(0.0, slot),
         shared_by,
     )
     cluster = replace(cluster, constants=replace(PLAIN, host_add_bytes_per_s=add))
@@ -184,7 +188,7 @@ def test_replicas_of_a_node_add_up_before_they_send_where_all_wait_for_all():
 
 
 def test_devices_of_one_slot_wait_for_each_other_and_others_do_not():
-    slot = Link(1e-3, 12.5e9)
+    slot = LinkFigures(1e-3, 12.5e9)
     cluster = cluster_with(Servers("cpu"), per_node=8, between=None, slot=slot, shared_by=2)
     assert [pushes_s(workers, cluster) for workers in (1, 2, 8)] == pytest.approx([9e-3, 17e-3, 17e-3])
     slow_host = replace(cluster, constants=replace(PLAIN, host_add_bytes_per_s=10e9))
@@ -252,7 +256,7 @@ def test_servers_of_a_scenario_make_another_cell_and_silence_does_not():
 def test_servers_become_figures():
     written = {"placement": "dedicated", "count": 4, "apply_rate": "2 GB/s", "link": "25 Gb/s"}
     found = cluster_of(cell_with(written))
-    assert found.servers == Servers("dedicated", 4, 2e9, Link(0.0, 3.125e9))
+    assert found.servers == Servers("dedicated", 4, 2e9, LinkFigures(0.0, 3.125e9))
     assert found.node_link is not None  # one node of workers, and other nodes of servers
     assert Cluster.from_dict(found.to_dict()) == found
     assert cluster_of(cell_with({"placement": "cpu"})).node_link is None

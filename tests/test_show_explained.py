@@ -15,18 +15,19 @@ import pytest
 from cells import host
 from click.testing import CliRunner
 
+from harness.analysis.cell_row import identity_row, outcome_row
 from harness.analysis.explain import explain_difference
-from harness.cli import main
-from harness.costs import find
-from harness.costs.step import optimizer_s, step_cost
-from harness.plan import Cell, Machine, Plan, make_plan
+from harness.commands.cli import main
+from harness.core.budget import Budget
+from harness.core.cell import Cell, Plan
+from harness.costs.profiles import find
+from harness.costs.steps.step import optimizer_s, step_cost
+from harness.engines.virtual.timing import run_timing
+from harness.engines.virtual.whatif import BUS, JITTER, NODES, SERVER, SPEED, what_if
 from harness.report import write_report
-from harness.rows import identity_row, outcome_row
-from harness.scenario import parse_scenario
-from harness.store import Record, Results
-from harness.training.budget import Budget
-from harness.virtual.timing import run_timing
-from harness.virtual.whatif import BUS, JITTER, NODES, SERVER, SPEED, what_if
+from harness.results.store import Record, Results
+from harness.scenario.plan import Machine, make_plan
+from harness.scenario.read import parse_scenario
 
 GIGABIT = 1e9 / 8
 TICKET = """
@@ -240,7 +241,7 @@ def test_names_that_do_not_fit_are_refused(results, names):
 def test_showing_and_explaining_imports_neither_torch_nor_pandas(results):
     few, many = (cell.cell_id for cell in cells())
     code = (
-        "import sys\nfrom harness.cli import main\n"
+        "import sys\nfrom harness.commands.cli import main\n"
         "for arguments in (['show', 'ticket'], ['show', sys.argv[1], sys.argv[2]]):\n"
         "    try:\n        main(arguments, prog_name='harness')\n"
         "    except SystemExit as end:\n        assert not end.code, end.code\n"

@@ -13,11 +13,12 @@ import pytest
 from cells import make_cells
 
 import harness
-from harness import store
-from harness.errors import InputError
-from harness.plan import Cell, Machine, Plan
-from harness.rows import identity_row
-from harness.store import COLUMNS, FINAL, Record, Results, find_results, jsonable, write_atomically
+from harness.analysis.cell_row import identity_row
+from harness.core.cell import Cell, Plan
+from harness.core.errors import InputError
+from harness.results import store
+from harness.results.store import COLUMNS, FINAL, Record, Results, find_results, jsonable, write_atomically
+from harness.scenario.plan import Machine
 
 # DESIGN 4.3, typed in again on purpose: these columns are a contract with people's scripts.
 _CONTRACT = """

@@ -20,15 +20,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.telemetry import Probe, ProbeUnavailable, Sample, Target, harness_probes
-from harness.telemetry.bench import Bench, load_probe, probe_path
-from harness.telemetry.columns import Columns
-from harness.telemetry.doctor import _quota_v2, describe_machine
-from harness.telemetry.driver import cuda_index, visible_devices
-from harness.telemetry.host import HostProbe, Meter
-from harness.telemetry.nvml import CLOCK_REASONS, decode_clock_reasons
-from harness.telemetry.sampler import Sampler, Telemetry, Ticks
-from harness.telemetry.summary import summarise, summary_notes
+from harness.commands.doctor import _quota_v2, describe_machine
+from harness.engines.telemetry import Probe, ProbeUnavailable, Sample, Target, harness_probes
+from harness.engines.telemetry.bench import Bench, load_probe, probe_path
+from harness.engines.telemetry.columns import Columns
+from harness.engines.telemetry.cpu import HostProbe, Meter
+from harness.engines.telemetry.driver import cuda_index, visible_devices
+from harness.engines.telemetry.nvml import CLOCK_REASONS, decode_clock_reasons
+from harness.engines.telemetry.sampler import Sampler, Telemetry, Ticks
+from harness.engines.telemetry.summary import summarise, summary_notes
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -62,8 +62,8 @@ def by_series(samples):
 # What a fresh interpreter does with the driver library that its environment leads to.
 SAMPLE_NVML = """
 import json, sys
-from harness.telemetry import ProbeUnavailable, Target
-from harness.telemetry.nvml import NvmlProbe
+from harness.engines.telemetry import ProbeUnavailable, Target
+from harness.engines.telemetry.nvml import NvmlProbe
 request = json.loads(sys.argv[1])
 probe = NvmlProbe()
 try:
@@ -364,7 +364,7 @@ def wide_probe(tmp_path):
     file = tmp_path / "wide.py"
     file.write_text(
         textwrap.dedent("""
-            from harness.telemetry import Probe, Sample
+            from harness.engines.telemetry import Probe, Sample
 
             class Wide(Probe):
                 name = "wide"
@@ -470,8 +470,8 @@ def test_sampler_refuses_an_interval_that_is_none(context, interval_s):
 # A parent that starts a sampler, tells its pid, and answers "stop" on its standard input; with a file it is spawn-safe.
 PARENT = """
 import json, multiprocessing, os, sys
-from harness.telemetry import Target
-from harness.telemetry.sampler import Sampler
+from harness.engines.telemetry import Target
+from harness.engines.telemetry.sampler import Sampler
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
@@ -599,7 +599,9 @@ def test_probes_are_found_again_by_their_path():
 
 def test_probe_of_a_plugin_file_is_named_by_its_file(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from harness.telemetry.host import HostProbe\n\nclass Mine(HostProbe):\n    name = 'mine'\n")
+    file.write_text(
+        "from harness.engines.telemetry.cpu import HostProbe\n\nclass Mine(HostProbe):\n    name = 'mine'\n"
+    )
     loaded = load_probe(f"{file}:Mine")
     assert loaded.name == "mine"
     assert probe_path(loaded) == f"{file}:Mine"
@@ -701,7 +703,7 @@ def test_doctor_describes_this_machine():
 
 
 def test_doctor_describes_gpus_and_who_is_on_them(driver):
-    script = "from harness.telemetry.doctor import describe_machine; print(dict(describe_machine()))"
+    script = "from harness.commands.doctor import describe_machine; print(dict(describe_machine()))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
         env=environment(driver, NVML_STUB_PIDS=f"{os.getpid()},4000000"),
@@ -722,7 +724,8 @@ def test_doctor_reads_limits_of_control_groups():
 
 def test_importing_telemetry_loads_no_heavy_library():
     modules = "{'torch', 'pandas', 'numpy', 'pynvml', 'psutil'} & set(sys.modules)"
-    script = f"import sys, harness.telemetry as t, harness.telemetry.sampler; t.harness_probes(); print({modules})"
+    script = "import sys, harness.engines.telemetry as t, harness.engines.telemetry.sampler; "
+    script += f"t.harness_probes(); print({modules})"
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment(""), capture_output=True, text=True, check=True
     )

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from cells import make_cell, make_cells
 
+from harness.analysis.cell_row import identity_row, outcome_row
 from harness.analysis.time_parts import CLOSED, bubbles_frame, gap, ideal_bubble, parts_frame, staleness_frame
-from harness.real.launch import run_cell
-from harness.rows import identity_row, outcome_row
-from harness.schedules import execution_order, find_schedule
-from harness.training.budget import Budget
-from harness.training.setup import make_setup
-from harness.virtual.engine import run_virtual
+from harness.api.schedules import execution_order, find_schedule
+from harness.core.budget import Budget
+from harness.engines.processes.launch import run_cell
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import run_virtual
 
 QUICK = {"workload": {"model": "mlp", "dataset": "digits"}, "goal": {"target_accuracy": 0.95, "max_epochs": 1}}
 

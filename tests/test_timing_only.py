@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 from cells import host, make_cell, make_cells
 
+from harness.analysis.cell_row import outcome_row
 from harness.analysis.points import number
-from harness.calibration.shapes import find_or_trace
-from harness.costs import find
-from harness.errors import Impossible
-from harness.fit import memory_of, memory_verdict, placement_of
-from harness.plan import Machine, make_plan
-from harness.rows import outcome_row
-from harness.runner import run_cells
-from harness.scenario import parse_scenario
-from harness.store import Results
-from harness.training.budget import Budget
-from harness.training.setup import make_setup
-from harness.virtual.cost import Costs
-from harness.virtual.engine import run_virtual
-from harness.virtual.timing import run_timing
+from harness.commands.rounds import run_cells
+from harness.core.budget import Budget
+from harness.core.errors import Impossible
+from harness.costs.memory.fit import memory_of, memory_verdict, placement_of
+from harness.costs.profiles import find
+from harness.engines.calibration.trace_in_child import find_or_trace
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import run_virtual
+from harness.engines.virtual.prices import Costs
+from harness.engines.virtual.timing import run_timing
+from harness.results.store import Results
+from harness.scenario.plan import Machine, make_plan
+from harness.scenario.read import parse_scenario
 
 FIGURES = {"samples_per_second": 2000, "batch_size": 32}
 CLUSTER = {"device": FIGURES, "inter_node": {"bandwidth": "1 GB/s", "latency": "30 us"}}
@@ -185,9 +185,9 @@ def test_a_program_that_reads_numbers_is_computed_instead(tmp_path):
 def test_ticket_is_answered_without_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['harness', 'run', 'ticket']\n"
-        "from harness import session\n"
-        "session.write_report_of = lambda *_: 'not drawn'\n"
-        "from harness.cli import main\n"
+        "from harness.commands import run\n"
+        "run.write_report_of = lambda *_: 'not drawn'\n"
+        "from harness.commands.cli import main\n"
         "try: main()\n"
         "finally: print('torch' in sys.modules, 'simpy' in sys.modules)\n"
     )

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.costs.shape import ModelShape
-from harness.costs.timeline import Timeline
-from harness.training.trace import Rules, named_layers, trace_model
+from harness.costs.memory.allocations import Timeline
+from harness.costs.profiles.shape import ModelShape
+from harness.costs.tracing.trace import Rules, named_layers, trace_model
 from harness.workloads import harness_models
-from harness.workloads.catalogue import DataShape, seen_shape
+from harness.workloads.entries import DataShape, seen_shape
 from harness.workloads.losses import weighted_loss
 
 MODELS = {model.name: model for model in harness_models()}

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import PluginError
-from harness.real.slots import make_slot_file
-from harness.real.transport import Peer, Post, Slots
-from harness.training.values import Flat
+from harness.core.errors import PluginError
+from harness.engines.processes.slots import make_slot_file
+from harness.engines.real.messages import Peer, Post, Slots
+from harness.engines.shared.flat import Flat
 
 
 def make_posts(
@@ -248,8 +248,8 @@ CHILD = """
 import sys, time
 from multiprocessing.connection import Connection
 import torch
-from harness.real.transport import Peer, Post, Slots
-from harness.training.values import Flat
+from harness.engines.real.messages import Peer, Post, Slots
+from harness.engines.shared.flat import Flat
 pipe, out, back, count = map(int, sys.argv[1:])
 post = Post({0: Peer(0, Connection(pipe), Slots(out, 4000), Slots(back, 4000))}, (1000, 0), torch.float32)
 for k in range(50):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from cells import make_cell
 
-from harness.real.launch import run_cell
-from harness.training.outcome import Outcome
-from harness.training.setup import make_setup
-from harness.virtual.engine import Deadlock, run_virtual
+from harness.core.outcome import Outcome
+from harness.engines.processes.launch import run_cell
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import Deadlock, run_virtual
 
 HERE = Path(__file__).parent
 BROKEN = str(HERE / "plugins" / "broken_programs.py")
@@ -222,7 +222,7 @@ def test_dropout_draws_the_same_masks_on_both(strategy):
 
 
 def test_naive_averaging_over_uneven_shards_is_caught(monkeypatch):
-    from harness.virtual import executor
+    from harness.engines.virtual import executor
 
     changes = {"sweep__gpus": [2], "workload": FP64}
     measured = real("sync-ps", **changes)
@@ -237,7 +237,7 @@ def test_naive_averaging_over_uneven_shards_is_caught(monkeypatch):
 
 
 def test_a_forgotten_buffer_is_caught(monkeypatch):
-    from harness.training.replica import Replica
+    from harness.engines.shared.replica import Replica
 
     changes = {"sweep__gpus": [2], "workload": FP64 | {"model": BATCHNORM}}
     measured = real("sync-ps", **changes)
@@ -246,7 +246,7 @@ def test_a_forgotten_buffer_is_caught(monkeypatch):
 
 
 def test_an_update_applied_after_the_stop_is_caught(monkeypatch):
-    from harness.virtual.endpoints import VirtualServer
+    from harness.engines.virtual.endpoints import VirtualServer
 
     measured = real("async-ps", **THREE_WORKERS)
     apply = VirtualServer.apply

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import units
+from harness.core import units
 
 AMOUNTS = st.floats(min_value=1e-6, max_value=1e18, allow_nan=False)
 

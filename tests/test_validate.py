@@ -14,19 +14,19 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cli import main
-from harness.costs.constants import FITTED, PLAIN, PUBLISHED
-from harness.costs.protocols import Measured, between_s
-from harness.errors import InputError
-from harness.validation.fit import Fit, fitted_rows, leave_one_case_out
-from harness.validation.layers import layers_of
-from harness.validation.linear import linear
-from harness.validation.predict import predict, predict_all
-from harness.validation.replicated_stages import cut_for
-from harness.validation.score import Prediction, by_kind, by_series, error_of, quantile, score
-from harness.validation.single import estimated_s
-from harness.validation.systems import cluster_of, graph_bytes_per_s
-from harness.validation.tables import MIB, Published, Row, read_directory
+from harness.commands.cli import main
+from harness.commands.validate.case_layers import layers_of
+from harness.commands.validate.case_systems import cluster_of, graph_bytes_per_s
+from harness.commands.validate.dispatch import predict, predict_all
+from harness.commands.validate.linear import linear
+from harness.commands.validate.published import MIB, Published, Row, read_directory
+from harness.commands.validate.refit import Fit, fitted_rows, leave_one_case_out
+from harness.commands.validate.replicated_stages import cut_for
+from harness.commands.validate.rows_single import estimated_s
+from harness.commands.validate.score import Prediction, by_kind, by_series, error_of, quantile, score
+from harness.core.errors import InputError
+from harness.costs.catalogue.constants import FITTED, PLAIN, PUBLISHED
+from harness.costs.steps.protocols import Measured, between_s
 
 TABLES = Path(os.environ.get("HARNESS_VALIDATION", Path(__file__).parents[2] / "shared" / "validation"))
 needs_tables = pytest.mark.skipif(not TABLES.is_dir(), reason="HARNESS_VALIDATION names no directory of tables")

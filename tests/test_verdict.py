@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.analysis.answer import in_text
-from harness.cli import main
-from harness.store import Results
-from harness.verdict import judged, verdict
+from harness.analysis.answer import in_text, judged
+from harness.commands.cli import main
+from harness.commands.turning_points import verdict
+from harness.results.store import Results
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,9 @@ def test_nothing_is_simulated_for_the_answer_between_rounds(ran: tuple[Path, dic
 
 
 def test_turning_points_import_neither_torch_nor_pandas(ran: tuple[Path, dict[str, str]]) -> None:
-    code = "import json, sys; from pathlib import Path; from harness.store import Results; "
-    code += "from harness.verdict import verdict; found = verdict(Results(Path(sys.argv[1]))); assert found.flips; "
+    code = "import json, sys; from pathlib import Path; from harness.results.store import Results; "
+    code += "from harness.commands.turning_points import verdict; "
+    code += "found = verdict(Results(Path(sys.argv[1]))); assert found.flips; "
     code += "print(json.dumps([name for name in ('torch', 'pandas', 'scipy') if name in sys.modules]))"
     command = [sys.executable, "-c", code, str(ran[0] / "ticket")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -15,20 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import ANY, SERVER, Layout, Strategy
-from harness.errors import HarnessError
-from harness.training.budget import Budget, Evaluation, Marks, Referee, target_reached
-from harness.training.outcome import Outcome
-from harness.training.setup import Setup, make_setup
-from harness.virtual.cost import Costs, Link, constant_costs
-from harness.virtual.engine import Crash, Deadlock, VirtualEngine
+from harness.core.budget import Budget, Evaluation, Marks, Referee, target_reached
+from harness.core.errors import HarnessError
+from harness.core.outcome import Outcome
+from harness.costs.profiles.cluster_figures import LinkFigures
+from harness.engines.shared.setup import Setup, make_setup
+from harness.engines.virtual.engine import Crash, Deadlock, VirtualEngine
+from harness.engines.virtual.prices import Costs, constant_costs
 
 WEIGHT_BYTES = 4 * (64 * 10 + 10)  # softmax on 8 x 8 digits, fp32
 GRADIENT_S, APPLY_S, LATENCY_S = 1.0, 0.25, 0.5
-LINK = Link(latency_s=LATENCY_S, bandwidth_bytes_per_s=WEIGHT_BYTES)  # one second for one set of weights
+LINK = LinkFigures(latency_s=LATENCY_S, bandwidth_bytes_per_s=WEIGHT_BYTES)  # one second for one set of weights
 
 
 def costs_with(
-    gradient_s: float = GRADIENT_S, per_sample_s: float = 0.0, apply_s: float = APPLY_S, link: Link = LINK
+    gradient_s: float = GRADIENT_S, per_sample_s: float = 0.0, apply_s: float = APPLY_S, link: LinkFigures = LINK
 ) -> Costs:
     """Return constant costs with some of them changed."""
     return constant_costs(gradient_s, per_sample_s, apply_s, link, WEIGHT_BYTES, "the test")
@@ -438,7 +439,7 @@ def test_an_awaitable_that_is_no_word_is_refused_with_its_place():
 
 
 def test_ring_all_reduce_follows_its_formula():
-    costs = costs_with(link=Link(latency_s=5e-6, bandwidth_bytes_per_s=10e9))
+    costs = costs_with(link=LinkFigures(latency_s=5e-6, bandwidth_bytes_per_s=10e9))
     assert costs.mean_s(4, Layout(), 100e6, 1.0) == pytest.approx(15.030e-3)
     assert costs.mean_s(1, Layout(), 100e6, 1.0) == 0.0
     assert costs.step(Layout(data=4), 32, 32).bytes_sent == pytest.approx(1.5 * WEIGHT_BYTES)
@@ -457,7 +458,7 @@ def run_async(workers: int, max_steps: int, costs: Costs = COSTS) -> Outcome:
 
 
 def test_equal_workers_take_turns_and_staleness_is_workers_minus_one():
-    fast = costs_with(apply_s=0.0, link=Link(latency_s=0.0, bandwidth_bytes_per_s=1e15))
+    fast = costs_with(apply_s=0.0, link=LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1e15))
     log = run_async(4, 40, fast).updates_log
     assert log["staleness"] == [0, 1, 2] + [3] * 37
     assert log["worker"] == [0, 1, 2, 3] * 10
@@ -465,7 +466,7 @@ def test_equal_workers_take_turns_and_staleness_is_workers_minus_one():
 
 def test_constant_times_give_the_rate_of_the_closed_queue():
     """t_c = 0.1 s, t_s = 0.02 s: 33.3 gradients a second with 4 workers, at most 50 with 8."""
-    costs = costs_with(gradient_s=0.1, apply_s=0.02, link=Link(latency_s=0.0, bandwidth_bytes_per_s=1e15))
+    costs = costs_with(gradient_s=0.1, apply_s=0.02, link=LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1e15))
     for workers, rate in ((1, 8.333333), (2, 16.666667), (4, 33.333333), (8, 50.0)):
         times = run_async(workers, 60, costs).updates_log["time_s"]
         assert 40 / (times[59] - times[19]) == pytest.approx(rate, rel=1e-6)
@@ -474,7 +475,7 @@ def test_constant_times_give_the_rate_of_the_closed_queue():
 @settings(max_examples=8, deadline=None)
 @given(workers=st.integers(1, 7), max_steps=st.integers(1, 24), latency=st.sampled_from([0.0, 0.3, 5.0]))
 def test_an_asynchronous_runs_books_balance(workers, max_steps, latency):
-    costs = costs_with(link=Link(latency_s=latency, bandwidth_bytes_per_s=WEIGHT_BYTES * 8))
+    costs = costs_with(link=LinkFigures(latency_s=latency, bandwidth_bytes_per_s=WEIGHT_BYTES * 8))
     outcome = run_async(workers, max_steps, costs)
     log = outcome.updates_log
     assert outcome.updates == len(log["update"]) == max_steps
@@ -510,7 +511,7 @@ def test_the_same_cell_gives_the_same_run_twice(strategy):
 
 
 def test_all_times_scale_with_all_costs():
-    slower = costs_with(3 * GRADIENT_S, apply_s=3 * APPLY_S, link=Link(3 * LATENCY_S, WEIGHT_BYTES / 3))
+    slower = costs_with(3 * GRADIENT_S, apply_s=3 * APPLY_S, link=LinkFigures(3 * LATENCY_S, WEIGHT_BYTES / 3))
     one, three = run_async(3, 20), run_async(3, 20, slower)
     assert three.training_s == pytest.approx(3 * one.training_s)
     assert three.updates_log["staleness"] == one.updates_log["staleness"]
@@ -519,7 +520,7 @@ def test_all_times_scale_with_all_costs():
 def test_a_faster_link_never_makes_a_step_longer():
     times = []
     for factor in (1, 2, 8, 1e9):
-        link = Link(LATENCY_S / factor, WEIGHT_BYTES * factor)
+        link = LinkFigures(LATENCY_S / factor, WEIGHT_BYTES * factor)
         times.append(VirtualEngine(setup_of("sync-ps", 3, 8), costs=costs_with(link=link)).run().training_s)
     assert times == sorted(times, reverse=True)
     assert times[-1] == pytest.approx(8 * (GRADIENT_S + APPLY_S))

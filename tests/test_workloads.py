@@ -22,13 +22,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from harness.errors import InputError, MachineError, PluginError
-from harness.strategy import Options
+from harness.api.strategy import Options
+from harness.core.errors import InputError, MachineError, PluginError
 from harness.workloads import files, harness_datasets, harness_models
-from harness.workloads.catalogue import (
-    DATASETS,
+from harness.workloads.data import measure_normalisation, prepare, split
+from harness.workloads.entries import (
     LOSSES,
-    MODELS,
     Dataset,
     DataShape,
     IdxOptions,
@@ -39,8 +38,8 @@ from harness.workloads.catalogue import (
     input_shape,
     training_size,
 )
-from harness.workloads.data import measure_normalisation, prepare, split
 from harness.workloads.losses import evaluate, per_sample_loss, weighted_loss
+from harness.workloads.small import DATASETS, MODELS
 from harness.workloads.user import is_user_function, user_dataset, user_model
 
 REPOSITORY = Path(__file__).parents[1]
@@ -68,7 +67,7 @@ def num_parameters(module: nn.Module) -> int:
 # Imports and hooks
 
 
-@pytest.mark.parametrize("module", ["harness.workloads", "harness.workloads.catalogue", "harness.workloads.user"])
+@pytest.mark.parametrize("module", ["harness.workloads", "harness.workloads.small", "harness.workloads.user"])
 def test_import_needs_neither_torch_nor_arrays(module: str) -> None:
     code = f"import {module}, sys; print([m for m in ('torch', 'pandas', 'numpy', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -77,7 +76,7 @@ def test_import_needs_neither_torch_nor_arrays(module: str) -> None:
 
 def test_sizes_and_checksums_need_no_torch() -> None:
     code = (
-        "import sys; from harness.workloads.catalogue import DATASETS\n"
+        "import sys; from harness.workloads.small import DATASETS\n"
         "for d in DATASETS:\n"
         "    if d.name != 'idx': d.size(d.Options()), d.checksum(d.Options())\n"
         "print([m for m in ('torch', 'pandas', 'sklearn') if m in sys.modules])"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.costs.pipeline import StageTimes, pipeline_cost
-from harness.schedules import check_table, zb_1p, zb_2p
-from harness.zero_bubble import PassTimes, zero_bubble
+from harness.api.schedules import check_table, zb_1p, zb_2p
+from harness.commands.validate.zero_bubble import PassTimes, zero_bubble
+from harness.costs.steps.table_time import StageTimes, pipeline_cost
 
 PASSES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
 

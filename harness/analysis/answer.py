@@ -13,6 +13,14 @@ those that enough seeds do not tell from the fastest, the one on the fewest devi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.analysis.winners import price_of
+
+if TYPE_CHECKING:
+    from harness.analysis.points import Row
+    from harness.core.cell import Plan
+
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -32,6 +40,7 @@ from harness.analysis.ledger import (
     tried_in_words,
 )
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
+from harness.analysis.point_names import cells, devices_in_words, differs, duration, escaped, label, real, setting
 from harness.analysis.points import (
     TRIED,
     Point,
@@ -46,7 +55,6 @@ from harness.analysis.points import (
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
 from harness.analysis.winners import DRAM, Price, in_bytes, winners
-from harness.analysis.words import cells, devices_in_words, differs, duration, escaped, label, real, setting
 
 __all__ = [
     "Answer",
@@ -363,3 +371,8 @@ def _nothing(rows: Sequence[Row], planned: int) -> str:
         return f"Nothing finished yet: 0 of {cells(planned)}."
     counts = ", ".join(f"{count} {status}" for status, count in status_counts(rows).items())
     return f"No recommendation: {len(rows)} of {cells(planned)} tried, none with a result to rank ({counts})."
+
+
+def judged(rows: Sequence[Row], plan: Plan) -> Answer:
+    """Return the answer of a plan's rows without simulating anything."""
+    return answer(rows, len(plan.cells), price_of(plan.cells))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.confidence import achieves
+from harness.analysis.loss_shape import in_words
+from harness.analysis.point_names import cells, devices_in_words, label, listed
 from harness.analysis.points import (
     TRIED,
     Row,
@@ -16,8 +18,6 @@ from harness.analysis.points import (
 )
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.votes import vote
-from harness.analysis.words import cells, devices_in_words, label, listed
-from harness.regime import in_words
 
 
 def about(leader: Standing) -> tuple[str, ...]:

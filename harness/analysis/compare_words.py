@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.analysis.compared import Change, Comparison, Detectable, Finding, Quantity
+from harness.analysis.point_names import devices_in_words, duration, escaped, micro_batch
 from harness.analysis.points import Row, settings_of
-from harness.analysis.words import devices_in_words, duration, escaped, micro_batch
 
 WORDS = {
     "regression": "REGRESSION",

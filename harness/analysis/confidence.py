@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.analysis.exact import MIN_SEEDS, share_interval
+from harness.analysis.point_names import differs, duration, percent, rate, real
 from harness.analysis.points import Point, number
 from harness.analysis.ranking import Standing, duel, seeds_to_tell
-from harness.analysis.words import differs, duration, percent, rate, real
 
 STATED = 2.0
 """Standard deviations that a prediction is said to be good to: 95 % of a normal."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
+from harness.analysis.point_names import listed, percent
 from harness.analysis.points import RESULTS, Row, number
-from harness.analysis.words import listed, percent
 
 PASSED = 0.05
 """Relative difference up to which a strategy passes; chosen: rounding in another order grows along a run, in how far

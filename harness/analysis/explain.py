@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.parameters import PARAMETERS, Parameter, rate_in_words
+from harness.analysis.point_names import devices_in_words, duration
 from harness.analysis.points import Row, number
-from harness.analysis.words import devices_in_words, duration
 
 Predict = Callable[[Mapping[str, float]], float]
 """Seconds of a step where some parameters are changed, by their key; those not named stay as they are."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.analysis.words import duration
+from harness.analysis.point_names import duration
 
 
 def figure(value: float) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from harness.analysis.point_names import devices_in_words, duration, percent
 from harness.analysis.points import SWEPT, Row, number, points
-from harness.analysis.words import devices_in_words, duration, percent
 
 INSIDE = 2.0
 """Standard deviations within which a measurement is said to lie inside the stated uncertainty: 95 % of a normal."""

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pandas as pd
 
+from harness.analysis.loss_shape import (
+    DEFAULTS,
+    MEANS,
+    SHAPES,
+    Features,
+    Shape,
+    Thresholds,
+    classify,
+    features,
+    in_words,
+)
 from harness.analysis.points import number, points
 from harness.analysis.votes import Vote, vote
-from harness.regime import DEFAULTS, MEANS, SHAPES, Features, Shape, Thresholds, classify, features, in_words
 
 __all__ = [
     "DEFAULTS", "MEANS", "SHAPES", "Features", "Shape", "Thresholds", "Vote", "classify", "features",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.regime import MEANS, SHAPES, Shape
+from harness.analysis.loss_shape import MEANS, SHAPES, Shape
 
 
 @dataclass(frozen=True)

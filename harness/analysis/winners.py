@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.analysis.point_names import devices_in_words, duration, micro_batch, rate, three
 from harness.analysis.points import Point, Row, number
 from harness.analysis.ranking import Standing
-from harness.analysis.words import devices_in_words, duration, micro_batch, rate, three
 
 if TYPE_CHECKING:
-    from harness.plan import Cell
+    from harness.core.cell import Cell
 
 SECONDS_PER_HOUR = 3600
 MANY_SAMPLES = 1_000_000

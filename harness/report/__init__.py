@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import harness
-from harness.store import Results, write_atomically
+from harness.core.version import __version__
+from harness.results.store import Results, write_atomically
 
 if TYPE_CHECKING:
     from harness.report.against import Against
@@ -50,7 +50,7 @@ def write_report(
         InputError: a folder has no plan, or a record is damaged.
     """
     from harness.report.page import render
-    from harness.report.read import read_scenario
+    from harness.report.scenario_results import read_scenario
 
     # A page of more or less than these results is none of them.
     digest = content_digest(results) + ("-against" if against else "") + ("-named" if named else "")
@@ -87,16 +87,17 @@ def is_current(results: Sequence[Results], out: Path) -> bool:
 
 def content_digest(results: Sequence[Results]) -> str:
     """Return a hash of all that decides the page: plans, records, and the files that turn them into a page."""
-    digest = hashlib.sha256(harness.__version__.encode())
+    digest = hashlib.sha256(__version__.encode())
     for content in _contents(results):
         digest.update(len(content).to_bytes(8, "big") + content)
     return digest.hexdigest()
 
 
 def _contents(results: Sequence[Results]) -> Iterator[bytes]:
-    for folder in (Path(__file__).parent, Path(harness.__file__).parent / "analysis"):
-        for path in sorted([*folder.glob("*.py"), *folder.glob("*.j2")]):
-            yield path.read_bytes()
+    # Any module may have a say in the page's words; to hash them all takes milliseconds.
+    package = Path(__file__).parents[1]
+    for path in sorted(path for pattern in ("*.py", "*.j2") for path in package.rglob(pattern)):
+        yield path.read_bytes()
     for item in results:
         yield (item.folder / "plan.json").read_bytes()
         for cell in item.plan().cells:

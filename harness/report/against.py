@@ -18,8 +18,8 @@ from harness.analysis.compare_words import (
     where,
 )
 from harness.analysis.compared import STEP, Comparison, Finding, Kind
+from harness.analysis.point_names import listed
 from harness.analysis.time_parts import TRAINING
-from harness.analysis.words import listed
 from harness.report.draw_compare import grown_drawings, ratio_drawing
 from harness.report.svg import Drawing
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import seaborn
 
+from harness.analysis.point_names import percent
 from harness.analysis.predicted import INSIDE
-from harness.analysis.words import percent
 from harness.report.svg import (
     INK,
     Drawing,

@@ -13,8 +13,8 @@ from harness.analysis.compare import FALSE_ALARMS
 from harness.analysis.compare_times import changed_part
 from harness.analysis.compare_words import percent, short_names, where
 from harness.analysis.compared import Change, Kind
+from harness.analysis.point_names import duration
 from harness.analysis.time_parts import TRAINING
-from harness.analysis.words import duration
 from harness.report.draw_time import SEEN, legend, segment
 from harness.report.svg import (
     INK,

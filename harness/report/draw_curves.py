@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 
 from harness.analysis.curves import MOST_POINTS, median_curve, thin
-from harness.analysis.words import three
+from harness.analysis.point_names import three
 from harness.report.svg import (
     INK,
     MARKERS,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
-from harness.analysis.words import percent
+from harness.analysis.point_names import percent
 from harness.report.draw_bars import shown_bars
 from harness.report.svg import INK, Drawing, byte_unit, drawing, kind_in_words, name_rows, new_figure, shorten, style
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.patches import Patch, Rectangle
 
-from harness.regime import MEANS, SHAPES, Shape
+from harness.analysis.loss_shape import MEANS, SHAPES, Shape
 from harness.report.svg import INK, Drawing, drawing, kind_in_words, new_figure, shorten, style
 
 PAINT: dict[Shape, tuple[str, str]] = {

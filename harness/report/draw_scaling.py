@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from harness.analysis.point_names import percent, times
 from harness.analysis.scaling import amdahl
-from harness.analysis.words import percent, times
 from harness.report.svg import (
     INK,
     MARKERS,

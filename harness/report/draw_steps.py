@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.words import duration, percent, three
+from harness.analysis.point_names import duration, percent, three
 from harness.report.svg import (
     INK,
     Drawing,

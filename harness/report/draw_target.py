@@ -11,8 +11,8 @@ import pandas as pd
 
 from harness.analysis.censored import Run
 from harness.analysis.exact import MIN_SEEDS
+from harness.analysis.point_names import duration, listed
 from harness.analysis.time_to_accuracy import Reached
-from harness.analysis.words import duration, listed
 from harness.report.svg import (
     INK,
     Drawing,

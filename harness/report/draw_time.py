@@ -11,8 +11,8 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from harness.analysis.point_names import duration, listed
 from harness.analysis.time_parts import TRAINING
-from harness.analysis.words import duration, listed
 from harness.report.svg import (
     INK,
     MARKERS,

@@ -38,7 +38,7 @@ from harness.report.frames import (
     tails,
     usage,
 )
-from harness.report.read import ScenarioResults
+from harness.report.scenario_results import ScenarioResults
 from harness.report.svg import Drawing
 from harness.report.timeline import timeline_frame
 

@@ -10,6 +10,7 @@ from harness.analysis.answer import pool_of
 from harness.analysis.censored import run_of
 from harness.analysis.confidence import recommended_first
 from harness.analysis.exam import exams, failed
+from harness.analysis.point_names import setting
 from harness.analysis.points import (
     Point,
     Row,
@@ -20,7 +21,6 @@ from harness.analysis.points import (
 )
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.time_to_accuracy import reached_by
-from harness.analysis.words import setting
 from harness.report.draw_bars import throughput_drawings
 from harness.report.draw_curves import ACCURACY, curve_drawing
 from harness.report.draw_memory import dram_drawings

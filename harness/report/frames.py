@@ -9,18 +9,17 @@ import pandas as pd
 
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.exam import exams, failed
-from harness.analysis.noise_scale import noise_frame
+from harness.analysis.noise_windows import noise_frame
 from harness.analysis.points import TRIED, Point, Row, has_target, not_ranked, number, points
 from harness.analysis.ranking import Standing
 from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
 from harness.analysis.usage import computing_frame, sampled_frame
-from harness.describe import engine_in_words
-from harness.plan import Cell
-from harness.report.read import ScenarioResults
+from harness.core.cell import Cell
+from harness.core.words import engine_in_words, show
+from harness.report.scenario_results import ScenarioResults
 from harness.report.svg import NOT_RANKED
-from harness.source import show
-from harness.store import COLUMNS, Record
+from harness.results.store import COLUMNS, Record
 
 LOSSES = ("accuracy", "train_loss", "validation_loss")
 MEASURED = ("samples", "time_s", "validation_accuracy", "train_loss", "validation_loss")

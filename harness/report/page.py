@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import harness
 from harness.analysis.answer import Answer
 from harness.analysis.ledger import Entry, edges
+from harness.analysis.point_names import percent
 from harness.analysis.points import Row, status_counts
 from harness.analysis.predicted import HEAD as COMPARED_HEAD
 from harness.analysis.predicted import (
@@ -26,18 +26,17 @@ from harness.analysis.predicted import (
     in_cells,
     summary,
 )
-from harness.analysis.words import percent
-from harness.describe import engine_in_words, machine_in_words
-from harness.plan import Cell, Plan
+from harness.core.cell import Cell, Plan
+from harness.core.version import __version__
+from harness.core.words import engine_in_words, machine_in_words, show
 from harness.report.against import Against, shown_against
 from harness.report.anonymous import anonymous
 from harness.report.definitions import DEFINITIONS
 from harness.report.figures import Figures, figures_of, strategies_of
 from harness.report.frames import cells_frame
-from harness.report.read import ScenarioResults
+from harness.report.scenario_results import ScenarioResults
 from harness.report.svg import colours
 from harness.report.table import COLUMNS, GOOD, Column, Field, table, used
-from harness.source import show
 
 LONG = 600
 """Characters of a description above which it is folded: it would push the answer off the first screen; chosen."""
@@ -140,7 +139,7 @@ def render(
         scenarios=shown,
         against=shown_against(against, palette) if against else None,
         digest=digest,
-        version=harness.__version__,
+        version=__version__,
         figure_definitions=DEFINITIONS,
         definitions=[(column.head, column.definition) for column in COLUMNS],
         compared_head=COMPARED_HEAD,

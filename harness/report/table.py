@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from harness.analysis.point_names import duration
 from harness.analysis.points import Row
-from harness.analysis.words import duration
-from harness.describe import engine_in_words
-from harness.plan import Cell
-from harness.report.read import ScenarioResults
-from harness.source import show
+from harness.core.cell import Cell
+from harness.core.words import engine_in_words, show
+from harness.report.scenario_results import ScenarioResults
 
 NOT_RUN = "not run yet"
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness.analysis.points import Row, points
 from harness.analysis.ranking import Standing
-from harness.report.read import ScenarioResults
+from harness.report.scenario_results import ScenarioResults
 
 MOST_DEVICES = 4
 """Devices at most in the point that is shown of a strategy, where it has one that small: more teach nothing new."""

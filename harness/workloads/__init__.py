@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from harness.hookspecs import hookimpl
-from harness.workloads.catalogue import DATASETS, MODELS, Dataset, DataShape, Model
+from harness.api.hooks import hookimpl
+from harness.workloads.entries import Dataset, DataShape, Model
 from harness.workloads.large import LARGE_MODELS, TOKENS
+from harness.workloads.small import DATASETS, MODELS
 
 __all__ = ["DataShape", "Dataset", "Model", "harness_datasets", "harness_models"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from harness.workloads.catalogue import DataShape
+from harness.workloads.entries import DataShape
 
 HIDDEN = 4096
 """Units of the two hidden linear layers of AlexNet and VGG."""

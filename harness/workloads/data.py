@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from harness.errors import InputError
-from harness.workloads.catalogue import RawData, enlarge, training_size
+from harness.core.errors import InputError
+from harness.workloads.entries import RawData, enlarge, training_size
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import MachineError
-from harness.workloads.catalogue import DatasetSize, DataShape, RawData, SyntheticOptions
+from harness.core.errors import MachineError
+from harness.workloads.entries import DatasetSize, DataShape, RawData, SyntheticOptions
 from harness.workloads.files import (
     Published,
     files_checksum,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import MachineError
+from harness.core.errors import MachineError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,106 +5,22 @@ Like the catalogue, this imports neither torch nor numpy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt, model_validator
-
-from harness.strategy import Options
-from harness.workloads.catalogue import Dataset, DatasetSize, DataShape, Model, RawData
+from harness.api.strategy import Options
+from harness.workloads.entries import (
+    BertLargeOptions,
+    Dataset,
+    DatasetSize,
+    DataShape,
+    GptOptions,
+    Model,
+    RawData,
+    TokensOptions,
+)
 
 if TYPE_CHECKING:
     from torch import nn
-
-Chance = Annotated[float, Field(ge=0, lt=1)]
-AttentionName = Literal["fused", "eager"]
-
-
-class TransformerSize(NamedTuple):
-    """How large a transformer is."""
-
-    layers: int
-    hidden: int
-    heads: int
-
-
-GPT_SIZES = {
-    "small": TransformerSize(12, 768, 12),
-    "medium": TransformerSize(24, 1024, 16),
-    "large": TransformerSize(24, 1536, 16),
-    "xl": TransformerSize(24, 2048, 16),
-    "2.7b": TransformerSize(32, 2560, 32),
-    "6.7b": TransformerSize(32, 4096, 32),
-    "13b": TransformerSize(40, 5120, 40),
-    "175b": TransformerSize(96, 12288, 96),
-}
-"""Source: Brown et al. 2020, table 2.1; there xl has 24 heads and 13b a width of 5140, which their own counts do not
-divide: 16 heads and 5120 do."""
-
-
-class GptOptions(Options):
-    """Options of `gpt`: a size by name, and what differs from it."""
-
-    size: Literal["small", "medium", "large", "xl", "2.7b", "6.7b", "13b", "175b"] = "small"
-
-    layers: PositiveInt | None = None
-    """Blocks; default: of the size."""
-
-    hidden: PositiveInt | None = None
-    """Width; default: of the size."""
-
-    heads: PositiveInt | None = None
-    """Attention heads; must divide the width; default: of the size."""
-
-    vocabulary: PositiveInt | None = None
-    """Rows of the embedding and of the head; default: as many as the data has."""
-
-    sequence: PositiveInt | None = None
-    """Positions; default: as many as the data has."""
-
-    attention: AttentionName = "fused"
-    """fused: no matrix of tokens by tokens is kept; eager: scores and probabilities are."""
-
-    dropout: Chance = 0.0
-
-    @property
-    def dimensions(self) -> TransformerSize:
-        """The size by its name, with what was written replaced."""
-        named = GPT_SIZES[self.size]
-        return TransformerSize(self.layers or named.layers, self.hidden or named.hidden, self.heads or named.heads)
-
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> GptOptions:
-        _check_heads(self.dimensions)
-        return self
-
-
-class BertLargeOptions(Options):
-    """Options of `bert-large`; the defaults are what was published."""
-
-    layers: PositiveInt = 24
-    hidden: PositiveInt = 1024
-    heads: PositiveInt = 16
-
-    vocabulary: PositiveInt = 30522
-    """Rows of the embedding, at least as many as the data has tokens."""
-
-    positions: PositiveInt = 512
-    """At least as many as a sample has tokens."""
-
-    attention: AttentionName = "eager"
-    """eager: scores and probabilities are kept, as in the published measurements; fused: they are not."""
-
-    dropout: Chance = 0.1
-
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> BertLargeOptions:
-        _check_heads(TransformerSize(self.layers, self.hidden, self.heads))
-        return self
-
-
-def _check_heads(size: TransformerSize) -> None:
-    if size.hidden % size.heads:
-        raise ValueError(f"a width of {size.hidden} is not a multiple of {size.heads} heads")
 
 
 def _build_alexnet(options: Options, shape: DataShape) -> nn.Module:
@@ -238,29 +154,6 @@ LARGE_MODELS = (
         takes="tokens",
     ),
 )
-
-
-class TokensOptions(Options):
-    """Options of `tokens`."""
-
-    samples: Annotated[int, Field(ge=2)] = 2048
-    """Samples to train on and validate with."""
-
-    test_samples: PositiveInt = 256
-
-    sequence: Annotated[int, Field(ge=2)] = 64
-    """Tokens of one sample."""
-
-    vocabulary: Annotated[int, Field(ge=2)] = 64
-
-    labels: Literal["next", "kind"] = "next"
-    """next: every token's label is the token after it; kind: a sample's label is which chain it was drawn from."""
-
-    classes: Annotated[int, Field(ge=2)] = 2
-    """Chains; read with labels = "kind" only."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Draws the data itself; independent of the run's seeds."""
 
 
 def _load_tokens(options: TokensOptions) -> RawData:

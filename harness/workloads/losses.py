@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.errors import InputError, nearest
-from harness.workloads.catalogue import LOSSES
+from harness.core.errors import InputError, nearest
+from harness.workloads.entries import LOSSES
 
 PerSampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WeightedLoss = Callable[[torch.Tensor, torch.Tensor, float | torch.Tensor], torch.Tensor]

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from harness.workloads.catalogue import ActivationName, DataShape
+from harness.workloads.entries import ActivationName, DataShape
 
 
 class Maxout(nn.Module):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.workloads.catalogue import RawData
-from harness.workloads.large import TokensOptions
+from harness.workloads.entries import RawData, TokensOptions
 
 if TYPE_CHECKING:
     import numpy.typing as npt

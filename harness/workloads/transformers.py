@@ -13,9 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.errors import InputError
-from harness.workloads.catalogue import DataShape
-from harness.workloads.large import AttentionName, BertLargeOptions, GptOptions
+from harness.core.errors import InputError
+from harness.workloads.entries import AttentionName, BertLargeOptions, DataShape, GptOptions
 
 EMBEDDING_SD = 0.02
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import InputError, PluginError, nearest
-from harness.strategy import Options
-from harness.workloads.catalogue import Dataset, DataShape, Model, RawData, SourceFile
+from harness.api.strategy import Options
+from harness.core.errors import InputError, PluginError, nearest
+from harness.workloads.entries import Dataset, DataShape, Model, RawData, SourceFile
 
 if TYPE_CHECKING:
     import numpy.typing as npt

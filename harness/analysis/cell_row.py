@@ -1,0 +1,311 @@
+"""From an outcome to a row of cells.csv and a curve: arithmetic over plain lists, no frames."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.analysis.gradient_noise import known_squares, noise_scale
+from harness.analysis.loss_shape import classify
+from harness.analysis.overfit import fitting
+from harness.core.budget import Budget, target_reached
+from harness.core.cell import Cell
+from harness.core.outcome import Outcome
+from harness.costs.steps.result import stated_error
+
+PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
+
+NOISY_CORES = 0.5
+"""Cores that other processes used on average during a cell from which on it is marked noisy; chosen."""
+
+SECONDS_PER_HOUR = 3600
+
+Row = dict[str, Any]
+
+
+def identity_row(cell: Cell, environment: str) -> Row:
+    """Return the columns that are known before a cell runs."""
+    simulated = cell.engine == "virtual"
+    return {
+        "cell_id": cell.cell_id,
+        "strategy": cell.strategy,
+        "options": json.dumps(cell.options, sort_keys=True),
+        "synchrony": cell.synchrony,
+        "equivalence": cell.equals,
+        "engine": cell.engine,
+        "clock": "simulated" if simulated else "wall",
+        "device": cell.device,
+        "precision": cell.workload["precision"],
+        "workers": cell.workers,
+        "gpus": cell.gpus,
+        "nodes": cell.nodes,
+        "batch_size": cell.batch_size,
+        "micro_batch_size": cell.micro_batch_size,
+        "global_batch_size": cell.global_batch_size,
+        "learning_rate": cell.learning_rate,
+        "lr_rule": cell.lr_rule,
+        "seed": cell.seed,
+        "trajectory_id": trajectory_id(cell),
+        "environment": environment,
+        **{f"swept {key}": value for key, value in cell.swept.items()},
+    }
+
+
+def trajectory_id(cell: Cell) -> str:
+    """Return a name that cells share which must produce the same weights: one gradient stream, same data and rates."""
+    decides = [cell.workload, cell.goal, cell.global_batch_size, cell.learning_rate, cell.seed]
+    if cell.equals != "single":
+        decides.append(cell.cell_id)
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Row:
+    """Return the columns that a finished run adds; what was not measured stays out."""
+    row = convergence_row(outcome, budget) | speed_row(cell, outcome) | time_row(cell, outcome)
+    row |= staleness_row(cell, outcome) | stated_row(outcome, row) | regime_row(outcome, budget)
+    row |= noise_row(outcome) | fitting_row(outcome, row) | cost_row(cell, outcome)
+    row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
+    row["bubble_fraction"] = outcome.bubble_fraction
+    row["pipeline"] = cell.layout.get("pipeline", 1)
+    row["dram_tensors_peak_bytes"] = sum(outcome.dram.values()) or None
+    row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
+    row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
+    return row | {f"x_{name}": value for name, value in outcome.recorded.items()}
+
+
+def convergence_row(outcome: Outcome, budget: Budget) -> Row:
+    """Return what was reached, and after how much of everything."""
+    last = outcome.evaluations[-1] if outcome.evaluations else None
+    reached = target_reached(outcome.evaluations, budget)
+    losses = [loss for _, loss in loss_curve(outcome)]
+    return {
+        "samples_seen": outcome.samples,
+        "steps": outcome.updates,
+        "validation_accuracy": last.validation_accuracy if last else None,
+        "validation_loss": last.validation_loss if last else None,
+        "test_accuracy": outcome.test[1] if outcome.test else None,
+        "train_loss": statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else None,
+        "time_to_target_s": reached.time_s if reached else None,
+        "samples_to_target": reached.samples if reached else None,
+        "updates_to_target": reached.updates if reached else None,
+    }
+
+
+def loss_curve(outcome: Outcome) -> list[tuple[int, float]]:
+    """Return (samples so far, training loss) in the order of updates: the mean over workers, never one rank's."""
+    steps = _rows(outcome.steps)
+    log = outcome.updates_log
+    if log.get("update") and log["worker"][0] is not None and log["worker"][0] >= 0:
+        by_push = {(s["worker"], s["step"]): s["loss"] for s in steps}
+        pairs = zip(log["worker"], log["step"], log["samples"], strict=True)
+        points = [(samples, by_push.get((worker, step))) for worker, step, samples in pairs]
+    else:
+        together: dict[int, list[Row]] = defaultdict(list)
+        for step in steps:
+            together[step["step"]].append(step)
+        points = [(sum(s["samples"] for s in group), _mean_loss(group)) for _, group in sorted(together.items())]
+    curve, total = [], 0
+    for samples, loss in points:
+        total += samples
+        if loss is not None and math.isfinite(loss):
+            curve.append((total, loss))
+    return curve
+
+
+def _mean_loss(group: Sequence[Row]) -> float | None:
+    known = [s["loss"] for s in group if s["loss"] is not None]
+    return statistics.fmean(known) if known else None
+
+
+def curve_table(outcome: Outcome) -> dict[str, list[Any]]:
+    """Return the columns of evals.csv; train_loss is the mean since the evaluation before."""
+    curve, before = loss_curve(outcome), 0
+    table: dict[str, list[Any]] = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
+    table |= {"validation_loss": [], "validation_accuracy": []}
+    for evaluation in outcome.evaluations:
+        since = [loss for samples, loss in curve if before < samples <= evaluation.samples]
+        before = evaluation.samples
+        table["train_loss"].append(statistics.fmean(since) if since else None)
+        for name in ("samples", "updates", "time_s", "validation_loss", "validation_accuracy"):
+            table[name].append(getattr(evaluation, name))
+    return table
+
+
+def regime_row(outcome: Outcome, budget: Budget) -> Row:
+    """Return what the loss curve says about the learning rate, and what that rests on; nothing for speed-only cells."""
+    steps = _rows(outcome.steps)
+    losses = [loss for _, loss in loss_curve(outcome)]
+    # Every worker's first gradient is taken at the initial weights, however many of them there are.
+    first = [s["loss"] for s in steps if s["base_version"] == 0 and s["step"] == 0 and s["loss"] is not None]
+    if not budget.evaluates or not losses or not first:
+        return {}
+    initial, moved = statistics.fmean(first), outcome.facts.get("displacement")
+    diverged = outcome.decision == "diverged" or any(
+        not math.isfinite(s["loss"]) for s in steps if s["loss"] is not None
+    )
+    shape = "diverged" if diverged else classify(losses, initial, moved, outcome.facts.get("chance_loss"))
+    return {
+        "regime": shape,
+        "initial_loss": initial,
+        "displacement": moved if moved is not None and math.isfinite(moved) else None,
+        "num_train": outcome.facts.get("num_train"),
+    }
+
+
+def fitting_row(outcome: Outcome, row: Mapping[str, Any]) -> Row:
+    """Return whether the run over- or underfitted; nothing where that cannot be told.
+
+    Args:
+        row: with `train_loss` and `initial_loss`.
+    """
+    curve = curve_table(outcome)
+    found = fitting(curve["train_loss"], curve["validation_loss"], row.get("train_loss"), row.get("initial_loss"))
+    return {"fitting": found} if found else {}
+
+
+def cost_row(cell: Cell, outcome: Outcome) -> Row:
+    """Return what the devices cost while they trained, where the scenario says what one costs for an hour."""
+    if cell.per_gpu_hour is None:
+        return {}
+    return {"cost": cell.gpus * cell.per_gpu_hour * outcome.training_s / SECONDS_PER_HOUR}
+
+
+def speed_row(cell: Cell, outcome: Outcome) -> Row:
+    """Return throughput of the whole job and step times, after warm-up, on the training clock."""
+    steps = _rows(outcome.steps)
+    if not steps or outcome.training_s <= 0:
+        return {}
+    first = [s for s in steps if s["worker"] == 0 and s["device"] == 0] or steps
+    warm = min(cell.measure["warmup_steps"], len(first) // 10)
+    begin = sorted(s["start_s"] for s in first)[warm]
+    starts = sorted(s["start_s"] for s in first if s["start_s"] >= begin)
+    times = [b - a for a, b in zip(starts, [*starts[1:], outcome.training_s], strict=True) if b > a]
+    log = outcome.updates_log
+    if log.get("update"):
+        counted = sum(n for n, t in zip(log["samples"], log["time_s"], strict=True) if t > begin)
+    else:
+        counted = sum(s["samples"] for s in steps if s["start_s"] >= begin)
+    return {
+        "throughput_samples_per_s": counted / (outcome.training_s - begin) if outcome.training_s > begin else None,
+        "step_time_s": statistics.median(times) if times else None,
+        "step_time_p95_s": percentile(times, 0.95) if times else None,
+    }
+
+
+def time_row(cell: Cell, outcome: Outcome) -> Row:
+    """Return where the time went: means over devices that add up to the training time."""
+    totals = dict.fromkeys(PARTS, 0.0)
+    for step in _rows(outcome.steps):
+        span = sum(step[part] for part in PARTS)
+        left = outcome.training_s - step["start_s"]
+        # The gradient that was under way at the end counts up to the end only.
+        kept = 1.0 if span <= left or span == 0 else max(0.0, left) / span
+        for part in PARTS:
+            totals[part] += step[part] * kept
+    # A virtual worker has one row for a step, a mean over its devices; a real one has a row for each device.
+    rows_per_step = cell.workers if cell.engine == "virtual" else cell.gpus
+    parts = {part: total / rows_per_step for part, total in totals.items()}
+    other = outcome.training_s - sum(parts.values())
+    row: Row = {**parts, "other_s": max(0.0, other), "busy_fraction": None}
+    if outcome.training_s > 0:
+        row["busy_fraction"] = min(1.0, parts["compute_s"] / outcome.training_s)
+    if cell.engine == "real":
+        row |= {"setup_s": outcome.setup_s, "evaluation_s": outcome.evaluation_s}
+        row["wall_s"] = outcome.setup_s + outcome.training_s + outcome.evaluation_s
+    else:
+        row["wall_s"] = outcome.training_s  # simulated: setting up and evaluating are off that clock
+    return row
+
+
+def stated_row(outcome: Outcome, parts: Mapping[str, Any]) -> Row:
+    """Return how far a simulated step may be off, relative, one standard deviation: its parts' errors are independent.
+
+    Args:
+        parts: with `compute_s` and `communication_s`; waiting follows computing and counts with it.
+    """
+    compute_error, communication_error = outcome.facts.get("errors", (0.0, 0.0))
+    known = {"compute_s": compute_error, "communication_s": communication_error}
+    error = stated_error(known, {part: parts.get(part) or 0.0 for part in known})
+    return {"stated_error": error} if error else {}
+
+
+def staleness_row(cell: Cell, outcome: Outcome) -> Row:
+    """Return staleness over updates; synchronous strategies have none, which is known without measuring."""
+    if cell.synchrony == "synchronous":
+        return {"staleness_mean": 0.0, "staleness_p95": 0.0}
+    values = [s for s in outcome.updates_log.get("staleness", []) if s is not None]
+    if not values:
+        return {}
+    return {"staleness_mean": statistics.fmean(values), "staleness_p95": percentile(values, 0.95)}
+
+
+def noise_row(outcome: Outcome) -> Row:
+    """Return the gradient noise scale over the whole run; nothing where it is not resolved."""
+    known = known_squares(outcome.updates_log)
+    return {"noise_scale_samples": noise_scale(known).samples} if known else {}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least `share` of the values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return float(ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))])
+
+
+def with_speedups(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Add speed-up of throughput, its base, and strong or weak.
+
+    The base is the median of `single` with the same global batch (strong) or the same batch per rank (weak) of the
+    same engine and sweep, else the fewest devices of the same strategy; it is named in `speedup_base`.
+    """
+    bases = _bases(rows)
+    return [dict(row) | _speedup(row, bases) for row in rows]
+
+
+_SAME_BATCH = (("strong", "global_batch_size"), ("weak", "batch_size"))
+
+
+def _bases(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[int, list[float]]]:
+    """Return throughputs by number of devices, for each strategy, setting and batch: looked up once for every row."""
+    found: dict[tuple[Any, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row.get("throughput_samples_per_s"):
+            for _, key in _SAME_BATCH:
+                by_gpus = found[row["strategy"], _setting(row), key, row[key]]
+                by_gpus[row["gpus"]].append(row["throughput_samples_per_s"])
+    return found
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    """Return what two rows must have in common to be compared."""
+    swept = sorted(key for key in row if key.startswith("swept ") and row[key] is not None)
+    return json.dumps(
+        [row.get(key) for key in ("engine", "device", "precision", "environment")] + [(key, row[key]) for key in swept],
+        default=str,
+    )
+
+
+def _speedup(row: Mapping[str, Any], bases: Mapping[tuple[Any, ...], Mapping[int, Sequence[float]]]) -> Row:
+    if not row.get("throughput_samples_per_s"):
+        return {}
+    setting = _setting(row)
+    for strategy in ("single", row["strategy"]):
+        for scaling, key in _SAME_BATCH:
+            by_gpus = bases.get((strategy, setting, key, row[key]))
+            if by_gpus:
+                fewest = min(by_gpus)
+                return {
+                    "speedup": row["throughput_samples_per_s"] / statistics.median(by_gpus[fewest]),
+                    "speedup_base": f"{strategy} on {fewest}, same {key}",
+                    "scaling": scaling,
+                }
+    return {}
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+    names = list(columns)
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,0 +1,69 @@
+"""The hooks. Each is called once per plugin when plugins are loaded; built-ins use the same ones as a stranger's.
+
+from harness import Strategy, hookimpl
+
+class MyStrategy(Strategy):
+    name = "mine"
+
+@hookimpl
+def harness_strategies():
+    return [MyStrategy]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from harness.api.strategy import Strategy
+
+hookspec = pluggy.HookspecMarker("harness")
+hookimpl = pluggy.HookimplMarker("harness")
+
+
+@hookspec
+def harness_strategies() -> Iterable[type[Strategy]]:  # type: ignore[empty-body]
+    """Return strategy classes."""
+
+
+@hookspec
+def harness_models() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.Model` entries: a name, options, a function that builds the torch module."""
+
+
+@hookspec
+def harness_datasets() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.Dataset` entries: a name, options, a function that loads arrays."""
+
+
+@hookspec
+def harness_devices() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.Device` entries: peaks, memory and links of an accelerator, with their source."""
+
+
+@hookspec
+def harness_links() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.Link` entries: nominal rate and kind of a link, with their source."""
+
+
+@hookspec
+def harness_clusters() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.Preset` entries: nodes of devices and the links between them."""
+
+
+@hookspec
+def harness_probes() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.Probe` classes, sampled from a process outside training."""
+
+
+@hookspec
+def harness_listeners() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return `harness.Listener` objects, told when cells start, and when they finish with their record."""
+
+
+@hookspec
+def harness_report_sections() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return functions of the cells' frame that answer (title, HTML) for the end of the report."""

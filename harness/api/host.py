@@ -1,0 +1,279 @@
+"""Find plugins, load them, and keep what they register.
+
+Plugins are the files of plugins/, installed entry points (group "harness"), and paths named by the scenario or on the
+command line. A broken one is listed with its reason and is fatal only to a scenario that names it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from harness.api import hooks as hookspecs
+from harness.core.errors import HarnessError, MachineError, PluginError, nearest
+
+if TYPE_CHECKING:
+    from harness.api.strategy import Strategy
+
+PACKAGE = "parallelism-harness"
+PACKAGE_PREFIX = "harness."
+
+INSTEAD = {
+    "asyncio": "the words of Worker are awaited directly; start one without await to overlap it",
+    "threading": "start a word without await to overlap it",
+    "concurrent": "start a word without await to overlap it",
+    "multiprocessing": "workers and servers are the processes; ask for servers with Strategy.servers",
+    "subprocess": "workers and servers are the processes; ask for servers with Strategy.servers",
+    "socket": "worker.send and worker.receive",
+    "time": "await worker.compute(function) puts arithmetic on the clock; the engines read the clock",
+    "random": "worker.random(name)",
+    "torch": "values have arithmetic (a - b, a * x, average) and .tensor(); worker.mean exchanges them",
+    "numpy.random": "worker.random(name)",
+}
+"""What a file with strategies may not import, because it would exist on one clock only; and the word to use."""
+
+
+class Listener:
+    """Told what happens to cells; a tracker is a plugin that subclasses this."""
+
+    def cell_started(self, cell: Any) -> None:
+        """Called before a cell's processes start."""
+
+    def cell_finished(self, cell: Any, record: dict[str, Any]) -> None:
+        """Called with the record that was stored."""
+
+
+@dataclass
+class Host:
+    """What all loaded plugins registered, by name, and what is broken.
+
+    Attributes:
+        origins: (kind, name) to the file, or the entry point, that registered it.
+        broken: plugin to the reason why it could not be loaded.
+    """
+
+    strategies: dict[str, type[Strategy]] = field(default_factory=dict)
+    models: dict[str, Any] = field(default_factory=dict)
+    datasets: dict[str, Any] = field(default_factory=dict)
+    devices: dict[str, Any] = field(default_factory=dict)
+    links: dict[str, Any] = field(default_factory=dict)
+    clusters: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
+    listeners: list[Listener] = field(default_factory=list)
+    report_sections: list[Callable[..., Any]] = field(default_factory=list)
+    origins: dict[tuple[str, str], str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def source_of(self, kind: str, name: str) -> str:
+        """Return the text of the file that registered `name`, which the cell id depends on.
+
+        A built-in model or dataset answers with nothing: its options and the record schema identify it.
+        """
+        path = Path(self.origins.get((kind, name), ""))
+        return path.read_text(encoding="utf-8") if path.suffix == ".py" and path.is_file() else ""
+
+    def strategy(self, name: str) -> type[Strategy]:
+        """Return a strategy class.
+
+        Raises:
+            PluginError: there is none of that name, or its file is broken.
+        """
+        if name in self.strategies:
+            return self.strategies[name]
+        for plugin, reason in self.broken.items():
+            if Path(plugin).stem.replace("_", "-") == name:
+                raise PluginError(reason)
+        raise PluginError(f"no strategy is called {name!r}{self.suggest(name)}")
+
+    def suggest(self, name: str) -> str:
+        """Return "; did you mean X?" by synonym first, by spelling second."""
+        for known, strategy in self.strategies.items():
+            if name.lower().replace("_", "-") in strategy.also_known_as:
+                return f"; did you mean {known}?"
+        return nearest(name, self.strategies)
+
+
+def bundled(kind: str) -> Path:
+    """Return the folder "plugins" or "scenarios": inside an installed package, else at the top of the source tree."""
+    package = Path(__file__).parents[1]
+    installed = package / "_bundled" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def load_host(paths: Iterable[str | Path] = ()) -> Host:
+    """Load all plugins: the built-in ones, installed entry points, and `paths` (files or folders).
+
+    Raises:
+        PluginError: one of `paths` does not exist.
+        MachineError: the harness itself is not installed, only lies in a folder.
+    """
+    host = Host()
+    manager = pluggy.PluginManager("harness")
+    manager.add_hookspecs(hookspecs)
+    for name, loader in _sources(paths):
+        try:
+            module = loader()
+            _register(host, manager, name, module)
+        except HarnessError as error:
+            host.broken[name] = str(error)
+        except Exception as error:
+            host.broken[name] = describe(error, [name] if name.endswith(".py") else ())
+    return host
+
+
+def describe(error: BaseException, within: Sequence[str] = ()) -> str:
+    """Word an exception by the innermost line of the plugin that it passed: "file:line: Type: message".
+
+    Args:
+        error: what was raised.
+        within: files that count as the plugin's; without any, every file outside this package does.
+    """
+    own = [f for f in traceback.extract_tb(error.__traceback__) if _counts(f.filename, within)]
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
+    if not own:
+        return f"{type(error).__name__}: {error}"
+    code = f"\n    {own[-1].line}" if own[-1].line else ""
+    return f"{own[-1].filename}:{own[-1].lineno}: {type(error).__name__}: {error}{code}"
+
+
+def _counts(filename: str, within: Sequence[str]) -> bool:
+    if within:
+        return filename in within
+    return not filename.startswith(("<", str(Path(__file__).parents[1])))
+
+
+def _sources(paths: Iterable[str | Path]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    installed = sorted(metadata.entry_points(group="harness"), key=lambda entry: (not _ships(entry), entry.name))
+    if not any(map(_ships, installed)):
+        raise MachineError(f"{PACKAGE} is not installed, so that no model or device is registered: run `pip install .`")
+    yield from ((entry.name, entry.load) for entry in installed if _ships(entry))
+    files = [*_files(bundled("plugins")), *(file for given in paths for file in _files(Path(given)))]
+    for path in dict.fromkeys(files):  # named by the scenario and on the command line it is still one plugin
+        yield str(path), partial(load_file, path)
+    yield from ((entry.name, entry.load) for entry in installed if not _ships(entry))
+
+
+def _ships(entry: metadata.EntryPoint) -> bool:
+    """Whether an entry point is the harness's own: those come first, so that a stranger's collide with them."""
+    return entry.value.startswith(PACKAGE_PREFIX)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(p.resolve() for p in path.glob("*.py") if not p.name.startswith("_"))
+    if not path.is_file():
+        raise PluginError(f"plugins: {path} is neither a file nor a folder; give the path of a .py file or of a folder")
+    return [path.resolve()]
+
+
+def load_file(path: Path) -> ModuleType:
+    """Execute a plugin file as a module of its own; the same path in every process gives the same module."""
+    refuse_forbidden_imports(path)
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"harness_plugin_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def refuse_forbidden_imports(path: Path) -> None:
+    """Read a plugin's imports before it runs.
+
+    Raises:
+        PluginError: a file with strategies imports what exists on one clock only.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if "harness_strategies" not in functions:
+        return
+    for line, name in _imports(tree):
+        for forbidden, word in INSTEAD.items():
+            if name == forbidden or name.startswith(forbidden + "."):
+                raise PluginError(f"{path}:{line}: a strategy must not import {name}; instead: {word}")
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and _only_for_types(tree, node):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.lineno, node.module
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _only_for_types(tree: ast.AST, node: ast.AST) -> bool:
+    return any(
+        isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test) and node in block.body
+        for block in ast.walk(tree)
+    )
+
+
+def _register(host: Host, manager: pluggy.PluginManager, name: str, module: Any) -> None:
+    manager.register(module, name)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        manager.unregister(module)
+        raise PluginError(f"{name}: {error}; hooks are called {', '.join(sorted(_hooks()))}") from None
+    origin = str(getattr(module, "__file__", name))
+    tables = {"harness_models": host.models, "harness_datasets": host.datasets, "harness_probes": host.probes}
+    tables |= {"harness_devices": host.devices, "harness_links": host.links, "harness_clusters": host.clusters}
+    for strategy in _answers(module, "harness_strategies"):
+        _add_strategy(host, strategy, origin)
+    for hook, table in tables.items():
+        for entry in _answers(module, hook):
+            table[entry.name] = entry
+            host.origins[hook.removeprefix("harness_").removesuffix("s"), entry.name] = origin
+    host.listeners.extend(_answers(module, "harness_listeners"))
+    host.report_sections.extend(_answers(module, "harness_report_sections"))
+
+
+def _hooks() -> list[str]:
+    return [name for name in vars(hookspecs) if name.startswith("harness_")]
+
+
+def _answers(module: Any, hook: str) -> list[Any]:
+    function = getattr(module, hook, None)
+    return list(function()) if function is not None and hasattr(function, "harness_impl") else []
+
+
+def _add_strategy(host: Host, strategy: type[Strategy], origin: str) -> None:
+    from harness.api.strategy import Strategy
+
+    if not (inspect.isclass(strategy) and issubclass(strategy, Strategy)):
+        raise PluginError(f"{origin}: harness_strategies must return subclasses of Strategy, not {strategy!r}")
+    name = getattr(strategy, "name", None)
+    if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+        raise PluginError(f"{origin}: {strategy.__name__}.name must be a word of letters, digits and -, not {name!r}")
+    if name in host.strategies:
+        raise PluginError(f"{origin}: a strategy called {name} exists already, in {host.origins['strategy', name]}")
+    for method in ("work", "serve"):
+        if not inspect.iscoroutinefunction(getattr(strategy, method)):
+            raise PluginError(f"{origin}: {strategy.__name__}.{method} must be an async function")
+    host.strategies[name] = strategy
+    host.origins["strategy", name] = origin
+
+
+def strategy_source(name: str, host: Host) -> str:
+    """Return the hash of the file that a strategy came from: an edited strategy is another one."""
+    return hashlib.sha256(host.source_of("strategy", name).encode()).hexdigest()

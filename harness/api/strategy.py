@@ -1,0 +1,323 @@
+"""All that the author of a strategy reads: Strategy, Layout, Worker, Server.
+
+A strategy has two halves. Its *layout* says how one step of one copy of the model is spread over devices: it is data,
+read before the first step. Its *program* says what the workers tell each other: an async function over the words of
+`Worker`. A worker is the group of devices that holds one copy of the training state; there are
+`gpus // layout.devices` of them. The same file runs on real processes and on the virtual cluster.
+
+Every awaitable word starts when it is called; `await` only waits. So
+
+    pending = worker.mean(gradient)              # the exchange is under way
+    ahead = await worker.gradient(next_batch)    # while this computes
+    await worker.apply(await pending)
+
+overlaps without a callback. Nothing else exists: no timer, no file, no torch, no global random generator.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.core.addresses import Address
+
+if TYPE_CHECKING:
+    import random
+
+    import torch
+
+
+ANY = None
+"""Receive from whoever sends next."""
+
+SERVER: Address = -1
+"""The first (usually the only) server."""
+
+MIB = 2**20
+
+
+class Options(BaseModel):
+    """What a user may set in `[strategy.NAME]`; unknown keys are refused, lists are swept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Action(NamedTuple):
+    """One entry of a pipeline table: which pass of which micro-batch through which stage.
+
+    A stage's backward pass is whole ("backward"), or in two halves: gradients of the stage's input, which the stage
+    before waits for, then gradients of its weights, which nobody waits for until the optimizer steps.
+    """
+
+    kind: Literal["forward", "backward", "backward_input", "backward_weight"]
+    stage: int
+    microbatch: int
+
+
+Table = Sequence[Sequence[Action]]
+"""What each rank of a pipeline does, in order. The virtual engine interprets it, torch's runtime executes it."""
+
+Schedule = Callable[[int, int], Table]
+"""A function of (ranks, micro-batches) that returns a Table with one row for each rank.
+
+Stage k lives on rank k modulo the ranks. A schedule of several stages a rank knows how many: `interleaved(chunks)` of
+harness.api.schedules returns one, and its layout says the same `chunks`.
+"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one step of one copy of the model is spread over devices.
+
+    Attributes:
+        data: replicas that each compute part of a batch and share one gradient.
+        pipeline: devices that the layers are spread over in stages, one after another.
+        tensor: devices over which single layers are cut.
+        shard: what data-parallel replicas split among themselves instead of each keeping all of it.
+        accumulate: pieces that each replica's part is computed in, one after another.
+        bucket_bytes: gradients are exchanged in groups of about this size; 25 MiB is DDP's own default.
+        static_graph: tell DDP that the graph never changes between steps.
+        overlap: exchange a bucket while the backward pass still computes the next one.
+        recompute: drop activations and compute them again in the backward pass.
+        schedule: the pipeline's table of actions, from the number of its devices and of micro-batches.
+        placement: "time" or "parameters" (cut so that stages balance), or layer names per stage.
+        chunks: stages on each pipeline device; stage k lives on device k modulo `pipeline`.
+    """
+
+    data: int = 1
+    pipeline: int = 1
+    tensor: int = 1
+    shard: Literal["none", "optimizer", "parameters"] = "none"
+    accumulate: int = 1
+    bucket_bytes: int = 25 * MIB
+    static_graph: bool = False
+    overlap: bool = True
+    recompute: bool = False
+    schedule: Schedule | None = None
+    placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = "time"
+    chunks: int = 1
+
+    @property
+    def stages(self) -> int:
+        """Stages that the layers are cut into."""
+        return self.pipeline * self.chunks
+
+    @property
+    def devices(self) -> int:
+        """Devices that hold one copy of the training state."""
+        return self.data * self.pipeline * self.tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What `worker.batches()` yields.
+
+    Attributes:
+        step: 0, 1, 2, ...: which batch of this worker.
+        indices: this worker's part, as numbers of training samples; int64 array of shape (n,), possibly empty.
+        size: samples in the whole batch, of which other workers may hold the rest.
+        shares: parts that the whole batch was cut into: the workers for a shared batch, 1 for a batch of one's own.
+        samples_before: samples in all whole batches before this one (of this worker, where it has its own).
+    """
+
+    step: int
+    indices: Any
+    size: int
+    shares: int
+    samples_before: int
+
+
+class Value(ABC):
+    """Weights or a gradient: immutable, with arithmetic. `a - b`, `a + b`, `a * number` and `average([a, b])` work.
+
+    Attributes:
+        num_samples: training samples behind a gradient; of weights, those that their holder has applied itself.
+        version: updates behind the weights, or behind the weights that the gradient was computed from.
+    """
+
+    num_samples: int
+    version: int
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Bytes on the wire."""
+
+    @abstractmethod
+    def tensor(self) -> torch.Tensor:
+        """Return the parameters' part as one flat tensor of shape (parameters,); not to be written to."""
+
+    @abstractmethod
+    def averaged_with(self, others: Sequence[Value]) -> Value:
+        """Return the mean of this value and `others`; `average` is the readable spelling."""
+
+    @abstractmethod
+    def __add__(self, other: Value) -> Value: ...
+
+    @abstractmethod
+    def __sub__(self, other: Value) -> Value: ...
+
+    @abstractmethod
+    def __mul__(self, factor: float) -> Value: ...
+
+    __rmul__ = __mul__
+
+
+def average(values: Sequence[Value]) -> Value:
+    """Return the mean of `values`; its `num_samples` is their sum, its version the oldest."""
+    first, *others = values
+    return first.averaged_with(others)
+
+
+class Message(NamedTuple):
+    """What `receive` answers; `value` is None where `leavers=True` reports that `source` has left."""
+
+    source: Address
+    value: Any
+
+
+class _Endpoint(ABC):
+    """What a worker and a server have in common."""
+
+    options: Any
+
+    @property
+    @abstractmethod
+    def workers(self) -> Sequence[Address]:
+        """Workers that have not left."""
+
+    @property
+    @abstractmethod
+    def servers(self) -> Sequence[Address]:
+        """Servers that have not left."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> Value:
+        """Parameters and buffers as of now, with their version."""
+
+    @property
+    @abstractmethod
+    def learning_rate(self) -> float:
+        """The rate that the next `apply` uses, schedule and warm-up included."""
+
+    @abstractmethod
+    def random(self, name: str) -> random.Random:
+        """Return this endpoint's own random stream of that name; the same in every run with the same seed."""
+
+    @abstractmethod
+    def apply(self, gradient: Value, scale: float = 1.0) -> Awaitable[None]:
+        """Take one optimizer step along `gradient` at `scale` times the learning rate; the version rises by one.
+
+        After the run has stopped it does nothing. Optimizer state stays here and is never sent.
+        """
+
+    @abstractmethod
+    def load(self, weights: Value) -> Awaitable[None]:
+        """Replace parameters, buffers and version; optimizer state stays."""
+
+    @abstractmethod
+    def send(self, value: Any, to: Address) -> Awaitable[None]:
+        """Send a value (weights, a gradient, a number, None). Waits until it has been taken over, never for `to`."""
+
+    @abstractmethod
+    def receive(self, source: Address | None = ANY, leavers: bool = False) -> Awaitable[Message | None]:
+        """Wait for the next message, from anybody or from `source`; None when nobody is left to send.
+
+        With `leavers` an endpoint that leaves is reported too, as a message without a value.
+        """
+
+    @abstractmethod
+    def arrived(self) -> list[Message]:
+        """Return what is already here, without waiting."""
+
+    @abstractmethod
+    def compute(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        """Run the strategy's own arithmetic on the clock."""
+
+    @abstractmethod
+    def record(self, **numbers: float) -> None:
+        """Add a column `x_<name>` to the cell's results; the last number given stands."""
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Add a line to the record, shown in the report."""
+
+
+class Worker(_Endpoint):
+    """The group of devices that holds one copy of the training state, as its program sees it."""
+
+    rank: Address
+
+    @abstractmethod
+    def batches(self) -> Iterator[Batch]:
+        """Yield batches until the run has stopped: parts of shared ones, or the worker's own, as the strategy says."""
+
+    @abstractmethod
+    def gradient(self, batch: Batch) -> Awaitable[Value]:
+        """Compute the gradient at the present weights, the layout's communication included.
+
+        It is scaled so that its plain mean over the workers is the gradient of the mean loss over the whole batch,
+        however unevenly that was cut; the buffers that the forward pass changed travel with it.
+        """
+
+    @abstractmethod
+    def mean(self, value: Value, by_samples: bool = False) -> Awaitable[Value]:
+        """Exchange with all workers and return the mean; `by_samples` weights each by its `num_samples`."""
+
+
+class Server(_Endpoint):
+    """A parameter server: no device, no data, but weights and an optimizer of its own."""
+
+    rank: Address
+
+
+class Strategy:
+    """One parallelism strategy. Subclass it, give it a name, and change what differs from plain training.
+
+    Attributes:
+        name: what scenarios call it.
+        also_known_as: what else people call it; suggested when somebody writes one of these.
+        synchrony: shown in every table.
+        equals: "single" where the strategy must train exactly like one device; it is examined before it is ranked.
+        batches: "shared": all workers cut one order of batches between them; "own": each has its own part of the data.
+        model_at: where the trained model is whole: on every worker, on the server, or only as the workers' mean.
+            There progress is counted: at the server in gradients applied, at the workers in batches.
+    """
+
+    name: ClassVar[str]
+    also_known_as: ClassVar[tuple[str, ...]] = ()
+    synchrony: ClassVar[Literal["synchronous", "stale-synchronous", "asynchronous"]] = "synchronous"
+    equals: ClassVar[Literal["single"] | None] = None
+    batches: ClassVar[Literal["shared", "own"]] = "shared"
+    model_at: ClassVar[Literal["worker", "server", "mean"]] = "worker"
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Any = None) -> None:
+        """Keep the options, an instance of the class's own `Options`."""
+        self.options = options if options is not None else self.Options()
+
+    def layout(self, gpus: int) -> Layout:
+        """Say how a step is spread over devices; default: one device per worker.
+
+        Raises:
+            Impossible: the strategy makes no sense on `gpus` devices; the message says why.
+        """
+        return Layout()
+
+    def servers(self, workers: int) -> int:
+        """Return how many servers run beside the workers; they are not devices."""
+        return 0
+
+    async def work(self, worker: Worker) -> None:
+        """Run the worker's program; default: plain training."""
+        for batch in worker.batches():
+            await worker.apply(await worker.gradient(batch))
+
+    async def serve(self, server: Server) -> None:
+        """Run the server's program; only called where `servers` is above 0."""
+        raise NotImplementedError(f"{type(self).__name__} asks for servers but has no serve()")

@@ -1,0 +1,90 @@
+"""`harness calibrate`: what is stored of this machine, in words, after measuring it if that is asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from harness.core import cache, units
+from harness.core.errors import NothingDone
+from harness.core.machine import detect_machine
+from harness.costs.profiles.cluster_figures import Cluster
+from harness.costs.profiles.measured import links_key
+from harness.engines.calibration.laws import alpha_beta, misfit
+
+
+def show_or_measure(device: str, threads: int, only_show: bool, say: Callable[[str], None]) -> str:
+    """Return the text of what is stored, measured anew unless `only_show`.
+
+    Args:
+        device: "cpu", "cuda" or "auto".
+        threads: of one CPU device.
+        say: shows a line while it is measured.
+
+    Raises:
+        MachineError: it cannot be measured here.
+        NothingDone: nothing is stored.
+    """
+    machine = detect_machine()
+    kind = device if device != "auto" else "cuda" if machine.gpus > 1 else "cpu"
+    if not only_show:
+        from harness.engines.calibration.link_times import calibrate
+
+        calibrate(machine, kind, threads, say)
+    content = cache.load("links", links_key(machine, kind, threads))
+    if content is None:
+        raise NothingDone(f"{kind} with {threads} threads was never calibrated here; run harness calibrate")
+    return describe(content)
+
+
+def describe(content: Mapping[str, Any], now_s: float | None = None) -> str:
+    """Return the text of `harness calibrate --show`.
+
+    Args:
+        content: as `harness.engines.calibration.link_times` keeps it.
+        now_s: the time that ages are counted to; default: now.
+    """
+    cluster = Cluster.from_dict(content["cluster"])
+    age = (time.time() if now_s is None else now_s) - content["measured_at"]
+    lines = [f"{cluster.device}: measured {_time(max(0.0, age))} ago"]
+    for ranks, found in content["raw"]["groups"].items():
+        lines += [f"  {ranks} processes", *_collectives(found["collectives"])]
+    return "\n".join([*lines, *_runtime(cluster)])
+
+
+def _collectives(tables: Mapping[str, Any]) -> Iterator[str]:
+    for name, table in tables.items():
+        alpha, beta = alpha_beta(table)
+        rate = _rate(1 / beta) if beta else "any rate"
+        off = 100 * misfit(table, alpha, beta)
+        largest = table[-1]
+        yield (
+            f"    {name:<15} {_time(alpha):>9} + bytes / {rate:<11} (median misfit {off:.0f} %); "
+            f"{largest[0] / 2**20:.0f} MiB: {_time(largest[1])}"
+        )
+
+
+def _runtime(cluster: Cluster) -> Iterator[str]:
+    runtime = cluster.runtime
+    yield f"  DDP adds {_time(runtime.wrapper_s)} to a step, {_time(runtime.bucket_s)} to a bucket"
+    yield f"  pipelining adds {_time(runtime.action_s)} to a pass of a micro-batch through a stage"
+    if runtime.messages:
+        for size in (2**12, 2**20, 2**26):
+            there = runtime.messages.arrive.at(size) + runtime.messages.take.at(size)
+            yield f"  a message of {size / 2**20:.3g} MiB: {_time(there)}"
+    served = {"the same cores": runtime.served, "a core of its own": runtime.served_apart}
+    losing = {f"with a server on {where}": points for where, points in served.items()}
+    for what, lost in (losing | {"of DDP": runtime.exchanged}).items():
+        for num_bytes, seconds in lost.points:
+            yield f"  a step {what} of {num_bytes / 2**20:.3g} MiB loses {_time(seconds)}"
+    for gap, seconds in runtime.stall.points[:-1]:
+        yield f"  meeting after {_time(gap)} of computing loses {_time(seconds)}"
+
+
+def _time(seconds: float) -> str:
+    return units.format_seconds(float(f"{seconds:.3g}"))
+
+
+def _rate(bytes_per_s: float) -> str:
+    return units.format_rate(float(f"{bytes_per_s:.3g}"))

@@ -1,0 +1,407 @@
+"""The commands: each parses, calls, echoes. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from harness.core.errors import HarnessError, InputError, PluginError
+from harness.core.version import __version__
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.core.cell import Plan
+    from harness.report.against import Against
+
+NOT_YET = {
+    "check": "examine a strategy for conformance",
+}
+
+STATUSES = ["ok", "target-missed", "diverged", "out-of-memory", "not-possible", "crashed", "timeout", "interrupted"]
+"""What a cell may end as."""
+
+
+class Commands(click.Group):
+    """Words errors once: what a user can mend prints without a traceback, with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except HarnessError as error:
+            click.echo(f"harness: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nstopped by Ctrl-C", err=True)
+            ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            # Whoever read our output has seen enough (`| head`); what Python flushes at exit has nowhere to go either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except Exception:
+            ctx.exit(_save_traceback())
+
+
+def _save_traceback() -> int:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="harness-bug-", suffix=".txt", delete=False) as file:
+        traceback.print_exc(file=file)
+    click.echo(f"harness: this is a bug of the harness; its traceback is in {file.name}", err=True)
+    return 4
+
+
+def plugins_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept --plugins after the command as well as before it."""
+    return click.option("--plugins", multiple=True, type=click.Path(), help="Plugin file or folder; repeatable.")(
+        command
+    )
+
+
+def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept --set KEY=VALUE."""
+    return click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a key: --set gpus=1,2")(
+        command
+    )
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="harness")
+@click.option("--plugins", multiple=True, type=click.Path(), help="Plugin file or folder; repeatable.")
+@click.pass_context
+def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
+    """Simulate and benchmark deep-learning parallelism strategies.
+
+    Exit codes: 0 done, whatever the cells found; 1 a cell crashed or timed out; 2 the input was refused; 3 this machine
+    cannot do it; 4 a bug of the harness; 5 nothing to do; 130 interrupted.
+    """
+    ctx.obj = plugins
+
+
+# -- run and plan ------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("scenario", required=False)
+@set_option
+@click.option("--only", multiple=True, metavar="KEY=VALUE", help="Run only these cells; the rest stays in the report.")
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--retry", multiple=True, type=click.Choice(STATUSES), help="Run cells with this status again.")
+@click.option("--fresh", is_flag=True, help="Run everything again; what is there is moved aside.")
+@click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
+@click.option("--strict", is_flag=True, help="End with 1 where a cell diverged, missed its target or was not possible.")
+@click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
+@click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs: Perfetto opens it.")
+@click.option("--trace-steps", type=click.IntRange(1), default=20, show_default=True, help="Steps after the warm-up.")
+@click.option("--debug", is_flag=True, help="Virtual engine, this process, no progress line: breakpoint() works.")
+@plugins_option
+@click.pass_obj
+def run(
+    outer: tuple[str, ...],
+    /,
+    scenario: str | None,
+    sets: tuple[str, ...],
+    only: tuple[str, ...],
+    root: Path,
+    plugins: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Plan a scenario, run what is missing, write the report."""
+    if scenario is None:
+        return _list_scenarios()
+    from harness.commands import run as session
+
+    plan, host, files = _plan(scenario, sets, (*outer, *plugins))
+    if session.prepare(plan, host, only, files):
+        plan, host, files = _plan(scenario, sets, (*outer, *plugins))  # ids of simulated cells name their profiles
+    steps = options.pop("trace_steps")
+    options["trace"] = steps if options["trace"] else None
+    if options.pop("debug"):
+        return session.debug(plan, only, files, options["trace"])
+    code = session.run(plan, host, files, root, only, **options)
+    sys.exit(code)
+
+
+@main.command()
+@click.argument("scenario")
+@set_option
+@click.option("--measure", is_flag=True, help="Profile and trace what was never measured.")
+@plugins_option
+@click.pass_obj
+def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
+    """Show the cells, and what is left out and why; run nothing."""
+    from harness.commands.plan_text import describe
+
+    made, host, files = _plan(scenario, sets, (*outer, *plugins))
+    if measure:
+        from harness.commands import run as session
+
+        session.prepare(made, host, (), files)
+        session.trace_models(made, host, files)
+        made, host, _ = _plan(scenario, sets, (*outer, *plugins))
+    click.echo(describe(made, host))
+
+
+def _plan(scenario: str, sets: tuple[str, ...], plugins: tuple[str, ...]) -> tuple[Plan, Host, list[str]]:
+    """Return the plan, the host, and the plugin files that cells load too."""
+    from harness.api.host import load_host
+    from harness.scenario.bundled import find_scenario
+    from harness.scenario.plan import detect_machine, make_plan
+    from harness.scenario.read import load_scenario, plugins_of
+
+    path = find_scenario(scenario)
+    files = [str(Path(p).resolve()) for p in plugins] + [str(p.resolve()) for p in plugins_of(path, sets)]
+    host = load_host(files)
+    try:
+        return make_plan(load_scenario(path, host, sets), host, detect_machine()), host, files
+    except InputError as error:
+        if any(reason in str(error) for reason in host.broken.values()):
+            raise PluginError(str(error)) from None  # the scenario is well; what it names is broken
+        raise
+
+
+def _list_scenarios() -> None:
+    from harness.scenario.bundled import bundled_scenarios
+
+    click.echo("Bundled scenarios (harness run NAME; harness new scenario MINE --from NAME copies one):")
+    for name, description in bundled_scenarios().items():
+        click.echo(f"  {name:<15} {description}")
+
+
+# -- looking at results ------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("what", nargs=-1, required=True)
+@click.option("--markdown", is_flag=True, help="The answer as markdown.")
+@click.option("--log", is_flag=True, help="A cell's whole log.")
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@plugins_option
+@click.pass_obj
+def show(
+    outer: tuple[str, ...], what: tuple[str, ...], markdown: bool, log: bool, root: Path, plugins: tuple[str, ...]
+) -> None:
+    """Show the answer of a results folder, a cell, or two cells side by side and what explains their difference.
+
+    WHAT is a path, a scenario's name or a cell's id.
+    """
+    from harness.commands.show_text import show as text_of
+    from harness.commands.show_text import show_pair
+
+    if len(what) > 2:
+        raise InputError([f"show: got {len(what)} names; give one folder or cell, or two cells"])
+    files = (*outer, *plugins)
+    if len(what) == 2:
+        click.echo(show_pair(what[0], what[1], root, files))
+    else:
+        click.echo(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
+
+
+def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept what decides how two nights are compared."""
+    other = "Compare although the processor or GPU is another model."
+    command = click.option("--allow-other-device", is_flag=True, help=other)(command)
+    least = "Share that a time must grow by."
+    return click.option("--min-effect", type=float, default=0.05, show_default=True, help=least)(command)
+
+
+@main.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Default: report.html, or comparison.html with --base.")
+@click.option("--open", "open_report", is_flag=True, help="Open it in a browser.")
+@click.option("--names", is_flag=True, help="Leave the names of host and home folder in.")
+@click.option("--base", type=click.Path(path_type=Path), help="Begin with what became worse than in these results.")
+@compare_options
+@plugins_option
+@click.pass_obj
+def report(
+    outer: tuple[str, ...],
+    results: tuple[Path, ...],
+    out: Path | None,
+    open_report: bool,
+    names: bool,
+    base: Path | None,
+    min_effect: float,
+    allow_other_device: bool,
+    plugins: tuple[str, ...],
+) -> None:
+    """Write one self-contained HTML file.
+
+    With --base it begins with the comparison; several scenarios are paired by name. It ends with 0 on a regression too:
+    the report is for looking, `harness compare` has the exit code.
+    """
+    from harness.commands.pair_results import against, compare_results
+
+    source = click.get_current_context().get_parameter_source
+    if base is None and any(
+        source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device")
+    ):
+        raise InputError(["report: --min-effect and --allow-other-device say how to compare; give --base too"])
+    found = compare_results(base, results, min_effect, allow_other_device) if base else None
+    compared = against(found, base, results) if base and found else None
+    path = _write_report(results, out, (*outer, *plugins), compared, names)
+    click.echo(f"report: {path}")
+    if open_report:
+        click.launch(str(path))
+
+
+def _write_report(
+    results: Sequence[Path], out: Path | None, plugins: Sequence[str], against: Against | None, named: bool = False
+) -> Path:
+    """Write the page of results, beside them where no file is named."""
+    from harness.api.host import load_host
+    from harness.report import default_path, write_report
+    from harness.results.store import find_results
+
+    folders = [folder for path in results for folder in find_results(path)]
+    path = out or default_path(folders, "comparison" if against else "report")
+    sections = load_host(plugins).report_sections
+    return write_report(folders, path, sections=sections, plugins=plugins, against=against, named=named)
+
+
+@main.command()
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@compare_options
+@click.option("--markdown", is_flag=True, help="The comparison as markdown.")
+@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Also write the page of `harness report NEW --base BASE`."
+)
+def compare(
+    base: Path,
+    new: Path,
+    min_effect: float,
+    allow_other_device: bool,
+    markdown: bool,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Say whether NEW is worse than BASE, both results folders; for a nightly job. Ends with 1 on a regression."""
+    from harness.commands.pair_results import against, compare_results, text_of
+
+    found = compare_results(base, [new], min_effect, allow_other_device)
+    click.echo(text_of(found, base, new, markdown, as_json))
+    if html:
+        click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
+    sys.exit(1 if found.regressions else 0)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("predictions.csv"), show_default=True)
+@click.option("--verbose", is_flag=True, help="Also the scores of every series.")
+def validate(directory: Path, out: Path, verbose: bool) -> None:
+    """Predict the published measurements in DIRECTORY, and say how far off: MAPE and more, beside linear scaling."""
+    from harness.commands.validate.command import validate as scored
+
+    click.echo(scored(directory, out, verbose))
+
+
+# -- plugins, machine, files -------------------------------------------------------------------------------------------
+
+
+@main.command(name="plugins")
+@click.argument("name", required=False)
+@plugins_option
+@click.pass_obj
+def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str, ...]) -> None:
+    """List what is registered, from where, and what is broken; with NAME its options and defaults."""
+    from harness.api.host import load_host
+    from harness.commands.list_plugins import describe_entry, list_entries
+
+    host = load_host((*outer, *plugins))
+    click.echo(describe_entry(host, name) if name else list_entries(host))
+
+
+@main.command()
+def doctor() -> None:
+    """Show what this machine offers, and who else is using it."""
+    from harness.commands.doctor import describe_machine
+    from harness.core.environment import PACKAGES, cpu_model
+
+    click.echo(f"processor: {cpu_model()}")
+    for name, fact in describe_machine():
+        click.echo(f"{name}: {fact}")
+    from importlib import metadata
+
+    for package in PACKAGES:
+        try:
+            click.echo(f"{package}: {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+
+
+@main.command()
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of one CPU device.")
+@click.option("--show", "only_show", is_flag=True, help="Print what is stored, with its age; measure nothing.")
+def calibrate(device: str, threads: int, only_show: bool) -> None:
+    """Measure this machine's links and what runs beside them, for virtual cells; says first how long it takes."""
+    from harness.commands.calibrate import show_or_measure
+
+    click.echo(show_or_measure(device, threads, only_show, click.echo))
+
+
+@main.command()
+@click.option("--text", is_flag=True, help="The keys with their defaults, to read.")
+def schema(text: bool) -> None:
+    """Print the JSON Schema of the scenario."""
+    import json
+
+    from harness.scenario.schema import json_schema, schema_text
+
+    click.echo(schema_text() if text else json.dumps(json_schema(), indent=2))
+
+
+@main.group(name="new")
+def new() -> None:
+    """Make a file to start from."""
+
+
+@new.command(name="scenario")
+@click.argument("name")
+@click.option("--from", "source", default="lenet", show_default=True, metavar="BUNDLED", help="What to copy.")
+@click.option("--model", metavar="FILE:FUNCTION", help="Train your own model: train.py:build_model.")
+def new_scenario(name: str, source: str, model: str | None) -> None:
+    """Copy a bundled scenario to NAME.toml."""
+    from harness.scenario.bundled import copy_scenario
+
+    click.echo(f"wrote {copy_scenario(name, source, model)}; next: harness run {name}.toml")
+
+
+@new.command(name="strategy")
+@click.argument("name")
+def new_strategy(name: str) -> None:
+    """Write a working strategy to NAME.py."""
+    from harness.api.host import load_host
+    from harness.scenario.bundled import write_strategy
+
+    if name in load_host().strategies:
+        raise InputError([f"{name}: a strategy of this name exists already; choose another name"])
+    path = write_strategy(name)
+    click.echo(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
+
+
+def _refuse(command: str, purpose: str) -> click.Command:
+    def answer(**_: Any) -> None:
+        raise InputError([f"harness {command}: not yet ({purpose})"])
+
+    settings = {"ignore_unknown_options": True}
+    arguments: list[click.Parameter] = [click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)]
+    return click.Command(
+        command, callback=answer, params=arguments, help=f"Not yet: {purpose}.", context_settings=settings
+    )
+
+
+for _command, _purpose in NOT_YET.items():
+    main.add_command(_refuse(_command, _purpose))

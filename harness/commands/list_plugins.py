@@ -1,0 +1,106 @@
+"""What is registered, from where, with which options or figures: the text of `harness plugins`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from harness.api.host import Host
+from harness.core.cell import THIS_MACHINE
+from harness.core.errors import InputError
+from harness.costs.catalogue.devices import GIB, Device, find_devices
+from harness.costs.catalogue.named_links import Link
+from harness.costs.catalogue.presets import Preset
+
+_SINGULAR = {"strategies": "strategy"}
+
+
+def list_entries(host: Host) -> str:
+    """Return all names by kind, with a line each, and broken plugins with the reason."""
+    lines: list[str] = []
+    for kind, entries in _kinds(host):
+        lines.append(f"{kind}:")
+        width = max(16, *(len(name) for name in entries)) if entries else 0
+        lines += [f"  {name:<{width}} {_summary(entry)}" for name, entry in sorted(entries.items())]
+        if kind == "clusters":
+            lines.append(f"  {THIS_MACHINE:<{width}} what is here: its own devices and links, measured")
+    if host.broken:
+        lines.append("broken:")
+        lines += [f"  {plugin}: {reason}" for plugin, reason in host.broken.items()]
+    return "\n".join([*lines, "", "harness plugins NAME shows options, defaults, figures and where it is from."])
+
+
+def describe_entry(host: Host, name: str) -> str:
+    """Return one entry's description, its options with defaults or its figures, and its origin.
+
+    A device may be named as in a scenario: "a100" shows every form of it.
+
+    Raises:
+        InputError: nothing is called that.
+    """
+    for kind, entries in _kinds(host):
+        if name in entries:
+            return "\n".join(_entry(host, _SINGULAR.get(kind, kind.removesuffix("s")), name, entries[name]))
+    _, devices = find_devices(name, host.devices.values())
+    if devices:
+        return "\n\n".join("\n".join(_entry(host, "device", device.name, device)) for device in devices)
+    for plugin, reason in host.broken.items():
+        if name in plugin:
+            raise InputError([f"{plugin} is broken: {reason}"])
+    raise InputError([f"{name}: nothing is called that{host.suggest(name)}; `harness plugins` lists all names"])
+
+
+def _kinds(host: Host) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "strategies", dict(host.strategies)
+    yield "models", host.models
+    yield "datasets", host.datasets
+    yield "devices", host.devices
+    yield "links", host.links
+    yield "clusters", host.clusters
+    yield "probes", host.probes
+
+
+def _summary(entry: Any) -> str:
+    if hasattr(entry, "synchrony"):
+        return f"[{entry.synchrony}] {_first_line(entry)}"
+    return str(getattr(entry, "summary", "")) or _first_line(entry)
+
+
+def _first_line(entry: Any) -> str:
+    return (inspect.getdoc(entry) or "").partition("\n")[0]
+
+
+def _entry(host: Host, kind: str, name: str, entry: Any) -> Iterator[str]:
+    yield f"{name} ({kind})"
+    yield inspect.getdoc(entry) or "" if kind == "strategy" else _summary(entry)
+    if getattr(entry, "source", ""):
+        yield f"source: {entry.source}"
+    if getattr(entry, "doubt", ""):
+        yield f"in doubt: {entry.doubt}"
+    if kind == "strategy":
+        yield f"synchrony: {entry.synchrony}; must equal: {entry.equals or '-'}; model at: {entry.model_at}"
+        yield f"also known as: {', '.join(entry.also_known_as) or '-'}"
+    yield f"from: {host.origins.get((kind, name), 'built in')}"
+    if isinstance(entry, (Device, Link, Preset)):
+        yield from _figures(entry)
+        return
+    fields = getattr(getattr(entry, "Options", None), "model_fields", {})
+    yield "options:" if fields else "options: none"
+    for option, field in fields.items():
+        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        yield f"  {option} = {default}  {field.description or ''}"
+
+
+def _figures(entry: Device | Link | Preset) -> Iterator[str]:
+    """Say what is computed with, in units."""
+    if isinstance(entry, Device):
+        yield f"memory: {entry.memory_bytes / GIB:g} GiB sold, {entry.usable_bytes / GIB:.4g} GiB usable"
+        yield f"link: {entry.link}"
+        shares = ", ".join(f"{p} {entry.efficiency(p, 'gemm'):.0%}" for p in entry.peak_flops_per_s)
+        yield f"share of the peak that layers are taken to reach: {shares}"
+        yield f"least time of a layer's pass: {entry.launch_s * 1e6:g} us"
+    elif isinstance(entry, Preset):
+        yield f"host: {entry.host_link}, shared by {entry.host_shared_by}"
+        for size, (latency_s, rate) in entry.by_group.items():
+            yield f"all-reduce over {size}: {rate / 1e9:g} GB/s, {latency_s * 1e6:.3g} us a message"

@@ -1,0 +1,157 @@
+"""`harness compare BASE NEW`: what two results folders have in common, and whether it got worse."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.core.errors import InputError, NothingDone
+from harness.results.store import Record, Results, find_results
+
+if TYPE_CHECKING:
+    from harness.analysis.compare import Comparison, Measured
+    from harness.report.against import Against
+
+_POINT = (
+    *("strategy", "options", "engine", "device", "gpus", "batch_size", "micro_batch_size", "global_batch_size"),
+    *("learning_rate", "lr_rule", "workload", "goal", "swept", "threads_per_device", "faults"),
+)
+"""Fields of a cell that both sides share. Not its id: that changes with every edit of a strategy's file, and whether an
+edit made it worse is the question."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record with the file that it was read from.
+
+    Attributes:
+        scenario: its name, where either side has several.
+    """
+
+    record: Record
+    results: Results
+    point: str
+    scenario: str = ""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What pairs it with a record of the other side."""
+        return self.point, self.record.cell.seed
+
+    def same_as(self, other: Stored) -> bool:
+        """Whether both are one measurement: two runs never agree in every second that they took."""
+        mine, theirs = (
+            s.results.cell_folder(s.record.cell.cell_id).joinpath("record.json").read_bytes() for s in (self, other)
+        )
+        return mine == theirs
+
+
+def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_other_device: bool) -> Comparison:
+    """Compare results with those in the folder `base`; of several scenarios those that have the same name.
+
+    Raises:
+        InputError: NEW holds no results, or a scenario twice, or its devices are others and that was not allowed.
+        NothingDone: there is no BASE, no cell in common, or both are the same measurements.
+    """
+    from harness.analysis.compare import compare, other_devices
+
+    if not 0 < min_effect < 10:
+        raise InputError([f"--min-effect {min_effect:g}: a share above 0, such as 0.05 for 5 %"])
+    folders, named = [found for path in new for found in find_results(path)], " ".join(map(str, new))
+    old = _asked_for(_base(base, new), new, folders)
+    before, after = _stored(old, folders), _stored(folders, old)
+    common = [(before[key], after[key]) for key in before if key in after]
+    if not common:
+        raise NothingDone(
+            f"no cell in common: {base} has {len(before)}, {named} has {len(after)}, and none agree in strategy, "
+            "workload, batch, rate, devices, engine, goal and seed; run the scenario that BASE was made with"
+        )
+    copies = frozenset(one.key for one, other in common if one.same_as(other))
+    if len(copies) == len(common):
+        raise NothingDone(
+            f"{base} and {named} hold the same measurements ({len(common)} cells); measure again with "
+            f"`harness run SCENARIO --fresh`, or into another folder with --results"
+        )
+    sides = [_measured(one) for one, _ in common], [_measured(other) for _, other in common]
+    devices = other_devices(*sides)
+    if devices and not allow_other_device:
+        raise InputError(
+            [f"{base} was measured on {devices[0]}, {named} on {devices[1]}; --allow-other-device compares them anyway"]
+        )
+    earlier, later = ([_measured(stored) for stored in side.values()] for side in (before, after))
+    return compare(earlier, later, min_effect, copies)
+
+
+def _base(base: Path, new: Sequence[Path]) -> list[Results]:
+    try:
+        return find_results(base)
+    except InputError:
+        raise NothingDone(
+            f"no BASE yet: {base} holds no results; store these as the first: "
+            f"mkdir -p {base.parent if len(new) == 1 else base} && cp -r {' '.join(map(str, new))} {base}"
+        ) from None
+
+
+def _asked_for(old: Sequence[Results], new: Sequence[Path], folders: Sequence[Results]) -> Sequence[Results]:
+    """Return the base's scenarios that NEW names one by one; all where it is a root: one that is lost is a finding."""
+    if not {path.resolve() for path in new} <= {found.folder.resolve() for found in folders}:
+        return old
+    names = {found.plan().name for found in folders}
+    return [found for found in old if found.plan().name in names] or old
+
+
+def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tuple[str, int], Stored]:
+    """Return the records of one side; scenarios are told apart by name where either side has several."""
+    named = len(folders) > 1 or len(others) > 1
+    twice = [name for name, count in Counter(results.plan().name for results in folders).items() if count > 1]
+    if twice:
+        raise InputError([f"scenario {twice[0]} is there in several folders: nothing says which to compare; give one"])
+    found = {}
+    for results in folders:
+        scenario = results.plan().name if named else ""
+        for record in results.records().values():
+            cell = record.cell.to_dict()
+            point = scenario + json.dumps({key: cell[key] for key in _POINT}, sort_keys=True, default=str)
+            stored = Stored(record, results, point, scenario)
+            found[stored.key] = stored
+    return found
+
+
+def _measured(stored: Stored) -> Measured:
+    from harness.analysis.compare import Measured
+
+    record, path = stored.record, stored.results.cell_folder(stored.record.cell.cell_id) / "steps.parquet"
+
+    def steps() -> Sequence[float]:
+        import pandas as pd
+
+        from harness.analysis.scaling import step_times
+
+        if not path.is_file():
+            return ()
+        warmup = int(record.cell.measure["warmup_steps"])
+        times: list[float] = step_times(pd.read_parquet(path), warmup).tolist()
+        return times
+
+    timed = record.cell.goal.get("max_seconds") is not None
+    row = {**record.row, "status": record.status, "reason": record.reason, "scenario": stored.scenario}
+    return Measured(stored.point, row, record.environment, timed, steps)
+
+
+def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:
+    """Return the comparison as a report takes it."""
+    from harness.report.against import Against
+
+    return Against(found, (str(base), " ".join(map(str, new))))
+
+
+def text_of(found: Comparison, base: Path, new: Path, markdown: bool, as_json: bool) -> str:
+    """Return the comparison in the form that was asked for."""
+    from harness.analysis.compare_words import in_json, in_markdown, in_text
+
+    form = in_json if as_json else in_markdown if markdown else in_text
+    return form(found, (str(base), str(new)))

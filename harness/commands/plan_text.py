@@ -1,0 +1,210 @@
+"""A plan in words and tables: what `harness plan` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from harness.core.cell import LARGEST, Cell, LeftOut, Plan
+from harness.core.units import format_seconds
+from harness.core.words import engine_in_words, machine_in_words, show, table
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.costs.predict import Prediction
+
+_HEAD = ("strategy", "synchrony", "engine", "workers", "batch", "learning rate", "seeds", "minutes")
+_PREDICTED = ("step", "samples/s", "memory")
+
+
+def describe(plan: Plan, host: Host | None = None) -> str:
+    """Return the text that `harness plan` prints: what was understood, the points, what is left out and why.
+
+    Args:
+        host: the strategies, whose layouts predictions need; without it nothing is predicted.
+    """
+    predictions = _predictions(plan, host) if host else {}
+    parts = [
+        _title(plan),
+        "\n".join(f"  {line}" for line in plan.understood),
+        _points(plan, predictions),
+        _predicted_from(predictions),
+        _not_possible(plan.cells),
+        _left_out(plan.left_out),
+        _notes(plan),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(plan: Plan) -> str:
+    cells = f"{len(plan.cells)} cell" + ("s" if len(plan.cells) != 1 else "")
+    lines = [f"{plan.name}: {cells}", plan.description, f"this machine: {machine_in_words(plan.machine)}"]
+    return "\n".join(line for line in lines if line)
+
+
+def _predictions(plan: Plan, host: Host) -> dict[str, Prediction]:
+    """Return what is predicted, by cell; seeds of one point share it, because nothing of it is drawn."""
+    simulated = [cell for cell in plan.cells if cell.engine == "virtual" and not cell.not_possible]
+    if not simulated:
+        return {}
+    from harness.costs.predict import predict  # the laws of all costs: a plan of real cells answers sooner without them
+
+    by_point: dict[str, Prediction] = {}
+    found = {}
+    for cell in simulated:
+        point = repr(replace(cell, seed=0, cell_id=""))
+        if point not in by_point:
+            by_point[point] = predict(cell, host)
+        found[cell.cell_id] = by_point[point]
+    return found
+
+
+def _points(plan: Plan, predictions: Mapping[str, Prediction]) -> str:
+    """Return the table of points: one row for the seeds of each."""
+    possible = [cell for cell in plan.cells if not cell.not_possible]
+    swept = list(dict.fromkeys(key for cell in possible for key in _swept(cell)))
+    differing = _differing_options(possible)
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for cell in possible:
+        row = _row(cell, plan.machine.gpu_name, differing, swept)
+        if predictions:
+            row += _outlook(cell, predictions.get(cell.cell_id))
+        seeds.setdefault(row, []).append(cell.seed)
+    if not seeds:
+        return ""
+    columns = [*_HEAD[:6], *swept]
+    width = len(columns)
+    predicted = (*_PREDICTED, *_money_columns(possible)) if predictions else ()
+    # Nothing measures a cell before it is run, so its minutes are not known here.
+    rows = [(*row[:width], _numbers(numbers), "?", *row[width:]) for row, numbers in seeds.items()]
+    return table((*columns, *_HEAD[6:], *predicted), rows)
+
+
+def _money_columns(cells: Iterable[Cell]) -> tuple[str, ...]:
+    return ("cost",) if any(cell.per_gpu_hour is not None for cell in cells) else ()
+
+
+def _outlook(cell: Cell, prediction: Prediction | None) -> tuple[str, ...]:
+    """Write what is predicted of a point."""
+    if prediction is None:
+        return ("",) * (len(_PREDICTED) + len(_money_columns([cell])))
+    time, rate, memory = prediction.step_time_s, prediction.throughput_samples_per_s, prediction.dram_bytes
+    band = f" +- {max(1, round(100 * prediction.error))} %" if prediction.error else ""
+    fits = "?" if memory is None else f"{memory / 1e9:.3g} GB"
+    fits += f", {prediction.micro_batch_size} at once" if cell.micro_batch_size == LARGEST and memory else ""
+    fits = "out of memory" if prediction.out_of_memory else fits
+    columns = ["?" if time is None else _seconds(time) + band]
+    columns += ["?" if rate is None else _rate(rate) + _beside(cell), fits]
+    if cell.per_gpu_hour is not None:
+        columns.append("?" if prediction.cost is None else f"{prediction.cost:.3g} {cell.currency}")
+    return tuple(columns)
+
+
+def _beside(cell: Cell) -> str:
+    """Write what was observed elsewhere of a cell."""
+    rates = [item["throughput_samples_per_s"] for item in cell.observed if item["throughput_samples_per_s"]]
+    rates += [cell.global_batch_size / item["step_time_s"] for item in cell.observed if item["step_time_s"]]
+    return f" (observed {', '.join(map(_rate, rates))})" if rates else ""
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else format_seconds(float(f"{seconds:.3g}"))
+
+
+def _predicted_from(predictions: Mapping[str, Prediction]) -> str:
+    """Say where predictions are from, and why some are missing."""
+    known = dict.fromkeys(item.text for item in predictions.values() if item.step_time_s is not None)
+    unknown = dict.fromkeys(item.reason for item in predictions.values() if item.step_time_s is None)
+    lines = [*(f"times: {text}" for text in known), *(f"?: {reason}" for reason in unknown)]
+    return _list("predictions", lines)
+
+
+def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequence[str]) -> tuple[str, ...]:
+    rate = "-" if cell.timing_only else f"{cell.learning_rate:g}" + (f" ({cell.lr_rule})" if cell.lr_rule else "")
+    options = {key: value for key, value in cell.options.items() if (cell.strategy, key) in differing}
+    values = _swept(cell)
+    return (
+        cell.strategy + (f" {show(options)}" if options else ""),
+        cell.synchrony,
+        engine_in_words(cell, gpu_name),
+        str(cell.workers),
+        _batch(cell),
+        rate,
+        *(values.get(key, "") for key in swept),
+    )
+
+
+def differences(cells: Iterable[Cell]) -> dict[str, str]:
+    """Return by cell what its id does not say in words: options, swept keys and micro-batch, where cells differ."""
+    cells = tuple(cells)
+    differing, swept = _differing_options(cells), {key for cell in cells for key in cell.swept}
+    micro = len({cell.micro_batch_size / cell.batch_size for cell in cells}) > 1
+    found = {}
+    for cell in cells:
+        values = [f"{key} {show(value)}" for key, value in cell.options.items() if (cell.strategy, key) in differing]
+        values += [f"{key} {value}" for key, value in _swept(cell).items()] if swept else []
+        values += [f"{cell.micro_batch_size or 'largest'} at once"] if micro else []
+        found[cell.cell_id] = ", ".join(values)
+    return found
+
+
+def _differing_options(cells: Iterable[Cell]) -> set[tuple[str, str]]:
+    """Return (strategy, option) where cells of one strategy differ; only those are worth a place in its name."""
+    first: dict[tuple[str, str], object] = {}
+    pairs = (((cell.strategy, key), value) for cell in cells for key, value in cell.options.items())
+    return {name for name, value in pairs if first.setdefault(name, value) != value}
+
+
+def _swept(cell: Cell) -> dict[str, str]:
+    return {key.removeprefix("workload."): show(value).strip('"') for key, value in cell.swept.items()}
+
+
+def _batch(cell: Cell) -> str:
+    """Write the batch as a product: part of one rank x ranks = samples behind an update."""
+    ranks = -(-cell.global_batch_size // cell.batch_size)
+    at_once = "largest" if cell.micro_batch_size == LARGEST else cell.micro_batch_size
+    micro = f", {at_once} at once" if at_once != cell.batch_size else ""
+    return f"{cell.batch_size} x {ranks} = {cell.global_batch_size}{micro}"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Write 0 1 2 3 4 as 0-4, and anything else in full."""
+    run = list(range(numbers[0], numbers[0] + len(numbers)))
+    return f"{run[0]}-{run[-1]}" if len(run) > 2 and list(numbers) == run else " ".join(map(str, numbers))
+
+
+def _not_possible(cells: Iterable[Cell]) -> str:
+    lines = dict.fromkeys(
+        f"{cell.strategy}, gpus {cell.gpus}: {cell.not_possible}" for cell in cells if cell.not_possible
+    )
+    return _list("not possible on this machine (recorded as such)", lines)
+
+
+def _left_out(left_out: Sequence[LeftOut]) -> str:
+    ordered = sorted(left_out, key=lambda item: (item.kind, item.strategy, item.reason))
+    lines = []
+    for (kind, strategy, reason), group in groupby(ordered, key=lambda item: (item.kind, item.strategy, item.reason)):
+        points = [item.point for item in group]
+        more = f" and {len(points) - 1} more" if len(points) > 1 else ""
+        lines.append(f"{strategy}, {points[0]}{more}: {kind}: {reason}")
+    return _list("left out", lines)
+
+
+def _notes(plan: Plan) -> str:
+    counts: dict[str, dict[str, None]] = {}
+    for cell in plan.cells:
+        for note in cell.notes:
+            counts.setdefault(note, {})[f"{cell.strategy} on {cell.gpus}"] = None
+    lines = [f"{', '.join(where)}: {note}" for note, where in counts.items()]
+    return _list("notes", [*plan.notes, *lines])
+
+
+def _list(head: str, lines: Iterable[str]) -> str:
+    lines = list(lines)
+    return "\n".join([f"{head}:", *(f"  {line}" for line in lines)]) if lines else ""

@@ -1,0 +1,301 @@
+"""Run what is missing of a plan: cell by cell, round by round, every cell in processes of its own."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from harness.analysis.cell_row import NOISY_CORES, curve_table, identity_row, outcome_row
+from harness.api.host import Host, describe
+from harness.commands.admission import admit, with_memory
+from harness.commands.timed import run_in_this_process
+from harness.core.budget import Budget
+from harness.core.cell import Cell, Plan
+from harness.core.environment import describe_environment
+from harness.core.errors import MachineError, PluginError
+from harness.engines.processes.launch import Result, fork_server, run_cell
+from harness.engines.telemetry import Sample
+from harness.engines.telemetry.sampler import Sampler, Telemetry
+from harness.engines.telemetry.summary import summarise, summary_notes
+from harness.results.store import Record, Results
+from harness.results.trace_files import TRACED, steps_to_record, write_trace
+
+
+class Progress(Protocol):
+    """What the runner tells whoever watches."""
+
+    def started(self, cell: Cell, number: int, of: int) -> None:
+        """A cell's processes are about to start."""
+
+    def finished(self, record: Record, seconds: float) -> None:
+        """A cell has its record."""
+
+    def round_ended(self, results: Results) -> None:
+        """All points have one seed more."""
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        ran, kept: cells run now, and those that were there already.
+        interrupted: whether Ctrl-C ended it; out_of_budget: whether limits.budget did.
+    """
+
+    ran: list[Record] = field(default_factory=list)
+    kept: int = 0
+    interrupted: bool = False
+    out_of_budget: bool = False
+
+    @property
+    def bugs(self) -> list[Record]:
+        """Return the cells that failed for a reason that is ours."""
+        return [record for record in self.failures if (record.detail or {}).get("bug")]
+
+    @property
+    def failures(self) -> list[Record]:
+        """Return the cells that crashed or timed out now."""
+        return [record for record in self.ran if record.status in ("crashed", "timeout")]
+
+
+def missing(
+    cells: Sequence[Cell], results: Results, retry: Sequence[str] = (), fresh: bool = False
+) -> list[tuple[Cell, int]]:
+    """Return the cells to run, each with the number of earlier attempts.
+
+    Args:
+        retry: statuses that are run again although they are findings.
+        fresh: run everything again; what is there is moved aside.
+    """
+    todo = []
+    for cell in cells:
+        record = results.record(cell.cell_id)
+        stale = record is not None and record.status == "not-possible" and not cell.not_possible
+        if record is None or fresh or stale or record.status in retry:
+            todo.append((cell, 0))
+        elif not record.final:
+            todo.append((cell, record.attempts))
+    return todo
+
+
+def run_cells(
+    plan: Plan,
+    cells: Sequence[Cell],
+    results: Results,
+    host: Host,
+    plugins: Sequence[str],
+    progress: Progress,
+    *,
+    retry: Sequence[str] = (),
+    fresh: bool = False,
+    budget_s: float | None = None,
+    trace: int | None = None,
+) -> Summary:
+    """Run the missing ones of `cells`; each record is on disk before the next cell starts.
+
+    Args:
+        trace: steps of each cell to write a trace of.
+
+    Raises:
+        MachineError: the environment cannot do it (a data set is missing, say); what is finished stays.
+    """
+    todo = missing(cells, results, retry, fresh)
+    summary = Summary(kept=len(cells) - len(todo))
+    environment = describe_environment(plan.machine)
+    deadline = time.monotonic() + budget_s if budget_s else None
+    numbers = itertools.count(1)
+    try:
+        for cells_of_round in _rounds(todo):
+            for cell, attempts in cells_of_round:
+                if deadline is not None and time.monotonic() >= deadline:
+                    summary.out_of_budget = True
+                    return summary
+                progress.started(cell, next(numbers), len(todo))
+                began = time.monotonic()
+                stored = results.record(cell.cell_id)
+                if fresh or (attempts == 0 and stored is not None and stored.status != "interrupted"):
+                    results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
+                record = _run_one(cell, attempts, results, host, plugins, environment, trace)
+                summary.ran.append(record)
+                progress.finished(record, time.monotonic() - began)
+            progress.round_ended(results)
+    except KeyboardInterrupt:
+        summary.interrupted = True
+    return summary
+
+
+def _rounds(todo: Sequence[tuple[Cell, int]]) -> Iterator[list[tuple[Cell, int]]]:
+    """Yield the cells of one seed after those of another, in the plan's order."""
+    for _, group in itertools.groupby(todo, key=lambda item: item[0].seed):
+        yield list(group)
+
+
+def _run_one(
+    cell: Cell,
+    attempts: int,
+    results: Results,
+    host: Host,
+    plugins: Sequence[str],
+    environment: dict[str, Any],
+    trace: int | None,
+) -> Record:
+    _tell(host, "cell_started", cell)
+    if cell.not_possible:
+        result, telemetry = Result("not-possible", cell.not_possible), None
+    else:
+        cell, verdict = admit(cell, host, plugins)
+        result, telemetry = Result("out-of-memory", verdict), None
+        if not verdict:
+            result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace)
+    if result.whose == "machine":
+        # No record: the cell was not tried, and runs as soon as the machine can.
+        raise MachineError(result.reason)
+    record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
+    record = with_memory(record, host)
+    results.write_record(record, tables)
+    if trace and result.outcome is not None:
+        write_trace(results, cell, result.outcome, trace)
+    _tell(host, "cell_finished", cell, record.row)
+    if result.whose == "harness":
+        record = replace(record, detail={**(record.detail or {}), "bug": True})
+    return record
+
+
+def _tell(host: Host, method: str, *facts: Any) -> None:
+    """Call a method of every listener.
+
+    Raises:
+        PluginError: a listener raised something of its own.
+    """
+    for listener in host.listeners:
+        try:
+            getattr(listener, method)(*facts)
+        except Exception as error:
+            raise PluginError(f"{type(listener).__name__}.{method}: {describe(error)}") from error
+
+
+def _run_watched(
+    cell: Cell,
+    attempts: int,
+    results: Results,
+    host: Host,
+    plugins: Sequence[str],
+    environment: dict[str, Any],
+    trace: int | None,
+) -> tuple[Result, Telemetry | None]:
+    """Run a cell with telemetry beside it; an interruption leaves a record that says so."""
+    folder = results.cell_folder(cell.cell_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.txt"
+    log.unlink(missing_ok=True)
+    options = {"trace": steps_to_record(cell, trace)} if trace else {}
+    watch = _Watch(cell, list(host.probes.values()))
+    try:
+        timed = run_in_this_process(cell, host, plugins, log, options.get("trace")) if cell.timing_only else None
+        result = timed or run_cell(cell, plugins, log=str(log), options=options, on_start=watch.start)
+    except KeyboardInterrupt:
+        interrupted = Result("interrupted", "stopped by Ctrl-C; run the same command to continue")
+        record, tables = make_record(cell, interrupted, None, environment, attempts)
+        results.write_record(record, tables)
+        raise
+    finally:
+        watch.stop()
+    if trace and cell.engine == "real" and result.outcome is not None:
+        result.outcome.notes.append(TRACED)
+    return result, watch.telemetry
+
+
+class _Watch:
+    """The sampler of one cell; virtual cells have none, since this machine's DRAM is not the virtual cluster's."""
+
+    def __init__(self, cell: Cell, probes: list[Any]) -> None:
+        self.cell, self.probes = cell, probes
+        self.sampler: Sampler | None = None
+        self.telemetry: Telemetry | None = None
+
+    def start(self, processes: list[tuple[int, str, str]]) -> None:
+        """Begin to sample; called when the processes are ready and training has not started."""
+        from harness.engines.telemetry import Target
+
+        if self.cell.engine == "virtual":
+            return
+        targets = [Target(pid, label, device) for pid, label, device in processes]
+        self.sampler = Sampler(fork_server(), targets, self.cell.measure["telemetry_interval_s"], self.probes)
+        self.sampler.start()
+        self.sampler.ready(timeout_s=5.0)
+
+    def stop(self) -> None:
+        """End the sampler and keep what it saw."""
+        if self.sampler is not None:
+            self.telemetry = self.sampler.stop(timeout_s=5.0)
+            self.sampler = None
+
+
+def make_record(
+    cell: Cell, result: Result, telemetry: Telemetry | None, environment: dict[str, Any], attempts: int
+) -> tuple[Record, dict[str, dict[str, list[Any]]]]:
+    """Return the record of a cell and its tables."""
+    row = identity_row(cell, environment["id"])
+    record = Record(cell, result.status, result.reason, cell.notes, row, environment, attempts)
+    tables: dict[str, dict[str, list[Any]]] = {}
+    if result.outcome is not None:
+        record, tables = _with_outcome(record, result)
+    if telemetry is not None:
+        record = _with_telemetry(record, telemetry, result)
+        # From the start of training on, evaluations included; from the first sample where it never ended well.
+        origin_s = result.started_s or min(telemetry.columns.time_s, default=0.0)
+        tables["telemetry.parquet"] = telemetry.columns.table(origin_s)
+    final = {"status": record.status, "reason": record.reason, "notes": "; ".join(record.notes)}
+    record = replace(record, row=record.row | final)
+    return record, tables
+
+
+def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, dict[str, list[Any]]]]:
+    outcome = result.outcome
+    budget = Budget.of(record.cell.goal, outcome.facts["num_train"])
+    status, reason = outcome.status(budget)
+    notes = [*record.notes, *outcome.notes]
+    notes += [f"never awaited: {word}, {count} times" for word, count in sorted(outcome.unawaited.items())]
+    tables = {"evals.csv": curve_table(outcome), "steps.parquet": outcome.steps}
+    if outcome.updates_log.get("update"):
+        tables["updates.parquet"] = outcome.updates_log
+    detail = {"dram": outcome.dram, "facts": outcome.facts, "decision": outcome.decision}
+    detail["host_seconds"] = {"setup": outcome.setup_s, "evaluation": outcome.evaluation_s}
+    row = record.row | outcome_row(record.cell, outcome, budget)
+    return replace(record, status=status, reason=reason, notes=tuple(notes), row=row, detail=detail), tables
+
+
+def _during_training(telemetry: Telemetry, result: Result) -> list[Sample]:
+    """Return the samples from the start of training to its end, a tick more on either side.
+
+    What comes after, such as the evaluation of copies, is no part of what strategies are compared on.
+    """
+    ended_s = result.outcome.facts.get("ended_at_s") if result.outcome is not None else None
+    if ended_s is None:
+        return telemetry.samples
+    tick = telemetry.interval_s or 0.0
+    return [s for s in telemetry.samples if result.started_s - tick <= s.time_s <= ended_s + tick]
+
+
+def _with_telemetry(record: Record, telemetry: Telemetry, result: Result) -> Record:
+    samples = _during_training(telemetry, result)
+    summary = summarise(samples)
+    neighbours = summary.pop("host_cpu_other_cores", None)
+    row = record.row | summary
+    if neighbours is not None:
+        row["noisy"] = neighbours > NOISY_CORES
+    detail = (record.detail or {}) | {
+        "telemetry": {
+            "unavailable": telemetry.unavailable,
+            "interval_s": telemetry.interval_s,
+            "missed_ticks": telemetry.missed_ticks,
+            "sampler_cpu_cores": telemetry.sampler_cpu_cores,
+            "other_cores": neighbours,
+            "notes": [*telemetry.notes, *summary_notes(samples)],
+        }
+    }
+    return replace(record, row=row, detail=detail)

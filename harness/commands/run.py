@@ -1,0 +1,269 @@
+"""One `harness run` from its first line of output to its last."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from harness.api.host import Host, describe
+from harness.commands.plan_text import differences
+from harness.commands.rounds import Summary, missing, run_cells
+from harness.core.cell import Cell, Plan
+from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
+from harness.core.units import parse_seconds
+from harness.core.words import engine_in_words
+from harness.results.store import Record, Results, write_atomically
+from harness.scenario.plan import select
+
+REPORT_SHARE = 0.25
+"""Of the time of a run that may go into reports between its rounds; chosen: a sweep of many short rounds would spend
+most of its time drawing what nobody looks at. The last one is always drawn, after Ctrl-C too."""
+
+
+class Lines:
+    """Progress as one line for each finished cell, and on a terminal one live line more."""
+
+    def __init__(self, plan: Plan, host: Host) -> None:
+        self.plan, self.host = plan, host
+        self.live = sys.stdout.isatty()
+        self.differences = differences(plan.cells)
+        self.number = self.of = 0
+        self.began_s, self.reported_s = time.monotonic(), 0.0
+
+    def started(self, cell: Cell, number: int, of: int) -> None:
+        """Show what is running."""
+        self.number, self.of = number, of
+        if self.live:
+            where = engine_in_words(cell, self.plan.machine.gpu_name)
+            click.echo(f"\r\033[K[{number}/{of}] {cell.cell_id} on {where} ...", nl=False)
+
+    def finished(self, record: Record, seconds: float) -> None:
+        """Show how it ended."""
+        if self.live:
+            click.echo("\r\033[K", nl=False)
+        found = _finding(record)
+        differs = self.differences.get(record.cell.cell_id, "")
+        name = record.cell.cell_id + (f" ({differs})" if differs else "")
+        click.echo(f"[{self.number}/{self.of}] {name}: {record.status}{found} ({seconds:.1f} s)")
+
+    def round_ended(self, results: Results) -> None:
+        """Rewrite table and report, so that any stop leaves a fair comparison."""
+        from harness.analysis.answer import judged
+
+        results.write_cells_csv()
+        if self.number < self.of:
+            began = time.monotonic()
+            if self.reported_s <= REPORT_SHARE * (began - self.began_s):
+                write_report_of(results, self.host)
+                self.reported_s += time.monotonic() - began
+            click.echo(f"  so far: {judged(results.rows(), self.plan).sentence}")
+
+
+def _finding(record: Record) -> str:
+    row = record.row
+    if record.status in ("crashed", "timeout", "not-possible", "out-of-memory", "diverged"):
+        return f", {record.reason}"
+    accuracy = row.get("validation_accuracy")
+    reached = row.get("time_to_target_s")
+    clock = "simulated s" if record.cell.engine == "virtual" else "s"
+    parts = [f", accuracy {accuracy:.3f}" if accuracy is not None else ""]
+    parts += [f", target after {reached:.3g} {clock}" if reached is not None else ""]
+    speed = row.get("throughput_samples_per_s")
+    return "".join(parts) + (f", {speed:.0f} samples/s" if speed and accuracy is None else "")
+
+
+def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str]) -> bool:
+    """Measure what simulated cells need and was never measured here; say whether there was anything.
+
+    Raises:
+        MachineError: a workload could not be measured.
+    """
+    from harness.commands.admission import with_micro_batch
+    from harness.costs.profiles.measured import missing_sizes, needs_measuring
+
+    simulated = [with_micro_batch(cell, host, plugins) for cell in select(plan, only) if needs_measuring(cell)]
+    cells = [cell for cell in simulated if missing_sizes(cell, plan.machine)]
+    if not cells:
+        return False
+    from harness.engines.calibration.workload_times import ensure_profiles
+
+    ensure_profiles(cells, plugins, click.echo, plan.machine)
+    return True
+
+
+def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
+    """Trace the layers of every model that was never traced: what its cells need in memory follows from them.
+
+    Raises:
+        MachineError: a model cannot be built or run; the message says why.
+    """
+    from harness.costs.profiles.kept import find_shape
+    from harness.engines.calibration.trace_in_child import find_or_trace
+
+    for cell in plan.cells:
+        if find_shape(cell, host) is None:
+            click.echo(f"tracing {cell.workload['model']['name']} as {cell.cell_id} runs it")
+            find_or_trace(cell, host, plugins)
+
+
+def run(
+    plan: Plan,
+    host: Host,
+    plugins: Sequence[str],
+    root: Path,
+    only: Sequence[str],
+    *,
+    retry: Sequence[str] = (),
+    fresh: bool = False,
+    budget: str | None = None,
+    strict: bool = False,
+    open_report: bool = False,
+    trace: int | None = None,
+) -> int:
+    """Run a plan and return the exit code."""
+    results = Results(root / plan.name)
+    cells = select(plan, only)
+    todo = missing(cells, results, retry, fresh)
+    _announce(plan, results, cells, len(todo))
+    results.write_plan(plan)
+    budget_s = _budget(budget) or plan.budget_s
+    lines = Lines(plan, host)
+    summary = run_cells(
+        plan, cells, results, host, plugins, lines, retry=retry, fresh=fresh, budget_s=budget_s, trace=trace
+    )
+    results.write_cells_csv()
+    try:
+        _conclude(plan, results, summary, plugins)
+        if trace:
+            _tell_traces(results, cells)
+    finally:
+        # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
+        path = write_report_of(results, host, plugins)
+    click.echo(f"report: {path}")
+    click.echo(f"next: {_next(summary, results)}")
+    if open_report:
+        click.launch(str(path))
+    return _exit_code(results, summary, strict)
+
+
+def _budget(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise InputError([f"--budget {text}: {error}"]) from None
+
+
+def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) -> None:
+    from harness.core.environment import describe_environment
+    from harness.core.words import machine_in_words
+
+    click.echo(f"{plan.name}: {len(cells)} cells on {machine_in_words(plan.machine)}; {todo} to run")
+    for note in plan.notes:
+        click.echo(f"  note: {note}")
+    if plan.left_out:
+        click.echo(f"  {len(plan.left_out)} points left out; `harness plan` says why")
+    here = describe_environment(plan.machine)["id"]
+    foreign = [c for c in cells if (r := results.record(c.cell_id)) is not None and r.environment.get("id") != here]
+    if foreign:
+        click.echo(f"  {len(foreign)} stored cells are from another environment; --fresh runs them again here")
+
+
+def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -> Path:
+    """Write a scenario's report, unless the one there says the same already."""
+    from harness.report import is_current, write_report
+
+    path = results.folder / "report.html"
+    if not is_current([results], path):
+        write_report([results], path, sections=host.report_sections, plugins=plugins)
+    return path
+
+
+def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> None:
+    from harness.analysis.answer import in_text
+    from harness.commands.explain_text import compared_text
+    from harness.commands.turning_points import verdict
+
+    counts = Counter(record.status for record in results.records().values())
+    missing_cells = len(plan.cells) - sum(counts.values())
+    by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    click.echo(f"\n{by_status or 'nothing finished'}" + (f", {missing_cells} not run yet" if missing_cells else ""))
+    click.echo(f"{len(summary.ran)} run, {summary.kept} kept")
+    for record in summary.bugs:
+        log = results.cell_folder(record.cell.cell_id) / "log.txt"
+        click.echo(f"a bug of the harness, not of your scenario, in {record.cell.cell_id}; traceback: {log}")
+    hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
+    if hidden:
+        click.echo(f"{len(hidden)} stored cells belong to other plans and are not shown")
+    click.echo(in_text(verdict(results, plugins)))
+    for line in compared_text(results, plugins):
+        click.echo(line)
+
+
+def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
+    """Say where the traces lie, and which cells have none because they had run before."""
+    traced = [cell for cell in cells if (results.cell_folder(cell.cell_id) / "trace.json").is_file()]
+    pairs = len(list(results.folder.glob("traces/*.json")))
+    beside = f"; {pairs} of both engines side by side in {results.folder / 'traces'}" if pairs else ""
+    click.echo(f"traces: {len(traced)} files {results.folder / 'cells'}/*/trace.json{beside}; open them in Perfetto")
+    if len(traced) < len(cells):
+        click.echo(f"  {len(cells) - len(traced)} cells have none: --fresh runs again what was there already")
+
+
+def _next(summary: Summary, results: Results) -> str:
+    if summary.interrupted or summary.out_of_budget:
+        return "the same command continues where it stopped"
+    if summary.failures:
+        return f"harness show {summary.failures[0].cell.cell_id} --results {results.folder.parent}"
+    return f"harness report {results.folder} --open"
+
+
+def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
+    if summary.interrupted:
+        return 130
+    if summary.bugs:
+        return 4
+    if summary.out_of_budget and not summary.ran:
+        return NothingDone.exit_code
+    statuses = {record.status for record in results.records().values()}
+    failed = {"crashed", "timeout"} | (
+        {"diverged", "target-missed", "out-of-memory", "not-possible"} if strict else set()
+    )
+    return int(bool(statuses & failed))
+
+
+def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | None = None) -> None:
+    """Run the first cell on the virtual engine in this process, so that breakpoint() works."""
+    from dataclasses import replace
+
+    import torch
+
+    from harness.engines.processes.process import own_files
+    from harness.engines.shared.setup import make_setup
+    from harness.engines.virtual.engine import Crash, run_virtual
+    from harness.results.trace_files import document_of, steps_to_record
+
+    cell = replace(select(plan, only)[0], engine="virtual", device="cpu")
+    click.echo(f"debugging {cell.cell_id} on the virtual engine, in this process; nothing is stored")
+    torch.set_num_threads(cell.threads_per_device)
+    setup = make_setup(cell, plugins)
+    try:
+        outcome = run_virtual(setup, trace=steps_to_record(cell, trace) if trace else None)
+    except Crash as crash:
+        cause = crash.__cause__
+        if cause is None or isinstance(cause, HarnessError):
+            raise (cause or crash) from None
+        raise PluginError(describe(cause, own_files(cell.to_dict(), plugins))) from cause
+    status, reason = outcome.status(setup.budget)
+    click.echo(f"{status}: {reason}")
+    if trace:
+        path = Path(f"{cell.cell_id}.trace.json")
+        write_atomically(path, json.dumps(document_of(cell, outcome, trace)) + "\n")
+        click.echo(f"trace: {path}; open it in Perfetto")

@@ -1,0 +1,114 @@
+"""Results as text: the answer of a folder, one cell, or two cells side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.core.errors import InputError, nearest
+from harness.results.store import Record, Results, find_results
+
+TAIL_LINES = 20
+
+
+def show(what: str, root: Path, *, markdown: bool = False, log: bool = False, plugins: Sequence[str] = ()) -> str:
+    """Return the text for a path, a scenario's name or a cell's id.
+
+    Args:
+        plugins: files whose strategies may be asked what would explain a difference.
+
+    Raises:
+        InputError: there is nothing of that name.
+    """
+    found = _cell(what, root)
+    if found is not None:
+        results, cell_id = found
+        return _log(results, cell_id) if log else cell_text(results, cell_id)
+    path = Path(what) if Path(what).exists() else root / what
+    if not path.exists():
+        known = [folder.parent.name for folder in sorted(root.glob("*/plan.json"))]
+        raise InputError(
+            [f"{what}: neither a path, a scenario with results nor a cell{nearest(what, known)}; known: {known}"]
+        )
+    return "\n\n".join(folder_text(results, markdown, plugins) for results in find_results(path))
+
+
+def show_pair(first: str, second: str, root: Path, plugins: Sequence[str] = ()) -> str:
+    """Return two cells side by side, with what makes the difference and what would account for it.
+
+    Raises:
+        InputError: one of them is no finished cell.
+    """
+    from harness.commands.explain_text import pair_text
+
+    return pair_text(_finished(first, root), _finished(second, root), plugins)
+
+
+def _finished(what: str, root: Path) -> Record:
+    found = _cell(what, root)
+    record = found[0].record(found[1]) if found else None
+    if record is None:
+        raise InputError([f"{what}: no finished cell; two of them stand side by side, each by its id or its folder"])
+    return record
+
+
+def _cell(what: str, root: Path) -> tuple[Results, str] | None:
+    path = Path(what)
+    if (path / "record.json").is_file() or path.name == "record.json":
+        folder = path if path.is_dir() else path.parent
+        return Results(folder.parent.parent), folder.name
+    matches = sorted(root.glob(f"*/cells/{what}"))
+    return (Results(matches[0].parent.parent), what) if matches else None
+
+
+def folder_text(results: Results, markdown: bool = False, plugins: Sequence[str] = ()) -> str:
+    """Return cells by status, the answer, and predictions beside measurements."""
+    from harness.analysis.answer import in_markdown, in_text
+    from harness.commands.explain_text import compared_text
+    from harness.commands.turning_points import verdict
+
+    plan, records = results.plan(), results.records()
+    counts = Counter(record.status for record in records.values())
+    by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    head = f"{plan.name}: {len(records)} of {len(plan.cells)} cells" + (f" ({by_status})" if by_status else "")
+    found = verdict(results, plugins)
+    lines = [head, in_markdown(found) if markdown else in_text(found)]
+    lines += [f"  {r.cell.cell_id}: {r.status}, {r.reason}" for r in records.values() if r.status not in ("ok",)][:20]
+    compared = list(compared_text(results, plugins))
+    fence = ["```"] if markdown and compared else []
+    return "\n".join([*lines, *fence, *compared, *fence])
+
+
+def cell_text(results: Results, cell_id: str) -> str:
+    """Return a cell's status, reason, notes, figures and the tail of its log."""
+    record = results.record(cell_id)
+    if record is None:
+        log = results.cell_folder(cell_id) / "log.txt"
+        return f"{cell_id}: not finished" + (f"\n{_tail(log)}" if log.exists() else "")
+    lines = [f"{cell_id}: {record.status}", f"  reason: {record.reason}"]
+    lines += [f"  note: {note}" for note in record.notes]
+    lines += [f"  {name}: {_figure(value)}" for name, value in record.row.items() if value not in (None, "")]
+    lines += _telemetry(record)
+    return "\n".join([*lines, _tail(results.cell_folder(cell_id) / "log.txt")])
+
+
+def _figure(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _telemetry(record: Record) -> list[str]:
+    telemetry = (record.detail or {}).get("telemetry", {})
+    return [f"  not measured: {probe}: {reason}" for probe, reason in telemetry.get("unavailable", {}).items()]
+
+
+def _tail(log: Path) -> str:
+    if not log.exists() or not log.stat().st_size:
+        return "  log: empty"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([f"  log (last {min(TAIL_LINES, len(lines))} lines of {log}):", *lines[-TAIL_LINES:]])
+
+
+def _log(results: Results, cell_id: str) -> str:
+    path = results.cell_folder(cell_id) / "log.txt"
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else f"{cell_id}: no log"

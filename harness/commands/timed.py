@@ -1,0 +1,50 @@
+"""Run a timing-only cell in this process: it computes nothing, so it needs neither torch nor a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.costs.profiles.find import shape_of
+from harness.engines.processes.launch import Result
+from harness.engines.processes.process import explain
+from harness.engines.virtual.sizes import NeedsNumbers
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.core.cell import Cell
+    from harness.costs.profiles.shape import ModelShape
+
+
+def run_in_this_process(
+    cell: Cell, host: Host, plugins: Sequence[str], log: Path, trace: int | None = None
+) -> Result | None:
+    """Run the cell; a failure is a result, its traceback stands in the log.
+
+    Args:
+        trace: steps to record spans of.
+
+    Returns:
+        None where the strategy's program reads numbers that the workload could compute.
+    """
+    from harness.engines.virtual.timing import run_timing
+
+    try:
+        return Result("finished", outcome=run_timing(cell, host, _layers(cell, host, plugins), trace=trace))
+    except Exception as error:
+        if isinstance(error.__cause__, NeedsNumbers) and shape_of(cell) is None:
+            return None
+        with log.open("a", encoding="utf-8") as stream, redirect_stderr(stream):
+            failure = explain(cell.to_dict(), plugins, 0, error)
+        return Result("crashed", failure["reason"], whose=failure["whose"])
+
+
+def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | None:
+    """Return the layers of a model that is named: known where it was measured, traced where a data sheet is used."""
+    if cell.cluster["device"] is None or shape_of(cell) is not None:
+        return None
+    from harness.engines.calibration.trace_in_child import find_or_trace
+
+    return find_or_trace(cell, host, plugins)

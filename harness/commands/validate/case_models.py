@@ -1,0 +1,78 @@
+"""From a model's figures in cases.toml to profiles."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from harness.commands.validate.case_layers import FULL_BYTES, Part
+from harness.commands.validate.published import Published, Row
+from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+
+HALF_BYTES = 2
+HALF_PRECISIONS = ("fp16", "mixed")
+"""Precisions whose gradients are exchanged as halves; automatic mixed precision keeps fp32 gradients."""
+
+BACKWARD_SHARE = 2 / 3
+"""Of a step without its optimizer: gradients of inputs and of weights each cost what the forward pass costs."""
+
+UNKNOWN_BYTES = 100e6
+"""Of a model whose size nobody states; chosen, as ResNet-50. The prediction then rests on the fixed costs."""
+
+WORDS_PER_SENTENCE = 30
+"""Tokens of a sentence of unstated length; chosen: WMT English-German averages 25 to 30 word pieces."""
+
+
+def parameter_bytes(published: Published, row: Row, block: Mapping[str, Any]) -> float:
+    """Return the fp32 bytes of a model's gradients."""
+    model = published.models.get(row.model, {})
+    size = block.get("gradient_bytes") or model.get("parameter_bytes") or model.get("parameters", 0) * FULL_BYTES
+    return float(size or UNKNOWN_BYTES)
+
+
+def element_bytes(precision: str) -> int:
+    """Return the bytes of one gradient element."""
+    return HALF_BYTES if precision in HALF_PRECISIONS else FULL_BYTES
+
+
+@lru_cache(maxsize=64)
+def _shape_of(parts: tuple[Part, ...], num_bytes: float, width: int) -> ModelShape:
+    scalars = num_bytes / FULL_BYTES
+    sizes = [round(part.parameters * scalars) for part in parts]
+    layers = tuple(
+        LayerShape(
+            f"{number}", (size,) if size else (), output_bytes=Linear(0.0, part.output_bytes * width / FULL_BYTES)
+        )
+        for number, (part, size) in enumerate(zip(parts, sizes, strict=True))
+    )
+    return ModelShape(layers, element_bytes=width)
+
+
+def profile_of(parts: tuple[Part, ...], num_bytes: float, width: int, gradient_s: float, samples: float) -> Profile:
+    """Return the profile of a model whose forward and backward pass over so many samples take `gradient_s`.
+
+    Args:
+        num_bytes: of its gradients in fp32.
+        width: bytes of one gradient element.
+    """
+    forward_s, backward_s = gradient_s * (1 - BACKWARD_SHARE), gradient_s * BACKWARD_SHARE
+    times = tuple(
+        LayerTime(Curve(((samples, part.forward * forward_s),)), Curve(((samples, part.backward * backward_s),)))
+        for part in parts
+    )
+    return Profile(_shape_of(parts, num_bytes, width), times)
+
+
+def items_per_sample(published: Published, row: Row) -> float:
+    """Return how many of the items that a rate counts one sample holds: tokens of a sequence, points of a waveform."""
+    counted = row.unit.split("/")[0]
+    if counted in ("samples", "images", "sequences"):
+        return 1.0
+    text = str(published.models.get(row.model, {}).get("input", ""))
+    noun = re.escape(counted)
+    found = re.search(rf"(\d+) (?:target )?{noun}", text)
+    return float(found[1]) if found else WORDS_PER_SENTENCE if counted == "tokens" else math.nan

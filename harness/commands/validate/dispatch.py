@@ -1,0 +1,67 @@
+"""Every row to its law; what no law covers is a missing prediction with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from harness.commands.validate.case_systems import Unpredictable, block_of
+from harness.commands.validate.linear import linear
+from harness.commands.validate.published import SPLIT_STRATEGIES, Published, Row
+from harness.commands.validate.rows_exchange import predict_all_reduce, predict_exchange
+from harness.commands.validate.rows_hybrid import predict_hybrid
+from harness.commands.validate.rows_memory import predict_arithmetic, predict_memory
+from harness.commands.validate.rows_pipeline import RATES, predict_pipeline
+from harness.commands.validate.rows_replicas import REDUCED, SERVED, predict_replicas, predict_utilisation
+from harness.commands.validate.rows_single import predict_single
+from harness.commands.validate.rows_transformer import predict_steps
+from harness.commands.validate.score import Prediction
+from harness.costs.catalogue.constants import Constants
+
+Predictor = Callable[[Published, Row, Constants], float]
+
+
+def predict_all(published: Published, constants: Constants, rows: Sequence[Row] | None = None) -> list[Prediction]:
+    """Return a prediction, or the reason why there is none, for every row that is not an input."""
+    return [predict(published, row, constants) for row in (published.targets if rows is None else rows)]
+
+
+def predict(published: Published, row: Row, constants: Constants) -> Prediction:
+    """Return the prediction for a row."""
+    baseline = linear(row, published.inputs)
+    try:
+        block = block_of(published, row)
+        bound = row.model in block.get("input_bound", ())
+        return Prediction(row, _predictor(row)(published, row, constants), baseline, input_bound=bound)
+    except Unpredictable as missing:
+        return Prediction(row, None, baseline, str(missing))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # Figures of a stranger's block may contradict each other in ways that no check foresees; the row says so.
+        return Prediction(row, None, baseline, f"its figures do not fit together ({type(error).__name__}: {error})")
+
+
+def _predictor(row: Row) -> Predictor:
+    if row.num_bytes is not None:
+        return predict_all_reduce
+    if row.degrees is not None:
+        return predict_steps
+    if row.strategy == "3d" and row.metric in RATES:
+        return predict_hybrid
+    if row.strategy in REPLICATED and row.metric in TIMED and row.degrees is None:
+        return predict_replicas
+    if row.metric == "macs":
+        return predict_arithmetic
+    if row.metric.endswith("_memory"):
+        return predict_memory
+    if row.metric == "gpu_utilisation":
+        return predict_utilisation
+    if row.strategy in SPLIT_STRATEGIES and row.metric in (*RATES, "bubble"):
+        return predict_pipeline
+    if row.metric == "collective_time" and row.strategy in SERVED:
+        return predict_exchange
+    if row.strategy == "single" and row.metric in TIMED:
+        return predict_single
+    raise Unpredictable(f"no law for {row.metric} of strategy {row.strategy!r} (kind {row.kind!r})")
+
+
+REPLICATED = (*REDUCED, *SERVED, "async-ps")
+TIMED = ("throughput", "throughput_per_gpu", "step_time", "scaling_efficiency")

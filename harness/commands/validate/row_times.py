@@ -1,0 +1,58 @@
+"""Between what tables print and seconds per step."""
+
+from __future__ import annotations
+
+import re
+
+from harness.commands.validate.case_models import items_per_sample
+from harness.commands.validate.case_systems import Unpredictable
+from harness.commands.validate.published import SPLIT_STRATEGIES, Published, Row
+
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+
+
+def samples_of(row: Row) -> float:
+    """Return the samples of one step of the whole job.
+
+    Raises:
+        Unpredictable: the table does not say.
+    """
+    if row.batch_per_gpu is None:
+        raise Unpredictable("the batch is not stated")
+    pieces = row.microbatches or 1
+    if row.strategy in SPLIT_STRATEGIES:
+        return row.batch_per_gpu
+    return row.batch_per_gpu * pieces * (row.gpus or 1)
+
+
+def seconds_of(published: Published, row: Row) -> float:
+    """Return the seconds of one step that a row's value means."""
+    if row.metric == "step_time":
+        return row.value * seconds_per_unit(row)
+    return _rate_work(published, row) / row.value
+
+
+def value_of(published: Published, row: Row, step_s: float) -> float:
+    """Return what a table would print for a step of so many seconds."""
+    return step_s / seconds_per_unit(row) if row.metric == "step_time" else _rate_work(published, row) / step_s
+
+
+def _rate_work(published: Published, row: Row) -> float:
+    if row.metric not in ("throughput", "throughput_per_gpu"):
+        raise Unpredictable(f"{row.metric} is not a rate or a time of steps")
+    each = items_per_sample(published, row)
+    if each != each:
+        raise Unpredictable(f"how many {row.unit.split('/')[0]} a sample holds is not stated")
+    return samples_of(row) * each / ((row.gpus or 1) if row.metric == "throughput_per_gpu" else 1)
+
+
+def seconds_per_unit(row: Row) -> float:
+    """Return the seconds of a step time of 1.
+
+    Raises:
+        Unpredictable: the unit is none of time.
+    """
+    found = re.fullmatch(r"(s|ms|us)(?: per (\d+) steps)?", row.unit)
+    if not found:
+        raise Unpredictable(f"unit {row.unit!r}: expected s, ms or us, or such as s per 3 steps")
+    return SECONDS[found[1]] / int(found[2] or 1)

@@ -1,0 +1,193 @@
+"""Rows of memory, and of what a model's arithmetic amounts to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from harness.api.schedules import most_kept
+from harness.commands.validate.case_layers import FULL_BYTES, computing_lines
+from harness.commands.validate.case_models import parameter_bytes
+from harness.commands.validate.case_systems import Unpredictable, block_of
+from harness.commands.validate.linear import reference_of
+from harness.commands.validate.published import GIB, MIB, SPLIT_STRATEGIES, LayerLine, Published, Row
+from harness.commands.validate.rows_pipeline import KEPT, cut_of, schedule_of
+from harness.commands.validate.traced_models import traced_model
+from harness.costs.catalogue.constants import Constants
+from harness.costs.memory.allocations import Timeline
+
+STATIC_BYTES = {"none": 8, "sgd": 8, "momentum": 12, "rmsprop": 12, "adam": 16, "adamw": 16, "lamb": 16}
+"""By optimizer and fp32 parameter: weight, gradient and moments. Source: oracles of the published tables, section 8."""
+
+MIXED_BYTES = 18
+"""Of a parameter under Adam with fp32 master weights: 6 of weights, 4 of gradient, 8 of moments; section 8 there."""
+
+OPERATIONS_PER_MULTIPLY_ADD = 2
+
+UNITS = {"MiB": MIB, "GiB": GIB, "GB": 1e9, "MB": 1e6}
+
+MICROBATCHES_PER_STAGE = 4
+"""Where a table gives memory without their number: enough that every stage keeps the most it ever does; chosen."""
+
+
+def predict_memory(published: Published, row: Row, constants: Constants) -> float:
+    """Return the prediction for a row of memory, in its unit.
+
+    Raises:
+        Unpredictable: the architecture is neither traced here nor known by a calibration row.
+    """
+    num_bytes = _bytes(published, row, constants)
+    if row.unit not in UNITS:
+        raise Unpredictable(f"unit {row.unit!r}: expected one of {', '.join(UNITS)}")
+    return num_bytes / UNITS[row.unit]
+
+
+def _bytes(published: Published, row: Row, constants: Constants) -> float:
+    block = block_of(published, row)
+    if row.metric == "parameter_memory":
+        return parameter_bytes(published, row, block)
+    if row.metric == "static_memory":
+        return parameter_bytes(published, row, block) / FULL_BYTES * _static_bytes(row, block)
+    if row.metric == "feature_memory":
+        return _feature_bytes(published, row)
+    if row.metric == "peak_memory":
+        return _peak_bytes(published, row, block, constants)
+    raise Unpredictable(f"{row.metric}: no profile or traced model says what {row.model} keeps")
+
+
+def predict_arithmetic(published: Published, row: Row, constants: Constants) -> float:
+    """Return the multiply-adds of one forward pass over one sample, in billions.
+
+    Raises:
+        Unpredictable: no profile lists the layers, and the model is not traced here.
+    """
+    found = computing_lines(published, row.model)
+    if found is None:
+        shape = traced_model(published, row.model, row.precision)
+        return sum(layer.forward_flops.at(1) for layer in shape.layers) / OPERATIONS_PER_MULTIPLY_ADD / 1e9
+    lines, batch = found
+    return sum(_multiply_adds(line, batch) for line in lines) / 1e9
+
+
+def _feature_bytes(published: Published, row: Row) -> float:
+    """Return the bytes of all tensors that one sample's forward pass makes, as networks are drawn.
+
+    A traced layer without weights counts with what it hands on: indices and masks are no features.
+    """
+    found = computing_lines(published, row.model)
+    if found is not None:
+        lines, batch = found
+        return sum(line.activation_bytes for line in lines if "inplace" not in line.name and line.kind != "Add") / batch
+    shape = traced_model(published, row.model, row.precision)
+    timeline = Timeline.from_dict(shape.facts["timeline"])
+    total = 0.0
+    for number, layer in enumerate(shape.layers):
+        made = sum(e.fixed + e.per_sample for e in timeline.of(number).forward if e.kind == "tensor")
+        total += made if layer.tensors else min(made, layer.output_bytes.at(1))
+    return total
+
+
+def _multiply_adds(line: LayerLine, batch: float) -> float:
+    outputs = line.activation_bytes / FULL_BYTES / batch
+    if found := re.match(r"Conv2d\((\d+), \d+, kernel_size=\((\d+), (\d+)\)", line.name):
+        return outputs * int(found[1]) * int(found[2]) * int(found[3])
+    if found := re.match(r"Linear\(in_features=(\d+)", line.name):
+        return outputs * int(found[1])
+    return 0.0
+
+
+def _static_bytes(row: Row, block: Mapping[str, Any]) -> int:
+    name = block.get("optimizer", "sgd")
+    if row.precision == "mixed":
+        return MIXED_BYTES
+    if name not in STATIC_BYTES:
+        raise Unpredictable(f"bytes of a parameter under {name} are not known")
+    return STATIC_BYTES[name]
+
+
+# -- peaks -------------------------------------------------------------------------------------------------------------
+
+
+def _peak_bytes(published: Published, row: Row, block: Mapping[str, Any], constants: Constants) -> float:
+    if row.strategy in SPLIT_STRATEGIES:
+        return _pipeline_bytes(published, row, constants)
+    context = _context_bytes(published, row)
+    if context is None:
+        reference = reference_of(row, published.inputs)
+        if reference is None or reference.batch_per_gpu != row.batch_per_gpu:
+            raise Unpredictable("neither the context's size nor a calibration row of the same batch is there")
+        # Replicas hold what one device holds.
+        return reference.value * UNITS[row.unit]
+    if row.batch_per_gpu is None:
+        return context + parameter_bytes(published, row, block)
+    return _traced_bytes(published, row, block, context)
+
+
+def _context_bytes(published: Published, row: Row) -> float | None:
+    """Return what a process takes before its first tensor: a calibration row without batch or optimizer."""
+    for other in published.inputs:
+        same = (other.case, other.metric, other.batch_per_gpu) == (row.case, "peak_memory", None)
+        if same and other.strategy == "single" and block_of(published, other).get("optimizer") == "none":
+            return other.value * UNITS[other.unit]
+    return None
+
+
+def _traced_bytes(published: Published, row: Row, block: Mapping[str, Any], context: float) -> float:
+    from harness.api.strategy import Layout
+    from harness.costs.memory.device import CUDA, Work, device_memory
+
+    shape = traced_model(published, row.model, row.precision)
+    work = Work(
+        {"name": block.get("optimizer", "sgd"), "options": {}}, round(row.batch_per_gpu or 1), row.microbatches or 1
+    )
+    # Optimizers of that time stepped tensor by tensor, and zeroed gradients in place.
+    device = replace(CUDA, context_bytes=round(context), multi_tensor=False)
+    layout = Layout(recompute=block.get("recompute", "none") != "none")
+    return device_memory(shape, layout, work, device).fullest.total_bytes
+
+
+def _pipeline_bytes(published: Published, row: Row, constants: Constants) -> float:
+    """Return a schedule's memory as the calibration row's times the ratio of what the law says of both.
+
+    Raises:
+        Unpredictable: no calibration row.
+    """
+    reference = reference_of(row, published.inputs)
+    if reference is None:
+        raise Unpredictable("no calibration row of the same model and metric")
+    law = _stage_bytes(published, row, constants) / _stage_bytes(published, reference, constants)
+    return reference.value * UNITS[reference.unit] * law
+
+
+def _stage_bytes(published: Published, row: Row, constants: Constants) -> float:
+    """Return the bytes of the fullest stage of a transformer: parameters with their state, and stashed activations.
+
+    Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 1.
+    """
+    figures, block = published.models.get(row.model, {}), block_of(published, row)
+    text = f"{figures.get('name', '')} {figures.get('input', '')}"
+    found = {word: re.search(rf"{word} (\d+)", text) for word in ("hidden",)}
+    found |= {word: re.search(rf"(\d+) {word}", text) for word in ("layers", "heads", "tokens")}
+    if not all(found.values()):
+        raise Unpredictable("hidden size, layers, heads and tokens of the model are not all stated")
+    hidden, layers, heads, tokens = (int(match[1]) for match in found.values() if match)
+    stages = row.gpus or 1
+    cut = cut_of(published, row, block, constants)
+    per_layer = tokens * hidden * (34 + 5 * heads * tokens / hidden) * _micro_batch(published, row)
+    table = schedule_of(row.strategy, block, cut.weight)(stages, MICROBATCHES_PER_STAGE * stages)
+    chunks = max(1, round(1 + max(action.stage for actions in table for action in actions)) // stages)
+    # Schedules that know what they may keep make use of it.
+    stash = KEPT[row.strategy] * stages if row.strategy in KEPT else max(most_kept(actions) for actions in table)
+    static = parameter_bytes(published, row, block) / FULL_BYTES / stages * _static_bytes(row, block)
+    return static + stash * per_layer * -(-layers // stages) / chunks
+
+
+def _micro_batch(published: Published, row: Row) -> float:
+    """Return the micro-batch of the case's other rows of the model, where the row has none."""
+    rows = (row, *(r for r in published.inputs if (r.case, r.model) == (row.case, row.model)))
+    for other in rows:
+        if other.batch_per_gpu and other.microbatches:
+            return other.batch_per_gpu / other.microbatches
+    raise Unpredictable("the micro-batch is not stated")

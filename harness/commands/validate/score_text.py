@@ -1,0 +1,116 @@
+"""Scores as text, predictions as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.commands.validate.published import Published
+from harness.commands.validate.score import Prediction, Score, by_kind, by_series, error_of, score
+from harness.costs.catalogue.constants import FITTED, Constants
+
+COLUMNS = (
+    *("table", "kind", "case", "series", "model", "strategy", "precision", "gpus", "batch_per_gpu", "microbatches"),
+    *("layers", "dp", "tp", "pp", "bytes", "metric", "unit", "value", "predicted", "error", "baseline"),
+    *("baseline_error", "input_bound", "reason"),
+)
+
+_HEAD = ("rows", "missing", "MAPE", "median", "p95", "bias", "worst", "linear")
+_WIDTHS = (5, 8, 8, 8, 8, 8, 8, 9)
+_NAME_WIDTH = 46
+
+
+def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
+    """Write one line for each row; the error is in percent, or in points for kinds that are scored so."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(map(_cells, predictions))
+
+
+def _cells(prediction: Prediction) -> list[object]:
+    row, degrees = prediction.row, prediction.row.degrees
+    split = (degrees.layers, degrees.data, degrees.tensor, degrees.pipeline) if degrees else ("",) * 4
+    known = (row.table, row.kind, row.case, row.series, row.model, row.strategy, row.precision)
+    numbers = (row.gpus, row.batch_per_gpu, row.microbatches, *split, row.num_bytes, row.metric, row.unit, row.value)
+    results = (prediction.predicted, error_of(row, prediction.predicted))
+    baseline = (prediction.linear, error_of(row, prediction.linear))
+    cells = [*known, *numbers, *results, *baseline, "yes" if prediction.input_bound else "no", prediction.reason]
+    return ["" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells]
+
+
+def report_text(
+    published: Published,
+    predictions: Sequence[Prediction],
+    constants: Constants,
+    left_out: Sequence[Prediction] | None,
+    verbose: bool = False,
+) -> str:
+    """Return everything that `harness validate` prints.
+
+    Args:
+        left_out: the same rows, each predicted with constants fitted without its case; None where nothing was fitted.
+    """
+    lines = [*_introduction(published, predictions), "", *_table("All rows", by_kind(predictions))]
+    bound = [prediction for prediction in predictions if prediction.input_bound]
+    if bound:
+        lines += ["", *_table("Of these, limited by their input", by_kind(bound))]
+    if left_out is not None:
+        lines += [
+            "",
+            *_table("Constants refitted without the case", by_kind(left_out)),
+        ]
+    if verbose:
+        lines += ["", *_table("By series", by_series(predictions))]
+    return "\n".join([*lines, *_missing(published, predictions), "", *_constants(constants)])
+
+
+def _introduction(published: Published, predictions: Sequence[Prediction]) -> Iterator[str]:
+    facts = sum(not row.is_input and not row.scored for row in published.rows)
+    yield (
+        f"{published.path}: {len(predictions)} rows to predict from {len(published.inputs)} allowed inputs"
+        f" ({facts} rows are facts, not targets)"
+    )
+    yield "errors in percent, [points]: in percentage points; linear: MAPE of perfect linear scaling"
+
+
+def _table(title: str, groups: Mapping[Any, Sequence[Prediction]]) -> Iterator[str]:
+    yield f"{title:<{_NAME_WIDTH}}" + "".join(f"{head:>{width}}" for head, width in zip(_HEAD, _WIDTHS, strict=True))
+    for key, group in groups.items():
+        found = score((prediction.row, prediction.predicted) for prediction in group)
+        linear = score((prediction.row, prediction.linear) for prediction in group)
+        name = f"{key[0]}: {' '.join(part for part in key[1:] if part)}" + (" [points]" if found.points else "")
+        figures = (found.rows, found.missing or "-", *_figures(found), _figure(linear.mape))
+        values = "".join(f"{value:>{width}}" for value, width in zip(figures, _WIDTHS, strict=True))
+        yield f"{name:<{_NAME_WIDTH}}{values}"
+        if found.worst_name:
+            yield f"{'':<4}worst: {found.worst_name}"
+
+
+def _figures(found: Score) -> Iterable[str]:
+    return map(_figure, (found.mape, found.median, found.p95, found.bias, found.worst))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _missing(published: Published, predictions: Sequence[Prediction]) -> Iterator[str]:
+    reasons = Counter((p.row.table, p.row.kind, p.reason) for p in predictions if p.predicted is None)
+    if reasons:
+        yield ""
+        yield "Missing predictions"
+    for (table, kind, reason), count in reasons.items():
+        yield f"    {count} of {table}, {kind}: {reason}"
+    if published.outcomes:
+        yield ""
+        yield f"convergence.csv: {published.outcomes} outcomes of training; costs do not predict them, runs do"
+
+
+def _constants(constants: Constants) -> Iterator[str]:
+    yield "Constants, fitted on the published tables"
+    for name, fitted in FITTED.items():
+        yield f"    {name:<26}{getattr(constants, name):>10.4g}  {fitted.reason}"

@@ -1,0 +1,1 @@
+"""What crosses processes and files, and knows nobody."""

@@ -1,0 +1,213 @@
+"""What is run: a cell, the plan that holds all cells, and the id that follows from what decides the outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from harness.core.machine import Machine
+
+RECORD_SCHEMA = 1
+"""Rises when records of the same cell would no longer mean the same; every stored cell is then run again."""
+
+
+_DECIDING = (
+    "strategy",
+    "options",
+    "engine",
+    "device",
+    "gpus",
+    "batch_size",
+    "micro_batch_size",
+    "global_batch_size",
+    "learning_rate",
+    "seed",
+    "workload",
+    "goal",
+    "measure",
+    "threads_per_device",
+)
+
+
+def cell_id(cell: Cell, identity: Mapping[str, str]) -> str:
+    """Return the id of a cell, whatever its own field holds.
+
+    Args:
+        cell: what is to be run.
+        identity: hashes of files that the cell's fields only name.
+    """
+    content: dict[str, Any] = {key: getattr(cell, key) for key in _DECIDING}
+    content |= {"identity": dict(identity), "record_schema": RECORD_SCHEMA}
+    if cell.faults:
+        content["faults"] = cell.faults
+    if cell.dram_bytes is not None:
+        content["dram_bytes"] = cell.dram_bytes
+    if cell.engine == "virtual":
+        content |= {"cluster": cell.cluster, "profile_id": cell.profile_id}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    rate = f"{cell.learning_rate:.4g}".replace("+", "")
+    return f"{cell.strategy}-b{cell.global_batch_size}-lr{rate}-g{cell.gpus}-s{cell.seed}-{digest}"
+
+
+def is_elsewhere(cluster: Mapping[str, Any]) -> bool:
+    """Say whether a cluster's devices are not this machine's."""
+    return cluster["preset"] != THIS_MACHINE or cluster["device"] is not None
+
+
+def usable_bytes(cluster: Mapping[str, Any]) -> int | None:
+    """Return the memory of one device where the catalogue knows it."""
+    usable = cluster["usable_bytes"]
+    return None if usable is None else round(usable)
+
+
+THIS_MACHINE = "this-machine"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A point with its seed and engine: all that running it takes, and JSON throughout.
+
+    Attributes:
+        gpus: devices that it uses, on CPU cores.
+        batch_size: samples of one update that one data-parallel rank brings.
+        micro_batch_size: samples that pass forward at once; 0: the largest that fits, still to be found.
+        global_batch_size: samples behind one update of the weights.
+        lr_rule: how the rate came about where it was scaled with the batch; else empty.
+        swept: keys swept by their path, as they were written.
+        folder: what file names in the workload are relative to; not part of the id.
+        oversubscribed: more workers than devices; shown, not ranked.
+        notes: what the record and the report have to say beside the figures.
+        not_possible: why this machine cannot run it; empty where it can.
+        model_at: where the strategy's model is whole: "worker", "server" or "mean".
+        cluster: what the scenario's cluster in figures: no names that need a catalogue.
+        dram_bytes: usable memory of one device: what the scenario allows, or a catalogue device has; None: no limit.
+        timing_only: times and memory, no training: the workload has no mathematics, or nobody asks for its results.
+        observed: measurements of this cell from elsewhere: `throughput_samples_per_s`, `step_time_s`, `source`.
+        per_gpu_hour: price of one device for an hour, in `currency`.
+        profile_id: hash of the file or measurement that the workload's times are from; else empty.
+        nodes: machines that the devices fill.
+        layout: degrees of one worker: data, pipeline, tensor, and what is sharded.
+        faults: what `harness.core.faults.Faults.of` reads; empty where nothing goes wrong.
+    """
+
+    cell_id: str
+    strategy: str
+    options: dict[str, Any]
+    synchrony: str
+    equals: str | None
+    engine: str
+    device: str
+    gpus: int
+    workers: int
+    servers: int
+    batch_size: int
+    micro_batch_size: int
+    global_batch_size: int
+    learning_rate: float
+    lr_rule: str
+    seed: int
+    workload: dict[str, Any]
+    goal: dict[str, Any]
+    measure: dict[str, Any]
+    cluster: dict[str, Any]
+    swept: dict[str, Any]
+    threads_per_device: int
+    cell_timeout_s: float
+    folder: str
+    oversubscribed: bool = False
+    notes: tuple[str, ...] = ()
+    not_possible: str = ""
+    model_at: str = "worker"
+    faults: dict[str, Any] = field(default_factory=dict)
+    dram_bytes: int | None = None
+    timing_only: bool = False
+    observed: tuple[dict[str, Any], ...] = ()
+    per_gpu_hour: float | None = None
+    currency: str = ""
+    profile_id: str = ""
+    nodes: int = 1
+    layout: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def server_counts(self) -> bool:
+        """Whether progress is counted, marked and ended at the server, where the model is; else at the workers."""
+        return self.servers > 0 and self.model_at == "server"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {**asdict(self), "notes": list(self.notes), "observed": list(self.observed)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Cell:
+        """Return the cell that `to_dict` was called on; keys that a cell does not have are ignored."""
+        known = {item.name: content[item.name] for item in fields(cls) if item.name in content}
+        return cls(**known | {key: tuple(known.get(key, ())) for key in ("notes", "observed")})
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A point of the product that is no cell.
+
+    Attributes:
+        point: the point in words, without its strategy.
+        kind: excluded by the user, or impossible for the strategy on any machine.
+    """
+
+    strategy: str
+    point: str
+    kind: Literal["excluded", "impossible"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        cells: in the order of rounds: the first seed of every point, then the second. Among them are those that this
+            machine cannot run, so that each gets a record.
+        notes: what holds for the whole plan.
+        understood: quantities with units, as they were read.
+    """
+
+    name: str
+    description: str
+    machine: Machine
+    cells: tuple[Cell, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    understood: tuple[str, ...] = ()
+    budget_s: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plan.json holds it."""
+        content = {item.name: getattr(self, item.name) for item in fields(self)}
+        return content | {
+            "machine": asdict(self.machine),
+            "cells": [cell.to_dict() for cell in self.cells],
+            "left_out": [asdict(item) for item in self.left_out],
+            "notes": list(self.notes),
+            "understood": list(self.understood),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Plan:
+        """Return the plan that `to_dict` was called on."""
+        return cls(
+            name=content["name"],
+            description=content["description"],
+            machine=Machine(**content["machine"]),
+            cells=tuple(Cell.from_dict(cell) for cell in content["cells"]),
+            left_out=tuple(LeftOut(**item) for item in content["left_out"]),
+            notes=tuple(content["notes"]),
+            understood=tuple(content["understood"]),
+            budget_s=content["budget_s"],
+        )
+
+
+LARGEST = 0
+"""What a micro-batch size of "largest" is until memory has been counted."""

@@ -1,0 +1,62 @@
+"""What a measurement depends on besides the cell: stored beside every record, host and user names left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from harness.core.machine import Machine
+from harness.core.version import __version__
+
+PACKAGES = ("torch", "numpy", "simpy", "nvidia-nccl-cu13", "nvidia-nccl-cu12")
+
+
+@cache
+def describe_environment(machine: Machine) -> dict[str, Any]:
+    """Return versions and hardware; imports nothing heavy."""
+    facts: dict[str, Any] = {
+        "harness": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cores": machine.cores,
+        "gpus": machine.gpus,
+        "gpu": machine.gpu_name,
+        "driver": _driver() if machine.gpus else "",
+    }
+    facts |= {name: version for name in PACKAGES if (version := _version(name))}
+    return facts | {"id": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]}
+
+
+def cpu_model() -> str:
+    """Return the processor's own name where the system tells it."""
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _driver() -> str:
+    import pynvml  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        pynvml.nvmlInit()
+        version = pynvml.nvmlSystemGetDriverVersion()
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return ""
+    return version.decode() if isinstance(version, bytes) else str(version)

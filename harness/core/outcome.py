@@ -1,0 +1,91 @@
+"""What a run of a cell leaves behind, as plain data that travels between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.core.budget import Budget, Evaluation, target_reached
+
+STEP_COLUMNS = (
+    "worker",
+    "device",
+    "step",
+    "start_s",
+    "input_s",
+    "compute_s",
+    "communication_s",
+    "idle_s",
+    "samples",
+    "loss",
+    "base_version",
+    "staleness",
+)
+UPDATE_COLUMNS = (
+    "update",
+    "worker",
+    "step",
+    "base_version",
+    "staleness",
+    "samples",
+    "time_s",
+    "parts",
+    "small_square",
+    "big_square",
+)
+"""The last three are of the gradients averaged, before clipping, momentum and weight decay: how many there were, the
+mean of their squared lengths, and the squared length of their mean. None where they cannot be compared, or were not
+known one by one."""
+
+
+@dataclass
+class Outcome:
+    """One run of a cell.
+
+    Attributes:
+        decision: "budget", "target", "seconds" or "diverged": why training ended.
+        samples, updates: behind the final weights.
+        training_s: on the training clock (wall or simulated), evaluation left out.
+        steps, updates_log: columns as in STEP_COLUMNS and UPDATE_COLUMNS.
+        dram: counted bytes by kind on the device that holds most.
+        spans: what a trace shows, where one was asked for.
+        deliveries: for each endpoint the sources of the messages it took, in order: what a replay needs.
+    """
+
+    decision: str = "budget"
+    samples: int = 0
+    updates: int = 0
+    training_s: float = 0.0
+    setup_s: float = 0.0
+    evaluation_s: float = 0.0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    test: tuple[float, float] | None = None
+    steps: dict[str, list[Any]] = field(default_factory=dict)
+    updates_log: dict[str, list[Any]] = field(default_factory=dict)
+    dram: dict[str, int] = field(default_factory=dict)
+    allocator: dict[str, int] = field(default_factory=dict)
+    bytes_sent_per_step: float | None = None
+    bubble_fraction: float | None = None
+    notes: list[str] = field(default_factory=list)
+    recorded: dict[str, float] = field(default_factory=dict)
+    unawaited: dict[str, int] = field(default_factory=dict)
+    deliveries: dict[int, list[int | None]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    spans: list[Any] = field(default_factory=list)
+    weights: Any = None
+
+    def status(self, budget: Budget) -> tuple[str, str]:
+        """Return the cell's status with its reason in words."""
+        if self.decision == "diverged":
+            return "diverged", f"a loss was not a finite number after {self.samples} samples"
+        if not budget.has_target:
+            return "ok", "ran its budget; no target was asked for"
+        reached = target_reached(self.evaluations, budget)
+        if reached is not None:
+            return "ok", f"reached the target after {reached.samples} samples"
+        return "target-missed", f"the target was not met by two consecutive evaluations in {self.samples} samples"
+
+
+def columns(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Turn rows into columns; what a row lacks is None."""
+    return {name: [row.get(name) for row in rows] for name in names}

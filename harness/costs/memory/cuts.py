@@ -1,0 +1,106 @@
+"""Where a pipeline is cut: contiguous stages whose slowest is fastest, each within its device's memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from harness.core.errors import Impossible
+from harness.core.units import format_bytes
+
+Needs = Callable[[int, int, int], float]
+"""Bytes that stage k needs for the layers start..end-1."""
+
+
+class StageMemory(NamedTuple):
+    """What stages need, and what there is.
+
+    Attributes:
+        needs: bytes of a stage; may not shrink as layers are added.
+        limits: bytes of the device of each stage; devices may differ.
+    """
+
+    needs: Needs
+    limits: Sequence[int]
+
+
+def balance(weights: Sequence[float], parts: int) -> list[int]:
+    """Return sizes of contiguous non-empty parts whose largest sum is least, exactly.
+
+    Raises:
+        Impossible: more parts than weights.
+    """
+    return balance_within(weights, parts, lambda stage, start, end: True)
+
+
+def balance_within(weights: Sequence[float], parts: int, fits: Callable[[int, int, int], bool]) -> list[int]:
+    """Return sizes as `balance` does, among the cuts whose every part fits.
+
+    By dynamic programming over (parts, end): the least possible largest sum, from later starts to earlier ones, which
+    ends as soon as the last part alone is heavier than what was found. Of equal cuts the one with early short parts.
+
+    Args:
+        fits: of part number, first and one past the last element. A part of one that fits, fits.
+
+    Raises:
+        Impossible: more parts than weights, or no cut whose parts all fit.
+    """
+    total = len(weights)
+    if parts > total:
+        raise Impossible(f"{parts} stages need as many layers; there are {total}")
+    before = [0.0, *accumulate(weights)]
+    best = [0.0, *[math.inf] * total]
+    starts: list[list[int]] = []
+    for part in range(parts):
+        found, chosen = [math.inf] * (total + 1), [0] * (total + 1)
+        for end in range(part + 1, total - (parts - part - 1) + 1):
+            for start in range(end - 1, part - 1, -1):
+                alone = before[end] - before[start]
+                if alone > found[end] or not fits(part, start, end):
+                    break
+                largest = max(best[start], alone)
+                if largest <= found[end]:
+                    found[end], chosen[end] = largest, start
+        best = found
+        starts.append(chosen)
+    if math.isinf(best[total]):
+        raise Impossible(f"no cut into {parts} stages fits")
+    ends = [total]
+    for chosen in reversed(starts):
+        ends.append(chosen[ends[-1]])
+    ends.reverse()
+    return [end - start for start, end in pairwise(ends)]
+
+
+def balance_under(weights: Sequence[float], parts: int, memory: StageMemory | None) -> list[int]:
+    """Return sizes as `balance` does, among the cuts whose stages fit into their devices.
+
+    Raises:
+        Impossible: no cut fits; the message says what is missing at the stage that misses most.
+    """
+    if memory is None:
+        return balance(weights, parts)
+    needs, limits = memory
+    try:
+        return balance_within(weights, parts, lambda stage, start, end: needs(stage, start, end) <= limits[stage])
+    except Impossible as error:
+        sizes = balance(weights, parts)
+        raise Impossible(f"{error} into {_in_words(limits)}; {_missing(sizes, needs, limits)}") from None
+
+
+def _in_words(limits: Sequence[int]) -> str:
+    different = dict.fromkeys(map(format_bytes, limits))
+    return "devices of " + ", ".join(different)
+
+
+def _missing(sizes: Sequence[int], needs: Needs, limits: Sequence[int]) -> str:
+    """Say for the cut that is balanced by time which stage misses most."""
+    ends = list(accumulate(sizes))
+    rows = [
+        (needs(k, end - size, end) - limits[k], k, size) for k, (end, size) in enumerate(zip(ends, sizes, strict=True))
+    ]
+    missing, stage, size = max(rows)
+    layers = "1 layer" if size == 1 else f"{size} layers"
+    return f"balanced by time, stage {stage} ({layers}) misses {format_bytes(max(0, round(missing)))}"

@@ -1,0 +1,154 @@
+"""Whether a cell fits into its devices' memory, and the largest micro-batch that does. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from harness.core.cell import LARGEST, is_elsewhere
+from harness.core.errors import InputError
+from harness.costs.memory.device import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory, stages_of
+from harness.costs.memory.device import largest_micro_batch as largest
+from harness.costs.memory.device import missing_bytes as lacking
+from harness.costs.profiles.shape import ModelShape
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.api.strategy import Layout
+    from harness.core.cell import Cell
+
+
+def layout_of(cell: Cell, host: Host) -> Layout:
+    """Return how one worker of a cell is spread over devices."""
+    strategy = host.strategies[cell.strategy]
+    return strategy(strategy.Options(**cell.options)).layout(cell.gpus)
+
+
+def memory_of(
+    cell: Cell, host: Host, shape: ModelShape, placement: Sequence[Sequence[str]] | None = None
+) -> MemoryEstimate:
+    """Return what a cell's devices need.
+
+    Args:
+        placement: names of the layers of each stage; default: as `placement_of` cuts them.
+    """
+    placement = placement or placement_of(cell, host, shape)
+    return device_memory(shape, layout_of(cell, host), _work(cell, host), constants_of(cell), placement)
+
+
+def placement_of(cell: Cell, host: Host, shape: ModelShape) -> tuple[tuple[str, ...], ...] | None:
+    """Return the layers of each stage: balanced, such that each fits its device where that is possible.
+
+    One cut for what a pipeline needs and for what it takes; None without a pipeline.
+
+    Raises:
+        Impossible: there are too few layers, or the named stages are not the model's layers in their order.
+    """
+    layout = layout_of(cell, host)
+    if layout.stages == 1:
+        return None
+    stages = stages_of(shape, layout, _work(cell, host), constants_of(cell), limit_bytes=cell.dram_bytes)
+    return tuple(tuple(shape.layers[k].name for k in stage) for stage in stages)
+
+
+def counted_kinds(cell: Cell, host: Host, shape: ModelShape) -> dict[str, int]:
+    """Return bytes by kind on the fullest device, as every engine counts them; the data is not one of them."""
+    return {kind: size for kind, size in memory_of(cell, host, shape).fullest.kinds.items() if kind != "data"}
+
+
+def constants_of(cell: Cell) -> DeviceConstants:
+    """Return what a process needs on a device of the cell's kind."""
+    return CUDA if cell.device == "cuda" else CPU
+
+
+def memory_verdict(cell: Cell, host: Host, shape: ModelShape) -> str | None:
+    """Say why a cell does not fit: what is missing, the largest layer, what would fit; None where it fits."""
+    limit = cell.dram_bytes
+    if limit is None:
+        return None
+    layout, work, constants = layout_of(cell, host), _work(cell, host), constants_of(cell)
+    if not lacking(shape, layout, work, limit, constants):
+        return None
+    estimate = memory_of(cell, host, shape)
+    needed = estimate.fullest.total_bytes
+    layer = estimate.largest_layer
+    where = f"stage {estimate.fullest.rank}" if layout.pipeline > 1 else "a device"
+    return (
+        f"{where} needs {_gb(needed)} of {_gb(limit)}: {_gb(needed - limit)} are missing; the largest layer is "
+        f"{layer.name} ({_gb(layer.total)}); {_what_fits(cell, layout, work, shape, constants, limit)}"
+    )
+
+
+def _what_fits(
+    cell: Cell, layout: Layout, work: Work, shape: ModelShape, constants: DeviceConstants, limit: int
+) -> str:
+    """Name the largest batch that fits at once, and the largest micro-batch that divides the cell's batch."""
+    free, even = (
+        largest(shape, layout, work, limit, constants, batch_size=cell.batch_size, divides=divides)
+        for divides in (False, True)
+    )
+    if not free:
+        instead = "" if layout.recompute else ", or recompute activations"
+        return f"not even a single sample fits; spread the model over more devices{instead}"
+    samples = "1 sample fits" if free == 1 else f"{free} samples fit"
+    return f"at most {samples} at once; of a batch of {cell.batch_size}, micro_batch_size = {even}"
+
+
+def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:
+    """Return a cell that asks for the largest micro-batch with that number; any other cell as it is.
+
+    Its id stays: it names what was asked for. Where not a single sample fits, the number is 1, and the verdict says so.
+
+    Raises:
+        InputError: a model without mathematics that does not say what it keeps.
+    """
+    if cell.micro_batch_size != LARGEST:
+        return cell
+    if cell.dram_bytes is None:
+        return replace(cell, micro_batch_size=cell.batch_size)
+    if shape.facts.get("activations") == "unknown":
+        raise InputError(
+            ['micro_batch_size = "largest": what the model keeps is not known; say activations, or hidden and sequence']
+        )
+    layout, work = layout_of(cell, host), _work(replace(cell, micro_batch_size=cell.batch_size), host)
+    found = largest(shape, layout, work, cell.dram_bytes, constants_of(cell), batch_size=cell.batch_size)
+    return replace(cell, micro_batch_size=max(1, found))
+
+
+def _work(cell: Cell, host: Host) -> Work:
+    layout = layout_of(cell, host)
+    samples = cell.micro_batch_size
+    return Work(
+        optimizer=cell.workload["optimizer"],
+        samples=samples,
+        microbatches=-(-cell.batch_size // samples),
+        precision=cell.workload["precision"],
+        data_bytes=_data_bytes(cell, host),
+        gradients_stay=layout.data > 1 and layout.shard == "none",
+    )
+
+
+def _data_bytes(cell: Cell, host: Host) -> int:
+    """Return the bytes of the whole data set, which this machine keeps on its devices; 0 where only loading it tells.
+
+    A cluster of the catalogue stands for any way of feeding it.
+    """
+    from harness.costs.profiles.kept import seen_by
+
+    seen = None if is_elsewhere(cell.cluster) else seen_by(cell, host)
+    if seen is None:
+        return 0
+    dataset, (_, sample) = host.datasets[cell.workload["dataset"]["name"]], seen
+    size = dataset.size(dataset.Options(**cell.workload["dataset"]["options"]))
+    numbers = 8 * sample.width if sample.vocabulary else 4 * sample.channels * sample.height * sample.width
+    labels = 8 * (sample.width if sample.labels_per_token else 1)
+    return int(size.num_train + size.num_test) * (numbers + labels)
+
+
+def _gb(num_bytes: float) -> str:
+    """Write a size with three digits, as memory is spoken of."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(num_bytes) >= factor:
+            return f"{num_bytes / factor:.3g} {unit}"
+    return f"{num_bytes:.0f} B"

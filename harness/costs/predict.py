@@ -1,0 +1,128 @@
+"""What a simulated cell will come to, as far as its costs are known before it runs. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from harness.core.cell import LARGEST
+from harness.core.errors import HarnessError
+from harness.costs.memory.fit import memory_of, memory_verdict, placement_of, resolve_largest
+from harness.costs.profiles.find import cluster_of, profile_of
+from harness.costs.profiles.kept import find_shape
+from harness.costs.steps.result import stated_error
+from harness.costs.steps.step import optimizer_s, step_cost
+from harness.workloads.entries import training_size
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.core.cell import Cell
+    from harness.costs.profiles.cluster_figures import Cluster
+    from harness.costs.profiles.device_profile import Profile
+    from harness.costs.profiles.shape import ModelShape
+    from harness.costs.steps.result import StepCost
+
+SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is known of a cell; None where it is not.
+
+    Attributes:
+        step_time_s: of one update, the optimizer included.
+        dram_bytes: needed by the fullest device.
+        micro_batch_size: where the cell asked for the largest that fits.
+        cost: of the whole cell, in the cell's currency.
+        error: relative uncertainty of the step's time, one standard deviation.
+        text: where compute times are from.
+        reason: why there is no time.
+        out_of_memory: what is missing, where it does not fit.
+    """
+
+    step_time_s: float | None = None
+    throughput_samples_per_s: float | None = None
+    dram_bytes: float | None = None
+    micro_batch_size: int | None = None
+    cost: float | None = None
+    error: float = 0.0
+    text: str = ""
+    reason: str = ""
+    out_of_memory: str = ""
+
+
+def predict(cell: Cell, host: Host) -> Prediction:
+    """Return what a simulated cell's step takes and needs, or why nobody can say yet."""
+    if cell.engine != "virtual" or cell.not_possible:
+        return Prediction(reason="it runs on this machine")
+    if cell.faults:
+        return Prediction(reason="its faults are drawn step by step; running it tells")
+    if cell.workers > 1 or cell.servers:
+        return Prediction(reason="several workers talk to each other; running it tells")
+    strategy = host.strategies[cell.strategy]
+    layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
+    try:
+        profile, cluster = profile_of(cell, find_shape(cell, host)), cluster_of(cell)
+    except HarnessError as error:
+        return Prediction(reason=str(error))
+    found = _in_memory(cell, host, profile.shape)
+    if not found.micro_batch_size or found.out_of_memory:
+        return found
+    placed = replace(cell, micro_batch_size=found.micro_batch_size)
+    placement = placement_of(placed, host, profile.shape)
+    cost = step_cost(profile, cluster, layout, cell.global_batch_size, found.micro_batch_size, placement)
+    return _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, cluster), found, steps_of(cell, host))
+
+
+def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
+    """Return the micro-batch and the bytes that it needs, or why it does not fit."""
+    if shape.facts.get("activations") == "unknown":
+        if cell.micro_batch_size == LARGEST:
+            return Prediction(
+                reason="the largest micro-batch cannot be found: workload.model's activations are not given"
+            )
+        return Prediction(micro_batch_size=cell.micro_batch_size)
+    cell = resolve_largest(cell, host, shape)
+    needed = memory_of(cell, host, shape).fullest.total_bytes
+    verdict = memory_verdict(cell, host, shape) or ""
+    return Prediction(micro_batch_size=cell.micro_batch_size, dram_bytes=needed, out_of_memory=verdict, reason=verdict)
+
+
+def _timed(
+    cell: Cell,
+    cost: StepCost,
+    update_s: float,
+    origin: tuple[Profile, Cluster],
+    memory: Prediction,
+    steps: int | None,
+) -> Prediction:
+    seconds = cost.total_s + update_s
+    profile, cluster = origin
+    errors = {"compute_s": profile.error, "communication_s": cluster.error}
+    return replace(
+        memory,
+        step_time_s=seconds,
+        throughput_samples_per_s=cell.global_batch_size / seconds,
+        cost=_money(cell, seconds, steps),
+        error=stated_error(errors, {"compute_s": cost.compute_s + update_s, "communication_s": cost.communication_s}),
+        text=profile.text,
+    )
+
+
+def _money(cell: Cell, step_time_s: float, steps: int | None) -> float | None:
+    if cell.per_gpu_hour is None or steps is None:
+        return None
+    return cell.gpus * cell.per_gpu_hour * steps * step_time_s / SECONDS_PER_HOUR
+
+
+def steps_of(cell: Cell, host: Host) -> int | None:
+    """Return how many updates a cell makes at most; None where only running it tells."""
+    limits = [cell.goal["max_steps"]] if cell.goal["max_steps"] else []
+    if cell.goal["max_epochs"] and not cell.timing_only and cell.workload["dataset"]["name"] in host.datasets:
+        dataset = cell.workload["dataset"]
+        entry = host.datasets[dataset["name"]]
+        size = entry.size(entry.Options(**dataset["options"]))
+        if size is not None:
+            samples = cell.goal["max_epochs"] * training_size(size.num_train, cell.goal["validation_fraction"])
+            limits.append(max(1, round(samples / cell.global_batch_size)))
+    return min(limits, default=None)

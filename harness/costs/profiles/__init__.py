@@ -1,0 +1,1 @@
+"""How fast devices and links are."""

@@ -1,0 +1,141 @@
+"""Devices, nodes and the links between them, as costs see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from harness.costs.catalogue.constants import PLAIN, Constants
+from harness.costs.profiles.runtime import Runtime
+
+MeasuredTable = tuple[tuple[float, float], ...]
+"""An all-reduce as it was measured: (bytes, seconds), bytes rising."""
+
+
+@dataclass(frozen=True)
+class LinkFigures:
+    """A link of constant latency and bandwidth, per direction."""
+
+    latency_s: float
+    bandwidth_bytes_per_s: float
+
+    def seconds(self, num_bytes: float) -> float:
+        """Return the time on the wire, latency left out."""
+        return num_bytes / self.bandwidth_bytes_per_s if num_bytes else 0.0
+
+
+@dataclass(frozen=True)
+class Bus:
+    """The links between the devices of one node.
+
+    Attributes:
+        link: between two devices; its bandwidth is also the bus bandwidth of a ring where nothing better is known.
+        by_group: latency per message and bus bandwidth by group size: not monotonic on a cube mesh.
+        tables: all-reduces measured by group size; preferred to everything else.
+        shared_by: devices that share one slot with the link's figure; 1 where each has its own.
+        group_size: neighbours in front of one link to the others; 0 where all devices reach each other alike.
+        across: that link.
+    """
+
+    link: LinkFigures
+    by_group: Mapping[int, LinkFigures] = field(default_factory=dict)
+    tables: Mapping[int, MeasuredTable] = field(default_factory=dict)
+    shared_by: int = 1
+    group_size: int = 0
+    across: LinkFigures | None = None
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where parameter servers run.
+
+    Attributes:
+        placement: on the workers' host CPU, on the devices, on the workers' nodes, or on nodes of their own.
+        count: of equal shards; of no meaning on the devices, each of which holds one.
+        apply_bytes_per_s: gradient bytes that one server adds to its weights in a second.
+        link: of each dedicated server's node; None: as the workers' nodes have.
+    """
+
+    placement: Literal["cpu", "gpu", "co-located", "dedicated"] = "cpu"
+    count: int = 1
+    apply_bytes_per_s: float = float("inf")
+    link: LinkFigures | None = None
+
+
+NO_RUNTIME = Runtime()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a step runs on; all devices alike.
+
+    Attributes:
+        device: name in words.
+        gpus_per_node: devices of one node.
+        bus: inside a node.
+        node_link: of one node, all its adapters together; None where there is one node.
+        host_link: between a device and its host's memory; None where unknown.
+        host_shared_by: devices that share one slot of host_link.
+        dram_bytes: usable memory of one device; None where unknown.
+        servers: None where nothing is said: one, behind an interface of its own.
+        algorithm: of all-reduces that cross nodes.
+        text: where the figures are from, in words.
+        error: stated relative uncertainty of communication times, one standard deviation.
+        runtime: what software and a shared host add.
+        constants: what no data sheet says; by default nothing.
+        dies_per_board: devices that share one board's power.
+        shared_host: devices are threads of processors that others use too.
+    """
+
+    device: str
+    gpus_per_node: int
+    bus: Bus
+    node_link: LinkFigures | None = None
+    host_link: LinkFigures | None = None
+    host_shared_by: int = 1
+    dram_bytes: int | None = None
+    servers: Servers | None = None
+    algorithm: Literal["auto", "ring", "tree", "halving-doubling", "hierarchical"] = "auto"
+    text: str = ""
+    error: float = 0.0
+    runtime: Runtime = NO_RUNTIME
+    constants: Constants = PLAIN
+    dies_per_board: int = 1
+    shared_host: bool = False
+
+    @property
+    def spread_fraction(self) -> float:
+        """Standard deviation of a device's computing time from step to step, as a share of it."""
+        return self.constants.host_spread_fraction if self.shared_host else self.constants.spread_fraction
+
+    def nodes(self, devices: int) -> int:
+        """Return how many nodes so many devices fill."""
+        return -(-devices // self.gpus_per_node)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Cluster:
+        """Return the cluster that `to_dict` was called on."""
+        links = {name: LinkFigures(**link) if (link := content[name]) else None for name in ("node_link", "host_link")}
+        parts: dict[str, Any] = {"bus": _bus(content["bus"]), "servers": _servers(content["servers"])}
+        parts["runtime"] = Runtime.from_dict(content["runtime"])
+        return cls(**{**content, **links, **parts, "constants": Constants(**content["constants"])})
+
+
+def _servers(content: Mapping[str, Any] | None) -> Servers | None:
+    if content is None:
+        return None
+    return Servers(**{**content, "link": LinkFigures(**link) if (link := content.get("link")) else None})
+
+
+def _bus(content: Mapping[str, Any]) -> Bus:
+    # JSON has no numbers as keys.
+    groups = {int(ranks): LinkFigures(**link) for ranks, link in content["by_group"].items()}
+    tables = {int(ranks): tuple((size, s) for size, s in table) for ranks, table in content["tables"].items()}
+    across = LinkFigures(**link) if (link := content["across"]) else None
+    own = {"link": LinkFigures(**content["link"]), "by_group": groups, "tables": tables, "across": across}
+    return Bus(**{**content, **own})

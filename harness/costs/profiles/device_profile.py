@@ -1,0 +1,108 @@
+"""How long a workload computes on one device: per layer against the number of samples, and what every step adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from harness.costs.profiles.shape import ModelShape
+
+Origin = Literal["measured", "given", "estimated"]
+
+
+class Curve(NamedTuple):
+    """Seconds against samples, by straight lines through measured points; a single point is a line through zero.
+
+    Attributes:
+        points: (samples, seconds), samples rising.
+    """
+
+    points: tuple[tuple[float, float], ...] = ()
+
+    def at(self, samples: float) -> float:
+        """Return seconds for so many samples; beyond the points the nearest line goes on, but never below zero."""
+        if not self.points or samples <= 0:
+            return 0.0
+        if len(self.points) == 1:
+            return self.points[0][1] * samples / self.points[0][0]
+        above = next((k for k, (count, _) in enumerate(self.points) if count >= samples), len(self.points) - 1)
+        (x0, y0), (x1, y1) = self.points[max(0, above - 1) : max(0, above - 1) + 2]
+        return max(0.0, y0 + (y1 - y0) * (samples - x0) / (x1 - x0))
+
+    def scaled(self, factor: float) -> Curve:
+        """Return the curve with all seconds multiplied."""
+        return Curve(tuple((count, seconds * factor) for count, seconds in self.points))
+
+    @classmethod
+    def of(cls, content: Sequence[Any]) -> Curve:
+        """Return the curve that JSON gives back as a list of its fields, as of any NamedTuple."""
+        return cls(tuple((count, seconds) for count, seconds in content[0]))
+
+
+NO_TIME = Curve()
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer's passes on one device."""
+
+    forward: Curve = NO_TIME
+    backward: Curve = NO_TIME
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A workload on a device.
+
+    Attributes:
+        shape: the model's layers.
+        times: one entry for each layer of the shape.
+        optimizer_s: one optimizer step over all parameters on one device.
+        step_s: what every step adds whatever its batch: zeroing gradients, the loss, the loop.
+        launch_s: least seconds of one layer's pass; no cutting (tensor parallelism, micro-batches) goes below.
+        weight_fraction: share of the backward pass that computes gradients of weights; both matrices of a layer are
+            equally large.
+        memory_bandwidth_bytes_per_s: of the device, for arithmetic that only moves data; 0 where unknown.
+        origin: measured here, given by the scenario, or estimated from a catalogue.
+        text: where the figures are from, in words.
+        error: stated relative uncertainty of compute times, one standard deviation.
+    """
+
+    shape: ModelShape
+    times: tuple[LayerTime, ...]
+    optimizer_s: float = 0.0
+    step_s: float = 0.0
+    launch_s: float = 0.0
+    weight_fraction: float = 0.5
+    memory_bandwidth_bytes_per_s: float = 0.0
+    origin: Origin = "given"
+    text: str = ""
+    error: float = 0.0
+
+    def forward_s(self, samples: float) -> float:
+        """Return seconds of one forward pass through all layers."""
+        return sum(time.forward.at(samples) for time in self.times)
+
+    def backward_s(self, samples: float) -> float:
+        """Return seconds of one backward pass through all layers."""
+        return sum(time.backward.at(samples) for time in self.times)
+
+    def gradient_s(self, samples: float) -> float:
+        """Return seconds of one forward and backward pass."""
+        return self.forward_s(samples) + self.backward_s(samples)
+
+    def slowed(self, factor: float) -> Profile:
+        """Return the profile of a device that computes `factor` times as long."""
+        times = tuple(LayerTime(t.forward.scaled(factor), t.backward.scaled(factor)) for t in self.times)
+        return replace(self, times=times, optimizer_s=self.optimizer_s * factor, step_s=self.step_s * factor)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Profile:
+        """Return the profile that `to_dict` was called on."""
+        times = tuple(LayerTime(Curve.of(entry["forward"]), Curve.of(entry["backward"])) for entry in content["times"])
+        return cls(**{**content, "shape": ModelShape.from_dict(content["shape"]), "times": times})

@@ -1,0 +1,226 @@
+"""Models without mathematics: what a table of sizes, or a file of layers' times, says of shape and time."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import InputError
+from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+
+HEAD_SIZE = 64
+"""Width of one attention head where nobody says; customary from Vaswani et al. 2017 (512 / 8) to Brown et al. 2020."""
+
+FILE_ERROR = 0.05
+"""Relative uncertainty of times from a file, one standard deviation; chosen: layers timed one by one add up to a step
+within about this much."""
+
+COLUMNS = ("name", "forward_ms", "backward_ms", "activation_bytes", "parameter_bytes")
+
+
+def is_given(model: Mapping[str, Any]) -> bool:
+    """Say whether a cell's workload.model is one without mathematics."""
+    return bool({"parameters", "profile"} & set(model["options"])) and ".py:" not in model["name"]
+
+
+def shape_of_given(model: Mapping[str, Any], precision: str = "fp32", folder: str | Path = ".") -> ModelShape:
+    """Return the shape of a model without mathematics.
+
+    Args:
+        model: workload.model of a cell: a name and options.
+        precision: of the arithmetic; weights and gradients keep four bytes, activations have what it has.
+        folder: what a file's name is relative to.
+
+    Raises:
+        InputError: the file cannot be read, or is no such table.
+    """
+    options = model["options"]
+    if "profile" in options:
+        return profile_of_file(Path(folder) / options["profile"], options["batch_size"]).shape
+    return _transformer(options, precision) if options.get("hidden") else _equal_layers(options)
+
+
+def _equal_layers(options: Mapping[str, Any]) -> ModelShape:
+    """Return equal layers that share everything there is."""
+    count = options["layers"]
+    kept = options.get("activations") or 0
+    flops = options.get("forward_flops") or 2.0 * options["parameters"] * (options.get("sequence") or 0)
+    layers = tuple(
+        LayerShape(
+            name=f"layer {k}",
+            tensors=(size,),
+            activation_bytes=Linear(0.0, kept / count),
+            output_bytes=Linear(0.0, kept / count),
+            forward_flops=Linear(0.0, flops / count),
+            split=1.0 if options.get("sequence") else 0.0,
+        )
+        for k, size in enumerate(_even(round(options["parameters"]), count))
+    )
+    facts = {"activations": "given" if kept else "unknown", **_facts(options)}
+    return ModelShape(layers, origin="equal layers, as the scenario says", facts=facts)
+
+
+def _even(total: int, parts: int) -> list[int]:
+    return [total * (k + 1) // parts - total * k // parts for k in range(parts)]
+
+
+def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
+    """Return blocks of attention and two matrices; what blocks do not hold stands before them, as embeddings do.
+
+    A block of width h has 12 h^2 + 13 h parameters. Forward it computes 2 operations for each of its weights and
+    token, and 4 s h for each token's attention to s others. For the backward pass it keeps s h (34 + 5 a s / h) bytes a
+    sample in half precision, without sequence parallelism; in single precision twice that. Fused attention computes
+    its scores, 5 a s / h of these, again in the backward pass. In half precision each weight also has a copy that
+    autocast keeps from the forward pass to the end of the backward pass.
+
+    Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix;
+    Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 1; Dao et al.
+    2022, "FlashAttention", section 3.1.
+    """
+    count, hidden = options["layers"], options["hidden"]
+    tokens = options.get("sequence") or 1
+    heads = options.get("heads") or max(1, hidden // HEAD_SIZE)
+    total, tensors = round(options["parameters"]), _block(hidden)
+    if total < count * sum(tensors):
+        tensors = (total // count,)  # blocks of another kind: the total is what was said
+    rest = total - count * sum(tensors)
+    width = 2 if precision in ("bf16", "fp16") else 4
+    kept = options.get("activations") or 0
+    scores = 5 * heads * tokens / hidden if options.get("attention") == "eager" else 0.0
+    whole = kept / count if kept else tokens * hidden * (34 + scores) * width / 2
+    flops = options.get("forward_flops")
+    each = flops / count if flops else 2.0 * sum(tensors) * tokens + 4.0 * tokens**2 * hidden
+    block = LayerShape(
+        name="",
+        tensors=tensors,
+        rows=_rows_of_block(hidden) if len(tensors) > 1 else (),
+        activation_bytes=Linear(0.0, whole),
+        output_bytes=Linear(0.0, tokens * hidden * width),
+        forward_flops=Linear(0.0, each),
+        split=_split(hidden),
+        activation_split=1 - 10 / (34 + scores),  # tensor parallelism cuts all but 10: equation 2
+        copies_bytes=2 * 12 * hidden**2 if width == 2 and len(tensors) > 1 else 0,
+    )
+    layers = [replace(block, name=f"block {k}") for k in range(count)]
+    if rest:
+        layers.insert(0, _embedding(rest, tokens * hidden * width, 0.0 if flops else 2.0 * rest * tokens))
+    facts = {"activations": "given" if kept else "formula", **_facts(options), "hidden": hidden, "heads": heads}
+    return ModelShape(tuple(layers), Linear(0.0, tokens * 8), origin="a transformer of the sizes given", facts=facts)
+
+
+def _block(hidden: int) -> tuple[int, ...]:
+    """Return one block's tensors: two norms, attention's input and output, two matrices."""
+    h = hidden
+    return (h, h, 3 * h * h, 3 * h, h * h, h, h, h, 4 * h * h, 4 * h, 4 * h * h, h)
+
+
+def _rows_of_block(hidden: int) -> tuple[int, ...]:
+    """Return the first dimension of each of a block's tensors."""
+    h = hidden
+    return (h, h, 3 * h, 3 * h, h, h, h, h, 4 * h, 4 * h, h, h)
+
+
+def _split(hidden: int) -> float:
+    """Return the share of a block that tensor parallelism cuts: all but norms and the biases of its two outputs.
+
+    Source: Shoeybi et al. 2019, "Megatron-LM", section 3.
+    """
+    return (12 * hidden + 7) / (12 * hidden + 13)
+
+
+def _embedding(parameters: int, output_bytes: float, flops: float) -> LayerShape:
+    """Return what is left of the parameters; its operations are those of the head that shares these weights."""
+    out = Linear(0.0, output_bytes)
+    return LayerShape("embedding", (parameters,), 0, out, out, forward_flops=Linear(0.0, flops), split=1.0)
+
+
+def _facts(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: options[key] for key in ("layers", "sequence") if options.get(key)}
+
+
+def file_hash(path: Path) -> str:
+    """Return what identifies a file of times."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def profile_of_file(path: Path, batch_size: int) -> Profile:
+    """Return the profile that a file of layers' times and sizes holds.
+
+    A row that only brings input in costs nothing: its time is that of loading data. Layers may branch: what a cut
+    after a layer sends is whatever later layers still need of all before it.
+
+    Args:
+        path: CSV with the columns of `COLUMNS`, and `kind` and `predecessors` where there are branches.
+        batch_size: samples that the times and sizes are of.
+
+    Raises:
+        InputError: it cannot be read, or is no such table.
+    """
+    rows = _rows(path)
+    outputs = _crossing(rows)
+    layers, times = [], []
+    for number, row in enumerate(rows):
+        source = row.get("kind", "").startswith("Input")
+        size = _float(row["parameter_bytes"]) / 4
+        kept = Linear(0.0, _float(row["activation_bytes"]) / batch_size)
+        layers.append(
+            LayerShape(
+                name=f"{number + 1} {row.get('kind') or row['name']}",
+                tensors=(round(size),) if size else (),
+                activation_bytes=kept,
+                output_bytes=Linear(0.0, outputs[number] / batch_size),
+            )
+        )
+        seconds = [0.0 if source else _float(row[way]) / 1e3 for way in ("forward_ms", "backward_ms")]
+        times.append(LayerTime(*(Curve(((float(batch_size), value),)) for value in seconds)))
+    shape = ModelShape(tuple(layers), origin=path.name, facts={"activations": "given"})
+    return Profile(
+        shape, tuple(times), origin="given", text=f"{path.name} at batch size {batch_size}", error=FILE_ERROR
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError([f"cannot be read: {reason}"], str(path)) from None
+    problems = [f"no column {name}" for name in COLUMNS if not rows or name not in rows[0]]
+    for number, row in enumerate(rows, start=2):
+        problems += [
+            f"line {number}: {name} = {row[name]!r}: a number, at least 0"
+            for name in COLUMNS[1:]
+            if name in row and not _float(row[name]) >= 0
+        ]
+    if problems:
+        raise InputError([*problems[:5], f"columns are {', '.join(COLUMNS)}, and kind and predecessors"], str(path))
+    return rows
+
+
+def _float(text: str | None) -> float:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _crossing(rows: Sequence[Mapping[str, str]]) -> list[float]:
+    """Return the bytes that each cut would send; in a file without branches, what the layer before it puts out."""
+    sizes = [_float(row["activation_bytes"]) for row in rows]
+    places = {row.get("index") or str(k + 1): k for k, row in enumerate(rows)}
+    last = list(range(1, len(rows) + 1))
+    if all("predecessors" in row for row in rows):
+        last = [k for k in range(len(rows))]
+        for k, row in enumerate(rows):
+            for name in filter(None, (row["predecessors"] or "").split(";")):
+                if name in places:
+                    last[places[name]] = max(last[places[name]], k)
+    return [sum(size for j, size in enumerate(sizes[: k + 1]) if last[j] > k) for k in range(len(rows))]

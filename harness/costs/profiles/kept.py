@@ -1,0 +1,109 @@
+"""Shapes that were traced before, kept on disk: looked up without importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core import cache
+from harness.core.errors import HarnessError
+from harness.costs.profiles.find import shape_of
+from harness.costs.profiles.shape import ModelShape
+from harness.workloads.entries import DataShape, Model, seen_shape
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.core.cell import Cell
+
+KIND = "shape"
+
+_COSTS = Path(__file__).parents[1]
+_TRACER = (
+    *sorted((_COSTS / "tracing").glob("*.py")),
+    _COSTS / "profiles" / "shape.py",
+    _COSTS / "memory" / "allocations.py",
+)
+"""What decides what a trace says: an edited one is another one."""
+
+
+def find_shape(cell: Cell, host: Host) -> ModelShape | None:
+    """Return a cell's model as it was traced, or given by the scenario; None where it was never traced."""
+    given = shape_of(cell)
+    if given is not None:
+        return given
+    seen = seen_by(cell, host)
+    return None if seen is None else load_shape(cell, *seen)
+
+
+def load_shape(cell: Cell, model: Model, seen: DataShape) -> ModelShape | None:
+    """Return a model's shape as it was kept, or None."""
+    content = cache.load(KIND, shape_key(cell, model, seen))
+    return None if content is None else ModelShape.from_dict(content)
+
+
+def keep_shape(cell: Cell, model: Model, seen: DataShape, shape: ModelShape) -> None:
+    """Keep a traced shape for later runs."""
+    cache.save(KIND, shape_key(cell, model, seen), shape.to_dict())
+
+
+def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:
+    """Return a cell's model and one sample as it sees it; None where only loading the data tells."""
+    from harness.workloads.user import is_user_function, user_model
+
+    names = {kind: cell.workload[kind]["name"] for kind in ("model", "dataset")}
+    dataset = host.datasets.get(names["dataset"])
+    try:
+        user = is_user_function(names["model"])
+        model = user_model(names["model"], Path(cell.folder)) if user else host.models.get(names["model"])
+        if model is None or dataset is None:
+            return None
+        size = dataset.size(dataset.Options(**cell.workload["dataset"]["options"]))
+        return None if size is None else (model, seen_shape(size.shape, model))
+    except (HarnessError, OSError):
+        return None  # running the cell words it
+
+
+def shape_key(cell: Cell, model: Model, seen: DataShape) -> dict[str, Any]:
+    """Return everything that a model's shape follows from."""
+    return {
+        "model": cell.workload["model"],
+        "sample": asdict(seen),
+        "loss": cell.workload["loss"],
+        "precision": cell.workload["precision"],
+        "device": cell.device,
+        **tracer_key(model),
+    }
+
+
+def tracer_key(model: Model) -> dict[str, str]:
+    """Return what of the code a model's shape follows from: its own, the tracer's, and torch's."""
+    return {"source": _source(model), "torch": _version(), "tracer": _hash(_TRACER)}
+
+
+def _source(model: Model) -> str:
+    """Hash the user's file, or all files beside the one that builds the model."""
+    if model.file is not None:
+        return hashlib.sha256(model.file.text.encode()).hexdigest()
+    code = getattr(model.build, "__code__", None)
+    return _hash(tuple(sorted(Path(code.co_filename).parent.glob("*.py")))) if code else ""
+
+
+@lru_cache(maxsize=8)
+def _hash(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,85 @@
+"""Measured all-reduces from a file: a CSV with columns n, bytes and seconds, or what nccl-tests prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.costs.profiles.cluster_figures import LinkFigures, MeasuredTable
+
+FORMS = "columns gpu, n, bytes and seconds, or the output of nccl-tests' all_reduce_perf"
+
+
+def read_tables(path: Path, gpu: str | None = None) -> dict[int, MeasuredTable]:
+    """Return the all-reduces of a file by group size, bytes rising.
+
+    Args:
+        path: the file.
+        gpu: which rows of a CSV to take, by its column of that name; needed only where there are several.
+
+    Raises:
+        ValueError: it cannot be read or holds no such table; the message says what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"{path} cannot be read: {reason}") from None
+    rows = list(_printed(text) if "# " in text else _columns(text, gpu, path))
+    found: dict[int, dict[float, float]] = {}
+    for ranks, num_bytes, seconds in rows:
+        if ranks > 1 and num_bytes > 0 and seconds > 0:
+            found.setdefault(ranks, {})[num_bytes] = seconds
+    if not found:
+        raise ValueError(f"{path} holds no measured all-reduce; {FORMS}")
+    return {ranks: tuple(sorted(points.items())) for ranks, points in sorted(found.items())}
+
+
+def _columns(text: str, gpu: str | None, path: Path) -> Iterator[tuple[int, float, float]]:
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows or not {"n", "bytes", "seconds"} <= set(rows[0]):
+        raise ValueError(f"{path} is no table of all-reduces; {FORMS}")
+    names = list(dict.fromkeys(row.get("gpu") or "" for row in rows))
+    if gpu is None and len(names) > 1:
+        raise ValueError(f'{path} has several: add gpu = "{names[0]}" (or {", ".join(names[1:])})')
+    if gpu is not None and gpu not in names:
+        raise ValueError(f"{path} has no gpu {gpu!r}; one of {', '.join(names)}")
+    for row in rows:
+        if gpu is None or row.get("gpu") == gpu:
+            try:
+                yield int(row["n"]), float(row["bytes"]), float(row["seconds"])
+            except (TypeError, ValueError):
+                raise ValueError(f"{path}: a row that is not numbers: {row}; {FORMS}") from None
+
+
+def _printed(text: str) -> Iterator[tuple[int, float, float]]:
+    """Read runs as nccl-tests prints them: a line for each rank, a head, then a row for each size; times are us."""
+    ranks, at = 0, 5
+    for line in text.splitlines():
+        words = line.lstrip("# ").split()
+        if line.startswith("#") and words[:1] == ["nThread"]:
+            ranks = 0
+        elif line.startswith("#") and words[:1] == ["Rank"]:
+            ranks += 1
+        elif line.startswith("#") and words[:1] == ["size"]:
+            at = words.index("time") if "time" in words else at
+        elif words and words[0].isdigit() and not line.startswith("#") and len(words) > at:
+            try:
+                yield ranks, float(words[0]), float(words[at]) * 1e-6
+            except ValueError:
+                continue  # a line that a program printed between the rows
+
+
+def fitted_link(ranks: int, table: MeasuredTable) -> LinkFigures:
+    """Return the latency and bandwidth of a ring that takes as long as the table's first and last row.
+
+    Source: Patarasuk and Yuan 2009, "Bandwidth Optimal All-reduce Algorithms", section 3: 2 (n - 1) messages of 1/n.
+    """
+    (least, first_s), (most, last_s) = table[0], table[-1]
+    messages = 2 * (ranks - 1)
+    if most == least:
+        return LinkFigures(0.0, messages * most / ranks / last_s)
+    slope = max((last_s - first_s) / (most - least), last_s / most * 1e-3)
+    return LinkFigures(max(0.0, first_s - slope * least) / messages, messages / ranks / slope)

@@ -1,0 +1,158 @@
+"""What was measured on this machine: under which key it is kept, and how it becomes a profile and a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core import cache
+from harness.core.environment import describe_environment
+from harness.core.machine import Machine, detect_machine
+from harness.costs.profiles.cluster_figures import Cluster
+from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.given import is_given
+from harness.costs.profiles.shape import ModelShape
+
+if TYPE_CHECKING:
+    from harness.core.cell import Cell
+
+SMALLEST_ERROR = 0.03
+"""Least relative uncertainty stated for a measured profile, one standard deviation; measured (2 shared EPYC cores,
+2026-11-20, n = 3): the median step of one cell differed by 1 to 4 % between runs minutes apart."""
+
+
+def hardware(machine: Machine, device: str) -> dict[str, Any]:
+    """Return what decides how fast a device of this kind computes and talks here."""
+    facts = describe_environment(machine)
+    kept: tuple[str, ...] = ("cpu", "cores", "system", "torch", "python")
+    kept += ("gpu", "gpus", "driver", "nvidia-nccl-cu12", "nvidia-nccl-cu13") if device == "cuda" else ()
+    return {"device": device, **{name: facts.get(name, "") for name in kept}}
+
+
+def neighbours_of(cell: Cell, machine: Machine) -> int:
+    """Return how many busy processes a device of this cell has beside it, as far as this machine has cores for them."""
+    if cell.device != "cpu":
+        return 0
+    return max(0, min(cell.gpus, machine.cores // cell.threads_per_device) - 1)
+
+
+def sizes_of(cell: Cell) -> tuple[int, ...]:
+    """Return the numbers of samples to measure: what passes forward at once, and half of it for what is left over."""
+    return tuple(sorted({max(1, cell.micro_batch_size // 2), cell.micro_batch_size}))
+
+
+def profile_key(cell: Cell, machine: Machine, size: int) -> dict[str, Any]:
+    """Return everything that the time of a step of `single` over `size` samples follows from."""
+    workload = {
+        name: cell.workload[name] for name in ("model", "dataset", "optimizer", "precision", "loss", "clip_norm")
+    }
+    return {
+        "hardware": hardware(machine, cell.device),
+        "threads": cell.threads_per_device,
+        "workload": workload,
+        "sources": [_source(cell, kind) for kind in ("model", "dataset")],
+        "neighbours": neighbours_of(cell, machine),
+        "size": size,
+    }
+
+
+def _source(cell: Cell, kind: str) -> str:
+    """Hash a user's own file; a built-in name and its options say all."""
+    path, separator, _ = cell.workload[kind]["name"].rpartition(".py:")
+    if not separator:
+        return ""
+    return hashlib.sha256((Path(cell.folder) / f"{path}.py").read_bytes()).hexdigest()
+
+
+def needs_measuring(cell: Cell) -> bool:
+    """Whether a cell is simulated with times of this machine, of a model that can be run here."""
+    return cell.engine == "virtual" and cell.cluster["device"] is None and not is_given(cell.workload["model"])
+
+
+def measured_id(cell: Cell) -> str:
+    """Return a hash of the measurements behind a cell; nothing where this machine has not made them all."""
+    machine = detect_machine()
+    profile, cluster = load_profile(cell, machine), load_cluster(cell.device, cell.threads_per_device, machine)
+    if profile is None:
+        return ""
+    content = json.dumps([profile.to_dict(), cluster and cluster.to_dict()], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def missing_sizes(cell: Cell, machine: Machine) -> tuple[int, ...]:
+    """Return the sizes of a cell that were never measured here."""
+    return tuple(size for size in sizes_of(cell) if _stored(cell, machine, size) is None)
+
+
+def _stored(cell: Cell, machine: Machine, size: int) -> dict[str, Any] | None:
+    """Return what is kept of one size; what another version kept, which measured something else, counts as absent."""
+    content = cache.load("profile", profile_key(cell, machine, size))
+    try:
+        return content if content is not None and make_profile({size: content}) else None
+    except (KeyError, TypeError):
+        return None
+
+
+def load_profile(cell: Cell, machine: Machine | None = None) -> Profile | None:
+    """Return the measured profile of a cell's workload, or None where one of its sizes is missing."""
+    machine = machine or detect_machine()
+    found = {size: _stored(cell, machine, size) for size in sizes_of(cell)}
+    if any(content is None for content in found.values()):
+        return None
+    return make_profile({size: content for size, content in found.items() if content is not None})
+
+
+def make_profile(by_size: Mapping[int, Mapping[str, Any]]) -> Profile:
+    """Put together what was measured at several numbers of samples.
+
+    Args:
+        by_size: contents as `harness.engines.calibration.workload_times` keeps them.
+    """
+    sizes = sorted(by_size)
+    contents = [by_size[size] for size in sizes]
+    whole = contents[-1]
+    times = tuple(
+        LayerTime(
+            _curve(sizes, [c["forward_s"][k] for c in contents]), _curve(sizes, [c["backward_s"][k] for c in contents])
+        )
+        for k in range(len(whole["forward_s"]))
+    )
+    beside = f"beside {whole['neighbours']} busy" if whole["neighbours"] else "alone"
+    return Profile(
+        shape=ModelShape.from_dict(whole["shape"]),
+        times=times,
+        optimizer_s=whole["optimizer_s"],
+        step_s=whole["step_s"],
+        launch_s=whole["launch_s"],
+        memory_bandwidth_bytes_per_s=whole["memory_bandwidth_bytes_per_s"],
+        origin="measured",
+        text=f"single, measured here over {' and '.join(map(str, sizes))} samples, {beside}, on {whole['device']}",
+        error=max(SMALLEST_ERROR, *(content["spread"] for content in contents)),
+    )
+
+
+def _curve(sizes: Sequence[int], seconds: Sequence[float]) -> Curve:
+    """Join the points; more samples never take less time, whatever the noise."""
+    rising = [max(seconds[: k + 1]) for k in range(len(seconds))]
+    return Curve(tuple(zip(map(float, sizes), rising, strict=True)))
+
+
+def links_key(machine: Machine, device: str, threads: int) -> dict[str, Any]:
+    """Return everything that the links of this machine follow from."""
+    return {
+        "hardware": hardware(machine, device),
+        "threads": threads,
+        "backend": "nccl" if device == "cuda" else "gloo",
+    }
+
+
+def load_cluster(device: str, threads: int, machine: Machine | None = None) -> Cluster | None:
+    """Return this machine as `harness calibrate` measured it, or None."""
+    content = cache.load("links", links_key(machine or detect_machine(), device, threads))
+    try:
+        return None if content is None else Cluster.from_dict(content["cluster"])
+    except (KeyError, TypeError):
+        return None  # kept by another version, which measured something else

@@ -1,0 +1,82 @@
+"""What software and a shared host add to the figures of devices and links; all of it nothing where unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.costs.profiles.device_profile import NO_TIME, Curve
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What a message between two processes of one host costs, each a curve of seconds against bytes.
+
+    Attributes:
+        send: the sender is busy: it copies the value into shared memory and writes the header.
+        arrive: from the start of sending until a receiver that sleeps begins to copy; the header may be read before
+            the sender has returned from writing it.
+        take: the receiver is busy: it copies the value out.
+    """
+
+    send: Curve = NO_TIME
+    arrive: Curve = NO_TIME
+    take: Curve = NO_TIME
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs beside the mathematics.
+
+    Attributes:
+        cores: of the host, shared by devices, servers and exchanges alike; None where devices have cores of their own.
+        threads: of one device, each on a core.
+        wrapper_s: added to every step by data parallelism's wrapper.
+        bucket_s: added to every all-reduce of a bucket by its hooks and its dispatch.
+        bucket_s_per_byte: added to it by copying gradients into the bucket and out.
+        action_s: added to every pass of a micro-batch through a pipeline's stage.
+        hop: between two stages of a pipeline: seconds against bytes; empty where the link says it.
+        messages: between workers and servers; None where the link says it.
+        served: seconds that a step with a server loses where workers and servers share cores, against bytes of a value.
+        served_apart: the same where each has cores of its own.
+        exchanged: seconds that a step of data parallelism loses beyond `stall`, against bytes of all gradients.
+        load: seconds to put weights of so many bytes into a model.
+        add: seconds to add two values of so many bytes, or to multiply one.
+        stall: seconds lost at a meeting of processes, against seconds since the one before: the system wakes a process
+            beside the one that wakes it, and moves it away later.
+    """
+
+    cores: int | None = None
+    threads: int = 1
+    wrapper_s: float = 0.0
+    bucket_s: float = 0.0
+    bucket_s_per_byte: float = 0.0
+    action_s: float = 0.0
+    hop: Curve = NO_TIME
+    messages: Messages | None = None
+    served: Curve = NO_TIME
+    served_apart: Curve = NO_TIME
+    exchanged: Curve = NO_TIME
+    load: Curve = NO_TIME
+    add: Curve = NO_TIME
+    stall: Curve = NO_TIME
+
+    def hides_exchange(self, devices: int) -> bool:
+        """Say whether computing hides an exchange: not where the threads that exchange have no core of their own."""
+        return self.cores is None or self.cores >= 2 * devices * self.threads
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Runtime:
+        """Return the runtime that `to_dict` was called on."""
+        names = ("hop", "served", "served_apart", "exchanged", "load", "add", "stall")
+        curves = {name: Curve.of(content[name]) for name in names}
+        written = content["messages"]
+        messages = None
+        if written is not None:
+            messages = Messages(*(Curve.of(written[name]) for name in ("send", "arrive", "take")))
+        return cls(**{**content, **curves, "messages": messages})

@@ -1,0 +1,109 @@
+"""What fully sharded data parallelism sends: which collective, over how many bytes, in which pass.
+
+A unit is a top-level layer with parameters: it is gathered whole just before it computes. The real runner and the
+virtual one both count with these functions; tests hold them against what torch sends.
+
+Source: Rajbhandari, Rasley, Ruwase and He 2020, "ZeRO", sections 5 and 7; Zhao et al. 2023, "PyTorch FSDP", section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from harness.api.strategy import Layout
+from harness.costs.profiles.shape import LayerShape, ModelShape
+
+
+class Message(NamedTuple):
+    """One collective of a step.
+
+    Attributes:
+        num_bytes: of the whole vector, padding included; a ring sends (ranks - 1) / ranks of it from every rank.
+        phase: pass during which it is needed.
+        layer: number of the layer that it is for.
+    """
+
+    kind: Literal["all-gather", "reduce-scatter"]
+    num_bytes: int
+    phase: Literal["forward", "backward"]
+    layer: int
+
+
+def padded_parameters(layer: LayerShape, ranks: int) -> int:
+    """Return the layer's trainable scalars with what fills the last shards up: tensors are cut along dimension 0.
+
+    Source: torch 2.13, FSDPParam: every rank holds ceil(rows / ranks) rows of a tensor, the last ones zeros.
+    """
+    if len(layer.rows) != len(layer.tensors):
+        return sum(-(-size // ranks) * ranks for size in layer.tensors)
+    cuts = zip(layer.tensors, layer.rows, strict=True)
+    return sum(-(-rows // ranks) * ranks * (size // rows) for size, rows in cuts if rows)
+
+
+def fsdp_messages(shape: ModelShape, ranks: int, reshard: bool) -> list[Message]:
+    """Return the collectives of one pass forward and back, in the order in which they are needed.
+
+    The last unit is never given back between its two passes: it would be gathered again at once.
+
+    Args:
+        ranks: that share the parameters; a single one sends nothing.
+        reshard: whether units give their parameters back after the forward pass and gather them again.
+    """
+    if ranks == 1:
+        return []
+    sizes = [(k, padded_parameters(layer, ranks) * shape.element_bytes) for k, layer in enumerate(shape.layers)]
+    units = [(k, num_bytes) for k, num_bytes in sizes if num_bytes]
+    messages = [Message("all-gather", num_bytes, "forward", k) for k, num_bytes in units]
+    for k, num_bytes in reversed(units):
+        if reshard and k != units[-1][0]:
+            messages.append(Message("all-gather", num_bytes, "backward", k))
+        messages.append(Message("reduce-scatter", num_bytes, "backward", k))
+    return messages
+
+
+def fsdp_step_messages(shape: ModelShape, layout: Layout, pieces: int) -> list[Message]:
+    """Return the collectives of one gradient that is computed in so many pieces.
+
+    Sharded parameters are gathered and gradients scattered for every piece: that is what keeps memory at 1 / ranks.
+    Where only the optimizer is sharded, parameters stay whole from the first piece to the last and gradients are
+    scattered once, as DDP exchanges once.
+    """
+    once = fsdp_messages(shape, layout.data, layout.shard == "parameters")
+    return once * pieces if layout.shard == "parameters" else once
+
+
+def bytes_sent(messages: list[Message], ranks: int) -> float:
+    """Return the bytes that one rank of a ring sends for all these messages.
+
+    Source: Patarasuk and Yuan 2009, "Bandwidth Optimal All-reduce Algorithms", section 3: both halves of a ring
+    all-reduce send (ranks - 1) / ranks of the vector.
+    """
+    return (ranks - 1) / ranks * sum(message.num_bytes for message in messages)
+
+
+def passing_bytes(shape: ModelShape, layout: Layout, pieces: int = 1) -> int:
+    """Return the most bytes that a device holds beyond its shards of all parameters and gradients.
+
+    While a unit's backward pass runs, its parameters and gradients are whole, the next unit is being gathered, and the
+    gradients of the one before are being scattered; after it, its gradients are copied out to be scattered. Shards of
+    gradients that come later in the first piece leave room.
+
+    Source: Zhao et al. 2023, section 3.3 (prefetching, one gather ahead); torch 2.13's FSDPMemTracker counts the same.
+    """
+    ranks, reshards = layout.data, layout.shard == "parameters"
+    sizes = [padded_parameters(layer, ranks) * shape.element_bytes for layer in shape.layers]
+    units = [size for size in sizes if size]
+    most = 0
+    for k, unit in enumerate(units):
+        ahead, behind, before = sum(units[max(0, k - 1) : k]), sum(units[k + 1 : k + 2]), sum(units[:k])
+        kept, gathering = (0, ahead) if reshards else (before, 0)
+        forward = kept + 2 * unit + ahead - _room(sum(units), ranks, pieces)
+        backward = kept + 2 * unit + gathering + behind - _room(before + unit, ranks, pieces)
+        scatter = kept + 2 * unit + gathering + unit // ranks - _room(before + unit, ranks, pieces)
+        most = max(most, forward, backward, scatter)
+    # Without a scatter after every piece, gradients add up whole.
+    return most + (sum(units) if pieces > 1 and not reshards else 0)
+
+
+def _room(num_bytes: int, ranks: int, pieces: int) -> int:
+    return num_bytes // ranks if pieces == 1 else 0

@@ -1,0 +1,155 @@
+"""Steps that combine a pipeline with data and tensor parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from harness.api.schedules import one_forward_one_backward
+from harness.api.strategy import Layout, Table
+from harness.costs.memory.cuts import balance
+from harness.costs.profiles.cluster_figures import Cluster
+from harness.costs.profiles.device_profile import Profile
+from harness.costs.steps.data_parallel import slowest_of
+from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
+from harness.costs.steps.replicated_step import bucket_s
+from harness.costs.steps.result import StepCost
+from harness.costs.steps.table_time import PipelineTimes, Recompute, StageTimes, pipeline_cost
+
+Placement = Sequence[Sequence[str]]
+
+
+def pipelined_step(
+    profile: Profile,
+    cluster: Cluster,
+    layout: Layout,
+    samples: float,
+    pieces: int,
+    placement: Placement | None,
+    recompute: Recompute,
+    tasks: bool = False,
+) -> StepCost:
+    """Return the cost of a step of pipelines that each pass so many micro-batches.
+
+    Devices of a tensor-parallel group are neighbours, then come replicas, then stages; the exchange of gradients
+    follows the pipeline.
+
+    Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", section 3.
+
+    Args:
+        samples: of one micro-batch.
+        placement: names of the layers of each stage; None: cut so that stages take equal time.
+    """
+    runtime = cluster.runtime
+    table = (layout.schedule or one_forward_one_backward)(layout.pipeline, pieces)
+    layers = layer_seconds(profile, cluster, layout.tensor, samples)
+    cuts = _cuts(layers, placement, num_stages=_stages_of(table))
+    stages = [_stage(layers[a:b], profile.weight_fraction) for a, b in cuts]
+    hops = [_hop_s(profile, cluster, layout, samples, k, last) for k, (_, last) in enumerate(cuts[:-1])]
+    times = pipeline_cost(
+        *(table, stages, hops.__getitem__),
+        recompute=recompute,
+        latency_s=_hop_latency_s(cluster, layout),
+        overhead_s=runtime.action_s + _cutting_s(table, pieces, cluster.constants.action_s),
+        tasks=tasks,
+    )
+    exchanged = _exchange_s(profile, cluster, layout, cuts)
+    # What a stage hands on goes there as an activation and comes back as its gradient.
+    handed_on = sum(profile.shape.layers[last - 1].output_bytes.at(samples) for _, last in cuts[:-1])
+    return _cost(profile, cluster, layout, times, exchanged, total(layers), pieces, 2 * pieces * handed_on)
+
+
+def _cost(
+    profile: Profile,
+    cluster: Cluster,
+    layout: Layout,
+    times: PipelineTimes,
+    exchanged_s: float,
+    whole: LayerSeconds,
+    pieces: int,
+    handed_on_bytes: float,
+) -> StepCost:
+    ranks = len(times.busy_s)
+    # Tensor-parallel exchanges are part of the busy time of a stage; here they are told apart from computing.
+    within = 2 * pieces * whole.exchange_s / ranks
+    computing = sum(times.busy_s) / ranks - within + profile.step_s
+    wrapper = (1 + cluster.constants.step_fraction) if layout.data > 1 else 1.0
+    exposed = sum(times.exposed_s) / ranks
+    waiting = max(0.0, times.period_s - sum(times.busy_s) / ranks - exposed)
+    spread = times.period_s * cluster.spread_fraction * slowest_of(layout.data)
+    exchange_bytes = 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes
+    return StepCost(
+        computing * wrapper,
+        within + exposed + exchanged_s,
+        waiting + spread,
+        (2 * pieces * whole.exchange_bytes + handed_on_bytes + exchange_bytes / layout.tensor) / ranks,
+        sum(times.link_s) / ranks + within + exchanged_s,
+        times.bubble_fraction,
+        times.tasks,
+    )
+
+
+def _cutting_s(table: Table, pieces: int, action_s: float) -> float:
+    """Return what every action costs where a schedule cuts a micro-batch's two passes through a device finer.
+
+    Two passes are in every profile; further ones send and launch on their own.
+    """
+    finer = max(len(actions) for actions in table) / pieces
+    return action_s * (1 - 2 / finer)
+
+
+def _stages_of(table: Table) -> int:
+    return 1 + max(action.stage for actions in table for action in actions)
+
+
+def _cuts(layers: Sequence[LayerSeconds], placement: Placement | None, num_stages: int) -> list[tuple[int, int]]:
+    if placement is None:
+        sizes = balance([one.forward_s + one.backward_s + 2 * one.exchange_s for one in layers], num_stages)
+    else:
+        sizes = [len(stage) for stage in placement]
+    ends = list(accumulate(sizes))
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _stage(layers: Sequence[LayerSeconds], weight_fraction: float) -> StageTimes:
+    whole = total(layers)
+    weight = whole.backward_s * weight_fraction
+    return StageTimes(whole.forward_s + whole.exchange_s, whole.backward_s - weight + whole.exchange_s, weight)
+
+
+def _crosses(cluster: Cluster, layout: Layout, stage: int) -> bool:
+    """Say whether a stage and the next are on different nodes; replicas and tensor-parallel parts are neighbours."""
+    ranks, width = layout.pipeline, layout.data * layout.tensor
+    nodes = [(k % ranks) * width // cluster.gpus_per_node for k in (stage, stage + 1)]
+    return cluster.node_link is not None and nodes[0] != nodes[1]
+
+
+def _hop_s(profile: Profile, cluster: Cluster, layout: Layout, samples: float, stage: int, end: int) -> float:
+    """Return how long one stage's output holds the link to the next."""
+    num_bytes = profile.shape.layers[end - 1].output_bytes.at(samples)
+    if cluster.runtime.hop.points:
+        return cluster.runtime.hop.at(num_bytes)
+    if cluster.node_link is None or not _crosses(cluster, layout, stage):
+        return cluster.bus.link.seconds(num_bytes)
+    # All devices of a node hand on at once where stages fill whole nodes.
+    sharing = min(cluster.gpus_per_node, layout.data * layout.tensor)
+    return cluster.node_link.seconds(num_bytes * sharing)
+
+
+def _hop_latency_s(cluster: Cluster, layout: Layout) -> float:
+    across = cluster.node_link is not None and cluster.nodes(layout.devices) > 1
+    link = cluster.node_link if across and cluster.node_link else cluster.bus.link
+    return link.latency_s
+
+
+def _exchange_s(profile: Profile, cluster: Cluster, layout: Layout, cuts: Sequence[tuple[int, int]]) -> float:
+    """Return the seconds of the data-parallel exchange of the stage that has most parameters."""
+    if layout.data == 1:
+        return 0.0
+    ranks = layout.pipeline
+    held = [0.0] * ranks
+    for number, (first, last) in enumerate(cuts):
+        parameters = sum(layer.parameters for layer in profile.shape.layers[first:last])
+        held[number % ranks] += parameters * profile.shape.element_bytes / layout.tensor
+    # The reduce-scatter and the all-gather of a sharded optimizer move what an all-reduce moves.
+    return bucket_s(cluster, layout, max(held))

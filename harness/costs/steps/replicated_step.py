@@ -1,0 +1,79 @@
+"""Steps of devices that each hold the whole model, or its tensor-parallel part of every layer."""
+
+from __future__ import annotations
+
+from harness.api.strategy import Layout
+from harness.costs.profiles.cluster_figures import Cluster
+from harness.costs.profiles.device_profile import Profile
+from harness.costs.steps import collectives
+from harness.costs.steps.data_parallel import buckets_of, exchange, slowest_of
+from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
+from harness.costs.steps.result import StepCost, Task
+from harness.costs.steps.table_time import Recompute
+
+
+def replicated_step(
+    profile: Profile,
+    cluster: Cluster,
+    layout: Layout,
+    samples: float,
+    pieces: int,
+    recompute: Recompute,
+    tasks: bool = False,
+) -> StepCost:
+    """Return the cost of a step in which every data-parallel replica computes so many pieces and gradients are meant.
+
+    Args:
+        samples: of one piece.
+        recompute: which pieces are computed again in the backward pass.
+    """
+    constants, runtime = cluster.constants, cluster.runtime
+    layers = layer_seconds(profile, cluster, layout.tensor, samples)
+    plain = total(layers)
+    again = recomputed_pieces(recompute, pieces) * plain.forward_s
+    compute = profile.step_s + pieces * (plain.forward_s + plain.backward_s) + again
+    if layout.data > 1:
+        compute = compute * (1 + constants.step_fraction) + runtime.wrapper_s
+    # Tensor-parallel exchanges: forward, backward, and forward again where it is recomputed.
+    passes = 2 * pieces + recomputed_pieces(recompute, pieces)
+    communication, sent = passes * plain.exchange_s, passes * plain.exchange_bytes
+    busy, recorded = communication, _compute_tasks(layers, compute) if tasks else ()
+    if layout.data > 1:
+        overlap = layout.overlap and runtime.hides_exchange(layout.devices)
+        again_last = recompute == "all" or (pieces == 1 and recompute != "none")
+        backward = [layer.backward_s + layer.exchange_s + again_last * layer.forward_s for layer in layers]
+        mean = exchange(
+            backward,
+            buckets_of(profile.shape, layout.bucket_bytes),
+            lambda num_bytes: bucket_s(cluster, layout, num_bytes / layout.tensor),
+            overlap=overlap,
+            slowdown_fraction=constants.slowdown_fraction,
+            start_s=compute - sum(backward),
+            record=tasks,
+        )
+        compute += mean.slowed_s
+        communication, busy, recorded = communication + mean.exposed_s, busy + mean.busy_s, (*recorded, *mean.tasks)
+        sent += 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes / layout.tensor
+    lost = runtime.stall.at(compute) + runtime.exchanged.at(profile.shape.parameter_bytes) if layout.data > 1 else 0.0
+    idle = lost + compute * cluster.spread_fraction * slowest_of(layout.data)
+    return StepCost(compute, communication, idle, sent, busy, tasks=recorded)
+
+
+def bucket_s(cluster: Cluster, layout: Layout, num_bytes: float) -> float:
+    """Return the seconds of one data-parallel all-reduce, where tensor-parallel groups are neighbours."""
+    local = max(1, cluster.gpus_per_node // layout.tensor)
+    nodes = -(-layout.data // local)
+    sharing = min(layout.tensor, cluster.gpus_per_node) if nodes > 1 else 1
+    reduced = collectives.all_reduce_s(cluster, layout.data, num_bytes, nodes, sharing)
+    own = cluster.runtime.bucket_s + num_bytes * cluster.runtime.bucket_s_per_byte
+    return reduced + cluster.constants.bucket_s + own
+
+
+def recomputed_pieces(recompute: Recompute, pieces: int) -> int:
+    """Return how many micro-batches run their forward pass a second time."""
+    return {"none": 0, "all": pieces, "all-but-last": max(1, pieces - 1)}[recompute]
+
+
+def _compute_tasks(layers: list[LayerSeconds], compute_s: float) -> tuple[Task, ...]:
+    forward = sum(layer.forward_s + layer.exchange_s for layer in layers)
+    return (Task(0, "compute", "forward", 0.0, forward), Task(0, "compute", "backward", forward, compute_s))

@@ -1,0 +1,54 @@
+"""What one step of one worker consists of, under any layout.
+
+`step_cost` is the one door: the virtual engine, plans, explanations and `harness validate` all come through it.
+"""
+
+from __future__ import annotations
+
+from harness.api.strategy import Layout
+from harness.costs.profiles.cluster_figures import Cluster
+from harness.costs.profiles.device_profile import Profile
+from harness.costs.steps.pipelined_step import pipelined_step
+from harness.costs.steps.replicated_step import replicated_step
+from harness.costs.steps.result import StepCost as StepCost
+from harness.costs.steps.result import Task as Task
+from harness.costs.steps.sharded_step import sharded_step
+from harness.costs.steps.table_time import Recompute
+
+Placement = tuple[tuple[str, ...], ...]
+"""Layer names of each pipeline stage."""
+
+
+def step_cost(
+    profile: Profile,
+    cluster: Cluster,
+    layout: Layout,
+    samples: int,
+    micro_batch_size: int,
+    placement: Placement | None = None,
+    tasks: bool = False,
+    recompute: Recompute | None = None,
+) -> StepCost:
+    """Return what a gradient over `samples` samples of one worker costs, its layout's communication included.
+
+    Args:
+        samples: of the whole worker, all its data-parallel ranks together.
+        micro_batch_size: samples that pass forward at once.
+        placement: layers of each stage; None: cut so that stages take equal time.
+        tasks: also say when what runs where.
+        recompute: which micro-batches are computed again in the backward pass; default: what the layout says.
+    """
+    part = -(-samples // layout.data)
+    pieces = max(1, -(-part // micro_batch_size))
+    again: Recompute = recompute or ("all" if layout.recompute else "none")
+    if layout.pipeline > 1:
+        return pipelined_step(profile, cluster, layout, part / pieces, pieces, placement, again, tasks)
+    if layout.shard != "none" and layout.data > 1:
+        return sharded_step(profile, cluster, layout, part / pieces, pieces, again != "none", tasks)
+    return replicated_step(profile, cluster, layout, part / pieces, pieces, again, tasks)
+
+
+def optimizer_s(profile: Profile, cluster: Cluster, layout: Layout) -> float:
+    """Return the seconds of one optimizer step on the device that holds most parameters."""
+    shared = layout.data if layout.shard != "none" else 1
+    return profile.optimizer_s / (layout.pipeline * layout.tensor * shared)

@@ -1,0 +1,104 @@
+"""Which linear layers tensor parallelism cuts, and along which side; read by both engines.
+
+Layers are cut in pairs, so that two layers cost one exchange in each pass: the first by its outputs (each device
+computes some of the hidden units), the second by its inputs (each device adds up what its hidden units contribute).
+
+Source: Shoeybi, Patwary, Puri, LeGresley, Casper and Catanzaro 2019, "Megatron-LM", section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from harness.core.errors import PluginError
+from harness.workloads.nets import Maxout
+
+Cut = Literal["colwise", "rowwise"]
+"""A linear layer's weight is cut by outputs ("colwise", as papers write x W) or by inputs ("rowwise")."""
+
+Plan = Mapping[str, Cut]
+"""Cuts by dotted name of the linear layer."""
+
+ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Identity, Maxout)
+"""What may stand between two cut layers. Maxout joins neighbouring units, which a cut keeps together. Dropout may not:
+devices would draw other masks than one device does."""
+
+
+def tensor_plan(module: nn.Module, ways: int) -> dict[str, Cut]:
+    """Return the cuts of a model over so many devices; a layer that does not divide evenly stays whole on each.
+
+    A module says what may be cut inside it with a class attribute, `tensor_plan = {"up": "colwise", "down":
+    "rowwise"}`, and with an attribute `tensor_parts` into how many equal parts at most (attention: its heads). In a
+    `nn.Sequential` every two linear layers with nothing but elementwise functions between them are a pair.
+
+    Raises:
+        PluginError: a module's own plan names something that is no linear layer of it.
+    """
+    if ways == 1:
+        return {}
+    plan: dict[str, Cut] = {}
+    for name, part in module.named_modules():
+        prefix = f"{name}." if name else ""
+        declared = getattr(type(part), "tensor_plan", None)
+        if declared is not None:
+            found = _declared(part, declared, ways)
+        elif isinstance(part, nn.Sequential):
+            found = dict(_pairs(part, ways))
+        else:
+            continue
+        plan |= {prefix + inner: cut for inner, cut in found.items()}
+    return plan
+
+
+def _declared(module: nn.Module, declared: Plan, ways: int) -> dict[str, Cut]:
+    layers = dict(module.named_modules())
+    wrong = [name for name in declared if not isinstance(layers.get(name), nn.Linear)]
+    if wrong:
+        raise PluginError(f"{type(module).__name__}.tensor_plan: no nn.Linear is called {', '.join(wrong)}")
+    parts = getattr(module, "tensor_parts", ways)
+    even = parts % ways == 0 and all(_divides(layers[name], cut, ways) for name, cut in declared.items())
+    return dict(declared) if even else {}
+
+
+def _pairs(module: nn.Sequential, ways: int) -> Iterator[tuple[str, Cut]]:
+    first: str | None = None
+    for name, layer in module.named_children():
+        if not isinstance(layer, nn.Linear):
+            first = first if isinstance(layer, ELEMENTWISE) else None
+        elif first is not None and _divides(layer, "rowwise", ways) and _hidden_divides(module, first, layer, ways):
+            yield first, "colwise"
+            yield name, "rowwise"
+            first = None
+        else:
+            first = name
+
+
+def _hidden_divides(module: nn.Sequential, first: str, second: nn.Linear, ways: int) -> bool:
+    """Whether the cut of the first layer hands the second one whole inputs: a maxout unit must not be cut apart."""
+    outputs = module.get_submodule(first).out_features
+    return bool(outputs % second.in_features == 0 and outputs % ways == 0)
+
+
+def _divides(layer: Any, cut: Cut, ways: int) -> bool:
+    side = layer.out_features if cut == "colwise" else layer.in_features
+    return bool(side % ways == 0)
+
+
+def split_shares(module: nn.Module, plan: Plan) -> dict[str, float]:
+    """Return for every top-level layer the share of its parameters that the plan divides, 0..1."""
+    shares = {}
+    for name, layer in module.named_children():
+        total = sum(p.numel() for p in layer.parameters())
+        cuts = {full: cut for full, cut in plan.items() if full == name or full.startswith(f"{name}.")}
+        divided = sum(_divided(module.get_submodule(full), cut) for full, cut in cuts.items())
+        shares[name] = divided / total if total else 0.0
+    return shares
+
+
+def _divided(linear: Any, cut: Cut) -> int:
+    """Return how many scalars a cut divides: a layer that is cut by its inputs keeps its bias whole everywhere."""
+    count = int(linear.weight.numel())
+    return count + (linear.bias.numel() if cut == "colwise" and linear.bias is not None else 0)

@@ -1,0 +1,111 @@
+"""From measured tables to the figures of laws."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from harness.costs.profiles.cluster_figures import Bus, LinkFigures
+from harness.costs.profiles.device_profile import Curve
+
+Table = Sequence[tuple[float, float]]
+"""(bytes, seconds), bytes rising."""
+
+
+def alpha_beta(table: Table) -> tuple[float, float]:
+    """Return the seconds at no bytes and the seconds per byte whose relative errors are least, in squares.
+
+    Relative, because a table spans five orders of magnitude and its small messages matter as much as its large ones.
+    Neither is below zero: where the best line begins below, it goes through zero.
+    """
+    if not table:
+        return 0.0, 0.0
+    weights = [1 / seconds**2 for _, seconds in table]
+    total, mean_x, mean_y = (
+        sum(w * value for w, value in zip(weights, values, strict=True))
+        for values in ([1.0] * len(table), [x for x, _ in table], [y for _, y in table])
+    )
+    square = sum(w * x * x for w, (x, _) in zip(weights, table, strict=True))
+    product = sum(w * x * y for w, (x, y) in zip(weights, table, strict=True))
+    determinant = total * square - mean_x**2
+    beta = (total * product - mean_x * mean_y) / determinant if determinant else 0.0
+    alpha = (mean_y - beta * mean_x) / total
+    if alpha < 0:
+        return 0.0, product / square
+    if beta < 0:
+        return mean_y / total, 0.0
+    return alpha, beta
+
+
+def misfit(table: Table, alpha_s: float, beta_s_per_byte: float) -> float:
+    """Return the median relative error of a fit on its own table."""
+    return statistics.median(abs(alpha_s + beta_s_per_byte * x - y) / y for x, y in table)
+
+
+def ring_link(ranks: int, table: Table) -> LinkFigures:
+    """Return latency per message and bus bandwidth of the ring that takes as long as these all-reduces.
+
+    Source: Patarasuk and Yuan 2009, section 3: 2 (n - 1) messages of 1/n of the bytes each.
+    """
+    alpha, beta = alpha_beta(table)
+    messages = 2 * (ranks - 1)
+    return LinkFigures(alpha / messages, messages / (ranks * beta) if beta else float("inf"))
+
+
+def point_to_point_link(table: Table) -> LinkFigures:
+    """Return latency and bandwidth of single messages."""
+    alpha, beta = alpha_beta(table)
+    return LinkFigures(alpha, 1 / beta if beta else float("inf"))
+
+
+def bus_of(groups: Mapping[int, Mapping[str, Table]]) -> Bus:
+    """Return the bus whose collectives were measured.
+
+    Args:
+        groups: tables by collective, by group size.
+    """
+    smallest = groups[min(groups)]
+    return Bus(
+        link=point_to_point_link(smallest["point-to-point"]),
+        by_group={ranks: ring_link(ranks, tables["all-reduce"]) for ranks, tables in groups.items()},
+        tables={ranks: tuple((x, y) for x, y in tables["all-reduce"]) for ranks, tables in groups.items()},
+    )
+
+
+def curve(table: Table) -> Curve:
+    """Return a table as a curve; more bytes never take less time, whatever the noise."""
+    best: list[tuple[float, float]] = []
+    for x, y in table:
+        best.append((float(x), max(y, best[-1][1] if best else 0.0)))
+    return Curve(tuple(best))
+
+
+def hop_curve(measured: Table, messages: Table, latency_s: float) -> Curve:
+    """Return what a hop holds the link, latency left out: the runtime's own share, and the message's bytes.
+
+    Args:
+        measured: hops through the runtime, of few bytes.
+        messages: point-to-point, by their bytes.
+        latency_s: of a message, which is counted apart.
+    """
+    own = max((max(0.0, seconds - messages[0][1]) for _, seconds in measured), default=0.0)
+    return curve([(size, own + max(0.0, seconds - latency_s)) for size, seconds in messages])
+
+
+def level(table: Table) -> Curve:
+    """Return a table as a curve that stays where it ends."""
+    points = tuple((float(x), y) for x, y in table)
+    return Curve((*points, (points[-1][0] * 1000, points[-1][1]))) if points else Curve()
+
+
+def wrapper_of(rows: Sequence[tuple[float, float, float, float]], all_reduce: Curve) -> tuple[float, float, float]:
+    """Return what DDP adds to a step, and what it adds to each bucket beyond its all-reduce: fixed, and by the byte.
+
+    Args:
+        rows: (bytes, seconds of a step without DDP, wrapped without an exchange, with it), one bucket each.
+        all_reduce: seconds against bytes.
+    """
+    step = statistics.median(silent - alone for _, alone, silent, _ in rows)
+    rest = [(size, whole - silent - all_reduce.at(size)) for size, _, silent, whole in rows]
+    bucket = alpha_beta([(size, seconds) for size, seconds in rest if seconds > 0])
+    return max(0.0, step), *bucket

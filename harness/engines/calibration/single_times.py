@@ -1,0 +1,266 @@
+"""Time `single` in this process, step by step and layer by layer."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from harness.api.strategy import Batch
+from harness.core.cell import Cell
+from harness.core.errors import Impossible
+from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.engines.processes.status import Status, StatusBoard
+from harness.engines.real.clock import Ledger
+from harness.engines.real.endpoints import RealWorker
+from harness.engines.real.layouts.one_device import OneDevice
+from harness.engines.real.messages import Post
+from harness.engines.shared.layer_timing import LayerCost, measure_layers
+from harness.engines.shared.replica import Replica, make_pieces
+from harness.engines.shared.setup import Setup, make_setup
+from harness.engines.shared.trace_or_find import shape_of as traced_shape
+
+ROUNDS = 6
+"""Times that all sizes are measured in turn, so that a drifting machine favours none of them; chosen."""
+
+BLOCK_S = 0.12
+"""Least time that a size is measured in one round; chosen: 100 steps of a small network, one step of a large one."""
+
+PROBE_BYTES = 2**26
+"""Copied to find the memory's bandwidth; chosen: larger than the last level of any cache."""
+
+
+@dataclass
+class Stepper:
+    """A worker of `single` that is taken through its program step by step.
+
+    Attributes:
+        size: samples of its batches.
+        gradients, applies, rests: seconds of each step: the gradient, the update, and all between two steps.
+    """
+
+    worker: RealWorker
+    size: int
+    gradients: list[float] = field(default_factory=list)
+    applies: list[float] = field(default_factory=list)
+    rests: list[float] = field(default_factory=list)
+    layers: list[list[LayerCost]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.batches = self.worker.batches()
+
+    def block(self) -> None:
+        """Take steps for a while and keep their times; the first one only warms up."""
+        ledger, stamps = self.worker.ledger, list[list[Any]]()
+        until = time.monotonic() + BLOCK_S
+        while len(stamps) < 2 or time.monotonic() < until:
+            batch = self._next_full()
+            moments = [ledger.stamp()]
+            value = answer_of(self.worker.gradient(batch))
+            moments.append(ledger.stamp())
+            answer_of(self.worker.apply(value))
+            stamps.append([*moments, ledger.stamp()])
+        self._keep(stamps)
+
+    def _next_full(self) -> Batch:
+        """Return the next batch that has all its samples; the last one of a pass may have fewer."""
+        while True:
+            batch = next(self.batches)
+            if len(batch.indices) == self.size:
+                return batch
+
+    def _keep(self, stamps: list[list[Any]]) -> None:
+        if self.worker.replica.device.type == "cuda":
+            torch.cuda.synchronize(self.worker.replica.device)
+        for (_, _, before), (start, middle, end) in itertools.pairwise(stamps):
+            self.rests.append(seconds_between(before, start))
+            self.gradients.append(seconds_between(start, middle))
+            self.applies.append(seconds_between(middle, end))
+        self.worker.ledger.start(time.monotonic())  # forget the rows
+
+
+def answer_of(word: Any) -> Any:
+    """Return what a word of the real engine answers; it never yields."""
+    try:
+        next(word.__await__())
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("a real word blocks inside and never yields")
+
+
+def seconds_between(start: Any, end: Any) -> float:
+    """Return the seconds between two stamps of a ledger: numbers, or events of a GPU."""
+    return float(start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start)
+
+
+def typical(values: Sequence[float]) -> float:
+    """Return the lower quartile: what other processes take from the machine meanwhile only ever adds."""
+    return statistics.quantiles(values, n=4)[0] if len(values) > 1 else values[0]
+
+
+def single_of(cell: Cell, size: int) -> Cell:
+    """Return `single` over batches of so many samples of the same workload, without end and without evaluation."""
+    goal = {**cell.goal, "max_epochs": None, "max_steps": 10**9, "max_seconds": None}
+    goal |= {"target_accuracy": None, "target_loss": None, "evaluate_every": None}
+    sizes: dict[str, Any] = {"batch_size": size, "micro_batch_size": size, "global_batch_size": size}
+    alone: dict[str, Any] = {"strategy": "single", "options": {}, "gpus": 1, "workers": 1, "servers": 0}
+    alone |= {"synchrony": "synchronous", "model_at": "worker", "engine": "real", "faults": {}}
+    known = {name: value for name, value in alone.items() if hasattr(cell, name)}
+    return replace(cell, goal=goal, **sizes, **known)
+
+
+def make_stepper(setup: Setup, size: int) -> Stepper:
+    """Return a stepper over the data of a setup."""
+    setup = replace(setup, cell=single_of(setup.cell, size))
+    device = setup.data.train_inputs.device
+    ledger, board = Ledger(device, 0, 0), StatusBoard(1)
+    runner = OneDevice(setup, ledger, 0, 0)
+    post = Post({}, runner.shape, runner.replica.dtype)
+    worker = RealWorker(setup, 0, runner, ledger, post, Status(board.descriptor, 0, 1), group_size=1)
+    return Stepper(worker, size)
+
+
+def prepare(cell: Cell, plugins: Sequence[str], sizes: Sequence[int]) -> list[Stepper]:
+    """Return a stepper for each size, warmed up."""
+    device = "cuda:0" if cell.device == "cuda" else "cpu"
+    setup = make_setup(single_of(cell, max(sizes)), plugins, device)
+    steppers = [make_stepper(setup, size) for size in sizes]
+    for stepper in steppers:
+        stepper.block()
+        for times in (stepper.gradients, stepper.applies, stepper.rests):
+            times.clear()
+    return steppers
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def keep_busy(cell: Cell, plugins: Sequence[str], size: int, control: Connection) -> None:
+    """Train beside a measurement until the connection is closed."""
+    (stepper,) = prepare(cell, plugins, [size])
+    control.send(("ready", None))
+    while not control.poll(0):
+        stepper.block()
+
+
+def measure(cell: Cell, plugins: Sequence[str], sizes: Sequence[int], facts: dict[str, Any], _: Connection) -> Any:
+    """Return what is kept for each size; a process's whole work.
+
+    Args:
+        facts: kept beside the figures, such as the number of busy neighbours.
+    """
+    steppers = prepare(cell, plugins, sizes)
+    for _round in range(ROUNDS):
+        for stepper in steppers:
+            stepper.block()
+            stepper.layers.append(layers_of(stepper.worker.replica, stepper.size))
+    device = steppers[0].worker.replica.device
+    facts = {**facts, "launch_s": launch_s(device), "memory_bandwidth_bytes_per_s": memory_bandwidth(device)}
+    return {stepper.size: content_of(stepper) | facts for stepper in steppers}
+
+
+def content_of(stepper: Stepper) -> dict[str, Any]:
+    """Return one size's figures: layers scaled so that they add up to the whole gradient."""
+    gradient = typical(stepper.gradients)
+    rounds = list(zip(*stepper.layers, strict=True))
+    forward = [typical([layer.forward_s for layer in runs]) for runs in rounds]
+    backward = [typical([layer.backward_s for layer in runs]) for runs in rounds]
+    scale = gradient / (sum(forward) + sum(backward))
+    return {
+        "forward_s": [seconds * scale for seconds in forward],
+        "backward_s": [seconds * scale for seconds in backward],
+        "optimizer_s": typical(stepper.applies),
+        "step_s": typical(stepper.rests),
+        "spread": spread(stepper.gradients),
+        "steps": len(stepper.gradients),
+        "shape": shape_of(stepper).to_dict(),
+    }
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the distance of the lower quartile from the median, relative: how much the machine was disturbed."""
+    return statistics.median(values) / typical(values) - 1
+
+
+def layers_of(replica: Replica, size: int) -> list[LayerCost]:
+    """Return the times of all layers; of one layer, where the model is no sequence of several."""
+    piece = make_pieces(torch.arange(size).numpy(), 1.0 / size, size, pad=False)[0]
+    try:
+        return measure_layers(replica, piece, repeats=1)
+    except Impossible:
+        return [_whole_model(replica, piece)]
+
+
+def _whole_model(replica: Replica, piece: Any) -> LayerCost:
+    inputs, targets, weight = replica.gather(piece)
+    start = _now(replica.device)
+    with replica.autocast():
+        outputs = replica.forward(inputs)
+    middle = _now(replica.device)
+    replica.loss(outputs, targets, weight).backward()
+    end = _now(replica.device)
+    replica.take_gradients()
+    size = outputs.numel() * outputs.element_size()
+    return LayerCost("model", middle - start, end - middle, size, replica.num_parameters)
+
+
+def shape_of(stepper: Stepper) -> ModelShape:
+    """Return the model's layers as traced; of one whose layers cannot be told apart that way, what a profile needs."""
+    replica, size = stepper.worker.replica, stepper.size
+    costs, found = stepper.layers[0], traced_shape(stepper.worker.setup)
+    if [layer.name for layer in found.layers] == [cost.name for cost in costs]:
+        return found
+    children = dict(replica.module.named_children())
+    modules = [children.get(cost.name, replica.module) for cost in costs]
+    layers = [
+        LayerShape(
+            cost.name,
+            tensors=tuple(p.numel() for p in module.parameters()),
+            buffers_bytes=sum(b.numel() * b.element_size() for b in module.buffers()),
+            output_bytes=Linear(0.0, cost.output_bytes / size),
+        )
+        for cost, module in zip(costs, modules, strict=True)
+    ]
+    inputs = replica.data.train_inputs[0]
+    per_sample = Linear(0.0, float(inputs.numel() * inputs.element_size()))
+    return ModelShape(tuple(layers), per_sample, replica.dtype.itemsize, "counted here")
+
+
+# -- the device itself -------------------------------------------------------------------------------------------------
+
+
+def launch_s(device: torch.device) -> float:
+    """Return the seconds of an operation on a single number."""
+    number = torch.zeros(1, device=device)
+    return least(lambda: number.add_(1.0), device, repeats=1000)
+
+
+def memory_bandwidth(device: torch.device) -> float:
+    """Return the bytes that are read and written in a second by a copy."""
+    source = torch.zeros(PROBE_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * PROBE_BYTES / least(lambda: target.copy_(source), device, repeats=4)
+
+
+def least(function: Callable[[], Any], device: torch.device, repeats: int, blocks: int = 5) -> float:
+    """Return the least mean time of one call over several blocks of calls."""
+    function()
+    times = []
+    for _ in range(blocks):
+        start = _now(device)
+        for _ in range(repeats):
+            function()
+        times.append((_now(device) - start) / repeats)
+    return min(times)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,40 @@
+"""The layers of a cell's model before it runs, traced in a process of its own: this one does without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from multiprocessing import connection
+from typing import TYPE_CHECKING, Any
+
+from harness.costs.profiles.kept import find_shape
+from harness.costs.profiles.shape import ModelShape
+from harness.engines.processes.tasks import answers, started
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.core.cell import Cell
+
+TRACING_S = 120.0
+"""Longest that tracing may take; chosen: the largest bundled model takes 3 s on one core, with torch's import 10."""
+
+
+def find_or_trace(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape:
+    """Return the layers of a cell's model; what is traced is kept for later runs.
+
+    Raises:
+        MachineError: the model cannot be built or run; the message says why.
+    """
+    found = find_shape(cell, host)
+    if found is not None:
+        return found
+    with started([(_trace, (cell.to_dict(), tuple(plugins)))], cell.threads_per_device) as connections:
+        (content,) = answers(connections, f"tracing {cell.workload['model']['name']}", TRACING_S)
+    return ModelShape.from_dict(content)
+
+
+def _trace(content: dict[str, Any], plugins: Sequence[str], control: connection.Connection) -> dict[str, Any]:
+    from harness.api.host import load_host
+    from harness.core.cell import Cell
+    from harness.engines.shared.trace_or_find import trace_cell
+
+    return trace_cell(Cell.from_dict(content), load_host(plugins)).to_dict()

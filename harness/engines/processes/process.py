@@ -1,0 +1,402 @@
+"""What one process of a real cell does, from its first line to its last."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from harness.api.host import describe
+from harness.core.addresses import Address
+
+
+@dataclass
+class Job:
+    """What the supervisor hands to a process; it crosses a process boundary, so it holds names and descriptors.
+
+    Attributes:
+        cell: the cell as a dictionary.
+        plugins: files to load besides the built-in ones.
+        kind: "worker", "server" or "virtual".
+        address: of the worker or server.
+        device_rank: which device of its worker.
+        device: torch device.
+        label: what messages and traces call the process.
+        line: which line of the status board is this process's.
+        pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
+        rendezvous: file for torch's store; empty where no process group is needed.
+        environment: the supervisor's environment variables; the fork server may be older than they are.
+    """
+
+    cell: dict[str, Any]
+    plugins: list[str]
+    kind: str
+    address: Address = 0
+    device_rank: int = 0
+    device: str = "cpu"
+    line: int = 0
+    lines: int = 1
+    status: Any = None
+    pipes: dict[Address, Connection] = field(default_factory=dict)
+    slots: dict[Address, tuple[Any, Any]] = field(default_factory=dict)
+    rendezvous: str = ""
+    group_rank: int = 0
+    group_size: int = 1
+    label: str = ""
+    log: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def run_process(job: Job, control: Connection) -> None:
+    """Run one process of a cell; everything it has to say goes through `control`."""
+    _enter(job)
+    try:
+        answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
+        control.send(("done", answer))
+    except BaseException as error:
+        control.send(("failed", explain(job.cell, job.plugins, job.line, error)))
+        sys.stderr.flush()
+        # Peers may be inside a collective with this process: leaving at once is what tells them.
+        os._exit(1)
+
+
+def _enter(job: Job) -> None:
+    """Settle signals, output and threads before torch does anything."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    _die_with_parent()
+    if job.log:
+        descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+    faulthandler.enable()
+    gc.freeze()  # what came from the fork server is shared memory: a collection that walks it would copy it
+    os.environ.update(job.environment)
+    os.environ["OMP_NUM_THREADS"] = str(job.cell["threads_per_device"])
+    import torch
+
+    torch.set_num_threads(job.cell["threads_per_device"])
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with the one that forked it: no orphans, however the supervisor ends."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def explain(cell: dict[str, Any], plugins: Sequence[str], line: int, error: BaseException) -> dict[str, Any]:
+    """Word a failure by the user's own file and line where it passed one."""
+    import traceback
+
+    from harness.core.errors import HarnessError, MachineError
+
+    traceback.print_exception(error)
+    cause = error.__cause__ if type(error).__name__ == "Crash" and error.__cause__ is not None else error
+
+    def failure(whose: str, reason: str) -> dict[str, Any]:
+        return {"reason": reason, "whose": whose, "line": line}
+
+    if isinstance(cause, HarnessError):
+        return failure("machine" if isinstance(cause, MachineError) else "user", str(cause))
+    # Lack of memory and the loss of a peer show inside the user's program too; they are not its mistakes.
+    if isinstance(cause, MemoryError) or "out of memory" in str(cause).lower():
+        return failure("memory", str(cause).splitlines()[0] if str(cause) else "out of memory")
+    named = f"{type(cause).__name__}: {str(cause).strip()}"
+    if isinstance(cause, (RuntimeError, OSError, EOFError)) and _about_a_peer(cause):
+        return failure("peer", named)
+    files = own_files(cell, plugins)
+    if any(frame.filename in files for frame in traceback.extract_tb(cause.__traceback__)):
+        return failure("user", describe(cause, files))
+    return failure("harness", named)
+
+
+def _about_a_peer(error: BaseException) -> bool:
+    text = str(error).lower()
+    signs = ("closed by peer", "connection reset", "broken pipe", "timed out", "gloo", "nccl")
+    return any(sign in text for sign in signs)
+
+
+def own_files(cell: dict[str, Any], plugins: Sequence[str]) -> list[str]:
+    """Return the files whose frames are the user's: plugins, and workloads named by path."""
+    from harness.api.host import bundled
+
+    workload, base = cell["workload"], cell["folder"]
+    named = [workload[kind]["name"].rpartition(":")[0] for kind in ("model", "dataset")]
+    files = [str((Path(base) / name).resolve()) for name in named if name.endswith(".py")]
+    files += [str(path.resolve()) for path in bundled("plugins").glob("*.py")]
+    for plugin in plugins:
+        path = Path(plugin).resolve()
+        files += [str(p) for p in path.glob("*.py")] if path.is_dir() else [str(path)]
+    return files
+
+
+# -- virtual -----------------------------------------------------------------------------------------------------------
+
+
+def _run_virtual(job: Job, control: Connection) -> Any:
+    from harness.core.cell import Cell
+    from harness.engines.shared.setup import make_setup
+    from harness.engines.virtual.engine import run_virtual
+
+    began = time.monotonic()
+    setup = make_setup(Cell.from_dict(job.cell), job.plugins, "cpu")
+    control.send(("ready", {}))
+    control.recv()
+    prepared = time.monotonic()
+    options = {key: value for key, value in job.options.items() if key != "keep_weights"}
+    outcome = run_virtual(setup, **options)
+    outcome.setup_s = prepared - began
+    outcome.facts["num_train"] = setup.num_train
+    outcome.facts["data_checksum"] = setup.data.checksum
+    outcome.weights = outcome.weights.numpy() if job.options.get("keep_weights") else None
+    return outcome
+
+
+# -- real --------------------------------------------------------------------------------------------------------------
+
+
+def _run_real(job: Job, control: Connection) -> Any:
+    import torch
+
+    from harness.core.cell import Cell
+    from harness.engines.shared.fault_draws import Lost
+    from harness.engines.shared.setup import make_setup
+
+    began = time.monotonic()
+    device = torch.device(job.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    setup = make_setup(Cell.from_dict(job.cell), job.plugins, job.device)
+    ledger = _make_ledger(job, device)
+    endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
+    control.send(("ready", {}))
+    started = control.recv()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    ledger.start(started)
+    try:
+        _drive(setup.strategy, endpoint, job.kind)
+    except Lost as lost:
+        _die(job, setup, endpoint, lost, control, started - began)
+    endpoint.post.leave()
+    if endpoint.ended_s is None:
+        endpoint.ended_s = ledger.now()
+    ledger.resolve()
+    answer = _collect(job, setup, endpoint, started - began)
+    _close(job, endpoint)
+    return answer
+
+
+def _make_ledger(job: Job, device: Any) -> Any:
+    from harness.engines.real.clock import Ledger
+    from harness.engines.shared.recorder import Recorder
+
+    if not job.options.get("trace"):
+        return Ledger(device, job.address, job.device_rank)
+    from harness.engines.real.spans import TracingLedger
+
+    recorder = Recorder(job.options["trace"])
+    return TracingLedger(device, job.address, job.device_rank, job.label, recorder)
+
+
+def _die(job: Job, setup: Any, endpoint: Any, lost: Any, control: Connection, setup_s: float) -> NoReturn:
+    """End this process as if its machine were lost: no farewell to anybody but the supervisor, who keeps its rows."""
+    from harness.core.faults import can_go_on
+
+    endpoint.ended_s = endpoint.ledger.now()
+    endpoint.ledger.resolve()
+    others_go_on = can_go_on(setup.cell.synchrony, setup.cell.server_counts)
+    answer = _collect(job, setup, endpoint, setup_s) if others_go_on else None
+    control.send(("died", {"rank": lost.rank, "when": lost.when, "answer": answer}))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _drive(strategy: Any, endpoint: Any, kind: str) -> None:
+    """Run the program to its end: its words block inside, so it never yields."""
+    from harness.engines.shared.started_words import foreign
+
+    program = strategy.serve(endpoint) if kind == "server" else strategy.work(endpoint)
+    try:
+        yielded = program.send(None)
+    except StopIteration:
+        return
+    error = foreign(program, yielded)
+    program.close()
+    raise error
+
+
+def _make_post(job: Job, shape: tuple[int, int], dtype: Any) -> Any:
+    from harness.engines.real.messages import Peer, Post, Slots
+
+    num_bytes = sum(shape) * dtype.itemsize
+    peers = {}
+    for address, connection in job.pipes.items():
+        outgoing, incoming = (Slots(slot.detach(), num_bytes) for slot in job.slots[address])
+        peers[address] = Peer(address, connection, outgoing, incoming)
+    return Post(peers, shape, dtype)
+
+
+def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
+    from harness.engines.processes.status import Status
+    from harness.engines.real.endpoints import RealServer
+
+    replica = setup.replica()
+    shape = (replica.num_parameters, sum(b.numel() for b in replica.buffers))
+    status = Status(job.status.detach(), job.line, job.lines)
+    server = RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
+    if job.cell["device"] == "cuda":
+        from harness.engines.shared.setup import make_setup
+
+        server.make_evaluator = lambda: make_setup(setup.cell, job.plugins, "cuda:0").replica()
+    return server
+
+
+def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
+    from harness.engines.processes.status import Status
+    from harness.engines.real.endpoints import RealWorker
+    from harness.engines.real.layouts.choose import make_runner
+
+    if job.rendezvous:
+        _join_group(job)
+    runner = make_runner(setup, ledger, job.address, job.device_rank)
+    if job.options.get("trace"):
+        ledger.watch(runner)
+    status = Status(job.status.detach(), job.line, job.lines)
+    post = _make_post(job, runner.shape, runner.replica.dtype)
+    worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
+    _warm_up(setup, runner, worker)
+    worker.layout_bytes = runner.bytes_sent_per_step()
+    return worker
+
+
+def _join_group(job: Job) -> None:
+    """Meet the other processes through a file: no port is chosen, so none can clash."""
+    import datetime
+
+    import torch
+    import torch.distributed as dist
+
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    device = torch.device(job.device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.FileStore(job.rendezvous, job.group_size),
+        rank=job.group_rank,
+        world_size=job.group_size,
+        timeout=datetime.timedelta(seconds=job.cell["cell_timeout_s"]),
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def _warm_up(setup: Any, runner: Any, worker: Any) -> None:
+    """Compute discarded gradients (DDP rebuilds its buckets after the first), then put everything back."""
+    import itertools
+
+    import torch
+
+    from harness.engines.shared.sample_order import shared_batches
+
+    cell = setup.cell
+    before, state = runner.replica.snapshot(), torch.random.get_rng_state()
+    order = shared_batches(cell.seed, setup.num_train, cell.global_batch_size, worker.rank, cell.workers)
+    batches = list(itertools.islice(order, 2))
+    if runner.placement is not None:
+        # An epoch's last batch may have fewer micro-batches, for which torch needs a runtime of its own.
+        left = setup.num_train % cell.global_batch_size
+        batches += [b for b in itertools.islice(order, setup.num_train // cell.global_batch_size) if b.size == left]
+    for batch in batches:
+        runner.gradient(batch)
+        runner.replica.load(before)
+    runner.settle()
+    torch.random.set_rng_state(state)
+    if worker.group_size > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, Any]:
+    """Return what this process knows; the one that holds the model knows most."""
+    training_s, ended_at_s = endpoint.ended_s, time.monotonic()
+    if not endpoint.decision or job.kind == "server":
+        endpoint.note_peak()
+    holds = job.address == -1 if setup.server_counts else job.kind == "worker" and endpoint.leads
+    _evaluate_copies(job, setup, endpoint, holds)
+    partial: dict[str, Any] = {
+        "line": job.line,
+        "rows": endpoint.ledger.rows if job.kind == "worker" else [],
+        "notes": endpoint.notes + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
+        "recorded": endpoint.recorded,
+        "unawaited": dict(endpoint.unawaited),
+        "deliveries": {job.address: endpoint.post.taken},
+        "bytes_sent": endpoint.bytes_sent if job.device_rank == 0 else 0,
+        "allocator": endpoint.peaks,
+        "ended_at_s": ended_at_s,
+        "setup_s": setup_s,
+        "training_s": training_s,
+        "spans": endpoint.ledger.recorder.spans if job.options.get("trace") else [],
+    }
+    if holds:
+        partial["outcome"] = _outcome(job, setup, endpoint, training_s)
+    if job.kind == "worker" and job.device_rank == 0:
+        partial["dram"] = endpoint.runner.dram()
+        partial["placement"] = endpoint.runner.placement
+    return partial
+
+
+def _evaluate_copies(job: Job, setup: Any, endpoint: Any, holds: bool) -> None:
+    """Look at the copies that a run which never pauses took on its way; a server looks at its last model too."""
+    if setup.server_counts and holds and setup.strategy.synchrony == "asynchronous":
+        endpoint.evaluate_copies(endpoint.evaluation_replica())
+    elif job.kind == "worker" and endpoint.copies_marks:
+        endpoint.evaluate_copies()
+    if setup.server_counts and holds:
+        endpoint.finish(endpoint.evaluation_replica())
+
+
+def _outcome(job: Job, setup: Any, endpoint: Any, training_s: float) -> Any:
+    from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+    from harness.engines.shared.displacement import learning_facts
+
+    facts = {"num_train": setup.num_train, "data_checksum": setup.data.checksum}
+    keeps = job.options.get("keep_weights") and endpoint.final is not None
+    return Outcome(
+        decision=endpoint.decision or "budget",
+        samples=endpoint.samples,
+        updates=endpoint.updates,
+        training_s=training_s,
+        evaluation_s=endpoint.evaluation_s,
+        evaluations=endpoint.referee.evaluations,
+        test=endpoint.test,
+        updates_log=columns(getattr(endpoint, "log", []), UPDATE_COLUMNS),
+        steps=columns([], STEP_COLUMNS),
+        facts=facts | learning_facts(setup, endpoint.final),
+        weights=endpoint.final.numpy() if keeps else None,
+    )
+
+
+def _close(job: Job, endpoint: Any) -> None:
+    """Release torch's objects in the one order that never hangs: wrappers first, then the process group."""
+    if job.kind != "worker":
+        return
+    endpoint.runner.close()
+    if job.rendezvous:
+        import torch.distributed as dist
+
+        dist.barrier()
+        dist.destroy_process_group()

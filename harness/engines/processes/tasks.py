@@ -1,0 +1,98 @@
+"""Processes that measure together: started from the warm fork server, heard, and ended whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
+from typing import Any
+
+from harness.core.errors import MachineError
+from harness.engines.processes.launch import fork_server
+
+ENDING_S = 2.0
+"""Time for a process to leave by itself before it is ended; chosen."""
+
+Task = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def started(tasks: Sequence[tuple[Task, tuple[Any, ...]]], threads: int) -> Iterator[list[connection.Connection]]:
+    """Start one process for each (function, arguments) and yield a connection to each; end them all on leaving.
+
+    A function is called with its connection behind its arguments; what it returns is sent as ("done", answer).
+    """
+    context = fork_server()
+    processes, connections = [], []
+    try:
+        for function, arguments in tasks:
+            mine, theirs = context.Pipe()
+            process = context.Process(
+                target=_run, args=(function, arguments, threads, dict(os.environ), theirs), daemon=True
+            )
+            process.start()
+            theirs.close()
+            processes.append(process)
+            connections.append(mine)
+        yield connections
+    finally:
+        for mine in connections:
+            mine.close()
+        for process in processes:
+            process.join(ENDING_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _run(
+    function: Task,
+    arguments: tuple[Any, ...],
+    threads: int,
+    environment: dict[str, str],
+    control: connection.Connection,
+) -> None:
+    os.environ.update(environment)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        control.send(("done", function(*arguments, control)))
+    except (BrokenPipeError, EOFError):
+        return  # whoever asked is gone, or wants no answer any more
+    except Exception as error:
+        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            control.send(("failed", f"{type(error).__name__}: {error}"))
+        os._exit(1)  # peers may wait in a collective: leaving at once is what tells them
+
+
+def answers(connections: Sequence[connection.Connection], what: str, timeout_s: float) -> list[Any]:
+    """Return what every process answered, in their order.
+
+    Raises:
+        MachineError: one failed, died, or took longer than `timeout_s`.
+    """
+    return [hear(each, what, timeout_s) for each in connections]
+
+
+def hear(control: connection.Connection, what: str, timeout_s: float, kind: str = "done") -> Any:
+    """Return the next word of one process.
+
+    Raises:
+        MachineError: it failed, died, or took longer than `timeout_s`.
+    """
+    began = time.monotonic()
+    try:
+        if not control.poll(timeout_s):
+            raise MachineError(f"{what}: no answer after {time.monotonic() - began:.0f} s")
+        word, content = control.recv()
+    except (EOFError, OSError):
+        raise MachineError(f"{what}: the measuring process ended without a word") from None
+    if word != kind:
+        raise MachineError(f"{what}: {content}")
+    return content

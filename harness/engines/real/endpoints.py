@@ -1,0 +1,489 @@
+"""The words of Worker and Server on real devices."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
+from harness.core.addresses import Address
+from harness.core.budget import Evaluation, Marks, Referee
+from harness.engines.processes.status import Status
+from harness.engines.real.clock import Ledger
+from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
+from harness.engines.real.messages import Parcel, Post
+from harness.engines.shared.endpoint import Course, Endpoint, check_address
+from harness.engines.shared.fault_draws import FaultDraws
+from harness.engines.shared.flat import Flat, force
+from harness.engines.shared.replica import Replica
+from harness.engines.shared.setup import Setup
+from harness.engines.shared.started_words import Ready, awaited
+
+RESOLVE_EVERY = 256
+"""Steps after which a worker without marks reads its stamps; chosen: seldom enough to cost nothing."""
+
+DECISIONS = (None, "target", "seconds", "diverged")
+
+
+@dataclass(eq=False)
+class _Receive:
+    """A receive that has been started."""
+
+    source: Address | None
+    leavers: bool
+    over: bool = False
+    parcel: Parcel | None = None
+
+
+class RealEndpoint(Endpoint):
+    """State and words that workers and servers share.
+
+    Attributes:
+        replica: parameters and optimizer of this process.
+        version: updates behind this endpoint's weights.
+        own_samples: behind the gradients that it has applied itself; loading weights does not change it.
+        peaks: the CUDA allocator's, evaluations left out.
+    """
+
+    def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: Status):
+        super().__init__(setup, rank, post.gone, [], {})
+        self.replica = replica
+        self.ledger, self.post, self.status = ledger, post, status
+        self.version = self.own_samples = 0
+        self.peaks: dict[str, int] = {}
+        self._receives: list[_Receive] = []
+        self.referee = Referee(setup.budget)
+        self.decision: str | None = None
+        self.ended_s: float | None = None
+        self.evaluation_s = 0.0
+        self.test: tuple[float, float] | None = None
+        self.bytes_sent = 0
+        self.unawaited: Counter[str] = Counter()
+        self.final: torch.Tensor | None = None
+        self._lent: list[weakref.ref[Flat]] = []
+
+    # -- what a program sees -------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> Flat:
+        """The live parameters, handed out without a copy; whoever changes them copies them for the holders first."""
+        lent = Flat(
+            self.replica.parameters, self.replica.buffer_vector(), version=self.version, num_samples=self.own_samples
+        )
+        self._lent.append(weakref.ref(lent))
+        return lent
+
+    def note_peak(self) -> None:
+        """Keep the allocator's peaks of training; called before anything is evaluated on the device."""
+        if self.replica.device.type == "cuda":
+            device, cuda = self.replica.device, torch.cuda
+            now = {"allocated": cuda.max_memory_allocated(device), "reserved": cuda.max_memory_reserved(device)}
+            self.peaks = {kind: max(count, self.peaks.get(kind, 0)) for kind, count in now.items()}
+
+    def load(self, weights: Value) -> Ready:
+        flat = force(awaited(weights))
+        self._before_change()
+        with self.ledger.span("communication_s", "load"):
+            self.replica.load(flat)
+        self.version = flat.version
+        return self._done("load")
+
+    def send(self, value: Any, to: Address) -> Ready:
+        value = awaited(value)
+        check_address(self.setup, self.rank, to)
+        with self.ledger.span("communication_s", "send"):
+            sent = self.post.send(to, value, time.monotonic(), self.ledger.paused_s, self.stopped)
+        self.bytes_sent += sent
+        return self._done("send")
+
+    def receive(self, source: Address | None = ANY, leavers: bool = False) -> Ready:
+        name = "receive()" if source is ANY else f"receive({source})"
+        started = _Receive(source, leavers)
+        self._receives.append(started)
+        return Ready(name, self.unawaited, lambda: self._finish_receive(name, started))
+
+    def _finish_receive(self, name: str, started: _Receive) -> Message | None:
+        began = time.monotonic()
+        self._match_receives()
+        while not started.over:
+            if not self.post.pump(0):
+                self.status.waiting(name)
+                self.post.pump(None)
+                self.status.running()
+            self._match_receives()
+        if started.parcel is None:
+            return None
+        self._account_wait(started.parcel, began, time.monotonic())
+        return self._take(started.parcel)
+
+    def _match_receives(self) -> None:
+        """Give what is here to the receives in the order in which they were started, not awaited."""
+        for started in list(self._receives):
+            started.over, started.parcel = self.post.match(started.source, started.leavers)
+            if started.over:
+                self._receives.remove(started)
+
+    def _account_wait(self, parcel: Parcel, began: float, ended: float) -> None:
+        """Before the message left, this endpoint was idle; after that it was on the wire. Pauses are neither."""
+        pause = max(0.0, parcel.paused_s - self.ledger.paused_s)
+        self.ledger.paused_s += pause
+        waited = max(0.0, ended - began - pause)
+        idle = min(waited, max(0.0, parcel.sent_s - began - pause))
+        self.ledger.waited(idle, waited - idle)
+
+    def _take(self, parcel: Parcel) -> Message:
+        self.stopped = self.stopped or parcel.stop
+        if isinstance(parcel.value, Flat) and self.replica.device.type != "cpu":
+            parcel.value.move_to(self.replica.device)
+        return Message(parcel.source, parcel.value)
+
+    def arrived(self) -> list[Message]:
+        return [self._take(parcel) for parcel in self.post.poll()]
+
+    def compute(self, function: Callable[..., Any], *args: Any) -> Ready:
+        with self.ledger.span("compute_s", "compute"):
+            answer = function(*[awaited(a) for a in args])
+        return self._done("compute", answer)
+
+    # -- what the engine sees ------------------------------------------------------------------------------------
+
+    def _done(self, name: str, answer: Any = None) -> Ready:
+        return Ready(name, self.unawaited, lambda: answer)
+
+    def _before_change(self) -> None:
+        for reference in self._lent:
+            holder = reference()
+            if holder is not None and holder.pieces is self.replica.parameters:
+                holder.detach_from_engine()
+        self._lent.clear()
+
+    def evaluate(self, replica: Replica, moment: float, finite: bool = True) -> str | None:
+        """Evaluate off the clock and let the referee decide."""
+        began = time.monotonic()
+        loss = accuracy = None
+        if self.setup.budget.evaluates:
+            loss, accuracy = replica.evaluate("validation")
+        decision = self.referee.judge(Evaluation(self.samples, self.updates, moment, loss, accuracy), finite)
+        self.evaluation_s += time.monotonic() - began
+        return decision
+
+    def finish(self, replica: Replica) -> None:
+        """Use the test split, once."""
+        began = time.monotonic()
+        if self.setup.budget.evaluates:
+            self.test = replica.evaluate("test")
+        self.final = replica.vector().cpu()
+        self.evaluation_s += time.monotonic() - began
+
+
+class RealServer(RealEndpoint, Server):
+    """A parameter server in a process of its own, on the CPU."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.marks = Marks(self.setup.budget.evaluate_every)
+        self.log: list[dict[str, Any]] = []
+        self.copies: list[tuple[int, int, float, Flat]] = []
+        self._finite = True
+        self.make_evaluator: Callable[[], Replica] = lambda: self.replica
+        self._evaluator: Replica | None = None
+
+    def evaluation_replica(self) -> Replica:
+        """Return a replica with the present weights on the cell's device; made once, when first needed."""
+        if self._evaluator is None:
+            self._evaluator = self.make_evaluator()
+        if self._evaluator is not self.replica:
+            self._evaluator.load(self.replica.snapshot())
+        return self._evaluator
+
+    def apply(self, gradient: Value, scale: float = 1.0) -> Ready:
+        flat = force(awaited(gradient))
+        if self.stopped:
+            return self._done("apply")
+        self._before_change()
+        rate = self.learning_rate * scale
+        with self.ledger.span("compute_s", "apply"):
+            self.replica.step(flat, rate)
+        self.own_samples += flat.num_samples
+        self._count(flat)
+        if self.rank == -1 and self.setup.server_counts:
+            self._mark()
+        return self._done("apply")
+
+    def _count(self, gradient: Flat) -> None:
+        staleness = self.version - gradient.version
+        self.version += 1
+        self.updates += 1
+        self.samples += gradient.num_samples
+        self._finite = self._finite and (gradient.loss is None or math.isfinite(gradient.loss))
+        worker, step = getattr(gradient, "origin", (None, None))
+        entry = {"update": self.updates, "worker": worker, "step": step, "base_version": gradient.version}
+        entry |= {"staleness": staleness, "samples": gradient.num_samples, "time_s": self.ledger.now()}
+        self.log.append(entry | (gradient.spread._asdict() if gradient.spread else {}))
+
+    def _mark(self) -> None:
+        spent = self.setup.budget.spent(self.samples, self.updates)
+        moment = self.ledger.now()
+        if self.marks.reached(self.samples) or spent:
+            self._stop(self._judge(moment), moment)
+        if spent:
+            self._stop("budget", moment)
+
+    def _judge(self, moment: float) -> str | None:
+        if self.setup.strategy.synchrony == "synchronous":
+            began = time.monotonic()
+            decision = self.evaluate(self.evaluation_replica(), moment, self._finite)
+            self.ledger.paused_s += time.monotonic() - began
+            return decision
+        self.copies.append((self.samples, self.updates, moment, self.replica.snapshot(self.version)))
+        limit = self.setup.budget.max_seconds
+        if not self._finite:
+            return "diverged"
+        return "seconds" if limit is not None and moment >= limit else None
+
+    def _stop(self, decision: str | None, moment: float) -> None:
+        if decision is not None and self.decision is None:
+            self.decision, self.ended_s = decision, moment
+        self.stopped = self.decision is not None
+
+    def evaluate_copies(self, replica: Replica) -> None:
+        """Evaluate what was copied at the marks, now that no training is disturbed."""
+        final, samples, updates = replica.snapshot(), self.samples, self.updates
+        for copied_samples, copied_updates, moment, copy in self.copies:
+            self.samples, self.updates = copied_samples, copied_updates
+            replica.load(copy)
+            if self.evaluate(replica, moment) == "diverged":
+                self.decision = "diverged"
+        self.samples, self.updates = samples, updates
+        replica.load(final)
+
+
+class RealWorker(RealEndpoint, Worker):
+    """One process of a worker; where a worker has several devices, all its processes run the same program."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        rank: Address,
+        runner: OneDevice,
+        ledger: Ledger,
+        post: Post,
+        status: Status,
+        group_size: int,
+    ) -> None:
+        super().__init__(setup, rank, runner.replica, ledger, post, status)
+        self.runner = runner
+        self.group_size = group_size
+        self.course = Course(setup, rank)
+        self.faults = FaultDraws(setup.cell)
+        number = rank * setup.layout.devices + runner.rank
+        self.devices = range(number, number + 1)
+        self._checked_rows = 0
+        self._gradient: weakref.ref[Flat] | None = None
+        self.layout_bytes = 0.0
+        self.copies: list[tuple[int, int, float, Flat]] = []
+
+    @property
+    def progress(self) -> int:
+        return self.course.position
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process evaluates and decides."""
+        return self.rank == 0 and self.runner.rank == 0
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[Batch]:
+        for batch in self.course.batches():
+            if self.stopped:
+                return
+            self.faults.raise_if_lost(self.devices, batch.step, self.ledger.now())
+            self.ledger.begin(batch.step, self.version)
+            yield batch
+            self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
+
+    def _finish_batch(self, samples: int, steps: int) -> None:
+        if self.setup.server_counts:
+            self.ended_s = self.ledger.now()
+            if steps % RESOLVE_EVERY == 0:
+                self.ledger.resolve()  # without marks of its own a worker would pile up events and losses
+            return
+        self.samples, self.updates = self.course.total(samples, steps), steps
+        if self.course.at_mark(samples, steps):
+            if self.copies_marks:
+                self._copy_at_mark(steps)
+            else:
+                self._meet_at_mark(self.course.spent(samples, steps))
+
+    @property
+    def copies_marks(self) -> bool:
+        """Whether marks are copied and evaluated afterwards: nobody waits, and no server counts."""
+        asynchronous = self.setup.strategy.synchrony == "asynchronous"
+        return self.course.own and asynchronous and not self.setup.server_counts
+
+    def _copy_at_mark(self, steps: int) -> None:
+        self.ledger.resolve()
+        self.ended_s = self.ledger.now()
+        self.copies.append((self.samples, steps, self.ended_s, self.replica.snapshot(self.version)))
+        limit = self.setup.budget.max_seconds
+        if not self._finite():
+            self.decision, self.stopped = "diverged", True
+        elif limit is not None and self.ended_s >= limit:
+            self.decision, self.stopped = "seconds", True
+
+    # -- marks ---------------------------------------------------------------------------------------------------
+
+    def _meet_at_mark(self, spent: bool) -> None:
+        """Evaluate while all wait and the clock stands; one decides, all obey at the same step."""
+        self.ledger.resolve()
+        self.note_peak()
+        finite = self._all_finite()
+        moment, began = self.ledger.now(), time.monotonic()
+        model = self._model()
+        decision = self.evaluate(model, moment, finite) if self.leads else None
+        decision = self._agree(decision)
+        if decision is None and spent:
+            decision = "budget"
+        if decision is not None:
+            self.decision, self.ended_s, self.stopped = decision, moment, True
+            if self.leads:
+                self.finish(model)
+        self._restore(model)
+        if self.replica.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.replica.device)
+        self.ledger.paused_s += time.monotonic() - began
+
+    def _all_finite(self) -> bool:
+        """Ask all processes; this is also where they wait for each other, on the clock."""
+        finite = self._finite()
+        if self.group_size == 1:
+            return finite
+        flag = torch.tensor([int(finite)], device=self.replica.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+        return bool(flag.item())
+
+    def _finite(self) -> bool:
+        """Whether this process's losses since the last mark are numbers."""
+        rows = self.ledger.rows[self._checked_rows :]
+        self._checked_rows = len(self.ledger.rows)
+        return all(row["loss"] is None or math.isfinite(row["loss"]) for row in rows)
+
+    def _model(self) -> Replica:
+        if self.setup.strategy.model_at != "mean" or self.group_size == 1:
+            return self.runner.whole()
+        self._kept = self.replica.snapshot(self.version)
+        mean = self.replica.snapshot(self.version)
+        mean_over_ranks([mean.tensor(), mean.buffers])
+        self.replica.load(mean)
+        return self.replica
+
+    def _restore(self, model: Replica) -> None:
+        if model is self.replica and self.setup.strategy.model_at == "mean" and self.group_size > 1:
+            self.replica.load(self._kept)
+
+    def _agree(self, decision: str | None) -> str | None:
+        if self.group_size == 1:
+            return decision
+        code = torch.tensor([DECISIONS.index(decision)], device=self.replica.device)
+        dist.broadcast(code, src=0)
+        return DECISIONS[int(code.item())]
+
+    def evaluate_copies(self) -> None:
+        """Bring the copies of all workers together, mark by mark, after training."""
+        count = torch.tensor([len(self.copies)], device=self.replica.device)
+        if self.group_size > 1:
+            dist.all_reduce(count, op=dist.ReduceOp.MIN)
+        for samples, updates, moment, copy in self.copies[: int(count)]:
+            if self.group_size > 1:
+                mean_over_ranks([copy.tensor(), copy.buffers])
+            self.replica.load(copy)
+            self.samples, self.updates = samples, updates
+            if self.leads and self.evaluate(self.replica, moment) == "diverged":
+                self.decision = "diverged"
+        if self.leads:
+            self.finish(self.replica)
+
+    # -- words ---------------------------------------------------------------------------------------------------
+
+    def gradient(self, batch: Batch) -> Ready:
+        self._rescue_gradient()
+        committed = self.replica.buffer_vector()
+        pieces, loss, samples = self._computed(batch)
+        buffers = self.replica.buffer_vector()
+        if committed is not None:
+            with torch.no_grad():
+                self.replica.set_buffers(committed)  # a gradient changes nothing until it is applied
+        value = Flat(pieces, buffers, num_samples=len(batch.indices), version=self.version, loss=loss)
+        value.origin = (self.rank, batch.step)
+        row = self.ledger.row
+        row["loss"] = loss
+        row["samples"] += samples
+        row["base_version"] = self.version
+        self.bytes_sent += int(self.layout_bytes)
+        self._gradient = weakref.ref(value)
+        return self._done("gradient", value)
+
+    def _computed(self, batch: Batch) -> tuple[list[torch.Tensor], Any, int]:
+        """Compute, and sleep for what faults add: where devices exchange, the others wait for it at their next one."""
+        if not self.faults.faults.slows:
+            return self.runner.gradient(batch)
+        before = self.ledger.computed_s()
+        answer = self.runner.gradient(batch)
+        (factor,) = self.faults.of(self.devices, batch.step)
+        began = time.monotonic()
+        time.sleep((factor - 1) * (self.ledger.computed_s() - before))
+        self.ledger.host("compute_s", time.monotonic() - began, "slowed")
+        return answer
+
+    def _rescue_gradient(self) -> None:
+        """DDP's gradients are views of buckets that the next backward pass overwrites: copy one still in use."""
+        value = self._gradient() if self._gradient is not None else None
+        if value is not None and self.setup.layout.data > 1:
+            value.detach_from_engine()
+
+    def apply(self, gradient: Value, scale: float = 1.0) -> Ready:
+        flat = force(awaited(gradient))
+        if self.stopped:
+            return self._done("apply")
+        self._before_change()
+        rate = self.learning_rate * scale
+        with self.ledger.span("compute_s", "apply"):
+            self.runner.step(flat, rate)
+        self.version += 1
+        self.own_samples += flat.num_samples
+        return self._done("apply")
+
+    def mean(self, value: Value, by_samples: bool = False) -> Ready:
+        flat = force(awaited(value))
+        if self.group_size == 1:
+            return self._done("mean", flat)
+        self.ledger.moment("_ready_s", self.ledger.stamp())
+        weight = float(flat.num_samples) if by_samples else 1.0
+        with self.ledger.span("communication_s", "pack"):
+            parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
+            counts = flat.tensor().new_tensor([weight, flat.num_samples])
+            vector = torch.cat([*parts, counts])
+            work = dist.all_reduce(vector, async_op=True)
+        self.bytes_sent += 2 * (self.group_size - 1) * flat.num_bytes // self.group_size
+        return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat, by_samples))
+
+    def _finish_mean(self, work: Any, vector: torch.Tensor, like: Flat, by_samples: bool) -> Flat:
+        self.status.waiting("mean()")
+        with self.ledger.span("communication_s", "mean"):
+            work.wait()
+            result = vector[:-2] / vector[-2]
+        self.status.running()
+        if by_samples and not vector[-1]:
+            return like  # nobody has any samples yet: all values are the initial ones
+        size = self.replica.num_parameters
+        buffers = None if like.buffers is None else result[size:]
+        return Flat([result[:size]], buffers, num_samples=int(vector[-1]), version=like.version, loss=like.loss)

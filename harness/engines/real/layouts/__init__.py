@@ -1,0 +1,1 @@
+"""How torch runs a step under each layout."""

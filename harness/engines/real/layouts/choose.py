@@ -1,0 +1,25 @@
+"""Which runner a layout needs."""
+
+from __future__ import annotations
+
+from harness.engines.real.clock import Ledger
+from harness.engines.real.layouts.one_device import DataParallel, OneDevice
+from harness.engines.shared.setup import Setup
+
+
+def make_runner(setup: Setup, ledger: Ledger, worker: int, rank: int) -> OneDevice:
+    """Return the runner of a layout; what only some layouts need of torch is imported for them alone."""
+    layout = setup.layout
+    if layout.pipeline > 1:
+        from harness.engines.real.layouts.pipelined import Pipeline
+
+        return Pipeline(setup, ledger, worker, rank)
+    if layout.tensor > 1 or (layout.data > 1 and layout.shard == "none" and not layout.overlap):
+        from harness.engines.real.layouts.exchanged import Exchanged
+
+        return Exchanged(setup, ledger, worker, rank)
+    if layout.data > 1 and layout.shard != "none":
+        from harness.engines.real.layouts.sharded import FullySharded
+
+        return FullySharded(setup, ledger, worker, rank)
+    return DataParallel(setup, ledger, worker, rank) if layout.data > 1 else OneDevice(setup, ledger, worker, rank)

@@ -1,0 +1,187 @@
+"""How torch runs one step under a layout: on one device, or on replicas that exchange while they compute.
+
+Every runner has the same four words: gradient, step, whole (the trained model, where rank 0 evaluates it), close.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from harness.api.strategy import Batch
+from harness.core.streams import stream_seed
+from harness.engines.real.clock import Ledger
+from harness.engines.real.layouts.recompute import recompute_layers
+from harness.engines.shared.dram_count import count_dram
+from harness.engines.shared.flat import Flat
+from harness.engines.shared.layer_timing import Placement
+from harness.engines.shared.replica import Piece, Replica, draws, make_pieces
+from harness.engines.shared.sample_order import Indices, cut
+from harness.engines.shared.setup import Setup
+
+
+class OneDevice:
+    """The whole model on one device: no communication.
+
+    Attributes:
+        number: of the data-parallel replica that this device belongs to.
+    """
+
+    def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
+        self.setup, self.ledger, self.worker, self.rank = setup, ledger, worker, rank
+        self.number = 0
+        self.replica = setup.replica()
+        if setup.layout.recompute:
+            recompute_layers(self.replica.module)
+        self.draws = draws(self.replica.module)
+        self.placement: Placement | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Parameters, and values in buffers."""
+        return self.replica.num_parameters, sum(b.numel() for b in self.replica.buffers)
+
+    def pieces(self, batch: Batch) -> list[Piece]:
+        """Return this replica's samples, cut into what passes forward at once.
+
+        They are weighted so that the mean over replicas is the sum over the batch.
+        """
+        return make_pieces(self.part(batch), self.weight(batch), self.setup.cell.micro_batch_size, pad=False)
+
+    def part(self, batch: Batch) -> Indices:
+        """Return this replica's samples of a batch."""
+        return cut(batch.indices, self.setup.layout.data)[self.number]
+
+    def weight(self, batch: Batch) -> float:
+        """Return the weight of each of them."""
+        return self.setup.layout.data * batch.shares / batch.size
+
+    def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], Any, int]:
+        """Return the gradients by parameter, the loss, and the number of samples of this device."""
+        pieces = self.pieces(batch)
+        self.seed(batch)
+        losses = [self.one_piece(piece, last=piece is pieces[-1]) for piece in pieces]
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return self.replica.take_gradients(), loss, sum(p.num_samples for p in pieces)
+
+    def one_piece(self, piece: Piece, last: bool) -> torch.Tensor:
+        """Compute one piece forward and backward."""
+        start = self.ledger.stamp()
+        inputs, targets, weight = self.replica.gather(piece)
+        gathered = self.ledger.stamp()
+        loss = self.replica.backward(inputs, targets, weight)
+        self.ledger.add("input_s", start, gathered)
+        self.ledger.add("compute_s", gathered, self.ledger.stamp())
+        return loss
+
+    def seed(self, batch: Batch) -> None:
+        """Give dropout the stream of this worker, step and replica; the virtual engine draws from the same."""
+        if self.draws:
+            torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", self.worker, batch.step, self.number))
+
+    def step(self, gradient: Flat, rate: float) -> None:
+        """Take one optimizer step."""
+        self.replica.step(gradient, rate)
+
+    def whole(self) -> Replica:
+        """Return the trained model; complete on rank 0."""
+        return self.replica
+
+    def dram(self) -> dict[str, int]:
+        """Count this layout's tensors on the fullest device; without any communication."""
+        return count_dram(self.setup, self.placement)
+
+    def bytes_sent_per_step(self) -> float:
+        """Return the bytes that one device sends for one gradient."""
+        return 0.0
+
+    def notes(self) -> list[str]:
+        """Return what the user should know about this layout."""
+        return []
+
+    def settle(self) -> None:
+        """Called once after the warm-up: measure no more than a run needs."""
+
+    def close(self) -> None:
+        """Let go of everything that holds the process group."""
+
+
+class DataParallel(OneDevice):
+    """torch's DistributedDataParallel: gradients averaged in buckets while the backward pass runs."""
+
+    def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
+        super().__init__(setup, ledger, worker, rank)
+        self.number = rank
+        self.ready: Any = None
+        # A static graph is recorded in the first pass, which torch wants synchronised: no accumulation there.
+        self._records_graph = setup.layout.static_graph
+        layout = setup.layout
+        devices = [self.replica.device.index] if self.replica.device.type == "cuda" else None
+        self.ddp = nn.parallel.DistributedDataParallel(
+            self.replica.module,
+            device_ids=devices,
+            bucket_cap_mb=layout.bucket_bytes / 2**20,
+            static_graph=layout.static_graph,
+            gradient_as_bucket_view=True,
+        )
+        self.replica.forward = self.ddp
+        self._last_ready: Any = None
+        self._hooks = [p.register_post_accumulate_grad_hook(self._note_last) for p in self.replica.parameters]
+
+    def _note_last(self, parameter: torch.Tensor) -> None:
+        self._last_ready, self.ready = parameter, self.ledger.stamp()
+
+    def settle(self) -> None:
+        """Keep one hook, on the parameter whose gradient comes last: every hook costs Python time in each step."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = [self._last_ready.register_post_accumulate_grad_hook(self._note_ready)]
+
+    def _note_ready(self, _: torch.Tensor) -> None:
+        self.ready = self.ledger.stamp()
+
+    def pieces(self, batch: Batch) -> list[Piece]:
+        """Return this replica's samples, in one piece while DDP records its static graph."""
+        part = self.part(batch)
+        size = len(part) if self._records_graph else self.setup.cell.micro_batch_size
+        self._records_graph = False
+        return make_pieces(part, self.weight(batch), max(1, size), pad=False)
+
+    def one_piece(self, piece: Piece, last: bool) -> torch.Tensor:
+        """Compute one piece; only the last one exchanges. What follows the last own gradient is communication."""
+        with self.ledger.span("input_s"):
+            inputs, targets, weight = self.replica.gather(piece)
+        start = self.ledger.stamp()
+        with nullcontext() if last else self.ddp.no_sync():
+            loss = self.replica.backward(inputs, targets, weight)
+        end = self.ledger.stamp()
+        self.ledger.add("compute_s", start, self.ready)
+        self.ledger.add("communication_s", self.ready, end)
+        if last:
+            self.ledger.moment("_ready_s", self.ready)
+        return loss
+
+    def bytes_sent_per_step(self) -> float:
+        """Return a ring's share: 2 (n - 1) / n of the gradient."""
+        n = self.setup.layout.data
+        return 2 * (n - 1) / n * float(self.replica.num_parameters * self.replica.dtype.itemsize)
+
+    def close(self) -> None:
+        """Destroy the DDP module before its process group: otherwise gloo hangs at exit in a third of all cells."""
+        self.replica.forward = self.replica.module
+        del self.ddp
+        gc.collect()
+
+
+def mean_over_ranks(tensors: Sequence[torch.Tensor | None], group: Any = None) -> None:
+    """Average tensors in place over all ranks: sum, then divide, as `average` does."""
+    for tensor in tensors:
+        if tensor is not None:
+            dist.all_reduce(tensor, group=group)
+            tensor /= dist.get_world_size(group)

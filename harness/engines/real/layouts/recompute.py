@@ -1,0 +1,47 @@
+"""Activations that are dropped after the forward pass and computed again in the backward pass, layer by layer."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from harness.engines.shared.replica import draws
+
+
+def recompute_layers(module: nn.Module) -> None:
+    """Make every top-level layer keep its input only; parameters and their names stay as they are.
+
+    Source: Chen, Xu, Zhang and Guestrin 2016, "Training Deep Nets with Sublinear Memory Cost", section 4.
+    """
+    for layer in list(module.children()) if isinstance(module, nn.Sequential) else [module]:
+        again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=draws(layer))
+        layer.forward = partial(again, context_fn=partial(_contexts, layer))  # type: ignore[method-assign]
+
+
+def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), _BuffersKept(layer)
+
+
+class _BuffersKept(AbstractContextManager[None]):
+    """Undoes what another forward pass does to running statistics: one device updates them once a step.
+
+    Entered more than once where a backward pass comes in two halves. Through `.data`, because autograd would take a
+    change of a tensor that it keeps for an error.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._buffers = list(layer.buffers())
+        self._before: list[torch.Tensor] = []
+
+    def __enter__(self) -> None:
+        self._before = [buffer.detach().clone() for buffer in self._buffers]
+
+    def __exit__(self, *_: object) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(self._buffers, self._before, strict=True):
+                buffer.data.copy_(value)

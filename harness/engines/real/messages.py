@@ -1,0 +1,269 @@
+"""Messages between processes on one host: a header through a pipe, the bytes through shared memory.
+
+The sender copies into a free slot of a file that both sides map and never waits for the receiver: where all slots are
+unread, the file grows by one. The file has no name, so nothing is left behind however a process ends. A killed peer is
+noticed at once, as the end of its pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import struct
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from harness.api.strategy import ANY
+from harness.core.addresses import Address
+from harness.core.errors import MachineError, PluginError
+from harness.engines.shared.flat import Flat
+
+HEADER = struct.Struct("<BiqqqBdddBiiq")
+"""kind, slot, version, samples, sequence, whether there is a loss, loss, sent_s, paused_s, stop, origin worker, origin
+step, bytes of JSON"""
+
+VALUE, PLAIN, LEAVE = 0, 1, 2
+LARGEST_PLAIN = 2**15
+"""Bytes of a message that is no value; chosen: fits into a pipe that has room at all, plenty for numbers and words."""
+
+UNSENT_WAIT_S = 0.01
+"""How often a waiting endpoint looks whether a full pipe has room again; chosen."""
+
+FLAG_BYTES = mmap.PAGESIZE
+"""First page of a slot: its first byte is 1 while the slot holds an unread message. A page, so that slots map alone."""
+
+
+class Slots:
+    """Slots of equal size in a file that two processes map."""
+
+    def __init__(self, descriptor: int, num_bytes: int) -> None:
+        self._descriptor = descriptor
+        self._size = FLAG_BYTES + -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._maps: list[mmap.mmap] = []
+
+    def free(self) -> int:
+        """Return the number of a slot that nobody has to read; make one if need be."""
+        for number, slot in enumerate(self._maps):
+            if slot[0] == 0:
+                return number
+        number = len(self._maps)
+        _grow(self._descriptor, number * self._size, self._size)
+        self._map_up_to(number)
+        return number
+
+    def vector(self, number: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return the payload of a slot as a tensor over the shared memory, shape (count,)."""
+        self._map_up_to(number)
+        return torch.frombuffer(self._maps[number], dtype=dtype, count=count, offset=FLAG_BYTES)
+
+    def mark(self, number: int, full: bool) -> None:
+        """Say that a slot holds an unread message, or that it has been read."""
+        self._maps[number][0] = int(full)
+
+    def _map_up_to(self, number: int) -> None:
+        while len(self._maps) <= number:
+            self._maps.append(mmap.mmap(self._descriptor, self._size, offset=len(self._maps) * self._size))
+
+
+def _grow(descriptor: int, start: int, num_bytes: int) -> None:
+    """Add room to a file, for certain: a sparse file in a full memory disk would kill whoever writes to it.
+
+    Raises:
+        MachineError: there is no room.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, start, num_bytes)
+        else:
+            os.ftruncate(descriptor, start + num_bytes)
+    except OSError as error:
+        raise MachineError(
+            f"no room for a message of {num_bytes} bytes in shared memory ({error.strerror}); enlarge /dev/shm "
+            "(containers: --shm-size)"
+        ) from error
+
+
+@dataclass
+class Parcel:
+    """A message that has arrived."""
+
+    source: Address
+    value: Any
+    sent_s: float
+    paused_s: float
+    stop: bool
+    leaves: bool = False
+
+
+@dataclass
+class Peer:
+    """One other endpoint: its pipe, and the slots in both directions."""
+
+    address: Address
+    connection: Connection
+    outgoing: Slots
+    incoming: Slots
+    sent: int = 0
+    unsent: deque[bytes] = field(default_factory=deque)
+
+    def put(self, raw: bytes) -> bool:
+        """Write a message into the pipe, or keep it until there is room: a sender never waits for the receiver."""
+        self.unsent.append(raw)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Write what was kept, as far as there is room; return whether the receiver is still there."""
+        try:
+            # A socket counts as writable while half of its buffer (some 100 kB) is free: more than any message takes.
+            while self.unsent and select.select([], [self.connection], [], 0)[1]:
+                self.connection.send_bytes(self.unsent[0])
+                self.unsent.popleft()
+        except OSError:
+            self.unsent.clear()  # to a receiver that is gone nothing is owed
+            return False
+        return True
+
+
+@dataclass
+class Post:
+    """All peers of one endpoint, and what has arrived from them.
+
+    Attributes:
+        shape: (number of parameters, number of buffer values), the same for every value.
+        taken: sources of the messages taken so far, in order; None ends one poll.
+    """
+
+    peers: dict[Address, Peer]
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    queue: deque[Parcel] = field(default_factory=deque)
+    gone: set[Address] = field(default_factory=set)
+    taken: list[Address | None] = field(default_factory=list)
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def send(self, to: Address, value: Any, sent_s: float, paused_s: float, stop: bool) -> int:
+        """Copy a value into shared memory, or a plain one into the pipe; return the bytes sent.
+
+        A receiver that is gone takes nothing; that is not the sender's error.
+        """
+        peer = self.peers[to]
+        if to in self.gone:
+            return 0
+        peer.sent += 1
+        if isinstance(value, Flat):
+            return self._send_value(peer, value, sent_s, paused_s, stop)
+        text = json.dumps(value).encode()
+        if len(text) > LARGEST_PLAIN:
+            limit = f"at most {LARGEST_PLAIN}; weights and gradients have no limit"
+            raise PluginError(f"send of {len(text)} bytes of plain values: {limit}")
+        header = HEADER.pack(PLAIN, -1, 0, 0, peer.sent, 0, 0.0, sent_s, paused_s, stop, -1, -1, len(text))
+        return HEADER.size + len(text) if peer.put(header + text) else 0
+
+    def _send_value(self, peer: Peer, value: Flat, sent_s: float, paused_s: float, stop: bool) -> int:
+        slot = peer.outgoing.free()
+        num_buffers = 0 if value.buffers is None else value.buffers.numel()
+        vector = peer.outgoing.vector(slot, self.shape[0] + num_buffers, self.dtype)
+        offset = 0
+        for piece in value.pieces if num_buffers == 0 else [*value.pieces, value.buffers]:
+            vector[offset : offset + piece.numel()].copy_(piece.detach().reshape(-1))
+            offset += piece.numel()
+        peer.outgoing.mark(slot, full=True)
+        loss = (0, 0.0) if value.loss is None else (1, float(value.loss))
+        origin = getattr(value, "origin", (-1, -1))
+        header = (VALUE, slot, value.version, value.num_samples, peer.sent, *loss, sent_s, paused_s, stop, *origin)
+        if not peer.put(HEADER.pack(*header, 0)):
+            peer.outgoing.mark(slot, full=False)
+            return 0
+        return HEADER.size + int(vector.numel()) * int(vector.element_size())
+
+    def leave(self) -> None:
+        """Tell everybody that nothing more will come, and stay until all that was sent is in the pipes."""
+        for peer in self.peers.values():
+            peer.put(HEADER.pack(LEAVE, -1, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, -1, -1, 0))
+        while any(peer.unsent for peer in self.peers.values() if peer.address not in self.gone):
+            self.pump(UNSENT_WAIT_S)
+
+    # -- receiving -----------------------------------------------------------------------------------------------
+
+    def pump(self, timeout: float | None) -> bool:
+        """Move at most one message of every peer into the queue; return whether any came.
+
+        One each, so that a fast sender does not starve the others.
+        """
+        open_peers = {p.connection: p for p in self.peers.values() if p.address not in self.gone}
+        if not open_peers:
+            return False
+        ready = self._wait(list(open_peers), timeout)
+        for connection in ready:
+            self._take_one(open_peers[connection])  # type: ignore[index]
+        return bool(ready)
+
+    def _wait(self, connections: list[Connection], timeout: float | None) -> list[Any]:
+        """Wait for a message; while own ones are kept back, look often whether there is room for them."""
+        while True:
+            for peer in self.peers.values():
+                peer.flush()
+            kept = any(peer.unsent for peer in self.peers.values())
+            ready = wait(connections, UNSENT_WAIT_S if kept and timeout is None else timeout)
+            if ready or not kept or timeout is not None:
+                return ready
+
+    def _take_one(self, peer: Peer) -> None:
+        try:
+            raw = peer.connection.recv_bytes()
+        except (EOFError, OSError):
+            parcel = Parcel(peer.address, None, 0.0, 0.0, stop=False, leaves=True)
+        else:
+            parcel = self._read(peer, raw)
+        if parcel.leaves:
+            self.gone.add(peer.address)
+        self.queue.append(parcel)
+
+    def _read(self, peer: Peer, raw: bytes) -> Parcel:
+        fields = HEADER.unpack_from(raw)
+        kind, slot, version, samples, _, has_loss, loss, sent_s, paused_s, stop, worker, step, _ = fields
+        value: Any = None
+        if kind == PLAIN:
+            value = json.loads(raw[HEADER.size :])
+        elif kind == VALUE:
+            value = self._value(peer, slot)
+            value.version, value.num_samples, value.loss = version, samples, loss if has_loss else None
+            value.origin = (worker, step)
+        return Parcel(peer.address, value, sent_s, paused_s, bool(stop), leaves=kind == LEAVE)
+
+    def _value(self, peer: Peer, slot: int) -> Flat:
+        parameters, buffers = self.shape
+        copied = peer.incoming.vector(slot, parameters + buffers, self.dtype).clone()
+        peer.incoming.mark(slot, full=False)
+        return Flat([copied[:parameters]], copied[parameters:] if buffers else None)
+
+    def match(self, source: Address | None, leavers: bool) -> tuple[bool, Parcel | None]:
+        """Return whether a receive is over, and with what; (True, None) when nobody is left to send."""
+        for parcel in list(self.queue):
+            if parcel.leaves and not leavers:
+                self.queue.remove(parcel)
+            elif source is ANY or parcel.source == source:
+                self.queue.remove(parcel)
+                if not parcel.leaves:
+                    self.taken.append(parcel.source)
+                return True, parcel
+        senders: Sequence[Address] = list(self.peers) if source is ANY else [source]
+        return all(sender in self.gone for sender in senders), None
+
+    def poll(self) -> list[Parcel]:
+        """Return what is here, notices of leaving left in place."""
+        while self.pump(0):
+            pass
+        here = [p for p in self.queue if not p.leaves]
+        self.queue = deque(p for p in self.queue if p.leaves)
+        self.taken += [p.source for p in here]
+        self.taken.append(None)
+        return here

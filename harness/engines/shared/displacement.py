@@ -1,0 +1,39 @@
+"""How far training moved the weights: what tells a network that never started from one that died."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.engines.shared.setup import Setup
+
+
+def learning_facts(setup: Setup, final: torch.Tensor | None) -> dict[str, Any]:
+    """Return what the learning rate is judged by, besides the losses.
+
+    Args:
+        final: the trained parameters as one vector, wherever it lies; None where nothing was trained.
+
+    Returns:
+        `displacement`, relative to the length of the initial weights; `chance_loss`, of a guess, where the loss is the
+        cross-entropy. Empty without evaluations: such cells run for their speed.
+    """
+    if final is None or not setup.budget.evaluates:
+        return {}
+    import math
+
+    import torch
+
+    from harness.engines.shared.replica import build_module
+
+    options = setup.model.Options(**setup.cell.workload["model"]["options"])
+    # Built once more from its stream: keeping a copy through training would show in the memory that is measured.
+    module = build_module(setup.model, options, setup.shape, setup.cell.seed)
+    initial = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]).to(final.dtype)
+    moved = torch.linalg.vector_norm(final.cpu() - initial) / torch.linalg.vector_norm(initial)
+    facts: dict[str, Any] = {"displacement": float(moved)}
+    if setup.cell.workload["loss"] == "cross-entropy":
+        facts["chance_loss"] = math.log(setup.data.classes)
+    return facts

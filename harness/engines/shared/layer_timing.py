@@ -1,0 +1,141 @@
+"""The model as a sequence of layers: what each costs, what it keeps, and where a pipeline cuts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.api.strategy import Layout
+from harness.core.errors import Impossible
+from harness.costs.memory.cuts import StageMemory, balance_under
+from harness.engines.shared.replica import Piece, Replica
+
+Placement = tuple[tuple[str, ...], ...]
+"""Layer names of each stage."""
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer at one micro-batch.
+
+    Attributes:
+        forward_s, backward_s: seconds, the least of several repeats.
+        output_bytes: what it hands to the next layer.
+    """
+
+    name: str
+    forward_s: float
+    backward_s: float
+    output_bytes: int
+    num_parameters: int
+
+
+def layer_names(module: nn.Module) -> list[str]:
+    """Return the names of the layers a pipeline may cut between.
+
+    Raises:
+        Impossible: the model is not an `nn.Sequential`.
+    """
+    if not isinstance(module, nn.Sequential):
+        raise Impossible(
+            f"a pipeline cuts an nn.Sequential between its layers; this model is a {type(module).__name__}"
+        )
+    return [name for name, _ in module.named_children()]
+
+
+def measure_layers(replica: Replica, piece: Piece, repeats: int = 3) -> list[LayerCost]:
+    """Time every layer forward and backward, one after another; the replica's state is left as it was."""
+    layer_names(replica.module)
+    buffers = replica.buffer_vector()
+    inputs, targets, weight = replica.gather(piece)
+    costs = [_measure_once(replica, inputs, targets, weight) for _ in range(repeats + 1)][1:]
+    replica.take_gradients()
+    with torch.no_grad():
+        replica.set_buffers(buffers)
+    return [_least(runs) for runs in zip(*costs, strict=True)]
+
+
+def _measure_once(replica: Replica, inputs: torch.Tensor, targets: torch.Tensor, weight: Any) -> list[LayerCost]:
+    forward: list[float] = []
+    tape: list[tuple[Any, Any]] = []
+    for _, layer in replica.module.named_children():
+        entry = inputs.detach().requires_grad_(bool(tape))
+        start = _now(replica.device)
+        with replica.autocast():
+            inputs = layer(entry)
+        forward.append(_now(replica.device) - start)
+        tape.append((entry, inputs))
+    outputs = inputs.detach().requires_grad_()
+    with replica.autocast():
+        replica.loss(outputs, targets, weight).backward()
+    gradient, backward = outputs.grad, []
+    for entry, output in reversed(tape):
+        start = _now(replica.device)
+        if output.requires_grad:
+            output.backward(gradient)
+        backward.append(_now(replica.device) - start)
+        gradient = entry.grad
+    rows = zip(replica.module.named_children(), forward, reversed(backward), tape, strict=True)
+    return [
+        LayerCost(n, f, b, o.numel() * o.element_size(), sum(p.numel() for p in layer.parameters()))
+        for (n, layer), f, b, (_, o) in rows
+    ]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _least(runs: Sequence[LayerCost]) -> LayerCost:
+    first = runs[0]
+    forward, backward = min(r.forward_s for r in runs), min(r.backward_s for r in runs)
+    return LayerCost(first.name, forward, backward, first.output_bytes, first.num_parameters)
+
+
+def place(layout: Layout, costs: Sequence[LayerCost], memory: StageMemory | None = None) -> Placement:
+    """Cut the layers into the layout's stages, as the user named them or so that the heaviest stage is lightest.
+
+    Args:
+        memory: what stages need and devices have, where that has an end; named stages are taken as they are.
+
+    Raises:
+        Impossible: more stages than layers, named stages that are not exactly the layers in their order, or no cut
+            that fits into memory.
+    """
+    names = [cost.name for cost in costs]
+    if not isinstance(layout.placement, str):
+        return _as_named(layout.placement, names, layout.stages)
+    if layout.stages > len(names):
+        raise Impossible(f"{layout.stages} stages need as many layers; the model has {len(names)}: {', '.join(names)}")
+    by_time = layout.placement == "time"
+    weights = [c.forward_s + c.backward_s if by_time else float(c.num_parameters) for c in costs]
+    sizes = balance_under(weights, layout.stages, memory)
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    return tuple(tuple(names[start : start + size]) for start, size in zip(starts, sizes, strict=True))
+
+
+def describe_stages(module: nn.Module, placement: Placement) -> str:
+    """Return what each stage holds, in words: layers, parameters, tensors."""
+    children = dict(module.named_children())
+    stages = []
+    for number, names in enumerate(placement):
+        tensors = [p for name in names for p in children[name].parameters()]
+        size = f"{sum(p.numel() for p in tensors):,} parameters in {len(tensors)} tensors"
+        stages.append(f"stage {number}: {', '.join(names)} ({size})")
+    return "; ".join(stages)
+
+
+def _as_named(stages: Placement, names: list[str], number: int) -> Placement:
+    if len(stages) != number or [n for stage in stages for n in stage] != names or not all(stages):
+        raise Impossible(
+            f"placement must list all layers in order in {number} non-empty stages; got {[list(s) for s in stages]}, "
+            f"the layers are {', '.join(names)}"
+        )
+    return tuple(tuple(stage) for stage in stages)

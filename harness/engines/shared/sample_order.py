@@ -1,0 +1,64 @@
+"""Which samples are behind which batch.
+
+Shared: batch k is block k of the epoch's permutation, whatever the number of workers; worker i's part is the i-th
+contiguous one, as even as it goes. Own: every worker has a fixed, disjoint shard that it reshuffles itself, without
+end. With one worker the two are the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.api.strategy import Batch
+from harness.core.streams import numpy_stream
+
+Indices = NDArray[np.int64]
+
+
+def shared_batches(seed: int, num_samples: int, batch_size: int, rank: int, workers: int) -> Iterator[Batch]:
+    """Yield this worker's part of every batch of the shared order, without end.
+
+    Args:
+        num_samples: size of the training set.
+        batch_size: samples in a whole batch; the last block of an epoch is what is left.
+    """
+    everything = np.arange(num_samples, dtype=np.int64)
+    for step, before, block in _blocks(seed, 0, everything, batch_size):
+        part = cut(block, workers)[rank]
+        yield Batch(step=step, indices=part, size=len(block), shares=workers, samples_before=before)
+
+
+def own_batches(seed: int, num_samples: int, batch_size: int, rank: int, workers: int) -> Iterator[Batch]:
+    """Yield batches of this worker's own shard, without end."""
+    for step, before, block in _blocks(seed, rank, shard(seed, num_samples, rank, workers), batch_size):
+        yield Batch(step=step, indices=block, size=len(block), shares=1, samples_before=before)
+
+
+def shard(seed: int, num_samples: int, rank: int, workers: int) -> Indices:
+    """Return the samples that only this worker sees, in ascending order; one worker's shard is everything."""
+    shuffled = numpy_stream(seed, "shards").permutation(num_samples).astype(np.int64)
+    return np.sort(cut(shuffled, workers)[rank])
+
+
+def cut(indices: Indices, parts: int) -> list[Indices]:
+    """Cut into contiguous parts whose sizes differ by at most one, larger ones first; there may be empty ones.
+
+    The same as `numpy.array_split`, which takes 45 us where this takes 2, in every step.
+    """
+    size, larger = divmod(len(indices), parts)
+    ends = [(part + 1) * size + min(part + 1, larger) for part in range(parts)]
+    return [indices[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _blocks(seed: int, owner: int, samples: Indices, batch_size: int) -> Iterator[tuple[int, int, Indices]]:
+    step = before = epoch = 0
+    while len(samples):
+        permuted = numpy_stream(seed, "order", owner, epoch).permutation(samples)
+        for start in range(0, len(permuted), batch_size):
+            block = permuted[start : start + batch_size]
+            yield step, before, block
+            step, before = step + 1, before + len(block)
+        epoch += 1

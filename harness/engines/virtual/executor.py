@@ -1,0 +1,185 @@
+"""The one real model behind a virtual cluster: computes gradients and updates for every endpoint's immutable state."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from harness.api.strategy import Table, Value
+from harness.core.addresses import Address
+from harness.core.streams import stream_seed
+from harness.engines.shared.dram_count import count_dram
+from harness.engines.shared.endpoint import Course
+from harness.engines.shared.flat import Flat, force
+from harness.engines.shared.layer_timing import Placement, describe_stages
+from harness.engines.shared.replica import Piece, Replica, draws, make_pieces, mergeable
+from harness.engines.shared.sample_order import Indices, cut
+from harness.engines.shared.setup import Setup
+from harness.engines.virtual.lazy import Average, Gradient
+
+State = dict[int, dict[str, Any]]
+"""An optimizer's state by parameter number: immutable here, copied in before every step."""
+
+REMEMBERED = 64
+"""Updates kept for endpoints that take the same step from the same state; more workers than this recompute."""
+
+
+class Executor:
+    """Computes on one replica what the whole virtual cluster would.
+
+    Args:
+        merge: compute gradients at the same weights together where no layer looks across samples; results then agree
+            to rounding, without it bit for bit with the real engine.
+        shared_steps: whether several endpoints may take the same step (then steps are remembered).
+    """
+
+    def __init__(self, setup: Setup, merge: bool = True, shared_steps: bool = False) -> None:
+        self.setup = setup
+        self.replica: Replica = setup.replica()
+        self.merges = merge and mergeable(self.replica.module)
+        self.draws = draws(self.replica.module)
+        self.shared_steps = shared_steps
+        self.loaded: Flat | None = None
+        self._steps: OrderedDict[tuple[int, ...], tuple[Any, ...]] = OrderedDict()
+
+    def course(self, rank: Address) -> Course:
+        """Return a worker's way through its batches."""
+        return Course(self.setup, rank)
+
+    def initial_weights(self) -> Flat:
+        """Return version 0."""
+        self.loaded = self.replica.snapshot()
+        return self.loaded
+
+    def at(self, weights: Flat) -> None:
+        """Make the replica hold these weights."""
+        if self.loaded is None or self.loaded.pieces is not weights.pieces:
+            self.replica.load(weights)
+            self.loaded = weights
+        elif weights.buffers is not None:
+            self.replica.set_buffers(weights.buffers)
+
+    # -- values ------------------------------------------------------------------------------------------------
+
+    def adopt(self, weights: Value, num_samples: int) -> Flat:
+        """Return the weights as an endpoint that loads them holds them."""
+        flat = force(weights)
+        return Flat(flat.pieces, flat.buffers, version=flat.version, num_samples=num_samples)
+
+    def gradient_of(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Gradient:
+        """Return the handle of a gradient that is computed when somebody needs it."""
+        return Gradient(self, weights, indices, weight, origin)
+
+    def average(self, values: Sequence[Value], shares: Sequence[float] | None = None) -> Average:
+        """Return the mean, weighted by `shares` where they are given."""
+        return Average(values, shares)
+
+    # -- gradients -----------------------------------------------------------------------------------------------
+
+    def gradient(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Flat:
+        """Compute one worker's gradient as its layout would: replica by replica, micro-batch by micro-batch."""
+        if self.merges:
+            return self.merged_gradient(weights, indices, weight)
+        replicas = self.setup.layout.data
+        parts, losses, buffers = [], [], None
+        for number, pieces in enumerate(self._pieces(indices, weight * replicas)):
+            self.at(weights)
+            self._seed(origin, number)
+            gradients, loss = self.replica.gradient(pieces)
+            parts.append(gradients)
+            losses.append(loss)
+            if number == 0:
+                buffers = self.replica.buffer_vector()
+        return Flat(_mean(parts), buffers, loss=torch.stack(losses).mean())
+
+    def merged_gradient(self, weights: Flat, indices: Indices, weight: Any) -> Flat:
+        """Compute the gradient over all samples in one pass; `weight` is a number or one for each sample."""
+        self.at(weights)
+        if len(indices) == 0:
+            return Flat([torch.zeros_like(weights.tensor())], weights.buffers, loss=torch.zeros(()))
+        gradients, loss = self.replica.gradient([Piece(indices, weight)])
+        return Flat(gradients, weights.buffers, loss=loss)
+
+    def _pieces(self, indices: Indices, weight: float) -> list[list[Piece]]:
+        layout, size = self.setup.layout, self.setup.cell.micro_batch_size
+        parts = cut(indices, layout.data)
+        return [make_pieces(part, weight, size, pad=layout.pipeline > 1) for part in parts]
+
+    def _seed(self, origin: tuple[int, int], replica: int) -> None:
+        if self.draws:
+            torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", *origin, replica))
+
+    # -- updates -------------------------------------------------------------------------------------------------
+
+    def step(self, weights: Flat, gradient: Value, state: State, rate: float) -> tuple[Flat, State]:
+        """Return the weights and the optimizer's state after one step; the same step is taken once."""
+        gradient = force(gradient)
+        key = (id(weights.pieces), weights.num_samples, id(gradient), id(state), hash(rate))
+        if self.shared_steps and key in self._steps:
+            return self._steps[key][0], self._steps[key][1]
+        self.at(weights)
+        self._install(state)
+        self.replica.step(gradient, rate)
+        after = self.replica.snapshot(weights.version + 1, weights.num_samples + gradient.num_samples)
+        self.loaded = after
+        new_state = self._take_state()
+        if self.shared_steps:
+            # The inputs are kept too: an id is only a name for as long as its object lives.
+            self._steps[key] = (after, new_state, weights, gradient, state)
+            while len(self._steps) > REMEMBERED:
+                self._steps.popitem(last=False)
+        return after, new_state
+
+    def _install(self, state: State) -> None:
+        optimizer, parameters = self.replica.optimizer, self.replica.parameters
+        assert optimizer is not None
+        optimizer.state.clear()
+        for number, entries in state.items():
+            copied = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entries.items()}
+            optimizer.state[parameters[number]] = copied
+
+    def _take_state(self) -> State:
+        assert self.replica.optimizer is not None
+        state = self.replica.optimizer.state
+        return {n: dict(state[p]) for n, p in enumerate(self.replica.parameters) if p in state}
+
+    # -- what the engine reports -----------------------------------------------------------------------------------
+
+    def mean_model(self, states: Sequence[Value]) -> Flat:
+        """Return the plain mean of all workers' weights."""
+        return Average(states).force()
+
+    def vector(self, weights: Flat) -> torch.Tensor:
+        """Return the parameters as one flat tensor."""
+        return weights.tensor()
+
+    def notes(self, placement: Placement | None) -> list[str]:
+        """Return what the record should say about the model's cut."""
+        return [] if placement is None else [describe_stages(self.replica.module, placement)]
+
+    def dram(self, placement: Placement | None, table: Table) -> dict[str, int]:
+        """Count the tensors on the device that holds most."""
+        return count_dram(self.setup, placement)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(self, weights: Flat, split: str) -> tuple[float, float]:
+        """Return (loss, accuracy) of these weights."""
+        self.at(weights)
+        return self.replica.evaluate(split)
+
+
+def _mean(parts: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    return [_sum(tensors) / len(parts) for tensors in zip(*parts, strict=True)]
+
+
+def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total

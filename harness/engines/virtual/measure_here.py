@@ -1,0 +1,93 @@
+"""A cell's layers: traced, measured in this process where nothing better is known, and cut into stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.shape import ModelShape
+from harness.engines.shared.dram_count import stage_limits
+from harness.engines.shared.layer_timing import LayerCost, Placement, measure_layers, place
+from harness.engines.shared.replica import make_pieces
+from harness.engines.shared.setup import Setup
+from harness.engines.shared.trace_or_find import shape_of
+from harness.engines.virtual.executor import Executor
+
+REPEATS = 5
+"""Of each measurement in this process; chosen: the least of five, a second for a small network."""
+
+ALONE_ERROR = 0.1
+"""Relative uncertainty of a profile measured alone in this process, one standard deviation; chosen above the 3 to 12 %
+that a busy neighbour adds (measured, 2 EPYC cores, 2026-11-20, lenet5, mlp and resnet18)."""
+
+
+def placed(setup: Setup, profile: Profile) -> Placement | None:
+    """Return the layers of each stage of a cell's layout; None without a pipeline."""
+    layout, samples = setup.layout, setup.cell.micro_batch_size
+    if layout.pipeline == 1:
+        return None
+    layers = zip(profile.shape.layers, profile.times, strict=True)
+    return place(
+        layout,
+        [
+            LayerCost(layer.name, times.forward.at(samples), times.backward.at(samples), 0, layer.parameters)
+            for layer, times in layers
+        ],
+        stage_limits(setup),
+    )
+
+
+def measured_alone(executor: Executor) -> Profile:
+    """Measure a cell's workload in this process, at its batch and at half of it, with nobody busy beside it."""
+    setup = executor.setup
+    shape, whole = shape_of(setup), max(1, min(setup.cell.micro_batch_size, setup.num_train))
+    sizes = sorted({max(1, whole // 2), whole})
+    seconds = [_gradient_s(executor, size) for size in sizes]
+    shares = _shares(executor, shape, whole)
+    times = tuple(
+        LayerTime(*(Curve(tuple((float(n), s * part) for n, s in zip(sizes, seconds, strict=True))) for part in layer))
+        for layer in shares
+    )
+    text = f"in this process over {' and '.join(map(str, sizes))} samples, alone"
+    apply_s = _apply_s(executor)
+    return Profile(shape, times, apply_s, origin="measured", text=text, error=ALONE_ERROR)
+
+
+def _gradient_s(executor: Executor, size: int) -> float:
+    pieces = make_pieces(torch.arange(size).numpy(), 1 / size, size, pad=False)
+    return _least(lambda: executor.replica.gradient(pieces))
+
+
+def _shares(executor: Executor, shape: ModelShape, size: int) -> Sequence[tuple[float, float]]:
+    """Return each layer's (forward, backward) share of a gradient."""
+    if len(shape.layers) == 1:
+        return [(1 / 3, 2 / 3)]  # as many operations; of a single layer only their sum matters
+    piece = make_pieces(torch.arange(size).numpy(), 1.0, size, pad=False)[0]
+    layers = measure_layers(executor.replica, piece)
+    total = sum(layer.forward_s + layer.backward_s for layer in layers)
+    return [(layer.forward_s / total, layer.backward_s / total) for layer in layers]
+
+
+def _apply_s(executor: Executor) -> float:
+    weights, zeros = executor.replica.snapshot(), executor.replica.snapshot()
+    zeros.pieces = [torch.zeros_like(zeros.tensor())]
+    seconds = _least(lambda: executor.replica.step(zeros, 0.0))
+    executor.replica.load(weights)
+    if executor.replica.optimizer is not None:
+        executor.replica.optimizer.state.clear()
+    executor.loaded = None
+    return seconds
+
+
+def _least(function: Callable[[], Any]) -> float:
+    function()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)

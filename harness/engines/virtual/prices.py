@@ -1,0 +1,156 @@
+"""What the words of a virtual cluster cost: a profile of the workload, the cluster it runs on, and where layers lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from harness.api.strategy import Layout
+from harness.core.addresses import Address
+from harness.costs.profiles import find, measured
+from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
+from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.runtime import Messages, Runtime
+from harness.costs.profiles.shape import LayerShape, ModelShape
+from harness.costs.steps import collectives, step
+from harness.costs.steps.result import StepCost
+from harness.costs.steps.step import Placement
+
+if TYPE_CHECKING:
+    from harness.engines.virtual.executor import Executor
+
+PASSES_OF_A_MEAN = 3
+"""Times that the real engine's mean goes over a value besides the exchange: weighted, joined, divided."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What everything costs in one cell.
+
+    Attributes:
+        profile: of the workload on one device.
+        cluster: devices and links.
+        placement: layers of each pipeline stage; None without a pipeline.
+    """
+
+    profile: Profile
+    cluster: Cluster
+    placement: Placement | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where the figures are from and how far they may be off, in words."""
+        compute = f"computing {self.profile.origin} ({self.profile.text})" + _band(self.profile.error)
+        return f"{compute}; {self.cluster.text}" + _band(self.cluster.error)
+
+    def slowed(self, factors: Sequence[float]) -> Costs:
+        """Return the costs where stage k computes `factors[k]` times as long; one factor where there are no stages."""
+        if self.placement is None:
+            (factor,) = factors
+            return replace(self, profile=self.profile.slowed(factor))
+        by_layer = [factors[k % len(factors)] for k, stage in enumerate(self.placement) for _ in stage]
+        times = tuple(
+            LayerTime(time.forward.scaled(factor), time.backward.scaled(factor))
+            for time, factor in zip(self.profile.times, by_layer, strict=True)
+        )
+        return replace(self, profile=replace(self.profile, times=times))
+
+    def slowed_alike(self, factor: float) -> Costs:
+        """Return the costs where every device computes `factor` times as long."""
+        return replace(self, profile=self.profile.slowed(factor))
+
+    def step(self, layout: Layout, samples: int, micro_batch_size: int, tasks: bool = False) -> StepCost:
+        """Return what a gradient over `samples` costs under a layout; with `tasks` also when what runs."""
+        return step.step_cost(self.profile, self.cluster, layout, samples, micro_batch_size, self.placement, tasks)
+
+    # -- updates -------------------------------------------------------------------------------------------------
+
+    @property
+    def apply_s(self) -> float:
+        """One update at a server that holds all weights."""
+        return self.profile.optimizer_s
+
+    def update_s(self, layout: Layout) -> float:
+        """Return the seconds of one update on a worker's fullest device."""
+        return step.optimizer_s(self.profile, self.cluster, layout)
+
+    def load_s(self, num_bytes: float) -> float:
+        """Return the seconds of putting weights into a model."""
+        if self.cluster.runtime.load.points:
+            return self.cluster.runtime.load.at(num_bytes)
+        return self.cluster.host_link.seconds(num_bytes) if self.cluster.host_link else 0.0
+
+    def arithmetic_s(self, num_bytes: float, operations: int) -> float:
+        """Return the seconds of adding values, or multiplying them by a number, on the host."""
+        return operations * self.cluster.runtime.add.at(num_bytes)
+
+    # -- messages and meetings -----------------------------------------------------------------------------------
+
+    @property
+    def messages(self) -> Messages | None:
+        """What messages keep their ends busy with; None where only the link counts."""
+        return self.cluster.runtime.messages
+
+    def node_of(self, address: Address, layout: Layout) -> int | None:
+        """Return the node of a worker; a server has one of its own, None where all share one."""
+        if self.cluster.node_link is None:
+            return None
+        return address * layout.devices // self.cluster.gpus_per_node if address >= 0 else address
+
+    def link_between(self, one: int | None, other: int | None) -> LinkFigures:
+        """Return the link between two nodes."""
+        crosses = one != other and self.cluster.node_link is not None
+        return self.cluster.node_link if crosses and self.cluster.node_link else self.cluster.bus.link
+
+    def mean_s(self, workers: int, layout: Layout, num_bytes: float, since_s: float) -> float:
+        """Return the seconds of one mean over all workers.
+
+        Args:
+            since_s: seconds since they last met.
+        """
+        if workers == 1:
+            return 0.0
+        nodes = self.cluster.nodes(workers * layout.devices)
+        exchange = collectives.all_reduce_s(self.cluster, workers, num_bytes, min(nodes, workers))
+        return exchange + self.arithmetic_s(num_bytes, PASSES_OF_A_MEAN) + self.cluster.runtime.stall.at(since_s)
+
+
+def _band(error: float) -> str:
+    return f", +-{100 * error:.2g} %" if error else ""
+
+
+# -- where costs come from ---------------------------------------------------------------------------------------------
+
+
+def find_costs(executor: Executor) -> Costs:
+    """Return a cell's costs: as the scenario gives them, as they were measured, or as a data sheet lets one expect.
+
+    A workload that was never measured on this machine is measured in this process, and the record says so.
+    """
+    from harness.engines.shared.trace_or_find import shape_of
+    from harness.engines.virtual.measure_here import measured_alone, placed
+
+    cell = executor.setup.cell
+    cluster, given = find.cluster_of(cell), cell.cluster["device"] is not None
+    own = None if given else measured.load_profile(cell) or measured_alone(executor)
+    profile = find.profile_of(cell, shape_of(executor.setup) if given else None, own)
+    placement = placed(executor.setup, profile)
+    return Costs(profile, cluster, placement)
+
+
+def constant_costs(
+    gradient_s: float, per_sample_s: float, apply_s: float, link: LinkFigures, num_bytes: int, origin: str = "given"
+) -> Costs:
+    """Return costs of a model of one layer: a gradient takes `gradient_s`, and more by the sample.
+
+    Args:
+        apply_s: of an update, at workers and servers.
+        link: between any two, for messages, means, and weights that are put into a model.
+        num_bytes: of the parameters.
+    """
+    backward = Curve(((1.0, gradient_s + per_sample_s), (2.0, gradient_s + 2 * per_sample_s)))
+    shape = ModelShape((LayerShape("model", tensors=(num_bytes // 4,)),), element_bytes=4)
+    profile = Profile(shape, (LayerTime(backward=backward),), optimizer_s=apply_s, text=origin)
+    load = Curve(((1.0, link.seconds(1.0)), (2.0, link.seconds(2.0))))
+    return Costs(profile, Cluster("device", 2**31, Bus(link), text=origin, runtime=Runtime(load=load)))

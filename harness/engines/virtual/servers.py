@@ -1,0 +1,193 @@
+"""Parameter servers in virtual time: where a message to or from equal shards passes, and how long shards add."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from harness.core.addresses import Address
+from harness.costs.profiles.cluster_figures import LinkFigures, Servers
+from harness.costs.steps.data_parallel import slowest_of
+from harness.costs.steps.server import server_times, shards
+from harness.engines.virtual.messages import Interface
+
+if TYPE_CHECKING:
+    from harness.engines.shared.setup import Setup
+    from harness.engines.virtual.prices import Costs
+
+
+class Place(NamedTuple):
+    """Interfaces that a message occupies, each for as long.
+
+    Attributes:
+        near: on the worker's side: a push leaves through them, and comes into all others.
+        spared: one of them that holds its shard itself.
+    """
+
+    interfaces: Sequence[Interface]
+    seconds: float
+    near: bool
+    spared: Interface | None = None
+
+
+class Passage(NamedTuple):
+    """When a message has left every interface, and when it is there, or added to what the servers hold."""
+
+    through_s: float
+    arrival_s: float
+
+
+class ServerWays:
+    """The ways between workers and the equal shards that one server of a strategy stands for.
+
+    Every interface works on messages from the moment they are sent, in that order, and a message is through when the
+    slowest of its interfaces has done with it. All gradients sent at once so take as long as the busiest interface
+    has to do: `max(S / B_worker, W S / (K B_server))` with K dedicated shards. Computing costs what it costs one of
+    several workers.
+
+    Source: closed forms of Li et al. 2014, "Scaling Distributed Machine Learning with the Parameter Server".
+
+    Args:
+        interface_at: the interface of ("node", number), ("endpoint", worker), or any other place.
+    """
+
+    def __init__(self, costs: Costs, setup: Setup, interface_at: Callable[[Hashable], Interface]) -> None:
+        cell = setup.cell
+        self.cluster, self.workers = costs.cluster, cell.workers
+        self.servers = costs.cluster.servers or Servers()
+        self.devices = setup.layout.devices
+        self.synchronous = setup.strategy.synchrony == "synchronous"
+        self.node_of = [costs.node_of(rank, setup.layout) or 0 for rank in range(cell.workers)]
+        self.local = Counter(self.node_of)
+        self.between = self.cluster.node_link or self.cluster.bus.link
+        self.slot = self.cluster.host_link or self.cluster.bus.link
+        self.at = interface_at
+        self._known: dict[tuple[str, int], Sequence[Interface]] = {}
+        # Dies of one board fill it from two on; who waits for all waits for the slowest, as in `server_cost`.
+        shared = self.cluster.dies_per_board > 1 and cell.gpus > 1
+        self.costs = costs.slowed_alike(1 + self.cluster.constants.shared_board_fraction * shared)
+        self.waiting_fraction = self.synchronous * self.cluster.spread_fraction * slowest_of(cell.workers)
+        count = shards(self.cluster, cell.workers)
+        self._add_bytes_per_s = count * self.servers.apply_bytes_per_s
+        # Where nobody says how fast servers are, each shard updates its part as a device would.
+        self.apply_s = costs.apply_s / count if self._add_bytes_per_s == float("inf") else 0.0
+
+    @property
+    def at_devices(self) -> bool:
+        """Whether what servers send needs no further copy to be in a device's memory."""
+        return self.servers.placement != "dedicated"
+
+    def carry(self, now: float, worker: Address, server: Address, num_bytes: float, push: bool) -> Passage:
+        """Send a message to the servers (`push`) or from them; its interfaces are busy for that long."""
+        through = now
+        for place in self._places(worker, server, num_bytes):
+            seconds, outward, spared = place.seconds, place.near == push, place.spared
+            for interface in place.interfaces:
+                if interface is not spared and (done := interface.occupy(now, seconds, outward)) > through:
+                    through = done
+        if self.synchronous and not push:
+            # Answers of one moment share every interface alike: none is through long before the others.
+            through = max(through, now + server_times(self.cluster, self.workers, num_bytes).pull_s)
+        return Passage(through, through + self._link(worker).latency_s)
+
+    def added(self, now: float, passage: Passage, server: Address, num_bytes: float) -> Passage:
+        """Return a gradient's passage with the time until shards have added it: one gradient after the other."""
+        seconds = num_bytes / self._add_bytes_per_s
+        queue = self.at(("adding", server)).occupy(now, seconds, outward=False)
+        return passage._replace(arrival_s=max(passage.arrival_s + seconds, queue))
+
+    def sent_bytes(self, worker: Address, num_bytes: float) -> float:
+        """Return what of a message leaves the worker's device, or its node where there are several."""
+        if self.servers.placement == "gpu":
+            return num_bytes * (self.workers - 1) / self.workers
+        if self.servers.placement == "co-located" and len(self.local) > 1:
+            return num_bytes * self._remote(worker)
+        return num_bytes
+
+    # -- interfaces ----------------------------------------------------------------------------------------------
+
+    def _places(self, worker: Address, server: Address, num_bytes: float) -> Iterator[Place]:
+        places = {
+            "cpu": self._through_host,
+            "gpu": self._through_devices,
+            "co-located": self._through_nodes,
+            "dedicated": self._through_own,
+        }
+        return places[self.servers.placement](worker, server, num_bytes)
+
+    def _through_own(self, worker: Address, server: Address, num_bytes: float) -> Iterator[Place]:
+        yield self._node(worker, self.between.seconds(num_bytes))
+        link = self.servers.link or self.between
+        yield Place([self.at(("servers", server))], link.seconds(num_bytes / self.servers.count), False)
+
+    def _through_host(self, worker: Address, server: Address, num_bytes: float) -> Iterator[Place]:
+        yield self._in_slot(worker, num_bytes)
+        yield self._in_memory(0, num_bytes)
+        if self.node_of[worker]:
+            yield self._node(worker, self.between.seconds(num_bytes))
+            yield Place([self.at(("node", 0))], self.between.seconds(num_bytes), False)
+
+    def _through_nodes(self, worker: Address, server: Address, num_bytes: float) -> Iterator[Place]:
+        yield self._in_slot(worker, num_bytes)
+        yield self._in_memory(self.node_of[worker], num_bytes)
+        if len(self.local) == 1:
+            return
+        own = self._node(worker, self.between.seconds(num_bytes * self._remote(worker)))
+        yield own
+        part = self.between.seconds(num_bytes * self._share(worker) / self._holders)
+        yield Place(self._of_all("node", self._holders), part, False, spared=own.interfaces[0])
+
+    def _through_devices(self, worker: Address, server: Address, num_bytes: float) -> Iterator[Place]:
+        part, bus, own = num_bytes / self.workers, self.cluster.bus.link, self.node_of[worker]
+        devices = self._of_all("endpoint", self.workers)
+        yield Place([devices[worker]], bus.seconds(part * (self.workers - 1)), True)
+        yield Place(devices, bus.seconds(part), False, spared=devices[worker])
+        if len(self.local) > 1:
+            yield self._node(worker, self.between.seconds(part * (self.workers - self.local[own])))
+            for node, held in self.local.items():
+                if node != own:
+                    yield Place([self.at(("node", node))], self.between.seconds(part * held), False)
+
+    def _node(self, worker: Address, seconds: float) -> Place:
+        return Place([self.at(("node", self.node_of[worker]))], seconds, True)
+
+    def _of_all(self, kind: str, count: int) -> Sequence[Interface]:
+        """Return the interfaces of the first so many places of a kind."""
+        if (kind, count) not in self._known:
+            self._known[kind, count] = [self.at((kind, number)) for number in range(count)]
+        return self._known[kind, count]
+
+    def _in_slot(self, worker: Address, num_bytes: float) -> Place:
+        """Occupy the slot of a device: those that share it wait for each other."""
+        node, in_node = divmod(worker * self.devices, self.cluster.gpus_per_node)
+        slot = ("slot", node, in_node // self.cluster.host_shared_by)
+        return Place([self.at(slot)], self.slot.seconds(num_bytes), True)
+
+    def _in_memory(self, node: int, num_bytes: float) -> Place:
+        """Occupy a host's memory, which adds up gradients and is read for what goes back."""
+        rate = self.cluster.constants.host_add_bytes_per_s
+        return Place([self.at(("memory", node))], num_bytes / rate, False)
+
+    # -- shares --------------------------------------------------------------------------------------------------
+
+    @property
+    def _holders(self) -> int:
+        """Nodes that hold shards."""
+        return min(self.servers.count, len(self.local))
+
+    def _share(self, worker: Address) -> float:
+        """Return what a message is of its node's: replicas add up first where all wait for all, and share answers."""
+        return 1 / self.local[self.node_of[worker]] if self.synchronous else 1.0
+
+    def _remote(self, worker: Address) -> float:
+        """Return the part of a message that shards on other nodes hold."""
+        holders = self._holders
+        return self._share(worker) * (holders - (self.node_of[worker] < holders)) / holders
+
+    def _link(self, worker: Address) -> LinkFigures:
+        """Return the link whose latency a message waits for."""
+        placement, several = self.servers.placement, len(self.local) > 1
+        if placement == "dedicated" or (several and placement != "cpu") or self.node_of[worker]:
+            return self.between
+        return self.cluster.bus.link if placement == "gpu" else self.slot

@@ -1,0 +1,70 @@
+"""Run a timing-only cell: its program on the simulated clock, with sizes in place of numbers. Imports no torch.
+
+The copies of one layout are one worker, whose step is computed once and remembered; so 65,536 replicas of DDP cost
+what two do.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.core.budget import Budget
+from harness.costs.memory.fit import counted_kinds, placement_of
+from harness.costs.profiles import find
+from harness.costs.profiles.kept import find_shape
+from harness.costs.profiles.shape import ModelShape
+from harness.engines.shared.rate_schedule import make_rate
+from harness.engines.shared.setup import Setup, make_strategy
+from harness.engines.virtual.engine import VirtualEngine
+from harness.engines.virtual.prices import Costs
+from harness.engines.virtual.sizes import Sizes
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.core.cell import Cell
+    from harness.core.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A data set of which only the size is known."""
+
+    num_train: int
+    checksum: str = ""
+
+
+def run_timing(cell: Cell, host: Host, shape: ModelShape | None = None, trace: int | None = None) -> Outcome:
+    """Run a cell without computing anything.
+
+    Args:
+        shape: of a model that was traced; not needed where the workload gives one.
+        trace: steps to record spans of.
+
+    Raises:
+        HarnessError: what the scenario says is not enough to tell how long anything takes.
+    """
+    began = time.perf_counter()
+    setup = timing_setup(cell, host)
+    profile = find.profile_of(cell, shape)
+    costs = Costs(profile, find.cluster_of(cell), placement_of(cell, host, profile.shape))
+    shape = profile.shape
+    buffers = sum(layer.buffers_bytes for layer in shape.layers)
+    traced = find_shape(cell, host) or shape
+    executor: Any = Sizes(setup, shape.parameter_bytes, buffers, lambda: counted_kinds(cell, host, traced))
+    engine = VirtualEngine(setup, costs=costs, executor=executor, trace=trace)
+    prepared = time.perf_counter()
+    outcome = engine.run()
+    outcome.setup_s = prepared - began
+    outcome.facts |= {"num_train": setup.num_train, "data_checksum": "", "timing_only": True}
+    return outcome
+
+
+def timing_setup(cell: Cell, host: Host) -> Setup:
+    """Put a cell together without data and model: every batch is full."""
+    strategy = make_strategy(host, cell)
+    num_train = cell.global_batch_size * max(1, cell.goal["max_steps"] or 1)
+    budget = Budget.of({**cell.goal, "evaluate_every": None}, num_train)
+    rate = make_rate(cell.learning_rate, cell.workload["lr_schedule"], 0.0, num_train, None)
+    return Setup(cell, strategy, strategy.layout(cell.gpus), None, Samples(num_train), None, budget, rate)

@@ -1,0 +1,206 @@
+"""How long a step of a cell would take were one figure of its cluster another. Imports no torch.
+
+The cell's own program runs on the simulated clock with sizes in place of numbers, so that the answer holds for any
+strategy; a step takes what step costs, messages and meetings add up to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from harness.core.cell import LARGEST
+from harness.core.errors import HarnessError
+from harness.costs.memory.fit import placement_of
+from harness.costs.profiles import find
+from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
+from harness.costs.profiles.device_profile import Profile
+from harness.engines.virtual.prices import Costs
+from harness.engines.virtual.timing import timing_setup
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.core.cell import Cell
+    from harness.core.outcome import Outcome
+    from harness.costs.profiles.shape import ModelShape
+
+NODES, BUS = "cluster.inter_node", "cluster.intra_node"
+SPEED, SERVER, JITTER = "cluster.device.samples_per_second", "cluster.server.bandwidth", "faults.compute_jitter"
+
+FEW_STEPS = 3
+"""Of one worker whose steps are all alike: chosen, because the first has no step before it."""
+
+ROUNDS = 16
+"""Steps of each of several workers: chosen; the second half counts, which holds one exchange of local-sgd's default."""
+
+JITTERED_STEPS = 64
+"""Steps that a jitter is averaged over: chosen; the same draws at every sigma, so that the mean grows with it."""
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """A cell with its figures, ready to be run with others.
+
+    Attributes:
+        configured: what can be changed, by the keys that `harness.analysis.parameters` knows, in SI units.
+        origins: how a figure came about, where it was not configured.
+    """
+
+    cell: Cell
+    host: Host
+    profile: Profile
+    cluster: Cluster
+    configured: Mapping[str, float] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def step_s(self, overrides: Mapping[str, float]) -> float:
+        """Return the seconds of an update with some figures changed."""
+        from harness.engines.virtual.engine import VirtualEngine
+        from harness.engines.virtual.sizes import Sizes
+
+        cell = _with_jitter(self.cell, overrides.get(JITTER))
+        setup = timing_setup(_shortened(cell), self.host)
+        costs = _costs(self, overrides)
+        executor: Any = Sizes(setup, self.profile.shape.parameter_bytes, 0, dict)
+        return _update_s(VirtualEngine(setup, costs=costs, executor=executor).run())
+
+
+def what_if(cell: Cell, host: Host, shape: ModelShape | None = None) -> WhatIf:
+    """Return a cell whose figures can be changed.
+
+    Raises:
+        HarnessError: what is known of the cell is not enough to tell how long anything takes.
+    """
+    if cell.micro_batch_size == LARGEST:
+        raise HarnessError("the largest micro-batch is known only once the cell has run")
+    profile, cluster = find.profile_of(cell, shape), find.cluster_of(cell)
+    several = cell.gpus > 1 or cell.servers > 0
+    configured: dict[str, float] = {}
+    if several:
+        configured |= _of_link(BUS, cluster.bus.link)
+    if cluster.node_link is not None and (cluster.nodes(cell.gpus) > 1 or cell.servers):
+        configured |= _of_link(NODES, cluster.node_link)
+        if cell.servers and (own := _servers_link(cluster)):
+            configured[SERVER] = own.bandwidth_bytes_per_s
+    configured[SPEED] = cell.micro_batch_size / profile.gradient_s(cell.micro_batch_size)
+    if several and cell.synchrony == "synchronous" and "compute_jitter" not in cell.faults:
+        configured[JITTER] = 0.0
+    return WhatIf(cell, host, profile, cluster, configured, _origins(cell, profile))
+
+
+def _servers_link(cluster: Cluster) -> LinkFigures | None:
+    """Return the link that only servers use; None where they share the workers'."""
+    servers = cluster.servers
+    if servers is None or servers.placement == "dedicated":
+        return (servers and servers.link) or cluster.node_link
+    return None
+
+
+def _of_link(key: str, link: LinkFigures) -> dict[str, float]:
+    return {f"{key}.bandwidth": link.bandwidth_bytes_per_s, f"{key}.latency": link.latency_s}
+
+
+def _origins(cell: Cell, profile: Profile) -> dict[str, str]:
+    words = {"measured": "measured here", "given": "configured", "estimated": "estimated"}
+    origins = {SPEED: words[profile.origin]}
+    for key in (NODES, BUS):
+        if not cell.cluster[key.removeprefix("cluster.")]:
+            origins |= {f"{key}.{name}": "assumed" for name in ("bandwidth", "latency")}
+    return origins
+
+
+# -- another cluster ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _ServerCosts(Costs):
+    """Costs of a cluster whose servers have links of their own."""
+
+    server_bandwidth_bytes_per_s: float = float("inf")
+
+    def link_between(self, one: int | None, other: int | None) -> LinkFigures:
+        """Return the link between two nodes; those of servers have negative numbers."""
+        link = super().link_between(one, other)
+        if min(one or 0, other or 0) >= 0:
+            return link
+        return replace(link, bandwidth_bytes_per_s=self.server_bandwidth_bytes_per_s)
+
+
+def _costs(given: WhatIf, overrides: Mapping[str, float]) -> Costs:
+    cluster, configured = given.cluster, given.configured
+    link = _changed(NODES, cluster.node_link, overrides) if cluster.node_link else None
+    cluster = replace(cluster, node_link=link, bus=_bus(cluster.bus, overrides))
+    factor = configured[SPEED] / overrides.get(SPEED, configured[SPEED])
+    profile, placement = given.profile.slowed(factor), placement_of(given.cell, given.host, given.profile.shape)
+    if f"{BUS}.bandwidth" in overrides:
+        cluster = _slower_memory(cluster, configured[f"{BUS}.bandwidth"] / overrides[f"{BUS}.bandwidth"])
+    if SERVER in overrides and cluster.servers is not None and (own := _servers_link(cluster)):
+        changed = replace(own, bandwidth_bytes_per_s=overrides[SERVER])
+        cluster = replace(cluster, servers=replace(cluster.servers, link=changed))
+    elif SERVER in overrides:
+        return _ServerCosts(profile, cluster, placement, server_bandwidth_bytes_per_s=overrides[SERVER])
+    return Costs(profile, cluster, placement)
+
+
+def _changed(key: str, link: LinkFigures, overrides: Mapping[str, float]) -> LinkFigures:
+    bandwidth = overrides.get(f"{key}.bandwidth", link.bandwidth_bytes_per_s)
+    return LinkFigures(overrides.get(f"{key}.latency", link.latency_s), bandwidth)
+
+
+def _bus(bus: Bus, overrides: Mapping[str, float]) -> Bus:
+    """Return the bus with another link; what was measured by group size changes as much."""
+    link = _changed(BUS, bus.link, overrides)
+    rate = link.bandwidth_bytes_per_s / bus.link.bandwidth_bytes_per_s
+    later = link.latency_s - bus.link.latency_s
+    groups = {
+        ranks: LinkFigures(max(0.0, group.latency_s + later), group.bandwidth_bytes_per_s * rate)
+        for ranks, group in bus.by_group.items()
+    }
+    tables = {
+        ranks: tuple((size, max(0.0, seconds / rate + 2 * (ranks - 1) * later)) for size, seconds in table)
+        for ranks, table in bus.tables.items()
+    }
+    return replace(bus, link=link, by_group=groups, tables=tables)
+
+
+def _slower_memory(cluster: Cluster, factor: float) -> Cluster:
+    """Return the cluster where what passes through the host's memory takes `factor` times as long."""
+    runtime = cluster.runtime
+    messages = runtime.messages
+    if messages is not None:
+        messages = replace(messages, send=messages.send.scaled(factor), take=messages.take.scaled(factor))
+    return replace(cluster, runtime=replace(runtime, hop=runtime.hop.scaled(factor), messages=messages))
+
+
+# -- a short run -------------------------------------------------------------------------------------------------------
+
+
+def _with_jitter(cell: Cell, sigma: float | None) -> Cell:
+    if sigma is None:
+        return cell
+    jitter = {"compute_jitter": {"distribution": "lognormal", "sigma": sigma}} if sigma else {}
+    return replace(cell, faults={**cell.faults, **jitter})
+
+
+def _shortened(cell: Cell) -> Cell:
+    """Return the cell with as few updates as tell its pace, evaluated never and without deaths."""
+    steps = FEW_STEPS if cell.workers == 1 and not cell.servers else ROUNDS
+    if cell.faults.get("compute_jitter"):
+        steps = JITTERED_STEPS
+    updates = steps * cell.workers if cell.synchrony == "asynchronous" else steps
+    goal = {**cell.goal, "target_accuracy": None, "target_loss": None, "max_epochs": None, "max_seconds": None}
+    goal |= {"max_steps": updates, "evaluate_every": None}
+    return replace(cell, goal=goal, faults={key: value for key, value in cell.faults.items() if key != "deaths"})
+
+
+def _update_s(outcome: Outcome) -> float:
+    """Return the seconds of an update over the second half of a run."""
+    applied: Sequence[float] = outcome.updates_log.get("time_s") or ()
+    if applied:
+        first = len(applied) // 2
+        return (applied[-1] - applied[first - 1]) / (len(applied) - first)
+    pairs = zip(outcome.steps["start_s"], outcome.steps["worker"], strict=True)
+    starts: Sequence[float] = [start for start, worker in pairs if worker == 0]
+    first = len(starts) // 2
+    return (outcome.training_s - starts[first]) / (len(starts) - first)

@@ -1,0 +1,351 @@
+"""Records: what a cell leaves behind, where it lies, and how it is read again. Imports neither torch nor pandas.
+
+results/<scenario>/plan.json                    the cells of the last plan
+results/<scenario>/cells/<cell-id>/record.json  written last, atomically: a folder without one is unfinished
+results/<scenario>/cells/<cell-id>/             evals.csv, steps.parquet, telemetry.parquet, updates.parquet, log.txt
+results/<scenario>/cells.csv, report.html
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.analysis.cell_row import Row, with_speedups
+from harness.core.cell import Cell, Plan
+from harness.core.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = tuple(
+    [
+        "cell_id",
+        "strategy",
+        "options",
+        "synchrony",
+        "equivalence",
+        "engine",
+        "clock",
+        "device",
+        "precision",
+        "workers",
+        "gpus",
+        "nodes",
+        "batch_size",
+        "micro_batch_size",
+        "global_batch_size",
+        "learning_rate",
+        "lr_rule",
+        "seed",
+        "status",
+        "reason",
+        "notes",
+        "regime",
+        "samples_seen",
+        "steps",
+        "throughput_samples_per_s",
+        "step_time_s",
+        "step_time_p95_s",
+        "speedup",
+        "speedup_base",
+        "scaling",
+        "time_to_target_s",
+        "samples_to_target",
+        "updates_to_target",
+        "validation_accuracy",
+        "validation_loss",
+        "test_accuracy",
+        "train_loss",
+        "setup_s",
+        "input_s",
+        "compute_s",
+        "communication_s",
+        "idle_s",
+        "other_s",
+        "evaluation_s",
+        "wall_s",
+        "bytes_sent_per_step",
+        "bubble_fraction",
+        "staleness_mean",
+        "staleness_p95",
+        "noise_scale_samples",
+        "dram_tensors_peak_bytes",
+        "dram_allocated_peak_bytes",
+        "dram_reserved_peak_bytes",
+        "nvml_used_peak_bytes",
+        "host_rss_peak_bytes",
+        "busy_fraction",
+        "nvml_utilisation_mean",
+        "mfu",
+        "energy_j",
+        "cost",
+        "trajectory_id",
+        "environment",
+        "noisy",
+    ]
+)
+"""cells.csv has at least these; what was not measured is empty, never 0."""
+
+FINAL = frozenset({"ok", "target-missed", "diverged", "out-of-memory", "not-possible"})
+"""Findings: a second run keeps them. Anything else is tried once more."""
+
+EVAL_COLUMNS = ("samples", "updates", "time_s", "train_loss", "validation_loss", "validation_accuracy")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a cell.
+
+    Attributes:
+        row: the cell's columns of cells.csv, x_ columns included.
+        environment: host-independent facts of machine and versions.
+        attempts: how often it was tried.
+    """
+
+    cell: Cell
+    status: str
+    reason: str
+    notes: tuple[str, ...]
+    row: dict[str, Any]
+    environment: dict[str, Any]
+    attempts: int = 1
+    detail: dict[str, Any] | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether a second run keeps it: a finding, or a failure that was repeated once already."""
+        return self.status in FINAL or (self.status != "interrupted" and self.attempts > 1)
+
+
+class Results:
+    """The folder of one scenario under a results root."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def cell_folder(self, cell_id: str) -> Path:
+        """Return where a cell's files lie."""
+        return self.folder / "cells" / cell_id
+
+    def record(self, cell_id: str) -> Record | None:
+        """Return a stored record, or None where the cell was never finished."""
+        path = self.cell_folder(cell_id) / "record.json"
+        try:
+            return _record(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            reason = f"not a record ({type(error).__name__}: {error})"
+            raise InputError([f"{path}: {reason}; move the folder away to run the cell again"]) from None
+
+    def write_record(self, record: Record, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+        """Write tables first and the record last, each atomically: an interruption never leaves half a record."""
+        folder = self.cell_folder(record.cell.cell_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        # An earlier attempt goes first: its record must not vouch for this attempt's tables, nor its tables stay.
+        for earlier in [folder / "record.json", *folder.glob("*.csv"), *folder.glob("*.parquet")]:
+            earlier.unlink(missing_ok=True)
+        for name, table in tables.items():
+            _write_table(folder / name, table)
+        content = {"schema": 1, "cell": record.cell.to_dict(), "status": record.status, "reason": record.reason}
+        content |= {"notes": list(record.notes), "row": record.row, "environment": record.environment}
+        content |= {"attempts": record.attempts, "detail": record.detail or {}}
+        write_atomically(folder / "record.json", json.dumps(jsonable(content), indent=1) + "\n")
+
+    def set_aside(self, cell_id: str) -> None:
+        """Move a cell's folder away before the cell is run again; nothing finished is ever deleted."""
+        folder = self.cell_folder(cell_id)
+        if folder.exists():
+            aside = self.folder / "aside" / f"{cell_id}-{time.time_ns()}"
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder, aside)
+
+    def plan(self) -> Plan:
+        """Return the last plan.
+
+        Raises:
+            InputError: there is none here.
+        """
+        path = self.folder / "plan.json"
+        try:
+            return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise InputError(
+                [f"{self.folder}: no plan.json here; give the folder that `harness run` wrote, results/<scenario>"]
+            ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            reason = f"not a plan ({type(error).__name__}: {error})"
+            raise InputError([f"{path}: {reason}; `harness run` writes it again, and keeps the cells"]) from None
+
+    def write_plan(self, plan: Plan) -> None:
+        """Store the plan: report, show and cells.csv cover exactly its cells."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+
+    def records(self) -> dict[str, Record]:
+        """Return the stored records of the plan's cells."""
+        found = {cell.cell_id: self.record(cell.cell_id) for cell in self.plan().cells}
+        return {cell_id: record for cell_id, record in found.items() if record is not None}
+
+    def stored_cells(self) -> set[str]:
+        """Return the ids of all finished cells here, of this plan or another."""
+        return {path.parent.name for path in self.folder.glob("cells/*/record.json")}
+
+    def rows(self, records: Mapping[str, Record] | None = None) -> list[Row]:
+        """Return the rows of cells.csv, with what follows from comparing them.
+
+        Args:
+            records: where they are at hand already.
+        """
+        known = self.records() if records is None else records
+        return with_speedups([record.row for record in known.values()])
+
+    def write_cells_csv(self) -> Path:
+        """Write one row for each finished cell of the plan."""
+        rows = self.rows()
+        path = self.folder / "cells.csv"
+        extra = sorted({key for row in rows for key in row} - set(COLUMNS))
+        with _atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*COLUMNS, *extra], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+        return path
+
+
+def find_results(path: Path) -> list[Results]:
+    """Return the scenarios' folders that a path stands for: a results root, a folder in it, a cells.csv, a record.
+
+    Raises:
+        InputError: there are no results there.
+    """
+    if path.is_file():
+        parents = [parent for parent in path.parents if (parent / "plan.json").is_file()]
+        return [Results(parents[0])] if parents else _no_results(path)
+    for folder in (path, *path.parents[:2]):
+        if (folder / "plan.json").is_file():
+            return [Results(folder)]
+    below = [Results(plan.parent) for plan in sorted(path.glob("*/plan.json"))]
+    return below or _no_results(path)
+
+
+def _no_results(path: Path) -> list[Results]:
+    raise InputError(
+        [f"{path}: no results here; give a results folder, results/<scenario>, its cells.csv or a cell's folder"]
+    )
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Results as pandas frames; all but `cells` have a column cell_id."""
+
+    cells: pd.DataFrame
+    evals: pd.DataFrame
+    steps: pd.DataFrame
+    updates: pd.DataFrame
+    telemetry: pd.DataFrame
+
+
+def load(path: str | Path) -> Frames:
+    """Read results as frames.
+
+    Args:
+        path: a results root, a scenario's folder in it, a cells.csv or a record.
+    """
+    import pandas as pd
+
+    results = find_results(Path(path))
+    records = [(r, record) for r in results for record in r.records().values()]
+    rows = [row for r in results for row in r.rows()]
+    extra = sorted({key for row in rows for key in row} - set(COLUMNS))
+    names = {"evals": "evals.csv", "steps": "steps.parquet", "updates": "updates.parquet"}
+    names["telemetry"] = "telemetry.parquet"
+    folders = [(record.cell.cell_id, r.cell_folder(record.cell.cell_id)) for r, record in records]
+    tables = {key: _gather(pd, folders, name) for key, name in names.items()}
+    return Frames(cells=pd.DataFrame(rows, columns=[*COLUMNS, *extra]), **tables)
+
+
+def _gather(pd: Any, folders: Sequence[tuple[str, Path]], name: str) -> Any:
+    read = pd.read_csv if name.endswith(".csv") else pd.read_parquet
+    parts = [read(folder / name).assign(cell_id=cell_id) for cell_id, folder in folders if (folder / name).is_file()]
+    return pd.concat([p for p in parts if len(p)], ignore_index=True) if any(len(p) for p in parts) else pd.DataFrame()
+
+
+def _record(content: Mapping[str, Any]) -> Record:
+    return Record(
+        cell=Cell.from_dict(content["cell"]),
+        status=content["status"],
+        reason=content["reason"],
+        notes=tuple(content["notes"]),
+        row=content["row"],
+        environment=content["environment"],
+        attempts=content["attempts"],
+        detail=content["detail"],
+    )
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _write_table(path: Path, table: Mapping[str, Sequence[Any]]) -> None:
+    with _atomic(path) as temporary:
+        if path.suffix == ".csv":
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(table)
+                writer.writerows(["" if v is None else v for v in row] for row in zip(*table.values(), strict=True))
+        else:
+            import pyarrow
+            from pyarrow import parquet
+
+            columns = {name: pyarrow.array(list(values)) for name, values in table.items()}
+            # What no row knows is a number all the same: tables of other cells, which know it, are put beside this one.
+            numbers = {k: v.cast("float64") if pyarrow.types.is_null(v.type) else v for k, v in columns.items()}
+            parquet.write_table(pyarrow.table(numbers), temporary)
+
+
+class _atomic:  # noqa: N801 - used as a function
+    """Hand out a temporary path beside the target; rename it onto the target when all went well."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        os.close(descriptor)
+        os.chmod(name, 0o644)
+        self.temporary = Path(name)
+        return self.temporary
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            self.temporary.replace(self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of either."""
+    with _atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def jsonable(value: Any) -> Any:
+    """Return the value as strict JSON can hold it: numbers that are not finite become None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [jsonable(item) for item in value]
+    return value

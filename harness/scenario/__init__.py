@@ -1,0 +1,1 @@
+"""From a TOML text to a plan."""

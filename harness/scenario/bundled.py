@@ -1,0 +1,104 @@
+"""Bundled scenarios, and files to start from."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from harness.api.host import bundled
+from harness.core.errors import InputError, nearest
+from harness.workloads.user import user_model
+
+STRATEGY = '''\
+"""{name}: say in one sentence what the workers tell each other."""
+
+from harness import Strategy, Worker, hookimpl
+
+
+class {title}(Strategy):
+    """Every worker computes a gradient; all apply their mean.
+
+    Source: where the idea is from.
+    """
+
+    name = "{name}"
+    equals = "single"  # it must train exactly like one device; delete the line if it need not
+
+    async def work(self, worker: Worker) -> None:
+        for batch in worker.batches():
+            gradient = await worker.gradient(batch)
+            await worker.apply(await worker.mean(gradient))
+
+
+@hookimpl
+def harness_strategies():
+    return [{title}]
+'''
+
+
+def bundled_scenarios() -> dict[str, str]:
+    """Return name and description of every scenario that ships with the harness; one in a folder is FOLDER/NAME."""
+    found, root = {}, bundled("scenarios")
+    for path in sorted(root.rglob("*.toml"), key=lambda path: (len(path.parts), path)):
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        found[path.relative_to(root).with_suffix("").as_posix()] = str(content.get("description", ""))
+    return found
+
+
+def find_scenario(name: str) -> Path:
+    """Return the path of a scenario: a file, or the name of a bundled one.
+
+    Raises:
+        InputError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = bundled_scenarios()
+    # scenarios/lenet.toml works from anywhere, since the bundled ones are known by that path too.
+    wanted = path.as_posix().removeprefix("scenarios/").removesuffix(".toml")
+    if wanted in known:
+        return bundled("scenarios") / f"{wanted}.toml"
+    raise InputError(
+        [f"{name}: no such file, and no bundled scenario{nearest(wanted, known)}; known: {', '.join(known)}"]
+    )
+
+
+def copy_scenario(name: str, source: str, model: str | None = None) -> Path:
+    """Copy a bundled scenario to NAME.toml in this folder, with the user's model in it if given.
+
+    Raises:
+        InputError: the file is there already, the name will not do for a results folder, or there is no such model.
+    """
+    target = _new_file(name, ".toml")
+    text = find_scenario(source).read_text(encoding="utf-8")
+    if model is not None:
+        user_model(model, Path())  # refuses what is not there, before anything is written
+        text = re.sub(r"(?m)^description\s*=.*$", f'description = "{model}, otherwise as {source}"', text, count=1)
+        text, count = re.subn(r"(?m)^model\s*=.*$", f'model = "{model}"', text, count=1)
+        if not count:
+            text = text.replace("[workload]\n", f'[workload]\nmodel = "{model}"\n', 1)
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
+def write_strategy(name: str) -> Path:
+    """Write a working strategy to NAME.py, to be changed.
+
+    Raises:
+        InputError: the file is there already, or the name will not do for a strategy.
+    """
+    target = _new_file(name, ".py", file_name=name.replace("-", "_"))
+    title = "".join(part.capitalize() for part in re.split(r"[-_]", name))
+    target.write_text(STRATEGY.format(name=name, title=title), encoding="utf-8")
+    return target
+
+
+def _new_file(name: str, suffix: str, file_name: str = "") -> Path:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise InputError([f"{name!r}: a name starts with a letter and has letters, digits, - and _"])
+    target = Path(f"{file_name or name}{suffix}")
+    if target.exists():
+        raise InputError([f"{target} exists already; nothing was overwritten"])
+    return target

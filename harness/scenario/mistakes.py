@@ -1,0 +1,188 @@
+"""Where a mistake stands in a scenario, and how it is worded; all of them are collected before any is reported."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from harness.core.errors import InputError, nearest
+from harness.core.words import show, show_path
+from harness.scenario.toml_lines import Path, line_numbers, line_of
+
+ABSENT = object()
+"""Stands for a value where there is none: a missing key, or one that should not be there."""
+_BOUNDS = {
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "below {lt:g}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text in quotes",
+    "path": "a path in quotes",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a table",
+    "model": "a table",
+}
+
+
+@dataclass
+class Source:
+    """A scenario's text and the problems found in it so far.
+
+    Attributes:
+        where: the file, for the head of the report.
+        lines: line of every key, by path.
+        sets: what `--set` wrote, by path; it stands on no line.
+    """
+
+    where: str
+    lines: dict[Path, int] = field(default_factory=dict)
+    sets: dict[Path, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def problem(self, path: Sequence[str | int], allowed: str, got: object = ABSENT) -> None:
+        """Add a problem once: key path, what was got, what is allowed, where it was written."""
+        value = "" if got is ABSENT else f" = {show(got)}"
+        head = f"{show_path(path)}{value}: " if path else ""
+        line = f"{head}{allowed}{self._written(path)}"
+        if line not in self.problems:
+            self.problems.append(line)
+
+    def raise_problems(self) -> None:
+        """Refuse the scenario if anything was found.
+
+        Raises:
+            InputError: there are problems; it carries all of them.
+        """
+        if self.problems:
+            raise InputError(sorted(self.problems, key=_line_number), self.where)
+
+    def _written(self, path: Sequence[str | int]) -> str:
+        for length in range(len(path), 0, -1):
+            if tuple(path[:length]) in self.sets:
+                return f" (--set {self.sets[tuple(path[:length])]})"
+        line = line_of(self.lines, path)
+        return f" (line {line})" if line else ""
+
+
+def _line_number(problem: str) -> int:
+    match = re.search(r"\(line (\d+)\)$", problem)
+    return int(match[1]) if match else 0
+
+
+def parse_toml(text: str, where: str) -> tuple[dict[str, Any], Source]:
+    """Return a TOML text's content and a `Source` that knows its lines.
+
+    Raises:
+        InputError: it is not TOML; the message has the line.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError([f"not valid TOML: {_with_line(str(error))}"], where) from None
+    return content, Source(where, line_numbers(text.replace("\r\n", "\n")))
+
+
+def _with_line(message: str) -> str:
+    return re.sub(r"\(at line (\d+), column (\d+)\)", r"(line \1, column \2)", message)
+
+
+def validated(model: type[BaseModel], content: Mapping[str, Any], source: Source, path: Path = ()) -> Any:
+    """Return `content` as an instance of `model`, or None after adding its problems to `source`."""
+    try:
+        return model.model_validate(dict(content))
+    except ValidationError as error:
+        for inner, allowed, got in wordings(error, model, content):
+            source.problem((*path, *inner), allowed, got)
+        return None
+
+
+def key_problems(model: type[BaseModel], key: str, content: Mapping[str, Any]) -> list[tuple[Path, str, object]]:
+    """Return what is wrong with one key of `content`: the path inside its value, what is allowed, what was got."""
+    try:
+        model.model_validate(dict(content))
+    except ValidationError as error:
+        found = wordings(error, model, content)
+        return [(inner[1:], allowed, got) for inner, allowed, got in found if inner[:1] == (key,)]
+    return []
+
+
+def wordings(
+    error: ValidationError, model: type[BaseModel], content: Mapping[str, Any]
+) -> Iterator[tuple[Path, str, object]]:
+    """Word what pydantic found: key path, what is allowed there, what was got (`ABSENT` where nothing was)."""
+    found: dict[Path, list[Any]] = {}
+    for item in error.errors(include_url=False):
+        found.setdefault(_walked(item["loc"], content), []).append(item)
+    for path, items in found.items():
+        absent = items[0]["type"] in ("missing", "extra_forbidden") or not path
+        allowed = _listed(path, items[0], model) if len(items) == 1 else None
+        yield path, allowed or _any_of(items), ABSENT if absent else items[0]["input"]
+
+
+def _walked(loc: Iterable[str | int], content: Any) -> Path:
+    """Keep the parts of pydantic's location that are keys; the others name branches of a union.
+
+    A missing key is the one part that does not lead anywhere and yet is kept.
+    """
+    path: list[str | int] = []
+    for part in loc:
+        if isinstance(content, Mapping):
+            path.append(part)
+            content = content.get(str(part), ABSENT)
+        elif isinstance(content, (list, tuple)) and isinstance(part, int) and part < len(content):
+            path.append(part)
+            content = content[part]
+    return tuple(path)
+
+
+def _any_of(items: list[Any]) -> str:
+    return ", or ".join(dict.fromkeys(_allowed(item) for item in items))
+
+
+def _listed(path: Path, item: Any, model: type[BaseModel]) -> str | None:
+    """Word an unknown key with the known ones of its table."""
+    if item["type"] != "extra_forbidden":
+        return None
+    keys = list(_table(model, path[:-1]).model_fields)
+    return f"no such key{nearest(str(path[-1]), keys)}; known here: {', '.join(keys) or 'none'}"
+
+
+def _table(model: type[BaseModel], path: Path) -> type[BaseModel]:
+    for key in path:
+        annotation = model.model_fields[str(key)].annotation if str(key) in model.model_fields else None
+        for inner in (annotation, *get_args(annotation)):  # a table that may be left out is a union with None
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
+    return model
+
+
+def _allowed(item: Any) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind in ("value_error", "assertion_error"):
+        return str(context["error"])
+    if kind == "missing":
+        return "missing, and there is no default"
+    if kind in ("literal_error", "enum"):
+        words = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
+        got = item["input"]
+        if isinstance(got, str):
+            return f"one of {', '.join(words)}{nearest(got, words)}"
+        return f"one of {', '.join(map(show, words))}, in quotes"
+    if kind in _BOUNDS:
+        return _BOUNDS[kind].format(**context)
+    message: str = item["msg"]
+    return _TYPES.get(kind.split("_")[0], message[:1].lower() + message[1:])

@@ -1,0 +1,87 @@
+"""Measurements from elsewhere that a scenario holds, and the cells that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import nearest
+from harness.scenario.mistakes import Source, validated
+from harness.scenario.schema import Observed
+
+if TYPE_CHECKING:
+    from harness.api.strategy import Strategy
+    from harness.core.cell import Cell
+
+Measurement = dict[str, Any]
+"""`keys`: what a cell must be to fit; `throughput_samples_per_s`, `step_time_s`: None where not given; `source`."""
+
+_VALUES = ("throughput", "step_time", "source")
+
+
+def read_observed(
+    tables: object, swept: Iterable[str], strategies: Mapping[str, type[Strategy]], source: Source
+) -> tuple[Measurement, ...]:
+    """Return the measurements of a scenario; what is wrong with them is added to `source`.
+
+    Args:
+        tables: what [[observed]] holds.
+        swept: keys swept by their path, which may tell cells apart here too.
+        strategies: those that there are; options of theirs tell cells apart too, as strategy.NAME.option.
+    """
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        return ()  # the document's own check words it
+    options = [f"strategy.{name}.{key}" for name, known in strategies.items() for key in known.Options.model_fields]
+    keys = [*swept, *options]
+    found = [_measurement(place, table, keys, list(strategies), source) for place, table in enumerate(tables)]
+    return tuple(item for item in found if item is not None)
+
+
+def _measurement(
+    place: int, table: Mapping[str, Any], more_keys: Sequence[str], strategies: Sequence[str], source: Source
+) -> Measurement | None:
+    own = {key: value for key, value in table.items() if key in Observed.model_fields}
+    others = {key: value for key, value in table.items() if key not in own}
+    for key in others:
+        if key not in more_keys:
+            hint = nearest(key, [*Observed.model_fields, *more_keys])
+            known = f"{', '.join(Observed.model_fields)}, keys that are swept, and strategy.NAME.option in quotes"
+            source.problem(("observed", place, key), f"no such key{hint}; known here: {known}")
+    read = validated(Observed, own, source, ("observed", place))
+    if read is None:
+        return None
+    if read.strategy is not None and read.strategy not in strategies:
+        hint = nearest(read.strategy, strategies)
+        source.problem(("observed", place, "strategy"), f"one of {', '.join(sorted(strategies))}{hint}", read.strategy)
+    keys = {key: value for key, value in read.model_dump().items() if key not in _VALUES and value is not None}
+    return {
+        "keys": keys | others,
+        "throughput_samples_per_s": read.throughput,
+        "step_time_s": read.step_time,
+        "source": read.source,
+    }
+
+
+def fits(measurement: Measurement, cell: Cell) -> bool:
+    """Say whether a cell is what a measurement is of: every key that was written is the cell's."""
+    return all(_value(cell, key) == value for key, value in measurement["keys"].items())
+
+
+def _value(cell: Cell, key: str) -> Any:
+    if key.startswith("strategy."):
+        _, name, option = key.split(".", 2)
+        return cell.options.get(option) if name == cell.strategy else None
+    return cell.swept.get(key, getattr(cell, key, None))
+
+
+def of_cell(measurements: Sequence[Measurement], cell: Cell) -> tuple[Measurement, ...]:
+    """Return the measurements of a cell."""
+    return tuple(item for item in measurements if fits(item, cell))
+
+
+def unmatched(measurements: Sequence[Measurement], cells: Sequence[Cell]) -> Iterable[str]:
+    """Say which measurements fit no cell."""
+    for number, item in enumerate(measurements, start=1):
+        if not any(fits(item, cell) for cell in cells):
+            keys = ", ".join(f"{key} {value}" for key, value in item["keys"].items())
+            yield f"[[observed]] {number} ({keys or 'no key'}) fits no cell"

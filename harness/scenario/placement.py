@@ -1,0 +1,275 @@
+"""What a point asks for - workers, servers, shares of the batch - and which engine can give it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.core.cell import LARGEST, is_elsewhere
+from harness.core.errors import HarnessError, Impossible, PluginError
+from harness.core.machine import Machine
+from harness.costs.profiles.find import devices_per_node
+from harness.scenario.read import Point, Scenario
+
+if TYPE_CHECKING:
+    from harness.api.strategy import Layout, Strategy
+
+
+@dataclass(frozen=True)
+class Demand:
+    """A possible point.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        batch_size: samples of one update that one data-parallel rank brings.
+        micro_batch_size: samples that pass forward at once; `LARGEST` where memory decides.
+        global_batch_size: samples behind one update of the weights.
+    """
+
+    point: Point
+    strategy: type[Strategy]
+    layout: Layout
+    device: str
+    workers: int
+    servers: int
+    batch_size: int
+    micro_batch_size: int
+    global_batch_size: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a point is run, or why it is not."""
+
+    engine: str
+    device: str
+    oversubscribed: bool = False
+    notes: tuple[str, ...] = ()
+    not_possible: str = ""
+
+
+def demand_of(point: Point, scenario: Scenario, strategy: type[Strategy], machine: Machine) -> Demand | str | None:
+    """Return what a point asks for, the reason why it is impossible, or None after adding a problem to the scenario.
+
+    Raises:
+        PluginError: the strategy's layout raised something other than `Impossible`.
+    """
+    spread = _spread(point, strategy)
+    if isinstance(spread, str):
+        return spread
+    layout, workers, servers = spread
+    # Workers with batches of their own each bring a whole update; only their layout cuts it.
+    ranks = layout.data * (workers if strategy.batches == "shared" else 1)
+    batches = _batches(point, scenario, strategy.name, ranks, layout.accumulate)
+    if batches is None:
+        return None
+    device = _device(point, machine)
+    return Demand(point, strategy, layout, device, workers, servers, *batches)
+
+
+def _spread(point: Point, strategy: type[Strategy]) -> tuple[Layout, int, int] | str:
+    try:
+        chosen = strategy(strategy.Options(**point.variant.options))
+        layout = chosen.layout(point.gpus)
+        workers, rest = divmod(point.gpus, layout.devices)
+        if rest or not workers:
+            return f"{_devices(point)} are not a multiple of {_equation(layout)}"
+        return layout, workers, chosen.servers(workers)
+    except Impossible as error:
+        return str(error)
+    except HarnessError:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise PluginError(
+            f"strategy {strategy.name} on {_devices(point)}: {where.filename}:{where.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _devices(point: Point) -> str:
+    return f"{point.gpus} device" + ("s" if point.gpus != 1 else "")
+
+
+def _equation(layout: Layout) -> str:
+    return f"data {layout.data} x pipeline {layout.pipeline} x tensor {layout.tensor} = {layout.devices}"
+
+
+def _batches(point: Point, scenario: Scenario, name: str, ranks: int, accumulate: int) -> tuple[int, int, int] | None:
+    """Return batch, micro-batch and global batch in samples, or None after adding a problem."""
+    key = scenario.axes.batch_key
+    written = _samples(point, scenario)
+    if written is None:
+        return None
+    over = f"{name} on {_devices(point)} cuts it over {ranks} data-parallel ranks"
+    if key == "batch_size" and point.batch != "full":
+        batch, total = written, written * ranks
+    elif written % ranks and point.batch == "full":
+        # The training set is as large as it is: the last rank's part is smaller, as in every last batch.
+        batch, total = -(-written // ranks), written
+    elif written % ranks:
+        problem = f"{over}, and {_products(ranks, written)}; write a multiple of {ranks}, or exclude the point"
+        scenario.source.problem(("sweep", key), problem, written)
+        return None
+    else:
+        batch, total = written // ranks, written
+    micro = _micro_batch(point, scenario, batch, accumulate, name)
+    return None if micro is None else (batch, micro, total)
+
+
+def _products(factor: int, number: int) -> str:
+    """Write out the two products around a number that does not divide."""
+    below = number // factor
+    products = [f"{factor} x {count} = {factor * count}" for count in (below, below + 1) if count]
+    return ", ".join(products)
+
+
+def _samples(point: Point, scenario: Scenario) -> int | None:
+    if isinstance(point.batch, int):
+        return point.batch
+    at = ("sweep", scenario.axes.batch_key)
+    try:
+        num_train = point.settings.num_train()
+    except (HarnessError, OSError) as error:
+        scenario.source.problem(at, " ".join(str(error).split()), point.batch)
+        return None
+    if num_train is None:
+        unknown = (
+            "is known only once it is loaded" if not point.settings.timing_only else "is not there: it reads no data"
+        )
+        scenario.source.problem(at, f"this data set's size {unknown}; write a number", "full")
+    return num_train
+
+
+def _micro_batch(point: Point, scenario: Scenario, batch: int, accumulate: int, name: str) -> int | None:
+    """Return the micro-batch: as written, as the layout accumulates, or all of the batch."""
+    key, written = scenario.axes.micro_key, point.micro
+    whose = f"{name} on {_devices(point)}"
+    if written is None:
+        if batch % accumulate:
+            problem = f"{whose} computes {batch} samples in {accumulate} pieces, and {_products(accumulate, batch)}"
+            scenario.source.problem(("sweep", scenario.axes.batch_key), problem, point.batch)
+            return None
+        return batch // accumulate
+    if written == LARGEST:
+        return LARGEST
+    if batch % written == 0:
+        return written if key == "micro_batch_size" else batch // written
+    problem = f"{whose} has a batch_size of {batch}, and {_products(written, batch)}; write a divisor of {batch}"
+    scenario.source.problem(("sweep", key), problem, written)
+    return None
+
+
+def _device(point: Point, machine: Machine) -> str:
+    wanted = point.settings.device
+    return wanted if wanted != "auto" else "cuda" if machine.gpus else "cpu"
+
+
+def _simulated_device(demand: Demand) -> str:
+    """Return the kind of a simulated device: the catalogue's are GPUs, whatever this machine has."""
+    settings = demand.point.settings
+    if "peak_flops_per_s" in (settings.cluster["device"] or {}):
+        return "cuda"
+    # Without mathematics nothing is computed here, so the same cell has the same id on every machine.
+    return "cuda" if settings.timing_only and settings.device == "auto" else demand.device
+
+
+SHARING_BY_ITSELF = 2
+"""Workers that share the only GPU without being told to; chosen: two show asynchrony, more only fight for it."""
+
+
+def place(demand: Demand, machine: Machine) -> list[Placed]:
+    """Return where a point runs: on the real engine as far as devices exist, virtually beyond; twice for "both".
+
+    Two asynchronous workers on a machine with one GPU share it: a real run, noted and not ranked, says more than none.
+    """
+    settings = demand.point.settings
+    engine = "virtual" if settings.timing_only else settings.engine
+    unready = _not_yet(demand.layout)
+    if unready:
+        return [Placed("virtual" if engine == "virtual" else "real", demand.device, not_possible=unready)]
+    if engine == "virtual" or (engine == "auto" and is_elsewhere(settings.cluster)):
+        return [Placed("virtual", _simulated_device(demand), notes=("timing only",) if settings.timing_only else ())]
+    hindrance = _hindrance(demand, machine)
+    if engine == "real":
+        return [_forced(demand, machine, hindrance)]
+    virtual = Placed("virtual", _simulated_device(demand))
+    shares = demand.workers <= SHARING_BY_ITSELF and _shares_one_gpu(demand, machine, hindrance)
+    if hindrance and not shares:
+        return [virtual]
+    real = _forced(demand, machine, hindrance)
+    return [real, virtual] if engine == "both" else [real]
+
+
+def missing_link(demand: Demand) -> str:
+    """Say that a virtual point fills several nodes and nothing is known of the link between them; else nothing."""
+    cluster, gpus = demand.point.settings.cluster, demand.point.gpus
+    per_node = devices_per_node(cluster, gpus)
+    if cluster["inter_node"] or gpus <= per_node:
+        return ""
+    return (
+        f"missing: {gpus} devices fill {-(-gpus // per_node)} nodes of {per_node}; say what joins the nodes, such as "
+        '"25 Gb/s" or "infiniband-hdr", or how many devices one node holds (cluster.gpus_per_node)'
+    )
+
+
+def _not_yet(layout: Layout) -> str:
+    if layout.shard != "none" and layout.pipeline * layout.tensor > 1:
+        return f"sharding (shard = {layout.shard!r}) inside {_equation(layout)} is not yet supported by either engine"
+    return ""
+
+
+def present(demand: Demand, machine: Machine) -> int:
+    """Return how many devices of the cell's kind there are; a CPU device is `threads_per_device` cores."""
+    if demand.device == "cuda":
+        return machine.gpus
+    return machine.cores // demand.point.settings.threads_per_device
+
+
+def _hindrance(demand: Demand, machine: Machine) -> str:
+    """Say why the real engine cannot run a point, or nothing."""
+    if demand.workers > 1 and demand.layout.devices > 1:
+        return "several workers of several devices run on the virtual engine only, so far"
+    there, gpus = present(demand, machine), demand.point.gpus
+    if gpus <= there:
+        return ""
+    return f'needs {_count(demand, gpus)}, this machine has {there}; engine = "virtual" simulates them'
+
+
+def _count(demand: Demand, number: int) -> str:
+    threads = demand.point.settings.threads_per_device
+    kind = "GPU" if demand.device == "cuda" else "CPU core" if threads == 1 else f"set of {threads} CPU cores"
+    return f"{number} {kind}" if number == 1 else f"{number} {kind.replace('set', 'sets')}".rstrip("s") + "s"
+
+
+def _forced(demand: Demand, machine: Machine, hindrance: str) -> Placed:
+    """Place a point that must be real: more CPU workers than cores share them; more GPUs than there are cannot be."""
+    if _scarce(hindrance) and demand.device == "cpu":
+        there, gpus = present(demand, machine), demand.point.gpus
+        note = f"oversubscribed: {gpus} devices share {_count(demand, there)}; shown, not ranked"
+        return Placed("real", "cpu", True, (note, *_real_notes(demand, machine)))
+    if _shares_one_gpu(demand, machine, hindrance):
+        note = f"{demand.workers} workers share one GPU; shown, not ranked"
+        return Placed("real", "cuda", True, (note, *_real_notes(demand, machine)))
+    if hindrance:
+        return Placed("real", demand.device, not_possible=hindrance)
+    return Placed("real", demand.device, notes=tuple(_real_notes(demand, machine)))
+
+
+def _scarce(hindrance: str) -> bool:
+    return hindrance.startswith("needs ")
+
+
+def _shares_one_gpu(demand: Demand, machine: Machine, hindrance: str) -> bool:
+    """Say whether asynchronous workers can share the only GPU: they never wait for each other, and need no NCCL."""
+    independent = demand.strategy.synchrony == "asynchronous" and demand.servers > 0 and demand.layout.devices == 1
+    return _scarce(hindrance) and demand.device == "cuda" and machine.gpus == 1 and independent
+
+
+def _real_notes(demand: Demand, machine: Machine) -> Iterator[str]:
+    threads = demand.point.settings.threads_per_device
+    busy = demand.point.gpus * threads
+    if demand.device == "cpu" and demand.servers and busy + demand.servers > machine.cores:
+        yield f"the server shares the {machine.cores} cores with {demand.workers} workers"

@@ -1,0 +1,253 @@
+"""From a scenario to cells: the product of the sweep, what is left out and why, and an id for what is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.api.host import strategy_source
+from harness.core.cell import RECORD_SCHEMA, Cell, LeftOut, Plan, cell_id, is_elsewhere, usable_bytes
+from harness.core.errors import InputError
+from harness.core.faults import Faults
+from harness.core.machine import Machine, detect_machine
+from harness.core.words import show
+from harness.costs.profiles.find import devices_per_node
+from harness.costs.profiles.measured import measured_id, needs_measuring
+from harness.scenario.observed import of_cell, unmatched
+from harness.scenario.override import parse_value, resolve_key
+from harness.scenario.placement import Demand, Placed, demand_of, missing_link, place
+from harness.scenario.read import Point, Scenario
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+
+__all__ = [
+    "RECORD_SCHEMA",
+    "Cell",
+    "LeftOut",
+    "Machine",
+    "Plan",
+    "detect_machine",
+    "make_plan",
+    "select",
+]
+
+
+def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
+    """Turn a scenario into cells.
+
+    Args:
+        scenario: what was read; its problems are reported with their lines.
+        host: the strategies, and the sources of files that ids depend on.
+        machine: what cells can really run on.
+
+    Raises:
+        InputError: batches do not divide, or nothing is left to run; all such mistakes are in it.
+        PluginError: a strategy's layout raised something of its own.
+    """
+    # Problems of an earlier plan, for another machine perhaps, are not this one's.
+    scenario = replace(scenario, source=replace(scenario.source, problems=[]))
+    demands, left_out = _demands(scenario, host, machine)
+    scenario.source.raise_problems()
+    base = min((demand.global_batch_size for demand in demands), default=0)
+    placed = [(demand, item) for demand in demands for item in place(demand, machine)]
+    for demand, item in placed:
+        if item.engine == "virtual" and (missing := missing_link(demand)):
+            scenario.source.problem(("cluster", "inter_node"), missing)
+    scenario.source.raise_problems()
+    sources = {demand.strategy.name: strategy_source(demand.strategy.name, host) for demand in demands}
+    cells = [
+        _cell(demand, item, seed, base, sources[demand.strategy.name], scenario)
+        for seed in scenario.axes.seeds
+        for demand, item in placed
+    ]
+    if not cells:
+        reasons = "; ".join(dict.fromkeys(f"{item.strategy}: {item.reason}" for item in left_out))
+        raise InputError([f"nothing is left to run: {reasons}"], scenario.source.where)
+    unique = {cell.cell_id: cell for cell in cells}
+    return Plan(
+        name=scenario.name,
+        description=scenario.description,
+        machine=machine,
+        cells=tuple(unique.values()),
+        left_out=tuple(left_out),
+        notes=(*scenario.axes.notes, *_plan_notes(scenario, tuple(unique.values()), len(cells) - len(unique))),
+        understood=scenario.understood,
+        budget_s=scenario.budget_s,
+    )
+
+
+def _plan_notes(scenario: Scenario, cells: Sequence[Cell], repeated: int) -> Iterator[str]:
+    if repeated:
+        yield f"{repeated} of the product differ from others only in what cannot change their outcome; run once"
+    if any(is_elsewhere(item.cluster) and item.engine == "auto" for item in scenario.settings):
+        yield "the cluster is not this machine: every cell is simulated"
+    for cluster in (item.cluster for item in scenario.settings):
+        if (cluster["inter_node"] or cluster["intra_node"]) and not cluster["device"]:
+            yield "virtual cells mix this machine's measured devices with the links that the scenario gives"
+            break
+    yield from unmatched(scenario.observed, cells)
+
+
+def _demands(scenario: Scenario, host: Host, machine: Machine) -> tuple[list[Demand], list[LeftOut]]:
+    """Return what every possible point asks for, and the other points with their reasons."""
+    demands: list[Demand] = []
+    left_out: list[LeftOut] = []
+    for point in scenario.points(default_gpus(scenario, machine)):
+        entry = scenario.excludes(point)
+        if entry is not None:
+            left_out.append(_left_out(point, scenario, "excluded", f"by entry {entry + 1} of sweep.exclude"))
+            continue
+        misfit = Faults.of(point.settings.faults).misfit(point.gpus)
+        demand = misfit or demand_of(point, scenario, host.strategies[point.variant.strategy], machine)
+        if isinstance(demand, str):
+            left_out.append(_left_out(point, scenario, "impossible", demand))
+        elif demand is not None:
+            demands.append(demand)
+    return demands, left_out
+
+
+def default_gpus(scenario: Scenario, machine: Machine) -> tuple[int, ...]:
+    """Return the device counts where the scenario gives none: one and all GPUs, or one and two CPU cores."""
+    cpu = scenario.settings[0].device == "cpu" or machine.gpus == 0
+    return (1, 2) if cpu else tuple(sorted({1, machine.gpus}))
+
+
+def _left_out(point: Point, scenario: Scenario, kind: Literal["excluded", "impossible"], reason: str) -> LeftOut:
+    parts = [f"gpus {point.gpus}", f"{scenario.axes.batch_key} {point.batch}"]
+    parts += [f"learning_rate {point.learning_rate:g}"] if point.learning_rate else []
+    parts += [f"{path} {show(value)}" for path, value in point.settings.swept.items()]
+    return LeftOut(point.variant.strategy, ", ".join(parts), kind, reason)
+
+
+def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, scenario: Scenario) -> Cell:
+    point, settings = demand.point, demand.point.settings
+    rate, rule = scaled_rate(point, demand.global_batch_size, base)
+    optimizer = point.variant.optimizer or settings.workload["optimizer"]
+    simulated = placed.engine == "virtual"
+    cell = Cell(
+        cell_id="",
+        strategy=demand.strategy.name,
+        options=point.variant.options,
+        synchrony=demand.strategy.synchrony,
+        equals=demand.strategy.equals,
+        model_at=demand.strategy.model_at,
+        engine=placed.engine,
+        device=placed.device,
+        gpus=point.gpus,
+        workers=demand.workers,
+        servers=demand.servers,
+        batch_size=demand.batch_size,
+        micro_batch_size=demand.micro_batch_size,
+        global_batch_size=demand.global_batch_size,
+        learning_rate=rate,
+        lr_rule=rule,
+        seed=seed,
+        workload={**settings.workload, "optimizer": optimizer},
+        goal=settings.goal,
+        measure=settings.measure,
+        cluster=settings.cluster,
+        faults=settings.faults,
+        swept=settings.swept,
+        threads_per_device=settings.threads_per_device,
+        cell_timeout_s=settings.cell_timeout_s,
+        folder=str(scenario.folder),
+        oversubscribed=placed.oversubscribed,
+        notes=(*placed.notes, *_training_notes(demand, optimizer), *Faults.of(settings.faults).words()),
+        not_possible=placed.not_possible,
+        dram_bytes=settings.dram_bytes or (usable_bytes(settings.cluster) if simulated else None),
+        timing_only=settings.timing_only or (simulated and settings.goal["evaluate_every"] is None),
+        per_gpu_hour=settings.per_gpu_hour,
+        currency=settings.currency,
+        profile_id=settings.profile_id,
+        nodes=-(-point.gpus // devices_per_node(settings.cluster, point.gpus)) if simulated else 1,
+        layout={key: getattr(demand.layout, key) for key in ("data", "pipeline", "tensor", "shard")},
+    )
+    cell = replace(cell, observed=of_cell(scenario.observed, cell))
+    if needs_measuring(cell):
+        cell = replace(cell, profile_id=measured_id(cell))
+    return replace(cell, cell_id=cell_id(cell, {**settings.identity, "strategy_source": source}))
+
+
+def scaled_rate(point: Point, global_batch_size: int, base: int) -> tuple[float, str]:
+    """Return the rate of a point and the rule behind it.
+
+    The rate that the scenario gives belongs to the smallest global batch of the sweep; larger ones get more of it,
+    in proportion (Goyal et al. 2017, section 2.1) or by the square root (Krizhevsky 2014, section 3.2).
+
+    Args:
+        point: says the rate and how it scales.
+        global_batch_size: of the point, in samples.
+        base: the smallest global batch of the sweep, in samples.
+    """
+    rate = point.settings.learning_rate if point.learning_rate is None else point.learning_rate
+    ratio = f"{global_batch_size}/{base}"
+    if point.lr_scaling == "linear":
+        return rate * global_batch_size / base, f"linear: {rate:g} x {ratio}"
+    if point.lr_scaling == "sqrt":
+        return rate * (global_batch_size / base) ** 0.5, f"sqrt: {rate:g} x sqrt({ratio})"
+    return rate, ""
+
+
+def _training_notes(demand: Demand, optimizer: Mapping[str, Any]) -> Iterator[str]:
+    if demand.point.variant.optimizer is not None:
+        written = show({"name": optimizer["name"], **optimizer["options"]})
+        yield f"optimizer from [strategy.{demand.strategy.name}]: {written}"
+    momentum = optimizer["options"].get("momentum", 0)
+    if demand.strategy.synchrony == "asynchronous" and momentum and demand.workers > 1:
+        yield f"asynchronous with momentum {momentum:g} and {demand.workers} workers: staleness acts as more momentum"
+
+
+def select(plan: Plan, only: Sequence[str]) -> tuple[Cell, ...]:
+    """Return the cells that every `--only KEY=VALUE` fits; VALUE may be several, separated by commas.
+
+    Raises:
+        InputError: a key is unknown, or nothing fits.
+    """
+    cells = plan.cells
+    for written in only:
+        key, _, value = written.partition("=")
+        if not key or not value:
+            raise InputError([f"--only {written}: write KEY=VALUE, such as --only gpus=1,2"])
+        cells = _fitting(cells, key.strip().removeprefix("sweep."), value, written)
+    return cells
+
+
+def _fitting(cells: tuple[Cell, ...], key: str, value: str, written: str) -> tuple[Cell, ...]:
+    rows = [(cell, _flat(cell)) for cell in cells]
+    known = list(dict.fromkeys(path for _, row in rows for path in row))
+    path, wrong = resolve_key(key, known)
+    if path is None:
+        raise InputError([f"--only {written}: {wrong}"])
+    parsed = parse_value(value)
+    wanted = parsed if isinstance(parsed, list) else [parsed]
+    chosen = tuple(cell for cell, row in rows if path in row and row[path] in wanted)
+    if not chosen:
+        there = dict.fromkeys(show(row[path]) for _, row in rows if path in row)
+        raise InputError([f"--only {written}: fits no cell; {path} is one of {', '.join(there)}"])
+    return chosen
+
+
+def _flat(cell: Cell) -> dict[str, Any]:
+    """Return a cell's values by key: a path of the scenario, or a column of the results."""
+    hidden: tuple[str, ...] = (
+        "options",
+        "notes",
+        "swept",
+        "folder",
+        "cell_timeout_s",
+        "cluster",
+        "measure",
+        "workload",
+        "goal",
+    )
+    hidden += ("faults", "observed", "layout")
+    row = {item.name: getattr(cell, item.name) for item in fields(cell) if item.name not in hidden}
+    row |= {f"strategy.{cell.strategy}.{key}": value for key, value in cell.options.items()}
+    row |= {f"goal.{key}": value for key, value in cell.goal.items()}
+    for key, value in cell.workload.items():
+        row[f"workload.{key}"] = value["name"] if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            row |= {f"workload.{key}.{option}": item for option, item in value["options"].items()}
+    return row | cell.swept

@@ -1,0 +1,232 @@
+"""Read a scenario: TOML text to a `Scenario` in which every value holds, or all of its mistakes at once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import InputError
+from harness.core.units import format_bytes, format_seconds
+from harness.scenario.mistakes import Source, parse_toml
+from harness.scenario.observed import Measurement, read_observed
+from harness.scenario.override import apply_sets
+from harness.scenario.resolve_cluster import in_words
+from harness.scenario.schema import Limits, key_paths
+from harness.scenario.settings import Settings, read_settings
+from harness.scenario.sweep import Axes, Variant, read_axes
+from harness.scenario.value_types import FOLDER_NAME
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+
+MOST_CELLS = 100_000
+"""Chosen: planning this many takes some seconds, running them months."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One element of the sweep's product, without its seed."""
+
+    variant: Variant
+    settings: Settings
+    gpus: int
+    batch: int | str
+    micro: int | None
+    learning_rate: float | None
+    lr_scaling: str
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario in which every value holds.
+
+    Attributes:
+        name: folder under results/.
+        folder: what relative paths in it are relative to.
+        settings: one for each combination of keys swept by their path; one where there is none.
+        budget_s: wall clock of the whole run, or None.
+        observed: measurements from elsewhere.
+        understood: quantities with units, as written and as read.
+        source: words problems that the plan finds, with their lines.
+    """
+
+    name: str
+    description: str
+    folder: Path
+    plugins: tuple[str, ...]
+    settings: tuple[Settings, ...]
+    axes: Axes
+    budget_s: float | None
+    understood: tuple[str, ...]
+    source: Source = field(repr=False, compare=False)
+    observed: tuple[Measurement, ...] = ()
+
+    def points(self, gpus: Sequence[int]) -> Iterator[Point]:
+        """Yield the product of the axes, exclusions included.
+
+        Args:
+            gpus: device counts where the scenario gives none.
+        """
+        axes = self.axes
+        product = itertools.product(
+            axes.variants,
+            self.settings,
+            axes.gpus or tuple(gpus),
+            axes.batches,
+            axes.micros,
+            axes.learning_rates,
+            axes.lr_scalings,
+        )
+        return (Point(*parts) for parts in product)
+
+    def excludes(self, point: Point) -> int | None:
+        """Return which entry of sweep.exclude leaves the point out, from 0, or None."""
+        for place, entry in enumerate(self.axes.exclude):
+            if all(self._value(point, key) in allowed for key, allowed in entry.items()):
+                return place
+        return None
+
+    def _value(self, point: Point, key: str) -> Any:
+        own = {
+            "strategy": point.variant.strategy,
+            "gpus": point.gpus,
+            self.axes.batch_key: point.batch,
+            self.axes.micro_key: point.micro,
+            "learning_rate": point.learning_rate or point.settings.learning_rate,
+            "lr_scaling": point.lr_scaling,
+        }
+        if key.startswith("strategy."):
+            _, name, option = key.split(".", 2)
+            return point.variant.options.get(option) if name == point.variant.strategy else None
+        return own.get(key, point.settings.swept.get(key))
+
+
+def read_text(path: Path) -> str:
+    """Return a scenario file's text.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError([f"cannot be read: {reason}; give the path of a scenario file (.toml)"], str(path)) from None
+
+
+def plugins_of(path: Path, sets: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Return the plugin files and folders that a scenario names, for the host to load before the scenario is read.
+
+    Raises:
+        InputError: the file cannot be read, or is not TOML. Other mistakes wait for `load_scenario`.
+    """
+    content, source = parse_toml(read_text(path), str(path))
+    apply_sets(content, sets, key_paths(), source)
+    named = content.get("plugins", [])
+    named = [named] if isinstance(named, str) else named
+    return tuple(path.parent / item for item in named if isinstance(item, str)) if isinstance(named, list) else ()
+
+
+def load_scenario(path: Path, host: Host, sets: Sequence[str] = ()) -> Scenario:
+    """Read a scenario file.
+
+    Args:
+        path: the TOML file.
+        host: strategies, models and data sets that it may name.
+        sets: what `--set` gave, KEY=VALUE each.
+
+    Raises:
+        InputError: something in it is wrong; all mistakes are in it.
+    """
+    return parse_scenario(read_text(path), host, path, sets)
+
+
+def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) -> Scenario:
+    """Read a scenario from its text; `path` gives its name, the folder of its files, and the head of messages.
+
+    Raises:
+        InputError: something in it is wrong; all mistakes are in it.
+    """
+    content, source = parse_toml(text, str(path))
+    apply_sets(content, sets, [*key_paths(), *_option_paths(host)], source)
+    axes = read_axes(content, host, source)
+    _refuse_too_many(axes, source)
+    settings = _all_settings(content, axes, host, path.parent, source)
+    observed = read_observed(content.get("observed", []), axes.paths, host.strategies, source)
+    name = content.get("name", path.stem)
+    if "name" not in content and not FOLDER_NAME.fullmatch(name):
+        source.problem(("name",), f"the file's name {name!r} names no folder; write name = ... (letters, digits, - _)")
+    source.raise_problems()
+    limits = Limits.model_validate(content.get("limits", {}))
+    return Scenario(
+        name=name,
+        description=content.get("description", ""),
+        folder=path.parent,
+        plugins=_plugins(content),
+        settings=settings,
+        axes=axes,
+        budget_s=limits.budget,
+        understood=tuple(_understood(settings, limits, host)),
+        source=source,
+        observed=observed,
+    )
+
+
+def _refuse_too_many(axes: Axes, source: Source) -> None:
+    """Stop here where the product is so large that going through it would look like a hang.
+
+    Raises:
+        InputError: there are more than `MOST_CELLS` cells; with it go the problems found so far.
+    """
+    lists = (axes.variants, axes.gpus or (1, 2), axes.batches, axes.micros, axes.learning_rates, axes.lr_scalings)
+    cells = math.prod(len(values) for values in (*lists, axes.seeds, *axes.paths.values()))
+    if cells > MOST_CELLS:
+        source.problem(
+            ("sweep",), f"its product is {cells:,} cells, at most {MOST_CELLS:,} are planned; shorten a list"
+        )
+        source.raise_problems()
+
+
+def _option_paths(host: Host) -> list[str]:
+    return [f"strategy.{name}.{key}" for name, known in host.strategies.items() for key in known.Options.model_fields]
+
+
+def _all_settings(
+    content: dict[str, Any], axes: Axes, host: Host, folder: Path, source: Source
+) -> tuple[Settings, ...]:
+    """Read the settings once for each combination of keys swept by their path."""
+    paths = axes.paths
+    found = []
+    for choice in itertools.product(*paths.values()):
+        settings = read_settings(content, dict(zip(paths, choice, strict=True)), host, folder, source)
+        if settings is not None:
+            found.append(settings)
+    return tuple(found)
+
+
+def _plugins(content: dict[str, Any]) -> tuple[str, ...]:
+    plugins = content.get("plugins", [])
+    return (plugins,) if isinstance(plugins, str) else tuple(plugins)
+
+
+def _understood(settings: Sequence[Settings], limits: Limits, host: Host) -> Iterator[str]:
+    """Say what was read from every quantity with a unit; a swept one is said once for each value."""
+    if limits.cell_timeout is not None:
+        yield f"a cell fails after {format_seconds(limits.cell_timeout)}"
+    if limits.budget is not None:
+        yield f"the run ends after {format_seconds(limits.budget)}"
+    yield from dict.fromkeys(line for item in settings for line in _quantities(item, host))
+
+
+def _quantities(settings: Settings, host: Host) -> Iterator[str]:
+    if not settings.timing_only:
+        yield f"telemetry every {format_seconds(settings.measure['telemetry_interval_s'])}"
+    yield from in_words(settings.cluster, host)
+    if settings.dram_bytes is not None:
+        yield f"a device may use {format_bytes(settings.dram_bytes)} of memory"
+    if settings.per_gpu_hour is not None:
+        yield f"a device costs {settings.per_gpu_hour:g} {settings.currency} an hour"

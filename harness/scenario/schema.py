@@ -1,0 +1,405 @@
+"""The keys of a scenario: types, defaults and what each means. `harness schema` prints what stands here.
+
+In [sweep], and for any key by its path, a list or a range of these values may stand; that is read in
+`harness.scenario.sweep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from harness.api.strategy import Options
+from harness.scenario.read_faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
+from harness.scenario.value_types import (
+    Amount,
+    AtLeastZero,
+    BatchSize,
+    ByteRate,
+    Bytes,
+    Count,
+    CountFromZero,
+    DeviceCosts,
+    Every,
+    FolderName,
+    Limit,
+    LinkFigures,
+    MicroBatch,
+    ModelName,
+    NameOrTable,
+    Pace,
+    Price,
+    Rate,
+    Share,
+    Target,
+    Text,
+    Time,
+    file_list,
+    only,
+    table_list,
+    word,
+)
+from harness.workloads.entries import LOSSES, PRECISIONS
+
+EPOCHS_BY_DEFAULT = 10
+STEPS_WITHOUT_TARGET = 60
+"""Length of a cell that only measures speed and memory: after the warm-up, most of it still counts."""
+
+
+NOT_SWEPT = ("name", "description", "plugins", "limits.cell_timeout", "limits.budget", "sweep.", "cost.", "observed")
+"""Keys that do not make another cell."""
+
+
+class Section(BaseModel):
+    """A table of the scenario; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _words(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    return BeforeValidator(word(*words)), WithJsonSchema({"enum": list(words)})
+
+
+def _only(allowed: str, later: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    return BeforeValidator(only(allowed, later)), WithJsonSchema({"const": allowed})
+
+
+Loss = Annotated[str, *_words(*LOSSES)]
+Precision = Annotated[str, *_words(*PRECISIONS)]
+Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
+Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
+Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
+Attention = Annotated[str, *_words("fused", "eager")]
+Device = Annotated[
+    str,
+    BeforeValidator(word("auto", "cuda", "cpu", other="a kind of GPU to simulate stands in cluster.device")),
+    WithJsonSchema({"enum": ["auto", "cuda", "cpu"]}),
+]
+ServerPlacement = Annotated[str, *_words("cpu", "gpu", "co-located", "dedicated")]
+_FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
+Jitter = Annotated[
+    dict[str, Any] | None,
+    BeforeValidator(read_jitter),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 2}, {"type": "object"}]}),
+]
+Stragglers = Annotated[list[dict[str, Any]], BeforeValidator(read_stragglers), WithJsonSchema(_FAULT_TABLES)]
+Deaths = Annotated[list[dict[str, Any]], BeforeValidator(read_deaths), WithJsonSchema(_FAULT_TABLES)]
+
+
+class Workload(Section):
+    """What is trained."""
+
+    model: ModelName = Field(
+        default="lenet5", validate_default=True, description="a model, or file.py:function of your own"
+    )
+    dataset: NameOrTable = Field(
+        default="digits", validate_default=True, description="data, or file.py:function of your own"
+    )
+    loss: Loss = Field(default=LOSSES[0], description="mse is taken on one-hot targets")
+    optimizer: NameOrTable = Field(default="sgd", validate_default=True, description="sgd, adam or adamw, with options")
+    precision: Precision = Field(default="fp32", description="of the arithmetic in forward and backward")
+    lr_schedule: NameOrTable = Field(default="constant", validate_default=True, description="constant, cosine or step")
+    lr_warmup: AtLeastZero = Field(default=0.0, description="epochs in which the rate rises to its full value")
+    clip_norm: Limit = Field(default=None, description='largest norm of a gradient; default "none"')
+    step: Execution = Field(
+        default="eager", description="how a step is executed; compiled and cuda-graph are not yet there"
+    )
+
+
+class GivenSizes(Options):
+    """A model without mathematics: equal layers, timed but not trained."""
+
+    parameters: Amount = Field(description='trainable scalars: "335 M"')
+    layers: Count = Field(description="equal layers, or the blocks of a transformer")
+    sequence: Count | None = Field(default=None, description="tokens of one sample; without, a sample is one input")
+    hidden: Count | None = Field(default=None, description="width of a transformer: gives its activations")
+    heads: Count | None = Field(default=None, description="of attention; default hidden / 64")
+    attention: Attention = Field(default="fused", description="fused keeps no scores; eager keeps heads x sequence^2")
+    forward_flops: Amount | None = Field(
+        default=None, description='operations of one sample\'s forward pass, such as "8.2 G"; default 2 per token'
+    )
+    activations: Bytes = Field(default=None, description='kept by one sample for the backward pass, such as "104 MB"')
+
+
+class GivenTimes(Options):
+    """A model without mathematics: times and sizes of its layers from a file."""
+
+    profile: Text = Field(description="CSV with name, forward_ms, backward_ms, activation_bytes, parameter_bytes")
+    batch_size: Count = Field(description="samples that these times and sizes are of")
+
+
+class Sweep(Section):
+    """The product of these lists is the plan. Any other key may stand here too, by its path."""
+
+    strategy: NameOrTable = Field(description="strategies; the only key without a default")
+    batch_size: BatchSize | None = Field(default=None, description='samples of one data-parallel rank, or "full"')
+    global_batch_size: BatchSize | None = Field(default=None, description="samples behind one update; default 32")
+    micro_batch_size: MicroBatch = Field(
+        default=None, description="samples that pass forward at once; default all of batch_size"
+    )
+    microbatches: Count | None = Field(default=None, description="the same as a number of pieces")
+    learning_rate: Rate | None = Field(default=None, description="default: the model's own")
+    lr_scaling: Scaling = Field(
+        default="none", description="raise the rate with the global batch, from the smallest one of the sweep on"
+    )
+    gpus: Count | None = Field(default=None, description="devices of a cell; default [1, those present], on CPU [1, 2]")
+    seeds: Count | None = Field(default=None, description="how many, or a list of them; default 1")
+    seed: CountFromZero | None = Field(default=None, description="one seed by its number")
+    exclude: Any = Field(default=None, description='points to leave out: [{ strategy = "async-ps", gpus = 1 }]')
+
+
+class Goal(Section):
+    """When a cell is done, and how it is judged."""
+
+    target_accuracy: Target = Field(default=None, description="on the validation split; default: the dataset's own")
+    target_loss: Limit = Field(default=None, description="instead of target_accuracy")
+    max_epochs: Limit = Field(default=None, description=f"default {EPOCHS_BY_DEFAULT}, where no other limit is written")
+    max_steps: Count | None = Field(
+        default=None, description=f"default {STEPS_WITHOUT_TARGET} where there is no target"
+    )
+    max_seconds: Limit = Field(default=None, description="on the cell's own clock")
+    evaluate_every: Every = Field(default=None, description='in samples; default "0.25 epoch", without a target never')
+    validation_fraction: Share = Field(default=0.1, description="of the training data")
+
+
+class Servers(Section):
+    """Where the server of a strategy runs on a simulated cluster: as equal shards, each with a part of the weights."""
+
+    placement: ServerPlacement = Field(
+        default="cpu",
+        description="host memory of the first node, every device, the workers' nodes, or nodes of their own",
+    )
+    count: Count | None = Field(
+        default=None, description="shards; default: one; on every node where they are co-located"
+    )
+    apply_rate: ByteRate = Field(
+        default=None, description='gradients that one shard adds to its weights: "2 GB/s"; default: as a device updates'
+    )
+    link: LinkFigures = Field(default=None, description="of a dedicated server's node; default: as inter_node")
+
+
+class Cluster(Section):
+    """What the virtual engine computes with; rates are per direction."""
+
+    preset: Text = Field(default="this-machine", description="a coherent whole: `harness plugins` lists them")
+    device: DeviceCosts = Field(
+        default=None, description='"h200", { samples_per_second, batch_size } or { step_time = "312 ms", batch_size }'
+    )
+    gpus_per_node: Count | None = Field(default=None, description="devices of one node; default: the preset's")
+    intra_node: LinkFigures = Field(
+        default=None,
+        description="between devices of a node: a name, a rate, { bandwidth, latency }, { bus_bandwidth } or { table }",
+    )
+    inter_node: LinkFigures = Field(
+        default=None, description="of one node, all its adapters together; written the same way"
+    )
+    servers: Servers | None = Field(
+        default=None,
+        description='of simulated cells: { placement = "cpu", "gpu", "co-located" or "dedicated", count = shards, '
+        'apply_rate = "2 GB/s" and link = "25 Gb/s" of each }; default: one server, behind an interface of its own',
+    )
+
+
+class Faults(Section):
+    """What goes wrong on purpose, on both engines, drawn by the seed; ranks count devices from 0."""
+
+    compute_jitter: Jitter = Field(
+        default=None,
+        description="lognormal sigma of a step's compute time, mean 1; or { distribution = 'exponential' }",
+    )
+    stragglers: Stragglers = Field(default=[], description=STRAGGLER_FORMS)
+    deaths: Deaths = Field(default=[], description=f"{DEATH_FORMS}; synchronous strategies end as crashed")
+
+
+class Measure(Section):
+    """How speed is measured."""
+
+    warmup_steps: CountFromZero = Field(
+        default=10, description="left out of throughput only, at most a tenth of the run"
+    )
+    telemetry_interval: Time = Field(default="100 ms", validate_default=True, description="between two samples")
+
+
+class Limits(Section):
+    """What may be used up."""
+
+    cell_timeout: Time = Field(
+        default="15 min", validate_default=True, description="wall clock of a cell; then it has failed"
+    )
+    budget: Time = Field(default=None, description="wall clock of the whole run; cells go in rounds")
+    dram: Bytes = Field(default=None, description="usable memory of one device; default: the device's own")
+
+
+class Cost(Section):
+    """What it costs."""
+
+    per_gpu_hour: Price = Field(default=None, description='"2.80 EUR": then plan and verdict speak of money')
+
+
+class Observed(Section):
+    """A measurement from elsewhere, shown beside what is predicted for every cell that its keys fit."""
+
+    strategy: Text | None = Field(default=None, description="name")
+    gpus: Count | None = Field(default=None, description="devices")
+    nodes: Count | None = Field(default=None, description="machines that they fill")
+    batch_size: Count | None = Field(default=None, description="of one data-parallel rank")
+    global_batch_size: Count | None = Field(default=None, description="behind one update")
+    micro_batch_size: Count | None = Field(default=None, description="passed forward at once")
+    throughput: Pace = Field(default=None, description='of the whole job: "205 samples/s"')
+    step_time: Time = Field(default=None, description='"312 ms"; give this, throughput, or both')
+    source: str = Field(default="", description="where it is from", strict=True)
+
+    @model_validator(mode="after")
+    def _has_a_value(self) -> Observed:
+        if self.throughput is None and self.step_time is None:
+            raise ValueError('a throughput = "205 samples/s", a step_time = "312 ms", or both')
+        return self
+
+
+ObservedTables = Annotated[
+    list[dict[str, Any]],
+    BeforeValidator(table_list),
+    WithJsonSchema({"type": "array", "items": Observed.model_json_schema() | {"additionalProperties": True}}),
+]
+
+
+class Document(Section):
+    """A whole scenario."""
+
+    name: FolderName | None = Field(default=None, description="folder under results/; default: the name of the file")
+    description: str = Field(default="", description="shown in plan and report", strict=True)
+    plugins: Annotated[list[str], BeforeValidator(file_list)] = Field(default=[], description="plugin files or folders")
+    engine: Engine = Field(
+        default="auto",
+        description="auto: real where devices exist, virtual beyond; both: real cells get a virtual twin",
+    )
+    device: Device = Field(default="auto", description="auto: cuda where there is one")
+    threads_per_device: Count = Field(default=1, description="threads of one CPU device")
+    workload: Workload = Field(default_factory=Workload)
+    sweep: Sweep
+    goal: Goal = Field(default_factory=Goal)
+    strategy: dict[str, dict[str, Any]] = Field(default={}, description="[strategy.NAME]: see `harness plugins NAME`")
+    cluster: Cluster = Field(default_factory=Cluster)
+    faults: Faults = Field(default_factory=Faults)
+    measure: Measure = Field(default_factory=Measure)
+    limits: Limits = Field(default_factory=Limits)
+    cost: Cost = Field(default_factory=Cost)
+    observed: ObservedTables = Field(
+        default=[], description="measurements from elsewhere; keys swept by their path may stand there too"
+    )
+
+
+class Sgd(Options):
+    """Stochastic gradient descent."""
+
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Sgd:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Adam(Options):
+    """Kingma and Ba 2015; the defaults are theirs and torch's."""
+
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class AdamW(Adam):
+    """Loshchilov and Hutter 2019; the default decay is torch's."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+
+
+class StepSchedule(Options):
+    """Multiply the rate by `factor` after every so many epochs; chosen so that ten epochs see three drops."""
+
+    epochs: float = Field(default=3.0, gt=0)
+    factor: float = Field(default=0.1, gt=0, lt=1)
+
+
+OPTIMIZERS: dict[str, type[Options]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
+LR_SCHEDULES: dict[str, type[Options]] = {"constant": Options, "cosine": Options, "step": StepSchedule}
+
+
+def sections() -> dict[str, type[Section]]:
+    """Return the tables of a scenario that have fixed keys."""
+    fields = Document.model_fields.items()
+    return {name: info.annotation for name, info in fields if _is_section(info.annotation)}  # type: ignore[misc]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def key_paths() -> list[str]:
+    """Return every fixed key by its path."""
+    tables = sections()
+    return [
+        path
+        for name in Document.model_fields
+        if name != "strategy"
+        for path in ([f"{name}.{key}" for key in tables[name].model_fields] if name in tables else [name])
+    ]
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a scenario, for editors; keys of [sweep] may be lists and ranges."""
+    schema = Document.model_json_schema()
+    sweep = schema["$defs"]["Sweep"]
+    sweep["properties"] = {
+        key: value if key == "exclude" else _swept(value) for key, value in sweep["properties"].items()
+    }
+    sweep["additionalProperties"] = {"description": "any other key by its path: a list or a range of its values"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "harness scenario"}
+
+
+def _swept(value: dict[str, Any]) -> dict[str, Any]:
+    about = {key: item for key, item in value.items() if key in ("description", "default")}
+    scalar = {key: item for key, item in value.items() if key not in ("description", "default", "title")}
+    span = {
+        "type": "object",
+        "properties": {"from": {"type": "number"}, "to": {"type": "number"}, "points": {"type": "integer"}},
+        "required": ["from", "to", "points"],
+    }
+    return {"anyOf": [scalar, {"type": "array", "items": scalar, "minItems": 1}, span], **about}
+
+
+def schema_text() -> str:
+    """Return the keys with their defaults and meanings, a line each."""
+    lines = list(_rows())
+    width = max(len(left) for left, _ in lines)
+    return "\n".join(f"{left:<{width}}  {meaning}".rstrip() for left, meaning in lines) + "\n"
+
+
+def _rows() -> Iterator[tuple[str, str]]:
+    tables = sections()
+    for key, info in Document.model_fields.items():
+        if key in tables:
+            yield f"[{key}]", (tables[key].__doc__ or "").splitlines()[0]
+            for inner, field in tables[key].model_fields.items():
+                yield f"  {inner}{_default(field.default, field.is_required())}", field.description or ""
+        elif key == "observed":
+            yield "[[observed]]", info.description or ""
+            yield from ((f"  {inner}", field.description or "") for inner, field in Observed.model_fields.items())
+        else:
+            yield f"{key}{_default(info.default, info.is_required())}", info.description or ""
+
+
+def _default(value: Any, required: bool) -> str:
+    if required or value is None:
+        return ""
+    if isinstance(value, str):
+        return f' = "{value}"'
+    return f" = {value}"

@@ -1,0 +1,355 @@
+"""Everything in a scenario but the sweep, judged and completed with defaults, for one combination of swept keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from harness.api.strategy import Options
+from harness.core.cell import is_elsewhere
+from harness.core.errors import HarnessError, InputError, nearest
+from harness.scenario.mistakes import ABSENT, Source, validated, wordings
+from harness.scenario.override import put, resolve_key
+from harness.scenario.resolve_cluster import resolve
+from harness.scenario.schema import (
+    EPOCHS_BY_DEFAULT,
+    LR_SCHEDULES,
+    NOT_SWEPT,
+    OPTIMIZERS,
+    STEPS_WITHOUT_TARGET,
+    Document,
+    Goal,
+    Section,
+    Workload,
+    key_paths,
+)
+from harness.scenario.toml_lines import Path
+from harness.scenario.value_types import Named
+from harness.scenario.without_data import is_given, read_given, refuse_training
+from harness.workloads.entries import training_size
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+
+EVALUATE_BY_DEFAULT = "0.25 epoch"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all points that share one combination of swept keys; dictionaries are as in records.
+
+    Attributes:
+        swept: keys swept by their path, as they were written.
+        learning_rate: the model's own, used where the sweep gives none.
+        identity: hashes of user files and of data that lies in the user's own files.
+        dataset_entry: what the workload's data set is called in the host, with its options.
+        timing_only: the workload has no mathematics.
+        dram_bytes: cap on one device's memory that the scenario sets.
+        per_gpu_hour: price of a device, in `currency`.
+        profile_id: hash of the file that the workload's times are from.
+    """
+
+    swept: dict[str, Any]
+    engine: str
+    device: str
+    threads_per_device: int
+    workload: dict[str, Any]
+    goal: dict[str, Any]
+    cluster: dict[str, Any]
+    measure: dict[str, Any]
+    faults: dict[str, Any]
+    cell_timeout_s: float
+    learning_rate: float
+    identity: dict[str, str]
+    dataset_entry: tuple[Any, Any] = field(repr=False, compare=False)
+    timing_only: bool = False
+    dram_bytes: int | None = None
+    per_gpu_hour: float | None = None
+    currency: str = ""
+    profile_id: str = ""
+
+    def num_train(self) -> int | None:
+        """Return the number of samples that are trained on; None where only loading tells.
+
+        Raises:
+            HarnessError: the data set's files are missing or cannot be read.
+        """
+        entry, options = self.dataset_entry
+        if entry is None:
+            return None
+        size = entry.size(options)
+        return None if size is None else training_size(size.num_train, self.goal["validation_fraction"])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name from the scenario that was found, with its options."""
+
+    entry: Any
+    options: Any
+
+    def to_dict(self, name: str) -> dict[str, Any]:
+        """Return it as it stands in a record, defaults filled in."""
+        return {"name": name, "options": self.options.model_dump(mode="json")}
+
+
+def read_settings(
+    content: Mapping[str, Any], swept: Mapping[str, Any], host: Host, folder: FilePath, source: Source
+) -> Settings | None:
+    """Return the settings with `swept` written over `content`, or None after adding the problems to `source`."""
+    content = {key: value for key, value in content.items() if key not in ("sweep", "strategy")}
+    for path, value in swept.items():
+        put(content, path, value)
+    source = _lines_of_swept(source, swept)
+    # The names in the workload are worth judging too where other keys do not hold.
+    document = _document(content, source) or _without_problems(content, source)
+    entries = _entries(document.workload, host, folder, source)
+    cluster = resolve(document.cluster, host, folder, source)
+    if entries is None or cluster is None:
+        return None
+    if is_given(document.workload.model):
+        refuse_training(content, source)
+    _refuse_precision(document.workload.precision, cluster["device"], source)
+    _refuse_servers(document.engine, cluster, source)
+    return _completed(document, dict(swept), entries, cluster, host, source)
+
+
+def _refuse_precision(precision: str, device: Mapping[str, Any] | None, source: Source) -> None:
+    peaks = (device or {}).get("peak_flops_per_s")
+    if device and peaks and precision not in peaks:
+        known = ", ".join(peaks)
+        source.problem(
+            ("workload", "precision"), f"{device['name']} computes in {known}; choose one of these", precision
+        )
+
+
+def _refuse_servers(engine: str, cluster: Mapping[str, Any], source: Source) -> None:
+    """Refuse servers of a cluster whose cells may be real: there the strategy's own processes serve."""
+    if "servers" in cluster and engine != "virtual" and not is_elsewhere(cluster):
+        problem = 'left out, or a simulated cluster: cluster.preset, cluster.device, or engine = "virtual"'
+        source.problem(("cluster", "servers"), problem, cluster["servers"]["placement"])
+
+
+def _lines_of_swept(source: Source, swept: Mapping[str, Any]) -> Source:
+    """Let problems of a swept value point to [sweep], where it stands."""
+    lines, sets = dict(source.lines), dict(source.sets)
+    for path in swept:
+        key, written = tuple(path.split(".")), ("sweep", path)
+        nested = ("sweep", *key)
+        sets |= {key: sets[written]} if written in sets else {}
+        lines |= {key: source.lines.get(written) or source.lines.get(nested, 0)}
+    return replace(source, lines=lines, sets=sets)
+
+
+def _document(content: Mapping[str, Any], source: Source) -> Document | None:
+    try:
+        return Document.model_validate({**content, "sweep": {"strategy": "any"}})
+    except ValidationError as error:
+        for path, allowed, got in wordings(error, Document, content):
+            source.problem(path, allowed + _where_instead(path, got), got)
+        return None
+
+
+def _where_instead(path: Path, got: object) -> str:
+    """Say where a list, or a key of another table, belongs."""
+    dotted = ".".join(str(part) for part in path)
+    lists = ("faults.stragglers", "faults.deaths")
+    if isinstance(got, list) and dotted in key_paths() and not dotted.startswith((*NOT_SWEPT, *lists)):
+        return f'; to sweep it, write "{dotted}" = [...] in [sweep]'
+    elsewhere, _ = resolve_key(str(path[-1]), key_paths()) if path else (None, "")
+    return f"; there is a key {elsewhere}" if got is ABSENT and elsewhere and elsewhere != dotted else ""
+
+
+def _without_problems(content: Mapping[str, Any], source: Source) -> Document:
+    """Return the scenario's workload with every key that does not hold replaced by its default."""
+    quiet = Source(source.where)
+    workload = content.get("workload")
+    kept = dict(workload) if isinstance(workload, dict) else {}
+    kept = {key: value for key, value in kept.items() if validated(Workload, {key: value}, quiet) is not None}
+    return Document.model_validate({"workload": kept, "sweep": {"strategy": "any"}})
+
+
+def _entries(workload: Workload, host: Host, folder: FilePath, source: Source) -> dict[str, Entry] | None:
+    found = {
+        "model": _model(workload.model, host, folder, source),
+        "dataset": NO_DATA
+        if is_given(workload.model)
+        else _registered("dataset", workload.dataset, host, folder, source),
+        "optimizer": builtin(("workload", "optimizer"), workload.optimizer, OPTIMIZERS, source),
+        "lr_schedule": builtin(("workload", "lr_schedule"), workload.lr_schedule, LR_SCHEDULES, source),
+    }
+    entries = {key: entry for key, entry in found.items() if entry is not None}
+    return entries if len(entries) == len(found) else None
+
+
+NO_DATA = Entry(None, Options())
+"""What a model without mathematics reads."""
+
+
+def _model(named: Named, host: Host, folder: FilePath, source: Source) -> Entry | None:
+    if not is_given(named):
+        return _registered("model", named, host, folder, source)
+    given = read_given(named, folder, source)
+    return None if given is None else Entry(*given)
+
+
+def builtin(path: tuple[str, ...], named: Named, known: Mapping[str, type[BaseModel]], source: Source) -> Entry | None:
+    """Return the options of an optimizer or schedule, or None after adding what is wrong."""
+    if named.name not in known:
+        source.problem(path, f"one of {', '.join(known)}{nearest(named.name, known)}", named.name)
+        return None
+    for key in {"lr", "learning_rate"} & set(named.options):
+        source.problem((*path, key), "no such key; the rate stands in sweep.learning_rate")
+        return None
+    options = validated(known[named.name], named.options, source, path)
+    return None if options is None else Entry(None, options)
+
+
+def _registered(kind: str, named: Named, host: Host, folder: FilePath, source: Source) -> Entry | None:
+    path = ("workload", kind)
+    known: Mapping[str, Any] = host.models if kind == "model" else host.datasets
+    entry = known.get(named.name)
+    if entry is None and ".py:" in named.name:
+        entry = _user_function(kind, named.name, folder, source)
+        if entry is None:
+            return None
+    if entry is None:
+        source.problem(path, unknown(named.name, known, host) + " or a function, FILE.py:FUNCTION", named.name)
+        return None
+    options = validated(entry.Options, named.options, source, path)
+    return None if options is None else Entry(entry, options)
+
+
+def unknown(name: str, known: Iterable[str], host: Host) -> str:
+    """Say which names there are, or why the plugin that should have brought this one is broken."""
+    for plugin, reason in host.broken.items():
+        if FilePath(plugin).stem.replace("_", "-") == name or f'"{name}"' in _text(plugin):
+            return f"its plugin is broken: {reason}"
+    names = sorted(known)
+    return f"one of {', '.join(names)}{nearest(name, names)}"
+
+
+def _text(plugin: str) -> str:
+    path = FilePath(plugin)
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> Any:
+    from harness.workloads.user import user_dataset, user_model
+
+    try:
+        return user_model(name, folder) if kind == "model" else user_dataset(name, folder)
+    except InputError as error:
+        for problem in error.problems:
+            source.problem(("workload", kind), problem.removeprefix(f"workload.{kind} = {name!r}: "), name)
+        return None
+
+
+def _completed(
+    document: Document,
+    swept: dict[str, Any],
+    entries: dict[str, Entry],
+    cluster: dict[str, Any],
+    host: Host,
+    source: Source,
+) -> Settings | None:
+    dataset = entries["dataset"].entry
+    goal = _goal(document.goal, dataset.target_accuracy if dataset else None, source)
+    identity = _identity(document.workload, entries, host, source) if dataset else {}
+    if goal is None or identity is None:
+        return None
+    price = document.cost.per_gpu_hour or {}
+    measure = {
+        "warmup_steps": document.measure.warmup_steps,
+        "telemetry_interval_s": document.measure.telemetry_interval,
+    }
+    return Settings(
+        swept=swept,
+        engine=document.engine,
+        device=document.device,
+        threads_per_device=document.threads_per_device,
+        workload=_workload(document.workload, entries),
+        goal=goal,
+        cluster=cluster,
+        measure=measure,
+        faults=_faults(document),
+        cell_timeout_s=document.limits.cell_timeout or 0.0,
+        learning_rate=entries["model"].entry.learning_rate,
+        identity=identity,
+        dataset_entry=(dataset, entries["dataset"].options),
+        timing_only=dataset is None,
+        dram_bytes=document.limits.dram,
+        per_gpu_hour=price.get("amount"),
+        currency=price.get("currency", ""),
+        profile_id=entries["model"].entry.file_hash if dataset is None else "",
+    )
+
+
+def _faults(document: Document) -> dict[str, Any]:
+    """Return the faults that there are; wherever cells may be real, jitter only delays, on all of them alike."""
+    faults = {key: value for key, value in _plain(document.faults).items() if value}
+    if "compute_jitter" in faults and document.engine != "virtual":
+        faults["floor"] = 1.0
+    return faults
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    return section.model_dump(mode="json")
+
+
+def _workload(workload: Workload, entries: dict[str, Entry]) -> dict[str, Any]:
+    names = {key: getattr(workload, key).name for key in entries}
+    if is_given(workload.model):
+        names |= {"model": entries["model"].entry.name, "dataset": "none"}
+    rest = {key: getattr(workload, key) for key in ("loss", "precision", "lr_warmup", "clip_norm", "step")}
+    return {key: entries[key].to_dict(name) for key, name in names.items()} | rest
+
+
+def _goal(goal: Goal, target_of_dataset: float | None, source: Source) -> dict[str, Any] | None:
+    """Complete the goal: the data set's own target, ten epochs, or sixty steps where there is nothing to reach."""
+    if goal.target_accuracy not in (None, "none") and goal.target_loss is not None:
+        source.problem(("goal", "target_loss"), "give target_accuracy or target_loss, not both", goal.target_loss)
+        return None
+    limits = {"max_epochs": goal.max_epochs, "max_steps": goal.max_steps, "max_seconds": goal.max_seconds}
+    limited = any(limit is not None for limit in limits.values())
+    accuracy = goal.target_accuracy
+    if accuracy is None and goal.target_loss is None:
+        accuracy = target_of_dataset
+    no_target = accuracy in (None, "none") and goal.target_loss is None
+    speed_only = no_target and (accuracy == "none" or not limited)
+    if not limited:
+        limits |= {"max_steps": STEPS_WITHOUT_TARGET} if speed_only else {"max_epochs": float(EPOCHS_BY_DEFAULT)}
+    return {
+        "target_accuracy": None if accuracy == "none" else accuracy,
+        "target_loss": goal.target_loss,
+        **limits,
+        "evaluate_every": goal.evaluate_every or (None if speed_only else EVALUATE_BY_DEFAULT),
+        "validation_fraction": goal.validation_fraction,
+    }
+
+
+def _identity(workload: Workload, entries: dict[str, Entry], host: Host, source: Source) -> dict[str, str] | None:
+    """Hash what a name and options do not identify: user files, and data that lies in the user's own files."""
+    texts = {
+        "model_source": _source_of("model", workload.model.name, entries["model"].entry, host),
+        "dataset_source": _source_of("dataset", workload.dataset.name, entries["dataset"].entry, host),
+    }
+    identity = {key: hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items() if text}
+    dataset = entries["dataset"]
+    if not any(isinstance(value, FilePath) for _, value in dataset.options):
+        return identity
+    try:
+        checksum = dataset.entry.checksum(dataset.options)
+    except (HarnessError, OSError) as error:
+        source.problem(("workload", "dataset"), " ".join(str(error).split()), workload.dataset.to_dict())
+        return None
+    return identity | ({"data": checksum} if checksum else {})
+
+
+def _source_of(kind: str, name: str, entry: Any, host: Host) -> str:
+    return entry.file.text if entry.file is not None else host.source_of(kind, name)

@@ -1,0 +1,362 @@
+"""The axes of a sweep: every list and range in [sweep] and [strategy.NAME], each value judged where it stands."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import nearest
+from harness.core.words import show
+from harness.scenario.mistakes import Source, key_problems, validated
+from harness.scenario.override import EXCLUSIVE, TABLES, WITH_OPTIONS, resolve_key
+from harness.scenario.schema import NOT_SWEPT, OPTIMIZERS, Sweep, key_paths, sections
+from harness.scenario.settings import builtin, unknown
+from harness.scenario.toml_lines import Path
+from harness.scenario.value_types import Named
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.api.strategy import Strategy
+
+GLOBAL_BATCH_BY_DEFAULT = 32
+_RANGE = {"from", "to", "points"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A strategy with one choice of its options, and the optimizer where [strategy.NAME] overrides it."""
+
+    strategy: str
+    options: dict[str, Any]
+    optimizer: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The lists whose product is the plan; None or (None,) where a default depends on the machine or the model.
+
+    Attributes:
+        batch_key: "batch_size" or "global_batch_size", whichever the scenario gives.
+        micro_key: "micro_batch_size" or "microbatches".
+        paths: keys swept by their path, with the values as written.
+        exclude: partial points, by full key, each key with the values that are left out.
+    """
+
+    variants: tuple[Variant, ...]
+    gpus: tuple[int, ...] | None
+    batch_key: str
+    batches: tuple[int | str, ...]
+    micro_key: str
+    micros: tuple[int | None, ...]
+    learning_rates: tuple[float | None, ...]
+    lr_scalings: tuple[str, ...]
+    seeds: Sequence[int]
+    paths: dict[str, tuple[Any, ...]]
+    exclude: tuple[dict[str, tuple[Any, ...]], ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_axes(content: dict[str, Any], host: Host, source: Source) -> Axes:
+    """Return the axes of a scenario; where problems were added to `source`, of what holds in it."""
+    fixed, paths = _split(content, source)
+    strategies = fixed.pop("strategy", None)
+    if strategies is None:
+        source.problem(("sweep", "strategy"), f"missing; write names of strategies, such as {show(_first(host))}")
+    variants, notes = _variants(strategies, content.get("strategy", {}), host, source)
+    exclude = fixed.pop("exclude", [])
+    lists = {key: _checked(key, raw, source) for key, raw in fixed.items()}
+    for one, other in EXCLUSIVE:
+        if _last(one) in lists and _last(other) in lists:
+            source.problem(("sweep", _last(other)), f"give {_last(one)} or {_last(other)}, not both")
+    swept = ["strategy", *lists, *paths]
+    excluded = _exclusions(exclude, swept, host, source)
+    return _axes(lists, variants, paths, _seeds(fixed, lists), excluded, notes)
+
+
+def _axes(
+    lists: dict[str, list[Any]],
+    variants: list[Variant],
+    paths: dict[str, tuple[Any, ...]],
+    seeds: Sequence[int],
+    exclude: list[dict[str, tuple[Any, ...]]],
+    notes: list[str],
+) -> Axes:
+    batch_key = "batch_size" if "batch_size" in lists else "global_batch_size"
+    micro_key = "microbatches" if "microbatches" in lists else "micro_batch_size"
+    return Axes(
+        variants=tuple(variants),
+        gpus=tuple(lists["gpus"]) if "gpus" in lists else None,
+        batch_key=batch_key,
+        batches=tuple(lists.get(batch_key, [GLOBAL_BATCH_BY_DEFAULT])),
+        micro_key=micro_key,
+        micros=tuple(lists.get(micro_key, [None])),
+        learning_rates=tuple(lists.get("learning_rate", [None])),
+        lr_scalings=tuple(lists.get("lr_scaling", ["none"])),
+        seeds=seeds,
+        paths=paths,
+        exclude=tuple(exclude),
+        notes=tuple(notes),
+    )
+
+
+def _first(host: Host) -> list[str]:
+    return [name for name in ("single", "sync-ddp") if name in host.strategies] or sorted(host.strategies)[:2]
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _split(content: dict[str, Any], source: Source) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """Separate the keys that [sweep] has of its own from the ones swept by their path."""
+    sweep = content.get("sweep", {})
+    if not isinstance(sweep, dict):
+        source.problem(("sweep",), "a table, [sweep], with at least a strategy", sweep)
+        return {}, {}
+    fixed = {key: value for key, value in sweep.items() if key in Sweep.model_fields}
+    paths: dict[str, tuple[Any, ...]] = {}
+    for path, at, raw in _other_keys({key: value for key, value in sweep.items() if key not in fixed}):
+        if path.startswith("strategy."):
+            _move_to_strategy(content, path, at, raw, source)
+        elif _may_be_swept(path, at, source):
+            paths[path] = tuple(value for value, _ in values_of(raw, at, source))
+    return fixed, paths
+
+
+def _other_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, Path, Any]]:
+    """Yield keys swept by their path: `"workload.precision" = [...]`, or the same without quotes, as TOML nests it."""
+    tables = {"strategy", *sections()}
+    for key, raw in table.items():
+        if key not in tables or not isinstance(raw, dict):
+            yield key, ("sweep", key), raw
+            continue
+        for inner, value in raw.items():
+            if key == "strategy" and isinstance(value, dict):
+                yield from ((f"strategy.{inner}.{k}", ("sweep", key, inner, k), v) for k, v in value.items())
+            else:
+                yield f"{key}.{inner}", ("sweep", key, inner), value
+
+
+def _may_be_swept(path: str, at: Path, source: Source) -> bool:
+    known = [key for key in key_paths() if not key.startswith(NOT_SWEPT)]
+    parent = path.rpartition(".")[0]
+    if path in known or parent in (*WITH_OPTIONS, *TABLES):
+        return True
+    if path in key_paths():
+        source.problem(at, "cannot be swept: it makes no other cell, or is not yet supported")
+        return False
+    meant, _ = resolve_key(path, known)
+    hint = f'; did you mean "{meant}"?' if meant else nearest(path, [*Sweep.model_fields, *known])
+    own = ", ".join(Sweep.model_fields)
+    source.problem(at, f"no such key{hint}; known here: {own}, and any other key by its path in quotes")
+    return False
+
+
+def _move_to_strategy(content: dict[str, Any], path: str, at: Path, raw: Any, source: Source) -> None:
+    _, name, *rest = path.split(".", 2)
+    tables = content.get("strategy", {})
+    if not rest or not isinstance(tables, dict) or not isinstance(tables.get(name, {}), dict):
+        source.problem(at, 'name the option too: "strategy.NAME.option" = [...]')
+        return
+    content["strategy"] = {**tables, name: {**tables.get(name, {}), rest[0]: raw}}
+    moved = ("strategy", name, rest[0])
+    for key, line in list(source.lines.items()):
+        if key[: len(at)] == at:
+            source.lines[(*moved, *key[len(at) :])] = line
+
+
+def values_of(raw: Any, at: Path, source: Source, integral: bool = True) -> list[tuple[Any, Path]]:
+    """Return the values of a list, a geometric range, or a single value, each with the path it stands at.
+
+    With `integral`, a range between two whole numbers is rounded to whole numbers.
+    """
+    if isinstance(raw, dict) and (_RANGE & set(raw)) and "name" not in raw:
+        return [(value, at) for value in _range(raw, at, source, integral)]
+    if not isinstance(raw, list):
+        return [(raw, at)]
+    if not raw:
+        source.problem(at, "an empty list leaves nothing to run; write at least one value", raw)
+    for place, value in enumerate(raw):
+        if any(value == earlier and type(value) is type(earlier) for earlier in raw[:place]):
+            source.problem((*at, place), "stands twice in the list; leave one out", value)
+    return [(value, (*at, place)) for place, value in enumerate(raw)]
+
+
+def _range(raw: dict[str, Any], at: Path, source: Source, integral: bool) -> list[float | int]:
+    form = "a geometric range is { from = 1e-3, to = 1.0, points = 7 }: both ends above 0, at least 2 points"
+    low, high, points = raw.get("from"), raw.get("to"), raw.get("points")
+    numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) and end > 0 for end in (low, high))
+    if set(raw) != _RANGE or not numbers or type(points) is not int or not 2 <= points <= 1000 or low == high:
+        source.problem(at, form, raw)
+        return []
+    assert isinstance(low, (int, float))
+    assert isinstance(high, (int, float))
+    inner = [low * (high / low) ** (k / (points - 1)) for k in range(1, points - 1)]
+    if integral and isinstance(low, int) and isinstance(high, int):
+        values: list[float | int] = [low, *(round(value) for value in inner), high]
+        if len(set(values)) < points:
+            source.problem(at, f"{points} points between {low} and {high} are not all different; ask for fewer", raw)
+        return values
+    # Six digits are more than a rate needs, and keep what the tables show equal to what is run.
+    return [float(low), *(float(f"{value:.6g}") for value in inner), float(high)]
+
+
+def _checked(key: str, raw: Any, source: Source) -> list[Any]:
+    """Return the values of one of [sweep]'s own keys, as its type says; those that do not hold become problems."""
+    values = []
+    # As a list, `seeds` names them and 0 is one of them; as a number it counts them.
+    kind = "seed" if key == "seeds" and not isinstance(raw, int) else key
+    for value, at in values_of(raw, ("sweep", key), source, integral=key != "learning_rate"):
+        content = {"strategy": "any", kind: value}
+        problems = key_problems(Sweep, kind, content)
+        for inner, allowed, got in problems:
+            source.problem((*at, *inner), allowed, got)
+        if not problems:
+            values.append(getattr(Sweep.model_validate(content), kind))
+    return values
+
+
+def _seeds(fixed: dict[str, Any], lists: dict[str, list[Any]]) -> Sequence[int]:
+    """Return the seeds: `seeds = 5` counts them, a list names them, `seed = 7` is one of them."""
+    if isinstance(fixed.get("seeds"), int):
+        return range(next(iter(lists["seeds"]), 1))
+    return tuple(lists.get("seeds") or lists.get("seed") or [0])
+
+
+def _variants(strategies: Any, tables: Any, host: Host, source: Source) -> tuple[list[Variant], list[str]]:
+    if not isinstance(tables, dict):
+        source.problem(
+            ("strategy",), "tables [strategy.NAME] with options; the strategies to run stand in sweep.strategy"
+        )
+        tables = {}
+    named = [] if strategies is None else list(_named(strategies, source))
+    notes = _unused(tables, {item.name for item, _ in named}, host, source)
+    variants: list[Variant] = []
+    for item, at in named:
+        if _exists(item.name, at, host, source):
+            table = tables.get(item.name, {})
+            options = {**(table if isinstance(table, dict) else {}), **item.options}
+            where = at if item.options else ("strategy", item.name)
+            if not isinstance(table, dict):
+                source.problem(("strategy", item.name), "a table of options", table)
+            variants += expand_options(host.strategies[item.name], options, where, source)
+    for place, variant in enumerate(variants):
+        if variant in variants[:place]:
+            source.problem(("sweep", "strategy"), f"{variant.strategy} stands twice with the same options")
+    return variants, notes
+
+
+def _named(strategies: Any, source: Source) -> Iterator[tuple[Named, Path]]:
+    for value, at in values_of(strategies, ("sweep", "strategy"), source):
+        problems = key_problems(Sweep, "strategy", {"strategy": value})
+        for _, allowed, got in problems:
+            source.problem(at, allowed, got)
+        if not problems:
+            yield Sweep.model_validate({"strategy": value}).strategy, at
+
+
+def _exists(name: str, at: Path, host: Host, source: Source) -> bool:
+    if name in host.strategies:
+        return True
+    for known, strategy in host.strategies.items():
+        if name.lower().replace("_", "-") in strategy.also_known_as:
+            source.problem(at, f"did you mean {known}? `harness plugins` lists all", name)
+            return False
+    source.problem(at, unknown(name, host.strategies, host), name)
+    return False
+
+
+def _unused(tables: dict[str, Any], used: set[str], host: Host, source: Source) -> list[str]:
+    """Judge tables of strategies that the sweep does not name, and say that they are not used."""
+    notes = []
+    for name, table in tables.items():
+        if name not in used and _exists(name, ("strategy", name), host, source):
+            if isinstance(table, dict):
+                expand_options(host.strategies[name], table, ("strategy", name), source)
+            notes.append(f"[strategy.{name}] is not used: sweep.strategy does not name {name}")
+    return notes
+
+
+def expand_options(strategy: type[Strategy], table: dict[str, Any], path: Path, source: Source) -> list[Variant]:
+    """Return a variant for each combination of the options' lists; empty after adding problems to `source`."""
+    table = dict(table)
+    optimizers: list[dict[str, Any] | None] = [None]
+    if "optimizer" in table and "optimizer" not in strategy.Options.model_fields:
+        optimizers = list(_optimizers(table.pop("optimizer"), (*path, "optimizer"), source))
+    before = len(source.problems)
+    lists = {key: _option_values(strategy, key, table, path, source) for key in table}
+    if len(source.problems) > before:
+        return []
+    variants = []
+    for choice in itertools.product(*lists.values()):
+        options = validated(strategy.Options, dict(zip(lists, choice, strict=True)), source, path)
+        if options is not None:
+            filled = options.model_dump(mode="json")
+            variants += [Variant(strategy.name, filled, optimizer) for optimizer in optimizers]
+    return variants
+
+
+def _optimizers(raw: Any, path: Path, source: Source) -> Iterator[dict[str, Any]]:
+    keys = tuple(str(part) for part in path)
+    for value, at in values_of(raw, path, source):
+        problems = key_problems(Sweep, "strategy", {"strategy": value})
+        if problems:
+            source.problem(at, problems[0][1], value)
+            continue
+        named = Sweep.model_validate({"strategy": value}).strategy
+        entry = builtin(keys, named, OPTIMIZERS, source)
+        if entry is not None:
+            yield entry.to_dict(named.name)
+
+
+def _option_values(strategy: type[Strategy], key: str, table: dict[str, Any], path: Path, source: Source) -> list[Any]:
+    """Return the values to sweep for an option: a list is one value where the option takes it, else several."""
+    raw, at = table[key], (*path, key)
+    whole = key_problems(strategy.Options, key, {key: raw})
+    is_range = isinstance(raw, dict) and set(raw) == _RANGE
+    if not whole or not (isinstance(raw, list) or is_range) or key not in strategy.Options.model_fields:
+        for inner, allowed, got in whole:
+            source.problem((*at, *inner), allowed, got)
+        return [raw]
+    values = values_of(raw, at, source)
+    single = [(place, key_problems(strategy.Options, key, {key: value})) for value, place in values]
+    takes_list = any(inner for inner, _, _ in whole) and all(problems for _, problems in single)
+    # An option whose type is a list was entered by pydantic, so what is wrong lies inside the one value.
+    for place, problems in [(at, whole)] if takes_list else single:
+        for inner, allowed, got in problems:
+            source.problem((*place, *inner), allowed, got)
+    return [value for value, _ in values]
+
+
+def _exclusions(raw: Any, swept: Sequence[str], host: Host, source: Source) -> list[dict[str, tuple[Any, ...]]]:
+    entries = [raw] if isinstance(raw, dict) else raw
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        source.problem(("sweep", "exclude"), 'a list of points such as [{ strategy = "async-ps", gpus = 1 }]', raw)
+        return []
+    allowed = dict.fromkeys([*swept, "gpus", "learning_rate"])
+    return [
+        _exclusion(entry, list(allowed), ("sweep", "exclude", place), host, source)
+        for place, entry in enumerate(entries)
+    ]
+
+
+def _exclusion(
+    entry: dict[str, Any], allowed: Sequence[str], at: Path, host: Host, source: Source
+) -> dict[str, tuple[Any, ...]]:
+    if not entry:
+        source.problem(at, "an empty table would leave out everything", entry)
+    point: dict[str, tuple[Any, ...]] = {}
+    for key, value in entry.items():
+        own = next((known for known in allowed if key in (known, _last(known))), None)
+        own = own or (key if key.startswith("strategy.") else None)
+        if own is None:
+            hint = nearest(key, allowed)
+            source.problem((*at, key), f"not swept here{hint}; points differ in {', '.join(allowed)}")
+            continue
+        point[own] = tuple(value) if isinstance(value, list) else (value,)
+        if own == "strategy":
+            for name in point[own]:
+                _exists(str(name), (*at, key), host, source)
+    return point

@@ -1,0 +1,381 @@
+"""What a value in a scenario may be: checks that pydantic runs, and whose words the user reads."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from harness.core.cell import LARGEST
+from harness.core.errors import nearest
+from harness.core.units import RATE_FORMS, parse_bytes, parse_rate, parse_seconds
+
+LARGEST_COUNT = 2**31 - 1
+"""Chosen: what every library below us still counts with."""
+
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+_EVERY = re.compile(r"([0-9]*\.?[0-9]+) (epochs?|samples)")
+_AMOUNT = re.compile(r"([0-9]*\.?[0-9]+) ?([kMGBT]?)")
+_FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+_PACE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][0-9]+)?) ?(samples|images|sequences|examples)/s")
+_PRICE = re.compile(r"([0-9]*\.?[0-9]+) ?([A-Z]{3}|[$€£])")
+
+
+class Named(NamedTuple):
+    """A name with options: `"sgd"`, or `{ name = "sgd", momentum = 0.9 }`."""
+
+    name: str
+    options: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it stands in a record."""
+        return {"name": self.name, "options": self.options}
+
+
+def _named(value: object) -> Named:
+    if isinstance(value, Named):
+        return value
+    if isinstance(value, str) and value:
+        return Named(value, {})
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return Named(value["name"], {key: item for key, item in value.items() if key != "name"})
+    raise ValueError('a name in quotes, or a table with a name and options: { name = "...", option = ... }')
+
+
+WITHOUT_MATHEMATICS = ("parameters", "profile")
+"""Keys of a model that is given by sizes or by times: it can be timed, and not be trained."""
+
+
+def _model(value: object) -> Named:
+    """Accept a name with options, or a table without a name that says sizes or a file of times."""
+    if isinstance(value, Mapping) and "name" not in value:
+        for key in WITHOUT_MATHEMATICS:
+            if key in value:
+                return Named(key, dict(value))
+    try:
+        return _named(value)
+    except ValueError as error:
+        raise ValueError(
+            f'{error}, or sizes without mathematics: {{ parameters = "335 M", layers = 24, ... }} or '
+            '{ profile = "layers.csv", batch_size = 128 }'
+        ) from None
+
+
+def _folder_name(value: object) -> str:
+    if isinstance(value, str) and FOLDER_NAME.fullmatch(value):
+        return value
+    raise ValueError("letters, digits, - and _ (it names a folder under results/)")
+
+
+def _whole(minimum: int, other: str | None = None) -> Callable[[object], int | str]:
+    """Accept whole numbers from `minimum` on, and one word if given."""
+
+    def check(value: object) -> int | str:
+        if other is not None and value == other:
+            return other
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ValueError(f"a whole number, at least {minimum}" + (f', or "{other}"' if other else ""))
+        if value > LARGEST_COUNT:
+            raise ValueError(f"a whole number of at most {LARGEST_COUNT:,}")
+        return value
+
+    return check
+
+
+def _number(above: float | None = None, least: float | None = None, none: bool = False) -> Callable[[object], Any]:
+    """Accept finite numbers within a bound; with `none` the word "none" stands for leaving it out."""
+    bound = f"above {above:g}" if above is not None else f"at least {least:g}"
+
+    def check(value: object) -> float | None:
+        if none and (value is None or value == "none"):
+            return None
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or (above is not None and value <= above)
+            or (least is not None and value < least)
+        ):
+            raise ValueError(f"a number {bound}" + (', or "none"' if none else ""))
+        return float(value)
+
+    return check
+
+
+def _target(value: object) -> float | str | None:
+    if value is None or value == "none":
+        return "none" if value else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        percent = isinstance(value, (int, float)) and not isinstance(value, bool) and 1 < value <= 100
+        raise ValueError(
+            "a fraction above 0 and at most 1"
+            + (f"; for {value:g} % write {value / 100:g}" if percent and isinstance(value, (int, float)) else "")
+            + ("" if percent else ', or "none"')
+        )
+    return float(value)
+
+
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ValueError("a fraction between 0 and 1, such as 0.1")
+    return float(value)
+
+
+def _every(value: object) -> int | str | None:
+    """Accept samples as a whole number, or text such as "0.25 epoch"."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    match = _EVERY.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0 or (match[2] == "samples" and float(match[1]) % 1):
+        raise ValueError('text such as "0.25 epoch", or a whole number of samples')
+    return int(float(match[1])) if match[2] == "samples" else f"{match[1]} epoch"
+
+
+def _time(value: object) -> float | None:
+    return None if value is None else _above_zero(parse_seconds(value), "a time")
+
+
+def _above_zero(amount: float, what: str) -> float:
+    if amount <= 0:
+        raise ValueError(f"{what} above 0")
+    return amount
+
+
+def _device_costs(value: object) -> dict[str, Any] | None:
+    """Accept a device by its name, or by its rate, or its time for a step, at a batch size."""
+    forms = (
+        'a device such as "h200" (`harness plugins` lists them), { samples_per_second = 52, batch_size = 16 } or '
+        '{ step_time = "312 ms", batch_size = 64 }'
+    )
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip():
+        return {"name": value}
+    if not isinstance(value, Mapping) or set(value) not in (
+        {"samples_per_second", "batch_size"},
+        {"step_time", "batch_size"},
+    ):
+        raise ValueError(forms)
+    batch = _part("batch_size", _whole(1), value)
+    if "step_time" in value:
+        return {"step_time_s": _part("step_time", _time, value), "batch_size": batch}
+    return {"samples_per_second": _part("samples_per_second", _number(above=0), value), "batch_size": batch}
+
+
+def _link(value: object) -> dict[str, Any] | None:
+    """Accept a link by its name or rate, by bandwidth and latency, by bus bandwidths, or by a table of measurements."""
+    forms = (
+        f'a link such as "infiniband-hdr" (`harness plugins` lists them), {RATE_FORMS}, {{ bandwidth = "25 Gb/s", '
+        'latency = "3 us" }, { bus_bandwidth = { 2 = "22 GB/s", 8 = "134 GB/s" } } or { table = "all_reduce.csv" }'
+    )
+    if value is None:
+        return None
+    if isinstance(value, str) and value[:1].isalpha():
+        return {"name": value}
+    if isinstance(value, str):
+        return {"bandwidth_bytes_per_s": _above_zero(parse_rate(value), "a rate"), "latency_s": 0.0}
+    if not isinstance(value, Mapping):
+        raise ValueError(forms)
+    if {"table"} <= set(value) <= {"table", "gpu"}:
+        return {key: _part(key, _text, value) for key in value}
+    latency = _part("latency", parse_seconds, {"latency": "0 s", **value})
+    if {"bus_bandwidth"} <= set(value) <= {"bus_bandwidth", "latency"}:
+        groups = _part("bus_bandwidth", _groups, value)
+        return {"by_group": {size: {"bandwidth_bytes_per_s": r, "latency_s": latency} for size, r in groups.items()}}
+    if not {"bandwidth"} <= set(value) <= {"bandwidth", "latency"}:
+        raise ValueError(forms)
+    bandwidth = _above_zero(_part("bandwidth", parse_rate, value), "a bandwidth")
+    return {"bandwidth_bytes_per_s": bandwidth, "latency_s": latency}
+
+
+def _byte_rate(value: object) -> float | None:
+    return None if value is None else _above_zero(parse_rate(value), "a rate")
+
+
+def _groups(value: object) -> dict[str, float]:
+    """Accept bus bandwidths by group size, which TOML writes as keys; JSON keeps them as text too."""
+    form = 'bus bandwidths by group size: { 2 = "22 GB/s", 8 = "134 GB/s" }'
+    if not isinstance(value, Mapping) or not value or not all(key.isdigit() and int(key) > 1 for key in value):
+        raise ValueError(form)
+    ordered = sorted(value, key=int)
+    return {str(int(size)): _above_zero(_part(size, parse_rate, value), "a rate") for size in ordered}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError("text in quotes")
+
+
+def _part(key: str, check: Callable[[Any], Any], table: Mapping[str, Any]) -> Any:
+    try:
+        return check(table[key])
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def only(allowed: str, later: str) -> Callable[[object], str]:
+    """Accept one word; answer the words of later versions with "not yet"."""
+
+    def check(value: object) -> str:
+        if value != allowed:
+            raise ValueError(f'{later} not yet; this version knows "{allowed}"')
+        return allowed
+
+    return check
+
+
+def _micro(value: object) -> int | None:
+    """Accept a whole number, or "largest": the largest that fits, which only memory can tell."""
+    if value == "largest":
+        return LARGEST
+    return None if value is None else int(_whole(1, "largest")(value))
+
+
+def _bytes(value: object) -> int | None:
+    return None if value is None else round(_above_zero(parse_bytes(value), "a size"))
+
+
+def _amount(value: object) -> float | None:
+    """Accept a count as people write it: 335000000, 3.35e8, or "335 M"."""
+    if value is None:
+        return None
+    match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    amount = float(match[1]) * _FACTORS[match[2]] if match else float(value) if plain else 0.0  # type: ignore[arg-type]
+    if amount <= 0:
+        raise ValueError('a count above 0, such as 335000000 or "335 M" (k, M, G or B, T)')
+    return amount
+
+
+def _pace(value: object) -> float | None:
+    """Accept a throughput: samples by any of their names, because what a sample is follows from the model."""
+    if value is None:
+        return None
+    match = _PACE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0:
+        raise ValueError('a throughput of the whole job such as "205 samples/s" (or images/s, sequences/s)')
+    return float(match[1])
+
+
+def _price(value: object) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    match = _PRICE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0:
+        raise ValueError('a price with its currency such as "2.80 EUR"')
+    return {"amount": float(match[1]), "currency": match[2]}
+
+
+def word(*words: str, other: str = "") -> Callable[[object], str]:
+    """Accept one of a few words.
+
+    Args:
+        other: where something stands that people write here.
+    """
+
+    def check(value: object) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        hint = nearest(value, words) if isinstance(value, str) else ""
+        raise ValueError(f"one of {', '.join(words)}{hint}" + (f"; {other}" if other else ""))
+
+    return check
+
+
+def file_list(value: object) -> list[str]:
+    """Accept one path or a list of them."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    raise ValueError('a list of plugin files or folders, such as ["mine.py"]')
+
+
+def table_list(value: object) -> list[dict[str, Any]]:
+    """Accept a list of tables."""
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return value
+    raise ValueError("tables, each under a head of its own: [[observed]]")
+
+
+_NAME_OR_TABLE: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}]
+}
+_MODEL: dict[str, Any] = {
+    "anyOf": [*_NAME_OR_TABLE["anyOf"], *({"type": "object", "required": [key]} for key in WITHOUT_MATHEMATICS)]
+}
+_NONE_WORD = {"const": "none"}
+_TIME_SCHEMA = WithJsonSchema({"type": "string", "examples": ["312 ms", "15 min", "2 h"]})
+
+
+FolderName = Annotated[str, BeforeValidator(_folder_name), WithJsonSchema({"type": "string", "pattern": "^[\\w-]+$"})]
+Count = Annotated[int, BeforeValidator(_whole(1)), WithJsonSchema({"type": "integer", "minimum": 1})]
+CountFromZero = Annotated[int, BeforeValidator(_whole(0)), WithJsonSchema({"type": "integer", "minimum": 0})]
+BatchSize = Annotated[
+    int | str,
+    BeforeValidator(_whole(1, "full")),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "full"}]}),
+]
+Rate = Annotated[float, BeforeValidator(_number(above=0)), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+AtLeastZero = Annotated[float, BeforeValidator(_number(least=0)), WithJsonSchema({"type": "number", "minimum": 0})]
+Limit = Annotated[
+    float | None,
+    BeforeValidator(_number(above=0, none=True)),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _NONE_WORD]}),
+]
+Target = Annotated[
+    float | str | None,
+    BeforeValidator(_target),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, _NONE_WORD]}),
+]
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+]
+Every = Annotated[
+    int | str | None,
+    BeforeValidator(_every),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "examples": ["0.25 epoch"]}]}),
+]
+Time = Annotated[float | None, BeforeValidator(_time), _TIME_SCHEMA]
+NameOrTable = Annotated[Named, BeforeValidator(_named), WithJsonSchema(_NAME_OR_TABLE)]
+ModelName = Annotated[Named, BeforeValidator(_model), WithJsonSchema(_MODEL)]
+DeviceCosts = Annotated[
+    dict[str, Any] | None,
+    BeforeValidator(_device_costs),
+    WithJsonSchema({"anyOf": [{"type": "string", "examples": ["h200"]}, {"type": "object"}]}),
+]
+LinkFigures = Annotated[
+    dict[str, Any] | None,
+    BeforeValidator(_link),
+    WithJsonSchema({"anyOf": [{"type": "string", "examples": ["25 Gb/s", "infiniband-hdr"]}, {"type": "object"}]}),
+]
+ByteRate = Annotated[
+    float | None, BeforeValidator(_byte_rate), WithJsonSchema({"type": "string", "examples": ["2 GB/s"]})
+]
+MicroBatch = Annotated[
+    int | None,
+    BeforeValidator(_micro),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "largest"}]}),
+]
+Bytes = Annotated[
+    int | None, BeforeValidator(_bytes), WithJsonSchema({"type": "string", "examples": ["16 GB", "16 GiB"]})
+]
+Amount = Annotated[
+    float | None,
+    BeforeValidator(_amount),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "examples": ["335 M"]}]}),
+]
+Pace = Annotated[
+    float | None, BeforeValidator(_pace), WithJsonSchema({"type": "string", "examples": ["205 samples/s"]})
+]
+Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": "string"})]
+Price = Annotated[
+    dict[str, Any] | None, BeforeValidator(_price), WithJsonSchema({"type": "string", "examples": ["2.80 EUR"]})
+]

@@ -1,0 +1,393 @@
+"""What a model and a data set are: the entries that plugins register, and their options.
+
+`plan` reads this file, so it imports neither torch nor numpy: whatever needs them is imported by the function that an
+entry carries, when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, PositiveInt, model_validator
+
+from harness.api.strategy import Options
+from harness.core.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import nn
+
+LOSSES = ("cross-entropy", "mse")
+
+
+PRECISIONS = ("fp32", "fp64", "bf16")
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What a model has to know of the data: one image is (channels, height, width) pixels, of one of `classes`.
+
+    A sample of text is 1 x 1 x `width` tokens.
+
+    Attributes:
+        vocabulary: how many different tokens there are; 0 where samples are images.
+        labels_per_token: every token has a label of its own, not the sample as a whole.
+    """
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+    vocabulary: int = 0
+    labels_per_token: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetSize:
+    """What is known of a data set before it is loaded; `num_train` still holds what becomes the validation split."""
+
+    num_train: int
+    num_test: int
+    shape: DataShape
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of the user's, as it was when the scenario was read: what runs is `text`, and `text` is what is hashed."""
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A data set as its publisher made it, in numpy arrays.
+
+    Attributes:
+        train_images: uint8 or float32, (n, height, width) or (n, channels, height, width); tokens: int64, (n, width).
+        train_labels: int64, (n,), in 0..classes-1; (n, width) where every token has its own.
+        test_images: like train_images.
+        test_labels: like train_labels.
+        classes: number of classes.
+        full_scale: the pixel value that becomes 1: 255 for bytes, 16 for the digits, 1 for floats.
+        checksum: sha256 in hex, of the content; part of the identity of every cell.
+        vocabulary: how many different tokens there are; 0 where samples are images.
+    """
+
+    train_images: npt.NDArray[Any]
+    train_labels: npt.NDArray[Any]
+    test_images: npt.NDArray[Any]
+    test_labels: npt.NDArray[Any]
+    classes: int
+    full_scale: float
+    checksum: str
+    vocabulary: int = 0
+
+    @property
+    def shape(self) -> DataShape:
+        """Shape of one image before it is enlarged; images without a channel axis have one channel."""
+        if self.vocabulary:
+            width = self.train_images.shape[1]
+            return DataShape(1, 1, width, self.classes, self.vocabulary, self.train_labels.ndim == 2)
+        *channels, height, width = self.train_images.shape[1:]
+        return DataShape(channels[0] if channels else 1, height, width, self.classes)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that scenarios can name.
+
+    Attributes:
+        name: what scenarios call it.
+        summary: one line for `harness plugins`.
+        source: author, year, and section where there is one.
+        Options: pydantic model of what the user may set; unknown keys are refused.
+        learning_rate: used where the scenario gives none; for plain SGD at about 32 samples an update.
+        input_size: images are enlarged to this many pixels on both sides; None: the model takes any size.
+        build: makes the torch module from options and the shape of the data; a `nn.Sequential` can be cut anywhere
+            by a pipeline, any other module only where its own children are.
+        file: the user's own file, where the model comes from one.
+        takes: what one sample is.
+        least_size: fewest pixels on either side that its layers leave anything of.
+    """
+
+    name: str
+    summary: str
+    source: str
+    Options: type[Options]
+    learning_rate: float
+    input_size: int | None
+    build: Callable[[Any, DataShape], nn.Module]
+    file: SourceFile | None = None
+    takes: Literal["images", "tokens"] = "images"
+    least_size: int = 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that scenarios can name.
+
+    Attributes:
+        name: what scenarios call it.
+        summary: one line for `harness plugins`.
+        source: author, year, licence.
+        Options: pydantic model of what the user may set; unknown keys are refused.
+        size: counts and shape by options, without loading; None where only loading tells.
+        target_accuracy: the default goal, a fraction on the validation split; None: speed and memory only.
+        load: reads the data, downloading it first where it can.
+        checksum: what `load(options).checksum` will be, without decoding images; None where only loading tells.
+        file: the user's own file, where the data set comes from one.
+    """
+
+    name: str
+    summary: str
+    source: str
+    Options: type[Options]
+    size: Callable[[Any], DatasetSize | None]
+    target_accuracy: float | None
+    load: Callable[[Any], RawData]
+    checksum: Callable[[Any], str | None]
+    file: SourceFile | None = None
+
+
+def training_size(num_train: int, validation_fraction: float) -> int:
+    """Return how many of `num_train` samples are trained on; the others are the validation split.
+
+    The plan's step counts and the prepared data both come from here, so that they never disagree.
+
+    Raises:
+        InputError: the fraction is outside 0..1, or leaves nothing to train on.
+    """
+    num_validation = round(validation_fraction * num_train) if 0 <= validation_fraction < 1 else num_train
+    if num_validation >= num_train:
+        raise InputError(
+            [
+                f"goal.validation_fraction = {validation_fraction:g}: leaves none of {num_train} samples to train on; "
+                "give a fraction of at least 0 and below 1, such as 0.1"
+            ]
+        )
+    return num_train - num_validation
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an enlarged image lies in the model's square input: pixels repeated `factor` times, then shifted."""
+
+    factor: int
+    top: int
+    left: int
+
+
+def enlarge(height: int, width: int, input_size: int | None) -> Placement:
+    """Say how an image becomes `input_size` pixels square.
+
+    Every pixel is repeated by the largest whole factor that fits, so no pixel value is invented; the rest is filled
+    equally on all sides, an odd row or column going to the bottom or the right.
+
+    Raises:
+        InputError: the image is larger than the input.
+    """
+    if input_size is None:
+        return Placement(1, 0, 0)
+    factor = input_size // max(height, width)
+    if factor < 1:
+        raise InputError(
+            [
+                f"workload.dataset: images of {height} x {width} pixels do not fit into the model's input of "
+                f"{input_size} x {input_size}; choose a model that takes any size (softmax, mlp, a function of your "
+                "own), or smaller images"
+            ]
+        )
+    return Placement(factor, (input_size - factor * height) // 2, (input_size - factor * width) // 2)
+
+
+def input_shape(shape: DataShape, input_size: int | None) -> DataShape:
+    """Return the shape that the model sees: `shape` itself, or the square that its images are enlarged to.
+
+    Raises:
+        InputError: the image is larger than the input.
+    """
+    enlarge(shape.height, shape.width, input_size)
+    if input_size is None:
+        return shape
+    return DataShape(shape.channels, input_size, input_size, shape.classes)
+
+
+def seen_shape(shape: DataShape, model: Model) -> DataShape:
+    """Return the shape in which a model sees a data set's samples.
+
+    Raises:
+        InputError: the model cannot read such samples.
+    """
+    kind = "tokens" if shape.vocabulary else "images"
+    if kind != model.takes:
+        raise InputError(
+            [
+                f"workload: the model {model.name} reads {model.takes}, the data set holds {kind}; "
+                + ("choose the data set tokens" if kind == "images" else "choose a model of text, such as gpt")
+            ]
+        )
+    if kind == "tokens":
+        return shape
+    seen = input_shape(shape, model.input_size)
+    if min(seen.height, seen.width) < model.least_size:
+        raise InputError(
+            [
+                f"workload.dataset: images of {seen.height} x {seen.width} pixels are too small for {model.name}, "
+                f"which needs {model.least_size} x {model.least_size}; synthetic has an option size"
+            ]
+        )
+    return seen
+
+
+ActivationName = Literal["sigmoid", "tanh", "relu", "leaky-relu", "elu", "maxout"]
+
+
+class IdxOptions(Options):
+    """Options of `idx`: a folder with four IDX files, compressed (.gz) or not."""
+
+    path: Path
+    """The folder; a relative one is looked up from where harness was started."""
+
+    train_images: str = "train-images-idx3-ubyte"
+    train_labels: str = "train-labels-idx1-ubyte"
+    test_images: str = "t10k-images-idx3-ubyte"
+    test_labels: str = "t10k-labels-idx1-ubyte"
+
+
+class SyntheticOptions(Options):
+    """Options of `synthetic`."""
+
+    samples: Annotated[int, Field(ge=2)] = 4096
+    """Samples to train on and validate with."""
+
+    test_samples: PositiveInt = 512
+    channels: PositiveInt = 1
+
+    size: PositiveInt = 28
+    """Height and width in pixels."""
+
+    classes: Annotated[int, Field(ge=2)] = 10
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Draws the data itself; independent of the run's seeds."""
+
+
+Chance = Annotated[float, Field(ge=0, lt=1)]
+
+
+AttentionName = Literal["fused", "eager"]
+
+
+class TransformerSize(NamedTuple):
+    """How large a transformer is."""
+
+    layers: int
+    hidden: int
+    heads: int
+
+
+GPT_SIZES = {
+    "small": TransformerSize(12, 768, 12),
+    "medium": TransformerSize(24, 1024, 16),
+    "large": TransformerSize(24, 1536, 16),
+    "xl": TransformerSize(24, 2048, 16),
+    "2.7b": TransformerSize(32, 2560, 32),
+    "6.7b": TransformerSize(32, 4096, 32),
+    "13b": TransformerSize(40, 5120, 40),
+    "175b": TransformerSize(96, 12288, 96),
+}
+"""Source: Brown et al. 2020, table 2.1; there xl has 24 heads and 13b a width of 5140, which their own counts do not
+divide: 16 heads and 5120 do."""
+
+
+class GptOptions(Options):
+    """Options of `gpt`: a size by name, and what differs from it."""
+
+    size: Literal["small", "medium", "large", "xl", "2.7b", "6.7b", "13b", "175b"] = "small"
+
+    layers: PositiveInt | None = None
+    """Blocks; default: of the size."""
+
+    hidden: PositiveInt | None = None
+    """Width; default: of the size."""
+
+    heads: PositiveInt | None = None
+    """Attention heads; must divide the width; default: of the size."""
+
+    vocabulary: PositiveInt | None = None
+    """Rows of the embedding and of the head; default: as many as the data has."""
+
+    sequence: PositiveInt | None = None
+    """Positions; default: as many as the data has."""
+
+    attention: AttentionName = "fused"
+    """fused: no matrix of tokens by tokens is kept; eager: scores and probabilities are."""
+
+    dropout: Chance = 0.0
+
+    @property
+    def dimensions(self) -> TransformerSize:
+        """The size by its name, with what was written replaced."""
+        named = GPT_SIZES[self.size]
+        return TransformerSize(self.layers or named.layers, self.hidden or named.hidden, self.heads or named.heads)
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> GptOptions:
+        _check_heads(self.dimensions)
+        return self
+
+
+class BertLargeOptions(Options):
+    """Options of `bert-large`; the defaults are what was published."""
+
+    layers: PositiveInt = 24
+    hidden: PositiveInt = 1024
+    heads: PositiveInt = 16
+
+    vocabulary: PositiveInt = 30522
+    """Rows of the embedding, at least as many as the data has tokens."""
+
+    positions: PositiveInt = 512
+    """At least as many as a sample has tokens."""
+
+    attention: AttentionName = "eager"
+    """eager: scores and probabilities are kept, as in the published measurements; fused: they are not."""
+
+    dropout: Chance = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> BertLargeOptions:
+        _check_heads(TransformerSize(self.layers, self.hidden, self.heads))
+        return self
+
+
+def _check_heads(size: TransformerSize) -> None:
+    if size.hidden % size.heads:
+        raise ValueError(f"a width of {size.hidden} is not a multiple of {size.heads} heads")
+
+
+class TokensOptions(Options):
+    """Options of `tokens`."""
+
+    samples: Annotated[int, Field(ge=2)] = 2048
+    """Samples to train on and validate with."""
+
+    test_samples: PositiveInt = 256
+
+    sequence: Annotated[int, Field(ge=2)] = 64
+    """Tokens of one sample."""
+
+    vocabulary: Annotated[int, Field(ge=2)] = 64
+
+    labels: Literal["next", "kind"] = "next"
+    """next: every token's label is the token after it; kind: a sample's label is which chain it was drawn from."""
+
+    classes: Annotated[int, Field(ge=2)] = 2
+    """Chains; read with labels = "kind" only."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Draws the data itself; independent of the run's seeds."""
