@@ -208,16 +208,12 @@ def test_whatever_leaves_a_steps_time_alone_leaves_the_key():
         assert profile_key(cell, MACHINE, 16) == profile_key(other, MACHINE, 16)
 
 
-def test_a_users_model_is_known_by_its_text(tmp_path):
-    file = tmp_path / "own.py"
-    file.write_text("one")
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_measurement_is_of_the_code_that_was_measured(kind):
     cell = measured_cell()
-    cell = replace(
-        cell, folder=str(tmp_path), workload={**cell.workload, "model": {"name": "own.py:net", "options": {}}}
-    )
-    before = profile_key(cell, MACHINE, 32)
-    file.write_text("two")
-    assert profile_key(cell, MACHINE, 32) != before
+    edited = replace(cell, code={**cell.code, kind: "edited"})
+    assert cell.code[kind]
+    assert profile_key(edited, MACHINE, 32) != profile_key(cell, MACHINE, 32)
 
 
 def test_sizes_are_what_passes_at_once_and_half_of_it():

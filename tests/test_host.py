@@ -87,7 +87,7 @@ def test_every_built_in_strategy_is_one_file_that_names_its_source():
     assert len(files) == len(host.strategies)
     assert {str(path.resolve()) for path in bundled("plugins").glob("*.py")} == files
     for name, strategy in host.strategies.items():
-        assert "Source:" in host.source_of("strategy", name), name
+        assert "Source:" in Path(host.origins["strategy", name]).read_text(encoding="utf-8"), name
         assert strategy.also_known_as, name
 
 
@@ -375,10 +375,11 @@ def test_a_name_like_nothing_gets_no_suggestion():
     assert load_host().suggest("zzzzzzzz") == ""
 
 
-def test_source_of_a_strategy_is_its_file_and_of_a_built_in_model_nothing():
-    host = load_host()
-    assert "class Single(Strategy)" in host.source_of("strategy", "single")
-    assert host.source_of("model", "no-such-model") == ""
+def test_a_strategy_is_known_by_the_code_of_its_file(plugin):
+    before = load_host([plugin(GOOD)]).strategy_hash("mine")
+    assert load_host([plugin(GOOD + "\n# a remark\n")]).strategy_hash("mine") == before
+    assert load_host([plugin(GOOD + "\nEDITED = True\n")]).strategy_hash("mine") != before
+    assert load_host().strategy_hash("no-such-strategy") == ""
 
 
 # -- plugins/ is ours and nothing special ------------------------------------------------------------------------------

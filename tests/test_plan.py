@@ -407,7 +407,7 @@ def test_ids_depend_on_the_device_kind() -> None:
 
 def test_ids_depend_on_the_source_of_the_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
     before = identity(BASE)
-    monkeypatch.setattr(host(), "source_of", lambda kind, name: "edited" if kind == "strategy" else "")
+    monkeypatch.setattr(host(), "strategy_hash", lambda name: "edited")
     assert identity(BASE) != before
 
 

@@ -14,7 +14,7 @@ from cells import make_cells
 
 import harness
 from harness.analysis.cell_row import identity_row
-from harness.core.cell import Cell, Plan
+from harness.core.cell import RECORD_SCHEMA, Cell, Plan
 from harness.core.errors import InputError
 from harness.results import store
 from harness.results.store import COLUMNS, FINAL, Record, Results, find_results, jsonable, write_atomically
@@ -291,5 +291,39 @@ def test_a_corrupt_record_is_named_with_what_to_do(results, cells, content):
 @pytest.mark.parametrize("content", ["{", '{"name": "x"}'])
 def test_a_corrupt_plan_is_named_with_what_to_do(results, content):
     (results.folder / "plan.json").write_text(content)
+    with pytest.raises(InputError, match=r"plan\.json: not a plan"):
+        results.plan()
+
+
+# -- schemas -----------------------------------------------------------------------------------------------------------
+
+
+def rewritten(path: Any, **changes: Any) -> None:
+    content = json.loads(path.read_text())
+    content = {key: value for key, value in (content | changes).items() if (key, value) != ("schema", None)}
+    path.write_text(json.dumps(content))
+
+
+def test_records_and_plans_say_their_schema_and_what_says_none_is_of_the_first(results, cells):
+    results.write_record(record_of(cells[0]), {})
+    record, plan = results.cell_folder(cells[0].cell_id) / "record.json", results.folder / "plan.json"
+    for path in (record, plan):
+        assert json.loads(path.read_text())["schema"] == RECORD_SCHEMA
+        rewritten(path, schema=None)
+    assert results.record(cells[0].cell_id) == record_of(cells[0])
+    assert results.plan().cells == tuple(cells)
+
+
+def test_what_a_newer_version_wrote_is_refused_with_what_to_do(results, cells):
+    results.write_record(record_of(cells[0]), {})
+    rewritten(results.cell_folder(cells[0].cell_id) / "record.json", schema=RECORD_SCHEMA + 1)
+    rewritten(results.folder / "plan.json", schema=RECORD_SCHEMA + 1)
+    for read in (lambda: results.record(cells[0].cell_id), results.plan):
+        with pytest.raises(InputError, match=r"json: a newer version of the harness wrote it, .*; update the harness"):
+            read()
+
+
+def test_a_schema_that_is_none_is_refused(results, cells):
+    rewritten(results.folder / "plan.json", schema="two")
     with pytest.raises(InputError, match=r"plan\.json: not a plan"):
         results.plan()

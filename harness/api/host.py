@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from harness.api import hooks as hookspecs
+from harness.core.code_hash import file_hash
 from harness.core.errors import HarnessError, MachineError, PluginError, nearest
 
 if TYPE_CHECKING:
@@ -77,13 +78,10 @@ class Host:
     origins: dict[tuple[str, str], str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
-    def source_of(self, kind: str, name: str) -> str:
-        """Return the text of the file that registered `name`, which the cell id depends on.
-
-        A built-in model or dataset answers with nothing: its options and the record schema identify it.
-        """
-        path = Path(self.origins.get((kind, name), ""))
-        return path.read_text(encoding="utf-8") if path.suffix == ".py" and path.is_file() else ""
+    def strategy_hash(self, name: str) -> str:
+        """Return the hash of the code in a strategy's file: an edited strategy is another one, a comment is no edit."""
+        path = Path(self.origins.get(("strategy", name), ""))
+        return file_hash(path) if path.suffix == ".py" and path.is_file() else ""
 
     def strategy(self, name: str) -> type[Strategy]:
         """Return a strategy class.
@@ -272,8 +270,3 @@ def _add_strategy(host: Host, strategy: type[Strategy], origin: str) -> None:
             raise PluginError(f"{origin}: {strategy.__name__}.{method} must be an async function")
     host.strategies[name] = strategy
     host.origins["strategy", name] = origin
-
-
-def strategy_source(name: str, host: Host) -> str:
-    """Return the hash of the file that a strategy came from: an edited strategy is another one."""
-    return hashlib.sha256(host.source_of("strategy", name).encode()).hexdigest()

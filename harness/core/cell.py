@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 from harness.core.machine import Machine
 
-RECORD_SCHEMA = 1
-"""Rises when records of the same cell would no longer mean the same; every stored cell is then run again."""
+RECORD_SCHEMA = 2
+"""Rises when records of the same cell would no longer mean the same; every stored cell is then run again.
+
+1: ids followed the text of files. 2: they follow the code of strategy, model and data set.
+"""
 
 
 _DECIDING = (
@@ -29,18 +32,38 @@ _DECIDING = (
     "goal",
     "measure",
     "threads_per_device",
+    "code",
 )
 
 
-def cell_id(cell: Cell, identity: Mapping[str, str]) -> str:
-    """Return the id of a cell, whatever its own field holds.
+class NewerSchema(ValueError):
+    """A record or plan was written by a newer version of the harness than reads it."""
 
-    Args:
-        cell: what is to be run.
-        identity: hashes of files that the cell's fields only name.
+
+def read_schema(content: object) -> int:
+    """Return the schema that a record or plan was written in; the first ones of plans did not say it.
+
+    Raises:
+        TypeError: it holds no keys.
+        ValueError: it is no schema.
+        NewerSchema: a newer version of the harness wrote it.
     """
+    if not isinstance(content, Mapping):
+        raise TypeError(f"{type(content).__name__}, expected a table")
+    schema = content.get("schema", 1)
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise ValueError(f"schema {schema!r} is not a whole number of at least 1")
+    if schema > RECORD_SCHEMA:
+        raise NewerSchema(
+            f"a newer version of the harness wrote it, in schema {schema}; this one reads schemas up to {RECORD_SCHEMA}"
+        )
+    return schema
+
+
+def cell_id(cell: Cell) -> str:
+    """Return the id of a cell, whatever its own field holds."""
     content: dict[str, Any] = {key: getattr(cell, key) for key in _DECIDING}
-    content |= {"identity": dict(identity), "record_schema": RECORD_SCHEMA}
+    content["record_schema"] = RECORD_SCHEMA
     if cell.faults:
         content["faults"] = cell.faults
     if cell.dram_bytes is not None:
@@ -91,6 +114,7 @@ class Cell:
         profile_id: hash of the file or measurement that the workload's times are from; else empty.
         nodes: machines that the devices fill.
         layout: degrees of one worker: data, pipeline, tensor, and what is sharded.
+        code: hashes of the code of strategy, model and data set, and of data in files of the user's own.
         faults: what `harness.core.faults.Faults.of` reads; empty where nothing goes wrong.
     """
 
@@ -131,6 +155,7 @@ class Cell:
     profile_id: str = ""
     nodes: int = 1
     layout: dict[str, Any] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
 
     @property
     def server_counts(self) -> bool:

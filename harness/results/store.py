@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.cell_row import Row, with_speedups
-from harness.core.cell import Cell, Plan
+from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
 from harness.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -141,9 +141,13 @@ class Results:
         """Return a stored record, or None where the cell was never finished."""
         path = self.cell_folder(cell_id) / "record.json"
         try:
-            return _record(json.loads(path.read_text(encoding="utf-8")))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            read_schema(content)
+            return _record(content)
         except FileNotFoundError:
             return None
+        except NewerSchema as error:
+            raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
         except (ValueError, TypeError, KeyError) as error:
             reason = f"not a record ({type(error).__name__}: {error})"
             raise InputError([f"{path}: {reason}; move the folder away to run the cell again"]) from None
@@ -157,7 +161,12 @@ class Results:
             earlier.unlink(missing_ok=True)
         for name, table in tables.items():
             _write_table(folder / name, table)
-        content = {"schema": 1, "cell": record.cell.to_dict(), "status": record.status, "reason": record.reason}
+        content = {
+            "schema": RECORD_SCHEMA,
+            "cell": record.cell.to_dict(),
+            "status": record.status,
+            "reason": record.reason,
+        }
         content |= {"notes": list(record.notes), "row": record.row, "environment": record.environment}
         content |= {"attempts": record.attempts, "detail": record.detail or {}}
         write_atomically(folder / "record.json", json.dumps(jsonable(content), indent=1) + "\n")
@@ -178,11 +187,15 @@ class Results:
         """
         path = self.folder / "plan.json"
         try:
-            return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            read_schema(content)
+            return Plan.from_dict(content)
         except FileNotFoundError:
             raise InputError(
                 [f"{self.folder}: no plan.json here; give the folder that `harness run` wrote, results/<scenario>"]
             ) from None
+        except NewerSchema as error:
+            raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
         except (ValueError, TypeError, KeyError) as error:
             reason = f"not a plan ({type(error).__name__}: {error})"
             raise InputError([f"{path}: {reason}; `harness run` writes it again, and keeps the cells"]) from None
@@ -190,7 +203,9 @@ class Results:
     def write_plan(self, plan: Plan) -> None:
         """Store the plan: report, show and cells.csv cover exactly its cells."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+        write_atomically(
+            self.folder / "plan.json", json.dumps({"schema": RECORD_SCHEMA, **plan.to_dict()}, indent=1) + "\n"
+        )
 
     def records(self) -> dict[str, Record]:
         """Return the stored records of the plan's cells."""

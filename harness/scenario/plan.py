@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.api.host import strategy_source
 from harness.core.cell import RECORD_SCHEMA, Cell, LeftOut, Plan, cell_id, is_elsewhere, usable_bytes
 from harness.core.errors import InputError
 from harness.core.faults import Faults
@@ -56,7 +55,7 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
         if item.engine == "virtual" and (missing := missing_link(demand)):
             scenario.source.problem(("cluster", "inter_node"), missing)
     scenario.source.raise_problems()
-    sources = {demand.strategy.name: strategy_source(demand.strategy.name, host) for demand in demands}
+    sources = {demand.strategy.name: host.strategy_hash(demand.strategy.name) for demand in demands}
     cells = [
         _cell(demand, item, seed, base, sources[demand.strategy.name], scenario)
         for seed in scenario.axes.seeds
@@ -163,11 +162,12 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         profile_id=settings.profile_id,
         nodes=-(-point.gpus // devices_per_node(settings.cluster, point.gpus)) if simulated else 1,
         layout={key: getattr(demand.layout, key) for key in ("data", "pipeline", "tensor", "shard")},
+        code={**settings.code, "strategy": source},
     )
     cell = replace(cell, observed=of_cell(scenario.observed, cell))
     if needs_measuring(cell):
         cell = replace(cell, profile_id=measured_id(cell))
-    return replace(cell, cell_id=cell_id(cell, {**settings.identity, "strategy_source": source}))
+    return replace(cell, cell_id=cell_id(cell))
 
 
 def scaled_rate(point: Point, global_batch_size: int, base: int) -> tuple[float, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
@@ -46,7 +45,7 @@ class Settings:
     Attributes:
         swept: keys swept by their path, as they were written.
         learning_rate: the model's own, used where the sweep gives none.
-        identity: hashes of user files and of data that lies in the user's own files.
+        code: hashes of the code of model and data set, and of data that lies in the user's own files.
         dataset_entry: what the workload's data set is called in the host, with its options.
         timing_only: the workload has no mathematics.
         dram_bytes: cap on one device's memory that the scenario sets.
@@ -65,7 +64,7 @@ class Settings:
     faults: dict[str, Any]
     cell_timeout_s: float
     learning_rate: float
-    identity: dict[str, str]
+    code: dict[str, str]
     dataset_entry: tuple[Any, Any] = field(repr=False, compare=False)
     timing_only: bool = False
     dram_bytes: int | None = None
@@ -116,7 +115,7 @@ def read_settings(
         refuse_training(content, source)
     _refuse_precision(document.workload.precision, cluster["device"], source)
     _refuse_servers(document.engine, cluster, source)
-    return _completed(document, dict(swept), entries, cluster, host, source)
+    return _completed(document, dict(swept), entries, cluster, source)
 
 
 def _refuse_precision(precision: str, device: Mapping[str, Any] | None, source: Source) -> None:
@@ -255,13 +254,12 @@ def _completed(
     swept: dict[str, Any],
     entries: dict[str, Entry],
     cluster: dict[str, Any],
-    host: Host,
     source: Source,
 ) -> Settings | None:
     dataset = entries["dataset"].entry
     goal = _goal(document.goal, dataset.target_accuracy if dataset else None, source)
-    identity = _identity(document.workload, entries, host, source) if dataset else {}
-    if goal is None or identity is None:
+    code = _code(document.workload, entries, source) if dataset else {}
+    if goal is None or code is None:
         return None
     price = document.cost.per_gpu_hour or {}
     measure = {
@@ -280,7 +278,7 @@ def _completed(
         faults=_faults(document),
         cell_timeout_s=document.limits.cell_timeout or 0.0,
         learning_rate=entries["model"].entry.learning_rate,
-        identity=identity,
+        code=code,
         dataset_entry=(dataset, entries["dataset"].options),
         timing_only=dataset is None,
         dram_bytes=document.limits.dram,
@@ -333,23 +331,15 @@ def _goal(goal: Goal, target_of_dataset: float | None, source: Source) -> dict[s
     }
 
 
-def _identity(workload: Workload, entries: dict[str, Entry], host: Host, source: Source) -> dict[str, str] | None:
-    """Hash what a name and options do not identify: user files, and data that lies in the user's own files."""
-    texts = {
-        "model_source": _source_of("model", workload.model.name, entries["model"].entry, host),
-        "dataset_source": _source_of("dataset", workload.dataset.name, entries["dataset"].entry, host),
-    }
-    identity = {key: hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items() if text}
-    dataset = entries["dataset"]
+def _code(workload: Workload, entries: dict[str, Entry], source: Source) -> dict[str, str] | None:
+    """Hash what names and options do not identify: the code behind them, and data in files of the user's own."""
+    model, dataset = entries["model"].entry, entries["dataset"]
+    code = {"model": model.code_hash, "dataset": dataset.entry.code_hash}
     if not any(isinstance(value, FilePath) for _, value in dataset.options):
-        return identity
+        return code
     try:
         checksum = dataset.entry.checksum(dataset.options)
     except (HarnessError, OSError) as error:
         source.problem(("workload", "dataset"), " ".join(str(error).split()), workload.dataset.to_dict())
         return None
-    return identity | ({"data": checksum} if checksum else {})
-
-
-def _source_of(kind: str, name: str, entry: Any, host: Host) -> str:
-    return entry.file.text if entry.file is not None else host.source_of(kind, name)
+    return code | ({"data": checksum} if checksum else {})

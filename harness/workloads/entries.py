@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, model_validator
 
 from harness.api.strategy import Options
+from harness.core.code_hash import file_hash, function_hash
 from harness.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,6 +127,11 @@ class Model:
     takes: Literal["images", "tokens"] = "images"
     least_size: int = 1
 
+    @cached_property
+    def code_hash(self) -> str:
+        """Hash of what decides which network is built, besides its options: an edited network is another one."""
+        return f"{_code_hash(self.file, self.build)} {self.input_size} {self.takes}"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -151,6 +158,15 @@ class Dataset:
     load: Callable[[Any], RawData]
     checksum: Callable[[Any], str | None]
     file: SourceFile | None = None
+
+    @cached_property
+    def code_hash(self) -> str:
+        """Hash of the code that loads or makes the data."""
+        return _code_hash(self.file, self.load)
+
+
+def _code_hash(file: SourceFile | None, function: Callable[..., Any]) -> str:
+    return function_hash(function) if file is None else file_hash(file.path, file.text)
 
 
 def training_size(num_train: int, validation_fraction: float) -> int:

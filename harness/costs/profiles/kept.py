@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import metadata
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core import cache
+from harness.core.code_hash import text_hash
 from harness.core.errors import HarnessError
 from harness.costs.profiles.find import shape_of
 from harness.costs.profiles.shape import ModelShape
@@ -82,23 +81,12 @@ def shape_key(cell: Cell, model: Model, seen: DataShape) -> dict[str, Any]:
 
 def tracer_key(model: Model) -> dict[str, str]:
     """Return what of the code a model's shape follows from: its own, the tracer's, and torch's."""
-    return {"source": _source(model), "torch": _version(), "tracer": _hash(_TRACER)}
+    return {"source": model.code_hash, "torch": _version(), "tracer": _tracer()}
 
 
-def _source(model: Model) -> str:
-    """Hash the user's file, or all files beside the one that builds the model."""
-    if model.file is not None:
-        return hashlib.sha256(model.file.text.encode()).hexdigest()
-    code = getattr(model.build, "__code__", None)
-    return _hash(tuple(sorted(Path(code.co_filename).parent.glob("*.py")))) if code else ""
-
-
-@lru_cache(maxsize=8)
-def _hash(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+@lru_cache(maxsize=1)
+def _tracer() -> str:
+    return "".join(sorted(text_hash(path.read_text(encoding="utf-8")) for path in _TRACER))
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core import cache
@@ -53,18 +52,10 @@ def profile_key(cell: Cell, machine: Machine, size: int) -> dict[str, Any]:
         "hardware": hardware(machine, cell.device),
         "threads": cell.threads_per_device,
         "workload": workload,
-        "sources": [_source(cell, kind) for kind in ("model", "dataset")],
+        "code": [cell.code.get(kind, "") for kind in ("model", "dataset")],
         "neighbours": neighbours_of(cell, machine),
         "size": size,
     }
-
-
-def _source(cell: Cell, kind: str) -> str:
-    """Hash a user's own file; a built-in name and its options say all."""
-    path, separator, _ = cell.workload[kind]["name"].rpartition(".py:")
-    if not separator:
-        return ""
-    return hashlib.sha256((Path(cell.folder) / f"{path}.py").read_bytes()).hexdigest()
 
 
 def needs_measuring(cell: Cell) -> bool:
