@@ -165,6 +165,8 @@ def test_an_edited_strategy_file_runs_again():
     assert counts(harness(*command)) == (2, 0)
     assert counts(harness(*command)) == (0, 2)
     path.write_text(path.read_text() + "\n# another thought\n")
+    assert counts(harness(*command)) == (0, 2)  # a remark trains nothing else
+    path.write_text(path.read_text() + "\nOTHER = 1\n")
     done = harness(*command)
     assert counts(done) == (1, 1)
     assert "1 stored cells belong to other plans" in done.output
