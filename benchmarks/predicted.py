@@ -106,7 +106,7 @@ def step_time_s(outcome: Any) -> float:
 def prepare() -> None:
     """Calibrate, and measure the profiles that are missing."""
     from harness.core.machine import detect_machine
-    from harness.costs.profiles.measured import load_cluster
+    from harness.costs.cells.measured import load_cluster
     from harness.engines.calibration.link_times import calibrate
     from harness.engines.calibration.workload_times import ensure_profiles
 

@@ -17,7 +17,7 @@ from typing import Any
 from harness.api.host import load_host
 from harness.core.cell import Cell
 from harness.core.machine import Machine
-from harness.costs.steps import step
+from harness.costs.steps import step_cost
 from harness.engines.calibration.trace_in_child import find_or_trace
 from harness.engines.virtual import prices as cost
 from harness.engines.virtual.timing import run_timing
@@ -109,13 +109,13 @@ def measure(case: Case, repeats: int = 5) -> None:
     shape = find_or_trace(cell, HOST, ())
     totals, shares = [], []
     for _ in range(repeats):
-        model = Clock(step.step_cost)
-        cost.step.step_cost = model  # type: ignore[assignment]
+        model = Clock(step_cost)
+        cost.steps.step_cost = model  # type: ignore[assignment]
         began = time.perf_counter()
         try:
             run_timing(cell, HOST, shape)
         finally:
-            cost.step.step_cost = model.function
+            cost.steps.step_cost = model.function
         totals.append(time.perf_counter() - began)
         shares.append(1 - model.seconds / totals[-1])
     totals.sort()

@@ -18,15 +18,15 @@ _EXPORTS = {
     "DataShape": "harness.workloads.entries",
     "Dataset": "harness.workloads.entries",
     "DatasetSize": "harness.workloads.entries",
-    "Device": "harness.costs.catalogue.devices",
+    "Device": "harness.costs.catalogue",
     "Impossible": "harness.core.errors",
     "Layout": "harness.api.strategy",
-    "Link": "harness.costs.catalogue.named_links",
+    "Link": "harness.costs.catalogue",
     "Listener": "harness.api.host",
     "Message": "harness.api.strategy",
     "Model": "harness.workloads.entries",
     "Options": "harness.api.strategy",
-    "Preset": "harness.costs.catalogue.presets",
+    "Preset": "harness.costs.catalogue",
     "Probe": "harness.engines.telemetry.probe",
     "ProbeUnavailable": "harness.engines.telemetry.probe",
     "RawData": "harness.workloads.entries",
@@ -97,9 +97,7 @@ if TYPE_CHECKING:
         average,
     )
     from harness.core.errors import Impossible
-    from harness.costs.catalogue.devices import Device
-    from harness.costs.catalogue.named_links import Link
-    from harness.costs.catalogue.presets import Preset
+    from harness.costs.catalogue import Device, Link, Preset
     from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Sample, Target
     from harness.results.store import load
     from harness.workloads.entries import Dataset, DatasetSize, DataShape, Model, RawData

@@ -22,8 +22,6 @@ ROOMS = (
 )
 """In order: a file imports from its own room and from those before it. The face, harness/__init__, stands outside."""
 
-COSTS_ROOMS = ("catalogue", "profiles", "steps", "memory", "tracing")
-
 TWINS = frozenset({"endpoints", "messages", "spans"})
 """File names that engines/real and engines/virtual share on purpose: the same nouns in the same places."""
 

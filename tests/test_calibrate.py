@@ -19,10 +19,8 @@ from harness.commands.calibrate import describe
 from harness.commands.cli import main
 from harness.core import cache
 from harness.core.machine import Machine, detect_machine
-from harness.costs.profiles import find
-from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
-from harness.costs.profiles.device_profile import Curve
-from harness.costs.profiles.measured import (
+from harness.costs.cells import find
+from harness.costs.cells.measured import (
     links_key,
     load_cluster,
     load_profile,
@@ -32,6 +30,8 @@ from harness.costs.profiles.measured import (
     profile_key,
     sizes_of,
 )
+from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
+from harness.costs.profiles.device_profile import Curve
 from harness.costs.profiles.runtime import Messages, Runtime
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import ring_s

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from harness.costs.catalogue.devices import Device
 from harness.costs.memory.allocations import Event, Passes, Timeline
-from harness.costs.profiles.eager import PRODUCT_EFFICIENCY, UPDATES, eager_profile
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.costs.steps.eager import PRODUCT_EFFICIENCY, UPDATES, eager_profile
 
 LAUNCH_S = 1e-6
 DEVICE = Device(

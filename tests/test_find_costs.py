@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import HarnessError, InputError
-from harness.costs.catalogue.constants import PLAIN, PUBLISHED
 from harness.costs.catalogue.devices import DEVICES, EFFICIENCY, MEMORY_EFFICIENCY
+from harness.costs.cells.find import LOOPBACK, cluster_of, profile_of, shape_of
+from harness.costs.cells.given import profile_of_file, shape_of_given
+from harness.costs.cells.link_tables import fitted_link, read_tables
 from harness.costs.profiles.cluster_figures import LinkFigures
+from harness.costs.profiles.constants import PLAIN, PUBLISHED
 from harness.costs.profiles.device_profile import Profile
-from harness.costs.profiles.find import LOOPBACK, cluster_of, profile_of, shape_of
-from harness.costs.profiles.given import profile_of_file, shape_of_given
-from harness.costs.profiles.link_tables import fitted_link, read_tables
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import ring_s
 
@@ -346,8 +346,8 @@ def test_without_a_word_devices_of_this_machine_talk_as_its_processes_do() -> No
 
 
 def test_this_machine_as_calibrated_is_preferred_and_given_links_override_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.costs.cells import find
     from harness.costs.profiles import cluster_figures as shapes
-    from harness.costs.profiles import find
 
     measured = shapes.Cluster("cpu", 2, shapes.Bus(LinkFigures(1e-5, 3e9)))
     monkeypatch.setattr(find.measurements, "load_cluster", lambda *_: measured)
@@ -372,7 +372,7 @@ def test_several_nodes_need_a_link_between_them(gpus: int) -> None:
 
 
 def test_finding_costs_imports_neither_torch_nor_pandas_nor_numpy() -> None:
-    code = "import sys; import harness.costs.predict, harness.costs.profiles.find; "
+    code = "import sys; import harness.costs.price, harness.costs.cells; "
     code += "print([name for name in ('torch', 'pandas', 'numpy', 'scipy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -13,8 +13,8 @@ from cells import host, make_cell
 
 from harness.commands.admission import admit
 from harness.core.cell import LARGEST
+from harness.costs.cells.kept import find_shape
 from harness.costs.memory.fit import memory_of, memory_verdict, resolve_largest
-from harness.costs.profiles.kept import find_shape
 from harness.engines.shared.setup import make_setup
 from harness.engines.shared.trace_or_find import shape_of, trace_cell
 
@@ -67,7 +67,7 @@ def test_finding_and_judging_do_not_import_torch():
     cell = replace(cell_of(), dram_bytes=10**9)
     trace_cell(cell, host())
     code = (
-        "import json, sys; from harness.costs.profiles.kept import find_shape\n"
+        "import json, sys; from harness.costs.cells.kept import find_shape\n"
         "from harness.costs.memory.fit import memory_verdict\n"
         "from harness.api.host import load_host; from harness.scenario.plan import Cell\n"
         "cell = Cell.from_dict(json.loads(sys.argv[1])); host = load_host()\n"

@@ -22,13 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.strategy import Layout
 from harness.costs.memory.device import CPU, Work, device_memory
+from harness.costs.memory.gathered import passing_bytes
 from harness.costs.profiles.shape import LayerShape, ModelShape
 from harness.costs.steps.fsdp_traffic import (
     bytes_sent,
     fsdp_messages,
     fsdp_step_messages,
-    padded_parameters,
-    passing_bytes,
 )
 from harness.engines.real.layouts.parts import Parts
 from harness.engines.real.layouts.sharded import module_shape, shard_module
@@ -118,7 +117,7 @@ def test_pieces_gather_anew_where_parameters_are_shared_out_and_once_where_only_
 
 @given(rows=st.integers(1, 50), width=st.integers(1, 9), ranks=st.integers(1, 8))
 def test_padding_is_less_than_one_row_a_rank(rows, width, ranks):
-    padded = padded_parameters(LayerShape("a", tensors=(rows * width,), rows=(rows,)), ranks)
+    padded = LayerShape("a", tensors=(rows * width,), rows=(rows,)).padded_parameters(ranks)
     assert padded % ranks == 0
     assert rows * width <= padded < (rows + ranks) * width
 

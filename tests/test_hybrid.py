@@ -16,7 +16,7 @@ from torch import nn
 
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible, PluginError
-from harness.costs.tracing.tensor_plan import split_shares, tensor_plan
+from harness.costs.tracing.tensor_cuts import split_shares, tensor_plan
 from harness.engines.processes.launch import run_cell
 from harness.engines.real.layouts.grid import coordinates, rank_at
 from harness.engines.real.merge import split_waits

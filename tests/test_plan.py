@@ -21,7 +21,7 @@ from harness.core.cell import Cell, Plan
 from harness.core.errors import InputError, PluginError
 from harness.core.machine import _visible
 from harness.core.words import engine_in_words
-from harness.costs.predict import Prediction, predict
+from harness.costs.price import Prediction, price
 from harness.scenario.plan import Machine, detect_machine, make_plan, select
 from harness.scenario.read import load_scenario, parse_scenario
 
@@ -544,7 +544,7 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
 
     def largest(dram: str) -> Prediction:
         asked = text.replace("[32, 1]", '"largest"') + f'[limits]\ndram = "{dram}"'
-        return predict(plan(asked).cells[0], host())
+        return price(plan(asked).cells[0], host())
 
     found, more, none = largest("16 GB"), largest("32 GB"), largest("1 GB")
     assert found.micro_batch_size is not None
@@ -560,9 +560,9 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
 def test_the_largest_micro_batch_is_the_whole_batch_without_a_limit_and_needs_activations() -> None:
     text = sweep("sync-ddp", 'gpus = 4\nmicro_batch_size = "largest"')
     device = "[cluster]\ndevice = { samples_per_second = 52, batch_size = 16 }\n"
-    assert predict(plan(text + BERT + device).cells[0], host()).micro_batch_size == 8
+    assert price(plan(text + BERT + device).cells[0], host()).micro_batch_size == 8
     sizes = text + GIVEN_SIZES + device + '[limits]\ndram = "16 GB"'
-    assert "activations are not given" in predict(plan(sizes).cells[0], host()).reason
+    assert "activations are not given" in price(plan(sizes).cells[0], host()).reason
 
 
 def test_measurements_from_elsewhere_go_to_the_cells_that_their_keys_fit() -> None:
@@ -651,7 +651,7 @@ def test_published_scenarios_are_predicted_near_what_was_published() -> None:
     errors = []
     for path in (ROOT / "scenarios" / "published").glob("*.toml"):
         for cell in make_plan(load_scenario(path, host()), host(), LAPTOP).cells:
-            prediction = predict(cell, host())
+            prediction = price(cell, host())
             if cell.observed and prediction.throughput_samples_per_s:
                 (seen,) = cell.observed
                 rate = seen["throughput_samples_per_s"] or cell.global_batch_size / seen["step_time_s"]

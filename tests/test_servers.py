@@ -15,9 +15,9 @@ from harness import SERVER
 from harness.core.errors import InputError
 from harness.core.machine import Machine
 from harness.core.outcome import Outcome
-from harness.costs.catalogue.constants import PLAIN
+from harness.costs.cells.find import cluster_of
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
-from harness.costs.profiles.find import cluster_of
+from harness.costs.profiles.constants import PLAIN
 from harness.costs.steps.collectives import ring_s
 from harness.costs.steps.server import server_times
 from harness.engines.shared.setup import Setup, make_setup

@@ -20,7 +20,7 @@ from harness.analysis.explain import explain_difference
 from harness.commands.cli import main
 from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
-from harness.costs.profiles import find
+from harness.costs.cells import find
 from harness.costs.steps.step import optimizer_s, step_cost
 from harness.engines.virtual.timing import run_timing
 from harness.engines.virtual.whatif import BUS, JITTER, NODES, SERVER, SPEED, what_if

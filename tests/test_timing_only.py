@@ -14,8 +14,8 @@ from harness.analysis.points import number
 from harness.commands.rounds import run_cells
 from harness.core.budget import Budget
 from harness.core.errors import Impossible
+from harness.costs.cells import find
 from harness.costs.memory.fit import memory_of, memory_verdict, placement_of
-from harness.costs.profiles import find
 from harness.engines.calibration.trace_in_child import find_or_trace
 from harness.engines.shared.setup import make_setup
 from harness.engines.virtual.engine import run_virtual

@@ -25,7 +25,7 @@ from harness.commands.validate.replicated_stages import cut_for
 from harness.commands.validate.rows_single import estimated_s
 from harness.commands.validate.score import Prediction, by_kind, by_series, error_of, quantile, score
 from harness.core.errors import InputError
-from harness.costs.catalogue.constants import FITTED, PLAIN, PUBLISHED
+from harness.costs.profiles.constants import FITTED, PLAIN, PUBLISHED
 from harness.costs.steps.protocols import Measured, between_s
 
 TABLES = Path(os.environ.get("HARNESS_VALIDATION", Path(__file__).parents[2] / "shared" / "validation"))

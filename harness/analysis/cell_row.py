@@ -16,14 +16,14 @@ from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, target_reached
 from harness.core.cell import Cell
 from harness.core.outcome import Outcome
-from harness.costs.steps.result import stated_error
+from harness.core.uncertainty import combined_error
+from harness.core.units import SECONDS_PER_HOUR
 
 PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
 
 NOISY_CORES = 0.5
 """Cores that other processes used on average during a cell from which on it is marked noisy; chosen."""
 
-SECONDS_PER_HOUR = 3600
 
 Row = dict[str, Any]
 
@@ -230,7 +230,7 @@ def stated_row(outcome: Outcome, parts: Mapping[str, Any]) -> Row:
     """
     compute_error, communication_error = outcome.facts.get("errors", (0.0, 0.0))
     known = {"compute_s": compute_error, "communication_s": communication_error}
-    error = stated_error(known, {part: parts.get(part) or 0.0 for part in known})
+    error = combined_error(known, {part: parts.get(part) or 0.0 for part in known})
     return {"stated_error": error} if error else {}
 
 

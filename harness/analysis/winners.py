@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from harness.analysis.point_names import devices_in_words, duration, micro_batch, rate, three
 from harness.analysis.points import Point, Row, number
 from harness.analysis.ranking import Standing
+from harness.core.units import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
 
-SECONDS_PER_HOUR = 3600
 MANY_SAMPLES = 1_000_000
 """Samples that a price is given for where there is no target; chosen: one costs too little to be read."""
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from harness.core.addresses import Address
+from harness.core.units import MIB
 
 if TYPE_CHECKING:
     import random
@@ -36,8 +37,6 @@ ANY = None
 
 SERVER: Address = -1
 """The first (usually the only) server."""
-
-MIB = 2**20
 
 
 class Options(BaseModel):

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
-from harness.costs.memory.fit import memory_of, memory_verdict, resolve_largest
-from harness.costs.profiles.kept import find_shape
+from harness.costs.cells import find_shape
+from harness.costs.memory import memory_of, memory_verdict, resolve_largest
 
 if TYPE_CHECKING:
     from harness.api.host import Host

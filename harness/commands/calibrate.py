@@ -9,8 +9,8 @@ from typing import Any
 from harness.core import cache, units
 from harness.core.errors import NothingDone
 from harness.core.machine import detect_machine
-from harness.costs.profiles.cluster_figures import Cluster
-from harness.costs.profiles.measured import links_key
+from harness.costs.cells import links_key
+from harness.costs.profiles import Cluster
 from harness.engines.calibration.laws import alpha_beta, misfit
 
 

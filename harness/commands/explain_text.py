@@ -105,7 +105,7 @@ def scaling_of(few: Row, many: Row, cell: Cell, plugins: Sequence[str] = ()) -> 
 def _what_if(cell: Cell, plugins: Sequence[str]) -> WhatIf | str:
     """Return the cell with figures that can be changed, or why it has none."""
     from harness.api.host import load_host
-    from harness.costs.profiles.kept import find_shape
+    from harness.costs.cells import find_shape
     from harness.engines.virtual.whatif import what_if
 
     host = load_host(tuple(plugins))

@@ -9,9 +9,8 @@ from typing import Any
 from harness.api.host import Host
 from harness.core.cell import THIS_MACHINE
 from harness.core.errors import InputError
-from harness.costs.catalogue.devices import GIB, Device, find_devices
-from harness.costs.catalogue.named_links import Link
-from harness.costs.catalogue.presets import Preset
+from harness.core.units import GIB
+from harness.costs.catalogue import Device, Link, Preset, find_devices
 
 _SINGULAR = {"strategies": "strategy"}
 

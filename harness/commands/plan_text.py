@@ -13,7 +13,7 @@ from harness.core.words import engine_in_words, machine_in_words, show, table
 
 if TYPE_CHECKING:
     from harness.api.host import Host
-    from harness.costs.predict import Prediction
+    from harness.costs.price import Prediction
 
 _HEAD = ("strategy", "synchrony", "engine", "workers", "batch", "learning rate", "seeds", "minutes")
 _PREDICTED = ("step", "samples/s", "memory")
@@ -49,14 +49,14 @@ def _predictions(plan: Plan, host: Host) -> dict[str, Prediction]:
     simulated = [cell for cell in plan.cells if cell.engine == "virtual" and not cell.not_possible]
     if not simulated:
         return {}
-    from harness.costs.predict import predict  # the laws of all costs: a plan of real cells answers sooner without them
+    from harness.costs.price import price  # the laws of all costs: a plan of real cells answers sooner without them
 
     by_point: dict[str, Prediction] = {}
     found = {}
     for cell in simulated:
         point = repr(replace(cell, seed=0, cell_id=""))
         if point not in by_point:
-            by_point[point] = predict(cell, host)
+            by_point[point] = price(cell, host)
         found[cell.cell_id] = by_point[point]
     return found
 

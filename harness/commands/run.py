@@ -85,7 +85,7 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
         MachineError: a workload could not be measured.
     """
     from harness.commands.admission import with_micro_batch
-    from harness.costs.profiles.measured import missing_sizes, needs_measuring
+    from harness.costs.cells import missing_sizes, needs_measuring
 
     simulated = [with_micro_batch(cell, host, plugins) for cell in select(plan, only) if needs_measuring(cell)]
     cells = [cell for cell in simulated if missing_sizes(cell, plan.machine)]
@@ -103,7 +103,7 @@ def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
     Raises:
         MachineError: a model cannot be built or run; the message says why.
     """
-    from harness.costs.profiles.kept import find_shape
+    from harness.costs.cells import find_shape
     from harness.engines.calibration.trace_in_child import find_or_trace
 
     for cell in plan.cells:

@@ -7,7 +7,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.costs.profiles.find import shape_of
+from harness.costs.cells import shape_of
 from harness.engines.processes.launch import Result
 from harness.engines.processes.process import explain
 from harness.engines.virtual.sizes import NeedsNumbers
@@ -15,7 +15,7 @@ from harness.engines.virtual.sizes import NeedsNumbers
 if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
-    from harness.costs.profiles.shape import ModelShape
+    from harness.costs.profiles import ModelShape
 
 
 def run_in_this_process(

@@ -52,7 +52,7 @@ def flips_of(found: Answer, results: Results, plugins: Sequence[str] = ()) -> tu
 
 
 def _what_if(cell: Cell, host: Host) -> tuple[Callable[[Mapping[str, float]], float], Mapping[str, float]] | None:
-    from harness.costs.profiles.kept import find_shape
+    from harness.costs.cells import find_shape
     from harness.engines.virtual.whatif import what_if
 
     if cell.workers > MOST_WORKERS or cell.strategy not in host.strategies:

@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 import re
 
+MIB, GIB = 2**20, 2**30
+GIGA, TERA = 1e9, 1e12
+SECONDS_PER_HOUR = 3600.0
+
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}

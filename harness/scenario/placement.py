@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.core.cell import LARGEST, is_elsewhere
 from harness.core.errors import HarnessError, Impossible, PluginError
 from harness.core.machine import Machine
-from harness.costs.profiles.find import devices_per_node
+from harness.costs.cells import devices_per_node
 from harness.scenario.read import Point, Scenario
 
 if TYPE_CHECKING:

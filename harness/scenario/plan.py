@@ -11,8 +11,7 @@ from harness.core.errors import InputError
 from harness.core.faults import Faults
 from harness.core.machine import Machine, detect_machine
 from harness.core.words import show
-from harness.costs.profiles.find import devices_per_node
-from harness.costs.profiles.measured import measured_id, needs_measuring
+from harness.costs.cells import devices_per_node, measured_id, needs_measuring
 from harness.scenario.observed import of_cell, unmatched
 from harness.scenario.override import parse_value, resolve_key
 from harness.scenario.placement import Demand, Placed, demand_of, missing_link, place

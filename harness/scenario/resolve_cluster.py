@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from harness.core.cell import THIS_MACHINE
 from harness.core.errors import nearest
 from harness.core.units import format_rate, format_seconds
-from harness.costs.catalogue.devices import Device, find_devices
-from harness.costs.catalogue.named_links import Link
-from harness.costs.catalogue.presets import Preset
-from harness.costs.profiles.cluster_figures import LinkFigures
-from harness.costs.profiles.link_tables import fitted_link, read_tables
+from harness.costs.catalogue import Device, Link, Preset, find_devices
+from harness.costs.cells import fitted_link, read_tables
+from harness.costs.profiles import LinkFigures
 from harness.scenario.mistakes import Source
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import InputError
-from harness.costs.profiles.given import file_hash, profile_of_file
+from harness.costs.cells import file_hash, profile_of_file
 from harness.scenario.mistakes import Source, validated
 from harness.scenario.schema import GivenSizes, GivenTimes
 from harness.scenario.value_types import WITHOUT_MATHEMATICS, Named

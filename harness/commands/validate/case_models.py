@@ -10,8 +10,7 @@ from typing import Any
 
 from harness.commands.validate.case_layers import FULL_BYTES, Part
 from harness.commands.validate.published import Published, Row
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
-from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.costs.profiles import Curve, LayerShape, LayerTime, Linear, ModelShape, Profile
 
 HALF_BYTES = 2
 HALF_PRECISIONS = ("fp16", "mixed")

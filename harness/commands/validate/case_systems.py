@@ -7,10 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from harness.commands.validate.published import Published, Row
-from harness.costs.catalogue.constants import Constants
-from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, MeasuredTable, Servers
+from harness.core.units import GIGA
+from harness.costs.profiles import Bus, Cluster, Constants, LinkFigures, MeasuredTable, Servers
 
-GIGA = 1e9
 MICRO = 1e-6
 
 PCIE3_X16_BYTES_PER_S = 15.75e9

@@ -9,7 +9,7 @@ from harness.commands.validate.published import read_directory
 from harness.commands.validate.refit import leave_one_case_out
 from harness.commands.validate.score_text import report_text, write_csv
 from harness.core.errors import InputError
-from harness.costs.catalogue.constants import PUBLISHED
+from harness.costs.profiles import PUBLISHED
 
 
 def validate(directory: Path, out: Path, verbose: bool = False) -> str:

@@ -15,7 +15,7 @@ from harness.commands.validate.rows_replicas import REDUCED, SERVED, predict_rep
 from harness.commands.validate.rows_single import predict_single
 from harness.commands.validate.rows_transformer import predict_steps
 from harness.commands.validate.score import Prediction
-from harness.costs.catalogue.constants import Constants
+from harness.costs.profiles import Constants
 
 Predictor = Callable[[Published, Row, Constants], float]
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.commands.validate.published import GIB, SPLIT_STRATEGIES, Row
+from harness.commands.validate.published import SPLIT_STRATEGIES, Row
+from harness.core.units import GIB
 
 
 def linear(row: Row, inputs: Sequence[Row]) -> float | None:

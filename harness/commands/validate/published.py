@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import InputError
+from harness.core.units import GIB, MIB
 
 FORMAT_VERSION = 2
 """Of cases.toml; another version may mean something else by the same key."""
@@ -38,9 +39,6 @@ POINTS_KINDS = ("pipeline bubble", "utilisation", "bucket effect")
 
 SPLIT_STRATEGIES = ("model-split", "gpipe", "1f1b", "1f1b-interleaved", "zb-1p", "zb-2p")
 """One mini-batch passes through all devices: more of them do not mean more samples."""
-
-MIB = 2**20
-GIB = 2**30
 
 
 @dataclass(frozen=True)

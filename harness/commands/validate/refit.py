@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.commands.validate.dispatch import predict_all
 from harness.commands.validate.published import Published, Row
 from harness.commands.validate.score import Prediction, error_of
-from harness.costs.catalogue.constants import FITTED, PUBLISHED, Constants, Group
+from harness.costs.profiles import FITTED, PUBLISHED, Constants, Group
 
 if TYPE_CHECKING:
     import numpy as np

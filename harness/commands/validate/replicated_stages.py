@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
-from harness.costs.profiles.cluster_figures import Cluster
-from harness.costs.steps import collectives
-from harness.costs.steps.result import StepCost
+from harness.costs.profiles import Cluster
+from harness.costs.steps import StepCost, all_reduce_s
 
 
 def steady_step(
@@ -26,9 +25,7 @@ def steady_step(
         replicas: devices of each stage.
     """
     slowest = max(time / count for time, count in zip(seconds, replicas, strict=True))
-    exchanges = (
-        collectives.all_reduce_s(cluster, count, size) / count for size, count in zip(num_bytes, replicas, strict=True)
-    )
+    exchanges = (all_reduce_s(cluster, count, size) / count for size, count in zip(num_bytes, replicas, strict=True))
     devices = sum(replicas)
     compute = sum(seconds) / devices
     communication = max(0.0, max(exchanges) - slowest)

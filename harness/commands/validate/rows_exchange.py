@@ -6,9 +6,8 @@ from harness.commands.validate.case_models import element_bytes, parameter_bytes
 from harness.commands.validate.case_systems import Unpredictable, block_of, cluster_of
 from harness.commands.validate.linear import reference_of
 from harness.commands.validate.published import Published, Row
-from harness.costs.catalogue.constants import Constants
-from harness.costs.steps.protocols import Measured, between_s
-from harness.costs.steps.server import server_times
+from harness.costs.profiles import Constants
+from harness.costs.steps import Measured, between_s, server_times
 
 
 def predict_all_reduce(published: Published, row: Row, constants: Constants) -> float:

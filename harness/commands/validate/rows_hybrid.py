@@ -12,7 +12,7 @@ from harness.commands.validate.case_systems import Unpredictable, block_of, firs
 from harness.commands.validate.published import Degrees, Published, Row
 from harness.commands.validate.row_times import seconds_per_unit
 from harness.commands.validate.rows_transformer import calibrated_step_s
-from harness.costs.catalogue.constants import Constants
+from harness.costs.profiles import Constants
 
 
 def predict_hybrid(published: Published, row: Row, constants: Constants) -> float:

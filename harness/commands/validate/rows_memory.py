@@ -12,11 +12,12 @@ from harness.commands.validate.case_layers import FULL_BYTES, computing_lines
 from harness.commands.validate.case_models import parameter_bytes
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import reference_of
-from harness.commands.validate.published import GIB, MIB, SPLIT_STRATEGIES, LayerLine, Published, Row
+from harness.commands.validate.published import SPLIT_STRATEGIES, LayerLine, Published, Row
 from harness.commands.validate.rows_pipeline import KEPT, cut_of, schedule_of
 from harness.commands.validate.traced_models import traced_model
-from harness.costs.catalogue.constants import Constants
-from harness.costs.memory.allocations import Timeline
+from harness.core.units import GIB, MIB
+from harness.costs.memory import Timeline
+from harness.costs.profiles import Constants
 
 STATIC_BYTES = {"none": 8, "sgd": 8, "momentum": 12, "rmsprop": 12, "adam": 16, "adamw": 16, "lamb": 16}
 """By optimizer and fp32 parameter: weight, gradient and moments. Source: oracles of the published tables, section 8."""
@@ -136,7 +137,7 @@ def _context_bytes(published: Published, row: Row) -> float | None:
 
 def _traced_bytes(published: Published, row: Row, block: Mapping[str, Any], context: float) -> float:
     from harness.api.strategy import Layout
-    from harness.costs.memory.device import CUDA, Work, device_memory
+    from harness.costs.memory import CUDA, Work, device_memory
 
     shape = traced_model(published, row.model, row.precision)
     work = Work(

@@ -19,15 +19,9 @@ from harness.commands.validate.published import SPLIT_STRATEGIES, Published, Row
 from harness.commands.validate.replicated_stages import cut_for, steady_step
 from harness.commands.validate.row_times import seconds_of, value_of
 from harness.commands.validate.zero_bubble import PassTimes, zero_bubble
-from harness.costs.catalogue.constants import Constants
-from harness.costs.memory.cuts import balance
-from harness.costs.profiles.cluster_figures import Cluster
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
-from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
-from harness.costs.steps.replicated_step import recomputed_pieces
-from harness.costs.steps.result import StepCost
-from harness.costs.steps.step import Placement, step_cost
-from harness.costs.steps.table_time import Recompute
+from harness.costs.memory import Placement, balance
+from harness.costs.profiles import Cluster, Constants, Curve, LayerShape, LayerTime, Linear, ModelShape, Profile
+from harness.costs.steps import Recompute, StepCost, recomputed_pieces, step_cost
 
 RATES = ("throughput", "throughput_per_gpu", "step_time")
 

@@ -12,9 +12,8 @@ from harness.commands.validate.case_systems import Unpredictable, block_of, clus
 from harness.commands.validate.linear import reference_of
 from harness.commands.validate.published import Published, Row
 from harness.commands.validate.row_times import seconds_of, value_of
-from harness.costs.catalogue.constants import Constants
-from harness.costs.steps.server import server_cost, server_times
-from harness.costs.steps.step import step_cost
+from harness.costs.profiles import Constants
+from harness.costs.steps import server_cost, server_times, step_cost
 
 REDUCED = ("sync-ddp", "replicated-nccl")
 SERVED = ("sync-ps-cpu", "sync-ps-gpu", "sync-ps-distributed")

@@ -1,7 +1,7 @@
 """Rows of one device: a rate under other settings than the calibration row's.
 
 The calibration row is scaled by the ratio of two estimates, one under each row's settings: of the model as it is traced
-here, kernel by kernel on the data sheet of the device (`harness.costs.profiles.eager` says what that assumes).
+here, kernel by kernel on the data sheet of the device (`harness.costs.steps.eager` says what that assumes).
 Settings are the batch, accumulation, recomputation, precision and the optimizer; what both rows share cancels, and so
 does most of what the data sheet promises too much. Not modelled: the first, slower steps of a short run (they are taken
 to cost the same share of every run), the input pipeline, and how well matrices of different sizes fill a device.
@@ -15,11 +15,9 @@ from harness.commands.validate.linear import reference_of
 from harness.commands.validate.published import Published, Row
 from harness.commands.validate.row_times import samples_of, seconds_of, value_of
 from harness.commands.validate.traced_models import traced_model
-from harness.costs.catalogue.constants import Constants
-from harness.costs.catalogue.devices import DEVICES, Device, find_devices
-from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
-from harness.costs.profiles.eager import eager_profile
-from harness.costs.steps.step import step_cost
+from harness.costs.catalogue import DEVICES, Device, find_devices
+from harness.costs.profiles import Bus, Cluster, Constants, LinkFigures
+from harness.costs.steps import eager_profile, step_cost
 
 
 def predict_single(published: Published, row: Row, constants: Constants) -> float:

@@ -12,13 +12,8 @@ from harness.commands.validate.case_models import HALF_BYTES
 from harness.commands.validate.case_systems import Unpredictable, block_of, cluster_of
 from harness.commands.validate.published import Degrees, Published, Row
 from harness.commands.validate.rows_pipeline import VOCABULARY, schedule_of
-from harness.costs.catalogue.constants import Constants
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
-from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
-from harness.costs.steps import collectives
-from harness.costs.steps.data_parallel import slowest_of
-from harness.costs.steps.step import optimizer_s, step_cost
-from harness.costs.steps.table_time import Recompute
+from harness.costs.profiles import Constants, Curve, LayerShape, LayerTime, Linear, ModelShape, Profile
+from harness.costs.steps import Recompute, all_reduce_s, optimizer_s, slowest_of, step_cost
 
 FORWARD_SHARE = {"none": 1 / 3, "all": 1 / 4}
 """Of a layer's time: the backward pass is twice the forward pass; recomputation repeats the forward pass.
@@ -134,7 +129,7 @@ def _measured(published: Published, table: str, series: str, constants: Constant
 def _exchange_s(published: Published, row: Row, constants: Constants) -> float:
     degrees = _degrees(row)
     shape = _shape(degrees, constants)
-    return collectives.all_reduce_s(cluster_of(published, row, constants), degrees.data, shape.parameter_bytes)
+    return all_reduce_s(cluster_of(published, row, constants), degrees.data, shape.parameter_bytes)
 
 
 def _calibrated(published: Published, reference: Row, constants: Constants) -> Coefficients:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.commands.validate.published import Published
 from harness.commands.validate.score import Prediction, Score, by_kind, by_series, error_of, score
-from harness.costs.catalogue.constants import FITTED, Constants
+from harness.costs.profiles import FITTED, Constants
 
 COLUMNS = (
     *("table", "kind", "case", "series", "model", "strategy", "precision", "gpus", "batch_per_gpu", "microbatches"),

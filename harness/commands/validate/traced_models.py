@@ -9,9 +9,8 @@ from functools import lru_cache
 
 from harness.commands.validate.case_systems import Unpredictable
 from harness.commands.validate.published import Published
-from harness.core import cache
-from harness.costs.profiles.kept import KIND, tracer_key
-from harness.costs.profiles.shape import ModelShape
+from harness.costs.cells import kept_or_traced, tracer_key
+from harness.costs.profiles import ModelShape
 from harness.workloads import harness_models
 from harness.workloads.entries import DataShape, Model
 
@@ -60,12 +59,7 @@ def _traced(name: str, text: str, precision: str) -> ModelShape:
         "sample": asdict(sample),
         "rules": [precision, "cuda", KEEPS_SOFTMAX_INPUT],
     }
-    kept = cache.load(KIND, key)
-    if kept is not None:
-        return ModelShape.from_dict(kept)
-    shape = _trace(model, sample, precision)
-    cache.save(KIND, key, shape.to_dict())
-    return shape
+    return kept_or_traced(key, lambda: _trace(model, sample, precision))
 
 
 def _sample(model: Model, text: str) -> DataShape | None:
@@ -78,7 +72,7 @@ def _sample(model: Model, text: str) -> DataShape | None:
 
 
 def _trace(model: Model, sample: DataShape, precision: str) -> ModelShape:
-    from harness.costs.tracing.trace import Rules, trace_model
+    from harness.costs.tracing import Rules, trace_model
 
     rules = Rules(precision=precision, device="cuda", keeps_softmax_input=KEEPS_SOFTMAX_INPUT)
     return trace_model(lambda: model.build(model.Options(), sample), sample, rules)

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-GIB = 2**30
-TERA = 1e12
-GIGA = 1e9
+from harness.core.units import GIB, GIGA, TERA
 
 EFFICIENCY = {"vector": {"gemm": 0.60, "conv": 0.55}, "matrix": {"gemm": 0.50, "conv": 0.30}}
 """Share of the peak that whole layers reach in training, by arithmetic unit and kind of layer; chosen.

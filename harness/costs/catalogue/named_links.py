@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.core.units import GIGA
 from harness.costs.profiles.cluster_figures import LinkFigures
-
-GIGA = 1e9
 
 CARRIED = {
     "nvlink": 0.80,

@@ -9,7 +9,8 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import Protocol
 
-MIB = 2**20
+from harness.core.units import MIB
+
 BLOCK_BYTES = 512
 """kMinBlockSize: every request is rounded up to a multiple of it."""
 SMALL_BYTES = MIB

@@ -10,6 +10,9 @@ from typing import NamedTuple
 from harness.core.errors import Impossible
 from harness.core.units import format_bytes
 
+Placement = tuple[tuple[str, ...], ...]
+"""Names of the layers of each stage of a pipeline."""
+
 Needs = Callable[[int, int, int], float]
 """Bytes that stage k needs for the layers start..end-1."""
 

@@ -10,15 +10,14 @@ from typing import Any
 from harness.api.schedules import most_kept, stashes
 from harness.api.strategy import Action, Layout, Table
 from harness.core.errors import Impossible
+from harness.core.units import MIB
 from harness.costs.memory.allocations import Timeline
 from harness.costs.memory.allocator import Allocator, CachingAllocator, OutOfMemory, PlainAllocator
 from harness.costs.memory.cuts import StageMemory, balance, balance_under
+from harness.costs.memory.gathered import passing_bytes
 from harness.costs.memory.replay import Part, replay
 from harness.costs.memory.states import state_bytes
 from harness.costs.profiles.shape import LayerShape, ModelShape
-from harness.costs.steps.fsdp_traffic import padded_parameters, passing_bytes
-
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -316,7 +315,7 @@ def _layer_memory(layer: LayerShape, shape: ModelShape, layout: Layout, work: Wo
     state += 4 * layer.parameters if work.precision == "mixed" else 0
     part = 1.0
     if layout.shard != "none" and whole:
-        part = padded_parameters(layer, layout.data) / layout.data / layer.parameters
+        part = layer.padded_parameters(layout.data) / layout.data / layer.parameters
     held, states = (round(part * _cut(size, layer.split, layout.tensor)) for size in (whole, state))
     kept = _cut(layer.activation_bytes.at(work.samples), layer.activation_split, layout.tensor)
     return LayerMemory(layer.name, held, held, states, kept)

@@ -134,7 +134,7 @@ def _data_bytes(cell: Cell, host: Host) -> int:
 
     A cluster of the catalogue stands for any way of feeding it.
     """
-    from harness.costs.profiles.kept import seen_by
+    from harness.costs.cells.kept import seen_by
 
     seen = None if is_elsewhere(cell.cluster) else seen_by(cell, host)
     if seen is None:

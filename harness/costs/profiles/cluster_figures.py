@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from harness.costs.catalogue.constants import PLAIN, Constants
+from harness.costs.profiles.constants import PLAIN, Constants
 from harness.costs.profiles.runtime import Runtime
 
 MeasuredTable = tuple[tuple[float, float], ...]

@@ -55,6 +55,16 @@ class LayerShape:
         """Trainable scalars."""
         return sum(self.tensors)
 
+    def padded_parameters(self, ranks: int) -> int:
+        """Return the trainable scalars with what fills the last shards up: tensors are cut along dimension 0.
+
+        Source: torch 2.13, FSDPParam: every rank holds ceil(rows / ranks) rows of a tensor, the last ones zeros.
+        """
+        if len(self.rows) != len(self.tensors):
+            return sum(-(-size // ranks) * ranks for size in self.tensors)
+        cuts = zip(self.tensors, self.rows, strict=True)
+        return sum(-(-rows // ranks) * ranks * (size // rows) for size, rows in cuts if rows)
+
 
 @dataclass(frozen=True)
 class ModelShape:

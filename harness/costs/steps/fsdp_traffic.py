@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from harness.api.strategy import Layout
-from harness.costs.profiles.shape import LayerShape, ModelShape
+from harness.costs.profiles.shape import ModelShape
 
 
 class Message(NamedTuple):
@@ -29,17 +29,6 @@ class Message(NamedTuple):
     layer: int
 
 
-def padded_parameters(layer: LayerShape, ranks: int) -> int:
-    """Return the layer's trainable scalars with what fills the last shards up: tensors are cut along dimension 0.
-
-    Source: torch 2.13, FSDPParam: every rank holds ceil(rows / ranks) rows of a tensor, the last ones zeros.
-    """
-    if len(layer.rows) != len(layer.tensors):
-        return sum(-(-size // ranks) * ranks for size in layer.tensors)
-    cuts = zip(layer.tensors, layer.rows, strict=True)
-    return sum(-(-rows // ranks) * ranks * (size // rows) for size, rows in cuts if rows)
-
-
 def fsdp_messages(shape: ModelShape, ranks: int, reshard: bool) -> list[Message]:
     """Return the collectives of one pass forward and back, in the order in which they are needed.
 
@@ -51,7 +40,7 @@ def fsdp_messages(shape: ModelShape, ranks: int, reshard: bool) -> list[Message]
     """
     if ranks == 1:
         return []
-    sizes = [(k, padded_parameters(layer, ranks) * shape.element_bytes) for k, layer in enumerate(shape.layers)]
+    sizes = [(k, layer.padded_parameters(ranks) * shape.element_bytes) for k, layer in enumerate(shape.layers)]
     units = [(k, num_bytes) for k, num_bytes in sizes if num_bytes]
     messages = [Message("all-gather", num_bytes, "forward", k) for k, num_bytes in units]
     for k, num_bytes in reversed(units):
@@ -79,31 +68,3 @@ def bytes_sent(messages: list[Message], ranks: int) -> float:
     all-reduce send (ranks - 1) / ranks of the vector.
     """
     return (ranks - 1) / ranks * sum(message.num_bytes for message in messages)
-
-
-def passing_bytes(shape: ModelShape, layout: Layout, pieces: int = 1) -> int:
-    """Return the most bytes that a device holds beyond its shards of all parameters and gradients.
-
-    While a unit's backward pass runs, its parameters and gradients are whole, the next unit is being gathered, and the
-    gradients of the one before are being scattered; after it, its gradients are copied out to be scattered. Shards of
-    gradients that come later in the first piece leave room.
-
-    Source: Zhao et al. 2023, section 3.3 (prefetching, one gather ahead); torch 2.13's FSDPMemTracker counts the same.
-    """
-    ranks, reshards = layout.data, layout.shard == "parameters"
-    sizes = [padded_parameters(layer, ranks) * shape.element_bytes for layer in shape.layers]
-    units = [size for size in sizes if size]
-    most = 0
-    for k, unit in enumerate(units):
-        ahead, behind, before = sum(units[max(0, k - 1) : k]), sum(units[k + 1 : k + 2]), sum(units[:k])
-        kept, gathering = (0, ahead) if reshards else (before, 0)
-        forward = kept + 2 * unit + ahead - _room(sum(units), ranks, pieces)
-        backward = kept + 2 * unit + gathering + behind - _room(before + unit, ranks, pieces)
-        scatter = kept + 2 * unit + gathering + unit // ranks - _room(before + unit, ranks, pieces)
-        most = max(most, forward, backward, scatter)
-    # Without a scatter after every piece, gradients add up whole.
-    return most + (sum(units) if pieces > 1 and not reshards else 0)
-
-
-def _room(num_bytes: int, ranks: int, pieces: int) -> int:
-    return num_bytes // ranks if pieces == 1 else 0

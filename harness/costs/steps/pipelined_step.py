@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from harness.api.schedules import one_forward_one_backward
 from harness.api.strategy import Layout, Table
-from harness.costs.memory.cuts import balance
+from harness.costs.memory.cuts import Placement, balance
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps.data_parallel import slowest_of
@@ -15,8 +15,6 @@ from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
 from harness.costs.steps.replicated_step import bucket_s
 from harness.costs.steps.result import StepCost
 from harness.costs.steps.table_time import PipelineTimes, Recompute, StageTimes, pipeline_cost
-
-Placement = Sequence[Sequence[str]]
 
 
 def pipelined_step(

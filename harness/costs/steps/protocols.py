@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from harness.costs.catalogue.constants import Constants
+from harness.costs.profiles.constants import Constants
 
 
 class Measured(NamedTuple):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,14 +47,3 @@ class StepCost:
     def total_s(self) -> float:
         """Length of the step, the optimizer left out."""
         return self.compute_s + self.communication_s + self.idle_s
-
-
-def stated_error(errors: Mapping[str, float], seconds: Mapping[str, float]) -> float:
-    """Return how far a step's time may be off, relative, one standard deviation; its parts' errors are independent.
-
-    Args:
-        errors: relative, of each part.
-        seconds: of each part; waiting follows computing and counts with it, so it stays out.
-    """
-    total = sum(seconds.values())
-    return math.hypot(*(error * seconds[part] for part, error in errors.items())) / total if total else 0.0

@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 from harness.api.strategy import Layout
+from harness.costs.memory.cuts import Placement
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps.pipelined_step import pipelined_step
 from harness.costs.steps.replicated_step import replicated_step
-from harness.costs.steps.result import StepCost as StepCost
-from harness.costs.steps.result import Task as Task
+from harness.costs.steps.result import StepCost
 from harness.costs.steps.sharded_step import sharded_step
 from harness.costs.steps.table_time import Recompute
-
-Placement = tuple[tuple[str, ...], ...]
-"""Layer names of each pipeline stage."""
 
 
 def step_cost(

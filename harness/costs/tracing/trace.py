@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from harness.costs.profiles.shape import ModelShape
 from harness.costs.tracing.cuda_rules import CudaRules
 from harness.costs.tracing.lines import Held, model_shape
-from harness.costs.tracing.tensor_plan import split_shares, tensor_plan
+from harness.costs.tracing.tensor_cuts import split_shares, tensor_plan
 from harness.costs.tracing.watch import Layers, Output, Phase, Recorder, Run, storage_keys
 from harness.workloads.entries import DataShape
 from harness.workloads.losses import weighted_loss

@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from harness.costs.profiles.cluster_figures import Bus, LinkFigures
-from harness.costs.profiles.device_profile import Curve
+from harness.costs.profiles import Bus, Curve, LinkFigures
 
 Table = Sequence[tuple[float, float]]
 """(bytes, seconds), bytes rising."""

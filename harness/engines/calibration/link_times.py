@@ -15,9 +15,8 @@ from typing import Any
 from harness.core import cache
 from harness.core.errors import MachineError
 from harness.core.machine import Machine
-from harness.costs.profiles.cluster_figures import Cluster
-from harness.costs.profiles.measured import hardware, links_key
-from harness.costs.profiles.runtime import Messages, Runtime
+from harness.costs.cells import hardware, links_key
+from harness.costs.profiles import Cluster, Messages, Runtime
 from harness.engines.calibration import group_times as group
 from harness.engines.calibration import laws as fit
 from harness.engines.calibration import message_times as messages

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import MachineError
 from harness.core.machine import Machine
-from harness.costs.profiles.cluster_figures import Cluster
+from harness.costs.profiles import Cluster
 from harness.engines.calibration.workload_times import ensure_profiles
 from harness.engines.processes.launch import run_cell
 
@@ -99,21 +99,21 @@ def _longer_s(cell: Cell, cluster: Cluster) -> float:
 
 def _twin(cell: Cell, cluster: Cluster) -> Any:
     from harness.api.host import load_host
-    from harness.costs.profiles import find
+    from harness.costs.cells import profile_of
     from harness.engines.virtual.engine import VirtualEngine
     from harness.engines.virtual.prices import Costs
     from harness.engines.virtual.sizes import Sizes
     from harness.engines.virtual.timing import timing_setup
 
-    setup, profile = timing_setup(cell, load_host()), find.profile_of(cell)
+    setup, profile = timing_setup(cell, load_host()), profile_of(cell)
     executor: Any = Sizes(setup, profile.shape.parameter_bytes, 0, dict)
     return VirtualEngine(setup, costs=Costs(profile, cluster), executor=executor).run()
 
 
 def _num_bytes(cell: Cell) -> float:
-    from harness.costs.profiles import find
+    from harness.costs.cells import profile_of
 
-    return float(find.profile_of(cell).shape.parameter_bytes)
+    return float(profile_of(cell).shape.parameter_bytes)
 
 
 def _step_s(outcome: Any) -> float:

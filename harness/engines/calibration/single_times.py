@@ -15,7 +15,7 @@ import torch
 from harness.api.strategy import Batch
 from harness.core.cell import Cell
 from harness.core.errors import Impossible
-from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import Status, StatusBoard
 from harness.engines.real.clock import Ledger
 from harness.engines.real.endpoints import RealWorker

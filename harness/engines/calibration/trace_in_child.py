@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
-from harness.costs.profiles.kept import find_shape
-from harness.costs.profiles.shape import ModelShape
+from harness.costs.cells import find_shape
+from harness.costs.profiles import ModelShape
 from harness.engines.processes.tasks import answers, started
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from harness.core import cache
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
-from harness.costs.profiles.device_profile import Profile
-from harness.costs.profiles.measured import load_profile, missing_sizes, neighbours_of, profile_key
+from harness.costs.cells import load_profile, missing_sizes, neighbours_of, profile_key
+from harness.costs.profiles import Profile
 from harness.engines.calibration import single_times as single
 from harness.engines.processes.tasks import hear, started
 

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from harness.costs.memory.cuts import StageMemory
-from harness.costs.memory.device import CPU, CUDA, Work, device_memory, stage_memory
-from harness.engines.shared.layer_timing import Placement
+from harness.costs.memory import CPU, CUDA, Placement, StageMemory, Work, device_memory, stage_memory
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of
 

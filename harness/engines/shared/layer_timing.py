@@ -12,11 +12,8 @@ from torch import nn
 
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible
-from harness.costs.memory.cuts import StageMemory, balance_under
+from harness.costs.memory import Placement, StageMemory, balance_under
 from harness.engines.shared.replica import Piece, Replica
-
-Placement = tuple[tuple[str, ...], ...]
-"""Layer names of each stage."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from harness.costs.profiles.kept import keep_shape, load_shape, seen_by, shape_key
-from harness.costs.profiles.shape import ModelShape
-from harness.costs.tracing.trace import Rules, trace_model
+from harness.costs.cells import kept_or_traced, seen_by, shape_key
+from harness.costs.profiles import ModelShape
+from harness.costs.tracing import Rules, trace_model
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -32,16 +32,15 @@ def trace_cell(cell: Cell, host: Host) -> ModelShape:
 
 
 def _shape(cell: Cell, model: Any, seen: Any) -> ModelShape:
-    key = json.dumps(shape_key(cell, model, seen), sort_keys=True)
-    if key not in _known:
-        _known[key] = load_shape(cell, model, seen) or _trace(cell, model, seen)
-    return _known[key]
+    key = shape_key(cell, model, seen)
+    name = json.dumps(key, sort_keys=True)
+    if name not in _known:
+        _known[name] = kept_or_traced(key, lambda: _trace(cell, model, seen))
+    return _known[name]
 
 
 def _trace(cell: Cell, model: Any, seen: Any) -> ModelShape:
     work = cell.workload
     options = model.Options(**work["model"]["options"])
     rules = Rules(work["loss"], work["precision"], cell.device)
-    shape = trace_model(lambda: model.build(options, seen), seen, rules)
-    keep_shape(cell, model, seen, shape)
-    return shape
+    return trace_model(lambda: model.build(options, seen), seen, rules)

@@ -11,10 +11,11 @@ import torch
 from harness.api.strategy import Table, Value
 from harness.core.addresses import Address
 from harness.core.streams import stream_seed
+from harness.costs.memory import Placement
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat, force
-from harness.engines.shared.layer_timing import Placement, describe_stages
+from harness.engines.shared.layer_timing import describe_stages
 from harness.engines.shared.replica import Piece, Replica, draws, make_pieces, mergeable
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
-from harness.costs.profiles.shape import ModelShape
+from harness.costs.memory import Placement
+from harness.costs.profiles import Curve, LayerTime, ModelShape, Profile
 from harness.engines.shared.dram_count import stage_limits
-from harness.engines.shared.layer_timing import LayerCost, Placement, measure_layers, place
+from harness.engines.shared.layer_timing import LayerCost, measure_layers, place
 from harness.engines.shared.replica import make_pieces
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING
 
 from harness.api.strategy import Layout
 from harness.core.addresses import Address
-from harness.costs.profiles import find, measured
-from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
-from harness.costs.profiles.runtime import Messages, Runtime
-from harness.costs.profiles.shape import LayerShape, ModelShape
-from harness.costs.steps import collectives, step
-from harness.costs.steps.result import StepCost
-from harness.costs.steps.step import Placement
+from harness.costs import steps
+from harness.costs.cells import cluster_of, load_profile, profile_of
+from harness.costs.memory import Placement
+from harness.costs.profiles import (
+    Bus,
+    Cluster,
+    Curve,
+    LayerShape,
+    LayerTime,
+    LinkFigures,
+    Messages,
+    ModelShape,
+    Profile,
+    Runtime,
+)
+from harness.costs.steps import StepCost
 
 if TYPE_CHECKING:
     from harness.engines.virtual.executor import Executor
@@ -62,7 +70,7 @@ class Costs:
 
     def step(self, layout: Layout, samples: int, micro_batch_size: int, tasks: bool = False) -> StepCost:
         """Return what a gradient over `samples` costs under a layout; with `tasks` also when what runs."""
-        return step.step_cost(self.profile, self.cluster, layout, samples, micro_batch_size, self.placement, tasks)
+        return steps.step_cost(self.profile, self.cluster, layout, samples, micro_batch_size, self.placement, tasks)
 
     # -- updates -------------------------------------------------------------------------------------------------
 
@@ -73,7 +81,7 @@ class Costs:
 
     def update_s(self, layout: Layout) -> float:
         """Return the seconds of one update on a worker's fullest device."""
-        return step.optimizer_s(self.profile, self.cluster, layout)
+        return steps.optimizer_s(self.profile, self.cluster, layout)
 
     def load_s(self, num_bytes: float) -> float:
         """Return the seconds of putting weights into a model."""
@@ -112,7 +120,7 @@ class Costs:
         if workers == 1:
             return 0.0
         nodes = self.cluster.nodes(workers * layout.devices)
-        exchange = collectives.all_reduce_s(self.cluster, workers, num_bytes, min(nodes, workers))
+        exchange = steps.all_reduce_s(self.cluster, workers, num_bytes, min(nodes, workers))
         return exchange + self.arithmetic_s(num_bytes, PASSES_OF_A_MEAN) + self.cluster.runtime.stall.at(since_s)
 
 
@@ -132,9 +140,9 @@ def find_costs(executor: Executor) -> Costs:
     from harness.engines.virtual.measure_here import measured_alone, placed
 
     cell = executor.setup.cell
-    cluster, given = find.cluster_of(cell), cell.cluster["device"] is not None
-    own = None if given else measured.load_profile(cell) or measured_alone(executor)
-    profile = find.profile_of(cell, shape_of(executor.setup) if given else None, own)
+    cluster, given = cluster_of(cell), cell.cluster["device"] is not None
+    own = None if given else load_profile(cell) or measured_alone(executor)
+    profile = profile_of(cell, shape_of(executor.setup) if given else None, own)
     placement = placed(executor.setup, profile)
     return Costs(profile, cluster, placement)
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.addresses import Address
-from harness.costs.profiles.cluster_figures import LinkFigures, Servers
-from harness.costs.steps.data_parallel import slowest_of
-from harness.costs.steps.server import server_times, shards
+from harness.costs.profiles import LinkFigures, Servers
+from harness.costs.steps import server_times, shards, slowest_of
 from harness.engines.virtual.messages import Interface
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 from harness.api.strategy import Batch, Table, Value
 from harness.core.budget import Marks
 from harness.core.errors import PluginError
-from harness.costs.steps.step import Placement
+from harness.costs.memory import Placement
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.sample_order import Indices
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from harness.api.strategy import Layout
-from harness.costs.steps.result import StepCost
+from harness.costs.steps import StepCost
 
 if TYPE_CHECKING:
     from harness.engines.virtual.prices import Costs

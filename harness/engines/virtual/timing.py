@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.core.budget import Budget
-from harness.costs.memory.fit import counted_kinds, placement_of
-from harness.costs.profiles import find
-from harness.costs.profiles.kept import find_shape
-from harness.costs.profiles.shape import ModelShape
+from harness.costs.cells import cluster_of, find_shape, profile_of
+from harness.costs.memory import counted_kinds, placement_of
+from harness.costs.profiles import ModelShape
 from harness.engines.shared.rate_schedule import make_rate
 from harness.engines.shared.setup import Setup, make_strategy
 from harness.engines.virtual.engine import VirtualEngine
@@ -47,8 +46,8 @@ def run_timing(cell: Cell, host: Host, shape: ModelShape | None = None, trace: i
     """
     began = time.perf_counter()
     setup = timing_setup(cell, host)
-    profile = find.profile_of(cell, shape)
-    costs = Costs(profile, find.cluster_of(cell), placement_of(cell, host, profile.shape))
+    profile = profile_of(cell, shape)
+    costs = Costs(profile, cluster_of(cell), placement_of(cell, host, profile.shape))
     shape = profile.shape
     buffers = sum(layer.buffers_bytes for layer in shape.layers)
     traced = find_shape(cell, host) or shape

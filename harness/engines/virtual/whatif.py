@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError
-from harness.costs.memory.fit import placement_of
-from harness.costs.profiles import find
-from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
-from harness.costs.profiles.device_profile import Profile
+from harness.costs.cells import cluster_of, profile_of
+from harness.costs.memory import placement_of
+from harness.costs.profiles import Bus, Cluster, LinkFigures, Profile
 from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.timing import timing_setup
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
     from harness.core.outcome import Outcome
-    from harness.costs.profiles.shape import ModelShape
+    from harness.costs.profiles import ModelShape
 
 NODES, BUS = "cluster.inter_node", "cluster.intra_node"
 SPEED, SERVER, JITTER = "cluster.device.samples_per_second", "cluster.server.bandwidth", "faults.compute_jitter"
@@ -74,7 +73,7 @@ def what_if(cell: Cell, host: Host, shape: ModelShape | None = None) -> WhatIf:
     """
     if cell.micro_batch_size == LARGEST:
         raise HarnessError("the largest micro-batch is known only once the cell has run")
-    profile, cluster = find.profile_of(cell, shape), find.cluster_of(cell)
+    profile, cluster = profile_of(cell, shape), cluster_of(cell)
     several = cell.gpus > 1 or cell.servers > 0
     configured: dict[str, float] = {}
     if several:

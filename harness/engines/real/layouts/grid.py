@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from harness.api.strategy import Layout
-from harness.costs.tracing.tensor_plan import Plan, tensor_plan
+from harness.costs.tracing import TensorPlan, tensor_plan
 
 AXES = ("pipeline", "data", "tensor")
 
@@ -103,7 +103,7 @@ class CutLayers:
             hook.remove()
 
 
-def describe_cuts(plan: Plan, ways: int) -> str:
+def describe_cuts(plan: TensorPlan, ways: int) -> str:
     """Return which layers are cut, in words."""
     cuts = ", ".join(f"{name} ({cut})" for name, cut in plan.items()) or "no layer divides evenly"
     return f"tensor parallelism over {ways}: {cuts}; its exchanges lie inside layers and count as computing"

@@ -16,11 +16,11 @@ from torch import nn
 
 from harness.api.strategy import Batch
 from harness.core.streams import stream_seed
+from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.recompute import recompute_layers
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.flat import Flat
-from harness.engines.shared.layer_timing import Placement
 from harness.engines.shared.replica import Piece, Replica, draws, make_pieces
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup

@@ -13,14 +13,15 @@ from torch import nn
 
 from harness.api.strategy import Batch, Table
 from harness.core.streams import stream_seed
-from harness.costs.tracing.tensor_plan import tensor_plan
+from harness.costs.memory import Placement
+from harness.costs.tracing import tensor_plan
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.grid import CutLayers, Grid, describe_cuts, rank_at
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.layouts.parts import Parts, assembled, average_gradients, parts_replica, same_buffers, whole
 from harness.engines.real.layouts.private import make_runtime, timed_stage
 from harness.engines.shared.dram_count import stage_limits
-from harness.engines.shared.layer_timing import Placement, describe_stages, measure_layers, place
+from harness.engines.shared.layer_timing import describe_stages, measure_layers, place
 from harness.engines.shared.replica import Piece, Replica, make_pieces
 from harness.engines.shared.setup import Setup
 

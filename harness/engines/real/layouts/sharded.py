@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from harness.api.strategy import Batch
-from harness.costs.profiles.shape import LayerShape, ModelShape
-from harness.costs.steps.fsdp_traffic import bytes_sent, fsdp_step_messages
+from harness.costs.profiles import LayerShape, ModelShape
+from harness.costs.steps import bytes_sent, fsdp_step_messages
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.layouts.parts import Parts, assembled, parts_replica, same_buffers, whole

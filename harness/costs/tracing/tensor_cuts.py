@@ -16,10 +16,10 @@ from torch import nn
 from harness.core.errors import PluginError
 from harness.workloads.nets import Maxout
 
-Cut = Literal["colwise", "rowwise"]
+TensorCut = Literal["colwise", "rowwise"]
 """A linear layer's weight is cut by outputs ("colwise", as papers write x W) or by inputs ("rowwise")."""
 
-Plan = Mapping[str, Cut]
+TensorPlan = Mapping[str, TensorCut]
 """Cuts by dotted name of the linear layer."""
 
 ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Identity, Maxout)
@@ -27,7 +27,7 @@ ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.
 devices would draw other masks than one device does."""
 
 
-def tensor_plan(module: nn.Module, ways: int) -> dict[str, Cut]:
+def tensor_plan(module: nn.Module, ways: int) -> dict[str, TensorCut]:
     """Return the cuts of a model over so many devices; a layer that does not divide evenly stays whole on each.
 
     A module says what may be cut inside it with a class attribute, `tensor_plan = {"up": "colwise", "down":
@@ -39,7 +39,7 @@ def tensor_plan(module: nn.Module, ways: int) -> dict[str, Cut]:
     """
     if ways == 1:
         return {}
-    plan: dict[str, Cut] = {}
+    plan: dict[str, TensorCut] = {}
     for name, part in module.named_modules():
         prefix = f"{name}." if name else ""
         declared = getattr(type(part), "tensor_plan", None)
@@ -53,7 +53,7 @@ def tensor_plan(module: nn.Module, ways: int) -> dict[str, Cut]:
     return plan
 
 
-def _declared(module: nn.Module, declared: Plan, ways: int) -> dict[str, Cut]:
+def _declared(module: nn.Module, declared: TensorPlan, ways: int) -> dict[str, TensorCut]:
     layers = dict(module.named_modules())
     wrong = [name for name in declared if not isinstance(layers.get(name), nn.Linear)]
     if wrong:
@@ -63,7 +63,7 @@ def _declared(module: nn.Module, declared: Plan, ways: int) -> dict[str, Cut]:
     return dict(declared) if even else {}
 
 
-def _pairs(module: nn.Sequential, ways: int) -> Iterator[tuple[str, Cut]]:
+def _pairs(module: nn.Sequential, ways: int) -> Iterator[tuple[str, TensorCut]]:
     first: str | None = None
     for name, layer in module.named_children():
         if not isinstance(layer, nn.Linear):
@@ -82,12 +82,12 @@ def _hidden_divides(module: nn.Sequential, first: str, second: nn.Linear, ways: 
     return bool(outputs % second.in_features == 0 and outputs % ways == 0)
 
 
-def _divides(layer: Any, cut: Cut, ways: int) -> bool:
+def _divides(layer: Any, cut: TensorCut, ways: int) -> bool:
     side = layer.out_features if cut == "colwise" else layer.in_features
     return bool(side % ways == 0)
 
 
-def split_shares(module: nn.Module, plan: Plan) -> dict[str, float]:
+def split_shares(module: nn.Module, plan: TensorPlan) -> dict[str, float]:
     """Return for every top-level layer the share of its parameters that the plan divides, 0..1."""
     shares = {}
     for name, layer in module.named_children():
@@ -98,7 +98,7 @@ def split_shares(module: nn.Module, plan: Plan) -> dict[str, float]:
     return shares
 
 
-def _divided(linear: Any, cut: Cut) -> int:
+def _divided(linear: Any, cut: TensorCut) -> int:
     """Return how many scalars a cut divides: a layer that is cut by its inputs keeps its bias whole everywhere."""
     count = int(linear.weight.numel())
     return count + (linear.bias.numel() if cut == "colwise" and linear.bias is not None else 0)

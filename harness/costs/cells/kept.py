@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from importlib import metadata
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core import cache
 from harness.core.code_hash import text_hash
 from harness.core.errors import HarnessError
-from harness.costs.profiles.find import shape_of
+from harness.costs.cells.find import shape_of
 from harness.costs.profiles.shape import ModelShape
 from harness.workloads.entries import DataShape, Model, seen_shape
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
 
-KIND = "shape"
+_KIND = "shape"
 
 _COSTS = Path(__file__).parents[1]
 _TRACER = (
@@ -36,18 +37,22 @@ def find_shape(cell: Cell, host: Host) -> ModelShape | None:
     if given is not None:
         return given
     seen = seen_by(cell, host)
-    return None if seen is None else load_shape(cell, *seen)
+    return None if seen is None else _kept(shape_key(cell, *seen))
 
 
-def load_shape(cell: Cell, model: Model, seen: DataShape) -> ModelShape | None:
-    """Return a model's shape as it was kept, or None."""
-    content = cache.load(KIND, shape_key(cell, model, seen))
+def kept_or_traced(key: Mapping[str, object], trace: Callable[[], ModelShape]) -> ModelShape:
+    """Return the shape that was kept under a key, or trace it now and keep it for later runs."""
+    kept = _kept(key)
+    if kept is not None:
+        return kept
+    shape = trace()
+    cache.save(_KIND, key, shape.to_dict())
+    return shape
+
+
+def _kept(key: Mapping[str, object]) -> ModelShape | None:
+    content = cache.load(_KIND, key)
     return None if content is None else ModelShape.from_dict(content)
-
-
-def keep_shape(cell: Cell, model: Model, seen: DataShape, shape: ModelShape) -> None:
-    """Keep a traced shape for later runs."""
-    cache.save(KIND, shape_key(cell, model, seen), shape.to_dict())
 
 
 def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError
+from harness.core.uncertainty import combined_error
+from harness.core.units import SECONDS_PER_HOUR
+from harness.costs.cells.find import cluster_of, profile_of
+from harness.costs.cells.kept import find_shape
 from harness.costs.memory.fit import memory_of, memory_verdict, placement_of, resolve_largest
-from harness.costs.profiles.find import cluster_of, profile_of
-from harness.costs.profiles.kept import find_shape
-from harness.costs.steps.result import stated_error
 from harness.costs.steps.step import optimizer_s, step_cost
 from harness.workloads.entries import training_size
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from harness.costs.profiles.device_profile import Profile
     from harness.costs.profiles.shape import ModelShape
     from harness.costs.steps.result import StepCost
-
-SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Prediction:
     out_of_memory: str = ""
 
 
-def predict(cell: Cell, host: Host) -> Prediction:
+def price(cell: Cell, host: Host) -> Prediction:
     """Return what a simulated cell's step takes and needs, or why nobody can say yet."""
     if cell.engine != "virtual" or cell.not_possible:
         return Prediction(reason="it runs on this machine")
@@ -104,7 +103,7 @@ def _timed(
         step_time_s=seconds,
         throughput_samples_per_s=cell.global_batch_size / seconds,
         cost=_money(cell, seconds, steps),
-        error=stated_error(errors, {"compute_s": cost.compute_s + update_s, "communication_s": cost.communication_s}),
+        error=combined_error(errors, {"compute_s": cost.compute_s + update_s, "communication_s": cost.communication_s}),
         text=profile.text,
     )
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from harness.core import cache
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
+from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
-from harness.costs.profiles.given import is_given
 from harness.costs.profiles.shape import ModelShape
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import HarnessError
-from harness.costs.catalogue.constants import PLAIN, PUBLISHED
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
 from harness.costs.catalogue.named_links import LINK_ERROR
-from harness.costs.profiles import measured as measurements
+from harness.costs.cells import measured as measurements
+from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
+from harness.costs.profiles.constants import PLAIN, PUBLISHED
 from harness.costs.profiles.device_profile import NO_TIME, Curve, LayerTime, Profile
-from harness.costs.profiles.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.shape import LayerShape, ModelShape
 
 if TYPE_CHECKING:

@@ -1,0 +1,17 @@
+"""How far a figure that adds up from uncertain parts may be off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+
+def combined_error(errors: Mapping[str, float], seconds: Mapping[str, float]) -> float:
+    """Return how far a step's time may be off, relative, one standard deviation; its parts' errors are independent.
+
+    Args:
+        errors: relative, of each part.
+        seconds: of each part; waiting follows computing and counts with it, so it stays out.
+    """
+    total = sum(seconds.values())
+    return math.hypot(*(error * seconds[part] for part, error in errors.items())) / total if total else 0.0

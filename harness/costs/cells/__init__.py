@@ -1,0 +1,42 @@
+"""What one cell runs on and computes: from its scenario, from the catalogue, or measured before on this machine."""
+
+from harness.costs.cells.find import cluster_of, devices_per_node, profile_of, shape_of
+from harness.costs.cells.given import file_hash, profile_of_file
+from harness.costs.cells.kept import find_shape, kept_or_traced, seen_by, shape_key, tracer_key
+from harness.costs.cells.link_tables import fitted_link, read_tables
+from harness.costs.cells.measured import (
+    hardware,
+    links_key,
+    load_cluster,
+    load_profile,
+    measured_id,
+    missing_sizes,
+    needs_measuring,
+    neighbours_of,
+    profile_key,
+)
+
+__all__ = [
+    "cluster_of",
+    "devices_per_node",
+    "file_hash",
+    "find_shape",
+    "fitted_link",
+    "hardware",
+    "kept_or_traced",
+    "links_key",
+    "load_cluster",
+    "load_profile",
+    "measured_id",
+    "missing_sizes",
+    "needs_measuring",
+    "neighbours_of",
+    "profile_key",
+    "profile_of",
+    "profile_of_file",
+    "read_tables",
+    "seen_by",
+    "shape_key",
+    "shape_of",
+    "tracer_key",
+]
