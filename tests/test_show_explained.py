@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from harness.analysis.cell_row import identity_row, outcome_row
 from harness.analysis.explain import explain_difference
 from harness.commands.cli import main
+from harness.commands.simulator import simulator
 from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
 from harness.costs.cells import find
@@ -256,12 +257,19 @@ def test_showing_and_explaining_imports_neither_torch_nor_pandas(results):
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
+def report_of(folder: Path) -> str:
+    out = write_report([Results(folder)], folder / "report.html", what_if=simulator())
+    return out.read_text(encoding="utf-8")
+
+
 def test_the_report_shows_what_show_prints(results):
-    page = write_report([Results(results / "results" / "ticket")], results / "report.html").read_text(encoding="utf-8")
+    page = report_of(results / "results" / "ticket")
     assert "<h2>Observed beside predicted, in figures</h2>" in page
     assert "205 samples/s (the ticket)" in page
     assert "<h2>Why more devices are hardly faster</h2>" in page
     assert "4 times the devices compute one in 308 ms instead of 1.23 s" in page
+    assert "<b>What would turn it:</b> " in page
+    assert "Gb/s is configured" in page
     assert "Predicted beside measured, in figures" not in page
 
 
@@ -270,7 +278,7 @@ def test_the_report_sets_twins_side_by_side(tmp_path):
     row = {**virtual.row, "engine": "real", "cell_id": "real-cell", "step_time_s": 2 * virtual.row["step_time_s"]}
     real = replace(virtual, cell=replace(virtual.cell, engine="real", cell_id="real-cell", observed=()), row=row)
     folder = store(tmp_path, [virtual, real]) / "results" / "ticket"
-    page = write_report([Results(folder)], tmp_path / "report.html").read_text(encoding="utf-8")
+    page = report_of(folder)
     table = page.split("<h2>Predicted beside measured, in figures</h2>")[1].split("</section>")[0]
     assert "step time: median error 50.0 %, at worst 50.0 %, over 1 point; 0 of 1 measurements lie inside" in table
     assert "-50.0 %" in table

@@ -17,6 +17,10 @@ from harness.analysis.points import SWEPT, Row, number, points
 INSIDE = 2.0
 """Standard deviations within which a measurement is said to lie inside the stated uncertainty: 95 % of a normal."""
 
+MOST_EXPLAINED = 3
+"""Observations outside the stated uncertainty, and poor scalings, that are explained with a folder's answer, the worst
+first; chosen: a screen of text."""
+
 _SAME = (
     *("strategy", "options", "device", "precision", "gpus"),
     *("batch_size", "micro_batch_size", "global_batch_size", "learning_rate", "lr_rule"),

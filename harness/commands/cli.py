@@ -259,13 +259,15 @@ def _write_report(
 ) -> Path:
     """Write the page of results, beside them where no file is named."""
     from harness.api.host import load_host
+    from harness.commands.simulator import simulator
     from harness.report import default_path, write_report
     from harness.results.store import find_results
 
     folders = [folder for path in results for folder in find_results(path)]
     path = out or default_path(folders, "comparison" if against else "report")
     sections = load_host(plugins).report_sections
-    return write_report(folders, path, sections=sections, plugins=plugins, against=against, named=named)
+    what_if = simulator(plugins)
+    return write_report(folders, path, sections=sections, what_if=what_if, against=against, named=named)
 
 
 @main.command()

@@ -19,7 +19,15 @@ from harness.analysis.explain import (
 )
 from harness.analysis.more_devices import explain_scaling, poor_scaling
 from harness.analysis.points import Row
-from harness.analysis.predicted import HEAD, Comparison, compare_observed, compare_twins, in_cells, summary
+from harness.analysis.predicted import (
+    HEAD,
+    MOST_EXPLAINED,
+    Comparison,
+    compare_observed,
+    compare_twins,
+    in_cells,
+    summary,
+)
 from harness.core.errors import HarnessError
 from harness.core.words import table
 from harness.results.store import Record, Results
@@ -27,10 +35,6 @@ from harness.results.store import Record, Results
 if TYPE_CHECKING:
     from harness.core.cell import Cell
     from harness.engines.virtual.whatif import WhatIf
-
-MOST_EXPLAINED = 3
-"""Observations outside the stated uncertainty, and poor scalings, that are explained with a folder's answer, the worst
-first; chosen: a screen of text."""
 
 
 # -- a folder ----------------------------------------------------------------------------------------------------------

@@ -178,11 +178,12 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
 
 def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -> Path:
     """Write a scenario's report, unless the one there says the same already."""
+    from harness.commands.simulator import simulator
     from harness.report import is_current, write_report
 
     path = results.folder / "report.html"
     if not is_current([results], path):
-        write_report([results], path, sections=host.report_sections, plugins=plugins)
+        write_report([results], path, sections=host.report_sections, what_if=simulator(plugins))
     return path
 
 

@@ -16,6 +16,7 @@ from harness.results.store import Results, write_atomically
 
 if TYPE_CHECKING:
     from harness.report.against import Against
+    from harness.report.scenario_results import Simulator
 
 Section = Callable[[Any], tuple[str, str]]
 """From the frame of finished cells to a title and HTML that is taken as it is."""
@@ -32,7 +33,7 @@ def write_report(
     out: Path,
     *,
     sections: Sequence[Section] = (),
-    plugins: Sequence[str] = (),
+    what_if: Simulator | None = None,
     against: Against | None = None,
     named: bool = False,
 ) -> Path:
@@ -42,7 +43,7 @@ def write_report(
         results: folders with a plan; cells that are not finished stand in the report as such.
         out: the HTML file.
         sections: what plugins add at the end.
-        plugins: files whose strategies may be run again, to find what would turn the answer.
+        what_if: simulates stored cells again, to find what would turn the answer; without it nothing is simulated.
         against: what the results were compared with: then the page begins with it.
         named: leave the names of host and home folder in.
 
@@ -50,11 +51,12 @@ def write_report(
         InputError: a folder has no plan, or a record is damaged.
     """
     from harness.report.page import render
-    from harness.report.scenario_results import read_scenario
+    from harness.report.scenario_results import NO_SIMULATOR, read_scenario
 
     # A page of more or less than these results is none of them.
     digest = content_digest(results) + ("-against" if against else "") + ("-named" if named else "")
-    write_atomically(out, render([read_scenario(item, plugins) for item in results], digest, sections, against, named))
+    scenarios = [read_scenario(item, what_if or NO_SIMULATOR) for item in results]
+    write_atomically(out, render(scenarios, digest, sections, against, named))
     return out
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis.answer import Answer, judged, with_flips
-from harness.analysis.more_devices import poor_scaling
+from harness.analysis.explain import Account
+from harness.analysis.more_devices import explain_scaling, poor_scaling
 from harness.analysis.points import Row
-from harness.analysis.predicted import compare_observed
-from harness.commands.explain_text import MOST_EXPLAINED, accounts_of, scaling_of
-from harness.commands.turning_points import flips_of
-from harness.core.cell import Plan
+from harness.analysis.predicted import MOST_EXPLAINED, Comparison, compare_observed
+from harness.core.cell import Cell, Plan
 from harness.results.store import Record, Results
 
 Evaluations = list[dict[str, float]]
@@ -26,6 +25,31 @@ Evaluations = list[dict[str, float]]
 
 TABLES_KEPT = 64
 """Tables that stay in memory: several figures read those of the same few cells; chosen."""
+
+
+def _nothing(*_: object) -> tuple[()]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """What simulating a stored cell again can say; whoever may start an engine hands it in, a page knows none.
+
+    Without it nothing is simulated, and the page says what the records say.
+
+    Attributes:
+        accounts_of: from an observation, its cell and its row to the figures that alone would account for it, the most
+            plausible first; a sentence where nobody can say.
+        scaling_of: from a row of few devices, one of many and the cell of the latter to why they are hardly faster.
+        flips_of: from an answer and the folder it is of to what would turn it.
+    """
+
+    accounts_of: Callable[[Comparison, Cell, Row], Sequence[Account] | str] = _nothing
+    scaling_of: Callable[[Row, Row, Cell], list[str]] = lambda few, many, _: explain_scaling(few, many)
+    flips_of: Callable[[Answer, Results], tuple[str, ...]] = _nothing
+
+
+NO_SIMULATOR = Simulator()
 
 
 @dataclass(frozen=True)
@@ -55,12 +79,12 @@ class ScenarioResults:
     table: Callable[[str, str], pd.DataFrame]
 
 
-def read_scenario(results: Results, plugins: Sequence[str] = ()) -> ScenarioResults:
+def read_scenario(results: Results, what_if: Simulator = NO_SIMULATOR) -> ScenarioResults:
     """Read a folder.
 
     Args:
         results: the folder.
-        plugins: files whose strategies may be run again, to find what would turn the answer.
+        what_if: simulates its cells again, to find what would turn the answer.
 
     Raises:
         InputError: it has no plan, or a record is damaged.
@@ -78,7 +102,7 @@ def read_scenario(results: Results, plugins: Sequence[str] = ()) -> ScenarioResu
 
     rows, plan = results.rows(records), results.plan()
     found = judged(rows, plan)
-    found = with_flips(found, flips_of(found, results, plugins))
+    found = with_flips(found, what_if.flips_of(found, results))
     return ScenarioResults(
         plan=plan,
         records=records,
@@ -86,14 +110,14 @@ def read_scenario(results: Results, plugins: Sequence[str] = ()) -> ScenarioResu
         evaluations=evaluations,
         answer=found,
         newest=newest,
-        poor=_poor(rows, records, found, plugins),
-        accounts=dict(_accounts(rows, plan, records, plugins)),
+        poor=_poor(rows, records, found, what_if),
+        accounts=dict(_accounts(rows, plan, records, what_if)),
         table=table,
     )
 
 
 def _poor(
-    rows: Sequence[Row], records: Mapping[str, Record], found: Answer, plugins: Sequence[str]
+    rows: Sequence[Row], records: Mapping[str, Record], found: Answer, what_if: Simulator
 ) -> list[tuple[Row, Row, list[str]]]:
     """Return poor scalings with their reasons, the one that is the answer first."""
     by_id = {row["cell_id"]: row for row in rows}
@@ -102,13 +126,13 @@ def _poor(
         (few, many) for few, many in poor_scaling(rows) if not pairs or many["strategy"] != pairs[0][1]["strategy"]
     ]
     return [
-        (few, many, scaling_of(few, many, records[many["cell_id"]].cell, plugins))
+        (few, many, what_if.scaling_of(few, many, records[many["cell_id"]].cell))
         for few, many in pairs[:MOST_EXPLAINED]
     ]
 
 
 def _accounts(
-    rows: Sequence[Row], plan: Plan, records: Mapping[str, Record], plugins: Sequence[str]
+    rows: Sequence[Row], plan: Plan, records: Mapping[str, Record], what_if: Simulator
 ) -> Iterator[tuple[str, str]]:
     """Yield, for the worst predictions of what was observed, the most plausible single figure that was another."""
     seen = {cell.cell_id: cell.observed for cell in plan.cells if cell.observed}
@@ -116,7 +140,7 @@ def _accounts(
     outside = [comparison for comparison in compare_observed(rows, seen) if comparison.inside is False]
     for comparison in sorted(outside, key=lambda comparison: -abs(comparison.error))[:MOST_EXPLAINED]:
         cell_id = comparison.cell_ids[0]
-        accounts = accounts_of(comparison, records[cell_id].cell, by_id[cell_id], plugins)
+        accounts = what_if.accounts_of(comparison, records[cell_id].cell, by_id[cell_id])
         if accounts and not isinstance(accounts, str):
             yield cell_id, accounts[0].sentence
 
