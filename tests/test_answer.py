@@ -285,10 +285,17 @@ def test_only_simulated_results_are_called_simulated() -> None:
 
 
 def test_oversubscribed_cells_are_shown_not_ranked() -> None:
-    crowded = seeds("sync-ddp", [0.1] * 5, gpus=4, notes="oversubscribed: 4 devices share 2 cores; shown, not ranked")
+    crowded = seeds("sync-ddp", [0.1] * 5, gpus=4, ranked=False)
     found = answer([*seeds("single", [1] * 5), *crowded], 10)
     assert found.sentence.startswith("Use single")
     assert "sync-ddp on 4 CPU cores: more workers than devices, shown but not ranked" in found.caveats
+
+
+@pytest.mark.parametrize("note", ["queue oversubscribed", "my cache is not ranked"])
+def test_what_a_plugin_notes_costs_no_rank(note: str) -> None:
+    found = answer([*seeds("single", [2] * 5), *seeds("noted", [1] * 5, notes=note, ranked=True)], 10)
+    assert found.sentence.startswith("Use noted")
+    assert found.caveats == ()
 
 
 def test_noise_is_said() -> None:

@@ -45,7 +45,8 @@ def a_row(draw: st.DrawFn) -> Row:
         "learning_rate": draw(st.sampled_from([0, 0.1, 1.0])),
         "seed": draw(st.integers(0, 3)),
         "status": status,
-        "notes": draw(st.sampled_from(["", "oversubscribed: shown, not ranked"])),
+        "notes": draw(st.sampled_from(["", "queue oversubscribed"])),
+        "ranked": draw(st.sampled_from([None, True, False])),
         "regime": draw(st.sampled_from([None, *SHAPES])),
         "trajectory_id": draw(st.sampled_from(["a", "b"])),
         "noisy": draw(st.sampled_from([None, True])),
@@ -80,7 +81,7 @@ def test_what_is_recommended_ended_well_and_is_ranked(found: list[Row]) -> None:
         return
     leader = by_id[told.leader]
     assert leader["status"] == "ok"
-    assert not leader["notes"]
+    assert leader["ranked"] is not False
     assert (leader["strategy"], leader["engine"]) not in failed(exams(found))
     assert not told.sentence.startswith(("No recommendation", "Nothing finished"))
     assert told.sentence.startswith("Simulated: ") == (leader["engine"] == "virtual")

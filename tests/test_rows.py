@@ -77,6 +77,11 @@ def test_parts_add_up_to_the_training_time_and_none_is_negative(devices, cut):
     assert row["busy_fraction"] is None or 0 <= row["busy_fraction"] <= 1
 
 
+@pytest.mark.parametrize("crowded", [True, False])
+def test_the_plan_decides_what_is_ranked(crowded):
+    assert identity_row(replace(cell_of(), oversubscribed=crowded), "env")["ranked"] is not crowded
+
+
 def test_parts_are_means_over_devices():
     rows = [step(0, 0.0, device=0, compute_s=4.0), step(0, 0.0, device=1, compute_s=2.0, idle_s=1.0)]
     row = time_row(replace(cell_of(), engine="real", gpus=2), outcome_of(rows, 5.0))

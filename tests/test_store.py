@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ setup_s input_s compute_s communication_s idle_s other_s evaluation_s wall_s byt
 staleness_mean staleness_p95 noise_scale_samples
 dram_tensors_peak_bytes dram_allocated_peak_bytes dram_reserved_peak_bytes nvml_used_peak_bytes host_rss_peak_bytes
 busy_fraction nvml_utilisation_mean mfu energy_j cost trajectory_id environment noisy
+ranked
 """
 CONTRACT = _CONTRACT.split()
 
@@ -65,6 +67,14 @@ def test_record_comes_back_as_it_was_written(results, cells):
     written = record_of(cells[0], throughput_samples_per_s=12.5)
     results.write_record(written, TABLES)
     assert results.record(cells[0].cell_id) == written
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+def test_a_record_from_before_the_column_is_ranked_as_its_cell_says(results, cells, crowded):
+    cell = replace(cells[0], oversubscribed=crowded)
+    written = record_of(cell)
+    results.write_record(replace(written, row={k: v for k, v in written.row.items() if k != "ranked"}), {})
+    assert results.record(cell.cell_id).row["ranked"] is not crowded
 
 
 def test_record_of_a_cell_that_never_ran_is_none(results, cells):

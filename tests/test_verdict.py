@@ -75,6 +75,34 @@ def test_nothing_is_simulated_for_the_answer_between_rounds(ran: tuple[Path, dic
     assert judged(results.rows(), results.plan()).flips == ()
 
 
+NOTES = """\
+from harness import Strategy, hookimpl
+
+class Noted(Strategy):
+    name = "noted"
+    synchrony = "synchronous"
+    async def work(self, worker):
+        worker.note("queue oversubscribed; my results are not ranked")
+        for batch in worker.batches():
+            await worker.apply(await worker.gradient(batch))
+
+@hookimpl
+def harness_strategies():
+    return [Noted]
+"""
+
+
+def test_what_a_plugin_notes_does_not_cost_its_rank(tmp_path: Path) -> None:
+    plugin, results = tmp_path / "noted.py", tmp_path / "results"
+    plugin.write_text(NOTES)
+    arguments = ["--set", "strategy=noted", "--set", "gpus=1", "--plugins", str(plugin), "--results", str(results)]
+    done = CliRunner().invoke(main, ["run", "ticket", *arguments])
+    assert done.exit_code == 0, done.output
+    (row,) = Results(results / "ticket").rows()
+    assert "not ranked" in row["notes"]
+    assert verdict(Results(results / "ticket")).leader == row["cell_id"]
+
+
 def test_turning_points_import_neither_torch_nor_pandas(ran: tuple[Path, dict[str, str]]) -> None:
     code = "import json, sys; from pathlib import Path; from harness.results.store import Results; "
     code += "from harness.commands.turning_points import verdict; "

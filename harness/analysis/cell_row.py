@@ -52,6 +52,7 @@ def identity_row(cell: Cell, environment: str) -> Row:
         "seed": cell.seed,
         "trajectory_id": trajectory_id(cell),
         "environment": environment,
+        "ranked": not cell.oversubscribed,
         **{f"swept {key}": value for key, value in cell.swept.items()},
     }
 

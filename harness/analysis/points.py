@@ -127,10 +127,9 @@ def has_target(rows: Iterable[Row]) -> bool:
 
 
 def not_ranked(row: Row) -> bool:
-    """Say whether a cell is shown but not ranked: more workers than devices."""
-    notes = row.get("notes") or ""
-    text = notes if isinstance(notes, str) else " ".join(map(str, notes))
-    return "oversubscribed" in text or "not ranked" in text
+    """Say whether the plan shows a cell without ranking it: it has more workers than devices."""
+    ranked = row.get("ranked")
+    return ranked is not None and not ranked
 
 
 def number(row: Row, key: str) -> float | None:

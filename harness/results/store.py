@@ -92,6 +92,7 @@ COLUMNS = tuple(
         "trajectory_id",
         "environment",
         "noisy",
+        "ranked",
     ]
 )
 """cells.csv has at least these; what was not measured is empty, never 0."""
@@ -296,12 +297,14 @@ def _gather(pd: Any, folders: Sequence[tuple[str, Path]], name: str) -> Any:
 
 
 def _record(content: Mapping[str, Any]) -> Record:
+    cell = Cell.from_dict(content["cell"])
     return Record(
-        cell=Cell.from_dict(content["cell"]),
+        cell=cell,
         status=content["status"],
         reason=content["reason"],
         notes=tuple(content["notes"]),
-        row=content["row"],
+        # Records of before this column was written: the cell has always known it.
+        row={"ranked": not cell.oversubscribed} | content["row"],
         environment=content["environment"],
         attempts=content["attempts"],
         detail=content["detail"],
