@@ -209,3 +209,11 @@ def test_the_model_that_plugins_shows_is_built(tmp_path):
     model = load_host([tmp_path / "shown.py"]).models["small-mlp"]
     built = model.build(model.Options(), harness.DataShape(1, 8, 8, 10))
     assert sum(parameter.numel() for parameter in built.parameters()) == 64 * 32 + 32 + 32 * 10 + 10
+
+
+def test_the_program_in_the_readme_is_that_of_a_new_strategy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["new", "strategy", "mine"]).exit_code == 0
+    shown = re.search(r"^    async def work.*?(?=^\S)", read(ROOT / "README.md"), re.MULTILINE | re.DOTALL)
+    assert shown
+    assert shown.group().rstrip() in read(tmp_path / "mine.py")
