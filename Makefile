@@ -1,28 +1,61 @@
-# `make run` and `make test` do all the set-up on a fresh machine; nothing outside this folder is touched.
+# Every target does its own set-up on a fresh machine; nothing outside this folder is touched.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
+CODE := harness plugins tests benchmarks docs
+# More threads than cores makes many small processes twenty times slower.
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PYTEST := $(BIN)/python -m pytest
+# What starts processes or a browser measures time, binds ports and fills both cores: one test at a time.
+ALONE := (dist or browser)
+SHORT := not slow and not long and not gpu
 
-.PHONY: run test test-slow bench lint clean
+.DEFAULT_GOAL := help
+.PHONY: help run check format test test-unit test-processes test-one test-slow test-long bench docs clean
 
-run: $(VENV)/.installed
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## install, run scenarios/lenet.toml, say where the report is
 	$(BIN)/harness run scenarios/lenet.toml
 
-test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
-
-test-slow: $(VENV)/.tested
-	$(BIN)/python -m pytest -m slow
-
-lint: $(VENV)/.tested
-	$(BIN)/ruff format --check harness plugins tests benchmarks
-	$(BIN)/ruff check harness plugins tests benchmarks
+check: $(VENV)/.tested ## formatter, linter, type checker
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+format: $(VENV)/.tested ## let the formatter and the linter mend what they can
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+test: test-unit test-processes ## the fast suite: test-unit, then test-processes
+
+test-unit: $(VENV)/.tested ## tests without processes, WORKERS=2 at a time
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "$(SHORT) and not $(ALONE)"
+
+test-processes: $(VENV)/.tested ## tests with processes or a browser, one at a time
+	$(PYTEST) -m "$(SHORT) and $(ALONE)"
+
+test-one: $(VENV)/.tested ## one file or test: make test-one T=tests/core/test_units.py
+	@test -n "$(T)" || { echo "make test-one T=tests/...: name a file, a folder or a test"; exit 2; }
+	$(PYTEST) $(T)
+
+test-slow: $(VENV)/.tested ## one short form of each slow kind: accuracies, bundled scenarios, reports of real runs
+	$(PYTEST) -m "slow and not long and not gpu"
+
+test-long: $(VENV)/.tested ## everything slow, with the full matrices; before a large change is closed
+	$(PYTEST) -m "(slow or long) and not gpu"
+
+bench: $(VENV)/.installed ## what the harness adds to a training loop
 	$(BIN)/python benchmarks/overhead.py
+
+docs: $(VENV)/.documented ## build the documentation into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean: ## remove the environment, caches and what was built
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis site dist build
 
 # torch first and by itself: the constraints name the build, so that no other package pulls in another one.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -35,5 +68,6 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
-clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@

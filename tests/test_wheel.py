@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def test_wheel_installs_no_top_level_package_but_harness(wheel):
     assert "harness/_bundled/plugins/async_ps.py" in names
     assert "harness/_bundled/scenarios/lenet.toml" in names
     assert "harness/report/report.html.j2" in names
+    assert "harness/py.typed" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_source_archive_holds_what_checks_tests_and_documents_it(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = ("LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "mkdocs.yml")
+    wanted += ("docs/hooks.py", "docs/index.md", "docs/images/report.png", "tests/conftest.py", "scenarios/lenet.toml")
+    assert [name for name in wanted if name not in names] == []
 
 
 def test_wheel_runs_from_another_folder(wheel, tmp_path):
