@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # Two cores and many processes: more threads than cores makes everything twenty times slower.
@@ -15,3 +17,8 @@ _CACHE = tempfile.TemporaryDirectory(prefix="harness-cache-")
 os.environ["HARNESS_CACHE"] = _CACHE.name
 if SHARED.is_dir():
     os.environ.setdefault("HARNESS_DATA", str(SHARED))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the golden texts be written anew."""
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/ as the texts read now")

@@ -1,0 +1,397 @@
+"""Every text that a user reads, figures masked, against tests/golden/: a change of words is visible in review.
+
+`pytest tests/test_golden.py --update-golden` writes the files as the texts read now.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from golden_texts import (
+    GOLDEN,
+    first_screen,
+    hold,
+    main,
+    mask_figures,
+    mask_machine,
+    mask_places,
+    mask_predictions,
+    typed,
+)
+
+Hold = Callable[[str, str], None]
+
+# The clock of a given device is exact and so is fp64: the same words on every machine.
+TINY = """\
+description = "Three strategies on a small virtual cluster."
+engine = "virtual"
+
+[workload]
+model = "softmax"
+dataset = "digits"
+precision = "fp64"
+
+[sweep]
+strategy = ["single", "sync-ddp", "async-ps"]
+gpus = [1, 2]
+global_batch_size = 32
+learning_rate = [0.1, 0.2]
+seeds = 2
+exclude = [{ strategy = "async-ps", gpus = 1 }]
+
+[goal]
+target_accuracy = 0.9
+max_epochs = 4
+
+[cluster]
+device = { step_time = "10 ms", batch_size = 32 }
+inter_node = { bandwidth = "1 GB/s", latency = "50 us" }
+"""
+
+STRATEGY = """\
+from harness import Strategy, hookimpl
+
+ROUNDS = 1
+
+
+class Mine(Strategy):
+    name = "mine"
+
+    async def work(self, worker):
+        other = 1 - worker.rank
+        for batch in worker.batches():
+            await worker.apply(await worker.gradient(batch))
+            for _ in range(ROUNDS):
+                await worker.send(worker.weights, to=other)
+                await worker.load((await worker.receive(other)).value)
+
+
+@hookimpl
+def harness_strategies():
+    return [Mine]
+"""
+TALKATIVE = 61  # odd as one is: the same weights end up on both sides, so it trains the same
+APPLY = "await worker.apply(await worker.gradient(batch))"
+
+MODEL = """\
+from torch import nn
+
+
+def build(classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def build_number(classes):
+    return 3
+"""
+
+DATA = """\
+import numpy as np
+
+
+def three():
+    return np.zeros((64, 8, 8)), np.zeros(64), np.zeros((16, 8, 8))
+"""
+
+
+# A step's slip in the middle of the training, and no more than a dictionary to make it.
+CRASH = f"""\
+{APPLY}
+            if batch.step == 2:
+                {{"momentum": True}}["momentun"]"""
+
+NO_LINK = """\
+engine = "virtual"
+[sweep]
+strategy = "sync-ddp"
+gpus = 4
+[cluster]
+device = { step_time = "10 ms", batch_size = 32 }
+gpus_per_node = 2
+"""
+
+FILES = {
+    "tiny.toml": TINY,
+    "unknown-key.toml": TINY.replace("learning_rate =", "learning_rte ="),
+    "list-for-one.toml": TINY.replace("max_epochs = 4", "max_epochs = [2, 4]"),
+    "percent.toml": TINY.replace("= 0.9", "= 97"),
+    "misspelt.toml": TINY.replace('"digits"', '"digts"'),
+    "many.toml": TINY.replace("seeds = 2", "seeds = -1").replace('"softmax"', '"softmx"').replace("= 4", '= "soon"'),
+    "broken.toml": TINY.replace("gpus = [1, 2]", "gpus = [1, 2"),
+    "no-link.toml": NO_LINK,
+    "mine.py": STRATEGY,
+    "syntax.py": STRATEGY.replace("class Mine(Strategy):", "class Mine(Strategy)"),
+    "threads.py": "import threading\n" + STRATEGY,
+    "crash.py": STRATEGY.replace(APPLY, CRASH),
+    "no_await.py": STRATEGY.replace(APPLY, "await worker.apply(worker.gradient(batch))"),
+    "deadlock.py": STRATEGY.replace(APPLY, "await worker.receive(other)"),
+    "train.py": MODEL,
+    "data.py": DATA,
+}
+
+
+# -- a place to type in ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Work in a folder with every file that a command needs, as on a machine of two cores without GPUs."""
+    folder = tmp_path_factory.mktemp("golden")
+    for name, text in FILES.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "80")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("HARNESS_CACHE", str(folder / "cache"))
+        patch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+        yield folder
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Hold:
+    """Return what holds a text against its file."""
+    update = request.config.getoption("--update-golden")
+    return lambda name, text: hold(name, text, update)
+
+
+# -- what measures nothing ---------------------------------------------------------------------------------------------
+
+
+def commands(group: click.Group, *before: str) -> Iterator[tuple[str, ...]]:
+    """Yield a group and everything below it, each as it is typed."""
+    yield before
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from commands(command, *before, name)
+        else:
+            yield (*before, name)
+
+
+HELP = {"-".join(["help", *words]): words for words in commands(main)}
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_help(name, golden):
+    golden(name, mask_places(typed(*HELP[name], "--help")))
+
+
+PLANS = {f"plan-{name}": name for name in ("lenet", "four-gpus", "ticket", "classroom")}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plan(name, golden):
+    golden(name, mask_predictions(typed("plan", PLANS[name])))
+
+
+TELLING = {
+    "version": ("--version",),
+    "run-lists-scenarios": ("run",),
+    "plugins": ("plugins",),
+    "plugins-sync-ddp": ("plugins", "sync-ddp"),
+    "plugins-device": ("plugins", "h100"),
+    "schema-text": ("schema", "--text"),
+    "new-scenario": ("new", "scenario", "own", "--model", "train.py:build"),
+    "new-strategy": ("new", "strategy", "gossip"),
+    "calibrate-show": ("calibrate", "--show"),
+}
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_what_is_told_without_running(name, golden):
+    golden(name, mask_places(typed(*TELLING[name])))
+
+
+def test_plugins_that_are_broken(golden):
+    listed, _, broken = mask_places(typed("plugins", "--plugins", "syntax.py", "--plugins", "threads.py")).partition(
+        "broken:\n"
+    )
+    golden("plugins-broken", f"{listed.splitlines()[0]}\n[...]\nbroken:\n{broken}")
+
+
+def test_doctor(golden):
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        golden("doctor", mask_machine(typed("doctor")))
+    else:
+        pytest.skip("the text is that of a machine without an NVIDIA driver")
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+ONE = ("--set", "gpus=1", "--set", "seeds=1", "--set", "learning_rate=0.1")
+TWO = ("--set", "gpus=2", *ONE[2:])
+SINGLE = ("--set", "strategy=single", *ONE)
+MINE = ("--set", "strategy=mine", *TWO)
+
+REFUSED = {
+    "unknown-key": ("run", "unknown-key.toml"),
+    "misspelt-value": ("run", "misspelt.toml"),
+    "accuracy-in-percent": ("run", "percent.toml"),
+    "list-for-one-value": ("run", "list-for-one.toml"),
+    "several-mistakes": ("run", "many.toml"),
+    "broken-toml": ("run", "broken.toml"),
+    "batch-does-not-divide": ("run", "tiny.toml", "--set", "global_batch_size=33", "--set", "strategy=sync-ddp", *TWO),
+    "missing-file": ("run", "nowhere.toml"),
+    "unknown-scenario": ("run", "lennet"),
+    "missing-plugin": ("run", "tiny.toml", "--plugins", "nowhere.py"),
+    "broken-plugin": ("run", "tiny.toml", "--plugins", "syntax.py", *MINE),
+    "unknown-strategy": ("run", "tiny.toml", "--set", "strategy=sync-dpp"),
+    "missing-link": ("plan", "no-link.toml"),
+    "unknown-device": ("run", "tiny.toml", "--set", "cluster.device=h20"),
+    "unknown-key-set": ("run", "tiny.toml", "--set", "learning_rte=0.1"),
+    "set-without-value": ("run", "tiny.toml", "--set", "gpus"),
+    "only-fits-nothing": ("run", "tiny.toml", "--only", "gpus=9"),
+    "unknown-option": ("run", "tiny.toml", "--resluts", "mine"),
+    "missing-model-function": ("run", "tiny.toml", "--set", "model=train.py:biuld", *SINGLE),
+    "unknown-results": ("show", "nothing", "--results", "empty"),
+    "show-of-three": ("show", "one", "two", "three"),
+    "report-of-nothing": ("report", "nothing"),
+    "min-effect-without-base": ("report", "nothing", "--min-effect", "0.1"),
+    "check-not-yet": ("check", "single"),
+    "validate-a-scenario": ("validate", "tiny.toml"),
+    "name-of-a-strategy-taken": ("new", "strategy", "single"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusal(name, golden):
+    golden(f"error-{name}", mask_places(typed(*REFUSED[name])))
+
+
+# -- what fails as it runs ---------------------------------------------------------------------------------------------
+
+
+def failing(folder: str, *words: str) -> tuple[str, ...]:
+    """Return the command that runs a cell into a folder of its own."""
+    return ("run", "tiny.toml", "--results", f"of-{folder}", *words)
+
+
+FAILING = {
+    "strategy-imports-threading": failing("threads", "--plugins", "threads.py", *MINE),
+    "strategy-crashes": failing("crash", "--plugins", "crash.py", *MINE),
+    "strategy-forgets-await": failing("await", "--plugins", "no_await.py", *MINE),
+    "strategy-deadlocks": failing("deadlock", "--plugins", "deadlock.py", *MINE),
+    "model-is-no-module": failing("module", "--set", "model=train.py:build_number", *SINGLE),
+    "data-of-three": failing("data", "--set", "dataset=data.py:three", *SINGLE),
+    "out-of-memory": failing("memory", "--set", "limits.dram=4 kB", *SINGLE),
+    "budget-is-over": failing("budget", "--budget", "1 us", *SINGLE),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_failure(name, golden):
+    golden(f"error-{name}", mask_figures(typed(*FAILING[name])))
+
+
+def test_debug_of_a_strategy_that_crashes(golden):
+    golden("error-strategy-crashes-in-debug", mask_figures(typed(*FAILING["strategy-crashes"], "--debug")))
+
+
+@pytest.mark.dist
+def test_failure_in_real_processes(golden):
+    command = failing("real", "--plugins", "crash.py", "--set", "engine=real", *MINE)
+    golden("error-strategy-crashes-for-real", mask_figures(typed(*command)))
+
+
+# -- a sweep, and what is said of it -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(place: Path) -> str:
+    """Run the sweep once and return what was said."""
+    return typed("run", "tiny.toml")
+
+
+def cell_of(start: str) -> str:
+    """Return the id of the only cell that starts so."""
+    (folder,) = Path("results/tiny/cells").glob(f"{start}-*")
+    return folder.name
+
+
+def test_run(swept, golden):
+    golden("run", mask_figures(swept))
+
+
+def test_run_again(swept, golden):
+    golden("run-again", mask_figures(typed("run", "tiny.toml")))
+
+
+SHOWN = {
+    "show": ("tiny",),
+    "show-markdown": ("tiny", "--markdown"),
+    "show-near-name": ("tinny",),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_show(name, swept, golden):
+    golden(name, mask_figures(typed("show", *SHOWN[name])))
+
+
+def test_show_of_a_cell(swept, golden):
+    golden("show-cell", mask_figures(typed("show", cell_of("async-ps-b32-lr0.1-g2-s0"))))
+
+
+def test_show_of_two_cells(swept, golden):
+    cells = cell_of("async-ps-b32-lr0.1-g2-s0"), cell_of("sync-ddp-b32-lr0.1-g2-s0")
+    golden("show-two-cells", mask_figures(typed("show", *cells)))
+
+
+def test_show_of_a_cell_that_there_is_not(swept, golden):
+    golden("error-unknown-cell", mask_places(typed("show", "single-b32-lr0.1-g1-s7-00000000")))
+
+
+def test_first_screen_of_a_report(swept, golden):
+    golden("report-first-screen", mask_figures(first_screen(Path("results/tiny/report.html"))))
+
+
+# -- a night and the next ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nights(place: Path) -> None:
+    """Run a strategy three times into folders of their own; before the last it begins to talk too much."""
+    words = ("--plugins", "mine.py", *MINE)
+    for folder, rounds in (("base", 1), ("same", 1), ("worse", TALKATIVE)):
+        Path("mine.py").write_text(STRATEGY.replace("ROUNDS = 1", f"ROUNDS = {rounds}"), encoding="utf-8")
+        typed("run", "tiny.toml", "--results", f"nights/{folder}", *words)
+
+
+COMPARED = {
+    "compare-same": ("nights/base", "nights/same"),
+    "compare-worse": ("nights/base", "nights/worse"),
+    "compare-better": ("nights/worse", "nights/base"),
+    "compare-markdown": ("nights/base", "nights/worse", "--markdown"),
+    "compare-with-itself": ("nights/base", "nights/base"),
+    "error-compare-without-base": ("nights/none", "nights/same"),
+    "error-compare-without-new": ("nights/base", "nights/none"),
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_compare(name, nights, golden):
+    golden(name, mask_figures(typed("compare", *COMPARED[name])))
+
+
+def test_report_of_a_comparison(nights, golden):
+    told = typed("report", "nights/worse", "--base", "nights/base", "--out", "against.html")
+    golden("report-against-base", mask_figures(told + first_screen(Path("against.html"))))
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_a_text_that_is_held():
+    single = ("doctor", "plugins-broken", "run", "run-again", "show-cell", "show-two-cells", "report-first-screen")
+    single += ("report-against-base", "error-unknown-cell")
+    single += ("error-strategy-crashes-in-debug", "error-strategy-crashes-for-real")
+    errors = {f"error-{name}" for name in (*REFUSED, *FAILING)}
+    held = {*single, *errors, *HELP, *PLANS, *TELLING, *SHOWN, *COMPARED}
+    assert {path.stem for path in GOLDEN.glob("*")} == held
