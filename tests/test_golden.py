@@ -294,6 +294,13 @@ def test_debug_of_a_strategy_that_crashes(golden):
     golden("error-strategy-crashes-in-debug", mask_figures(typed(*FAILING["strategy-crashes"], "--debug")))
 
 
+def test_show_of_a_cell_that_crashed(golden):
+    typed(*FAILING["strategy-crashes"])
+    cell = next(Path("of-crash/tiny/cells").glob("mine-*")).name
+    told, log, _ = mask_figures(typed("show", cell, "--results", "of-crash")).partition("  log (last")
+    golden("show-crashed-cell", f"{told}{log} [...]\n")  # frames of ours follow
+
+
 @pytest.mark.dist
 def test_failure_in_real_processes(golden):
     command = failing("real", "--plugins", "crash.py", "--set", "engine=real", *MINE)
@@ -390,7 +397,7 @@ def test_report_of_a_comparison(nights, golden):
 
 def test_every_file_is_a_text_that_is_held():
     single = ("doctor", "plugins-broken", "run", "run-again", "show-cell", "show-two-cells", "report-first-screen")
-    single += ("report-against-base", "error-unknown-cell")
+    single += ("report-against-base", "error-unknown-cell", "show-crashed-cell")
     single += ("error-strategy-crashes-in-debug", "error-strategy-crashes-for-real")
     errors = {f"error-{name}" for name in (*REFUSED, *FAILING)}
     held = {*single, *errors, *HELP, *PLANS, *TELLING, *SHOWN, *COMPARED}
