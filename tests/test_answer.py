@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.answer import Answer, answer, duration, in_markdown, in_text, status_counts
+from harness.analysis.answer import Answer, answer, in_markdown, in_text, status_counts
 from harness.analysis.exact import median_interval
 from harness.analysis.winners import Price
+from harness.core.words import duration
 
 Row = dict[str, Any]
 
@@ -402,7 +403,7 @@ def test_memory_tells_those_apart_that_are_level() -> None:
         speed("b", 4, 195.0, dram_tensors_peak_bytes=30 * 2**30),
     ]
     found = answer(rows, 2)
-    assert found.runner_up.endswith("level. Memory tells them apart: a holds 20.0 GiB on a device, b 30.0 GiB.")
+    assert found.runner_up.endswith("level. Memory tells them apart: a holds 20 GiB on a device, b 30 GiB.")
     assert found.why == ()  # what parts of a step differ by is less than they are known to
     apart = [rows[0], speed("b", 4, 100.0, dram_tensors_peak_bytes=30 * 2**30)]
     assert "Memory" not in answer(apart, 2).runner_up
@@ -416,7 +417,7 @@ def test_winners_by_cost_energy_and_memory_need_not_be_the_fastest() -> None:
         ("time to the target", "fast on 4 CPU cores", "1.00 s"),
         ("cost to the target", "slow on 1 CPU core", "0.00200 EUR"),
         ("energy of a run", "slow on 1 CPU core", "20.0 J"),
-        ("counted DRAM of a device", "slow on 1 CPU core", "1.00 MiB"),
+        ("counted DRAM of a device", "slow on 1 CPU core", "1 MiB"),
     )
     assert "| cost to the target | slow on 1 CPU core | 0.00200 EUR |" in in_markdown(found)
     assert answer([*fast, *slow], 10).winners[1] == ("device time to the target", "slow on 1 CPU core", "2.00 s")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.analysis.explain import PARTS, explain_cells, explain_difference, solve, step_s
 from harness.analysis.more_devices import explain_scaling
-from harness.analysis.parameters import PARAMETERS, figure
+from harness.analysis.parameters import PARAMETERS
+from harness.core.words import figure
 
 GIGABIT = 1e9 / 8
 NODES, BUS = "cluster.inter_node.bandwidth", "cluster.intra_node.bandwidth"
@@ -90,7 +91,7 @@ def test_the_finding_is_worded_with_both_values_and_where_to_look():
 
 def test_how_a_value_came_about_is_said():
     (account,) = explain_difference(predict, {SPEED: 50.0}, 1.2 * predict({}), origins={SPEED: "measured here"})
-    assert account.sentence.endswith("50 samples/s is measured here")
+    assert account.sentence.endswith("50.0 samples/s is measured here")
     assert account.sentence.startswith("a step of ")
 
 

@@ -86,7 +86,7 @@ def test_a_batch_that_needs_more_is_out_of_memory_and_the_one_named_fits():
     limited = replace(cell, dram_bytes=limit)
     said = memory_verdict(limited, host(), shape)
     assert said is not None
-    sizes = [f"{size / 1e6:.3g} MB" for size in (needed, limit, needed - limit)]
+    sizes = [f"{size / 2**20:.3g} MiB" for size in (needed, limit, needed - limit)]
     assert said.startswith("a device needs {} of {}: {} are missing; the largest layer is ".format(*sizes))
     most = int(said.partition("at most ")[2].split()[0])
     even = int(said.rpartition("micro_batch_size = ")[2])

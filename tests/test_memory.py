@@ -158,7 +158,7 @@ def test_a_smaller_device_gets_fewer_layers():
     memory = StageMemory(lambda stage, start, end: 10.0 * (end - start), [100, 30])
     assert balance([1.0] * 8, 2) == [4, 4]
     assert balance_under([1.0] * 8, 2, memory) == [5, 3]
-    with pytest.raises(Impossible, match=r"stage 1 \(8 layers\) misses 50 B"):
+    with pytest.raises(Impossible, match=r"stage 1 \(8 layers\) misses 50 bytes"):
         balance_under([1.0] * 16, 2, memory)
 
 

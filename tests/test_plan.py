@@ -18,9 +18,9 @@ from harness.api.host import Host, load_host
 from harness.api.strategy import Layout, Options, Strategy
 from harness.commands.plan_text import describe
 from harness.core.cell import Cell, Plan
+from harness.core.device_words import engine_in_words
 from harness.core.errors import InputError, PluginError
 from harness.core.machine import _visible
-from harness.core.words import engine_in_words
 from harness.costs.price import Prediction, price
 from harness.scenario.plan import Machine, detect_machine, make_plan, select
 from harness.scenario.read import load_scenario, parse_scenario
@@ -537,8 +537,8 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
     shown = describe(plan(text + '[limits]\ndram = "16 GB"'), host()).splitlines()
     full, fitting = [line for line in shown if line.startswith("sync-ddp  ")]
     assert full.split()[-5:] == ["?", "?", "out", "of", "memory"]
-    assert "GB" in fitting
-    (reason,) = [line for line in shown if "GB are missing" in line]
+    assert "GiB" in fitting
+    (reason,) = [line for line in shown if "GiB are missing" in line]
     assert "the largest layer is block 0" in reason
     assert "at once; of a batch of 32, micro_batch_size = " in reason
 

@@ -12,6 +12,7 @@ import pytest
 from harness.analysis.censored import Run
 from harness.analysis.loss_shape import MEANS, SHAPES
 from harness.analysis.time_to_accuracy import reached_by
+from harness.core.words import byte_unit, time_unit
 from harness.report.draw_bars import throughput_drawings
 from harness.report.draw_batches import batch_drawings
 from harness.report.draw_fit import fit_drawings
@@ -23,7 +24,7 @@ from harness.report.draw_steps import tail_drawings
 from harness.report.draw_target import SAMPLES, ToTarget, target_drawings
 from harness.report.draw_time import LOOKS, bubble_drawings, part_drawings, staleness_drawings, timeline_drawings
 from harness.report.draw_usage import GAUGES, usage_drawings
-from harness.report.svg import NOT_RANKED, Drawing, byte_unit, shorten, time_unit
+from harness.report.svg import NOT_RANKED, Drawing, shorten
 from harness.report.timeline import _lanes, _window
 
 PALETTE = {"single": "#0173b2", "async-ps": "#de8f05", "sync-ddp": "#029e73", "model-split": "#d55e00"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core import units
+from harness.core import units, words
 
 AMOUNTS = st.floats(min_value=1e-6, max_value=1e18, allow_nan=False)
 
@@ -60,23 +60,23 @@ def test_the_case_of_b_is_asked_for_where_it_is_ambiguous() -> None:
 
 @given(AMOUNTS)
 def test_a_printed_time_is_read_back(seconds: float) -> None:
-    assert units.parse_seconds(units.format_seconds(seconds)) == pytest.approx(seconds, rel=1e-11)
+    assert units.parse_seconds(words.exact_duration(seconds)) == pytest.approx(seconds, rel=1e-11)
 
 
 @given(AMOUNTS)
 def test_a_printed_rate_is_read_back(rate: float) -> None:
-    assert units.parse_rate(units.format_rate(rate)) == pytest.approx(rate, rel=1e-11)
+    assert units.parse_rate(words.exact_bandwidth(rate)) == pytest.approx(rate, rel=1e-11)
 
 
 @given(st.integers(min_value=1, max_value=2**60))
 def test_a_printed_size_is_read_back(num_bytes: int) -> None:
-    assert units.parse_bytes(units.format_bytes(num_bytes)) == pytest.approx(num_bytes, rel=1e-11)
+    assert units.parse_bytes(words.exact_size(num_bytes)) == pytest.approx(num_bytes, rel=1e-11)
 
 
 @given(st.integers(min_value=1, max_value=1023), st.sampled_from(["KiB", "MiB", "GiB", "TiB"]))
 def test_whole_binary_sizes_stay_binary(count: int, unit: str) -> None:
     text = f"{count} {unit}"
-    assert units.format_bytes(units.parse_bytes(text)) == text
+    assert words.exact_size(units.parse_bytes(text)) == text
 
 
 @given(AMOUNTS)
@@ -86,5 +86,5 @@ def test_a_bit_is_an_eighth_of_a_byte(amount: float) -> None:
 
 
 def test_zero_is_printed_in_the_plain_unit() -> None:
-    assert units.format_seconds(0) == "0 s"
-    assert units.format_bytes(0) == "0 B"
+    assert words.exact_duration(0) == "0 s"
+    assert words.exact_size(0) == "0 B"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.analysis.winners import price_of
+from harness.core.words import aligned, counted, escaped, memory_size
 
 if TYPE_CHECKING:
     from harness.analysis.points import Row
@@ -40,7 +41,7 @@ from harness.analysis.ledger import (
     tried_in_words,
 )
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
-from harness.analysis.point_names import cells, devices_in_words, differs, duration, escaped, label, real, setting
+from harness.analysis.point_names import devices_in_words, differs, label, real, setting
 from harness.analysis.points import (
     TRIED,
     Point,
@@ -54,13 +55,12 @@ from harness.analysis.points import (
     without_controls,
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
-from harness.analysis.winners import DRAM, Price, in_bytes, winners
+from harness.analysis.winners import DRAM, Price, winners
 
 __all__ = [
     "Answer",
     "answer",
     "devices_in_words",
-    "duration",
     "in_markdown",
     "in_text",
     "pool_of",
@@ -227,8 +227,7 @@ def _sentence(text: str) -> str:
 def _winners_in_lines(given: Answer) -> list[str]:
     if not given.winners:
         return []
-    widths = [max(len(line[i]) for line in given.winners) for i in (0, 1)]
-    return ["best by", *(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in given.winners)]
+    return ["best by", *(f"  {line}" for line in aligned(given.winners))]
 
 
 # -- the recommendation ------------------------------------------------------------------------------------------------
@@ -349,8 +348,8 @@ def _by_memory(leader: Standing, other: Standing) -> str:
     for key in DRAM:
         mine, theirs = (s.point.median_of(lambda row, key=key: number(row, key)) for s in (leader, other))  # type: ignore[misc]
         if mine and theirs and f"{mine:.2g}" != f"{theirs:.2g}":
-            held = f"{differs(leader.point, other.point)} holds {in_bytes(mine)} on a device"
-            return f" Memory tells them apart: {held}, {differs(other.point, leader.point)} {in_bytes(theirs)}."
+            held = f"{differs(leader.point, other.point)} holds {memory_size(mine)} on a device"
+            return f" Memory tells them apart: {held}, {differs(other.point, leader.point)} {memory_size(theirs)}."
     return ""
 
 
@@ -368,9 +367,9 @@ def _none_reached(best: Standing) -> str:
 
 def _nothing(rows: Sequence[Row], planned: int) -> str:
     if not rows:
-        return f"Nothing finished yet: 0 of {cells(planned)}."
+        return f"Nothing finished yet: 0 of {counted(planned, 'cell')}."
     counts = ", ".join(f"{count} {status}" for status, count in status_counts(rows).items())
-    return f"No recommendation: {len(rows)} of {cells(planned)} tried, none with a result to rank ({counts})."
+    return f"No recommendation: {len(rows)} of {counted(planned, 'cell')} tried, none with a result to rank ({counts})."
 
 
 def judged(rows: Sequence[Row], plan: Plan) -> Answer:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.analysis.confidence import achieves
 from harness.analysis.loss_shape import in_words
-from harness.analysis.point_names import cells, devices_in_words, label, listed
+from harness.analysis.point_names import devices_in_words, label
 from harness.analysis.points import (
     TRIED,
     Row,
@@ -18,6 +18,7 @@ from harness.analysis.points import (
 )
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.votes import vote
+from harness.core.words import counted, listed
 
 
 def about(leader: Standing) -> tuple[str, ...]:
@@ -53,8 +54,10 @@ def caveats_of(rows: Sequence[Row], planned: int, pool: Sequence[Row]) -> tuple[
     done = sum(row["status"] != "interrupted" for row in rows)
     broken = {status: n for status, n in status_counts(rows).items() if status in ("crashed", "timeout")}
     ended = {"crashed": "crashed", "timeout": "ran out of time"}
-    lines = [f"{cells(planned - done)} of {planned} not run yet"] if done < planned else []
-    lines += [f"{cells(count)} {ended[status]}; the table of cells says why" for status, count in broken.items()]
+    lines = [f"{counted(planned - done, 'cell')} of {planned} not run yet"] if done < planned else []
+    lines += [
+        f"{counted(count, 'cell')} {ended[status]}; the table of cells says why" for status, count in broken.items()
+    ]
     lines += [
         _noisy_in_words(pool),
         _unranked_in_words(rows),
@@ -68,7 +71,8 @@ def _noisy_in_words(pool: Sequence[Row]) -> str:
     noisy = sum(bool(row.get("noisy")) for row in pool)
     if not noisy:
         return ""
-    return f"{noisy} of {cells(len(pool))} ranked ran while other processes used the machine: their times may be off"
+    among = counted(len(pool), "cell")
+    return f"{noisy} of {among} ranked ran while other processes used the machine: their times may be off"
 
 
 def _unranked_in_words(rows: Sequence[Row]) -> str:

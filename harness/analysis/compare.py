@@ -147,7 +147,7 @@ def probability_of_drop(more: int, fewer: int, seeds: int) -> float:
 def _status_finding(was: str, now: str, cells: Sequence[Measured]) -> Finding:
     seeds = ", ".join(str(cell.seed) for cell in cells)
     reason = "" if now in ("ok", "missing") else f": {cells[0].row.get('reason') or 'no reason recorded'}"
-    detail = f"seed{'s' if len(cells) > 1 else ''} {seeds}{reason}"
+    detail = f"{'seed' if len(cells) == 1 else 'seeds'} {seeds}{reason}"
     kind: Kind = "regression" if was == "ok" else "improvement"
     return Finding(kind, cells[0].row, STATUS, was, now, runs=(len(cells), len(cells)), detail=detail)
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.analysis.compared import Change, Comparison, Detectable, Finding, Quantity
-from harness.analysis.point_names import devices_in_words, duration, escaped, micro_batch
+from harness.analysis.point_names import devices_in_words, micro_batch
 from harness.analysis.points import Row, settings_of
+from harness.core.words import change_in_percent, counted, duration, escaped
 
 WORDS = {
     "regression": "REGRESSION",
@@ -23,12 +24,12 @@ _HOW_IMPLAUSIBLE = "check that the same work is still done"
 def verdict(found: Comparison) -> str:
     """Return the verdict in one sentence."""
     counts = {kind: sum(f.kind == kind for f in found.findings) for kind in WORDS}
-    compared = f"{_count(found.cells - found.copies, 'cell')} compared"
+    compared = f"{counted(found.cells - found.copies, 'cell')} compared"
     if not counts["regression"]:
-        extra = f", {_count(counts['implausible'], 'implausible improvement')}" if counts["implausible"] else ""
+        extra = f", {counted(counts['implausible'], 'implausible improvement')}" if counts["implausible"] else ""
         return f"No regression: {compared}, {found.exact} exact and {found.timed} timed comparisons{extra}."
     points = dict.fromkeys(where(f.row) for f in found.regressions)
-    return f"{_count(counts['regression'], 'regression')} in {_count(len(points), 'point')}: {compared}."
+    return f"{counted(counts['regression'], 'regression')} in {counted(len(points), 'point')}: {compared}."
 
 
 def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
@@ -152,21 +153,17 @@ def _change(finding: Finding) -> str:
     if finding.change is None:
         return ""
     interval = interval_in_words(finding)
-    return percent(finding.change) + (f" ({interval})" if interval else "")
+    return change_in_percent(finding.change) + (f" ({interval})" if interval else "")
 
 
 def interval_in_words(finding: Finding) -> str:
     """Return the interval of a change, its coverage and the runs behind it; "" where it is exact."""
     if finding.interval is None:
         return ""
-    low, high = percent(finding.interval.low), percent(finding.interval.high)
-    runs = " and ".join(dict.fromkeys(str(count) for count in finding.runs))
-    return f"{low} to {high} at {100 * finding.interval.coverage:.4g} %; {runs} run{'s' * (runs != '1')} on either side"
-
-
-def percent(factor: float) -> str:
-    """Return a factor as a change in percent."""
-    return f"{100 * (factor - 1):+.1f} %"
+    low, high = change_in_percent(finding.interval.low), change_in_percent(finding.interval.high)
+    base, new = finding.runs
+    runs = counted(base, "run") if base == new else f"{base} and {counted(new, 'run')}"
+    return f"{low} to {high} at {100 * finding.interval.coverage:.4g} %; {runs} on either side"
 
 
 def _cells(finding: Finding) -> Sequence[str]:
@@ -179,9 +176,9 @@ def _cells(finding: Finding) -> Sequence[str]:
 
 def in_common(found: Comparison) -> str:
     """Say how many cells were there to compare."""
-    parts = [f"{_count(found.cells, 'cell')} in common"]
+    parts = [f"{counted(found.cells, 'cell')} in common"]
     parts += [f"{found.copies} of them the same measurement on both sides, not compared"] if found.copies else []
-    parts += [f"{_count(found.only_new, 'cell')} in NEW only"] if found.only_new else []
+    parts += [f"{counted(found.only_new, 'cell')} in NEW only"] if found.only_new else []
     return ", ".join(parts)
 
 
@@ -207,12 +204,8 @@ def could_detect(detectable: Sequence[Detectable]) -> str:
     for name in dict.fromkeys(d.quantity.name for d in detectable):
         known = sorted((d for d in detectable if d.quantity.name == name), key=lambda d: d.factor)
         least, most = known[0], known[-1]
-        text = f"{name} from {percent(least.factor)} on"
+        text = f"{name} from {change_in_percent(least.factor)} on"
         if most.factor > 1.01 * least.factor:
-            text += f" (at worst from {percent(most.factor)} on: {where(most.row)})"
+            text += f" (at worst from {change_in_percent(most.factor)} on: {where(most.row)})"
         parts.append(text)
     return f"could have detected: {'; '.join(parts)}"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("s" if count != 1 else "")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.analysis.exact import MIN_SEEDS, share_interval
-from harness.analysis.point_names import differs, duration, percent, rate, real
+from harness.analysis.point_names import differs, real
 from harness.analysis.points import Point, number
 from harness.analysis.ranking import Standing, duel, seeds_to_tell
+from harness.core.words import counted, duration, rate, share_in_percent
 
 STATED = 2.0
 """Standard deviations that a prediction is said to be good to: 95 % of a normal."""
@@ -81,7 +82,7 @@ def told_apart(leader: Standing, other: Standing) -> str:
     """Return how probably the leader is the faster one, and whether that is resolved, as the end of a sentence."""
     if _deterministic(leader):
         apart = other.seconds / leader.seconds - 1 if leader.seconds > 0 else 0.0
-        near = f"; {percent(apart)} behind is less than the predictions are good to: level"
+        near = f"; {share_in_percent(apart)} behind is less than the predictions are good to: level"
         return near if _tie(leader, other) else ""
     found = duel(leader, other)
     if min(len(leader.runs), len(other.runs)) < 2:
@@ -117,10 +118,10 @@ def evidence(standing: Standing) -> str:
         return f"{got} do; of all {100 * chance.low:.0f} to {100 * chance.high:.0f} % would"
     if _deterministic(standing):
         stated = _stated(standing)
-        return "simulated" + (f", good to ±{percent(stated)}" if stated else "")
+        return "simulated" + (f", good to ±{share_in_percent(stated)}" if stated else "")
     if standing.interval is None:
         few = "median of " if n > 1 else ""
-        return f"{few}n = {n} seed{'s' * (n > 1)}: too few for an interval, seeds = {MIN_SEEDS} would do"
+        return f"{few}n = {counted(n, 'seed')}: too few for an interval, seeds = {MIN_SEEDS} would do"
     low, high, coverage = standing.interval
     shown = (duration(low), duration(high)) if point.by_target else (rate(1 / high), rate(1 / low))
     return f"median of n = {n} seeds, {100 * coverage:.4g} % interval {shown[0]} to {shown[1]}"

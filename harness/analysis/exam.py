@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from harness.analysis.point_names import listed, percent
 from harness.analysis.points import RESULTS, Row, number
+from harness.core.words import listed, share_in_percent
 
 PASSED = 0.05
 """Relative difference up to which a strategy passes; chosen: rounding in another order grows along a run, in how far
@@ -127,8 +127,8 @@ def in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
 def failures_in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
     """Say on one engine who promises to train what single trains, and does not."""
     return tuple(
-        f"{exam.strategy} does not train what single trains: {exam.by} differs by {percent(exam.off)} with the same "
-        f"seed and rate (median; the limit is {percent(PASSED)}); it is not ranked"
+        f"{exam.strategy} does not train what single trains: {exam.by} differs by {share_in_percent(exam.off)} with "
+        f"the same seed and rate (median; the limit is {share_in_percent(PASSED)}); it is not ranked"
         for exam in found
         if exam.engine == engine and not exam.passed
     )

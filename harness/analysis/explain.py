@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.analysis.parameters import PARAMETERS, Parameter, rate_in_words
-from harness.analysis.point_names import devices_in_words, duration
+from harness.analysis.parameters import PARAMETERS, Parameter
+from harness.analysis.point_names import devices_in_words
 from harness.analysis.points import Row, number
+from harness.core.words import duration, rate
 
 Predict = Callable[[Mapping[str, float]], float]
 """Seconds of a step where some parameters are changed, by their key; those not named stay as they are."""
@@ -68,7 +69,7 @@ def explain_difference(
     predicted = predict({})
     if abs(observed_step_s - predicted) <= AGREEMENT * predicted:
         return []
-    observed = rate_in_words(samples / observed_step_s) if samples else f"a step of {duration(observed_step_s)}"
+    observed = rate(samples / observed_step_s) if samples else f"a step of {duration(observed_step_s)}"
     accounts = []
     for parameter in PARAMETERS:
         if parameter.key in configured:

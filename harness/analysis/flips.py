@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.analysis.explain import Predict
 from harness.analysis.parameters import PARAMETERS, Parameter
-from harness.analysis.point_names import three
+from harness.core.words import three
 
 FARTHEST = 1024
 """Multiple, up and down, within which a turning point is looked for; chosen: from 1 to 1,000 Gb/s about any link."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.analysis.point_names import devices_in_words, duration, listed, rate
+from harness.analysis.point_names import devices_in_words
 from harness.analysis.points import Point, number
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.votes import vote
+from harness.core.words import duration, listed, rate
 
 RATE, BATCH = "learning_rate", "global_batch_size"
 _NAMES = {RATE: "learning rate", BATCH: "global batch"}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.analysis.point_names import devices_in_words, differs, duration, label, rate, three, times, unit
+from harness.analysis.point_names import devices_in_words, differs, label, unit
 from harness.analysis.points import COMPUTING, EXCHANGING, Point, number, status_counts
 from harness.analysis.ranking import Standing
+from harness.core.words import duration, rate, three, times
 
 LEAST_GAIN = 0.01
 """Chosen: splitting that saves less than this share of a step's computing is not told from noise."""

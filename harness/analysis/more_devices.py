@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from harness.analysis.explain import Predict, parts_of, solve, step_s
-from harness.analysis.parameters import PARAMETERS, Parameter, figure
-from harness.analysis.point_names import duration
+from harness.analysis.parameters import PARAMETERS, Parameter
 from harness.analysis.points import SWEPT, Row
+from harness.core.words import duration, figure
 
 WELL_USED = 0.9
 """Share of a step spent computing from which on devices count as well used; chosen."""

@@ -6,12 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.analysis.point_names import duration
-
-
-def figure(value: float) -> str:
-    """Write a number with three digits, and without an exponent where it has one digit before the point or more."""
-    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+from harness.core.words import bandwidth, bit_rate, duration, rate, share_in_percent
 
 
 @dataclass(frozen=True)
@@ -52,26 +47,13 @@ class Parameter:
         return (value - configured) / (bound - configured)
 
 
-def _gigabits(bytes_per_s: float) -> str:
-    return f"{figure(bytes_per_s * 8 / 1e9)} Gb/s"
-
-
-def _gigabytes(bytes_per_s: float) -> str:
-    return f"{figure(bytes_per_s / 1e9)} GB/s"
-
-
-def rate_in_words(samples_per_s: float) -> str:
-    """Return such as "205 samples/s"."""
-    return f"{figure(samples_per_s)} samples/s"
-
-
 PARAMETERS = (
     # Down to 1/20: an adapter that fell back from 100 to 10 Gb/s, halved again by a neighbour. Up to twice: the second
     # port of a bond that nobody counted. Chosen.
     Parameter(
         key="cluster.inter_node.bandwidth",
         gives="{} between nodes",
-        write=_gigabits,
+        write=bit_rate,
         part="communication_s",
         multiples=(0.05, 2.0),
         look_at="each node's negotiated rate (ethtool), both ports of a bond, MTU 1500 where 9000 was meant, "
@@ -81,7 +63,7 @@ PARAMETERS = (
     Parameter(
         key="cluster.intra_node.bandwidth",
         gives="{} inside a node",
-        write=_gigabytes,
+        write=bandwidth,
         part="communication_s",
         multiples=(1 / 16, 4.0),
         look_at="width and generation of each slot (nvidia-smi -q), pairs that cross sockets (nvidia-smi topo -m), "
@@ -112,7 +94,7 @@ PARAMETERS = (
     Parameter(
         key="cluster.device.samples_per_second",
         gives="one device at {}",
-        write=rate_in_words,
+        write=rate,
         part="compute_s",
         multiples=(0.4, 1.5),
         look_at="clocks, temperature and power cap (nvidia-smi -q -d PERFORMANCE), another process on the device, "
@@ -121,7 +103,7 @@ PARAMETERS = (
     Parameter(
         key="cluster.server.bandwidth",
         gives="{} at the server",
-        write=_gigabits,
+        write=bit_rate,
         part="communication_s",
         multiples=(0.05, 2.0),
         look_at="the server's adapter, which all workers share; workers that run on the server's node; "
@@ -131,7 +113,7 @@ PARAMETERS = (
     Parameter(
         key="faults.compute_jitter",
         gives="a jitter of {} of a step's computing",
-        write=lambda share: f"{100 * share:.2g} %",
+        write=share_in_percent,
         part="idle_s",
         most=1.0,
         rising=True,

@@ -1,20 +1,9 @@
-"""Figures and points as words. Imports the standard library only."""
+"""What points are called."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable
-
 from harness.analysis.points import Point, Row
-
-
-def duration(seconds: float) -> str:
-    """Write a duration with three digits and the unit that people would choose."""
-    for limit, unit, size in ((1e-3, "us", 1e-6), (1.0, "ms", 1e-3), (120.0, "s", 1.0), (7200.0, "min", 60.0)):
-        if seconds < limit:
-            return f"{three(seconds / size)} {unit}" if seconds else "0 ms"
-    return f"{three(seconds / 3600)} h"
+from harness.core.words import counted
 
 
 def devices_in_words(row: Row, gpus: int | None = None) -> str:
@@ -22,48 +11,7 @@ def devices_in_words(row: Row, gpus: int | None = None) -> str:
     count = int(row["gpus"]) if gpus is None else gpus
     noun = "CPU core" if row.get("device") == "cpu" else "GPU"
     simulated = "simulated " if row["engine"] == "virtual" else ""
-    return f"{count} {simulated}{noun}" + ("s" if count != 1 else "")
-
-
-def three(value: float) -> str:
-    """Write a number with three digits and without an exponent."""
-    if value <= 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if value >= 999.5:
-        return f"{value:,.0f}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
-
-
-def times(value: float) -> str:
-    """Write a factor with as many digits as a reader keeps, such as "1.5" or "12"."""
-    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
-
-
-def percent(share: float) -> str:
-    """Write a share in percent with as many digits as a reader keeps, such as "1.4 %", "25 %" or "130 %"."""
-    value = 100 * share
-    return f"{value:,.0f} %" if abs(value) >= 99.5 else f"{value:.2g} %"
-
-
-def rate(value: float) -> str:
-    """Write samples per second."""
-    return f"{three(value)} samples/s"
-
-
-def cells(count: int) -> str:
-    """Return such as "1 cell" or "3 cells"."""
-    return f"{count} cell" + ("s" if count != 1 else "")
-
-
-def listed(words: Iterable[str], last: str = "and") -> str:
-    """Return such as "a, b and c"; empty for nothing."""
-    *first, end = [*words] or [""]
-    return f"{', '.join(first)} {last} {end}" if first else end
-
-
-def escaped(text: str) -> str:
-    """Return a text in which Markdown takes nothing for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
+    return counted(count, f"{simulated}{noun}")
 
 
 def label(point: Point) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from harness.analysis.point_names import devices_in_words, duration, percent
+from harness.analysis.point_names import devices_in_words
 from harness.analysis.points import SWEPT, Row, number, points
+from harness.core.words import counted, duration, share_in_percent
 
 INSIDE = 2.0
 """Standard deviations within which a measurement is said to lie inside the stated uncertainty: 95 % of a normal."""
@@ -216,7 +217,7 @@ def in_cells(comparison: Comparison) -> tuple[str, ...]:
     elif comparison.source:
         measured += f" ({comparison.source})"
     inside = {True: "yes", False: "no", None: ""}[comparison.inside]
-    stated = "" if comparison.stated is None else f"±{percent(INSIDE * comparison.stated)}"
+    stated = "" if comparison.stated is None else f"±{share_in_percent(INSIDE * comparison.stated)}"
     predicted = quantity.text(comparison.predicted)
     return comparison.where, quantity.name, predicted, measured, f"{100 * comparison.error:+.1f} %", stated, inside
 
@@ -227,7 +228,7 @@ def summary(comparisons: Sequence[Comparison]) -> list[str]:
     for name in dict.fromkeys(comparison.quantity.name for comparison in comparisons):
         group = [comparison for comparison in comparisons if comparison.quantity.name == name]
         errors = [abs(comparison.error) for comparison in group]
-        points = f"{len(group)} point" + "s" * (len(group) != 1)
+        points = counted(len(group), "point")
         line = f"{name}: median error {100 * median(errors):.1f} %, at worst {100 * max(errors):.1f} %, over {points}"
         judged = [comparison.inside for comparison in group if comparison.inside is not None]
         if judged:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.analysis.point_names import devices_in_words, duration, micro_batch, rate, three
+from harness.analysis.point_names import devices_in_words, micro_batch
 from harness.analysis.points import Point, Row, number
 from harness.analysis.ranking import Standing
 from harness.core.units import SECONDS_PER_HOUR
+from harness.core.words import duration, memory_size, rate, three
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
@@ -111,7 +112,7 @@ def _energy(usable: Sequence[Standing], by_target: bool) -> Line | None:
 def _dram(usable: Sequence[Standing]) -> Line | None:
     for column in DRAM:
         name = "allocated" if column.startswith("dram_allocated") else "counted"
-        line = _least(f"{name} DRAM of a device", usable, lambda s, c=column: _median(s, c), in_bytes)  # type: ignore[misc]
+        line = _least(f"{name} DRAM of a device", usable, lambda s, c=column: _median(s, c), memory_size)  # type: ignore[misc]
         if line is not None:
             return line
     return None
@@ -119,11 +120,6 @@ def _dram(usable: Sequence[Standing]) -> Line | None:
 
 def _median(standing: Standing, column: str) -> float | None:
     return standing.point.median_of(lambda row: number(row, column))
-
-
-def in_bytes(value: float) -> str:
-    """Write a number of bytes in GiB, or in MiB where it is less than one."""
-    return f"{three(value / 2**30)} GiB" if value >= 2**30 else f"{three(value / 2**20)} MiB"
 
 
 def _as_rate(seconds: float) -> str:

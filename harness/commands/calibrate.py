@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness.core import cache, units
+from harness.core import cache
 from harness.core.errors import NothingDone
 from harness.core.machine import detect_machine
+from harness.core.words import bandwidth, duration, exact_duration, memory_size
 from harness.costs.cells import links_key
 from harness.costs.profiles import Cluster
 from harness.engines.calibration.laws import alpha_beta, misfit
@@ -47,7 +48,7 @@ def describe(content: Mapping[str, Any], now_s: float | None = None) -> str:
     """
     cluster = Cluster.from_dict(content["cluster"])
     age = (time.time() if now_s is None else now_s) - content["measured_at"]
-    lines = [f"{cluster.device}: measured {_time(max(0.0, age))} ago"]
+    lines = [f"{cluster.device}: measured {exact_duration(max(0.0, age), 3)} ago"]
     for ranks, found in content["raw"]["groups"].items():
         lines += [f"  {ranks} processes", *_collectives(found["collectives"])]
     return "\n".join([*lines, *_runtime(cluster)])
@@ -56,35 +57,27 @@ def describe(content: Mapping[str, Any], now_s: float | None = None) -> str:
 def _collectives(tables: Mapping[str, Any]) -> Iterator[str]:
     for name, table in tables.items():
         alpha, beta = alpha_beta(table)
-        rate = _rate(1 / beta) if beta else "any rate"
+        rate = bandwidth(1 / beta) if beta else "any rate"
         off = 100 * misfit(table, alpha, beta)
         largest = table[-1]
         yield (
-            f"    {name:<15} {_time(alpha):>9} + bytes / {rate:<11} (median misfit {off:.0f} %); "
-            f"{largest[0] / 2**20:.0f} MiB: {_time(largest[1])}"
+            f"    {name:<15} {duration(alpha):>9} + bytes / {rate:<11} (median misfit {off:.0f} %); "
+            f"{memory_size(largest[0])}: {duration(largest[1])}"
         )
 
 
 def _runtime(cluster: Cluster) -> Iterator[str]:
     runtime = cluster.runtime
-    yield f"  DDP adds {_time(runtime.wrapper_s)} to a step, {_time(runtime.bucket_s)} to a bucket"
-    yield f"  pipelining adds {_time(runtime.action_s)} to a pass of a micro-batch through a stage"
+    yield f"  DDP adds {duration(runtime.wrapper_s)} to a step, {duration(runtime.bucket_s)} to a bucket"
+    yield f"  pipelining adds {duration(runtime.action_s)} to a pass of a micro-batch through a stage"
     if runtime.messages:
         for size in (2**12, 2**20, 2**26):
             there = runtime.messages.arrive.at(size) + runtime.messages.take.at(size)
-            yield f"  a message of {size / 2**20:.3g} MiB: {_time(there)}"
+            yield f"  a message of {memory_size(size)}: {duration(there)}"
     served = {"the same cores": runtime.served, "a core of its own": runtime.served_apart}
     losing = {f"with a server on {where}": points for where, points in served.items()}
     for what, lost in (losing | {"of DDP": runtime.exchanged}).items():
         for num_bytes, seconds in lost.points:
-            yield f"  a step {what} of {num_bytes / 2**20:.3g} MiB loses {_time(seconds)}"
+            yield f"  a step {what} of {memory_size(num_bytes)} loses {duration(seconds)}"
     for gap, seconds in runtime.stall.points[:-1]:
-        yield f"  meeting after {_time(gap)} of computing loses {_time(seconds)}"
-
-
-def _time(seconds: float) -> str:
-    return units.format_seconds(float(f"{seconds:.3g}"))
-
-
-def _rate(bytes_per_s: float) -> str:
-    return units.format_rate(float(f"{bytes_per_s:.3g}"))
+        yield f"  meeting after {exact_duration(gap, 3)} of computing loses {duration(seconds)}"

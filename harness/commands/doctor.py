@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.core.words import memory_size
 from harness.engines.telemetry.driver import memory_info, open_library, running_processes
 from harness.engines.telemetry.probe import ProbeUnavailable
 
@@ -39,11 +40,6 @@ def describe_machine() -> Facts:
     ]
 
 
-def gib(num_bytes: float) -> str:
-    """Return bytes as GiB with one decimal."""
-    return f"{num_bytes / 2**30:.1f} GiB"
-
-
 def _cores(psutil: Any) -> str:
     """Return the cores that this process may use, and those that the machine has."""
     logical = psutil.cpu_count()
@@ -57,9 +53,13 @@ def _cores(psutil: Any) -> str:
 def _memory(psutil: Any) -> str:
     """Return memory in all and available, and the container's limit where there is one."""
     memory = psutil.virtual_memory()
-    words = f"{gib(memory.available)} available of {gib(memory.total)}"
+    words = f"{memory_size(memory.available)} available of {memory_size(memory.total)}"
     limit = memory_limit_bytes()
-    return words if limit is None or limit >= memory.total else f"{words}, limited to {gib(limit)} by the container"
+    return (
+        words
+        if limit is None or limit >= memory.total
+        else f"{words}, limited to {memory_size(limit)} by the container"
+    )
 
 
 def cpu_limit_cores() -> float | None:
@@ -133,7 +133,7 @@ def _gpu(psutil: Any, nvml: Any, index: int) -> str:
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory = memory_info(nvml, handle)
-        size = f"{nvml.nvmlDeviceGetName(handle)}, {gib(memory.used)} used of {gib(memory.total)}"
+        size = f"{nvml.nvmlDeviceGetName(handle)}, {memory_size(memory.used)} used of {memory_size(memory.total)}"
     except nvml.NVMLError as error:
         return f"cannot be read: {error}"
     return f"{size}, {_gpu_processes(psutil, nvml, handle)}"

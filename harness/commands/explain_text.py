@@ -29,7 +29,7 @@ from harness.analysis.predicted import (
     summary,
 )
 from harness.core.errors import HarnessError
-from harness.core.words import table
+from harness.core.words import duration, recorded, table
 from harness.results.store import Record, Results
 
 if TYPE_CHECKING:
@@ -150,19 +150,11 @@ def _settings(first: Record, second: Record) -> str:
     """Return what the cells are, and in which settings they differ."""
     shown = ("strategy", "options", "engine", "gpus", "workers", "global_batch_size", "learning_rate", "seed", "status")
     results = ("throughput_samples_per_s", "step_time_s", "time_to_target_s", "validation_accuracy")
-    rows = [(name, *(_text(record.row.get(name)) for record in (first, second))) for name in (*shown, *results)]
+    rows = [(name, *(recorded(record.row.get(name)) for record in (first, second))) for name in (*shown, *results)]
     return table(("", first.cell.cell_id, second.cell.cell_id), [row for row in rows if any(row[1:])])
 
 
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def _parts(found: Explanation, first: Record, second: Record) -> str:
-    from harness.analysis.point_names import duration
-
     def seconds(value: float | None) -> str:
         return "" if value is None else duration(value)
 

@@ -9,7 +9,7 @@ from typing import Any
 from harness.api.host import Host
 from harness.core.cell import THIS_MACHINE
 from harness.core.errors import InputError
-from harness.core.units import GIB
+from harness.core.words import aligned, bandwidth, exact_duration, memory_size, share_in_percent
 from harness.costs.catalogue import Device, Link, Preset, find_devices
 
 _SINGULAR = {"strategies": "strategy"}
@@ -20,10 +20,9 @@ def list_entries(host: Host) -> str:
     lines: list[str] = []
     for kind, entries in _kinds(host):
         lines.append(f"{kind}:")
-        width = max(16, *(len(name) for name in entries)) if entries else 0
-        lines += [f"  {name:<{width}} {_summary(entry)}" for name, entry in sorted(entries.items())]
-        if kind == "clusters":
-            lines.append(f"  {THIS_MACHINE:<{width}} what is here: its own devices and links, measured")
+        rows = [(name, _summary(entry)) for name, entry in sorted(entries.items())]
+        rows += [(THIS_MACHINE, "what is here: its own devices and links, measured")] * (kind == "clusters")
+        lines += [f"  {line}" for line in aligned(rows)]
     if host.broken:
         lines.append("broken:")
         lines += [f"  {plugin}: {reason}" for plugin, reason in host.broken.items()]
@@ -94,12 +93,12 @@ def _entry(host: Host, kind: str, name: str, entry: Any) -> Iterator[str]:
 def _figures(entry: Device | Link | Preset) -> Iterator[str]:
     """Say what is computed with, in units."""
     if isinstance(entry, Device):
-        yield f"memory: {entry.memory_bytes / GIB:g} GiB sold, {entry.usable_bytes / GIB:.4g} GiB usable"
+        yield f"memory: {memory_size(entry.memory_bytes)} sold, {memory_size(entry.usable_bytes)} usable"
         yield f"link: {entry.link}"
-        shares = ", ".join(f"{p} {entry.efficiency(p, 'gemm'):.0%}" for p in entry.peak_flops_per_s)
+        shares = ", ".join(f"{p} {share_in_percent(entry.efficiency(p, 'gemm'))}" for p in entry.peak_flops_per_s)
         yield f"share of the peak that layers are taken to reach: {shares}"
-        yield f"least time of a layer's pass: {entry.launch_s * 1e6:g} us"
+        yield f"least time of a layer's pass: {exact_duration(entry.launch_s)}"
     elif isinstance(entry, Preset):
         yield f"host: {entry.host_link}, shared by {entry.host_shared_by}"
         for size, (latency_s, rate) in entry.by_group.items():
-            yield f"all-reduce over {size}: {rate / 1e9:g} GB/s, {latency_s * 1e6:.3g} us a message"
+            yield f"all-reduce over {size}: {bandwidth(rate, 4)}, {exact_duration(latency_s, 3)} a message"

@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST, Cell, LeftOut, Plan
-from harness.core.units import format_seconds
-from harness.core.words import engine_in_words, machine_in_words, show, table
+from harness.core.device_words import engine_in_words, machine_in_words
+from harness.core.words import counted, duration, memory_size, show, table, three
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -39,8 +39,11 @@ def describe(plan: Plan, host: Host | None = None) -> str:
 
 
 def _title(plan: Plan) -> str:
-    cells = f"{len(plan.cells)} cell" + ("s" if len(plan.cells) != 1 else "")
-    lines = [f"{plan.name}: {cells}", plan.description, f"this machine: {machine_in_words(plan.machine)}"]
+    lines = [
+        f"{plan.name}: {counted(len(plan.cells), 'cell')}",
+        plan.description,
+        f"this machine: {machine_in_words(plan.machine)}",
+    ]
     return "\n".join(line for line in lines if line)
 
 
@@ -92,13 +95,13 @@ def _outlook(cell: Cell, prediction: Prediction | None) -> tuple[str, ...]:
         return ("",) * (len(_PREDICTED) + len(_money_columns([cell])))
     time, rate, memory = prediction.step_time_s, prediction.throughput_samples_per_s, prediction.dram_bytes
     band = f" +- {max(1, round(100 * prediction.error))} %" if prediction.error else ""
-    fits = "?" if memory is None else f"{memory / 1e9:.3g} GB"
+    fits = "?" if memory is None else memory_size(memory)
     fits += f", {prediction.micro_batch_size} at once" if cell.micro_batch_size == LARGEST and memory else ""
     fits = "out of memory" if prediction.out_of_memory else fits
-    columns = ["?" if time is None else _seconds(time) + band]
-    columns += ["?" if rate is None else _rate(rate) + _beside(cell), fits]
+    columns = ["?" if time is None else duration(time) + band]
+    columns += ["?" if rate is None else three(rate) + _beside(cell), fits]
     if cell.per_gpu_hour is not None:
-        columns.append("?" if prediction.cost is None else f"{prediction.cost:.3g} {cell.currency}")
+        columns.append("?" if prediction.cost is None else f"{three(prediction.cost)} {cell.currency}")
     return tuple(columns)
 
 
@@ -106,15 +109,7 @@ def _beside(cell: Cell) -> str:
     """Write what was observed elsewhere of a cell."""
     rates = [item["throughput_samples_per_s"] for item in cell.observed if item["throughput_samples_per_s"]]
     rates += [cell.global_batch_size / item["step_time_s"] for item in cell.observed if item["step_time_s"]]
-    return f" (observed {', '.join(map(_rate, rates))})" if rates else ""
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else format_seconds(float(f"{seconds:.3g}"))
+    return f" (observed {', '.join(map(three, rates))})" if rates else ""
 
 
 def _predicted_from(predictions: Mapping[str, Prediction]) -> str:

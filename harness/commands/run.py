@@ -15,9 +15,9 @@ from harness.api.host import Host, describe
 from harness.commands.plan_text import differences
 from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.cell import Cell, Plan
+from harness.core.device_words import engine_in_words
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.core.units import parse_seconds
-from harness.core.words import engine_in_words
 from harness.results.store import Record, Results, write_atomically
 from harness.scenario.plan import select
 
@@ -162,8 +162,8 @@ def _budget(text: str | None) -> float | None:
 
 
 def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) -> None:
+    from harness.core.device_words import machine_in_words
     from harness.core.environment import describe_environment
-    from harness.core.words import machine_in_words
 
     click.echo(f"{plan.name}: {len(cells)} cells on {machine_in_words(plan.machine)}; {todo} to run")
     for note in plan.notes:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.errors import InputError, nearest
+from harness.core.words import counted, recorded
 from harness.results.store import Record, Results, find_results
 
 TAIL_LINES = 20
@@ -71,7 +72,9 @@ def folder_text(results: Results, markdown: bool = False, plugins: Sequence[str]
     plan, records = results.plan(), results.records()
     counts = Counter(record.status for record in records.values())
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    head = f"{plan.name}: {len(records)} of {len(plan.cells)} cells" + (f" ({by_status})" if by_status else "")
+    head = f"{plan.name}: {len(records)} of {counted(len(plan.cells), 'cell')}" + (
+        f" ({by_status})" if by_status else ""
+    )
     found = verdict(results, plugins)
     lines = [head, in_markdown(found) if markdown else in_text(found)]
     lines += [f"  {r.cell.cell_id}: {r.status}, {r.reason}" for r in records.values() if r.status not in ("ok",)][:20]
@@ -88,13 +91,9 @@ def cell_text(results: Results, cell_id: str) -> str:
         return f"{cell_id}: not finished" + (f"\n{_tail(log)}" if log.exists() else "")
     lines = [f"{cell_id}: {record.status}", f"  reason: {record.reason}"]
     lines += [f"  note: {note}" for note in record.notes]
-    lines += [f"  {name}: {_figure(value)}" for name, value in record.row.items() if value not in (None, "")]
+    lines += [f"  {name}: {recorded(value)}" for name, value in record.row.items() if value not in (None, "")]
     lines += _telemetry(record)
     return "\n".join([*lines, _tail(results.cell_folder(cell_id) / "log.txt")])
-
-
-def _figure(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _telemetry(record: Record) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from harness.core.words import counted
+
 
 class HarnessError(Exception):
     """Root of every error with a message for the user; `exit_code` is what the command ends with."""
@@ -29,7 +31,7 @@ class InputError(HarnessError):
         self.problems = tuple(problems)
         self.where = where
         head = f"{where}: " if where else ""
-        count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
+        count = counted(len(self.problems), "problem")
         super().__init__("\n".join([f"{head}{count}; nothing was run", *(f"  {p}" for p in self.problems)]))
 
 

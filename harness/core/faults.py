@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.core.units import format_seconds
+from harness.core.words import counted, exact_duration
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Death:
         if self.after_steps is not None:
             return f"after step {self.after_steps}"
         assert self.after_s is not None
-        return f"after {format_seconds(self.after_s)}"
+        return f"after {exact_duration(self.after_s)}"
 
     def __str__(self) -> str:
         return f"rank {self.rank} dies {self.when}"
@@ -131,7 +131,7 @@ class Faults:
             for entry in entries:
                 if entry.rank is not None and entry.rank >= ranks:
                     have = "only rank 0 is" if ranks == 1 else f"ranks 0 to {ranks - 1} are"
-                    return f"faults.{key} names rank {entry.rank}; on {ranks} device{'s'[: ranks > 1]} {have} there"
+                    return f"faults.{key} names rank {entry.rank}; on {counted(ranks, 'device')} {have} there"
         return ""
 
 

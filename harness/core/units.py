@@ -1,6 +1,7 @@
 """Quantities as people write them: "25 Gb/s" (bits), "3.1 GB/s", "16 GiB", "3 us", "15 min".
 
 Inside the harness everything is bytes, bytes per second and seconds; only what a user writes or reads has a unit.
+Reading stands here, writing in `words`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ SECONDS_PER_HOUR = 3600.0
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
-BYTES = {f"{prefix}B": float(factor) for prefix, factor in (_DECIMAL | _BINARY).items()}
+DECIMAL_BYTES = {f"{prefix}B": float(factor) for prefix, factor in _DECIMAL.items()}
+BINARY_BYTES = {f"{prefix}B": float(factor) for prefix, factor in _BINARY.items()}
+BYTES = DECIMAL_BYTES | BINARY_BYTES
 BYTES_PER_S = {f"{unit}/s": factor for unit, factor in BYTES.items()} | {
     f"{prefix}b/s": factor / 8 for prefix, factor in _DECIMAL.items()
 }
@@ -57,24 +60,6 @@ def parse_rate(value: object) -> float:
     return _parse(value, BYTES_PER_S | _BITS_SPELT, RATE_FORMS)
 
 
-def format_seconds(seconds: float) -> str:
-    """Print a time in the largest unit of which there is at least one."""
-    return _format(seconds, SECONDS)
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Print a size: in binary units where it is a whole number of the largest that fits, else in decimal ones."""
-    decimal = {f"{prefix}B": float(factor) for prefix, factor in _DECIMAL.items()}
-    fitting = [(float(factor), f"{prefix}B") for prefix, factor in _BINARY.items() if num_bytes >= factor]
-    size, unit = max(fitting, default=(1.0, "B"))
-    return _format(num_bytes, {unit: size} if fitting and num_bytes % size == 0 else decimal)
-
-
-def format_rate(bytes_per_s: float) -> str:
-    """Print a rate in decimal bytes per second."""
-    return _format(bytes_per_s, {f"{prefix}B/s": float(factor) for prefix, factor in _DECIMAL.items()})
-
-
 def _parse(value: object, units: dict[str, float], forms: str) -> float:
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -91,17 +76,3 @@ def _parse(value: object, units: dict[str, float], forms: str) -> float:
 def _meant(unit: str, units: dict[str, float]) -> str:
     matches = [known for known in units if known.lower() == unit.lower()]
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
-
-
-def _format(amount: float, units: dict[str, float]) -> str:
-    fitting = [unit for unit, size in units.items() if abs(amount) >= size]
-    unit = max(fitting, key=units.__getitem__) if fitting else min(units, key=units.__getitem__)
-    if amount == 0:
-        unit = min(units, key=lambda name: abs(units[name] - 1))
-    return f"{_shortest(amount / units[unit])} {unit}"
-
-
-def _shortest(number: float) -> str:
-    """Write a number so that a 12-digit one survives, without the noise of binary fractions or an exponent."""
-    text = f"{number:.12g}"
-    return text if "e" not in text else repr(number)

@@ -1,53 +1,196 @@
-"""How machines, engines, tables and values of a scenario are written for people."""
+"""How numbers, sizes, times, counts, tables and values of a scenario are written for people: every form, once.
+
+Two kinds of numbers are written. What somebody wrote himself, or could write in a scenario, keeps all its digits
+(`exact_*`, `show`); what was measured or computed has three digits, or two where it is a share or a factor.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from harness.core.cell import Cell
-from harness.core.machine import Machine
+from harness.core.units import BINARY_BYTES, DECIMAL_BYTES, SECONDS
 
-
-def machine_in_words(machine: Machine) -> str:
-    """Return such as "2 CPU cores, no GPU (a gpu of the scenario is one core)"."""
-    cores = _several(machine.cores, "CPU core")
-    if not machine.gpus:
-        return f'{cores}, no GPU: a "gpu" of the scenario is one core'
-    return f"{machine.gpus} x {machine.gpu_name or 'GPU'}, {cores}"
+# -- numbers -----------------------------------------------------------------------------------------------------------
 
 
-def engine_in_words(cell: Cell, gpu_name: str = "") -> str:
-    """Return such as "2 CPU cores", "16 simulated CPU cores" or "4 x NVIDIA A100"."""
-    simulated = "simulated " if cell.engine == "virtual" else ""
-    elsewhere = cell.cluster["device"] if simulated else None
-    if elsewhere:
-        chip = cell.cluster.get("chip") or ("device" if cell.gpus == 1 else "devices")
-        return f"{cell.gpus} simulated {chip}"
-    if cell.device == "cpu":
-        threads = f" x {cell.threads_per_device}" if cell.threads_per_device > 1 else ""
-        words = _several(cell.gpus, f"{simulated}CPU core", threads)
-    else:
-        words = f"{cell.gpus} x {simulated}{gpu_name or 'GPU'}"
-    return words + (" (oversubscribed)" if cell.oversubscribed else "")
+def three(value: float) -> str:
+    """Write a measured number with three digits and without an exponent: "20.0", "1,235"."""
+    if value <= 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if value >= 999.5:
+        return f"{value:,.0f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-def _several(number: int, noun: str, times: str = "") -> str:
-    plural = "s" if number != 1 or times else ""
-    return f"{number}{times} {noun}{plural}"
+def figure(value: float, digits: int = 3) -> str:
+    """Write a configured or counted number with at most so many digits: "20", "0.333", "1,235"."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+
+
+def times(value: float) -> str:
+    """Write a factor with as many digits as a reader keeps, such as "1.5" or "12"."""
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+
+
+def share_in_percent(share: float) -> str:
+    """Write a share of a whole, 0.25, with as many digits as a reader keeps: "25 %", "1.4 %", "130 %"."""
+    value = 100 * share
+    return f"{value:,.0f} %" if abs(value) >= 99.5 else f"{value:.2g} %"
+
+
+def change_in_percent(factor: float) -> str:
+    """Write a factor between two values, 1.05, as the change that it makes: "+5.0 %"."""
+    return f"{100 * (factor - 1):+.1f} %"
+
+
+def recorded(value: object) -> str:
+    """Write a value of a record as it is: a float with six digits, nothing for what was not measured."""
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return such as "1 cell" or "3 cells".
+
+    Args:
+        plural: of a noun that takes more than an "s".
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+# -- times, sizes and rates --------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """Write a duration with three digits and the unit that people would choose."""
+    for limit, unit, size in ((1e-3, "us", 1e-6), (1.0, "ms", 1e-3), (120.0, "s", 1.0), (7200.0, "min", 60.0)):
+        if seconds < limit:
+            return f"{three(seconds / size)} {unit}" if seconds else "0 ms"
+    return f"{three(seconds / 3600)} h"
+
+
+def memory_size(num_bytes: float) -> str:
+    """Write an amount of memory in binary units, with at most three digits: "79.2 GiB"."""
+    unit_bytes, unit = byte_unit(abs(num_bytes))
+    return f"{figure(num_bytes / unit_bytes)} {unit}"
+
+
+def rate(samples_per_s: float) -> str:
+    """Write samples per second."""
+    return f"{three(samples_per_s)} samples/s"
+
+
+def bandwidth(bytes_per_s: float, digits: int = 3) -> str:
+    """Write what a link inside a node or a memory carries, in at most decimal gigabytes per second: "3.1 GB/s"."""
+    unit = _largest(min(bytes_per_s, 1e9), DECIMAL_BYTES)
+    return f"{figure(bytes_per_s / DECIMAL_BYTES[unit], digits)} {unit}/s"
+
+
+def bit_rate(bytes_per_s: float, digits: int = 3) -> str:
+    """Write what a network carries, as networks are sold: "25 Gb/s"."""
+    return f"{figure(bytes_per_s * 8 / 1e9, digits)} Gb/s"
+
+
+def parameters(count: float) -> str:
+    """Write how many parameters a model has, as its name would: "7.2B"."""
+    factor, unit = next((pair for pair in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if count >= pair[0]), (1.0, ""))
+    return f"{count / factor:.4g}{unit}"
+
+
+def exact_duration(seconds: float, digits: int = 12) -> str:
+    """Write a time as a scenario could, in the largest unit of which there is at least one."""
+    return _exact(seconds, SECONDS, digits)
+
+
+def exact_size(num_bytes: float) -> str:
+    """Write a size as a scenario could: in binary units where it is a whole number of the largest that fits."""
+    fitting = [unit for unit, unit_bytes in BINARY_BYTES.items() if num_bytes >= unit_bytes]
+    if fitting and num_bytes % BINARY_BYTES[fitting[-1]] == 0:
+        return _exact(num_bytes, BINARY_BYTES)
+    return _exact(num_bytes, DECIMAL_BYTES)
+
+
+def exact_bandwidth(bytes_per_s: float) -> str:
+    """Write a rate as a scenario could, in decimal bytes per second."""
+    return f"{_exact(bytes_per_s, DECIMAL_BYTES)}/s"
+
+
+def time_unit(largest_s: float) -> tuple[float, str]:
+    """Return (seconds in the unit, its name) for an axis that reaches this far."""
+    for limit, unit in ((1e-3, "us"), (1.0, "ms"), (300.0, "s"), (18000.0, "min")):
+        if largest_s < limit:
+            return SECONDS[unit], unit
+    return SECONDS["h"], "h"
+
+
+def byte_unit(largest: float) -> tuple[float, str]:
+    """Return (bytes in the unit, its name) for an axis that reaches this far."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if largest >= BINARY_BYTES[unit]:
+            return BINARY_BYTES[unit], unit
+    return 1.0, "bytes"
+
+
+def _exact(amount: float, units: Mapping[str, float], digits: int = 12) -> str:
+    unit = _largest(amount, units)
+    return f"{_shortest(float(f'{amount / units[unit]:.{digits}g}'))} {unit}"
+
+
+def _largest(amount: float, units: Mapping[str, float]) -> str:
+    """Return the largest unit of which there is at least one, else the smallest; of nothing the plain one."""
+    fitting = [unit for unit, size in units.items() if abs(amount) >= size]
+    if amount == 0:
+        return min(units, key=lambda unit: abs(units[unit] - 1))
+    return max(fitting, key=units.__getitem__) if fitting else min(units, key=units.__getitem__)
+
+
+def _shortest(number: float) -> str:
+    """Write a number so that a 12-digit one survives, without the noise of binary fractions or an exponent."""
+    text = f"{number:.12g}"
+    return text if "e" not in text else repr(number)
+
+
+# -- lists and tables --------------------------------------------------------------------------------------------------
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """Return such as "a, b and c"; empty for nothing."""
+    *first, end = [*words] or [""]
+    return f"{', '.join(first)} {last} {end}" if first else end
+
+
+def aligned(rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Return rows of text as lines whose columns stand below each other.
+
+    Args:
+        right: columns aligned on the right, as numbers are.
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return rows of text under a head, columns aligned on the left."""
-    rows = list(rows)
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    return "\n".join(_aligned(row, widths) for row in (head, *rows))
+    return "\n".join(aligned([head, *rows]))
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+def escaped(text: str) -> str:
+    """Return a text in which Markdown takes nothing for markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
 
+
+# -- values and keys of a scenario -------------------------------------------------------------------------------------
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -12,14 +12,13 @@ from harness.analysis.compare_words import (
     in_common,
     interval_in_words,
     noisy_in_words,
-    percent,
     value_in_words,
     verdict,
     where,
 )
 from harness.analysis.compared import STEP, Comparison, Finding, Kind
-from harness.analysis.point_names import listed
 from harness.analysis.time_parts import TRAINING
+from harness.core.words import change_in_percent, listed
 from harness.report.draw_compare import grown_drawings, ratio_drawing
 from harness.report.svg import Drawing
 
@@ -209,4 +208,4 @@ def _line(finding: Finding) -> Line:
         return Line(finding.quantity.name, finding.new, f"{finding.base} before", finding.detail)
     before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
     detail = "; ".join(filter(None, (interval_in_words(finding), finding.detail)))
-    return Line(finding.quantity.name, percent(finding.change), f"{after}, {before} before", detail)
+    return Line(finding.quantity.name, change_in_percent(finding.change), f"{after}, {before} before", detail)

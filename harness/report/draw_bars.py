@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import seaborn
 
-from harness.analysis.point_names import percent
 from harness.analysis.predicted import INSIDE
+from harness.core.words import share_in_percent
 from harness.report.svg import (
     INK,
     Drawing,
@@ -91,7 +91,7 @@ def _bands(axes: Any, medians: pd.Series, stated: pd.Series) -> None:
 def _stated(stated: pd.Series) -> str:
     if stated.isna().all():
         return ""
-    return f"; broken lines: good to \N{PLUS-MINUS SIGN}{percent(INSIDE * stated.max())} at worst"
+    return f"; broken lines: good to \N{PLUS-MINUS SIGN}{share_in_percent(INSIDE * stated.max())} at worst"
 
 
 def shown_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:

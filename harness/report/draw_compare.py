@@ -11,10 +11,10 @@ import pandas as pd
 
 from harness.analysis.compare import FALSE_ALARMS
 from harness.analysis.compare_times import changed_part
-from harness.analysis.compare_words import percent, short_names, where
+from harness.analysis.compare_words import short_names, where
 from harness.analysis.compared import Change, Kind
-from harness.analysis.point_names import duration
 from harness.analysis.time_parts import TRAINING
+from harness.core.words import change_in_percent, duration, time_unit
 from harness.report.draw_time import SEEN, legend, segment
 from harness.report.svg import (
     INK,
@@ -26,7 +26,6 @@ from harness.report.svg import (
     new_figure,
     shorten,
     style,
-    time_unit,
 )
 
 MOST_ROWS = 16
@@ -90,7 +89,7 @@ def ratio_drawing(changes: Sequence[Change], min_effect: float, exactly: str, pr
         for place, name, change in zip(places, short_names([change.row for change in drawn]), drawn, strict=True):
             _unchanged(axes, place, min_effect)
             _row(axes, place, change, low, high)
-            _write(axes, place - 0.22, _label(name, f": {percent(change.ratio)}"), "normal")
+            _write(axes, place - 0.22, _label(name, f": {change_in_percent(change.ratio)}"), "normal")
         for place, name in headings:
             _write(axes, place, name, "bold")
         _axis(axes, low, high, bottom)
@@ -213,8 +212,9 @@ def _caption(changes: Sequence[Change], drawn: Sequence[Change], min_effect: flo
 
 def _in_words(change: Change) -> str:
     interval = change.interval
-    ends = f" ({percent(interval.low)} to {percent(interval.high)})" if interval else ""
-    return f"{where(change.row)}, {change.quantity.name}: {percent(change.ratio)}{ends}, {MARKS[change.kind].name}."
+    ends = f" ({change_in_percent(interval.low)} to {change_in_percent(interval.high)})" if interval else ""
+    changed = f"{change_in_percent(change.ratio)}{ends}"
+    return f"{where(change.row)}, {change.quantity.name}: {changed}, {MARKS[change.kind].name}."
 
 
 def _table(changes: Sequence[Change]) -> pd.DataFrame:

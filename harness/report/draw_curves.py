@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 
 from harness.analysis.curves import MOST_POINTS, median_curve, thin
-from harness.analysis.point_names import three
+from harness.core.words import three, time_unit
 from harness.report.svg import (
     INK,
     MARKERS,
@@ -24,7 +24,6 @@ from harness.report.svg import (
     ranked,
     shorten,
     style,
-    time_unit,
 )
 
 TWO_COLUMNS = 24

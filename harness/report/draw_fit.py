@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.analysis.curves import MOST_POINTS, median_curve
-from harness.analysis.point_names import listed, three
+from harness.core.words import listed, three
 from harness.report.svg import INK, Drawing, drawing, first_of, kind_in_words, new_figure, plain_numbers, shorten, style
 
 MOST_LINES = 6

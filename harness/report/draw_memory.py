@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
-from harness.analysis.point_names import percent
+from harness.core.words import byte_unit, share_in_percent
 from harness.report.draw_bars import shown_bars
-from harness.report.svg import INK, Drawing, byte_unit, drawing, kind_in_words, name_rows, new_figure, shorten, style
+from harness.report.svg import INK, Drawing, drawing, kind_in_words, name_rows, new_figure, shorten, style
 
 NEAR = 25.0
 """Multiple of the fullest device up to which its capacity stands on the axis; chosen: beyond, bars would be specks."""
@@ -108,7 +108,9 @@ def _fullest(rows: pd.DataFrame, totals: pd.Series, capacity: float | None) -> s
     if capacity is not None:
         line = " (dotted line)" if capacity <= NEAR * totals[most] else ""
         whole, name = byte_unit(capacity)
-        text += f": {percent(totals[most] / capacity)} of the {capacity / whole:.3g} {name} that there are{line}"
+        text += (
+            f": {share_in_percent(totals[most] / capacity)} of the {capacity / whole:.3g} {name} that there are{line}"
+        )
     if totals[least] < 0.995 * totals[most]:
         text += f"; {least} the least, {totals[least] / size:.3g} {unit}"
     return text
@@ -184,4 +186,4 @@ def _of_capacity(most: float, capacity: float | None) -> str:
         return ""
     whole, name = byte_unit(capacity)
     line = " (dotted line)" if capacity <= NEAR * most else ""
-    return f"That is {percent(most / capacity)} of the {capacity / whole:.3g} {name} that there are{line}."
+    return f"That is {share_in_percent(most / capacity)} of the {capacity / whole:.3g} {name} that there are{line}."

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.patches import Patch, Rectangle
 
 from harness.analysis.loss_shape import MEANS, SHAPES, Shape
+from harness.core.words import counted
 from harness.report.svg import INK, Drawing, drawing, kind_in_words, new_figure, shorten, style
 
 PAINT: dict[Shape, tuple[str, str]] = {
@@ -72,7 +73,7 @@ def _columns(group: pd.DataFrame) -> list[str]:
 def _workers(workers: float, gpus: int) -> str:
     """Count workers where each holds its own copy, else devices."""
     number, noun = (int(workers), "worker") if workers == gpus and gpus > 1 else (int(gpus), "device")
-    return f"{number} {noun}" + "s" * (number != 1)
+    return counted(number, noun)
 
 
 def _side_by_side(group: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from harness.analysis.point_names import percent, times
 from harness.analysis.scaling import amdahl
+from harness.core.words import share_in_percent, times
 from harness.report.svg import (
     INK,
     MARKERS,
@@ -116,8 +116,8 @@ def _serial(lines: pd.DataFrame) -> list[str]:
         serial = amdahl(many["ideal"].tolist(), many["speedup"].tolist())
         if serial > 0:
             told.append(
-                f"{name} scales as if {percent(serial)} of its work were serial: {times(1 / serial)} times at most, "
-                "with any number of devices."
+                f"{name} scales as if {share_in_percent(serial)} of its work were serial: {times(1 / serial)} times at "
+                "most, with any number of devices."
             )
     return told
 

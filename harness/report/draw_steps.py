@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.point_names import duration, percent, three
+from harness.core.words import duration, share_in_percent, three, time_unit
 from harness.report.svg import (
     INK,
     Drawing,
@@ -20,7 +20,6 @@ from harness.report.svg import (
     plain_numbers,
     shorten,
     style,
-    time_unit,
 )
 
 MOST_ROWS = 24
@@ -104,7 +103,7 @@ def _in_words(row: Any) -> str:
     text = f"of {row.label} 95 % of {row.steps:,} steps take at most {duration(row.p95_s)}, "
     text += f"{three(row.p95_s / row.median_s)} times the median, the longest {duration(row.longest_s)}"
     if row.outliers:
-        text += f"; {row.outliers:,} outliers took {percent(row.outlier_share)} of the time"
+        text += f"; {row.outliers:,} outliers took {share_in_percent(row.outlier_share)} of the time"
     return f"{text}."
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from harness.analysis.censored import Run
 from harness.analysis.exact import MIN_SEEDS
-from harness.analysis.point_names import duration, listed
 from harness.analysis.time_to_accuracy import Reached
+from harness.core.words import duration, listed, time_unit
 from harness.report.svg import (
     INK,
     Drawing,
@@ -25,7 +25,6 @@ from harness.report.svg import (
     ranked,
     shorten,
     style,
-    time_unit,
 )
 
 MOST_ROWS = 16

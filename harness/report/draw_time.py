@@ -11,8 +11,8 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from harness.analysis.point_names import duration, listed
 from harness.analysis.time_parts import TRAINING
+from harness.core.words import counted, duration, listed, time_unit
 from harness.report.svg import (
     INK,
     MARKERS,
@@ -25,7 +25,6 @@ from harness.report.svg import (
     new_figure,
     shorten,
     style,
-    time_unit,
 )
 
 LOOKS = {
@@ -307,4 +306,4 @@ def _staleness(rows: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> D
 def _staleness_in_words(label: str, line: pd.DataFrame) -> str:
     share = line["share"].cumsum()
     middle, late = (int(line["staleness"][share >= part - 1e-9].iloc[0]) for part in (0.5, 0.95))
-    return f"Half of the updates of {label} are at most {middle} update{'s' * (middle != 1)} old, 95 % at most {late}."
+    return f"Half of the updates of {label} are at most {counted(middle, 'update')} old, 95 % at most {late}."

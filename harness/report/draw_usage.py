@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.core.words import time_unit
 from harness.report.svg import (
     MARKERS,
     Drawing,
@@ -18,7 +19,6 @@ from harness.report.svg import (
     new_figure,
     shorten,
     style,
-    time_unit,
 )
 
 MOST_LINES = 6

@@ -16,7 +16,8 @@ from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
 from harness.analysis.usage import computing_frame, sampled_frame
 from harness.core.cell import Cell
-from harness.core.words import engine_in_words, show
+from harness.core.device_words import engine_in_words
+from harness.core.words import show
 from harness.report.scenario_results import ScenarioResults
 from harness.report.svg import NOT_RANKED
 from harness.results.store import COLUMNS, Record

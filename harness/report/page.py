@@ -14,7 +14,6 @@ from markupsafe import Markup
 
 from harness.analysis.answer import Answer
 from harness.analysis.ledger import Entry, edges
-from harness.analysis.point_names import percent
 from harness.analysis.points import Row, status_counts
 from harness.analysis.predicted import HEAD as COMPARED_HEAD
 from harness.analysis.predicted import (
@@ -27,8 +26,9 @@ from harness.analysis.predicted import (
     summary,
 )
 from harness.core.cell import Cell, Plan
+from harness.core.device_words import engine_in_words, machine_in_words
 from harness.core.version import __version__
-from harness.core.words import engine_in_words, machine_in_words, show
+from harness.core.words import counted, share_in_percent, show
 from harness.report.against import Against, shown_against
 from harness.report.anonymous import anonymous
 from harness.report.definitions import DEFINITIONS
@@ -219,7 +219,7 @@ def _outside(scenario: ScenarioResults) -> Iterable[str]:
     for item in sorted(found, key=lambda item: -abs(item.error))[:1]:
         predicted, measured = item.quantity.text(item.predicted), item.quantity.text(item.measured)
         off = f"{100 * abs(item.error):.0f} % too {'much' if item.error > 0 else 'little'}"
-        stated = f", outside the stated ±{percent(INSIDE * (item.stated or 0.0))}"
+        stated = f", outside the stated ±{share_in_percent(INSIDE * (item.stated or 0.0))}"
         how = "observed" if item.source else "measured"
         said = f"{measured} was {how} where {predicted} is predicted ({item.where})"
         more = f"; {len(found) - 1} more lie outside too" if len(found) > 1 else ""
@@ -286,7 +286,7 @@ def _failures(scenario: ScenarioResults) -> Iterable[Failure]:
 
 
 def _places(places: Mapping[str, int]) -> str:
-    return ", ".join(f"{place} ({count} cell{'s' * (count != 1)})" for place, count in places.items())
+    return ", ".join(f"{place} ({counted(count, 'cell')})" for place, count in places.items())
 
 
 def _compared(scenario: ScenarioResults) -> Iterable[Compared]:

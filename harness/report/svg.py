@@ -162,22 +162,6 @@ def _two_or_five(value: float, _: Any) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
-def time_unit(largest_s: float) -> tuple[float, str]:
-    """Return (seconds in the unit, its name) for an axis that reaches this far."""
-    for size, unit in ((1e-3, "us"), (1.0, "ms"), (300.0, "s"), (18000.0, "min")):
-        if largest_s < size:
-            return {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}[unit], unit
-    return 3600.0, "h"
-
-
-def byte_unit(largest: float) -> tuple[float, str]:
-    """Return (bytes in the unit, its name) for an axis that reaches this far."""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if largest >= size:
-            return float(size), unit
-    return 1.0, "bytes"
-
-
 def clock_in_words(unit: str, simulated: bool) -> str:
     """Return such as "simulated ms": no axis of time without saying whose clock it is."""
     words = {"us": "microseconds", "ms": "milliseconds", "s": "seconds", "min": "minutes", "h": "hours"}[unit]

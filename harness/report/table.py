@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from harness.analysis.point_names import duration
 from harness.analysis.points import Row
 from harness.core.cell import Cell
-from harness.core.words import engine_in_words, show
+from harness.core.device_words import engine_in_words
+from harness.core.words import duration, memory_size, show
 from harness.report.scenario_results import ScenarioResults
 
 NOT_RUN = "not run yet"
@@ -113,10 +113,6 @@ def _options(cell: Cell, _: Row) -> str:
     return ", ".join(f"{key} {show(value)}" for key, value in written.items())
 
 
-def _mebibytes(value: float) -> str:
-    return f"{value / 2**20:,.3g} MiB" if value < 2**30 else f"{value / 2**30:,.3g} GiB"
-
-
 COLUMNS = (
     Column("strategy", "the parallelism strategy", lambda cell, _: cell.strategy),
     Column(
@@ -213,7 +209,7 @@ COLUMNS = (
         "counted DRAM",
         "parameters, gradients, optimizer, activations and buffers on the device that holds most, counted tensor by "
         "tensor",
-        **_number("dram_tensors_peak_bytes", _mebibytes),  # type: ignore[arg-type]
+        **_number("dram_tensors_peak_bytes", memory_size),  # type: ignore[arg-type]
     ),
     Column(
         "synchrony",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.core.cell import LARGEST, is_elsewhere
 from harness.core.errors import HarnessError, Impossible, PluginError
 from harness.core.machine import Machine
+from harness.core.words import counted
 from harness.costs.cells import devices_per_node
 from harness.scenario.read import Point, Scenario
 
@@ -90,7 +91,7 @@ def _spread(point: Point, strategy: type[Strategy]) -> tuple[Layout, int, int] |
 
 
 def _devices(point: Point) -> str:
-    return f"{point.gpus} device" + ("s" if point.gpus != 1 else "")
+    return counted(point.gpus, "device")
 
 
 def _equation(layout: Layout) -> str:
@@ -240,8 +241,9 @@ def _hindrance(demand: Demand, machine: Machine) -> str:
 
 def _count(demand: Demand, number: int) -> str:
     threads = demand.point.settings.threads_per_device
-    kind = "GPU" if demand.device == "cuda" else "CPU core" if threads == 1 else f"set of {threads} CPU cores"
-    return f"{number} {kind}" if number == 1 else f"{number} {kind.replace('set', 'sets')}".rstrip("s") + "s"
+    if demand.device == "cuda" or threads == 1:
+        return counted(number, "GPU" if demand.device == "cuda" else "CPU core")
+    return counted(number, f"set of {threads} CPU cores", f"sets of {threads} CPU cores")
 
 
 def _forced(demand: Demand, machine: Machine, hindrance: str) -> Placed:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import InputError
-from harness.core.units import format_bytes, format_seconds
+from harness.core.words import exact_duration, exact_size
 from harness.scenario.mistakes import Source, parse_toml
 from harness.scenario.observed import Measurement, read_observed
 from harness.scenario.override import apply_sets
@@ -216,17 +216,17 @@ def _plugins(content: dict[str, Any]) -> tuple[str, ...]:
 def _understood(settings: Sequence[Settings], limits: Limits, host: Host) -> Iterator[str]:
     """Say what was read from every quantity with a unit; a swept one is said once for each value."""
     if limits.cell_timeout is not None:
-        yield f"a cell fails after {format_seconds(limits.cell_timeout)}"
+        yield f"a cell fails after {exact_duration(limits.cell_timeout)}"
     if limits.budget is not None:
-        yield f"the run ends after {format_seconds(limits.budget)}"
+        yield f"the run ends after {exact_duration(limits.budget)}"
     yield from dict.fromkeys(line for item in settings for line in _quantities(item, host))
 
 
 def _quantities(settings: Settings, host: Host) -> Iterator[str]:
     if not settings.timing_only:
-        yield f"telemetry every {format_seconds(settings.measure['telemetry_interval_s'])}"
+        yield f"telemetry every {exact_duration(settings.measure['telemetry_interval_s'])}"
     yield from in_words(settings.cluster, host)
     if settings.dram_bytes is not None:
-        yield f"a device may use {format_bytes(settings.dram_bytes)} of memory"
+        yield f"a device may use {exact_size(settings.dram_bytes)} of memory"
     if settings.per_gpu_hour is not None:
         yield f"a device costs {settings.per_gpu_hour:g} {settings.currency} an hour"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.cell import THIS_MACHINE
 from harness.core.errors import nearest
-from harness.core.units import format_rate, format_seconds
+from harness.core.words import bandwidth, bit_rate, exact_bandwidth, exact_duration, figure, memory_size
 from harness.costs.catalogue import Device, Link, Preset, find_devices
 from harness.costs.cells import fitted_link, read_tables
 from harness.costs.profiles import LinkFigures
@@ -185,7 +185,7 @@ def in_words(cluster: Mapping[str, Any], host: Host) -> Iterable[str]:
     if device and "peak_flops_per_s" in device:
         yield _device_in_words(device, host)
     elif device and "step_time_s" in device:
-        yield f"a device takes {format_seconds(device['step_time_s'])} for {device['batch_size']:g} samples"
+        yield f"a device takes {exact_duration(device['step_time_s'])} for {device['batch_size']:g} samples"
     elif device:
         yield f"a device computes {device['samples_per_second']:g} samples/s at {device['batch_size']:g} samples a step"
     if cluster["gpus_per_node"]:
@@ -213,7 +213,7 @@ def _servers_in_words(servers: Mapping[str, Any]) -> Iterable[str]:
     text = f"cluster.servers: {shards}{_PLACES[servers['placement']]}"
     text += ", one on each" if servers["placement"] == "co-located" and not count else ""
     rate = servers["apply_bytes_per_s"]
-    yield text + (f", each adds gradients at {format_rate(rate)}" if rate else "")
+    yield text + (f", each adds gradients at {exact_bandwidth(rate)}" if rate else "")
     if servers["link"]:
         yield _link_in_words("servers.link", servers["link"])
 
@@ -222,13 +222,15 @@ def _device_in_words(device: Mapping[str, Any], host: Host) -> str:
     others = [other.name for other in host.devices.values() if other.chip == device["chip"]]
     others.remove(device["name"])
     forms = f" (not {', '.join(others)})" if others else ""
-    return f"a device is {device['name']}{forms} with {device['usable_bytes'] / 2**30:.4g} GiB of memory"
+    return f"a device is {device['name']}{forms} with {memory_size(device['usable_bytes'])} of memory"
 
 
 def _link_in_words(key: str, link: Mapping[str, Any]) -> str:
     rate, latency = link["bandwidth_bytes_per_s"], link["latency_s"]
     name = f" ({link['name']})" if "name" in link else ""
-    text = f"cluster.{key}{name} carries {format_rate(float(f'{rate:.6g}'))} ({rate * 8 / 1e9:.6g} Gb/s)"
-    text += f" after {format_seconds(float(f'{latency:.3g}'))}"
-    groups = [f"{size}: {entry['bandwidth_bytes_per_s'] / 1e9:.4g}" for size, entry in link.get("by_group", {}).items()]
+    text = f"cluster.{key}{name} carries {bandwidth(rate, 4)} ({bit_rate(rate, 4)})"
+    text += f" after {exact_duration(latency, 3)}"
+    groups = [
+        f"{size}: {figure(entry['bandwidth_bytes_per_s'] / 1e9, 4)}" for size, entry in link.get("by_group", {}).items()
+    ]
     return text + (f"; by group size {', '.join(groups)} GB/s" if groups else "")

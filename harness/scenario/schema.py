@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from harness.api.strategy import Options
+from harness.core.words import aligned
 from harness.scenario.read_faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
 from harness.scenario.value_types import (
     Amount,
@@ -378,9 +379,7 @@ def _swept(value: dict[str, Any]) -> dict[str, Any]:
 
 def schema_text() -> str:
     """Return the keys with their defaults and meanings, a line each."""
-    lines = list(_rows())
-    width = max(len(left) for left, _ in lines)
-    return "\n".join(f"{left:<{width}}  {meaning}".rstrip() for left, meaning in lines) + "\n"
+    return "\n".join(aligned(_rows())) + "\n"
 
 
 def _rows() -> Iterator[tuple[str, str]]:

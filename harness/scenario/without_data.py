@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import InputError
+from harness.core.words import counted, parameters
 from harness.costs.cells import file_hash, profile_of_file
 from harness.scenario.mistakes import Source, validated
 from harness.scenario.schema import GivenSizes, GivenTimes
@@ -55,9 +56,7 @@ def read_given(named: Named, folder: Path, source: Source) -> tuple[GivenModel, 
 
 
 def _size_in_words(options: GivenSizes) -> str:
-    size = options.parameters or 0.0
-    factor, unit = next((pair for pair in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if size >= pair[0]), (1.0, ""))
-    return f"{size / factor:.4g}{unit} parameters in {options.layers} layers"
+    return f"{parameters(options.parameters or 0.0)} parameters in {counted(options.layers, 'layer')}"
 
 
 def refuse_training(content: Mapping[str, Any], source: Source) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.commands.validate.published import Published
 from harness.commands.validate.score import Prediction, Score, by_kind, by_series, error_of, score
+from harness.core.words import aligned
 from harness.costs.profiles import FITTED, Constants
 
 COLUMNS = (
@@ -19,8 +20,6 @@ COLUMNS = (
 )
 
 _HEAD = ("rows", "missing", "MAPE", "median", "p95", "bias", "worst", "linear")
-_WIDTHS = (5, 8, 8, 8, 8, 8, 8, 9)
-_NAME_WIDTH = 46
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
@@ -78,16 +77,20 @@ def _introduction(published: Published, predictions: Sequence[Prediction]) -> It
 
 
 def _table(title: str, groups: Mapping[Any, Sequence[Prediction]]) -> Iterator[str]:
-    yield f"{title:<{_NAME_WIDTH}}" + "".join(f"{head:>{width}}" for head, width in zip(_HEAD, _WIDTHS, strict=True))
-    for key, group in groups.items():
-        found = score((prediction.row, prediction.predicted) for prediction in group)
-        linear = score((prediction.row, prediction.linear) for prediction in group)
-        name = f"{key[0]}: {' '.join(part for part in key[1:] if part)}" + (" [points]" if found.points else "")
-        figures = (found.rows, found.missing or "-", *_figures(found), _figure(linear.mape))
-        values = "".join(f"{value:>{width}}" for value, width in zip(figures, _WIDTHS, strict=True))
-        yield f"{name:<{_NAME_WIDTH}}{values}"
+    scores = [(key, score((p.row, p.predicted) for p in group), group) for key, group in groups.items()]
+    rows = [(title, *_HEAD), *(_row(key, found, group) for key, found, group in scores)]
+    head, *lines = aligned(rows, right=range(1, len(_HEAD) + 1))
+    yield head
+    for line, (_, found, _) in zip(lines, scores, strict=True):
+        yield line
         if found.worst_name:
-            yield f"{'':<4}worst: {found.worst_name}"
+            yield f"    worst: {found.worst_name}"
+
+
+def _row(key: Sequence[str], found: Score, group: Sequence[Prediction]) -> tuple[str, ...]:
+    name = f"{key[0]}: {' '.join(part for part in key[1:] if part)}" + (" [points]" if found.points else "")
+    linear = score((prediction.row, prediction.linear) for prediction in group)
+    return name, str(found.rows), str(found.missing or "-"), *_figures(found), _figure(linear.mape)
 
 
 def _figures(found: Score) -> Iterable[str]:
@@ -112,5 +115,5 @@ def _missing(published: Published, predictions: Sequence[Prediction]) -> Iterato
 
 def _constants(constants: Constants) -> Iterator[str]:
     yield "Constants, fitted on the published tables"
-    for name, fitted in FITTED.items():
-        yield f"    {name:<26}{getattr(constants, name):>10.4g}  {fitted.reason}"
+    rows = ((name, f"{getattr(constants, name):.4g}", fitted.reason) for name, fitted in FITTED.items())
+    yield from (f"    {line}" for line in aligned(rows, right=(1,)))

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.core.units import GIB, GIGA, TERA
+from harness.core.units import GIB, TERA
+from harness.core.words import bandwidth
 
 EFFICIENCY = {"vector": {"gemm": 0.60, "conv": 0.55}, "matrix": {"gemm": 0.50, "conv": 0.30}}
 """Share of the peak that whole layers reach in training, by arithmetic unit and kind of layer; chosen.
@@ -69,7 +70,7 @@ class Device:
     def summary(self) -> str:
         """One line for `harness plugins`."""
         peaks = ", ".join(f"{key} {value / TERA:.4g}" for key, value in self.peak_flops_per_s.items())
-        return f"{peaks} Tflop/s, {self.memory_bandwidth_bytes_per_s / GIGA:.4g} GB/s, {self.power_w:.0f} W"
+        return f"{peaks} Tflop/s, {bandwidth(self.memory_bandwidth_bytes_per_s, 4)}, {self.power_w:.0f} W"
 
     def efficiency(self, precision: str, kind: str) -> float:
         """Return the share of the peak that layers of a kind ("gemm" or "conv") reach."""

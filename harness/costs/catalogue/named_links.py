@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.core.units import GIGA
+from harness.core.words import bandwidth, exact_duration
 from harness.costs.profiles.cluster_figures import LinkFigures
 
 CARRIED = {
@@ -65,8 +66,8 @@ class Link:
     def summary(self) -> str:
         """One line for `harness plugins`."""
         link = self.link()
-        nominal, carried = self.nominal_bytes_per_s / GIGA, link.bandwidth_bytes_per_s / GIGA
-        return f"{nominal:.4g} GB/s per direction, carries {carried:.4g}, {link.latency_s * 1e6:.3g} us a message"
+        nominal, carried = bandwidth(self.nominal_bytes_per_s, 4), bandwidth(link.bandwidth_bytes_per_s, 4)
+        return f"{nominal} per direction, carries {carried}, {exact_duration(link.latency_s, 3)} a message"
 
     def link(self, adapters: int = 1) -> LinkFigures:
         """Return what messages get of so many of these side by side."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import HarnessError
+from harness.core.words import bandwidth
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
 from harness.costs.catalogue.named_links import LINK_ERROR
 from harness.costs.cells import measured as measurements
@@ -127,7 +128,7 @@ def _origins(given: Mapping[str, Any], calibrated: bool) -> list[str]:
         link = given[key]
         if link:
             origin = link.get("name") or ("a table" if "tables" in link else "the scenario")
-            texts.append(f"{key} {link['bandwidth_bytes_per_s'] / 1e9:.4g} GB/s ({origin})")
+            texts.append(f"{key} {bandwidth(link['bandwidth_bytes_per_s'], 4)} ({origin})")
     if "servers" in given:
         texts.append(f"parameter servers {given['servers']['placement']}")
     if not given["intra_node"] and not given["inter_node"]:

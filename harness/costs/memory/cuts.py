@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from harness.core.errors import Impossible
-from harness.core.units import format_bytes
+from harness.core.words import counted, exact_size, memory_size
 
 Placement = tuple[tuple[str, ...], ...]
 """Names of the layers of each stage of a pipeline."""
@@ -94,7 +94,7 @@ def balance_under(weights: Sequence[float], parts: int, memory: StageMemory | No
 
 
 def _in_words(limits: Sequence[int]) -> str:
-    different = dict.fromkeys(map(format_bytes, limits))
+    different = dict.fromkeys(map(exact_size, limits))
     return "devices of " + ", ".join(different)
 
 
@@ -105,5 +105,5 @@ def _missing(sizes: Sequence[int], needs: Needs, limits: Sequence[int]) -> str:
         (needs(k, end - size, end) - limits[k], k, size) for k, (end, size) in enumerate(zip(ends, sizes, strict=True))
     ]
     missing, stage, size = max(rows)
-    layers = "1 layer" if size == 1 else f"{size} layers"
-    return f"balanced by time, stage {stage} ({layers}) misses {format_bytes(max(0, round(missing)))}"
+    layers = counted(size, "layer")
+    return f"balanced by time, stage {stage} ({layers}) misses {memory_size(max(0, missing))}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST, is_elsewhere
 from harness.core.errors import InputError
+from harness.core.words import counted, memory_size
 from harness.costs.memory.device import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory, stages_of
 from harness.costs.memory.device import largest_micro_batch as largest
 from harness.costs.memory.device import missing_bytes as lacking
@@ -74,9 +75,10 @@ def memory_verdict(cell: Cell, host: Host, shape: ModelShape) -> str | None:
     needed = estimate.fullest.total_bytes
     layer = estimate.largest_layer
     where = f"stage {estimate.fullest.rank}" if layout.pipeline > 1 else "a device"
+    missing = f"{memory_size(needed)} of {memory_size(limit)}: {memory_size(needed - limit)} are missing"
     return (
-        f"{where} needs {_gb(needed)} of {_gb(limit)}: {_gb(needed - limit)} are missing; the largest layer is "
-        f"{layer.name} ({_gb(layer.total)}); {_what_fits(cell, layout, work, shape, constants, limit)}"
+        f"{where} needs {missing}; the largest layer is {layer.name} ({memory_size(layer.total)}); "
+        f"{_what_fits(cell, layout, work, shape, constants, limit)}"
     )
 
 
@@ -91,7 +93,7 @@ def _what_fits(
     if not free:
         instead = "" if layout.recompute else ", or recompute activations"
         return f"not even a single sample fits; spread the model over more devices{instead}"
-    samples = "1 sample fits" if free == 1 else f"{free} samples fit"
+    samples = counted(free, "sample fits", "samples fit")
     return f"at most {samples} at once; of a batch of {cell.batch_size}, micro_batch_size = {even}"
 
 
@@ -144,11 +146,3 @@ def _data_bytes(cell: Cell, host: Host) -> int:
     numbers = 8 * sample.width if sample.vocabulary else 4 * sample.channels * sample.height * sample.width
     labels = 8 * (sample.width if sample.labels_per_token else 1)
     return int(size.num_train + size.num_test) * (numbers + labels)
-
-
-def _gb(num_bytes: float) -> str:
-    """Write a size with three digits, as memory is spoken of."""
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(num_bytes) >= factor:
-            return f"{num_bytes / factor:.3g} {unit}"
-    return f"{num_bytes:.0f} B"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness.core import cache
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
+from harness.core.words import counted
 from harness.costs.cells import load_profile, missing_sizes, neighbours_of, profile_key
 from harness.costs.profiles import Profile
 from harness.engines.calibration import single_times as single
@@ -75,7 +76,7 @@ def ensure_profiles(
     if jobs:
         names = ", ".join(dict.fromkeys(job.cell.workload["model"]["name"] for job in jobs))
         seconds = sum(job.least_s for job in jobs)
-        say(f"measuring {len(jobs)} compute profile{'s'[: len(jobs) > 1]} ({names}), at least {seconds:.0f} s")
+        say(f"measuring {counted(len(jobs), 'compute profile')} ({names}), at least {seconds:.0f} s")
     for job in jobs:
         began = time.monotonic()
         measure_job(job, plugins, machine)
@@ -113,5 +114,5 @@ def device_in_words(cell: Cell, machine: Machine) -> str:
     """Return what was measured on."""
     if cell.device == "cuda":
         return machine.gpu_name
-    threads = f"{cell.threads_per_device} thread{'s'[: cell.threads_per_device > 1]}"
+    threads = counted(cell.threads_per_device, "thread")
     return f"{threads} of {describe_environment(machine)['cpu']}, {machine.cores} cores"
