@@ -16,7 +16,7 @@ import torch.distributed as dist
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Evaluation, Marks, Referee
-from harness.engines.processes.status import Status
+from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
 from harness.engines.real.messages import Parcel, Post
@@ -26,6 +26,7 @@ from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.started_words import Ready, awaited
+from harness.engines.shared.waits import Wait
 
 RESOLVE_EVERY = 256
 """Steps after which a worker without marks reads its stamps; chosen: seldom enough to cost nothing."""
@@ -53,7 +54,7 @@ class RealEndpoint(Endpoint):
         peaks: the CUDA allocator's, evaluations left out.
     """
 
-    def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: Status):
+    def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: StatusLine):
         super().__init__(setup, rank, post.gone, [], {})
         self.replica = replica
         self.ledger, self.post, self.status = ledger, post, status
@@ -108,14 +109,14 @@ class RealEndpoint(Endpoint):
         name = "receive()" if source is ANY else f"receive({source})"
         started = _Receive(source, leavers)
         self._receives.append(started)
-        return Ready(name, self.unawaited, lambda: self._finish_receive(name, started))
+        return Ready(name, self.unawaited, lambda: self._finish_receive(started))
 
-    def _finish_receive(self, name: str, started: _Receive) -> Message | None:
+    def _finish_receive(self, started: _Receive) -> Message | None:
         began = time.monotonic()
         self._match_receives()
         while not started.over:
             if not self.post.pump(0):
-                self.status.waiting(name)
+                self.status.waiting(Wait.RECEIVE, started.source)
                 self.post.pump(None)
                 self.status.running()
             self._match_receives()
@@ -276,7 +277,7 @@ class RealWorker(RealEndpoint, Worker):
         runner: OneDevice,
         ledger: Ledger,
         post: Post,
-        status: Status,
+        status: StatusLine,
         group_size: int,
     ) -> None:
         super().__init__(setup, rank, runner.replica, ledger, post, status)
@@ -477,7 +478,7 @@ class RealWorker(RealEndpoint, Worker):
         return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat, by_samples))
 
     def _finish_mean(self, work: Any, vector: torch.Tensor, like: Flat, by_samples: bool) -> Flat:
-        self.status.waiting("mean()")
+        self.status.waiting(Wait.MEAN)
         with self.ledger.span("communication_s", "mean"):
             work.wait()
             result = vector[:-2] / vector[-2]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.api.strategy import Layout
-from harness.core.addresses import Address
+from harness.core.addresses import Address, name_of
 from harness.core.span import COMMUNICATION, COMPUTE, Span
 from harness.engines.shared.recorder import Recorder
 
@@ -45,10 +45,10 @@ class Tracer:
     def _processes(self, address: Address) -> list[str]:
         """Return what the trace calls an endpoint's devices, as the real engine calls its processes."""
         if address < 0:
-            return ["server" if address == -1 else f"server {-1 - address}"]
+            return [name_of(address)]
         devices = self.layout.devices
         if devices == 1:
-            return [f"worker {address}"]
+            return [name_of(address)]
         return [f"rank {address * devices + number}" for number in range(min(devices, MOST_DEVICES))]
 
     def gradient(
