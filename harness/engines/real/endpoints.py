@@ -16,6 +16,8 @@ import torch.distributed as dist
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Evaluation, Marks, Referee
+from harness.core.outcome import Part
+from harness.core.span import COMMUNICATION
 from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
@@ -92,7 +94,7 @@ class RealEndpoint(Endpoint):
     def load(self, weights: Value) -> Ready:
         flat = force(awaited(weights))
         self._before_change()
-        with self.ledger.span("communication_s", "load"):
+        with self.ledger.span(Part.COMMUNICATION, "load"):
             self.replica.load(flat)
         self.version = flat.version
         return self._done("load")
@@ -100,7 +102,7 @@ class RealEndpoint(Endpoint):
     def send(self, value: Any, to: Address) -> Ready:
         value = awaited(value)
         check_address(self.setup, self.rank, to)
-        with self.ledger.span("communication_s", "send"):
+        with self.ledger.span(Part.COMMUNICATION, "send", COMMUNICATION):
             sent = self.post.send(to, value, time.monotonic(), self.ledger.paused_s, self.stopped)
         self.bytes_sent += sent
         return self._done("send")
@@ -150,7 +152,7 @@ class RealEndpoint(Endpoint):
         return [self._take(parcel) for parcel in self.post.poll()]
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Ready:
-        with self.ledger.span("compute_s", "compute"):
+        with self.ledger.span(Part.COMPUTE, "compute"):
             answer = function(*[awaited(a) for a in args])
         return self._done("compute", answer)
 
@@ -211,7 +213,7 @@ class RealServer(RealEndpoint, Server):
             return self._done("apply")
         self._before_change()
         rate = self.learning_rate * scale
-        with self.ledger.span("compute_s", "apply"):
+        with self.ledger.span(Part.COMPUTE, "apply"):
             self.replica.step(flat, rate)
         self.own_samples += flat.num_samples
         self._count(flat)
@@ -442,7 +444,7 @@ class RealWorker(RealEndpoint, Worker):
         (factor,) = self.faults.of(self.devices, batch.step)
         began = time.monotonic()
         time.sleep((factor - 1) * (self.ledger.computed_s() - before))
-        self.ledger.host("compute_s", time.monotonic() - began, "slowed")
+        self.ledger.host(Part.COMPUTE, time.monotonic() - began, "slowed")
         return answer
 
     def _rescue_gradient(self) -> None:
@@ -457,7 +459,7 @@ class RealWorker(RealEndpoint, Worker):
             return self._done("apply")
         self._before_change()
         rate = self.learning_rate * scale
-        with self.ledger.span("compute_s", "apply"):
+        with self.ledger.span(Part.COMPUTE, "apply"):
             self.runner.step(flat, rate)
         self.version += 1
         self.own_samples += flat.num_samples
@@ -469,7 +471,7 @@ class RealWorker(RealEndpoint, Worker):
             return self._done("mean", flat)
         self.ledger.moment("_ready_s", self.ledger.stamp())
         weight = float(flat.num_samples) if by_samples else 1.0
-        with self.ledger.span("communication_s", "pack"):
+        with self.ledger.span(Part.COMMUNICATION, "pack"):
             parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
             counts = flat.tensor().new_tensor([weight, flat.num_samples])
             vector = torch.cat([*parts, counts])
@@ -479,7 +481,7 @@ class RealWorker(RealEndpoint, Worker):
 
     def _finish_mean(self, work: Any, vector: torch.Tensor, like: Flat, by_samples: bool) -> Flat:
         self.status.waiting(Wait.MEAN)
-        with self.ledger.span("communication_s", "mean"):
+        with self.ledger.span(Part.COMMUNICATION, "mean", COMMUNICATION):
             work.wait()
             result = vector[:-2] / vector[-2]
         self.status.running()
