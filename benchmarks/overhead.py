@@ -88,7 +88,7 @@ def harness(strategy: str, gpus: int, steps: int, engine: str = "real") -> tuple
     began = time.perf_counter()
     result = run_cell(made)
     wall = time.perf_counter() - began
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     outcome = result.outcome
     if engine == "virtual":
         return outcome.samples / outcome.facts["host_s"], 0.0

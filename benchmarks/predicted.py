@@ -128,7 +128,7 @@ def measured_s(case: Case) -> float:
     from harness.engines.processes.launch import run_cell
 
     result = run_cell(cell_of(case, "real"))
-    assert result.status == "finished", f"{case.name}: {result.reason}"
+    assert result.finished, f"{case.name}: {result.reason}"
     return step_time_s(result.outcome)
 
 

@@ -39,7 +39,7 @@ def test_accuracy_on_mnist_is_what_the_literature_has(model, rate, optimizer, ep
     )
     for cell in cells:
         result = run_cell(cell)
-        assert result.status == "finished", result.reason
+        assert result.finished, result.reason
         _, accuracy = result.outcome.test
         print(f"{model} seed {cell.seed}: test accuracy {accuracy:.4f} after {epochs} epochs")
         assert accuracy >= least

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from harness.analysis.answer import answer, in_markdown, in_text
 from harness.analysis.exam import exams, failed
 from harness.analysis.loss_shape import SHAPES
-from harness.analysis.points import STATUSES, has_target, points, ranked_rows
+from harness.analysis.points import has_target, points, ranked_rows
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.winners import Price
+from harness.core.outcome import Status
 
 Row = dict[str, Any]
 
@@ -30,7 +31,7 @@ def rows(draw: st.DrawFn) -> list[Row]:
 
 @st.composite
 def a_row(draw: st.DrawFn) -> Row:
-    status = draw(st.sampled_from(["ok", "ok", "ok", *STATUSES]))
+    status = draw(st.sampled_from(["ok", "ok", "ok", *Status]))
     row: Row = {
         "strategy": draw(st.sampled_from(["single", "sync-ddp", "async-ps", "x|<b>"])),
         "options": draw(st.sampled_from(["{}", '{"every": 4}'])),

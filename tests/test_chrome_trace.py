@@ -181,7 +181,7 @@ def traced(strategy: str, engine: str, steps: int = 5, **changes: Any) -> tuple[
         outcome = run_virtual(make_setup(cell), trace=limit)
     else:
         result = run_cell(cell, options={"trace": limit, "keep_weights": True})
-        assert result.status == "finished", result.reason
+        assert result.finished, result.reason
         outcome = result.outcome
     return cell, outcome, document_of(cell, outcome, steps)
 

@@ -460,7 +460,7 @@ def test_new_strategy_runs_on_both_engines_and_equals_single(here):
     for engine in ("virtual", "real"):
         own = {"engine": engine, "sweep__strategy": "my-own", "sweep__gpus": [2], "plugins": (path,)}
         result = run_cell(make_cell(**changes, **own), [path], options={"keep_weights": True})
-        assert result.status == "finished", result.reason
+        assert result.finished, result.reason
         assert float(np.abs(result.outcome.weights - single.outcome.weights).max()) < 1e-12, engine
 
 

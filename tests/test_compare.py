@@ -24,6 +24,7 @@ from harness.analysis.compare import (
 from harness.analysis.compare_words import in_json, in_markdown, in_text, sentence, short_names, verdict, where
 from harness.commands.cli import main
 from harness.core.cell import Plan
+from harness.core.outcome import Status
 from harness.results.store import Record, Results
 from harness.scenario.plan import Machine
 
@@ -327,7 +328,7 @@ def store(
             "throughput_samples_per_s": 32 / step_s,
         }
         row |= {"steps": 100, "step_time_s": step_s, **PARTS}
-        results.write_record(Record(made, "ok", "", (), row, environment, detail={"mark": mark}), {})
+        results.write_record(Record(made, Status.OK, "", (), row, environment, detail={"mark": mark}), {})
     return folder
 
 

@@ -386,14 +386,14 @@ def on_processes(
 def test_a_real_death_ends_a_synchronous_cell_in_the_same_words(strategy):
     _, result = on_processes(strategy, 60, faults=DIES)
     who = "rank 1" if strategy in ("sync-ddp", "model-split") else "worker 1"
-    assert (result.status, result.whose) == ("crashed", "user")
+    assert (result.status, result.cause) == ("crashed", "fault")
     assert result.reason == f"{who} died after step 5 as planned; {strategy} cannot go on without it"
 
 
 @pytest.mark.dist
 def test_a_real_server_goes_on_without_the_dead_worker_and_its_steps_are_kept():
     _, result = on_processes("async-ps", 60, faults=DIES)
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     assert result.outcome.updates == 60
     assert Counter(result.outcome.steps["worker"])[1] == 5
     assert "worker 1 died after step 5 as planned; the others went on" in result.outcome.notes
@@ -412,7 +412,7 @@ def test_real_workers_sleep_for_what_was_drawn(strategy):
     """The same factors as a virtual worker's, of what each step really computed."""
     faults = {"compute_jitter": 0.5, "stragglers": {"rank": 1, "slowdown": 2}}
     cell, result = on_processes(strategy, 40, {"trace": 6}, faults=faults)
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     draws, names = FaultDraws(cell), [f"{'rank' if strategy == 'sync-ddp' else 'worker'} {rank}" for rank in (0, 1)]
     overslept = []
     for rank, step in itertools.product((0, 1), range(2, 6)):

@@ -203,7 +203,7 @@ def test_exchanging_afterwards_and_computing_twice_change_nothing_not_even_buffe
     changes = FEW_STEPS | {"sweep__gpus": [2], "plugins": (LAYOUTS,), "workload": FP64 | {"model": BATCHNORM}}
     cell = make_cell(engine="real", sweep__strategy=strategy, **changes)
     result = run_cell(cell, [LAYOUTS], options={"keep_weights": True})
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     simulated = run_virtual(make_setup(make_cell(sweep__strategy=strategy, **changes), [LAYOUTS]), merge=False)
     plain = virtual("sync-ddp", **{key: value for key, value in changes.items() if key != "plugins"})
     assert difference(result.outcome, simulated) == difference(result.outcome, plain) == 0.0

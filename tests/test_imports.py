@@ -18,6 +18,7 @@ from harness.analysis.cell_row import identity_row
 from harness.api import hooks as hookspecs
 from harness.commands.cli import NOT_YET, main
 from harness.core.cell import Plan
+from harness.core.outcome import Status
 from harness.results.store import Record, Results
 from harness.scenario.plan import Machine
 from harness.scenario.schema import key_paths, schema_text
@@ -105,7 +106,7 @@ def results(tmp_path: Path) -> Path:
     stored.write_plan(Plan("test", "", Machine(cores=2), tuple(cells)))
     for cell in cells:
         row = identity_row(cell, "env") | {"status": "ok", "throughput_samples_per_s": 10.0, "reason": "", "notes": ""}
-        stored.write_record(Record(cell, "ok", "done", (), row, {"id": "env"}), {})
+        stored.write_record(Record(cell, Status.OK, "done", (), row, {"id": "env"}), {})
     return tmp_path
 
 

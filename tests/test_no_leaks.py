@@ -18,7 +18,10 @@ import pytest
 from cells import make_cell
 
 from harness.commands.rounds import make_record
-from harness.engines.processes.launch import Result, _Child, _Supervisor, fork_server, run_cell
+from harness.core.outcome import Cause, Failure
+from harness.core.text import Text
+from harness.engines.processes.forking import fork_server
+from harness.engines.processes.launch import Result, _Child, _Supervisor, run_cell
 
 pytestmark = pytest.mark.dist
 
@@ -79,12 +82,12 @@ def run_tiny(**changes: Any) -> Result:
 
 
 def test_sixty_cells_in_a_row_leave_nothing_behind(own_temp):
-    assert run_tiny().status == "finished"  # brings the fork server up
+    assert run_tiny().finished  # brings the fork server up
     processes, ports, shared, files = descendants(), listening(), shared_memory(), psutil.Process().num_fds()
     seen: set[int] = set()
     for number in range(60):
         result = run_tiny()
-        assert result.status == "finished", f"cell {number}: {result.reason}"
+        assert result.finished, f"cell {number}: {result.reason}"
         assert result.outcome.updates == 3
         seen |= {pid for pid, _, _ in result.targets}
     assert len(seen) == 120
@@ -105,7 +108,7 @@ def test_other_strategies_leave_nothing_behind_either(own_temp, strategy):
     for _ in range(3):
         model = {"model": {"name": "mlp", "hidden": [4]}} if strategy == "model-split" else {}
         result = run_tiny(sweep__strategy=strategy, workload=TINY["workload"] | model)
-        assert result.status == "finished", result.reason
+        assert result.finished, result.reason
     assert settles(lambda: descendants() <= processes)
     assert listening() <= ports
     assert [p.name for p in own_temp.iterdir()] == []
@@ -129,7 +132,7 @@ def test_a_killed_asynchronous_worker_does_not_stop_the_others(own_temp):
     changes = ENDLESS | {"goal": {"target_accuracy": "none", "max_seconds": 2, "max_steps": 10**8}}
     cell = make_cell(engine="real", sweep__strategy="async-ps", sweep__gpus=[3], **changes)
     result = run_cell(cell, on_start=kill("worker 1", 0.5))
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     record, _ = make_record(cell, result, None, {"id": "env"}, 1)
     assert "worker 1 died; the others went on" in record.notes
     log = result.outcome.updates_log
@@ -143,14 +146,14 @@ def test_all_workers_killed_is_a_crash_and_not_a_wait(own_temp):
     cell = make_cell(engine="real", sweep__strategy="async-ps", sweep__gpus=[2], **ENDLESS)
     first, second = kill("worker 0", 0.3), kill("worker 1", 0.3)
     result = run_cell(cell, on_start=lambda targets: (first(targets), second(targets)))
-    assert result.status == "crashed"
+    assert (result.status, result.cause) == ("crashed", "killed")
     assert "was killed by SIGKILL" in result.reason
 
 
 def test_a_killed_server_ends_the_cell_and_is_named(own_temp):
     cell = make_cell(engine="real", sweep__strategy="async-ps", sweep__gpus=[2], **ENDLESS)
     result = run_cell(cell, on_start=kill("server", 0.3))
-    assert result.status == "crashed"
+    assert (result.status, result.cause) == ("crashed", "killed")
     assert "server was killed by SIGKILL" in result.reason
 
 
@@ -159,14 +162,14 @@ def test_a_worker_that_is_heard_before_the_server_it_lost_is_not_the_cause(own_t
     def child(label: str, exit_code: int | None, **fields):
         ours, theirs = Pipe()
         process = SimpleNamespace(exitcode=exit_code, join=lambda seconds: None)
-        return _Child(SimpleNamespace(kind=label.split()[0]), process, ours, label, **fields), theirs
+        return _Child(SimpleNamespace(kind=label.split()[0], line=0), process, ours, label, **fields), theirs
 
-    worker, open_end = child("worker 0", None, failure={"whose": "user", "reason": "no value"})
+    worker, open_end = child("worker 0", None, failure=Failure(Cause.USER, Text("no value")))
     server, closed_end = child("server", code)
     supervisor = _Supervisor(make_cell(engine="real", sweep__strategy="async-ps", sweep__gpus=[2]), [], "", {})
     supervisor.children = [worker, server]
     closed_end.close()
-    result = supervisor._failure([worker])
+    result = supervisor._first_failure()
     supervisor.folder.cleanup()
     open_end.close()
     assert result.reason == reason
@@ -187,7 +190,7 @@ def test_a_killed_synchronous_process_ends_the_cell_within_ten_seconds_and_is_na
 
     result = run_cell(cell, on_start=on_start)
     assert time.monotonic() - killed_s[0] < 10
-    assert result.status == "crashed"
+    assert (result.status, result.cause) == ("crashed", "killed")
     assert f"{label} was killed by SIGKILL" in result.reason
     assert settles(lambda: descendants() <= processes)
     assert [p.name for p in own_temp.iterdir()] == []
@@ -205,7 +208,7 @@ def test_a_process_killed_before_training_starts_is_named(own_temp, monkeypatch)
 
     monkeypatch.setattr(launch._Supervisor, "_start", start_and_kill)
     result = run_tiny()
-    assert result.status == "crashed"
+    assert (result.status, result.cause) == ("crashed", "killed")
     assert "rank 1 was killed by SIGKILL" in result.reason
 
 
@@ -216,7 +219,7 @@ def test_a_cell_that_takes_too_long_is_a_timeout_that_leaves_no_process(own_temp
         engine="real", sweep__strategy="sync-ddp", sweep__gpus=[2], **ENDLESS | {"limits": {"cell_timeout": "3 s"}}
     )
     result = run_cell(cell)
-    assert result.status == "timeout"
+    assert (result.status, result.cause) == ("timeout", "timeout")
     assert "not finished after 3 s (limits.cell_timeout)" in result.reason
     assert settles(lambda: descendants() <= processes)
 
@@ -229,10 +232,10 @@ def test_a_peers_complaint_never_hides_who_was_killed(own_temp):
 
     supervisor = _Supervisor(make_cell(engine="real", sweep__strategy="sync-ddp", sweep__gpus=[2], **TINY), [], "", {})
     dead = SimpleNamespace(join=lambda timeout: None, exitcode=-signal.SIGKILL)
-    complaint = {"reason": "RuntimeError: connection closed by peer", "whose": "peer", "line": 0}
+    complaint = Failure(Cause.PEER, Text("RuntimeError: connection closed by peer"))
     job: Any = SimpleNamespace(line=0, kind="worker")
     first, second = _Child(job, dead, None, "rank 0", failure=complaint), _Child(job, dead, None, "rank 1", gone=True)
     first.gone = True
     supervisor.children = [first, second]
-    assert supervisor._failure([first]).reason == "rank 1 was killed by SIGKILL"
+    assert supervisor._first_failure().reason == "rank 1 was killed by SIGKILL"
     supervisor.folder.cleanup()

@@ -68,7 +68,7 @@ CHANGES: dict[str, Any] = {"sweep__strategy": "sync-ps", "sweep__gpus": [2], "wo
 @pytest.fixture(scope="module")
 def measured() -> Any:
     result = run_cell(make_cell(engine="real", **CHANGES), options={"keep_weights": True})
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     return result
 
 
@@ -226,7 +226,7 @@ def test_a_real_run_has_its_figure_and_numbers_beside_those_of_cells_without(mea
     results.write_plan(Plan("test", "", Machine(cores=2), tuple(cells)))
     unknown = replace(run_virtual(make_setup(cells[1])), facts=measured.outcome.facts)
     for cell, outcome in zip(cells, (measured.outcome, unknown), strict=True):
-        result = Result("finished", "", outcome)
+        result = Result(outcome)
         results.write_record(*make_record(cell, result, None, {"id": "env"}, 1))
     frames = load(tmp_path)
     assert frames.updates["small_square"].dtype == float

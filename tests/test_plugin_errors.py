@@ -102,7 +102,8 @@ def run(path: Path, engine: str) -> Result:
 
 
 def check_named(path: Path, line: int, words: list[str], result: Result) -> None:
-    assert (result.status, result.whose) == ("crashed", "user"), result.reason
+    assert (result.status, result.cause) == ("crashed", "user"), result.reason
+    assert result.failure.raised_at in (None, (str(path), line)), "an await of something foreign passes no frame"
     assert f"{path}:{line}:" in result.reason, result.reason
     assert any(word in result.reason for word in words), result.reason
     others = [part for part in result.reason.split() if ".py:" in part and not part.startswith(str(path))]
@@ -129,7 +130,7 @@ NEVER = "worker.apply(await worker.gradient(batch))  # <-"
 
 
 def check_noted(path: Path, line: int, result: Result, engine: str) -> None:
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     cell = make_cell(engine=engine, plugins=(str(path),), sweep__strategy="mine")
     record, _ = make_record(cell, result, None, {"id": "env"}, 1)
     assert f"never awaited: apply ({path}:{line}), 4 times" in record.notes

@@ -16,6 +16,7 @@ import harness.report
 from harness.analysis.cell_row import identity_row
 from harness.core.cell import Cell, LeftOut, Plan
 from harness.core.machine import Machine
+from harness.core.outcome import Status
 from harness.report import default_path, is_current, write_report
 from harness.report.anonymous import _names
 from harness.report.definitions import DEFINITIONS
@@ -40,6 +41,7 @@ def record_of(cell: Cell, **changes: Any) -> Record:
     given: dict[str, Any] = {"status": "ok", "reason": "reached the target", "notes": ()} | changes
     row |= {"status": given["status"], "reason": given["reason"], "notes": "; ".join(given["notes"])}
     environment = {"python": "3.11", "cpu": "a processor", "id": "12ab"}
+    given["status"] = Status(given["status"])
     return Record(cell=cell, row=row, environment=environment, detail={"dram": BYTES}, **given)
 
 

@@ -21,6 +21,7 @@ from harness.commands.cli import main
 from harness.commands.simulator import simulator
 from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
+from harness.core.outcome import Status
 from harness.costs.cells import find
 from harness.costs.steps.step import optimizer_s, step_cost
 from harness.engines.virtual.timing import run_timing
@@ -65,7 +66,7 @@ def record_of(cell: Cell) -> Record:
     outcome = run_timing(cell, host())
     budget = Budget.of(cell.goal, outcome.facts["num_train"])
     row = identity_row(cell, "env") | outcome_row(cell, outcome, budget) | {"status": "ok", "reason": "", "notes": ""}
-    return Record(cell, "ok", "done", (), row, {})
+    return Record(cell, Status.OK, "done", (), row, {})
 
 
 def store(root: Path, records: list[Record]) -> Path:

@@ -17,8 +17,9 @@ import harness
 from harness.analysis.cell_row import identity_row
 from harness.core.cell import RECORD_SCHEMA, Cell, Plan
 from harness.core.errors import InputError
+from harness.core.outcome import Status
 from harness.results import store
-from harness.results.store import COLUMNS, FINAL, Record, Results, find_results, jsonable, write_atomically
+from harness.results.store import COLUMNS, Record, Results, find_results, jsonable, write_atomically
 from harness.scenario.plan import Machine
 
 # DESIGN 4.3, typed in again on purpose: these columns are a contract with people's scripts.
@@ -57,7 +58,8 @@ def results(tmp_path: Path, cells: list[Cell]) -> Results:
 
 def record_of(cell: Cell, status: str = "ok", attempts: int = 1, **columns: Any) -> Record:
     row = identity_row(cell, "env") | {"status": status} | columns
-    return Record(cell, status, "in words", ("a note",), row, {"id": "env"}, attempts, {"facts": {"num_train": 3}})
+    detail = {"facts": {"num_train": 3}}
+    return Record(cell, Status(status), "in words", ("a note",), row, {"id": "env"}, attempts, detail)
 
 
 # -- round trip --------------------------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ def test_files_can_be_read_by_others(results, cells):
 
 @pytest.mark.parametrize("status", ["ok", "target-missed", "diverged", "out-of-memory", "not-possible"])
 def test_findings_are_final(cells, status):
-    assert status in FINAL
+    assert Status(status).final
     assert record_of(cells[0], status).final
 
 

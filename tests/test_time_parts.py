@@ -60,7 +60,7 @@ def test_parts_of_real_cells_add_up(strategy, gpus):
     goal = {"target_accuracy": 0.95, "max_epochs": 3}
     cell = make_cell(engine="real", sweep={"strategy": strategy, "gpus": [gpus]}, **QUICK | {"goal": goal})
     result = run_cell(cell)
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     outcome = result.outcome
     row = identity_row(cell, "env") | outcome_row(cell, outcome, Budget.of(cell.goal, outcome.facts["num_train"]))
     off = gap(row)

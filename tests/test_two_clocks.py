@@ -43,7 +43,7 @@ def frozen(changes: dict[str, Any]) -> str:
 def _real(strategy: str, changes: str) -> Outcome:
     cell = make_cell(engine="real", sweep__strategy=strategy, **dict(eval(changes)))
     result = run_cell(cell, options={"keep_weights": True})
-    assert result.status == "finished", result.reason
+    assert result.finished, result.reason
     return result.outcome
 
 
@@ -184,7 +184,7 @@ def test_a_deadlock_is_named_on_the_virtual_engine():
 def test_a_deadlock_is_named_on_the_real_engine():
     cell = make_cell(engine="real", sweep__strategy="waits-forever", plugins=(BROKEN,), limits={"cell_timeout": "60 s"})
     result = run_cell(cell, [BROKEN])
-    assert result.status == "crashed"
+    assert (result.status, result.cause) == ("crashed", "deadlock")
     assert "worker 0 waits in receive(-1)" in result.reason
     assert "server waits in receive()" in result.reason
 
@@ -266,7 +266,7 @@ def test_averaging_by_samples_agrees_on_both():
     changes = {"sweep__gpus": [2], "workload": FP64, "plugins": (AVERAGES,)}
     cell = make_cell(engine="real", sweep__strategy="by-samples", **changes)
     measured = run_cell(cell, [AVERAGES], options={"keep_weights": True})
-    assert measured.status == "finished", measured.reason
+    assert measured.finished, measured.reason
     setup = make_setup(make_cell(sweep__strategy="by-samples", **changes), [AVERAGES])
     simulated = run_virtual(setup, merge=False)
     assert difference(measured.outcome, simulated) < 1e-12
@@ -279,7 +279,7 @@ def test_batches_of_ones_own_without_a_server_see_the_same_marks_on_both(strateg
     changes = {"sweep__gpus": [2], "workload": FP64, "plugins": (AVERAGES,)}
     cell = make_cell(engine="real", sweep__strategy=strategy, **changes)
     measured = run_cell(cell, [AVERAGES], options={"keep_weights": True})
-    assert measured.status == "finished", measured.reason
+    assert measured.finished, measured.reason
     setup = make_setup(make_cell(sweep__strategy=strategy, **changes), [AVERAGES])
     simulated = run_virtual(setup, merge=False)
     assert [s for s, _, _ in seen(measured.outcome)] == [s for s, _, _ in seen(simulated)]
@@ -291,7 +291,7 @@ def test_limits_hold_for_a_server_that_never_applies_a_gradient(strategy):
     changes = {"sweep__gpus": [2], "workload": FP64, "plugins": (AVERAGES,), "limits": {"cell_timeout": "60 s"}}
     cell = make_cell(engine="real", sweep__strategy=strategy, **changes)
     measured = run_cell(cell, [AVERAGES])
-    assert measured.status == "finished", measured.reason
+    assert measured.finished, measured.reason
     setup = make_setup(make_cell(sweep__strategy=strategy, **changes), [AVERAGES])
     simulated = run_virtual(setup)
     if strategy == "elastic-mean":

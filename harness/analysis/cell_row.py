@@ -15,11 +15,9 @@ from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, target_reached
 from harness.core.cell import Cell
-from harness.core.outcome import Outcome
+from harness.core.outcome import PART_COLUMNS, Outcome
 from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
-
-PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
 
 NOISY_CORES = 0.5
 """Cores that other processes used on average during a cell from which on it is marked noisy; chosen."""
@@ -200,13 +198,13 @@ def speed_row(cell: Cell, outcome: Outcome) -> Row:
 
 def time_row(cell: Cell, outcome: Outcome) -> Row:
     """Return where the time went: means over devices that add up to the training time."""
-    totals = dict.fromkeys(PARTS, 0.0)
+    totals = dict.fromkeys(PART_COLUMNS, 0.0)
     for step in _rows(outcome.steps):
-        span = sum(step[part] for part in PARTS)
+        span = sum(step[part] for part in PART_COLUMNS)
         left = outcome.training_s - step["start_s"]
         # The gradient that was under way at the end counts up to the end only.
         kept = 1.0 if span <= left or span == 0 else max(0.0, left) / span
-        for part in PARTS:
+        for part in PART_COLUMNS:
             totals[part] += step[part] * kept
     # A virtual worker has one row for a step, a mean over its devices; a real one has a row for each device.
     rows_per_step = cell.workers if cell.engine == "virtual" else cell.gpus

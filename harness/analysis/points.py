@@ -1,4 +1,4 @@
-"""Cells as points: seeds together, what is ranked, and the interval of a median. Imports the standard library only."""
+"""Cells as points: seeds together, what is ranked, and the interval of a median. Imports neither torch nor pandas."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from harness.core.outcome import Part, Status
+
 Row = Mapping[str, Any]
 
 SWEPT = "swept "
 """Starts the columns of keys that were swept by their path."""
 
-COMPUTING = ("input_s", "compute_s", "other_s")
-EXCHANGING = ("communication_s", "idle_s")
+COMPUTING = (Part.INPUT.column, Part.COMPUTE.column, Part.OTHER.column)
+EXCHANGING = (Part.COMMUNICATION.column, Part.IDLE.column)
 """The parts of the training time: means over devices for the run, without overlap."""
 
-STATUSES = (
-    "ok",
-    "target-missed",
-    "diverged",
-    "out-of-memory",
-    "timeout",
-    "crashed",
-    "not-possible",
-    "interrupted",
-)
-RESULTS = frozenset({"ok", "target-missed", "diverged", "out-of-memory"})
-TRIED = RESULTS | {"timeout", "crashed"}
+RESULTS = frozenset(status for status in Status if status.result)
+TRIED = frozenset(status for status in Status if status.tried)
 _POINT = (
     "strategy",
     "options",
@@ -49,7 +41,7 @@ _POINT = (
 def status_counts(rows: Iterable[Row]) -> dict[str, int]:
     """Count cells by status, in a fixed order; statuses that do not occur are left out."""
     found = [row["status"] for row in rows]
-    return {status: found.count(status) for status in STATUSES if status in found}
+    return {status: found.count(status) for status in Status if status in found}
 
 
 @dataclass(frozen=True)

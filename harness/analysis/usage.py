@@ -7,8 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.analysis.points import Row, number
-
-PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
+from harness.core.outcome import PART_COLUMNS
 
 MOST_WINDOWS = 40
 """Chosen: more than that a figure does not show."""
@@ -36,7 +35,7 @@ def computing_frame(steps: pd.DataFrame) -> pd.DataFrame:
         return _frame([], [])
     lanes = [lane.sort_values("start_s") for _, lane in steps.groupby(["worker", "device"], dropna=False)]
     windows = min(MOST_WINDOWS, min(map(len, lanes)) // STEPS_IN_A_WINDOW)
-    end = float((steps["start_s"] + steps[list(PARTS)].fillna(0.0).sum(axis=1)).max())
+    end = float((steps["start_s"] + steps[list(PART_COLUMNS)].fillna(0.0).sum(axis=1)).max())
     if windows < LEAST_WINDOWS or end <= 0:
         return _frame([], [])
     edges = np.linspace(0.0, end, windows + 1)
@@ -47,7 +46,7 @@ def computing_frame(steps: pd.DataFrame) -> pd.DataFrame:
 def _computed(lane: pd.DataFrame, at: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the seconds of computing of one device up to each of these times."""
     starts = lane["start_s"].to_numpy(float)
-    ends = starts + lane[list(PARTS)].fillna(0.0).sum(axis=1).to_numpy(float)
+    ends = starts + lane[list(PART_COLUMNS)].fillna(0.0).sum(axis=1).to_numpy(float)
     after = np.cumsum(lane["compute_s"].fillna(0.0).to_numpy(float))
     before = after - lane["compute_s"].fillna(0.0).to_numpy(float)
     times = np.column_stack([starts, np.maximum(starts, ends)]).ravel()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
+from harness.core.outcome import Status
 from harness.costs.cells import find_shape
 from harness.costs.memory import memory_of, memory_verdict, resolve_largest
 
@@ -44,7 +45,7 @@ def with_micro_batch(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell:
 
 def with_memory(record: Record, host: Host) -> Record:
     """Add the table of layers, and what devices need, to the facts of a record whose model was traced."""
-    if record.status not in ("ok", "target-missed", "out-of-memory"):
+    if not (record.status.trained or record.status is Status.OUT_OF_MEMORY):
         return record
     shape = find_shape(record.cell, host)
     if shape is None:

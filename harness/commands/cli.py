@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from harness.core.errors import HarnessError, InputError, PluginError
+from harness.core.outcome import Status
 from harness.core.version import __version__
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 NOT_YET = {
     "check": "examine a strategy for conformance",
 }
-
-STATUSES = ["ok", "target-missed", "diverged", "out-of-memory", "not-possible", "crashed", "timeout", "interrupted"]
-"""What a cell may end as."""
 
 
 class Commands(click.Group):
@@ -95,7 +93,7 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @set_option
 @click.option("--only", multiple=True, metavar="KEY=VALUE", help="Run only these cells; the rest stays in the report.")
 @click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
-@click.option("--retry", multiple=True, type=click.Choice(STATUSES), help="Run cells with this status again.")
+@click.option("--retry", multiple=True, type=click.Choice(list(Status)), help="Run cells with this status again.")
 @click.option("--fresh", is_flag=True, help="Run everything again; what is there is moved aside.")
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
 @click.option("--strict", is_flag=True, help="End with 1 where a cell diverged, missed its target or was not possible.")
@@ -164,7 +162,7 @@ def _plan(scenario: str, sets: tuple[str, ...], plugins: tuple[str, ...]) -> tup
     try:
         return make_plan(load_scenario(path, host, sets), host, detect_machine()), host, files
     except InputError as error:
-        if any(reason in str(error) for reason in host.broken.values()):
+        if error.broken_plugin:
             raise PluginError(str(error)) from None  # the scenario is well; what it names is broken
         raise
 

@@ -16,7 +16,9 @@ from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
 from harness.core.environment import describe_environment
 from harness.core.errors import MachineError, PluginError
-from harness.engines.processes.launch import Result, fork_server, run_cell
+from harness.core.outcome import Cause, Status
+from harness.engines.processes.forking import fork_server
+from harness.engines.processes.launch import Result, run_cell
 from harness.engines.telemetry import Sample
 from harness.engines.telemetry.sampler import Sampler, Telemetry
 from harness.engines.telemetry.summary import summarise, summary_notes
@@ -54,12 +56,12 @@ class Summary:
     @property
     def bugs(self) -> list[Record]:
         """Return the cells that failed for a reason that is ours."""
-        return [record for record in self.failures if (record.detail or {}).get("bug")]
+        return [record for record in self.failures if record.cause is Cause.HARNESS]
 
     @property
     def failures(self) -> list[Record]:
         """Return the cells that crashed or timed out now."""
-        return [record for record in self.ran if record.status in ("crashed", "timeout")]
+        return [record for record in self.ran if record.status.failed]
 
 
 def missing(
@@ -74,7 +76,7 @@ def missing(
     todo = []
     for cell in cells:
         record = results.record(cell.cell_id)
-        stale = record is not None and record.status == "not-possible" and not cell.not_possible
+        stale = record is not None and record.status is Status.NOT_POSSIBLE and not cell.not_possible
         if record is None or fresh or stale or record.status in retry:
             todo.append((cell, 0))
         elif not record.final:
@@ -117,7 +119,7 @@ def run_cells(
                 progress.started(cell, next(numbers), len(todo))
                 began = time.monotonic()
                 stored = results.record(cell.cell_id)
-                if fresh or (attempts == 0 and stored is not None and stored.status != "interrupted"):
+                if fresh or (attempts == 0 and stored is not None and stored.status is not Status.INTERRUPTED):
                     results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
                 record = _run_one(cell, attempts, results, host, plugins, environment, trace)
                 summary.ran.append(record)
@@ -145,13 +147,14 @@ def _run_one(
 ) -> Record:
     _tell(host, "cell_started", cell)
     if cell.not_possible:
-        result, telemetry = Result("not-possible", cell.not_possible), None
+        result, telemetry = Result.ended_by(Cause.IMPOSSIBLE, cell.not_possible), None
     else:
         cell, verdict = admit(cell, host, plugins)
-        result, telemetry = Result("out-of-memory", verdict), None
-        if not verdict:
+        if verdict:
+            result, telemetry = Result.ended_by(Cause.MEMORY, verdict), None
+        else:
             result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace)
-    if result.whose == "machine":
+    if result.cause is Cause.MACHINE:
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
@@ -160,8 +163,6 @@ def _run_one(
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)
     _tell(host, "cell_finished", cell, record.row)
-    if result.whose == "harness":
-        record = replace(record, detail={**(record.detail or {}), "bug": True})
     return record
 
 
@@ -198,7 +199,7 @@ def _run_watched(
         timed = run_in_this_process(cell, host, plugins, log, options.get("trace")) if cell.timing_only else None
         result = timed or run_cell(cell, plugins, log=str(log), options=options, on_start=watch.start)
     except KeyboardInterrupt:
-        interrupted = Result("interrupted", "stopped by Ctrl-C; run the same command to continue")
+        interrupted = Result.ended_by(Cause.INTERRUPT, "stopped by Ctrl-C; run the same command to continue")
         record, tables = make_record(cell, interrupted, None, environment, attempts)
         results.write_record(record, tables)
         raise
@@ -240,7 +241,8 @@ def make_record(
 ) -> tuple[Record, dict[str, dict[str, list[Any]]]]:
     """Return the record of a cell and its tables."""
     row = identity_row(cell, environment["id"])
-    record = Record(cell, result.status, result.reason, cell.notes, row, environment, attempts)
+    status = result.status or Status.OK  # of a cell that finished its outcome decides
+    record = Record(cell, status, result.reason, cell.notes, row, environment, attempts, cause=result.cause)
     tables: dict[str, dict[str, list[Any]]] = {}
     if result.outcome is not None:
         record, tables = _with_outcome(record, result)

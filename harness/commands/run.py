@@ -17,6 +17,7 @@ from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.cell import Cell, Plan
 from harness.core.device_words import engine_in_words
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
+from harness.core.outcome import Status
 from harness.core.units import parse_seconds
 from harness.results.store import Record, Results, write_atomically
 from harness.scenario.plan import select
@@ -67,7 +68,7 @@ class Lines:
 
 def _finding(record: Record) -> str:
     row = record.row
-    if record.status in ("crashed", "timeout", "not-possible", "out-of-memory", "diverged"):
+    if not record.status.trained:
         return f", {record.reason}"
     accuracy = row.get("validation_accuracy")
     reached = row.get("time_to_target_s")
@@ -234,10 +235,8 @@ def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
     if summary.out_of_budget and not summary.ran:
         return NothingDone.exit_code
     statuses = {record.status for record in results.records().values()}
-    failed = {"crashed", "timeout"} | (
-        {"diverged", "target-missed", "out-of-memory", "not-possible"} if strict else set()
-    )
-    return int(bool(statuses & failed))
+    bad = any(status.failed or (strict and status.final and status is not Status.OK) for status in statuses)
+    return int(bad)
 
 
 def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | None = None) -> None:
@@ -246,7 +245,7 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | 
 
     import torch
 
-    from harness.engines.processes.process import own_files
+    from harness.engines.processes.blame import own_files
     from harness.engines.shared.setup import make_setup
     from harness.engines.virtual.engine import Crash, run_virtual
     from harness.results.trace_files import document_of, steps_to_record

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.costs.cells import shape_of
+from harness.engines.processes.blame import explain, own_files
 from harness.engines.processes.launch import Result
-from harness.engines.processes.process import explain
 from harness.engines.virtual.sizes import NeedsNumbers
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def run_in_this_process(
     from harness.engines.virtual.timing import run_timing
 
     try:
-        return Result("finished", outcome=run_timing(cell, host, _layers(cell, host, plugins), trace=trace))
+        return Result(outcome=run_timing(cell, host, _layers(cell, host, plugins), trace=trace))
     except Exception as error:
         if isinstance(error.__cause__, NeedsNumbers) and shape_of(cell) is None:
             return None
-        with log.open("a", encoding="utf-8") as stream, redirect_stderr(stream):
-            failure = explain(cell.to_dict(), plugins, 0, error)
-        return Result("crashed", failure["reason"], whose=failure["whose"])
+        with log.open("a", encoding="utf-8") as stream:
+            traceback.print_exception(error, file=stream)
+        return Result(failure=explain(error, own_files(cell.to_dict(), plugins)))
 
 
 def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | None:

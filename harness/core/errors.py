@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
+from harness.core.outcome import Cause
 from harness.core.words import counted
 
 
 class HarnessError(Exception):
-    """Root of every error with a message for the user; `exit_code` is what the command ends with."""
+    """Root of every error with a message for the user.
+
+    Attributes:
+        exit_code: what the command ends with.
+        cause: of a cell that it ends; None where `__cause__` tells.
+    """
 
     exit_code = 1
+    cause: ClassVar[Cause | None] = Cause.USER
 
 
 class InputError(HarnessError):
@@ -23,13 +31,15 @@ class InputError(HarnessError):
     Args:
         problems: one line each, complete: key path, what was got, what is allowed, nearest name, line number.
         where: the file or the command that was read.
+        broken_plugin: whether what was read is well, and a plugin that it names is not.
     """
 
     exit_code = 2
 
-    def __init__(self, problems: Iterable[str], where: str = "") -> None:
+    def __init__(self, problems: Iterable[str], where: str = "", *, broken_plugin: bool = False) -> None:
         self.problems = tuple(problems)
         self.where = where
+        self.broken_plugin = broken_plugin
         head = f"{where}: " if where else ""
         count = counted(len(self.problems), "problem")
         super().__init__("\n".join([f"{head}{count}; nothing was run", *(f"  {p}" for p in self.problems)]))
@@ -47,6 +57,7 @@ class MachineError(HarnessError):
     """This machine or installation cannot do what was asked."""
 
     exit_code = 3
+    cause = Cause.MACHINE
 
 
 class NothingDone(HarnessError):

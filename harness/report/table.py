@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from harness.analysis.points import Row
 from harness.core.cell import Cell
 from harness.core.device_words import engine_in_words
+from harness.core.outcome import Status
 from harness.core.words import duration, memory_size, show
 from harness.report.scenario_results import ScenarioResults
 
 NOT_RUN = "not run yet"
 
-GOOD = ("ok", "target-missed")
+GOOD = frozenset(status for status in Status if status.trained)
 """Statuses that are not marked as failures: a missed target is a result."""
 
 

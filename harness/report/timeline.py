@@ -8,6 +8,7 @@ import pandas as pd
 
 from harness.analysis.points import Row, points
 from harness.analysis.ranking import Standing
+from harness.core.outcome import PART_COLUMNS, Status
 from harness.report.scenario_results import ScenarioResults
 
 MOST_DEVICES = 4
@@ -18,7 +19,6 @@ STEPS_SHOWN = 3.5
 """Of the slowest strategy, as long as that is no more than `MOST_STEPS` of the fastest; chosen."""
 
 MOST_STEPS = 14
-TIMES = ("input_s", "compute_s", "communication_s", "idle_s")
 
 
 def timeline_frame(scenario: ScenarioResults, labels: Mapping[str, str]) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def _shown(scenario: ScenarioResults, engine: str) -> list[Row]:
 
     A strategy that stands alone is shown on each number of devices.
     """
-    rows = [row for row in scenario.rows if row["engine"] == engine and row["status"] in ("ok", "target-missed")]
+    rows = [row for row in scenario.rows if row["engine"] == engine and Status(row["status"]).trained]
     names = list(dict.fromkeys(row["strategy"] for row in rows))[:MOST_STRATEGIES]
     shown = []
     for strategy in names:
@@ -66,13 +66,17 @@ def _lanes(steps: pd.DataFrame) -> pd.DataFrame:
     workers, devices = steps["worker"].nunique() > 1, device.nunique() > 1
     worker, device = "worker " + steps["worker"].astype(str), "device " + device.astype(str)
     lane = worker + ", " + device if workers and devices else worker if workers else device
-    kept = steps.assign(lane=lane)[["lane", "step", "start_s", *TIMES]]
+    kept = steps.assign(lane=lane)[["lane", "step", "start_s", *PART_COLUMNS]]
     return kept[kept["lane"].isin(sorted(kept["lane"].unique())[:MOST_DEVICES])].fillna(0.0)
 
 
 def _step_s(table: pd.DataFrame) -> float:
     first = table[table["lane"] == table["lane"].iloc[0]].sort_values("start_s")
-    return float(first["start_s"].diff().median()) if len(first) > 1 else float(first[list(TIMES)].sum(axis=1).iloc[0])
+    return (
+        float(first["start_s"].diff().median())
+        if len(first) > 1
+        else float(first[list(PART_COLUMNS)].sum(axis=1).iloc[0])
+    )
 
 
 def _length(steps_s: Sequence[float]) -> float:
@@ -83,7 +87,7 @@ def _window(table: pd.DataFrame, length_s: float) -> pd.DataFrame:
     """Return the steps that begin within so many seconds from the middle step of the first lane on."""
     starts = table[table["lane"] == table["lane"].min()]["start_s"].sort_values()
     begin = float(starts.iloc[len(starts) // 2])
-    ends = table["start_s"] + table[list(TIMES)].sum(axis=1)
+    ends = table["start_s"] + table[list(PART_COLUMNS)].sum(axis=1)
     inside = table[(ends > begin) & (table["start_s"] < begin + length_s)].copy()
     inside["start_s"] -= begin
     return inside.sort_values(["lane", "start_s"])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from harness.analysis.cell_row import Row, with_speedups
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
 from harness.core.errors import InputError
+from harness.core.outcome import Cause, Part, Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,11 +68,7 @@ COLUMNS = tuple(
         "test_accuracy",
         "train_loss",
         "setup_s",
-        "input_s",
-        "compute_s",
-        "communication_s",
-        "idle_s",
-        "other_s",
+        *(part.column for part in Part),
         "evaluation_s",
         "wall_s",
         "bytes_sent_per_step",
@@ -97,9 +94,6 @@ COLUMNS = tuple(
 )
 """cells.csv has at least these; what was not measured is empty, never 0."""
 
-FINAL = frozenset({"ok", "target-missed", "diverged", "out-of-memory", "not-possible"})
-"""Findings: a second run keeps them. Anything else is tried once more."""
-
 EVAL_COLUMNS = ("samples", "updates", "time_s", "train_loss", "validation_loss", "validation_accuracy")
 
 
@@ -109,23 +103,25 @@ class Record:
 
     Attributes:
         row: the cell's columns of cells.csv, x_ columns included.
+        cause: of what ended it before its training did; None where nothing did.
         environment: host-independent facts of machine and versions.
         attempts: how often it was tried.
     """
 
     cell: Cell
-    status: str
+    status: Status
     reason: str
     notes: tuple[str, ...]
     row: dict[str, Any]
     environment: dict[str, Any]
     attempts: int = 1
     detail: dict[str, Any] | None = None
+    cause: Cause | None = None
 
     @property
     def final(self) -> bool:
         """Whether a second run keeps it: a finding, or a failure that was repeated once already."""
-        return self.status in FINAL or (self.status != "interrupted" and self.attempts > 1)
+        return self.status.final or (self.status is not Status.INTERRUPTED and self.attempts > 1)
 
 
 class Results:
@@ -169,7 +165,7 @@ class Results:
             "reason": record.reason,
         }
         content |= {"notes": list(record.notes), "row": record.row, "environment": record.environment}
-        content |= {"attempts": record.attempts, "detail": record.detail or {}}
+        content |= {"attempts": record.attempts, "detail": record.detail or {}, "cause": record.cause or ""}
         write_atomically(folder / "record.json", json.dumps(jsonable(content), indent=1) + "\n")
 
     def set_aside(self, cell_id: str) -> None:
@@ -300,7 +296,7 @@ def _record(content: Mapping[str, Any]) -> Record:
     cell = Cell.from_dict(content["cell"])
     return Record(
         cell=cell,
-        status=content["status"],
+        status=Status(content["status"]),
         reason=content["reason"],
         notes=tuple(content["notes"]),
         # Records of before this column was written: the cell has always known it.
@@ -308,6 +304,7 @@ def _record(content: Mapping[str, Any]) -> Record:
         environment=content["environment"],
         attempts=content["attempts"],
         detail=content["detail"],
+        cause=Cause(content["cause"]) if content.get("cause") else None,
     )
 
 

@@ -46,12 +46,14 @@ class Source:
         where: the file, for the head of the report.
         lines: line of every key, by path.
         sets: what `--set` wrote, by path; it stands on no line.
+        broken_plugin: whether one of the problems is that a named plugin is broken.
     """
 
     where: str
     lines: dict[Path, int] = field(default_factory=dict)
     sets: dict[Path, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    broken_plugin: bool = False
 
     def problem(self, path: Sequence[str | int], allowed: str, got: object = ABSENT) -> None:
         """Add a problem once: key path, what was got, what is allowed, where it was written."""
@@ -68,7 +70,8 @@ class Source:
             InputError: there are problems; it carries all of them.
         """
         if self.problems:
-            raise InputError(sorted(self.problems, key=_line_number), self.where)
+            problems = sorted(self.problems, key=_line_number)
+            raise InputError(problems, self.where, broken_plugin=self.broken_plugin)
 
     def _written(self, path: Sequence[str | int]) -> str:
         for length in range(len(path), 0, -1):

@@ -218,19 +218,24 @@ def _registered(kind: str, named: Named, host: Host, folder: FilePath, source: S
         if entry is None:
             return None
     if entry is None:
-        source.problem(path, unknown(named.name, known, host) + " or a function, FILE.py:FUNCTION", named.name)
+        refuse_name(source, path, named.name, known, host, besides=" or a function, FILE.py:FUNCTION")
         return None
     options = validated(entry.Options, named.options, source, path)
     return None if options is None else Entry(entry, options)
 
 
-def unknown(name: str, known: Iterable[str], host: Host) -> str:
-    """Say which names there are, or why the plugin that should have brought this one is broken."""
+def refuse_name(source: Source, path: Path, name: str, known: Iterable[str], host: Host, besides: str = "") -> None:
+    """Add the problem that there is no such name: which there are, or why the plugin that should bring it is broken.
+
+    Args:
+        besides: what is allowed besides the names.
+    """
     for plugin, reason in host.broken.items():
         if FilePath(plugin).stem.replace("_", "-") == name or f'"{name}"' in _text(plugin):
-            return f"its plugin is broken: {reason}"
+            source.broken_plugin = True
+            return source.problem(path, f"its plugin is broken: {reason}", name)
     names = sorted(known)
-    return f"one of {', '.join(names)}{nearest(name, names)}"
+    source.problem(path, f"one of {', '.join(names)}{nearest(name, names)}{besides}", name)
 
 
 def _text(plugin: str) -> str:

@@ -12,7 +12,7 @@ from harness.core.words import show
 from harness.scenario.mistakes import Source, key_problems, validated
 from harness.scenario.override import EXCLUSIVE, TABLES, WITH_OPTIONS, resolve_key
 from harness.scenario.schema import NOT_SWEPT, OPTIMIZERS, Sweep, key_paths, sections
-from harness.scenario.settings import builtin, unknown
+from harness.scenario.settings import builtin, refuse_name
 from harness.scenario.toml_lines import Path
 from harness.scenario.value_types import Named
 
@@ -264,7 +264,7 @@ def _exists(name: str, at: Path, host: Host, source: Source) -> bool:
         if name.lower().replace("_", "-") in strategy.also_known_as:
             source.problem(at, f"did you mean {known}? `harness plugins` lists all", name)
             return False
-    source.problem(at, unknown(name, host.strategies, host), name)
+    refuse_name(source, at, name, host.strategies, host)
     return False
 
 

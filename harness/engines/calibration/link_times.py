@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from harness.engines.calibration import laws as fit
 from harness.engines.calibration import message_times as messages
 from harness.engines.calibration.meeting_times import losses
 from harness.engines.calibration.pipeline_times import pipeline_overhead
-from harness.engines.processes.launch import fork_server
-from harness.engines.processes.slots import make_slot_file
+from harness.engines.processes.forking import fork_server
+from harness.engines.processes.slots import Descriptor, make_slot_file
 from harness.engines.processes.tasks import answers, started
 
 GROUP_S = 25.0
@@ -100,7 +99,7 @@ def measure_transport(threads: int) -> tuple[list[dict[int, Any]], dict[str, Any
     first, second = fork_server().Pipe()
     descriptors = [make_slot_file(), make_slot_file()]
     try:
-        there, back = (_Descriptor(each) for each in descriptors)
+        there, back = (Descriptor(each) for each in descriptors)
         tasks: list[Any] = [
             (messages.measure_messages, (0, (there, back), first)),
             (messages.measure_messages, (1, (back, there), second)),
@@ -115,20 +114,6 @@ def measure_transport(threads: int) -> tuple[list[dict[int, Any]], dict[str, Any
     with started([(messages.measure_host, ())], threads) as connections:
         (host,) = answers(connections, "calibrating memory", PATIENCE_S)
     return sides, host
-
-
-class _Descriptor:
-    """A file descriptor that is duplicated into the child when its process starts."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __reduce__(self) -> Any:
-        return _rebuild, (reduction.DupFd(self._descriptor),)
-
-
-def _rebuild(duplicate: Any) -> Any:
-    return duplicate
 
 
 # -- what was found ----------------------------------------------------------------------------------------------------

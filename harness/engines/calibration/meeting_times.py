@@ -92,7 +92,7 @@ def _cell(width: int, strategy: str, gpus: int, threads: int, machine: Machine) 
 
 def _longer_s(cell: Cell, cluster: Cluster) -> float:
     result: Any = run_cell(cell)
-    if result.status != "finished":
+    if not result.finished:
         raise MachineError(f"calibrating servers: {result.status}, {result.reason}")
     return _step_s(result.outcome) - _step_s(_twin(cell, cluster))
 

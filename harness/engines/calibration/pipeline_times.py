@@ -92,7 +92,7 @@ def _step_s(cell: Cell) -> float:
         MachineError: it did not finish.
     """
     result: Any = run_cell(cell)
-    if result.status != "finished":
+    if not result.finished:
         raise MachineError(f"calibrating pipelines: {result.status}, {result.reason}")
     starts = [
         start

@@ -16,7 +16,7 @@ from harness.api.strategy import Batch
 from harness.core.cell import Cell
 from harness.core.errors import Impossible
 from harness.costs.profiles import LayerShape, Linear, ModelShape
-from harness.engines.processes.status import Status, StatusBoard
+from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.endpoints import RealWorker
 from harness.engines.real.layouts.one_device import OneDevice
@@ -122,7 +122,7 @@ def make_stepper(setup: Setup, size: int) -> Stepper:
     ledger, board = Ledger(device, 0, 0), StatusBoard(1)
     runner = OneDevice(setup, ledger, 0, 0)
     post = Post({}, runner.shape, runner.replica.dtype)
-    worker = RealWorker(setup, 0, runner, ledger, post, Status(board.descriptor, 0, 1), group_size=1)
+    worker = RealWorker(setup, 0, runner, ledger, post, StatusLine(board.descriptor, 0, 1), group_size=1)
     return Stepper(worker, size)
 
 

@@ -7,33 +7,23 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, reduction
+from dataclasses import dataclass, field, replace
+from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.core.addresses import name_of
 from harness.core.faults import can_go_on
+from harness.core.outcome import Cause, Failure, Status
+from harness.core.text import Text
+from harness.engines.processes.forking import fork_server
 from harness.engines.processes.process import Job, run_process
-from harness.engines.processes.slots import make_slot_file
+from harness.engines.processes.slots import Descriptor, make_slot_file
 from harness.engines.processes.status import StatusBoard
+from harness.engines.shared.waits import Wait
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
-
-PRELOADED = [
-    "torch",
-    "torch._dynamo",
-    "torch.distributed",
-    "torch.nn.parallel",
-    "harness.engines.shared.setup",
-    "harness.engines.virtual.engine",
-    "harness.engines.real.endpoints",
-    "harness.workloads.data",
-    "harness.workloads.nets",
-    "harness.workloads.losses",
-    "harness.engines.telemetry.sampler",
-]
-"""What the fork server imports once, so that a cell starts in a tenth of a second instead of five."""
 
 DEADLOCK_S = 5.0
 """All processes waiting for messages for so long, with none under way, is a deadlock; chosen: pipes deliver in
@@ -42,24 +32,49 @@ microseconds, so that anything above scheduling hiccups will do."""
 GRACE_S = 3.0
 """Time for the other processes to leave after one has failed, before they are ended; chosen."""
 
+_BLAMED_FIRST = (Cause.MACHINE, Cause.USER, Cause.DEADLOCK, Cause.FAULT, Cause.MEMORY, Cause.HARNESS, Cause.PEER)
+"""Of several processes that failed: an error of one's own brings about the complaints that a peer has gone."""
+
 
 @dataclass
 class Result:
     """How a cell's processes ended.
 
     Attributes:
-        status: "finished", or the status that the record will have.
-        outcome: the merged outcome, where it finished.
-        whose: "user" (the fault of a plugin or the machine), "harness" (ours).
+        outcome: the merged outcome, where they came to their end.
+        failure: why they did not.
         targets: (pid, label, device) of every process.
     """
 
-    status: str
-    reason: str = ""
     outcome: Any = None
-    whose: str = ""
+    failure: Failure | None = None
     targets: list[tuple[int, str, str]] = field(default_factory=list)
     started_s: float = 0.0
+
+    @classmethod
+    def ended_by(cls, cause: Cause, reason: str, process: int = 0) -> Result:
+        """Return the result of a cell that something ended."""
+        return cls(failure=Failure(cause, Text(reason), process))
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end."""
+        return self.failure is None
+
+    @property
+    def cause(self) -> Cause | None:
+        """What ended the cell early, if anything did."""
+        return self.failure.cause if self.failure is not None else None
+
+    @property
+    def status(self) -> Status | None:
+        """The status that the record of a cell which did not finish will have."""
+        return self.failure.cause.status if self.failure is not None else None
+
+    @property
+    def reason(self) -> Text:
+        """Why it did not finish."""
+        return self.failure.reason if self.failure is not None else Text("")
 
 
 @dataclass
@@ -69,17 +84,15 @@ class _Child:
     control: connection.Connection
     label: str
     answer: Any = None
-    failure: dict[str, Any] | None = None
+    failure: Failure | None = None
     death: dict[str, Any] | None = None
     ready: bool = False
     gone: bool = False
 
-
-def fork_server() -> Any:
-    """Return the context that every cell's processes come from, its server started and warm."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
+    @property
+    def silent(self) -> bool:
+        """Whether it went without saying anything."""
+        return self.gone and self.answer is None and self.failure is None
 
 
 def run_cell(
@@ -140,7 +153,7 @@ class _Supervisor:
         mine, theirs = self.context.Pipe()
         job.lines, job.label = lines, _label(job)
         assert self.board is not None
-        job.status = _Descriptor(self.board.descriptor)
+        job.status = Descriptor(self.board.descriptor)
         process = self.context.Process(target=run_process, args=(job, theirs), daemon=True)
         process.start()
         theirs.close()  # with no copy of its end here, a dead child is the end of the pipe
@@ -198,8 +211,8 @@ class _Supervisor:
                 a.pipes[b.address], b.pipes[a.address] = self.context.Pipe()
                 there, back = make_slot_file(), make_slot_file()
                 self.descriptors += [there, back]
-                a.slots[b.address] = (_Descriptor(there), _Descriptor(back))
-                b.slots[a.address] = (_Descriptor(back), _Descriptor(there))
+                a.slots[b.address] = (Descriptor(there), Descriptor(back))
+                b.slots[a.address] = (Descriptor(back), Descriptor(there))
 
     def _close_descriptors(self) -> None:
         for descriptor in self.descriptors:
@@ -217,7 +230,7 @@ class _Supervisor:
             waitable = [child.control for child in self._live()]
             left = deadline - time.monotonic()
             if left <= 0:
-                return Result("timeout", self._timeout_reason(), whose="user")
+                return Result.ended_by(Cause.TIMEOUT, self._timeout_reason())
             ready = connection.wait(waitable, timeout=min(left, 0.5))
             for child in self._live():
                 if child.control in ready:
@@ -245,26 +258,28 @@ class _Supervisor:
     def _trouble(self) -> Result | None:
         failed = [c for c in self.children if c.failure is not None]
         if failed:
-            return self._failure(failed)
+            return Result(failure=self._first_failure())
         for child in self.children:
             if child.gone and (child.answer is None or child.death) and child.label not in self.lost:
-                goes_on, words = self._loss(child)
-                if not goes_on:
-                    return Result("crashed", words, whose="user")
-                self.lost[child.label] = words
+                if not self._may_go_on_without(child):
+                    return Result(failure=self._loss(child))
+                self.lost[child.label] = self._words_of_loss(child, goes_on=True)
         return self._deadlock()
 
-    def _loss(self, child: _Child) -> tuple[bool, str]:
-        """Return whether the others go on without a process that has gone, and that in words."""
+    def _loss(self, child: _Child) -> Failure:
+        """Return the failure that a process which has gone is to the others."""
+        cause = Cause.KILLED if child.death is None else Cause.FAULT
+        return Failure(cause, Text(self._words_of_loss(child, goes_on=False)), child.job.line)
+
+    def _words_of_loss(self, child: _Child, goes_on: bool) -> str:
         from harness.engines.shared.fault_draws import words_of_loss
 
         child.process.join(GRACE_S)
-        goes_on = self._may_go_on_without(child)
         if child.death is not None:
-            rank, when = child.death["rank"], child.death["when"]
-            return goes_on, words_of_loss(self.cell, rank, when, alone=not goes_on)[1]
-        ending = f"{child.label} {_ending(child.process.exitcode)}"
-        return goes_on, f"{child.label} died; the others went on" if goes_on else ending
+            return words_of_loss(self.cell, child.death["rank"], child.death["when"], alone=not goes_on)[1]
+        return (
+            f"{child.label} died; the others went on" if goes_on else f"{child.label} {_ending(child.process.exitcode)}"
+        )
 
     def _may_go_on_without(self, child: _Child) -> bool:
         """An asynchronous strategy goes on as long as a worker and its servers live."""
@@ -276,7 +291,7 @@ class _Supervisor:
             and self.started_s > 0
         )
 
-    def _failure(self, failed: list[_Child]) -> Result:
+    def _first_failure(self) -> Failure:
         """Wait a moment for the others' view: the first cause is rarely the complaint that a peer has gone."""
         until = time.monotonic() + GRACE_S
         while self._live() and time.monotonic() < until:
@@ -284,21 +299,17 @@ class _Supervisor:
             for child in self._live():
                 if child.control in ready:
                     self._hear(child)
-            if any(c.failure is not None and c.failure["whose"] != "peer" for c in self.children):
+            if any(c.failure is not None and c.failure.cause is not Cause.PEER for c in self.children):
                 break
         killed = self._killed()
         if killed is not None:
-            return Result("crashed", self._loss(killed)[1], whose="user")
-        failed = [c for c in self.children if c.failure is not None]
-        order = {"machine": 0, "user": 1, "memory": 2, "harness": 3, "peer": 4}
-        child = min(failed, key=lambda c: order[c.failure["whose"]])  # type: ignore[index]
-        assert child.failure is not None
-        silent = [c for c in self.children if c.gone and c.answer is None and c.failure is None]
-        if child.failure["whose"] == "peer" and silent:
-            return Result("crashed", self._loss(silent[0])[1], whose="user")
-        status = "out-of-memory" if child.failure["whose"] == "memory" else "crashed"
-        prefix = f"{child.label}: " if len(self.children) > 1 else ""
-        return Result(status, prefix + child.failure["reason"], whose=child.failure["whose"])
+            return self._loss(killed)
+        failed = [(c, c.failure) for c in self.children if c.failure is not None]
+        child, failure = min(failed, key=lambda each: _BLAMED_FIRST.index(each[1].cause))
+        silent = [c for c in self.children if c.silent]
+        if failure.cause is Cause.PEER and silent:
+            return self._loss(silent[0])
+        return replace(failure, reason=Text(f"{child.label}: {failure.reason}")) if len(self.children) > 1 else failure
 
     def _killed(self) -> _Child | None:
         """Return a process that a signal ended: what others raise, who got no more from it, follows from that.
@@ -309,8 +320,7 @@ class _Supervisor:
             if child.control.poll(0):
                 self._hear(child)
         for child in self.children:
-            silent = child.gone and child.answer is None and child.failure is None
-            if silent and child.label not in self.lost:
+            if child.silent and child.label not in self.lost:
                 child.process.join(GRACE_S)
                 if (child.process.exitcode or 0) < 0:
                     return child
@@ -324,15 +334,15 @@ class _Supervisor:
         waits = [(c, self.board.read(c.job.line)) for c in live]
         now = time.monotonic()
         stuck = [(c, w) for c, w in waits if w is not None and now - w.since_s > DEADLOCK_S]
-        if not live or len(stuck) < len(live) or not any(w.word.startswith("receive") for _, w in stuck):
+        if not live or len(stuck) < len(live) or not any(w.wait is Wait.RECEIVE for _, w in stuck):
             return None
-        words = [f"{c.label} waits in {w.word} since {w.since_s - self.started_s:.3g} s" for c, w in stuck]
-        return Result("crashed", "deadlock: " + "; ".join(words), whose="user")
+        words = [f"{c.label} waits in {w.words} since {w.since_s - self.started_s:.3g} s" for c, w in stuck]
+        return Result.ended_by(Cause.DEADLOCK, "deadlock: " + "; ".join(words), stuck[0][0].job.line)
 
     def _timeout_reason(self) -> str:
         limit = self.cell.cell_timeout_s
         waits = [(c, self.board.read(c.job.line)) for c in self._live()] if self.board is not None else []
-        words = [f"{c.label} waits in {w.word}" for c, w in waits if w is not None]
+        words = [f"{c.label} waits in {w.words}" for c, w in waits if w is not None]
         return f"not finished after {limit:g} s (limits.cell_timeout)" + ("; " + ", ".join(words) if words else "")
 
     # -- the end -------------------------------------------------------------------------------------------------
@@ -343,12 +353,12 @@ class _Supervisor:
         targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
         answers = [c.answer for c in self.children if c.answer is not None]
         if self.cell.engine == "virtual":
-            return Result("finished", outcome=answers[0], targets=targets, started_s=self.started_s)
+            return Result(outcome=answers[0], targets=targets, started_s=self.started_s)
         from harness.engines.real.merge import merge
 
         outcome = merge(answers, self.cell)
         outcome.notes += self.lost.values()
-        return Result("finished", outcome=outcome, targets=targets, started_s=self.started_s)
+        return Result(outcome=outcome, targets=targets, started_s=self.started_s)
 
     def clean_up(self) -> None:
         """End whatever still lives: terminate, wait, kill."""
@@ -367,27 +377,13 @@ class _Supervisor:
         self.folder.cleanup()
 
 
-class _Descriptor:
-    """A file descriptor that is duplicated into the child when its process starts."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __reduce__(self) -> Any:
-        return _rebuild, (reduction.DupFd(self._descriptor),)
-
-
-def _rebuild(duplicate: Any) -> Any:
-    return duplicate
-
-
 def _label(job: Job) -> str:
     if job.kind == "virtual":
         return "virtual cluster"
     if job.kind == "server":
-        return "server" if job.address == -1 else f"server {-1 - job.address}"
+        return name_of(job.address)
     of_several = job.cell["gpus"] > job.cell["workers"]
-    return f"rank {job.line}" if of_several else f"worker {job.address}"
+    return f"rank {job.line}" if of_several else name_of(job.address)
 
 
 def _ending(code: int | None) -> str:

@@ -8,14 +8,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.api.host import describe
 from harness.core.addresses import Address
+from harness.engines.processes.blame import explain, own_files
 
 
 @dataclass
@@ -63,7 +62,8 @@ def run_process(job: Job, control: Connection) -> None:
         answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
         control.send(("done", answer))
     except BaseException as error:
-        control.send(("failed", explain(job.cell, job.plugins, job.line, error)))
+        traceback.print_exception(error)
+        control.send(("failed", explain(error, own_files(job.cell, job.plugins), job.line)))
         sys.stderr.flush()
         # Peers may be inside a collective with this process: leaving at once is what tells them.
         os._exit(1)
@@ -94,52 +94,6 @@ def _die_with_parent() -> None:
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def explain(cell: dict[str, Any], plugins: Sequence[str], line: int, error: BaseException) -> dict[str, Any]:
-    """Word a failure by the user's own file and line where it passed one."""
-    import traceback
-
-    from harness.core.errors import HarnessError, MachineError
-
-    traceback.print_exception(error)
-    cause = error.__cause__ if type(error).__name__ == "Crash" and error.__cause__ is not None else error
-
-    def failure(whose: str, reason: str) -> dict[str, Any]:
-        return {"reason": reason, "whose": whose, "line": line}
-
-    if isinstance(cause, HarnessError):
-        return failure("machine" if isinstance(cause, MachineError) else "user", str(cause))
-    # Lack of memory and the loss of a peer show inside the user's program too; they are not its mistakes.
-    if isinstance(cause, MemoryError) or "out of memory" in str(cause).lower():
-        return failure("memory", str(cause).splitlines()[0] if str(cause) else "out of memory")
-    named = f"{type(cause).__name__}: {str(cause).strip()}"
-    if isinstance(cause, (RuntimeError, OSError, EOFError)) and _about_a_peer(cause):
-        return failure("peer", named)
-    files = own_files(cell, plugins)
-    if any(frame.filename in files for frame in traceback.extract_tb(cause.__traceback__)):
-        return failure("user", describe(cause, files))
-    return failure("harness", named)
-
-
-def _about_a_peer(error: BaseException) -> bool:
-    text = str(error).lower()
-    signs = ("closed by peer", "connection reset", "broken pipe", "timed out", "gloo", "nccl")
-    return any(sign in text for sign in signs)
-
-
-def own_files(cell: dict[str, Any], plugins: Sequence[str]) -> list[str]:
-    """Return the files whose frames are the user's: plugins, and workloads named by path."""
-    from harness.api.host import bundled
-
-    workload, base = cell["workload"], cell["folder"]
-    named = [workload[kind]["name"].rpartition(":")[0] for kind in ("model", "dataset")]
-    files = [str((Path(base) / name).resolve()) for name in named if name.endswith(".py")]
-    files += [str(path.resolve()) for path in bundled("plugins").glob("*.py")]
-    for plugin in plugins:
-        path = Path(plugin).resolve()
-        files += [str(p) for p in path.glob("*.py")] if path.is_dir() else [str(path)]
-    return files
 
 
 # -- virtual -----------------------------------------------------------------------------------------------------------
@@ -251,12 +205,12 @@ def _make_post(job: Job, shape: tuple[int, int], dtype: Any) -> Any:
 
 
 def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
-    from harness.engines.processes.status import Status
+    from harness.engines.processes.status import StatusLine
     from harness.engines.real.endpoints import RealServer
 
     replica = setup.replica()
     shape = (replica.num_parameters, sum(b.numel() for b in replica.buffers))
-    status = Status(job.status.detach(), job.line, job.lines)
+    status = StatusLine(job.status.detach(), job.line, job.lines)
     server = RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
     if job.cell["device"] == "cuda":
         from harness.engines.shared.setup import make_setup
@@ -266,7 +220,7 @@ def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
 
 
 def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
-    from harness.engines.processes.status import Status
+    from harness.engines.processes.status import StatusLine
     from harness.engines.real.endpoints import RealWorker
     from harness.engines.real.layouts.choose import make_runner
 
@@ -275,7 +229,7 @@ def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
     runner = make_runner(setup, ledger, job.address, job.device_rank)
     if job.options.get("trace"):
         ledger.watch(runner)
-    status = Status(job.status.detach(), job.line, job.lines)
+    status = StatusLine(job.status.detach(), job.line, job.lines)
     post = _make_post(job, runner.shape, runner.replica.dtype)
     worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
     _warm_up(setup, runner, worker)

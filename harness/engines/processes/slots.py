@@ -4,6 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
+from multiprocessing import reduction
+from typing import Any
+
+
+class Descriptor:
+    """A file descriptor that is duplicated into the child when its process starts; there it has to be detached."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (reduction.DupFd(self._descriptor),)
+
+
+def _rebuild(duplicate: Any) -> Any:
+    return duplicate
 
 
 def make_slot_file() -> int:

@@ -1,4 +1,4 @@
-"""What each process of a cell is doing, for the supervisor to read: how a deadlock gets its words."""
+"""What each process of a cell is waiting for, for the supervisor to read: how a deadlock is found."""
 
 from __future__ import annotations
 
@@ -6,41 +6,38 @@ import mmap
 import os
 import struct
 import time
-from typing import NamedTuple
 
-RECORD = struct.Struct("<?d40s")
+from harness.core.addresses import Address
+from harness.engines.processes.slots import make_slot_file
+from harness.engines.shared.waits import Wait, Waits
+
+RECORD = struct.Struct("<B?qd")
+"""which wait, whether it is for one source only, that source, since when"""
+
 RECORD_BYTES = 64
+"""Of a process's line: one cache line, so that nobody's writing slows another's."""
 
 
-class Waits(NamedTuple):
-    """A process that waits, for what, and since when on the host's clock."""
-
-    word: str
-    since_s: float
-
-
-class Status:
+class StatusLine:
     """One process's line in a file that the supervisor maps too."""
 
     def __init__(self, descriptor: int, line: int, lines: int) -> None:
         self._map = mmap.mmap(descriptor, max(lines * RECORD_BYTES, mmap.PAGESIZE))
         self._offset = line * RECORD_BYTES
 
-    def waiting(self, word: str) -> None:
+    def waiting(self, wait: Wait, source: Address | None = None) -> None:
         """Say that this process waits from now on."""
-        RECORD.pack_into(self._map, self._offset, True, time.monotonic(), word.encode()[:40])
+        RECORD.pack_into(self._map, self._offset, wait, source is not None, source or 0, time.monotonic())
 
     def running(self) -> None:
         """Say that it goes on."""
-        self._map[self._offset] = 0
+        self._map[self._offset] = Wait.NONE
 
 
 class StatusBoard:
     """The supervisor's view of all lines."""
 
     def __init__(self, lines: int) -> None:
-        from harness.engines.processes.slots import make_slot_file
-
         self.descriptor = make_slot_file()
         self.lines = lines
         os.ftruncate(self.descriptor, max(lines * RECORD_BYTES, mmap.PAGESIZE))
@@ -48,8 +45,8 @@ class StatusBoard:
 
     def read(self, line: int) -> Waits | None:
         """Return what a process waits for, or None while it runs."""
-        waits, since, word = RECORD.unpack_from(self._map, line * RECORD_BYTES)
-        return Waits(word.rstrip(b"\0").decode(errors="replace"), since) if waits else None
+        wait, of_one, source, since_s = RECORD.unpack_from(self._map, line * RECORD_BYTES)
+        return Waits(Wait(wait), source if of_one else None, since_s) if wait else None
 
     def close(self) -> None:
         """Unmap and forget; the file has no name."""

@@ -11,7 +11,7 @@ from multiprocessing import connection
 from typing import Any
 
 from harness.core.errors import MachineError
-from harness.engines.processes.launch import fork_server
+from harness.engines.processes.forking import fork_server
 
 ENDING_S = 2.0
 """Time for a process to leave by itself before it is ended; chosen."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
+from harness.core.outcome import PART_COLUMNS, Part
+from harness.core.span import COMPUTE
 
 
 class Ledger:
@@ -23,7 +24,7 @@ class Ledger:
         self.device = device
         self.rows: list[dict[str, Any]] = []
         self._who = {"worker": worker, "device": rank_in_worker}
-        self._pending: list[tuple[dict[str, Any], str, Any, Any]] = []
+        self._pending: list[tuple[dict[str, Any], Part, Any, Any]] = []
         self._moments: list[tuple[dict[str, Any], str, Any]] = []
         self._starts: list[tuple[dict[str, Any], Any, float]] = []
         self._base: tuple[Any, float] | None = None
@@ -63,7 +64,7 @@ class Ledger:
 
     def begin(self, step: int, version: int) -> dict[str, Any]:
         """Open the row of a step."""
-        row: dict[str, Any] = dict.fromkeys(PARTS, 0.0)
+        row: dict[str, Any] = dict.fromkeys(PART_COLUMNS, 0.0)
         row |= self._who | {"step": step, "start_s": self.now(), "samples": 0, "loss": None, "staleness": 0}
         row["base_version"] = version
         self.rows.append(row)
@@ -74,37 +75,45 @@ class Ledger:
     @property
     def row(self) -> dict[str, Any]:
         """The open row; words outside any batch are accounted to a row of their own that is not kept."""
-        return self.rows[-1] if self.rows else dict.fromkeys(PARTS, 0.0)
+        return self.rows[-1] if self.rows else dict.fromkeys(PART_COLUMNS, 0.0)
 
     @contextmanager
-    def span(self, part: str, name: str = "") -> Iterator[None]:
-        """Account what happens inside to a part of the open row; a trace calls it by its name."""
+    def span(self, part: Part, name: str = "", stream: str = COMPUTE) -> Iterator[None]:
+        """Account what happens inside to a part of the open row; arguments as of `add`."""
         start = self.stamp()
         yield
-        self.add(part, start, self.stamp(), name)
+        self.add(part, start, self.stamp(), name, stream)
 
-    def add(self, part: str, start: Any, end: Any, name: str = "") -> None:
-        """Account the time between two stamps."""
+    def add(
+        self, part: Part, start: Any, end: Any, name: str = "", stream: str = COMPUTE, *, awaits_input: bool = False
+    ) -> None:
+        """Account the time between two stamps.
+
+        Args:
+            name: what a trace calls it.
+            stream: what it occupies there: "compute" is all that keeps the device's program busy.
+            awaits_input: whether the time since the last span of the step was spent waiting for what this one works on.
+        """
         if self.device.type == "cuda":
             self._pending.append((self.row, part, start, end))
         else:
-            self.row[part] += end - start
+            self.row[part.column] += end - start
 
-    def host(self, part: str, seconds: float, name: str = "") -> None:
+    def host(self, part: Part, seconds: float, name: str = "") -> None:
         """Account seconds of the host's clock that have just passed, on any device."""
-        self.row[part] += seconds
+        self.row[part.column] += seconds
 
     def waited(self, idle_s: float, transfer_s: float) -> None:
         """Account a wait that has just ended: first for somebody else, then for the wire."""
-        self.row["idle_s"] += idle_s
-        self.row["communication_s"] += transfer_s
+        self.row[Part.IDLE.column] += idle_s
+        self.row[Part.COMMUNICATION.column] += transfer_s
 
     def computed_s(self) -> float:
         """Return the seconds computed in the open row so far; waits for the device."""
-        seconds: float = self.row["compute_s"]
+        seconds: float = self.row[Part.COMPUTE.column]
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            mine = (item for item in self._pending if item[0] is self.row and item[1] == "compute_s")
+            mine = (item for item in self._pending if item[0] is self.row and item[1] is Part.COMPUTE)
             seconds += sum(start.elapsed_time(end) / 1000 for _, _, start, end in mine)
         return seconds
 
@@ -120,7 +129,7 @@ class Ledger:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             for row, part, start, end in self._pending:
-                row[part] += start.elapsed_time(end) / 1000
+                row[part.column] += start.elapsed_time(end) / 1000
             for row, name, stamp in self._moments:
                 row[name] = self._on_host(stamp)
             for row, stamp, paused_s in self._starts:

@@ -16,7 +16,9 @@ import torch.distributed as dist
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Evaluation, Marks, Referee
-from harness.engines.processes.status import Status
+from harness.core.outcome import Part
+from harness.core.span import COMMUNICATION
+from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
 from harness.engines.real.messages import Parcel, Post
@@ -26,6 +28,7 @@ from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.started_words import Ready, awaited
+from harness.engines.shared.waits import Wait
 
 RESOLVE_EVERY = 256
 """Steps after which a worker without marks reads its stamps; chosen: seldom enough to cost nothing."""
@@ -53,7 +56,7 @@ class RealEndpoint(Endpoint):
         peaks: the CUDA allocator's, evaluations left out.
     """
 
-    def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: Status):
+    def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: StatusLine):
         super().__init__(setup, rank, post.gone, [], {})
         self.replica = replica
         self.ledger, self.post, self.status = ledger, post, status
@@ -91,7 +94,7 @@ class RealEndpoint(Endpoint):
     def load(self, weights: Value) -> Ready:
         flat = force(awaited(weights))
         self._before_change()
-        with self.ledger.span("communication_s", "load"):
+        with self.ledger.span(Part.COMMUNICATION, "load"):
             self.replica.load(flat)
         self.version = flat.version
         return self._done("load")
@@ -99,7 +102,7 @@ class RealEndpoint(Endpoint):
     def send(self, value: Any, to: Address) -> Ready:
         value = awaited(value)
         check_address(self.setup, self.rank, to)
-        with self.ledger.span("communication_s", "send"):
+        with self.ledger.span(Part.COMMUNICATION, "send", COMMUNICATION):
             sent = self.post.send(to, value, time.monotonic(), self.ledger.paused_s, self.stopped)
         self.bytes_sent += sent
         return self._done("send")
@@ -108,14 +111,14 @@ class RealEndpoint(Endpoint):
         name = "receive()" if source is ANY else f"receive({source})"
         started = _Receive(source, leavers)
         self._receives.append(started)
-        return Ready(name, self.unawaited, lambda: self._finish_receive(name, started))
+        return Ready(name, self.unawaited, lambda: self._finish_receive(started))
 
-    def _finish_receive(self, name: str, started: _Receive) -> Message | None:
+    def _finish_receive(self, started: _Receive) -> Message | None:
         began = time.monotonic()
         self._match_receives()
         while not started.over:
             if not self.post.pump(0):
-                self.status.waiting(name)
+                self.status.waiting(Wait.RECEIVE, started.source)
                 self.post.pump(None)
                 self.status.running()
             self._match_receives()
@@ -149,7 +152,7 @@ class RealEndpoint(Endpoint):
         return [self._take(parcel) for parcel in self.post.poll()]
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Ready:
-        with self.ledger.span("compute_s", "compute"):
+        with self.ledger.span(Part.COMPUTE, "compute"):
             answer = function(*[awaited(a) for a in args])
         return self._done("compute", answer)
 
@@ -210,7 +213,7 @@ class RealServer(RealEndpoint, Server):
             return self._done("apply")
         self._before_change()
         rate = self.learning_rate * scale
-        with self.ledger.span("compute_s", "apply"):
+        with self.ledger.span(Part.COMPUTE, "apply"):
             self.replica.step(flat, rate)
         self.own_samples += flat.num_samples
         self._count(flat)
@@ -276,7 +279,7 @@ class RealWorker(RealEndpoint, Worker):
         runner: OneDevice,
         ledger: Ledger,
         post: Post,
-        status: Status,
+        status: StatusLine,
         group_size: int,
     ) -> None:
         super().__init__(setup, rank, runner.replica, ledger, post, status)
@@ -441,7 +444,7 @@ class RealWorker(RealEndpoint, Worker):
         (factor,) = self.faults.of(self.devices, batch.step)
         began = time.monotonic()
         time.sleep((factor - 1) * (self.ledger.computed_s() - before))
-        self.ledger.host("compute_s", time.monotonic() - began, "slowed")
+        self.ledger.host(Part.COMPUTE, time.monotonic() - began, "slowed")
         return answer
 
     def _rescue_gradient(self) -> None:
@@ -456,7 +459,7 @@ class RealWorker(RealEndpoint, Worker):
             return self._done("apply")
         self._before_change()
         rate = self.learning_rate * scale
-        with self.ledger.span("compute_s", "apply"):
+        with self.ledger.span(Part.COMPUTE, "apply"):
             self.runner.step(flat, rate)
         self.version += 1
         self.own_samples += flat.num_samples
@@ -468,7 +471,7 @@ class RealWorker(RealEndpoint, Worker):
             return self._done("mean", flat)
         self.ledger.moment("_ready_s", self.ledger.stamp())
         weight = float(flat.num_samples) if by_samples else 1.0
-        with self.ledger.span("communication_s", "pack"):
+        with self.ledger.span(Part.COMMUNICATION, "pack"):
             parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
             counts = flat.tensor().new_tensor([weight, flat.num_samples])
             vector = torch.cat([*parts, counts])
@@ -477,8 +480,8 @@ class RealWorker(RealEndpoint, Worker):
         return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat, by_samples))
 
     def _finish_mean(self, work: Any, vector: torch.Tensor, like: Flat, by_samples: bool) -> Flat:
-        self.status.waiting("mean()")
-        with self.ledger.span("communication_s", "mean"):
+        self.status.waiting(Wait.MEAN)
+        with self.ledger.span(Part.COMMUNICATION, "mean", COMMUNICATION):
             work.wait()
             result = vector[:-2] / vector[-2]
         self.status.running()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from harness.core.outcome import STEP_COLUMNS, Outcome, columns
+from harness.core.outcome import STEP_COLUMNS, Outcome, Part, columns
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
@@ -79,7 +79,7 @@ def _grouped(rows: list[dict[str, Any]], key: str) -> list[list[dict[str, Any]]]
 def _split_exchange(rows: list[dict[str, Any]]) -> None:
     latest = max(row["_ready_s"] for row in rows)
     for row in rows:
-        _make_idle(row, min(row["communication_s"], max(0.0, latest - row["_ready_s"])))
+        _make_idle(row, min(row[Part.COMMUNICATION.column], max(0.0, latest - row["_ready_s"])))
 
 
 def _split_gathers(rows: list[dict[str, Any]]) -> None:
@@ -92,8 +92,8 @@ def _split_gathers(rows: list[dict[str, Any]]) -> None:
 
 
 def _make_idle(row: dict[str, Any], idle_s: float) -> None:
-    row["communication_s"] -= idle_s
-    row["idle_s"] += idle_s
+    row[Part.COMMUNICATION.column] -= idle_s
+    row[Part.IDLE.column] += idle_s
 
 
 def _split_pipeline(rows: list[dict[str, Any]]) -> None:
@@ -104,17 +104,17 @@ def _split_pipeline(rows: list[dict[str, Any]]) -> None:
             if kind != "backward_weight":  # nobody waits for it
                 ended[kind == "forward", stage, microbatch] = row[f"_ended_{number}"]
     for row in rows:
-        previous, row["_bubble_s"] = row["_step_start"] + row["input_s"], 0.0
+        previous, row["_bubble_s"] = row["_step_start"] + row[Part.INPUT.column], 0.0
         for number, (kind, stage, microbatch) in enumerate(row["_actions"]):
             gap = max(0.0, row[f"_action_{number}"] - previous)
             source = stage - 1 if kind == "forward" else stage if kind == "backward_weight" else stage + 1
             needed = ended.get((kind == "forward", source, microbatch), previous)
             idle = min(gap, max(0.0, needed - previous))
-            row["idle_s"] += idle
+            row[Part.IDLE.column] += idle
             row["_bubble_s"] += idle
-            row["communication_s"] += gap - idle
+            row[Part.COMMUNICATION.column] += gap - idle
             previous = row[f"_ended_{number}"]
-        row["communication_s"] += max(0.0, row["_step_end"] - previous)
+        row[Part.COMMUNICATION.column] += max(0.0, row["_step_end"] - previous)
 
 
 def measured_bubble(by_process: list[list[dict[str, Any]]]) -> float:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from harness.core.outcome import Part
 from harness.core.span import COMMUNICATION, COMPUTE, Span
 from harness.engines.real.clock import Ledger
 from harness.engines.shared.recorder import Recorder
 
-ON_THE_WIRE = ("send", "receive", "mean", "bucket")
-"""First words of what occupies the communication stream; everything else keeps the device's program busy."""
+_UNNAMED = {
+    Part.INPUT: "input",
+    Part.COMPUTE: "compute",
+    Part.COMMUNICATION: "wait for exchange",
+    Part.IDLE: "wait",
+}
 
-_PASSES = ("forward ", "backward ", "backward_")
-"""How names of a micro-batch's passes begin: before them a stage of a pipeline has waited for its input."""
 
-_UNNAMED = {"input_s": "input", "compute_s": "compute", "communication_s": "wait for exchange", "idle_s": "wait"}
+class _Kept(NamedTuple):
+    """What is known of a span before its stamps are read."""
+
+    name: str
+    part: Part
+    stream: str
+    step: int | None
+    awaits_input: bool = False
 
 
 class TracingLedger(Ledger):
@@ -35,7 +45,7 @@ class TracingLedger(Ledger):
     ) -> None:
         super().__init__(device, worker, rank_in_worker)
         self.process, self.recorder = process, recorder
-        self._unread: list[tuple[str, str, Any, Any, float, int | None]] = []
+        self._unread: list[tuple[_Kept, Any, Any, float]] = []
         self._forward_ends: list[Any] = []
         self._previous: tuple[int | None, float] = (None, 0.0)
 
@@ -60,12 +70,12 @@ class TracingLedger(Ledger):
 
     def _exchange_bucket(self, bucket: Any) -> Any:
         """Average a bucket as DDP does without a hook: scale, then sum."""
-        start, row, paused_s = self.stamp(), self.row, self.paused_s
+        start, paused_s = self.stamp(), self.paused_s
         vector = bucket.buffer().mul_(1 / dist.get_world_size())
-        name = f"bucket {bucket.index()}"
+        kept = _Kept(f"bucket {bucket.index()}", Part.COMMUNICATION, COMMUNICATION, self.row.get("step"))
 
         def done(future: Any) -> torch.Tensor:
-            self._keep(name, "communication_s", start, self.stamp(), paused_s, row)
+            self._keep(kept, start, self.stamp(), paused_s)
             exchanged: torch.Tensor = future.value()[0]
             return exchanged
 
@@ -73,18 +83,21 @@ class TracingLedger(Ledger):
 
     # -- what a plain ledger is told -----------------------------------------------------------------------------
 
-    def add(self, part: str, start: Any, end: Any, name: str = "") -> None:
+    def add(
+        self, part: Part, start: Any, end: Any, name: str = "", stream: str = COMPUTE, *, awaits_input: bool = False
+    ) -> None:
         """Account the time between two stamps, forward and backward apart where that is known."""
-        super().add(part, start, end, name)
-        if part == "compute_s" and not name and self._forward_ends:
+        super().add(part, start, end)
+        kept = _Kept(name or _UNNAMED[part], part, stream, self.row.get("step"), awaits_input)
+        if part is Part.COMPUTE and not name and self._forward_ends:
             forward_end = self._forward_ends[-1]
             self._forward_ends.clear()
-            self._keep("forward", part, start, forward_end, self.paused_s, self.row)
-            self._keep("backward", part, forward_end, end, self.paused_s, self.row)
+            self._keep(kept._replace(name="forward"), start, forward_end, self.paused_s)
+            self._keep(kept._replace(name="backward"), forward_end, end, self.paused_s)
         else:
-            self._keep(name or _UNNAMED[part], part, start, end, self.paused_s, self.row)
+            self._keep(kept, start, end, self.paused_s)
 
-    def host(self, part: str, seconds: float, name: str = "") -> None:
+    def host(self, part: Part, seconds: float, name: str = "") -> None:
         """Account seconds of the host's clock that have just passed."""
         super().host(part, seconds, name)
         now = time.monotonic()
@@ -94,38 +107,37 @@ class TracingLedger(Ledger):
         """Account a wait that has just ended."""
         super().waited(idle_s, transfer_s)
         now = time.monotonic()
-        self._on_host_clock("wait", "idle_s", now - transfer_s - idle_s, now - transfer_s)
-        self._on_host_clock("receive", "communication_s", now - transfer_s, now)
+        self._on_host_clock("wait", Part.IDLE, now - transfer_s - idle_s, now - transfer_s)
+        self._on_host_clock("receive", Part.COMMUNICATION, now - transfer_s, now, COMMUNICATION)
 
     # -- spans -----------------------------------------------------------------------------------------------------
 
-    def _keep(self, name: str, part: str, start: Any, end: Any, paused_s: float, row: dict[str, Any]) -> None:
-        step = row.get("step")
-        if not self.recorder.wants(step):
+    def _keep(self, kept: _Kept, start: Any, end: Any, paused_s: float) -> None:
+        if not self.recorder.wants(kept.step):
             return
         if self.device.type == "cuda":
-            self._unread.append((name, part, start, end, paused_s, step))
+            self._unread.append((kept, start, end, paused_s))
         else:
-            self._add_span(name, part, start - paused_s, end - paused_s, step)
+            self._add_span(kept, start - paused_s, end - paused_s)
 
-    def _on_host_clock(self, name: str, part: str, start_s: float, end_s: float) -> None:
-        self._add_span(name, part, start_s - self.paused_s, end_s - self.paused_s, self.row.get("step"))
+    def _on_host_clock(self, name: str, part: Part, start_s: float, end_s: float, stream: str = COMPUTE) -> None:
+        kept = _Kept(name, part, stream, self.row.get("step"))
+        self._add_span(kept, start_s - self.paused_s, end_s - self.paused_s)
 
-    def _add_span(self, name: str, part: str, start_s: float, end_s: float, step: int | None) -> None:
-        stream = COMMUNICATION if name.startswith(ON_THE_WIRE) else COMPUTE
+    def _add_span(self, kept: _Kept, start_s: float, end_s: float) -> None:
         begin, end = start_s - self.started_s, end_s - self.started_s
-        if name.startswith(_PASSES) and self._previous[0] == step:
-            self.recorder.add(Span(self.process, stream, "wait", "idle", self._previous[1], begin, step))
-        self._previous = (step, end)
+        if kept.awaits_input and self._previous[0] == kept.step:
+            self.recorder.add(Span(self.process, COMPUTE, "wait", Part.IDLE, self._previous[1], begin, kept.step))
+        self._previous = (kept.step, end)
         if end < begin:  # a layout takes back what it had called computing
-            self.recorder.carve(end, begin, part.removesuffix("_s"))
-        self.recorder.add(Span(self.process, stream, name, part.removesuffix("_s"), begin, end, step))
+            self.recorder.carve(end, begin, kept.part)
+        self.recorder.add(Span(self.process, kept.stream, kept.name, kept.part, begin, end, kept.step))
 
     def resolve(self) -> None:
         """Read all stamps."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            for name, part, start, end, paused_s, step in self._unread:
-                self._add_span(name, part, self._on_host(start) - paused_s, self._on_host(end) - paused_s, step)
+            for kept, start, end, paused_s in self._unread:
+                self._add_span(kept, self._on_host(start) - paused_s, self._on_host(end) - paused_s)
             self._unread.clear()
         super().resolve()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.core.errors import HarnessError
 from harness.core.faults import Faults, can_go_on
+from harness.core.outcome import Cause
 from harness.core.streams import numpy_stream, python_stream
 
 if TYPE_CHECKING:
@@ -23,6 +25,12 @@ class Lost(BaseException):
     def __init__(self, rank: int, when: str) -> None:
         super().__init__(rank, when)
         self.rank, self.when = rank, when
+
+
+class PlannedDeath(HarnessError):
+    """A death that the scenario plans, and that the strategy's other endpoints cannot go on after."""
+
+    cause = Cause.FAULT
 
 
 class FaultDraws:

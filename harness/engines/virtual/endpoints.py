@@ -14,6 +14,7 @@ import simpy
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Marks
+from harness.core.outcome import PART_COLUMNS, Part
 from harness.engines.shared.endpoint import Endpoint, check_address, everybody
 from harness.engines.shared.started_words import Word, awaited
 from harness.engines.virtual.messages import Inbox, Meeting, Parcel, Waiting, message
@@ -108,7 +109,7 @@ class VirtualEndpoint(Endpoint):
     def load(self, weights: Value) -> Word:
         # How many samples an endpoint has applied itself does not change with the weights that it loads.
         self.state = self.engine.executor.adopt(awaited(weights), self.state.num_samples)
-        return self._busy("load", self.engine.load_s(weights.num_bytes), "load", charged="communication_s")
+        return self._busy("load", self.engine.load_s(weights.num_bytes), "load", charged=Part.COMMUNICATION)
 
     def send(self, value: Any, to: Address) -> Word:
         """Send through the link, or through this host's memory, where copying keeps the sender busy."""
@@ -123,7 +124,7 @@ class VirtualEndpoint(Endpoint):
         if self.engine.costs.messages is None:
             return self._send_by_link(receiver, parcel)
         seconds = self.engine.costs.messages.send.at(bytes_of(value))
-        word = self._busy("send", seconds, "load", charged="communication_s")
+        word = self._busy("send", seconds, "load", charged=Part.COMMUNICATION)
         arrival = self.busy_until - seconds + self.engine.costs.messages.arrive.at(bytes_of(value))
         if self.rank < 0:
             arrival += self.engine.lost_by_serving(bytes_of(value))
@@ -176,7 +177,7 @@ class VirtualEndpoint(Endpoint):
         if messages is None or parcel is None or parcel.leaves:
             return None
         seconds = messages.take.at(bytes_of(parcel.value))
-        return self._busy("take", seconds, "load", charged="communication_s").taken_over()
+        return self._busy("take", seconds, "load", charged=Part.COMMUNICATION).taken_over()
 
     def take(self, parcel: Parcel | None) -> Message | None:
         if parcel is not None and parcel.stop:
@@ -194,7 +195,7 @@ class VirtualEndpoint(Endpoint):
         began = time.perf_counter()
         answer = function(*[awaited(a) for a in args])
         seconds = time.perf_counter() - began
-        return self._busy("compute", seconds, "compute", answer, charged="compute_s")
+        return self._busy("compute", seconds, "compute", answer, charged=Part.COMPUTE)
 
     # -- what the engine sees ------------------------------------------------------------------------------------
 
@@ -235,7 +236,7 @@ class VirtualEndpoint(Endpoint):
         """The step that a worker is in; a server is in none."""
         return None
 
-    def charge(self, part: str, seconds: float) -> None:
+    def charge(self, part: Part, seconds: float) -> None:
         """Account for seconds that the device is busy, when the word starts."""
 
     def waited(self, event: Any, began: float) -> None:
@@ -252,7 +253,13 @@ class VirtualEndpoint(Endpoint):
         return f"{name_of(self.rank)} waits in mean() since {self._since:.3g} s"
 
     def _busy(
-        self, name: str, seconds: float, kind: str, answer: Any = None, charged: str = "", awake_s: float = 0.0
+        self,
+        name: str,
+        seconds: float,
+        kind: str,
+        answer: Any = None,
+        charged: Part | None = None,
+        awake_s: float = 0.0,
     ) -> EventWord:
         """Occupy the compute stream, and this host's cores; account what that takes to a part of the step.
 
@@ -267,7 +274,7 @@ class VirtualEndpoint(Endpoint):
             self.charge(charged, seconds)
         self.busy_until = began + seconds
         if self.engine.tracer is not None and kind != "gradient":
-            self.engine.tracer.busy(self.rank, name, charged or "compute_s", began, self.busy_until, self.step)
+            self.engine.tracer.busy(self.rank, name, charged or Part.COMPUTE, began, self.busy_until, self.step)
         return self._word(name, self.engine.env.timeout(self.busy_until - now, answer), kind)
 
     def _word(self, name: str, event: simpy.Event, kind: str) -> EventWord:
@@ -374,7 +381,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         before = max(self.busy_until, self.engine.env.now)
         awake_s = self.engine.steps.of(len(batch.indices), ()).total_s
         word = self._busy("gradient", part.total_s, "gradient", value, awake_s=awake_s)
-        self.charge("compute_s", self.busy_until - before - part.total_s)  # what sharing the host's cores adds
+        self.charge(Part.COMPUTE, self.busy_until - before - part.total_s)  # what sharing the host's cores adds
         if tracer is not None:
             tracer.gradient(self.rank, part, factors, before, self.busy_until, batch.step)
         return word
@@ -386,7 +393,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         samples, updates = self.samples, self.updates
         self.take_step(gradient, scale)
         self.samples, self.updates = samples, updates  # a worker counts batches, not the parts it applied
-        return self._busy("apply", self.engine.costs.update_s(self.setup.layout), "apply", charged="compute_s")
+        return self._busy("apply", self.engine.costs.update_s(self.setup.layout), "apply", charged=Part.COMPUTE)
 
     def mean(self, value: Value, by_samples: bool = False) -> Word:
         number, self._means = self._means, self._means + 1
@@ -416,22 +423,17 @@ class VirtualWorker(VirtualEndpoint, Worker):
     # -- accounting ----------------------------------------------------------------------------------------------
 
     def _begin_row(self, batch: Batch) -> None:
-        row: dict[str, Any] = {
-            "worker": self.rank,
-            "device": 0,
-            "step": batch.step,
-            "start_s": self.engine.env.now,
-            "input_s": 0.0,
-        }
-        row |= {"compute_s": 0.0, "communication_s": 0.0, "idle_s": 0.0, "samples": 0, "loss": None, "staleness": 0}
+        row: dict[str, Any] = dict.fromkeys(PART_COLUMNS, 0.0)
+        row |= {"worker": self.rank, "device": 0, "step": batch.step, "start_s": self.engine.env.now}
+        row |= {"samples": 0, "loss": None, "staleness": 0}
         row["base_version"] = self.state.version
         self.rows.append(row)
 
     def _charge(self, part: Any, value: Gradient) -> None:
         row = self.rows[-1]
-        row["compute_s"] += part.compute_s
-        row["communication_s"] += part.communication_s
-        row["idle_s"] += part.idle_s
+        row[Part.COMPUTE.column] += part.compute_s
+        row[Part.COMMUNICATION.column] += part.communication_s
+        row[Part.IDLE.column] += part.idle_s
         row["samples"] += value.num_samples
         row["loss"] = value.loss_box
         row["base_version"] = value.version
@@ -441,9 +443,9 @@ class VirtualWorker(VirtualEndpoint, Worker):
     def step(self) -> int | None:
         return self.rows[-1]["step"] if self.rows else 0
 
-    def charge(self, part: str, seconds: float) -> None:
+    def charge(self, part: Part, seconds: float) -> None:
         if self.rows:
-            self.rows[-1][part] += seconds
+            self.rows[-1][part.column] += seconds
 
     def waited(self, event: Any, began: float) -> None:
         """Split a wait into transfer and idleness; what keeps the device busy was charged when the word started."""
@@ -457,8 +459,8 @@ class VirtualWorker(VirtualEndpoint, Worker):
             idle = min(waited, max(0.0, event.value.sent_s - began))
         elif event.harness_kind == "mean":
             idle = min(waited, max(0.0, event.harness_from_s - began))
-        row["idle_s"] += idle
-        row["communication_s"] += waited - idle
+        row[Part.IDLE.column] += idle
+        row[Part.COMMUNICATION.column] += waited - idle
         if self.engine.tracer is not None:
             self.engine.tracer.waited(self.rank, event.harness_kind, began, began + idle, now, self.step)
 

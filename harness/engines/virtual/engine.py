@@ -16,9 +16,9 @@ import simpy
 from harness.core.addresses import Address, name_of
 from harness.core.budget import Evaluation, Referee
 from harness.core.errors import HarnessError
-from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Cause, Outcome, columns
 from harness.engines.shared.displacement import learning_facts
-from harness.engines.shared.fault_draws import FaultDraws, Lost, words_of_loss
+from harness.engines.shared.fault_draws import FaultDraws, Lost, PlannedDeath, words_of_loss
 from harness.engines.shared.recorder import Recorder
 from harness.engines.shared.started_words import foreign
 from harness.engines.virtual.cores import Cores
@@ -40,9 +40,13 @@ Script = dict[Address, list[Address | None]]
 class Crash(HarnessError):
     """A strategy's program failed; `__cause__` is what it raised."""
 
+    cause = None
+
 
 class Deadlock(HarnessError):
     """Everybody waits for somebody who waits."""
+
+    cause = Cause.DEADLOCK
 
 
 class VirtualEngine:
@@ -199,7 +203,7 @@ class VirtualEngine:
         if goes_on:
             self.notes.append(words)
         else:
-            self.failure = (worker.rank, HarnessError(words))
+            self.failure = (worker.rank, PlannedDeath(words))
 
     def _check_end(self) -> None:
         if self.failure is not None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.api.strategy import Layout
-from harness.core.addresses import Address
+from harness.core.addresses import Address, name_of
+from harness.core.outcome import Part
 from harness.core.span import COMMUNICATION, COMPUTE, Span
 from harness.engines.shared.recorder import Recorder
 
@@ -23,32 +24,32 @@ class Tracer:
     def __init__(self, recorder: Recorder, layout: Layout) -> None:
         self.recorder, self.layout = recorder, layout
 
-    def busy(self, address: Address, name: str, part: str, start_s: float, end_s: float, step: int | None) -> None:
-        """Note that a word kept an endpoint's devices busy; `part` is the column that it was accounted to."""
+    def busy(self, address: Address, name: str, part: Part, start_s: float, end_s: float, step: int | None) -> None:
+        """Note that a word kept an endpoint's devices busy; `part` is what it was accounted to."""
         for process in self._processes(address):
-            self.recorder.add(Span(process, COMPUTE, name, part.removesuffix("_s"), start_s, end_s, step))
+            self.recorder.add(Span(process, COMPUTE, name, part, start_s, end_s, step))
 
     def message(self, address: Address, name: str, start_s: float, end_s: float, step: int | None) -> None:
         """Note that bytes from or to an endpoint were on the wire."""
         process = self._processes(address)[0]
-        self.recorder.add(Span(process, COMMUNICATION, name, "communication", start_s, end_s, step))
+        self.recorder.add(Span(process, COMMUNICATION, name, Part.COMMUNICATION, start_s, end_s, step))
 
     def waited(
         self, address: Address, kind: str, start_s: float, sent_s: float, end_s: float, step: int | None
     ) -> None:
         """Note that an endpoint waited for somebody, and then for the wire."""
         for process in self._processes(address):
-            self.recorder.add(Span(process, COMPUTE, "wait", "idle", start_s, sent_s, step))
+            self.recorder.add(Span(process, COMPUTE, "wait", Part.IDLE, start_s, sent_s, step))
         if kind in ("receive", "mean"):  # what is sent is noted as a message
             self.message(address, kind, sent_s, end_s, step)
 
     def _processes(self, address: Address) -> list[str]:
         """Return what the trace calls an endpoint's devices, as the real engine calls its processes."""
         if address < 0:
-            return ["server" if address == -1 else f"server {-1 - address}"]
+            return [name_of(address)]
         devices = self.layout.devices
         if devices == 1:
-            return [f"worker {address}"]
+            return [name_of(address)]
         return [f"rank {address * devices + number}" for number in range(min(devices, MOST_DEVICES))]
 
     def gradient(
@@ -56,7 +57,7 @@ class Tracer:
     ) -> None:
         """Note what a worker's devices did for one gradient; where cores are shared it ends later than its parts."""
         if self.recorder.wants(step):
-            self.busy(worker, "shares cores", "compute_s", start_s + part.total_s + NO_TIME_S, end_s, step)
+            self.busy(worker, "shares cores", Part.COMPUTE, start_s + part.total_s + NO_TIME_S, end_s, step)
             for span in spans_of_step(self.layout, self._processes(worker), part, factors):
                 moved = span._replace(start_s=start_s + span.start_s, end_s=start_s + span.end_s, step=step)
                 self.recorder.add(moved)
@@ -85,5 +86,5 @@ def spans_of_step(layout: Layout, processes: Sequence[str], part: Any, factors: 
 
 def _end_of_step(process: str, computed_s: float, pace: float, total_s: float) -> Iterator[Span]:
     """Yield what a device waits for after its own computing: the slowest device, then the exchange."""
-    yield Span(process, COMPUTE, "wait", "idle", computed_s * pace, computed_s, 0)
-    yield Span(process, COMPUTE, "wait for exchange", "communication", computed_s, total_s, 0)
+    yield Span(process, COMPUTE, "wait", Part.IDLE, computed_s * pace, computed_s, 0)
+    yield Span(process, COMPUTE, "wait for exchange", Part.COMMUNICATION, computed_s, total_s, 0)

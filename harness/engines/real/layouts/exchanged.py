@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from harness.api.strategy import Batch
+from harness.core.outcome import Part
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.grid import CutLayers, Grid, describe_cuts
 from harness.engines.real.layouts.one_device import OneDevice
@@ -44,7 +45,7 @@ class Exchanged(OneDevice):
         self.ledger.moment("_ready_s", self.ledger.stamp())
         self.ledger.row["_group"] = self.grid.tensor
         if replicated:
-            with self.ledger.span("communication_s", "exchange"):
+            with self.ledger.span(Part.COMMUNICATION, "exchange"):
                 gradients = average_gradients(gradients, self.grid.group("data"), self.setup.layout.bucket_bytes)
         samples = sum(p.num_samples for p in pieces) if self.grid.tensor == 0 else 0
         return gradients, torch.stack(losses).sum(), samples

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from harness.api.strategy import Batch
+from harness.core.outcome import Part
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger
@@ -76,8 +77,8 @@ class OneDevice:
         inputs, targets, weight = self.replica.gather(piece)
         gathered = self.ledger.stamp()
         loss = self.replica.backward(inputs, targets, weight)
-        self.ledger.add("input_s", start, gathered)
-        self.ledger.add("compute_s", gathered, self.ledger.stamp())
+        self.ledger.add(Part.INPUT, start, gathered)
+        self.ledger.add(Part.COMPUTE, gathered, self.ledger.stamp())
         return loss
 
     def seed(self, batch: Batch) -> None:
@@ -155,14 +156,14 @@ class DataParallel(OneDevice):
 
     def one_piece(self, piece: Piece, last: bool) -> torch.Tensor:
         """Compute one piece; only the last one exchanges. What follows the last own gradient is communication."""
-        with self.ledger.span("input_s"):
+        with self.ledger.span(Part.INPUT):
             inputs, targets, weight = self.replica.gather(piece)
         start = self.ledger.stamp()
         with nullcontext() if last else self.ddp.no_sync():
             loss = self.replica.backward(inputs, targets, weight)
         end = self.ledger.stamp()
-        self.ledger.add("compute_s", start, self.ready)
-        self.ledger.add("communication_s", self.ready, end)
+        self.ledger.add(Part.COMPUTE, start, self.ready)
+        self.ledger.add(Part.COMMUNICATION, self.ready, end)
         if last:
             self.ledger.moment("_ready_s", self.ready)
         return loss

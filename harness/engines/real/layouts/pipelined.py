@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from harness.api.strategy import Batch, Table
+from harness.core.outcome import Part
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.costs.tracing import tensor_plan
@@ -99,7 +100,7 @@ class Pipeline(OneDevice):
         gradients = self.replica.take_gradients()
         if replicated:
             self.ledger.moment("_ready_s", self.ledger.stamp())
-            with self.ledger.span("communication_s", "exchange"):
+            with self.ledger.span(Part.COMMUNICATION, "exchange"):
                 gradients = average_gradients(gradients, self.grid.group("data"), self.setup.layout.bucket_bytes)
         loss = torch.stack([x.detach() for x in losses]).sum() if self.last else None
         samples = sum(piece.num_samples for piece in pieces) if self.last and self.grid.tensor == 0 else 0
@@ -107,7 +108,7 @@ class Pipeline(OneDevice):
 
     def _run(self, runtime: Any, pieces: Sequence[Piece], losses: list[torch.Tensor]) -> None:
         first, size = self.grid.pipeline == 0, self.setup.cell.micro_batch_size
-        with self.ledger.span("input_s"):
+        with self.ledger.span(Part.INPUT):
             gathered = [self.replica.gather(piece) for piece in pieces] if first or self.last else []
         inputs = (torch.cat([g[0] for g in gathered]),) if first else ()
         positions = torch.arange(len(pieces) * size) if self.last else None
@@ -118,7 +119,7 @@ class Pipeline(OneDevice):
     def _account(self, start: Any) -> None:
         end = self.ledger.stamp()
         for action, began, ended in self._spans:
-            self.ledger.add("compute_s", began, ended, self._name(*action))
+            self.ledger.add(Part.COMPUTE, began, ended, self._name(*action), awaits_input=True)
         for number, (action, began, ended) in enumerate(self._spans):
             self.ledger.moment(f"_action_{number}", began)
             self.ledger.moment(f"_ended_{number}", ended)

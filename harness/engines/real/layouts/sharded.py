@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from harness.api.strategy import Batch
+from harness.core.outcome import Part
 from harness.costs.profiles import LayerShape, ModelShape
 from harness.costs.steps import bytes_sent, fsdp_step_messages
 from harness.engines.real.clock import Ledger
@@ -72,8 +73,8 @@ class FullySharded(OneDevice):
     def _account(self) -> None:
         """Take waits out of computing, and note when each began: who was late is found out later."""
         for number, (name, start, end) in enumerate(self._spans):
-            self.ledger.add("communication_s", start, end, name)
-            self.ledger.add("compute_s", end, start)
+            self.ledger.add(Part.COMMUNICATION, start, end, name)
+            self.ledger.add(Part.COMPUTE, end, start)
             self.ledger.moment(f"_wait_{number}", start)
             self.ledger.moment(f"_waited_{number}", end)
         self.ledger.row["_waits"] = len(self._spans)

@@ -1,0 +1,38 @@
+"""Messages of foreign libraries, where those raise a bare RuntimeError for several reasons and their words alone tell.
+
+Asked only about errors that no line of the user's raised. A new release of torch may word them anew: then a failure is
+called a bug of ours, and the tests of this file say so first.
+"""
+
+from __future__ import annotations
+
+import re
+from re import Pattern
+
+NO_MEMORY: dict[str, Pattern[str]] = {
+    "CPU allocator, Linux": re.compile(r"DefaultCPUAllocator: can't allocate memory: you tried to allocate \d+"),
+    "CPU allocator, elsewhere": re.compile(r"DefaultCPUAllocator: not enough memory: you tried to allocate \d+"),
+    "CUDA's runtime": re.compile(r"^CUDA error: out of memory"),
+    "cuBLAS and its relatives": re.compile(r"^CUDA error: CU\w+_STATUS_ALLOC_FAILED when calling"),
+}
+"""By who says so, from its source: torch c10/core/impl/alloc_cpu.cpp and c10/cuda/CUDAException.h, 2.13."""
+
+PEER_LOST: dict[str, Pattern[str]] = {
+    "gloo": re.compile(r"\[[^\]]*\bgloo/[^\]]*\.(?:cc|h):\d+\] "),
+}
+"""Gloo begins every message with its own file and line, and all that it complains of while a cell runs is a connection:
+"[.../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711"."""
+
+
+def has_no_memory(error: BaseException) -> bool:
+    """Whether a foreign library says that it got no memory."""
+    return _says(error, NO_MEMORY)
+
+
+def has_lost_peer(error: BaseException) -> bool:
+    """Whether a foreign library says that another process does not answer."""
+    return _says(error, PEER_LOST)
+
+
+def _says(error: BaseException, patterns: dict[str, Pattern[str]]) -> bool:
+    return isinstance(error, RuntimeError) and any(pattern.search(str(error)) for pattern in patterns.values())
