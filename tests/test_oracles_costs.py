@@ -15,7 +15,7 @@ from harness.api.schedules import gpipe, one_forward_one_backward, zb_1p
 from harness.api.strategy import Layout
 from harness.costs.memory.device import CPU, Work, device_memory
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import (
     all_gather_s,
@@ -211,7 +211,8 @@ def profile_of(
         for k, count in enumerate(parameters)
     )
     times = tuple(
-        LayerTime(Curve(((1.0, there),)), Curve(((1.0, back),))) for there, back in zip(forward, backward, strict=True)
+        LayerTime(TimeCurve(((1.0, there),)), TimeCurve(((1.0, back),)))
+        for there, back in zip(forward, backward, strict=True)
     )
     return Profile(ModelShape(layers), times)
 

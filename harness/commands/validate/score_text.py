@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.commands.validate.published import Published
-from harness.commands.validate.score import Prediction, Score, by_kind, by_series, error_of, score
+from harness.commands.validate.published import Tables
+from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, error_of, score
 from harness.costs.profiles import FITTED, Constants
 
-COLUMNS = (
+_COLUMNS = (
     *("table", "kind", "case", "series", "model", "strategy", "precision", "gpus", "batch_per_gpu", "microbatches"),
     *("layers", "dp", "tp", "pp", "bytes", "metric", "unit", "value", "predicted", "error", "baseline"),
     *("baseline_error", "input_bound", "reason"),
@@ -23,15 +23,15 @@ _WIDTHS = (5, 8, 8, 8, 8, 8, 8, 9)
 _NAME_WIDTH = 46
 
 
-def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
+def write_csv(predictions: Sequence[PredictedRow], path: Path) -> None:
     """Write one line for each row; the error is in percent, or in points for kinds that are scored so."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(_COLUMNS)
         writer.writerows(map(_cells, predictions))
 
 
-def _cells(prediction: Prediction) -> list[object]:
+def _cells(prediction: PredictedRow) -> list[object]:
     row, degrees = prediction.row, prediction.row.degrees
     split = (degrees.layers, degrees.data, degrees.tensor, degrees.pipeline) if degrees else ("",) * 4
     known = (row.table, row.kind, row.case, row.series, row.model, row.strategy, row.precision)
@@ -43,10 +43,10 @@ def _cells(prediction: Prediction) -> list[object]:
 
 
 def report_text(
-    published: Published,
-    predictions: Sequence[Prediction],
+    published: Tables,
+    predictions: Sequence[PredictedRow],
     constants: Constants,
-    left_out: Sequence[Prediction] | None,
+    left_out: Sequence[PredictedRow] | None,
     verbose: bool = False,
 ) -> str:
     """Return everything that `harness validate` prints.
@@ -68,7 +68,7 @@ def report_text(
     return "\n".join([*lines, *_missing(published, predictions), "", *_constants(constants)])
 
 
-def _introduction(published: Published, predictions: Sequence[Prediction]) -> Iterator[str]:
+def _introduction(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     facts = sum(not row.is_input and not row.scored for row in published.rows)
     yield (
         f"{published.path}: {len(predictions)} rows to predict from {len(published.inputs)} allowed inputs"
@@ -77,7 +77,7 @@ def _introduction(published: Published, predictions: Sequence[Prediction]) -> It
     yield "errors in percent, [points]: in percentage points; linear: MAPE of perfect linear scaling"
 
 
-def _table(title: str, groups: Mapping[Any, Sequence[Prediction]]) -> Iterator[str]:
+def _table(title: str, groups: Mapping[Any, Sequence[PredictedRow]]) -> Iterator[str]:
     yield f"{title:<{_NAME_WIDTH}}" + "".join(f"{head:>{width}}" for head, width in zip(_HEAD, _WIDTHS, strict=True))
     for key, group in groups.items():
         found = score((prediction.row, prediction.predicted) for prediction in group)
@@ -98,7 +98,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _missing(published: Published, predictions: Sequence[Prediction]) -> Iterator[str]:
+def _missing(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     reasons = Counter((p.row.table, p.row.kind, p.reason) for p in predictions if p.predicted is None)
     if reasons:
         yield ""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-Group = Literal["replicas", "pipelines", "transformers", "protocols"]
+FitGroup = Literal["replicas", "pipelines", "transformers", "protocols"]
 """Rows that a constant is fitted on: data parallelism and servers, pipelines, transformer steps, single all-reduces."""
 
 
@@ -88,7 +88,7 @@ class Fitted(NamedTuple):
         reason: why it is there, and which cases say so.
     """
 
-    group: Group
+    group: FitGroup
     value: float
     prior: float
     low: float

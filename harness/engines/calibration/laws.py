@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from harness.costs.profiles import Bus, Curve, LinkFigures
+from harness.costs.profiles import Bus, LinkFigures, TimeCurve
 
 Table = Sequence[tuple[float, float]]
 """(bytes, seconds), bytes rising."""
@@ -71,15 +71,15 @@ def bus_of(groups: Mapping[int, Mapping[str, Table]]) -> Bus:
     )
 
 
-def curve(table: Table) -> Curve:
+def curve(table: Table) -> TimeCurve:
     """Return a table as a curve; more bytes never take less time, whatever the noise."""
     best: list[tuple[float, float]] = []
     for x, y in table:
         best.append((float(x), max(y, best[-1][1] if best else 0.0)))
-    return Curve(tuple(best))
+    return TimeCurve(tuple(best))
 
 
-def hop_curve(measured: Table, messages: Table, latency_s: float) -> Curve:
+def hop_curve(measured: Table, messages: Table, latency_s: float) -> TimeCurve:
     """Return what a hop holds the link, latency left out: the runtime's own share, and the message's bytes.
 
     Args:
@@ -91,13 +91,13 @@ def hop_curve(measured: Table, messages: Table, latency_s: float) -> Curve:
     return curve([(size, own + max(0.0, seconds - latency_s)) for size, seconds in messages])
 
 
-def level(table: Table) -> Curve:
+def level(table: Table) -> TimeCurve:
     """Return a table as a curve that stays where it ends."""
     points = tuple((float(x), y) for x, y in table)
-    return Curve((*points, (points[-1][0] * 1000, points[-1][1]))) if points else Curve()
+    return TimeCurve((*points, (points[-1][0] * 1000, points[-1][1]))) if points else TimeCurve()
 
 
-def wrapper_of(rows: Sequence[tuple[float, float, float, float]], all_reduce: Curve) -> tuple[float, float, float]:
+def wrapper_of(rows: Sequence[tuple[float, float, float, float]], all_reduce: TimeCurve) -> tuple[float, float, float]:
     """Return what DDP adds to a step, and what it adds to each bucket beyond its all-reduce: fixed, and by the byte.
 
     Args:
