@@ -17,23 +17,18 @@ def alpha_beta(table: Table) -> tuple[float, float]:
     Relative, because a table spans five orders of magnitude and its small messages matter as much as its large ones.
     Neither is below zero: where the best line begins below, it goes through zero.
     """
+    import numpy as np
+
     if not table:
         return 0.0, 0.0
-    weights = [1 / seconds**2 for _, seconds in table]
-    total, mean_x, mean_y = (
-        sum(w * value for w, value in zip(weights, values, strict=True))
-        for values in ([1.0] * len(table), [x for x, _ in table], [y for _, y in table])
-    )
-    square = sum(w * x * x for w, (x, _) in zip(weights, table, strict=True))
-    product = sum(w * x * y for w, (x, y) in zip(weights, table, strict=True))
-    determinant = total * square - mean_x**2
-    beta = (total * product - mean_x * mean_y) / determinant if determinant else 0.0
-    alpha = (mean_y - beta * mean_x) / total
+    sizes, seconds = np.array(table, dtype=float).T
+    flat = float(np.average(seconds, weights=seconds**-2.0))
+    if min(sizes) == max(sizes):
+        return flat, 0.0
+    beta, alpha = map(float, np.polyfit(sizes, seconds, 1, w=1 / seconds))
     if alpha < 0:
-        return 0.0, product / square
-    if beta < 0:
-        return mean_y / total, 0.0
-    return alpha, beta
+        return 0.0, float((sizes / seconds).sum() / ((sizes / seconds) ** 2).sum())
+    return (alpha, beta) if beta >= 0 else (flat, 0.0)
 
 
 def misfit(table: Table, alpha_s: float, beta_s_per_byte: float) -> float:
