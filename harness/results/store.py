@@ -100,8 +100,6 @@ COLUMNS = tuple(
 FINAL = frozenset({"ok", "target-missed", "diverged", "out-of-memory", "not-possible"})
 """Findings: a second run keeps them. Anything else is tried once more."""
 
-EVAL_COLUMNS = ("samples", "updates", "time_s", "train_loss", "validation_loss", "validation_accuracy")
-
 
 @dataclass(frozen=True)
 class Record:

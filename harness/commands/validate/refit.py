@@ -32,9 +32,6 @@ PRIOR_PERCENT = 0.5
 _STEP = 0.01
 """Of a constant's range: for the derivatives. Chosen, larger than the kinks of max() and smaller than the range."""
 
-TRUST = 0.15
-"""Of a constant's range: how far derivatives are believed in a fit. Chosen; laws bend more over longer ways."""
-
 _MOST_ROWS = 120
 """Of one case in a fit: chosen; smooth tables of hundreds of rows say no more, and would drown the other cases."""
 
@@ -94,22 +91,17 @@ class ConstantsFit:
             columns.append((self.errors(moved) - errors) / step)
         return np.stack(columns, axis=1)
 
-    def step(self, position: np.ndarray, errors: np.ndarray, slopes: np.ndarray, trust: float) -> np.ndarray:
-        """Return the best position near one where errors and their derivatives are known.
-
-        Args:
-            trust: how far from it, as a share of each constant's range.
-        """
+    def step(self, position: np.ndarray, errors: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """Return the best position near one where errors and their derivatives are known."""
         import numpy as np
         from scipy.optimize import least_squares
 
         def linear(x: np.ndarray) -> np.ndarray:
             return np.concatenate([errors + slopes @ (x - position), (x - self.prior) * 2 * PRIOR_PERCENT])
 
-        low, high = np.clip(position - trust, 0, 1), np.clip(position + trust, 0, 1)
-        inside = np.clip(position, low + 1e-9, high - 1e-9)
+        inside = np.clip(position, 1e-9, 1 - 1e-9)
         result: np.ndarray = least_squares(
-            linear, inside, bounds=(low, high), loss="soft_l1", f_scale=SOFTNESS_PERCENT
+            linear, inside, bounds=(0.0, 1.0), loss="soft_l1", f_scale=SOFTNESS_PERCENT
         ).x
         return result
 
@@ -128,20 +120,6 @@ def fitted_rows(published: Tables, group: FitGroup) -> list[TableRow]:
         if group_of(row) == group and not bound:
             by_case.setdefault(row.case, []).append(row)
     return [row for rows in by_case.values() for row in rows[:: -(-len(rows) // _MOST_ROWS)]]
-
-
-def refit(published: Tables, group: FitGroup, rounds: int) -> dict[str, float]:
-    """Return the constants of a group that predict its rows best, by rounds of Gauss and Newton from the priors.
-
-    This is how the values of `FITTED` were found; rounded values of a few more rounds differ by less than rows do.
-    """
-    problem = ConstantsFit(published, group, fitted_rows(published, group))
-    position = problem.prior
-    for _ in range(rounds):
-        errors = problem.errors(position)
-        position = problem.step(position, errors, problem.slopes(position, errors), TRUST)
-    constants = problem.constants(position)
-    return {name: getattr(constants, name) for name in problem.names}
 
 
 def leave_one_case_out(published: Tables) -> list[PredictedRow]:
@@ -163,7 +141,7 @@ def leave_one_case_out(published: Tables) -> list[PredictedRow]:
             position = problem.prior
             kept = [number for number, row in enumerate(problem.rows) if row.case != case]
             if kept:
-                position = problem.step(start, errors[kept], slopes[kept], trust=1.0)
+                position = problem.step(start, errors[kept], slopes[kept])
             targets = [row for row in published.targets if row.case == case and group_of(row) == group]
             found += predict_all(published, problem.constants(position), targets)
     return found

@@ -20,7 +20,6 @@ class PredictedRow:
         linear: perfect linear scaling; None where nothing is there to scale.
         reason: why nothing could be said; empty otherwise.
         input_bound: making the input limits the step, not computing or links.
-        known_limit: why a large error is expected, where a law says so; empty otherwise.
     """
 
     row: TableRow
@@ -28,7 +27,6 @@ class PredictedRow:
     linear: float | None = None
     reason: str = ""
     input_bound: bool = False
-    known_limit: str = ""
 
 
 @dataclass(frozen=True)

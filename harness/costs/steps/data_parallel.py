@@ -45,9 +45,6 @@ class Exchange:
     tasks: tuple[StreamTask, ...] = ()
 
 
-NO_EXCHANGE = Exchange(0.0)
-
-
 def buckets_of(shape: ModelShape, bucket_bytes: int) -> tuple[Bucket, ...]:
     """Return the buckets in the order of the backward pass; `bucket_bytes` of 0 makes a single one of everything.
 
