@@ -31,7 +31,7 @@ from harness.costs.cells.measured import (
     sizes_of,
 )
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
-from harness.costs.profiles.device_profile import Curve
+from harness.costs.profiles.device_profile import TimeCurve
 from harness.costs.profiles.runtime import Messages, Runtime
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import ring_s
@@ -106,7 +106,7 @@ def test_a_level_curve_stays_where_it_ends():
 
 
 def test_what_ddp_adds_is_told_apart_from_its_all_reduce():
-    all_reduce = Curve(((1e3, 1e-3), (1e9, 1.0)))
+    all_reduce = TimeCurve(((1e3, 1e-3), (1e9, 1.0)))
     rows = [(x, 5e-4, 7e-4, 7e-4 + all_reduce.at(x) + 2e-4 + 1e-10 * x) for x in (1e5, 1e6, 1e7)]
     assert fit.wrapper_of(rows, all_reduce) == pytest.approx((2e-4, 2e-4, 1e-10))
 
@@ -136,7 +136,9 @@ def test_the_lower_quartile_leaves_out_what_others_took():
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
 
-CURVES = st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 10)), max_size=3).map(lambda points: Curve(tuple(points)))
+CURVES = st.lists(st.tuples(st.floats(1, 1e6), st.floats(0, 10)), max_size=3).map(
+    lambda points: TimeCurve(tuple(points))
+)
 RUNTIMES = st.builds(
     Runtime,
     cores=st.none() | st.integers(1, 64),
@@ -302,7 +304,7 @@ def test_no_host_gives_more_seconds_than_it_has(jobs, count):
 
 
 def calibrated(**changes: Any) -> Cluster:
-    messages = Messages(*(Curve(((1.0, 0.0), (1000.0, seconds))) for seconds in (0.1, 0.2, 0.3)))
+    messages = Messages(*(TimeCurve(((1.0, 0.0), (1000.0, seconds))) for seconds in (0.1, 0.2, 0.3)))
     runtime = Runtime(**({"cores": 2, "messages": messages} | changes))
     return Cluster("here", 2, Bus(LinkFigures(0.0, 1e9)), text="calibrated", error=0.1, runtime=runtime)
 
@@ -349,7 +351,7 @@ def test_a_server_without_a_core_of_its_own_slows_the_workers():
 
 
 def test_what_serving_loses_depends_on_whether_cores_are_shared():
-    shared, apart = (Curve(((1.0, seconds), (1000.0, seconds))) for seconds in (0.5, 0.2))
+    shared, apart = (TimeCurve(((1.0, seconds), (1000.0, seconds))) for seconds in (0.5, 0.2))
     for workers, expected in ((1, 0.2), (2, 0.5)):
         setup = setup_of("sync-ps", workers)
         losing = step_of(setup, calibrated(served=shared, served_apart=apart))
@@ -357,12 +359,12 @@ def test_what_serving_loses_depends_on_whether_cores_are_shared():
 
 
 def test_what_ddp_loses_is_lost_once_a_step():
-    lost = Curve(((1.0, 0.5), (1000.0, 0.5)))
+    lost = TimeCurve(((1.0, 0.5), (1000.0, 0.5)))
     costs = constant_costs(1.0, 0.0, 0.0, LinkFigures(0.0, 1e9), 1000)
     for data, expected in ((1, 0.0), (2, 0.5)):
         seconds = [
             replace(costs, cluster=calibrated(exchanged=curve)).step(Layout(data=data), 32, 32).total_s
-            for curve in (lost, Curve())
+            for curve in (lost, TimeCurve())
         ]
         assert seconds[0] - seconds[1] == pytest.approx(expected)
 
@@ -382,8 +384,8 @@ class SaysGoodbye(Strategy):
 
 
 def test_neither_a_small_message_nor_a_notice_overtakes_a_large_one():
-    late = Messages(Curve(((1.0, 0.0), (1000.0, 0.1))), Curve(((64.0, 0.0), (1000.0, 9.0))))
-    lost = Curve(((64.0, 0.0), (1000.0, 5.0)))
+    late = Messages(TimeCurve(((1.0, 0.0), (1000.0, 0.1))), TimeCurve(((64.0, 0.0), (1000.0, 9.0))))
+    lost = TimeCurve(((64.0, 0.0), (1000.0, 5.0)))
     setup = replace(setup_of("sync-ps", 2), strategy=SaysGoodbye())
     executor: Any = Sizes(setup, 1000, 0, dict)
     costs = replace(

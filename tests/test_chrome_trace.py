@@ -20,7 +20,7 @@ from harness.commands.cli import main
 from harness.core.cell import Cell
 from harness.core.outcome import Outcome
 from harness.core.span import COMMUNICATION, COMPUTE, Span
-from harness.costs.steps.result import StepCost, Task
+from harness.costs.steps.result import StepCost, StreamTask
 from harness.engines.processes.launch import run_cell
 from harness.engines.shared.recorder import Recorder
 from harness.engines.shared.setup import make_setup
@@ -268,7 +268,7 @@ def test_a_pipelines_stages_take_turns():
 
 
 def test_devices_that_do_the_same_are_drawn_up_to_a_limit():
-    tasks = (Task(0, "compute", "forward", 0.0, 1.0), Task(0, "communication", "bucket 0", 1.0, 1.5))
+    tasks = (StreamTask(0, "compute", "forward", 0.0, 1.0), StreamTask(0, "communication", "bucket 0", 1.0, 1.5))
     tracer = Tracer(Recorder(1), Layout(data=1000))
     tracer.gradient(0, StepCost(1.0, 0.5, tasks=tasks), (), 10.0, 11.5, 0)
     assert len({span.process for span in tracer.recorder.spans}) == MOST_DEVICES

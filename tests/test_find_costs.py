@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from harness.core.errors import HarnessError, InputError
 from harness.costs.catalogue.devices import DEVICES, EFFICIENCY, MEMORY_EFFICIENCY
-from harness.costs.cells.find import LOOPBACK, cluster_of, profile_of, shape_of
+from harness.costs.cells.find import LOOPBACK, cluster_of, given_shape, profile_of
 from harness.costs.cells.given import profile_of_file, shape_of_given
 from harness.costs.cells.link_tables import fitted_link, read_tables
 from harness.costs.profiles.cluster_figures import LinkFigures
@@ -184,7 +184,7 @@ def test_half_precision_halves_activations_and_not_weights() -> None:
 
 def test_activations_and_operations_may_be_said() -> None:
     model = {"parameters": "25 M", "layers": 50, "activations": "100 MB", "forward_flops": "8.2 G"}
-    shape = shape_of(given_cell(model, cluster={"device": "a100"}))
+    shape = given_shape(given_cell(model, cluster={"device": "a100"}))
     assert shape is not None
     assert sum(layer.activation_bytes.at(3) for layer in shape.layers) == pytest.approx(300e6)
     assert sum(layer.forward_flops.at(1) for layer in shape.layers) == pytest.approx(8.2e9)

@@ -31,11 +31,14 @@ from harness.costs.steps.fsdp_traffic import (
 )
 from harness.engines.real.layouts.parts import Parts
 from harness.engines.real.layouts.sharded import module_shape, shard_module
-from harness.engines.shared.dram_count import tensor_bytes
 
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
 
 TRAINING = FIFTY_STEPS | {"sweep__gpus": [2]}
+
+
+def tensor_bytes(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class Sent(TorchDispatchMode):

@@ -16,7 +16,7 @@ from harness.workloads import harness_datasets, harness_models
 from harness.workloads.data import prepare
 from harness.workloads.entries import GPT_SIZES, DataShape, Model, seen_shape
 from harness.workloads.large import TOKENS
-from harness.workloads.losses import evaluate, per_sample_loss, weighted_loss
+from harness.workloads.losses import evaluate, weighted_loss
 from harness.workloads.transformers import Attention
 
 MODELS = {model.name: model for model in harness_models()}
@@ -190,6 +190,12 @@ def test_registered_beside_the_others():
 
 
 # -- losses over tokens ------------------------------------------------------------------------------------------------
+
+
+def per_sample_loss(name):
+    """Return each sample's loss, (n,): a weighted sum with all weight on one sample."""
+    loss = weighted_loss(name)
+    return lambda outputs, targets: torch.stack([loss(outputs, targets, row) for row in torch.eye(len(targets))])
 
 
 @pytest.mark.parametrize("name", ["cross-entropy", "mse"])

@@ -15,13 +15,12 @@ from harness.api.schedules import gpipe, one_forward_one_backward, zb_1p
 from harness.api.strategy import Layout
 from harness.costs.memory.device import CPU, Work, device_memory
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import (
     all_gather_s,
     all_reduce_s,
     halving_doubling_s,
-    hierarchical_s,
     ring_s,
     tree_s,
 )
@@ -138,7 +137,8 @@ def test_halving_and_doubling_sends_a_rings_bytes_in_fewer_messages(power, num_b
 def test_hierarchical_all_reduce_is_one_ring_inside_and_one_between(local, nodes, num_bytes, inside, between):
     expected = 2 * (local - 1) * inside.latency_s + 2 * (local - 1) / local * inside.seconds(num_bytes)
     expected += 2 * (nodes - 1) * between.latency_s + 2 * (nodes - 1) / nodes * between.seconds(num_bytes)
-    assert hierarchical_s(local, nodes, num_bytes, inside, between) == pytest.approx(expected)
+    cluster = Cluster("a device", local, Bus(inside), node_link=between, algorithm="hierarchical")
+    assert all_reduce_s(cluster, local * nodes, num_bytes) == pytest.approx(expected)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -151,7 +151,7 @@ def test_the_algorithm_that_is_asked_for_is_the_one_that_is_counted(nodes, num_b
         "ring": ring_s(ranks, num_bytes, slowest),
         "tree": tree_s(ranks, num_bytes, slowest),
         "halving-doubling": halving_doubling_s(ranks, num_bytes, slowest),
-        "hierarchical": hierarchical_s(4, nodes, num_bytes, inside, between),
+        "hierarchical": ring_s(4, num_bytes, inside) + ring_s(nodes, num_bytes, between),
     }
     for algorithm, seconds in expected.items():
         asked = all_reduce_s(replace(cluster, algorithm=algorithm), ranks, num_bytes)
@@ -211,7 +211,8 @@ def profile_of(
         for k, count in enumerate(parameters)
     )
     times = tuple(
-        LayerTime(Curve(((1.0, there),)), Curve(((1.0, back),))) for there, back in zip(forward, backward, strict=True)
+        LayerTime(TimeCurve(((1.0, there),)), TimeCurve(((1.0, back),)))
+        for there, back in zip(forward, backward, strict=True)
     )
     return Profile(ModelShape(layers), times)
 

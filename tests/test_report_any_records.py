@@ -18,7 +18,7 @@ from harness.core.cell import Cell, Plan
 from harness.core.machine import Machine
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS
 from harness.report import write_report
-from harness.results.store import EVAL_COLUMNS, Results
+from harness.results.store import Results
 
 BOTH = {"strategy": ["single", "sync-ddp", "async-ps"], "gpus": [1, 2], "learning_rate": [0.01, 0.1, 1.0], "seeds": 2}
 GPUS = {"strategy": ["single", "model-split"], "gpus": [1, 4], "global_batch_size": [8, 16, 32]}
@@ -68,7 +68,8 @@ updates = table(
     | dict.fromkeys(["small_square", "big_square"], st.one_of(st.none(), st.floats(0, 10))),
     80,
 )
-evaluations = table(dict.fromkeys(EVAL_COLUMNS, amount) | {"samples": st.integers(1, 999)}, 8).map(
+EVALUATION = ("samples", "updates", "time_s", "train_loss", "validation_loss", "validation_accuracy")
+evaluations = table(dict.fromkeys(EVALUATION, amount) | {"samples": st.integers(1, 999)}, 8).map(
     lambda found: found | {"samples": sorted(found["samples"])}
 )
 telemetry = table(

@@ -519,7 +519,7 @@ def test_the_schema_knows_every_key() -> None:
     json.dumps(schema)
     for path in key_paths():
         assert f"{path.rpartition('.')[2]}" in text
-    assert schema["$defs"]["Sweep"]["properties"]["gpus"]["anyOf"][1]["type"] == "array"
+    assert schema["$defs"]["SweepSection"]["properties"]["gpus"]["anyOf"][1]["type"] == "array"
     assert '  precision = "fp32"' in text
 
 

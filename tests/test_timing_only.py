@@ -108,7 +108,7 @@ def test_stragglers_slow_a_timing_only_pipeline_by_its_stage():
 @pytest.mark.parametrize("dram", ["30 GB", "60 GB"])
 def test_one_cut_decides_what_a_pipeline_needs_and_what_it_takes(dram):
     (cell,) = make_cells(**GIVEN_PIPELINE, limits={"dram": dram})
-    shape = find.shape_of(cell)
+    shape = find.given_shape(cell)
     assert memory_verdict(cell, host(), shape) is None
     outcome = run_timing(cell, host())
     estimate = memory_of(cell, host(), shape, outcome.facts["placement"])

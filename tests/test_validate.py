@@ -15,18 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.commands.cli import main
-from harness.commands.validate.case_layers import layers_of
-from harness.commands.validate.case_systems import cluster_of, graph_bytes_per_s
-from harness.commands.validate.dispatch import predict, predict_all
+from harness.commands.validate.case_layers import published_parts
+from harness.commands.validate.case_systems import graph_bytes_per_s, row_cluster
+from harness.commands.validate.dispatch import predict_all, predict_row
 from harness.commands.validate.linear import linear
-from harness.commands.validate.published import MIB, Published, Row, read_directory
-from harness.commands.validate.refit import Fit, fitted_rows, leave_one_case_out
+from harness.commands.validate.published import TableRow, Tables, read_directory
+from harness.commands.validate.refit import ConstantsFit, fitted_rows, leave_one_case_out
 from harness.commands.validate.replicated_stages import cut_for
 from harness.commands.validate.rows_single import estimated_s
-from harness.commands.validate.score import Prediction, by_kind, by_series, error_of, quantile, score
+from harness.commands.validate.score import PredictedRow, by_kind, by_series, error_of, quantile, score
 from harness.core.errors import InputError
+from harness.core.units import MIB
 from harness.costs.profiles.constants import FITTED, PLAIN, PUBLISHED
-from harness.costs.steps.protocols import Measured, between_s
+from harness.costs.steps.protocols import MeasuredAllReduce, between_s
 
 TABLES = Path(os.environ.get("HARNESS_VALIDATION", Path(__file__).parents[2] / "shared" / "validation"))
 needs_tables = pytest.mark.skipif(not TABLES.is_dir(), reason="HARNESS_VALIDATION names no directory of tables")
@@ -97,11 +98,11 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tables() -> Published:
+def tables() -> Tables:
     return read_directory(TABLES)
 
 
-def of(published: Published, **wanted: Any) -> Row:
+def of(published: Tables, **wanted: Any) -> TableRow:
     return next(r for r in published.rows if all(getattr(r, key) == value for key, value in wanted.items()))
 
 
@@ -189,16 +190,16 @@ def test_without_constants_data_parallelism_is_its_closed_form(directory):
     row = of(published, strategy="sync-ddp", gpus=4)
     # 10 images take 100 ms on one device; 4 devices exchange 1.5 * 100 MB at 10 GB/s behind that.
     expected = 40 / (0.1 + 1.5 * 100e6 / 10e9)
-    assert predict(published, row, PLAIN).predicted == pytest.approx(expected, rel=1e-6)
+    assert predict_row(published, row, PLAIN).predicted == pytest.approx(expected, rel=1e-6)
 
 
 def test_without_constants_servers_are_their_closed_form(directory):
     published = read_directory(directory)
     row = of(published, strategy="sync-ps-distributed")
     # Two servers take 8 * 50 MB each, there and back: 320 ms a way, of which computing can hide a part.
-    predicted = predict(published, row, PLAIN).predicted
+    predicted = predict_row(published, row, PLAIN).predicted
     assert 400 <= predicted <= 400 + 2 * 320
-    hidden_nothing = predict(published, row, PLAIN.with_values({"server_exposed_fraction": 1.0})).predicted
+    hidden_nothing = predict_row(published, row, PLAIN.with_values({"server_exposed_fraction": 1.0})).predicted
     assert hidden_nothing == pytest.approx(400 + 2 * 320, rel=1e-6)
 
 
@@ -212,8 +213,8 @@ def test_without_constants_a_balanced_pipeline_has_its_closed_bubble(directory):
     )
     published = read_directory(directory)
     # Embedding and head fill what the short stages leave, so that 4 stages are equal: 3 / (8 + 3) of the time.
-    assert predict(published, of(published, metric="bubble"), PLAIN).predicted == pytest.approx(3 / 11, rel=1e-3)
-    rate = predict(published, of(published, strategy="gpipe", metric="throughput"), PLAIN).predicted
+    assert predict_row(published, of(published, metric="bubble"), PLAIN).predicted == pytest.approx(3 / 11, rel=1e-3)
+    rate = predict_row(published, of(published, strategy="gpipe", metric="throughput"), PLAIN).predicted
     assert rate == pytest.approx(100 * 4 * 8 / 11, rel=1e-3)
 
 
@@ -240,8 +241,8 @@ layouts = [
     row = of(published, strategy="3d", gpus=32)
     # 8 times the layers on 4 times the devices take twice as long a micro-batch, and 32 of them 35 slots instead of 8;
     # the head is on the last stage, where it lengthens every slot.
-    assert predict(published, row, PLAIN).predicted == pytest.approx(8 / 8 * 35 * 2, rel=0.35)
-    assert predict(published, replace(row, gpus=64), PLAIN).reason.startswith("no layout of the block")
+    assert predict_row(published, row, PLAIN).predicted == pytest.approx(8 / 8 * 35 * 2, rel=0.35)
+    assert predict_row(published, replace(row, gpus=64), PLAIN).reason.startswith("no layout of the block")
 
 
 def test_what_cannot_be_predicted_is_counted_with_its_reason(directory):
@@ -296,7 +297,7 @@ E,plain,MODEL,single,fp32,1,1,16,,step_time,ms,100,no
 """
 
 
-def alone(directory: Path, model: str, device: str) -> Published:
+def alone(directory: Path, model: str, device: str) -> Tables:
     for name, text in (("cases.toml", ALONE), ("throughput.csv", ALONE_ROWS)):
         with (directory / name).open("a") as stream:
             stream.write(text.replace("DEVICE", device).replace("MODEL", model))
@@ -306,13 +307,13 @@ def alone(directory: Path, model: str, device: str) -> Published:
 def test_one_device_under_other_settings_is_scaled_by_the_estimates_of_both(directory):
     published = alone(directory, "resnet50", "V100")
     known, pieces, again, other = (row for row in published.rows if row.case == "E")
-    assert predict(published, replace(known, is_input=False), PUBLISHED).predicted == pytest.approx(100)
+    assert predict_row(published, replace(known, is_input=False), PUBLISHED).predicted == pytest.approx(100)
     ratio = estimated_s(published, known) / estimated_s(published, pieces) * 4
-    assert predict(published, pieces, PUBLISHED).predicted == pytest.approx(100 * ratio)
+    assert predict_row(published, pieces, PUBLISHED).predicted == pytest.approx(100 * ratio)
     # Four passes for one update are faster than four of each; a second forward pass costs its share of less than half.
-    assert 100 < predict(published, pieces, PUBLISHED).predicted < 200
-    assert 100 / 1.5 < predict(published, again, PUBLISHED).predicted < 100 / 1.05
-    assert predict(published, other, PUBLISHED).reason.startswith("no calibration row")
+    assert 100 < predict_row(published, pieces, PUBLISHED).predicted < 200
+    assert 100 / 1.5 < predict_row(published, again, PUBLISHED).predicted < 100 / 1.05
+    assert predict_row(published, other, PUBLISHED).reason.startswith("no calibration row")
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_one_device_under_other_settings_is_scaled_by_the_estimates_of_both(dire
 )
 def test_one_device_is_missing_where_model_or_data_sheet_is(directory, model, device, says):
     published = alone(directory, model, device)
-    assert says in predict(published, of(published, case="E", microbatches=4), PUBLISHED).reason
+    assert says in predict_row(published, of(published, case="E", microbatches=4), PUBLISHED).reason
 
 
 def test_what_runs_no_kernel_takes_as_long_on_many_devices(directory):
@@ -336,7 +337,7 @@ def test_what_runs_no_kernel_takes_as_long_on_many_devices(directory):
         stream.write("A,s,unseen,sync-ddp,fp32,4,1,10,,gpu_utilisation,percent,90,no\n")
     published = read_directory(directory)
     rows = [row for row in published.targets if row.metric == "gpu_utilisation"]
-    known, unseen = (predict(published, row, PLAIN) for row in rows)
+    known, unseen = (predict_row(published, row, PLAIN) for row in rows)
     # 20 of 100 ms run no kernel; four devices exchange for 15 ms behind that.
     assert known.predicted == pytest.approx(100 - 100 * 0.02 / 0.115, rel=1e-6)
     assert "how long a step takes" in unseen.reason
@@ -376,7 +377,7 @@ def test_an_output_that_cannot_be_written_is_an_input_error(directory, tmp_path)
     st.sampled_from([PLAIN, PUBLISHED]),
 )
 def test_an_all_reduce_meets_both_sizes_it_was_measured_at(ranks, small_s, rate, constants):
-    small, large = Measured(MIB, small_s), Measured(1024 * MIB, small_s + 1024 * MIB / rate)
+    small, large = MeasuredAllReduce(MIB, small_s), MeasuredAllReduce(1024 * MIB, small_s + 1024 * MIB / rate)
     assert between_s(ranks, small, large, small.num_bytes, constants) == pytest.approx(small.seconds)
     assert between_s(ranks, small, large, large.num_bytes, constants) == pytest.approx(large.seconds, rel=0.35)
     assert between_s(ranks, small, large, 64 * MIB, constants) > 0
@@ -416,7 +417,7 @@ def test_replicated_stages_are_cut_so_that_none_is_slower_than_any_other_cut_all
 def test_the_published_baseline_is_reproduced(tables):
     with (TABLES / "baseline.csv").open(newline="") as stream:
         expected = {tuple(list(line.values())[:6]): line for line in csv.DictReader(stream)}
-    predictions = [Prediction(row, None, linear(row, tables.inputs)) for row in tables.targets]
+    predictions = [PredictedRow(row, None, linear(row, tables.inputs)) for row in tables.targets]
     found = {}
     for key, group in by_series(predictions).items():
         result = score((p.row, p.linear) for p in group)
@@ -443,7 +444,7 @@ AIMS: Mapping[tuple[str, str], float] = {
 
 
 @pytest.fixture(scope="session")
-def predictions(tables) -> list[Prediction]:
+def predictions(tables) -> list[PredictedRow]:
     wanted = [row for row in tables.targets if (row.table, row.kind) in AIMS]
     return predict_all(tables, PUBLISHED, wanted)
 
@@ -465,7 +466,7 @@ def test_no_target_informs_a_prediction(tables, predictions):
     hidden = {id(p.row) for p in predictions}
 
     # The all-reduce table may be read whole, as the link of other cases: its rows keep their values.
-    def changed(row: Row) -> Row:
+    def changed(row: TableRow) -> TableRow:
         return replace(row, value=row.value * 1.7) if id(row) in hidden and row.table != "collectives" else row
 
     falsified = replace(tables, rows=tuple(changed(row) for row in tables.rows))
@@ -514,7 +515,7 @@ def test_single_node_errors_stay_small_for_cases_that_no_constant_has_seen(table
 @needs_tables
 def test_a_constant_that_only_one_case_knows_is_its_prior_without_it(tables):
     rows = [row for row in fitted_rows(tables, "replicas") if row.case != "P14"]
-    problem = Fit(tables, "replicas", rows[::6])
+    problem = ConstantsFit(tables, "replicas", rows[::6])
     start = problem.position({name: FITTED[name].value for name in problem.names})
     errors = problem.errors(start)
     position = problem.step(start, errors, problem.slopes(start, errors), trust=1.0)
@@ -526,10 +527,10 @@ def test_a_constant_that_only_one_case_knows_is_its_prior_without_it(tables):
 @needs_tables
 def test_deeper_networks_of_a_profiled_family_get_its_blocks(tables):
     # ResNet-101 and 152 have 33 and 50 residual blocks, where the profiled ResNet-50 has 16 (He et al. 2016, table 1).
-    lines = {name: len(layers_of(tables, name).parts) for name in ("resnet50", "resnet101", "resnet152")}
+    lines = {name: len(published_parts(tables, name).parts) for name in ("resnet50", "resnet101", "resnet152")}
     assert lines["resnet101"] == lines["resnet50"] + 17 * 10
     assert lines["resnet152"] == lines["resnet50"] + 34 * 10
-    assert not layers_of(tables, "inception3").known
+    assert not published_parts(tables, "inception3").known
 
 
 @needs_tables
@@ -544,7 +545,7 @@ def test_one_device_under_other_settings_is_far_better_than_as_the_calibration_r
 @needs_tables
 def test_a_traced_network_has_the_burden_that_was_counted(tables):
     rows = [row for row in tables.targets if row.model == "squeezenet1.0"]
-    found = {row.metric: predict(tables, row, PUBLISHED).predicted / row.value for row in rows}
+    found = {row.metric: predict_row(tables, row, PUBLISHED).predicted / row.value for row in rows}
     # The source prints one or two digits: 5 MiB of parameters are 4.76.
     assert found == pytest.approx({"parameter_memory": 1, "feature_memory": 1, "macs": 1}, abs=0.06)
 
@@ -562,4 +563,4 @@ def test_traced_models_need_the_memory_that_was_measured(tables):
 def test_every_block_with_rows_makes_a_cluster(tables):
     for row in tables.rows:
         if row.table == "throughput":
-            assert cluster_of(tables, row, PUBLISHED).gpus_per_node >= 1
+            assert row_cluster(tables, row, PUBLISHED).gpus_per_node >= 1

@@ -53,10 +53,6 @@ class Fit:
         """Return the steps to the target with this global batch."""
         return self.least_steps + self.least_samples / batch
 
-    def most_gain(self, batch: float) -> float:
-        """Return by what factor fewer steps any larger batch could take: the most that more devices can save."""
-        return self.steps(batch) / self.least_steps if self.least_steps > 0 else math.inf
-
     def regime(self, batch: float) -> Regime:
         """Name the regime of a batch: half as many steps for twice the batch, fewer, or no fewer."""
         if batch * NEARLY <= self.critical_batch:

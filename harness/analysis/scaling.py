@@ -212,8 +212,3 @@ def amdahl(devices: Sequence[float], speedups: Sequence[float]) -> float:
         raise ValueError("a serial share needs a point with more than one device")
     share = sum(a * b for a, b in rows) / sum(a * a for a, _ in rows)
     return min(1.0, max(0.0, share))
-
-
-def amdahl_speedup(serial: float, devices: float) -> float:
-    """Return the speed-up on so many devices with this serial share."""
-    return 1 / (serial + (1 - serial) / devices)

@@ -1,7 +1,7 @@
 """Pipeline schedules: in which order each device passes micro-batches through its stages.
 
 A schedule is a pure function of (ranks, micro-batches) that returns a Table. A strategy may bring its own; whatever
-both engines run must pass `check_table`.
+engines run must pass `check_table`.
 """
 
 from __future__ import annotations

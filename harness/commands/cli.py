@@ -302,9 +302,9 @@ def compare(
 @click.option("--verbose", is_flag=True, help="Also the scores of every series.")
 def validate(directory: Path, out: Path, verbose: bool) -> None:
     """Predict the published measurements in DIRECTORY, and say how far off: MAPE and more, beside linear scaling."""
-    from harness.commands.validate.command import validate as scored
+    from harness.commands.validate.command import score_directory
 
-    click.echo(scored(directory, out, verbose))
+    click.echo(score_directory(directory, out, verbose))
 
 
 # -- plugins, machine, files -------------------------------------------------------------------------------------------

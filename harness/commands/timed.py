@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.costs.cells import shape_of
+from harness.costs.cells import given_shape
 from harness.engines.processes.blame import explain, own_files
 from harness.engines.processes.launch import Result
 from harness.engines.virtual.sizes import NeedsNumbers
@@ -34,7 +34,7 @@ def run_in_this_process(
     try:
         return Result(outcome=run_timing(cell, host, _layers(cell, host, plugins), trace=trace))
     except Exception as error:
-        if isinstance(error.__cause__, NeedsNumbers) and shape_of(cell) is None:
+        if isinstance(error.__cause__, NeedsNumbers) and given_shape(cell) is None:
             return None
         with log.open("a", encoding="utf-8") as stream:
             traceback.print_exception(error, file=stream)
@@ -43,7 +43,7 @@ def run_in_this_process(
 
 def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | None:
     """Return the layers of a model that is named: known where it was measured, traced where a data sheet is used."""
-    if cell.cluster["device"] is None or shape_of(cell) is not None:
+    if cell.cluster["device"] is None or given_shape(cell) is not None:
         return None
     from harness.engines.calibration.trace_in_child import find_or_trace
 

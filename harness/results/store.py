@@ -94,8 +94,6 @@ COLUMNS = tuple(
 )
 """cells.csv has at least these; what was not measured is empty, never 0."""
 
-EVAL_COLUMNS = ("samples", "updates", "time_s", "train_loss", "validation_loss", "validation_accuracy")
-
 
 @dataclass(frozen=True)
 class Record:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import nearest
 from harness.scenario.mistakes import Source, validated
-from harness.scenario.schema import Observed
+from harness.scenario.schema import ObservedSection
 
 if TYPE_CHECKING:
     from harness.api.strategy import Strategy
@@ -40,14 +40,16 @@ def read_observed(
 def _measurement(
     place: int, table: Mapping[str, Any], more_keys: Sequence[str], strategies: Sequence[str], source: Source
 ) -> Measurement | None:
-    own = {key: value for key, value in table.items() if key in Observed.model_fields}
+    own = {key: value for key, value in table.items() if key in ObservedSection.model_fields}
     others = {key: value for key, value in table.items() if key not in own}
     for key in others:
         if key not in more_keys:
-            hint = nearest(key, [*Observed.model_fields, *more_keys])
-            known = f"{', '.join(Observed.model_fields)}, keys that are swept, and strategy.NAME.option in quotes"
+            hint = nearest(key, [*ObservedSection.model_fields, *more_keys])
+            known = (
+                f"{', '.join(ObservedSection.model_fields)}, keys that are swept, and strategy.NAME.option in quotes"
+            )
             source.problem(("observed", place, key), f"no such key{hint}; known here: {known}")
-    read = validated(Observed, own, source, ("observed", place))
+    read = validated(ObservedSection, own, source, ("observed", place))
     if read is None:
         return None
     if read.strategy is not None and read.strategy not in strategies:

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.errors import nearest
 from harness.scenario.mistakes import Source
-from harness.scenario.schema import Workload
+from harness.scenario.schema import WorkloadSection
 
 EXCLUSIVE = (
     ("sweep.batch_size", "sweep.global_batch_size"),
@@ -119,7 +119,7 @@ def put(content: dict[str, Any], path: str, value: Any) -> None:
 def _default_name(path: str, key: str) -> Any:
     """Return the name that an option belongs to where the scenario leaves the name to the default."""
     named = path.rpartition(".")[0] in WITH_OPTIONS and path.split(".")[1] == key
-    return Workload.model_fields[key].default if named else {}
+    return WorkloadSection.model_fields[key].default if named else {}
 
 
 def drop(content: dict[str, Any], path: str) -> None:

@@ -14,8 +14,8 @@ from harness.core.words import exact_duration, exact_size
 from harness.scenario.mistakes import Source, parse_toml
 from harness.scenario.observed import Measurement, read_observed
 from harness.scenario.override import apply_sets
-from harness.scenario.resolve_cluster import in_words
-from harness.scenario.schema import Limits, key_paths
+from harness.scenario.resolve_cluster import cluster_in_words
+from harness.scenario.schema import LimitsSection, key_paths
 from harness.scenario.settings import Settings, read_settings
 from harness.scenario.sweep import Axes, Variant, read_axes
 from harness.scenario.value_types import FOLDER_NAME
@@ -161,7 +161,7 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
     if "name" not in content and not FOLDER_NAME.fullmatch(name):
         source.problem(("name",), f"the file's name {name!r} names no folder; write name = ... (letters, digits, - _)")
     source.raise_problems()
-    limits = Limits.model_validate(content.get("limits", {}))
+    limits = LimitsSection.model_validate(content.get("limits", {}))
     return Scenario(
         name=name,
         description=content.get("description", ""),
@@ -213,7 +213,7 @@ def _plugins(content: dict[str, Any]) -> tuple[str, ...]:
     return (plugins,) if isinstance(plugins, str) else tuple(plugins)
 
 
-def _understood(settings: Sequence[Settings], limits: Limits, host: Host) -> Iterator[str]:
+def _understood(settings: Sequence[Settings], limits: LimitsSection, host: Host) -> Iterator[str]:
     """Say what was read from every quantity with a unit; a swept one is said once for each value."""
     if limits.cell_timeout is not None:
         yield f"a cell fails after {exact_duration(limits.cell_timeout)}"
@@ -225,7 +225,7 @@ def _understood(settings: Sequence[Settings], limits: Limits, host: Host) -> Ite
 def _quantities(settings: Settings, host: Host) -> Iterator[str]:
     if not settings.timing_only:
         yield f"telemetry every {exact_duration(settings.measure['telemetry_interval_s'])}"
-    yield from in_words(settings.cluster, host)
+    yield from cluster_in_words(settings.cluster, host)
     if settings.dram_bytes is not None:
         yield f"a device may use {exact_size(settings.dram_bytes)} of memory"
     if settings.per_gpu_hour is not None:

@@ -16,13 +16,13 @@ from harness.scenario.mistakes import Source
 
 if TYPE_CHECKING:
     from harness.api.host import Host
-    from harness.scenario.schema import Cluster, Servers
+    from harness.scenario.schema import ClusterSection, ServersSection
 
 GPUS_OF_A_NODE = 8
 """Where a catalogue device is named without a node size: what most servers of data centres hold."""
 
 
-def resolve(section: Cluster, host: Host, folder: Path, source: Source) -> dict[str, Any] | None:
+def resolve(section: ClusterSection, host: Host, folder: Path, source: Source) -> dict[str, Any] | None:
     """Return the cluster with every name replaced by figures, as a cell keeps it; None after adding problems.
 
     Returns:
@@ -58,7 +58,9 @@ def resolve(section: Cluster, host: Host, folder: Path, source: Source) -> dict[
     return cluster if len(source.problems) == before else None
 
 
-def _servers(section: Servers, cluster: Mapping[str, Any], host: Host, folder: Path, source: Source) -> dict[str, Any]:
+def _servers(
+    section: ServersSection, cluster: Mapping[str, Any], host: Host, folder: Path, source: Source
+) -> dict[str, Any]:
     """Return parameter servers in figures; None stands for what follows from the cell."""
     path = ("cluster", "servers")
     if section.placement == "gpu" and section.count is not None:
@@ -179,7 +181,7 @@ def _table(key: str, written: Mapping[str, Any], folder: Path, source: Source) -
     return {**groups[max(groups, key=int)], "by_group": groups, "tables": measured}
 
 
-def in_words(cluster: Mapping[str, Any], host: Host) -> Iterable[str]:
+def cluster_in_words(cluster: Mapping[str, Any], host: Host) -> Iterable[str]:
     """Say what was understood of a cluster."""
     device = cluster["device"]
     if device and "peak_flops_per_s" in device:

@@ -26,16 +26,16 @@ from harness.scenario.value_types import (
     Every,
     FolderName,
     Limit,
-    LinkFigures,
+    LinkValue,
     MicroBatch,
     ModelName,
     NameOrTable,
     Pace,
-    Price,
-    Rate,
+    PriceValue,
+    RateValue,
     Share,
-    Target,
-    Text,
+    TargetValue,
+    TextValue,
     Time,
     file_list,
     only,
@@ -53,10 +53,12 @@ NOT_SWEPT = ("name", "description", "plugins", "limits.cell_timeout", "limits.bu
 """Keys that do not make another cell."""
 
 
-class Section(BaseModel):
+class SectionModel(BaseModel):
     """A table of the scenario; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, model_title_generator=lambda section: section.__name__.removesuffix("Section")
+    )
 
 
 def _words(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
@@ -72,15 +74,15 @@ Precision = Annotated[str, *_words(*PRECISIONS)]
 Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
-Attention = Annotated[str, *_words("fused", "eager")]
-Device = Annotated[
+AttentionKind = Annotated[str, *_words("fused", "eager")]
+DeviceKind = Annotated[
     str,
     BeforeValidator(word("auto", "cuda", "cpu", other="a kind of GPU to simulate stands in cluster.device")),
     WithJsonSchema({"enum": ["auto", "cuda", "cpu"]}),
 ]
 ServerPlacement = Annotated[str, *_words("cpu", "gpu", "co-located", "dedicated")]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
-Jitter = Annotated[
+JitterTable = Annotated[
     dict[str, Any] | None,
     BeforeValidator(read_jitter),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 2}, {"type": "object"}]}),
@@ -89,7 +91,7 @@ Stragglers = Annotated[list[dict[str, Any]], BeforeValidator(read_stragglers), W
 Deaths = Annotated[list[dict[str, Any]], BeforeValidator(read_deaths), WithJsonSchema(_FAULT_TABLES)]
 
 
-class Workload(Section):
+class WorkloadSection(SectionModel):
     """What is trained."""
 
     model: ModelName = Field(
@@ -117,7 +119,9 @@ class GivenSizes(Options):
     sequence: Count | None = Field(default=None, description="tokens of one sample; without, a sample is one input")
     hidden: Count | None = Field(default=None, description="width of a transformer: gives its activations")
     heads: Count | None = Field(default=None, description="of attention; default hidden / 64")
-    attention: Attention = Field(default="fused", description="fused keeps no scores; eager keeps heads x sequence^2")
+    attention: AttentionKind = Field(
+        default="fused", description="fused keeps no scores; eager keeps heads x sequence^2"
+    )
     forward_flops: Amount | None = Field(
         default=None, description='operations of one sample\'s forward pass, such as "8.2 G"; default 2 per token'
     )
@@ -127,11 +131,11 @@ class GivenSizes(Options):
 class GivenTimes(Options):
     """A model without mathematics: times and sizes of its layers from a file."""
 
-    profile: Text = Field(description="CSV with name, forward_ms, backward_ms, activation_bytes, parameter_bytes")
+    profile: TextValue = Field(description="CSV with name, forward_ms, backward_ms, activation_bytes, parameter_bytes")
     batch_size: Count = Field(description="samples that these times and sizes are of")
 
 
-class Sweep(Section):
+class SweepSection(SectionModel):
     """The product of these lists is the plan. Any other key may stand here too, by its path."""
 
     strategy: NameOrTable = Field(description="strategies; the only key without a default")
@@ -141,7 +145,7 @@ class Sweep(Section):
         default=None, description="samples that pass forward at once; default all of batch_size"
     )
     microbatches: Count | None = Field(default=None, description="the same as a number of pieces")
-    learning_rate: Rate | None = Field(default=None, description="default: the model's own")
+    learning_rate: RateValue | None = Field(default=None, description="default: the model's own")
     lr_scaling: Scaling = Field(
         default="none", description="raise the rate with the global batch, from the smallest one of the sweep on"
     )
@@ -151,10 +155,12 @@ class Sweep(Section):
     exclude: Any = Field(default=None, description='points to leave out: [{ strategy = "async-ps", gpus = 1 }]')
 
 
-class Goal(Section):
+class GoalSection(SectionModel):
     """When a cell is done, and how it is judged."""
 
-    target_accuracy: Target = Field(default=None, description="on the validation split; default: the dataset's own")
+    target_accuracy: TargetValue = Field(
+        default=None, description="on the validation split; default: the dataset's own"
+    )
     target_loss: Limit = Field(default=None, description="instead of target_accuracy")
     max_epochs: Limit = Field(default=None, description=f"default {EPOCHS_BY_DEFAULT}, where no other limit is written")
     max_steps: Count | None = Field(
@@ -165,7 +171,7 @@ class Goal(Section):
     validation_fraction: Share = Field(default=0.1, description="of the training data")
 
 
-class Servers(Section):
+class ServersSection(SectionModel):
     """Where the server of a strategy runs on a simulated cluster: as equal shards, each with a part of the weights."""
 
     placement: ServerPlacement = Field(
@@ -178,35 +184,35 @@ class Servers(Section):
     apply_rate: ByteRate = Field(
         default=None, description='gradients that one shard adds to its weights: "2 GB/s"; default: as a device updates'
     )
-    link: LinkFigures = Field(default=None, description="of a dedicated server's node; default: as inter_node")
+    link: LinkValue = Field(default=None, description="of a dedicated server's node; default: as inter_node")
 
 
-class Cluster(Section):
+class ClusterSection(SectionModel):
     """What the virtual engine computes with; rates are per direction."""
 
-    preset: Text = Field(default="this-machine", description="a coherent whole: `harness plugins` lists them")
+    preset: TextValue = Field(default="this-machine", description="a coherent whole: `harness plugins` lists them")
     device: DeviceCosts = Field(
         default=None, description='"h200", { samples_per_second, batch_size } or { step_time = "312 ms", batch_size }'
     )
     gpus_per_node: Count | None = Field(default=None, description="devices of one node; default: the preset's")
-    intra_node: LinkFigures = Field(
+    intra_node: LinkValue = Field(
         default=None,
         description="between devices of a node: a name, a rate, { bandwidth, latency }, { bus_bandwidth } or { table }",
     )
-    inter_node: LinkFigures = Field(
+    inter_node: LinkValue = Field(
         default=None, description="of one node, all its adapters together; written the same way"
     )
-    servers: Servers | None = Field(
+    servers: ServersSection | None = Field(
         default=None,
         description='of simulated cells: { placement = "cpu", "gpu", "co-located" or "dedicated", count = shards, '
         'apply_rate = "2 GB/s" and link = "25 Gb/s" of each }; default: one server, behind an interface of its own',
     )
 
 
-class Faults(Section):
+class FaultsSection(SectionModel):
     """What goes wrong on purpose, on both engines, drawn by the seed; ranks count devices from 0."""
 
-    compute_jitter: Jitter = Field(
+    compute_jitter: JitterTable = Field(
         default=None,
         description="lognormal sigma of a step's compute time, mean 1; or { distribution = 'exponential' }",
     )
@@ -214,7 +220,7 @@ class Faults(Section):
     deaths: Deaths = Field(default=[], description=f"{DEATH_FORMS}; synchronous strategies end as crashed")
 
 
-class Measure(Section):
+class MeasureSection(SectionModel):
     """How speed is measured."""
 
     warmup_steps: CountFromZero = Field(
@@ -223,7 +229,7 @@ class Measure(Section):
     telemetry_interval: Time = Field(default="100 ms", validate_default=True, description="between two samples")
 
 
-class Limits(Section):
+class LimitsSection(SectionModel):
     """What may be used up."""
 
     cell_timeout: Time = Field(
@@ -233,16 +239,16 @@ class Limits(Section):
     dram: Bytes = Field(default=None, description="usable memory of one device; default: the device's own")
 
 
-class Cost(Section):
+class CostSection(SectionModel):
     """What it costs."""
 
-    per_gpu_hour: Price = Field(default=None, description='"2.80 EUR": then plan and verdict speak of money')
+    per_gpu_hour: PriceValue = Field(default=None, description='"2.80 EUR": then plan and verdict speak of money')
 
 
-class Observed(Section):
+class ObservedSection(SectionModel):
     """A measurement from elsewhere, shown beside what is predicted for every cell that its keys fit."""
 
-    strategy: Text | None = Field(default=None, description="name")
+    strategy: TextValue | None = Field(default=None, description="name")
     gpus: Count | None = Field(default=None, description="devices")
     nodes: Count | None = Field(default=None, description="machines that they fill")
     batch_size: Count | None = Field(default=None, description="of one data-parallel rank")
@@ -253,7 +259,7 @@ class Observed(Section):
     source: str = Field(default="", description="where it is from", strict=True)
 
     @model_validator(mode="after")
-    def _has_a_value(self) -> Observed:
+    def _has_a_value(self) -> ObservedSection:
         if self.throughput is None and self.step_time is None:
             raise ValueError('a throughput = "205 samples/s", a step_time = "312 ms", or both')
         return self
@@ -262,11 +268,11 @@ class Observed(Section):
 ObservedTables = Annotated[
     list[dict[str, Any]],
     BeforeValidator(table_list),
-    WithJsonSchema({"type": "array", "items": Observed.model_json_schema() | {"additionalProperties": True}}),
+    WithJsonSchema({"type": "array", "items": ObservedSection.model_json_schema() | {"additionalProperties": True}}),
 ]
 
 
-class Document(Section):
+class Document(SectionModel):
     """A whole scenario."""
 
     name: FolderName | None = Field(default=None, description="folder under results/; default: the name of the file")
@@ -276,17 +282,17 @@ class Document(Section):
         default="auto",
         description="auto: real where devices exist, virtual beyond; both: real cells get a virtual twin",
     )
-    device: Device = Field(default="auto", description="auto: cuda where there is one")
+    device: DeviceKind = Field(default="auto", description="auto: cuda where there is one")
     threads_per_device: Count = Field(default=1, description="threads of one CPU device")
-    workload: Workload = Field(default_factory=Workload)
-    sweep: Sweep
-    goal: Goal = Field(default_factory=Goal)
+    workload: WorkloadSection = Field(default_factory=WorkloadSection)
+    sweep: SweepSection
+    goal: GoalSection = Field(default_factory=GoalSection)
     strategy: dict[str, dict[str, Any]] = Field(default={}, description="[strategy.NAME]: see `harness plugins NAME`")
-    cluster: Cluster = Field(default_factory=Cluster)
-    faults: Faults = Field(default_factory=Faults)
-    measure: Measure = Field(default_factory=Measure)
-    limits: Limits = Field(default_factory=Limits)
-    cost: Cost = Field(default_factory=Cost)
+    cluster: ClusterSection = Field(default_factory=ClusterSection)
+    faults: FaultsSection = Field(default_factory=FaultsSection)
+    measure: MeasureSection = Field(default_factory=MeasureSection)
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    cost: CostSection = Field(default_factory=CostSection)
     observed: ObservedTables = Field(
         default=[], description="measurements from elsewhere; keys swept by their path may stand there too"
     )
@@ -334,14 +340,14 @@ OPTIMIZERS: dict[str, type[Options]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW
 LR_SCHEDULES: dict[str, type[Options]] = {"constant": Options, "cosine": Options, "step": StepSchedule}
 
 
-def sections() -> dict[str, type[Section]]:
+def sections() -> dict[str, type[SectionModel]]:
     """Return the tables of a scenario that have fixed keys."""
     fields = Document.model_fields.items()
     return {name: info.annotation for name, info in fields if _is_section(info.annotation)}  # type: ignore[misc]
 
 
 def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
+    return isinstance(annotation, type) and issubclass(annotation, SectionModel)
 
 
 def key_paths() -> list[str]:
@@ -358,7 +364,7 @@ def key_paths() -> list[str]:
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a scenario, for editors; keys of [sweep] may be lists and ranges."""
     schema = Document.model_json_schema()
-    sweep = schema["$defs"]["Sweep"]
+    sweep = schema["$defs"]["SweepSection"]
     sweep["properties"] = {
         key: value if key == "exclude" else _swept(value) for key, value in sweep["properties"].items()
     }
@@ -391,7 +397,9 @@ def _rows() -> Iterator[tuple[str, str]]:
                 yield f"  {inner}{_default(field.default, field.is_required())}", field.description or ""
         elif key == "observed":
             yield "[[observed]]", info.description or ""
-            yield from ((f"  {inner}", field.description or "") for inner, field in Observed.model_fields.items())
+            yield from (
+                (f"  {inner}", field.description or "") for inner, field in ObservedSection.model_fields.items()
+            )
         else:
             yield f"{key}{_default(info.default, info.is_required())}", info.description or ""
 

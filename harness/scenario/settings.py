@@ -22,14 +22,14 @@ from harness.scenario.schema import (
     OPTIMIZERS,
     STEPS_WITHOUT_TARGET,
     Document,
-    Goal,
-    Section,
-    Workload,
+    GoalSection,
+    SectionModel,
+    WorkloadSection,
     key_paths,
 )
 from harness.scenario.toml_lines import Path
 from harness.scenario.value_types import Named
-from harness.scenario.without_data import is_given, read_given, refuse_training
+from harness.scenario.without_data import is_without_data, read_given, refuse_training
 from harness.workloads.entries import training_size
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def read_settings(
     cluster = resolve(document.cluster, host, folder, source)
     if entries is None or cluster is None:
         return None
-    if is_given(document.workload.model):
+    if is_without_data(document.workload.model):
         refuse_training(content, source)
     _refuse_precision(document.workload.precision, cluster["device"], source)
     _refuse_servers(document.engine, cluster, source)
@@ -169,15 +169,15 @@ def _without_problems(content: Mapping[str, Any], source: Source) -> Document:
     quiet = Source(source.where)
     workload = content.get("workload")
     kept = dict(workload) if isinstance(workload, dict) else {}
-    kept = {key: value for key, value in kept.items() if validated(Workload, {key: value}, quiet) is not None}
+    kept = {key: value for key, value in kept.items() if validated(WorkloadSection, {key: value}, quiet) is not None}
     return Document.model_validate({"workload": kept, "sweep": {"strategy": "any"}})
 
 
-def _entries(workload: Workload, host: Host, folder: FilePath, source: Source) -> dict[str, Entry] | None:
+def _entries(workload: WorkloadSection, host: Host, folder: FilePath, source: Source) -> dict[str, Entry] | None:
     found = {
         "model": _model(workload.model, host, folder, source),
         "dataset": NO_DATA
-        if is_given(workload.model)
+        if is_without_data(workload.model)
         else _registered("dataset", workload.dataset, host, folder, source),
         "optimizer": builtin(("workload", "optimizer"), workload.optimizer, OPTIMIZERS, source),
         "lr_schedule": builtin(("workload", "lr_schedule"), workload.lr_schedule, LR_SCHEDULES, source),
@@ -191,7 +191,7 @@ NO_DATA = Entry(None, Options())
 
 
 def _model(named: Named, host: Host, folder: FilePath, source: Source) -> Entry | None:
-    if not is_given(named):
+    if not is_without_data(named):
         return _registered("model", named, host, folder, source)
     given = read_given(named, folder, source)
     return None if given is None else Entry(*given)
@@ -301,19 +301,19 @@ def _faults(document: Document) -> dict[str, Any]:
     return faults
 
 
-def _plain(section: Section) -> dict[str, Any]:
+def _plain(section: SectionModel) -> dict[str, Any]:
     return section.model_dump(mode="json")
 
 
-def _workload(workload: Workload, entries: dict[str, Entry]) -> dict[str, Any]:
+def _workload(workload: WorkloadSection, entries: dict[str, Entry]) -> dict[str, Any]:
     names = {key: getattr(workload, key).name for key in entries}
-    if is_given(workload.model):
+    if is_without_data(workload.model):
         names |= {"model": entries["model"].entry.name, "dataset": "none"}
     rest = {key: getattr(workload, key) for key in ("loss", "precision", "lr_warmup", "clip_norm", "step")}
     return {key: entries[key].to_dict(name) for key, name in names.items()} | rest
 
 
-def _goal(goal: Goal, target_of_dataset: float | None, source: Source) -> dict[str, Any] | None:
+def _goal(goal: GoalSection, target_of_dataset: float | None, source: Source) -> dict[str, Any] | None:
     """Complete the goal: the data set's own target, ten epochs, or sixty steps where there is nothing to reach."""
     if goal.target_accuracy not in (None, "none") and goal.target_loss is not None:
         source.problem(("goal", "target_loss"), "give target_accuracy or target_loss, not both", goal.target_loss)
@@ -336,7 +336,7 @@ def _goal(goal: Goal, target_of_dataset: float | None, source: Source) -> dict[s
     }
 
 
-def _code(workload: Workload, entries: dict[str, Entry], source: Source) -> dict[str, str] | None:
+def _code(workload: WorkloadSection, entries: dict[str, Entry], source: Source) -> dict[str, str] | None:
     """Hash what names and options do not identify: the code behind them, and data in files of the user's own."""
     model, dataset = entries["model"].entry, entries["dataset"]
     code = {"model": model.code_hash, "dataset": dataset.entry.code_hash}

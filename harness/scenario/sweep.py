@@ -11,7 +11,7 @@ from harness.core.errors import nearest
 from harness.core.words import show
 from harness.scenario.mistakes import Source, key_problems, validated
 from harness.scenario.override import EXCLUSIVE, TABLES, WITH_OPTIONS, resolve_key
-from harness.scenario.schema import NOT_SWEPT, OPTIMIZERS, Sweep, key_paths, sections
+from harness.scenario.schema import NOT_SWEPT, OPTIMIZERS, SweepSection, key_paths, sections
 from harness.scenario.settings import builtin, refuse_name
 from harness.scenario.toml_lines import Path
 from harness.scenario.value_types import Named
@@ -115,7 +115,7 @@ def _split(content: dict[str, Any], source: Source) -> tuple[dict[str, Any], dic
     if not isinstance(sweep, dict):
         source.problem(("sweep",), "a table, [sweep], with at least a strategy", sweep)
         return {}, {}
-    fixed = {key: value for key, value in sweep.items() if key in Sweep.model_fields}
+    fixed = {key: value for key, value in sweep.items() if key in SweepSection.model_fields}
     paths: dict[str, tuple[Any, ...]] = {}
     for path, at, raw in _other_keys({key: value for key, value in sweep.items() if key not in fixed}):
         if path.startswith("strategy."):
@@ -148,8 +148,8 @@ def _may_be_swept(path: str, at: Path, source: Source) -> bool:
         source.problem(at, "cannot be swept: it makes no other cell, or is not yet supported")
         return False
     meant, _ = resolve_key(path, known)
-    hint = f'; did you mean "{meant}"?' if meant else nearest(path, [*Sweep.model_fields, *known])
-    own = ", ".join(Sweep.model_fields)
+    hint = f'; did you mean "{meant}"?' if meant else nearest(path, [*SweepSection.model_fields, *known])
+    own = ", ".join(SweepSection.model_fields)
     source.problem(at, f"no such key{hint}; known here: {own}, and any other key by its path in quotes")
     return False
 
@@ -210,11 +210,11 @@ def _checked(key: str, raw: Any, source: Source) -> list[Any]:
     kind = "seed" if key == "seeds" and not isinstance(raw, int) else key
     for value, at in values_of(raw, ("sweep", key), source, integral=key != "learning_rate"):
         content = {"strategy": "any", kind: value}
-        problems = key_problems(Sweep, kind, content)
+        problems = key_problems(SweepSection, kind, content)
         for inner, allowed, got in problems:
             source.problem((*at, *inner), allowed, got)
         if not problems:
-            values.append(getattr(Sweep.model_validate(content), kind))
+            values.append(getattr(SweepSection.model_validate(content), kind))
     return values
 
 
@@ -250,11 +250,11 @@ def _variants(strategies: Any, tables: Any, host: Host, source: Source) -> tuple
 
 def _named(strategies: Any, source: Source) -> Iterator[tuple[Named, Path]]:
     for value, at in values_of(strategies, ("sweep", "strategy"), source):
-        problems = key_problems(Sweep, "strategy", {"strategy": value})
+        problems = key_problems(SweepSection, "strategy", {"strategy": value})
         for _, allowed, got in problems:
             source.problem(at, allowed, got)
         if not problems:
-            yield Sweep.model_validate({"strategy": value}).strategy, at
+            yield SweepSection.model_validate({"strategy": value}).strategy, at
 
 
 def _exists(name: str, at: Path, host: Host, source: Source) -> bool:
@@ -301,11 +301,11 @@ def expand_options(strategy: type[Strategy], table: dict[str, Any], path: Path, 
 def _optimizers(raw: Any, path: Path, source: Source) -> Iterator[dict[str, Any]]:
     keys = tuple(str(part) for part in path)
     for value, at in values_of(raw, path, source):
-        problems = key_problems(Sweep, "strategy", {"strategy": value})
+        problems = key_problems(SweepSection, "strategy", {"strategy": value})
         if problems:
             source.problem(at, problems[0][1], value)
             continue
-        named = Sweep.model_validate({"strategy": value}).strategy
+        named = SweepSection.model_validate({"strategy": value}).strategy
         entry = builtin(keys, named, OPTIMIZERS, source)
         if entry is not None:
             yield entry.to_dict(named.name)

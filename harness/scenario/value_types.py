@@ -321,14 +321,16 @@ BatchSize = Annotated[
     BeforeValidator(_whole(1, "full")),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "full"}]}),
 ]
-Rate = Annotated[float, BeforeValidator(_number(above=0)), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+RateValue = Annotated[
+    float, BeforeValidator(_number(above=0)), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
+]
 AtLeastZero = Annotated[float, BeforeValidator(_number(least=0)), WithJsonSchema({"type": "number", "minimum": 0})]
 Limit = Annotated[
     float | None,
     BeforeValidator(_number(above=0, none=True)),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _NONE_WORD]}),
 ]
-Target = Annotated[
+TargetValue = Annotated[
     float | str | None,
     BeforeValidator(_target),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, _NONE_WORD]}),
@@ -351,7 +353,7 @@ DeviceCosts = Annotated[
     BeforeValidator(_device_costs),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["h200"]}, {"type": "object"}]}),
 ]
-LinkFigures = Annotated[
+LinkValue = Annotated[
     dict[str, Any] | None,
     BeforeValidator(_link),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["25 Gb/s", "infiniband-hdr"]}, {"type": "object"}]}),
@@ -375,7 +377,7 @@ Amount = Annotated[
 Pace = Annotated[
     float | None, BeforeValidator(_pace), WithJsonSchema({"type": "string", "examples": ["205 samples/s"]})
 ]
-Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": "string"})]
-Price = Annotated[
+TextValue = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": "string"})]
+PriceValue = Annotated[
     dict[str, Any] | None, BeforeValidator(_price), WithJsonSchema({"type": "string", "examples": ["2.80 EUR"]})
 ]

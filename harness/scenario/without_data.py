@@ -31,7 +31,7 @@ class GivenModel:
     file: None = None
 
 
-def is_given(model: Named) -> bool:
+def is_without_data(model: Named) -> bool:
     """Say whether a model is one without mathematics."""
     return model.name in WITHOUT_MATHEMATICS and model.name in model.options
 

@@ -189,7 +189,7 @@ def training_size(num_train: int, validation_fraction: float) -> int:
 
 
 @dataclass(frozen=True)
-class Placement:
+class Enlargement:
     """Where an enlarged image lies in the model's square input: pixels repeated `factor` times, then shifted."""
 
     factor: int
@@ -197,7 +197,7 @@ class Placement:
     left: int
 
 
-def enlarge(height: int, width: int, input_size: int | None) -> Placement:
+def enlarge(height: int, width: int, input_size: int | None) -> Enlargement:
     """Say how an image becomes `input_size` pixels square.
 
     Every pixel is repeated by the largest whole factor that fits, so no pixel value is invented; the rest is filled
@@ -207,7 +207,7 @@ def enlarge(height: int, width: int, input_size: int | None) -> Placement:
         InputError: the image is larger than the input.
     """
     if input_size is None:
-        return Placement(1, 0, 0)
+        return Enlargement(1, 0, 0)
     factor = input_size // max(height, width)
     if factor < 1:
         raise InputError(
@@ -217,7 +217,7 @@ def enlarge(height: int, width: int, input_size: int | None) -> Placement:
                 "own), or smaller images"
             ]
         )
-    return Placement(factor, (input_size - factor * height) // 2, (input_size - factor * width) // 2)
+    return Enlargement(factor, (input_size - factor * height) // 2, (input_size - factor * width) // 2)
 
 
 def input_shape(shape: DataShape, input_size: int | None) -> DataShape:

@@ -14,7 +14,6 @@ from torch.nn import functional
 from harness.core.errors import InputError, nearest
 from harness.workloads.entries import LOSSES
 
-PerSampleLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WeightedLoss = Callable[[torch.Tensor, torch.Tensor, float | torch.Tensor], torch.Tensor]
 Reduced = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
 
@@ -64,18 +63,6 @@ def _function(name: str) -> Reduced:
         allowed = " or ".join(LOSSES)
         raise InputError([f"workload.loss = {name!r}: no such loss{nearest(name, LOSSES)}; write {allowed}"])
     return _FUNCTIONS[name]
-
-
-def per_sample_loss(name: str) -> PerSampleLoss:
-    """Return a function of outputs (n, classes) and targets (n,) that gives each sample's loss, (n,).
-
-    Where every token has a label, outputs are (n, tokens, classes) and targets (n, tokens).
-
-    Raises:
-        InputError: there is no loss of that name.
-    """
-    function = _function(name)
-    return lambda outputs, targets: function(outputs, targets, "none")
 
 
 def weighted_loss(name: str) -> WeightedLoss:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.commands.validate.published import LayerLine, Published
+from harness.commands.validate.published import LayerLine, Tables
 
 FULL_BYTES = 4
 
@@ -23,7 +23,7 @@ Chosen: ResNet-50 has 19 times as many in its last quarter as in its first (prof
 GENERIC_OUTPUT_BYTES = 1.6e6
 """Of one sample between the layers of a convolutional network; chosen, 28 x 28 x 512 numbers."""
 
-SAME_SIZE = 0.03
+_SAME_SIZE = 0.03
 """Two models of one family whose sizes differ by less are the same but for details; chosen."""
 
 EXTENDED_SIZE = 0.005
@@ -31,7 +31,7 @@ EXTENDED_SIZE = 0.005
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """One layer's share of a model: of its parameters, of its forward and of its backward time.
 
     Attributes:
@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Layers:
+class ModelParts:
     """All parts of a model.
 
     Attributes:
@@ -54,13 +54,13 @@ class Layers:
             consists of: stem, stages, tail; empty for other networks.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
     known: bool = False
     stage_ends: tuple[int, ...] = ()
 
 
 @lru_cache(maxsize=64)
-def layers_of(published: Published, model: str) -> Layers:
+def published_parts(published: Tables, model: str) -> ModelParts:
     """Return a model's layers: from a profile of a model of the same size or family, else from its figures."""
     found = computing_lines(published, model)
     if found:
@@ -72,7 +72,7 @@ def layers_of(published: Published, model: str) -> Layers:
     return _blocks(text, float(figures.get("parameter_bytes", 0)) / FULL_BYTES)
 
 
-def computing_lines(published: Published, model: str) -> tuple[Sequence[LayerLine], float] | None:
+def computing_lines(published: Tables, model: str) -> tuple[Sequence[LayerLine], float] | None:
     """Return the lines of a profile that a model computes, and their batch; None where no profile is of its family."""
     size = float(published.models.get(model, {}).get("parameter_bytes", 0))
     for name, lines in sorted(published.profiles.items()):
@@ -80,7 +80,7 @@ def computing_lines(published: Published, model: str) -> tuple[Sequence[LayerLin
             continue
         computing = [line for line in lines if line.kind != "Input"]
         batch = published.profile_batches.get(name, 1)
-        if abs(_held(computing) / size - 1) < SAME_SIZE:
+        if abs(_held(computing) / size - 1) < _SAME_SIZE:
             return computing, batch
         if deeper := _deepened(computing, size):
             return deeper, batch
@@ -96,11 +96,11 @@ def _family(name: str) -> str:
     return letters[0] if letters else ""
 
 
-def _profiled(lines: Sequence[LayerLine], batch: float) -> Layers:
+def _profiled(lines: Sequence[LayerLine], batch: float) -> ModelParts:
     forward, backward = sum(line.forward_s for line in lines), sum(line.backward_s for line in lines)
     held = _held(lines)
     parts = tuple(
-        Part(
+        ModelPart(
             *(line.parameter_bytes / held, line.forward_s / forward, line.backward_s / backward),
             line.activation_bytes / batch,
         )
@@ -109,7 +109,7 @@ def _profiled(lines: Sequence[LayerLine], batch: float) -> Layers:
     blocks = _residual_blocks(lines)
     stages = [end for k, end in enumerate(blocks) if k + 1 == len(blocks) or _narrower(lines, end, blocks[k + 1])]
     first = _stem_end(lines, blocks) if blocks else 0
-    return Layers(parts, True, (first, *stages, len(lines)) if stages else ())
+    return ModelParts(parts, True, (first, *stages, len(lines)) if stages else ())
 
 
 def _residual_blocks(lines: Sequence[LayerLine]) -> list[int]:
@@ -158,17 +158,17 @@ def _deepened(lines: Sequence[LayerLine], size: float) -> list[LayerLine] | None
     return [*lines[:middle], *inner[0] * best[0], *lines[middle:end], *inner[1] * best[1], *lines[end:]]
 
 
-def _convolutions() -> Layers:
+def _convolutions() -> ModelParts:
     sizes = [GROWTH ** (k / (GENERIC_LAYERS - 1)) for k in range(GENERIC_LAYERS)]
-    return Layers(tuple(Part(size / sum(sizes), 1 / GENERIC_LAYERS, 1 / GENERIC_LAYERS) for size in sizes))
+    return ModelParts(tuple(ModelPart(size / sum(sizes), 1 / GENERIC_LAYERS, 1 / GENERIC_LAYERS) for size in sizes))
 
 
-def _blocks(text: str, parameters: float) -> Layers:
+def _blocks(text: str, parameters: float) -> ModelParts:
     """Return an embedding, whose gradients are ready last, and equal blocks."""
     vocabulary = re.search(r"vocabulary (?:about )?(\d+)", text)
     hidden = re.search(r"(?:hidden|d_model) (\d+)", text)
     table = int(vocabulary[1]) * int(hidden[1]) if vocabulary and hidden else 0
     # A table of more than this is kept in cut or factored form: the blocks need the rest.
     share = min(table / parameters, 0.8) if parameters else 0.0
-    block = Part((1 - share) / GENERIC_LAYERS, 1 / GENERIC_LAYERS, 1 / GENERIC_LAYERS)
-    return Layers((Part(share, 0.0, 0.0), *[block] * GENERIC_LAYERS))
+    block = ModelPart((1 - share) / GENERIC_LAYERS, 1 / GENERIC_LAYERS, 1 / GENERIC_LAYERS)
+    return ModelParts((ModelPart(share, 0.0, 0.0), *[block] * GENERIC_LAYERS))

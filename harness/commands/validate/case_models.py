@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from harness.commands.validate.case_layers import FULL_BYTES, Part
-from harness.commands.validate.published import Published, Row
-from harness.costs.profiles import Curve, LayerShape, LayerTime, Linear, ModelShape, Profile
+from harness.commands.validate.case_layers import FULL_BYTES, ModelPart
+from harness.commands.validate.published import TableRow, Tables
+from harness.costs.profiles import LayerShape, LayerTime, Linear, ModelShape, Profile, TimeCurve
 
 HALF_BYTES = 2
 HALF_PRECISIONS = ("fp16", "mixed")
@@ -26,7 +26,7 @@ WORDS_PER_SENTENCE = 30
 """Tokens of a sentence of unstated length; chosen: WMT English-German averages 25 to 30 word pieces."""
 
 
-def parameter_bytes(published: Published, row: Row, block: Mapping[str, Any]) -> float:
+def parameter_bytes(published: Tables, row: TableRow, block: Mapping[str, Any]) -> float:
     """Return the fp32 bytes of a model's gradients."""
     model = published.models.get(row.model, {})
     size = block.get("gradient_bytes") or model.get("parameter_bytes") or model.get("parameters", 0) * FULL_BYTES
@@ -39,7 +39,7 @@ def element_bytes(precision: str) -> int:
 
 
 @lru_cache(maxsize=64)
-def _shape_of(parts: tuple[Part, ...], num_bytes: float, width: int) -> ModelShape:
+def _shape_of(parts: tuple[ModelPart, ...], num_bytes: float, width: int) -> ModelShape:
     scalars = num_bytes / FULL_BYTES
     sizes = [round(part.parameters * scalars) for part in parts]
     layers = tuple(
@@ -51,7 +51,9 @@ def _shape_of(parts: tuple[Part, ...], num_bytes: float, width: int) -> ModelSha
     return ModelShape(layers, element_bytes=width)
 
 
-def profile_of(parts: tuple[Part, ...], num_bytes: float, width: int, gradient_s: float, samples: float) -> Profile:
+def profile_of_parts(
+    parts: tuple[ModelPart, ...], num_bytes: float, width: int, gradient_s: float, samples: float
+) -> Profile:
     """Return the profile of a model whose forward and backward pass over so many samples take `gradient_s`.
 
     Args:
@@ -60,13 +62,15 @@ def profile_of(parts: tuple[Part, ...], num_bytes: float, width: int, gradient_s
     """
     forward_s, backward_s = gradient_s * (1 - BACKWARD_SHARE), gradient_s * BACKWARD_SHARE
     times = tuple(
-        LayerTime(Curve(((samples, part.forward * forward_s),)), Curve(((samples, part.backward * backward_s),)))
+        LayerTime(
+            TimeCurve(((samples, part.forward * forward_s),)), TimeCurve(((samples, part.backward * backward_s),))
+        )
         for part in parts
     )
     return Profile(_shape_of(parts, num_bytes, width), times)
 
 
-def items_per_sample(published: Published, row: Row) -> float:
+def items_per_sample(published: Tables, row: TableRow) -> float:
     """Return how many of the items that a rate counts one sample holds: tokens of a sequence, points of a waveform."""
     counted = row.unit.split("/")[0]
     if counted in ("samples", "images", "sequences"):

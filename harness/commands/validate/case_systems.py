@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from harness.commands.validate.published import Published, Row
+from harness.commands.validate.published import TableRow, Tables
 from harness.core.units import GIGA
 from harness.costs.profiles import Bus, Cluster, Constants, LinkFigures, MeasuredTable, Servers
 
@@ -26,7 +26,7 @@ class Unpredictable(Exception):
     """A row cannot be predicted from what the directory holds; the message says what is missing."""
 
 
-def block_of(published: Published, row: Row) -> Mapping[str, Any]:
+def block_of(published: Tables, row: TableRow) -> Mapping[str, Any]:
     """Return the system block that a row belongs to: the first whose filters all match.
 
     Raises:
@@ -39,7 +39,7 @@ def block_of(published: Published, row: Row) -> Mapping[str, Any]:
     raise Unpredictable(f"no system block of case {row.case} matches the row")
 
 
-def cluster_of(published: Published, row: Row, constants: Constants) -> Cluster:
+def row_cluster(published: Tables, row: TableRow, constants: Constants) -> Cluster:
     """Return the cluster that a row was measured on, as far as its block says.
 
     Raises:
@@ -62,11 +62,11 @@ def cluster_of(published: Published, row: Row, constants: Constants) -> Cluster:
     )
 
 
-def _nodes(row: Row, per_node: int) -> int:
+def _nodes(row: TableRow, per_node: int) -> int:
     return row.nodes or -(-(row.gpus or 1) // per_node)
 
 
-def _bus(published: Published, block: Mapping[str, Any], constants: Constants) -> Bus:
+def _bus(published: Tables, block: Mapping[str, Any], constants: Constants) -> Bus:
     link = block["link"]
     latency = link.get("latency_us")
     latency_s = constants.bus_latency_s if latency is None else latency * MICRO
@@ -92,7 +92,7 @@ def _bus(published: Published, block: Mapping[str, Any], constants: Constants) -
 
 
 @lru_cache(maxsize=64)
-def measured_tables(published: Published, name: str) -> dict[int, MeasuredTable]:
+def measured_tables(published: Tables, name: str) -> dict[int, MeasuredTable]:
     """Return the all-reduces of a table such as "K1:V100" by group size."""
     case, _, chip = name.partition(":")
     found: dict[int, list[tuple[float, float]]] = {}
@@ -141,13 +141,13 @@ def _host_link(link: Mapping[str, Any] | None) -> LinkFigures | None:
     return LinkFigures(link.get("latency_us", 0.0) * MICRO, rate)
 
 
-def _servers(block: Mapping[str, Any], row: Row) -> Servers:
+def _servers(block: Mapping[str, Any], row: TableRow) -> Servers:
     servers = block.get("servers", {})
     entry = first_match(servers.get("counts", ()), row)
     return Servers(servers.get("placement", "cpu"), int((entry or servers).get("count", 1)))
 
 
-def first_match(entries: Sequence[Mapping[str, Any]], row: Row) -> Mapping[str, Any] | None:
+def first_match(entries: Sequence[Mapping[str, Any]], row: TableRow) -> Mapping[str, Any] | None:
     """Return the first entry of a list in a block whose conditions all match the row."""
     for entry in entries:
         wanted = (

@@ -12,7 +12,7 @@ from harness.core.errors import InputError
 from harness.costs.profiles import PUBLISHED
 
 
-def validate(directory: Path, out: Path, verbose: bool = False) -> str:
+def score_directory(directory: Path, out: Path, verbose: bool = False) -> str:
     """Predict every row of a directory, write the predictions, return the scores as text.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import linear
-from harness.commands.validate.published import SPLIT_STRATEGIES, Published, Row
+from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.commands.validate.rows_exchange import predict_all_reduce, predict_exchange
 from harness.commands.validate.rows_hybrid import predict_hybrid
 from harness.commands.validate.rows_memory import predict_arithmetic, predict_memory
@@ -14,32 +14,32 @@ from harness.commands.validate.rows_pipeline import RATES, predict_pipeline
 from harness.commands.validate.rows_replicas import REDUCED, SERVED, predict_replicas, predict_utilisation
 from harness.commands.validate.rows_single import predict_single
 from harness.commands.validate.rows_transformer import predict_steps
-from harness.commands.validate.score import Prediction
+from harness.commands.validate.score import PredictedRow
 from harness.costs.profiles import Constants
 
-Predictor = Callable[[Published, Row, Constants], float]
+Predictor = Callable[[Tables, TableRow, Constants], float]
 
 
-def predict_all(published: Published, constants: Constants, rows: Sequence[Row] | None = None) -> list[Prediction]:
+def predict_all(published: Tables, constants: Constants, rows: Sequence[TableRow] | None = None) -> list[PredictedRow]:
     """Return a prediction, or the reason why there is none, for every row that is not an input."""
-    return [predict(published, row, constants) for row in (published.targets if rows is None else rows)]
+    return [predict_row(published, row, constants) for row in (published.targets if rows is None else rows)]
 
 
-def predict(published: Published, row: Row, constants: Constants) -> Prediction:
+def predict_row(published: Tables, row: TableRow, constants: Constants) -> PredictedRow:
     """Return the prediction for a row."""
     baseline = linear(row, published.inputs)
     try:
         block = block_of(published, row)
         bound = row.model in block.get("input_bound", ())
-        return Prediction(row, _predictor(row)(published, row, constants), baseline, input_bound=bound)
+        return PredictedRow(row, _predictor(row)(published, row, constants), baseline, input_bound=bound)
     except Unpredictable as missing:
-        return Prediction(row, None, baseline, str(missing))
+        return PredictedRow(row, None, baseline, str(missing))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         # Figures of a stranger's block may contradict each other in ways that no check foresees; the row says so.
-        return Prediction(row, None, baseline, f"its figures do not fit together ({type(error).__name__}: {error})")
+        return PredictedRow(row, None, baseline, f"its figures do not fit together ({type(error).__name__}: {error})")
 
 
-def _predictor(row: Row) -> Predictor:
+def _predictor(row: TableRow) -> Predictor:
     if row.num_bytes is not None:
         return predict_all_reduce
     if row.degrees is not None:

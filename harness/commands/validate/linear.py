@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.commands.validate.published import SPLIT_STRATEGIES, Row
+from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow
 from harness.core.units import GIB
 
 
-def linear(row: Row, inputs: Sequence[Row]) -> float | None:
+def linear(row: TableRow, inputs: Sequence[TableRow]) -> float | None:
     """Return what perfect linear scaling says, in the row's unit; None where nothing measured is there to scale."""
     if row.degrees:
         return _of_steps(row, inputs)
@@ -25,22 +25,22 @@ def linear(row: Row, inputs: Sequence[Row]) -> float | None:
     return None if reference is None else _scaled(row, reference)
 
 
-def reference_of(row: Row, inputs: Sequence[Row]) -> Row | None:
+def reference_of(row: TableRow, inputs: Sequence[TableRow]) -> TableRow | None:
     """Return the calibration row that is closest to the row."""
     same = [other for other in inputs if (other.table, other.case, other.model, other.metric) == _key(row)]
 
-    def distance(other: Row) -> tuple[bool, bool, bool, bool, int]:
+    def distance(other: TableRow) -> tuple[bool, bool, bool, bool, int]:
         differs = (other.series != row.series, other.precision != row.precision)
         return *differs, other.batch_per_gpu != row.batch_per_gpu, other.strategy != row.strategy, other.gpus or 1
 
     return min(same, key=distance, default=None)
 
 
-def _key(row: Row) -> tuple[str, str, str, str]:
+def _key(row: TableRow) -> tuple[str, str, str, str]:
     return row.table, row.case, row.model, row.metric
 
 
-def _scaled(row: Row, reference: Row) -> float:
+def _scaled(row: TableRow, reference: TableRow) -> float:
     gpus, before = row.gpus or 1, reference.gpus or 1
     if row.metric == "throughput":
         return reference.value * gpus / before
@@ -51,16 +51,16 @@ def _scaled(row: Row, reference: Row) -> float:
     return reference.value
 
 
-def _work(row: Row) -> float:
+def _work(row: TableRow) -> float:
     return (row.batch_per_gpu or 1.0) * (1 if row.strategy in SPLIT_STRATEGIES else row.gpus or 1)
 
 
-def _of_steps(row: Row, inputs: Sequence[Row]) -> float | None:
+def _of_steps(row: TableRow, inputs: Sequence[TableRow]) -> float | None:
     degrees = row.degrees
     if degrees is None:
         return None
 
-    def alike(other: Row) -> bool:
+    def alike(other: TableRow) -> bool:
         if other.degrees is None or (other.table, other.series) != (row.table, row.series):
             return False
         if degrees.parameters is not None:
@@ -73,7 +73,7 @@ def _of_steps(row: Row, inputs: Sequence[Row]) -> float | None:
     return _first([other.value / parts for other in inputs if alike(other)])
 
 
-def _of_collectives(row: Row, inputs: Sequence[Row]) -> float | None:
+def _of_collectives(row: TableRow, inputs: Sequence[TableRow]) -> float | None:
     ranks, num_bytes = row.gpus or 1, row.num_bytes or 0.0
     for other in inputs:
         if (other.table, other.case, other.series) == (row.table, row.case, row.series) and other.num_bytes == GIB:

@@ -62,7 +62,7 @@ class Degrees:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One published number.
 
     Attributes:
@@ -131,7 +131,7 @@ class LayerLine:
 
 
 @dataclass(frozen=True, eq=False)
-class Published:
+class Tables:
     """A directory that was read; two of them are never equal, so that what is derived from one can be cached.
 
     Attributes:
@@ -148,23 +148,23 @@ class Published:
     cases: Mapping[str, Mapping[str, Any]]
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     link_graphs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TableRow, ...] = ()
     profiles: Mapping[str, tuple[LayerLine, ...]] = field(default_factory=dict)
     profile_batches: Mapping[str, float] = field(default_factory=dict)
     outcomes: int = 0
 
     @cached_property
-    def inputs(self) -> tuple[Row, ...]:
+    def inputs(self) -> tuple[TableRow, ...]:
         """Rows that a predictor may use."""
         return tuple(row for row in self.rows if row.is_input)
 
     @cached_property
-    def targets(self) -> tuple[Row, ...]:
+    def targets(self) -> tuple[TableRow, ...]:
         """Rows to be predicted and scored."""
         return tuple(row for row in self.rows if not row.is_input and row.scored)
 
 
-def read_directory(path: Path) -> Published:
+def read_directory(path: Path) -> Tables:
     """Read all tables of a directory.
 
     Raises:
@@ -188,7 +188,7 @@ def read_directory(path: Path) -> Published:
         raise InputError(problems[:20], where=str(path))
     batches = {name: size for case in content["cases"].values() for name, size in case.get("batch", {}).items()}
     outcomes = path / "convergence.csv"
-    return Published(
+    return Tables(
         path,
         content["cases"],
         content.get("models", {}),
@@ -236,9 +236,9 @@ def _shape_problems(content: Mapping[str, Any]) -> Iterable[str]:
                 yield f"cases.{key}.systems, block {number}: link.kind is missing"
 
 
-def _all_rows(path: Path, content: Mapping[str, Any], problems: list[str]) -> Iterable[Row]:
+def _all_rows(path: Path, content: Mapping[str, Any], problems: list[str]) -> Iterable[TableRow]:
     cases = content["cases"]
-    readers: list[tuple[Path, Sequence[str], Callable[[Path, Mapping[str, str], int, Mapping[str, Any]], Row]]] = [
+    readers: list[tuple[Path, Sequence[str], Callable[[Path, Mapping[str, str], int, Mapping[str, Any]], TableRow]]] = [
         *((file, THROUGHPUT_COLUMNS, _throughput_row) for file in path.glob("throughput.csv")),
         *((file, STEPS_COLUMNS, _steps_row) for file in sorted(path.glob("vtrain_*.csv"))),
         *((file, COLLECTIVES_COLUMNS, _collective_row) for file in path.glob("collectives.csv")),
@@ -308,7 +308,7 @@ def _allowed(entry: Mapping[str, str]) -> bool:
     return text == "yes"
 
 
-def _throughput_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> Row:
+def _throughput_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> TableRow:
     case, series, metric = entry["case"], entry["series"], entry["metric"]
     if case not in cases:
         raise ValueError(f"case = {case!r}: not in cases.toml, which has {', '.join(sorted(cases))}")
@@ -316,7 +316,7 @@ def _throughput_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapp
     kind = "memory" if metric.endswith("_memory") else KIND_BY_METRIC.get(metric, table.get("kind", metric))
     # A bubble, a utilisation and a change may be zero or negative; everything else is divided by.
     value = _number(entry, "value") if kind in POINTS_KINDS else _positive(entry, "value")
-    return Row(
+    return TableRow(
         *(file.stem, line, case, series, entry["model"], entry["strategy"], entry["precision"], metric, entry["unit"]),
         value,
         _allowed(entry),
@@ -330,7 +330,7 @@ def _throughput_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapp
     )
 
 
-def _steps_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> Row:
+def _steps_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> TableRow:
     case = next((key for key, table in cases.items() if table.get("file") == file.name), "")
     if not case:
         raise ValueError(f'no case of cases.toml says file = "{file.name}"')
@@ -348,7 +348,7 @@ def _steps_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[s
         parameters=None if billions is None else billions * 1e9,
     )
     strategy = "sync-ddp" if degrees.tensor == degrees.pipeline == 1 else "hybrid"
-    return Row(
+    return TableRow(
         *(file.stem, line, case, f"hidden {degrees.hidden}", "gpt", strategy),
         cases[case].get("precision", [""])[0],
         *("step_time", "ms", _positive(entry, "ms_per_iteration"), _allowed(entry), entry["kind"]),
@@ -359,12 +359,12 @@ def _steps_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[s
     )
 
 
-def _collective_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> Row:
+def _collective_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> TableRow:
     case, ranks, num_bytes = entry["case"], _needed(entry, "n"), _positive(entry, "bytes")
     if case not in cases:
         raise ValueError(f"case = {case!r}: not in cases.toml, which has {', '.join(sorted(cases))}")
     bus = _optional(entry, "bus_bandwidth_GBps") if "bus_bandwidth_GBps" in entry else None
-    return Row(
+    return TableRow(
         *(file.stem, line, case, f"{entry['gpu']} n={ranks}", "all-reduce", "collective"),
         cases[case].get("precision", [""])[0],
         *("seconds", "s", _positive(entry, "seconds"), num_bytes in (MIB, GIB), "collectives"),

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.commands.validate.dispatch import predict_all
-from harness.commands.validate.published import Published, Row
-from harness.commands.validate.score import Prediction, error_of
-from harness.costs.profiles import FITTED, PUBLISHED, Constants, Group
+from harness.commands.validate.published import TableRow, Tables
+from harness.commands.validate.score import PredictedRow, error_of
+from harness.costs.profiles import FITTED, PUBLISHED, Constants, FitGroup
 
 if TYPE_CHECKING:
     import numpy as np
 
-GROUPS: Mapping[str, Group] = {
+_GROUPS: Mapping[str, FitGroup] = {
     "single-node data parallel": "replicas",
     "multi-node": "replicas",
     "parameter server": "replicas",
@@ -29,28 +29,25 @@ SOFTNESS_PERCENT = 1.5
 PRIOR_PERCENT = 0.5
 """What it costs to move a constant by half of its range from its prior: chosen, small beside the error of a row."""
 
-STEP = 0.01
+_STEP = 0.01
 """Of a constant's range: for the derivatives. Chosen, larger than the kinks of max() and smaller than the range."""
 
-TRUST = 0.15
-"""Of a constant's range: how far derivatives are believed in a fit. Chosen; laws bend more over longer ways."""
-
-MOST_ROWS = 120
+_MOST_ROWS = 120
 """Of one case in a fit: chosen; smooth tables of hundreds of rows say no more, and would drown the other cases."""
 
 
-def group_of(row: Row) -> Group | None:
+def group_of(row: TableRow) -> FitGroup | None:
     """Return the constants that a row's error decides; None where it decides none."""
-    return "transformers" if row.degrees else GROUPS.get(row.kind) if row.scored else None
+    return "transformers" if row.degrees else _GROUPS.get(row.kind) if row.scored else None
 
 
-class Fit:
+class ConstantsFit:
     """The errors of a group's rows as a function of its constants.
 
     A constant's position is 0..1 between its bounds; that of a rate is the position of the time that a byte takes.
     """
 
-    def __init__(self, published: Published, group: Group, rows: Sequence[Row]) -> None:
+    def __init__(self, published: Tables, group: FitGroup, rows: Sequence[TableRow]) -> None:
         import numpy as np
 
         self.published, self.rows = published, list(rows)
@@ -88,28 +85,23 @@ class Fit:
 
         columns = []
         for number in range(len(self.names)):
-            step = STEP if position[number] + STEP <= 1 else -STEP
+            step = _STEP if position[number] + _STEP <= 1 else -_STEP
             moved = position.copy()
             moved[number] += step
             columns.append((self.errors(moved) - errors) / step)
         return np.stack(columns, axis=1)
 
-    def step(self, position: np.ndarray, errors: np.ndarray, slopes: np.ndarray, trust: float) -> np.ndarray:
-        """Return the best position near one where errors and their derivatives are known.
-
-        Args:
-            trust: how far from it, as a share of each constant's range.
-        """
+    def step(self, position: np.ndarray, errors: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """Return the best position near one where errors and their derivatives are known."""
         import numpy as np
         from scipy.optimize import least_squares
 
         def linear(x: np.ndarray) -> np.ndarray:
             return np.concatenate([errors + slopes @ (x - position), (x - self.prior) * 2 * PRIOR_PERCENT])
 
-        low, high = np.clip(position - trust, 0, 1), np.clip(position + trust, 0, 1)
-        inside = np.clip(position, low + 1e-9, high - 1e-9)
+        inside = np.clip(position, 1e-9, 1 - 1e-9)
         result: np.ndarray = least_squares(
-            linear, inside, bounds=(low, high), loss="soft_l1", f_scale=SOFTNESS_PERCENT
+            linear, inside, bounds=(0.0, 1.0), loss="soft_l1", f_scale=SOFTNESS_PERCENT
         ).x
         return result
 
@@ -119,41 +111,27 @@ def _turned(name: str, value: float) -> float:
     return 1 / value if name.endswith("_bytes_per_s") else value
 
 
-def fitted_rows(published: Published, group: Group) -> list[Row]:
+def fitted_rows(published: Tables, group: FitGroup) -> list[TableRow]:
     """Return the rows that a group is fitted on; input-bound ones say nothing about links and devices."""
-    by_case: dict[str, list[Row]] = {}
+    by_case: dict[str, list[TableRow]] = {}
     for row in published.targets:
         blocks = published.cases[row.case].get("systems", ())
         bound = any(row.model in block.get("input_bound", ()) for block in blocks)
         if group_of(row) == group and not bound:
             by_case.setdefault(row.case, []).append(row)
-    return [row for rows in by_case.values() for row in rows[:: -(-len(rows) // MOST_ROWS)]]
+    return [row for rows in by_case.values() for row in rows[:: -(-len(rows) // _MOST_ROWS)]]
 
 
-def refit(published: Published, group: Group, rounds: int) -> dict[str, float]:
-    """Return the constants of a group that predict its rows best, by rounds of Gauss and Newton from the priors.
-
-    This is how the values of `FITTED` were found; rounded values of a few more rounds differ by less than rows do.
-    """
-    problem = Fit(published, group, fitted_rows(published, group))
-    position = problem.prior
-    for _ in range(rounds):
-        errors = problem.errors(position)
-        position = problem.step(position, errors, problem.slopes(position, errors), TRUST)
-    constants = problem.constants(position)
-    return {name: getattr(constants, name) for name in problem.names}
-
-
-def leave_one_case_out(published: Published) -> list[Prediction]:
+def leave_one_case_out(published: Tables) -> list[PredictedRow]:
     """Return every row of a fitted group, predicted with constants that were refitted without its case.
 
     A refit is one step of Gauss and Newton from the fit on all cases, where derivatives are taken once for all cases.
     It may go anywhere, so that a constant of which only the left-out case knew goes back to its prior.
     Where a group has a single case nothing is left to fit on, and the constants are the priors.
     """
-    found: list[Prediction] = []
+    found: list[PredictedRow] = []
     for group in dict.fromkeys(fitted.group for fitted in FITTED.values()):
-        problem = Fit(published, group, fitted_rows(published, group))
+        problem = ConstantsFit(published, group, fitted_rows(published, group))
         cases = list(dict.fromkeys(row.case for row in problem.rows))
         if len(cases) > 1:
             start = problem.position({name: FITTED[name].value for name in problem.names})
@@ -163,7 +141,7 @@ def leave_one_case_out(published: Published) -> list[Prediction]:
             position = problem.prior
             kept = [number for number, row in enumerate(problem.rows) if row.case != case]
             if kept:
-                position = problem.step(start, errors[kept], slopes[kept], trust=1.0)
+                position = problem.step(start, errors[kept], slopes[kept])
             targets = [row for row in published.targets if row.case == case and group_of(row) == group]
             found += predict_all(published, problem.constants(position), targets)
     return found

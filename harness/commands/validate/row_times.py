@@ -6,12 +6,11 @@ import re
 
 from harness.commands.validate.case_models import items_per_sample
 from harness.commands.validate.case_systems import Unpredictable
-from harness.commands.validate.published import SPLIT_STRATEGIES, Published, Row
+from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
+from harness.core.units import SECONDS
 
-SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
-
-def samples_of(row: Row) -> float:
+def samples_of(row: TableRow) -> float:
     """Return the samples of one step of the whole job.
 
     Raises:
@@ -25,19 +24,19 @@ def samples_of(row: Row) -> float:
     return row.batch_per_gpu * pieces * (row.gpus or 1)
 
 
-def seconds_of(published: Published, row: Row) -> float:
+def seconds_of(published: Tables, row: TableRow) -> float:
     """Return the seconds of one step that a row's value means."""
     if row.metric == "step_time":
         return row.value * seconds_per_unit(row)
     return _rate_work(published, row) / row.value
 
 
-def value_of(published: Published, row: Row, step_s: float) -> float:
+def value_of(published: Tables, row: TableRow, step_s: float) -> float:
     """Return what a table would print for a step of so many seconds."""
     return step_s / seconds_per_unit(row) if row.metric == "step_time" else _rate_work(published, row) / step_s
 
 
-def _rate_work(published: Published, row: Row) -> float:
+def _rate_work(published: Tables, row: TableRow) -> float:
     if row.metric not in ("throughput", "throughput_per_gpu"):
         raise Unpredictable(f"{row.metric} is not a rate or a time of steps")
     each = items_per_sample(published, row)
@@ -46,7 +45,7 @@ def _rate_work(published: Published, row: Row) -> float:
     return samples_of(row) * each / ((row.gpus or 1) if row.metric == "throughput_per_gpu" else 1)
 
 
-def seconds_per_unit(row: Row) -> float:
+def seconds_per_unit(row: TableRow) -> float:
     """Return the seconds of a step time of 1.
 
     Raises:

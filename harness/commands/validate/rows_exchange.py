@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from harness.commands.validate.case_models import element_bytes, parameter_bytes
-from harness.commands.validate.case_systems import Unpredictable, block_of, cluster_of
+from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
 from harness.commands.validate.linear import reference_of
-from harness.commands.validate.published import Published, Row
+from harness.commands.validate.published import TableRow, Tables
 from harness.costs.profiles import Constants
-from harness.costs.steps import Measured, between_s, server_times
+from harness.costs.steps import MeasuredAllReduce, between_s, server_times
 
 
-def predict_all_reduce(published: Published, row: Row, constants: Constants) -> float:
+def predict_all_reduce(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the seconds of an all-reduce from the smallest and the largest one over the same devices.
 
     Raises:
@@ -18,13 +18,13 @@ def predict_all_reduce(published: Published, row: Row, constants: Constants) -> 
     """
     same = (row.table, row.case, row.series)
     known = [r for r in published.inputs if r.num_bytes and (r.table, r.case, r.series) == same]
-    points = sorted(Measured(r.num_bytes or 0.0, r.value) for r in known)
+    points = sorted(MeasuredAllReduce(r.num_bytes or 0.0, r.value) for r in known)
     if len(points) < 2 or row.num_bytes is None:
         raise Unpredictable("the 1 MiB and 1 GiB rows of the same devices are needed")
     return between_s(row.gpus or 1, points[0], points[-1], row.num_bytes, constants)
 
 
-def predict_exchange(published: Published, row: Row, constants: Constants) -> float:
+def predict_exchange(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the seconds of one exchange through servers: the law times what the calibration row takes beside its law.
 
     Raises:
@@ -36,6 +36,6 @@ def predict_exchange(published: Published, row: Row, constants: Constants) -> fl
     return reference.value * _law_s(published, row, constants) / _law_s(published, reference, constants)
 
 
-def _law_s(published: Published, row: Row, constants: Constants) -> float:
+def _law_s(published: Tables, row: TableRow, constants: Constants) -> float:
     num_bytes = parameter_bytes(published, row, block_of(published, row)) / 4 * element_bytes(row.precision)
-    return server_times(cluster_of(published, row, constants), row.gpus or 1, num_bytes).total_s
+    return server_times(row_cluster(published, row, constants), row.gpus or 1, num_bytes).total_s

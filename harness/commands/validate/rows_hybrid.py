@@ -9,13 +9,13 @@ from typing import Any
 
 from harness.commands.validate.case_models import items_per_sample
 from harness.commands.validate.case_systems import Unpredictable, block_of, first_match
-from harness.commands.validate.published import Degrees, Published, Row
+from harness.commands.validate.published import Degrees, TableRow, Tables
 from harness.commands.validate.row_times import seconds_per_unit
 from harness.commands.validate.rows_transformer import calibrated_step_s
 from harness.costs.profiles import Constants
 
 
-def predict_hybrid(published: Published, row: Row, constants: Constants) -> float:
+def predict_hybrid(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the prediction for a row of a combined layout, in its unit.
 
     Raises:
@@ -31,7 +31,7 @@ def predict_hybrid(published: Published, row: Row, constants: Constants) -> floa
     return value(published, target, calibrated_step_s(published, target, reference, measured_s, constants))
 
 
-def with_degrees(published: Published, row: Row) -> Row:
+def with_degrees(published: Tables, row: TableRow) -> TableRow:
     """Return the row with the degrees and sizes that its block's layouts say.
 
     Raises:
@@ -61,7 +61,7 @@ def with_degrees(published: Published, row: Row) -> Row:
     return replace(row, degrees=degrees, microbatches=pieces)
 
 
-def _size(published: Published, row: Row, entry: Mapping[str, Any], name: str) -> int:
+def _size(published: Tables, row: TableRow, entry: Mapping[str, Any], name: str) -> int:
     text = str(published.models.get(row.model, {}).get("name", ""))
     found = re.search(r"hidden (\d+)" if name == "hidden" else rf"(\d+) {name}", text)
     if name in entry or found:
@@ -69,24 +69,24 @@ def _size(published: Published, row: Row, entry: Mapping[str, Any], name: str) -
     raise Unpredictable(f"{name} of the model: not stated")
 
 
-def _sequence(published: Published, row: Row, block: Mapping[str, Any]) -> int:
+def _sequence(published: Tables, row: TableRow, block: Mapping[str, Any]) -> int:
     found = re.search(r"(\d+) tokens", str(block.get("input", published.models.get(row.model, {}).get("input", ""))))
     if "sequence" in block or found:
         return int(block["sequence"] if "sequence" in block else found[1] if found else 0)
     raise Unpredictable("the length of sequences is not stated")
 
 
-def step_s(published: Published, row: Row) -> float:
+def step_s(published: Tables, row: TableRow) -> float:
     """Return the seconds of one step that a row with degrees means."""
     return row.value * seconds_per_unit(row) if row.metric == "step_time" else _work(published, row) / row.value
 
 
-def value(published: Published, row: Row, seconds: float) -> float:
+def value(published: Tables, row: TableRow, seconds: float) -> float:
     """Return what the table would print for a step of so many seconds."""
     return seconds / seconds_per_unit(row) if row.metric == "step_time" else _work(published, row) / seconds
 
 
-def _work(published: Published, row: Row) -> float:
+def _work(published: Tables, row: TableRow) -> float:
     if row.degrees is None:
         raise Unpredictable("the global batch is not stated")
     each = items_per_sample(published, row)

@@ -12,7 +12,7 @@ from harness.commands.validate.case_layers import FULL_BYTES, computing_lines
 from harness.commands.validate.case_models import parameter_bytes
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import reference_of
-from harness.commands.validate.published import SPLIT_STRATEGIES, LayerLine, Published, Row
+from harness.commands.validate.published import SPLIT_STRATEGIES, LayerLine, TableRow, Tables
 from harness.commands.validate.rows_pipeline import KEPT, cut_of, schedule_of
 from harness.commands.validate.traced_models import traced_model
 from harness.core.units import GIB, MIB
@@ -33,7 +33,7 @@ MICROBATCHES_PER_STAGE = 4
 """Where a table gives memory without their number: enough that every stage keeps the most it ever does; chosen."""
 
 
-def predict_memory(published: Published, row: Row, constants: Constants) -> float:
+def predict_memory(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the prediction for a row of memory, in its unit.
 
     Raises:
@@ -45,7 +45,7 @@ def predict_memory(published: Published, row: Row, constants: Constants) -> floa
     return num_bytes / UNITS[row.unit]
 
 
-def _bytes(published: Published, row: Row, constants: Constants) -> float:
+def _bytes(published: Tables, row: TableRow, constants: Constants) -> float:
     block = block_of(published, row)
     if row.metric == "parameter_memory":
         return parameter_bytes(published, row, block)
@@ -58,7 +58,7 @@ def _bytes(published: Published, row: Row, constants: Constants) -> float:
     raise Unpredictable(f"{row.metric}: no profile or traced model says what {row.model} keeps")
 
 
-def predict_arithmetic(published: Published, row: Row, constants: Constants) -> float:
+def predict_arithmetic(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the multiply-adds of one forward pass over one sample, in billions.
 
     Raises:
@@ -72,7 +72,7 @@ def predict_arithmetic(published: Published, row: Row, constants: Constants) -> 
     return sum(_multiply_adds(line, batch) for line in lines) / 1e9
 
 
-def _feature_bytes(published: Published, row: Row) -> float:
+def _feature_bytes(published: Tables, row: TableRow) -> float:
     """Return the bytes of all tensors that one sample's forward pass makes, as networks are drawn.
 
     A traced layer without weights counts with what it hands on: indices and masks are no features.
@@ -99,7 +99,7 @@ def _multiply_adds(line: LayerLine, batch: float) -> float:
     return 0.0
 
 
-def _static_bytes(row: Row, block: Mapping[str, Any]) -> int:
+def _static_bytes(row: TableRow, block: Mapping[str, Any]) -> int:
     name = block.get("optimizer", "sgd")
     if row.precision == "mixed":
         return MIXED_BYTES
@@ -111,7 +111,7 @@ def _static_bytes(row: Row, block: Mapping[str, Any]) -> int:
 # -- peaks -------------------------------------------------------------------------------------------------------------
 
 
-def _peak_bytes(published: Published, row: Row, block: Mapping[str, Any], constants: Constants) -> float:
+def _peak_bytes(published: Tables, row: TableRow, block: Mapping[str, Any], constants: Constants) -> float:
     if row.strategy in SPLIT_STRATEGIES:
         return _pipeline_bytes(published, row, constants)
     context = _context_bytes(published, row)
@@ -126,7 +126,7 @@ def _peak_bytes(published: Published, row: Row, block: Mapping[str, Any], consta
     return _traced_bytes(published, row, block, context)
 
 
-def _context_bytes(published: Published, row: Row) -> float | None:
+def _context_bytes(published: Tables, row: TableRow) -> float | None:
     """Return what a process takes before its first tensor: a calibration row without batch or optimizer."""
     for other in published.inputs:
         same = (other.case, other.metric, other.batch_per_gpu) == (row.case, "peak_memory", None)
@@ -135,7 +135,7 @@ def _context_bytes(published: Published, row: Row) -> float | None:
     return None
 
 
-def _traced_bytes(published: Published, row: Row, block: Mapping[str, Any], context: float) -> float:
+def _traced_bytes(published: Tables, row: TableRow, block: Mapping[str, Any], context: float) -> float:
     from harness.api.strategy import Layout
     from harness.costs.memory import CUDA, Work, device_memory
 
@@ -149,7 +149,7 @@ def _traced_bytes(published: Published, row: Row, block: Mapping[str, Any], cont
     return device_memory(shape, layout, work, device).fullest.total_bytes
 
 
-def _pipeline_bytes(published: Published, row: Row, constants: Constants) -> float:
+def _pipeline_bytes(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return a schedule's memory as the calibration row's times the ratio of what the law says of both.
 
     Raises:
@@ -162,7 +162,7 @@ def _pipeline_bytes(published: Published, row: Row, constants: Constants) -> flo
     return reference.value * UNITS[reference.unit] * law
 
 
-def _stage_bytes(published: Published, row: Row, constants: Constants) -> float:
+def _stage_bytes(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the bytes of the fullest stage of a transformer: parameters with their state, and stashed activations.
 
     Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 1.
@@ -185,7 +185,7 @@ def _stage_bytes(published: Published, row: Row, constants: Constants) -> float:
     return static + stash * per_layer * -(-layers // stages) / chunks
 
 
-def _micro_batch(published: Published, row: Row) -> float:
+def _micro_batch(published: Tables, row: TableRow) -> float:
     """Return the micro-batch of the case's other rows of the model, where the row has none."""
     rows = (row, *(r for r in published.inputs if (r.case, r.model) == (row.case, row.model)))
     for other in rows:

@@ -11,16 +11,16 @@ from typing import Any
 
 from harness.api.schedules import gpipe, interleaved, naive, one_forward_one_backward
 from harness.api.strategy import Layout, Schedule
-from harness.commands.validate.case_layers import FULL_BYTES, GENERIC_OUTPUT_BYTES, layers_of
+from harness.commands.validate.case_layers import FULL_BYTES, GENERIC_OUTPUT_BYTES, published_parts
 from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes
-from harness.commands.validate.case_systems import Unpredictable, block_of, cluster_of, first_match
+from harness.commands.validate.case_systems import Unpredictable, block_of, first_match, row_cluster
 from harness.commands.validate.linear import reference_of
-from harness.commands.validate.published import SPLIT_STRATEGIES, Published, Row
+from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.commands.validate.replicated_stages import cut_for, steady_step
 from harness.commands.validate.row_times import seconds_of, value_of
 from harness.commands.validate.zero_bubble import PassTimes, zero_bubble
 from harness.costs.memory import Placement, balance
-from harness.costs.profiles import Cluster, Constants, Curve, LayerShape, LayerTime, Linear, ModelShape, Profile
+from harness.costs.profiles import Cluster, Constants, LayerShape, LayerTime, Linear, ModelShape, Profile, TimeCurve
 from harness.costs.steps import Recompute, StepCost, recomputed_pieces, step_cost
 
 RATES = ("throughput", "throughput_per_gpu", "step_time")
@@ -46,7 +46,7 @@ _SCHEDULES: Mapping[str, Schedule] = {
 
 
 @dataclass(frozen=True)
-class Cut:
+class StageCut:
     """A model as stages see it.
 
     Attributes:
@@ -75,7 +75,7 @@ class Cut:
         return tuple(tuple(self.names[end - size : end]) for size, end in zip(self.sizes, ends, strict=True))
 
 
-def predict_pipeline(published: Published, row: Row, constants: Constants) -> float:
+def predict_pipeline(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the prediction for a row of a pipeline: a rate, a time or a bubble.
 
     Raises:
@@ -91,7 +91,7 @@ def predict_pipeline(published: Published, row: Row, constants: Constants) -> fl
     return value_of(published, row, cost.total_s)
 
 
-def _reference(published: Published, row: Row) -> Row:
+def _reference(published: Tables, row: TableRow) -> TableRow:
     found = reference_of(row, published.inputs)
     if found is None:
         same = [r for r in published.inputs if (r.table, r.case, r.model) == (row.table, row.case, row.model)]
@@ -102,7 +102,7 @@ def _reference(published: Published, row: Row) -> Row:
 
 
 @lru_cache(maxsize=256)
-def _sample_s(published: Published, reference: Row, constants: Constants) -> float:
+def _sample_s(published: Tables, reference: TableRow, constants: Constants) -> float:
     """Return the seconds that all layers take for one sample, forward and back, so that the reference is met."""
     wanted = seconds_of(published, reference)
     guess = wanted / (reference.batch_per_gpu or 1.0)
@@ -117,7 +117,7 @@ def _sample_s(published: Published, reference: Row, constants: Constants) -> flo
     return guess
 
 
-def pipeline_step(published: Published, row: Row, sample_s: float, constants: Constants) -> StepCost:
+def pipeline_step(published: Tables, row: TableRow, sample_s: float, constants: Constants) -> StepCost:
     """Return the cost of one mini-batch of a row on devices that need `sample_s` for one sample, forward and back."""
     block = block_of(published, row)
     batch, pieces = row.batch_per_gpu, row.microbatches or 1
@@ -129,7 +129,7 @@ def pipeline_step(published: Published, row: Row, sample_s: float, constants: Co
         pieces = 1 if row.strategy == "single" else pieces
         count = 0 if row.strategy == "single" else recomputed_pieces(again, pieces)
         return StepCost(batch * sample_s * (1 + (1 - BACKWARD_SHARE) * count / pieces))
-    cluster = cluster_of(published, row, constants)
+    cluster = row_cluster(published, row, constants)
     entry = first_match(block.get("stages", ()), row) or {}
     if block.get("asynchronous") or "replicas" in entry:
         return _steady(published, row, block, cluster, sample_s * batch, constants)
@@ -140,11 +140,16 @@ def pipeline_step(published: Published, row: Row, sample_s: float, constants: Co
 
 
 def _steady(
-    published: Published, row: Row, block: Mapping[str, Any], cluster: Cluster, batch_s: float, constants: Constants
+    published: Tables,
+    row: TableRow,
+    block: Mapping[str, Any],
+    cluster: Cluster,
+    batch_s: float,
+    constants: Constants,
 ) -> StepCost:
     entry = first_match(block.get("stages", ()), row) or {}
     replicas = [int(count) for count in entry.get("replicas", ())]
-    layers = layers_of(published, row.model)
+    layers = published_parts(published, row.model)
     if replicas and layers.known and "sizes" not in entry:
         shares = [(1 - BACKWARD_SHARE) * part.forward + BACKWARD_SHARE * part.backward for part in layers.parts]
         sizes, held = cut_for(shares, replicas), [part.parameters for part in layers.parts]
@@ -193,7 +198,7 @@ def _chunks(block: Mapping[str, Any]) -> int:
     return int(block.get("chunks_per_stage", 2))
 
 
-def _profile(published: Published, row: Row, block: Mapping[str, Any], cut: Cut, sample_s: float) -> Profile:
+def _profile(published: Tables, row: TableRow, block: Mapping[str, Any], cut: StageCut, sample_s: float) -> Profile:
     width = element_bytes(row.precision)
     scalars = round(parameter_bytes(published, row, block) / FULL_BYTES / len(cut.names))
     layers = tuple(
@@ -202,8 +207,8 @@ def _profile(published: Published, row: Row, block: Mapping[str, Any], cut: Cut,
     )
     times = tuple(
         LayerTime(
-            Curve(((1.0, share * sample_s * (1 - cut.backward_share)),)),
-            Curve(((1.0, share * sample_s * cut.backward_share),)),
+            TimeCurve(((1.0, share * sample_s * (1 - cut.backward_share)),)),
+            TimeCurve(((1.0, share * sample_s * cut.backward_share),)),
         )
         for share in cut.shares
     )
@@ -213,7 +218,7 @@ def _profile(published: Published, row: Row, block: Mapping[str, Any], cut: Cut,
 # -- where the model is cut --------------------------------------------------------------------------------------------
 
 
-def cut_of(published: Published, row: Row, block: Mapping[str, Any], constants: Constants) -> Cut:
+def cut_of(published: Tables, row: TableRow, block: Mapping[str, Any], constants: Constants) -> StageCut:
     """Return the model's layers and how many of them each stage holds."""
     stages = row.gpus or 1
     entry = first_match(block.get("stages", ()), row) or {}
@@ -222,20 +227,20 @@ def cut_of(published: Published, row: Row, block: Mapping[str, Any], constants: 
     if transformer and len(sizes) in (0, stages) and (not sizes or sum(sizes) == int(transformer[1])):
         cut = _transformer(published, row, int(transformer[1]), sizes, stages, constants)
         return _chunked(cut, stages * _chunks(block)) if row.strategy == "1f1b-interleaved" else cut
-    layers = layers_of(published, row.model)
+    layers = published_parts(published, row.model)
     if layers.known:
         shares = [(1 - BACKWARD_SHARE) * part.forward + BACKWARD_SHARE * part.backward for part in layers.parts]
         # Shares of the time of both passes: the backward pass of a profile is not exactly twice the forward pass.
         held = _unit_sizes(sizes, len(shares), layers.stage_ends) if len(sizes) == stages else None
         ends = held or balance(shares, stages)
         names = tuple(str(k) for k in range(len(shares)))
-        return Cut(names, tuple(shares), tuple(part.output_bytes for part in layers.parts), tuple(ends))
+        return StageCut(names, tuple(shares), tuple(part.output_bytes for part in layers.parts), tuple(ends))
     return _by_hand(stages * (_chunks(block) if row.strategy == "1f1b-interleaved" else 1), constants)
 
 
 def _transformer(
-    published: Published, row: Row, layers: int, sizes: Sequence[int], stages: int, constants: Constants
-) -> Cut:
+    published: Tables, row: TableRow, layers: int, sizes: Sequence[int], stages: int, constants: Constants
+) -> StageCut:
     """Return blocks between an embedding and a head; the head takes what a cut by hand leaves room for."""
     figures = published.models[row.model]
     text = f"{figures.get('name', '')} {figures.get('input', '')}"
@@ -252,10 +257,10 @@ def _transformer(
     names = ("embedding", *(f"layer {k}" for k in range(layers)), "head")
     shares = tuple(weight / sum(weights) for weight in weights)
     weight = width / (width + constants.weightless_hidden)
-    return Cut(names, shares, (output,) * len(names), (sizes[0] + 1, *sizes[1:-1], sizes[-1] + 1), weight)
+    return StageCut(names, shares, (output,) * len(names), (sizes[0] + 1, *sizes[1:-1], sizes[-1] + 1), weight)
 
 
-def _chunked(cut: Cut, chunks: int) -> Cut:
+def _chunked(cut: StageCut, chunks: int) -> StageCut:
     """Return the same layers in more, smaller stages, which interleaving deals out to the devices in turn."""
     return replace(cut, sizes=tuple(balance(cut.shares, chunks)))
 
@@ -275,9 +280,11 @@ def _unit_sizes(sizes: Sequence[int], lines: int, stage_ends: Sequence[int]) -> 
     return found if min(found) > 0 else None
 
 
-def _by_hand(stages: int, constants: Constants) -> Cut:
+def _by_hand(stages: int, constants: Constants) -> StageCut:
     """Return stages of which nobody knows what their layers take: cut by hand, one of them takes longest."""
     slowest = min(0.9, (1 + constants.imbalance_fraction * (stages.bit_length() - 1)) / stages)
     shares = [(1 - slowest) / (stages - 1)] * stages
     shares[stages // 2] = slowest
-    return Cut(tuple(str(k) for k in range(stages)), tuple(shares), (GENERIC_OUTPUT_BYTES,) * stages, (1,) * stages)
+    return StageCut(
+        tuple(str(k) for k in range(stages)), tuple(shares), (GENERIC_OUTPUT_BYTES,) * stages, (1,) * stages
+    )

@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 from harness.api.strategy import Layout
-from harness.commands.validate.case_layers import layers_of
-from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes, profile_of
-from harness.commands.validate.case_systems import Unpredictable, block_of, cluster_of
+from harness.commands.validate.case_layers import published_parts
+from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes, profile_of_parts
+from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
 from harness.commands.validate.linear import reference_of
-from harness.commands.validate.published import Published, Row
+from harness.commands.validate.published import TableRow, Tables
 from harness.commands.validate.row_times import seconds_of, value_of
 from harness.costs.profiles import Constants
 from harness.costs.steps import server_cost, server_times, step_cost
@@ -24,7 +24,7 @@ DEFAULT_BATCH = 64
 """Samples for each device where nobody states them; only their time matters, and that is given."""
 
 
-def predict_replicas(published: Published, row: Row, constants: Constants) -> float:
+def predict_replicas(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the prediction for a row of data parallelism, in its unit.
 
     Raises:
@@ -41,18 +41,18 @@ def predict_replicas(published: Published, row: Row, constants: Constants) -> fl
     return value_of(published, row, replica_step_s(published, row, single_s, _wrapped(reference, constants)))
 
 
-def _batch(row: Row) -> float:
+def _batch(row: TableRow) -> float:
     return (row.batch_per_gpu or DEFAULT_BATCH) * (row.microbatches or 1)
 
 
-def _wrapped(reference: Row, constants: Constants) -> Constants:
+def _wrapped(reference: TableRow, constants: Constants) -> Constants:
     """Return the constants beside a reference: one that ran with the wrapper has paid for it."""
     paid = reference.strategy in REDUCED and reference.gpus == 1
     return replace(constants, step_fraction=0.0) if paid else constants
 
 
 @lru_cache(maxsize=256)
-def _single_s(published: Published, reference: Row, constants: Constants) -> float:
+def _single_s(published: Tables, reference: TableRow, constants: Constants) -> float:
     """Return the seconds of one device's computing behind a reference row, which may be of several devices."""
     measured_s = seconds_of(published, reference)
     if (reference.gpus or 1) == 1:
@@ -66,7 +66,7 @@ def _single_s(published: Published, reference: Row, constants: Constants) -> flo
     return high
 
 
-def _efficiency(published: Published, row: Row, constants: Constants) -> float:
+def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float:
     block = block_of(published, row)
     if "backward_ms" in block:
         single_s = block["backward_ms"] / 1e3 / BACKWARD_SHARE
@@ -78,14 +78,14 @@ def _efficiency(published: Published, row: Row, constants: Constants) -> float:
     return before / replica_step_s(published, row, single_s, constants)
 
 
-def _found_speed(published: Published, row: Row, cases: tuple[str, ...], constants: Constants) -> float:
+def _found_speed(published: Tables, row: TableRow, cases: tuple[str, ...], constants: Constants) -> float:
     known = [r for r in published.inputs if r.model == row.model and r.metric in RATED]
     for found in (r for case in (row.case, *cases) for r in known if r.case == case):
         return _single_s(published, found, constants)
     raise Unpredictable("no rate of one device: neither a calibration row, nor one in the cases of speed_from")
 
 
-def predict_utilisation(published: Published, row: Row, constants: Constants) -> float:
+def predict_utilisation(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the percentage of samples in which any kernel runs, exchanges included.
 
     What runs no kernel in the calibration row's step (the host, the input) takes as long in every step of the same
@@ -107,12 +107,12 @@ def predict_utilisation(published: Published, row: Row, constants: Constants) ->
     return 100.0 - (100.0 - reference.value) * before / after
 
 
-def replica_step_s(published: Published, row: Row, single_s: float, constants: Constants) -> float:
+def replica_step_s(published: Tables, row: TableRow, single_s: float, constants: Constants) -> float:
     """Return the seconds of a row's step on devices that compute `single_s`."""
-    block, cluster = block_of(published, row), cluster_of(published, row, constants)
+    block, cluster = block_of(published, row), row_cluster(published, row, constants)
     gpus, pieces, batch = row.gpus or 1, row.microbatches or 1, round(row.batch_per_gpu or DEFAULT_BATCH)
     num_bytes, width = parameter_bytes(published, row, block), element_bytes(row.precision)
-    profile = profile_of(layers_of(published, row.model).parts, num_bytes, width, single_s / pieces, batch)
+    profile = profile_of_parts(published_parts(published, row.model).parts, num_bytes, width, single_s / pieces, batch)
     if row.strategy in REDUCED or row.strategy == "single":
         layout = Layout(
             data=gpus,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from harness.api.strategy import Layout
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import reference_of
-from harness.commands.validate.published import Published, Row
+from harness.commands.validate.published import TableRow, Tables
 from harness.commands.validate.row_times import samples_of, seconds_of, value_of
 from harness.commands.validate.traced_models import traced_model
 from harness.costs.catalogue import DEVICES, Device, find_devices
@@ -20,7 +20,7 @@ from harness.costs.profiles import Bus, Cluster, Constants, LinkFigures
 from harness.costs.steps import eager_profile, step_cost
 
 
-def predict_single(published: Published, row: Row, constants: Constants) -> float:
+def predict_single(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the prediction for a row of one device, in its unit.
 
     Raises:
@@ -33,7 +33,7 @@ def predict_single(published: Published, row: Row, constants: Constants) -> floa
     return value_of(published, row, seconds_of(published, reference) * ratio)
 
 
-def estimated_s(published: Published, row: Row) -> float:
+def estimated_s(published: Tables, row: TableRow) -> float:
     """Return the seconds of a row's step by data sheet.
 
     Raises:

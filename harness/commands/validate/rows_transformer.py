@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from harness.api.strategy import Layout
 from harness.commands.validate.case_models import HALF_BYTES
-from harness.commands.validate.case_systems import Unpredictable, block_of, cluster_of
-from harness.commands.validate.published import Degrees, Published, Row
+from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
+from harness.commands.validate.published import Degrees, TableRow, Tables
 from harness.commands.validate.rows_pipeline import VOCABULARY, schedule_of
-from harness.costs.profiles import Constants, Curve, LayerShape, LayerTime, Linear, ModelShape, Profile
+from harness.costs.profiles import Constants, LayerShape, LayerTime, Linear, ModelShape, Profile, TimeCurve
 from harness.costs.steps import Recompute, all_reduce_s, optimizer_s, slowest_of, step_cost
 
-FORWARD_SHARE = {"none": 1 / 3, "all": 1 / 4}
+_FORWARD_SHARES = {"none": 1 / 3, "all": 1 / 4}
 """Of a layer's time: the backward pass is twice the forward pass; recomputation repeats the forward pass.
 
 Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix.
@@ -36,13 +36,13 @@ class Coefficients(NamedTuple):
         update_s: once a step for each layer.
     """
 
-    layer_s: Curve
-    head_s: Curve
+    layer_s: TimeCurve
+    head_s: TimeCurve
     fixed_s: float
     update_s: float
 
 
-def predict_steps(published: Published, row: Row, constants: Constants) -> float:
+def predict_steps(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the prediction for a row of transformer steps, in milliseconds.
 
     Raises:
@@ -57,7 +57,7 @@ def predict_steps(published: Published, row: Row, constants: Constants) -> float
     return 1e3 * _step_s(published, row, coefficients, constants)
 
 
-def _nearest(published: Published, row: Row) -> Row:
+def _nearest(published: Tables, row: TableRow) -> TableRow:
     """Return the calibration row of the same model that is most like the row.
 
     Raises:
@@ -72,7 +72,7 @@ def _nearest(published: Published, row: Row) -> Row:
         and other.degrees.parameters == degrees.parameters
     ]
 
-    def distance(other: Row) -> tuple[int, int, int]:
+    def distance(other: TableRow) -> tuple[int, int, int]:
         found = _degrees(other)
         layers, sizes = abs(found.layers - degrees.layers), abs(found.micro_batch - degrees.micro_batch)
         return layers, sizes, abs((other.microbatches or 1) - (row.microbatches or 1))
@@ -83,7 +83,7 @@ def _nearest(published: Published, row: Row) -> Row:
     return nearest
 
 
-def _degrees(row: Row) -> Degrees:
+def _degrees(row: TableRow) -> Degrees:
     if row.degrees is None:
         raise Unpredictable("degrees of parallelism are not stated")
     return row.degrees
@@ -93,7 +93,7 @@ def _degrees(row: Row) -> Degrees:
 
 
 @lru_cache(maxsize=64)
-def _measured(published: Published, table: str, series: str, constants: Constants) -> Coefficients | None:
+def _measured(published: Tables, table: str, series: str, constants: Constants) -> Coefficients | None:
     """Return coefficients by least squares over all calibration rows without tensor or pipeline parallelism.
 
     None where there are too few to tell layers from the rest.
@@ -121,24 +121,26 @@ def _measured(published: Published, table: str, series: str, constants: Constant
     if not rows or np.linalg.matrix_rank(equations) < equations.shape[1]:
         return None
     found = np.linalg.lstsq(equations, seconds, rcond=None)[0].tolist()
-    layer = Curve(tuple(zip(map(float, sizes), found, strict=False)))
-    head = Curve(tuple((float(size), max(0.0, s)) for size, s in zip(sizes, found[len(sizes) :], strict=False)))
+    layer = TimeCurve(tuple(zip(map(float, sizes), found, strict=False)))
+    head = TimeCurve(tuple((float(size), max(0.0, s)) for size, s in zip(sizes, found[len(sizes) :], strict=False)))
     return Coefficients(layer, head, max(0.0, found[-2]), max(0.0, found[-1]))
 
 
-def _exchange_s(published: Published, row: Row, constants: Constants) -> float:
+def _exchange_s(published: Tables, row: TableRow, constants: Constants) -> float:
     degrees = _degrees(row)
     shape = _shape(degrees, constants)
-    return all_reduce_s(cluster_of(published, row, constants), degrees.data, shape.parameter_bytes)
+    return all_reduce_s(row_cluster(published, row, constants), degrees.data, shape.parameter_bytes)
 
 
-def _calibrated(published: Published, reference: Row, constants: Constants) -> Coefficients:
+def _calibrated(published: Tables, reference: TableRow, constants: Constants) -> Coefficients:
     """Return coefficients whose step of the calibration row takes as long as it was measured to take."""
     sample_s = _sample_s(published, reference, reference.value / 1e3, constants)
     return _of_sample(reference, sample_s, constants)
 
 
-def calibrated_step_s(published: Published, row: Row, reference: Row, measured_s: float, constants: Constants) -> float:
+def calibrated_step_s(
+    published: Tables, row: TableRow, reference: TableRow, measured_s: float, constants: Constants
+) -> float:
     """Return the seconds of a row's step from those of a calibration row, whose model may be of another size.
 
     A layer's arithmetic grows with tokens, with the square of the hidden size, and by attention with their product.
@@ -155,7 +157,7 @@ def _arithmetic(degrees: Degrees) -> float:
 
 
 @lru_cache(maxsize=64)
-def _sample_s(published: Published, reference: Row, measured_s: float, constants: Constants) -> float:
+def _sample_s(published: Tables, reference: TableRow, measured_s: float, constants: Constants) -> float:
     low, high = 0.0, measured_s
     # Halving the bracket 40 times is far below any table's resolution.
     for _ in range(40):
@@ -165,10 +167,10 @@ def _sample_s(published: Published, reference: Row, measured_s: float, constants
     return high
 
 
-def _of_sample(row: Row, sample_s: float, constants: Constants) -> Coefficients:
+def _of_sample(row: TableRow, sample_s: float, constants: Constants) -> Coefficients:
     """Return coefficients of layers that each take `sample_s` for a sample, beside launching their kernels."""
     degrees = _degrees(row)
-    launch = constants.layer_launch_s / FORWARD_SHARE["all"]
+    launch = constants.layer_launch_s / _FORWARD_SHARES["all"]
     points: tuple[tuple[float, float], ...] = ((1.0, sample_s),)
     if launch and sample_s:
         # Launching takes longer than computing up to this many samples.
@@ -177,7 +179,7 @@ def _of_sample(row: Row, sample_s: float, constants: Constants) -> Coefficients:
     # The head is one matrix of vocabulary x hidden beside twelve of hidden x hidden in a layer, not recomputed.
     head = sample_s * VOCABULARY / (12 * degrees.hidden) * 3 / 4
     update = 12 * degrees.hidden**2 * ADAM_BYTES_PER_PARAMETER / MEMORY_BYTES_PER_S
-    return Coefficients(Curve(points), Curve(((1.0, head),)), 0.0, update)
+    return Coefficients(TimeCurve(points), TimeCurve(((1.0, head),)), 0.0, update)
 
 
 MEMORY_BYTES_PER_S = 1.5e12
@@ -187,7 +189,7 @@ MEMORY_BYTES_PER_S = 1.5e12
 # -- the step ----------------------------------------------------------------------------------------------------------
 
 
-def _step_s(published: Published, row: Row, coefficients: Coefficients, constants: Constants) -> float:
+def _step_s(published: Tables, row: TableRow, coefficients: Coefficients, constants: Constants) -> float:
     degrees, block = _degrees(row), block_of(published, row)
     again: Recompute = block.get("recompute", "none")
     profile = _profile(degrees, coefficients, again, constants)
@@ -201,7 +203,7 @@ def _step_s(published: Published, row: Row, coefficients: Coefficients, constant
         schedule=schedule_of(str(block.get("schedule", "1f1b")), block) if degrees.pipeline > 1 else None,
     )
     # Everything that a plain step adds is in the calibration rows, which ran with the wrapper.
-    cluster = cluster_of(published, row, replace(constants, step_fraction=0.0))
+    cluster = row_cluster(published, row, replace(constants, step_fraction=0.0))
     samples = degrees.micro_batch * (row.microbatches or 1) * degrees.data
     placement = _placement(degrees) if degrees.pipeline > 1 else None
     cost = step_cost(profile, cluster, layout, samples, degrees.micro_batch, placement, recompute=again)
@@ -209,7 +211,7 @@ def _step_s(published: Published, row: Row, coefficients: Coefficients, constant
 
 
 def _profile(degrees: Degrees, coefficients: Coefficients, recompute: Recompute, constants: Constants) -> Profile:
-    share = FORWARD_SHARE["none" if recompute == "none" else "all"]
+    share = _FORWARD_SHARES["none" if recompute == "none" else "all"]
     layer = LayerTime(coefficients.layer_s.scaled(share), coefficients.layer_s.scaled(2 * share))
     # The head's activations are not recomputed: it is no part of a checkpointed layer.
     head = LayerTime(coefficients.head_s.scaled(share), coefficients.head_s.scaled(2 * share))
@@ -246,10 +248,10 @@ def _placement(degrees: Degrees) -> tuple[tuple[str, ...], ...]:
     names = [f"layer {k}" for k in range(degrees.layers)]
     base, more = divmod(degrees.layers, degrees.pipeline)
     sizes = [base + (k < more) for k in range(degrees.pipeline)]
-    return spread(["embedding", *names, "head"], [1 + sizes[0], *sizes[1:-1], sizes[-1] + 1])
+    return names_by_stage(["embedding", *names, "head"], [1 + sizes[0], *sizes[1:-1], sizes[-1] + 1])
 
 
-def spread(names: Sequence[str], sizes: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+def names_by_stage(names: Sequence[str], sizes: Sequence[int]) -> tuple[tuple[str, ...], ...]:
     """Return consecutive names in groups of these sizes."""
     ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return tuple(tuple(names[end - size : end]) for size, end in zip(sizes, ends, strict=True))

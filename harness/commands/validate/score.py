@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from harness.commands.validate.published import POINTS_KINDS, Row
+from harness.commands.validate.published import POINTS_KINDS, TableRow
 
 KeyT = TypeVar("KeyT")
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictedRow:
     """A row beside what was predicted for it.
 
     Attributes:
@@ -20,15 +20,13 @@ class Prediction:
         linear: perfect linear scaling; None where nothing is there to scale.
         reason: why nothing could be said; empty otherwise.
         input_bound: making the input limits the step, not computing or links.
-        known_limit: why a large error is expected, where a law says so; empty otherwise.
     """
 
-    row: Row
+    row: TableRow
     predicted: float | None
     linear: float | None = None
     reason: str = ""
     input_bound: bool = False
-    known_limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Score:
     worst_name: str = ""
 
 
-def error_of(row: Row, predicted: float | None) -> float | None:
+def error_of(row: TableRow, predicted: float | None) -> float | None:
     """Return the error in percent; for kinds in points, and bubbles as fractions, the difference in points."""
     if predicted is None:
         return None
@@ -63,7 +61,7 @@ def error_of(row: Row, predicted: float | None) -> float | None:
     return (predicted / row.value - 1) * 100.0
 
 
-def score(pairs: Iterable[tuple[Row, float | None]]) -> Score:
+def score(pairs: Iterable[tuple[TableRow, float | None]]) -> Score:
     """Return what a group of rows and their predictions amounts to."""
     listed = list(pairs)
     points = bool(listed) and listed[0][0].kind in POINTS_KINDS
@@ -88,12 +86,12 @@ def quantile(rising: Sequence[float], share: float) -> float:
     return rising[low] + (rising[high] - rising[low]) * (position - low)
 
 
-def by_kind(predictions: Sequence[Prediction]) -> dict[tuple[str, str], list[Prediction]]:
+def by_kind(predictions: Sequence[PredictedRow]) -> dict[tuple[str, str], list[PredictedRow]]:
     """Return the predictions of each (table, kind), in the order of the tables."""
     return _grouped(predictions, lambda p: (p.row.table, p.row.kind))
 
 
-def by_series(predictions: Sequence[Prediction]) -> dict[tuple[str, ...], list[Prediction]]:
+def by_series(predictions: Sequence[PredictedRow]) -> dict[tuple[str, ...], list[PredictedRow]]:
     """Return the predictions of each (table, kind, case, series, model, precision)."""
     return _grouped(
         predictions,
@@ -101,8 +99,10 @@ def by_series(predictions: Sequence[Prediction]) -> dict[tuple[str, ...], list[P
     )
 
 
-def _grouped(predictions: Sequence[Prediction], key: Callable[[Prediction], KeyT]) -> dict[KeyT, list[Prediction]]:
-    groups: dict[KeyT, list[Prediction]] = {}
+def _grouped(
+    predictions: Sequence[PredictedRow], key: Callable[[PredictedRow], KeyT]
+) -> dict[KeyT, list[PredictedRow]]:
+    groups: dict[KeyT, list[PredictedRow]] = {}
     for prediction in predictions:
         groups.setdefault(key(prediction), []).append(prediction)
     return groups

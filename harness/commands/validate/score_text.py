@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.commands.validate.published import Published
-from harness.commands.validate.score import Prediction, Score, by_kind, by_series, error_of, score
+from harness.commands.validate.published import Tables
+from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, error_of, score
 from harness.core.words import aligned
 from harness.costs.profiles import FITTED, Constants
 
-COLUMNS = (
+_COLUMNS = (
     *("table", "kind", "case", "series", "model", "strategy", "precision", "gpus", "batch_per_gpu", "microbatches"),
     *("layers", "dp", "tp", "pp", "bytes", "metric", "unit", "value", "predicted", "error", "baseline"),
     *("baseline_error", "input_bound", "reason"),
@@ -22,15 +22,15 @@ COLUMNS = (
 _HEAD = ("rows", "missing", "MAPE", "median", "p95", "bias", "worst", "linear")
 
 
-def write_csv(predictions: Sequence[Prediction], path: Path) -> None:
+def write_csv(predictions: Sequence[PredictedRow], path: Path) -> None:
     """Write one line for each row; the error is in percent, or in points for kinds that are scored so."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(_COLUMNS)
         writer.writerows(map(_cells, predictions))
 
 
-def _cells(prediction: Prediction) -> list[object]:
+def _cells(prediction: PredictedRow) -> list[object]:
     row, degrees = prediction.row, prediction.row.degrees
     split = (degrees.layers, degrees.data, degrees.tensor, degrees.pipeline) if degrees else ("",) * 4
     known = (row.table, row.kind, row.case, row.series, row.model, row.strategy, row.precision)
@@ -42,10 +42,10 @@ def _cells(prediction: Prediction) -> list[object]:
 
 
 def report_text(
-    published: Published,
-    predictions: Sequence[Prediction],
+    published: Tables,
+    predictions: Sequence[PredictedRow],
     constants: Constants,
-    left_out: Sequence[Prediction] | None,
+    left_out: Sequence[PredictedRow] | None,
     verbose: bool = False,
 ) -> str:
     """Return everything that `harness validate` prints.
@@ -67,7 +67,7 @@ def report_text(
     return "\n".join([*lines, *_missing(published, predictions), "", *_constants(constants)])
 
 
-def _introduction(published: Published, predictions: Sequence[Prediction]) -> Iterator[str]:
+def _introduction(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     facts = sum(not row.is_input and not row.scored for row in published.rows)
     yield (
         f"{published.path}: {len(predictions)} rows to predict from {len(published.inputs)} allowed inputs"
@@ -76,7 +76,7 @@ def _introduction(published: Published, predictions: Sequence[Prediction]) -> It
     yield "errors in percent, [points]: in percentage points; linear: MAPE of perfect linear scaling"
 
 
-def _table(title: str, groups: Mapping[Any, Sequence[Prediction]]) -> Iterator[str]:
+def _table(title: str, groups: Mapping[Any, Sequence[PredictedRow]]) -> Iterator[str]:
     scores = [(key, score((p.row, p.predicted) for p in group), group) for key, group in groups.items()]
     rows = [(title, *_HEAD), *(_row(key, found, group) for key, found, group in scores)]
     head, *lines = aligned(rows, right=range(1, len(_HEAD) + 1))
@@ -87,7 +87,7 @@ def _table(title: str, groups: Mapping[Any, Sequence[Prediction]]) -> Iterator[s
             yield f"    worst: {found.worst_name}"
 
 
-def _row(key: Sequence[str], found: Score, group: Sequence[Prediction]) -> tuple[str, ...]:
+def _row(key: Sequence[str], found: Score, group: Sequence[PredictedRow]) -> tuple[str, ...]:
     name = f"{key[0]}: {' '.join(part for part in key[1:] if part)}" + (" [points]" if found.points else "")
     linear = score((prediction.row, prediction.linear) for prediction in group)
     return name, str(found.rows), str(found.missing or "-"), *_figures(found), _figure(linear.mape)
@@ -101,7 +101,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _missing(published: Published, predictions: Sequence[Prediction]) -> Iterator[str]:
+def _missing(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     reasons = Counter((p.row.table, p.row.kind, p.reason) for p in predictions if p.predicted is None)
     if reasons:
         yield ""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import lru_cache
 
 from harness.commands.validate.case_systems import Unpredictable
-from harness.commands.validate.published import Published
+from harness.commands.validate.published import Tables
 from harness.costs.cells import kept_or_traced, tracer_key
 from harness.costs.profiles import ModelShape
 from harness.workloads import harness_models
@@ -23,12 +23,12 @@ IMAGE_CLASSES = 1000
 TEXT_CLASSES = 2
 """Outputs for a whole text; chosen: a head of this size does not show."""
 
-SAME_SIZE = 0.01
+_SAME_SIZE = 0.01
 """How far a published count of parameters may be from the traced one: heads and grouped layers differ that much; chosen
 between AlexNet's two forms (0.2 %) and ResNet-50 for fewer classes (8 %)."""
 
 
-def traced_model(published: Published, name: str, precision: str) -> ModelShape:
+def traced_model(published: Tables, name: str, precision: str) -> ModelShape:
     """Return the shape of a model of ours that goes by the beginning of the published name.
 
     Raises:
@@ -37,7 +37,7 @@ def traced_model(published: Published, name: str, precision: str) -> ModelShape:
     figures = published.models.get(name, {})
     shape = _traced(name, str(figures.get("input", "")), precision)
     stated = figures.get("parameters")
-    if stated and abs(shape.parameters / stated - 1) > SAME_SIZE:
+    if stated and abs(shape.parameters / stated - 1) > _SAME_SIZE:
         raise Unpredictable(f"{name} has {stated:,} parameters; the model traced here has {shape.parameters:,}")
     return shape
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from harness.api.strategy import Action, Schedule, Table
 
-Kind = Literal["forward", "backward_input", "backward_weight"]
+PassKind = Literal["forward", "backward_input", "backward_weight"]
 
 LATER = (0.0, 0.5, 1.0)
 """Parts of a forward pass by which the last one of the warm-up may delay the first backward pass; the best is taken.
@@ -20,7 +20,7 @@ Source: Qi et al. 2023, section 3.1, decide it by a search over yes and no; a ha
 delay the first gradient by less than a whole pass.
 """
 
-ROUNDING = 1e-9
+_ROUNDING = 1e-9
 """Part of a forward pass below which two moments are one: chosen, as sums of floats differ by less."""
 
 
@@ -74,16 +74,16 @@ class _Device:
     def __init__(self, rank: int, microbatches: int) -> None:
         self.rank = rank
         self.order: list[Action] = []
-        self.done: dict[Kind, int] = {"forward": 0, "backward_input": 0, "backward_weight": 0}
-        self.arrived: dict[Kind, list[float]] = {"forward": [], "backward_input": []}
+        self.done: dict[PassKind, int] = {"forward": 0, "backward_input": 0, "backward_weight": 0}
+        self.arrived: dict[PassKind, list[float]] = {"forward": [], "backward_input": []}
         if rank == 0:
             self.arrived["forward"] = [0.0] * microbatches
         self.kept = self.idle_s = self.free_s = 0.0
         self.begun_s: float | None = None
-        self.turn: Kind = "backward_input"
+        self.turn: PassKind = "backward_input"
         self.wake_s, self.waits = 0.0, False
 
-    def input_s(self, kind: Kind) -> float:
+    def input_s(self, kind: PassKind) -> float:
         """Return when the next micro-batch's input is there; infinity where that is unknown, or there is none."""
         arrived, number = self.arrived[kind], self.done[kind]
         return arrived[number] if number < len(arrived) else float("inf")
@@ -95,18 +95,18 @@ class _Plan:
     def __init__(
         self, times: PassTimes, ranks: int, microbatches: int, most_kept: float, weight_share: float, later: float
     ) -> None:
-        self.seconds: dict[Kind, float] = {
+        self.seconds: dict[PassKind, float] = {
             "forward": times.forward_s,
             "backward_input": times.backward_input_s,
             "backward_weight": times.backward_weight_s,
         }
-        self.frees: dict[Kind, float] = {
+        self.frees: dict[PassKind, float] = {
             "forward": -1.0,
             "backward_input": 1 - weight_share,
             "backward_weight": weight_share,
         }
         self.hop_s, self.most_kept, self.later = times.hop_s, most_kept, later
-        self.close_s = ROUNDING * (times.forward_s + times.backward_input_s + times.backward_weight_s)
+        self.close_s = _ROUNDING * (times.forward_s + times.backward_input_s + times.backward_weight_s)
         self.devices = [_Device(rank, microbatches) for rank in range(ranks)]
         self.wakes = [(0.0, rank) for rank in range(ranks)]
         while self.wakes:
@@ -142,7 +142,7 @@ class _Plan:
     def _forward_s(self, device: _Device, now: float) -> float:
         """Return when the next forward pass may begin; infinity where it may not as things are."""
         ready = device.input_s("forward")
-        if device.kept + 1 > self.most_kept + ROUNDING:
+        if device.kept + 1 > self.most_kept + _ROUNDING:
             return float("inf")
         warming_up = device.done["forward"] > 0 and device.done["backward_input"] == 0
         forward_s, ranks = self.seconds["forward"], len(self.devices)
@@ -159,7 +159,7 @@ class _Plan:
         fits = until >= now + self.seconds["backward_weight"] - self.close_s
         return fits or device.idle_s + until - device.free_s > most_idle_s
 
-    def _begin(self, device: _Device, kind: Kind, now: float) -> None:
+    def _begin(self, device: _Device, kind: PassKind, now: float) -> None:
         end = now + self.seconds[kind]
         if device.begun_s is None:
             device.begun_s = now
@@ -181,7 +181,7 @@ class _Plan:
         elif kind == "backward_input" and device.rank > 0:
             self._deliver(device.rank - 1, kind, end, now)
 
-    def _deliver(self, rank: int, kind: Kind, end: float, now: float) -> None:
+    def _deliver(self, rank: int, kind: PassKind, end: float, now: float) -> None:
         receiver = self.devices[rank]
         receiver.arrived[kind].append(end + self.hop_s)
         if receiver.waits:

@@ -1,6 +1,6 @@
 """What one cell runs on and computes: from its scenario, from the catalogue, or measured before on this machine."""
 
-from harness.costs.cells.find import cluster_of, devices_per_node, profile_of, shape_of
+from harness.costs.cells.find import cluster_of, devices_per_node, given_shape, profile_of
 from harness.costs.cells.given import file_hash, profile_of_file
 from harness.costs.cells.kept import find_shape, kept_or_traced, seen_by, shape_key, tracer_key
 from harness.costs.cells.link_tables import fitted_link, read_tables
@@ -22,6 +22,7 @@ __all__ = [
     "file_hash",
     "find_shape",
     "fitted_link",
+    "given_shape",
     "hardware",
     "kept_or_traced",
     "links_key",
@@ -37,6 +38,5 @@ __all__ = [
     "read_tables",
     "seen_by",
     "shape_key",
-    "shape_of",
     "tracer_key",
 ]

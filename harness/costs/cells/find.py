@@ -18,7 +18,7 @@ from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
 from harness.costs.profiles.constants import PLAIN, PUBLISHED
-from harness.costs.profiles.device_profile import NO_TIME, Curve, LayerTime, Profile
+from harness.costs.profiles.device_profile import NO_TIME, LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def cluster_of(cell: Cell) -> Cluster:
     alone = given["gpus_per_node"] is not None and cell.gpus <= per_node and not outside
     bus = _bus(given["intra_node"], given.get("intra_shared_by", 1), own.bus if own else Bus(LOOPBACK))
     found = Cluster(
-        device=device_in_words(device) or given.get("chip") or cell.device,
+        device=_device_name(device) or given.get("chip") or cell.device,
         gpus_per_node=per_node,
         bus=bus,
         node_link=None if alone else _link(given["inter_node"]),
@@ -101,7 +101,7 @@ def _is_of_catalogue(given: Mapping[str, Any]) -> bool:
     return given["preset"] != "this-machine" or "peak_flops_per_s" in (given["device"] or {})
 
 
-def device_in_words(device: Mapping[str, Any] | None) -> str:
+def _device_name(device: Mapping[str, Any] | None) -> str:
     """Return a catalogue device's name, "device" for one of given figures, and nothing for this machine's own."""
     return "" if device is None else device.get("name", "device")
 
@@ -139,7 +139,7 @@ def _origins(given: Mapping[str, Any], calibrated: bool) -> list[str]:
 # -- the profile -------------------------------------------------------------------------------------------------------
 
 
-def shape_of(cell: Cell) -> ModelShape | None:
+def given_shape(cell: Cell) -> ModelShape | None:
     """Return the shape of a model without mathematics; None where only tracing the model tells."""
     model = cell.workload["model"]
     return shape_of_given(model, cell.workload["precision"], cell.folder) if is_given(model) else None
@@ -158,7 +158,7 @@ def profile_of(cell: Cell, shape: ModelShape | None = None, measured: Profile | 
     model, device = cell.workload["model"], cell.cluster["device"]
     if is_given(model) and "profile" in model["options"]:
         return _of_file(cell, device)
-    shape = shape or shape_of(cell)
+    shape = shape or given_shape(cell)
     if device is None:
         found = measured or (None if is_given(model) else measurements.load_profile(cell))
         if found is None:
@@ -209,7 +209,9 @@ def _spread(shape: ModelShape, device: Mapping[str, Any]) -> Profile:
     weights = flops if sum(flops) else [float(layer.parameters) for layer in shape.layers]
     total = sum(weights) or 1.0
     times = tuple(
-        LayerTime(*(Curve(((batch, seconds * part * weight / total),)) for part in (FORWARD_SHARE, 1 - FORWARD_SHARE)))
+        LayerTime(
+            *(TimeCurve(((batch, seconds * part * weight / total),)) for part in (FORWARD_SHARE, 1 - FORWARD_SHARE))
+        )
         for weight in weights
     )
     by = "operations" if sum(flops) else "parameters"
@@ -267,7 +269,7 @@ def _roofline(layer: LayerShape, device: Device, precision: str, bandwidth: floa
         return max(passes * max(computing, moving), device.launch_s)
 
     knees = _knees(layer, peak, bandwidth)
-    return LayerTime(*(Curve(tuple((n, seconds(n, passes)) for n in knees)) for passes in (1, 2)))
+    return LayerTime(*(TimeCurve(tuple((n, seconds(n, passes)) for n in knees)) for passes in (1, 2)))
 
 
 _MOST_SAMPLES = 2.0**16

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import InputError
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 
 HEAD_SIZE = 64
@@ -21,7 +21,7 @@ FILE_ERROR = 0.05
 """Relative uncertainty of times from a file, one standard deviation; chosen: layers timed one by one add up to a step
 within about this much."""
 
-COLUMNS = ("name", "forward_ms", "backward_ms", "activation_bytes", "parameter_bytes")
+LAYER_COLUMNS = ("name", "forward_ms", "backward_ms", "activation_bytes", "parameter_bytes")
 
 
 def is_given(model: Mapping[str, Any]) -> bool:
@@ -156,7 +156,7 @@ def profile_of_file(path: Path, batch_size: int) -> Profile:
     after a layer sends is whatever later layers still need of all before it.
 
     Args:
-        path: CSV with the columns of `COLUMNS`, and `kind` and `predecessors` where there are branches.
+        path: CSV with the columns of `LAYER_COLUMNS`, and `kind` and `predecessors` where there are branches.
         batch_size: samples that the times and sizes are of.
 
     Raises:
@@ -178,7 +178,7 @@ def profile_of_file(path: Path, batch_size: int) -> Profile:
             )
         )
         seconds = [0.0 if source else _float(row[way]) / 1e3 for way in ("forward_ms", "backward_ms")]
-        times.append(LayerTime(*(Curve(((float(batch_size), value),)) for value in seconds)))
+        times.append(LayerTime(*(TimeCurve(((float(batch_size), value),)) for value in seconds)))
     shape = ModelShape(tuple(layers), origin=path.name, facts={"activations": "given"})
     return Profile(
         shape, tuple(times), origin="given", text=f"{path.name} at batch size {batch_size}", error=FILE_ERROR
@@ -192,15 +192,17 @@ def _rows(path: Path) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError([f"cannot be read: {reason}"], str(path)) from None
-    problems = [f"no column {name}" for name in COLUMNS if not rows or name not in rows[0]]
+    problems = [f"no column {name}" for name in LAYER_COLUMNS if not rows or name not in rows[0]]
     for number, row in enumerate(rows, start=2):
         problems += [
             f"line {number}: {name} = {row[name]!r}: a number, at least 0"
-            for name in COLUMNS[1:]
+            for name in LAYER_COLUMNS[1:]
             if name in row and not _float(row[name]) >= 0
         ]
     if problems:
-        raise InputError([*problems[:5], f"columns are {', '.join(COLUMNS)}, and kind and predecessors"], str(path))
+        raise InputError(
+            [*problems[:5], f"columns are {', '.join(LAYER_COLUMNS)}, and kind and predecessors"], str(path)
+        )
     return rows
 
 

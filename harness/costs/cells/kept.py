@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core import cache
 from harness.core.code_hash import text_hash
 from harness.core.errors import HarnessError
-from harness.costs.cells.find import shape_of
+from harness.costs.cells.find import given_shape
 from harness.costs.profiles.shape import ModelShape
 from harness.workloads.entries import DataShape, Model, seen_shape
 
@@ -33,7 +33,7 @@ _TRACER = (
 
 def find_shape(cell: Cell, host: Host) -> ModelShape | None:
     """Return a cell's model as it was traced, or given by the scenario; None where it was never traced."""
-    given = shape_of(cell)
+    given = given_shape(cell)
     if given is not None:
         return given
     seen = seen_by(cell, host)

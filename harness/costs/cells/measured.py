@@ -12,13 +12,13 @@ from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
 from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import ModelShape
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
 
-SMALLEST_ERROR = 0.03
+LEAST_MEASURED_ERROR = 0.03
 """Least relative uncertainty stated for a measured profile, one standard deviation; measured (2 shared EPYC cores,
 2026-11-20, n = 3): the median step of one cell differed by 1 to 4 % between runs minutes apart."""
 
@@ -121,14 +121,14 @@ def make_profile(by_size: Mapping[int, Mapping[str, Any]]) -> Profile:
         memory_bandwidth_bytes_per_s=whole["memory_bandwidth_bytes_per_s"],
         origin="measured",
         text=f"single, measured here over {' and '.join(map(str, sizes))} samples, {beside}, on {whole['device']}",
-        error=max(SMALLEST_ERROR, *(content["spread"] for content in contents)),
+        error=max(LEAST_MEASURED_ERROR, *(content["spread"] for content in contents)),
     )
 
 
-def _curve(sizes: Sequence[int], seconds: Sequence[float]) -> Curve:
+def _curve(sizes: Sequence[int], seconds: Sequence[float]) -> TimeCurve:
     """Join the points; more samples never take less time, whatever the noise."""
     rising = [max(seconds[: k + 1]) for k in range(len(seconds))]
-    return Curve(tuple(zip(map(float, sizes), rising, strict=True)))
+    return TimeCurve(tuple(zip(map(float, sizes), rising, strict=True)))
 
 
 def links_key(machine: Machine, device: str, threads: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["tensor", "gradient", "copy", "free"]
+EventKind = Literal["tensor", "gradient", "copy", "free"]
 """Of an event: a tensor, a parameter's gradient, a half-precision copy of a weight, or the end of one of them."""
 
 
@@ -19,7 +19,7 @@ class Event(NamedTuple):
         fixed, per_sample: bytes are fixed + samples * per_sample; 0 where it ends.
     """
 
-    kind: Kind
+    kind: EventKind
     owner: int
     slot: int
     fixed: float = 0.0

@@ -47,23 +47,23 @@ class Allocator(Protocol):
     def peak_reserved(self) -> int:
         """Most bytes held at once, in use or not."""
 
-    def allocate(self, num_bytes: float) -> Block:
+    def allocate(self, num_bytes: float) -> MemoryBlock:
         """Return memory; 0 bytes are nothing."""
 
-    def free(self, block: Block) -> None:
+    def free(self, block: MemoryBlock) -> None:
         """Take it back."""
 
 
 @dataclass(eq=False, slots=True)
-class Block:
+class MemoryBlock:
     """Part of a segment; neighbours are linked so that free ones are merged."""
 
     start: int
     num_bytes: int
     small: bool
     used: bool = False
-    before: Block | None = None
-    after: Block | None = None
+    before: MemoryBlock | None = None
+    after: MemoryBlock | None = None
 
 
 @dataclass
@@ -83,16 +83,16 @@ class PlainAllocator:
         """The same as what was allocated."""
         return self.peak_allocated
 
-    def allocate(self, num_bytes: float) -> Block:
+    def allocate(self, num_bytes: float) -> MemoryBlock:
         """Count the bytes."""
-        block = Block(0, int(num_bytes), small=False)
+        block = MemoryBlock(0, int(num_bytes), small=False)
         self.allocated += block.num_bytes
         if self.capacity is not None and self.allocated > self.capacity:
             raise OutOfMemory(self.allocated - self.capacity)
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return block
 
-    def free(self, block: Block) -> None:
+    def free(self, block: MemoryBlock) -> None:
         """Count them back."""
         self.allocated -= block.num_bytes
 
@@ -112,10 +112,10 @@ class CachingAllocator:
     reserved: int = 0
     peak_allocated: int = 0
     peak_reserved: int = 0
-    _free: dict[bool, list[tuple[int, int, Block]]] = field(default_factory=lambda: {True: [], False: []})
+    _free: dict[bool, list[tuple[int, int, MemoryBlock]]] = field(default_factory=lambda: {True: [], False: []})
     _end: int = 0
 
-    def allocate(self, num_bytes: float) -> Block:
+    def allocate(self, num_bytes: float) -> MemoryBlock:
         """Return the smallest free block that is large enough, or part of a new segment.
 
         Raises:
@@ -132,7 +132,7 @@ class CachingAllocator:
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return block
 
-    def free(self, block: Block) -> None:
+    def free(self, block: MemoryBlock) -> None:
         """Keep the block for later, merged with free neighbours."""
         self.allocated -= block.num_bytes
         block.used = False
@@ -142,22 +142,22 @@ class CachingAllocator:
                 _merge(block, other)
         insort(self._free[block.small], (block.num_bytes, block.start, block))
 
-    def _best(self, size: int, small: bool) -> Block | None:
+    def _best(self, size: int, small: bool) -> MemoryBlock | None:
         pool = self._free[small]
         place = bisect_left(pool, (size, -1))
         return pool.pop(place)[2] if place < len(pool) else None
 
-    def _forget(self, block: Block) -> None:
+    def _forget(self, block: MemoryBlock) -> None:
         pool = self._free[block.small]
         pool.pop(bisect_left(pool, (block.num_bytes, block.start)))
 
-    def _segment(self, size: int, small: bool) -> Block:
+    def _segment(self, size: int, small: bool) -> MemoryBlock:
         num_bytes = segment_bytes(size)
         if self.capacity is not None and self.reserved + num_bytes > self.capacity:
             self._give_back()
         if self.capacity is not None and self.reserved + num_bytes > self.capacity:
             raise OutOfMemory(self.reserved + num_bytes - self.capacity)
-        block = Block(self._end, num_bytes, small)
+        block = MemoryBlock(self._end, num_bytes, small)
         self._end += 2 * num_bytes  # a gap: blocks of two segments are never neighbours
         self.reserved += num_bytes
         self.peak_reserved = max(self.peak_reserved, self.reserved)
@@ -169,8 +169,8 @@ class CachingAllocator:
             self.reserved -= sum(entry[0] for entry in whole)
             pool[:] = [entry for entry in pool if entry[2].before is not None or entry[2].after is not None]
 
-    def _split(self, block: Block, size: int) -> None:
-        rest = Block(block.start + size, block.num_bytes - size, block.small, before=block, after=block.after)
+    def _split(self, block: MemoryBlock, size: int) -> None:
+        rest = MemoryBlock(block.start + size, block.num_bytes - size, block.small, before=block, after=block.after)
         if block.after is not None:
             block.after.before = rest
         block.num_bytes, block.after = size, rest
@@ -186,7 +186,7 @@ def segment_bytes(size: int) -> int:
     return -(-size // LARGE_STEP_BYTES) * LARGE_STEP_BYTES
 
 
-def _merge(block: Block, other: Block) -> None:
+def _merge(block: MemoryBlock, other: MemoryBlock) -> None:
     """Let `block` take in its neighbour."""
     if other is block.before:
         block.start, block.before = other.start, other.before

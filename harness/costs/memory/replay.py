@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from harness.api.strategy import Action
 from harness.costs.memory.allocations import Event, Timeline
-from harness.costs.memory.allocator import Allocator, Block
+from harness.costs.memory.allocator import Allocator, MemoryBlock
 from harness.costs.profiles.shape import ModelShape
 
-STEPS = 2
+_STEPS = 2
 """Steps played: the second one finds what the first has left reserved, and the optimizer's state; a third adds
 nothing (all bundled models, one device)."""
 
@@ -51,7 +51,7 @@ def replay(shape: ModelShape, timeline: Timeline, part: Part, allocator: Allocat
     for size in part.fixed:
         allocator.allocate(size)
     player = _Player(shape, timeline, part, allocator)
-    for step in range(STEPS):
+    for step in range(_STEPS):
         for action in part.actions:
             player.play(action)
         if step == 0:
@@ -75,10 +75,10 @@ class _Player:
     timeline: Timeline
     part: Part
     allocator: Allocator
-    live: dict[tuple[int, int, int], Block] = field(default_factory=dict)
-    kept: dict[tuple[int, int], Block] = field(default_factory=dict)
-    gradients: dict[tuple[int, int], Block] = field(default_factory=dict)
-    copies: dict[tuple[int, int], Block] = field(default_factory=dict)
+    live: dict[tuple[int, int, int], MemoryBlock] = field(default_factory=dict)
+    kept: dict[tuple[int, int], MemoryBlock] = field(default_factory=dict)
+    gradients: dict[tuple[int, int], MemoryBlock] = field(default_factory=dict)
+    copies: dict[tuple[int, int], MemoryBlock] = field(default_factory=dict)
 
     def play(self, action: Action) -> None:
         """Play one action of the table."""
@@ -171,7 +171,7 @@ class _Player:
         if block is not None:
             self.allocator.free(block)
 
-    def _free_all(self, blocks: dict[tuple[int, int], Block]) -> None:
+    def _free_all(self, blocks: dict[tuple[int, int], MemoryBlock]) -> None:
         for block in blocks.values():
             self.allocator.free(block)
         blocks.clear()

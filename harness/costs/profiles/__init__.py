@@ -1,8 +1,8 @@
 """Figures, as plain data: what a model's layers hold and take, and what devices and links are able to do."""
 
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, MeasuredTable, Servers
-from harness.costs.profiles.constants import FITTED, PLAIN, PUBLISHED, Constants, Group
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.constants import FITTED, PLAIN, PUBLISHED, Constants, FitGroup
+from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.runtime import Messages, Runtime
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 
@@ -13,8 +13,7 @@ __all__ = [
     "Bus",
     "Cluster",
     "Constants",
-    "Curve",
-    "Group",
+    "FitGroup",
     "LayerShape",
     "LayerTime",
     "Linear",
@@ -25,4 +24,5 @@ __all__ = [
     "Profile",
     "Runtime",
     "Servers",
+    "TimeCurve",
 ]

@@ -11,7 +11,7 @@ from harness.costs.profiles.shape import ModelShape
 Origin = Literal["measured", "given", "estimated"]
 
 
-class Curve(NamedTuple):
+class TimeCurve(NamedTuple):
     """Seconds against samples, by straight lines through measured points; a single point is a line through zero.
 
     Attributes:
@@ -30,25 +30,25 @@ class Curve(NamedTuple):
         (x0, y0), (x1, y1) = self.points[max(0, above - 1) : max(0, above - 1) + 2]
         return max(0.0, y0 + (y1 - y0) * (samples - x0) / (x1 - x0))
 
-    def scaled(self, factor: float) -> Curve:
+    def scaled(self, factor: float) -> TimeCurve:
         """Return the curve with all seconds multiplied."""
-        return Curve(tuple((count, seconds * factor) for count, seconds in self.points))
+        return TimeCurve(tuple((count, seconds * factor) for count, seconds in self.points))
 
     @classmethod
-    def of(cls, content: Sequence[Any]) -> Curve:
+    def of(cls, content: Sequence[Any]) -> TimeCurve:
         """Return the curve that JSON gives back as a list of its fields, as of any NamedTuple."""
         return cls(tuple((count, seconds) for count, seconds in content[0]))
 
 
-NO_TIME = Curve()
+NO_TIME = TimeCurve()
 
 
 @dataclass(frozen=True)
 class LayerTime:
     """One layer's passes on one device."""
 
-    forward: Curve = NO_TIME
-    backward: Curve = NO_TIME
+    forward: TimeCurve = NO_TIME
+    backward: TimeCurve = NO_TIME
 
 
 @dataclass(frozen=True)
@@ -104,5 +104,7 @@ class Profile:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Profile:
         """Return the profile that `to_dict` was called on."""
-        times = tuple(LayerTime(Curve.of(entry["forward"]), Curve.of(entry["backward"])) for entry in content["times"])
+        times = tuple(
+            LayerTime(TimeCurve.of(entry["forward"]), TimeCurve.of(entry["backward"])) for entry in content["times"]
+        )
         return cls(**{**content, "shape": ModelShape.from_dict(content["shape"]), "times": times})

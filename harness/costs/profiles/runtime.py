@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.costs.profiles.device_profile import NO_TIME, Curve
+from harness.costs.profiles.device_profile import NO_TIME, TimeCurve
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Messages:
         take: the receiver is busy: it copies the value out.
     """
 
-    send: Curve = NO_TIME
-    arrive: Curve = NO_TIME
-    take: Curve = NO_TIME
+    send: TimeCurve = NO_TIME
+    arrive: TimeCurve = NO_TIME
+    take: TimeCurve = NO_TIME
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Runtime:
     bucket_s: float = 0.0
     bucket_s_per_byte: float = 0.0
     action_s: float = 0.0
-    hop: Curve = NO_TIME
+    hop: TimeCurve = NO_TIME
     messages: Messages | None = None
-    served: Curve = NO_TIME
-    served_apart: Curve = NO_TIME
-    exchanged: Curve = NO_TIME
-    load: Curve = NO_TIME
-    add: Curve = NO_TIME
-    stall: Curve = NO_TIME
+    served: TimeCurve = NO_TIME
+    served_apart: TimeCurve = NO_TIME
+    exchanged: TimeCurve = NO_TIME
+    load: TimeCurve = NO_TIME
+    add: TimeCurve = NO_TIME
+    stall: TimeCurve = NO_TIME
 
     def hides_exchange(self, devices: int) -> bool:
         """Say whether computing hides an exchange: not where the threads that exchange have no core of their own."""
@@ -74,9 +74,9 @@ class Runtime:
     def from_dict(cls, content: Mapping[str, Any]) -> Runtime:
         """Return the runtime that `to_dict` was called on."""
         names = ("hop", "served", "served_apart", "exchanged", "load", "add", "stall")
-        curves = {name: Curve.of(content[name]) for name in names}
+        curves = {name: TimeCurve.of(content[name]) for name in names}
         written = content["messages"]
         messages = None
         if written is not None:
-            messages = Messages(*(Curve.of(written[name]) for name in ("send", "arrive", "take")))
+            messages = Messages(*(TimeCurve.of(written[name]) for name in ("send", "arrive", "take")))
         return cls(**{**content, **curves, "messages": messages})

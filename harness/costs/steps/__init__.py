@@ -4,18 +4,18 @@ from harness.costs.steps.collectives import all_reduce_s
 from harness.costs.steps.data_parallel import slowest_of
 from harness.costs.steps.eager import eager_profile
 from harness.costs.steps.fsdp_traffic import bytes_sent, fsdp_step_messages
-from harness.costs.steps.protocols import Measured, between_s
+from harness.costs.steps.protocols import MeasuredAllReduce, between_s
 from harness.costs.steps.replicated_step import recomputed_pieces
-from harness.costs.steps.result import StepCost, Task
+from harness.costs.steps.result import StepCost, StreamTask
 from harness.costs.steps.server import server_cost, server_times, shards
 from harness.costs.steps.step import optimizer_s, step_cost
 from harness.costs.steps.table_time import Recompute
 
 __all__ = [
-    "Measured",
+    "MeasuredAllReduce",
     "Recompute",
     "StepCost",
-    "Task",
+    "StreamTask",
     "all_reduce_s",
     "between_s",
     "bytes_sent",

@@ -43,18 +43,6 @@ def tree_s(ranks: int, num_bytes: float, link: LinkFigures) -> float:
     return 2 * math.ceil(math.log2(ranks)) * link.latency_s + 2 * link.seconds(num_bytes)
 
 
-def hierarchical_s(
-    ranks_per_node: int, nodes: int, num_bytes: float, inside: LinkFigures, between: LinkFigures
-) -> float:
-    """Return the time of an all-reduce inside nodes, then between them in concurrent rings, then inside again.
-
-    Every ring between nodes moves 1/g of the bytes and has 1/g of the node's link.
-
-    Source: Jia et al. 2018, "Highly Scalable Deep Learning Training System with Mixed-Precision", section 3.3.
-    """
-    return ring_s(ranks_per_node, num_bytes, inside) + ring_s(nodes, num_bytes, between)
-
-
 def measured_s(table: MeasuredTable, num_bytes: float) -> float:
     """Return a measured time: lines between measured points in logarithms; beyond them the nearest rate or time.
 
@@ -85,6 +73,11 @@ def all_reduce_s(
     cluster: Cluster, ranks: int, num_bytes: float, nodes: int | None = None, groups_per_node: int = 1
 ) -> float:
     """Return the seconds of one all-reduce over `ranks` devices that are spread evenly over `nodes`.
+
+    The hierarchical algorithm reduces inside nodes, then between them in concurrent rings, then hands out inside again:
+    every ring between nodes moves 1/g of the bytes and has 1/g of the node's link.
+
+    Source: Jia et al. 2018, "Highly Scalable Deep Learning Training System with Mixed-Precision", section 3.3.
 
     Args:
         nodes: default: as few nodes as hold so many devices.

@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from harness.costs.profiles.shape import ModelShape
-from harness.costs.steps.result import Task
+from harness.costs.steps.result import StreamTask
 
 FIRST_BUCKET_BYTES = 2**20
 """DDP's first bucket is small so that the first exchange starts early.
@@ -42,10 +42,7 @@ class Exchange:
     exposed_s: float
     slowed_s: float = 0.0
     busy_s: float = 0.0
-    tasks: tuple[Task, ...] = ()
-
-
-NO_EXCHANGE = Exchange(0.0)
+    tasks: tuple[StreamTask, ...] = ()
 
 
 def buckets_of(shape: ModelShape, bucket_bytes: int) -> tuple[Bucket, ...]:
@@ -95,7 +92,7 @@ def exchange(
         busy += length
         hidden += max(0.0, min(free, elapsed) - begin)
         if record:
-            tasks.append(Task(0, "communication", f"bucket {count}", start_s + begin, start_s + free))
+            tasks.append(StreamTask(0, "communication", f"bucket {count}", start_s + begin, start_s + free))
     slowed = slowdown_fraction * hidden
     return Exchange(max(0.0, free - elapsed - slowed), slowed, busy, tuple(tasks))
 

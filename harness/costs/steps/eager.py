@@ -19,7 +19,7 @@ from typing import NamedTuple
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
 from harness.costs.memory.allocations import Event, Timeline
 from harness.costs.memory.states import QUANTISED_FROM
-from harness.costs.profiles.device_profile import Curve, LayerTime, Profile
+from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
 
 PRODUCT_EFFICIENCY = {"vector": 0.85, "matrix": 0.74}
@@ -95,8 +95,8 @@ def eager_profile(shape: ModelShape, device: Device, precision: str, samples: fl
     speeds = _Speeds.of(device, precision)
     times = tuple(
         LayerTime(
-            Curve(((samples, _forward_s(layer, timeline.of(k).forward, speeds, samples)),)),
-            Curve(((samples, _backward_s(layer, timeline.of(k).backward, speeds, samples)),)),
+            TimeCurve(((samples, _forward_s(layer, timeline.of(k).forward, speeds, samples)),)),
+            TimeCurve(((samples, _backward_s(layer, timeline.of(k).backward, speeds, samples)),)),
         )
         for k, layer in enumerate(shape.layers)
     )

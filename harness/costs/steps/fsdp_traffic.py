@@ -14,7 +14,7 @@ from harness.api.strategy import Layout
 from harness.costs.profiles.shape import ModelShape
 
 
-class Message(NamedTuple):
+class Collective(NamedTuple):
     """One collective of a step.
 
     Attributes:
@@ -29,7 +29,7 @@ class Message(NamedTuple):
     layer: int
 
 
-def fsdp_messages(shape: ModelShape, ranks: int, reshard: bool) -> list[Message]:
+def fsdp_messages(shape: ModelShape, ranks: int, reshard: bool) -> list[Collective]:
     """Return the collectives of one pass forward and back, in the order in which they are needed.
 
     The last unit is never given back between its two passes: it would be gathered again at once.
@@ -42,15 +42,15 @@ def fsdp_messages(shape: ModelShape, ranks: int, reshard: bool) -> list[Message]
         return []
     sizes = [(k, layer.padded_parameters(ranks) * shape.element_bytes) for k, layer in enumerate(shape.layers)]
     units = [(k, num_bytes) for k, num_bytes in sizes if num_bytes]
-    messages = [Message("all-gather", num_bytes, "forward", k) for k, num_bytes in units]
+    messages = [Collective("all-gather", num_bytes, "forward", k) for k, num_bytes in units]
     for k, num_bytes in reversed(units):
         if reshard and k != units[-1][0]:
-            messages.append(Message("all-gather", num_bytes, "backward", k))
-        messages.append(Message("reduce-scatter", num_bytes, "backward", k))
+            messages.append(Collective("all-gather", num_bytes, "backward", k))
+        messages.append(Collective("reduce-scatter", num_bytes, "backward", k))
     return messages
 
 
-def fsdp_step_messages(shape: ModelShape, layout: Layout, pieces: int) -> list[Message]:
+def fsdp_step_messages(shape: ModelShape, layout: Layout, pieces: int) -> list[Collective]:
     """Return the collectives of one gradient that is computed in so many pieces.
 
     Sharded parameters are gathered and gradients scattered for every piece: that is what keeps memory at 1 / ranks.
@@ -61,7 +61,7 @@ def fsdp_step_messages(shape: ModelShape, layout: Layout, pieces: int) -> list[M
     return once * pieces if layout.shard == "parameters" else once
 
 
-def bytes_sent(messages: list[Message], ranks: int) -> float:
+def bytes_sent(messages: list[Collective], ranks: int) -> float:
     """Return the bytes that one rank of a ring sends for all these messages.
 
     Source: Patarasuk and Yuan 2009, "Bandwidth Optimal All-reduce Algorithms", section 3: both halves of a ring

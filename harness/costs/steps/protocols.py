@@ -8,14 +8,16 @@ from typing import NamedTuple
 from harness.costs.profiles.constants import Constants
 
 
-class Measured(NamedTuple):
+class MeasuredAllReduce(NamedTuple):
     """One measured all-reduce."""
 
     num_bytes: float
     seconds: float
 
 
-def between_s(ranks: int, small: Measured, large: Measured, num_bytes: float, constants: Constants) -> float:
+def between_s(
+    ranks: int, small: MeasuredAllReduce, large: MeasuredAllReduce, num_bytes: float, constants: Constants
+) -> float:
     """Return the seconds of an all-reduce from measurements of a smaller and of a larger one.
 
     Below the size where the library takes its ring, time is a floor (launching and meeting) or the bytes of a protocol

@@ -8,7 +8,7 @@ from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps import collectives
 from harness.costs.steps.data_parallel import buckets_of, exchange, slowest_of
 from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
-from harness.costs.steps.result import StepCost, Task
+from harness.costs.steps.result import StepCost, StreamTask
 from harness.costs.steps.table_time import Recompute
 
 
@@ -74,6 +74,6 @@ def recomputed_pieces(recompute: Recompute, pieces: int) -> int:
     return {"none": 0, "all": pieces, "all-but-last": max(1, pieces - 1)}[recompute]
 
 
-def _compute_tasks(layers: list[LayerSeconds], compute_s: float) -> tuple[Task, ...]:
+def _compute_tasks(layers: list[LayerSeconds], compute_s: float) -> tuple[StreamTask, ...]:
     forward = sum(layer.forward_s + layer.exchange_s for layer in layers)
-    return (Task(0, "compute", "forward", 0.0, forward), Task(0, "compute", "backward", forward, compute_s))
+    return (StreamTask(0, "compute", "forward", 0.0, forward), StreamTask(0, "compute", "backward", forward, compute_s))

@@ -7,7 +7,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Task:
+class StreamTask:
     """Something that occupies a stream of a device: what a trace shows.
 
     Attributes:
@@ -41,7 +41,7 @@ class StepCost:
     bytes_sent: float = 0.0
     busy_s: float = 0.0
     bubble_fraction: float | None = None
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[StreamTask, ...] = ()
 
     @property
     def total_s(self) -> float:

@@ -12,7 +12,7 @@ from harness.costs.steps import collectives
 from harness.costs.steps.data_parallel import slowest_of
 from harness.costs.steps.fsdp_traffic import bytes_sent, fsdp_messages, fsdp_step_messages
 from harness.costs.steps.layer_times import layer_seconds, total
-from harness.costs.steps.result import StepCost, Task
+from harness.costs.steps.result import StepCost, StreamTask
 
 
 class _Pass(NamedTuple):
@@ -82,7 +82,7 @@ def _passes(
 class _Timeline(NamedTuple):
     exposed_s: float
     busy_s: float
-    tasks: tuple[Task, ...]
+    tasks: tuple[StreamTask, ...]
 
 
 def _timeline(passes: Sequence[_Pass], seconds: Sequence[tuple[float, float]], overlap: bool) -> _Timeline:
@@ -90,24 +90,24 @@ def _timeline(passes: Sequence[_Pass], seconds: Sequence[tuple[float, float]], o
 
     Source: Zhao et al. 2023, "PyTorch FSDP", sections 3.3.1 and 3.3.2.
     """
-    tasks: list[Task] = []
+    tasks: list[StreamTask] = []
     computing = free = 0.0
     ready = free = seconds[0][0]
     for number, (one, (_, scatter_s)) in enumerate(zip(passes, seconds, strict=True)):
         begins = max(computing, ready)
         computing = begins + one.seconds
-        tasks.append(Task(0, "compute", one.name, begins, computing))
+        tasks.append(StreamTask(0, "compute", one.name, begins, computing))
         gather_s = seconds[number + 1][0] if number + 1 < len(seconds) else 0.0
         leaves = max(free, begins if overlap else computing)
         ready = free = leaves + gather_s if gather_s else free
         if gather_s:
-            tasks.append(Task(0, "communication", f"gather for {passes[number + 1].name}", leaves, ready))
+            tasks.append(StreamTask(0, "communication", f"gather for {passes[number + 1].name}", leaves, ready))
         else:
             ready = 0.0
         if scatter_s:
             leaves = max(free, computing)
             free = leaves + scatter_s
-            tasks.append(Task(0, "communication", f"scatter after {one.name}", leaves, free))
+            tasks.append(StreamTask(0, "communication", f"scatter after {one.name}", leaves, free))
             if not overlap:
                 computing = free
     busy = sum(gather_s + scatter_s for gather_s, scatter_s in seconds)

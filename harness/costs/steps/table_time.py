@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from harness.api.schedules import execution_order, stashes
 from harness.api.strategy import Action, Table
-from harness.costs.steps.result import Task
+from harness.costs.steps.result import StreamTask
 
 Recompute = Literal["none", "all", "all-but-last"]
 """Micro-batches whose activations are dropped and computed again. With "all-but-last" a single one is recomputed.
@@ -20,7 +20,7 @@ MOST_PASSES = 8
 """Steps tried until all devices keep one period: chosen; two are enough for balanced stages. After so many the slowest
 device's is taken, which the true period is not above."""
 
-ROUNDING = 1e-9
+_ROUNDING = 1e-9
 """Relative difference below which two periods are one: chosen, as sums of floats differ by less."""
 
 
@@ -53,7 +53,7 @@ class PipelineTimes:
     exposed_s: tuple[float, ...]
     link_s: tuple[float, ...]
     stash: tuple[int, ...]
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[StreamTask, ...] = ()
 
     @property
     def bubble_fraction(self) -> float:
@@ -257,17 +257,17 @@ def _period(step: Callable[[Sequence[float]], list[float]], ends: list[float]) -
         later = step(ends)
         gains = [after - before for before, after in zip(ends, later, strict=True)]
         ends, longest = later, max(gains)
-        if longest - min(gains) <= ROUNDING * longest:
+        if longest - min(gains) <= _ROUNDING * longest:
             break
     return longest
 
 
-def _tasks(order: Sequence[tuple[int, Action]], spans: Sequence[_Span], chunked: bool) -> tuple[Task, ...]:
+def _tasks(order: Sequence[tuple[int, Action]], spans: Sequence[_Span], chunked: bool) -> tuple[StreamTask, ...]:
     tasks = []
     for (rank, (kind, stage, m)), span in zip(order, spans, strict=True):
         which = f"{m} of stage {stage}" if chunked else f"{m}"
-        tasks.append(Task(rank, "compute", f"{kind.replace('_', ' ')} {which}", span.start_s, span.end_s))
+        tasks.append(StreamTask(rank, "compute", f"{kind.replace('_', ' ')} {which}", span.start_s, span.end_s))
         if span.link_end_s > span.link_start_s:
             what = "activation" if kind == "forward" else "gradient"
-            tasks.append(Task(rank, "communication", f"send {what} {which}", span.link_start_s, span.link_end_s))
+            tasks.append(StreamTask(rank, "communication", f"send {what} {which}", span.link_start_s, span.link_end_s))
     return tuple(tasks)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.costs.memory.allocations import Event, Kind, Passes, Timeline
+from harness.costs.memory.allocations import Event, EventKind, Passes, Timeline
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
-from harness.costs.tracing.watch import Phase, Run
+from harness.costs.tracing.watch import Phase, TracedPass
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Sums:
     flops: float
 
 
-def model_shape(held: Sequence[Held], runs: Sequence[Run], element_bytes: int, origin: str) -> ModelShape:
+def model_shape(held: Sequence[Held], runs: Sequence[TracedPass], element_bytes: int, origin: str) -> ModelShape:
     """Return the shape of a model from what its layers hold and from two passes with different numbers of samples."""
     layers = runs[0].layers
     sums = [[_sums(run, traced) for traced in range(len(layers.outputs))] for run in runs]
@@ -73,7 +73,7 @@ def _line(values: Sequence[float], samples: Sequence[int]) -> Linear:
     return Linear(fixed, slope) if fixed >= 0 else Linear(0.0, max(v / n for v, n in zip(values, samples, strict=True)))
 
 
-def _sums(run: Run, layer: int) -> _Sums:
+def _sums(run: TracedPass, layer: int) -> _Sums:
     sizes = {event.number: event.num_bytes for event in run.events if event.num_bytes}
     kept = [number for number, keeper in run.saved.items() if keeper == layer]
     activations = [number for number in kept if number not in run.copies]
@@ -87,7 +87,7 @@ def _sums(run: Run, layer: int) -> _Sums:
     )
 
 
-def _workspace(run: Run, layer: int, sizes: dict[int, int]) -> int:
+def _workspace(run: TracedPass, layer: int, sizes: dict[int, int]) -> int:
     """Return how far a pass of the layer rises above what is kept when it is over (forward) or begins (backward)."""
     level = {False: [0], True: [0]}
     for event in run.events:
@@ -98,7 +98,7 @@ def _workspace(run: Run, layer: int, sizes: dict[int, int]) -> int:
     return max(max(level[False]) - level[False][-1], max(level[True]))
 
 
-def _timeline(runs: Sequence[Run]) -> Timeline:
+def _timeline(runs: Sequence[TracedPass]) -> Timeline:
     """Return the events of all layers with sizes as lines; of the larger pass alone where the two differ in kind."""
     alike = [(e.phase, e.number, e.num_bytes > 0) for e in runs[0].events] == [
         (e.phase, e.number, e.num_bytes > 0) for e in runs[1].events
@@ -122,7 +122,7 @@ def _timeline(runs: Sequence[Run]) -> Timeline:
     return Timeline(tuple(passes), large.layers.stands_for)
 
 
-def _slots(run: Run) -> dict[int, tuple[int, int]]:
+def _slots(run: TracedPass) -> dict[int, tuple[int, int]]:
     """Return for each allocation the layer that made it, and which of that layer's it is."""
     counts: Counter[int] = Counter()
     slots = {}
@@ -140,12 +140,14 @@ def _relative(slots: dict[int, tuple[int, int]], number: int | None, layer: int)
     return owner - layer, slot
 
 
-def _events(run: Run, phase: Phase, lines: dict[int, Linear], slots: dict[int, tuple[int, int]]) -> Iterator[Event]:
+def _events(
+    run: TracedPass, phase: Phase, lines: dict[int, Linear], slots: dict[int, tuple[int, int]]
+) -> Iterator[Event]:
     for event in run.events:
         where = _relative(slots, event.number, phase.layer)
         if event.phase != phase or where is None:
             continue
-        kind: Kind = "free"
+        kind: EventKind = "free"
         if event.num_bytes:
             kind = "gradient" if event.number in run.gradients else "copy" if event.number in run.copies else "tensor"
         yield Event(kind, *where, *(lines[event.number] if event.num_bytes else ()))

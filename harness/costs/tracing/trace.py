@@ -19,7 +19,7 @@ from harness.costs.profiles.shape import ModelShape
 from harness.costs.tracing.cuda_rules import CudaRules
 from harness.costs.tracing.lines import Held, model_shape
 from harness.costs.tracing.tensor_cuts import split_shares, tensor_plan
-from harness.costs.tracing.watch import Layers, Output, Phase, Recorder, Run, storage_keys
+from harness.costs.tracing.watch import AllocationRecorder, Output, Phase, TracedLayers, TracedPass, storage_keys
 from harness.workloads.entries import DataShape
 from harness.workloads.losses import weighted_loss
 
@@ -143,11 +143,11 @@ def _batch(shape: DataShape, samples: int, dtype: torch.dtype) -> tuple[torch.Te
     return torch.zeros(samples, shape.channels, shape.height, shape.width, dtype=dtype), targets
 
 
-def _run(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], rules: Rules) -> Run:
+def _run(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], rules: Rules) -> TracedPass:
     """Run one forward and backward pass and return what was seen."""
     inputs, targets = batch
     parameters = list(module.parameters())
-    recorder = Recorder(storage_keys((*parameters, *module.buffers(), *batch)), storage_keys(parameters))
+    recorder = AllocationRecorder(storage_keys((*parameters, *module.buffers(), *batch)), storage_keys(parameters))
     hooks = torch.autograd.graph.saved_tensors_hooks(recorder.pack, lambda tensor: tensor)
     with recorder:
         with _watching_cuts(module, recorder), hooks, rules.casting():
@@ -161,7 +161,9 @@ def _run(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], rules: Rul
     return run
 
 
-def _forward(module: nn.Module, values: torch.Tensor, recorder: Recorder) -> tuple[torch.Tensor, Layers]:
+def _forward(
+    module: nn.Module, values: torch.Tensor, recorder: AllocationRecorder
+) -> tuple[torch.Tensor, TracedLayers]:
     """Pass layer by layer; of a run of equal layers that keep their input's shape only some."""
     names: list[str] = []
     stands_for: list[int] = []
@@ -181,7 +183,7 @@ def _forward(module: nn.Module, values: torch.Tensor, recorder: Recorder) -> tup
             middle = len(outputs) if place == 1 else middle
             stands_for.append(len(outputs))
             outputs.append(Output(recorder.number_of(values), values.numel() * values.element_size()))
-    return values, Layers(tuple(names), tuple(stands_for), tuple(outputs))
+    return values, TracedLayers(tuple(names), tuple(stands_for), tuple(outputs))
 
 
 def _equal_runs(module: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
@@ -203,7 +205,7 @@ def _plain(part: nn.Module) -> tuple[tuple[str, str], ...]:
 
 
 @contextmanager
-def _watching_cuts(module: nn.Module, recorder: Recorder) -> Iterator[None]:
+def _watching_cuts(module: nn.Module, recorder: AllocationRecorder) -> Iterator[None]:
     """Tell the recorder when values are divided: between a layer cut by outputs and one cut by inputs."""
 
     def enter(value: bool) -> Callable[..., None]:

@@ -46,7 +46,7 @@ class Output(NamedTuple):
     num_bytes: int
 
 
-class Layers(NamedTuple):
+class TracedLayers(NamedTuple):
     """The layers of a pass.
 
     Attributes:
@@ -61,7 +61,7 @@ class Layers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class TracedPass:
     """One forward and backward pass, as it was seen; layers are numbered as they were traced.
 
     Attributes:
@@ -74,7 +74,7 @@ class Run:
 
     samples: int
     input_bytes: int
-    layers: Layers
+    layers: TracedLayers
     events: tuple[Seen, ...]
     saved: Mapping[int, int]
     divided: frozenset[int]
@@ -84,7 +84,7 @@ class Run:
 
 
 @dataclass(eq=False)
-class Recorder(TorchDispatchMode):
+class AllocationRecorder(TorchDispatchMode):
     """Record every storage that operations make while it is active.
 
     Attributes:
@@ -148,9 +148,9 @@ class Recorder(TorchDispatchMode):
 
         return enter
 
-    def run(self, inputs: torch.Tensor, layers: Layers, gradients: Iterable[torch.Tensor]) -> Run:
+    def run(self, inputs: torch.Tensor, layers: TracedLayers, gradients: Iterable[torch.Tensor]) -> TracedPass:
         """Return what was seen so far; what ends from now on is not part of it."""
-        return Run(
+        return TracedPass(
             samples=len(inputs),
             input_bytes=inputs.numel() * inputs.element_size(),
             layers=layers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from harness.costs.profiles import Bus, Curve, LinkFigures
+from harness.costs.profiles import Bus, LinkFigures, TimeCurve
 
 Table = Sequence[tuple[float, float]]
 """(bytes, seconds), bytes rising."""
@@ -17,23 +17,18 @@ def alpha_beta(table: Table) -> tuple[float, float]:
     Relative, because a table spans five orders of magnitude and its small messages matter as much as its large ones.
     Neither is below zero: where the best line begins below, it goes through zero.
     """
+    import numpy as np
+
     if not table:
         return 0.0, 0.0
-    weights = [1 / seconds**2 for _, seconds in table]
-    total, mean_x, mean_y = (
-        sum(w * value for w, value in zip(weights, values, strict=True))
-        for values in ([1.0] * len(table), [x for x, _ in table], [y for _, y in table])
-    )
-    square = sum(w * x * x for w, (x, _) in zip(weights, table, strict=True))
-    product = sum(w * x * y for w, (x, y) in zip(weights, table, strict=True))
-    determinant = total * square - mean_x**2
-    beta = (total * product - mean_x * mean_y) / determinant if determinant else 0.0
-    alpha = (mean_y - beta * mean_x) / total
+    sizes, seconds = np.array(table, dtype=float).T
+    flat = float(np.average(seconds, weights=seconds**-2.0))
+    if min(sizes) == max(sizes):
+        return flat, 0.0
+    beta, alpha = map(float, np.polyfit(sizes, seconds, 1, w=1 / seconds))
     if alpha < 0:
-        return 0.0, product / square
-    if beta < 0:
-        return mean_y / total, 0.0
-    return alpha, beta
+        return 0.0, float((sizes / seconds).sum() / ((sizes / seconds) ** 2).sum())
+    return (alpha, beta) if beta >= 0 else (flat, 0.0)
 
 
 def misfit(table: Table, alpha_s: float, beta_s_per_byte: float) -> float:
@@ -71,15 +66,15 @@ def bus_of(groups: Mapping[int, Mapping[str, Table]]) -> Bus:
     )
 
 
-def curve(table: Table) -> Curve:
+def curve(table: Table) -> TimeCurve:
     """Return a table as a curve; more bytes never take less time, whatever the noise."""
     best: list[tuple[float, float]] = []
     for x, y in table:
         best.append((float(x), max(y, best[-1][1] if best else 0.0)))
-    return Curve(tuple(best))
+    return TimeCurve(tuple(best))
 
 
-def hop_curve(measured: Table, messages: Table, latency_s: float) -> Curve:
+def hop_curve(measured: Table, messages: Table, latency_s: float) -> TimeCurve:
     """Return what a hop holds the link, latency left out: the runtime's own share, and the message's bytes.
 
     Args:
@@ -91,13 +86,13 @@ def hop_curve(measured: Table, messages: Table, latency_s: float) -> Curve:
     return curve([(size, own + max(0.0, seconds - latency_s)) for size, seconds in messages])
 
 
-def level(table: Table) -> Curve:
+def level(table: Table) -> TimeCurve:
     """Return a table as a curve that stays where it ends."""
     points = tuple((float(x), y) for x, y in table)
-    return Curve((*points, (points[-1][0] * 1000, points[-1][1]))) if points else Curve()
+    return TimeCurve((*points, (points[-1][0] * 1000, points[-1][1]))) if points else TimeCurve()
 
 
-def wrapper_of(rows: Sequence[tuple[float, float, float, float]], all_reduce: Curve) -> tuple[float, float, float]:
+def wrapper_of(rows: Sequence[tuple[float, float, float, float]], all_reduce: TimeCurve) -> tuple[float, float, float]:
     """Return what DDP adds to a step, and what it adds to each bucket beyond its all-reduce: fixed, and by the byte.
 
     Args:

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import torch
-
 from harness.costs.memory import CPU, CUDA, Placement, StageMemory, Work, device_memory, stage_memory
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of
-
-
-def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Return the bytes of all these tensors."""
-    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def count_dram(setup: Setup, placement: Placement | None = None) -> dict[str, int]:

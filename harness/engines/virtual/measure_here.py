@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.costs.memory import Placement
-from harness.costs.profiles import Curve, LayerTime, ModelShape, Profile
+from harness.costs.profiles import LayerTime, ModelShape, Profile, TimeCurve
 from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.layer_timing import LayerCost, measure_layers, place
 from harness.engines.shared.replica import make_pieces
@@ -49,7 +49,9 @@ def measured_alone(executor: Executor) -> Profile:
     seconds = [_gradient_s(executor, size) for size in sizes]
     shares = _shares(executor, shape, whole)
     times = tuple(
-        LayerTime(*(Curve(tuple((float(n), s * part) for n, s in zip(sizes, seconds, strict=True))) for part in layer))
+        LayerTime(
+            *(TimeCurve(tuple((float(n), s * part) for n, s in zip(sizes, seconds, strict=True))) for part in layer)
+        )
         for layer in shares
     )
     text = f"in this process over {' and '.join(map(str, sizes))} samples, alone"

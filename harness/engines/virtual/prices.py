@@ -14,7 +14,6 @@ from harness.costs.memory import Placement
 from harness.costs.profiles import (
     Bus,
     Cluster,
-    Curve,
     LayerShape,
     LayerTime,
     LinkFigures,
@@ -22,6 +21,7 @@ from harness.costs.profiles import (
     ModelShape,
     Profile,
     Runtime,
+    TimeCurve,
 )
 from harness.costs.steps import StepCost
 
@@ -157,8 +157,8 @@ def constant_costs(
         link: between any two, for messages, means, and weights that are put into a model.
         num_bytes: of the parameters.
     """
-    backward = Curve(((1.0, gradient_s + per_sample_s), (2.0, gradient_s + 2 * per_sample_s)))
+    backward = TimeCurve(((1.0, gradient_s + per_sample_s), (2.0, gradient_s + 2 * per_sample_s)))
     shape = ModelShape((LayerShape("model", tensors=(num_bytes // 4,)),), element_bytes=4)
     profile = Profile(shape, (LayerTime(backward=backward),), optimizer_s=apply_s, text=origin)
-    load = Curve(((1.0, link.seconds(1.0)), (2.0, link.seconds(2.0))))
+    load = TimeCurve(((1.0, link.seconds(1.0)), (2.0, link.seconds(2.0))))
     return Costs(profile, Cluster("device", 2**31, Bus(link), text=origin, runtime=Runtime(load=load)))

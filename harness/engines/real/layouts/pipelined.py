@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from harness.api.schedules import check_table
 from harness.api.strategy import Batch, Table
 from harness.core.outcome import Part
 from harness.core.streams import stream_seed
@@ -58,8 +59,11 @@ class Pipeline(OneDevice):
         return range(self.grid.pipeline, self.setup.layout.stages, self.setup.layout.pipeline)
 
     def _table(self, microbatches: int) -> Table:
-        assert self.setup.layout.schedule is not None
-        return self.setup.layout.schedule(self.setup.layout.pipeline, microbatches)
+        layout = self.setup.layout
+        assert layout.schedule is not None
+        table = layout.schedule(layout.pipeline, microbatches)
+        check_table(table, layout.stages, microbatches)
+        return table
 
     def _agree_on_placement(self) -> Placement:
         """Measure on rank 0 and tell everybody: two measurements would cut differently."""
