@@ -8,13 +8,13 @@ import http.client
 import math
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.core.atomic_files import atomic
 from harness.core.errors import MachineError
 
 if TYPE_CHECKING:
@@ -145,19 +145,6 @@ def _download(url: str, file: PublishedFile) -> bytes:
     return content
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path` and rename: another process sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-        try:
-            temporary.write(content)
-            temporary.close()
-            os.replace(temporary.name, path)
-        except BaseException:
-            Path(temporary.name).unlink(missing_ok=True)
-            raise
-
-
 def _from_mirrors(published: Published, file: PublishedFile) -> tuple[bytes | None, list[str]]:
     """Return the content from the first mirror that has it, or None with the reason of each."""
     reasons: list[str] = []
@@ -194,7 +181,8 @@ def download(published: Published, folder: Path) -> None:
         if content is None:
             raise MachineError(_unavailable(published, folder, missing[number:], reasons))
         try:
-            _write_atomically(folder / file.name, content)
+            with atomic(folder / file.name) as temporary:
+                temporary.write_bytes(content)
         except OSError as error:
             raise MachineError(
                 f"data set {published.folder}: {folder} cannot be written to: {error}; set {DATA_VARIABLE} to "
