@@ -20,7 +20,7 @@ from harness.commands.plan_text import describe
 from harness.core.cell import Cell, Plan
 from harness.core.device_words import engine_in_words
 from harness.core.errors import InputError, PluginError
-from harness.core.machine import _visible
+from harness.core.nvidia_driver import shown
 from harness.costs.price import Prediction, price
 from harness.scenario.plan import Machine, detect_machine, make_plan, select
 from harness.scenario.read import load_scenario, parse_scenario
@@ -680,10 +680,24 @@ def test_engines_are_put_into_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "shown"), [(None, 4), ("", 0), ("0", 1), ("1,3", 2), ("-1", 0), ("0,9,1", 1), ("GPU-ab,GPU-cd", 2)]
+    ("variable", "found"),
+    [
+        (None, "abcd"),
+        ("", ""),
+        ("0", "a"),
+        ("3,1", "db"),
+        ("-1", ""),
+        ("2, GPU-a ,-1,0", "ca"),
+        ("0,9,1", "a"),
+        ("GPU-d,GPU-a", "da"),
+        ("GPU-nobody,0", ""),
+        ("MIG-m,1", "mb"),
+        ("0,MIG-nobody", "a"),
+    ],
 )
-def test_hidden_gpus_are_not_counted(variable: str | None, shown: int) -> None:
-    assert _visible(4, variable) == shown
+def test_hidden_gpus_are_not_counted(variable: str | None, found: str) -> None:
+    uuids = {f"GPU-{name}": name for name in "abcd"} | {"MIG-m": "m"}
+    assert "".join(shown(variable, "abcd", uuids.get)) == found
 
 
 def test_this_machine_has_cores() -> None:

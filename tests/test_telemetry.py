@@ -25,7 +25,7 @@ from harness.engines.telemetry import Probe, ProbeUnavailable, Sample, Target, h
 from harness.engines.telemetry.bench import Bench, load_probe, probe_path
 from harness.engines.telemetry.columns import Columns
 from harness.engines.telemetry.cpu import HostProbe, Meter
-from harness.engines.telemetry.driver import cuda_index, visible_devices
+from harness.engines.telemetry.driver import cuda_index
 from harness.engines.telemetry.nvml import CLOCK_REASONS, decode_clock_reasons
 from harness.engines.telemetry.sampler import Sampler, Telemetry, Ticks
 from harness.engines.telemetry.summary import summarise, summary_notes
@@ -238,9 +238,17 @@ def test_nvml_counts_gpus_as_cuda_does(driver, visible, device, first_gib):
         ("cpu", {}, "no process of this cell computes on a GPU"),
         ("cuda:0", {"NVML_STUB_NO_GPU": "1"}, "the NVIDIA driver sees no GPU on this machine"),
         ("cuda:0", {"NVML_STUB_NO_DRIVER": "1"}, "the NVIDIA driver is not loaded"),
-        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "0,-1"}, "cuda:1 is not among the 1 of CUDA_VISIBLE_DEVICES"),
-        ("cuda:0", {"CUDA_VISIBLE_DEVICES": "GPU-cccc"}, "the driver knows no GPU GPU-cccc (cuda:0)"),
-        ("cuda:5", {}, "the driver knows no GPU 5 (cuda:5)"),
+        (
+            "cuda:1",
+            {"CUDA_VISIBLE_DEVICES": "0,-1"},
+            "CUDA shows no cuda:1: 1 GPU of 2, since CUDA_VISIBLE_DEVICES is '0,-1'",
+        ),
+        (
+            "cuda:0",
+            {"CUDA_VISIBLE_DEVICES": "GPU-cccc"},
+            "CUDA shows no cuda:0: 0 GPUs of 2, since CUDA_VISIBLE_DEVICES is 'GPU-cccc'",
+        ),
+        ("cuda:5", {}, "CUDA shows no cuda:5: 2 GPUs of 2"),
     ],
 )
 def test_nvml_that_cannot_work_says_why(driver, device, variables, reason):
@@ -262,10 +270,32 @@ def test_nvml_warns_where_cuda_may_count_differently(driver):
     assert not any("different kinds" in note for note in in_order["notes"])
 
 
-def test_visible_devices_reads_the_variable_as_cuda_does():
-    assert visible_devices(None) is None
-    assert visible_devices("") == []
-    assert visible_devices("2, GPU-a ,-1,0") == ["2", "GPU-a"]
+@pytest.mark.parametrize(
+    ("visible", "gpus", "first"),
+    [
+        (None, 2, "Stub 1000"),
+        ("", 0, ""),
+        ("1", 1, "Stub 2000"),
+        ("1,0", 2, "Stub 2000"),
+        ("GPU-bbbb", 1, "Stub 2000"),
+        ("GPU-bbbb2222-stub,-1,0", 1, "Stub 2000"),
+        ("GPU-cccc,0", 0, ""),
+        ("GPU-", 0, ""),
+        ("MIG-cccc", 0, ""),
+    ],
+)
+def test_a_plan_counts_gpus_by_the_rule_of_the_probe(driver, visible, gpus, first):
+    script = "from harness.core.machine import detect_machine; from harness.core.nvidia_driver import driver_version; "
+    script += "m = detect_machine(); print(m.gpus, driver_version(), m.gpu_name)"
+    variables = {"NVML_STUB_MIXED": "1"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=environment(driver, **variables),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"{gpus} 999.1 {first}".strip()
 
 
 def test_clock_reasons_are_decoded_with_what_is_unknown_named():

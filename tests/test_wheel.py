@@ -31,6 +31,7 @@ def test_wheel_installs_no_top_level_package_but_harness(wheel):
     assert "harness/_bundled/scenarios/lenet.toml" in names
     assert "harness/report/report.html.j2" in names
     assert "harness/py.typed" in names
+    assert {"harness/workloads/data_files/digits.csv.gz", "harness/workloads/data_files/digits.LICENSE"} <= {*names}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
+from harness.core.nvidia_driver import NoNvml, num_gpus, opened
 from harness.core.words import memory_size
-from harness.engines.telemetry.driver import memory_info, open_library, running_processes
-from harness.engines.telemetry.probe import ProbeUnavailable
+from harness.engines.telemetry.driver import memory_info, running_processes
 
 # Chosen: long enough that the 10 ms ticks of process times tell a busy core from an idle one.
 BUSY_WINDOW_S = 0.3
@@ -40,7 +40,7 @@ def describe_machine() -> Facts:
     ]
 
 
-def _cores(psutil: Any) -> str:
+def _cores(psutil: ModuleType) -> str:
     """Return the cores that this process may use, and those that the machine has."""
     logical = psutil.cpu_count()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
@@ -50,7 +50,7 @@ def _cores(psutil: Any) -> str:
     return words if limit is None else f"{words}, limited to {limit:g} cores' time by the container"
 
 
-def _memory(psutil: Any) -> str:
+def _memory(psutil: ModuleType) -> str:
     """Return memory in all and available, and the container's limit where there is one."""
     memory = psutil.virtual_memory()
     words = f"{memory_size(memory.available)} available of {memory_size(memory.total)}"
@@ -112,23 +112,24 @@ def _own_group(controller: str) -> str:
     return next((path.lstrip("/") for _, names, path in entries if controller in names.split(",")), "")
 
 
-def _gpus(psutil: Any) -> Facts:
+def _gpus(psutil: ModuleType) -> Facts:
     """Return a line for the driver and one for each GPU, or why there is none."""
     try:
-        nvml = open_library()
-    except ProbeUnavailable as unavailable:
-        return [("GPUs", f"none: {unavailable.reason}")]
+        with opened() as nvml:
+            return _gpus_of(psutil, nvml)
+    except NoNvml as error:
+        return [("GPUs", f"none: {error}")]
+
+
+def _gpus_of(psutil: ModuleType, nvml: ModuleType) -> Facts:
     try:
-        num_gpus = nvml.nvmlDeviceGetCount()
-        gpus = [(f"GPU {index}", _gpu(psutil, nvml, index)) for index in range(num_gpus)]
+        gpus = [(f"GPU {index}", _gpu(psutil, nvml, index)) for index in range(num_gpus(nvml))]
         return [("NVIDIA driver", str(nvml.nvmlSystemGetDriverVersion())), *gpus]
     except nvml.NVMLError as error:
         return [("GPUs", f"the driver does not tell: {error}")]
-    finally:
-        nvml.nvmlShutdown()
 
 
-def _gpu(psutil: Any, nvml: Any, index: int) -> str:
+def _gpu(psutil: ModuleType, nvml: ModuleType, index: int) -> str:
     """Return a GPU's name, memory, and the processes that compute on it."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -139,7 +140,7 @@ def _gpu(psutil: Any, nvml: Any, index: int) -> str:
     return f"{size}, {_gpu_processes(psutil, nvml, handle)}"
 
 
-def _gpu_processes(psutil: Any, nvml: Any, handle: Any) -> str:
+def _gpu_processes(psutil: ModuleType, nvml: ModuleType, handle: object) -> str:
     """Return the names of the processes that compute on a GPU."""
     try:
         pids = [process.pid for process in running_processes(nvml, handle)]
@@ -148,7 +149,7 @@ def _gpu_processes(psutil: Any, nvml: Any, handle: Any) -> str:
     return f"used by {', '.join(_name(psutil, pid) for pid in pids)}" if pids else "no process listed on it"
 
 
-def _name(psutil: Any, pid: int) -> str:
+def _name(psutil: ModuleType, pid: int) -> str:
     """Return a process' name; one of another container is hidden from this one."""
     try:
         return str(psutil.Process(pid).name())
@@ -156,13 +157,13 @@ def _name(psutil: Any, pid: int) -> str:
         return "a process that is hidden from here"
 
 
-def _load(psutil: Any) -> str:
+def _load(psutil: ModuleType) -> str:
     """Return the load averages: processes that run or wait for a core."""
     one, five, fifteen = psutil.getloadavg()
     return f"{one:.1f}, {five:.1f}, {fifteen:.1f} processes over 1, 5, 15 minutes"
 
 
-def _busiest(psutil: Any) -> str:
+def _busiest(psutil: ModuleType) -> str:
     """Return the names of other processes that keep cores busy, and how many cores each."""
     before = _cpu_seconds(psutil)
     began_s = time.monotonic()
@@ -174,7 +175,7 @@ def _busiest(psutil: Any) -> str:
     return ", ".join(f"{name} {share:.1f} cores" for share, name in busy) or "none"
 
 
-def _cpu_seconds(psutil: Any) -> dict[tuple[int, float, str], float]:
+def _cpu_seconds(psutil: ModuleType) -> dict[tuple[int, float, str], float]:
     """Return the CPU seconds of every process but this one, by pid, start and name."""
     processes = psutil.process_iter(["pid", "create_time", "name", "cpu_times"])
     infos = [process.info for process in processes if process.pid != os.getpid()]

@@ -14,12 +14,13 @@ import click
 from harness.api.host import Host, describe
 from harness.commands.plan_text import differences
 from harness.commands.rounds import Summary, missing, run_cells
+from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.device_words import engine_in_words
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.core.outcome import Status
 from harness.core.units import parse_seconds
-from harness.results.store import Record, Results, write_atomically
+from harness.results.store import Record, Results
 from harness.scenario.plan import select
 
 REPORT_SHARE = 0.25

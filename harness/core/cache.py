@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from harness.core.atomic_files import write_atomically
 
 SCHEMA = 1
 """Rises when stored content would no longer mean the same; everything is then measured and traced again."""
@@ -48,23 +49,10 @@ def save(kind: str, key: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
     path = _path(kind, key)
     written = json.dumps({"key": _plain(key), "content": content})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, written)
+        write_atomically(path, written)
     except OSError:
         return False
     return True
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside `path` and rename, so that a reader sees the old file or the new one, and never half of one."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
 
 
 def _path(kind: str, key: Mapping[str, Any]) -> Path:

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from harness.core.machine import Machine
+from harness.core.nvidia_driver import driver_version
 from harness.core.version import __version__
 
 PACKAGES = ("torch", "numpy", "simpy", "nvidia-nccl-cu13", "nvidia-nccl-cu12")
@@ -27,7 +28,7 @@ def describe_environment(machine: Machine) -> dict[str, Any]:
         "cores": machine.cores,
         "gpus": machine.gpus,
         "gpu": machine.gpu_name,
-        "driver": _driver() if machine.gpus else "",
+        "driver": driver_version() if machine.gpus else "",
     }
     facts |= {name: version for name in PACKAGES if (version := _version(name))}
     return facts | {"id": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]}
@@ -48,15 +49,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _driver() -> str:
-    import pynvml  # type: ignore[import-untyped,unused-ignore]
-
-    try:
-        pynvml.nvmlInit()
-        version = pynvml.nvmlSystemGetDriverVersion()
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return ""
-    return version.decode() if isinstance(version, bytes) else str(version)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.core.atomic_files import write_atomically
 from harness.core.version import __version__
-from harness.results.store import Results, write_atomically
+from harness.results.store import Results
 
 if TYPE_CHECKING:
     from harness.report.against import Against

@@ -11,9 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.cell_row import Row, with_speedups
+from harness.core.atomic_files import atomic, write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
 from harness.core.errors import InputError
 from harness.core.outcome import Cause, Part, Status
@@ -225,7 +224,7 @@ class Results:
         rows = self.rows()
         path = self.folder / "cells.csv"
         extra = sorted({key for row in rows for key in row} - set(COLUMNS))
-        with _atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*COLUMNS, *extra], lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
@@ -310,7 +309,7 @@ def _record(content: Mapping[str, Any]) -> Record:
 
 
 def _write_table(path: Path, table: Mapping[str, Sequence[Any]]) -> None:
-    with _atomic(path) as temporary:
+    with atomic(path) as temporary:
         if path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
@@ -324,33 +323,6 @@ def _write_table(path: Path, table: Mapping[str, Sequence[Any]]) -> None:
             # What no row knows is a number all the same: tables of other cells, which know it, are put beside this one.
             numbers = {k: v.cast("float64") if pyarrow.types.is_null(v.type) else v for k, v in columns.items()}
             parquet.write_table(pyarrow.table(numbers), temporary)
-
-
-class _atomic:  # noqa: N801 - used as a function
-    """Hand out a temporary path beside the target; rename it onto the target when all went well."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        os.close(descriptor)
-        os.chmod(name, 0o644)
-        self.temporary = Path(name)
-        return self.temporary
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
-            self.temporary.replace(self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of either."""
-    with _atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def jsonable(value: Any) -> Any:

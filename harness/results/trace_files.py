@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell
 from harness.core.outcome import Outcome
-from harness.results.store import Results, write_atomically
+from harness.results.store import Results
 from harness.results.trace_document import chosen_spans, side_by_side, trace_document
 
 TRACED = "traced: stamps and hooks took some time in its first steps"

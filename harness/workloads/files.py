@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import math
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -128,46 +126,32 @@ def files_checksum(contents: Iterable[bytes]) -> str:
     return _combined(hashlib.sha256(content).hexdigest() for content in contents)
 
 
-def _download(url: str, file: PublishedFile) -> bytes:
-    """Return the content behind `url`.
+def _fetch(url: str, file: PublishedFile, folder: Path) -> str:
+    """Download a file, which gets its name once its checksum is right; return why it cannot be had, or nothing."""
+    # Imported here: it takes 0.3 s, and who has the files never needs it.
+    import pooch
 
-    Raises:
-        OSError: it could not be had, or is not the published file.
-    """
-    # Imported here: it brings ssl and http along, which who has the files never needs.
-    import urllib.request
-
-    # One byte more than expected shows that a file is too long without reading all of what a captive portal sends.
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-        content: bytes = response.read(file.num_bytes + 1)
-    if problem := file.check(content):
-        raise OSError(f"the answer has {problem}")
-    return content
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path` and rename: another process sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-        try:
-            temporary.write(content)
-            temporary.close()
-            os.replace(temporary.name, path)
-        except BaseException:
-            Path(temporary.name).unlink(missing_ok=True)
-            raise
+    pooch.get_logger().setLevel("WARNING")  # it would announce every file on stderr
+    downloader = pooch.HTTPDownloader(timeout=TIMEOUT_S)
+    try:
+        pooch.retrieve(url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
+    except OSError as error:  # what requests raises is one too
+        return f"{url}: {error}"
+    except ValueError:
+        return f"{url}: another file than was published, not kept: its sha256 is not {file.sha256}"
+    (folder / file.name).chmod(0o644)  # pooch lets nobody else read it
+    return ""
 
 
-def _from_mirrors(published: Published, file: PublishedFile) -> tuple[bytes | None, list[str]]:
-    """Return the content from the first mirror that has it, or None with the reason of each."""
+def _from_mirrors(published: Published, file: PublishedFile, folder: Path) -> list[str]:
+    """Download a file from the first mirror that has it; return why none has, or nothing."""
     reasons: list[str] = []
     for mirror in published.mirrors:
-        url = f"{mirror}/{file.name}"
-        try:
-            return _download(url, file), reasons
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reasons.append(f"{url}: {error}")
-    return None, reasons
+        reason = _fetch(f"{mirror}/{file.name}", file, folder)
+        if not reason:
+            return []
+        reasons.append(reason)
+    return reasons or ["no mirror is known"]
 
 
 def _unavailable(published: Published, folder: Path, missing: Iterable[PublishedFile], reasons: list[str]) -> str:
@@ -189,17 +173,24 @@ def download(published: Published, folder: Path) -> None:
         MachineError: no mirror has a file; the message lists all that are missing and where they go.
     """
     missing = [file for file in published.files if not (folder / file.name).exists()]
+    if missing:
+        _make_writable(published, folder)
     for number, file in enumerate(missing):
-        content, reasons = _from_mirrors(published, file)
-        if content is None:
+        if reasons := _from_mirrors(published, file, folder):
             raise MachineError(_unavailable(published, folder, missing[number:], reasons))
-        try:
-            _write_atomically(folder / file.name, content)
-        except OSError as error:
-            raise MachineError(
-                f"data set {published.folder}: {folder} cannot be written to: {error}; set {DATA_VARIABLE} to "
-                "another folder"
-            ) from error
+
+
+def _make_writable(published: Published, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "permission denied"
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        raise MachineError(
+            f"data set {published.folder}: {folder} cannot be written to: {reason}; set {DATA_VARIABLE} to "
+            "another folder"
+        )
 
 
 def read_published(published: Published) -> Iterator[tuple[Path, bytes]]:

@@ -197,7 +197,7 @@ def _synthetic_checksum(options: SyntheticOptions) -> str:
 DATASETS = (
     Dataset(
         name="digits",
-        summary="1,797 handwritten digits of 8 x 8 pixels, part of scikit-learn: no download",
+        summary="1,797 handwritten digits of 8 x 8 pixels; nothing to download",
         source="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, test part; CC BY 4.0",
         Options=Options,
         size=lambda options: DatasetSize(1437, 360, DataShape(1, 8, 8, 10)),

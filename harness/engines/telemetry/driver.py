@@ -1,53 +1,31 @@
-"""The NVIDIA driver library: opened, asked in the way that it knows, and which of its GPUs CUDA means."""
+"""The NVIDIA driver library, asked in the way that it knows."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
+from harness.core.nvidia_driver import VISIBLE, NoNvml, num_gpus, open_nvml, visible_gpus
+from harness.core.words import counted
 from harness.engines.telemetry.probe import ProbeUnavailable
 
 
-def open_library() -> Any:
+def open_library() -> ModuleType:
     """Return pynvml with NVML initialised; the caller shuts it down.
 
     Raises:
         ProbeUnavailable: no pynvml, driver library, driver or GPU.
     """
     try:
-        import pynvml  # type: ignore[import-untyped, unused-ignore]  # it ships no types
-    except ImportError as error:
-        raise ProbeUnavailable("the Python package nvidia-ml-py is not installed") from error
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise ProbeUnavailable(_no_driver(pynvml, error)) from error
-    if _count(pynvml) == 0:
-        pynvml.nvmlShutdown()
-        raise ProbeUnavailable("the NVIDIA driver sees no GPU on this machine")
-    return pynvml
+        return open_nvml()
+    except NoNvml as error:
+        raise ProbeUnavailable(str(error)) from error
 
 
-def _no_driver(nvml: Any, error: Exception) -> str:
-    """Return in words why NVML did not initialise."""
-    if isinstance(error, nvml.NVMLError_LibraryNotFound):
-        return "no NVIDIA driver library (libnvidia-ml.so.1) on this machine"
-    if isinstance(error, nvml.NVMLError_DriverNotLoaded):
-        return "the NVIDIA driver is not loaded"
-    return f"the NVIDIA driver library does not start: {error}"
-
-
-def _count(nvml: Any) -> int:
-    """Return the number of GPUs, 0 where the driver cannot tell."""
-    try:
-        return int(nvml.nvmlDeviceGetCount())
-    except nvml.NVMLError:
-        return 0
-
-
-def first_that_works(nvml: Any, *calls: Callable[[], Any]) -> Any:
+def first_that_works(nvml: ModuleType, *calls: Callable[[], Any]) -> Any:
     """Return the first answer; a call that this driver is too old for gives way to the next one.
 
     Raises:
@@ -61,7 +39,7 @@ def first_that_works(nvml: Any, *calls: Callable[[], Any]) -> Any:
     return calls[-1]()
 
 
-def memory_info(nvml: Any, handle: Any) -> Any:
+def memory_info(nvml: ModuleType, handle: object) -> Any:
     """Return a GPU's memory with `used` and `total` in bytes.
 
     Version 2 first: version 1 counts what the driver reserved for itself as used.
@@ -73,7 +51,7 @@ def memory_info(nvml: Any, handle: Any) -> Any:
     )
 
 
-def running_processes(nvml: Any, handle: Any) -> list[Any]:
+def running_processes(nvml: ModuleType, handle: object) -> list[Any]:
     """Return the compute processes on a GPU: `pid`, and `usedGpuMemory` in bytes or None."""
     processes: list[Any] = first_that_works(
         nvml,
@@ -89,55 +67,32 @@ def cuda_index(device: str) -> int | None:
     return int(matched[1] or 0) if matched else None
 
 
-def visible_devices(variable: str | None) -> list[str] | None:
-    """Return the entries of CUDA_VISIBLE_DEVICES that CUDA sees, or None where the variable is not set.
-
-    As in CUDA, an entry of -1 hides itself and all that follow.
-    """
-    if variable is None:
-        return None
-    entries = [entry.strip() for entry in variable.split(",")]
-    hidden_from = next((k for k, entry in enumerate(entries) if entry in ("", "-1")), len(entries))
-    return entries[:hidden_from]
-
-
-def find_gpu(nvml: Any, index: int, visible: list[str] | None) -> Any:
+def find_gpu(nvml: ModuleType, index: int) -> object:
     """Return the NVML handle of the GPU that CUDA calls `index`.
 
     Args:
         nvml: the initialised library.
         index: CUDA's index.
-        visible: what CUDA sees, from `visible_devices`: indices, UUIDs or the beginnings of UUIDs.
 
     Raises:
         ProbeUnavailable: there is no such GPU.
     """
-    if visible is not None and index >= len(visible):
-        raise ProbeUnavailable(f"cuda:{index} is not among the {len(visible)} of CUDA_VISIBLE_DEVICES")
-    entry = str(index) if visible is None else visible[index]
     try:
-        return nvml.nvmlDeviceGetHandleByIndex(int(entry)) if entry.isdigit() else _by_uuid(nvml, entry)
+        gpus = visible_gpus(nvml)
     except nvml.NVMLError as error:
-        raise ProbeUnavailable(f"the driver knows no GPU {entry} (cuda:{index}): {error}") from error
+        raise ProbeUnavailable(f"the driver does not give its GPUs: {error}") from error
+    if index < len(gpus):
+        return gpus[index]
+    variable = os.environ.get(VISIBLE)
+    why = f", since {VISIBLE} is {variable!r}" if variable is not None else ""
+    raise ProbeUnavailable(f"CUDA shows no cuda:{index}: {counted(len(gpus), 'GPU')} of {num_gpus(nvml)}{why}")
 
 
-def _by_uuid(nvml: Any, uuid: str) -> Any:
-    """Return the handle of a GPU or MIG instance by its UUID, or by the beginning of a GPU's, as CUDA allows."""
-    try:
-        return nvml.nvmlDeviceGetHandleByUUID(uuid)
-    except nvml.NVMLError:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(k) for k in range(_count(nvml))]
-        matches = [handle for handle in handles if str(nvml.nvmlDeviceGetUUID(handle)).startswith(uuid)]
-        if len(matches) != 1:
-            raise
-        return matches[0]
-
-
-def order_note(nvml: Any) -> str | None:
+def order_note(nvml: ModuleType) -> str | None:
     """Return a warning where CUDA may number the GPUs in another order than NVML does."""
     if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
         return None
-    names = {str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(k))) for k in range(_count(nvml))}
+    names = {str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(k))) for k in range(num_gpus(nvml))}
     if len(names) < 2:
         return None
     return (

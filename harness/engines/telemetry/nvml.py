@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TypeVar
 
 from harness.engines.telemetry.driver import (
     cuda_index,
@@ -15,7 +15,6 @@ from harness.engines.telemetry.driver import (
     open_library,
     order_note,
     running_processes,
-    visible_devices,
 )
 from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Sample, Target
 
@@ -60,7 +59,7 @@ class Reading:
     read: Callable[[], tuple[float, ...]]
 
 
-def readings(nvml: Any, handle: Any) -> list[Reading]:
+def readings(nvml: ModuleType, handle: object) -> list[Reading]:
     """Return the calls that read a GPU, in bytes, fractions, MHz, W, J and degrees Celsius."""
     return [
         Reading("memory", (("nvml_used", "bytes"), ("nvml_total", "bytes")), lambda: _memory(nvml, handle)),
@@ -81,19 +80,19 @@ def readings(nvml: Any, handle: Any) -> list[Reading]:
     ]
 
 
-def _memory(nvml: Any, handle: Any) -> tuple[float, float]:
+def _memory(nvml: ModuleType, handle: object) -> tuple[float, float]:
     """Return bytes in use and bytes in all."""
     info = memory_info(nvml, handle)
     return float(info.used), float(info.total)
 
 
-def _utilisation(nvml: Any, handle: Any) -> tuple[float, float]:
+def _utilisation(nvml: ModuleType, handle: object) -> tuple[float, float]:
     """Return the fractions of the driver's last period in which a kernel ran, and in which memory was accessed."""
     rates = nvml.nvmlDeviceGetUtilizationRates(handle)
     return rates.gpu / 100, rates.memory / 100
 
 
-def _temperature(nvml: Any, handle: Any) -> float:
+def _temperature(nvml: ModuleType, handle: object) -> float:
     """Return degrees Celsius."""
     sensor = nvml.NVML_TEMPERATURE_GPU
     return float(
@@ -105,7 +104,7 @@ def _temperature(nvml: Any, handle: Any) -> float:
     )
 
 
-def _clock_reasons(nvml: Any, handle: Any) -> float:
+def _clock_reasons(nvml: ModuleType, handle: object) -> float:
     """Return the bits of `CLOCK_REASONS`; all fit a float exactly."""
     return float(
         first_that_works(
@@ -127,7 +126,7 @@ class Gpm:
         NVMLError: the device or the driver has no GPM, or this user may not read it.
     """
 
-    def __init__(self, nvml: Any, handle: Any) -> None:
+    def __init__(self, nvml: ModuleType, handle: object) -> None:
         self._nvml = nvml
         self._handle = handle
         if not nvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice:
@@ -180,7 +179,7 @@ class Gpu:
         targets: the processes of the cell that compute on it.
     """
 
-    def __init__(self, nvml: Any, name: str, handle: Any, targets: Sequence[Target]) -> None:
+    def __init__(self, nvml: ModuleType, name: str, handle: object, targets: Sequence[Target]) -> None:
         self.name = name
         self._nvml = nvml
         self._handle = handle
@@ -283,7 +282,7 @@ class NvmlProbe(Probe):
     name = "nvml"
 
     def __init__(self) -> None:
-        self._nvml: Any = None
+        self._nvml: ModuleType | None = None
         self._gpus: list[Gpu] = []
         self._order_note: str | None = None
 
@@ -298,17 +297,11 @@ class NvmlProbe(Probe):
             raise ProbeUnavailable("no process of this cell computes on a GPU")
         self._nvml = open_library()
         try:
-            self._gpus = [self._gpu(index, targets) for index in indices]
+            self._gpus = [_gpu(self._nvml, index, targets) for index in indices]
             self._order_note = order_note(self._nvml)
         except BaseException:
             self.close()
             raise
-
-    def _gpu(self, index: int, targets: Sequence[Target]) -> Gpu:
-        """Return the GPU that CUDA calls `index`, with the targets on it."""
-        handle = find_gpu(self._nvml, index, visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES")))
-        on_it = [target for target in targets if cuda_index(target.device) == index]
-        return Gpu(self._nvml, f"gpu{index}", handle, on_it)
 
     def sample(self, now: float) -> Iterable[Sample]:
         """Yield the readings of every GPU."""
@@ -328,3 +321,9 @@ class NvmlProbe(Probe):
         if self._nvml is not None:
             self._nvml.nvmlShutdown()
             self._nvml = None
+
+
+def _gpu(nvml: ModuleType, index: int, targets: Sequence[Target]) -> Gpu:
+    """Return the GPU that CUDA calls `index`, with the targets on it."""
+    on_it = [target for target in targets if cuda_index(target.device) == index]
+    return Gpu(nvml, f"gpu{index}", find_gpu(nvml, index), on_it)
