@@ -6,7 +6,7 @@ import io
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from harness.analysis.compared import STEP, TO_TARGET, Change, Quantity
 from harness.commands.cli import main
 from harness.report import content_digest, is_current
 from harness.report.against import Against, exact_in_words, shown_against
-from harness.report.draw_compare import MARKS, MOST_ROWS, grown_drawings, ratio_drawing
-from harness.report.svg import Drawing
+from harness.report.draw_compare import KIND_MARKS, grown_panels, ratio_panel
+from harness.report.figures import Page
+from harness.report.svg import MOST_MARKED, Drawing
 from harness.results.store import Results
 
 PALETTE = {"sync-ddp": "#029e73", "single": "#0173b2", NASTY: "#de8f05"}
@@ -45,10 +46,17 @@ def nights(**scales: float) -> Comparison:
     return compare(side(**dict.fromkeys(scales, 1.0)), side(**scales))
 
 
+def new_page() -> Page:
+    return Page(PALETTE, "a-")
+
+
 def drawn(found: Comparison) -> Drawing:
-    figure = ratio_drawing(found.changes, found.min_effect, exact_in_words(found), "a-")
-    assert figure is not None
+    (figure,) = new_page().drawn([ratio_panel(found.changes, found.min_effect, exact_in_words(found))])
     return figure
+
+
+def grown(changes: Sequence[Change]) -> tuple[Drawing, ...]:
+    return new_page().drawn(grown_panels(changes))
 
 
 def texts_of(drawing: Drawing) -> list[str]:
@@ -69,10 +77,14 @@ def test_every_point_is_drawn_the_worst_first_and_told_apart_by_colour_and_shape
     assert names[0].startswith("sync-ddp on 2 CPU cores, learning rate 0.4: ")
     kinds = table_of(figure).set_index("ratio")["kind"].sort_index()
     assert kinds.tolist() == ["implausible", "improvement", "no change shown", "regression", "regression"]
-    for mark in MARKS.values():
+    for mark in KIND_MARKS.values():
         assert mark.name in texts_of(figure)
         assert mark.colour in figure.svg or mark.colour == "#010203"
-    assert len({mark.shape for mark in MARKS.values()}) == len({mark.colour for mark in MARKS.values()}) == len(MARKS)
+    assert (
+        len({mark.shape for mark in KIND_MARKS.values()})
+        == len({mark.colour for mark in KIND_MARKS.values()})
+        == len(KIND_MARKS)
+    )
     assert "within 5 %" in texts_of(figure)
 
 
@@ -86,7 +98,7 @@ def test_of_many_points_findings_are_drawn_and_the_rest_is_counted() -> None:
     scales = {f"p{number}": 1 + number / 1e4 for number in range(20)} | {"slow": 1.3}
     figure = drawn(nights(**scales))
     assert "+30.0 %" in next(text for text in texts_of(figure) if text.startswith("sync-ddp"))
-    assert sum(text.startswith("sync-ddp") for text in texts_of(figure)) == MOST_ROWS
+    assert sum(text.startswith("sync-ddp") for text in texts_of(figure)) == MOST_MARKED
     assert "In the CSV only: 5 more, none of them better or worse." in figure.caption
     assert len(table_of(figure)) == 21
 
@@ -100,13 +112,13 @@ def test_what_is_compared_exactly_is_said_in_words() -> None:
 
 
 def test_the_step_is_drawn_before_and_after_where_it_got_worse_only() -> None:
-    (figure,) = grown_drawings(nights(same=1.001, slow=1.2).changes, PALETTE, "a-")
+    (figure,) = grown(nights(same=1.001, slow=1.2).changes)
     assert figure.title == "A step before and after, measured"
     assert "new: 4.80 ms; exposed communication 1.40 ms, 601 us before" in texts_of(figure)
     assert table_of(figure)["side"].tolist() == ["base", "new"]
-    assert grown_drawings(nights(same=1.001).changes, PALETTE, "a-") == []
+    assert grown(nights(same=1.001).changes) == ()
     simulated = compare([virtual()], [virtual(step_s=STEP_S * 1.2)])
-    (figure,) = grown_drawings(simulated.changes, PALETTE, "a-")
+    (figure,) = grown(simulated.changes)
     assert figure.title.endswith("simulated")
     assert "simulated milliseconds per step, mean over devices" in texts_of(figure)
 
@@ -116,13 +128,13 @@ def test_a_point_without_parts_has_no_step_to_draw() -> None:
     base, new = ([{**c.row, **parts} for c in side(a=scale)] for scale in (1.0, 1.3))
     found = compare(*([Measured("a", row | {"communication_s": None}, HERE) for row in s] for s in (base, new)))
     assert found.regressions
-    assert grown_drawings(found.changes, PALETTE, "a-") == []
+    assert grown(found.changes) == ()
 
 
 def test_names_in_figures_are_text() -> None:
     base, new = ([cell(seed=k, step_s=STEP_S * s * (1 + k / 1e4), strategy=NASTY) for k in range(5)] for s in (1, 1.3))
     found = compare(base, new)
-    for figure in (drawn(found), *grown_drawings(found.changes, PALETTE, "a-")):
+    for figure in (drawn(found), *grown(found.changes)):
         assert "<script" not in figure.svg
         ElementTree.fromstring(figure.svg)
 
@@ -132,7 +144,7 @@ def test_names_in_figures_are_text() -> None:
 
 def test_a_status_says_what_it_is_now_and_why() -> None:
     found = compare([cell()], [cell(status="crashed", reason=NASTY)])
-    (group,) = shown_against(Against(found, ("base", "new")), PALETTE).groups
+    (group,) = shown_against(Against(found, ("base", "new")), new_page()).groups
     (line,) = group.points[0].lines
     assert (line.quantity, line.change, line.values, line.detail) == (
         "status",
@@ -146,7 +158,7 @@ def test_a_status_says_what_it_is_now_and_why() -> None:
     ("scale", "badge"), [(1.3, "Worse"), (1.001, "No worse"), (0.8, "Better"), (0.5, "Too good")], ids=str
 )
 def test_the_outcome_is_told_in_words(scale: float, badge: str) -> None:
-    shown = shown_against(Against(nights(a=scale), ("base", "new")), PALETTE)
+    shown = shown_against(Against(nights(a=scale), ("base", "new")), new_page())
     assert shown.badge == badge
     assert (shown.outcome == "unchanged") == (badge == "No worse")
 
@@ -158,13 +170,13 @@ def test_the_worst_step_is_drawn_first_whatever_else_of_its_point_grew_less() ->
         return Change(row, quantity, 1.0, ratio, ratio, kind="regression", parts=parts)
 
     found = [changed("sync-ddp", TO_TARGET, 1.1), changed("single", STEP, 2.0), changed("sync-ddp", STEP, 3.0)]
-    (drawing,) = grown_drawings(found, PALETTE, "a")
+    (drawing,) = grown(found)
     assert drawing.caption.startswith("sync-ddp on ")
 
 
 def test_where_it_got_worse_is_one_sentence() -> None:
     base, new = ([*side(a=scale), *(cell("b", k, strategy="single") for k in range(5))] for scale in (1.0, 1.3))
-    shown = shown_against(Against(compare(base, new), ("base", "new")), PALETTE)
+    shown = shown_against(Against(compare(base, new), ("base", "new")), new_page())
     assert shown.spread == (
         "Where: sync-ddp, mostly in exposed communication. No regression shows in single; a step slower by 5 % would "
         "have."

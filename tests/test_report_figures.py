@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,18 +14,18 @@ from harness.analysis.censored import Run
 from harness.analysis.loss_shape import MEANS, SHAPES
 from harness.analysis.time_to_accuracy import reached_by
 from harness.core.words import byte_unit, time_unit
-from harness.report.draw_bars import throughput_drawings
-from harness.report.draw_batches import batch_drawings
-from harness.report.draw_fit import fit_drawings
-from harness.report.draw_memory import dram_drawings, memory_drawings
-from harness.report.draw_noise import noise_drawings
-from harness.report.draw_rates import PAINT, is_a_map, rate_drawings
-from harness.report.draw_scaling import scaling_drawings
-from harness.report.draw_steps import tail_drawings
-from harness.report.draw_target import SAMPLES, ToTarget, target_drawings
-from harness.report.draw_time import LOOKS, bubble_drawings, part_drawings, staleness_drawings, timeline_drawings
-from harness.report.draw_usage import GAUGES, usage_drawings
-from harness.report.svg import NOT_RANKED, Drawing, shorten
+from harness.report.draw_bars import throughput_panels
+from harness.report.draw_batches import batch_panels
+from harness.report.draw_fit import fit_panels
+from harness.report.draw_memory import dram_panels, memory_panels
+from harness.report.draw_noise import noise_panels
+from harness.report.draw_rates import PAINT, is_a_map, rate_panels
+from harness.report.draw_scaling import scaling_panels
+from harness.report.draw_steps import tail_panels
+from harness.report.draw_target import SAMPLES, ToTarget, target_panels
+from harness.report.draw_time import LOOKS, bubble_panels, part_panels, staleness_panels, timeline_panels
+from harness.report.draw_usage import GAUGES, usage_panels
+from harness.report.svg import NOT_RANKED, Drawing, Panel, shorten
 from harness.report.timeline import _lanes, _window
 
 PALETTE = {"single": "#0173b2", "async-ps": "#de8f05", "sync-ddp": "#029e73", "model-split": "#d55e00"}
@@ -32,6 +33,10 @@ PALETTE = {"single": "#0173b2", "async-ps": "#de8f05", "sync-ddp": "#029e73", "m
 
 def table_of(drawing: Drawing) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(drawing.csv))
+
+
+def drawn(panels: Callable[..., list[Panel]], *given: Any) -> list[Drawing]:
+    return [panel.drawing(PALETTE, f"a{number}") for number, panel in enumerate(panels(*given))]
 
 
 def texts_of(drawing: Drawing) -> list[str]:
@@ -46,8 +51,12 @@ def rates(*points: tuple[str, int, float, str | None]) -> pd.DataFrame:
     for strategy, workers, rate, regime in points:
         verdict = MEANS[regime] if regime else None  # type: ignore[index]
         text = f"0 of 3 reached; {regime} 3 of 3" if regime else "0 of 3 reached; too short to tell"
-        rows.append((strategy, "virtual", "", 32, workers, workers, rate, regime, verdict, text, 3, 0))
-    columns = "strategy engine details global_batch_size workers gpus learning_rate regime verdict text seeds reached"
+        rows.append(
+            (strategy, "virtual", "", 32, workers, workers, rate, regime, verdict, text, 3 * bool(regime), 3, 0)
+        )
+    columns = (
+        "strategy engine details global_batch_size workers gpus learning_rate regime verdict text shown seeds reached"
+    )
     return pd.DataFrame(rows, columns=columns.split())
 
 
@@ -59,7 +68,7 @@ def test_a_map_says_which_rate_is_good_where_and_what_is_too_large_for_most_work
         ("async-ps", 16, 0.1, "collapsed"),
         ("async-ps", 16, 0.01, "slow"),
     )
-    (drawing,) = rate_drawings(frame, "a")
+    (drawing,) = drawn(rate_panels, frame)
     assert "Good rates: 0.1 for single on 1 device and async-ps on 4 workers; none for async-ps on 16 workers" in (
         drawing.caption
     )
@@ -78,13 +87,13 @@ def test_a_map_comes_first_where_rates_and_workers_are_several() -> None:
 
 def test_many_columns_are_spread_over_several_maps() -> None:
     frame = rates(*(("async-ps", workers, rate, "good") for workers in range(2, 22) for rate in (0.1, 0.2)))
-    drawn = rate_drawings(frame, "a")
-    assert sum(len(table_of(drawing)) for drawing in drawn) == 40
-    assert len(drawn) == math.ceil(20 / 7)
+    maps = drawn(rate_panels, frame)
+    assert sum(len(table_of(drawing)) for drawing in maps) == 40
+    assert len(maps) == math.ceil(20 / 7)
 
 
 def test_a_point_that_cannot_be_told_is_drawn_without_a_colour() -> None:
-    (drawing,) = rate_drawings(rates(("single", 1, 0.1, None), ("single", 1, 1.0, "good")), "a")
+    (drawing,) = drawn(rate_panels, rates(("single", 1, 0.1, None), ("single", 1, 1.0, "good")))
     assert "too short" in texts_of(drawing)
 
 
@@ -106,7 +115,7 @@ def test_parts_say_who_computes_least_and_add_up() -> None:
     one = {"label": "single, 1 core", "simulated": False, "strategy": "single", "gpus": 1, **parts()}
     two = {"label": "sync-ddp, 2 cores", "simulated": False, "strategy": "sync-ddp", "gpus": 2}
     two |= parts(compute_s=0.002, communication_s=0.006)
-    (drawing,) = part_drawings(pd.DataFrame([one, two]), PALETTE, "a")
+    (drawing,) = drawn(part_panels, pd.DataFrame([one, two]))
     assert "single, 1 core computes for 100 % of a step; sync-ddp, 2 cores only for 25 %" in drawing.caption
     assert "exposed communication takes 75 % of it" in drawing.caption
     assert table_of(drawing)[list(LOOKS)].sum(axis=1).tolist() == pytest.approx([0.004, 0.008])
@@ -116,7 +125,7 @@ def test_parts_say_who_computes_least_and_add_up() -> None:
 
 def test_simulated_time_is_named_so_on_its_axis() -> None:
     row = {"label": "single", "simulated": True, "strategy": "single", "gpus": 1, **parts()}
-    (drawing,) = part_drawings(pd.DataFrame([row]), PALETTE, "a")
+    (drawing,) = drawn(part_panels, pd.DataFrame([row]))
     assert "simulated milliseconds per step, mean over devices" in texts_of(drawing)
     assert "stroke-dasharray" in drawing.svg
 
@@ -138,7 +147,7 @@ def test_a_timeline_shows_a_window_of_every_worker_and_who_waits_longest() -> No
     assert set(window["lane"]) == {"worker 0", "worker 1"}
     assert window["start_s"].between(-0.01, 0.035).all()
     shown = window.assign(simulated=False, strategy="async-ps", label="async-ps, 3 cores", gpus=3, window_s=0.035)
-    (drawing,) = timeline_drawings(shown, PALETTE, "a")
+    (drawing,) = drawn(timeline_panels, shown)
     assert "worker 1 waits longest: 1.00 ms of each step, worker 0 for nothing" in drawing.caption
     assert "Drawn: 2 of 3 devices of async-ps, 3 cores." in drawing.caption
 
@@ -151,14 +160,14 @@ def test_steps_without_times_have_no_timeline() -> None:
 def test_a_bubble_stands_beside_its_theory() -> None:
     row = {"label": "pipeline", "simulated": True, "strategy": "model-split", "gpus": 4, "schedule": "1f1b"}
     row |= {"stages": 4, "microbatches": 8, "bubble": 0.31, "ideal": 3 / 11, "cell_id": "c"}
-    (drawing,) = bubble_drawings(pd.DataFrame([row]), PALETTE, "a")
+    (drawing,) = drawn(bubble_panels, pd.DataFrame([row]))
     assert "idles for 31 % of a step where 1f1b alone makes it 27 %" in drawing.caption
 
 
 def test_staleness_is_told_by_its_median_and_tail() -> None:
     frame = pd.DataFrame({"staleness": [0, 1, 2, 3], "share": [0.2, 0.5, 0.2, 0.1]})
     frame = frame.assign(simulated=False, strategy="async-ps", label="async-ps on 4", gpus=4)
-    (drawing,) = staleness_drawings(frame, PALETTE, "a")
+    (drawing,) = drawn(staleness_panels, frame)
     assert drawing.caption == "Half of the updates of async-ps on 4 are at most 1 update old, 95 % at most 3."
 
 
@@ -173,7 +182,7 @@ def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
     sure = way("sure", *(Run(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
     half = way("half", Run(1.0, True), Run(4.0, False), Run(4.0, False))
     never = way("never", Run(4.0, False))
-    (drawing,) = target_drawings([sure, half, never], PALETTE, "a")
+    (drawing,) = drawn(target_panels, [sure, half, never])
     assert "sure: 5 of 5 seeds reached the target, median 2.20 s (93.75 % interval 2.00 s to 2.40 s)" in (
         drawing.caption
     )
@@ -184,16 +193,16 @@ def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
 
 
 def test_fewer_than_five_seeds_get_no_interval() -> None:
-    (drawing,) = target_drawings([way("few", *(Run(value, True) for value in (1.0, 2.0, 3.0)))], PALETTE, "a")
+    (drawing,) = drawn(target_panels, [way("few", *(Run(value, True) for value in (1.0, 2.0, 3.0)))])
     assert "Below five seeds no interval is given." in drawing.caption
     assert "its interval" not in texts_of(drawing)
-    assert target_drawings([way("never", Run(1.0, False))], PALETTE, "a") == []
+    assert drawn(target_panels, [way("never", Run(1.0, False))]) == []
 
 
 def test_samples_to_the_target_stand_under_their_epochs() -> None:
     runs = tuple(Run(value, True) for value in (3200.0, 6400.0, 9600.0, 6400.0, 6400.0))
     one = ToTarget(False, "single", "one", runs, reached_by(runs), epoch=1600.0)
-    (drawing,) = target_drawings([one], PALETTE, "a", SAMPLES)
+    (drawing,) = drawn(target_panels, [one], SAMPLES)
     assert (
         "one: 5 of 5 seeds reached the target, median 6,400 samples (93.75 % interval 3,200 samples to 9,600 samples"
         in (drawing.caption)
@@ -201,7 +210,7 @@ def test_samples_to_the_target_stand_under_their_epochs() -> None:
     assert {"epochs", "samples seen to the target"} <= set(texts_of(drawing))
     assert table_of(drawing)["samples"].sum() == 32000
     other = ToTarget(False, "single", "other", runs, reached_by(runs), epoch=800.0)
-    (drawing,) = target_drawings([one, other], PALETTE, "a", SAMPLES)
+    (drawing,) = drawn(target_panels, [one, other], SAMPLES)
     assert "epochs" not in texts_of(drawing)  # an epoch of one is none of the other
 
 
@@ -209,49 +218,49 @@ def scaling_row(gpus: int, speedup: float, **changes: Any) -> dict[str, Any]:
     row = {"simulated": True, "line": "sync-ddp", "strategy": "sync-ddp", "scaling": "strong", "gpus": gpus}
     row |= {"base": "sync-ddp on 4", "base_gpus": 4, "ideal": gpus / 4, "speedup": speedup}
     row |= {"efficiency": speedup / (gpus / 4), "speedup_low": math.nan, "speedup_high": math.nan}
-    row |= {"between_runs": None}
+    row |= {"between_runs": None, "ranked": True}
     return row | changes
 
 
 def test_scaling_names_its_base_and_the_ideal() -> None:
-    (drawing,) = scaling_drawings(pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5)]), PALETTE, "a")
+    (drawing,) = drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5)]))
     assert "sync-ddp on 16: 1.5 times as fast as sync-ddp on 4, of 4 times at best (38 %)" in drawing.caption
     assert "ideal: as many times" in texts_of(drawing)
     assert "simulated speed-up" in texts_of(drawing)
     assert "serial" not in drawing.caption  # through one point goes any law
-    assert scaling_drawings(pd.DataFrame([scaling_row(4, 1.0)]), PALETTE, "a") == []
+    assert drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0)])) == []
 
 
 @pytest.mark.parametrize(("between", "words"), [(True, "over runs"), (False, "over the steps within a run")])
 def test_intervals_of_speed_ups_say_what_they_are_over(between: bool, words: str) -> None:
     known = {"speedup_low": 1.4, "speedup_high": 1.6, "between_runs": between}
-    (drawing,) = scaling_drawings(pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5, **known)]), PALETTE, "a")
+    (drawing,) = drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5, **known)]))
     assert f"Upright lines: 95 % intervals, {words}" in drawing.caption
 
 
 def test_strong_scaling_says_what_share_of_the_work_is_as_if_serial() -> None:
     rows = [scaling_row(4 * n, 1 / (0.2 + 0.8 / n)) for n in (1, 2, 4, 8)]
-    (drawing,) = scaling_drawings(pd.DataFrame(rows), PALETTE, "a")
+    (drawing,) = drawn(scaling_panels, pd.DataFrame(rows))
     assert "sync-ddp scales as if 20 % of its work were serial: 5 times at most" in drawing.caption
     weak = [row | {"scaling": "weak"} for row in rows]
-    (drawing,) = scaling_drawings(pd.DataFrame(weak), PALETTE, "a")
+    (drawing,) = drawn(scaling_panels, pd.DataFrame(weak))
     assert "serial" not in drawing.caption
 
 
 def bar(label: str, **changes: Any) -> dict[str, Any]:
     row = {"cell_id": label, "simulated": True, "strategy": "single", "gpus": 1, "label": label, "throughput": 100.0}
-    row |= {"stated": 0.1, "dram_total": math.nan, "dram_capacity": 4 * 2**30}
+    row |= {"ranked": True, "stated": 0.1, "dram_total": math.nan, "dram_capacity": 4 * 2**30}
     return row | {"dram.parameters": 2.0**30, "dram.activations": 2.0**31} | changes
 
 
 def test_memory_stands_against_the_capacity_and_simulated_speed_with_its_band() -> None:
     bars = pd.DataFrame([bar("small", throughput=50.0), bar("large", **{"dram.activations": 2.5 * 2**30})])
-    (memory,) = dram_drawings(bars, PALETTE, "a")
+    (memory,) = drawn(dram_panels, bars)
     assert memory.caption == (
         "large holds 3.5 GiB on its fullest device, most of it activations: 88 % of the 4 GiB that there are (dotted "
         "line); small the least, 3 GiB."
     )
-    (speed,) = throughput_drawings(bars, PALETTE, "a")
+    (speed,) = drawn(throughput_panels, bars)
     assert "large trains 100 samples a simulated second, 2 times as many as small (50)" in speed.caption
     assert "good to ±20 % at worst" in speed.caption
 
@@ -259,7 +268,7 @@ def test_memory_stands_against_the_capacity_and_simulated_speed_with_its_band() 
 def test_allocator_and_nvml_have_figures_of_their_own() -> None:
     held = {"allocated": 2.0**30, "reserved": 2.0 * 2**30, "nvml_used": 3.0 * 2**30}
     bars = pd.DataFrame([bar("all", simulated=False, **held), bar("some", simulated=False, allocated=2.0**20)])
-    counted, allocator, nvml = memory_drawings(bars, PALETTE, "a")
+    counted, allocator, nvml = drawn(memory_panels, bars)
     assert counted.title == "Counted DRAM, measured"
     assert allocator.title == "DRAM as CUDA's allocator holds it, measured"
     assert allocator.caption == (
@@ -270,7 +279,7 @@ def test_allocator_and_nvml_have_figures_of_their_own() -> None:
 
 
 def test_a_simulated_gpu_holds_a_context_too() -> None:
-    (drawing,) = dram_drawings(pd.DataFrame([bar("one", **{"dram.context": 2.0**29})]), PALETTE, "a")
+    (drawing,) = drawn(dram_panels, pd.DataFrame([bar("one", **{"dram.context": 2.0**29})]))
     assert drawing.title == "Counted DRAM and context of simulated devices"
     assert "context" in texts_of(drawing)
 
@@ -292,7 +301,7 @@ def tail(label: str, median_s: float, p95_s: float, longest_s: float, **changes:
 def test_tails_name_the_longest_its_outliers_and_the_slowest_worker() -> None:
     slow = {"slowest_worker": 2, "slowest_device": 0, "slowest_times": 1.5}
     rows = [tail("even", 2e-3, 2.1e-3, 2.2e-3), tail("long", 2e-3, 5e-3, 9e-3, outliers=4, outlier_share=0.06, **slow)]
-    (drawing,) = tail_drawings(pd.DataFrame(rows), PALETTE, "a")
+    (drawing,) = drawn(tail_panels, pd.DataFrame(rows))
     assert drawing.caption == (
         "Longest tail: of long 95 % of 200 steps take at most 5.00 ms, 2.50 times the median, the longest 9.00 ms; 4 "
         "outliers took 6 % of the time. Outliers are far beyond the quartiles; they stay in every other figure. "
@@ -300,7 +309,7 @@ def test_tails_name_the_longest_its_outliers_and_the_slowest_worker() -> None:
     )
     assert "even: 95 % below 2.10 ms" in texts_of(drawing)
     equal = pd.DataFrame([tail("clock", 2e-3, 2e-3, 2e-3, simulated=True)])
-    assert tail_drawings(equal, PALETTE, "a") == []  # simulated steps are all alike: there is nothing to see
+    assert drawn(tail_panels, equal) == []  # simulated steps are all alike: there is nothing to see
 
 
 def losses(line: str, train: list[float], validation: list[float], **changes: Any) -> pd.DataFrame:
@@ -311,15 +320,15 @@ def losses(line: str, train: list[float], validation: list[float], **changes: An
 
 def test_train_against_validation_says_who_overfitted() -> None:
     curves = pd.concat([losses("over", [1.0, 0.1], [1.0, 0.8]), losses("fine", [1.0, 0.5], [1.0, 0.55])])
-    (drawing,) = fit_drawings(curves, {"over": "overfit", "fine": "fits"}, PALETTE, "a")
+    (drawing,) = drawn(fit_panels, curves, {"over": "overfit", "fine": "fits"})
     assert drawing.caption == (
         "The validation loss of over ends at 8.00 times its training loss, the widest gap. Overfitted: over (1 of 1 "
         "seeds)."
     )
     assert "fine: training loss 0.5, validation loss 0.55; 1 of 1 seeds fits." in drawing.svg
-    (drawing,) = fit_drawings(losses("fine", [1.0, 0.5], [1.0, 0.55]), {"fine": "fits"}, PALETTE, "a")
+    (drawing,) = drawn(fit_panels, losses("fine", [1.0, 0.5], [1.0, 0.55]), {"fine": "fits"})
     assert drawing.caption.endswith("None over- or underfits.")
-    assert fit_drawings(losses("none", [1.0, 0.5], [math.nan] * 2), {}, PALETTE, "a") == []
+    assert drawn(fit_panels, losses("none", [1.0, 0.5], [math.nan] * 2), {}) == []
 
 
 def usage(label: str, values: list[float], gauge: str = "computing", **changes: Any) -> pd.DataFrame:
@@ -329,7 +338,7 @@ def usage(label: str, values: list[float], gauge: str = "computing", **changes: 
 
 def test_every_gauge_is_named_for_what_it_is() -> None:
     for name, gauge in GAUGES.items():
-        (drawing,) = usage_drawings(usage("one", [0.5, 0.7], name), PALETTE, "a")
+        (drawing,) = drawn(usage_panels, usage("one", [0.5, 0.7], name))
         assert drawing.title == f"{gauge.title}, measured"
         assert drawing.title != "Utilisation, measured"
         assert gauge.axis in texts_of(drawing)
@@ -337,31 +346,33 @@ def test_every_gauge_is_named_for_what_it_is() -> None:
 
 def test_devices_over_time_tell_their_means_and_engines_apart() -> None:
     both = pd.concat([usage("busy", [0.8, 0.9]), usage("idle", [0.1, 0.3])])
-    (drawing,) = usage_drawings(both, PALETTE, "a")
+    (drawing,) = drawn(usage_panels, both)
     assert drawing.caption.startswith("Mean over the run: 85 for busy, 20 for idle.")
     mixed = pd.concat([both, usage("clock", [0.5, 0.7], simulated=True)])
-    assert [item.title.split(", ")[-1] for item in usage_drawings(mixed, PALETTE, "a")] == ["measured", "simulated"]
-    assert usage_drawings(usage("steady", [0.5, 0.5, 0.5]), PALETTE, "a") == []
+    assert [item.title.split(", ")[-1] for item in drawn(usage_panels, mixed)] == ["measured", "simulated"]
+    assert drawn(usage_panels, usage("steady", [0.5, 0.5, 0.5])) == []
 
 
 def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
-    fast = ToTarget(False, "single", f"wrong{NOT_RANKED}", (Run(0.1, True),) * 5, reached_by((Run(0.1, True),) * 5))
+    runs = (Run(0.1, True),) * 5
+    fast = ToTarget(False, "single", f"wrong{NOT_RANKED}", runs, reached_by(runs), ranked=False)
     slow = way("right", *(Run(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
-    (drawing,) = target_drawings([fast, slow], PALETTE, "a")
+    (drawing,) = drawn(target_panels, [fast, slow])
     assert drawing.caption.startswith("right: 5 of 5 seeds")
     assert "wrong" not in drawing.caption
     assert f"wrong{NOT_RANKED}: 100 ms" in texts_of(drawing)
-    (speed,) = throughput_drawings(
-        pd.DataFrame([bar(f"wrong{NOT_RANKED}", throughput=900.0), bar("right"), bar("slower", throughput=50.0)]),
-        PALETTE,
-        "a",
+    (speed,) = drawn(
+        throughput_panels,
+        pd.DataFrame(
+            [bar(f"wrong{NOT_RANKED}", throughput=900.0, ranked=False), bar("right"), bar("slower", throughput=50.0)]
+        ),
     )
     assert "right trains 100 samples a simulated second, 2 times as many as slower (50)" in speed.caption
 
 
 def test_an_interval_of_a_median_does_not_stand_beside_an_expected_time() -> None:
     runs = [Run(1.0 + k / 10, True) for k in range(9)] + [Run(4.0, False)]
-    (drawing,) = target_drawings([way("most", *runs)], PALETTE, "a")
+    (drawing,) = drawn(target_panels, [way("most", *runs)])
     assert "interval" not in drawing.caption
     assert "its interval" not in texts_of(drawing)
 
@@ -369,36 +380,36 @@ def test_an_interval_of_a_median_does_not_stand_beside_an_expected_time() -> Non
 def test_where_all_need_as_many_samples_nobody_needs_more() -> None:
     runs = tuple(Run(value, True) for value in (3200.0, 6400.0, 9600.0))
     rows = [ToTarget(False, "single", name, runs, reached_by(runs)) for name in ("one", "two")]
-    (drawing,) = target_drawings(rows, PALETTE, "a", SAMPLES)
+    (drawing,) = drawn(target_panels, rows, SAMPLES)
     assert "All take as many." in drawing.caption
 
 
 def test_a_figure_of_some_of_the_points_says_so_and_speaks_for_them_only() -> None:
     lines = [losses(f"line {k}", [1.0, 0.5], [1.0, 0.5]) for k in range(7)]
     lines.append(losses("last", [1.0, 0.1], [1.0, 0.9]))
-    (drawing,) = fit_drawings(pd.concat(lines), {f"line {k}": "fits" for k in range(5)}, PALETTE, "a")
+    (drawing,) = drawn(fit_panels, pd.concat(lines), {f"line {k}": "fits" for k in range(5)})
     assert "The first 6 of 8 points are drawn." in drawing.caption
     assert "None over- or underfits" not in drawing.caption  # of one line that is drawn nobody knows
 
 
 def test_the_context_of_simulated_gpus_is_in_their_figure_only() -> None:
     bars = pd.DataFrame([bar("clock", **{"dram.context": 2.0**29}), bar("wall", simulated=False)])
-    titles = [drawing.title for drawing in dram_drawings(bars, PALETTE, "a")]
+    titles = [drawing.title for drawing in drawn(dram_panels, bars)]
     assert titles == ["Counted DRAM, measured", "Counted DRAM and context of simulated devices"]
 
 
 def test_a_share_above_all_is_written_without_an_exponent() -> None:
-    (drawing,) = dram_drawings(pd.DataFrame([bar("over", dram_capacity=2.0**30)]), PALETTE, "a")
+    (drawing,) = drawn(dram_panels, pd.DataFrame([bar("over", dram_capacity=2.0**30)]))
     assert "300 % of the 1 GiB" in drawing.caption
 
 
 def test_numbers_inside_a_figure_are_not_cut() -> None:
-    (drawing,) = throughput_drawings(pd.DataFrame([bar("rate 0.00125")]), PALETTE, "a")
+    (drawing,) = drawn(throughput_panels, pd.DataFrame([bar("rate 0.00125")]))
     assert "rate 0.00125: 100" in texts_of(drawing)
 
 
 def test_names_that_look_like_mathematics_or_markup_are_text() -> None:
-    (drawing,) = throughput_drawings(pd.DataFrame([bar("a_$x^2$ <b>")]), PALETTE, "a")
+    (drawing,) = drawn(throughput_panels, pd.DataFrame([bar("a_$x^2$ <b>")]))
     assert "a_$x^2$ &lt;b&gt;: 100" in texts_of(drawing)
     assert len(shorten("x" * 10_000)) <= 50
 
@@ -421,7 +432,7 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
         for batch in (8, 16, 64, 256)
         for seed in (0, 1, 2)
     ]  # fmt: skip
-    (drawing,) = batch_drawings(pd.DataFrame(rows), PALETTE, "a")
+    (drawing,) = drawn(batch_panels, pd.DataFrame(rows))
     assert "32 times the batch (8 to 256) takes 7.15 times fewer updates of single: diminishing" in drawing.caption
     critical = re.search(r"Critical batch: (\d+) samples", drawing.caption)
     assert critical is not None
@@ -430,12 +441,12 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
     assert {"diminishing", "critical batch"} <= set(texts_of(drawing))
     assert not {"perfect", "maximal"} & set(texts_of(drawing))
     wide = [row | {"global_batch_size": 2, "updates_to_target": 100 * 33 + row["seed"]} for row in rows[:3]]
-    (drawing,) = batch_drawings(pd.DataFrame([*wide, *rows]), PALETTE, "a")
+    (drawing,) = drawn(batch_panels, pd.DataFrame([*wide, *rows]))
     assert {"perfect", "diminishing"} <= set(texts_of(drawing))
     same = [row | {"strategy": "sync-ddp"} for row in rows]
-    assert len(batch_drawings(pd.DataFrame(rows + same), PALETTE, "a")) == 1
-    assert batch_drawings(pd.DataFrame(rows[:6]), PALETTE, "a") == []
-    assert batch_drawings(pd.DataFrame(), PALETTE, "a") == []
+    assert len(drawn(batch_panels, pd.DataFrame(rows + same))) == 1
+    assert drawn(batch_panels, pd.DataFrame(rows[:6])) == []
+    assert drawn(batch_panels, pd.DataFrame()) == []
 
 
 def noise(label: str, batch: int, *scales: float, strategy: str = "single", simulated: bool = False) -> pd.DataFrame:
@@ -448,7 +459,7 @@ def noise(label: str, batch: int, *scales: float, strategy: str = "single", simu
 def test_noise_scale_says_whether_larger_batches_still_save_steps() -> None:
     small = noise("small", 8, 120.0, 12.0, 170.0)
     mixed, large = noise("mixed", 32, 120.0, 12.0, 170.0), noise("large", 256, 120.0, 12.0, 170.0)
-    (drawing,) = noise_drawings(pd.concat([small, mixed, large]), PALETTE, "a")
+    (drawing,) = drawn(noise_panels, pd.concat([small, mixed, large]))
     assert drawing.title == "Gradient noise scale, measured"
     assert (
         "small: a step of 8 samples is below the noise scale of 12 to 170 samples (40 over the whole run, 300 "
@@ -464,11 +475,12 @@ def test_noise_scale_says_whether_larger_batches_still_save_steps() -> None:
 def test_simulated_noise_scale_is_drawn_apart_and_unresolved_windows_are_gaps() -> None:
     known = noise("known", 32, 50.0, math.nan, 60.0).assign(low=0.0)
     unknown = noise("unknown", 32, math.nan, math.nan)
-    real, simulated = noise_drawings(
-        pd.concat([known, unknown, noise("slow", 32, 90.0, simulated=True, strategy="async-ps")]), PALETTE, "a"
+    real, simulated = drawn(
+        noise_panels,
+        pd.concat([known, unknown, noise("slow", 32, 90.0, simulated=True, strategy="async-ps")]),
     )
     assert (real.title, simulated.title) == ("Gradient noise scale, measured", "Gradient noise scale, simulated")
     assert "unknown" not in real.svg
     assert "stroke-dasharray" in simulated.svg
-    assert noise_drawings(unknown, PALETTE, "a") == []
-    assert noise_drawings(pd.DataFrame(), PALETTE, "a") == []
+    assert drawn(noise_panels, unknown) == []
+    assert drawn(noise_panels, pd.DataFrame()) == []

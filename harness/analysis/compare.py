@@ -196,7 +196,7 @@ def _exact_finding(pair: Pair, quantity: Quantity, cells: Sequence[tuple[Any, ..
     count = f"{len(differ)} of {len(cells)} seeds differ (seed {seeds})"
     runs = (len(cells), len(cells))
     change = new / base if base else math.inf
-    return Finding(kind, pair.row, quantity, base, new, change, runs=runs, detail=f"exact; {count}")
+    return Finding(kind, pair.row, quantity, base, new, change, runs=runs, detail=f"exact; {count}", exact=True)
 
 
 # -- what surrounds it -------------------------------------------------------------------------------------------------

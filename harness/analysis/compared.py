@@ -78,6 +78,7 @@ class Finding:
         runs: on either side.
         where: the part of the step that changed most, in words; empty where there is none.
         detail: which seeds, and what else there is to know.
+        exact: whether it is of values that the same code must give again.
     """
 
     kind: Kind
@@ -90,6 +91,7 @@ class Finding:
     runs: tuple[int, int] = (1, 1)
     where: str = ""
     detail: str = ""
+    exact: bool = False
 
     @property
     def severity(self) -> float:

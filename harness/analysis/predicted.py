@@ -69,6 +69,7 @@ class Comparison:
 
     Attributes:
         where: the point in words.
+        strategy: the point's.
         spread: least and most that was measured.
         stated: relative uncertainty of the prediction, one standard deviation; None where none was stated.
         source: who measured it, where that was not this machine.
@@ -76,6 +77,7 @@ class Comparison:
     """
 
     where: str
+    strategy: str
     quantity: Quantity
     predicted: float
     measured: float
@@ -130,6 +132,7 @@ def _compare(
         return None
     return Comparison(
         where=names[real[0]["cell_id"]],
+        strategy=str(real[0]["strategy"]),
         quantity=quantity,
         predicted=median(predicted),
         measured=median(measured),
@@ -180,6 +183,7 @@ def _observed(
         return None
     return Comparison(
         where=names[rows[0]["cell_id"]],
+        strategy=str(rows[0]["strategy"]),
         quantity=quantity,
         predicted=median(predicted),
         measured=measured,

@@ -25,7 +25,10 @@ __all__ = [
 
 
 def regimes_frame(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each point whose cells trained: shape, verdict, seeds by shape, seeds that reached."""
+    """Return one row for each point whose cells trained.
+
+    Its shape and verdict, seeds that show the shape and seeds in all, seeds by shape, seeds that reached.
+    """
     rows = []
     trained = [row for row in cells.to_dict("records") if isinstance(row.get("regime"), str)]
     targets = any(row["status"] == "target-missed" or number(row, "time_to_target_s") is not None for row in trained)
@@ -35,6 +38,7 @@ def regimes_frame(cells: pd.DataFrame) -> pd.DataFrame:
         found = vote([row["regime"] for row in point.rows], reached)
         row = {key: point.row.get(key) for key in keys} | {"details": point.details, "seeds": found.seeds}
         row |= {"regime": found.shape, "verdict": found.verdict, "reached": reached, "text": found.text}
+        row["shown"] = found.counts[found.shape] if found.shape else 0
         rows.append(row | {f"seeds_{shape}": found.counts.get(shape, 0) for shape in SHAPES})
     return pd.DataFrame(rows)
 
@@ -48,4 +52,4 @@ def map_frame(cells: pd.DataFrame) -> pd.DataFrame:
     if not len(found):
         return found
     axes = ["strategy", "engine", "details", "global_batch_size", "workers", "gpus", "learning_rate"]
-    return found[[*axes, "regime", "verdict", "text", "seeds", "reached"]].sort_values(axes, ignore_index=True)
+    return found[[*axes, "regime", "verdict", "text", "shown", "seeds", "reached"]].sort_values(axes, ignore_index=True)

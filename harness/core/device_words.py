@@ -8,11 +8,14 @@ from harness.core.words import counted
 
 
 def machine_in_words(machine: Machine) -> str:
-    """Return such as "2 CPU cores, no GPU (a gpu of the scenario is one core)"."""
+    """Return its hardware, and what a "gpu" of a scenario is on it."""
+    return hardware_in_words(machine) + ("" if machine.gpus else ': a "gpu" of the scenario is one core')
+
+
+def hardware_in_words(machine: Machine) -> str:
+    """Return such as "2 CPU cores, no GPU"."""
     cores = counted(machine.cores, "CPU core")
-    if not machine.gpus:
-        return f'{cores}, no GPU: a "gpu" of the scenario is one core'
-    return f"{machine.gpus} x {machine.gpu_name or 'GPU'}, {cores}"
+    return f"{machine.gpus} x {machine.gpu_name or 'GPU'}, {cores}" if machine.gpus else f"{cores}, no GPU"
 
 
 def engine_in_words(cell: Cell, gpu_name: str = "") -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.core.atomic_files import write_atomically
 from harness.core.version import __version__
@@ -17,10 +17,8 @@ from harness.results.store import Results
 
 if TYPE_CHECKING:
     from harness.report.against import Against
+    from harness.report.page import ReportSection
     from harness.report.scenario_results import Simulator
-
-Section = Callable[[Any], tuple[str, str]]
-"""From the frame of finished cells to a title and HTML that is taken as it is."""
 
 _DIGEST_NAME = "harness-digest"
 _HEAD_BYTES = 4096
@@ -33,7 +31,7 @@ def write_report(
     results: Sequence[Results],
     out: Path,
     *,
-    sections: Sequence[Section] = (),
+    sections: Sequence[ReportSection] = (),
     what_if: Simulator | None = None,
     against: Against | None = None,
     named: bool = False,

@@ -19,10 +19,11 @@ from harness.analysis.compare_words import (
 from harness.analysis.compared import STEP, Comparison, Finding, Kind
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import change_in_percent, listed
-from harness.report.draw_compare import grown_drawings, ratio_drawing
+from harness.report.draw_compare import grown_panels, ratio_panel
+from harness.report.figures import Page
 from harness.report.svg import Drawing
 
-OPEN = 4
+POINTS_OPEN = 4
 """Points of a kind that are seen at once; the rest is one click away; chosen: more would leave the first screen."""
 
 BADGES: Mapping[Kind | None, str] = {
@@ -55,7 +56,7 @@ class Against:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChangedLine:
     """One quantity of a point that changed.
 
     Attributes:
@@ -71,7 +72,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Point:
+class ChangedPoint:
     """One point, and what changed in it.
 
     Attributes:
@@ -80,11 +81,11 @@ class Point:
 
     name: str
     where: str
-    lines: tuple[Line, ...]
+    lines: tuple[ChangedLine, ...]
 
 
 @dataclass(frozen=True)
-class Group:
+class FoundGroup:
     """What was found of one kind.
 
     Attributes:
@@ -93,8 +94,8 @@ class Group:
 
     kind: Kind
     title: str
-    points: tuple[Point, ...]
-    more: tuple[Point, ...]
+    points: tuple[ChangedPoint, ...]
+    more: tuple[ChangedPoint, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class ShownAgainst:
     spread: str
     names: tuple[str, str]
     common: str
-    groups: tuple[Group, ...]
+    groups: tuple[FoundGroup, ...]
     noisy: str
     remarks: tuple[str, ...]
     changed: tuple[tuple[str, str, str], ...]
@@ -123,17 +124,12 @@ class ShownAgainst:
     grown: tuple[Drawing, ...]
 
 
-def shown_against(against: Against, palette: Mapping[str, str]) -> ShownAgainst:
-    """Return a comparison for the template.
-
-    Args:
-        against: the comparison.
-        palette: colour by strategy.
-    """
+def shown_against(against: Against, page: Page) -> ShownAgainst:
+    """Return a comparison for the template."""
     found = against.found
     outcome = found.findings[0].kind if found.findings else None
     exactly = exact_in_words(found)
-    ratios = ratio_drawing(found.changes, found.min_effect, exactly, "against-")
+    ratios = page.drawn([ratio_panel(found.changes, found.min_effect, exactly)])
     detected = [f"{_capital(could_detect(found.detectable))}."] if found.detectable else []
     return ShownAgainst(
         outcome=outcome or "unchanged",
@@ -146,8 +142,8 @@ def shown_against(against: Against, palette: Mapping[str, str]) -> ShownAgainst:
         noisy=noisy_in_words(found),
         remarks=(*detected, *([] if ratios else [exactly]), *(f"{_capital(note)}." for note in found.notes)),
         changed=found.changed,
-        ratios=ratios,
-        grown=tuple(grown_drawings(found.changes, palette, "against-")),
+        ratios=ratios[0] if ratios else None,
+        grown=page.drawn(grown_panels(found.changes)),
     )
 
 
@@ -155,7 +151,7 @@ def exact_in_words(found: Comparison) -> str:
     """Say what was compared without an interval, and what came of it."""
     if not found.exact:
         return "Nothing that both sides have is deterministic: nothing was compared exactly."
-    differ = sum(f.interval is None and f.change is not None and f.detail.startswith("exact") for f in found.findings)
+    differ = sum(finding.exact for finding in found.findings)
     what = f"{found.exact} values (bytes, samples, updates, counted memory)"
     return f"Compared exactly, not drawn: {what}; {f'not the same: {differ}' if differ else 'all are the same'}."
 
@@ -186,7 +182,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _groups(findings: Sequence[Finding]) -> Iterable[Group]:
+def _groups(findings: Sequence[Finding]) -> Iterable[FoundGroup]:
     for kind in get_args(Kind):
         by_point: dict[str, list[Finding]] = {}
         for finding in findings:
@@ -194,18 +190,18 @@ def _groups(findings: Sequence[Finding]) -> Iterable[Group]:
                 by_point.setdefault(where(finding.row), []).append(finding)
         points = [_point(name, found) for name, found in by_point.items()]
         if points:
-            yield Group(kind, TITLES[kind], tuple(points[:OPEN]), tuple(points[OPEN:]))
+            yield FoundGroup(kind, TITLES[kind], tuple(points[:POINTS_OPEN]), tuple(points[POINTS_OPEN:]))
 
 
-def _point(name: str, found: Sequence[Finding]) -> Point:
+def _point(name: str, found: Sequence[Finding]) -> ChangedPoint:
     """Return what changed in a point, the step before what follows from it."""
     ordered = sorted(found, key=lambda finding: finding.quantity is not STEP)
-    return Point(name, next((f.where for f in ordered if f.where), ""), tuple(map(_line, ordered)))
+    return ChangedPoint(name, next((f.where for f in ordered if f.where), ""), tuple(map(_line, ordered)))
 
 
-def _line(finding: Finding) -> Line:
+def _line(finding: Finding) -> ChangedLine:
     if finding.change is None:
-        return Line(finding.quantity.name, finding.new, f"{finding.base} before", finding.detail)
+        return ChangedLine(finding.quantity.name, finding.new, f"{finding.base} before", finding.detail)
     before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
     detail = "; ".join(filter(None, (interval_in_words(finding), finding.detail)))
-    return Line(finding.quantity.name, change_in_percent(finding.change), f"{after}, {before} before", detail)
+    return ChangedLine(finding.quantity.name, change_in_percent(finding.change), f"{after}, {before} before", detail)

@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 import seaborn
+from matplotlib.axes import Axes
 
 from harness.analysis.predicted import INSIDE
 from harness.core.words import share_in_percent
 from harness.report.svg import (
     INK,
-    Drawing,
-    drawing,
+    MOST_BARS,
+    Palette,
+    Panel,
+    first_of,
     kind_in_words,
+    measured_and_simulated,
     name_rows,
-    new_figure,
     ranked,
     shorten,
-    style,
 )
 
-MOST_BARS = 24
 
-
-def throughput_drawings(bars: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+@measured_and_simulated
+def throughput_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
     """Draw the throughput of each point: median over its cells as a bar, smallest to largest as a whisker.
 
     Args:
         bars: columns as in harness.report.frames.BAR_COLUMNS.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    known = bars.dropna(subset=["throughput"])
-    return [
-        _throughput(group, palette, bool(simulated), f"{prefix}throughput{int(simulated)}")
-        for simulated, group in known.groupby("simulated")
-    ]
-
-
-def _throughput(bars: pd.DataFrame, palette: Mapping[str, str], simulated: bool, prefix: str) -> Drawing:
+    bars = bars.dropna(subset=["throughput"])
+    if bars.empty:
+        return None
     bars, labels, more = shown_bars(bars)
     clock = "simulated second" if simulated else "second"
-    title = f"Throughput, {kind_in_words(simulated)}"
     groups = bars.groupby("label")
     medians, counts, stated = groups["throughput"].median(), groups["throughput"].count(), groups["stated"].max()
-    table = groups["throughput"].agg(["median", "min", "max", "count"]).loc[labels].reset_index()
-    with style():
-        figure, axes = new_figure(0.75 + 0.46 * len(labels))
+    words = [f"{shorten(label)}: {medians[label]:,.0f}" for label in labels]
+    compared = medians[list(ranked(bars)["label"].unique())]
+
+    def draw(axes: Axes, palette: Palette) -> None:
         seaborn.barplot(
             bars, x="throughput", y="label", hue="strategy", palette=dict(palette), order=labels, ax=axes,
             estimator="median", errorbar=("pi", 100), width=0.45, saturation=1, legend=False, dodge=False,
@@ -57,15 +48,20 @@ def _throughput(bars: pd.DataFrame, palette: Mapping[str, str], simulated: bool,
         if simulated:
             _hollow(axes)
             _bands(axes, medians[labels], stated[labels])
-        words = [f"{shorten(label)}: {medians[label]:,.0f}" for label in labels]
         name_rows(axes, words)
         axes.set(xlabel=f"samples per {clock}", ylabel="")
-        caption = f"{_fastest(medians, clock)}{_spread(counts)}{_stated(stated)}{more}."
-        return drawing(figure, title, caption, f"{'; '.join(words)}.", table, prefix)
+
+    return Panel(
+        title=f"Throughput, {kind_in_words(simulated)}",
+        height_inch=0.75 + 0.46 * len(labels),
+        draw=draw,
+        caption=f"{_fastest(compared, clock)}{_spread(counts)}{_stated(stated)}.{more}",
+        details=f"{'; '.join(words)}.",
+        table=groups["throughput"].agg(["median", "min", "max", "count"]).loc[labels].reset_index(),
+    )
 
 
 def _fastest(medians: pd.Series, clock: str) -> str:
-    medians = medians[ranked(medians.index)]
     best, worst = medians.idxmax(), medians.idxmin()
     text = f"{best} trains {medians[best]:,.0f} samples a {clock}"
     if best == worst:
@@ -80,7 +76,7 @@ def _spread(counts: pd.Series) -> str:
     return f"; bars are medians of {cells} cells, lines reach from the least to the most"
 
 
-def _bands(axes: Any, medians: pd.Series, stated: pd.Series) -> None:
+def _bands(axes: Axes, medians: pd.Series, stated: pd.Series) -> None:
     """Draw how far off each prediction says it may be: two standard deviations to either side."""
     for place, label in enumerate(medians.index):
         if not pd.isna(stated[label]):
@@ -95,14 +91,13 @@ def _stated(stated: pd.Series) -> str:
 
 
 def shown_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:
-    """Return the bars that are drawn, their labels in order, and words on those that are not."""
+    """Return the bars that are drawn, their labels in order, and a sentence on those that are not."""
     labels = list(dict.fromkeys(bars["label"]))
-    more = f"; the first {MOST_BARS} of {len(labels)} points are drawn" if len(labels) > MOST_BARS else ""
-    labels = labels[:MOST_BARS]
-    return bars[bars["label"].isin(labels)], labels, more
+    drawn = labels[:MOST_BARS]
+    return bars[bars["label"].isin(drawn)], drawn, first_of(len(drawn), len(labels))
 
 
-def _hollow(axes: Any) -> None:
+def _hollow(axes: Axes) -> None:
     for patch in axes.patches:
         colour = patch.get_facecolor()
         patch.set(facecolor="none", edgecolor=colour, hatch="///", linewidth=1.2, linestyle="--")

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.analysis.batch_regimes import NEARLY, CriticalBatch, Fit, batch_frame, batch_points, critical_batch
-from harness.report.svg import INK, Drawing, drawing, kind_in_words, new_figure, plain_numbers, style
+from harness.report.svg import INK, Palette, Panel, kind_in_words, legend_below, look, plain_numbers
 
 LEAST_BATCHES = 3
 """Batches that reached the target from which on a curve is drawn: two fit any hyperbola; chosen."""
 
 
-def batch_drawings(cells: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+def batch_panels(cells: pd.DataFrame) -> list[Panel]:
     """Draw steps to the target against the global batch, for each strategy and engine with enough of them.
 
     Args:
         cells: columns as in cells.csv.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    drawn = []
     groups = [] if cells.empty else list(_own(cells).groupby(["strategy", "engine"], sort=False))
-    for number, ((strategy, engine), group) in enumerate(groups):
+    found = []
+    for (strategy, engine), group in groups:
         if group["global_batch_size"].nunique() < LEAST_BATCHES:
             continue
-        found = batch_points(group, strategy, engine)
-        critical = critical_batch(found)
-        if critical is None or sum(bool(point.steps) for point in found) < LEAST_BATCHES:
-            continue
-        table = batch_frame(found, critical.fit)
-        simulated = engine == "virtual"
-        drawn.append(_batches(table, critical, strategy, simulated, palette[strategy], f"{prefix}batches{number}"))
-    return drawn
+        tried = batch_points(group, strategy, engine)
+        critical = critical_batch(tried)
+        if critical is not None and sum(bool(point.steps) for point in tried) >= LEAST_BATCHES:
+            found.append(_batches(batch_frame(tried, critical.fit), critical, strategy, engine == "virtual"))
+    return found
 
 
 def _own(cells: pd.DataFrame) -> pd.DataFrame:
@@ -47,36 +41,41 @@ def _own(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[(cells["strategy"] == "single") | (cells["equivalence"] != "single")]
 
 
-def _batches(
-    table: pd.DataFrame, critical: CriticalBatch, strategy: str, simulated: bool, colour: str, prefix: str
-) -> Drawing:
-    title = f"Steps to the target against the global batch: {strategy}, {kind_in_words(simulated)}"
+def _batches(table: pd.DataFrame, critical: CriticalBatch, strategy: str, simulated: bool) -> Panel:
     known = table.dropna(subset=["steps_to_target"])
-    batches = known["global_batch_size"].to_numpy(float)
-    with style():
-        figure, axes = new_figure(3.0)
-        face = "none" if simulated else colour
-        look = {"marker": "o", "markerfacecolor": face, "linestyle": "none", "color": colour}
-        axes.plot(batches, known["steps_to_target"], label=f"{strategy}, median over seeds", **look)
-        grid = np.geomspace(batches.min(), batches.max(), 40)
-        axes.plot(grid, [critical.fit.steps(batch) for batch in grid], "--", color=colour, label="fitted hyperbola")
-        first = critical.fit.steps(batches.min())
-        axes.plot(grid, first * batches.min() / grid, ":", color=INK, label="perfect: twice the batch, half the steps")
-        _regimes(axes, critical.fit, batches.min(), batches.max())
+    batches, fit = known["global_batch_size"].to_numpy(float), critical.fit
+    least, most = batches.min(), batches.max()
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        colour = palette[strategy]
+        dots = look(colour, simulated) | {"marker": "o", "linestyle": "none"}
+        axes.plot(batches, known["steps_to_target"], label=f"{strategy}, median over seeds", **dots)
+        grid = np.geomspace(least, most, 40)
+        axes.plot(grid, [fit.steps(batch) for batch in grid], "--", color=colour, label="fitted hyperbola")
+        perfect = fit.steps(least) * least / grid
+        axes.plot(grid, perfect, ":", color=INK, label="perfect: twice the batch, half the steps")
+        _regimes(axes, fit, least, most)
         axes.set(xscale="log", yscale="log", xlabel="global batch, samples", ylabel="updates to the target")
         for axis in (axes.xaxis, axes.yaxis):
             plain_numbers(axis)
         axes.xaxis.set_major_locator(FixedLocator(batches))
         axes.xaxis.set_minor_locator(NullLocator())
-        figure.legend(loc="outside lower center", ncols=1)
-        details = " ".join(
+        legend_below(axes)
+
+    return Panel(
+        title=f"Steps to the target against the global batch: {strategy}, {kind_in_words(simulated)}",
+        height_inch=3.0,
+        draw=draw,
+        caption=_caption(known, critical, strategy),
+        details=" ".join(
             f"Batch {row.global_batch_size}: {row.steps_to_target:,.0f} updates, {row.regime}."
             for row in known.itertuples()
-        )
-        return drawing(figure, title, _caption(known, critical, strategy), details, table, prefix)
+        ),
+        table=table,
+    )
 
 
-def _regimes(axes: Any, fit: Fit, least: float, most: float) -> None:
+def _regimes(axes: Axes, fit: Fit, least: float, most: float) -> None:
     """Name the regimes that lie in sight, with a line where one ends and the next begins, and the critical batch."""
     if least < fit.critical_batch < most:
         axes.axvline(fit.critical_batch, color=INK, linestyle="-.", linewidth=1, label="critical batch")

@@ -2,131 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from harness.analysis.curves import MOST_POINTS, median_curve, thin
 from harness.core.words import three, time_unit
 from harness.report.svg import (
     INK,
-    MARKERS,
-    Drawing,
+    Palette,
+    Panel,
     clock_in_words,
-    drawing,
     kind_in_words,
-    new_figure,
+    legend_below,
+    lines_of,
+    look,
     plain_numbers,
     ranked,
     shorten,
-    style,
 )
 
 TWO_COLUMNS = 24
 """Characters of a name in the legend up to which two stand side by side in the width of a figure."""
 
 MOST_PANELS = 6
+"""Combinations of batch and rate whose curves are drawn, the best first; chosen: nobody looks at a page of them."""
 
 MOST_IN_CSV = 40
 """Points of a seed's curve in the download: what a figure can show, and the page stays small."""
 
+Median = tuple[np.ndarray, np.ndarray]
+"""Where the median over seeds lies: x and y."""
+
 
 @dataclass(frozen=True)
-class Axis:
+class Learnt:
     """What a curve is drawn of.
 
     Attributes:
         column: of the frame of curves.
-        log: losses fall over decades.
+        loss: lower is better, and it falls over decades.
     """
 
     column: str
     name: str
-    log: bool = False
+    loss: bool = False
 
 
-ACCURACY = Axis("accuracy", "validation accuracy")
-LOSS = Axis("train_loss", "training loss", log=True)
+ACCURACY = Learnt("accuracy", "validation accuracy")
+LOSS = Learnt("train_loss", "training loss", loss=True)
 
 
-def curve_drawings(
-    curves: pd.DataFrame, axis: Axis, palette: Mapping[str, str], target: float | None, prefix: str
-) -> list[Drawing]:
+def curve_panels(curves: pd.DataFrame, learnt: Learnt, target: float | None = None) -> list[Panel]:
     """Draw a quantity against samples and against seconds, a panel for each batch and rate.
 
     Args:
         curves: columns as in harness.report.frames.CURVE_COLUMNS.
-        axis: what is drawn.
-        palette: colour by strategy.
+        learnt: what is drawn.
         target: the accuracy that was asked for.
-        prefix: starts the ids inside the SVG, which must be unique on a page.
     """
-    panels = best_panels(curves)
-    drawn = [
-        curve_drawing(panel, axis, column, palette, target, f"{prefix}{axis.column}-{column}{number}")
-        for number, panel in enumerate(panels)
-        for column in ("samples", "time_s")
-    ]
-    return [item for item in drawn if item is not None]
+    found = (curve_panel(p, learnt, against, target) for p in best_panels(curves) for against in ("samples", "time_s"))
+    return [item for item in found if item is not None]
 
 
 def panels_left_out(curves: pd.DataFrame) -> int:
-    """Return how many panels of batch and rate are not drawn, because a page of them would not be looked at."""
+    """Return how many combinations of batch and rate are not drawn."""
     return max(0, int(curves.groupby(["simulated", "panel"]).ngroups) - MOST_PANELS)
 
 
 def best_panels(curves: pd.DataFrame, most: int = MOST_PANELS) -> list[pd.DataFrame]:
-    """Return the panels, those that reached the highest accuracies first, no more than can be looked at."""
+    """Return the curves of each batch and rate, those that reached the highest accuracies first."""
     groups = [group for _, group in curves.groupby(["simulated", "panel"], sort=False)]
     return sorted(groups, key=lambda group: -group.groupby("line")["accuracy"].max().median())[:most]
 
 
-def curve_drawing(
-    panel: pd.DataFrame, axis: Axis, column: str, palette: Mapping[str, str], target: float | None, prefix: str
-) -> Drawing | None:
-    """Draw one panel; None where it has nothing of this quantity."""
-    panel = panel.dropna(subset=[column, axis.column])
-    panel = panel[panel[axis.column] > 0] if axis.log else panel
+def curve_panel(panel: pd.DataFrame, learnt: Learnt, column: str, target: float | None = None) -> Panel | None:
+    """Draw the curves of one batch and rate against a column; None where they have nothing of this quantity."""
+    panel = panel.dropna(subset=[column, learnt.column])
+    panel = panel[panel[learnt.column] > 0] if learnt.loss else panel
     if panel.empty:
         return None
     simulated = bool(panel["simulated"].iloc[0])
     size, unit = (1.0, "") if column == "samples" else time_unit(float(panel[column].max()))
-    panel = panel.assign(x=panel[column] / size, y=panel[axis.column])
+    panel = panel.assign(x=panel[column] / size, y=panel[learnt.column])
     against = "samples seen" if column == "samples" else clock_in_words(unit, simulated) + " of training"
-    title = f"{axis.name.capitalize()} against {against}, {kind_in_words(simulated)}, {panel['panel'].iloc[0]}"
-    with style():
-        columns = 2 if panel["line"].str.len().max() <= TWO_COLUMNS else 1
-        figure, axes = new_figure(2.7 + 0.2 * -(-panel["line"].nunique() // columns))
+    columns = 2 if panel["line"].str.len().max() <= TWO_COLUMNS else 1
+    medians = {str(line): _median(rows) for line, rows in panel.groupby("line", sort=False)}
+    ends = {line: (x[-1], y[-1]) for line, (x, y) in medians.items() if len(x)}
+
+    def draw(axes: Axes, palette: Palette) -> None:
         _seeds(axes, panel, palette, simulated)
-        ends = [_median_line(axes, line, palette[line.strategy], simulated) for line in _lines(panel)]
-        if target is not None and axis is ACCURACY:
+        _medians(axes, panel, medians, palette, simulated)
+        if target is not None:
             axes.axhline(target, color=INK, linestyle=":", linewidth=1)
-        axes.set(xlabel=against, ylabel=axis.name, xlim=(0, None), **({"yscale": "log"} if axis.log else {}))
-        if axis.log:
+        axes.set(xlabel=against, ylabel=learnt.name, xlim=(0, None))
+        if learnt.loss:
+            axes.set_yscale("log")
             plain_numbers(axes.yaxis)
-        figure.legend(loc="outside lower center", ncols=columns)
-        caption = _best_in_words(panel, axis, against, target)
-        details = " ".join(f"{label}: {y:.3g} at {three(x)} {against}." for label, x, y in filter(None, ends))
-        return drawing(figure, title, caption, details, _table(panel, against, axis), prefix)
+        legend_below(axes, ncols=columns)
+
+    return Panel(
+        title=f"{learnt.name.capitalize()} against {against}, {kind_in_words(simulated)}, {panel['panel'].iloc[0]}",
+        height_inch=2.7 + 0.2 * -(-len(medians) // columns),
+        draw=draw,
+        caption=_best_in_words(panel, learnt, against, target),
+        details=" ".join(f"{line}: {y:.3g} at {three(x)} {against}." for line, (x, y) in ends.items()),
+        table=_table(panel, against, learnt),
+    )
 
 
-def _best_in_words(panel: pd.DataFrame, axis: Axis, against: str, target: float | None) -> str:
+def _best_in_words(panel: pd.DataFrame, learnt: Learnt, against: str, target: float | None) -> str:
     """Say which line ends best and which worst, and which is first to see the target."""
-    ends = panel.groupby(["line", "seed"], sort=False).last().groupby("line", sort=False)["y"].median()
-    ends = ends[ranked(ends.index)]
-    best, worst = (ends.idxmax(), ends.idxmin()) if axis is ACCURACY else (ends.idxmin(), ends.idxmax())
-    text = f"{best} ends at {axis.name} {ends[best]:.3g}"
+    compared = ranked(panel)
+    ends = compared.groupby(["line", "seed"], sort=False).last().groupby("line", sort=False)["y"].median()
+    best, worst = (ends.idxmin(), ends.idxmax()) if learnt.loss else (ends.idxmax(), ends.idxmin())
+    text = f"{best} ends at {learnt.name} {ends[best]:.3g}"
     text += f", {worst} at {ends[worst]:.3g}" if best != worst and f"{ends[worst]:.3g}" != f"{ends[best]:.3g}" else ""
-    if target is not None and axis is ACCURACY:
-        above = (
-            panel[(panel["y"] >= target) & panel["line"].isin(ends.index)]
-            .groupby(["line", "seed"], sort=False)["x"]
-            .min()
-        )
+    if target is not None:
+        above = compared[compared["y"] >= target].groupby(["line", "seed"], sort=False)["x"].min()
         first = above.groupby("line", sort=False).median().sort_values()
         if len(first):
             text += f"; to {target:g} (dotted) {first.index[0]} is first, at {three(first.iloc[0])} {against}"
@@ -136,48 +132,34 @@ def _best_in_words(panel: pd.DataFrame, axis: Axis, against: str, target: float 
     return f"{text}. " + (f"Thin: each of {seeds} seeds; thick: their median." if seeds > 1 else "One seed each.")
 
 
-def _table(panel: pd.DataFrame, against: str, axis: Axis) -> pd.DataFrame:
+def _table(panel: pd.DataFrame, against: str, learnt: Learnt) -> pd.DataFrame:
     kept = [seed.iloc[_thinned(len(seed), MOST_IN_CSV)] for _, seed in panel.groupby(["line", "seed"], sort=False)]
     table = pd.concat(kept)[["line", "seed", "x", "y"]]
-    return table.rename(columns={"x": against, "y": axis.name})
+    return table.rename(columns={"x": against, "y": learnt.name})
 
 
-def _seeds(axes: Any, panel: pd.DataFrame, palette: Mapping[str, str], simulated: bool) -> None:
+def _seeds(axes: Axes, panel: pd.DataFrame, palette: Palette, simulated: bool) -> None:
     for strategy, group in panel.groupby("strategy", sort=False):
-        seeds = (seed.iloc[_thinned(len(seed))][["x", "y"]].to_numpy() for _, seed in group.groupby(["line", "seed"]))
-        look: dict[str, Any] = {"linestyle": "--" if simulated else "-", "linewidth": 0.7, "alpha": 0.4}
-        axes.add_collection(LineCollection(list(seeds), color=palette[strategy], **look))
+        seeds = [seed.iloc[_thinned(len(seed))][["x", "y"]].to_numpy() for _, seed in group.groupby(["line", "seed"])]
+        lines = "--" if simulated else "-"
+        axes.add_collection(LineCollection(seeds, color=palette[strategy], linestyle=lines, linewidth=0.7, alpha=0.4))
     axes.autoscale_view()
 
 
-def _thinned(length: int, most: int = MOST_POINTS) -> Any:
+def _thinned(length: int, most: int = MOST_POINTS) -> np.ndarray:
     index = np.arange(length, dtype=float)
     return thin((index, index), most)[0].astype(int)
 
 
-class _Line(NamedTuple):
-    label: str
-    strategy: str
-    marker: str
-    number: int
-    rows: pd.DataFrame
+def _median(rows: pd.DataFrame) -> Median:
+    seeds = [(seed["x"].to_numpy(float), seed["y"].to_numpy(float)) for _, seed in rows.groupby("seed")]
+    return median_curve(seeds, MOST_POINTS)
 
 
-def _lines(panel: pd.DataFrame) -> Iterator[_Line]:
-    counts = sorted(panel["gpus"].unique())
-    for number, (label, rows) in enumerate(panel.groupby("line", sort=False)):
-        marker = MARKERS[counts.index(rows["gpus"].iloc[0]) % len(MARKERS)]
-        yield _Line(label, rows["strategy"].iloc[0], marker, number, rows)
-
-
-def _median_line(axes: Any, line: _Line, colour: str, simulated: bool) -> tuple[str, float, float] | None:
-    """Draw the median of a line's seeds and return its name and where it ends."""
-    seeds = [(seed["x"].to_numpy(float), seed["y"].to_numpy(float)) for _, seed in line.rows.groupby("seed")]
-    x, y = median_curve(seeds, MOST_POINTS)
-    face = "none" if simulated else colour
-    look = {"linestyle": "--" if simulated else "-", "marker": line.marker, "markerfacecolor": face, "markersize": 4.5}
-    # Each line has its markers elsewhere: strategies that train identically lie on each other, and all must be seen.
-    every = max(1, len(x) // 6)
-    label = shorten(line.label)
-    axes.plot(x, y, color=colour, label=label, linewidth=1.8, markevery=(line.number % every, every), **look)
-    return (line.label, x[-1], y[-1]) if len(x) else None
+def _medians(axes: Axes, panel: pd.DataFrame, medians: dict[str, Median], palette: Palette, simulated: bool) -> None:
+    for number, line in enumerate(lines_of(panel, "line")):
+        x, y = medians[line.label]
+        # Each has its markers elsewhere: strategies that train identically lie on each other, and all must be seen.
+        every = max(1, len(x) // 6)
+        how = look(palette[line.strategy], simulated) | {"marker": line.marker, "markersize": 4.5, "linewidth": 1.8}
+        axes.plot(x, y, label=shorten(line.label), markevery=(number % every, every), **how)

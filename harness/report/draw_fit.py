@@ -4,39 +4,82 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from harness.analysis.curves import MOST_POINTS, median_curve
 from harness.core.words import listed, three
-from harness.report.svg import INK, Drawing, drawing, first_of, kind_in_words, new_figure, plain_numbers, shorten, style
+from harness.report.svg import (
+    MOST_LINES,
+    Palette,
+    Panel,
+    first_of,
+    kind_in_words,
+    legend_below,
+    look,
+    measured_and_simulated,
+    plain_numbers,
+    sample,
+    shorten,
+)
 
-MOST_LINES = 6
-
-LOSSES = {"train_loss": "training", "validation_loss": "validation"}
+BOTH_LOSSES = ("train_loss", "validation_loss")
 
 
-def fit_drawings(
-    curves: pd.DataFrame, fits: Mapping[str, str], palette: Mapping[str, str], prefix: str
-) -> list[Drawing]:
+class _Fit(NamedTuple):
+    """One point: the medians of its losses, (x, y) each, and how many of its seeds fit how."""
+
+    line: str
+    strategy: str
+    training: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    votes: Counter[str]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where training and validation loss end."""
+        training, validation = (float(y[-1]) if len(y) else float("nan") for _, y in (self.training, self.validation))
+        return training, validation
+
+
+@measured_and_simulated
+def fit_panels(curves: pd.DataFrame, simulated: bool, fits: Mapping[str, str]) -> Panel | None:
     """Draw training and validation loss of each strategy's best point, medians over seeds.
 
     Args:
         curves: columns as in harness.report.frames.CURVE_COLUMNS, of the cells to draw.
         fits: "underfit", "overfit" or "fits" by cell id, where it is known.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    known = curves.dropna(subset=list(LOSSES))
-    known = known[(known[list(LOSSES)] > 0).all(axis=1)]
+    known = curves.dropna(subset=list(BOTH_LOSSES))
+    known = known[(known[list(BOTH_LOSSES)] > 0).all(axis=1)]
     # Where seeds have no stretch in common there is no median to draw.
-    usable = [str(line) for line, rows in known.groupby("line") if _in_common(rows)]
-    known = known[known["line"].isin(usable)]
-    return [
-        _fit(group, fits, palette, bool(simulated), f"{prefix}fit{int(simulated)}")
-        for simulated, group in known.groupby("simulated")
-    ]
+    every = [(str(line), rows) for line, rows in known.groupby("line", sort=False) if _in_common(rows)]
+    if not every:
+        return None
+    points = [_fit(line, rows, fits) for line, rows in every[:MOST_LINES]]
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        for point in points:
+            how = look(palette[point.strategy], simulated)
+            axes.plot(*point.training, linewidth=0.8, **how)
+            marks: dict[str, Any] = {"marker": "o", "markersize": 4, "markevery": max(1, len(point.validation[0]) // 6)}
+            axes.plot(*point.validation, linewidth=1.8, label=shorten(point.line), **marks, **how)
+        axes.set(xlabel="samples seen", ylabel="loss", yscale="log", xlim=(0, None))
+        plain_numbers(axes.yaxis)
+        sample(axes, "thin: training", linewidth=0.8, linestyle="--" if simulated else "-")
+        legend_below(axes)
+
+    return Panel(
+        title=f"Train against validation, {kind_in_words(simulated)}, each strategy at its best rate and batch",
+        height_inch=2.7 + 0.2 * (len(points) + 1),
+        draw=draw,
+        caption=_caption(points) + first_of(len(points), len(every)),
+        details=" ".join(map(_in_words, points)),
+        table=pd.concat([rows[["line", "seed", "samples", *BOTH_LOSSES]] for _, rows in every[:MOST_LINES]]),
+    )
 
 
 def _in_common(line: pd.DataFrame) -> bool:
@@ -44,70 +87,35 @@ def _in_common(line: pd.DataFrame) -> bool:
     return bool(ends["first"].max() <= ends["last"].min())
 
 
-def _fit(
-    curves: pd.DataFrame, fits: Mapping[str, str], palette: Mapping[str, str], simulated: bool, prefix: str
-) -> Drawing:
-    every = [(str(line), rows) for line, rows in curves.groupby("line", sort=False)]
-    lines = every[:MOST_LINES]
-    title = f"Train against validation, {kind_in_words(simulated)}, each strategy at its best rate and batch"
-    with style():
-        figure, axes = new_figure(2.7 + 0.2 * (len(lines) + 1))
-        ends = [_line(axes, line, rows, palette[rows["strategy"].iloc[0]], simulated) for line, rows in lines]
-        axes.set(xlabel="samples seen", ylabel="loss", yscale="log", xlim=(0, None))
-        plain_numbers(axes.yaxis)
-        axes.plot([], [], color=INK, linewidth=0.8, linestyle="--" if simulated else "-", label="thin: training")
-        figure.legend(loc="outside lower center", ncols=1)
-        votes = [_votes(rows, fits) for _, rows in lines]
-        details = " ".join(map(_in_words, lines, ends, votes))
-        caption = _caption(lines, ends, votes) + first_of(len(lines), len(every))
-        return drawing(figure, title, caption, details, _table(lines), prefix)
+def _fit(line: str, rows: pd.DataFrame, fits: Mapping[str, str]) -> _Fit:
+    seeds = [seed for _, seed in rows.groupby("seed")]
+    training, validation = (
+        median_curve([(seed["samples"].to_numpy(float), seed[column].to_numpy(float)) for seed in seeds], MOST_POINTS)
+        for column in BOTH_LOSSES
+    )
+    votes = Counter(fits[cell_id] for cell_id in rows["cell_id"].unique() if cell_id in fits)
+    return _Fit(line, str(rows["strategy"].iloc[0]), training, validation, votes)
 
 
-def _line(axes: Any, line: str, rows: pd.DataFrame, colour: str, simulated: bool) -> tuple[float, float]:
-    """Draw both losses of a point; return where they end."""
-    ends = []
-    for column, kind in LOSSES.items():
-        seeds = [(s["samples"].to_numpy(float), s[column].to_numpy(float)) for _, s in rows.groupby("seed")]
-        x, y = median_curve(seeds, MOST_POINTS)
-        thick = kind == "validation"
-        look: dict[str, Any] = {"linestyle": "--" if simulated else "-", "linewidth": 1.8 if thick else 0.8}
-        if thick:
-            look |= {"marker": "o", "markersize": 4, "markevery": max(1, len(x) // 6), "label": shorten(line)}
-            look |= {"markerfacecolor": "none" if simulated else colour}
-        axes.plot(x, y, color=colour, **look)
-        ends.append(float(y[-1]) if len(y) else float("nan"))
-    return ends[0], ends[1]
-
-
-def _votes(rows: pd.DataFrame, fits: Mapping[str, str]) -> Counter[str]:
-    return Counter(fits[cell_id] for cell_id in rows["cell_id"].unique() if cell_id in fits)
-
-
-def _caption(lines: Sequence[tuple[str, pd.DataFrame]], ends: Sequence[tuple[float, float]], votes: Any) -> str:
-    gaps = [(validation / training, line) for (line, _), (training, validation) in zip(lines, ends, strict=True)]
+def _caption(points: Sequence[_Fit]) -> str:
+    gaps = [(point.ends[1] / point.ends[0], point.line) for point in points]
     widest = max((gap for gap in gaps if gap[0] == gap[0]), default=None)
     text = ""
     if widest:
         text = f"The validation loss of {widest[1]} ends at {three(widest[0])} times its training loss"
         text += ", the widest gap. " if len(gaps) > 1 else ". "
-    bad = {
-        kind: listed(
-            f"{line} ({vote[kind]} of {vote.total()} seeds)"
-            for (line, _), vote in zip(lines, votes, strict=True)
-            if vote[kind]
-        )
-        for kind in ("overfit", "underfit")
-    }
-    said = [f"Overfitted: {bad['overfit']}." if bad["overfit"] else ""]
-    said += [f"Underfitted: {bad['underfit']}." if bad["underfit"] else ""]
-    words = " ".join(filter(None, said)) or ("None over- or underfits." if all(votes) else "")
+    said = [f"Overfitted: {_who(points, 'overfit')}."] if _who(points, "overfit") else []
+    said += [f"Underfitted: {_who(points, 'underfit')}."] if _who(points, "underfit") else []
+    words = " ".join(said) or ("None over- or underfits." if all(point.votes for point in points) else "")
     return f"{text}{words}".strip() or "Training and validation loss."
 
 
-def _in_words(line: tuple[str, pd.DataFrame], end: tuple[float, float], votes: Counter[str]) -> str:
-    seeds = listed(f"{count} of {votes.total()} seeds {kind}" for kind, count in sorted(votes.items()))
-    return f"{line[0]}: training loss {end[0]:.3g}, validation loss {end[1]:.3g}{f'; {seeds}' if seeds else ''}."
+def _who(points: Sequence[_Fit], fit: str) -> str:
+    return listed(f"{p.line} ({p.votes[fit]} of {p.votes.total()} seeds)" for p in points if p.votes[fit])
 
 
-def _table(lines: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
-    return pd.concat([rows[["line", "seed", "samples", *LOSSES]] for _, rows in lines])
+def _in_words(point: _Fit) -> str:
+    training, validation = point.ends
+    seeds = listed(f"{count} of {point.votes.total()} seeds {kind}" for kind, count in sorted(point.votes.items()))
+    end = f"; {seeds}" if seeds else ""
+    return f"{point.line}: training loss {training:.3g}, validation loss {validation:.3g}{end}."

@@ -3,94 +3,163 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from harness.core.words import byte_unit, share_in_percent
 from harness.report.draw_bars import shown_bars
-from harness.report.svg import INK, Drawing, drawing, kind_in_words, name_rows, new_figure, shorten, style
+from harness.report.svg import (
+    INK,
+    Palette,
+    Panel,
+    kind_in_words,
+    legend_below,
+    measured_and_simulated,
+    name_rows,
+    shorten,
+)
 
 NEAR = 25.0
 """Multiple of the fullest device up to which its capacity stands on the axis; chosen: beyond, bars would be specks."""
 
-ALLOCATOR = {"allocated": "allocated: tensors", "reserved": "reserved: what it keeps from the device"}
-NVML = {"nvml_used": "in use"}
+KIND_COLUMN = "dram."
+"""Starts the columns of counted bytes by kind."""
 
 
-def memory_drawings(bars: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+@dataclass(frozen=True)
+class Peaks:
+    """Figures of one source, each of which holds the one before.
+
+    Attributes:
+        columns: of the frame of bars, with a word for each and what it means.
+    """
+
+    title: str
+    columns: Mapping[str, tuple[str, str]]
+
+
+ALLOCATOR = Peaks(
+    "DRAM as CUDA's allocator holds it",
+    {"allocated": ("allocated", ": tensors"), "reserved": ("reserved", ": what it keeps from the device")},
+)
+NVML = Peaks("DRAM as NVML sees it", {"nvml_used": ("in use", "")})
+
+
+def memory_panels(bars: pd.DataFrame) -> list[Panel]:
     """Draw counted tensors, then what the allocator held, then what NVML saw, where they are known.
 
     Args:
         bars: columns as in harness.report.frames.BAR_COLUMNS, and a column dram.KIND for each kind.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    drawn = dram_drawings(bars, palette, prefix)
-    for columns, title in ((ALLOCATOR, "DRAM as CUDA's allocator holds it"), (NVML, "DRAM as NVML sees it")):
-        known = bars.dropna(subset=list(columns))
-        drawn += [
-            _peaks(group, columns, title, palette, bool(simulated), f"{prefix}{next(iter(columns))}{int(simulated)}")
-            for simulated, group in known.groupby("simulated")
-        ]
-    return drawn
+    return [*dram_panels(bars), *_peak_panels(bars, ALLOCATOR), *_peak_panels(bars, NVML)]
 
 
-def dram_drawings(bars: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+@measured_and_simulated
+def dram_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
     """Draw counted DRAM on the device that holds most: by kind where the kinds are known, else in all.
 
     Args:
         bars: columns as in harness.report.frames.BAR_COLUMNS, and a column dram.KIND for each kind.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    kinds = [column for column in bars.columns if column.startswith("dram.")] or ["dram_total"]
-    known = bars.dropna(subset=kinds, how="all")
-    return [
-        _dram(group, _there(group, kinds), palette, bool(simulated), f"{prefix}dram{int(simulated)}")
-        for simulated, group in known.groupby("simulated")
-    ]
-
-
-def _there(bars: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
-    """Return the kinds that any of the bars has."""
-    return [kind for kind in kinds if bars[kind].notna().any()]
-
-
-def _dram(
-    bars: pd.DataFrame, kinds: Sequence[str], palette: Mapping[str, str], simulated: bool, prefix: str
-) -> Drawing:
+    kinds = [column for column in bars.columns if column.startswith(KIND_COLUMN)] or ["dram_total"]
+    bars = bars.dropna(subset=kinds, how="all")
+    kinds = [kind for kind in kinds if bars[kind].notna().any()]
+    if bars.empty:
+        return None
     bars, labels, more = shown_bars(bars)
-    groups = bars.groupby("label")
-    rows = groups[list(kinds)].max().fillna(0).loc[labels]
+    rows = bars.groupby("label")[kinds].max().fillna(0).loc[labels]
     totals, capacity = rows.sum(axis=1), _capacity(bars)
     size, unit = byte_unit(float(totals.max()))
-    context = " and context" if "dram.context" in kinds else ""
-    title = f"Counted DRAM{context}{' of simulated devices' if simulated else ', measured'}"
-    strategy = groups["strategy"].first()
-    with style():
-        figure, axes = new_figure(0.95 + 0.46 * len(labels) + 0.2 * (len(kinds) > 1) * -(-len(kinds) // 3))
-        _stack(axes, rows / size, [palette[strategy[label]] for label in labels], simulated)
-        words = [f"{shorten(label)}: {totals[label] / size:.3g} {unit}" for label in labels]
+    words = [f"{shorten(label)}: {totals[label] / size:.3g} {unit}" for label in labels]
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        left = np.zeros(len(rows))
+        for number, kind in enumerate(kinds):
+            shade = _shade(number, len(kinds)) * (0.7 if simulated else 1)
+            _bars(axes, bars, rows[kind] / size, left, palette, shade, simulated)
+            left = left + (rows[kind] / size).to_numpy()
         name_rows(axes, words)
         axes.set(xlabel=f"{unit} per device", ylabel="")
         axes.grid(visible=False)  # it would show through the lighter shades
-        handles: list[Any] = _limit(axes, capacity, float(totals.max()), size)
-        if len(kinds) > 1:
-            patches = (Patch(color=INK, alpha=_shade(n, len(kinds)), label=k[5:]) for n, k in enumerate(kinds))
-            figure.legend(handles=[*patches, *handles], loc="outside lower center", ncols=3)
-        caption = f"{_fullest(rows, totals, capacity)}{more}."
-        table = rows.assign(capacity=capacity).reset_index()
-        return drawing(figure, title, caption, f"{'; '.join(words)}.", table, prefix)
+        names = [kind.removeprefix(KIND_COLUMN) for kind in kinds] if len(kinds) > 1 else []
+        _shades_and_limit(axes, names, capacity, float(totals.max()), size, ncols=3)
+
+    context = " and context" if "dram.context" in kinds else ""
+    return Panel(
+        title=f"Counted DRAM{context}{' of simulated devices' if simulated else ', measured'}",
+        height_inch=0.95 + 0.46 * len(labels) + 0.2 * (len(kinds) > 1) * -(-len(kinds) // 3),
+        draw=draw,
+        caption=f"{_fullest(rows, totals, capacity)}.{more}",
+        details=f"{'; '.join(words)}.",
+        table=rows.assign(capacity=capacity).reset_index(),
+    )
 
 
-def _limit(axes: Any, capacity: float | None, most: float, size: float) -> list[Any]:
-    """Draw what a device has, where that is near; return its entry of the legend."""
-    if not capacity or capacity > NEAR * most:
-        return []
-    return [axes.axvline(capacity / size, color=INK, linestyle=":", linewidth=1.2, label="what a device has")]
+@measured_and_simulated
+def _peak_panels(bars: pd.DataFrame, simulated: bool, peaks: Peaks) -> Panel | None:
+    """Draw peaks over each other from the same zero, the largest palest: each holds the one before."""
+    columns = list(peaks.columns)
+    bars = bars.dropna(subset=columns)
+    if bars.empty:
+        return None
+    bars, labels, more = shown_bars(bars)
+    rows = bars.groupby("label")[columns].max().loc[labels]
+    most, capacity = rows[columns[-1]], _capacity(bars)
+    fullest = float(most.max())
+    size, unit = byte_unit(fullest)
+
+    def in_words(label: Any) -> str:
+        parts = (f"{rows.loc[label, column] / size:.3g} {unit} {word}" for column, (word, _) in peaks.columns.items())
+        return f"{label}: {', '.join(parts)}."
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        for number, column in reversed(list(enumerate(columns))):
+            _bars(axes, bars, rows[column] / size, 0.0, palette, _shade(number, len(columns)), simulated)
+        name_rows(axes, [f"{shorten(label)}: {most[label] / size:.3g} {unit}" for label in labels])
+        axes.set(xlabel=f"{unit} on the fullest device, at the peak", ylabel="", xlim=(0, None))
+        names = [word + meaning for word, meaning in peaks.columns.values()] if len(columns) > 1 else []
+        _shades_and_limit(axes, names, capacity, fullest, size, ncols=1)
+
+    caption = in_words(most.idxmax())
+    caption += f" That is {_of_capacity(fullest, capacity)}." if capacity else ""
+    return Panel(
+        title=f"{peaks.title}, {kind_in_words(simulated)}",
+        height_inch=0.95 + 0.46 * len(labels) + 0.2 * len(columns),
+        draw=draw,
+        caption=f"{caption}{more}",
+        details=" ".join(map(in_words, labels)),
+        table=rows.reset_index(),
+    )
+
+
+def _bars(
+    axes: Axes, bars: pd.DataFrame, lengths: pd.Series, left: Any, palette: Palette, shade: float, simulated: bool
+) -> None:
+    strategies = bars.groupby("label")["strategy"].first()
+    paint = [palette[strategies[label]] for label in lengths.index]
+    how: dict[str, Any] = {"hatch": "///", "linestyle": "--"} if simulated else {"linestyle": "-"}
+    axes.barh(np.arange(len(lengths)), lengths, 0.45, left, color=paint, alpha=shade, linewidth=0, **how)
+
+
+def _shades_and_limit(
+    axes: Axes, names: Sequence[str], capacity: float | None, most: float, size: float, ncols: int
+) -> None:
+    """Draw what a device has, where that is near, and name the shades."""
+    handles: list[Any] = [Patch(color=INK, alpha=_shade(n, len(names)), label=name) for n, name in enumerate(names)]
+    if capacity and capacity <= NEAR * most:
+        handles += [axes.axvline(capacity / size, color=INK, linestyle=":", linewidth=1.2, label="what a device has")]
+    if names:
+        legend_below(axes, handles, ncols)
+
+
+def _shade(number: int, count: int) -> float:
+    """Kinds are shades of the strategy's colour, the first the darkest."""
+    return 1 - 0.8 * number / max(1, count - 1) if count > 1 else 1.0
 
 
 def _capacity(bars: pd.DataFrame) -> float | None:
@@ -102,88 +171,15 @@ def _capacity(bars: pd.DataFrame) -> float | None:
 def _fullest(rows: pd.DataFrame, totals: pd.Series, capacity: float | None) -> str:
     most, least = totals.idxmax(), totals.idxmin()
     size, unit = byte_unit(float(totals[most]))
-    kind = str(rows.loc[most].idxmax()).removeprefix("dram.")
     text = f"{most} holds {totals[most] / size:.3g} {unit} on its fullest device"
-    text += f", most of it {kind}" if len(rows.columns) > 1 else ""
-    if capacity is not None:
-        line = " (dotted line)" if capacity <= NEAR * totals[most] else ""
-        whole, name = byte_unit(capacity)
-        text += (
-            f": {share_in_percent(totals[most] / capacity)} of the {capacity / whole:.3g} {name} that there are{line}"
-        )
+    text += f", most of it {rows.loc[most].idxmax().removeprefix(KIND_COLUMN)}" if len(rows.columns) > 1 else ""
+    text += f": {_of_capacity(totals[most], capacity)}" if capacity is not None else ""
     if totals[least] < 0.995 * totals[most]:
         text += f"; {least} the least, {totals[least] / size:.3g} {unit}"
     return text
 
 
-def _stack(axes: Any, rows: pd.DataFrame, bar_colours: Sequence[str], simulated: bool) -> None:
-    left = np.zeros(len(rows))
-    places = np.arange(len(rows))
-    look = {"hatch": "///" if simulated else None, "linestyle": "--" if simulated else "-"}
-    for number, kind in enumerate(rows.columns):
-        shade = _shade(number, len(rows.columns)) * (0.7 if simulated else 1)
-        axes.barh(places, rows[kind], 0.45, left, color=bar_colours, alpha=shade, linewidth=0, **look)
-        left = left + rows[kind].to_numpy()
-
-
-def _shade(number: int, count: int) -> float:
-    """Kinds are shades of the strategy's colour, the first the darkest."""
-    return 1 - 0.8 * number / max(1, count - 1) if count > 1 else 1.0
-
-
-# -- allocator and NVML ------------------------------------------------------------------------------------------------
-
-
-def _peaks(
-    bars: pd.DataFrame,
-    columns: Mapping[str, str],
-    title: str,
-    palette: Mapping[str, str],
-    simulated: bool,
-    prefix: str,
-) -> Drawing:
-    """Draw peaks over each other from the same zero, the largest palest: each holds the one before."""
-    bars, labels, more = shown_bars(bars)
-    groups = bars.groupby("label")
-    rows, strategy = groups[list(columns)].max().loc[labels], groups["strategy"].first()
-    most = rows[list(columns)[-1]]
-    capacity = _capacity(bars)
-    size, unit = byte_unit(float(most.max()))
-    title = f"{title}, {kind_in_words(simulated)}"
-    with style():
-        figure, axes = new_figure(0.95 + 0.46 * len(labels) + 0.2 * len(columns))
-        look = {"linestyle": "--" if simulated else "-", "hatch": "///" if simulated else None, "linewidth": 0}
-        for number, column in reversed(list(enumerate(columns))):
-            paint = [palette[strategy[label]] for label in labels]
-            axes.barh(
-                np.arange(len(labels)),
-                rows[column] / size,
-                0.45,
-                color=paint,
-                alpha=_shade(number, len(columns)),
-                **look,
-            )
-        name_rows(axes, [f"{shorten(label)}: {most[label] / size:.3g} {unit}" for label in labels])
-        axes.set(xlabel=f"{unit} on the fullest device, at the peak", ylabel="", xlim=(0, None))
-        handles: list[Any] = _limit(axes, capacity, float(most.max()), size)
-        if len(columns) > 1:
-            shades = (Patch(color=INK, alpha=_shade(n, len(columns)), label=w) for n, w in enumerate(columns.values()))
-            figure.legend(handles=[*shades, *handles], loc="outside lower center", ncols=1)
-        words = " ".join(_peak_in_words(label, rows.loc[label], columns, size, unit) for label in labels)
-        caption = f"{_peak_in_words(most.idxmax(), rows.loc[most.idxmax()], columns, size, unit)}"
-        caption += f" {_of_capacity(float(most.max()), capacity)}" if capacity else ""
-        caption += f" {more.removeprefix('; ').capitalize()}." if more else ""
-        return drawing(figure, title, caption, words, rows.reset_index(), prefix)
-
-
-def _peak_in_words(label: Any, row: pd.Series, columns: Mapping[str, str], size: float, unit: str) -> str:
-    parts = (f"{row[column] / size:.3g} {unit} {words.split(':')[0]}" for column, words in columns.items())
-    return f"{label}: {', '.join(parts)}."
-
-
-def _of_capacity(most: float, capacity: float | None) -> str:
-    if capacity is None:
-        return ""
+def _of_capacity(most: float, capacity: float) -> str:
     whole, name = byte_unit(capacity)
     line = " (dotted line)" if capacity <= NEAR * most else ""
-    return f"That is {share_in_percent(most / capacity)} of the {capacity / whole:.3g} {name} that there are{line}."
+    return f"{share_in_percent(most / capacity)} of the {capacity / whole:.3g} {name} that there are{line}"

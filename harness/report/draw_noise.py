@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
-from harness.report.svg import INK, MARKERS, Drawing, drawing, kind_in_words, new_figure, plain_numbers, shorten, style
+from harness.report.svg import (
+    INK,
+    Palette,
+    Panel,
+    kind_in_words,
+    legend_below,
+    lines_of,
+    look,
+    measured_and_simulated,
+    plain_numbers,
+    shorten,
+)
 
 MARGIN = 2.0
 """By which the axis goes beyond estimates and batches; an interval that is longer runs off it; chosen."""
 
 
-def noise_drawings(noise: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+@measured_and_simulated
+def noise_panels(noise: pd.DataFrame, simulated: bool) -> Panel | None:
     """Draw the noise scale of each line, measured and simulated apart.
 
     Args:
         noise: one row for each line and window: label, simulated, strategy, gpus, global_batch_size, learning_rate,
             over_all, samples_seen, noise_scale, low, high, updates and seeds.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    if not len(noise) or noise["noise_scale"].isna().all():
-        return []
-    known = noise[noise.groupby("label")["noise_scale"].transform("count") > 0]
-    return [
-        _noise(lines, palette, bool(simulated), f"{prefix}noise{number}")
-        for number, (simulated, lines) in enumerate(known.groupby("simulated"))
-    ]
+    noise = noise[noise.groupby("label")["noise_scale"].transform("count") > 0]
+    if noise.empty:
+        return None
+    known, batches = noise.dropna(subset=["noise_scale"]), sorted(noise["global_batch_size"].unique())
 
-
-def _noise(lines: pd.DataFrame, palette: Mapping[str, str], simulated: bool, prefix: str) -> Drawing:
-    title = f"Gradient noise scale, {kind_in_words(simulated)}"
-    with style():
-        figure, axes = new_figure(2.5 + 0.2 * lines["label"].nunique())
-        seen: Counter[str] = Counter()
-        for _, line in lines.groupby("label", sort=False):
-            strategy = line["strategy"].iloc[0]
-            _line(axes, line, palette[strategy], simulated, MARKERS[seen[strategy] % len(MARKERS)])
-            seen[strategy] += 1
-        batches = sorted(lines["global_batch_size"].unique())
+    def draw(axes: Axes, palette: Palette) -> None:
+        for line in lines_of(noise, "label", in_turn=True):
+            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "label": shorten(line.label)}
+            axes.plot(line.rows["samples_seen"], line.rows["noise_scale"], **how)
+            sure = line.rows.dropna(subset=["low", "high"])
+            axes.vlines(sure["samples_seen"], sure["low"], sure["high"], color=palette[line.strategy], linewidth=1.2)
         for number, batch in enumerate(batches):
             axes.axhline(batch, color=INK, linestyle=":", linewidth=1.2, label="" if number else "global batch")
-        found = [*lines["noise_scale"].dropna(), *batches]
+        found = [*known["noise_scale"], *batches]
         axes.set(xlabel="samples seen", ylabel="noise scale, samples", yscale="log", xlim=(0, None))
         axes.set_ylim(min(found) / MARGIN, max(found) * MARGIN)
         plain_numbers(axes.yaxis)
-        figure.legend(loc="outside lower center", ncols=1)
-        details = " ".join(_window_in_words(row) for row in lines.dropna(subset=["noise_scale"]).itertuples())
-        return drawing(figure, title, _caption(lines), details, lines, prefix)
+        legend_below(axes)
 
-
-def _line(axes: Any, line: pd.DataFrame, colour: str, simulated: bool, marker: str) -> None:
-    look = {"markerfacecolor": "none" if simulated else colour, "linestyle": "--" if simulated else "-"}
-    label = shorten(line["label"].iloc[0])
-    axes.plot(line["samples_seen"], line["noise_scale"], color=colour, marker=marker, label=label, **look)
-    known = line.dropna(subset=["low", "high"])
-    axes.vlines(known["samples_seen"], known["low"], known["high"], color=colour, linewidth=1.2)
+    return Panel(
+        title=f"Gradient noise scale, {kind_in_words(simulated)}",
+        height_inch=2.5 + 0.2 * noise["label"].nunique(),
+        draw=draw,
+        caption=_caption(noise),
+        details=" ".join(map(_window_in_words, known.itertuples())),
+        table=noise,
+    )
 
 
 def _window_in_words(row: Any) -> str:

@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from harness.analysis.predicted import INSIDE, Comparison
-from harness.report.svg import INK, Drawing, drawing, name_rows, new_figure, shorten, style
-
-MOST_ROWS = 16
+from harness.report.svg import INK, MOST_MARKED, Palette, Panel, legend_below, name_rows, sample, shorten
 
 
-def predicted_drawings(
-    found: Sequence[Comparison], palette: Mapping[str, str], title: str, prefix: str
-) -> list[Drawing]:
+def predicted_panels(found: Sequence[Comparison], title: str) -> list[Panel]:
     """Draw the predicted against the measured value, which stands at 100 %: one figure for each quantity.
 
     Args:
         found: of `compare_twins` or `compare_observed`.
-        palette: colour by strategy.
         title: of the comparison.
-        prefix: starts the ids inside the SVG.
     """
     names = dict.fromkeys(item.quantity.name for item in found)
-    return [
-        _predicted([item for item in found if item.quantity.name == name][:MOST_ROWS], palette, title, f"{prefix}{n}")
-        for n, name in enumerate(names)
-    ]
+    return [_predicted([item for item in found if item.quantity.name == name][:MOST_MARKED], title) for name in names]
 
 
-def _predicted(found: Sequence[Comparison], palette: Mapping[str, str], title: str, prefix: str) -> Drawing:
+def _predicted(found: Sequence[Comparison], title: str) -> Panel:
     quantity = found[0].quantity
-    with style():
-        figure, axes = new_figure(1.3 + 0.46 * len(found))
+
+    def draw(axes: Axes, palette: Palette) -> None:
         axes.axvline(100, color=INK, linewidth=0.8)
         for place, item in enumerate(found):
-            _row(axes, place, item, next((c for s, c in palette.items() if item.where.startswith(f"{s} on")), INK))
+            _row(axes, place, item, palette[item.strategy])
         name_rows(axes, [f"{shorten(item.where, 40)}: {100 * item.error:+.0f} %" for item in found])
         axes.set(xlabel=f"{quantity.name}, % of what was measured")
-        _legend(figure, axes, any(item.stated is not None for item in found))
-        details = " ".join(_in_words(item) for item in found)
-        return drawing(figure, f"{title}: {quantity.name}", _caption(found), details, _table(found), prefix)
+        _legend(axes, any(item.stated is not None for item in found))
+
+    return Panel(
+        title=f"{title}: {quantity.name}",
+        height_inch=1.3 + 0.46 * len(found),
+        draw=draw,
+        caption=_caption(found),
+        details=" ".join(map(_in_words, found)),
+        table=_table(found),
+    )
 
 
-def _row(axes: Any, place: int, item: Comparison, colour: str) -> None:
+def _row(axes: Axes, place: int, item: Comparison, colour: str) -> None:
     share = 100 * item.predicted / item.measured
     low, high = (100 * value / item.measured for value in item.spread)
     axes.plot([low, high], [place + 0.1] * 2, color=colour, linewidth=1.5)
@@ -56,14 +54,11 @@ def _row(axes: Any, place: int, item: Comparison, colour: str) -> None:
         axes.plot([share - band, share + band], [place - 0.1] * 2, "--", color=colour, linewidth=1.2)
 
 
-def _legend(figure: Any, axes: Any, stated: bool) -> None:
-    hollow = {"marker": "o", "markerfacecolor": "none", "color": INK, "linestyle": "--" if stated else "none"}
+def _legend(axes: Axes, stated: bool) -> None:
     name = "simulated, with its stated band" if stated else "simulated; no band stated"
-    handles = [
-        axes.plot([], [], label="measured, least to most", marker="o", color=INK)[0],
-        axes.plot([], [], label=name, **hollow)[0],
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=1, fontsize=8.5)
+    measured = sample(axes, "measured, least to most", marker="o")
+    hollow = sample(axes, name, marker="o", markerfacecolor="none", linestyle="--" if stated else "none")
+    legend_below(axes, [measured, hollow], fontsize=8.5)
 
 
 def _in_words(item: Comparison) -> str:
@@ -79,17 +74,6 @@ def _caption(found: Sequence[Comparison]) -> str:
 
 
 def _table(found: Sequence[Comparison]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "point": item.where,
-                "quantity": item.quantity.name,
-                "predicted": item.predicted,
-                "measured": item.measured,
-                "measured_least": item.spread[0],
-                "measured_most": item.spread[1],
-                "stated_error": item.stated,
-            }
-            for item in found
-        ]
-    )
+    columns = ["point", "quantity", "predicted", "measured", "measured_least", "measured_most", "stated_error"]
+    rows = [(i.where, i.quantity.name, i.predicted, i.measured, *i.spread, i.stated) for i in found]
+    return pd.DataFrame(rows, columns=columns)

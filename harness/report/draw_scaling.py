@@ -2,95 +2,87 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.analysis.scaling import amdahl
 from harness.core.words import share_in_percent, times
 from harness.report.svg import (
     INK,
-    MARKERS,
-    Drawing,
-    drawing,
+    Palette,
+    Panel,
     kind_in_words,
-    new_figure,
+    legend_below,
+    lines_of,
+    look,
     plain_numbers,
     ranked,
     shorten,
-    style,
 )
 
-MOST_LINES = 8
+MOST_SCALED = 8
+"""Lines of one figure; chosen: they spread, so that one more than elsewhere can be followed."""
 
 LEAST_COUNTS = 2
 """Device counts above the base from which on a serial share is told: through one point goes any law; chosen."""
 
 
-def scaling_drawings(scaling: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+def scaling_panels(scaling: pd.DataFrame) -> list[Panel]:
     """Draw the speed-up of each strategy against its devices, measured and simulated, strong and weak apart.
 
     Args:
-        scaling: of `harness.analysis.scaling.scaling_frame`, with columns simulated and line.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
+        scaling: of `harness.analysis.scaling.scaling_frame`, with columns simulated, line and ranked.
     """
-    if not len(scaling):
-        return []
-    drawn = []
-    for number, ((simulated, kind), group) in enumerate(scaling.groupby(["simulated", "scaling"])):
-        lines = _lines(group)
-        if len(lines):
-            drawn.append(_scaling(lines, palette, bool(simulated), str(kind), f"{prefix}scaling{number}"))
-    return drawn
+    groups = scaling.groupby(["simulated", "scaling"]) if len(scaling) else ()
+    found = ((_lines(group), bool(simulated), str(kind)) for (simulated, kind), group in groups)
+    return [_scaling(lines, simulated, kind) for lines, simulated, kind in found if len(lines)]
 
 
 def _lines(group: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each line and device count: rates do not change speed, so their points stand together."""
-    keys = ["line", "strategy", "gpus", "base", "base_gpus", "ideal"]
+    keys = ["line", "strategy", "gpus", "base", "base_gpus", "ideal", "ranked"]
     numbers = ["speedup", "efficiency", "speedup_low", "speedup_high"]
     group = group.assign(between_runs=group["between_runs"].eq(True))
     groups = group.groupby(keys, as_index=False, sort=False)
     lines = groups[numbers].median().merge(groups["between_runs"].all(), on=keys).sort_values(["line", "gpus"])
     # A line that is but a base, such as single's one device, says nothing of scaling.
     grown = lines[lines["gpus"] > lines["base_gpus"]]["line"]
-    kept = list(dict.fromkeys(grown))[:MOST_LINES]
+    kept = list(dict.fromkeys(grown))[:MOST_SCALED]
     return lines[lines["line"].isin(kept)]
 
 
-def _scaling(lines: pd.DataFrame, palette: Mapping[str, str], simulated: bool, kind: str, prefix: str) -> Drawing:
-    title = f"{kind.capitalize()} scaling, {kind_in_words(simulated)}"
+def _scaling(lines: pd.DataFrame, simulated: bool, kind: str) -> Panel:
     counts = sorted({*lines["gpus"], *lines["base_gpus"]})
-    with style():
-        figure, axes = new_figure(2.5 + 0.2 * lines["line"].nunique())
-        bases = sorted(lines["base_gpus"].unique())
-        for number, base in enumerate(bases):
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        for number, base in enumerate(sorted(lines["base_gpus"].unique())):
             reach = [count for count in counts if count >= base]
             ideal = [count / base for count in reach]
             axes.plot(reach, ideal, ":", color=INK, linewidth=1.2, label="" if number else "ideal: as many times")
-        seen: Counter[str] = Counter()
-        for _, line in lines.groupby("line", sort=False):
-            strategy = line["strategy"].iloc[0]
-            _line(axes, line, palette[strategy], simulated, MARKERS[seen[strategy] % len(MARKERS)])
-            seen[strategy] += 1
+        for line in lines_of(lines, "line", in_turn=True):
+            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "label": shorten(line.label)}
+            axes.plot(line.rows["gpus"], line.rows["speedup"], **how)
+            known = line.rows.dropna(subset=["speedup_low", "speedup_high"])
+            ends = known["speedup_low"], known["speedup_high"]
+            axes.vlines(known["gpus"], *ends, color=palette[line.strategy], linewidth=1.2)
         _log_axes(axes, counts)
         axes.set(xlabel="devices", ylabel="simulated speed-up" if simulated else "speed-up")
-        figure.legend(loc="outside lower center", ncols=1)
-        details = " ".join(_point_in_words(row) for row in lines.itertuples())
-        return drawing(figure, title, _caption(lines, kind), details, lines, prefix)
+        legend_below(axes)
+
+    return Panel(
+        title=f"{kind.capitalize()} scaling, {kind_in_words(simulated)}",
+        height_inch=2.5 + 0.2 * lines["line"].nunique(),
+        draw=draw,
+        caption=_caption(lines, kind),
+        details=" ".join(map(_point_in_words, lines.itertuples())),
+        table=lines.drop(columns=["ranked"]),
+    )
 
 
-def _line(axes: Any, line: pd.DataFrame, colour: str, simulated: bool, marker: str) -> None:
-    look = {"markerfacecolor": "none" if simulated else colour, "linestyle": "--" if simulated else "-"}
-    axes.plot(line["gpus"], line["speedup"], color=colour, marker=marker, label=shorten(line["line"].iloc[0]), **look)
-    known = line.dropna(subset=["speedup_low", "speedup_high"])
-    axes.vlines(known["gpus"], known["speedup_low"], known["speedup_high"], color=colour, linewidth=1.2)
-
-
-def _log_axes(axes: Any, counts: list[int]) -> None:
+def _log_axes(axes: Axes, counts: list[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for ax in (axes.xaxis, axes.yaxis):
@@ -124,17 +116,14 @@ def _serial(lines: pd.DataFrame) -> list[str]:
 
 def _caption(lines: pd.DataFrame, kind: str) -> str:
     held = "the global batch" if kind == "strong" else "the batch of each rank"
-    lines = lines[lines["line"].isin(ranked(lines["line"]))]
+    lines = ranked(lines)
     many = lines[lines["gpus"] > lines["base_gpus"]]
     most = many[many["gpus"] == many["gpus"].max()]
     found = [_point_in_words(row) for row in most.sort_values("speedup").iloc[[0, -1]].drop_duplicates().itertuples()]
     known = lines.dropna(subset=["speedup_low"])
     if len(known):
-        of = (
-            "over runs"
-            if known["between_runs"].all()
-            else "over the steps within a run: between runs it may differ more"
-        )
+        runs = known["between_runs"].all()
+        of = "over runs" if runs else "over the steps within a run: between runs it may differ more"
         found.append(f"Upright lines: 95 % intervals, {of}.")
     # Amdahl's law is one of a fixed amount of work: under weak scaling it grows.
     serial = _serial(lines)[:1] if kind == "strong" else []

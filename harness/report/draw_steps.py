@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from harness.core.words import duration, share_in_percent, three, time_unit
 from harness.report.svg import (
     INK,
-    Drawing,
+    MOST_BARS,
+    Palette,
+    Panel,
     clock_in_words,
-    drawing,
     first_of,
     kind_in_words,
+    legend_below,
+    measured_and_simulated,
     name_rows,
-    new_figure,
     plain_numbers,
+    sample,
     shorten,
-    style,
 )
-
-MOST_ROWS = 24
 
 WIDE = 10.0
 """Multiple of the least median above which the longest steps take a logarithmic axis: else all else is a speck;
@@ -36,28 +36,19 @@ SLOW = 1.05
 """Multiple of the others' computing from which on a device is named as the slowest; chosen: below it is noise."""
 
 
-def tail_drawings(tails: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+@measured_and_simulated
+def tail_panels(tails: pd.DataFrame, simulated: bool) -> Panel | None:
     """Draw how the steps of one run of each point spread.
 
     Args:
         tails: of `harness.analysis.scaling.tails_frame`, with columns simulated and label; one row for each label.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    return [
-        _tails(group.reset_index(drop=True), palette, f"{prefix}tails{int(simulated)}")
-        for simulated, group in tails.groupby("simulated")
-        if (group["longest_s"] > (1 + SPREAD) * group["median_s"]).any()
-    ]
-
-
-def _tails(found: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> Drawing:
-    rows = found.head(MOST_ROWS)
-    simulated = bool(rows["simulated"].iloc[0])
+    if not (tails["longest_s"] > (1 + SPREAD) * tails["median_s"]).any():
+        return None
+    rows = tails.head(MOST_BARS)
     size, unit = time_unit(float(rows["p95_s"].max()))
-    title = f"How step times spread, {kind_in_words(simulated)}"
-    with style():
-        figure, axes = new_figure(1.15 + 0.42 * len(rows))
+
+    def draw(axes: Axes, palette: Palette) -> None:
         for place, row in rows.iterrows():
             _row(axes, place, row, palette[row["strategy"]], size, simulated)
         name_rows(axes, [f"{shorten(row.label)}: 95 % below {duration(row.p95_s)}" for row in rows.itertuples()])
@@ -67,12 +58,21 @@ def _tails(found: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> Draw
             plain_numbers(axes.xaxis)
         else:
             axes.set_xlim(0, None)
-        _legend(figure, axes)
-        details = " ".join(f"{_in_words(row)}{_slowest(row)}" for row in rows.itertuples())
-        return drawing(figure, title, _caption(rows, len(found)), details, rows.drop(columns=["simulated"]), prefix)
+        shapes = (("|", 10, "median"), ("D", 5, "95 % stay below"), ("x", 6, "longest"))
+        handles = [sample(axes, name, marker=m, markersize=size, linestyle="none") for m, size, name in shapes]
+        legend_below(axes, handles, 3, fontsize=8.5)
+
+    return Panel(
+        title=f"How step times spread, {kind_in_words(simulated)}",
+        height_inch=1.15 + 0.42 * len(rows),
+        draw=draw,
+        caption=_caption(rows) + first_of(len(rows), len(tails)),
+        details=" ".join(f"{_in_words(row)}{_slowest(row)}" for row in rows.itertuples()),
+        table=rows.drop(columns=["simulated"]),
+    )
 
 
-def _row(axes: Any, place: Any, row: pd.Series, colour: str, size: float, simulated: bool) -> None:
+def _row(axes: Axes, place: Any, row: pd.Series, colour: str, size: float, simulated: bool) -> None:
     middle, late, longest = (row[key] / size for key in ("median_s", "p95_s", "longest_s"))
     axes.plot([middle, longest], [place, place], color=colour, linewidth=1, linestyle="--" if simulated else "-")
     axes.plot([middle, late], [place, place], color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt")
@@ -81,22 +81,12 @@ def _row(axes: Any, place: Any, row: pd.Series, colour: str, size: float, simula
     axes.scatter([longest], [place], s=30, marker="x", color=colour)
 
 
-def _legend(figure: Any, axes: Any) -> None:
-    shapes = (("|", 10, "median"), ("D", 5, "95 % stay below"), ("x", 6, "longest"))
-    look = {"linestyle": "none", "color": INK}
-    handles = [
-        axes.plot([], [], marker=marker, markersize=size, label=name, **look)[0] for marker, size, name in shapes
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8.5)
-
-
-def _caption(rows: pd.DataFrame, found: int) -> str:
+def _caption(rows: pd.DataFrame) -> str:
     worst = rows.loc[(rows["p95_s"] / rows["median_s"]).idxmax()]
     text = f"Longest tail: {_in_words(worst)}"
     text += " Outliers are far beyond the quartiles; they stay in every other figure."
     slowest = rows.dropna(subset=["slowest_times"]).sort_values("slowest_times", ascending=False)
-    text += _slowest(slowest.iloc[0]) if len(slowest) else ""
-    return text + first_of(len(rows), found)
+    return text + (_slowest(slowest.iloc[0]) if len(slowest) else "")
 
 
 def _in_words(row: Any) -> str:

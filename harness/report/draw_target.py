@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from harness.analysis.censored import Run
 from harness.analysis.exact import MIN_SEEDS
@@ -15,19 +16,17 @@ from harness.analysis.time_to_accuracy import Reached
 from harness.core.words import duration, listed, time_unit
 from harness.report.svg import (
     INK,
-    Drawing,
+    MOST_MARKED,
+    Palette,
+    Panel,
     clock_in_words,
-    drawing,
     first_of,
     kind_in_words,
+    legend_below,
     name_rows,
-    new_figure,
-    ranked,
+    sample,
     shorten,
-    style,
 )
-
-MOST_ROWS = 16
 
 ALIKE = 1.01
 """Ratio of the largest value to the least below which nobody would speak of a difference; chosen."""
@@ -39,7 +38,7 @@ def samples(count: float) -> str:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Spent:
     """What is counted on the way to the target.
 
     Attributes:
@@ -59,8 +58,8 @@ def _seconds(largest: float, simulated: bool) -> tuple[float, str]:
     return size, f"{clock_in_words(unit, simulated)} of training to the target"
 
 
-TIME = Measure("time", "Time to the target", duration, _seconds)
-SAMPLES = Measure("samples", "Samples to the target", samples, lambda *_: (1.0, "samples seen to the target"))
+TIME = Spent("time", "Time to the target", duration, _seconds)
+SAMPLES = Spent("samples", "Samples to the target", samples, lambda *_: (1.0, "samples seen to the target"))
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class ToTarget:
         runs: its seeds, in seconds or samples; those that never trained to an end are not among them.
         found: what they say together.
         epoch: samples of one; None where that is not known.
+        ranked: whether a caption may compare it.
     """
 
     simulated: bool
@@ -79,6 +79,7 @@ class ToTarget:
     runs: tuple[Run, ...]
     found: Reached
     epoch: float | None = None
+    ranked: bool = True
 
     @property
     def sure(self) -> bool:
@@ -91,53 +92,55 @@ class ToTarget:
         return self.found.median if self.sure else self.found.expected
 
 
-def target_drawings(
-    rows: Sequence[ToTarget], palette: Mapping[str, str], prefix: str, measure: Measure = TIME
-) -> list[Drawing]:
+def target_panels(rows: Sequence[ToTarget], measure: Spent = TIME) -> list[Panel]:
     """Draw what every seed needed to the target, their median and its interval; measured and simulated apart.
 
     Args:
         rows: in the order in which they are drawn.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
         measure: what the rows count.
     """
     groups = [[row for row in rows if row.simulated == simulated] for simulated in (False, True)]
     return [
-        _target(group[:MOST_ROWS], len(group), palette, measure, f"{prefix}{measure.key}-target{number}")
-        for number, group in enumerate(groups)
-        if any(row.found.reached for row in group[:MOST_ROWS])
+        _target(group[:MOST_MARKED], len(group), measure)
+        for group in groups
+        if any(row.found.reached for row in group[:MOST_MARKED])
     ]
 
 
-def _target(rows: Sequence[ToTarget], found: int, palette: Mapping[str, str], measure: Measure, prefix: str) -> Drawing:
+def _target(rows: Sequence[ToTarget], found: int, measure: Spent) -> Panel:
     simulated = rows[0].simulated
     size, axis = measure.axis(max(run.spent for row in rows for run in row.runs), simulated)
-    title = f"{measure.title}, {kind_in_words(simulated)}"
-    with style():
-        figure, axes = new_figure(1.15 + 0.46 * len(rows))
+
+    def draw(axes: Axes, palette: Palette) -> None:
         for place, row in enumerate(rows):
             _row(axes, place, row, palette[row.strategy], size)
         name_rows(axes, [f"{shorten(row.label)}: {_in_short(row, measure)}" for row in rows])
         axes.set(xlabel=axis, xlim=(0, None))
         _epochs(axes, rows)
-        _legend(figure, axes, rows)
-        details = " ".join(to_target_in_words(row, measure) for row in rows)
-        caption = _caption(rows, measure) + first_of(len(rows), found)
-        return drawing(figure, title, caption, details, _table(rows, measure), prefix)
+        _legend(axes, rows)
+
+    return Panel(
+        title=f"{measure.title}, {kind_in_words(simulated)}",
+        height_inch=1.15 + 0.46 * len(rows),
+        draw=draw,
+        caption=_caption(rows, measure) + first_of(len(rows), found),
+        details=" ".join(to_target_in_words(row, measure) for row in rows),
+        table=_table(rows, measure),
+    )
 
 
-def _epochs(axes: Any, rows: Sequence[ToTarget]) -> None:
+def _epochs(axes: Axes, rows: Sequence[ToTarget]) -> None:
     """Count epochs above samples, where an epoch is the same for all."""
     (epoch, *others) = {row.epoch for row in rows}
     if epoch is None or others:
         return
-    above = axes.secondary_xaxis("top", functions=(lambda count: count / epoch, lambda count: count * epoch))
+    functions: Any = (lambda count: count / epoch, lambda count: count * epoch)
+    above = axes.secondary_xaxis("top", functions=functions)
     above.set_xlabel("epochs")
     above.spines["top"].set_visible(False)
 
 
-def _row(axes: Any, place: int, row: ToTarget, colour: str, size: float) -> None:
+def _row(axes: Axes, place: int, row: ToTarget, colour: str, size: float) -> None:
     face = "none" if row.simulated else colour
     there = [run.spent / size for run in row.runs if run.reached]
     never = [run.spent / size for run in row.runs if not run.reached]
@@ -152,32 +155,31 @@ def _row(axes: Any, place: int, row: ToTarget, colour: str, size: float) -> None
         axes.plot([interval.low / size, interval.high / size], [place, place], color=INK, linewidth=1.2, zorder=2)
 
 
-def _legend(figure: Any, axes: Any, rows: Sequence[ToTarget]) -> None:
-    some = any(row.found.interval is not None and row.sure for row in rows)
-    never = any(not run.reached for row in rows for run in row.runs)
-    shapes = [("o", 5, "a seed")]
-    shapes += [("|", 11, "median")] if any(row.sure for row in rows) else []
-    shapes += (
-        [("x", 7, "expected, failed runs repeated")] if any(not row.sure and row.found.reached for row in rows) else []
-    )
-    shapes += [("_", 12, "its interval")] if some else []
-    shapes += [(">", 6, "seed that ended without it")] if never else []
+def _legend(axes: Axes, rows: Sequence[ToTarget]) -> None:
+    full = "none" if rows[0].simulated else INK
+    shapes = {
+        "a seed": ("o", 5, full, True),
+        "median": ("|", 11, full, any(row.sure for row in rows)),
+        "expected, failed runs repeated": ("x", 7, full, any(not row.sure and row.found.reached for row in rows)),
+        "its interval": ("_", 12, full, any(row.found.interval is not None and row.sure for row in rows)),
+        "seed that ended without it": (">", 6, "none", any(not run.reached for row in rows for run in row.runs)),
+    }
     handles = [
-        axes.plot([], [], marker=marker, markersize=size, linestyle="none", color=INK, label=name,
-                  markerfacecolor="none" if marker == ">" or rows[0].simulated else INK)[0]
-        for marker, size, name in shapes
-    ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5)
+        sample(axes, name, marker=marker, markersize=size, linestyle="none", markerfacecolor=face)
+        for name, (marker, size, face, seen) in shapes.items()
+        if seen
+    ]
+    legend_below(axes, handles, 2, fontsize=8.5)
 
 
-def _in_short(row: ToTarget, measure: Measure) -> str:
+def _in_short(row: ToTarget, measure: Spent) -> str:
     if row.sure:
         return measure.write(row.value)
     got = f"{row.found.reached} of {row.found.runs} seeds"
     return f"{measure.write(row.value)} expected ({got})" if math.isfinite(row.value) else f"{got} got there"
 
 
-def to_target_in_words(row: ToTarget, measure: Measure) -> str:
+def to_target_in_words(row: ToTarget, measure: Spent) -> str:
     """Say what the seeds of a point say, the ones that never got there included."""
     found = row.found
     text = f"{row.label}: {found.reached} of {found.runs} seeds reached the target"
@@ -191,9 +193,8 @@ def to_target_in_words(row: ToTarget, measure: Measure) -> str:
     return text + "."
 
 
-def _caption(rows: Sequence[ToTarget], measure: Measure) -> str:
-    kept = ranked(row.label for row in rows)
-    rows = [row for row in rows if row.label in kept]
+def _caption(rows: Sequence[ToTarget], measure: Spent) -> str:
+    rows = [row for row in rows if row.ranked] or rows
     likely = [row for row in rows if 2 * row.found.reached >= row.found.runs] or rows
     best = min(likely, key=lambda row: row.value)
     text = to_target_in_words(best, measure)
@@ -208,16 +209,7 @@ def _caption(rows: Sequence[ToTarget], measure: Measure) -> str:
     return text + (" Below five seeds no interval is given." if best.found.runs < MIN_SEEDS else "")
 
 
-def _table(rows: Sequence[ToTarget], measure: Measure) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "label": row.label,
-                "simulated": row.simulated,
-                ("spent_s" if measure is TIME else "samples"): run.spent,
-                "reached": run.reached,
-            }
-            for row in rows
-            for run in row.runs
-        ]
-    )
+def _table(rows: Sequence[ToTarget], measure: Spent) -> pd.DataFrame:
+    spent = "spent_s" if measure is TIME else "samples"
+    runs = [(row.label, row.simulated, run.spent, run.reached) for row in rows for run in row.runs]
+    return pd.DataFrame(runs, columns=["label", "simulated", spent, "reached"])

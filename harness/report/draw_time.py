@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
@@ -15,16 +16,19 @@ from harness.analysis.time_parts import TRAINING
 from harness.core.words import counted, duration, listed, time_unit
 from harness.report.svg import (
     INK,
-    MARKERS,
-    Drawing,
+    MOST_BARS,
+    Palette,
+    Panel,
     clock_in_words,
-    drawing,
     first_of,
     kind_in_words,
+    legend_below,
+    lines_of,
+    look,
+    measured_and_simulated,
     name_rows,
-    new_figure,
     shorten,
-    style,
+    write,
 )
 
 LOOKS = {
@@ -36,64 +40,71 @@ LOOKS = {
 }
 """Opacity of the strategy's colour, and hatch: told apart without colour, in print too."""
 
-SEEN = 1e-3
+LEAST_NAMED = 1e-3
 """Share of all steps below which a part is not named: it cannot be seen; chosen."""
 
-MOST_BARS = 24
-MOST_LANES = 4
-"""Devices of a strategy in the timeline; chosen: enough to see who waits for whom."""
 
-
-def part_drawings(parts: pd.DataFrame, palette: Mapping[str, str], prefix: str, title: str = "") -> list[Drawing]:
+@measured_and_simulated
+def part_panels(parts: pd.DataFrame, simulated: bool, title: str = "Where the time of a step goes") -> Panel:
     """Draw what a step consists of, a bar for each label: its parts add up to the step.
 
     Args:
         parts: columns simulated, strategy, label, and seconds of an update by part; one row for each label.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
-        title: where it is not the usual one.
+        title: what it is, without the engine.
     """
-    return [
-        _parts(group.head(MOST_BARS), palette, title, len(group), f"{prefix}parts{int(simulated)}")
-        for simulated, group in parts.groupby("simulated")
-    ]
-
-
-def _parts(rows: pd.DataFrame, palette: Mapping[str, str], title: str, found: int, prefix: str) -> Drawing:
-    simulated = bool(rows["simulated"].iloc[0])
-    rows = rows.reset_index(drop=True)
+    rows = parts.head(MOST_BARS)
     steps = rows[list(TRAINING)].sum(axis=1)
-    size, unit = time_unit(float(steps.max()))
-    title = f"{title or 'Where the time of a step goes'}, {kind_in_words(simulated)}"
+    bars = [(row["strategy"], {part: row[part] for part in TRAINING}) for _, row in rows.iterrows()]
     words = [f"{shorten(row.label)}: {duration(steps[row.Index])}" for row in rows.itertuples()]
-    with style():
-        figure, axes = new_figure(1.35 + 0.44 * len(rows))
-        for place, row in rows.iterrows():
-            left = 0.0
-            for part in TRAINING:
-                segment(axes, place, left / size, row[part] / size, 0.4, palette[row["strategy"]], part, simulated)
-                left += row[part]
-        name_rows(axes, words)
-        axes.set(xlabel=f"{clock_in_words(unit, simulated)} per step, mean over devices", xlim=(0, None))
-        legend(figure, [part for part in TRAINING if rows[part].sum() > SEEN * steps.sum()], simulated)
-        details = " ".join(_parts_in_words(row, steps[row.name]) for _, row in rows.iterrows())
-        more = first_of(len(rows), found)
-        table = rows.drop(columns=["simulated"])
-        return drawing(figure, title, _most_exchange(rows, steps) + more, details, table, prefix)
+    return Panel(
+        title=f"{title}, {kind_in_words(simulated)}",
+        height_inch=1.35 + 0.44 * len(rows),
+        draw=lambda axes, palette: draw_steps_of(axes, palette, bars, words, simulated),
+        caption=_most_exchange(rows, steps) + first_of(len(rows), len(parts)),
+        details=" ".join(_parts_in_words(row, steps[row.name]) for _, row in rows.iterrows()),
+        table=rows.drop(columns=["simulated"]),
+    )
 
 
-def segment(
-    axes: Any, place: float, left: float, width: float, height: float, colour: str, part: str, simulated: bool
+def draw_steps_of(
+    axes: Axes,
+    palette: Palette,
+    bars: Sequence[tuple[str, Mapping[str, float]]],
+    words: Sequence[str],
+    simulated: bool,
 ) -> None:
-    """Draw one part of a step: by its hatch, with a broken edge where it is simulated."""
-    if width <= 0:
-        return
-    for look in _looks(part, colour, simulated):
-        axes.barh(place, width, height, left, **look)
+    """Draw a bar for each step, its parts one after another.
+
+    Args:
+        axes: where.
+        palette: colour by strategy.
+        bars: strategy, and seconds by part.
+        words: a name for each bar.
+        simulated: whether the seconds are.
+    """
+    size, unit = time_unit(max(sum(parts.values()) for _, parts in bars))
+    for place, (strategy, parts) in enumerate(bars):
+        left = 0.0
+        for part, seconds in parts.items():
+            _segment(axes, place, left / size, seconds / size, 0.4, _looks(part, palette[strategy], simulated))
+            left += seconds
+    name_rows(axes, words)
+    axes.set(xlabel=f"{clock_in_words(unit, simulated)} per step, mean over devices", xlim=(0, None))
+    sums = {part: sum(parts.get(part, 0.0) for _, parts in bars) for part in TRAINING}
+    _name_parts(axes, [part for part in TRAINING if sums[part] > LEAST_NAMED * sum(sums.values())], simulated)
 
 
-def _looks(part: str, colour: str, simulated: bool) -> list[dict[str, Any]]:
-    """Return what lies over each other: an SVG hatch would take its ground's opacity for its own lines too."""
+Looks = Sequence[Mapping[str, Any]]
+"""What lies over each other in one place."""
+
+
+def _segment(axes: Axes, place: float, left: float, width: float, height: float, looks: Looks) -> None:
+    for how in looks if width > 0 else ():
+        axes.barh(place, width, height, left, **how)
+
+
+def _looks(part: str, colour: str, simulated: bool) -> Looks:
+    """Return a part's hatch over its ground: an SVG hatch would take its ground's opacity for its own lines too."""
     opacity, hatch = LOOKS[part]
     face = to_rgba(colour, opacity * (0.55 if simulated else 1))
     outline = {"edgecolor": colour, "linewidth": 0.7, "linestyle": "--" if simulated else "-"}
@@ -102,13 +113,11 @@ def _looks(part: str, colour: str, simulated: bool) -> list[dict[str, Any]]:
     return [{"facecolor": face, "linewidth": 0}, {"facecolor": "none", "hatch": hatch, **outline}]
 
 
-def legend(figure: Any, parts: Sequence[str], simulated: bool) -> None:
+def _name_parts(axes: Axes, parts: Sequence[str], simulated: bool) -> None:
     """Name the parts that are drawn, in the page's ink: they look alike in every strategy's colour."""
-    handles = [tuple(Patch(**look) for look in _looks(part, INK, simulated)) for part in parts]
-    names = [TRAINING[part] for part in parts]
-    over = {tuple: HandlerTuple(ndivide=1)}
-    place = {"loc": "outside lower center", "ncols": 2, "fontsize": 8.5, "handlelength": 2.2}
-    figure.legend(handles, names, handler_map=over, **place)
+    handles = [tuple(Patch(**how) for how in _looks(part, INK, simulated)) for part in parts]
+    how = {"labels": [TRAINING[part] for part in parts], "handler_map": {tuple: HandlerTuple(ndivide=1)}}
+    legend_below(axes, handles, 2, fontsize=8.5, handlelength=2.2, **how)
 
 
 def _parts_in_words(row: pd.Series, step: float) -> str:
@@ -135,50 +144,46 @@ def _most_exchange(rows: pd.DataFrame, steps: pd.Series) -> str:
 # -- timeline ----------------------------------------------------------------------------------------------------------
 
 
-def timeline_drawings(steps: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+@measured_and_simulated
+def timeline_panels(steps: pd.DataFrame, simulated: bool) -> Panel:
     """Draw a few steps of every device on one clock: who waits for whom.
 
     Args:
         steps: rows of steps.parquet with columns simulated, strategy, label and lane; times from the window's start.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    return [
-        _timeline(group, palette, f"{prefix}timeline{int(simulated)}")
-        for simulated, group in steps.groupby("simulated")
-    ]
-
-
-def _timeline(steps: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> Drawing:
-    simulated = bool(steps["simulated"].iloc[0])
     end = float(steps["window_s"].max())
     size, unit = time_unit(end)
-    title = f"Who waits for whom: a few steps on one clock, {kind_in_words(simulated)}"
     lanes = list(dict.fromkeys(zip(steps["label"], steps["lane"], strict=True)))
     heads = list(dict.fromkeys(steps["label"]))
     # Each strategy has a row for its name, then one for each device.
     place = {lane: number + 1.15 * (heads.index(lane[0]) + 1) for number, lane in enumerate(lanes)}
-    with style():
-        figure, axes = new_figure(1.2 + 0.23 * (len(lanes) + 1.15 * len(heads)))
+
+    def draw(axes: Axes, palette: Palette) -> None:
         for row in steps.to_dict("records"):
-            left = row["start_s"]
+            left, lane = row["start_s"], place[row["label"], row["lane"]]
             for part in ("input_s", "compute_s", "communication_s", "idle_s"):
                 begin, left = max(left, 0.0), left + row[part]
-                width, lane = min(left, end) - begin, place[row["label"], row["lane"]]
-                segment(axes, lane, begin / size, width / size, 0.72, palette[row["strategy"]], part, simulated)
+                looks = _looks(part, palette[row["strategy"]], simulated)
+                _segment(axes, lane, begin / size, (min(left, end) - begin) / size, 0.72, looks)
         _name_lanes(axes, place, heads)
         axes.set(xlabel=clock_in_words(unit, simulated), xlim=(0, end / size))
-        legend(figure, [part for part in TRAINING if part != "other_s" and steps[part].sum() > 0], simulated)
-        table = steps.drop(columns=["simulated", "window_s"])
-        return drawing(figure, title, _longest_wait(steps), _lanes_in_words(steps), table, prefix)
+        _name_parts(axes, [part for part in TRAINING if part != "other_s" and steps[part].sum() > 0], simulated)
+
+    return Panel(
+        title=f"Who waits for whom: a few steps on one clock, {kind_in_words(simulated)}",
+        height_inch=1.2 + 0.23 * (len(lanes) + 1.15 * len(heads)),
+        draw=draw,
+        caption=_longest_wait(steps),
+        details=_lanes_in_words(steps),
+        table=steps.drop(columns=["simulated", "window_s"]),
+    )
 
 
-def _name_lanes(axes: Any, place: Mapping[tuple[str, str], float], heads: Sequence[str]) -> None:
+def _name_lanes(axes: Axes, place: Mapping[tuple[str, str], float], heads: Sequence[str]) -> None:
     last = max(place.values())
     for head in heads:
         first = min(number for (label, _), number in place.items() if label == head)
-        axes.annotate(shorten(head), (0, first - 0.78), xycoords=axes.get_yaxis_transform(), xytext=(2, 0),
-                      textcoords="offset points", va="center", fontsize=9)  # fmt: skip
+        write(axes, first - 0.78, shorten(head), va="center")
     axes.set_yticks(list(place.values()), [lane for _, lane in place], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(last + 0.6, -0.1)
@@ -223,39 +228,35 @@ def _lanes_in_words(steps: pd.DataFrame) -> str:
 # -- bubbles and staleness ---------------------------------------------------------------------------------------------
 
 
-def bubble_drawings(bubbles: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+@measured_and_simulated
+def bubble_panels(bubbles: pd.DataFrame, simulated: bool) -> Panel:
     """Draw each pipeline's bubble beside its theory.
 
     Args:
         bubbles: of `harness.analysis.time_parts.bubbles_frame`, with columns simulated and label, one row a label.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    return [
-        _bubbles(group.head(MOST_BARS).reset_index(drop=True), palette, f"{prefix}bubble{int(simulated)}")
-        for simulated, group in bubbles.groupby("simulated")
-    ]
+    rows = bubbles.head(MOST_BARS)
+    known = rows.dropna(subset=["ideal"])
 
-
-def _bubbles(rows: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> Drawing:
-    simulated = bool(rows["simulated"].iloc[0])
-    title = f"Pipeline bubble beside theory, {kind_in_words(simulated)}"
-    words = [f"{shorten(row.label)}: {100 * row.bubble:.0f} %" for row in rows.itertuples()]
-    with style():
-        figure, axes = new_figure(1.1 + 0.46 * len(rows))
+    def draw(axes: Axes, palette: Palette) -> None:
         for place, row in rows.iterrows():
-            part = "idle_s" if simulated else "compute_s"
-            segment(axes, place, 0, 100 * row["bubble"], 0.4, palette[row["strategy"]], part, simulated)
-        known = rows.dropna(subset=["ideal"])
+            looks = _looks("idle_s" if simulated else "compute_s", palette[row["strategy"]], simulated)
+            _segment(axes, place, 0, 100 * row["bubble"], 0.4, looks)
         axes.scatter(100 * known["ideal"], known.index, marker="|", s=260, color=INK, linewidth=2, label="theory")
-        name_rows(axes, words)
+        name_rows(axes, [f"{shorten(row.label)}: {100 * row.bubble:.0f} %" for row in rows.itertuples()])
         axes.set(xlabel="% of a step in which a stage idles", xlim=(0, None))
         if len(known):
-            figure.legend(loc="outside lower center")
-        caption = " ".join(_bubble_in_words(row) for row in rows.head(3).itertuples())
-        caption += " Theory: equal stages, free links."
-        details = " ".join(_bubble_in_words(row) for row in rows.itertuples())
-        return drawing(figure, title, caption, details, rows.drop(columns=["simulated", "cell_id"]), prefix)
+            legend_below(axes)
+
+    told = [_bubble_in_words(row) for row in rows.itertuples()]
+    return Panel(
+        title=f"Pipeline bubble beside theory, {kind_in_words(simulated)}",
+        height_inch=1.1 + 0.46 * len(rows),
+        draw=draw,
+        caption=f"{' '.join(told[:3])} Theory: equal stages, free links.",
+        details=" ".join(told),
+        table=rows.drop(columns=["simulated", "cell_id"]),
+    )
 
 
 def _bubble_in_words(row: Any) -> str:
@@ -264,43 +265,33 @@ def _bubble_in_words(row: Any) -> str:
     return f"A stage of {name} idles for {100 * row.bubble:.0f} % of a step{against}."
 
 
-def staleness_drawings(staleness: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+@measured_and_simulated
+def staleness_panels(staleness: pd.DataFrame, simulated: bool) -> Panel:
     """Draw how old gradients were when they changed the weights.
 
     Args:
-        staleness: columns simulated, strategy, label, gpus, staleness, share; shares of a label add up to 1.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
+        staleness: columns simulated, strategy, label, gpus, staleness, share; in the order of the
+            staleness; shares of a label add up to 1.
     """
-    return [
-        _staleness(group, palette, f"{prefix}staleness{int(simulated)}")
-        for simulated, group in staleness.groupby("simulated")
-    ]
+    lines = lines_of(staleness, "label")
 
-
-def _staleness(rows: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> Drawing:
-    simulated = bool(rows["simulated"].iloc[0])
-    title = f"Staleness of gradients, {kind_in_words(simulated)}"
-    counts = sorted(rows["gpus"].unique())
-    sentences = []
-    with style():
-        labels = list(dict.fromkeys(rows["label"]))
-        figure, axes = new_figure(2.3 + 0.2 * len(labels))
-        for label in labels:
-            line = rows[rows["label"] == label].sort_values("staleness")
-            marker = MARKERS[counts.index(line["gpus"].iloc[0]) % len(MARKERS)]
-            colour = palette[line["strategy"].iloc[0]]
-            look = {"markerfacecolor": "none" if simulated else colour, "linestyle": "--" if simulated else "-"}
-            axes.plot(line["staleness"], 100 * line["share"], color=colour, marker=marker, markersize=5,
-                      label=shorten(label), **look)  # fmt: skip
-            sentences.append(_staleness_in_words(label, line))
+    def draw(axes: Axes, palette: Palette) -> None:
+        for line in lines:
+            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "markersize": 5}
+            axes.plot(line.rows["staleness"], 100 * line.rows["share"], label=shorten(line.label), **how)
         axes.set(xlabel="updates between reading the weights and changing them", ylabel="% of updates", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        figure.legend(loc="outside lower center", ncols=1)
-        table = rows.drop(columns=["simulated"])
-        return drawing(
-            figure, title, " ".join(dict.fromkeys((sentences[0], sentences[-1]))), " ".join(sentences), table, prefix
-        )
+        legend_below(axes)
+
+    told = [_staleness_in_words(line.label, line.rows) for line in lines]
+    return Panel(
+        title=f"Staleness of gradients, {kind_in_words(simulated)}",
+        height_inch=2.3 + 0.2 * len(lines),
+        draw=draw,
+        caption=" ".join(dict.fromkeys((told[0], told[-1]))),
+        details=" ".join(told),
+        table=staleness.drop(columns=["simulated"]),
+    )
 
 
 def _staleness_in_words(label: str, line: pd.DataFrame) -> str:

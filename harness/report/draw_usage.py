@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from harness.core.words import time_unit
 from harness.report.svg import (
-    MARKERS,
-    Drawing,
+    MOST_LINES,
+    Palette,
+    Panel,
     clock_in_words,
-    drawing,
     first_of,
     kind_in_words,
-    new_figure,
+    legend_below,
+    lines_of,
+    look,
+    measured_and_simulated,
     shorten,
-    style,
 )
-
-MOST_LINES = 6
 
 STEADY = 1e-3
 """Spread about the mean, as a share of it, below which nothing changes over time: the parts of a step say it all."""
@@ -77,54 +76,43 @@ GAUGES = {
 """By quantity of the telemetry; "computing" comes from the steps."""
 
 
-def usage_drawings(usage: pd.DataFrame, palette: Mapping[str, str], prefix: str) -> list[Drawing]:
+def usage_panels(usage: pd.DataFrame) -> list[Panel]:
     """Draw each gauge against the seconds of one run of each strategy at its best.
 
     Args:
         usage: columns gauge, simulated, strategy, gpus, label, time_s and value.
-        palette: colour by strategy.
-        prefix: starts the ids inside the SVG.
     """
-    return [
-        _usage(group, GAUGES[str(gauge)], bool(simulated), palette, f"{prefix}{gauge}{int(simulated)}")
-        for (gauge, simulated), group in usage.groupby(["gauge", "simulated"], sort=False)
-        if not _steady(group)
-    ]
+    gauges = usage.groupby("gauge", sort=False) if len(usage) else ()
+    return [panel for gauge, group in gauges for panel in _usage(group, GAUGES[str(gauge)])]
 
 
-def _steady(usage: pd.DataFrame) -> bool:
+@measured_and_simulated
+def _usage(usage: pd.DataFrame, simulated: bool, gauge: Gauge) -> Panel | None:
     values = usage.groupby("label")["value"]
-    return bool((values.std() <= STEADY * values.mean()).all())
-
-
-def _usage(usage: pd.DataFrame, gauge: Gauge, simulated: bool, palette: Mapping[str, str], prefix: str) -> Drawing:
+    if (values.std() <= STEADY * values.mean()).all():
+        return None
     every = list(dict.fromkeys(usage["label"]))
-    labels = every[:MOST_LINES]
+    drawn = usage[usage["label"].isin(every[:MOST_LINES])]
     size, unit = time_unit(float(usage["time_s"].max()))
-    counts = sorted(usage["gpus"].unique())
-    title = f"{gauge.title}, {kind_in_words(simulated)}"
-    means = {}
-    with style():
-        figure, axes = new_figure(2.3 + 0.2 * len(labels))
-        for label in labels:
-            line = usage[usage["label"] == label]
-            means[label] = float(line["value"].mean() * gauge.scale)
-            marker = MARKERS[counts.index(line["gpus"].iloc[0]) % len(MARKERS)]
-            _line(axes, line, size, gauge, marker, palette[line["strategy"].iloc[0]], simulated)
-        axes.set(xlabel=f"{clock_in_words(unit, simulated)} {gauge.clock}", ylabel=gauge.axis, ylim=(0, None))
-        axes.set_xlim(0, None)
-        figure.legend(loc="outside lower center", ncols=1)
-        most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
-        text = f"Mean over the run: {means[most]:.3g} for {most}"
-        text += f", {means[least]:.3g} for {least}" if most != least else ""
-        details = " ".join(f"{label}: {mean:.3g} {gauge.axis} in the mean." for label, mean in means.items())
-        table = usage[usage["label"].isin(labels)][["label", "time_s", "value"]]
-        caption = f"{text}. {gauge.says}{first_of(len(labels), len(every))}"
-        return drawing(figure, title, caption, details, table, prefix)
+    means = (drawn.groupby("label", sort=False)["value"].mean() * gauge.scale).to_dict()
 
+    def draw(axes: Axes, palette: Palette) -> None:
+        for line in lines_of(drawn, "label"):
+            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "markersize": 3.5}
+            how |= {"markevery": max(1, len(line.rows) // 8), "linewidth": 1.3, "label": shorten(line.label)}
+            axes.plot(line.rows["time_s"] / size, line.rows["value"] * gauge.scale, **how)
+        axes.set(xlabel=f"{clock_in_words(unit, simulated)} {gauge.clock}", ylabel=gauge.axis)
+        axes.set(xlim=(0, None), ylim=(0, None))
+        legend_below(axes)
 
-def _line(axes: Any, line: pd.DataFrame, size: float, gauge: Gauge, marker: str, colour: str, simulated: bool) -> None:
-    look: dict[str, Any] = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(line) // 8), "linewidth": 1.3}
-    look |= {"markerfacecolor": "none" if simulated else colour, "linestyle": "--" if simulated else "-"}
-    label = shorten(line["label"].iloc[0])
-    axes.plot(line["time_s"] / size, line["value"] * gauge.scale, color=colour, label=label, **look)
+    most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    text = f"Mean over the run: {means[most]:.3g} for {most}"
+    text += f", {means[least]:.3g} for {least}" if most != least else ""
+    return Panel(
+        title=f"{gauge.title}, {kind_in_words(simulated)}",
+        height_inch=2.3 + 0.2 * len(means),
+        draw=draw,
+        caption=f"{text}. {gauge.says}{first_of(len(means), len(every))}",
+        details=" ".join(f"{label}: {mean:.3g} {gauge.axis} in the mean." for label, mean in means.items()),
+        table=drawn[["label", "time_s", "value"]],
+    )

@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import pandas as pd
 
 from harness.analysis.points import TRIED, has_target, points
-from harness.analysis.predicted import compare_observed, compare_twins
+from harness.analysis.predicted import compare_twins
 from harness.analysis.ranking import Standing
 from harness.analysis.rate_regimes import map_frame
-from harness.report.draw_bars import throughput_drawings
-from harness.report.draw_batches import batch_drawings
-from harness.report.draw_curves import ACCURACY, LOSS, best_panels, curve_drawings, panels_left_out
-from harness.report.draw_fit import fit_drawings
-from harness.report.draw_memory import memory_drawings
-from harness.report.draw_noise import noise_drawings
-from harness.report.draw_predicted import predicted_drawings
-from harness.report.draw_rates import is_a_map, rate_drawings
-from harness.report.draw_scaling import scaling_drawings
-from harness.report.draw_steps import tail_drawings
-from harness.report.draw_target import SAMPLES, TIME, target_drawings
-from harness.report.draw_time import bubble_drawings, part_drawings, staleness_drawings, timeline_drawings
-from harness.report.draw_usage import usage_drawings
-from harness.report.first_screen import best_of, pictures, to_target
-from harness.report.frames import (
-    bars_frame,
-    bubbles,
-    cells_frame,
-    curves_frame,
-    labels_of,
-    noise,
-    parts_frame,
-    scaling_lines,
-    staleness,
-    tails,
-    usage,
-)
+from harness.report.draw_bars import throughput_panels
+from harness.report.draw_batches import batch_panels
+from harness.report.draw_curves import ACCURACY, LOSS, best_panels, curve_panels, panels_left_out
+from harness.report.draw_fit import fit_panels
+from harness.report.draw_memory import memory_panels
+from harness.report.draw_noise import noise_panels
+from harness.report.draw_predicted import predicted_panels
+from harness.report.draw_rates import is_a_map, rate_panels
+from harness.report.draw_scaling import scaling_panels
+from harness.report.draw_steps import tail_panels
+from harness.report.draw_target import SAMPLES, TIME, target_panels
+from harness.report.draw_time import bubble_panels, part_panels, staleness_panels, timeline_panels
+from harness.report.draw_usage import usage_panels
+from harness.report.first_screen import first_panels, to_target
+from harness.report.frames import PageFrames, steps_by_part
 from harness.report.scenario_results import ScenarioResults
-from harness.report.svg import Drawing
+from harness.report.svg import Drawing, Palette, Panel
 from harness.report.timeline import timeline_frame
 
-OPEN = 4
-"""Curves that are seen at once; the rest is one click away; chosen."""
-
+CURVES_OPEN = 2
+"""Curves of a kind that are seen at once; the rest is one click away; chosen."""
 
 LOSSES_SHOWN = 2
 """Combinations of batch and rate whose losses are drawn, those with the best accuracy; chosen: the page stays small."""
@@ -79,85 +67,62 @@ class Figures:
     galleries: tuple[Gallery, ...]
 
 
-def figures_of(scenario: ScenarioResults, palette: Mapping[str, str], prefix: str) -> Figures:
-    """Draw a scenario.
+class Page:
+    """Where figures are drawn: it knows the colours, and numbers the ids inside the SVGs.
 
     Args:
-        scenario: its plan, records and tables.
         palette: colour by strategy.
-        prefix: starts the ids inside the SVGs.
+        prefix: starts the ids; no other page of the file has it.
     """
-    cells, bars, curves = cells_frame(scenario), bars_frame(scenario), curves_frame(scenario)
-    labels = labels_of(scenario)
-    rates = map_frame(cells)
-    scaling = scaling_lines(scenario, cells) if len(cells) else cells
-    maps, first = rate_drawings(rates, prefix), is_a_map(rates)
-    speed = [*scaling_drawings(scaling, palette, prefix), *throughput_drawings(bars, palette, prefix)]
-    speed += [*batch_drawings(cells, palette, prefix), *noise_drawings(noise(scenario, labels), palette, prefix)]
-    best = best_of(scenario.rows)
+
+    def __init__(self, palette: Palette, prefix: str) -> None:
+        self.palette, self._prefix, self._numbers = palette, prefix, count()
+
+    def drawn(self, panels: Iterable[Panel | None]) -> tuple[Drawing, ...]:
+        """Draw what there is to draw."""
+        return tuple(p.drawing(self.palette, f"{self._prefix}{next(self._numbers)}") for p in panels if p is not None)
+
+
+def figures_of(scenario: ScenarioResults, page: Page) -> Figures:
+    """Draw a scenario."""
+    frames = PageFrames(scenario)
+    rates = map_frame(frames.cells)
+    maps, first = page.drawn(rate_panels(rates)), is_a_map(rates)
     galleries = [
-        Gallery("Learning rates", () if first else tuple(maps)),
-        _convergence(scenario, curves, best, labels, palette, prefix),
-        Gallery("Throughput and scaling", tuple(speed)),
-        Gallery("Where the time went", tuple(_time(scenario, cells, bars, labels, palette, prefix))),
-        Gallery("Devices over time", tuple(_over_time(scenario, best, labels, palette, prefix))),
-        Gallery("Memory", tuple(memory_drawings(bars, palette, prefix))),
-        Gallery("Predicted beside measured", tuple(_predicted(scenario, palette, prefix))),
+        Gallery("Learning rates", () if first else maps),
+        _convergence(frames, page),
+        Gallery("Throughput and scaling", page.drawn(_speed(frames))),
+        Gallery("Where the time went", page.drawn(_time(frames))),
+        Gallery("Devices over time", page.drawn(usage_panels(frames.usage))),
+        Gallery("Memory", page.drawn(memory_panels(frames.bars))),
+        Gallery("Predicted beside measured", page.drawn(_predicted(scenario))),
     ]
     return Figures(
-        maps=tuple(maps) if first else (),
-        first=tuple(pictures(best, bars, curves, scaling, palette, target_of(scenario), prefix)),
+        maps=maps if first else (),
+        first=page.drawn(first_panels(frames)),
         galleries=tuple(item for item in galleries if item.drawings or item.remarks),
     )
 
 
-def target_of(scenario: ScenarioResults) -> float | None:
-    """Return the accuracy that all cells were to reach; None where there is none or they differ."""
-    targets = {cell.goal.get("target_accuracy") for cell in scenario.plan.cells}
-    (target,) = targets if len(targets) == 1 else (None,)
-    return target if isinstance(target, float) else None
-
-
-def _convergence(
-    scenario: ScenarioResults,
-    curves: pd.DataFrame,
-    best: Sequence[Standing],
-    labels: Mapping[str, str],
-    palette: Mapping[str, str],
-    prefix: str,
-) -> Gallery:
-    known = curves.dropna(subset=["accuracy"])
+def _convergence(frames: PageFrames, page: Page) -> Gallery:
+    known = frames.curves.dropna(subset=["accuracy"])
     if known.empty:
         missing = "No curves: no finished cell measured a validation accuracy."
-        return Gallery("Convergence", (), remarks=(missing,) if scenario.records else ())
-    drawn = curve_drawings(known, ACCURACY, palette, target_of(scenario), prefix)
-    losses = curve_drawings(pd.concat(best_panels(known, LOSSES_SHOWN)), LOSS, palette, None, prefix)
+        return Gallery("Convergence", (), remarks=(missing,) if frames.scenario.records else ())
+    accuracies = curve_panels(known, ACCURACY, frames.target)
+    losses = curve_panels(pd.concat(best_panels(known, LOSSES_SHOWN)), LOSS)
+    shown = [*_to_target(frames), *accuracies[:CURVES_OPEN], *losses[:CURVES_OPEN]]
+    fits = {row["cell_id"]: row["fitting"] for row in frames.scenario.rows if row.get("fitting")}
+    shown += fit_panels(frames.best_curves, fits)
+    more = page.drawn([*accuracies[CURVES_OPEN:], *losses[CURVES_OPEN:]])
     left_out = panels_left_out(known)
     remarks = (f"{left_out} more combinations of batch and rate are in the table only.",) if left_out else ()
-    shown = (*_to_target(scenario, labels, palette, prefix), *drawn[: OPEN // 2], *losses[: OPEN // 2])
-    shown = (*shown, *_fit(scenario, curves, best, labels, palette, prefix))
-    return Gallery("Convergence", shown, (*drawn[OPEN // 2 :], *losses[OPEN // 2 :]), remarks)
+    return Gallery("Convergence", page.drawn(shown), more, remarks)
 
 
-def _fit(
-    scenario: ScenarioResults,
-    curves: pd.DataFrame,
-    best: Sequence[Standing],
-    labels: Mapping[str, str],
-    palette: Mapping[str, str],
-    prefix: str,
-) -> list[Drawing]:
-    ids = [row["cell_id"] for standing in best for row in standing.point.rows]
-    fits = {row["cell_id"]: row["fitting"] for row in scenario.rows if row.get("fitting")}
-    # One line for each point: curves of a panel are named by less than what tells the points of a strategy apart.
-    chosen = curves[curves["cell_id"].isin(ids)]
-    return fit_drawings(chosen.assign(line=chosen["cell_id"].map(labels)), fits, palette, prefix)
-
-
-def _to_target(
-    scenario: ScenarioResults, labels: Mapping[str, str], palette: Mapping[str, str], prefix: str
-) -> Iterator[Drawing]:
+def _to_target(frames: PageFrames) -> Iterator[Panel]:
     """Draw each strategy on each number of devices at its best rate and batch."""
+    scenario = frames.scenario
     tried = [row for row in scenario.rows if row["status"] in TRIED]
     if not has_target(tried):
         return
@@ -168,47 +133,28 @@ def _to_target(
     order = {cell.strategy: place for place, cell in reversed(list(enumerate(scenario.plan.cells)))}
     ordered = sorted(best.values(), key=lambda s: (order.get(s.point.strategy, 0), s.point.details, s.point.gpus))
     for measure in (TIME, SAMPLES):
-        ways = [way for standing in ordered if (way := to_target(standing, labels, measure)) is not None]
-        yield from target_drawings(ways, palette, prefix, measure)
+        ways = [way for standing in ordered if (way := to_target(standing, frames, measure)) is not None]
+        yield from target_panels(ways, measure)
 
 
-def _time(
-    scenario: ScenarioResults,
-    cells: pd.DataFrame,
-    bars: pd.DataFrame,
-    labels: Mapping[str, str],
-    palette: Mapping[str, str],
-    prefix: str,
-) -> Iterator[Drawing]:
-    yield from part_drawings(parts_frame(bars), palette, prefix)
-    for frame, draw in (
-        (tails(scenario, cells, labels), tail_drawings),
-        (timeline_frame(scenario, labels), timeline_drawings),
-        (bubbles(cells, labels), bubble_drawings),
-        (staleness(scenario, cells, labels), staleness_drawings),
-    ):
-        if len(frame):
-            yield from draw(frame, palette, prefix)
+def _speed(frames: PageFrames) -> Iterator[Panel]:
+    yield from scaling_panels(frames.scaling)
+    yield from throughput_panels(frames.bars)
+    yield from batch_panels(frames.cells)
+    yield from noise_panels(frames.noise)
 
 
-def _over_time(
-    scenario: ScenarioResults,
-    best: Sequence[Standing],
-    labels: Mapping[str, str],
-    palette: Mapping[str, str],
-    prefix: str,
-) -> list[Drawing]:
-    """Draw the median run of each strategy at its best."""
-    rows = [standing.middle for standing in best if standing.reached]
-    found = usage(scenario, rows, labels)
-    return usage_drawings(found, palette, prefix) if len(found) else []
+def _time(frames: PageFrames) -> Iterator[Panel]:
+    yield from part_panels(steps_by_part(frames.bars))
+    yield from tail_panels(frames.tails)
+    yield from timeline_panels(timeline_frame(frames))
+    yield from bubble_panels(frames.bubbles)
+    yield from staleness_panels(frames.staleness)
 
 
-def _predicted(scenario: ScenarioResults, palette: Mapping[str, str], prefix: str) -> Iterator[Drawing]:
-    observed = {cell.cell_id: cell.observed for cell in scenario.plan.cells if cell.observed}
-    twins, others = compare_twins(scenario.rows), compare_observed(scenario.rows, observed)
-    yield from predicted_drawings(twins, palette, "Predicted beside measured", f"{prefix}twins")
-    yield from predicted_drawings(others, palette, "Predicted beside observed", f"{prefix}observed")
+def _predicted(scenario: ScenarioResults) -> Iterator[Panel]:
+    yield from predicted_panels(compare_twins(scenario.rows), "Predicted beside measured")
+    yield from predicted_panels(scenario.observed, "Predicted beside observed")
 
 
 def strategies_of(scenarios: Sequence[ScenarioResults]) -> list[str]:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -77,6 +77,11 @@ class ScenarioResults:
     poor: Sequence[tuple[Row, Row, list[str]]]
     accounts: Mapping[str, str]
     table: Callable[[str, str], pd.DataFrame]
+
+    @cached_property
+    def observed(self) -> list[Comparison]:
+        """Predictions beside what the scenario says was observed."""
+        return compare_observed(self.rows, {cell.cell_id: cell.observed for cell in self.plan.cells if cell.observed})
 
 
 def read_scenario(results: Results, what_if: Simulator = NO_SIMULATOR) -> ScenarioResults:

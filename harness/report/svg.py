@@ -8,13 +8,16 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import matplotlib
 import pandas as pd
 import seaborn
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -31,7 +34,12 @@ LONGEST_NAME = 50
 """Characters of a name inside a figure: at size 9 more would run over the edge; the table has it in full."""
 
 NOT_RANKED = ", not ranked"
-"""Ends the label of what is drawn but in no comparison."""
+"""Ends the label of what is drawn but in no comparison, where the column "ranked" says so."""
+
+MOST_BARS = 24
+MOST_MARKED = 16
+MOST_LINES = 6
+"""Points of one figure: as plain bars, with marks on a row each, as lines; chosen: of more nobody follows one."""
 
 NARROW = 30.0
 """Ratio of its ends below which a logarithmic axis has hardly a decade to name, and names 2 and 5 too; chosen."""
@@ -46,9 +54,13 @@ _STYLE = {
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
+Palette = Mapping[str, str]
+"""Colour by strategy."""
+
+
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of the page.
+    """A figure as the page takes it.
 
     Attributes:
         caption: sentences that say what it shows.
@@ -64,9 +76,57 @@ class Drawing:
     file: str
 
 
-def style() -> Any:
-    """Return the context in which all figures are made."""
-    return matplotlib.rc_context(_STYLE)
+@dataclass(frozen=True)
+class Panel:
+    """A figure before it is drawn: what it shows and what is said of it; the page adds colours and ids.
+
+    Attributes:
+        title: in a few words.
+        height_inch: its width is the page's.
+        draw: draws on axes, in the colours of the strategies.
+        caption: sentences that say what it shows.
+        details: every number, for those who do not see it.
+        table: what is drawn.
+    """
+
+    title: str
+    height_inch: float
+    draw: Callable[[Axes, Palette], object]
+    caption: str
+    details: str
+    table: pd.DataFrame
+
+    def drawing(self, palette: Palette, prefix: str) -> Drawing:
+        """Draw it.
+
+        Args:
+            palette: colour by strategy.
+            prefix: starts the ids inside the SVG, which must be unique on a page.
+        """
+        with matplotlib.rc_context(_STYLE):
+            figure, axes = _new_figure(self.height_inch)
+            self.draw(axes, palette)
+            svg = _svg(figure, self.title, f"{self.caption} {self.details}", prefix)
+        csv = self.table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        file = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:60] or "figure"
+        return Drawing(self.title, self.caption, svg, csv, file)
+
+
+_More = ParamSpec("_More")
+
+
+def measured_and_simulated(
+    panel: Callable[Concatenate[pd.DataFrame, bool, _More], Panel | None],
+) -> Callable[Concatenate[pd.DataFrame, _More], list[Panel]]:
+    """Make a figure of each engine's rows, told apart by the column "simulated": never do both stand in one."""
+
+    def panels(frame: pd.DataFrame, /, *args: _More.args, **kwargs: _More.kwargs) -> list[Panel]:
+        groups = frame.groupby("simulated") if len(frame) else ()
+        found = (panel(rows.reset_index(drop=True), bool(simulated), *args, **kwargs) for simulated, rows in groups)
+        return [item for item in found if item is not None]
+
+    panels.__doc__ = panel.__doc__
+    return panels
 
 
 def colours(strategies: Iterable[str]) -> dict[str, str]:
@@ -85,14 +145,13 @@ def first_of(drawn: int, found: int) -> str:
     return f" The first {drawn} of {found} points are drawn." if found > drawn else ""
 
 
-def ranked(labels: Iterable[str]) -> list[str]:
-    """Return the labels that a caption may compare; all where none is ranked."""
-    found = list(dict.fromkeys(labels))
-    return [label for label in found if not label.endswith(NOT_RANKED)] or found
+def ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that a caption may compare, by their column "ranked"; all where none is ranked."""
+    kept = rows[rows["ranked"]]
+    return kept if len(kept) else rows
 
 
-def new_figure(height_inch: float) -> tuple[Figure, Any]:
-    """Return a figure of a page column's width with its axes; to be called within `style`."""
+def _new_figure(height_inch: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH_INCH, height_inch), layout="constrained")
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
@@ -100,22 +159,6 @@ def new_figure(height_inch: float) -> tuple[Figure, Any]:
     axes.patch.set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
-
-
-def drawing(figure: Figure, title: str, caption: str, details: str, frame: pd.DataFrame, prefix: str) -> Drawing:
-    """Return a figure as it stands on the page.
-
-    Args:
-        figure: made within `style`, and still within it.
-        title: in a few words.
-        caption: sentences that say what it shows.
-        details: every number, for those who do not see it.
-        frame: what is drawn.
-        prefix: starts the ids inside the SVG, which must be unique on a page.
-    """
-    text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    file = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "figure"
-    return Drawing(title, caption, _svg(figure, title, f"{caption} {details}", prefix), text, file)
 
 
 def _svg(figure: Figure, title: str, description: str, prefix: str) -> str:
@@ -136,21 +179,72 @@ def _svg(figure: Figure, title: str, description: str, prefix: str) -> str:
     return f'{head}{words}<desc id="{prefix}-desc">{html.escape(description)}</desc>{body}'
 
 
+# -- lines -------------------------------------------------------------------------------------------------------------
+
+
+class DrawnLine(NamedTuple):
+    """The rows of one line of a figure, with the marker that tells it from others of its colour."""
+
+    label: str
+    strategy: str
+    marker: str
+    rows: pd.DataFrame
+
+
+def lines_of(frame: pd.DataFrame, column: str, *, in_turn: bool = False) -> list[DrawnLine]:
+    """Return the lines of a frame: a marker for each device count, or for each line of a strategy in turn."""
+    counts, seen, found = sorted(frame["gpus"].unique()), Counter[str](), []
+    for label, rows in frame.groupby(column, sort=False):
+        strategy = str(rows["strategy"].iloc[0])
+        place = seen[strategy] if in_turn else counts.index(rows["gpus"].iloc[0])
+        seen[strategy] += 1
+        found.append(DrawnLine(str(label), strategy, MARKERS[place % len(MARKERS)], rows))
+    return found
+
+
+def look(colour: str, simulated: bool) -> dict[str, Any]:
+    """Return how a line with markers looks: what is measured is solid and filled, what is simulated broken, hollow."""
+    face, line = ("none", "--") if simulated else (colour, "-")
+    return {"color": colour, "markerfacecolor": face, "linestyle": line}
+
+
+def legend_below(axes: Axes, handles: Sequence[Any] | None = None, ncols: int = 1, **how: Any) -> None:
+    """Put the legend under the figure: beside it, it would take the width that the axes need."""
+    given = {} if handles is None else {"handles": handles}
+    axes.figure.legend(**given, loc="outside lower center", ncols=ncols, **how)
+
+
+def sample(axes: Axes, label: str, **how: Any) -> Any:
+    """Return an entry of a legend in the page's ink: a line or marker that is drawn nowhere else."""
+    return axes.plot([], [], label=label, **({"color": INK} | how))[0]
+
+
 # -- axes --------------------------------------------------------------------------------------------------------------
 
 
-def name_rows(axes: Any, words: list[str]) -> None:
+def name_rows(axes: Axes, words: Sequence[str]) -> None:
     """Write each bar's name above it: beside it, a name would take the width that the bar needs on a phone."""
     for place, text in enumerate(words):
-        axes.annotate(text, (0, place - 0.27), xycoords=axes.get_yaxis_transform(), xytext=(2, 0),
-                      textcoords="offset points", va="bottom", fontsize=9)  # fmt: skip
-    axes.set_yticks([])
+        write(axes, place - 0.27, text)
     axes.set_ylim(len(words) - 0.6, -0.75)
+    hide_y(axes)
+
+
+def write(axes: Axes, place: float, text: str, **how: Any) -> None:
+    """Write from the left edge on, at a height of the y-axis."""
+    given: dict[str, Any] = {"va": "bottom", "fontsize": 9} | how
+    axes.annotate(text, (0, place), xycoords=axes.get_yaxis_transform(), xytext=(2, 0), textcoords="offset points",
+                  **given)  # fmt: skip
+
+
+def hide_y(axes: Axes) -> None:
+    """Leave out the y-axis, where rows are named above themselves."""
+    axes.set_yticks([])
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
 
 
-def plain_numbers(axis: Any) -> None:
+def plain_numbers(axis: Axis) -> None:
     """Write the ticks of a logarithmic axis as plain text: mathematical type would need another font."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axis.get_view_interval()

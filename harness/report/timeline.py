@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from harness.analysis.points import Row, points
 from harness.analysis.ranking import Standing
 from harness.core.outcome import PART_COLUMNS, Status
+from harness.report.frames import PageFrames
 from harness.report.scenario_results import ScenarioResults
 
-MOST_DEVICES = 4
+MOST_LANES = 4
 """Devices at most in the point that is shown of a strategy, where it has one that small: more teach nothing new."""
 
 MOST_STRATEGIES = 6
 STEPS_SHOWN = 3.5
-"""Of the slowest strategy, as long as that is no more than `MOST_STEPS` of the fastest; chosen."""
+"""Of the slowest strategy, as long as that is no more than `STEPS_OF_FASTEST` of the fastest; chosen."""
 
-MOST_STEPS = 14
+STEPS_OF_FASTEST = 14
 
 
-def timeline_frame(scenario: ScenarioResults, labels: Mapping[str, str]) -> pd.DataFrame:
+def timeline_frame(frames: PageFrames) -> pd.DataFrame:
     """Return the steps of every device that a window in the middle of a run holds; times from its start.
 
     Each strategy stands with its best point on few devices, and all of one engine have windows of one length.
     """
-    found = []
+    scenario, found = frames.scenario, []
     for engine in ("real", "virtual"):
         tables = [(row, _lanes(scenario.table("steps", row["cell_id"]))) for row in _shown(scenario, engine)]
         tables = [(row, table) for row, table in tables if len(table)]
@@ -34,7 +35,11 @@ def timeline_frame(scenario: ScenarioResults, labels: Mapping[str, str]) -> pd.D
             continue
         length_s = _length([_step_s(table) for _, table in tables])
         for row, table in tables:
-            head = {"simulated": engine == "virtual", "strategy": row["strategy"], "label": labels[row["cell_id"]]}
+            head = {
+                "simulated": engine == "virtual",
+                "strategy": row["strategy"],
+                "label": frames.labels[row["cell_id"]],
+            }
             head |= {"gpus": row["gpus"]}
             found.append(_window(table, length_s).assign(**head, window_s=length_s))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
@@ -50,7 +55,7 @@ def _shown(scenario: ScenarioResults, engine: str) -> list[Row]:
     shown = []
     for strategy in names:
         found = points([row for row in rows if row["strategy"] == strategy], by_target=True)
-        few = [point.gpus for point in found if point.gpus <= MOST_DEVICES] or [min(point.gpus for point in found)]
+        few = [point.gpus for point in found if point.gpus <= MOST_LANES] or [min(point.gpus for point in found)]
         counts = [max(few)] if len(names) > 1 else sorted({point.gpus for point in found})[:MOST_STRATEGIES]
         for gpus in counts:
             best = min((point for point in found if point.gpus == gpus), key=lambda point: Standing(point).rank)
@@ -59,7 +64,7 @@ def _shown(scenario: ScenarioResults, engine: str) -> list[Row]:
 
 
 def _lanes(steps: pd.DataFrame) -> pd.DataFrame:
-    """Return the steps of at most `MOST_DEVICES` devices, each named; empty where times were not recorded."""
+    """Return the steps of at most `MOST_LANES` devices, each named; empty where times were not recorded."""
     if not len(steps) or steps["start_s"].isna().all():
         return pd.DataFrame()
     device = steps["device"].fillna(0).astype(int)
@@ -67,7 +72,7 @@ def _lanes(steps: pd.DataFrame) -> pd.DataFrame:
     worker, device = "worker " + steps["worker"].astype(str), "device " + device.astype(str)
     lane = worker + ", " + device if workers and devices else worker if workers else device
     kept = steps.assign(lane=lane)[["lane", "step", "start_s", *PART_COLUMNS]]
-    return kept[kept["lane"].isin(sorted(kept["lane"].unique())[:MOST_DEVICES])].fillna(0.0)
+    return kept[kept["lane"].isin(sorted(kept["lane"].unique())[:MOST_LANES])].fillna(0.0)
 
 
 def _step_s(table: pd.DataFrame) -> float:
@@ -80,7 +85,7 @@ def _step_s(table: pd.DataFrame) -> float:
 
 
 def _length(steps_s: Sequence[float]) -> float:
-    return min(STEPS_SHOWN * max(steps_s), MOST_STEPS * min(steps_s))
+    return min(STEPS_SHOWN * max(steps_s), STEPS_OF_FASTEST * min(steps_s))
 
 
 def _window(table: pd.DataFrame, length_s: float) -> pd.DataFrame:
