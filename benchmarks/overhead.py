@@ -74,8 +74,8 @@ def raw_pictures() -> Any:
     import torch
 
     made = cell("single", 1, 1, "real")
-    entry = host().datasets[made.workload["dataset"]["name"]]
-    raw = entry.load(entry.Options(**made.workload["dataset"]["options"]))
+    entry = host().datasets[made.workload.dataset.name]
+    raw = entry.load(entry.Options(**made.workload.dataset.options))
     return torch.from_numpy(raw.train_images), torch.from_numpy(raw.train_labels)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from harness.api.host import Host, load_host
 from harness.commands.list_plugins import describe_entry, list_entries
+from harness.core.cluster import DeviceFigures
 from harness.core.errors import InputError
-from harness.costs.catalogue.devices import DEVICES, Device, find_devices
+from harness.core.records import from_json, to_json
+from harness.costs.catalogue.devices import DEVICES, Device, efficiency, find_devices
 from harness.costs.catalogue.named_links import CARRIED, LATENCY_S, LINKS
 from harness.costs.catalogue.presets import PRESETS
 
@@ -38,15 +41,16 @@ def test_a_device_is_coherent(device: Device) -> None:
     assert 50 < device.power_w <= 1000
     assert device.link in host().links
     assert set(device.matrix) <= set(peaks)
-    assert all(0 < device.efficiency(key, kind) < 1 for key in peaks for kind in ("gemm", "conv"))
+    assert all(0 < efficiency(device, key, kind) < 1 for key in peaks for kind in ("gemm", "conv"))
 
 
 def test_names_are_unique_and_survive_a_cell() -> None:
     for entries in (DEVICES, LINKS, PRESETS):
         assert len({entry.name for entry in entries}) == len(entries)
     for device in DEVICES:
-        again = Device.from_dict(device.to_dict())
-        assert again.to_dict() == device.to_dict()
+        figures = device.figures()
+        again = from_json(DeviceFigures, json.loads(json.dumps(to_json(figures))))
+        assert again == figures
         assert again.peak_flops_per_s == device.peak_flops_per_s
 
 
@@ -152,8 +156,8 @@ def test_a_plugin_brings_devices_links_and_clusters(tmp_path: Path) -> None:
     assert "from: " + str(tmp_path / "mine.py") in describe_entry(loaded, "Abacus-1GB")
     text = '[sweep]\nstrategy = "single"\n[cluster]\npreset = "classroom"'
     cluster = parse_scenario(text, loaded, tmp_path / "a.toml").settings[0].cluster
-    assert (cluster["device"]["chip"], cluster["gpus_per_node"]) == ("Abacus", 30)
-    assert cluster["intra_node"]["bandwidth_bytes_per_s"] == pytest.approx(0.94e9)
+    assert (cluster.device.chip, cluster.gpus_per_node) == ("Abacus", 30)
+    assert cluster.intra_node.bandwidth_bytes_per_s == pytest.approx(0.94e9)
 
 
 def test_devices_of_published_cases_are_in_the_catalogue() -> None:

@@ -21,11 +21,12 @@ from harness.api.host import Host
 from harness.api.strategy import Layout
 from harness.commands.run import run
 from harness.core.cell import Cell, Plan
+from harness.core.cluster import LinkFigures
 from harness.core.errors import InputError
-from harness.core.faults import Faults, Jitter
+from harness.core.faults import Death, Faults, Jitter, Straggler
 from harness.core.machine import Machine
 from harness.core.outcome import Outcome
-from harness.costs.profiles.cluster_figures import LinkFigures
+from harness.core.records import from_json, to_json
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.shared.setup import make_setup
@@ -65,8 +66,8 @@ def any_cell() -> Cell:
 
 
 def draws_of(gpus: int = 4, seed: int = 0, **faults: Any) -> FaultDraws:
-    content = {key: READERS[key](value) for key, value in faults.items()}
-    return FaultDraws(replace(any_cell(), gpus=gpus, seed=seed, faults=content))
+    read = {key: READERS[key](value) for key, value in faults.items()}
+    return FaultDraws(replace(any_cell(), gpus=gpus, seed=seed, faults=Faults(**read)))
 
 
 # -- what a scenario may say -------------------------------------------------------------------------------------------
@@ -75,30 +76,27 @@ def draws_of(gpus: int = 4, seed: int = 0, **faults: Any) -> FaultDraws:
 @pytest.mark.parametrize(
     ("written", "carried"),
     [
-        ({"compute_jitter": 0.2}, {"compute_jitter": {"distribution": "lognormal", "sigma": 0.2}}),
-        ({"compute_jitter": {"sigma": 1}}, {"compute_jitter": {"distribution": "lognormal", "sigma": 1.0}}),
-        (
-            {"compute_jitter": {"distribution": "exponential"}},
-            {"compute_jitter": {"distribution": "exponential", "sigma": 0.0}},
-        ),
-        ({"compute_jitter": 0}, {}),
-        ({"stragglers": []}, {}),
-        ({"stragglers": {"rank": 1, "slowdown": 3}}, {"stragglers": [{"rank": 1, "slowdown": 3.0}]}),
+        ({"compute_jitter": 0.2}, Faults(Jitter("lognormal", 0.2))),
+        ({"compute_jitter": {"sigma": 1}}, Faults(Jitter("lognormal", 1.0))),
+        ({"compute_jitter": {"distribution": "exponential"}}, Faults(Jitter("exponential", 0.0))),
+        ({"compute_jitter": 0}, Faults()),
+        ({"stragglers": []}, Faults()),
+        ({"stragglers": {"rank": 1, "slowdown": 3}}, Faults(stragglers=(Straggler(3.0, rank=1),))),
         (
             {"stragglers": [{"rank": 0, "slowdown": 1.5}, {"fraction": 0.1, "slowdown": 2}]},
-            {"stragglers": [{"rank": 0, "slowdown": 1.5}, {"fraction": 0.1, "slowdown": 2.0}]},
+            Faults(stragglers=(Straggler(1.5, rank=0), Straggler(2.0, fraction=0.1))),
         ),
         (
             {"deaths": [{"rank": 1, "after_steps": 50}, {"rank": 0, "after": "2 s"}]},
-            {"deaths": [{"rank": 1, "after_steps": 50}, {"rank": 0, "after_s": 2.0}]},
+            Faults(deaths=(Death(1, after_steps=50), Death(0, after_s=2.0))),
         ),
     ],
 )
 def test_faults_are_read_and_reach_the_cell(written, carried):
     (cell,) = plan_of(faults=written).cells
     assert cell.faults == carried
-    assert Cell.from_dict(cell.to_dict()).faults == carried
-    assert bool(Faults.of(carried)) == bool(carried)
+    assert from_json(Cell, to_json(cell)).faults == carried
+    assert bool(carried) == (carried != Faults())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,7 @@ def test_faults_are_swept_by_their_path_and_cells_without_any_keep_their_ids():
 def test_whole_lists_of_faults_are_swept():
     one, two = [{"rank": 1, "slowdown": 3}], [{"rank": 1, "slowdown": 5}]
     cells = plan_of(**{"sweep__faults.stragglers": [one, two]}).cells
-    assert [cell.faults["stragglers"][0]["slowdown"] for cell in cells] == [3.0, 5.0]
+    assert [cell.faults.stragglers[0].slowdown for cell in cells] == [3.0, 5.0]
 
 
 @pytest.mark.parametrize("key", ["stragglers", "deaths"])
@@ -163,7 +161,7 @@ def test_notes_say_every_fault():
 def test_wherever_cells_may_be_real_jitter_only_delays():
     cells = plan_of(engine="both", faults={"compute_jitter": 0.2}).cells
     assert {cell.engine for cell in cells} == {"real", "virtual"}
-    assert all(cell.faults["floor"] == 1.0 for cell in cells)
+    assert all(cell.faults.floor == 1.0 for cell in cells)
     assert "factors below 1 count as 1 (mean 1.08)" in cells[0].notes[-1]
 
 
@@ -205,7 +203,7 @@ def test_the_mean_of_floored_factors_is_the_stated_one(jitter):
 
 def test_a_floor_lifts_only_what_lies_below_it():
     cell = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[8], faults={"compute_jitter": 0.3})
-    free, floored = FaultDraws(cell), FaultDraws(replace(cell, faults=cell.faults | {"floor": 1.0}))
+    free, floored = FaultDraws(cell), FaultDraws(replace(cell, faults=replace(cell.faults, floor=1.0)))
     for step in range(20):
         assert floored.of(range(8), step) == tuple(max(1.0, factor) for factor in free.of(range(8), step))
 

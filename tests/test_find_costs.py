@@ -13,12 +13,13 @@ from cells import make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.core.cell import Named
+from harness.core.cluster import LinkFigures
 from harness.core.errors import HarnessError, InputError
 from harness.costs.catalogue.devices import DEVICES, EFFICIENCY, MEMORY_EFFICIENCY
 from harness.costs.cells.find import LOOPBACK, cluster_of, given_shape, profile_of
 from harness.costs.cells.given import profile_of_file, shape_of_given
 from harness.costs.cells.link_tables import fitted_link, read_tables
-from harness.costs.profiles.cluster_figures import LinkFigures
 from harness.costs.profiles.constants import PLAIN, PUBLISHED
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
@@ -151,7 +152,7 @@ def test_a_model_with_mathematics_needs_a_trace_or_a_measurement() -> None:
 
 @given(st.integers(1, 10**10), st.integers(1, 200))
 def test_equal_layers_hold_every_parameter(parameters: int, layers: int) -> None:
-    shape = shape_of_given({"name": "", "options": {"parameters": float(parameters), "layers": layers}})
+    shape = shape_of_given(Named("", {"parameters": float(parameters), "layers": layers}))
     assert shape.parameters == parameters
     sizes = [layer.parameters for layer in shape.layers]
     assert max(sizes) - min(sizes) <= 1
@@ -164,19 +165,19 @@ def test_transformers_hold_every_parameter_and_compute_by_the_published_formula(
     hidden = 64 * heads
     parameters = round(more * layers * (12 * hidden**2 + 13 * hidden))
     options = {"parameters": parameters, "layers": layers, "hidden": hidden, "sequence": tokens}
-    shape = shape_of_given({"name": "", "options": options})
+    shape = shape_of_given(Named("", options))
     assert shape.parameters == pytest.approx(parameters, abs=layers)
     flops = sum(layer.forward_flops.at(1) for layer in shape.layers)
     assert flops == pytest.approx(2 * parameters * tokens + 4 * layers * tokens**2 * hidden, rel=1e-3)
     block = shape.layers[-1]
     assert block.activation_bytes.at(2) == pytest.approx(4 * tokens * hidden * 34)
-    eager = shape_of_given({"name": "", "options": {**options, "attention": "eager"}}).layers[-1]
+    eager = shape_of_given(Named("", {**options, "attention": "eager"})).layers[-1]
     assert eager.activation_bytes.at(2) == pytest.approx(4 * tokens * hidden * (34 + 5 * heads * tokens / hidden))
     assert 0.9 < block.split < 1
 
 
 def test_half_precision_halves_activations_and_not_weights() -> None:
-    model = given_cell().workload["model"]
+    model = given_cell().workload.model
     single, half = (shape_of_given(model, precision) for precision in ("fp32", "bf16"))
     assert half.layers[5].activation_bytes.at(1) == single.layers[5].activation_bytes.at(1) / 2
     assert half.parameter_bytes == single.parameter_bytes == 4 * 335_000_000

@@ -13,6 +13,7 @@ from cells import host, make_cell
 
 from harness.commands.admission import admit
 from harness.core.cell import LARGEST
+from harness.core.records import to_json
 from harness.costs.cells.kept import find_shape
 from harness.costs.memory.fit import memory_of, memory_verdict, resolve_largest
 from harness.engines.shared.setup import make_setup
@@ -54,7 +55,7 @@ def test_a_shape_is_found_once_it_was_traced_and_only_for_the_same_workload():
     assert find_shape(cell_of(sweep__batch_size=[6]), host()) == traced
     other = {"model": {**GPT, "layers": 5}, "dataset": TEXTS, "optimizer": "adamw"}
     assert find_shape(cell_of(workload=other), host()) is None
-    assert find_shape(replace(cell, workload={**cell.workload, "precision": "bf16"}), host()) is None
+    assert find_shape(replace(cell, workload=replace(cell.workload, precision="bf16")), host()) is None
     assert find_shape(replace(cell, device="cpu"), host()) is None
 
 
@@ -70,10 +71,11 @@ def test_finding_and_judging_do_not_import_torch():
         "import json, sys; from harness.costs.cells.kept import find_shape\n"
         "from harness.costs.memory.fit import memory_verdict\n"
         "from harness.api.host import load_host; from harness.scenario.plan import Cell\n"
-        "cell = Cell.from_dict(json.loads(sys.argv[1])); host = load_host()\n"
+        "from harness.core.records import from_json\n"
+        "cell = from_json(Cell, json.loads(sys.argv[1])); host = load_host()\n"
         "print(memory_verdict(cell, host, find_shape(cell, host)), 'torch' in sys.modules)"
     )
-    command = [sys.executable, "-c", code, json.dumps(cell.to_dict())]
+    command = [sys.executable, "-c", code, json.dumps(to_json(cell))]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None False"
 

@@ -21,6 +21,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.strategy import Layout
+from harness.core.cell import Named
 from harness.costs.memory.device import CPU, Work, device_memory
 from harness.costs.memory.gathered import passing_bytes
 from harness.costs.profiles.shape import LayerShape, ModelShape
@@ -130,7 +131,7 @@ def test_padding_is_less_than_one_row_a_rank(rows, width, ranks):
 
 def counted_kinds(module: nn.Module, layout: Layout) -> Mapping[str, int]:
     """Return what the fullest device of either engine is said to hold, with Adam."""
-    work = Work({"name": "adam", "options": {}}, samples=1)
+    work = Work(Named("adam"), samples=1)
     return device_memory(module_shape(module), layout, work, CPU).fullest.kinds
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from harness.api import schedules
 from harness.api.strategy import Layout
+from harness.core.cell import Named
 from harness.core.errors import Impossible
 from harness.costs.memory.allocator import MIB, CachingAllocator, OutOfMemory, PlainAllocator, segment_bytes
 from harness.costs.memory.cuts import StageMemory, balance, balance_under
@@ -31,7 +32,7 @@ from harness.workloads.entries import DataShape
 
 MODELS = {model.name: model for model in harness_models()}
 TEXT = DataShape(1, 1, 32, 50, 50, labels_per_token=True)
-ADAM = {"name": "adamw", "options": {}}
+ADAM = Named("adamw")
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +169,13 @@ def test_a_smaller_device_gets_fewer_layers():
 @pytest.mark.parametrize(
     ("optimizer", "expected"),
     [
-        ({"name": "sgd"}, 0),
-        ({"name": "sgd", "options": {"momentum": 0.9}}, 4 * 8200),
-        ({"name": "momentum"}, 4 * 8200),
-        ({"name": "adamw"}, 8 * 8200),
-        ({"name": "rmsprop"}, 4 * 8200),
-        ({"name": "adafactor"}, 4 * (100 + 80 + 200)),
-        ({"name": "adam8bit"}, 2 * (8000 + 4 * 4) + 8 * 200),
+        (Named("sgd"), 0),
+        (Named("sgd", {"momentum": 0.9}), 4 * 8200),
+        (Named("momentum"), 4 * 8200),
+        (Named("adamw"), 8 * 8200),
+        (Named("rmsprop"), 4 * 8200),
+        (Named("adafactor"), 4 * (100 + 80 + 200)),
+        (Named("adam8bit"), 2 * (8000 + 4 * 4) + 8 * 200),
     ],
 )
 def test_state_of_optimizers(optimizer, expected):
@@ -183,7 +184,7 @@ def test_state_of_optimizers(optimizer, expected):
 
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(ValueError, match=r"an optimizer called 'lion'; known are .*adafactor"):
-        state_bytes(LayerShape("a", tensors=(1,)), {"name": "lion"})
+        state_bytes(LayerShape("a", tensors=(1,)), Named("lion"))
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def test_a_shape_without_a_timeline_is_counted_with_its_workspace():
     layers = tuple(
         LayerShape(f"l{k}", (1000,), activation_bytes=Linear(10, 100), workspace_bytes=Linear(0, 7)) for k in range(3)
     )
-    one = device_memory(ModelShape(layers), Layout(), Work({"name": "sgd"}, samples=5)).fullest
+    one = device_memory(ModelShape(layers), Layout(), Work(Named("sgd"), samples=5)).fullest
     assert one.total_bytes == 3 * (8000 + 510) + 35 + CUDA.library_bytes + CUDA.context_bytes
 
 
@@ -332,6 +333,6 @@ def bert() -> dict[str, ModelShape]:
 )
 def test_bert_large_takes_what_was_measured(bert, precision, samples, pieces, optimizer, recompute, measured):
     """MiB of a V100 as NVML shows them; source: transformers, docs, perf_train_gpu_one (2022-01)."""
-    work = Work({"name": optimizer}, samples, pieces)
+    work = Work(Named(optimizer), samples, pieces)
     found = device_memory(bert[precision], Layout(recompute=recompute), work, NVML).fullest.total_bytes / MIB
     assert found == pytest.approx(measured, rel=0.05)

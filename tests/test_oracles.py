@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import SERVER, Strategy
+from harness.core.cluster import LinkFigures
 from harness.core.outcome import Outcome
-from harness.costs.profiles.cluster_figures import LinkFigures
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.virtual.engine import VirtualEngine
 from harness.engines.virtual.prices import Costs, constant_costs

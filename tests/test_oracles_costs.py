@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from harness.api.schedules import gpipe, one_forward_one_backward, zb_1p
 from harness.api.strategy import Layout
+from harness.core.cell import Named
 from harness.costs.memory.device import CPU, Work, device_memory
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
@@ -274,7 +275,7 @@ def memory_of(
 
 
 PARAMETERS = 4096 * 36
-MOMENTUM = {"name": "sgd", "options": {"momentum": 0.9}}
+MOMENTUM = Named("sgd", {"momentum": 0.9})
 
 
 def static_bytes(device: Any) -> int:
@@ -284,11 +285,11 @@ def static_bytes(device: Any) -> int:
 @pytest.mark.parametrize(
     ("optimizer", "each"),
     [
-        ({"name": "sgd", "options": {}}, 8),
+        (Named("sgd"), 8),
         (MOMENTUM, 12),
-        ({"name": "rmsprop", "options": {}}, 12),
-        ({"name": "adam", "options": {}}, 16),
-        ({"name": "adamw", "options": {}}, 16),
+        (Named("rmsprop"), 12),
+        (Named("adam"), 16),
+        (Named("adamw"), 16),
     ],
     ids=["sgd", "momentum", "rmsprop", "adam", "adamw"],
 )
@@ -299,7 +300,7 @@ def test_static_bytes_of_a_parameter(optimizer, each):
 
 def test_mixed_precision_with_adam_takes_sixteen_bytes():
     """Half weights and gradients, a single-precision copy and two moments."""
-    (device,) = memory_of(Layout(), {"name": "adam", "options": {}}, precision="mixed", element_bytes=2).devices
+    (device,) = memory_of(Layout(), Named("adam"), precision="mixed", element_bytes=2).devices
     assert static_bytes(device) == 16 * PARAMETERS
 
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from harness.api.host import Host, load_host
 from harness.api.strategy import Layout, Options, Strategy
 from harness.commands.plan_text import describe
-from harness.core.cell import Cell, Plan
+from harness.core.cell import Cell, LayoutDegrees, Plan
 from harness.core.device_words import engine_in_words
 from harness.core.errors import InputError, PluginError
 from harness.core.nvidia_driver import shown
+from harness.core.records import from_json, to_json
 from harness.costs.price import Prediction, price
 from harness.scenario.plan import Machine, detect_machine, make_plan, select
 from harness.scenario.read import load_scenario, parse_scenario
@@ -279,7 +280,7 @@ def test_excluded_points_are_left_out_by_name() -> None:
 @pytest.mark.parametrize("key", ["workload.precision", "precision"])
 def test_points_are_excluded_by_swept_paths(key: str) -> None:
     text = sweep("single", f'"workload.precision" = ["fp32", "bf16"]\nexclude = {{ "{key}" = "bf16" }}')
-    assert [cell.workload["precision"] for cell in plan(text).cells] == ["fp32"]
+    assert [cell.workload.precision for cell in plan(text).cells] == ["fp32"]
 
 
 def test_nothing_left_is_refused_with_the_reasons() -> None:
@@ -300,7 +301,7 @@ def test_what_changes_the_answer_is_noted() -> None:
     assert "the server shares the 2 cores with 2 workers" in notes
     assert "optimizer from [strategy.async-ps]" in notes
     assert "asynchronous with momentum 0.9 and 2 workers" in notes
-    assert cell.workload["optimizer"]["options"]["momentum"] == 0.9
+    assert cell.workload.optimizer.options["momentum"] == 0.9
 
 
 def test_only_narrows_by_path_or_last_word() -> None:
@@ -329,9 +330,9 @@ def test_only_that_fits_nothing_is_refused(only: str, says: str) -> None:
 
 def test_plans_and_cells_survive_json() -> None:
     found = plan(sweep("model-split sync-ddp single", "seeds = 2") + '[cluster]\ninter_node = "25 Gb/s"')
-    assert Plan.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert from_json(Plan, json.loads(json.dumps(to_json(found)))) == found
     (cell, *_) = found.cells
-    assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+    assert from_json(Cell, json.loads(json.dumps(to_json(cell)))) == cell
 
 
 def identity(text: str, machine: Machine = LAPTOP, *sets: str) -> str:
@@ -583,7 +584,7 @@ def test_measurements_from_elsewhere_go_to_the_cells_that_their_keys_fit() -> No
         ("model-split", "1f1b", 4): 2,
     }
     assert "[[observed]] 3 (gpus 3) fits no cell" in found.notes
-    assert Plan.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert from_json(Plan, json.loads(json.dumps(to_json(found)))) == found
 
 
 def test_memory_is_the_devices_own_or_what_the_scenario_allows() -> None:
@@ -599,9 +600,9 @@ def test_memory_is_the_devices_own_or_what_the_scenario_allows() -> None:
 
 def test_cells_say_how_their_devices_are_spread() -> None:
     cells = {cell.strategy: cell for cell in plan(sweep("sync-ddp model-split fsdp", "gpus = 4")).cells}
-    assert cells["sync-ddp"].layout == {"data": 4, "pipeline": 1, "tensor": 1, "shard": "none"}
-    assert cells["model-split"].layout["pipeline"] == 4
-    assert cells["fsdp"].layout["shard"] == "parameters"
+    assert cells["sync-ddp"].layout == LayoutDegrees(data=4, pipeline=1, tensor=1, shard="none")
+    assert cells["model-split"].layout.pipeline == 4
+    assert cells["fsdp"].layout.shard == "parameters"
 
 
 @pytest.mark.parametrize(
@@ -654,7 +655,7 @@ def test_published_scenarios_are_predicted_near_what_was_published() -> None:
             prediction = price(cell, host())
             if cell.observed and prediction.throughput_samples_per_s:
                 (seen,) = cell.observed
-                rate = seen["throughput_samples_per_s"] or cell.global_batch_size / seen["step_time_s"]
+                rate = seen.throughput_samples_per_s or cell.global_batch_size / seen.step_time_s
                 errors.append(abs(prediction.throughput_samples_per_s / rate - 1))
     assert len(errors) > 25
     # Equal layers are all that { parameters, layers } says, so this is a bound against nonsense, not a score.

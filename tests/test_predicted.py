@@ -19,7 +19,8 @@ from harness.analysis.predicted import (
     point_names,
     summary,
 )
-from harness.costs.profiles.cluster_figures import LinkFigures
+from harness.core.cell import Observation
+from harness.core.cluster import LinkFigures
 from harness.engines.shared.setup import make_setup
 from harness.engines.virtual.engine import VirtualEngine
 from harness.engines.virtual.prices import constant_costs
@@ -122,7 +123,7 @@ def test_observed_values_stand_beside_the_simulated_point():
     virtual = [
         row("virtual", seed, throughput_samples_per_s=230.0, step_time_s=1.1, stated_error=0.05) for seed in (0, 1)
     ]
-    seen = ({"throughput_samples_per_s": 205.0, "step_time_s": None, "source": "a ticket"},)
+    seen = (Observation(throughput_samples_per_s=205.0, source="a ticket"),)
     (found,) = compare_observed(virtual, {cell["cell_id"]: seen for cell in virtual})
     assert (found.predicted, found.measured, found.num_predicted, found.num_measured) == (230.0, 205.0, 2, 1)
     assert found.error == pytest.approx(230 / 205 - 1)
@@ -132,7 +133,7 @@ def test_observed_values_stand_beside_the_simulated_point():
 
 
 def test_observed_step_times_are_compared_too_and_real_cells_predict_nothing():
-    seen = ({"throughput_samples_per_s": None, "step_time_s": 0.02, "source": ""},)
+    seen = (Observation(step_time_s=0.02),)
     cells = [row("virtual"), row("real")]
     (found,) = compare_observed(cells, {cell["cell_id"]: seen for cell in cells})
     assert (found.quantity.name, found.predicted, found.measured) == ("step time", 0.010, 0.02)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.api.host import Host, load_host
+from harness.core.cell import Measure, Named
+from harness.core.cluster import ClusterFigures, GivenLink, StepFigures
 from harness.core.errors import InputError
+from harness.core.records import to_json
 from harness.core.words import show
 from harness.scenario.override import parse_value, resolve_key
 from harness.scenario.read import Scenario, load_scenario, parse_scenario, plugins_of
@@ -218,12 +221,12 @@ def test_the_smallest_scenario_has_defaults_for_everything() -> None:
     scenario = read(SWEEP)
     (settings,) = scenario.settings
     assert scenario.name == "test"
-    assert settings.workload["model"] == {"name": "lenet5", "options": {"form": "relu"}}
-    assert settings.goal["target_accuracy"] == 0.95
-    assert settings.goal["max_epochs"] == 10
-    assert settings.goal["evaluate_every"] == "0.25 epoch"
+    assert settings.workload.model == Named("lenet5", {"form": "relu"})
+    assert settings.goal.target_accuracy == 0.95
+    assert settings.goal.max_epochs == 10
+    assert settings.goal.evaluate_every == "0.25 epoch"
     assert settings.cell_timeout_s == 900
-    assert settings.measure == {"warmup_steps": 10, "telemetry_interval_s": 0.1}
+    assert settings.measure == Measure(warmup_steps=10, telemetry_interval_s=0.1)
     assert scenario.axes.batches == (32,)
     assert tuple(scenario.axes.seeds) == (0,)
 
@@ -246,7 +249,7 @@ def test_ranges_are_geometric() -> None:
 @pytest.mark.parametrize("key", ['"workload.precision" = ["fp32", "bf16"]', 'workload.precision = ["fp32", "bf16"]'])
 def test_any_key_is_swept_by_its_path(key: str) -> None:
     scenario = read(SWEEP + key)
-    assert [item.workload["precision"] for item in scenario.settings] == ["fp32", "bf16"]
+    assert [item.workload.precision for item in scenario.settings] == ["fp32", "bf16"]
     assert [item.swept for item in scenario.settings] == [
         {"workload.precision": "fp32"},
         {"workload.precision": "bf16"},
@@ -255,7 +258,7 @@ def test_any_key_is_swept_by_its_path(key: str) -> None:
 
 def test_an_option_of_a_name_is_swept_by_its_path() -> None:
     scenario = read(SWEEP + '"workload.optimizer.momentum" = [0.0, 0.9]\n"workload.model.form" = ["relu", "1998"]')
-    assert [item.workload["optimizer"]["options"]["momentum"] for item in scenario.settings] == [0.0, 0.0, 0.9, 0.9]
+    assert [item.workload.optimizer.options["momentum"] for item in scenario.settings] == [0.0, 0.0, 0.9, 0.9]
 
 
 def test_lists_of_strategy_options_are_swept_unless_the_option_is_a_list() -> None:
@@ -288,7 +291,7 @@ def test_a_strategy_may_carry_its_options_in_the_list() -> None:
 def test_an_optimizer_of_one_strategy() -> None:
     text = '[sweep]\nstrategy = "async-ps"\n[strategy.async-ps]\noptimizer = { name = "sgd", momentum = 0.5 }'
     (variant,) = read(text).axes.variants
-    assert variant.optimizer == {"name": "sgd", "options": {"momentum": 0.5, "nesterov": False, "weight_decay": 0.0}}
+    assert variant.optimizer == Named("sgd", {"momentum": 0.5, "nesterov": False, "weight_decay": 0.0})
 
 
 def test_options_of_a_strategy_outside_the_sweep_are_noted() -> None:
@@ -310,71 +313,72 @@ def test_options_of_a_strategy_outside_the_sweep_are_noted() -> None:
 )
 def test_goals_are_completed(goal: str, expected: tuple[object, ...]) -> None:
     got = read(f"{SWEEP}[goal]\n{goal}").settings[0].goal
-    assert (got["target_accuracy"], got["max_epochs"], got["max_steps"], got["evaluate_every"]) == expected
+    assert (got.target_accuracy, got.max_epochs, got.max_steps, got.evaluate_every) == expected
 
 
 def test_synthetic_data_has_no_target() -> None:
     goal = read(f"{SWEEP}[workload]\ndataset = 'synthetic'").settings[0].goal
-    assert (goal["target_accuracy"], goal["max_steps"], goal["evaluate_every"]) == (None, 60, None)
+    assert (goal.target_accuracy, goal.max_steps, goal.evaluate_every) == (None, 60, None)
 
 
 def test_figures_of_a_cluster() -> None:
     text = SWEEP + '[cluster]\ndevice = { step_time = "312 ms", batch_size = 64 }\n'
     text += 'intra_node = { bandwidth = "25 GB/s", latency = "3 us" }\ninter_node = "25 Gb/s"'
     scenario = read(text)
-    assert scenario.settings[0].cluster == {
+    assert to_json(scenario.settings[0].cluster) == {
         "preset": "this-machine",
-        "device": {"step_time_s": 0.312, "batch_size": 64},
+        "device": {"step_time_s": 0.312, "samples_per_second": None, "batch_size": 64},
         "gpus_per_node": None,
-        "intra_node": {"bandwidth_bytes_per_s": 25e9, "latency_s": 3e-6},
-        "inter_node": {"bandwidth_bytes_per_s": 3.125e9, "latency_s": 0.0},
+        "intra_node": {"bandwidth_bytes_per_s": 25e9, "latency_s": 3e-6, "name": "", "by_group": {}, "tables": {}},
+        "inter_node": {"bandwidth_bytes_per_s": 3.125e9, "latency_s": 0.0, "name": "", "by_group": {}, "tables": {}},
         "host_link": None,
         "host_shared_by": 1,
         "intra_shared_by": 1,
         "chip": "",
         "usable_bytes": None,
         "dies_per_board": 1,
+        "servers": None,
     }
     assert "cluster.inter_node carries 3.125 GB/s (25 Gb/s) after 0 s" in scenario.understood
 
 
-def cluster(text: str, *sets: str) -> dict[str, Any]:
+def cluster(text: str, *sets: str) -> ClusterFigures:
     return read(f"{SWEEP}[cluster]\n{text}", *sets).settings[0].cluster
 
 
 def test_a_preset_is_coherent_and_single_keys_override_it() -> None:
     whole = cluster('preset = "dgx-a100"')
-    assert (whole["device"]["name"], whole["gpus_per_node"]) == ("A100-SXM4-80GB", 8)
-    assert whole["intra_node"]["by_group"]["8"]["bandwidth_bytes_per_s"] == 227e9
-    assert whole["inter_node"]["bandwidth_bytes_per_s"] == pytest.approx(8 * 25e9 * 0.95)
+    assert (whole.device.name, whole.gpus_per_node) == ("A100-SXM4-80GB", 8)
+    assert whole.intra_node.by_group[8].bandwidth_bytes_per_s == 227e9
+    assert whole.inter_node.bandwidth_bytes_per_s == pytest.approx(8 * 25e9 * 0.95)
     slower = cluster('preset = "dgx-a100"\ninter_node = "25 Gb/s"')
-    assert slower == whole | {"inter_node": {"bandwidth_bytes_per_s": 3.125e9, "latency_s": 0.0}}
+    assert slower == replace(whole, inter_node=GivenLink(0.0, 3.125e9))
 
 
 def test_figures_of_a_device_keep_a_presets_links_and_another_device_brings_its_own() -> None:
     whole = cluster('preset = "dgx1-v100"')
     same = cluster('preset = "dgx1-v100"\ndevice = { samples_per_second = 52, batch_size = 16 }')
-    assert same == whole | {"device": {"samples_per_second": 52.0, "batch_size": 16}}
+    assert same == replace(whole, device=StepFigures(16, samples_per_second=52.0))
     other = cluster('preset = "dgx1-v100"\ndevice = "a100"')
-    assert other["intra_node"]["name"] == "nvlink3"
-    assert "by_group" not in other["intra_node"]
+    assert other.intra_node.name == "nvlink3"
+    assert not other.intra_node.by_group
 
 
 def test_a_device_alone_comes_with_its_usual_node() -> None:
-    assert cluster('device = "h200"')["gpus_per_node"] == 8
+    assert cluster('device = "h200"').gpus_per_node == 8
     four = cluster('device = "4 x A100-PCIe-40GB"')
-    assert (four["gpus_per_node"], four["intra_node"]["name"]) == (4, "pcie4x16")
-    assert cluster('device = "4 x A100"\ngpus_per_node = 2')["gpus_per_node"] == 2
+    assert (four.gpus_per_node, four.intra_node.name) == (4, "pcie4x16")
+    assert cluster('device = "4 x A100"\ngpus_per_node = 2').gpus_per_node == 2
 
 
 def test_bus_bandwidths_and_tables_are_kept_by_group(tmp_path: Path) -> None:
-    link = cluster('intra_node = { bus_bandwidth = { 8 = "134 GB/s", 2 = "22 GB/s" }, latency = "5 us" }')["intra_node"]
-    assert list(link["by_group"]) == ["2", "8"]
-    assert (link["bandwidth_bytes_per_s"], link["latency_s"]) == (134e9, pytest.approx(5e-6))
+    link = cluster('intra_node = { bus_bandwidth = { 8 = "134 GB/s", 2 = "22 GB/s" }, latency = "5 us" }').intra_node
+    assert list(link.by_group) == [2, 8]
+    assert (link.bandwidth_bytes_per_s, link.latency_s) == (134e9, pytest.approx(5e-6))
     (tmp_path / "links.csv").write_text("n,bytes,seconds\n2,1000000,1e-4\n2,2000000,1.5e-4\n")
     text = SWEEP + '[cluster]\nintra_node = { table = "links.csv" }'
-    found = parse_scenario(text, host(), tmp_path / "a.toml").settings[0].cluster["intra_node"]
-    assert found["tables"] == {"2": [[1e6, 1e-4], [2e6, 1.5e-4]]}
+    found = parse_scenario(text, host(), tmp_path / "a.toml").settings[0].cluster.intra_node
+    assert found.tables == {2: ((1e6, 1e-4), (2e6, 1.5e-4))}
 
 
 def test_links_devices_and_limits_may_be_swept() -> None:
@@ -382,23 +386,23 @@ def test_links_devices_and_limits_may_be_swept() -> None:
     text += '"cluster.device" = ["a100", "h200"]\n"limits.dram" = ["16 GB", "16 GiB"]'
     found = read(text).settings
     assert len(found) == 12
-    assert {item.cluster["device"]["chip"] for item in found} == {"A100", "H200"}
+    assert {item.cluster.device.chip for item in found} == {"A100", "H200"}
     assert {item.dram_bytes for item in found} == {16 * 10**9, 2**34}
-    assert {item.cluster["inter_node"]["latency_s"] for item in found} == {0.0, 1e-5, 9e-6}
+    assert {item.cluster.inter_node.latency_s for item in found} == {0.0, 1e-5, 9e-6}
 
 
 def test_a_model_without_mathematics_reads_no_data_and_is_timed() -> None:
     (settings,) = read(SWEEP + GIVEN).settings
     assert settings.timing_only
-    assert settings.workload["model"]["name"] == "1M parameters in 2 layers"
-    assert settings.workload["model"]["options"]["parameters"] == 1e6
-    assert settings.workload["dataset"] == {"name": "none", "options": {}}
-    assert (settings.goal["target_accuracy"], settings.goal["max_steps"]) == (None, 60)
+    assert settings.workload.model.name == "1M parameters in 2 layers"
+    assert settings.workload.model.options["parameters"] == 1e6
+    assert settings.workload.dataset == Named("none")
+    assert (settings.goal.target_accuracy, settings.goal.max_steps) == (None, 60)
 
 
 def test_sizes_of_a_model_may_be_swept() -> None:
     found = read(SWEEP + '"workload.model.parameters" = ["1 M", "1 B"]\n' + GIVEN).settings
-    assert [item.workload["model"]["options"]["parameters"] for item in found] == [1e6, 1e9]
+    assert [item.workload.model.options["parameters"] for item in found] == [1e6, 1e9]
 
 
 @pytest.mark.parametrize("key", ["engine = 'real'", "engine = 'virtual'"])
@@ -418,8 +422,8 @@ def test_measurements_from_elsewhere_are_read() -> None:
         '[[observed]]\ngpus = 16\n"cluster.inter_node" = "25 Gb/s"\nthroughput = "205 images/s"\nstep_time = "1.2 s"'
     )
     (found,) = read(text).observed
-    assert found["keys"] == {"gpus": 16, "cluster.inter_node": "25 Gb/s"}
-    assert (found["throughput_samples_per_s"], found["step_time_s"]) == (205.0, 1.2)
+    assert found.keys == {"gpus": 16, "cluster.inter_node": "25 Gb/s"}
+    assert (found.throughput_samples_per_s, found.step_time_s) == (205.0, 1.2)
 
 
 @settings(deadline=None)  # the first example loads all plugins
@@ -434,7 +438,7 @@ def test_a_price_is_read(amount: float, currency: str) -> None:
 @given(st.floats(0.01, 999), st.sampled_from([("", 1), ("k", 1e3), ("M", 1e6), ("B", 1e9), ("G", 1e9), ("T", 1e12)]))
 def test_counts_are_read_as_people_write_them(number: float, unit: tuple[str, float]) -> None:
     text = f"{SWEEP}[workload]\nmodel = {{ parameters = '{number:.4f} {unit[0]}', layers = 1 }}"
-    options = read(text).settings[0].workload["model"]["options"]
+    options = read(text).settings[0].workload.model.options
     assert options["parameters"] == pytest.approx(float(f"{number:.4f}") * unit[1])
 
 
@@ -442,7 +446,7 @@ def test_a_users_model_is_found_beside_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("def build_model(classes):\n    ...\n")
     (tmp_path / "mine.toml").write_text(SWEEP + '[workload]\nmodel = "train.py:build_model"')
     (settings,) = load_scenario(tmp_path / "mine.toml", host()).settings
-    assert settings.workload["model"]["name"] == "train.py:build_model"
+    assert settings.workload.model.name == "train.py:build_model"
     (tmp_path / "mine.toml").write_text(SWEEP + '[workload]\nmodel = "train.py:build_modle"')
     with pytest.raises(InputError, match=r"did you mean build_model\?.*\(line 4\)"):
         load_scenario(tmp_path / "mine.toml", host())
@@ -479,14 +483,14 @@ def test_set_replaces_by_path_or_last_word() -> None:
     scenario = read(text, "gpus=1,2", "batch_size=8", "precision=bf16", "workload.optimizer.momentum=0.5")
     assert scenario.axes.gpus == (1, 2)
     assert (scenario.axes.batch_key, scenario.axes.batches) == ("batch_size", (8,))
-    assert [item.workload["precision"] for item in scenario.settings] == ["bf16"]
-    assert scenario.settings[0].workload["optimizer"]["options"]["momentum"] == 0.5
+    assert [item.workload.precision for item in scenario.settings] == ["bf16"]
+    assert scenario.settings[0].workload.optimizer.options["momentum"] == 0.5
 
 
 def test_set_with_several_values_sweeps_the_key() -> None:
     scenario = read(SWEEP, "precision=fp32,bf16", "model=mlp", "workload.model.hidden=[10, 20]")
     assert len(scenario.settings) == 2
-    assert scenario.settings[0].workload["model"]["options"]["hidden"] == [10, 20]
+    assert scenario.settings[0].workload.model.options["hidden"] == [10, 20]
 
 
 @pytest.mark.parametrize(

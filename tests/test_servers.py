@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import SERVER
+from harness.core.cluster import GivenServers
 from harness.core.errors import InputError
 from harness.core.machine import Machine
 from harness.core.outcome import Outcome
@@ -242,14 +243,9 @@ def cell_with(servers: dict[str, Any] | None, gpus: int = 8) -> Any:
 
 def test_servers_of_a_scenario_make_another_cell_and_silence_does_not():
     silent, described = cell_with(None), cell_with({})
-    assert "servers" not in silent.cluster
+    assert silent.cluster.servers is None
     assert cluster_of(silent).servers is None
-    assert described.cluster["servers"] == {
-        "placement": "cpu",
-        "count": None,
-        "apply_bytes_per_s": None,
-        "link": None,
-    }
+    assert described.cluster.servers == GivenServers("cpu")
     assert described.cell_id != silent.cell_id
 
 
@@ -338,6 +334,6 @@ def test_published_scenarios_come_out_as_measured(name, worst):
     for cell in plan.cells:
         for observed in cell.observed:
             outcome = run_timing(cell, host())
-            errors.append(outcome.samples / outcome.training_s / observed["throughput_samples_per_s"] - 1)
+            errors.append(outcome.samples / outcome.training_s / observed.throughput_samples_per_s - 1)
     assert len(errors) >= 3
     assert max(map(abs, errors)) <= worst

@@ -21,6 +21,7 @@ from harness.commands.cli import main
 from harness.commands.simulator import simulator
 from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
+from harness.core.cluster import GivenLink
 from harness.core.outcome import Status
 from harness.costs.cells import find
 from harness.costs.steps.step import optimizer_s, step_cost
@@ -105,7 +106,7 @@ def test_a_layouts_step_is_the_one_that_step_cost_tells(gpus):
 @pytest.mark.parametrize("strategy", ["sync-ddp", "sync-ps", "async-ps", "local-sgd"])
 def test_a_step_is_as_long_as_a_whole_cell_records_it(strategy):
     cell = cell_of(strategy, 16)
-    row = record_of(replace(cell, goal={**cell.goal, "max_steps": 400 if strategy == "async-ps" else 48})).row
+    row = record_of(replace(cell, goal=replace(cell.goal, max_steps=400 if strategy == "async-ps" else 48))).row
     recorded = cell.global_batch_size / row["throughput_samples_per_s"]
     assert what_if(cell, host()).step_s({}) == pytest.approx(recorded, rel=0.1)
 
@@ -138,9 +139,7 @@ def test_what_does_not_exist_cannot_be_changed():
 def test_a_cluster_with_another_link_is_found_out(strategy):
     """A cell that ran with 14 Gb/s, explained by one that believes in 25."""
     cell = cell_of(strategy, 16)
-    slow = replace(
-        cell, cluster={**cell.cluster, "inter_node": {"latency_s": 30e-6, "bandwidth_bytes_per_s": 14 * GIGABIT}}
-    )
+    slow = replace(cell, cluster=replace(cell.cluster, inter_node=GivenLink(30e-6, 14 * GIGABIT)))
     observed = what_if(slow, host()).step_s({})
     known = what_if(cell, host())
     found = {a.key: a for a in explain_difference(known.step_s, known.configured, observed, samples=256)}
@@ -217,7 +216,7 @@ def test_two_cells_stand_side_by_side(results):
 def test_a_real_cell_and_its_twin_are_explained_by_one_figure(tmp_path, monkeypatch):
     """The real one is a simulated one with 14 Gb/s under another name: that is what the explanation must find."""
     virtual = record_of(cell_of("sync-ddp", 16))
-    cluster = {**virtual.cell.cluster, "inter_node": {"latency_s": 30e-6, "bandwidth_bytes_per_s": 14 * GIGABIT}}
+    cluster = replace(virtual.cell.cluster, inter_node=GivenLink(30e-6, 14 * GIGABIT))
     slow = record_of(replace(virtual.cell, cluster=cluster, cell_id="real-cell"))
     real = replace(
         slow, cell=replace(slow.cell, engine="real"), row={**slow.row, "engine": "real", "cell_id": "real-cell"}

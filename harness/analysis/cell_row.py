@@ -16,6 +16,7 @@ from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, target_reached
 from harness.core.cell import Cell
 from harness.core.outcome import PART_COLUMNS, Outcome
+from harness.core.records import to_json
 from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
 
@@ -38,7 +39,7 @@ def identity_row(cell: Cell, environment: str) -> Row:
         "engine": cell.engine,
         "clock": "simulated" if simulated else "wall",
         "device": cell.device,
-        "precision": cell.workload["precision"],
+        "precision": cell.workload.precision,
         "workers": cell.workers,
         "gpus": cell.gpus,
         "nodes": cell.nodes,
@@ -57,7 +58,7 @@ def identity_row(cell: Cell, environment: str) -> Row:
 
 def trajectory_id(cell: Cell) -> str:
     """Return a name that cells share which must produce the same weights: one gradient stream, same data and rates."""
-    decides = [cell.workload, cell.goal, cell.global_batch_size, cell.learning_rate, cell.seed]
+    decides = [to_json(cell.workload), to_json(cell.goal), cell.global_batch_size, cell.learning_rate, cell.seed]
     if cell.equals != "single":
         decides.append(cell.cell_id)
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
@@ -70,7 +71,7 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Row:
     row |= noise_row(outcome) | fitting_row(outcome, row) | cost_row(cell, outcome)
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
     row["bubble_fraction"] = outcome.bubble_fraction
-    row["pipeline"] = cell.layout.get("pipeline", 1)
+    row["pipeline"] = cell.layout.pipeline
     row["dram_tensors_peak_bytes"] = sum(outcome.dram.values()) or None
     row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
     row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
@@ -180,7 +181,7 @@ def speed_row(cell: Cell, outcome: Outcome) -> Row:
     if not steps or outcome.training_s <= 0:
         return {}
     first = [s for s in steps if s["worker"] == 0 and s["device"] == 0] or steps
-    warm = min(cell.measure["warmup_steps"], len(first) // 10)
+    warm = min(cell.measure.warmup_steps, len(first) // 10)
     begin = sorted(s["start_s"] for s in first)[warm]
     starts = sorted(s["start_s"] for s in first if s["start_s"] >= begin)
     times = [b - a for a, b in zip(starts, [*starts[1:], outcome.training_s], strict=True) if b > a]

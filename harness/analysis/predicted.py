@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from harness.analysis.point_names import devices_in_words
 from harness.analysis.points import SWEPT, Row, number, points
+from harness.core.cell import Observation
 from harness.core.words import counted, duration, share_in_percent
 
 INSIDE = 2.0
@@ -153,13 +153,12 @@ def stated_error(rows: Sequence[Row]) -> float | None:
     return max(_values(rows, "stated_error"), default=None)
 
 
-def compare_observed(rows: Sequence[Row], observed: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Comparison]:
+def compare_observed(rows: Sequence[Row], observed: Mapping[str, Sequence[Observation]]) -> list[Comparison]:
     """Compare simulated points with what was observed elsewhere.
 
     Args:
         rows: of cells.csv.
-        observed: measurements of each cell by its id: `throughput_samples_per_s`, `step_time_s` (None where not
-            given) and `source`.
+        observed: measurements of each cell by its id.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -176,9 +175,9 @@ def compare_observed(rows: Sequence[Row], observed: Mapping[str, Sequence[Mappin
 
 
 def _observed(
-    rows: Sequence[Row], measurement: Mapping[str, Any], quantity: Quantity, names: Mapping[str, str]
+    rows: Sequence[Row], measurement: Observation, quantity: Quantity, names: Mapping[str, str]
 ) -> Comparison | None:
-    measured, predicted = number(measurement, quantity.column), _values(rows, quantity.column)
+    measured, predicted = number(vars(measurement), quantity.column), _values(rows, quantity.column)
     if not measured or not predicted:
         return None
     return Comparison(
@@ -191,7 +190,7 @@ def _observed(
         num_measured=1,
         spread=(measured, measured),
         stated=stated_error(rows),
-        source=str(measurement.get("source") or ""),
+        source=measurement.source,
         cell_ids=(str(rows[0]["cell_id"]), ""),
     )
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.api.host import Host
-from harness.core.cell import THIS_MACHINE
+from harness.core.cluster import THIS_MACHINE
 from harness.core.errors import InputError
 from harness.core.words import aligned, bandwidth, exact_duration, memory_size, share_in_percent
-from harness.costs.catalogue import Device, Link, Preset, find_devices
+from harness.costs.catalogue import Device, Link, Preset, efficiency, find_devices
 
 _SINGULAR = {"strategies": "strategy"}
 
@@ -95,7 +95,7 @@ def _figures(entry: Device | Link | Preset) -> Iterator[str]:
     if isinstance(entry, Device):
         yield f"memory: {memory_size(entry.memory_bytes)} sold, {memory_size(entry.usable_bytes)} usable"
         yield f"link: {entry.link}"
-        shares = ", ".join(f"{p} {share_in_percent(entry.efficiency(p, 'gemm'))}" for p in entry.peak_flops_per_s)
+        shares = ", ".join(f"{p} {share_in_percent(efficiency(entry, p, 'gemm'))}" for p in entry.peak_flops_per_s)
         yield f"share of the peak that layers are taken to reach: {shares}"
         yield f"least time of a layer's pass: {exact_duration(entry.launch_s)}"
     elif isinstance(entry, Preset):

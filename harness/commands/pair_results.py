@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import InputError, NothingDone
+from harness.core.records import to_json
 from harness.results.store import Record, Results, find_results
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tu
     for results in folders:
         scenario = results.plan().name if named else ""
         for record in results.records().values():
-            cell = record.cell.to_dict()
-            point = scenario + json.dumps({key: cell[key] for key in _POINT}, sort_keys=True, default=str)
+            cell = to_json(record.cell)
+            point = scenario + json.dumps({key: cell[key] for key in _POINT}, sort_keys=True)
             stored = Stored(record, results, point, scenario)
             found[stored.key] = stored
     return found
@@ -133,11 +134,11 @@ def _measured(stored: Stored) -> Measured:
 
         if not path.is_file():
             return ()
-        warmup = int(record.cell.measure["warmup_steps"])
+        warmup = record.cell.measure.warmup_steps
         times: list[float] = step_times(pd.read_parquet(path), warmup).tolist()
         return times
 
-    timed = record.cell.goal.get("max_seconds") is not None
+    timed = record.cell.goal.max_seconds is not None
     row = {**record.row, "status": record.status, "reason": record.reason, "scenario": stored.scenario}
     return Measured(stored.point, row, record.environment, timed, steps)
 

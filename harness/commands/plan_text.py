@@ -107,8 +107,8 @@ def _outlook(cell: Cell, prediction: Prediction | None) -> tuple[str, ...]:
 
 def _beside(cell: Cell) -> str:
     """Write what was observed elsewhere of a cell."""
-    rates = [item["throughput_samples_per_s"] for item in cell.observed if item["throughput_samples_per_s"]]
-    rates += [cell.global_batch_size / item["step_time_s"] for item in cell.observed if item["step_time_s"]]
+    rates = [item.throughput_samples_per_s for item in cell.observed if item.throughput_samples_per_s]
+    rates += [cell.global_batch_size / item.step_time_s for item in cell.observed if item.step_time_s]
     return f" (observed {', '.join(map(three, rates))})" if rates else ""
 
 

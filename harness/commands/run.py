@@ -110,7 +110,7 @@ def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
 
     for cell in plan.cells:
         if find_shape(cell, host) is None:
-            click.echo(f"tracing {cell.workload['model']['name']} as {cell.cell_id} runs it")
+            click.echo(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
             find_or_trace(cell, host, plugins)
 
 
@@ -261,7 +261,7 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | 
         cause = crash.__cause__
         if cause is None or isinstance(cause, HarnessError):
             raise (cause or crash) from None
-        raise PluginError(describe(cause, own_files(cell.to_dict(), plugins))) from cause
+        raise PluginError(describe(cause, own_files(cell, plugins))) from cause
     status, reason = outcome.status(setup.budget)
     click.echo(f"{status}: {reason}")
     if trace:

@@ -38,12 +38,12 @@ def run_in_this_process(
             return None
         with log.open("a", encoding="utf-8") as stream:
             traceback.print_exception(error, file=stream)
-        return Result(failure=explain(error, own_files(cell.to_dict(), plugins)))
+        return Result(failure=explain(error, own_files(cell, plugins)))
 
 
 def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | None:
     """Return the layers of a model that is named: known where it was measured, traced where a data sheet is used."""
-    if cell.cluster["device"] is None or given_shape(cell) is not None:
+    if cell.cluster.device is None or given_shape(cell) is not None:
         return None
     from harness.engines.calibration.trace_in_child import find_or_trace
 

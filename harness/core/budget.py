@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.core.cell import Goal
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,18 @@ class Budget:
     target_loss: float | None = None
 
     @classmethod
-    def of(cls, goal: Mapping[str, Any], num_train: int) -> Budget:
+    def of(cls, goal: Goal, num_train: int) -> Budget:
         """Translate a cell's goal, now that the size of the training set is known."""
-        epochs, every = goal["max_epochs"], goal["evaluate_every"]
+        epochs, every = goal.max_epochs, goal.evaluate_every
         return cls(
             max_samples=None if epochs is None else round(epochs * num_train),
-            max_updates=goal["max_steps"],
-            max_seconds=goal["max_seconds"],
+            max_updates=goal.max_steps,
+            max_seconds=goal.max_seconds,
             # Without evaluations there are still marks, where seconds and divergence are looked at.
             evaluate_every=evaluate_every_samples(every or "0.25 epoch", num_train),
             evaluates=every is not None,
-            target_accuracy=goal["target_accuracy"],
-            target_loss=goal["target_loss"],
+            target_accuracy=goal.target_accuracy,
+            target_loss=goal.target_loss,
         )
 
     def spent(self, samples: int, updates: int) -> bool:

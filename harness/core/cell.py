@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from harness.core.cluster import ClusterFigures
+from harness.core.faults import NO_FAULTS, Faults
 from harness.core.machine import Machine
+from harness.core.records import to_json
 
 RECORD_SCHEMA = 2
 """Rises when records of the same cell would no longer mean the same; every stored cell is then run again.
@@ -62,37 +65,120 @@ def read_schema(content: object) -> int:
 
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
-    content: dict[str, Any] = {key: getattr(cell, key) for key in _DECIDING}
-    content["record_schema"] = RECORD_SCHEMA
+    written = to_json(cell)
+    content = {key: written[key] for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
     if cell.faults:
-        content["faults"] = cell.faults
+        content["faults"] = written["faults"]
     if cell.dram_bytes is not None:
         content["dram_bytes"] = cell.dram_bytes
     if cell.engine == "virtual":
-        content |= {"cluster": cell.cluster, "profile_id": cell.profile_id}
+        content |= {"cluster": written["cluster"], "profile_id": cell.profile_id}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     rate = f"{cell.learning_rate:.4g}".replace("+", "")
     return f"{cell.strategy}-b{cell.global_batch_size}-lr{rate}-g{cell.gpus}-s{cell.seed}-{digest}"
 
 
-def is_elsewhere(cluster: Mapping[str, Any]) -> bool:
-    """Say whether a cluster's devices are not this machine's."""
-    return cluster["preset"] != THIS_MACHINE or cluster["device"] is not None
+@dataclass(frozen=True)
+class Named:
+    """A name with options, defaults filled in."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
 
 
-def usable_bytes(cluster: Mapping[str, Any]) -> int | None:
-    """Return the memory of one device where the catalogue knows it."""
-    usable = cluster["usable_bytes"]
-    return None if usable is None else round(usable)
+@dataclass(frozen=True)
+class Workload:
+    """What is trained, every option filled in.
+
+    Attributes:
+        loss: "cross-entropy" or "mse".
+        precision: of the arithmetic in forward and backward.
+        lr_warmup: epochs in which the rate rises to its full value.
+        clip_norm: largest norm of a gradient; None: none is clipped.
+        step: how a step is executed.
+    """
+
+    model: Named
+    dataset: Named
+    optimizer: Named
+    lr_schedule: Named
+    loss: str
+    precision: str
+    lr_warmup: float = 0.0
+    clip_norm: float | None = None
+    step: str = "eager"
 
 
-THIS_MACHINE = "this-machine"
+@dataclass(frozen=True)
+class Goal:
+    """When a cell is done, and how it is judged; None: no such target or limit.
+
+    Attributes:
+        target_accuracy: fraction of the validation split, 0..1.
+        max_seconds: on the cell's own clock.
+        evaluate_every: samples, or text such as "0.25 epoch"; None: never.
+        validation_fraction: of the training data.
+    """
+
+    target_accuracy: float | None = None
+    target_loss: float | None = None
+    max_epochs: float | None = None
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    evaluate_every: int | str | None = None
+    validation_fraction: float = 0.1
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How speed is measured.
+
+    Attributes:
+        warmup_steps: left out of throughput.
+        telemetry_interval_s: between two samples.
+    """
+
+    warmup_steps: int = 10
+    telemetry_interval_s: float = 0.1
+
+
+@dataclass(frozen=True)
+class LayoutDegrees:
+    """How one worker spreads a model over its devices.
+
+    Attributes:
+        shard: what data parallelism shards; "none": nothing.
+    """
+
+    data: int = 1
+    pipeline: int = 1
+    tensor: int = 1
+    shard: str = "none"
+
+
+ONE_DEVICE = LayoutDegrees()
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A measurement from elsewhere.
+
+    Attributes:
+        keys: what a cell must be to fit.
+        throughput_samples_per_s, step_time_s: None where not given.
+        source: where it is from.
+    """
+
+    keys: dict[str, Any] = field(default_factory=dict)
+    throughput_samples_per_s: float | None = None
+    step_time_s: float | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A point with its seed and engine: all that running it takes, and JSON throughout.
+    """A point with its seed and engine: all that running it takes.
 
     Attributes:
         gpus: devices that it uses, on CPU cores.
@@ -106,16 +192,15 @@ class Cell:
         notes: what the record and the report have to say beside the figures.
         not_possible: why this machine cannot run it; empty where it can.
         model_at: where the strategy's model is whole: "worker", "server" or "mean".
-        cluster: what the scenario's cluster in figures: no names that need a catalogue.
+        cluster: the scenario's cluster in figures.
         dram_bytes: usable memory of one device: what the scenario allows, or a catalogue device has; None: no limit.
         timing_only: times and memory, no training: the workload has no mathematics, or nobody asks for its results.
-        observed: measurements of this cell from elsewhere: `throughput_samples_per_s`, `step_time_s`, `source`.
+        observed: measurements of this cell from elsewhere.
         per_gpu_hour: price of one device for an hour, in `currency`.
         profile_id: hash of the file or measurement that the workload's times are from; else empty.
         nodes: machines that the devices fill.
-        layout: degrees of one worker: data, pipeline, tensor, and what is sharded.
         code: hashes of the code of strategy, model and data set, and of data in files of the user's own.
-        faults: what `harness.core.faults.Faults.of` reads; empty where nothing goes wrong.
+        faults: what goes wrong on purpose.
     """
 
     cell_id: str
@@ -134,10 +219,10 @@ class Cell:
     learning_rate: float
     lr_rule: str
     seed: int
-    workload: dict[str, Any]
-    goal: dict[str, Any]
-    measure: dict[str, Any]
-    cluster: dict[str, Any]
+    workload: Workload
+    goal: Goal
+    measure: Measure
+    cluster: ClusterFigures
     swept: dict[str, Any]
     threads_per_device: int
     cell_timeout_s: float
@@ -146,31 +231,21 @@ class Cell:
     notes: tuple[str, ...] = ()
     not_possible: str = ""
     model_at: str = "worker"
-    faults: dict[str, Any] = field(default_factory=dict)
+    faults: Faults = NO_FAULTS
     dram_bytes: int | None = None
     timing_only: bool = False
-    observed: tuple[dict[str, Any], ...] = ()
+    observed: tuple[Observation, ...] = ()
     per_gpu_hour: float | None = None
     currency: str = ""
     profile_id: str = ""
     nodes: int = 1
-    layout: dict[str, Any] = field(default_factory=dict)
+    layout: LayoutDegrees = ONE_DEVICE
     code: dict[str, str] = field(default_factory=dict)
 
     @property
     def server_counts(self) -> bool:
         """Whether progress is counted, marked and ended at the server, where the model is; else at the workers."""
         return self.servers > 0 and self.model_at == "server"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        return {**asdict(self), "notes": list(self.notes), "observed": list(self.observed)}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Cell:
-        """Return the cell that `to_dict` was called on; keys that a cell does not have are ignored."""
-        known = {item.name: content[item.name] for item in fields(cls) if item.name in content}
-        return cls(**known | {key: tuple(known.get(key, ())) for key in ("notes", "observed")})
 
 
 @dataclass(frozen=True)
@@ -207,31 +282,6 @@ class Plan:
     notes: tuple[str, ...] = ()
     understood: tuple[str, ...] = ()
     budget_s: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plan.json holds it."""
-        content = {item.name: getattr(self, item.name) for item in fields(self)}
-        return content | {
-            "machine": asdict(self.machine),
-            "cells": [cell.to_dict() for cell in self.cells],
-            "left_out": [asdict(item) for item in self.left_out],
-            "notes": list(self.notes),
-            "understood": list(self.understood),
-        }
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Plan:
-        """Return the plan that `to_dict` was called on."""
-        return cls(
-            name=content["name"],
-            description=content["description"],
-            machine=Machine(**content["machine"]),
-            cells=tuple(Cell.from_dict(cell) for cell in content["cells"]),
-            left_out=tuple(LeftOut(**item) for item in content["left_out"]),
-            notes=tuple(content["notes"]),
-            understood=tuple(content["understood"]),
-            budget_s=content["budget_s"],
-        )
 
 
 LARGEST = 0

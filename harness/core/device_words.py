@@ -21,9 +21,9 @@ def hardware_in_words(machine: Machine) -> str:
 def engine_in_words(cell: Cell, gpu_name: str = "") -> str:
     """Return such as "2 CPU cores", "16 simulated CPU cores" or "4 x NVIDIA A100"."""
     simulated = "simulated " if cell.engine == "virtual" else ""
-    elsewhere = cell.cluster["device"] if simulated else None
+    elsewhere = cell.cluster.device if simulated else None
     if elsewhere:
-        chip = cell.cluster.get("chip")
+        chip = cell.cluster.chip
         return f"{cell.gpus} simulated {chip}" if chip else counted(cell.gpus, "simulated device")
     if cell.device != "cpu":
         words = f"{cell.gpus} x {simulated}{gpu_name or 'GPU'}"

@@ -7,9 +7,9 @@ both engines.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from harness.core.words import counted, exact_duration
 
@@ -90,35 +90,24 @@ class Faults:
             scenario has real cells all of its cells have floor 1; 0 on a cluster that is virtual throughout.
     """
 
-    jitter: Jitter | None = None
+    compute_jitter: Jitter | None = None
     stragglers: tuple[Straggler, ...] = ()
     deaths: tuple[Death, ...] = ()
     floor: float = 0.0
 
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Faults:
-        """Return the faults of a cell from what it carries: what `to_dict` returned."""
-        jitter = content.get("compute_jitter")
-        return cls(
-            jitter=Jitter(**jitter) if jitter else None,
-            stragglers=tuple(Straggler(**entry) for entry in content.get("stragglers", ())),
-            deaths=tuple(Death(**entry) for entry in content.get("deaths", ())),
-            floor=content.get("floor", 0.0),
-        )
-
     @property
     def slows(self) -> bool:
         """Whether any step takes longer or shorter than without faults."""
-        return self.jitter is not None or bool(self.stragglers)
+        return self.compute_jitter is not None or bool(self.stragglers)
 
     def __bool__(self) -> bool:
         return self.slows or bool(self.deaths)
 
     def words(self) -> Iterator[str]:
         """Yield a note for each kind of fault: what the report says of the cell."""
-        if self.jitter is not None:
-            floored = f", factors below 1 count as 1 (mean {self.jitter.mean(1.0):.3g})" if self.floor else ""
-            yield f"faults: compute jitter, {self.jitter}{floored}"
+        if self.compute_jitter is not None:
+            floored = f", factors below 1 count as 1 (mean {self.compute_jitter.mean(1.0):.3g})" if self.floor else ""
+            yield f"faults: compute jitter, {self.compute_jitter}{floored}"
         if self.stragglers:
             yield f"faults: {', '.join(map(str, self.stragglers))}"
         if self.deaths:
@@ -133,6 +122,9 @@ class Faults:
                     have = "only rank 0 is" if ranks == 1 else f"ranks 0 to {ranks - 1} are"
                     return f"faults.{key} names rank {entry.rank}; on {counted(ranks, 'device')} {have} there"
         return ""
+
+
+NO_FAULTS = Faults()
 
 
 def can_go_on(synchrony: str, server_counts: bool) -> bool:

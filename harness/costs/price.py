@@ -116,12 +116,12 @@ def _money(cell: Cell, step_time_s: float, steps: int | None) -> float | None:
 
 def steps_of(cell: Cell, host: Host) -> int | None:
     """Return how many updates a cell makes at most; None where only running it tells."""
-    limits = [cell.goal["max_steps"]] if cell.goal["max_steps"] else []
-    if cell.goal["max_epochs"] and not cell.timing_only and cell.workload["dataset"]["name"] in host.datasets:
-        dataset = cell.workload["dataset"]
-        entry = host.datasets[dataset["name"]]
-        size = entry.size(entry.Options(**dataset["options"]))
+    limits = [cell.goal.max_steps] if cell.goal.max_steps else []
+    if cell.goal.max_epochs and not cell.timing_only and cell.workload.dataset.name in host.datasets:
+        dataset = cell.workload.dataset
+        entry = host.datasets[dataset.name]
+        size = entry.size(entry.Options(**dataset.options))
         if size is not None:
-            samples = cell.goal["max_epochs"] * training_size(size.num_train, cell.goal["validation_fraction"])
+            samples = cell.goal.max_epochs * training_size(size.num_train, cell.goal.validation_fraction)
             limits.append(max(1, round(samples / cell.global_batch_size)))
     return min(limits, default=None)

@@ -68,7 +68,7 @@ class PageFrames:
     @cached_property
     def target(self) -> float | None:
         """The accuracy that all cells were to reach; None where there is none or they differ."""
-        targets = {cell.goal.get("target_accuracy") for cell in self.scenario.plan.cells}
+        targets = {cell.goal.target_accuracy for cell in self.scenario.plan.cells}
         (target,) = targets if len(targets) == 1 else (None,)
         return target if isinstance(target, float) else None
 
@@ -187,7 +187,7 @@ class PageFrames:
         tables = list(self._timed_steps(first["cell_id"]))
         if not tables:
             return pd.DataFrame()
-        warmup = int(self.scenario.plan.cells[0].measure["warmup_steps"])  # the same for all cells
+        warmup = self.scenario.plan.cells[0].measure.warmup_steps  # the same for all cells
         found = tails_frame(first, pd.concat(tables, ignore_index=True), warmup)
         return found.merge(first[["cell_id", "label", "simulated"]], on="cell_id") if len(found) else found
 

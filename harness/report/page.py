@@ -306,5 +306,5 @@ def _ledger_row(entry: Entry, cell: Cell) -> tuple[str, ...]:
 
 
 def _evaluated(cell: Cell) -> str:
-    every = cell.goal.get("evaluate_every")
+    every = cell.goal.evaluate_every
     return "not at all" if every is None else every if isinstance(every, str) else f"{every:,} samples"

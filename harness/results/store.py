@@ -14,7 +14,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from harness.core.atomic_files import atomic, write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
 from harness.core.errors import InputError
 from harness.core.outcome import Cause, Part, Status
+from harness.core.records import Json, Unreadable, from_json, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,16 +136,15 @@ class Results:
         """Return a stored record, or None where the cell was never finished."""
         path = self.cell_folder(cell_id) / "record.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            read_schema(content)
-            return _record(content)
+            record = from_json(Record, _content(path))
         except FileNotFoundError:
             return None
         except NewerSchema as error:
             raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
-        except (ValueError, TypeError, KeyError) as error:
-            reason = f"not a record ({type(error).__name__}: {error})"
-            raise InputError([f"{path}: {reason}; move the folder away to run the cell again"]) from None
+        except (ValueError, TypeError, Unreadable) as error:
+            raise InputError([f"{path}: not a record ({error}); move the folder away to run the cell again"]) from None
+        # Records of before this column was written: the cell has always known it.
+        return replace(record, row={"ranked": not record.cell.oversubscribed} | record.row)
 
     def write_record(self, record: Record, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
         """Write tables first and the record last, each atomically: an interruption never leaves half a record."""
@@ -155,14 +155,7 @@ class Results:
             earlier.unlink(missing_ok=True)
         for name, table in tables.items():
             _write_table(folder / name, table)
-        content = {
-            "schema": RECORD_SCHEMA,
-            "cell": record.cell.to_dict(),
-            "status": record.status,
-            "reason": record.reason,
-        }
-        content |= {"notes": list(record.notes), "row": record.row, "environment": record.environment}
-        content |= {"attempts": record.attempts, "detail": record.detail or {}, "cause": record.cause or ""}
+        content = {"schema": RECORD_SCHEMA, **to_json(record)}
         write_atomically(folder / "record.json", json.dumps(jsonable(content), indent=1) + "\n")
 
     def set_aside(self, cell_id: str) -> None:
@@ -181,25 +174,23 @@ class Results:
         """
         path = self.folder / "plan.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            read_schema(content)
-            return Plan.from_dict(content)
+            return from_json(Plan, _content(path))
         except FileNotFoundError:
             raise InputError(
                 [f"{self.folder}: no plan.json here; give the folder that `harness run` wrote, results/<scenario>"]
             ) from None
         except NewerSchema as error:
             raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
-        except (ValueError, TypeError, KeyError) as error:
-            reason = f"not a plan ({type(error).__name__}: {error})"
-            raise InputError([f"{path}: {reason}; `harness run` writes it again, and keeps the cells"]) from None
+        except (ValueError, TypeError, Unreadable) as error:
+            raise InputError(
+                [f"{path}: not a plan ({error}); `harness run` writes it again, and keeps the cells"]
+            ) from None
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan: report, show and cells.csv cover exactly its cells."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            self.folder / "plan.json", json.dumps({"schema": RECORD_SCHEMA, **plan.to_dict()}, indent=1) + "\n"
-        )
+        content = {"schema": RECORD_SCHEMA, **to_json(plan)}
+        write_atomically(self.folder / "plan.json", json.dumps(content, indent=1) + "\n")
 
     def records(self) -> dict[str, Record]:
         """Return the stored records of the plan's cells."""
@@ -289,20 +280,11 @@ def _gather(pd: Any, folders: Sequence[tuple[str, Path]], name: str) -> Any:
     return pd.concat([p for p in parts if len(p)], ignore_index=True) if any(len(p) for p in parts) else pd.DataFrame()
 
 
-def _record(content: Mapping[str, Any]) -> Record:
-    cell = Cell.from_dict(content["cell"])
-    return Record(
-        cell=cell,
-        status=Status(content["status"]),
-        reason=content["reason"],
-        notes=tuple(content["notes"]),
-        # Records of before this column was written: the cell has always known it.
-        row={"ranked": not cell.oversubscribed} | content["row"],
-        environment=content["environment"],
-        attempts=content["attempts"],
-        detail=content["detail"],
-        cause=Cause(content["cause"]) if content.get("cause") else None,
-    )
+def _content(path: Path) -> Json:
+    """Return what a record or plan holds, if this version can read it."""
+    content: Json = json.loads(path.read_bytes())
+    read_schema(content)
+    return content
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

@@ -22,13 +22,13 @@ _POINT = (
 
 def steps_to_record(cell: Cell, steps: int) -> int:
     """Return up to which step an engine has to keep spans."""
-    return int(cell.measure["warmup_steps"]) + steps
+    return int(cell.measure.warmup_steps) + steps
 
 
 def document_of(cell: Cell, outcome: Outcome, steps: int) -> dict[str, Any]:
     """Return a cell's trace: so many steps after the warm-up, which is at most a tenth of the run as in throughput."""
     own = [worker for worker in outcome.steps.get("worker", []) if worker == 0]
-    first = min(int(cell.measure["warmup_steps"]), len(own) // 10)
+    first = min(int(cell.measure.warmup_steps), len(own) // 10)
     spans = chosen_spans(outcome.spans, first, steps)
     marks = [(e.time_s, f"evaluation after {e.samples} samples") for e in outcome.evaluations]
     clock = "simulated" if cell.engine == "virtual" else "wall"

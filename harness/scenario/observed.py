@@ -1,10 +1,11 @@
-"""Measurements from elsewhere that a scenario holds, and the cells that they are of."""
+"""Observations from elsewhere that a scenario holds, and the cells that they are of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.core.cell import Observation
 from harness.core.errors import nearest
 from harness.scenario.mistakes import Source, validated
 from harness.scenario.schema import ObservedSection
@@ -13,15 +14,12 @@ if TYPE_CHECKING:
     from harness.api.strategy import Strategy
     from harness.core.cell import Cell
 
-Measurement = dict[str, Any]
-"""`keys`: what a cell must be to fit; `throughput_samples_per_s`, `step_time_s`: None where not given; `source`."""
-
 _VALUES = ("throughput", "step_time", "source")
 
 
 def read_observed(
     tables: object, swept: Iterable[str], strategies: Mapping[str, type[Strategy]], source: Source
-) -> tuple[Measurement, ...]:
+) -> tuple[Observation, ...]:
     """Return the measurements of a scenario; what is wrong with them is added to `source`.
 
     Args:
@@ -39,7 +37,7 @@ def read_observed(
 
 def _measurement(
     place: int, table: Mapping[str, Any], more_keys: Sequence[str], strategies: Sequence[str], source: Source
-) -> Measurement | None:
+) -> Observation | None:
     own = {key: value for key, value in table.items() if key in ObservedSection.model_fields}
     others = {key: value for key, value in table.items() if key not in own}
     for key in others:
@@ -56,17 +54,12 @@ def _measurement(
         hint = nearest(read.strategy, strategies)
         source.problem(("observed", place, "strategy"), f"one of {', '.join(sorted(strategies))}{hint}", read.strategy)
     keys = {key: value for key, value in read.model_dump().items() if key not in _VALUES and value is not None}
-    return {
-        "keys": keys | others,
-        "throughput_samples_per_s": read.throughput,
-        "step_time_s": read.step_time,
-        "source": read.source,
-    }
+    return Observation(keys | others, read.throughput, read.step_time, read.source)
 
 
-def fits(measurement: Measurement, cell: Cell) -> bool:
+def fits(measurement: Observation, cell: Cell) -> bool:
     """Say whether a cell is what a measurement is of: every key that was written is the cell's."""
-    return all(_value(cell, key) == value for key, value in measurement["keys"].items())
+    return all(_value(cell, key) == value for key, value in measurement.keys.items())
 
 
 def _value(cell: Cell, key: str) -> Any:
@@ -76,14 +69,14 @@ def _value(cell: Cell, key: str) -> Any:
     return cell.swept.get(key, getattr(cell, key, None))
 
 
-def of_cell(measurements: Sequence[Measurement], cell: Cell) -> tuple[Measurement, ...]:
+def of_cell(measurements: Sequence[Observation], cell: Cell) -> tuple[Observation, ...]:
     """Return the measurements of a cell."""
     return tuple(item for item in measurements if fits(item, cell))
 
 
-def unmatched(measurements: Sequence[Measurement], cells: Sequence[Cell]) -> Iterable[str]:
+def unmatched(measurements: Sequence[Observation], cells: Sequence[Cell]) -> Iterable[str]:
     """Say which measurements fit no cell."""
     for number, item in enumerate(measurements, start=1):
         if not any(fits(item, cell) for cell in cells):
-            keys = ", ".join(f"{key} {value}" for key, value in item["keys"].items())
+            keys = ", ".join(f"{key} {value}" for key, value in item.keys.items())
             yield f"[[observed]] {number} ({keys or 'no key'}) fits no cell"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.core.cell import LARGEST, is_elsewhere
+from harness.core.cell import LARGEST
+from harness.core.cluster import is_elsewhere
 from harness.core.errors import HarnessError, Impossible, PluginError
 from harness.core.machine import Machine
 from harness.core.words import counted
@@ -171,7 +172,7 @@ def _device(point: Point, machine: Machine) -> str:
 def _simulated_device(demand: Demand) -> str:
     """Return the kind of a simulated device: the catalogue's are GPUs, whatever this machine has."""
     settings = demand.point.settings
-    if "peak_flops_per_s" in (settings.cluster["device"] or {}):
+    if settings.cluster.catalogue_device:
         return "cuda"
     # Without mathematics nothing is computed here, so the same cell has the same id on every machine.
     return "cuda" if settings.timing_only and settings.device == "auto" else demand.device
@@ -208,7 +209,7 @@ def missing_link(demand: Demand) -> str:
     """Say that a virtual point fills several nodes and nothing is known of the link between them; else nothing."""
     cluster, gpus = demand.point.settings.cluster, demand.point.gpus
     per_node = devices_per_node(cluster, gpus)
-    if cluster["inter_node"] or gpus <= per_node:
+    if cluster.inter_node or gpus <= per_node:
         return ""
     return (
         f"missing: {gpus} devices fill {-(-gpus // per_node)} nodes of {per_node}; say what joins the nodes, such as "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.core.cell import RECORD_SCHEMA, Cell, LeftOut, Plan, cell_id, is_elsewhere, usable_bytes
+from harness.core.cell import RECORD_SCHEMA, Cell, LayoutDegrees, LeftOut, Named, Plan, cell_id
+from harness.core.cluster import is_elsewhere, usable_bytes
 from harness.core.errors import InputError
-from harness.core.faults import Faults
 from harness.core.machine import Machine, detect_machine
 from harness.core.words import show
 from harness.costs.cells import devices_per_node, measured_id, needs_measuring
@@ -82,7 +82,7 @@ def _plan_notes(scenario: Scenario, cells: Sequence[Cell], repeated: int) -> Ite
     if any(is_elsewhere(item.cluster) and item.engine == "auto" for item in scenario.settings):
         yield "the cluster is not this machine: every cell is simulated"
     for cluster in (item.cluster for item in scenario.settings):
-        if (cluster["inter_node"] or cluster["intra_node"]) and not cluster["device"]:
+        if (cluster.inter_node or cluster.intra_node) and not cluster.device:
             yield "virtual cells mix this machine's measured devices with the links that the scenario gives"
             break
     yield from unmatched(scenario.observed, cells)
@@ -97,7 +97,7 @@ def _demands(scenario: Scenario, host: Host, machine: Machine) -> tuple[list[Dem
         if entry is not None:
             left_out.append(_left_out(point, scenario, "excluded", f"by entry {entry + 1} of sweep.exclude"))
             continue
-        misfit = Faults.of(point.settings.faults).misfit(point.gpus)
+        misfit = point.settings.faults.misfit(point.gpus)
         demand = misfit or demand_of(point, scenario, host.strategies[point.variant.strategy], machine)
         if isinstance(demand, str):
             left_out.append(_left_out(point, scenario, "impossible", demand))
@@ -122,7 +122,7 @@ def _left_out(point: Point, scenario: Scenario, kind: Literal["excluded", "impos
 def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, scenario: Scenario) -> Cell:
     point, settings = demand.point, demand.point.settings
     rate, rule = scaled_rate(point, demand.global_batch_size, base)
-    optimizer = point.variant.optimizer or settings.workload["optimizer"]
+    optimizer = point.variant.optimizer or settings.workload.optimizer
     simulated = placed.engine == "virtual"
     cell = Cell(
         cell_id="",
@@ -142,7 +142,7 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         learning_rate=rate,
         lr_rule=rule,
         seed=seed,
-        workload={**settings.workload, "optimizer": optimizer},
+        workload=replace(settings.workload, optimizer=optimizer),
         goal=settings.goal,
         measure=settings.measure,
         cluster=settings.cluster,
@@ -152,15 +152,15 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         cell_timeout_s=settings.cell_timeout_s,
         folder=str(scenario.folder),
         oversubscribed=placed.oversubscribed,
-        notes=(*placed.notes, *_training_notes(demand, optimizer), *Faults.of(settings.faults).words()),
+        notes=(*placed.notes, *_training_notes(demand, optimizer), *settings.faults.words()),
         not_possible=placed.not_possible,
         dram_bytes=settings.dram_bytes or (usable_bytes(settings.cluster) if simulated else None),
-        timing_only=settings.timing_only or (simulated and settings.goal["evaluate_every"] is None),
+        timing_only=settings.timing_only or (simulated and settings.goal.evaluate_every is None),
         per_gpu_hour=settings.per_gpu_hour,
         currency=settings.currency,
         profile_id=settings.profile_id,
         nodes=-(-point.gpus // devices_per_node(settings.cluster, point.gpus)) if simulated else 1,
-        layout={key: getattr(demand.layout, key) for key in ("data", "pipeline", "tensor", "shard")},
+        layout=LayoutDegrees(*(getattr(demand.layout, key) for key in ("data", "pipeline", "tensor", "shard"))),
         code={**settings.code, "strategy": source},
     )
     cell = replace(cell, observed=of_cell(scenario.observed, cell))
@@ -189,11 +189,11 @@ def scaled_rate(point: Point, global_batch_size: int, base: int) -> tuple[float,
     return rate, ""
 
 
-def _training_notes(demand: Demand, optimizer: Mapping[str, Any]) -> Iterator[str]:
+def _training_notes(demand: Demand, optimizer: Named) -> Iterator[str]:
     if demand.point.variant.optimizer is not None:
-        written = show({"name": optimizer["name"], **optimizer["options"]})
+        written = show({"name": optimizer.name, **optimizer.options})
         yield f"optimizer from [strategy.{demand.strategy.name}]: {written}"
-    momentum = optimizer["options"].get("momentum", 0)
+    momentum = optimizer.options.get("momentum", 0)
     if demand.strategy.synchrony == "asynchronous" and momentum and demand.workers > 1:
         yield f"asynchronous with momentum {momentum:g} and {demand.workers} workers: staleness acts as more momentum"
 
@@ -244,9 +244,9 @@ def _flat(cell: Cell) -> dict[str, Any]:
     hidden += ("faults", "observed", "layout")
     row = {item.name: getattr(cell, item.name) for item in fields(cell) if item.name not in hidden}
     row |= {f"strategy.{cell.strategy}.{key}": value for key, value in cell.options.items()}
-    row |= {f"goal.{key}": value for key, value in cell.goal.items()}
-    for key, value in cell.workload.items():
-        row[f"workload.{key}"] = value["name"] if isinstance(value, dict) else value
-        if isinstance(value, dict):
-            row |= {f"workload.{key}.{option}": item for option, item in value["options"].items()}
+    row |= {f"goal.{key}": value for key, value in vars(cell.goal).items()}
+    for key, value in vars(cell.workload).items():
+        row[f"workload.{key}"] = value.name if isinstance(value, Named) else value
+        if isinstance(value, Named):
+            row |= {f"workload.{key}.{option}": item for option, item in value.options.items()}
     return row | cell.swept

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.core.cell import Observation
 from harness.core.errors import InputError
 from harness.core.words import exact_duration, exact_size
 from harness.scenario.mistakes import Source, parse_toml
-from harness.scenario.observed import Measurement, read_observed
+from harness.scenario.observed import read_observed
 from harness.scenario.override import apply_sets
 from harness.scenario.resolve_cluster import cluster_in_words
 from harness.scenario.schema import LimitsSection, key_paths
@@ -63,7 +64,7 @@ class Scenario:
     budget_s: float | None
     understood: tuple[str, ...]
     source: Source = field(repr=False, compare=False)
-    observed: tuple[Measurement, ...] = ()
+    observed: tuple[Observation, ...] = ()
 
     def points(self, gpus: Sequence[int]) -> Iterator[Point]:
         """Yield the product of the axes, exclusions included.
@@ -224,7 +225,7 @@ def _understood(settings: Sequence[Settings], limits: LimitsSection, host: Host)
 
 def _quantities(settings: Settings, host: Host) -> Iterator[str]:
     if not settings.timing_only:
-        yield f"telemetry every {exact_duration(settings.measure['telemetry_interval_s'])}"
+        yield f"telemetry every {exact_duration(settings.measure.telemetry_interval_s)}"
     yield from cluster_in_words(settings.cluster, host)
     if settings.dram_bytes is not None:
         yield f"a device may use {exact_size(settings.dram_bytes)} of memory"

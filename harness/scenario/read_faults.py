@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from typing import TypeGuard, TypeVar
 
-from harness.core.faults import Death, Straggler
+from harness.core.faults import Death, Jitter, Straggler
 from harness.core.units import parse_seconds
 
 LARGEST_SIGMA = 2.0
@@ -22,7 +22,7 @@ STRAGGLER_FORMS = "tables { rank = 1, slowdown = 3.0 } or { fraction = 0.1, slow
 DEATH_FORMS = 'tables { rank = 1, after_steps = 50 } or { rank = 1, after = "2 s" }'
 
 
-def read_jitter(value: object) -> dict[str, Any] | None:
+def read_jitter(value: object) -> Jitter | None:
     """Return `compute_jitter` as a cell carries it; None where there is none.
 
     Raises:
@@ -40,10 +40,10 @@ def read_jitter(value: object) -> dict[str, Any] | None:
         raise ValueError(JITTER_FORMS)
     if distribution == "lognormal" and sigma == 0:
         return None
-    return {"distribution": distribution, "sigma": float(sigma)}
+    return Jitter("exponential" if distribution == "exponential" else "lognormal", float(sigma))
 
 
-def read_stragglers(value: object) -> list[dict[str, Any]]:
+def read_stragglers(value: object) -> list[Straggler]:
     """Return `stragglers` as a cell carries it.
 
     Raises:
@@ -52,7 +52,7 @@ def read_stragglers(value: object) -> list[dict[str, Any]]:
     return _entries(value, _straggler, STRAGGLER_FORMS)
 
 
-def _straggler(entry: Mapping[str, Any]) -> Straggler | None:
+def _straggler(entry: Mapping[str, object]) -> Straggler | None:
     slowdown, rank, fraction = (entry.get(key) for key in ("slowdown", "rank", "fraction"))
     if not _is_number(slowdown) or slowdown < 1:
         return None
@@ -63,7 +63,7 @@ def _straggler(entry: Mapping[str, Any]) -> Straggler | None:
     return None
 
 
-def read_deaths(value: object) -> list[dict[str, Any]]:
+def read_deaths(value: object) -> list[Death]:
     """Return `deaths` as a cell carries it.
 
     Raises:
@@ -72,7 +72,7 @@ def read_deaths(value: object) -> list[dict[str, Any]]:
     return _entries(value, _death, DEATH_FORMS)
 
 
-def _death(entry: Mapping[str, Any]) -> Death | None:
+def _death(entry: Mapping[str, object]) -> Death | None:
     rank, steps = entry.get("rank"), entry.get("after_steps")
     if not _is_whole(rank, least=0):
         return None
@@ -83,12 +83,15 @@ def _death(entry: Mapping[str, Any]) -> Death | None:
     return None
 
 
-def _entries(value: object, read: Callable[[Mapping[str, Any]], Any], forms: str) -> list[dict[str, Any]]:
-    """Read a table or a list of tables; in a dictionary stands only what was written."""
+Fault = TypeVar("Fault", Straggler, Death)
+
+
+def _entries(value: object, read: Callable[[Mapping[str, object]], Fault | None], forms: str) -> list[Fault]:
+    """Read a table or a list of tables."""
     entries = [] if value is None else [value] if isinstance(value, Mapping) else value
     if not isinstance(entries, list):
         raise ValueError(forms)
-    found: list[Any] = []
+    found: list[Fault] = []
     for number, entry in enumerate(entries, start=1):
         fault = read(entry) if isinstance(entry, Mapping) else None
         if fault is None:
@@ -96,7 +99,7 @@ def _entries(value: object, read: Callable[[Mapping[str, Any]], Any], forms: str
         if fault.rank is not None and any(fault.rank == other.rank for other in found):
             raise ValueError(f"{forms}; rank {fault.rank} stands there twice")
         found.append(fault)
-    return [{key: item for key, item in vars(fault).items() if item is not None} for fault in found]
+    return found
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -7,11 +7,13 @@ In [sweep], and for any key by its path, a list or a range of these values may s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from harness.api.strategy import Options
+from harness.core.cluster import Placement
+from harness.core.faults import Death, Jitter, Straggler
 from harness.core.words import aligned
 from harness.scenario.read_faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
 from harness.scenario.value_types import (
@@ -80,15 +82,15 @@ DeviceKind = Annotated[
     BeforeValidator(word("auto", "cuda", "cpu", other="a kind of GPU to simulate stands in cluster.device")),
     WithJsonSchema({"enum": ["auto", "cuda", "cpu"]}),
 ]
-ServerPlacement = Annotated[str, *_words("cpu", "gpu", "co-located", "dedicated")]
+ServerPlacement = Annotated[Placement, *_words(*get_args(Placement))]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 JitterTable = Annotated[
-    dict[str, Any] | None,
+    Jitter | None,
     BeforeValidator(read_jitter),
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 2}, {"type": "object"}]}),
 ]
-Stragglers = Annotated[list[dict[str, Any]], BeforeValidator(read_stragglers), WithJsonSchema(_FAULT_TABLES)]
-Deaths = Annotated[list[dict[str, Any]], BeforeValidator(read_deaths), WithJsonSchema(_FAULT_TABLES)]
+Stragglers = Annotated[list[Straggler], BeforeValidator(read_stragglers), WithJsonSchema(_FAULT_TABLES)]
+Deaths = Annotated[list[Death], BeforeValidator(read_deaths), WithJsonSchema(_FAULT_TABLES)]
 
 
 class WorkloadSection(SectionModel):

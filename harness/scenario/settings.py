@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from harness.api.strategy import Options
-from harness.core.cell import is_elsewhere
+from harness.core.cell import Goal, Measure, Named, Workload
+from harness.core.cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.errors import HarnessError, InputError, nearest
+from harness.core.faults import Faults
+from harness.core.records import to_json
 from harness.scenario.mistakes import ABSENT, Source, validated, wordings
 from harness.scenario.override import put, resolve_key
 from harness.scenario.resolve_cluster import resolve
@@ -23,12 +26,10 @@ from harness.scenario.schema import (
     STEPS_WITHOUT_TARGET,
     Document,
     GoalSection,
-    SectionModel,
     WorkloadSection,
     key_paths,
 )
 from harness.scenario.toml_lines import Path
-from harness.scenario.value_types import Named
 from harness.scenario.without_data import is_without_data, read_given, refuse_training
 from harness.workloads.entries import training_size
 
@@ -40,7 +41,7 @@ EVALUATE_BY_DEFAULT = "0.25 epoch"
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for all points that share one combination of swept keys; dictionaries are as in records.
+    """What holds for all points that share one combination of swept keys.
 
     Attributes:
         swept: keys swept by their path, as they were written.
@@ -57,11 +58,11 @@ class Settings:
     engine: str
     device: str
     threads_per_device: int
-    workload: dict[str, Any]
-    goal: dict[str, Any]
-    cluster: dict[str, Any]
-    measure: dict[str, Any]
-    faults: dict[str, Any]
+    workload: Workload
+    goal: Goal
+    cluster: ClusterFigures
+    measure: Measure
+    faults: Faults
     cell_timeout_s: float
     learning_rate: float
     code: dict[str, str]
@@ -82,7 +83,7 @@ class Settings:
         if entry is None:
             return None
         size = entry.size(options)
-        return None if size is None else training_size(size.num_train, self.goal["validation_fraction"])
+        return None if size is None else training_size(size.num_train, self.goal.validation_fraction)
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,9 @@ class Entry:
     entry: Any
     options: Any
 
-    def to_dict(self, name: str) -> dict[str, Any]:
-        """Return it as it stands in a record, defaults filled in."""
-        return {"name": name, "options": self.options.model_dump(mode="json")}
+    def named(self, name: str) -> Named:
+        """Return it as a cell has it, defaults filled in."""
+        return Named(name, self.options.model_dump(mode="json"))
 
 
 def read_settings(
@@ -113,25 +114,22 @@ def read_settings(
         return None
     if is_without_data(document.workload.model):
         refuse_training(content, source)
-    _refuse_precision(document.workload.precision, cluster["device"], source)
+    _refuse_precision(document.workload.precision, cluster.device, source)
     _refuse_servers(document.engine, cluster, source)
     return _completed(document, dict(swept), entries, cluster, source)
 
 
-def _refuse_precision(precision: str, device: Mapping[str, Any] | None, source: Source) -> None:
-    peaks = (device or {}).get("peak_flops_per_s")
-    if device and peaks and precision not in peaks:
-        known = ", ".join(peaks)
-        source.problem(
-            ("workload", "precision"), f"{device['name']} computes in {known}; choose one of these", precision
-        )
+def _refuse_precision(precision: str, device: DeviceFigures | StepFigures | None, source: Source) -> None:
+    if isinstance(device, DeviceFigures) and precision not in device.peak_flops_per_s:
+        known = ", ".join(device.peak_flops_per_s)
+        source.problem(("workload", "precision"), f"{device.name} computes in {known}; choose one of these", precision)
 
 
-def _refuse_servers(engine: str, cluster: Mapping[str, Any], source: Source) -> None:
+def _refuse_servers(engine: str, cluster: ClusterFigures, source: Source) -> None:
     """Refuse servers of a cluster whose cells may be real: there the strategy's own processes serve."""
-    if "servers" in cluster and engine != "virtual" and not is_elsewhere(cluster):
+    if cluster.servers and engine != "virtual" and not is_elsewhere(cluster):
         problem = 'left out, or a simulated cluster: cluster.preset, cluster.device, or engine = "virtual"'
-        source.problem(("cluster", "servers"), problem, cluster["servers"]["placement"])
+        source.problem(("cluster", "servers"), problem, cluster.servers.placement)
 
 
 def _lines_of_swept(source: Source, swept: Mapping[str, Any]) -> Source:
@@ -258,7 +256,7 @@ def _completed(
     document: Document,
     swept: dict[str, Any],
     entries: dict[str, Entry],
-    cluster: dict[str, Any],
+    cluster: ClusterFigures,
     source: Source,
 ) -> Settings | None:
     dataset = entries["dataset"].entry
@@ -267,10 +265,8 @@ def _completed(
     if goal is None or code is None:
         return None
     price = document.cost.per_gpu_hour or {}
-    measure = {
-        "warmup_steps": document.measure.warmup_steps,
-        "telemetry_interval_s": document.measure.telemetry_interval,
-    }
+    interval_s = document.measure.telemetry_interval
+    assert interval_s is not None  # it has a default
     return Settings(
         swept=swept,
         engine=document.engine,
@@ -279,7 +275,7 @@ def _completed(
         workload=_workload(document.workload, entries),
         goal=goal,
         cluster=cluster,
-        measure=measure,
+        measure=Measure(document.measure.warmup_steps, interval_s),
         faults=_faults(document),
         cell_timeout_s=document.limits.cell_timeout or 0.0,
         learning_rate=entries["model"].entry.learning_rate,
@@ -293,47 +289,52 @@ def _completed(
     )
 
 
-def _faults(document: Document) -> dict[str, Any]:
+def _faults(document: Document) -> Faults:
     """Return the faults that there are; wherever cells may be real, jitter only delays, on all of them alike."""
-    faults = {key: value for key, value in _plain(document.faults).items() if value}
-    if "compute_jitter" in faults and document.engine != "virtual":
-        faults["floor"] = 1.0
-    return faults
+    written = document.faults
+    floor = 1.0 if written.compute_jitter and document.engine != "virtual" else 0.0
+    return Faults(written.compute_jitter, tuple(written.stragglers), tuple(written.deaths), floor)
 
 
-def _plain(section: SectionModel) -> dict[str, Any]:
-    return section.model_dump(mode="json")
-
-
-def _workload(workload: WorkloadSection, entries: dict[str, Entry]) -> dict[str, Any]:
+def _workload(workload: WorkloadSection, entries: dict[str, Entry]) -> Workload:
     names = {key: getattr(workload, key).name for key in entries}
     if is_without_data(workload.model):
         names |= {"model": entries["model"].entry.name, "dataset": "none"}
-    rest = {key: getattr(workload, key) for key in ("loss", "precision", "lr_warmup", "clip_norm", "step")}
-    return {key: entries[key].to_dict(name) for key, name in names.items()} | rest
+    return Workload(
+        **{key: entries[key].named(name) for key, name in names.items()},
+        loss=workload.loss,
+        precision=workload.precision,
+        lr_warmup=workload.lr_warmup,
+        clip_norm=workload.clip_norm,
+        step=workload.step,
+    )
 
 
-def _goal(goal: GoalSection, target_of_dataset: float | None, source: Source) -> dict[str, Any] | None:
+def _goal(goal: GoalSection, target_of_dataset: float | None, source: Source) -> Goal | None:
     """Complete the goal: the data set's own target, ten epochs, or sixty steps where there is nothing to reach."""
     if goal.target_accuracy not in (None, "none") and goal.target_loss is not None:
         source.problem(("goal", "target_loss"), "give target_accuracy or target_loss, not both", goal.target_loss)
         return None
-    limits = {"max_epochs": goal.max_epochs, "max_steps": goal.max_steps, "max_seconds": goal.max_seconds}
-    limited = any(limit is not None for limit in limits.values())
+    epochs, steps = goal.max_epochs, goal.max_steps
+    limited = any(limit is not None for limit in (epochs, steps, goal.max_seconds))
     accuracy = goal.target_accuracy
     if accuracy is None and goal.target_loss is None:
         accuracy = target_of_dataset
     no_target = accuracy in (None, "none") and goal.target_loss is None
     speed_only = no_target and (accuracy == "none" or not limited)
-    if not limited:
-        limits |= {"max_steps": STEPS_WITHOUT_TARGET} if speed_only else {"max_epochs": float(EPOCHS_BY_DEFAULT)}
-    return {
-        "target_accuracy": None if accuracy == "none" else accuracy,
-        "target_loss": goal.target_loss,
-        **limits,
-        "evaluate_every": goal.evaluate_every or (None if speed_only else EVALUATE_BY_DEFAULT),
-        "validation_fraction": goal.validation_fraction,
-    }
+    if not limited and speed_only:
+        steps = STEPS_WITHOUT_TARGET
+    elif not limited:
+        epochs = float(EPOCHS_BY_DEFAULT)
+    return Goal(
+        target_accuracy=None if isinstance(accuracy, str) else accuracy,
+        target_loss=goal.target_loss,
+        max_epochs=epochs,
+        max_steps=steps,
+        max_seconds=goal.max_seconds,
+        evaluate_every=goal.evaluate_every or (None if speed_only else EVALUATE_BY_DEFAULT),
+        validation_fraction=goal.validation_fraction,
+    )
 
 
 def _code(workload: WorkloadSection, entries: dict[str, Entry], source: Source) -> dict[str, str] | None:
@@ -345,6 +346,6 @@ def _code(workload: WorkloadSection, entries: dict[str, Entry], source: Source) 
     try:
         checksum = dataset.entry.checksum(dataset.options)
     except (HarnessError, OSError) as error:
-        source.problem(("workload", "dataset"), " ".join(str(error).split()), workload.dataset.to_dict())
+        source.problem(("workload", "dataset"), " ".join(str(error).split()), to_json(workload.dataset))
         return None
     return code | ({"data": checksum} if checksum else {})

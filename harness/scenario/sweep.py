@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.core.cell import Named
 from harness.core.errors import nearest
 from harness.core.words import show
 from harness.scenario.mistakes import Source, key_problems, validated
@@ -14,7 +15,6 @@ from harness.scenario.override import EXCLUSIVE, TABLES, WITH_OPTIONS, resolve_k
 from harness.scenario.schema import NOT_SWEPT, OPTIMIZERS, SweepSection, key_paths, sections
 from harness.scenario.settings import builtin, refuse_name
 from harness.scenario.toml_lines import Path
-from harness.scenario.value_types import Named
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -30,7 +30,7 @@ class Variant:
 
     strategy: str
     options: dict[str, Any]
-    optimizer: dict[str, Any] | None = None
+    optimizer: Named | None = None
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def _unused(tables: dict[str, Any], used: set[str], host: Host, source: Source) 
 def expand_options(strategy: type[Strategy], table: dict[str, Any], path: Path, source: Source) -> list[Variant]:
     """Return a variant for each combination of the options' lists; empty after adding problems to `source`."""
     table = dict(table)
-    optimizers: list[dict[str, Any] | None] = [None]
+    optimizers: list[Named | None] = [None]
     if "optimizer" in table and "optimizer" not in strategy.Options.model_fields:
         optimizers = list(_optimizers(table.pop("optimizer"), (*path, "optimizer"), source))
     before = len(source.problems)
@@ -298,7 +298,7 @@ def expand_options(strategy: type[Strategy], table: dict[str, Any], path: Path, 
     return variants
 
 
-def _optimizers(raw: Any, path: Path, source: Source) -> Iterator[dict[str, Any]]:
+def _optimizers(raw: Any, path: Path, source: Source) -> Iterator[Named]:
     keys = tuple(str(part) for part in path)
     for value, at in values_of(raw, path, source):
         problems = key_problems(SweepSection, "strategy", {"strategy": value})
@@ -308,7 +308,7 @@ def _optimizers(raw: Any, path: Path, source: Source) -> Iterator[dict[str, Any]
         named = SweepSection.model_validate({"strategy": value}).strategy
         entry = builtin(keys, named, OPTIMIZERS, source)
         if entry is not None:
-            yield entry.to_dict(named.name)
+            yield entry.named(named.name)
 
 
 def _option_values(strategy: type[Strategy], key: str, table: dict[str, Any], path: Path, source: Source) -> list[Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from harness.core.cell import LARGEST
+from harness.core.cell import LARGEST, Named
+from harness.core.cluster import GivenLink, LinkFigures, MeasuredTable, StepFigures
 from harness.core.errors import nearest
 from harness.core.units import RATE_FORMS, parse_bytes, parse_rate, parse_seconds
 
@@ -25,22 +27,26 @@ _PACE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][0-9]+)?) ?(samples|images|sequences
 _PRICE = re.compile(r"([0-9]*\.?[0-9]+) ?([A-Z]{3}|[$€£])")
 
 
-class Named(NamedTuple):
-    """A name with options: `"sgd"`, or `{ name = "sgd", momentum = 0.9 }`."""
+@dataclass(frozen=True)
+class ByName:
+    """A device or a link by what the catalogue calls it."""
 
     name: str
-    options: dict[str, Any]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as it stands in a record."""
-        return {"name": self.name, "options": self.options}
+
+@dataclass(frozen=True)
+class LinkTable:
+    """A link by a file of measured all-reduces, and which rows of it to take."""
+
+    table: str
+    gpu: str | None = None
 
 
 def _named(value: object) -> Named:
     if isinstance(value, Named):
         return value
     if isinstance(value, str) and value:
-        return Named(value, {})
+        return Named(value)
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return Named(value["name"], {key: item for key, item in value.items() if key != "name"})
     raise ValueError('a name in quotes, or a table with a name and options: { name = "...", option = ... }')
@@ -145,7 +151,7 @@ def _above_zero(amount: float, what: str) -> float:
     return amount
 
 
-def _device_costs(value: object) -> dict[str, Any] | None:
+def _device_costs(value: object) -> ByName | StepFigures | None:
     """Accept a device by its name, or by its rate, or its time for a step, at a batch size."""
     forms = (
         'a device such as "h200" (`harness plugins` lists them), { samples_per_second = 52, batch_size = 16 } or '
@@ -154,7 +160,7 @@ def _device_costs(value: object) -> dict[str, Any] | None:
     if value is None:
         return None
     if isinstance(value, str) and value.strip():
-        return {"name": value}
+        return ByName(value)
     if not isinstance(value, Mapping) or set(value) not in (
         {"samples_per_second", "batch_size"},
         {"step_time", "batch_size"},
@@ -162,11 +168,11 @@ def _device_costs(value: object) -> dict[str, Any] | None:
         raise ValueError(forms)
     batch = _part("batch_size", _whole(1), value)
     if "step_time" in value:
-        return {"step_time_s": _part("step_time", _time, value), "batch_size": batch}
-    return {"samples_per_second": _part("samples_per_second", _number(above=0), value), "batch_size": batch}
+        return StepFigures(batch, step_time_s=_part("step_time", _time, value))
+    return StepFigures(batch, samples_per_second=_part("samples_per_second", _number(above=0), value))
 
 
-def _link(value: object) -> dict[str, Any] | None:
+def _link(value: object) -> ByName | LinkTable | GivenLink | None:
     """Accept a link by its name or rate, by bandwidth and latency, by bus bandwidths, or by a table of measurements."""
     forms = (
         f'a link such as "infiniband-hdr" (`harness plugins` lists them), {RATE_FORMS}, {{ bandwidth = "25 Gb/s", '
@@ -175,34 +181,40 @@ def _link(value: object) -> dict[str, Any] | None:
     if value is None:
         return None
     if isinstance(value, str) and value[:1].isalpha():
-        return {"name": value}
+        return ByName(value)
     if isinstance(value, str):
-        return {"bandwidth_bytes_per_s": _above_zero(parse_rate(value), "a rate"), "latency_s": 0.0}
+        return GivenLink(0.0, _above_zero(parse_rate(value), "a rate"))
     if not isinstance(value, Mapping):
         raise ValueError(forms)
     if {"table"} <= set(value) <= {"table", "gpu"}:
-        return {key: _part(key, _text, value) for key in value}
+        return LinkTable(**{key: _part(key, _text, value) for key in value})
     latency = _part("latency", parse_seconds, {"latency": "0 s", **value})
     if {"bus_bandwidth"} <= set(value) <= {"bus_bandwidth", "latency"}:
-        groups = _part("bus_bandwidth", _groups, value)
-        return {"by_group": {size: {"bandwidth_bytes_per_s": r, "latency_s": latency} for size, r in groups.items()}}
+        rates = _part("bus_bandwidth", _groups, value)
+        return link_of_groups({size: LinkFigures(latency, rate) for size, rate in rates.items()})
     if not {"bandwidth"} <= set(value) <= {"bandwidth", "latency"}:
         raise ValueError(forms)
     bandwidth = _above_zero(_part("bandwidth", parse_rate, value), "a bandwidth")
-    return {"bandwidth_bytes_per_s": bandwidth, "latency_s": latency}
+    return GivenLink(latency, bandwidth)
+
+
+def link_of_groups(groups: Mapping[int, LinkFigures], tables: Mapping[int, MeasuredTable] | None = None) -> GivenLink:
+    """Return a link that was measured by group size; by itself it has the figures of the largest group."""
+    largest = groups[max(groups)]
+    return GivenLink(largest.latency_s, largest.bandwidth_bytes_per_s, by_group=groups, tables=tables or {})
 
 
 def _byte_rate(value: object) -> float | None:
     return None if value is None else _above_zero(parse_rate(value), "a rate")
 
 
-def _groups(value: object) -> dict[str, float]:
-    """Accept bus bandwidths by group size, which TOML writes as keys; JSON keeps them as text too."""
+def _groups(value: object) -> dict[int, float]:
+    """Accept bus bandwidths by group size, which TOML writes as keys."""
     form = 'bus bandwidths by group size: { 2 = "22 GB/s", 8 = "134 GB/s" }'
     if not isinstance(value, Mapping) or not value or not all(key.isdigit() and int(key) > 1 for key in value):
         raise ValueError(form)
     ordered = sorted(value, key=int)
-    return {str(int(size)): _above_zero(_part(size, parse_rate, value), "a rate") for size in ordered}
+    return {int(size): _above_zero(_part(size, parse_rate, value), "a rate") for size in ordered}
 
 
 def _text(value: object) -> str:
@@ -349,12 +361,12 @@ Time = Annotated[float | None, BeforeValidator(_time), _TIME_SCHEMA]
 NameOrTable = Annotated[Named, BeforeValidator(_named), WithJsonSchema(_NAME_OR_TABLE)]
 ModelName = Annotated[Named, BeforeValidator(_model), WithJsonSchema(_MODEL)]
 DeviceCosts = Annotated[
-    dict[str, Any] | None,
+    ByName | StepFigures | None,
     BeforeValidator(_device_costs),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["h200"]}, {"type": "object"}]}),
 ]
 LinkValue = Annotated[
-    dict[str, Any] | None,
+    ByName | LinkTable | GivenLink | None,
     BeforeValidator(_link),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["25 Gb/s", "infiniband-hdr"]}, {"type": "object"}]}),
 ]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core.cell import Named
 from harness.core.errors import InputError
 from harness.core.words import counted, parameters
 from harness.costs.cells import file_hash, profile_of_file
 from harness.scenario.mistakes import Source, validated
 from harness.scenario.schema import GivenSizes, GivenTimes
-from harness.scenario.value_types import WITHOUT_MATHEMATICS, Named
+from harness.scenario.value_types import WITHOUT_MATHEMATICS
 
 _TRAINING = ("target_accuracy", "target_loss", "max_epochs", "evaluate_every", "validation_fraction")
 

@@ -15,6 +15,7 @@ from harness.commands.validate.linear import reference_of
 from harness.commands.validate.published import SPLIT_STRATEGIES, LayerLine, TableRow, Tables
 from harness.commands.validate.rows_pipeline import KEPT, cut_of, schedule_of
 from harness.commands.validate.traced_models import traced_model
+from harness.core.cell import Named
 from harness.core.units import GIB, MIB
 from harness.costs.memory import Timeline
 from harness.costs.profiles import Constants
@@ -140,9 +141,7 @@ def _traced_bytes(published: Tables, row: TableRow, block: Mapping[str, Any], co
     from harness.costs.memory import CUDA, Work, device_memory
 
     shape = traced_model(published, row.model, row.precision)
-    work = Work(
-        {"name": block.get("optimizer", "sgd"), "options": {}}, round(row.batch_per_gpu or 1), row.microbatches or 1
-    )
+    work = Work(Named(block.get("optimizer", "sgd")), round(row.batch_per_gpu or 1), row.microbatches or 1)
     # Optimizers of that time stepped tensor by tensor, and zeroed gradients in place.
     device = replace(CUDA, context_bytes=round(context), multi_tensor=False)
     layout = Layout(recompute=block.get("recompute", "none") != "none")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from harness.core.cluster import DeviceFigures
 from harness.core.units import GIB, TERA
 from harness.core.words import bandwidth
 
@@ -72,19 +72,26 @@ class Device:
         peaks = ", ".join(f"{key} {value / TERA:.4g}" for key, value in self.peak_flops_per_s.items())
         return f"{peaks} Tflop/s, {bandwidth(self.memory_bandwidth_bytes_per_s, 4)}, {self.power_w:.0f} W"
 
-    def efficiency(self, precision: str, kind: str) -> float:
-        """Return the share of the peak that layers of a kind ("gemm" or "conv") reach."""
-        return EFFICIENCY["matrix" if precision in self.matrix else "vector"]["conv" if kind == "conv" else "gemm"]
+    def figures(self) -> DeviceFigures:
+        """Return what cells carry: what is computed with, not where it is from."""
+        return DeviceFigures(
+            name=self.name,
+            chip=self.chip,
+            peak_flops_per_s=dict(self.peak_flops_per_s),
+            memory_bandwidth_bytes_per_s=float(self.memory_bandwidth_bytes_per_s),
+            memory_bytes=float(self.memory_bytes),
+            usable_bytes=float(self.usable_bytes),
+            link=self.link,
+            power_w=float(self.power_w),
+            matrix=tuple(self.matrix),
+            launch_s=self.launch_s,
+            dies_per_board=self.dies_per_board,
+        )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures as a cell keeps them: what is computed with, not where it is from."""
-        figures = asdict(self) | {"peak_flops_per_s": dict(self.peak_flops_per_s), "matrix": list(self.matrix)}
-        return {key: value for key, value in figures.items() if key not in ("source", "doubt")}
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Device:
-        """Return the device that `to_dict` was called on, its sources left out."""
-        return cls(**{**content, "source": "", "matrix": tuple(content["matrix"])})
+def efficiency(device: Device | DeviceFigures, precision: str, kind: str) -> float:
+    """Return the share of the peak that layers of a kind ("gemm" or "conv") reach."""
+    return EFFICIENCY["matrix" if precision in device.matrix else "vector"]["conv" if kind == "conv" else "gemm"]
 
 
 def _peaks(

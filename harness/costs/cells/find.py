@@ -5,24 +5,33 @@ Nothing here imports torch: shapes are given, traced before, or left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from harness.core.cluster import (
+    THIS_MACHINE,
+    ClusterFigures,
+    DeviceFigures,
+    GivenLink,
+    GivenServers,
+    LinkFigures,
+    StepFigures,
+)
 from harness.core.errors import HarnessError
 from harness.core.words import bandwidth
-from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
+from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, efficiency
 from harness.costs.catalogue.named_links import LINK_ERROR
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
-from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
+from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
 from harness.costs.profiles.constants import PLAIN, PUBLISHED
 from harness.costs.profiles.device_profile import NO_TIME, LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
 
 if TYPE_CHECKING:
-    from harness.core.cell import Cell
+    from harness.core.cell import Cell, Named
 
 LOOPBACK = LinkFigures(50e-6, 5e9)
 """Between processes of this machine where `harness calibrate` has not measured: a message through a pipe takes 40 to 90
@@ -46,39 +55,39 @@ _ELEMENT_BYTES = 4
 # -- the cluster -------------------------------------------------------------------------------------------------------
 
 
-def devices_per_node(cluster: Mapping[str, Any], gpus: int) -> int:
+def devices_per_node(cluster: ClusterFigures, gpus: int) -> int:
     """Return how many devices share a node.
 
     Where nobody says it, a link between nodes makes every device a node of its own, and without one all share a node.
     """
-    return int(cluster["gpus_per_node"] or (1 if cluster["inter_node"] else max(1, gpus)))
+    return cluster.gpus_per_node or (1 if cluster.inter_node else max(1, gpus))
 
 
 def cluster_of(cell: Cell) -> Cluster:
     """Return what a cell runs on, as the scenario, the catalogue or the calibration of this machine has it."""
-    given, device = cell.cluster, cell.cluster["device"]
+    given, device = cell.cluster, cell.cluster.device
     own = measurements.load_cluster(cell.device, cell.threads_per_device) if not device else None
-    servers = given.get("servers")
-    if own and not (given["intra_node"] or given["inter_node"] or servers):
+    servers = given.servers
+    if own and not (given.intra_node or given.inter_node or servers):
         return replace(own, dram_bytes=cell.dram_bytes or own.dram_bytes, servers=None)
     per_node = devices_per_node(given, cell.gpus)
     # Where every device is a node of its own, so is a server; in a node that holds all of them it is on the host.
-    outside = servers is not None and servers["placement"] == "dedicated"
-    alone = given["gpus_per_node"] is not None and cell.gpus <= per_node and not outside
-    bus = _bus(given["intra_node"], given.get("intra_shared_by", 1), own.bus if own else Bus(LOOPBACK))
+    outside = servers is not None and servers.placement == "dedicated"
+    alone = given.gpus_per_node is not None and cell.gpus <= per_node and not outside
+    bus = _bus(given.intra_node, given.intra_shared_by, own.bus if own else Bus(LOOPBACK))
     found = Cluster(
-        device=_device_name(device) or given.get("chip") or cell.device,
+        device=_device_name(device) or given.chip or cell.device,
         gpus_per_node=per_node,
         bus=bus,
-        node_link=None if alone else _link(given["inter_node"]),
-        host_link=_link(given.get("host_link")),
-        host_shared_by=given.get("host_shared_by", 1),
+        node_link=None if alone else _link(given.inter_node),
+        host_link=_link(given.host_link),
+        host_shared_by=given.host_shared_by,
         dram_bytes=cell.dram_bytes,
         servers=_servers(servers, -(-cell.gpus // per_node)),
         text=", ".join(_origins(given, own is not None)),
         error=LINK_ERROR,
         constants=PUBLISHED if _is_of_catalogue(given) else PLAIN,
-        dies_per_board=given.get("dies_per_board", 1),
+        dies_per_board=given.dies_per_board,
     )
     if own is None:
         return found
@@ -88,50 +97,42 @@ def cluster_of(cell: Cell) -> Cluster:
     )
 
 
-def _servers(given: Mapping[str, Any] | None, nodes: int) -> Servers | None:
+def _servers(given: GivenServers | None, nodes: int) -> Servers | None:
     """Return where parameter servers run; co-located ones are on every node where nobody counts them."""
     if given is None:
         return None
-    count = given["count"] or (nodes if given["placement"] == "co-located" else 1)
-    return Servers(given["placement"], count, given["apply_bytes_per_s"] or float("inf"), _link(given["link"]))
+    count = given.count or (nodes if given.placement == "co-located" else 1)
+    return Servers(given.placement, count, given.apply_bytes_per_s or float("inf"), _link(given.link))
 
 
-def _is_of_catalogue(given: Mapping[str, Any]) -> bool:
+def _is_of_catalogue(given: ClusterFigures) -> bool:
     """Say whether data-centre machines are meant: figures that the scenario alone gives mean what they say."""
-    return given["preset"] != "this-machine" or "peak_flops_per_s" in (given["device"] or {})
+    return given.preset != THIS_MACHINE or given.catalogue_device is not None
 
 
-def _device_name(device: Mapping[str, Any] | None) -> str:
+def _device_name(device: DeviceFigures | StepFigures | None) -> str:
     """Return a catalogue device's name, "device" for one of given figures, and nothing for this machine's own."""
-    return "" if device is None else device.get("name", "device")
+    return "" if device is None else device.name if isinstance(device, DeviceFigures) else "device"
 
 
-def _link(given: Mapping[str, Any] | None) -> LinkFigures | None:
-    return None if given is None else LinkFigures(given["latency_s"], given["bandwidth_bytes_per_s"])
+def _link(given: GivenLink | None) -> LinkFigures | None:
+    return None if given is None else given.figures
 
 
-def _bus(given: Mapping[str, Any] | None, shared_by: int, own: Bus) -> Bus:
-    if given is None:
-        return own
-    link = LinkFigures(given["latency_s"], given["bandwidth_bytes_per_s"])
-    groups = {
-        int(n): LinkFigures(g["latency_s"], g["bandwidth_bytes_per_s"]) for n, g in given.get("by_group", {}).items()
-    }
-    tables = {int(n): tuple((size, s) for size, s in rows) for n, rows in given.get("tables", {}).items()}
-    return Bus(link, groups, tables, shared_by)
+def _bus(given: GivenLink | None, shared_by: int, own: Bus) -> Bus:
+    return own if given is None else Bus(given.figures, given.by_group, given.tables, shared_by)
 
 
-def _origins(given: Mapping[str, Any], calibrated: bool) -> list[str]:
+def _origins(given: ClusterFigures, calibrated: bool) -> list[str]:
     """Say where each figure of a cluster is from."""
-    texts = [f"preset {given['preset']}"] if given["preset"] != "this-machine" else []
-    for key in ("intra_node", "inter_node"):
-        link = given[key]
+    texts = [f"preset {given.preset}"] if given.preset != THIS_MACHINE else []
+    for key, link in (("intra_node", given.intra_node), ("inter_node", given.inter_node)):
         if link:
-            origin = link.get("name") or ("a table" if "tables" in link else "the scenario")
-            texts.append(f"{key} {bandwidth(link['bandwidth_bytes_per_s'], 4)} ({origin})")
-    if "servers" in given:
-        texts.append(f"parameter servers {given['servers']['placement']}")
-    if not given["intra_node"] and not given["inter_node"]:
+            origin = link.name or ("a table" if link.tables else "the scenario")
+            texts.append(f"{key} {bandwidth(link.bandwidth_bytes_per_s, 4)} ({origin})")
+    if given.servers:
+        texts.append(f"parameter servers {given.servers.placement}")
+    if not given.intra_node and not given.inter_node:
         texts.append("links as calibrated here" if calibrated else "links as processes of one host usually have them")
     return texts
 
@@ -141,8 +142,8 @@ def _origins(given: Mapping[str, Any], calibrated: bool) -> list[str]:
 
 def given_shape(cell: Cell) -> ModelShape | None:
     """Return the shape of a model without mathematics; None where only tracing the model tells."""
-    model = cell.workload["model"]
-    return shape_of_given(model, cell.workload["precision"], cell.folder) if is_given(model) else None
+    model = cell.workload.model
+    return shape_of_given(model, cell.workload.precision, cell.folder) if is_given(model) else None
 
 
 def profile_of(cell: Cell, shape: ModelShape | None = None, measured: Profile | None = None) -> Profile:
@@ -155,8 +156,8 @@ def profile_of(cell: Cell, shape: ModelShape | None = None, measured: Profile | 
     Raises:
         HarnessError: what the scenario says is not enough; the message says what is missing.
     """
-    model, device = cell.workload["model"], cell.cluster["device"]
-    if is_given(model) and "profile" in model["options"]:
+    model, device = cell.workload.model, cell.cluster.device
+    if is_given(model) and "profile" in model.options:
         return _of_file(cell, device)
     shape = shape or given_shape(cell)
     if device is None:
@@ -166,15 +167,15 @@ def profile_of(cell: Cell, shape: ModelShape | None = None, measured: Profile | 
         return found
     if shape is None:
         raise HarnessError(f"{_name(cell)}: its layers are not known yet; `harness plan --measure` traces them")
-    return _estimated(cell, shape, Device.from_dict(device)) if "peak_flops_per_s" in device else _spread(shape, device)
+    return _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
 
 
 def _name(cell: Cell) -> str:
-    return f"workload.model = {cell.workload['model']['name']!r}"
+    return f"workload.model = {cell.workload.model.name!r}"
 
 
 def _unmeasured(cell: Cell) -> str:
-    if is_given(cell.workload["model"]):
+    if is_given(cell.workload.model):
         return (
             f"{_name(cell)}: it cannot be measured here, having no mathematics; name a device (cluster.device or "
             "cluster.preset), or give its figure: cluster.device = { samples_per_second = ..., batch_size = ... }"
@@ -182,27 +183,27 @@ def _unmeasured(cell: Cell) -> str:
     return f"{_name(cell)}: never measured on this machine; `harness plan --measure` does it"
 
 
-def _of_file(cell: Cell, device: Mapping[str, Any] | None) -> Profile:
+def _of_file(cell: Cell, device: DeviceFigures | StepFigures | None) -> Profile:
     """Return a file's times; a figure of a whole step scales them."""
-    options = cell.workload["model"]["options"]
+    options = cell.workload.model.options
     profile = profile_of_file(Path(cell.folder) / options["profile"], options["batch_size"])
-    if device is None or "peak_flops_per_s" in device:
+    if not isinstance(device, StepFigures):
         return profile
     batch, seconds, text = _figure(device)
     factor = seconds / profile.gradient_s(batch)
     return replace(profile.slowed(factor), text=f"{profile.text}, scaled to {text}", error=GIVEN_ERROR)
 
 
-def _figure(device: Mapping[str, Any]) -> tuple[float, float, str]:
+def _figure(device: StepFigures) -> tuple[float, float, str]:
     """Return batch size, seconds of a step, and both in words."""
-    batch = float(device["batch_size"])
-    if "step_time_s" in device:
-        return batch, device["step_time_s"], f"{device['step_time_s']:.6g} s a step at {batch:g} samples"
-    rate = device["samples_per_second"]
+    batch, seconds, rate = float(device.batch_size), device.step_time_s, device.samples_per_second
+    if seconds is not None:
+        return batch, seconds, f"{seconds:.6g} s a step at {batch:g} samples"
+    assert rate is not None
     return batch, batch / rate, f"{rate:.6g} samples/s at {batch:g} samples a step"
 
 
-def _spread(shape: ModelShape, device: Mapping[str, Any]) -> Profile:
+def _spread(shape: ModelShape, device: StepFigures) -> Profile:
     """Spread one figure of a whole step over layers as their arithmetic is, or as their parameters are."""
     batch, seconds, text = _figure(device)
     flops = [layer.forward_flops.at(batch) for layer in shape.layers]
@@ -219,7 +220,7 @@ def _spread(shape: ModelShape, device: Mapping[str, Any]) -> Profile:
     return Profile(shape, times, origin="given", text=text, error=GIVEN_ERROR)
 
 
-def _estimated(cell: Cell, shape: ModelShape, device: Device) -> Profile:
+def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:
     """Estimate a profile from a data sheet: each layer computes or moves data, whichever takes longer."""
     if not any(layer.forward_flops.at(1) for layer in shape.layers):
         raise HarnessError(
@@ -227,10 +228,10 @@ def _estimated(cell: Cell, shape: ModelShape, device: Device) -> Profile:
             "sequence (tokens of a sample) or forward_flops in workload.model, or give the device's own figure: "
             "cluster.device = { samples_per_second = ..., batch_size = ... }"
         )
-    precision = cell.workload["precision"]
+    precision = cell.workload.precision
     bandwidth = device.memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY
     times = tuple(_roofline(layer, device, precision, bandwidth) for layer in shape.layers)
-    moved = OPTIMIZER_TRANSFERS[_update(cell.workload["optimizer"])] * _ELEMENT_BYTES * shape.parameters
+    moved = OPTIMIZER_TRANSFERS[_update(cell.workload.optimizer)] * _ELEMENT_BYTES * shape.parameters
     return Profile(
         shape,
         times,
@@ -243,13 +244,13 @@ def _estimated(cell: Cell, shape: ModelShape, device: Device) -> Profile:
     )
 
 
-def _update(optimizer: Mapping[str, Any]) -> str:
-    if optimizer["name"].startswith("adam"):
+def _update(optimizer: Named) -> str:
+    if optimizer.name.startswith("adam"):
         return "adam"
-    return "momentum" if optimizer["options"].get("momentum") else "sgd"
+    return "momentum" if optimizer.options.get("momentum") else "sgd"
 
 
-def _roofline(layer: LayerShape, device: Device, precision: str, bandwidth: float) -> LayerTime:
+def _roofline(layer: LayerShape, device: DeviceFigures, precision: str, bandwidth: float) -> LayerTime:
     """Return a layer's passes: the longer of arithmetic and memory traffic, and never less than a launch.
 
     What is kept for the backward pass is written once and was read once before; backward does twice of everything.
@@ -259,7 +260,7 @@ def _roofline(layer: LayerShape, device: Device, precision: str, bandwidth: floa
     if not layer.tensors and not layer.forward_flops.at(1) and not layer.activation_bytes.at(1):
         return LayerTime(NO_TIME, NO_TIME)
     kind = "conv" if "conv" in layer.name.lower() else "gemm"
-    peak = device.peak_flops_per_s[precision] * device.efficiency(precision, kind)
+    peak = device.peak_flops_per_s[precision] * efficiency(device, precision, kind)
     flops, kept = layer.forward_flops, layer.activation_bytes
     parameter_bytes = layer.parameters * _ELEMENT_BYTES
 

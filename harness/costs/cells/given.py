@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.core.cell import Named
 from harness.core.errors import InputError
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
@@ -24,23 +25,23 @@ within about this much."""
 LAYER_COLUMNS = ("name", "forward_ms", "backward_ms", "activation_bytes", "parameter_bytes")
 
 
-def is_given(model: Mapping[str, Any]) -> bool:
+def is_given(model: Named) -> bool:
     """Say whether a cell's workload.model is one without mathematics."""
-    return bool({"parameters", "profile"} & set(model["options"])) and ".py:" not in model["name"]
+    return bool({"parameters", "profile"} & set(model.options)) and ".py:" not in model.name
 
 
-def shape_of_given(model: Mapping[str, Any], precision: str = "fp32", folder: str | Path = ".") -> ModelShape:
+def shape_of_given(model: Named, precision: str = "fp32", folder: str | Path = ".") -> ModelShape:
     """Return the shape of a model without mathematics.
 
     Args:
-        model: workload.model of a cell: a name and options.
+        model: workload.model of a cell.
         precision: of the arithmetic; weights and gradients keep four bytes, activations have what it has.
         folder: what a file's name is relative to.
 
     Raises:
         InputError: the file cannot be read, or is no such table.
     """
-    options = model["options"]
+    options = model.options
     if "profile" in options:
         return profile_of_file(Path(folder) / options["profile"], options["batch_size"]).shape
     return _transformer(options, precision) if options.get("hidden") else _equal_layers(options)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core import cache
 from harness.core.code_hash import text_hash
 from harness.core.errors import HarnessError
+from harness.core.records import to_json
 from harness.costs.cells.find import given_shape
 from harness.costs.profiles.shape import ModelShape
 from harness.workloads.entries import DataShape, Model, seen_shape
@@ -59,14 +60,14 @@ def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:
     """Return a cell's model and one sample as it sees it; None where only loading the data tells."""
     from harness.workloads.user import is_user_function, user_model
 
-    names = {kind: cell.workload[kind]["name"] for kind in ("model", "dataset")}
+    names = {"model": cell.workload.model.name, "dataset": cell.workload.dataset.name}
     dataset = host.datasets.get(names["dataset"])
     try:
         user = is_user_function(names["model"])
         model = user_model(names["model"], Path(cell.folder)) if user else host.models.get(names["model"])
         if model is None or dataset is None:
             return None
-        size = dataset.size(dataset.Options(**cell.workload["dataset"]["options"]))
+        size = dataset.size(dataset.Options(**cell.workload.dataset.options))
         return None if size is None else (model, seen_shape(size.shape, model))
     except (HarnessError, OSError):
         return None  # running the cell words it
@@ -75,10 +76,10 @@ def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:
 def shape_key(cell: Cell, model: Model, seen: DataShape) -> dict[str, Any]:
     """Return everything that a model's shape follows from."""
     return {
-        "model": cell.workload["model"],
+        "model": to_json(cell.workload.model),
         "sample": asdict(seen),
-        "loss": cell.workload["loss"],
-        "precision": cell.workload["precision"],
+        "loss": cell.workload.loss,
+        "precision": cell.workload.precision,
         "device": cell.device,
         **tracer_key(model),
     }

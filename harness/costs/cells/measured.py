@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core import cache
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
+from harness.core.records import to_json
 from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
@@ -45,9 +46,8 @@ def sizes_of(cell: Cell) -> tuple[int, ...]:
 
 def profile_key(cell: Cell, machine: Machine, size: int) -> dict[str, Any]:
     """Return everything that the time of a step of `single` over `size` samples follows from."""
-    workload = {
-        name: cell.workload[name] for name in ("model", "dataset", "optimizer", "precision", "loss", "clip_norm")
-    }
+    written = to_json(cell.workload)
+    workload = {name: written[name] for name in ("model", "dataset", "optimizer", "precision", "loss", "clip_norm")}
     return {
         "hardware": hardware(machine, cell.device),
         "threads": cell.threads_per_device,
@@ -60,7 +60,7 @@ def profile_key(cell: Cell, machine: Machine, size: int) -> dict[str, Any]:
 
 def needs_measuring(cell: Cell) -> bool:
     """Whether a cell is simulated with times of this machine, of a model that can be run here."""
-    return cell.engine == "virtual" and cell.cluster["device"] is None and not is_given(cell.workload["model"])
+    return cell.engine == "virtual" and cell.cluster.device is None and not is_given(cell.workload.model)
 
 
 def measured_id(cell: Cell) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.api.schedules import most_kept, stashes
 from harness.api.strategy import Action, Layout, Table
+from harness.core.cell import Named
 from harness.core.errors import Impossible
 from harness.core.units import MIB
 from harness.costs.memory.allocations import Timeline
@@ -57,7 +58,7 @@ class Work:
         gradients_stay: gradients keep their memory from step to step, as DDP's buckets do.
     """
 
-    optimizer: Mapping[str, Any]
+    optimizer: Named
     samples: int
     microbatches: int = 1
     precision: str = "fp32"
@@ -385,7 +386,7 @@ def _temporary_bytes(work: Work, tensors: Sequence[int], constants: DeviceConsta
 
     Source: torch.optim.adam, _multi_tensor_adam (exp_avg_sq_sqrt) and _single_tensor_adam (denom).
     """
-    if work.optimizer["name"] not in ("adam", "adamw") or not tensors:
+    if work.optimizer.name not in ("adam", "adamw") or not tensors:
         return 0
     return sum(tensors) if constants.multi_tensor else max(tensors)
 

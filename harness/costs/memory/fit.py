@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harness.core.cell import LARGEST, is_elsewhere
+from harness.core.cell import LARGEST
+from harness.core.cluster import is_elsewhere
 from harness.core.errors import InputError
 from harness.core.words import counted, memory_size
 from harness.costs.memory.device import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory, stages_of
@@ -122,10 +123,10 @@ def _work(cell: Cell, host: Host) -> Work:
     layout = layout_of(cell, host)
     samples = cell.micro_batch_size
     return Work(
-        optimizer=cell.workload["optimizer"],
+        optimizer=cell.workload.optimizer,
         samples=samples,
         microbatches=-(-cell.batch_size // samples),
-        precision=cell.workload["precision"],
+        precision=cell.workload.precision,
         data_bytes=_data_bytes(cell, host),
         gradients_stay=layout.data > 1 and layout.shard == "none",
     )
@@ -141,8 +142,8 @@ def _data_bytes(cell: Cell, host: Host) -> int:
     seen = None if is_elsewhere(cell.cluster) else seen_by(cell, host)
     if seen is None:
         return 0
-    dataset, (_, sample) = host.datasets[cell.workload["dataset"]["name"]], seen
-    size = dataset.size(dataset.Options(**cell.workload["dataset"]["options"]))
+    dataset, (_, sample) = host.datasets[cell.workload.dataset.name], seen
+    size = dataset.size(dataset.Options(**cell.workload.dataset.options))
     numbers = 8 * sample.width if sample.vocabulary else 4 * sample.channels * sample.height * sample.width
     labels = 8 * (sample.width if sample.labels_per_token else 1)
     return int(size.num_train + size.num_test) * (numbers + labels)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from harness.core.cell import Named
 from harness.costs.profiles.shape import LayerShape
 
 MOMENTS = {"none": 0, "sgd": 0, "momentum": 1, "rmsprop": 1, "adagrad": 1, "adam": 2, "adamw": 2, "lamb": 2}
@@ -19,7 +17,7 @@ QUANTISED_BLOCK = 2048
 """Numbers that share one scale of 4 bytes. Source: Dettmers et al. 2022, "8-bit Optimizers", section 2.1."""
 
 
-def state_bytes(layer: LayerShape, optimizer: Mapping[str, Any], element_bytes: int = 4) -> int:
+def state_bytes(layer: LayerShape, optimizer: Named, element_bytes: int = 4) -> int:
     """Return the bytes of the optimizer's state of one layer.
 
     Args:
@@ -30,7 +28,7 @@ def state_bytes(layer: LayerShape, optimizer: Mapping[str, Any], element_bytes: 
     Raises:
         ValueError: nothing is known of an optimizer of that name.
     """
-    name = optimizer["name"]
+    name = optimizer.name
     if name == "adafactor":
         return element_bytes * sum(_factored(*tensor) for tensor in _tensors(layer))
     if name == "adam8bit":
@@ -38,7 +36,7 @@ def state_bytes(layer: LayerShape, optimizer: Mapping[str, Any], element_bytes: 
     if name not in MOMENTS:
         known = ", ".join((*MOMENTS, "adafactor", "adam8bit"))
         raise ValueError(f"nothing is known of the memory of an optimizer called {name!r}; known are {known}")
-    extra = 1 if name in ("sgd", "rmsprop") and optimizer.get("options", {}).get("momentum") else 0
+    extra = 1 if name in ("sgd", "rmsprop") and optimizer.options.get("momentum") else 0
     return element_bytes * layer.parameters * (MOMENTS[name] + extra)
 
 

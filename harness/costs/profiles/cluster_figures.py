@@ -6,23 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from harness.core.cluster import LinkFigures as LinkFigures
+from harness.core.cluster import MeasuredTable as MeasuredTable
+from harness.core.cluster import Placement
 from harness.costs.profiles.constants import PLAIN, Constants
 from harness.costs.profiles.runtime import Runtime
-
-MeasuredTable = tuple[tuple[float, float], ...]
-"""An all-reduce as it was measured: (bytes, seconds), bytes rising."""
-
-
-@dataclass(frozen=True)
-class LinkFigures:
-    """A link of constant latency and bandwidth, per direction."""
-
-    latency_s: float
-    bandwidth_bytes_per_s: float
-
-    def seconds(self, num_bytes: float) -> float:
-        """Return the time on the wire, latency left out."""
-        return num_bytes / self.bandwidth_bytes_per_s if num_bytes else 0.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +45,7 @@ class Servers:
         link: of each dedicated server's node; None: as the workers' nodes have.
     """
 
-    placement: Literal["cpu", "gpu", "co-located", "dedicated"] = "cpu"
+    placement: Placement = "cpu"
     count: int = 1
     apply_bytes_per_s: float = float("inf")
     link: LinkFigures | None = None

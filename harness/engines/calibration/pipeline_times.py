@@ -82,7 +82,7 @@ def _cell(schedule: str, machine: Machine, threads: int, count: int) -> Cell:
         schedule=schedule, threads=threads, width=WIDTH, micro=MICRO_BATCH, batch=MICRO_BATCH * count, steps=STEPS
     )
     (cell,) = make_plan(parse_scenario(text, host, Path("calibrate.toml")), host, machine).cells
-    return replace(cell, measure={**cell.measure, "warmup_steps": 5})
+    return replace(cell, measure=replace(cell.measure, warmup_steps=5))
 
 
 def _step_s(cell: Cell) -> float:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from harness.api.strategy import Batch
-from harness.core.cell import Cell
+from harness.core.cell import Cell, Goal
 from harness.core.errors import Impossible
+from harness.core.faults import NO_FAULTS
 from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.real.clock import Ledger
@@ -106,13 +107,22 @@ def typical(values: Sequence[float]) -> float:
 
 def single_of(cell: Cell, size: int) -> Cell:
     """Return `single` over batches of so many samples of the same workload, without end and without evaluation."""
-    goal = {**cell.goal, "max_epochs": None, "max_steps": 10**9, "max_seconds": None}
-    goal |= {"target_accuracy": None, "target_loss": None, "evaluate_every": None}
-    sizes: dict[str, Any] = {"batch_size": size, "micro_batch_size": size, "global_batch_size": size}
-    alone: dict[str, Any] = {"strategy": "single", "options": {}, "gpus": 1, "workers": 1, "servers": 0}
-    alone |= {"synchrony": "synchronous", "model_at": "worker", "engine": "real", "faults": {}}
-    known = {name: value for name, value in alone.items() if hasattr(cell, name)}
-    return replace(cell, goal=goal, **sizes, **known)
+    return replace(
+        cell,
+        goal=Goal(max_steps=10**9, validation_fraction=cell.goal.validation_fraction),
+        batch_size=size,
+        micro_batch_size=size,
+        global_batch_size=size,
+        strategy="single",
+        options={},
+        gpus=1,
+        workers=1,
+        servers=0,
+        synchrony="synchronous",
+        model_at="worker",
+        engine="real",
+        faults=NO_FAULTS,
+    )
 
 
 def make_stepper(setup: Setup, size: int) -> Stepper:

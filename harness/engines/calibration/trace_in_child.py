@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from multiprocessing import connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from harness.core.records import Json, from_json, to_json
 from harness.costs.cells import find_shape
 from harness.costs.profiles import ModelShape
 from harness.engines.processes.tasks import answers, started
@@ -27,14 +28,14 @@ def find_or_trace(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape:
     found = find_shape(cell, host)
     if found is not None:
         return found
-    with started([(_trace, (cell.to_dict(), tuple(plugins)))], cell.threads_per_device) as connections:
-        (content,) = answers(connections, f"tracing {cell.workload['model']['name']}", TRACING_S)
-    return ModelShape.from_dict(content)
+    with started([(_trace, (cell, tuple(plugins)))], cell.threads_per_device) as connections:
+        (content,) = answers(connections, f"tracing {cell.workload.model.name}", TRACING_S)
+    return from_json(ModelShape, content)
 
 
-def _trace(content: dict[str, Any], plugins: Sequence[str], control: connection.Connection) -> dict[str, Any]:
+def _trace(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> Json:
     from harness.api.host import load_host
-    from harness.core.cell import Cell
     from harness.engines.shared.trace_or_find import trace_cell
 
-    return trace_cell(Cell.from_dict(content), load_host(plugins)).to_dict()
+    written: Json = to_json(trace_cell(cell, load_host(plugins)))
+    return written

@@ -74,21 +74,21 @@ def ensure_profiles(
     cells, machine = list(cells), machine or detect_machine()
     jobs = missing_jobs(cells, machine)
     if jobs:
-        names = ", ".join(dict.fromkeys(job.cell.workload["model"]["name"] for job in jobs))
+        names = ", ".join(dict.fromkeys(job.cell.workload.model.name for job in jobs))
         seconds = sum(job.least_s for job in jobs)
         say(f"measuring {counted(len(jobs), 'compute profile')} ({names}), at least {seconds:.0f} s")
     for job in jobs:
         began = time.monotonic()
         measure_job(job, plugins, machine)
         sizes = " and ".join(map(str, job.sizes))
-        say(f"  {job.cell.workload['model']['name']} over {sizes} samples: {time.monotonic() - began:.1f} s")
+        say(f"  {job.cell.workload.model.name} over {sizes} samples: {time.monotonic() - began:.1f} s")
     return [profile for cell in cells if (profile := load_profile(cell, machine)) is not None]
 
 
 def measure_job(job: Job, plugins: Sequence[str], machine: Machine) -> None:
     """Measure one workload in a process of its own, beside as many busy ones as its cell has devices, and keep it."""
     cell, files = job.cell, [str(path) for path in plugins]
-    count, what = neighbours_of(cell, machine), f"measuring {cell.workload['model']['name']}"
+    count, what = neighbours_of(cell, machine), f"measuring {cell.workload.model.name}"
     facts = {"neighbours": count, "device": device_in_words(cell, machine)}
     with ExitStack() as stack:
         tasks = [(single.keep_busy, (cell, files, max(job.sizes)))] * count

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dis
 import sys
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 from harness.api.host import bundled, describe
+from harness.core.cell import Cell
 from harness.core.errors import HarnessError
 from harness.core.outcome import Cause, Failure, SourceLine
 from harness.core.text import Text
@@ -108,15 +109,10 @@ def _reason(cause: Cause, error: BaseException, files: Sequence[str]) -> str:
     return describe(error, files) if cause is Cause.USER else f"{type(error).__name__}: {words}"
 
 
-def own_files(cell: Mapping[str, Any], plugins: Sequence[str]) -> list[str]:
-    """Return the files whose frames are the user's: plugins, and workloads named by path.
-
-    Args:
-        cell: as a dictionary.
-    """
-    workload, base = cell["workload"], cell["folder"]
-    named = [workload[kind]["name"].rpartition(":")[0] for kind in ("model", "dataset")]
-    files = [str((Path(base) / name).resolve()) for name in named if name.endswith(".py")]
+def own_files(cell: Cell, plugins: Sequence[str]) -> list[str]:
+    """Return the files whose frames are the user's: plugins, and workloads named by path."""
+    named = [work.name.rpartition(":")[0] for work in (cell.workload.model, cell.workload.dataset)]
+    files = [str((Path(cell.folder) / name).resolve()) for name in named if name.endswith(".py")]
     files += [str(path.resolve()) for path in bundled("plugins").glob("*.py")]
     for plugin in plugins:
         path = Path(plugin).resolve()

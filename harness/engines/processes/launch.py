@@ -169,7 +169,7 @@ class _Supervisor:
 
     def _job(self, kind: str, **fields: Any) -> Job:
         return Job(
-            self.cell.to_dict(),
+            self.cell,
             self.plugins,
             kind,
             log=self.log,
@@ -382,7 +382,7 @@ def _label(job: Job) -> str:
         return "virtual cluster"
     if job.kind == "server":
         return name_of(job.address)
-    of_several = job.cell["gpus"] > job.cell["workers"]
+    of_several = job.cell.gpus > job.cell.workers
     return f"rank {job.line}" if of_several else name_of(job.address)
 
 

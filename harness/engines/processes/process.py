@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from harness.core.addresses import Address
+from harness.core.cell import Cell
 from harness.engines.processes.blame import explain, own_files
 
 
@@ -22,7 +23,6 @@ class Job:
     """What the supervisor hands to a process; it crosses a process boundary, so it holds names and descriptors.
 
     Attributes:
-        cell: the cell as a dictionary.
         plugins: files to load besides the built-in ones.
         kind: "worker", "server" or "virtual".
         address: of the worker or server.
@@ -35,7 +35,7 @@ class Job:
         environment: the supervisor's environment variables; the fork server may be older than they are.
     """
 
-    cell: dict[str, Any]
+    cell: Cell
     plugins: list[str]
     kind: str
     address: Address = 0
@@ -81,10 +81,10 @@ def _enter(job: Job) -> None:
     faulthandler.enable()
     gc.freeze()  # what came from the fork server is shared memory: a collection that walks it would copy it
     os.environ.update(job.environment)
-    os.environ["OMP_NUM_THREADS"] = str(job.cell["threads_per_device"])
+    os.environ["OMP_NUM_THREADS"] = str(job.cell.threads_per_device)
     import torch
 
-    torch.set_num_threads(job.cell["threads_per_device"])
+    torch.set_num_threads(job.cell.threads_per_device)
 
 
 def _die_with_parent() -> None:
@@ -100,12 +100,11 @@ def _die_with_parent() -> None:
 
 
 def _run_virtual(job: Job, control: Connection) -> Any:
-    from harness.core.cell import Cell
     from harness.engines.shared.setup import make_setup
     from harness.engines.virtual.engine import run_virtual
 
     began = time.monotonic()
-    setup = make_setup(Cell.from_dict(job.cell), job.plugins, "cpu")
+    setup = make_setup(job.cell, job.plugins, "cpu")
     control.send(("ready", {}))
     control.recv()
     prepared = time.monotonic()
@@ -124,7 +123,6 @@ def _run_virtual(job: Job, control: Connection) -> Any:
 def _run_real(job: Job, control: Connection) -> Any:
     import torch
 
-    from harness.core.cell import Cell
     from harness.engines.shared.fault_draws import Lost
     from harness.engines.shared.setup import make_setup
 
@@ -132,7 +130,7 @@ def _run_real(job: Job, control: Connection) -> Any:
     device = torch.device(job.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    setup = make_setup(Cell.from_dict(job.cell), job.plugins, job.device)
+    setup = make_setup(job.cell, job.plugins, job.device)
     ledger = _make_ledger(job, device)
     endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
     control.send(("ready", {}))
@@ -212,7 +210,7 @@ def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
     shape = (replica.num_parameters, sum(b.numel() for b in replica.buffers))
     status = StatusLine(job.status.detach(), job.line, job.lines)
     server = RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
-    if job.cell["device"] == "cuda":
+    if job.cell.device == "cuda":
         from harness.engines.shared.setup import make_setup
 
         server.make_evaluator = lambda: make_setup(setup.cell, job.plugins, "cuda:0").replica()
@@ -252,7 +250,7 @@ def _join_group(job: Job) -> None:
         store=dist.FileStore(job.rendezvous, job.group_size),
         rank=job.group_rank,
         world_size=job.group_size,
-        timeout=datetime.timedelta(seconds=job.cell["cell_timeout_s"]),
+        timeout=datetime.timedelta(seconds=job.cell.cell_timeout_s),
         device_id=device if device.type == "cuda" else None,
     )
 

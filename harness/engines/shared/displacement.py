@@ -28,12 +28,12 @@ def learning_facts(setup: Setup, final: torch.Tensor | None) -> dict[str, Any]:
 
     from harness.engines.shared.replica import build_module
 
-    options = setup.model.Options(**setup.cell.workload["model"]["options"])
+    options = setup.model.Options(**setup.cell.workload.model.options)
     # Built once more from its stream: keeping a copy through training would show in the memory that is measured.
     module = build_module(setup.model, options, setup.shape, setup.cell.seed)
     initial = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]).to(final.dtype)
     moved = torch.linalg.vector_norm(final.cpu() - initial) / torch.linalg.vector_norm(initial)
     facts: dict[str, Any] = {"displacement": float(moved)}
-    if setup.cell.workload["loss"] == "cross-entropy":
+    if setup.cell.workload.loss == "cross-entropy":
         facts["chance_loss"] = math.log(setup.data.classes)
     return facts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.core.errors import HarnessError
-from harness.core.faults import Faults, can_go_on
+from harness.core.faults import can_go_on
 from harness.core.outcome import Cause
 from harness.core.streams import numpy_stream, python_stream
 
@@ -40,7 +40,7 @@ class FaultDraws:
     """
 
     def __init__(self, cell: Cell) -> None:
-        self.faults = Faults.of(cell.faults)
+        self.faults = cell.faults
         self._seed, self._ranks = cell.seed, cell.gpus
         self._slowdowns = self._draw_stragglers()
         self._by_step: OrderedDict[int, Any] = OrderedDict()
@@ -59,7 +59,7 @@ class FaultDraws:
 
     def factors(self, step: int) -> Any:
         """Return how many times its mean each rank's compute takes in a step, shape (ranks,)."""
-        if self.faults.jitter is None:
+        if self.faults.compute_jitter is None:
             return self._slowdowns
         if step not in self._by_step:
             self._by_step[step] = self._slowdowns * np.maximum(self._draw_jitter(step), self.faults.floor)
@@ -68,7 +68,7 @@ class FaultDraws:
         return self._by_step[step]
 
     def _draw_jitter(self, step: int) -> Any:
-        jitter, stream = self.faults.jitter, numpy_stream(self._seed, "faults", "jitter", step)
+        jitter, stream = self.faults.compute_jitter, numpy_stream(self._seed, "faults", "jitter", step)
         assert jitter is not None
         if jitter.distribution == "exponential":
             return stream.standard_exponential(self._ranks)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.core.cell import Named
 
 Rate = Callable[[int], float]
 """From samples behind the weights to the learning rate of the next update."""
 
 
-def make_rate(base: float, schedule: dict[str, Any], warmup_epochs: float, num_train: int, total: int | None) -> Rate:
+def make_rate(base: float, schedule: Named, warmup_epochs: float, num_train: int, total: int | None) -> Rate:
     """Build the rate of a cell.
 
     Args:
         base: learning rate of the cell, rules applied.
-        schedule: {"name": "constant" | "cosine" | "step", "options"}; step has `epochs` and `factor`.
+        schedule: "constant", "cosine" or "step"; step has `epochs` and `factor`.
         warmup_epochs: the rate rises linearly from 0 to `base` over these (Goyal et al. 2017, section 2.2).
         total: samples of the whole run, which cosine falls over (Loshchilov and Hutter 2017, equation 5).
     """
@@ -29,11 +32,11 @@ def make_rate(base: float, schedule: dict[str, Any], warmup_epochs: float, num_t
     return rate
 
 
-def _shape(schedule: dict[str, Any], num_train: int, total: int | None) -> Callable[[int], float]:
-    if schedule["name"] == "cosine":
+def _shape(schedule: Named, num_train: int, total: int | None) -> Callable[[int], float]:
+    if schedule.name == "cosine":
         span = total or num_train
         return lambda samples: 0.5 * (1 + math.cos(math.pi * min(1.0, samples / span)))
-    if schedule["name"] == "step":
-        length, factor = schedule["options"]["epochs"] * num_train, schedule["options"]["factor"]
+    if schedule.name == "step":
+        length, factor = schedule.options["epochs"] * num_train, schedule.options["factor"]
         return lambda samples: float(factor ** (samples // length))
     return lambda samples: 1.0

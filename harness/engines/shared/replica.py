@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.core.cell import Named
 from harness.core.streams import stream_seed
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.sample_order import Indices, cut
@@ -70,7 +71,7 @@ class Replica:
         module: built and initialised; moved to the data's device and type.
         data: what `harness.workloads.data.prepare` returned.
         loss: name of the loss.
-        optimizer: {"name": "sgd" | "adam" | "adamw", "options": {...}}.
+        optimizer: "sgd", "adam" or "adamw", with options.
         precision: "fp32", "fp64" or "bf16".
         clip_norm: largest norm of a gradient, or None.
     """
@@ -80,7 +81,7 @@ class Replica:
         module: nn.Module,
         data: Any,
         loss: str,
-        optimizer: dict[str, Any],
+        optimizer: Named,
         precision: str = "fp32",
         clip_norm: float | None = None,
     ) -> None:
@@ -245,13 +246,13 @@ class Replica:
         return evaluate(self.module, inputs, targets, self.loss_name, autocast=dtype)
 
 
-def make_optimizer(parameters: Sequence[torch.Tensor], spec: dict[str, Any]) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Sequence[torch.Tensor], spec: Named) -> torch.optim.Optimizer:
     """Build a torch optimizer; its rate is set before every step."""
     classes: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    options = dict(spec.get("options", {}))
+    options = dict(spec.options)
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
-    made: torch.optim.Optimizer = classes[spec["name"]](parameters, lr=0.1, **options)
+    made: torch.optim.Optimizer = classes[spec.name](parameters, lr=0.1, **options)
     return made
 
 

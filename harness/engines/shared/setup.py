@@ -42,10 +42,10 @@ class Setup:
         from harness.engines.shared.replica import Replica, build_module
 
         work = self.cell.workload
-        module = build_module(self.model, self.model.Options(**work["model"]["options"]), self.shape, self.cell.seed)
+        module = build_module(self.model, self.model.Options(**work.model.options), self.shape, self.cell.seed)
         if self.model.file is not None:
             try_users_model(module, self.data, self.model.name, str(self.model.file.path))
-        return Replica(module, self.data, work["loss"], work["optimizer"], work["precision"], work["clip_norm"])
+        return Replica(module, self.data, work.loss, work.optimizer, work.precision, work.clip_norm)
 
     @property
     def server_counts(self) -> bool:
@@ -93,7 +93,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     total = budget.max_samples
     if total is None and budget.max_updates is not None:
         total = budget.max_updates * cell.global_batch_size
-    schedule, warmup = cell.workload["lr_schedule"], cell.workload["lr_warmup"]
+    schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup
     rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total)
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
 
@@ -101,7 +101,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
 def _entries(host: Host, cell: Cell) -> tuple[Any, Any]:
     from harness.workloads.user import is_user_function, user_dataset, user_model
 
-    model, dataset = (cell.workload[kind]["name"] for kind in ("model", "dataset"))
+    model, dataset = cell.workload.model.name, cell.workload.dataset.name
     folder = Path(cell.folder)
     return (
         user_model(model, folder) if is_user_function(model) else host.models[model],
@@ -121,7 +121,7 @@ def prepare_data(dataset: Any, model: Any, cell: Cell, device: str) -> tuple[Any
     from harness.workloads.data import prepare
     from harness.workloads.entries import seen_shape
 
-    raw = dataset.load(dataset.Options(**cell.workload["dataset"]["options"]))
+    raw = dataset.load(dataset.Options(**cell.workload.dataset.options))
     shape = seen_shape(raw.shape, model)
-    dtype = DTYPES[cell.workload["precision"]]
-    return prepare(raw, model.input_size, cell.goal["validation_fraction"], dtype, device), shape
+    dtype = DTYPES[cell.workload.precision]
+    return prepare(raw, model.input_size, cell.goal.validation_fraction, dtype, device), shape

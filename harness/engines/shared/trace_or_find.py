@@ -41,6 +41,6 @@ def _shape(cell: Cell, model: Any, seen: Any) -> ModelShape:
 
 def _trace(cell: Cell, model: Any, seen: Any) -> ModelShape:
     work = cell.workload
-    options = model.Options(**work["model"]["options"])
-    rules = Rules(work["loss"], work["precision"], cell.device)
+    options = model.Options(**work.model.options)
+    rules = Rules(work.loss, work.precision, cell.device)
     return trace_model(lambda: model.build(options, seen), seen, rules)

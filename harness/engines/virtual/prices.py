@@ -140,7 +140,7 @@ def find_costs(executor: Executor) -> Costs:
     from harness.engines.virtual.measure_here import measured_alone, placed
 
     cell = executor.setup.cell
-    cluster, given = cluster_of(cell), cell.cluster["device"] is not None
+    cluster, given = cluster_of(cell), cell.cluster.device is not None
     own = None if given else load_profile(cell) or measured_alone(executor)
     profile = profile_of(cell, shape_of(executor.setup) if given else None, own)
     placement = placed(executor.setup, profile)

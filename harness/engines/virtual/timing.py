@@ -7,7 +7,7 @@ what two do.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.core.budget import Budget
@@ -63,7 +63,7 @@ def run_timing(cell: Cell, host: Host, shape: ModelShape | None = None, trace: i
 def timing_setup(cell: Cell, host: Host) -> Setup:
     """Put a cell together without data and model: every batch is full."""
     strategy = make_strategy(host, cell)
-    num_train = cell.global_batch_size * max(1, cell.goal["max_steps"] or 1)
-    budget = Budget.of({**cell.goal, "evaluate_every": None}, num_train)
-    rate = make_rate(cell.learning_rate, cell.workload["lr_schedule"], 0.0, num_train, None)
+    num_train = cell.global_batch_size * max(1, cell.goal.max_steps or 1)
+    budget = Budget.of(replace(cell.goal, evaluate_every=None), num_train)
+    rate = make_rate(cell.learning_rate, cell.workload.lr_schedule, 0.0, num_train, None)
     return Setup(cell, strategy, strategy.layout(cell.gpus), None, Samples(num_train), None, budget, rate)

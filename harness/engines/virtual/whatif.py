@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from harness.core.cell import LARGEST
+from harness.core.cell import LARGEST, Goal
 from harness.core.errors import HarnessError
+from harness.core.faults import Jitter
 from harness.costs.cells import cluster_of, profile_of
 from harness.costs.memory import placement_of
 from harness.costs.profiles import Bus, Cluster, LinkFigures, Profile
@@ -83,7 +84,7 @@ def what_if(cell: Cell, host: Host, shape: ModelShape | None = None) -> WhatIf:
         if cell.servers and (own := _servers_link(cluster)):
             configured[SERVER] = own.bandwidth_bytes_per_s
     configured[SPEED] = cell.micro_batch_size / profile.gradient_s(cell.micro_batch_size)
-    if several and cell.synchrony == "synchronous" and "compute_jitter" not in cell.faults:
+    if several and cell.synchrony == "synchronous" and cell.faults.compute_jitter is None:
         configured[JITTER] = 0.0
     return WhatIf(cell, host, profile, cluster, configured, _origins(cell, profile))
 
@@ -103,8 +104,8 @@ def _of_link(key: str, link: LinkFigures) -> dict[str, float]:
 def _origins(cell: Cell, profile: Profile) -> dict[str, str]:
     words = {"measured": "measured here", "given": "configured", "estimated": "estimated"}
     origins = {SPEED: words[profile.origin]}
-    for key in (NODES, BUS):
-        if not cell.cluster[key.removeprefix("cluster.")]:
+    for key, link in ((NODES, cell.cluster.inter_node), (BUS, cell.cluster.intra_node)):
+        if link is None:
             origins |= {f"{key}.{name}": "assumed" for name in ("bandwidth", "latency")}
     return origins
 
@@ -176,21 +177,17 @@ def _slower_memory(cluster: Cluster, factor: float) -> Cluster:
 
 
 def _with_jitter(cell: Cell, sigma: float | None) -> Cell:
-    if sigma is None:
-        return cell
-    jitter = {"compute_jitter": {"distribution": "lognormal", "sigma": sigma}} if sigma else {}
-    return replace(cell, faults={**cell.faults, **jitter})
+    return replace(cell, faults=replace(cell.faults, compute_jitter=Jitter("lognormal", sigma))) if sigma else cell
 
 
 def _shortened(cell: Cell) -> Cell:
     """Return the cell with as few updates as tell its pace, evaluated never and without deaths."""
     steps = FEW_STEPS if cell.workers == 1 and not cell.servers else ROUNDS
-    if cell.faults.get("compute_jitter"):
+    if cell.faults.compute_jitter:
         steps = JITTERED_STEPS
     updates = steps * cell.workers if cell.synchrony == "asynchronous" else steps
-    goal = {**cell.goal, "target_accuracy": None, "target_loss": None, "max_epochs": None, "max_seconds": None}
-    goal |= {"max_steps": updates, "evaluate_every": None}
-    return replace(cell, goal=goal, faults={key: value for key, value in cell.faults.items() if key != "deaths"})
+    goal = Goal(max_steps=updates, validation_fraction=cell.goal.validation_fraction)
+    return replace(cell, goal=goal, faults=replace(cell.faults, deaths=()))
 
 
 def _update_s(outcome: Outcome) -> float:

@@ -73,7 +73,7 @@ def _holders(parameter: torch.Tensor, copies: int) -> int:
 def parts_replica(setup: Setup, module: nn.Module, forward: Any) -> Replica:
     """Return a replica of this device's parts whose forward pass is the whole, spread module's."""
     work = setup.cell.workload
-    replica = Replica(Parts(module), setup.data, work["loss"], work["optimizer"], work["precision"], work["clip_norm"])
+    replica = Replica(Parts(module), setup.data, work.loss, work.optimizer, work.precision, work.clip_norm)
     replica.forward = forward
     return replica
 

@@ -1,0 +1,132 @@
+"""A scenario's cluster in figures, as cells carry it: no name in it needs a catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+MeasuredTable = tuple[tuple[float, float], ...]
+"""An all-reduce as it was measured: (bytes, seconds), bytes rising."""
+
+Placement = Literal["cpu", "gpu", "co-located", "dedicated"]
+"""Where parameter servers run: on the workers' host CPU, the devices, the workers' nodes, or nodes of their own."""
+
+THIS_MACHINE = "this-machine"
+
+
+@dataclass(frozen=True)
+class LinkFigures:
+    """A link of constant latency and bandwidth, per direction."""
+
+    latency_s: float
+    bandwidth_bytes_per_s: float
+
+    def seconds(self, num_bytes: float) -> float:
+        """Return the time on the wire, latency left out."""
+        return num_bytes / self.bandwidth_bytes_per_s if num_bytes else 0.0
+
+
+@dataclass(frozen=True)
+class GivenLink(LinkFigures):
+    """A link as the scenario or the catalogue has it.
+
+    Attributes:
+        name: in the catalogue; empty where the scenario gives figures.
+        by_group: latency per message and bus bandwidth by number of devices, where they were measured.
+        tables: all-reduces by number of devices, where they were measured; preferred to everything else.
+    """
+
+    name: str = ""
+    by_group: Mapping[int, LinkFigures] = field(default_factory=dict)
+    tables: Mapping[int, MeasuredTable] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> LinkFigures:
+        """Latency and bandwidth alone."""
+        return LinkFigures(self.latency_s, self.bandwidth_bytes_per_s)
+
+
+@dataclass(frozen=True)
+class DeviceFigures:
+    """A catalogue device as cells carry it; `harness.costs.catalogue.devices.Device` describes the fields."""
+
+    name: str
+    chip: str
+    peak_flops_per_s: Mapping[str, float]
+    memory_bandwidth_bytes_per_s: float
+    memory_bytes: float
+    usable_bytes: float
+    link: str
+    power_w: float
+    matrix: tuple[str, ...]
+    launch_s: float
+    dies_per_board: int
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """A device of which only one figure is known: how fast it trains the workload at one batch size.
+
+    Attributes:
+        batch_size: samples of the step.
+        step_time_s: of one step; None where the rate is given.
+        samples_per_second: None where the time is given.
+    """
+
+    batch_size: int
+    step_time_s: float | None = None
+    samples_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class GivenServers:
+    """Parameter servers that the scenario speaks of; None stands for what follows from the cell."""
+
+    placement: Placement
+    count: int | None = None
+    apply_bytes_per_s: float | None = None
+    link: GivenLink | None = None
+
+
+@dataclass(frozen=True)
+class ClusterFigures:
+    """What a scenario's cluster is.
+
+    Attributes:
+        preset: its name.
+        device: None: this machine's own.
+        gpus_per_node: None where nothing says it.
+        host_link: between a device and its host's memory.
+        host_shared_by, intra_shared_by: devices on one slot of the link.
+        chip, usable_bytes, dies_per_board: of the device, where the catalogue knows it.
+        servers: None where the scenario does not speak of them.
+    """
+
+    preset: str = THIS_MACHINE
+    device: DeviceFigures | StepFigures | None = None
+    gpus_per_node: int | None = None
+    intra_node: GivenLink | None = None
+    inter_node: GivenLink | None = None
+    host_link: GivenLink | None = None
+    host_shared_by: int = 1
+    intra_shared_by: int = 1
+    chip: str = ""
+    usable_bytes: float | None = None
+    dies_per_board: int = 1
+    servers: GivenServers | None = None
+
+    @property
+    def catalogue_device(self) -> DeviceFigures | None:
+        """The device, where it is one of the catalogue's."""
+        return self.device if isinstance(self.device, DeviceFigures) else None
+
+
+def is_elsewhere(cluster: ClusterFigures) -> bool:
+    """Say whether a cluster's devices are not this machine's."""
+    return cluster.preset != THIS_MACHINE or cluster.device is not None
+
+
+def usable_bytes(cluster: ClusterFigures) -> int | None:
+    """Return the memory of one device where the catalogue knows it."""
+    return None if cluster.usable_bytes is None else round(cluster.usable_bytes)

@@ -1,0 +1,71 @@
+"""The one place where dataclasses become JSON and JSON becomes dataclasses, checked field by field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness.core.errors import HarnessError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+Json = dict[str, Any]
+"""What a JSON object holds; its values are JSON too."""
+
+
+class Unreadable(HarnessError):
+    """What was stored is not what it should be; the message says where in it, and what was found."""
+
+
+def to_json(value: object) -> Any:
+    """Return a dataclass, or a container of such, as lists and dictionaries that JSON can hold."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+def from_json(kind: type[T], content: object) -> T:
+    """Return what `to_json` was called on; keys that `kind` does not have are ignored.
+
+    Args:
+        kind: the dataclass.
+        content: JSON as text or bytes, or what parsing it gave.
+
+    Raises:
+        Unreadable: a field is missing, or is not what `kind` says.
+    """
+    from pydantic import ValidationError
+
+    adapter = _adapter(kind)
+    try:
+        if isinstance(content, (str, bytes)):
+            return adapter.validate_json(content)
+        return adapter.validate_python(content)
+    except ValidationError as error:
+        raise Unreadable(_in_words(error)) from None
+
+
+_adapters: dict[type, TypeAdapter[Any]] = {}
+"""Built once for each type, on first use: building takes longer than most reading."""
+
+
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    if kind not in _adapters:
+        from pydantic import TypeAdapter
+
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
+
+
+def _in_words(error: ValidationError) -> str:
+    """Name the first field that does not hold, and count the others."""
+    first, *others = error.errors(include_url=False)
+    where = ".".join(map(str, first["loc"]))
+    found = "" if first["type"] == "missing" else f", found {_short(first['input'])}"
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{where}: {first['msg']}{found}{more}" if where else f"{first['msg']}{found}{more}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
