@@ -24,7 +24,7 @@ ROOMS = (
 
 COSTS_ROOMS = ("catalogue", "profiles", "steps", "memory", "tracing")
 
-TWINS = frozenset({"endpoints", "messages", "spans"})
+TWINS = frozenset({"clock", "endpoints", "messages", "spans"})
 """File names that engines/real and engines/virtual share on purpose: the same nouns in the same places."""
 
 WORDS_OF_EVERY_STRATEGY = frozenset({"Worker", "Server"})

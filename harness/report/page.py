@@ -56,7 +56,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedCells:
     """Cells that ended badly for one reason."""
 
     status: str
@@ -94,7 +94,7 @@ class Shown:
     palette: tuple[tuple[str, str], ...]
     columns: tuple[Column, ...]
     rows: tuple[tuple[Field, ...], ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedCells, ...]
     compared: tuple[Compared, ...]
     notes: tuple[str, ...]
     left_out: tuple[tuple[str, ...], ...]
@@ -274,7 +274,7 @@ def _extra(scenario: ScenarioResults, sections: Sequence[Callable[..., Any]]) ->
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def _failures(scenario: ScenarioResults) -> Iterable[Failure]:
+def _failures(scenario: ScenarioResults) -> Iterable[FailedCells]:
     """Return each way in which cells failed once, with how many and which."""
     groups: dict[tuple[str, str], Counter[str]] = {}
     for record in scenario.records.values():
@@ -282,7 +282,7 @@ def _failures(scenario: ScenarioResults) -> Iterable[Failure]:
             place = f"{record.cell.strategy} on {engine_in_words(record.cell, scenario.plan.machine.gpu_name)}"
             groups.setdefault((record.status, record.reason), Counter())[place] += 1
     for (status, reason), places in groups.items():
-        yield Failure(status, reason, _places(places))
+        yield FailedCells(status, reason, _places(places))
 
 
 def _places(places: Mapping[str, int]) -> str:
