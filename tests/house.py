@@ -22,7 +22,7 @@ ROOMS = (
 )
 """In order: a file imports from its own room and from those before it. The face, harness/__init__, stands outside."""
 
-TWINS = frozenset({"endpoints", "messages", "spans"})
+TWINS = frozenset({"clock", "endpoints", "messages", "spans"})
 """File names that engines/real and engines/virtual share on purpose: the same nouns in the same places."""
 
 WORDS_OF_EVERY_STRATEGY = frozenset({"Worker", "Server"})

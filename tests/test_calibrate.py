@@ -41,7 +41,7 @@ from harness.engines.calibration.single_times import spread, typical
 from harness.engines.calibration.workload_times import ensure_profiles, missing_jobs
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.virtual.cores import Cores
-from harness.engines.virtual.engine import VirtualEngine, run_virtual
+from harness.engines.virtual.engine import build, run_virtual
 from harness.engines.virtual.prices import Costs, constant_costs
 from harness.engines.virtual.sizes import Sizes
 
@@ -332,7 +332,7 @@ def step_of(setup: Setup, cluster: Cluster) -> float:
     """Return the mean step of a gradient of 1 s, 1,000 bytes long, with updates of 0.05 s."""
     costs = replace(constant_costs(1.0, 0.0, 0.05, LinkFigures(0.0, 1e9), 1000), cluster=cluster)
     executor: Any = Sizes(setup, 1000, 0, dict)
-    steps = VirtualEngine(setup, costs=costs, executor=executor).run().steps
+    steps = build(setup, costs=costs, executor=executor).run().steps
     starts = [s for s, w in zip(steps["start_s"], steps["worker"], strict=True) if w == 0]
     return (starts[-1] - starts[1]) / (len(starts) - 2)
 
@@ -391,7 +391,7 @@ def test_neither_a_small_message_nor_a_notice_overtakes_a_large_one():
     costs = replace(
         constant_costs(1.0, 0.0, 0.05, LinkFigures(0.0, 1e9), 1000), cluster=calibrated(messages=late, served=lost)
     )
-    assert VirtualEngine(setup, costs=costs, executor=executor).run().notes[:2] == ["much", "little"]
+    assert build(setup, costs=costs, executor=executor).run().notes[:2] == ["much", "little"]
 
 
 def test_a_mean_loses_what_meeting_after_so_much_computing_costs():

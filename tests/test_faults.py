@@ -30,7 +30,7 @@ from harness.core.records import from_json, to_json
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import Crash, VirtualEngine, run_virtual
+from harness.engines.virtual.engine import Crash, build, run_virtual
 from harness.engines.virtual.prices import constant_costs
 from harness.engines.virtual.slow import by_stage
 from harness.results.store import Results
@@ -240,7 +240,7 @@ def simulated(strategy: str, gpus: int, steps: int = 40, **changes: Any) -> tupl
     sweep = {"sweep__strategy": [strategy], "sweep__gpus": [gpus], "sweep__batch_size": 4}
     cell = make_cell(workload={"model": "softmax"}, goal=goal, **sweep, **changes)
     costs = constant_costs(GRADIENT_S, 0.0, 0.0, LinkFigures(0.0, 1e30), 2600)
-    return FaultDraws(cell), VirtualEngine(make_setup(cell), costs=costs).run()
+    return FaultDraws(cell), build(make_setup(cell), costs=costs).run()
 
 
 def test_a_layouts_step_takes_as_long_as_its_slowest_device_and_the_others_wait():

@@ -25,7 +25,7 @@ from harness import SERVER, Strategy
 from harness.core.cluster import LinkFigures
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.engine import VirtualEngine
+from harness.engines.virtual.engine import build
 from harness.engines.virtual.prices import Costs, constant_costs
 from harness.engines.virtual.sizes import Sizes
 
@@ -68,9 +68,9 @@ def run_sizes(setup: Setup, costs: Costs, num_bytes: int = 1000, times: Sequence
     Args:
         times: of the gradients, in the order in which they start, as factors; empty: what the cell says.
     """
-    engine = VirtualEngine(setup, costs=costs, executor=Sizes(setup, num_bytes, 0, dict))
+    engine = build(setup, costs=costs, executor=Sizes(setup, num_bytes, 0, dict))
     if times:
-        engine.faults = Drawn(times)
+        engine.cluster.faults = Drawn(times)
     return engine.run()
 
 
@@ -78,7 +78,7 @@ def run_numbers(setup: Setup) -> Outcome:
     """Run a cell on the virtual cluster with its real gradients, each computed on its own."""
     # A pipeline needs to know its stages, so it finds its costs itself; times do not change its numbers.
     costs = costs_of() if setup.layout.pipeline == 1 else None
-    return VirtualEngine(setup, costs=costs, merge=False).run()
+    return build(setup, costs=costs, merge=False).run()
 
 
 def step_times(outcome: Outcome) -> list[float]:
@@ -292,10 +292,10 @@ def test_a_synchronous_push_takes_all_workers_bytes_through_the_servers_interfac
         async def work(self, worker):
             for batch in worker.batches():
                 gradient = await worker.gradient(batch)
-                began = engine.env.now
+                began = engine.cluster.env.now
                 await worker.send(gradient, to=SERVER)
                 await worker.receive(SERVER)
-                sent.append(engine.env.now - began)
+                sent.append(engine.cluster.env.now - began)
                 return
 
         async def serve(self, server):
@@ -305,7 +305,7 @@ def test_a_synchronous_push_takes_all_workers_bytes_through_the_servers_interfac
                 server.send(server.weights, to=worker)
 
     setup = replace(setup_of("async-ps", workers, 1), strategy=Pushes())
-    engine = VirtualEngine(setup, costs=costs_of(link=link), executor=Sizes(setup, 10**8, 0, dict))
+    engine = build(setup, costs=costs_of(link=link), executor=Sizes(setup, 10**8, 0, dict))
     engine.run()
     assert max(sent) == pytest.approx(2 * (workers * one_s + link.latency_s))
 

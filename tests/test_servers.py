@@ -22,7 +22,7 @@ from harness.costs.profiles.constants import PLAIN
 from harness.costs.steps.collectives import ring_s
 from harness.costs.steps.server import server_times
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.engine import VirtualEngine
+from harness.engines.virtual.engine import build
 from harness.engines.virtual.prices import Costs, constant_costs
 from harness.engines.virtual.sizes import Sizes
 from harness.engines.virtual.timing import run_timing
@@ -64,7 +64,7 @@ def cluster_with(
 def run(strategy: str, workers: int, steps: int, costs: Costs) -> Outcome:
     """Run a cell's program without computing numbers."""
     setup = setup_of(strategy, workers, steps)
-    return VirtualEngine(setup, costs=costs, executor=Sizes(setup, HUNDRED_MB, 0, dict)).run()
+    return build(setup, costs=costs, executor=Sizes(setup, HUNDRED_MB, 0, dict)).run()
 
 
 def rate_of(outcome: Outcome, skipped: int) -> float:
@@ -86,9 +86,9 @@ def pushes_s(workers: int, cluster: Cluster) -> float:
         async def serve(self, server):
             for _ in server.workers:
                 await server.receive()
-            arrived.append(engine.env.now)
+            arrived.append(engine.cluster.env.now)
 
-    engine = VirtualEngine(
+    engine = build(
         replace(setup, strategy=Pushes()), costs=costs_of(cluster), executor=Sizes(setup, HUNDRED_MB, 0, dict)
     )
     engine.run()
@@ -229,7 +229,7 @@ def test_a_straggler_does_not_hold_up_the_pushes_of_others():
     )
     setup = make_setup(cell)
     costs = costs_of(cluster_with(Servers("dedicated", 1)), compute_s=1.0)
-    outcome = VirtualEngine(setup, costs=costs, executor=Sizes(setup, HUNDRED_MB, 0, dict)).run()
+    outcome = build(setup, costs=costs, executor=Sizes(setup, HUNDRED_MB, 0, dict)).run()
     assert outcome.training_s == pytest.approx(2.0 + 0.080)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +229,10 @@ def test_naive_averaging_over_uneven_shards_is_caught(monkeypatch):
     assert difference(measured, virtual("sync-ps", **changes)) == 0.0
 
     class Naive(executor.Gradient):
-        def __init__(self, executor, weights, indices, weight, origin):
-            super().__init__(executor, weights, indices, 1 / max(1, len(indices)), origin)
+        def __init__(self, compute, weights, indices, weight, origin, merged):
+            even = 1 / max(1, len(indices))
+            compute = partial(compute.func, weights, indices, even, origin)
+            super().__init__(compute, weights, indices, even, origin, merged)
 
     monkeypatch.setattr(executor, "Gradient", Naive)
     assert difference(measured, virtual("sync-ps", **changes)) > 1e-6
@@ -254,7 +256,7 @@ def test_an_update_applied_after_the_stop_is_caught(monkeypatch):
     def too_late(self, gradient, scale=1.0):
         if self.stopped:
             self.take_step(gradient, scale)
-            self.engine.model = self.state
+            self.arbiter.model = self.state
         return apply(self, gradient, scale)
 
     monkeypatch.setattr(VirtualServer, "apply", too_late)

@@ -20,7 +20,7 @@ from harness.core.cluster import LinkFigures
 from harness.core.errors import HarnessError
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.engine import Crash, Deadlock, VirtualEngine
+from harness.engines.virtual.engine import Crash, Deadlock, VirtualEngine, build
 from harness.engines.virtual.prices import Costs, constant_costs
 
 WEIGHT_BYTES = 4 * (64 * 10 + 10)  # softmax on 8 x 8 digits, fp32
@@ -53,7 +53,7 @@ def engine_of(work: Any, serve: Any = None, *, workers: int = 2, costs: Costs = 
     body = {"name": "a-test", "work": work, **kind} | ({"serve": serve} if serve is not None else {})
     setup, servers = setup_of(), int(serve is not None)
     cell = replace(setup.cell, workers=workers, gpus=workers, servers=servers)
-    return VirtualEngine(replace(setup, cell=cell, strategy=type("ATest", (Strategy,), body)()), costs=costs)
+    return build(replace(setup, cell=cell, strategy=type("ATest", (Strategy,), body)()), costs=costs)
 
 
 def run_programs(work: Any, serve: Any = None, **options: Any) -> Outcome:
@@ -78,7 +78,7 @@ def test_send_waits_for_the_wire_and_never_for_the_receiver():
         if worker.rank == 0:
             for _ in range(3):
                 await worker.send(worker.weights, to=1)
-                times.append(engine.env.now)
+                times.append(engine.cluster.env.now)
         else:
             one_batch(worker)
             await worker.compute(lambda: None)
@@ -96,7 +96,7 @@ def test_a_message_arrives_a_latency_after_its_last_byte():
             await worker.send(worker.weights, to=1)
         else:
             assert (await worker.receive(0)).source == 0
-            times.append(engine.env.now)
+            times.append(engine.cluster.env.now)
 
     engine = engine_of(work)
     engine.run()
@@ -112,7 +112,7 @@ def test_two_senders_share_the_receivers_interface():
         else:
             for _ in range(2):
                 await worker.receive()
-                times.append(engine.env.now)
+                times.append(engine.cluster.env.now)
 
     engine = engine_of(work, workers=3)
     engine.run()
@@ -305,7 +305,7 @@ def test_mean_ends_for_all_when_the_slowest_has_come_and_the_ring_is_done():
         if worker.rank == 2:
             await worker.load(worker.weights)  # a second late
         results.append(await worker.mean(gradient))
-        ends.append(engine.env.now)
+        ends.append(engine.cluster.env.now)
 
     engine = engine_of(work, workers=3)
     engine.run()
@@ -342,7 +342,7 @@ def test_a_word_started_before_another_overlaps_with_it():
             await worker.gradient(next(batches))
             if hot:
                 await pending
-            ends[hot] = engine.env.now
+            ends[hot] = engine.cluster.env.now
 
         return work
 
@@ -362,7 +362,7 @@ def test_words_of_one_device_run_one_after_another_however_they_are_started():
 
     engine = engine_of(work, workers=1)
     engine.run()
-    assert engine.env.now == pytest.approx(3 * GRADIENT_S)
+    assert engine.cluster.env.now == pytest.approx(3 * GRADIENT_S)
 
 
 @pytest.mark.parametrize("awaited_first", ["mean", "gradient"])
@@ -374,7 +374,7 @@ def test_overlapped_exchange_is_not_counted_beside_the_computing_that_hides_it(a
         pending, ahead = worker.mean(await worker.gradient(next(batches))), worker.gradient(next(batches))
         for word in (pending, ahead) if awaited_first == "mean" else (ahead, pending):
             await word
-        ends.append(engine.env.now)
+        ends.append(engine.cluster.env.now)
 
     ends = []
     engine = engine_of(work)
@@ -454,7 +454,7 @@ def test_accumulation_pays_the_fixed_cost_once_a_piece():
 
 
 def run_async(workers: int, max_steps: int, costs: Costs = COSTS) -> Outcome:
-    return VirtualEngine(setup_of("async-ps", workers, max_steps), costs=costs).run()
+    return build(setup_of("async-ps", workers, max_steps), costs=costs).run()
 
 
 def test_equal_workers_take_turns_and_staleness_is_workers_minus_one():
@@ -491,7 +491,7 @@ def test_an_asynchronous_runs_books_balance(workers, max_steps, latency):
 @settings(max_examples=6, deadline=None)
 @given(workers=st.integers(1, 6), strategy=st.sampled_from(["sync-ps", "local-sgd"]))
 def test_every_second_of_every_worker_is_in_one_part(workers, strategy):
-    outcome = VirtualEngine(setup_of(strategy, workers, 9), costs=COSTS).run()
+    outcome = build(setup_of(strategy, workers, 9), costs=COSTS).run()
     for worker in range(workers):
         rows = [k for k, w in enumerate(outcome.steps["worker"]) if w == worker]
         parts = [
@@ -504,7 +504,7 @@ def test_every_second_of_every_worker_is_in_one_part(workers, strategy):
 
 @pytest.mark.parametrize("strategy", ["sync-ps", "async-ps", "local-sgd"])
 def test_the_same_cell_gives_the_same_run_twice(strategy):
-    first, second = (VirtualEngine(setup_of(strategy, 3, 20), costs=COSTS).run() for _ in range(2))
+    first, second = (build(setup_of(strategy, 3, 20), costs=COSTS).run() for _ in range(2))
     assert torch.equal(first.weights, second.weights)
     assert (first.training_s, first.updates_log, first.steps) == (second.training_s, second.updates_log, second.steps)
     assert first.deliveries == second.deliveries
@@ -521,7 +521,7 @@ def test_a_faster_link_never_makes_a_step_longer():
     times = []
     for factor in (1, 2, 8, 1e9):
         link = LinkFigures(LATENCY_S / factor, WEIGHT_BYTES * factor)
-        times.append(VirtualEngine(setup_of("sync-ps", 3, 8), costs=costs_with(link=link)).run().training_s)
+        times.append(build(setup_of("sync-ps", 3, 8), costs=costs_with(link=link)).run().training_s)
     assert times == sorted(times, reverse=True)
     assert times[-1] == pytest.approx(8 * (GRADIENT_S + APPLY_S))
 

@@ -100,14 +100,14 @@ def _longer_s(cell: Cell, cluster: Cluster) -> float:
 def _twin(cell: Cell, cluster: Cluster) -> Any:
     from harness.api.host import load_host
     from harness.costs.cells import profile_of
-    from harness.engines.virtual.engine import VirtualEngine
+    from harness.engines.virtual.engine import build
     from harness.engines.virtual.prices import Costs
     from harness.engines.virtual.sizes import Sizes
     from harness.engines.virtual.timing import timing_setup
 
     setup, profile = timing_setup(cell, load_host()), profile_of(cell)
     executor: Any = Sizes(setup, profile.shape.parameter_bytes, 0, dict)
-    return VirtualEngine(setup, costs=Costs(profile, cluster), executor=executor).run()
+    return build(setup, costs=Costs(profile, cluster), executor=executor).run()
 
 
 def _num_bytes(cell: Cell) -> float:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from harness.engines.calibration.single_times import least, typical
-from harness.engines.real.messages import Parcel, Peer, Post, Slots
+from harness.engines.real.messages import Peer, Post, Slots
 from harness.engines.shared.flat import Flat
+from harness.engines.shared.parcel import Parcel
 
 SIZES = tuple(4**k * 2**10 for k in range(1, 9))
 """Bytes of a value: 4 KiB, 16 KiB, ... 64 MiB."""

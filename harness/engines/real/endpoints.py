@@ -7,7 +7,6 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,10 +20,11 @@ from harness.core.span import COMMUNICATION
 from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
-from harness.engines.real.messages import Parcel, Post
+from harness.engines.real.messages import Post, Receive
 from harness.engines.shared.endpoint import Course, Endpoint, check_address
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.shared.flat import Flat, force
+from harness.engines.shared.parcel import Parcel
 from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.started_words import Ready, awaited
@@ -34,16 +34,6 @@ RESOLVE_EVERY = 256
 """Steps after which a worker without marks reads its stamps; chosen: seldom enough to cost nothing."""
 
 DECISIONS = (None, "target", "seconds", "diverged")
-
-
-@dataclass(eq=False)
-class _Receive:
-    """A receive that has been started."""
-
-    source: Address | None
-    leavers: bool
-    over: bool = False
-    parcel: Parcel | None = None
 
 
 class RealEndpoint(Endpoint):
@@ -62,7 +52,7 @@ class RealEndpoint(Endpoint):
         self.ledger, self.post, self.status = ledger, post, status
         self.version = self.own_samples = 0
         self.peaks: dict[str, int] = {}
-        self._receives: list[_Receive] = []
+        self._receives: list[Receive] = []
         self.referee = Referee(setup.budget)
         self.decision: str | None = None
         self.ended_s: float | None = None
@@ -109,11 +99,11 @@ class RealEndpoint(Endpoint):
 
     def receive(self, source: Address | None = ANY, leavers: bool = False) -> Ready:
         name = "receive()" if source is ANY else f"receive({source})"
-        started = _Receive(source, leavers)
+        started = Receive(source, leavers)
         self._receives.append(started)
         return Ready(name, self.unawaited, lambda: self._finish_receive(started))
 
-    def _finish_receive(self, started: _Receive) -> Message | None:
+    def _finish_receive(self, started: Receive) -> Message | None:
         began = time.monotonic()
         self._match_receives()
         while not started.over:

@@ -24,6 +24,7 @@ from harness.api.strategy import ANY
 from harness.core.addresses import Address
 from harness.core.errors import MachineError, PluginError
 from harness.engines.shared.flat import Flat
+from harness.engines.shared.parcel import Parcel
 
 HEADER = struct.Struct("<BiqqqBdddBiiq")
 """kind, slot, version, samples, sequence, whether there is a loss, loss, sent_s, paused_s, stop, origin worker, origin
@@ -90,16 +91,14 @@ def _grow(descriptor: int, start: int, num_bytes: int) -> None:
         ) from error
 
 
-@dataclass
-class Parcel:
-    """A message that has arrived."""
+@dataclass(eq=False)
+class Receive:
+    """One `receive` that has been started."""
 
-    source: Address
-    value: Any
-    sent_s: float
-    paused_s: float
-    stop: bool
-    leaves: bool = False
+    source: Address | None
+    leavers: bool
+    over: bool = False
+    parcel: Parcel | None = None
 
 
 @dataclass
@@ -220,7 +219,7 @@ class Post:
         try:
             raw = peer.connection.recv_bytes()
         except (EOFError, OSError):
-            parcel = Parcel(peer.address, None, 0.0, 0.0, stop=False, leaves=True)
+            parcel = Parcel(peer.address, None, 0.0, leaves=True)
         else:
             parcel = self._read(peer, raw)
         if parcel.leaves:
@@ -237,7 +236,7 @@ class Post:
             value = self._value(peer, slot)
             value.version, value.num_samples, value.loss = version, samples, loss if has_loss else None
             value.origin = (worker, step)
-        return Parcel(peer.address, value, sent_s, paused_s, bool(stop), leaves=kind == LEAVE)
+        return Parcel(peer.address, value, sent_s, bool(stop), kind == LEAVE, paused_s)
 
     def _value(self, peer: Peer, slot: int) -> Flat:
         parameters, buffers = self.shape

@@ -3,41 +3,60 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import simpy
 
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Marks
-from harness.core.outcome import PART_COLUMNS, Part
+from harness.core.outcome import Part
 from harness.engines.shared.endpoint import Endpoint, check_address, everybody
-from harness.engines.shared.started_words import Word, awaited
-from harness.engines.virtual.messages import Inbox, Meeting, Parcel, Waiting, message
+from harness.engines.shared.parcel import Parcel
+from harness.engines.shared.started_words import Unawaited, Word, awaited
+from harness.engines.shared.waits import Wait, Waits
+from harness.engines.virtual.clock import Ledger
+from harness.engines.virtual.messages import Meeting, Post, Receive, message
 
 if TYPE_CHECKING:
     from harness.engines.shared.flat import Flat
-    from harness.engines.virtual.engine import VirtualEngine
+    from harness.engines.virtual.cluster import VirtualCluster
     from harness.engines.virtual.executor import State
-    from harness.engines.virtual.lazy import Gradient
     from harness.engines.virtual.servers import ServerWays
 
 HEADER_BYTES = 64
 """A message without a value on the wire: what the real transport's header takes."""
 
 
+class Arbiter(Protocol):
+    """Who decides at marks whether the run goes on.
+
+    Attributes:
+        decision: why the run has ended; None while it goes on.
+    """
+
+    decision: str | None
+
+    def arrive(self, mark: int, worker: VirtualWorker) -> None:
+        """Note that a worker stands at a mark; the last one there brings about the evaluation."""
+
+    def judge(self, model: Flat, samples: int, updates: int, moment: float, may_stop: bool) -> None:
+        """Evaluate while the clock stands, and decide."""
+
+    def stop(self, decision: str, moment: float) -> None:
+        """End the run: nothing is applied or counted any more."""
+
+
 class EventWord(Word):
     """A word that waits for a SimPy event."""
 
-    def __init__(self, name: str, engine: VirtualEngine, event: simpy.Event, kind: str) -> None:
-        super().__init__(name, engine.unawaited)
+    def __init__(self, name: str, unawaited: Unawaited, event: simpy.Event, kind: str) -> None:
+        super().__init__(name, unawaited)
         self.event = event
         event.harness_kind = kind  # type: ignore[attr-defined]
-        event.harness_name = name  # type: ignore[attr-defined]
 
     def _wait(self) -> Generator[Any, Any, Any]:
         answer = yield self.event
@@ -52,8 +71,8 @@ class EventWord(Word):
 class ReceiveWord(EventWord):
     """A word that waits for a message, and then for its copy."""
 
-    def __init__(self, name: str, engine: VirtualEngine, event: simpy.Event, endpoint: VirtualEndpoint) -> None:
-        super().__init__(name, engine, event, "receive")
+    def __init__(self, name: str, event: simpy.Event, endpoint: VirtualEndpoint) -> None:
+        super().__init__(name, endpoint.cluster.unawaited, event, "receive")
         self._endpoint = endpoint
 
     def _wait(self) -> Generator[Any, Any, Any]:
@@ -79,6 +98,8 @@ class VirtualEndpoint(Endpoint):
     """State and words that workers and servers share.
 
     Attributes:
+        post: what has arrived.
+        ledger: rows of a worker's steps; a server has none.
         state: the weights, immutable; replaced by apply and load.
         optimizer_state: immutable; replaced by apply.
         busy_until: when the compute stream is free.
@@ -87,16 +108,16 @@ class VirtualEndpoint(Endpoint):
         samples, updates: applied here.
     """
 
-    def __init__(self, engine: VirtualEngine, rank: Address, initial: Flat) -> None:
-        setup = engine.setup
-        self.inbox = Inbox(peers=[address for address in everybody(setup) if address != rank])
-        super().__init__(setup, rank, self.inbox.gone, engine.notes, engine.recorded)
-        self.engine = engine
+    def __init__(self, cluster: VirtualCluster, arbiter: Arbiter, rank: Address, initial: Flat) -> None:
+        self.post = Post(peers=[address for address in everybody(cluster.setup) if address != rank])
+        super().__init__(cluster.setup, rank, self.post.gone, cluster.notes, cluster.recorded)
+        self.cluster, self.arbiter = cluster, arbiter
+        self.ledger = Ledger(rank)
         self.state = initial
-        self.optimizer_state: State = engine.initial_state
+        self.optimizer_state: State = {}
         self.busy_until = self.last_arrival_s = 0.0
-        self.node = engine.costs.node_of(rank, setup.layout)
-        self.interface = engine.interface_of(self)
+        self.node = cluster.costs.node_of(rank, cluster.setup.layout)
+        self.interface = cluster.interface_of(rank)
         self.alive = True
         self._since = 0.0
 
@@ -108,72 +129,72 @@ class VirtualEndpoint(Endpoint):
 
     def load(self, weights: Value) -> Word:
         # How many samples an endpoint has applied itself does not change with the weights that it loads.
-        self.state = self.engine.executor.adopt(awaited(weights), self.state.num_samples)
-        return self._busy("load", self.engine.load_s(weights.num_bytes), "load", charged=Part.COMMUNICATION)
+        self.state = self.cluster.executor.adopt(awaited(weights), self.state.num_samples)
+        return self._busy("load", self.cluster.load_s(weights.num_bytes), "load", charged=Part.COMMUNICATION)
 
     def send(self, value: Any, to: Address) -> Word:
         """Send through the link, or through this host's memory, where copying keeps the sender busy."""
-        value, now = awaited(value), self.engine.env.now
+        value, now = awaited(value), self.cluster.env.now
         if not isinstance(value, Value):
             value = json.loads(json.dumps(value))  # what is no value crosses processes as JSON
         check_address(self.setup, self.rank, to)
-        receiver, parcel = self.engine.endpoints[to], Parcel(self.rank, value, now, stop=self.stopped)
-        if self.engine.ways is not None and (self.rank < 0) != (to < 0):
-            return self._send_by_ways(self.engine.ways, receiver, parcel)
-        self.engine.bytes_sent += bytes_of(value)
-        if self.engine.costs.messages is None:
+        receiver, parcel = self.cluster.present[to], Parcel(self.rank, value, now, stop=self.stopped)
+        if self.cluster.ways is not None and (self.rank < 0) != (to < 0):
+            return self._send_by_ways(self.cluster.ways, receiver, parcel)
+        self.cluster.bytes_sent += bytes_of(value)
+        if self.cluster.costs.messages is None:
             return self._send_by_link(receiver, parcel)
-        seconds = self.engine.costs.messages.send.at(bytes_of(value))
+        seconds = self.cluster.costs.messages.send.at(bytes_of(value))
         word = self._busy("send", seconds, "load", charged=Part.COMMUNICATION)
-        arrival = self.busy_until - seconds + self.engine.costs.messages.arrive.at(bytes_of(value))
+        arrival = self.busy_until - seconds + self.cluster.costs.messages.arrive.at(bytes_of(value))
         if self.rank < 0:
-            arrival += self.engine.lost_by_serving(bytes_of(value))
+            arrival += self.cluster.lost_by_serving(bytes_of(value))
         self.last_arrival_s = max(self.last_arrival_s, arrival)  # messages do not overtake each other
         self._post(receiver, parcel, self.last_arrival_s)
         return word
 
     def _send_by_ways(self, ways: ServerWays, receiver: VirtualEndpoint, parcel: Parcel) -> Word:
         """Occupy everything between a worker and the servers' shards; shards send beside whatever else they do."""
-        now, size, push = self.engine.env.now, bytes_of(parcel.value), self.rank >= 0
+        now, size, push = self.cluster.env.now, bytes_of(parcel.value), self.rank >= 0
         worker, server = (self.rank, receiver.rank) if push else (receiver.rank, self.rank)
-        self.engine.bytes_sent += ways.sent_bytes(worker, size)
+        self.cluster.bytes_sent += ways.sent_bytes(worker, size)
         passage = ways.carry(now, worker, server, size, push)
         if push and isinstance(parcel.value, Value):
             passage = ways.added(now, passage, server, size)
         # A short message does not overtake the gradient before it.
         arrival = max(passage.arrival_s, self.last_arrival_s) if push else passage.arrival_s
         self.last_arrival_s = max(self.last_arrival_s, arrival)
-        if push and self.engine.tracer is not None:  # shards send many at once: each shows where it is received
-            self.engine.tracer.message(self.rank, "send", now, passage.through_s, self.step)
+        if push and self.cluster.tracer is not None:  # shards send many at once: each shows where it is received
+            self.cluster.tracer.message(self.rank, "send", now, passage.through_s, self.ledger.step)
         self._post(receiver, parcel, arrival)
-        return self._word("send", self.engine.env.timeout(passage.through_s - now if push else 0.0), "communication")
+        return self._word("send", self.cluster.env.timeout(passage.through_s - now if push else 0.0), "communication")
 
     def _send_by_link(self, receiver: VirtualEndpoint, parcel: Parcel) -> Word:
         """Occupy both interfaces for the bytes; the message arrives a latency later."""
-        now, link = self.engine.env.now, self.engine.costs.link_between(self.node, receiver.node)
+        now, link = self.cluster.env.now, self.cluster.costs.link_between(self.node, receiver.node)
         begin = max(now, self.interface.out_free_s, receiver.interface.in_free_s)
         gone = begin + link.seconds(bytes_of(parcel.value))
         self.interface.out_free_s = receiver.interface.in_free_s = gone
-        if self.engine.tracer is not None:
-            self.engine.tracer.message(self.rank, "send", begin, gone, self.step)
+        if self.cluster.tracer is not None:
+            self.cluster.tracer.message(self.rank, "send", begin, gone, self.ledger.step)
         self._post(receiver, parcel, gone + link.latency_s)
-        return self._word("send", self.engine.env.timeout(gone - now), "communication")
+        return self._word("send", self.cluster.env.timeout(gone - now), "communication")
 
     def _post(self, receiver: VirtualEndpoint, parcel: Parcel, arrival_s: float) -> None:
-        arrival = self.engine.env.timeout(arrival_s - self.engine.env.now)
-        arrival.callbacks.append(lambda _: receiver.inbox.deliver(parcel))
+        arrival = self.cluster.env.timeout(arrival_s - self.cluster.env.now)
+        arrival.callbacks.append(lambda _: receiver.post.deliver(parcel))
 
     def receive(self, source: Address | None = ANY, leavers: bool = False) -> Word:
-        event = self.engine.env.event()
+        event = self.cluster.env.event()
         name = "receive()" if source is ANY else f"receive({source})"
-        self.inbox.waiting.append(Waiting(source, leavers, event))
-        word = ReceiveWord(name, self.engine, event, self)
-        self.inbox.serve_waiting()
+        self.post.receives.append(Receive(source, leavers, event))
+        word = ReceiveWord(name, event, self)
+        self.post.serve()
         return word
 
     def copied(self, parcel: Parcel | None) -> simpy.Event | None:
         """Return the event of having copied a message out of this host's memory; None where that costs nothing."""
-        messages = self.engine.costs.messages
+        messages = self.cluster.costs.messages
         if messages is None or parcel is None or parcel.leaves:
             return None
         seconds = messages.take.at(bytes_of(parcel.value))
@@ -185,7 +206,7 @@ class VirtualEndpoint(Endpoint):
         return message(parcel)
 
     def arrived(self) -> list[Message]:
-        parcels = self.inbox.poll()
+        parcels = self.post.poll()
         for parcel in parcels:
             self.copied(parcel)
         return [m for parcel in parcels if (m := self.take(parcel))]
@@ -202,7 +223,7 @@ class VirtualEndpoint(Endpoint):
     def take_step(self, gradient: Value, scale: float) -> None:
         """Apply a gradient to this endpoint's state, now."""
         rate = self.learning_rate * scale
-        executor = self.engine.executor
+        executor = self.cluster.executor
         self.state, self.optimizer_state = executor.step(self.state, gradient, self.optimizer_state, rate)
         self.samples += gradient.num_samples
         self.updates += 1
@@ -212,45 +233,34 @@ class VirtualEndpoint(Endpoint):
         self.alive = False
         # Many leave together, each telling everybody: notices of one moment are one event.
         together: dict[float, list[VirtualEndpoint]] = {}
-        for receiver in self.engine.endpoints.values():
+        for receiver in self.cluster.present.values():
             if receiver is not self and receiver.alive:
                 together.setdefault(self._last_arrival(receiver), []).append(receiver)
         for arrival_s, receivers in together.items():
-            event = self.engine.env.timeout(arrival_s - self.engine.env.now)
-            event.callbacks.append(partial(self._notify, receivers, self.engine.env.now))
+            event = self.cluster.env.timeout(arrival_s - self.cluster.env.now)
+            event.callbacks.append(partial(self._notify, receivers, self.cluster.env.now))
 
     def _notify(self, receivers: Sequence[VirtualEndpoint], sent_s: float, _: simpy.Event) -> None:
         for receiver in receivers:
             if receiver.alive:
-                receiver.inbox.deliver(Parcel(self.rank, None, sent_s, leaves=True))
+                receiver.post.deliver(Parcel(self.rank, None, sent_s, leaves=True))
 
     def _last_arrival(self, receiver: VirtualEndpoint) -> float:
         """Return when a notice arrives: behind all messages that were sent before."""
-        costs, sent = self.engine.costs, max(self.engine.env.now, self.interface.out_free_s)
+        costs, sent = self.cluster.costs, max(self.cluster.env.now, self.interface.out_free_s)
         if costs.messages is None:
             return max(sent + costs.link_between(self.node, receiver.node).latency_s, self.last_arrival_s)
         return max(sent, self.busy_until + costs.messages.arrive.at(HEADER_BYTES), self.last_arrival_s)
 
-    @property
-    def step(self) -> int | None:
-        """The step that a worker is in; a server is in none."""
-        return None
-
-    def charge(self, part: Part, seconds: float) -> None:
-        """Account for seconds that the device is busy, when the word starts."""
-
     def waited(self, event: Any, began: float) -> None:
         """Account for the time between an await and its end."""
 
-    def describe_wait(self) -> str:
-        """Say what this endpoint waits for."""
-        from harness.core.addresses import name_of
-
-        if self.inbox.waiting:
-            waiting = self.inbox.waiting[0]
-            source = "" if waiting.source is ANY else waiting.source
-            return f"{name_of(self.rank)} waits in receive({source}) since {self._since:.3g} s"
-        return f"{name_of(self.rank)} waits in mean() since {self._since:.3g} s"
+    @property
+    def waits(self) -> Waits:
+        """What this endpoint waits for, where it waits for others."""
+        if self.post.receives:
+            return Waits(Wait.RECEIVE, self.post.receives[0].source, self._since)
+        return Waits(Wait.MEAN, None, self._since)
 
     def _busy(
         self,
@@ -266,27 +276,27 @@ class VirtualEndpoint(Endpoint):
         Args:
             awake_s: for which cores are needed, where that is not all the time: a slowed device of a host sleeps.
         """
-        now = self.engine.env.now
+        now = self.cluster.env.now
         began = max(now, self.busy_until)
         awake_s = awake_s or seconds
-        seconds *= self.engine.on_cores(self.rank, began, awake_s) / awake_s if awake_s else 1.0
-        if charged:
-            self.charge(charged, seconds)
+        seconds *= self.cluster.on_cores(self.rank, began, awake_s) / awake_s if awake_s else 1.0
+        if charged is not None:
+            self.ledger.add(charged, seconds)
         self.busy_until = began + seconds
-        if self.engine.tracer is not None and kind != "gradient":
-            self.engine.tracer.busy(self.rank, name, charged or Part.COMPUTE, began, self.busy_until, self.step)
-        return self._word(name, self.engine.env.timeout(self.busy_until - now, answer), kind)
+        if self.cluster.tracer is not None and kind != "gradient":
+            self.cluster.tracer.busy(self.rank, name, charged or Part.COMPUTE, began, self.busy_until, self.ledger.step)
+        return self._word(name, self.cluster.env.timeout(self.busy_until - now, answer), kind)
 
     def _word(self, name: str, event: simpy.Event, kind: str) -> EventWord:
-        return EventWord(name, self.engine, event, kind)
+        return EventWord(name, self.cluster.unawaited, event, kind)
 
 
 class VirtualServer(VirtualEndpoint, Server):
     """A parameter server in virtual time."""
 
-    def __init__(self, engine: VirtualEngine, rank: Address, initial: Flat) -> None:
-        super().__init__(engine, rank, initial)
-        self.marks = Marks(engine.setup.budget.evaluate_every)
+    def __init__(self, cluster: VirtualCluster, arbiter: Arbiter, rank: Address, initial: Flat) -> None:
+        super().__init__(cluster, arbiter, rank, initial)
+        self.marks = Marks(self.setup.budget.evaluate_every)
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Word:
         gradient = awaited(gradient)
@@ -294,8 +304,8 @@ class VirtualServer(VirtualEndpoint, Server):
             return self._busy("apply", 0.0, "compute")
         staleness = self.state.version - gradient.version
         self.take_step(gradient, scale)
-        averaged = self.engine.costs.arithmetic_s(gradient.num_bytes, operations_of(gradient))
-        word = self._busy("apply", self.engine.apply_s + averaged, "compute")
+        averaged = self.cluster.costs.arithmetic_s(gradient.num_bytes, operations_of(gradient))
+        word = self._busy("apply", self.cluster.apply_s + averaged, "compute")
         self._log(gradient, staleness)
         if self.rank == -1 and self.setup.server_counts:
             self._mark()
@@ -313,29 +323,26 @@ class VirtualServer(VirtualEndpoint, Server):
             "samples": gradient.num_samples,
             "time_s": self.busy_until,
         }
-        self.engine.updates_log.append(entry | (spread._asdict() if spread else {}))
+        self.cluster.updates_log.append(entry | (spread._asdict() if spread else {}))
 
     def _mark(self) -> None:
-        engine = self.engine
-        spent = engine.setup.budget.spent(self.samples, self.updates)
+        spent = self.setup.budget.spent(self.samples, self.updates)
         if self.marks.reached(self.samples) or spent:
-            may_stop = engine.setup.strategy.synchrony == "synchronous"
-            engine.judge(self.state, self.samples, self.updates, self.busy_until, may_stop)
+            may_stop = self.setup.strategy.synchrony == "synchronous"
+            self.arbiter.judge(self.state, self.samples, self.updates, self.busy_until, may_stop)
         if spent:
-            engine.stop("budget", self.busy_until)
-        self.stopped = engine.decision is not None
+            self.arbiter.stop("budget", self.busy_until)
+        self.stopped = self.arbiter.decision is not None
 
 
 class VirtualWorker(VirtualEndpoint, Worker):
     """A worker in virtual time."""
 
-    def __init__(self, engine: VirtualEngine, rank: Address, initial: Flat) -> None:
-        super().__init__(engine, rank, initial)
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, cluster: VirtualCluster, arbiter: Arbiter, rank: Address, initial: Flat) -> None:
+        super().__init__(cluster, arbiter, rank, initial)
         self._means = 0
-        self._unchecked: list[list[Any]] = []
-        self.course = engine.executor.course(rank)
-        per_worker = engine.setup.layout.devices
+        self.course = cluster.executor.course(rank)
+        per_worker = self.setup.layout.devices
         self.devices = range(rank * per_worker, (rank + 1) * per_worker)
         self.lost = False
         self._mark_number = 0
@@ -350,38 +357,38 @@ class VirtualWorker(VirtualEndpoint, Worker):
         for batch in self.course.batches():
             if self._ended():
                 return
-            self.engine.faults.raise_if_lost(self.devices, batch.step, self.engine.env.now)
-            self._begin_row(batch)
+            self.cluster.faults.raise_if_lost(self.devices, batch.step, self.cluster.env.now)
+            self.ledger.begin(batch.step, self.cluster.env.now, self.state.version)
             yield batch
             self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
 
     def _ended(self) -> bool:
         """Whether this worker knows of the stop: from a server's answer, or from a mark."""
-        return self.stopped or (self.engine.decision is not None and not self.setup.server_counts)
+        return self.stopped or (self.arbiter.decision is not None and not self.setup.server_counts)
 
     def _finish_batch(self, samples: int, steps: int) -> None:
-        if self.setup.server_counts or self.engine.decision is not None:
+        if self.setup.server_counts or self.arbiter.decision is not None:
             return
         self.samples, self.updates = self.course.total(samples, steps), steps
         if self.course.at_mark(samples, steps):
             self._mark_number += 1
-            self.engine.arrive(self._mark_number, self)
+            self.arbiter.arrive(self._mark_number, self)
 
     # -- words ---------------------------------------------------------------------------------------------------
 
     def gradient(self, batch: Batch) -> Word:
         weight = batch.shares / batch.size
         origin = (self.rank, batch.step)
-        value = self.engine.executor.gradient_of(self.state, batch.indices, weight, origin)
-        factors = self.engine.faults.of(self.devices, batch.step)
-        tracer = self.engine.tracer
-        part = self.engine.steps.of(len(batch.indices), factors, tasks=tracer is not None)
-        self._charge(part, value)
-        self.engine.bytes_sent += part.bytes_sent
-        before = max(self.busy_until, self.engine.env.now)
-        awake_s = self.engine.steps.of(len(batch.indices), ()).total_s
+        value = self.cluster.executor.gradient_of(self.state, batch.indices, weight, origin)
+        factors = self.cluster.faults.of(self.devices, batch.step)
+        tracer = self.cluster.tracer
+        part = self.cluster.steps.of(len(batch.indices), factors, tasks=tracer is not None)
+        self.ledger.computed(part, value)
+        self.cluster.bytes_sent += part.bytes_sent
+        before = max(self.busy_until, self.cluster.env.now)
+        awake_s = self.cluster.steps.of(len(batch.indices), ()).total_s
         word = self._busy("gradient", part.total_s, "gradient", value, awake_s=awake_s)
-        self.charge(Part.COMPUTE, self.busy_until - before - part.total_s)  # what sharing the host's cores adds
+        self.ledger.add(Part.COMPUTE, self.busy_until - before - part.total_s)  # what sharing the host's cores adds
         if tracer is not None:
             tracer.gradient(self.rank, part, factors, before, self.busy_until, batch.step)
         return word
@@ -393,92 +400,48 @@ class VirtualWorker(VirtualEndpoint, Worker):
         samples, updates = self.samples, self.updates
         self.take_step(gradient, scale)
         self.samples, self.updates = samples, updates  # a worker counts batches, not the parts it applied
-        return self._busy("apply", self.engine.costs.update_s(self.setup.layout), "apply", charged=Part.COMPUTE)
+        return self._busy("apply", self.cluster.costs.update_s(self.setup.layout), "apply", charged=Part.COMPUTE)
 
     def mean(self, value: Value, by_samples: bool = False) -> Word:
         number, self._means = self._means, self._means + 1
-        meeting = self.engine.meetings.setdefault(number, Meeting())
-        event = self.engine.env.event()
+        meeting = self.cluster.meetings.setdefault(number, Meeting())
+        event = self.cluster.env.event()
         meeting.values[self.rank] = awaited(value)
         meeting.events[self.rank] = event
-        if len(meeting.values) == len(self.engine.workers):
-            del self.engine.meetings[number]
+        if len(meeting.values) == self.setup.cell.workers:
+            del self.cluster.meetings[number]
             self._settle(meeting, by_samples)
-        return EventWord("mean", self.engine, event, "mean")
+        return EventWord("mean", self.cluster.unawaited, event, "mean")
 
     def _settle(self, meeting: Meeting, by_samples: bool) -> None:
         """Compute one result for all; it reaches them when the slowest has come and the wire is done."""
         values = [meeting.values[rank] for rank in sorted(meeting.values)]
         total = sum(v.num_samples for v in values)
         shares = [v.num_samples / total for v in values] if by_samples and total else None
-        result = self.engine.executor.average(values, shares) if len(values) > 1 else values[0]
-        since, self.engine.met_s = self.engine.env.now - self.engine.met_s, self.engine.env.now
-        seconds = self.engine.costs.mean_s(len(values), self.setup.layout, result.num_bytes, since)
-        self.engine.bytes_sent += 2 * (len(values) - 1) * result.num_bytes
-        done = self.engine.env.timeout(seconds)
+        result = self.cluster.executor.average(values, shares) if len(values) > 1 else values[0]
+        since, self.cluster.met_s = self.cluster.env.now - self.cluster.met_s, self.cluster.env.now
+        seconds = self.cluster.costs.mean_s(len(values), self.setup.layout, result.num_bytes, since)
+        self.cluster.bytes_sent += 2 * (len(values) - 1) * result.num_bytes
+        done = self.cluster.env.timeout(seconds)
         for event in meeting.events.values():
-            event.harness_from_s = self.engine.env.now  # type: ignore[attr-defined]
+            event.harness_from_s = self.cluster.env.now  # type: ignore[attr-defined]
             done.callbacks.append(partial(_succeed, event, result))
-
-    # -- accounting ----------------------------------------------------------------------------------------------
-
-    def _begin_row(self, batch: Batch) -> None:
-        row: dict[str, Any] = dict.fromkeys(PART_COLUMNS, 0.0)
-        row |= {"worker": self.rank, "device": 0, "step": batch.step, "start_s": self.engine.env.now}
-        row |= {"samples": 0, "loss": None, "staleness": 0}
-        row["base_version"] = self.state.version
-        self.rows.append(row)
-
-    def _charge(self, part: Any, value: Gradient) -> None:
-        row = self.rows[-1]
-        row[Part.COMPUTE.column] += part.compute_s
-        row[Part.COMMUNICATION.column] += part.communication_s
-        row[Part.IDLE.column] += part.idle_s
-        row["samples"] += value.num_samples
-        row["loss"] = value.loss_box
-        row["base_version"] = value.version
-        self._unchecked.append(value.loss_box)
-
-    @property
-    def step(self) -> int | None:
-        return self.rows[-1]["step"] if self.rows else 0
-
-    def charge(self, part: Part, seconds: float) -> None:
-        if self.rows:
-            self.rows[-1][part.column] += seconds
 
     def waited(self, event: Any, began: float) -> None:
         """Split a wait into transfer and idleness; what keeps the device busy was charged when the word started."""
-        self._since = now = self.engine.env.now
-        if not self.rows or event.harness_kind not in ("communication", "receive", "mean"):
+        self._since = now = self.cluster.env.now
+        kind = event.harness_kind
+        if not self.ledger.rows or kind not in ("communication", "receive", "mean"):
             return
         began = max(began, min(now, self.busy_until))  # what computing hides is not exposed
-        row, waited = self.rows[-1], now - began
         idle = 0.0
-        if event.harness_kind == "receive" and event.value is not None:
-            idle = min(waited, max(0.0, event.value.sent_s - began))
-        elif event.harness_kind == "mean":
-            idle = min(waited, max(0.0, event.harness_from_s - began))
-        row[Part.IDLE.column] += idle
-        row[Part.COMMUNICATION.column] += waited - idle
-        if self.engine.tracer is not None:
-            self.engine.tracer.waited(self.rank, event.harness_kind, began, began + idle, now, self.step)
-
-    def take_losses_finite(self) -> bool:
-        """Whether all losses computed since the last call are numbers; those not computed yet are kept."""
-        known = [box for box in self._unchecked if box[0] is not None]
-        self._unchecked = [box for box in self._unchecked if box[0] is None]
-        return all(math.isfinite(float(box[0])) for box in known)
-
-    def finished_rows(self, ended_s: float, staleness: dict[tuple[int, int], int]) -> list[dict[str, Any]]:
-        """Return the steps that began before the end, losses read, each with the staleness its push was applied at."""
-        kept = [row for row in self.rows if row["start_s"] < ended_s]
-        for row in kept:
-            box = row["loss"]
-            row["loss"] = float(box[0]) if box is not None and box[0] is not None else None
-            if self.course.own and self.setup.server_counts:
-                row["staleness"] = staleness.get((self.rank, row["step"]))
-        return kept
+        if kind == "receive" and event.value is not None:
+            idle = min(now - began, max(0.0, event.value.sent_s - began))
+        elif kind == "mean":
+            idle = min(now - began, max(0.0, event.harness_from_s - began))
+        self.ledger.waited(idle, now - began - idle)
+        if self.cluster.tracer is not None:
+            self.cluster.tracer.waited(self.rank, kind, began, began + idle, now, self.ledger.step)
 
 
 def _succeed(event: simpy.Event, value: Any, _: simpy.Event) -> None:

@@ -7,7 +7,7 @@ computed that nobody needs, and what is computed is the real gradient of the rea
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +18,17 @@ from harness.core.budget import Evaluation, Referee
 from harness.core.errors import HarnessError
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Cause, Outcome, columns
 from harness.engines.shared.displacement import learning_facts
-from harness.engines.shared.fault_draws import FaultDraws, Lost, PlannedDeath, words_of_loss
+from harness.engines.shared.fault_draws import Lost, PlannedDeath, words_of_loss
 from harness.engines.shared.recorder import Recorder
 from harness.engines.shared.started_words import foreign
-from harness.engines.virtual.cores import Cores
-from harness.engines.virtual.messages import Interface, Meeting
-from harness.engines.virtual.servers import ServerWays
-from harness.engines.virtual.slow import StepCosts
+from harness.engines.virtual.cluster import VirtualCluster
+from harness.engines.virtual.endpoints import VirtualEndpoint, VirtualServer, VirtualWorker
 from harness.engines.virtual.spans import Tracer
 
 if TYPE_CHECKING:
     from harness.engines.shared.flat import Flat
     from harness.engines.shared.setup import Setup
-    from harness.engines.virtual.executor import Executor, State
+    from harness.engines.virtual.executor import Executor
     from harness.engines.virtual.prices import Costs
 
 Script = dict[Address, list[Address | None]]
@@ -53,103 +51,27 @@ class VirtualEngine:
     """One run of one cell on a virtual cluster.
 
     Args:
-        setup: the cell, put together.
-        merge: compute gradients at the same weights together; False is bit for bit what real devices compute.
-        script: deliveries of a logged run to replay.
-        costs: constant costs; default: from the scenario, completed by measurements.
-        executor: what computes; default: the real model.
-        trace: steps of each worker to keep spans of; None: none.
+        initial: weights of all endpoints.
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        *,
-        merge: bool = True,
-        script: Script | None = None,
-        costs: Costs | None = None,
-        executor: Executor | None = None,
-        trace: int | None = None,
-    ) -> None:
-        from harness.engines.virtual.endpoints import VirtualEndpoint, VirtualServer, VirtualWorker
-
-        self.setup = setup
-        self.env = simpy.Environment()
-        cell = setup.cell
-        self.executor = executor or _real_model(setup, merge)
-        initial = self.executor.initial_weights()
-        self.costs = costs or _costs_of(self.executor)
-        self.cores = _shared_cores(self.costs, cell)
-        self.interfaces: dict[Any, Interface] = {}
-        self.ways = self._ways()
-        self.met_s = 0.0
-        if self.ways is None:
-            self.steps = StepCosts(self.costs, setup.layout, cell.micro_batch_size)
-        else:
-            self.steps = StepCosts(
-                self.ways.costs, setup.layout, cell.micro_batch_size, waiting_fraction=self.ways.waiting_fraction
-            )
-        self.initial_state: State = {}
-        self.referee = Referee(setup.budget)
-        self.faults = FaultDraws(cell)
-        self.tracer = Tracer(Recorder(trace), setup.layout) if trace else None
-        self.unawaited: Counter[str] = Counter()
-        self.notes: list[str] = []
-        self.recorded: dict[str, float] = {}
-        self.workers = [VirtualWorker(self, rank, initial) for rank in range(cell.workers)]
-        self.servers = [VirtualServer(self, -1 - k, initial) for k in range(cell.servers)]
-        self.endpoints: dict[Address, VirtualEndpoint] = {w.rank: w for w in self.workers}
-        self.endpoints |= {s.rank: s for s in self.servers}
-        for rank, sources in (script or {}).items():
-            self.endpoints[rank].inbox.script = deque(sources)
-        self.meetings: dict[int, Meeting] = {}
+    def __init__(self, cluster: VirtualCluster, initial: Flat) -> None:
+        self.cluster, self.setup, self.executor = cluster, cluster.setup, cluster.executor
+        cell = self.setup.cell
+        self.workers = [VirtualWorker(cluster, self, rank, initial) for rank in range(cell.workers)]
+        self.servers = [VirtualServer(cluster, self, -1 - k, initial) for k in range(cell.servers)]
+        self.endpoints: dict[Address, VirtualEndpoint] = {e.rank: e for e in (*self.workers, *self.servers)}
+        cluster.present = self.endpoints
+        self.referee = Referee(self.setup.budget)
         self.arrivals: dict[int, dict[Address, tuple[Flat, float, int, int]]] = {}
-        self.updates_log: list[dict[str, Any]] = []
         self.decision: str | None = None
         self.halted = False
         self.failure: tuple[Address, BaseException] | None = None
         self.evaluation_s = 0.0
-        self.bytes_sent = 0.0
 
-    # -- what endpoints share ------------------------------------------------------------------------------------
-
-    def interface_of(self, endpoint: Any) -> Interface:
-        """Return an endpoint's own interface, or its node's where there are several nodes."""
-        key = ("endpoint", endpoint.rank) if endpoint.node is None else ("node", endpoint.node)
-        return self.interface_at(key)
-
-    def interface_at(self, key: Any) -> Interface:
-        """Return the interface of a place."""
-        return self.interfaces.setdefault(key, Interface())
-
-    def _ways(self) -> ServerWays | None:
-        """Return the ways to servers that the scenario describes; None: a server is an endpoint like any other."""
-        described = self.costs.cluster.servers is not None and self.setup.cell.servers > 0
-        return ServerWays(self.costs, self.setup, self.interface_at) if described else None
-
-    @property
-    def apply_s(self) -> float:
-        """One update at a server, once a gradient is there."""
-        return self.costs.apply_s if self.ways is None else self.ways.apply_s
-
-    def load_s(self, num_bytes: float) -> float:
-        """Return the seconds of putting weights into a model, where their way did not end in it."""
-        return 0.0 if self.ways is not None and self.ways.at_devices else self.costs.load_s(num_bytes)
-
-    def on_cores(self, address: Address, began_s: float, seconds: float) -> float:
-        """Return how long a word takes that starts then, given who else uses this host's cores."""
-        if self.cores is None:
-            return seconds
-        devices = self.setup.layout.devices if address >= 0 else 1
-        return self.cores.occupy(address, began_s, seconds, devices * self.costs.cluster.runtime.threads)
-
-    def lost_by_serving(self, num_bytes: float) -> float:
-        """Return by how much a server's answer is late: more where workers and servers fight for this host's cores."""
-        if self.cores is None:
-            return 0.0
-        cell, runtime = self.setup.cell, self.costs.cluster.runtime
-        crowded = cell.gpus * runtime.threads + cell.servers > self.cores.count
-        return (runtime.served if crowded else runtime.served_apart).at(num_bytes)
+    def replay(self, script: Script) -> None:
+        """Let every endpoint take its messages in the order of a logged run."""
+        for rank, sources in script.items():
+            self.endpoints[rank].post.script = deque(sources)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -162,10 +84,10 @@ class VirtualEngine:
         programs = [(w, self.setup.strategy.work(w)) for w in self.workers]
         programs += [(s, self.setup.strategy.serve(s)) for s in self.servers]  # type: ignore[misc]
         for endpoint, coroutine in programs:
-            self.env.process(self._drive(endpoint, coroutine))
+            self.cluster.env.process(self._drive(endpoint, coroutine))
         began, evaluated = time.perf_counter(), self.evaluation_s
-        while not self.halted and self.failure is None and self.env.peek() < float("inf"):
-            self.env.step()
+        while not self.halted and self.failure is None and self.cluster.env.peek() < float("inf"):
+            self.cluster.env.step()
         try:
             self._check_end()
         finally:
@@ -190,7 +112,7 @@ class VirtualEngine:
             except BaseException as error:
                 self.failure = (endpoint.rank, error)
                 return
-            began = self.env.now
+            began = self.cluster.env.now
             answer = yield event
             endpoint.waited(event, began)
         endpoint.leave()
@@ -201,27 +123,28 @@ class VirtualEngine:
         worker.lost = True
         goes_on, words = words_of_loss(self.setup.cell, lost.rank, lost.when, alone)
         if goes_on:
-            self.notes.append(words)
+            self.cluster.notes.append(words)
         else:
             self.failure = (worker.rank, PlannedDeath(words))
 
     def _check_end(self) -> None:
         if self.failure is not None:
             raise Crash(f"{name_of(self.failure[0])} failed") from self.failure[1]
-        stuck = [e.describe_wait() for e in self.endpoints.values() if e.alive]
+        stuck = [(name_of(e.rank), e.waits) for e in self.endpoints.values() if e.alive]
         if stuck and not self.halted:
-            raise Deadlock("deadlock: " + "; ".join(stuck))
+            words = [f"{name} waits in {waits.words} since {waits.since_s:.3g} s" for name, waits in stuck]
+            raise Deadlock("deadlock: " + "; ".join(words))
 
     # -- marks and the stop --------------------------------------------------------------------------------------
 
-    def arrive(self, mark: int, worker: Any) -> None:
+    def arrive(self, mark: int, worker: VirtualWorker) -> None:
         """Note that a worker stands at a mark; the last one there brings about the evaluation.
 
         A worker that was faster has gone on meanwhile. That is harmless: values are immutable, so its weights at the
         mark are still there, and if the run ends here what it did since is dropped.
         """
         at_mark = self.arrivals.setdefault(mark, {})
-        at_mark[worker.rank] = (worker.state, self.env.now, worker.samples, worker.updates)
+        at_mark[worker.rank] = (worker.state, self.cluster.env.now, worker.samples, worker.updates)
         if len(at_mark) == len(self.workers):
             del self.arrivals[mark]
             self._judge_mark(at_mark)
@@ -253,7 +176,7 @@ class VirtualEngine:
 
     def losses_finite(self) -> bool:
         """Whether all losses known since the last mark are numbers."""
-        return all(worker.take_losses_finite() for worker in self.workers)
+        return all(worker.ledger.take_losses_finite() for worker in self.workers)
 
     def stop(self, decision: str, moment: float) -> None:
         """End the run: nothing is applied or counted any more."""
@@ -265,19 +188,9 @@ class VirtualEngine:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _outcome(self) -> Outcome:
-        cell = self.setup.cell
-        holder = self.servers[0] if self.setup.server_counts else self.workers[0]
-        if self.decision is None:
-            self.stop("budget", self.env.now)
-        if not self.referee.evaluations:
-            self.judge(holder.state, holder.samples, holder.updates, self.env.now, may_stop=False)
-        began = time.perf_counter()
-        test = self.executor.evaluate(self.model, "test") if self.setup.budget.evaluates else None
-        self.evaluation_s += time.perf_counter() - began
-        staleness = {(u["worker"], u["step"]): u["staleness"] for u in self.updates_log}
-        rows = [row for worker in self.workers for row in worker.finished_rows(self.ended_s, staleness)]
+        cluster, test = self.cluster, self._last_look()
+        rows, weights = self._rows(), self.executor.vector(self.model)
         steps = max(1, sum(1 for row in rows if row["worker"] == 0))
-        weights = self.executor.vector(self.model)
         return Outcome(
             decision=self.decision or "budget",
             samples=self.samples,
@@ -287,33 +200,54 @@ class VirtualEngine:
             evaluations=self.referee.evaluations,
             test=test,
             steps=columns(rows, STEP_COLUMNS),
-            updates_log=columns(self.updates_log, UPDATE_COLUMNS),
+            updates_log=columns(cluster.updates_log, UPDATE_COLUMNS),
             dram=self._dram(),
-            bytes_sent_per_step=self.bytes_sent / steps / cell.workers,
+            bytes_sent_per_step=cluster.bytes_sent / steps / self.setup.cell.workers,
             bubble_fraction=self._bubble(),
-            notes=[
-                *self.notes,
-                *self.executor.notes(self.costs.placement),
-                f"virtual cluster with {self.costs.origin}",
-            ],
-            recorded=self.recorded,
-            unawaited=dict(self.unawaited),
-            deliveries={e.rank: e.inbox.taken for e in self.endpoints.values()},
-            facts={
-                "placement": self.costs.placement,
-                "costs": self.costs.origin,
-                "errors": (self.costs.profile.error, self.costs.cluster.error),
-                "host_s": self.host_s,
-                **learning_facts(self.setup, weights),
-            },
-            spans=self.tracer.recorder.spans if self.tracer is not None else [],
+            notes=[*cluster.notes, *self._notes()],
+            recorded=cluster.recorded,
+            unawaited=dict(cluster.unawaited),
+            deliveries={e.rank: e.post.taken for e in self.endpoints.values()},
+            facts=self._facts() | learning_facts(self.setup, weights),
+            spans=cluster.tracer.recorder.spans if cluster.tracer is not None else [],
             weights=weights,
         )
+
+    def _last_look(self) -> tuple[float, float] | None:
+        """End a run that nobody has stopped, and use the test split, once."""
+        holder = self.servers[0] if self.setup.server_counts else self.workers[0]
+        now = self.cluster.env.now
+        if self.decision is None:
+            self.stop("budget", now)
+        if not self.referee.evaluations:
+            self.judge(holder.state, holder.samples, holder.updates, now, may_stop=False)
+        began = time.perf_counter()
+        test = self.executor.evaluate(self.model, "test") if self.setup.budget.evaluates else None
+        self.evaluation_s += time.perf_counter() - began
+        return test
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return all workers' steps; those of servers' pushes with the staleness that they were applied at."""
+        rows = [row for worker in self.workers for row in worker.ledger.finished_rows(self.ended_s)]
+        if self.setup.strategy.batches == "own" and self.setup.server_counts:
+            staleness = {(u["worker"], u["step"]): u["staleness"] for u in self.cluster.updates_log}
+            for row in rows:
+                row["staleness"] = staleness.get((row["worker"], row["step"]))
+        return rows
+
+    def _notes(self) -> list[str]:
+        costs = self.cluster.costs
+        return [*self.executor.notes(costs.placement), f"virtual cluster with {costs.origin}"]
+
+    def _facts(self) -> dict[str, Any]:
+        costs = self.cluster.costs
+        errors = (costs.profile.error, costs.cluster.error)
+        return {"placement": costs.placement, "costs": costs.origin, "errors": errors, "host_s": self.host_s}
 
     def _bubble(self) -> float | None:
         if self.setup.layout.pipeline == 1:
             return None
-        part = self.costs.step(self.setup.layout, self.setup.cell.batch_size, self.setup.cell.micro_batch_size)
+        part = self.cluster.costs.step(self.setup.layout, self.setup.cell.batch_size, self.setup.cell.micro_batch_size)
         return part.idle_s / part.total_s
 
     def _dram(self) -> dict[str, int]:
@@ -321,7 +255,37 @@ class VirtualEngine:
         table: Any = ()
         if layout.schedule is not None:
             table = layout.schedule(layout.pipeline, -(-cell.batch_size // cell.micro_batch_size))
-        return self.executor.dram(self.costs.placement, table)
+        return self.executor.dram(self.cluster.costs.placement, table)
+
+
+def build(
+    setup: Setup,
+    *,
+    merge: bool = True,
+    script: Script | None = None,
+    costs: Costs | None = None,
+    executor: Executor | None = None,
+    trace: int | None = None,
+) -> VirtualEngine:
+    """Return the engine of a cell, ready to run.
+
+    Args:
+        setup: the cell, put together.
+        merge: compute gradients at the same weights together; False is bit for bit what real devices compute.
+        script: deliveries of a logged run to replay.
+        costs: constant costs; default: from the scenario, completed by measurements.
+        executor: what computes; default: the real model.
+        trace: steps of each worker to keep spans of; None: none.
+
+    Raises:
+        HarnessError: what the scenario says is not enough to tell how long anything takes.
+    """
+    executor = executor or _real_model(setup, merge)
+    initial = executor.initial_weights()  # before costs are found: measuring moves the replica
+    tracer = Tracer(Recorder(trace), setup.layout) if trace else None
+    engine = VirtualEngine(VirtualCluster(setup, costs or _costs_of(executor), executor, tracer), initial)
+    engine.replay(script or {})
+    return engine
 
 
 def _real_model(setup: Setup, merge: bool) -> Executor:
@@ -338,12 +302,10 @@ def _costs_of(executor: Executor) -> Costs:
     return costs
 
 
-def _shared_cores(costs: Costs, cell: Any) -> Cores | None:
-    """Return the cores of the cell's host; a cell with more devices than this machine has cores is on a larger one."""
-    runtime = costs.cluster.runtime
-    return None if runtime.cores is None else Cores(max(runtime.cores, cell.gpus * runtime.threads))
-
-
 def run_virtual(setup: Setup, **options: Any) -> Outcome:
-    """Run a cell on the virtual cluster; options as of `VirtualEngine`."""
-    return VirtualEngine(setup, **options).run()
+    """Run a cell on the virtual cluster; options as of `build`.
+
+    Raises:
+        Crash: a program raised; Deadlock: nobody can go on.
+    """
+    return build(setup, **options).run()

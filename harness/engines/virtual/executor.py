@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ class Executor:
 
     def gradient_of(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Gradient:
         """Return the handle of a gradient that is computed when somebody needs it."""
-        return Gradient(self, weights, indices, weight, origin)
+        compute = partial(self.gradient, weights, indices, weight, origin)
+        return Gradient(compute, weights, indices, weight, origin, self.merged_gradient if self.merges else None)
 
     def average(self, values: Sequence[Value], shares: Sequence[float] | None = None) -> Average:
         """Return the mean, weighted by `shares` where they are given."""

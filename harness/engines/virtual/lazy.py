@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from harness.api.strategy import Value
 from harness.engines.shared.flat import Flat, Spread
 from harness.engines.shared.sample_order import Indices
 
-if TYPE_CHECKING:
-    from harness.engines.virtual.executor import Executor
+Merged = Callable[[Flat, Indices, Any], Flat]
 
 
 class Lazy(Value):
@@ -81,18 +80,32 @@ class Operation(Lazy):
 class Gradient(Lazy):
     """The gradient of one worker's batch at one version of the weights.
 
+    Args:
+        compute: computes it alone.
+        merged: computes the gradients of several batches at the same weights in one pass, from weights, indices and
+            the weight of each sample; None where that is not exact enough.
+
     Attributes:
         origin: (worker, step) that it came from.
         loss_box: holds the loss once it is known; outlives the gradient, so that a log of losses keeps no tensors.
     """
 
-    def __init__(self, executor: Executor, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]):
+    def __init__(
+        self,
+        compute: Callable[[], Flat],
+        weights: Flat,
+        indices: Indices,
+        weight: float,
+        origin: tuple[int, int],
+        merged: Merged | None = None,
+    ) -> None:
         super().__init__(weights.num_bytes, len(indices), weights.version)
-        self.executor = executor
+        self.compute: Callable[[], Flat] | None = compute
         self.weights: Flat | None = weights
         self.indices = indices
         self.weight = weight
         self.origin = origin
+        self.merged = merged
         self.loss_box: list[Any] = [None]
 
     @property
@@ -101,10 +114,10 @@ class Gradient(Lazy):
         return self._flat is None
 
     def _compute(self) -> Flat:
-        assert self.weights is not None
-        flat = self.executor.gradient(self.weights, self.indices, self.weight, self.origin)
+        assert self.compute is not None
+        flat = self.compute()
         self.loss_box[0] = flat.loss
-        self.weights = None  # lets go of old weights; the result stays
+        self.compute = self.weights = None  # lets go of old weights; the result stays
         return flat
 
 
@@ -134,7 +147,7 @@ class Average(Lazy):
         assert isinstance(first, Gradient)
         assert first.weights is not None
         pieces = first.weights.pieces
-        if not first.executor.merges or any(leaf.weights.pieces is not pieces for leaf in leaves):  # type: ignore[attr-defined]
+        if first.merged is None or any(leaf.weights.pieces is not pieces for leaf in leaves):  # type: ignore[attr-defined]
             return None
         return self._merge(first, leaves)  # type: ignore[arg-type]
 
@@ -146,7 +159,8 @@ class Average(Lazy):
         if any(other != weight for other in weights):
             weight = np.concatenate([np.full(len(x.indices), w) for x, w in zip(leaves, weights, strict=True)])
         assert first.weights is not None
-        flat = first.executor.merged_gradient(first.weights, indices, weight)
+        assert first.merged is not None
+        flat = first.merged(first.weights, indices, weight)
         for leaf in leaves:
             leaf.loss_box[0] = flat.loss
         return flat

@@ -11,6 +11,7 @@ import simpy
 
 from harness.api.strategy import ANY, Message
 from harness.core.addresses import Address
+from harness.engines.shared.parcel import Parcel
 
 
 @dataclass
@@ -33,18 +34,7 @@ class Interface:
 
 
 @dataclass
-class Parcel:
-    """A message under way, or the notice that its source has left."""
-
-    source: Address
-    value: Any
-    sent_s: float
-    stop: bool = False
-    leaves: bool = False
-
-
-@dataclass
-class Waiting:
+class Receive:
     """One `receive` that has not been answered."""
 
     source: Address | None
@@ -61,7 +51,7 @@ class Meeting:
 
 
 @dataclass
-class Inbox:
+class Post:
     """What has arrived at one endpoint.
 
     Attributes:
@@ -76,28 +66,28 @@ class Inbox:
     script: deque[Address | None] | None = None
     queue: deque[Parcel] = field(default_factory=deque)
     gone: set[Address] = field(default_factory=set)
-    waiting: list[Waiting] = field(default_factory=list)
+    receives: list[Receive] = field(default_factory=list)
     taken: list[Address | None] = field(default_factory=list)
     notices: int = 0
 
     def deliver(self, parcel: Parcel) -> None:
-        """Take a parcel from the wire and answer the first waiting `receive` that it fits."""
+        """Take a parcel from the wire and answer the first open `receive` that it fits."""
         self.queue.append(parcel)
         self.notices += parcel.leaves
-        self.serve_waiting()
+        self.serve()
 
-    def serve_waiting(self) -> None:
-        """Answer every waiting `receive` where that is possible now, in the order in which they were called."""
-        for waiting in list(self.waiting):
-            found, parcel = self._match(waiting)
+    def serve(self) -> None:
+        """Answer every open `receive` where that is possible now, in the order in which they were called."""
+        for started in list(self.receives):
+            found, parcel = self._match(started)
             if found:
-                self.waiting.remove(waiting)
-                waiting.event.succeed(parcel)
+                self.receives.remove(started)
+                started.event.succeed(parcel)
 
-    def _match(self, waiting: Waiting) -> tuple[bool, Parcel | None]:
+    def _match(self, started: Receive) -> tuple[bool, Parcel | None]:
         """Return whether the wait is over, and with what (None: nobody is left to send)."""
-        wanted = waiting.source if waiting.source is not ANY else self._scripted()
-        self._note_leavers(waiting)
+        wanted = started.source if started.source is not ANY else self._scripted()
+        self._note_leavers(started)
         for parcel in self.queue:
             if wanted is ANY or parcel.source == wanted:
                 self._remove(parcel)
@@ -111,7 +101,7 @@ class Inbox:
         self.queue.remove(parcel)
         self.notices -= parcel.leaves
 
-    def _note_leavers(self, waiting: Waiting) -> None:
+    def _note_leavers(self, started: Receive) -> None:
         """Everything before a notice has been taken when the notice comes first from its source."""
         if not self.notices:
             return  # the usual case, and a server may have a message of every worker before it
@@ -119,7 +109,7 @@ class Inbox:
             ahead = any(p.source == parcel.source and not p.leaves for p in self.queue)
             if not ahead:
                 self.gone.add(parcel.source)
-                if not waiting.leavers:
+                if not started.leavers:
                     self._remove(parcel)
 
     def _scripted(self) -> Address | None:

@@ -16,7 +16,7 @@ from harness.costs.memory import counted_kinds, placement_of
 from harness.costs.profiles import ModelShape
 from harness.engines.shared.rate_schedule import make_rate
 from harness.engines.shared.setup import Setup, make_strategy
-from harness.engines.virtual.engine import VirtualEngine
+from harness.engines.virtual.engine import build
 from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.sizes import Sizes
 
@@ -52,7 +52,7 @@ def run_timing(cell: Cell, host: Host, shape: ModelShape | None = None, trace: i
     buffers = sum(layer.buffers_bytes for layer in shape.layers)
     traced = find_shape(cell, host) or shape
     executor: Any = Sizes(setup, shape.parameter_bytes, buffers, lambda: counted_kinds(cell, host, traced))
-    engine = VirtualEngine(setup, costs=costs, executor=executor, trace=trace)
+    engine = build(setup, costs=costs, executor=executor, trace=trace)
     prepared = time.perf_counter()
     outcome = engine.run()
     outcome.setup_s = prepared - began

@@ -56,14 +56,14 @@ class WhatIf:
 
     def step_s(self, overrides: Mapping[str, float]) -> float:
         """Return the seconds of an update with some figures changed."""
-        from harness.engines.virtual.engine import VirtualEngine
+        from harness.engines.virtual.engine import build
         from harness.engines.virtual.sizes import Sizes
 
         cell = _with_jitter(self.cell, overrides.get(JITTER))
         setup = timing_setup(_shortened(cell), self.host)
         costs = _costs(self, overrides)
         executor: Any = Sizes(setup, self.profile.shape.parameter_bytes, 0, dict)
-        return _update_s(VirtualEngine(setup, costs=costs, executor=executor).run())
+        return _update_s(build(setup, costs=costs, executor=executor).run())
 
 
 def what_if(cell: Cell, host: Host, shape: ModelShape | None = None) -> WhatIf:

@@ -1,0 +1,26 @@
+"""A message as one endpoint has sent it to another, on either clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.core.addresses import Address
+
+
+@dataclass
+class Parcel:
+    """A message, or the notice that its source has left.
+
+    Attributes:
+        sent_s: when, on the host's clock or the simulated one.
+        stop: whether its source knew that the run has ended.
+        paused_s: how long its source's clock had stood still till then; the simulated clock never does.
+    """
+
+    source: Address
+    value: Any
+    sent_s: float
+    stop: bool = False
+    leaves: bool = False
+    paused_s: float = 0.0
