@@ -21,7 +21,15 @@ from harness.analysis.compare import (
     other_devices,
     probability_of_drop,
 )
-from harness.analysis.compare_words import in_json, in_markdown, in_text, sentence, short_names, verdict, where
+from harness.analysis.compare_words import (
+    conclusion,
+    in_json,
+    in_markdown,
+    in_text,
+    point_in_words,
+    sentence,
+    short_names,
+)
 from harness.commands.cli import main
 from harness.core.cell import Plan
 from harness.core.outcome import Status
@@ -100,7 +108,7 @@ def test_a_single_run_is_judged_by_its_steps(slower, expected):
     results = [compare(run(rng, 1.0), run(rng, slower)) for _ in range(100)]
     found = sum(bool(result.regressions) for result in results)
     assert found >= expected if expected else found <= 5
-    assert any("what differs from run to run is not in the interval" in note for note in results[0].notes)
+    assert any("intervals leave out how runs differ" in note for note in results[0].notes)
 
 
 def test_much_noise_raises_no_more_alarms_than_it_may():
@@ -133,13 +141,14 @@ def test_certain_but_small_is_no_regression_and_min_effect_decides():
 def test_a_loss_is_laid_to_the_part_of_the_step_that_grew():
     base, new = ([cell(seed=k, step_s=STEP_S * scale * (1 + k / 1e4)) for k in range(5)] for scale in (1.0, 1.2))
     (found,) = compare(base, new).regressions
-    assert found.where.startswith("communication (1.4 ms an update, 0.6")
+    assert found.where.startswith("communication (0.6")
     text = sentence(found)
     assert (
-        "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1: step time 4.80 ms, 4.00 ms before; +20.0 %"
+        "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1: step time 4.00 ms before, 4.80 ms now (+20.0 %, "
         in text
     )
-    assert "5 runs on either side" in text
+    assert "5 runs on each side" in text
+    assert " ms per update before, 1.4 ms now)." in text
 
 
 def test_a_part_that_shrank_is_not_what_a_time_grew_by():
@@ -188,7 +197,7 @@ def test_a_short_name_has_what_points_differ_in_and_a_whole_one_everything():
     rows = [cell(gpus=gpus, learning_rate=rate, scenario="lenet").row for gpus, rate in ((2, 0.1), (2, 0.2), (4, 0.1))]
     assert short_names(rows)[:2] == [f"sync-ddp on 2 CPU cores, learning rate {rate}" for rate in (0.1, 0.2)]
     assert short_names(rows[:1]) == ["sync-ddp on 2 CPU cores"]
-    assert where(rows[0]) == "lenet, sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1"
+    assert point_in_words(rows[0]) == "lenet, sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1"
 
 
 # -- what is deterministic ---------------------------------------------------------------------------------------------
@@ -244,7 +253,7 @@ def test_what_was_ok_and_is_not_is_a_regression(status):
     new = [cell(seed=0), *(cell(seed=k, status=status, reason="it broke") for k in (1, 2))]
     (found,) = compare(base, new).regressions
     assert (found.base, found.new) == ("ok", status)
-    assert "seeds 1, 2: it broke" in sentence(found)
+    assert "seeds 1 and 2: it broke" in sentence(found)
 
 
 def test_what_was_ok_and_is_missing_is_a_regression_and_what_is_new_is_not():
@@ -298,12 +307,12 @@ def test_other_devices_are_noticed_for_measured_cells_only():
 def test_words_say_what_was_compared_and_escape_names():
     strange = {"strategy": "a|b*<script>"}
     result: Comparison = compare([cell(**strange)], [cell(bytes_sent_per_step=9e9, **strange)])
-    assert verdict(result).startswith("1 regression in 1 point: 1 cell compared")
+    assert conclusion(result).startswith("1 regression in 1 point (1 cell compared).")
     assert r"a\|b\*\<script\>" in in_markdown(result)
     content = json.loads(in_json(result))
     assert content["regression"] is True
     assert content["findings"][0]["quantity"] == "bytes_sent_per_step"
-    assert in_text(result).splitlines()[-1] == verdict(result)
+    assert in_text(result).splitlines()[-1] == conclusion(result)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -342,8 +351,8 @@ def test_a_regression_ends_with_one_and_none_with_zero(tmp_path):
     slower = store(tmp_path / "slower", STEP_S * 1.5)
     code, text = run(base, same)
     assert code == 0, text
-    assert text.splitlines()[-1].startswith("No regression: 2 cells compared")
-    assert "could have detected: step time from +5.0 % on" in text
+    assert text.splitlines()[-1].startswith("No regression in 2 cells (")
+    assert "Smallest detectable increase: step time +5.0 %" in text
     code, text = run(base, slower)
     assert code == 1
     assert "REGRESSION: single on 1 simulated CPU core, global batch 32" in text
@@ -389,7 +398,7 @@ def test_scenarios_are_paired_by_name_and_one_that_is_there_twice_is_refused(tmp
     store(tmp_path / "new" / "copy", name="two")
     code, text = run(tmp_path / "base", tmp_path / "new")
     assert code == 2
-    assert "scenario two is there in several folders" in text
+    assert "scenario two is in several folders" in text
 
 
 def test_cells_that_were_kept_from_before_are_not_measured_again(tmp_path):
@@ -399,7 +408,7 @@ def test_cells_that_were_kept_from_before_are_not_measured_again(tmp_path):
     (folder / "record.json").write_text(json.dumps(record | {"detail": {"mark": 7}}))
     code, text = run(base, new)
     assert code == 0
-    assert "2 cells in common, 1 of them the same measurement on both sides, not compared" in text
+    assert "2 cells in common; 1 of them is the same measurement on both sides and not compared" in text
 
 
 def test_an_edited_strategy_is_still_the_same_cell(tmp_path):

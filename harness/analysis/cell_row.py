@@ -20,7 +20,7 @@ from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
 
 NOISY_CORES = 0.5
-"""Cores that other processes used on average during a cell from which on it is marked noisy; chosen."""
+"""Cores that other processes used on average during a cell above which it is marked noisy; chosen."""
 
 
 Row = dict[str, Any]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
 
 from harness.analysis.exact import MIN_SEEDS, Interval
 from harness.analysis.points import Row, number
+from harness.analysis.roots import boundary
 
 MEASURES = {
     "time": ("time_to_target_s", "spent_s"),
@@ -158,12 +159,5 @@ def probability_interval(probability: float, first: int, second: int) -> Interva
         spread = 1 + factor * ((1 - theta) / (2 - theta) + theta / (1 + theta))
         return (theta - probability) ** 2 - z**2 * theta * (1 - theta) * spread / (first * second)
 
-    return Interval(_root(excess, probability, 0.0), _root(excess, probability, 1.0))
-
-
-def _root(excess: Callable[[float], float], inside: float, outside: float) -> float:
-    """Return where the excess turns from negative to positive on the way out; the end itself where it never does."""
-    for _ in range(60):
-        middle = (inside + outside) / 2
-        inside, outside = (inside, middle) if excess(middle) > 0 else (middle, outside)
-    return (inside + outside) / 2
+    ends = (boundary(lambda theta: excess(theta) > 0, probability, end) for end in (0.0, 1.0))
+    return Interval(*ends)

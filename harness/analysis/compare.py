@@ -10,12 +10,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any, get_args
+from typing import Any
 
 from harness.analysis.compare_times import POOLED_DEGREES, Timing, change_of, detectable, finding_of, pooled, timings
-from harness.analysis.compared import STATUS, STEP, Comparison, Finding, Kind, Measured, Pair, Quantity
+from harness.analysis.compared import STATUS, STEP, ChangeKind, Comparison, Finding, Measured, PointPair
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.points import number
+from harness.analysis.quantities import Quantity
+from harness.core.text import Text
+from harness.core.words import counted, listed
 
 __all__ = ["Comparison", "Measured", "changed_environment", "compare", "other_devices"]
 
@@ -69,7 +72,7 @@ def compare(
     findings += [finding for change in changes if (finding := finding_of(change)) is not None]
     sides = [before[key] for key in fresh], [after[key] for key in fresh]
     return Comparison(
-        findings=tuple(sorted(findings, key=lambda f: (get_args(Kind).index(f.kind), -f.severity))),
+        findings=tuple(sorted(findings, key=lambda f: (tuple(ChangeKind).index(f.kind), -f.severity))),
         changes=tuple(changes),
         min_effect=min_effect,
         detectable=tuple(detectable(*timing, min_effect, coverage) for timing in times),
@@ -83,12 +86,12 @@ def compare(
     )
 
 
-def _pairs(cells: Iterable[tuple[Measured, Measured]]) -> list[Pair]:
+def _pairs(cells: Iterable[tuple[Measured, Measured]]) -> list[PointPair]:
     by_point: dict[str, list[tuple[Measured, Measured]]] = {}
     for pair in cells:
         if pair[0].ok and pair[1].ok:
             by_point.setdefault(pair[0].point, []).append(pair)
-    return [Pair(*zip(*found, strict=True)) for found in by_point.values()]
+    return [PointPair(*zip(*found, strict=True)) for found in by_point.values()]
 
 
 # -- statuses ----------------------------------------------------------------------------------------------------------
@@ -130,8 +133,8 @@ def _by_chance(
     chance = probability_of_drop(more, fewer, len(both))
     if chance <= FALSE_ALARMS:
         return finding
-    detail = f"{finding.detail}; of {len(both)} seeds, that is not told from chance"
-    return replace(finding, kind="undecided", detail=detail)
+    detail = Text(f"{finding.detail}; with {counted(len(both), 'seed')} this may be chance")
+    return replace(finding, kind=ChangeKind.UNDECIDED, detail=detail)
 
 
 def probability_of_drop(more: int, fewer: int, seeds: int) -> float:
@@ -145,17 +148,21 @@ def probability_of_drop(more: int, fewer: int, seeds: int) -> float:
 
 
 def _status_finding(was: str, now: str, cells: Sequence[Measured]) -> Finding:
-    seeds = ", ".join(str(cell.seed) for cell in cells)
     reason = "" if now in ("ok", "missing") else f": {cells[0].row.get('reason') or 'no reason recorded'}"
-    detail = f"{'seed' if len(cells) == 1 else 'seeds'} {seeds}{reason}"
-    kind: Kind = "regression" if was == "ok" else "improvement"
+    detail = Text(f"{_seeds(cell.seed for cell in cells)}{reason}")
+    kind = ChangeKind.REGRESSION if was == "ok" else ChangeKind.IMPROVEMENT
     return Finding(kind, cells[0].row, STATUS, was, now, runs=(len(cells), len(cells)), detail=detail)
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    numbers = [*map(str, seeds)]
+    return f"{'seed' if len(numbers) == 1 else 'seeds'} {listed(numbers)}"
 
 
 # -- what is deterministic ---------------------------------------------------------------------------------------------
 
 
-def _exact(pair: Pair) -> Iterable[Finding | None]:
+def _exact(pair: PointPair) -> Iterable[Finding | None]:
     """Yield a finding, or None, for every deterministic quantity that both sides have."""
     for quantity in EXACT:
         cells = [
@@ -183,20 +190,21 @@ def deterministic(quantity: Quantity, before: Measured, after: Measured) -> bool
     return (synchronous and not before.timed) or times[0] == times[1]
 
 
-def _exact_finding(pair: Pair, quantity: Quantity, cells: Sequence[tuple[Any, ...]]) -> Finding | None:
+def _exact_finding(pair: PointPair, quantity: Quantity, cells: Sequence[tuple[Any, ...]]) -> Finding | None:
     differ = [(b, n, cell) for cell, _, b, n in cells if abs(n - b) > SAME * abs(b)]
     if not differ:
         return None
     more = sum(n > b for b, n, _ in differ)
     base, new = median(b for b, _, _ in differ), median(n for _, n, _ in differ)
-    kind: Kind = "regression" if more else "improvement"
+    kind = ChangeKind.REGRESSION if more else ChangeKind.IMPROVEMENT
     if not more and quantity.column in ("samples_to_target", "updates_to_target"):
-        kind = "implausible"  # the same seeds on the same code need the same samples: something else is trained now
-    seeds = ", ".join(str(cell.seed) for _, _, cell in differ)
-    count = f"{len(differ)} of {len(cells)} seeds differ (seed {seeds})"
+        # The same seeds on the same code need the same samples: something else is trained now.
+        kind = ChangeKind.IMPLAUSIBLE
+    some = f"only in {_seeds(cell.seed for _, _, cell in differ)}"
+    detail = Text("in every seed" if len(differ) == len(cells) else some)
     runs = (len(cells), len(cells))
     change = new / base if base else math.inf
-    return Finding(kind, pair.row, quantity, base, new, change, runs=runs, detail=f"exact; {count}", exact=True)
+    return Finding(kind, pair.row, quantity, base, new, change, runs=runs, detail=detail, exact=True)
 
 
 # -- what surrounds it -------------------------------------------------------------------------------------------------
@@ -238,11 +246,12 @@ def _noisy(side: Sequence[Measured]) -> int:
     return sum(bool(cell.row.get("noisy")) for cell in side)
 
 
-def _notes(pairs: Sequence[Pair], times: Sequence[Timing]) -> Iterable[str]:
+def _notes(pairs: Sequence[PointPair], times: Sequence[Timing]) -> Iterable[Text]:
     measured = [pair for pair in pairs if pair.real]
     judged = {id(found[0].row) for found in times if found[1] is STEP}
     silent = sum(id(pair.row) not in judged for pair in measured)
     if silent:
-        yield f"{silent} measured points have too few runs and steps for their times to be compared: seeds = 5 would do"
+        few = f"{counted(silent, 'measured point')} {'has' if silent == 1 else 'have'} too few runs and steps"
+        yield Text(f"{few} to compare times; set seeds = {MIN_SEEDS}")
     if any(len(pair.base) < MIN_SEEDS for pair in measured) and pooled(measured, STEP)[1] < POOLED_DEGREES:
-        yield "few runs: times are judged by steps within a run; what differs from run to run is not in the interval"
+        yield Text("with few runs, times are judged by the steps within a run; intervals leave out how runs differ")

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.analysis.loss_shape import (
-    DEFAULTS,
-    MEANS,
-    SHAPES,
-    Features,
-    Shape,
-    Thresholds,
-    classify,
-    features,
-    in_words,
-)
+from harness.analysis.loss_shape import DEFAULTS, MEANS, SHAPES, Features, Shape, Thresholds, classify, features
 from harness.analysis.points import number, points
 from harness.analysis.votes import Vote, vote
 
 __all__ = [
     "DEFAULTS", "MEANS", "SHAPES", "Features", "Shape", "Thresholds", "Vote", "classify", "features",
-    "in_words", "map_frame", "regimes_frame", "vote",
+    "map_frame", "regimes_frame", "vote",
 ]  # fmt: skip
 
 

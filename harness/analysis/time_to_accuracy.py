@@ -15,7 +15,7 @@ from harness.analysis.points import points
 __all__ = ["Reached", "Run", "beats_frame", "reached_by", "reached_frame", "run_of"]
 
 BETTER_OF_TEN = 10
-"""Runs from which on a resampled interval is given: with fewer a bootstrap is too narrow (18 % low at n = 5, measured
+"""Runs at which a resampled interval is first given: with fewer a bootstrap is too narrow (18 % low at n = 5, measured
 on log-normal times); chosen."""
 
 

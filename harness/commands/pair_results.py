@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import InputError, NothingDone
+from harness.core.words import counted
 from harness.results.store import Record, Results, find_results
 
 if TYPE_CHECKING:
@@ -67,20 +68,20 @@ def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_ot
     common = [(before[key], after[key]) for key in before if key in after]
     if not common:
         raise NothingDone(
-            f"no cell in common: {base} has {len(before)}, {named} has {len(after)}, and none agree in strategy, "
-            "workload, batch, rate, devices, engine, goal and seed; run the scenario that BASE was made with"
+            f"no cell in common: {base} has {len(before)}, {named} has {len(after)}, and no two agree in strategy, "
+            "workload, batch, learning rate, devices, engine, goal and seed. Run the scenario that BASE was made with."
         )
     copies = frozenset(one.key for one, other in common if one.same_as(other))
     if len(copies) == len(common):
         raise NothingDone(
-            f"{base} and {named} hold the same measurements ({len(common)} cells); measure again with "
-            f"`harness run SCENARIO --fresh`, or into another folder with --results"
+            f"{base} and {named} hold the same measurements ({counted(len(common), 'cell')}). Measure again with "
+            f"`harness run SCENARIO --fresh`, or into another folder with --results."
         )
     sides = [_measured(one) for one, _ in common], [_measured(other) for _, other in common]
     devices = other_devices(*sides)
     if devices and not allow_other_device:
         raise InputError(
-            [f"{base} was measured on {devices[0]}, {named} on {devices[1]}; --allow-other-device compares them anyway"]
+            [f"{base} was measured on {devices[0]}, {named} on {devices[1]}; to compare anyway: --allow-other-device"]
         )
     earlier, later = ([_measured(stored) for stored in side.values()] for side in (before, after))
     return compare(earlier, later, min_effect, copies)
@@ -91,7 +92,7 @@ def _base(base: Path, new: Sequence[Path]) -> list[Results]:
         return find_results(base)
     except InputError:
         raise NothingDone(
-            f"no BASE yet: {base} holds no results; store these as the first: "
+            f"no BASE yet: {base} holds no results. Store these as the first: "
             f"mkdir -p {base.parent if len(new) == 1 else base} && cp -r {' '.join(map(str, new))} {base}"
         ) from None
 
@@ -109,7 +110,7 @@ def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tu
     named = len(folders) > 1 or len(others) > 1
     twice = [name for name, count in Counter(results.plan().name for results in folders).items() if count > 1]
     if twice:
-        raise InputError([f"scenario {twice[0]} is there in several folders: nothing says which to compare; give one"])
+        raise InputError([f"scenario {twice[0]} is in several folders; name the one to compare"])
     found = {}
     for results in folders:
         scenario = results.plan().name if named else ""
