@@ -20,7 +20,7 @@ from harness.analysis.answer import (
 )
 from harness.analysis.exact import median_interval
 from harness.analysis.ledger import Edge, edges_in_words
-from harness.analysis.winners import Price
+from harness.analysis.winners import DevicePrice
 from harness.core.text import Text
 from harness.core.words import duration
 
@@ -468,7 +468,7 @@ def test_memory_separates_those_that_are_level() -> None:
 def test_winners_by_cost_energy_and_memory_need_not_be_the_fastest() -> None:
     fast = seeds("fast", [1] * 5, gpus=4, energy_j=50.0, samples_seen=3200, dram_tensors_peak_bytes=3 * 2**30)
     slow = seeds("slow", [2] * 5, energy_j=20.0, samples_seen=3200, dram_tensors_peak_bytes=2**20)
-    found = answer([*fast, *slow], 10, Price(3.6, "EUR"))
+    found = answer([*fast, *slow], 10, DevicePrice(3.6, "EUR"))
     assert found.winners == (
         ("time to the target", "fast on 4 CPU cores", "1.00 s"),
         ("cost to the target", "slow on 1 CPU core", "0.00200 EUR"),

@@ -13,7 +13,7 @@ from harness.analysis.exam import exams, failed
 from harness.analysis.loss_shape import SHAPES
 from harness.analysis.points import has_target, points, ranked_rows
 from harness.analysis.ranking import Standing, best_standings
-from harness.analysis.winners import Price
+from harness.analysis.winners import DevicePrice
 from harness.core.outcome import Status
 
 Row = dict[str, Any]
@@ -62,8 +62,8 @@ def a_row(draw: st.DrawFn) -> Row:
 
 
 @settings(max_examples=80, deadline=None)
-@given(rows(), st.sampled_from([None, Price(2.8, "EUR")]))
-def test_any_rows_have_an_answer(found: list[Row], price: Price | None) -> None:
+@given(rows(), st.sampled_from([None, DevicePrice(2.8, "EUR")]))
+def test_any_rows_have_an_answer(found: list[Row], price: DevicePrice | None) -> None:
     told = answer(found, len(found) + 1, price)
     for text in (answer_as_text(told), answer_as_markdown(told)):
         assert text.strip()

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from harness.analysis.cell_row import identity_row
 from harness.analysis.compare import (
     Comparison,
-    Measured,
+    MeasuredCell,
     changed_environment,
     compare,
     other_devices,
@@ -41,7 +41,7 @@ PARTS = {"input_s": 0.02, "compute_s": 0.3, "communication_s": 0.06, "idle_s": 0
 STEP_S = 0.004
 
 
-def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any) -> Measured:
+def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any) -> MeasuredCell:
     row: dict[str, Any] = {
         "cell_id": f"{point}-{seed}",
         "strategy": "sync-ddp",
@@ -65,7 +65,7 @@ def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any
     steps = changes.pop("steps_s", None)
     environment = changes.pop("environment", HERE)
     row["communication_s"] += 100 * (step_s - STEP_S)
-    return Measured(point, row | changes, environment, steps=(lambda: steps) if steps is not None else tuple)
+    return MeasuredCell(point, row | changes, environment, steps=(lambda: steps) if steps is not None else tuple)
 
 
 def night(rng: np.random.Generator, slower: float = 1.0, points: int = 4, seeds: int = 5, noise: float = 0.02):
@@ -100,7 +100,7 @@ def test_two_percent_of_noise_is_left_alone(points, seeds, slower):
 
 @pytest.mark.parametrize(("slower", "expected"), [(1.1, 95), (1.0, 0)])
 def test_a_single_run_is_judged_by_its_steps(slower, expected):
-    def run(rng: np.random.Generator, scale: float) -> list[Measured]:
+    def run(rng: np.random.Generator, scale: float) -> list[MeasuredCell]:
         steps = STEP_S * scale * np.exp(rng.normal(0, 0.1, 400))
         return [cell(step_s=float(steps.mean()), steps_s=steps.tolist())]
 
@@ -170,7 +170,7 @@ def test_an_improvement_is_told_and_an_implausible_one_flagged():
 
 
 def test_every_time_that_was_compared_is_kept_with_its_interval_and_parts():
-    def side(**scales: float) -> list[Measured]:
+    def side(**scales: float) -> list[MeasuredCell]:
         return [cell(p, k, STEP_S * s * (1 + k / 1e4)) for p, s in scales.items() for k in range(5)]
 
     result = compare(side(same=1, slow=1), side(same=1.001, slow=1.2), min_effect=0.1)
@@ -203,12 +203,12 @@ def test_a_short_name_has_what_points_differ_in_and_a_whole_one_everything():
 # -- what is deterministic ---------------------------------------------------------------------------------------------
 
 
-def virtual(seed: int = 0, point: str = "a", **changes: Any) -> Measured:
+def virtual(seed: int = 0, point: str = "a", **changes: Any) -> MeasuredCell:
     known = {"engine": "virtual", "samples_to_target": 5280, "updates_to_target": 165, "samples_seen": 5600}
     return cell(point, seed, **known | changes)
 
 
-def findings(base: Measured, new: Measured) -> dict[str, str]:
+def findings(base: MeasuredCell, new: MeasuredCell) -> dict[str, str]:
     return {f.quantity.column: f.kind for f in compare([base], [new]).findings}
 
 
@@ -430,7 +430,7 @@ def test_times_to_target_are_compared_seed_by_seed():
     """Seeds differ by a factor of three, the same seed on two nights by 2 %: only pairs tell 10 % apart."""
     rng = np.random.default_rng(5)
 
-    def side(scale: float) -> list[Measured]:
+    def side(scale: float) -> list[MeasuredCell]:
         times = [(1 + seed / 2) * scale * math.exp(rng.normal(0, 0.02)) for seed in range(5)]
         return [cell(seed=seed, time_to_target_s=time) for seed, time in enumerate(times)]
 

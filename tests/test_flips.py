@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.flips import LINKS, SPEED, Side, flip_points
+from harness.analysis.flips import LINK_KEYS, SPEED_KEY, Side, flip_points
 
-NODES, BUS = LINKS
+NODES, BUS = LINK_KEYS
 
 
 def law(compute_s: float, num_bytes: float, configured: Mapping[str, float]) -> Callable[[Mapping[str, float]], float]:
     """A step computes, which devices twice as fast halve, and sends, which a link twice as fast halves."""
 
     def step_s(overrides: Mapping[str, float]) -> float:
-        slower = configured[SPEED] / overrides.get(SPEED, configured[SPEED])
+        slower = configured[SPEED_KEY] / overrides.get(SPEED_KEY, configured[SPEED_KEY])
         return compute_s * slower + num_bytes / overrides.get(NODES, configured[NODES])
 
     return step_s
 
 
 def side(name: str, compute_s: float, num_bytes: float, bandwidth: float = 1e9) -> Side:
-    configured = {NODES: bandwidth, SPEED: 100.0}
+    configured = {NODES: bandwidth, SPEED_KEY: 100.0}
     step_s = law(compute_s, num_bytes, configured)
     return Side(name, step_s({}), step_s, configured)
 

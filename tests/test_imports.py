@@ -67,8 +67,8 @@ def test_analysis_and_report_know_nothing_of_engines():
 
 def test_figures_of_the_house_do_not_grow():
     """Ceilings: lower them when the house gets better, never raise them."""
-    assert len(HOUSE.name_collisions) <= 59
-    assert HOUSE.anys <= 883
+    assert len(HOUSE.name_collisions) <= 27
+    assert HOUSE.anys <= 812
     assert len(HOUSE.doors) <= 8
 
 

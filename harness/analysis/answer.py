@@ -23,9 +23,9 @@ from harness.analysis.caveats import about, caveats_of
 from harness.analysis.confidence import (
     achieves,
     evidence,
+    is_level,
     is_open,
     lead_in_words,
-    level,
     open_in_words,
     recommended_first,
 )
@@ -42,7 +42,7 @@ from harness.analysis.ledger import (
     tried_in_words,
 )
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
-from harness.analysis.point_names import device_in_words, devices_in_words, differs, label, real, sentences, setting
+from harness.analysis.point_names import device_noun, devices_in_words, differs, label, real, sentences, setting
 from harness.analysis.points import (
     TRIED,
     Point,
@@ -56,7 +56,7 @@ from harness.analysis.points import (
     without_controls,
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
-from harness.analysis.winners import DRAM, Price, price_of, winners
+from harness.analysis.winners import DRAM, DevicePrice, price_of, winners
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import aligned, counted, escaped, listed, memory_size
 
@@ -157,7 +157,7 @@ class Answer:
         return sentences(self.headline, *self.grounds)
 
 
-def answer(rows: Sequence[Row], planned: int, price: Price | None = None, target: str = TARGET) -> Answer:
+def answer(rows: Sequence[Row], planned: int, price: DevicePrice | None = None, target: str = TARGET) -> Answer:
     """Answer "which strategy should I use, and why?".
 
     Args:
@@ -253,7 +253,7 @@ def _winners_in_lines(given: Answer) -> list[str]:
 
 
 def _ranked(
-    common: Answer, best: Sequence[Standing], found: Sequence[Point], price: Price | None, target: str
+    common: Answer, best: Sequence[Standing], found: Sequence[Point], price: DevicePrice | None, target: str
 ) -> Answer:
     leader, others = best[0], [*best[1:]] or _settings_of_one(best[0], found)
     standings = [standing for standing in map(Standing, found) if standing.reached >= ENOUGH * standing.seeds]
@@ -269,7 +269,7 @@ def _ranked(
     else:
         told = _use(leader, open_, target)
     scaled = sentences(hardly(leader, poor), *scaling) if poor and others else NO_TEXT
-    lost = [why(s, leader) for s in others if s is not split and s.rank > leader.rank and not level(leader, s)]
+    lost = [why(s, leader) for s in others if s is not split and s.rank > leader.rank and not is_level(leader, s)]
     kind, advice, grounds = told
     return replace(
         common,
@@ -313,7 +313,7 @@ def _stay(leader: Standing, reason: Text, open_: Text, target: str) -> _Told:
     """
     point = leader.point
     ground = f"{point.strategy} ({setting(point)}) {achieves(leader, target)} ({evidence(leader)})."
-    advice = Text(f"Stay on one {device_in_words(point.row)}.")
+    advice = Text(f"Stay on one {device_noun(point.row)}.")
     return Recommendation.STAY, advice, (Text(ground), open_, reason)
 
 
@@ -355,7 +355,7 @@ def _runner_up(standing: Standing, leader: Standing) -> Text:
     if len(standing.runs) < standing.seeds or not standing.reached:
         return Text(f"Runner-up: {failure(standing)}")
     told = f"Runner-up: {label(standing.point)} {achieves(standing)} ({evidence(standing)})."
-    memory = _by_memory(leader, standing) if level(leader, standing) else ""
+    memory = _by_memory(leader, standing) if is_level(leader, standing) else ""
     wobbles = "Its loss curves show that this learning rate is too large." if too_large_for(standing.point) else ""
     return sentences(told, lead_in_words(leader, standing), memory, wobbles)
 

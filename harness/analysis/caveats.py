@@ -10,6 +10,7 @@ from harness.analysis.point_names import devices_in_words, label, on_devices
 from harness.analysis.points import RESULTS, TRIED, Row, has_target, not_ranked, points, status_counts, without_controls
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.votes import vote
+from harness.core.outcome import Status
 from harness.core.text import Text
 from harness.core.words import counted, listed
 
@@ -51,8 +52,8 @@ def caveats_of(rows: Sequence[Row], planned: int, pool: Sequence[Row]) -> tuple[
         planned: cells of the plan.
         pool: rows that are ranked.
     """
-    missing = planned - sum(row["status"] != "interrupted" for row in rows)
-    counts, ended = status_counts(rows), {"crashed": "crashed", "timeout": "ran out of time"}
+    missing = planned - sum(row["status"] != Status.INTERRUPTED for row in rows)
+    counts, ended = status_counts(rows), {Status.CRASHED: "crashed", Status.TIMEOUT: "ran out of time"}
     lines = [f"{missing} of {counted(planned, 'cell')} {_have(missing)} not run yet."] if missing > 0 else []
     lines += [
         f"{counted(counts[status], 'cell')} {words}; the table of cells gives the reason."

@@ -11,18 +11,18 @@ import numpy as np
 
 from harness.analysis.compared import (
     ALLOCATED,
-    STEP,
     TO_TARGET,
+    UPDATE_TIME,
     Change,
     ChangeKind,
     Detectable,
     Finding,
-    Measured,
+    MeasuredCell,
     PointPair,
 )
 from harness.analysis.exact import MIN_SEEDS, Interval
 from harness.analysis.explain import update_parts
-from harness.analysis.intervals import Cost, Ratio, cost_of_runs, cost_of_steps, quantile_of_t, ratio
+from harness.analysis.intervals import LogCost, Ratio, cost_of_runs, cost_of_steps, quantile_of_t, ratio
 from harness.analysis.points import PART_NAMES, mean_update_s, number
 from harness.analysis.quantities import Quantity
 from harness.core.text import NO_TEXT, Text
@@ -40,7 +40,7 @@ Timing = tuple[PointPair, Quantity, Ratio]
 def timings(pairs: Sequence[PointPair]) -> list[Timing]:
     """Return what every point's times became, new over base, with how sure that is."""
     found: list[Timing] = []
-    for quantity in (STEP, TO_TARGET, ALLOCATED):
+    for quantity in (UPDATE_TIME, TO_TARGET, ALLOCATED):
         usable = [kept for pair in pairs if (kept := _measured(pair, quantity)) is not None]
         spread = pooled(usable, quantity)
         for pair in usable:
@@ -67,18 +67,18 @@ def _ratio(pair: PointPair, quantity: Quantity, spread: tuple[float, int]) -> Ra
 
 def _measured(pair: PointPair, quantity: Quantity) -> PointPair | None:
     """Return the seeds of a point that have the quantity on both sides; None without any, or where it is exact."""
-    if quantity is not STEP and not pair.real:
+    if quantity is not UPDATE_TIME and not pair.real:
         return None
     kept = [(b, n) for b, n in zip(pair.base, pair.new, strict=True) if _value(b, quantity) and _value(n, quantity)]
     return PointPair(*zip(*kept, strict=True)) if kept else None
 
 
-def _value(cell: Measured, quantity: Quantity) -> float | None:
+def _value(cell: MeasuredCell, quantity: Quantity) -> float | None:
     """Return what a run cost; a step's time is the whole job's."""
-    return mean_update_s(cell.row) if quantity is STEP else number(cell.row, quantity.column)
+    return mean_update_s(cell.row) if quantity is UPDATE_TIME else number(cell.row, quantity.column)
 
 
-def _values(side: Iterable[Measured], quantity: Quantity) -> list[float]:
+def _values(side: Iterable[MeasuredCell], quantity: Quantity) -> list[float]:
     return [value for cell in side if (value := _value(cell, quantity))]
 
 
@@ -90,11 +90,11 @@ def pooled(pairs: Sequence[PointPair], quantity: Quantity) -> tuple[float, int]:
     return (squares / degrees if degrees else 0.0), degrees
 
 
-def _sides(pair: PointPair) -> tuple[tuple[Measured, ...], tuple[Measured, ...]]:
+def _sides(pair: PointPair) -> tuple[tuple[MeasuredCell, ...], tuple[MeasuredCell, ...]]:
     return pair.base, pair.new
 
 
-def _cost(side: Sequence[Measured], quantity: Quantity, spread: tuple[float, int]) -> Cost | None:
+def _cost(side: Sequence[MeasuredCell], quantity: Quantity, spread: tuple[float, int]) -> LogCost | None:
     """Return what one side's runs cost, by whatever says most about their spread; None where nothing does."""
     values = _values(side, quantity)
     if not side[0].real:
@@ -104,16 +104,16 @@ def _cost(side: Sequence[Measured], quantity: Quantity, spread: tuple[float, int
     variance, degrees = spread
     middle = fmean(math.log(value) for value in values)
     if degrees >= POOLED_DEGREES:
-        return Cost(middle, math.sqrt(variance / len(values)), degrees, len(values), between_runs=True)
-    if quantity is not STEP or side[0].row.get("synchrony") == "asynchronous":
+        return LogCost(middle, math.sqrt(variance / len(values)), degrees, len(values), between_runs=True)
+    if quantity is not UPDATE_TIME or side[0].row.get("synchrony") == "asynchronous":
         return None
     steps = cost_of_steps([cell.steps() for cell in side])
     return replace(steps, log=middle) if steps else None
 
 
-def _simulated(values: Sequence[float]) -> Cost:
+def _simulated(values: Sequence[float]) -> LogCost:
     """Return a simulated cost: seeds are the same on both sides, so what differs is the change itself."""
-    return Cost(fmean(math.log(value) for value in values), 0.0, math.inf, len(values), between_runs=True)
+    return LogCost(fmean(math.log(value) for value in values), 0.0, math.inf, len(values), between_runs=True)
 
 
 def change_of(pair: PointPair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Change:
@@ -185,6 +185,6 @@ def changed_part(change: Change) -> str:
     return part if part and sign * changes[part] > 0 else ""
 
 
-def _median_parts(side: Sequence[Measured]) -> dict[str, float]:
+def _median_parts(side: Sequence[MeasuredCell]) -> dict[str, float]:
     known = [update_parts(cell.row) for cell in side]
     return {part: median(p[part] for p in known) for part in PART_NAMES if known and all(part in p for p in known)}

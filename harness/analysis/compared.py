@@ -11,6 +11,7 @@ from typing import Any
 from harness.analysis.exact import Interval
 from harness.analysis.points import Row
 from harness.analysis.quantities import Quantity
+from harness.core.outcome import Status
 from harness.core.text import NO_TEXT, Text
 
 
@@ -24,7 +25,7 @@ class ChangeKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCell:
     """One cell of one side.
 
     Attributes:
@@ -47,7 +48,7 @@ class Measured:
     @property
     def ok(self) -> bool:
         """Whether it is as it should be."""
-        return bool(self.row["status"] == "ok")
+        return bool(self.row["status"] == Status.OK)
 
     @property
     def real(self) -> bool:
@@ -55,7 +56,7 @@ class Measured:
         return bool(self.row["engine"] != "virtual")
 
 
-STEP = Quantity("step", "step time", "s")
+UPDATE_TIME = Quantity("step", "step time", "s")
 TO_TARGET = Quantity("time_to_target_s", "time to target", "s")
 ALLOCATED = Quantity("dram_allocated_peak_bytes", "allocated DRAM", "bytes")
 STATUS = Quantity("status", "status")
@@ -173,8 +174,8 @@ class Comparison:
 class PointPair:
     """The seeds of a point that are ok on both sides, in the same order."""
 
-    base: tuple[Measured, ...]
-    new: tuple[Measured, ...]
+    base: tuple[MeasuredCell, ...]
+    new: tuple[MeasuredCell, ...]
 
     @property
     def row(self) -> Row:

@@ -81,7 +81,7 @@ def _value(standing: Standing) -> str:
     return duration(standing.seconds) if standing.point.by_target else rate(1 / standing.seconds)
 
 
-def level(leader: Standing, other: Standing) -> bool:
+def is_level(leader: Standing, other: Standing) -> bool:
     """Say whether two simulated speeds differ by less than the predictions are good to."""
     return _deterministic(leader) and bool(other.reached) and _tie(leader, other)
 

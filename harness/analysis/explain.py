@@ -111,7 +111,7 @@ def solve(predict: Predict, parameter: Parameter, start: float, end: float, want
 
 # -- two cells ---------------------------------------------------------------------------------------------------------
 
-SEEN = 1e-6
+LEAST_SHARE = 1e-6
 """Share of a step above which a part of it is shown: below it is rounding; chosen."""
 
 
@@ -215,7 +215,7 @@ def _pairs(first: Row, second: Row, scale: float) -> list[PartPair]:
     left, right = update_parts(first), {part: seconds * scale for part, seconds in update_parts(second).items()}
     pairs = [PartPair(part, left.get(part), right.get(part)) for part in PART_NAMES]
     whole = PartPair("", sum(left.values()) or None, sum(right.values()) or None)
-    least = SEEN * max(whole.first_s or 0.0, whole.second_s or 0.0)
+    least = LEAST_SHARE * max(whole.first_s or 0.0, whole.second_s or 0.0)
     return [*(pair for pair in pairs if max(pair.first_s or 0.0, pair.second_s or 0.0) > least), whole]
 
 

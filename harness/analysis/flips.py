@@ -24,8 +24,8 @@ STRIDE = 4
 FOUND = 0.002
 """Relative width at which a turning point counts as found: three digits are written."""
 
-LINKS = ("cluster.inter_node.bandwidth", "cluster.intra_node.bandwidth")
-SPEED = "cluster.device.samples_per_second"
+LINK_KEYS = ("cluster.inter_node.bandwidth", "cluster.intra_node.bandwidth")
+SPEED_KEY = "cluster.device.samples_per_second"
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ def flip_points(winner: Side, other: Side) -> tuple[Text, ...]:
     """
     if winner.seconds >= other.seconds:
         return ()
-    parameters = [p for p in PARAMETERS if p.key in LINKS and (p.key in winner.configured or p.key in other.configured)]
+    known = winner.configured.keys() | other.configured.keys()
+    parameters = [parameter for parameter in PARAMETERS if parameter.key in LINK_KEYS and parameter.key in known]
     lines = [_links(winner, other, parameter) for parameter in parameters]
-    if SPEED in winner.configured and SPEED in other.configured:
+    if SPEED_KEY in winner.configured and SPEED_KEY in other.configured:
         lines.append(_work(winner, other))
     return tuple(lines)
 
@@ -83,7 +84,7 @@ def _links(winner: Side, other: Side, parameter: Parameter) -> Text:
 
 def _work(winner: Side, other: Side) -> Text:
     """Return the same for the work of a step; twice the work is what devices half as fast have."""
-    below, above = _turns(winner, other, SPEED)
+    below, above = _turns(winner, other, SPEED_KEY)
     ends = (("at least", above), ("at most", below))
     conditions = [f"{side} {three(1 / factor)}x" for side, factor in ends if factor is not None]
     if not conditions:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from harness.analysis.point_names import devices_in_words, differs, label, on_devices, sentences, unit
 from harness.analysis.points import COMPUTING, EXCHANGING, PART_NAMES, Point, number, status_counts
 from harness.analysis.ranking import Standing
+from harness.core.outcome import Status
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import counted, duration, rate, three, times
 
@@ -92,7 +93,7 @@ def why(standing: Standing, leader: Standing) -> Text:
 def failure(standing: Standing) -> Text:
     """Say how many seeds got there, and what became of the others."""
     goal = "reached the target" if standing.point.by_target else "finished"
-    missed = {key: count for key, count in status_counts(standing.point.rows).items() if key != "ok"}
+    missed = {key: count for key, count in status_counts(standing.point.rows).items() if key != Status.OK}
     reasons = ", ".join(f"{count} {status}" for status, count in missed.items())
     got = f"{standing.reached} of {counted(standing.seeds, 'seed')}"
     return Text(f"{label(standing.point)} {goal} with {got} ({reasons or 'no value'}).")

@@ -7,7 +7,7 @@ from harness.core.text import Text
 from harness.core.words import counted
 
 
-def device_in_words(row: Row) -> str:
+def device_noun(row: Row) -> str:
     """Return such as "CPU core" or "simulated GPU"."""
     simulated = "simulated " if row["engine"] == "virtual" else ""
     return f"{simulated}{'CPU core' if row.get('device') == 'cpu' else 'GPU'}"
@@ -15,7 +15,7 @@ def device_in_words(row: Row) -> str:
 
 def devices_in_words(row: Row, gpus: int | None = None) -> str:
     """Return such as "2 CPU cores", "4 simulated CPU cores" or "1 GPU"; of another number of them if given."""
-    return counted(int(row["gpus"]) if gpus is None else gpus, device_in_words(row))
+    return counted(int(row["gpus"]) if gpus is None else gpus, device_noun(row))
 
 
 def on_devices(row: Row) -> str:

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from harness.core.outcome import Part, Status
+from harness.core.words import show
 
 Row = Mapping[str, Any]
 
@@ -113,7 +114,7 @@ def points(rows: Sequence[Row], by_target: bool) -> list[Point]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(point_of(row), []).append(row)
-    varied = _varied(rows)
+    varied = varied_settings((row["strategy"], settings_of(row)) for row in rows)
     return [Point(tuple(group), by_target, _details(group[0], varied)) for group in groups.values()]
 
 
@@ -125,12 +126,16 @@ def settings_of(row: Row) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in {**options, **swept}.items()}
 
 
-def _varied(rows: Iterable[Row]) -> set[tuple[str, str]]:
-    """Return (strategy, setting) wherever a strategy's cells differ in it."""
+def varied_settings(given: Iterable[tuple[str, Mapping[str, object]]]) -> set[tuple[str, str]]:
+    """Return (strategy, setting) where cells of one strategy differ in it: only that is worth a place in their names.
+
+    Args:
+        given: the strategy of each cell, with its settings.
+    """
     seen: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        for key, value in settings_of(row).items():
-            seen.setdefault((row["strategy"], key), set()).add(value)
+    for strategy, settings in given:
+        for key, value in settings.items():
+            seen.setdefault((strategy, key), set()).add(show(value))
     return {name for name, values in seen.items() if len(values) > 1}
 
 
@@ -140,7 +145,7 @@ def _details(row: Row, varied: set[tuple[str, str]]) -> tuple[str, ...]:
 
 def has_target(rows: Iterable[Row]) -> bool:
     """Say whether cells were to reach a target: then time to it decides, else throughput."""
-    return any(row["status"] == "target-missed" or number(row, "time_to_target_s") is not None for row in rows)
+    return any(row["status"] == Status.TARGET_MISSED or number(row, "time_to_target_s") is not None for row in rows)
 
 
 def not_ranked(row: Row) -> bool:

@@ -9,20 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.core.cell import POINT_FIELDS
 from harness.core.errors import InputError, NothingDone
 from harness.core.words import counted
 from harness.results.store import Record, Results, find_results
 
 if TYPE_CHECKING:
-    from harness.analysis.compare import Comparison, Measured
+    from harness.analysis.compare import Comparison, MeasuredCell
     from harness.report.against import Against
-
-_POINT = (
-    *("strategy", "options", "engine", "device", "gpus", "batch_size", "micro_batch_size", "global_batch_size"),
-    *("learning_rate", "lr_rule", "workload", "goal", "swept", "threads_per_device", "faults"),
-)
-"""Fields of a cell that both sides share. Not its id: that changes with every edit of a strategy's file, and whether an
-edit made it worse is the question."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +110,14 @@ def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tu
         scenario = results.plan().name if named else ""
         for record in results.records().values():
             cell = record.cell.to_dict()
-            point = scenario + json.dumps({key: cell[key] for key in _POINT}, sort_keys=True, default=str)
+            point = scenario + json.dumps({key: cell[key] for key in POINT_FIELDS}, sort_keys=True, default=str)
             stored = Stored(record, results, point, scenario)
             found[stored.key] = stored
     return found
 
 
-def _measured(stored: Stored) -> Measured:
-    from harness.analysis.compare import Measured
+def _measured(stored: Stored) -> MeasuredCell:
+    from harness.analysis.compare import MeasuredCell
 
     record, path = stored.record, stored.results.cell_folder(stored.record.cell.cell_id) / "steps.parquet"
 
@@ -140,7 +134,7 @@ def _measured(stored: Stored) -> Measured:
 
     timed = record.cell.goal.get("max_seconds") is not None
     row = {**record.row, "status": record.status, "reason": record.reason, "scenario": stored.scenario}
-    return Measured(stored.point, row, record.environment, timed, steps)
+    return MeasuredCell(stored.point, row, record.environment, timed, steps)
 
 
 def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:

@@ -192,7 +192,7 @@ def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -
 def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> None:
     from harness.analysis.answer import answer_as_text
     from harness.commands.explain_text import compared_text
-    from harness.commands.turning_points import answer_of
+    from harness.commands.turning_points import folder_answer
 
     counts = Counter(record.status for record in results.records().values())
     missing_cells = len(plan.cells) - sum(counts.values())
@@ -205,7 +205,7 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
         click.echo(f"{len(hidden)} stored cells belong to other plans and are not shown")
-    click.echo(answer_as_text(answer_of(results, plugins)))
+    click.echo(answer_as_text(folder_answer(results, plugins)))
     for line in compared_text(results, plugins):
         click.echo(line)
 

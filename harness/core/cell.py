@@ -60,6 +60,14 @@ def read_schema(content: object) -> int:
     return schema
 
 
+POINT_FIELDS = (
+    *("strategy", "options", "engine", "device", "gpus", "batch_size", "micro_batch_size", "global_batch_size"),
+    *("learning_rate", "lr_rule", "workload", "goal", "swept", "threads_per_device", "faults"),
+)
+"""Fields that identify a cell's point: cells that agree in them differ in their seed. Not its id: that changes with
+every edit of a strategy's file, and whether an edit made it worse may be the question."""
+
+
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
     content: dict[str, Any] = {key: getattr(cell, key) for key in _DECIDING}

@@ -14,7 +14,7 @@ from harness.analysis.compare_words import (
     noisy_in_words,
     point_in_words,
 )
-from harness.analysis.compared import STEP, ChangeKind, Comparison, Finding
+from harness.analysis.compared import UPDATE_TIME, ChangeKind, Comparison, Finding
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import change_in_percent, listed
 from harness.report.draw_compare import grown_panels, ratio_panel
@@ -168,7 +168,7 @@ def _spread(found: Comparison) -> str:
 
 def _unshown(found: Comparison, others: Sequence[str]) -> str:
     """Say who shows no regression, and from what growth of a step on one would have shown."""
-    factors = [d.factor for d in found.detectable if d.quantity is STEP and d.row["strategy"] in others]
+    factors = [d.factor for d in found.detectable if d.quantity is UPDATE_TIME and d.row["strategy"] in others]
     text = f"No regression shows in {listed(others)}"
     if not factors:
         return f"{text}."
@@ -193,7 +193,7 @@ def _groups(findings: Sequence[Finding]) -> Iterable[FoundGroup]:
 
 def _point(name: str, found: Sequence[Finding]) -> ChangedPoint:
     """Return what changed in a point, the step before what follows from it."""
-    ordered = sorted(found, key=lambda finding: finding.quantity is not STEP)
+    ordered = sorted(found, key=lambda finding: finding.quantity is not UPDATE_TIME)
     return ChangedPoint(name, next((f.where for f in ordered if f.where), ""), tuple(map(_line, ordered)))
 
 
