@@ -8,13 +8,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.answer import answer, in_markdown, in_text
+from harness.analysis.answer import Recommendation, answer, answer_as_markdown, answer_as_text
 from harness.analysis.exam import exams, failed
 from harness.analysis.loss_shape import SHAPES
 from harness.analysis.points import has_target, points, ranked_rows
 from harness.analysis.ranking import Standing, best_standings
-from harness.analysis.winners import Price
-from harness.core.outcome import Status
+from harness.analysis.winners import DevicePrice
+from harness.core.endings import Status
 
 Row = dict[str, Any]
 
@@ -62,15 +62,15 @@ def a_row(draw: st.DrawFn) -> Row:
 
 
 @settings(max_examples=80, deadline=None)
-@given(rows(), st.sampled_from([None, Price(2.8, "EUR")]))
-def test_any_rows_have_an_answer(found: list[Row], price: Price | None) -> None:
+@given(rows(), st.sampled_from([None, DevicePrice(2.8, "EUR")]))
+def test_any_rows_have_an_answer(found: list[Row], price: DevicePrice | None) -> None:
     told = answer(found, len(found) + 1, price)
-    for text in (in_text(told), in_markdown(told)):
+    for text in (answer_as_text(told), answer_as_markdown(told)):
         assert text.strip()
         assert "nan" not in text
         assert "inf" not in text.replace("information", "")
         assert "None" not in text
-    assert "<b>" not in in_markdown(told)
+    assert "<b>" not in answer_as_markdown(told)
 
 
 @settings(max_examples=80, deadline=None)
@@ -84,8 +84,10 @@ def test_what_is_recommended_ended_well_and_is_ranked(found: list[Row]) -> None:
     assert leader["status"] == "ok"
     assert leader["ranked"] is not False
     assert (leader["strategy"], leader["engine"]) not in failed(exams(found))
-    assert not told.sentence.startswith(("No recommendation", "Nothing finished"))
-    assert told.sentence.startswith("Simulated: ") == (leader["engine"] == "virtual")
+    without = {Recommendation.NONE_REACHED, Recommendation.NO_RESULT, Recommendation.NOTHING_YET}
+    assert told.kind not in without
+    assert told.simulated == (leader["engine"] == "virtual")
+    assert told.sentence.startswith("Simulated: ") == told.simulated
     simulated = [line for line in (told.runner_up, *told.why, told.one_rate) if " simulated " in line]
     assert not simulated or leader["engine"] == "virtual"
 

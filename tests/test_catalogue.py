@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from harness.api.host import Host, load_host
 from harness.commands.list_plugins import describe_entry, list_entries
-from harness.core.cluster import DeviceFigures
 from harness.core.errors import InputError
+from harness.core.given_cluster import DeviceFigures
 from harness.core.records import from_json, to_json
 from harness.costs.catalogue.devices import DEVICES, Device, efficiency, find_devices
 from harness.costs.catalogue.named_links import CARRIED, LATENCY_S, LINKS

@@ -15,16 +15,24 @@ from click.testing import CliRunner
 from harness.analysis.cell_row import identity_row
 from harness.analysis.compare import (
     Comparison,
-    Measured,
+    MeasuredCell,
     changed_environment,
     compare,
     other_devices,
     probability_of_drop,
 )
-from harness.analysis.compare_words import in_json, in_markdown, in_text, sentence, short_names, verdict, where
+from harness.analysis.compare_words import (
+    conclusion,
+    in_json,
+    in_markdown,
+    in_text,
+    point_in_words,
+    sentence,
+    short_names,
+)
 from harness.commands.cli import main
 from harness.core.cell import Plan
-from harness.core.outcome import Status
+from harness.core.endings import Status
 from harness.results.store import Record, Results
 from harness.scenario.plan import Machine
 
@@ -33,7 +41,7 @@ PARTS = {"input_s": 0.02, "compute_s": 0.3, "communication_s": 0.06, "idle_s": 0
 STEP_S = 0.004
 
 
-def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any) -> Measured:
+def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any) -> MeasuredCell:
     row: dict[str, Any] = {
         "cell_id": f"{point}-{seed}",
         "strategy": "sync-ddp",
@@ -57,7 +65,7 @@ def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any
     steps = changes.pop("steps_s", None)
     environment = changes.pop("environment", HERE)
     row["communication_s"] += 100 * (step_s - STEP_S)
-    return Measured(point, row | changes, environment, steps=(lambda: steps) if steps is not None else tuple)
+    return MeasuredCell(point, row | changes, environment, steps=(lambda: steps) if steps is not None else tuple)
 
 
 def night(rng: np.random.Generator, slower: float = 1.0, points: int = 4, seeds: int = 5, noise: float = 0.02):
@@ -92,7 +100,7 @@ def test_two_percent_of_noise_is_left_alone(points, seeds, slower):
 
 @pytest.mark.parametrize(("slower", "expected"), [(1.1, 95), (1.0, 0)])
 def test_a_single_run_is_judged_by_its_steps(slower, expected):
-    def run(rng: np.random.Generator, scale: float) -> list[Measured]:
+    def run(rng: np.random.Generator, scale: float) -> list[MeasuredCell]:
         steps = STEP_S * scale * np.exp(rng.normal(0, 0.1, 400))
         return [cell(step_s=float(steps.mean()), steps_s=steps.tolist())]
 
@@ -100,7 +108,7 @@ def test_a_single_run_is_judged_by_its_steps(slower, expected):
     results = [compare(run(rng, 1.0), run(rng, slower)) for _ in range(100)]
     found = sum(bool(result.regressions) for result in results)
     assert found >= expected if expected else found <= 5
-    assert any("what differs from run to run is not in the interval" in note for note in results[0].notes)
+    assert any("intervals leave out how runs differ" in note for note in results[0].notes)
 
 
 def test_much_noise_raises_no_more_alarms_than_it_may():
@@ -133,13 +141,14 @@ def test_certain_but_small_is_no_regression_and_min_effect_decides():
 def test_a_loss_is_laid_to_the_part_of_the_step_that_grew():
     base, new = ([cell(seed=k, step_s=STEP_S * scale * (1 + k / 1e4)) for k in range(5)] for scale in (1.0, 1.2))
     (found,) = compare(base, new).regressions
-    assert found.where.startswith("communication (1.4 ms an update, 0.6")
+    assert found.where.startswith("communication (0.6")
     text = sentence(found)
     assert (
-        "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1: step time 4.80 ms, 4.00 ms before; +20.0 %"
+        "sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1: step time 4.00 ms before, 4.80 ms now (+20.0 %, "
         in text
     )
-    assert "5 runs on either side" in text
+    assert "5 runs on each side" in text
+    assert " ms per update before, 1.4 ms now)." in text
 
 
 def test_a_part_that_shrank_is_not_what_a_time_grew_by():
@@ -161,7 +170,7 @@ def test_an_improvement_is_told_and_an_implausible_one_flagged():
 
 
 def test_every_time_that_was_compared_is_kept_with_its_interval_and_parts():
-    def side(**scales: float) -> list[Measured]:
+    def side(**scales: float) -> list[MeasuredCell]:
         return [cell(p, k, STEP_S * s * (1 + k / 1e4)) for p, s in scales.items() for k in range(5)]
 
     result = compare(side(same=1, slow=1), side(same=1.001, slow=1.2), min_effect=0.1)
@@ -188,18 +197,18 @@ def test_a_short_name_has_what_points_differ_in_and_a_whole_one_everything():
     rows = [cell(gpus=gpus, learning_rate=rate, scenario="lenet").row for gpus, rate in ((2, 0.1), (2, 0.2), (4, 0.1))]
     assert short_names(rows)[:2] == [f"sync-ddp on 2 CPU cores, learning rate {rate}" for rate in (0.1, 0.2)]
     assert short_names(rows[:1]) == ["sync-ddp on 2 CPU cores"]
-    assert where(rows[0]) == "lenet, sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1"
+    assert point_in_words(rows[0]) == "lenet, sync-ddp on 2 CPU cores, global batch 32, learning rate 0.1"
 
 
 # -- what is deterministic ---------------------------------------------------------------------------------------------
 
 
-def virtual(seed: int = 0, point: str = "a", **changes: Any) -> Measured:
+def virtual(seed: int = 0, point: str = "a", **changes: Any) -> MeasuredCell:
     known = {"engine": "virtual", "samples_to_target": 5280, "updates_to_target": 165, "samples_seen": 5600}
     return cell(point, seed, **known | changes)
 
 
-def findings(base: Measured, new: Measured) -> dict[str, str]:
+def findings(base: MeasuredCell, new: MeasuredCell) -> dict[str, str]:
     return {f.quantity.column: f.kind for f in compare([base], [new]).findings}
 
 
@@ -244,7 +253,7 @@ def test_what_was_ok_and_is_not_is_a_regression(status):
     new = [cell(seed=0), *(cell(seed=k, status=status, reason="it broke") for k in (1, 2))]
     (found,) = compare(base, new).regressions
     assert (found.base, found.new) == ("ok", status)
-    assert "seeds 1, 2: it broke" in sentence(found)
+    assert "seeds 1 and 2: it broke" in sentence(found)
 
 
 def test_what_was_ok_and_is_missing_is_a_regression_and_what_is_new_is_not():
@@ -298,12 +307,12 @@ def test_other_devices_are_noticed_for_measured_cells_only():
 def test_words_say_what_was_compared_and_escape_names():
     strange = {"strategy": "a|b*<script>"}
     result: Comparison = compare([cell(**strange)], [cell(bytes_sent_per_step=9e9, **strange)])
-    assert verdict(result).startswith("1 regression in 1 point: 1 cell compared")
+    assert conclusion(result).startswith("1 regression in 1 point (1 cell compared).")
     assert r"a\|b\*\<script\>" in in_markdown(result)
     content = json.loads(in_json(result))
     assert content["regression"] is True
     assert content["findings"][0]["quantity"] == "bytes_sent_per_step"
-    assert in_text(result).splitlines()[-1] == verdict(result)
+    assert in_text(result).splitlines()[-1] == conclusion(result)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -342,8 +351,8 @@ def test_a_regression_ends_with_one_and_none_with_zero(tmp_path):
     slower = store(tmp_path / "slower", STEP_S * 1.5)
     code, text = run(base, same)
     assert code == 0, text
-    assert text.splitlines()[-1].startswith("No regression: 2 cells compared")
-    assert "could have detected: step time from +5.0 % on" in text
+    assert text.splitlines()[-1].startswith("No regression in 2 cells (")
+    assert "Smallest detectable increase: step time +5.0 %" in text
     code, text = run(base, slower)
     assert code == 1
     assert "REGRESSION: single on 1 simulated CPU core, global batch 32" in text
@@ -389,7 +398,7 @@ def test_scenarios_are_paired_by_name_and_one_that_is_there_twice_is_refused(tmp
     store(tmp_path / "new" / "copy", name="two")
     code, text = run(tmp_path / "base", tmp_path / "new")
     assert code == 2
-    assert "scenario two is there in several folders" in text
+    assert "scenario two is in several folders" in text
 
 
 def test_cells_that_were_kept_from_before_are_not_measured_again(tmp_path):
@@ -399,7 +408,7 @@ def test_cells_that_were_kept_from_before_are_not_measured_again(tmp_path):
     (folder / "record.json").write_text(json.dumps(record | {"detail": {"mark": 7}}))
     code, text = run(base, new)
     assert code == 0
-    assert "2 cells in common, 1 of them the same measurement on both sides, not compared" in text
+    assert "2 cells in common; 1 of them is the same measurement on both sides and not compared" in text
 
 
 def test_an_edited_strategy_is_still_the_same_cell(tmp_path):
@@ -421,7 +430,7 @@ def test_times_to_target_are_compared_seed_by_seed():
     """Seeds differ by a factor of three, the same seed on two nights by 2 %: only pairs tell 10 % apart."""
     rng = np.random.default_rng(5)
 
-    def side(scale: float) -> list[Measured]:
+    def side(scale: float) -> list[MeasuredCell]:
         times = [(1 + seed / 2) * scale * math.exp(rng.normal(0, 0.02)) for seed in range(5)]
         return [cell(seed=seed, time_to_target_s=time) for seed, time in enumerate(times)]
 

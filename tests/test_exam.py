@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.analysis.answer import answer, in_text
-from harness.analysis.exam import exams, failed, failures_in_words, in_words, not_examined_in_words
+from harness.analysis.answer import answer, answer_as_text
+from harness.analysis.exam import exams, failed, failures_in_words, not_examined_in_words, passes_in_words
 
 Row = dict[str, Any]
 
@@ -20,9 +20,9 @@ def test_rounding_passes_and_is_said_with_its_size() -> None:
     rows = [row("single", 0.25), row("sync-ddp", 0.25 * (1 + 4e-7)), row("fsdp", 0.25)]
     found = exams(rows)
     assert [(exam.strategy, exam.passed, exam.pairs) for exam in found] == [("sync-ddp", True, 1), ("fsdp", True, 1)]
-    assert in_words(found, "real") == (
-        "single, sync-ddp and fsdp train identically to 4e-7 (2 pairs of runs): "
-        "choose between them by speed and memory only",
+    assert passes_in_words(found, "real") == (
+        "single, sync-ddp and fsdp train the same model to 4e-7 (2 pairs of runs). "
+        "Choose between them by speed and memory.",
     )
 
 
@@ -32,9 +32,8 @@ def test_a_gradient_summed_where_it_should_be_averaged_fails_and_is_not_ranked()
     assert failed(exams(rows)) == {("wrong", "real")}
     found = answer(rows, 6)
     assert found.sentence.startswith("Use single")
-    assert "wrong does not train what single trains: its validation loss differs by 58 % with the same seed" in in_text(
-        found
-    )
+    told = "wrong does not train the same model as single, so it is not ranked. With the same seed and learning rate, "
+    assert f"{told}its validation loss differs by 58 % (median; the limit is 5 %)." in answer_as_text(found)
 
 
 def test_who_fails_is_told_before_who_passes_and_who_makes_no_promise_last() -> None:
@@ -49,9 +48,9 @@ def test_who_fails_is_told_before_who_passes_and_who_makes_no_promise_last() -> 
     assert [line.split()[0] for line in (*found.failed_exam, *found.exam, found.no_promise)] == [
         "wrong", "single", "gossip",
     ]  # fmt: skip
-    assert found.no_promise == "gossip does not promise to train what single trains: its curves decide"
+    assert found.no_promise == "gossip is not mathematically equivalent to single. Compare the accuracy curves."
     both = not_examined_in_words([*rows, row("async-ps", 0.3, equivalence=None)], "real")
-    assert both == "gossip and async-ps do not promise to train what single trains: their curves decide"
+    assert both == "gossip and async-ps are not mathematically equivalent to single. Compare the accuracy curves."
     assert not_examined_in_words(rows, "virtual") == ""
 
 
@@ -61,7 +60,7 @@ def test_where_nobody_trains_there_is_no_promise_to_make() -> None:
 
 def test_what_was_compared_is_named_and_a_large_difference_has_no_exponent() -> None:
     still = [row("single", 0.25, displacement=0.4), row("wrong", 0.25, displacement=0.0)]
-    assert "how far its weights move differs by 100 % with the same seed" in failures_in_words(exams(still), "real")[0]
+    assert "the distance that its weights move differs by 100 % (median" in failures_in_words(exams(still), "real")[0]
     loss = [row("single", 0.25, validation_loss=None), row("wrong", 0.9, validation_loss=None)]
     assert "its training loss differs by 72 %" in failures_in_words(exams(loss), "real")[0]
 
@@ -84,15 +83,15 @@ def test_only_the_same_trajectory_on_the_same_engine_after_as_many_samples_is_co
 
 def test_simulated_ones_share_a_trajectory_by_construction() -> None:
     rows = [row("single", 0.25, engine="virtual"), row("fsdp", 0.25, engine="virtual")]
-    assert "single and fsdp share one trajectory by construction" in in_words(exams(rows), "virtual")[0]
+    assert "single and fsdp train the same model by construction" in passes_in_words(exams(rows), "virtual")[0]
 
 
 def test_how_far_the_weights_moved_is_compared_before_losses_that_rounding_drives_apart() -> None:
     rows = [row("single", 0.25, displacement=0.400), row("fsdp", 0.27, displacement=0.4004)]
     (exam,) = exams(rows)
     assert exam.worst < 0.0011
-    assert in_words([exam], "real")[0].startswith(
-        "single and fsdp train the same model but for rounding, which grows to 1e-3 by the end"
+    assert passes_in_words([exam], "real")[0].startswith(
+        "single and fsdp train the same model up to rounding (relative difference at the end: median 1e-3, worst 1e-3"
     )
 
 
@@ -102,7 +101,7 @@ def test_one_that_ends_elsewhere_fails_even_if_it_never_ends_after_as_many_sampl
     close = row("fsdp", 0.25, displacement=0.36, samples_seen=1600)
     (exam,) = exams([rows[0], close])
     assert exam.passed
-    assert in_words([exam], "real") == ()  # nothing to say of rounding
+    assert passes_in_words([exam], "real") == ()  # nothing to say of rounding
 
 
 def test_cells_on_one_device_prove_nothing() -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.analysis.explain import PARTS, explain_cells, explain_difference, solve, step_s
-from harness.analysis.more_devices import explain_scaling
+from harness.analysis.explain import explain_cells, explain_difference, solve
+from harness.analysis.more_devices import explain_scaling, scaling_title
 from harness.analysis.parameters import PARAMETERS
+from harness.analysis.points import PART_NAMES, mean_update_s
 from harness.core.words import figure
 
 GIGABIT = 1e9 / 8
@@ -84,15 +85,17 @@ def test_the_finding_is_worded_with_both_values_and_where_to_look():
     observed = predict({NODES: 14 * GIGABIT})
     found = {a.key: a for a in explain_difference(predict, CONFIGURED, observed, samples=SAMPLES)}
     rate = figure(SAMPLES / observed)
-    assert found[NODES].sentence == (f"{rate} samples/s is what 14 Gb/s between nodes gives; 25 Gb/s is configured")
+    assert found[NODES].sentence == (f"14 Gb/s between nodes would explain {rate} samples/s (configured: 25 Gb/s).")
     assert "ethtool" in found[NODES].look_at
-    assert found[JITTER].sentence.endswith("of a step's computing gives; none is configured")
+    assert found[JITTER].sentence.startswith("A compute jitter of ")
+    assert found[JITTER].sentence.endswith("(configured: none).")
 
 
 def test_how_a_value_came_about_is_said():
     (account,) = explain_difference(predict, {SPEED: 50.0}, 1.2 * predict({}), origins={SPEED: "measured here"})
-    assert account.sentence.endswith("50.0 samples/s is measured here")
-    assert account.sentence.startswith("a step of ")
+    assert account.sentence.startswith("A device speed of ")
+    assert " would explain a step of " in account.sentence
+    assert account.sentence.endswith("(measured here: 50.0 samples/s).")
 
 
 def test_a_slightly_lower_speed_is_believed_before_a_link_at_a_quarter():
@@ -176,13 +179,15 @@ def test_twins_stand_side_by_side_and_the_part_that_grew_is_named():
     virtual = row("virtual", compute_s=0.4, communication_s=0.2, idle_s=0.0)
     real = row("real", compute_s=0.41, communication_s=0.5, idle_s=0.01, other_s=0.02)
     found = explain_cells(virtual, real)
-    assert [pair.name for pair in found.pairs] == ["computing", "communication", "waiting", "other", "a step"]
+    assert [pair.name for pair in found.pairs] == [
+        *("computing", "communication", "waiting for others", "other work", "whole step"),
+    ]
     assert found.pairs[-1].first_s == pytest.approx(0.6)
     assert found.pairs[-1].second_s == pytest.approx(0.94)
     (sentence,) = found.sentences
     assert sentence == (
-        "a step of sync-ddp on 4 GPUs takes 940 ms where sync-ddp on 4 simulated GPUs takes 600 ms: most of the "
-        "difference is communication, 500 ms against 200 ms"
+        "A step of sync-ddp on 4 GPUs takes 940 ms; one of sync-ddp on 4 simulated GPUs takes 600 ms. "
+        "Most of the difference is communication (500 ms against 200 ms)."
     )
 
 
@@ -201,7 +206,7 @@ def test_a_difference_that_no_figure_accounts_for_is_said_to_be_one():
     virtual = row("virtual", gpus=16, compute_s=0.32, communication_s=predict({}) - 0.32)
     far = explain_cells(virtual, row("real", gpus=16, compute_s=0.32, communication_s=900.0), predict, CONFIGURED)
     assert far.accounts == ()
-    assert far.sentences[-1] == "no single figure within reason accounts for the difference"
+    assert far.sentences[-1] == "No single plausible figure explains the difference."
     near = explain_cells(virtual, {**virtual, "engine": "real"}, predict, CONFIGURED)
     assert (near.accounts, len(near.sentences)) == ((), 1)
 
@@ -215,26 +220,26 @@ def test_different_batches_are_compared_for_as_many_samples():
     small, large = row(batch=64, compute_s=0.1, communication_s=0.1), row(batch=256, compute_s=0.4, communication_s=0.1)
     found = explain_cells(small, large)
     assert found.pairs[-1].second_s == pytest.approx(0.125)
-    assert "for as many samples" in found.sentences[0]
-    assert "communication, 25.0 ms against 100 ms" in found.sentences[0]
+    assert "for the same number of samples" in found.sentences[0]
+    assert "communication (25.0 ms against 100 ms)" in found.sentences[0]
 
 
 def test_what_one_part_saves_and_another_adds_are_both_said():
     few, many = row(gpus=4, compute_s=2.0, communication_s=0.4), row(gpus=16, compute_s=0.5, communication_s=1.8)
     text = explain_cells(few, many).sentences[0]
     assert "communication adds 1.40 s" in text
-    assert "computing saves 1.50 s" in text
+    assert "Computing saves 1.50 s" in text
 
 
 def test_nothing_is_said_of_what_was_not_measured():
-    bare = {key: value for key, value in row(compute_s=1.0).items() if key not in PARTS and key != "steps"}
+    bare = {key: value for key, value in row(compute_s=1.0).items() if key not in PART_NAMES and key != "steps"}
     found = explain_cells(bare, row(compute_s=1.0))
     assert found.sentences == ()
 
 
 def test_a_step_is_the_batch_over_the_throughput():
-    assert step_s(row(compute_s=2.0)) == pytest.approx(2.0)
-    assert step_s({"global_batch_size": 8}) is None
+    assert mean_update_s(row(compute_s=2.0)) == pytest.approx(2.0)
+    assert mean_update_s({"global_batch_size": 8}) is None
 
 
 # -- more devices ------------------------------------------------------------------------------------------------------
@@ -246,14 +251,15 @@ def test_why_sixteen_are_no_faster_than_four():
     many = row(gpus=16, compute_s=compute, communication_s=exchange)
     first, bandwidth, batch = explain_scaling(few, many, predict, CONFIGURED)
     assert first.startswith(
-        "both take steps of 256 samples: 4 times the devices compute one in 320 ms instead of 1.28 s"
+        "Each step of 256 samples computes for 320 ms (1.28 s on 4 devices) and exchanges gradients"
     )
-    assert "times as fast on 4 times the devices" in first
-    assert bandwidth.startswith("to compute for 90 % of a step, 16 devices need ")
-    needed = float(bandwidth.split("need ")[1].split(" Gb/s")[0])
+    assert first.endswith(" (50.0 ms on 4 devices).")
+    assert scaling_title(few, many).startswith("Why sync-ddp is ")
+    assert bandwidth.startswith("16 devices would be 90 % busy with ")
+    needed = float(bandwidth.split("with ")[1].split(" Gb/s")[0])
     assert compute / predict({NODES: needed * GIGABIT}) == pytest.approx(0.9, rel=0.01)
-    assert "25 Gb/s is configured" in bandwidth
-    more = float(batch.split("steps of ")[1].split(" samples")[0].replace(",", ""))
+    assert bandwidth.endswith(" Gb/s between nodes (configured: 25 Gb/s).")
+    more = float(batch.split("busy at ")[1].split(" samples")[0].replace(",", ""))
     longer = compute * more / SAMPLES
     assert longer / (longer + exchange) == pytest.approx(0.9, rel=0.01)
 
@@ -264,7 +270,18 @@ def test_what_no_bandwidth_buys_is_said():
 
     few, many = row(gpus=4, compute_s=0.4), row(gpus=16, compute_s=0.1, communication_s=0.501)
     _, bandwidth, _ = explain_scaling(few, many, latency_bound, CONFIGURED)
-    assert "no bandwidth lets" in bandwidth
+    assert bandwidth.startswith("More bandwidth would not help: latency alone keeps 16 devices below 90 % busy")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "title"),
+    [
+        (2.0, "Why sync-ddp is slower on 16 devices than on 4 (0.5x)"),
+        (0.5, "Why sync-ddp is only 2x as fast on 16 devices as on 4"),
+    ],
+)
+def test_who_is_slower_is_not_called_hardly_faster(seconds, title):
+    assert scaling_title(row(gpus=4, compute_s=1.0), row(gpus=16, compute_s=seconds)) == title
 
 
 def test_devices_that_compute_most_of_the_time_need_nothing():

@@ -17,8 +17,9 @@ import torch.distributed as dist
 from cells import make_cell
 from test_plugin_errors import command, run, write
 
+from harness.core.endings import Cause, Failure, SourceLine, Status
 from harness.core.errors import HarnessError, MachineError, PluginError
-from harness.core.outcome import Cause, Failure, Part, SourceLine, Status
+from harness.core.step_parts import Part
 from harness.engines.processes.blame import explain
 from harness.engines.processes.foreign import NO_MEMORY, PEER_LOST, has_lost_peer, has_no_memory
 from harness.engines.processes.launch import run_cell

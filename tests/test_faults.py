@@ -21,9 +21,9 @@ from harness.api.host import Host
 from harness.api.strategy import Layout
 from harness.commands.run import run
 from harness.core.cell import Cell, Plan
-from harness.core.cluster import LinkFigures
 from harness.core.errors import InputError
 from harness.core.faults import Death, Faults, Jitter, Straggler
+from harness.core.given_cluster import LinkFigures
 from harness.core.machine import Machine
 from harness.core.outcome import Outcome
 from harness.core.records import from_json, to_json

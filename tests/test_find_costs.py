@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.cell import Named
-from harness.core.cluster import LinkFigures
 from harness.core.errors import HarnessError, InputError
+from harness.core.given_cluster import LinkFigures
 from harness.costs.catalogue.devices import DEVICES, EFFICIENCY, MEMORY_EFFICIENCY
 from harness.costs.cells.find import LOOPBACK, cluster_of, given_shape, profile_of
 from harness.costs.cells.given import profile_of_file, shape_of_given

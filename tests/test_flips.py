@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.flips import LINKS, SPEED, Side, flip_points
+from harness.analysis.flips import LINK_KEYS, SPEED_KEY, Side, flip_points
 
-NODES, BUS = LINKS
+NODES, BUS = LINK_KEYS
 
 
 def law(compute_s: float, num_bytes: float, configured: Mapping[str, float]) -> Callable[[Mapping[str, float]], float]:
     """A step computes, which devices twice as fast halve, and sends, which a link twice as fast halves."""
 
     def step_s(overrides: Mapping[str, float]) -> float:
-        slower = configured[SPEED] / overrides.get(SPEED, configured[SPEED])
+        slower = configured[SPEED_KEY] / overrides.get(SPEED_KEY, configured[SPEED_KEY])
         return compute_s * slower + num_bytes / overrides.get(NODES, configured[NODES])
 
     return step_s
 
 
 def side(name: str, compute_s: float, num_bytes: float, bandwidth: float = 1e9) -> Side:
-    configured = {NODES: bandwidth, SPEED: 100.0}
+    configured = {NODES: bandwidth, SPEED_KEY: 100.0}
     step_s = law(compute_s, num_bytes, configured)
     return Side(name, step_s({}), step_s, configured)
 
@@ -34,23 +34,25 @@ def test_a_link_too_slow_and_too_little_work_make_the_one_that_sends_less_win() 
     # 0.1 + 0.2 s against 1.0 + 0 s: level where 0.2 GB / b = 0.9 s, and where 0.1 k + 0.2 = 1.0 k
     found = flip_points(side("split", 0.1, 2e8), side("one", 1.0, 0.0))
     assert found == (
-        "split wins while a link between nodes is above 1.78 Gb/s, else one (8 Gb/s is configured)",
-        "split wins with at least 0.222 times the work per step, else one",
+        "split stays ahead while the link between nodes is above 1.78 Gb/s (configured: 8 Gb/s). "
+        "Otherwise one is faster.",
+        "split stays ahead with at least 0.222x the work per step. Otherwise one is faster.",
     )
 
 
 def test_the_one_that_sends_less_wins_below_a_bandwidth() -> None:
     found = flip_points(side("one", 1.0, 0.0), side("split", 0.1, 2e9))
     assert found == (
-        "one wins while a link between nodes is below 17.8 Gb/s, else split (8 Gb/s is configured)",
-        "one wins with at most 2.22 times the work per step, else split",
+        "one stays ahead while the link between nodes is below 17.8 Gb/s (configured: 8 Gb/s). "
+        "Otherwise split is faster.",
+        "one stays ahead with at most 2.22x the work per step. Otherwise split is faster.",
     )
 
 
 def test_what_nothing_turns_is_said() -> None:
     assert flip_points(side("less", 0.1, 1e8), side("more", 0.2, 2e8)) == (
-        "less wins against more at any bandwidth between nodes (8 Gb/s is configured)",
-        "less wins against more with any amount of work per step",
+        "less stays ahead of more at any bandwidth between nodes (configured: 8 Gb/s).",
+        "less stays ahead of more with any amount of work per step.",
     )
 
 
@@ -67,7 +69,9 @@ def test_level_ones_have_no_turning_point() -> None:
 
 def test_a_cell_without_links_is_not_asked_about_them() -> None:
     one = Side("one", 1.0, lambda overrides: 1.0 if not overrides else 1 / 0, {})
-    assert flip_points(one, side("split", 0.1, 2e9))[0].startswith("one wins while a link between nodes is below")
+    assert flip_points(one, side("split", 0.1, 2e9))[0].startswith(
+        "one stays ahead while the link between nodes is below"
+    )
 
 
 @given(

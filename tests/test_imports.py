@@ -18,7 +18,7 @@ from harness.analysis.cell_row import identity_row
 from harness.api import hooks as hookspecs
 from harness.commands.cli import NOT_YET, main
 from harness.core.cell import Plan
-from harness.core.outcome import Status
+from harness.core.endings import Status
 from harness.results.store import Record, Results
 from harness.scenario.plan import Machine
 from harness.scenario.schema import key_paths, schema_text
@@ -64,8 +64,8 @@ def test_analysis_and_report_know_nothing_of_engines():
 
 def test_figures_of_the_house_do_not_grow():
     """Ceilings: lower them when the house gets better, never raise them."""
-    assert len(HOUSE.name_collisions) <= 59
-    assert HOUSE.anys <= 883
+    assert len(HOUSE.name_collisions) <= 27
+    assert HOUSE.anys <= 812
     assert len(HOUSE.doors) <= 8
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.analysis.exact import median_interval, share_interval
 from harness.analysis.intervals import (
     BATCHES,
-    Cost,
+    LogCost,
     Ratio,
     bootstrap_interval,
     cost,
@@ -157,7 +157,7 @@ def test_steps_stand_in_for_runs_where_there_are_fewer_than_five():
 
 
 def test_equal_deterministic_costs_have_a_ratio_without_spread():
-    known = Cost(0.0, 0.0, math.inf, 1, True)
+    known = LogCost(0.0, 0.0, math.inf, 1, True)
     found = ratio(known, known)
     assert (found.value, found.interval().low, found.interval().high, found.detectable()) == (1, 1, 1, 1)
 

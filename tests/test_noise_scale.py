@@ -13,7 +13,7 @@ import torch
 from cells import make_cell
 
 from harness.analysis.cell_row import noise_row
-from harness.analysis.gradient_noise import LEAST_STEPS, Squares, known_squares, noise_scale
+from harness.analysis.gradient_noise import LEAST_KNOWN_STEPS, Squares, known_squares, noise_scale
 from harness.analysis.noise_windows import WINDOW_STEPS, noise_frame
 from harness.commands.rounds import make_record
 from harness.core.cell import Plan
@@ -149,7 +149,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 def test_a_signal_that_is_not_told_from_zero_and_few_steps_have_no_scale():
     assert noise_scale([Squares(4, 4.0, 1.0, 64)] * 100).samples is None
-    updates, _ = gaussian(LEAST_STEPS, 64, 8)
+    updates, _ = gaussian(LEAST_KNOWN_STEPS, 64, 8)
     assert noise_scale(updates).samples is not None
     assert noise_scale(updates[1:]).samples is None
     with pytest.raises(ValueError, match="needs one at least, each the mean of 2 gradients"):
@@ -200,7 +200,7 @@ def test_windows_are_medians_over_seeds_and_one_of_which_most_are_unresolved_is_
 
 def test_a_window_of_few_known_squares_and_a_run_without_any_have_no_row():
     updates, _ = gaussian(2 * WINDOW_STEPS, 64, 8)
-    assert len(noise_frame([table(updates, unknown=LEAST_STEPS + 1)])) == 1
+    assert len(noise_frame([table(updates, unknown=LEAST_KNOWN_STEPS + 1)])) == 1
     assert noise_frame([pd.DataFrame(), pd.DataFrame({"samples": [32], "time_s": [0.1]})]).empty
 
 

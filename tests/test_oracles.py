@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import SERVER, Strategy
-from harness.core.cluster import LinkFigures
+from harness.core.given_cluster import LinkFigures
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.virtual.engine import build

@@ -20,7 +20,7 @@ from harness.analysis.predicted import (
     summary,
 )
 from harness.core.cell import Observation
-from harness.core.cluster import LinkFigures
+from harness.core.given_cluster import LinkFigures
 from harness.engines.shared.setup import make_setup
 from harness.engines.virtual.engine import build
 from harness.engines.virtual.prices import constant_costs
@@ -171,8 +171,7 @@ def test_the_summary_counts_errors_and_what_lay_inside():
         ]
     lines = summary(compare_twins(rows))
     assert lines[0] == (
-        "step time: median error 9.1 %, at worst 50.0 %, over 3 points; 2 of 3 measurements lie inside the stated "
-        "uncertainty"
+        "step time: median error 9.1 %, worst 50.0 % (3 points); 2 of 3 measurements lie inside the stated uncertainty"
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from harness.analysis.cell_row import outcome_row
 from harness.analysis.loss_shape import LEAST_STEPS, Shape, classify, smoothed
-from harness.analysis.rate_regimes import MEANS, SHAPES, in_words, map_frame, regimes_frame, vote
+from harness.analysis.rate_regimes import MEANS, SHAPES, map_frame, regimes_frame, vote
 from harness.core.budget import Budget
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import make_setup
@@ -165,12 +165,6 @@ def test_seeds_vote_with_their_counts_and_a_tie_goes_to_the_larger_rate():
     assert (found.shape, found.verdict, found.text) == ("good", "good", "3 of 4 reached; good 2 of 4")
     assert vote(["slow", "collapsed"]).shape == "collapsed"
     assert vote([None]).text == "too short to tell"
-
-
-def test_outcome_and_shape_are_apart():
-    assert in_words("oscillating", reached=True) == "reached, wobbling"
-    assert in_words("slow", reached=False) == "missed, too slow"
-    assert in_words("good") == "steady"
 
 
 def row(rate: float, seed: int, regime: str | None, **changes: object) -> dict[str, object]:

@@ -15,8 +15,8 @@ from cells import make_cells
 import harness.report
 from harness.analysis.cell_row import identity_row
 from harness.core.cell import Cell, LeftOut, Plan
+from harness.core.endings import Status
 from harness.core.machine import Machine
-from harness.core.outcome import Status
 from harness.report import default_path, is_current, write_report
 from harness.report.anonymous import _names
 from harness.report.definitions import DEFINITIONS

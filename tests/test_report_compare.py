@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from test_compare import HERE, STEP_S, cell, store, virtual
 from test_report import NASTY, Seen
 
-from harness.analysis.compare import Comparison, Measured, compare
-from harness.analysis.compared import STEP, TO_TARGET, Change, Quantity
+from harness.analysis.compare import Comparison, MeasuredCell, compare
+from harness.analysis.compared import TO_TARGET, UPDATE_TIME, Change, Quantity
 from harness.commands.cli import main
 from harness.report import content_digest, is_current
 from harness.report.against import Against, exact_in_words, shown_against
@@ -32,7 +32,7 @@ PALETTE = {"sync-ddp": "#029e73", "single": "#0173b2", NASTY: "#de8f05"}
 in_browser = [pytest.mark.browser, pytest.mark.skipif(BINARY is None, reason="no Chromium on the path")]
 
 
-def side(**scales: float) -> list[Measured]:
+def side(**scales: float) -> list[MeasuredCell]:
     """Return five measured seeds of each point, nearly alike."""
     rates = {name: 0.1 * (number + 1) for number, name in enumerate(scales)}
     return [
@@ -126,7 +126,7 @@ def test_the_step_is_drawn_before_and_after_where_it_got_worse_only() -> None:
 def test_a_point_without_parts_has_no_step_to_draw() -> None:
     parts = dict.fromkeys(("input_s", "compute_s", "idle_s", "other_s"))
     base, new = ([{**c.row, **parts} for c in side(a=scale)] for scale in (1.0, 1.3))
-    found = compare(*([Measured("a", row | {"communication_s": None}, HERE) for row in s] for s in (base, new)))
+    found = compare(*([MeasuredCell("a", row | {"communication_s": None}, HERE) for row in s] for s in (base, new)))
     assert found.regressions
     assert grown(found.changes) == ()
 
@@ -169,7 +169,8 @@ def test_the_worst_step_is_drawn_first_whatever_else_of_its_point_grew_less() ->
         parts = ({"compute_s": 1.0}, {"compute_s": ratio})
         return Change(row, quantity, 1.0, ratio, ratio, kind="regression", parts=parts)
 
-    found = [changed("sync-ddp", TO_TARGET, 1.1), changed("single", STEP, 2.0), changed("sync-ddp", STEP, 3.0)]
+    both = [changed("single", UPDATE_TIME, 2.0), changed("sync-ddp", UPDATE_TIME, 3.0)]
+    found = [changed("sync-ddp", TO_TARGET, 1.1), *both]
     (drawing,) = grown(found)
     assert drawing.caption.startswith("sync-ddp on ")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.analysis.censored import Run
+from harness.analysis.censored import SeedRun
 from harness.analysis.loss_shape import MEANS, SHAPES
 from harness.analysis.time_to_accuracy import reached_by
 from harness.core.words import byte_unit, time_unit
@@ -174,14 +174,14 @@ def test_staleness_is_told_by_its_median_and_tail() -> None:
 # -- target, speed, memory ---------------------------------------------------------------------------------------------
 
 
-def way(label: str, *runs: Run, simulated: bool = False) -> ToTarget:
+def way(label: str, *runs: SeedRun, simulated: bool = False) -> ToTarget:
     return ToTarget(simulated, "single", label, runs, reached_by(runs))
 
 
 def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
-    sure = way("sure", *(Run(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
-    half = way("half", Run(1.0, True), Run(4.0, False), Run(4.0, False))
-    never = way("never", Run(4.0, False))
+    sure = way("sure", *(SeedRun(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
+    half = way("half", SeedRun(1.0, True), SeedRun(4.0, False), SeedRun(4.0, False))
+    never = way("never", SeedRun(4.0, False))
     (drawing,) = drawn(target_panels, [sure, half, never])
     assert "sure: 5 of 5 seeds reached the target, median 2.20 s (93.75 % interval 2.00 s to 2.40 s)" in (
         drawing.caption
@@ -193,14 +193,14 @@ def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
 
 
 def test_fewer_than_five_seeds_get_no_interval() -> None:
-    (drawing,) = drawn(target_panels, [way("few", *(Run(value, True) for value in (1.0, 2.0, 3.0)))])
+    (drawing,) = drawn(target_panels, [way("few", *(SeedRun(value, True) for value in (1.0, 2.0, 3.0)))])
     assert "Below five seeds no interval is given." in drawing.caption
     assert "its interval" not in texts_of(drawing)
-    assert drawn(target_panels, [way("never", Run(1.0, False))]) == []
+    assert drawn(target_panels, [way("never", SeedRun(1.0, False))]) == []
 
 
 def test_samples_to_the_target_stand_under_their_epochs() -> None:
-    runs = tuple(Run(value, True) for value in (3200.0, 6400.0, 9600.0, 6400.0, 6400.0))
+    runs = tuple(SeedRun(value, True) for value in (3200.0, 6400.0, 9600.0, 6400.0, 6400.0))
     one = ToTarget(False, "single", "one", runs, reached_by(runs), epoch=1600.0)
     (drawing,) = drawn(target_panels, [one], SAMPLES)
     assert (
@@ -354,9 +354,9 @@ def test_devices_over_time_tell_their_means_and_engines_apart() -> None:
 
 
 def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
-    runs = (Run(0.1, True),) * 5
+    runs = (SeedRun(0.1, True),) * 5
     fast = ToTarget(False, "single", f"wrong{NOT_RANKED}", runs, reached_by(runs), ranked=False)
-    slow = way("right", *(Run(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
+    slow = way("right", *(SeedRun(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
     (drawing,) = drawn(target_panels, [fast, slow])
     assert drawing.caption.startswith("right: 5 of 5 seeds")
     assert "wrong" not in drawing.caption
@@ -371,14 +371,14 @@ def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
 
 
 def test_an_interval_of_a_median_does_not_stand_beside_an_expected_time() -> None:
-    runs = [Run(1.0 + k / 10, True) for k in range(9)] + [Run(4.0, False)]
+    runs = [SeedRun(1.0 + k / 10, True) for k in range(9)] + [SeedRun(4.0, False)]
     (drawing,) = drawn(target_panels, [way("most", *runs)])
     assert "interval" not in drawing.caption
     assert "its interval" not in texts_of(drawing)
 
 
 def test_where_all_need_as_many_samples_nobody_needs_more() -> None:
-    runs = tuple(Run(value, True) for value in (3200.0, 6400.0, 9600.0))
+    runs = tuple(SeedRun(value, True) for value in (3200.0, 6400.0, 9600.0))
     rows = [ToTarget(False, "single", name, runs, reached_by(runs)) for name in ("one", "two")]
     (drawing,) = drawn(target_panels, rows, SAMPLES)
     assert "All take as many." in drawing.caption

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from harness.api.host import Host, load_host
 from harness.core.cell import Measure, Named
-from harness.core.cluster import ClusterFigures, GivenLink, StepFigures
 from harness.core.errors import InputError
+from harness.core.given_cluster import ClusterFigures, GivenLink, StepFigures
 from harness.core.records import to_json
 from harness.core.words import show
 from harness.scenario.override import parse_value, resolve_key

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import SERVER
-from harness.core.cluster import GivenServers
 from harness.core.errors import InputError
+from harness.core.given_cluster import GivenServers
 from harness.core.machine import Machine
 from harness.core.outcome import Outcome
 from harness.costs.cells.find import cluster_of

@@ -16,8 +16,8 @@ from cells import make_cells
 import harness
 from harness.analysis.cell_row import identity_row
 from harness.core.cell import RECORD_SCHEMA, Cell, Plan
+from harness.core.endings import Status
 from harness.core.errors import InputError
-from harness.core.outcome import Status
 from harness.results import store
 from harness.results.store import COLUMNS, Record, Results, find_results, jsonable, write_atomically
 from harness.scenario.plan import Machine

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.analysis.censored import Run, beats, censored_median, expected_time, run_of, survival
+from harness.analysis.censored import SeedRun, beats, censored_median, expected_time, run_of, survival
 from harness.analysis.exact import median_interval
 from harness.analysis.time_to_accuracy import beats_frame, reached_by, reached_frame
 
 
-def exponential(rng: np.random.Generator, mean: float, budget: float, n: int) -> list[Run]:
-    return [Run(min(time, budget), bool(time <= budget)) for time in rng.exponential(mean, n)]
+def exponential(rng: np.random.Generator, mean: float, budget: float, n: int) -> list[SeedRun]:
+    return [SeedRun(min(time, budget), bool(time <= budget)) for time in rng.exponential(mean, n)]
 
 
 # -- closed forms ------------------------------------------------------------------------------------------------------
@@ -42,16 +42,16 @@ def test_survival_is_right_where_budgets_differ_and_runs_cannot_simply_be_sorted
 
 def test_a_small_survival_curve_is_kaplan_and_meiers():
     # Times 1, 2+, 3, 4+, 5: 4/5, then 4/5 x 2/3, then 0.
-    runs = [Run(1, True), Run(2, False), Run(3, True), Run(4, False), Run(5, True)]
+    runs = [SeedRun(1, True), SeedRun(2, False), SeedRun(3, True), SeedRun(4, False), SeedRun(5, True)]
     assert survival(runs) == [(1, pytest.approx(0.8)), (3, pytest.approx(0.8 * 2 / 3)), (5, 0)]
 
 
 def test_a_diverged_run_is_no_run_that_might_still_have_made_it():
-    missed = [Run(1, True), Run(2, True), Run(0.5, False)]
-    diverged = [*missed[:2], Run(0.5, False, hopeless=True)]
+    missed = [SeedRun(1, True), SeedRun(2, True), SeedRun(0.5, False)]
+    diverged = [*missed[:2], SeedRun(0.5, False, hopeless=True)]
     assert survival(missed)[-1] == (2, 0)
     assert survival(diverged)[-1] == (2, pytest.approx(1 / 3))
-    assert censored_median([Run(1, True), *[Run(0.1, False, hopeless=True)] * 2]) == math.inf
+    assert censored_median([SeedRun(1, True), *[SeedRun(0.1, False, hopeless=True)] * 2]) == math.inf
 
 
 @pytest.mark.parametrize("n", [10, 20])
@@ -96,7 +96,7 @@ def test_intervals_of_the_probability_to_be_faster_cover_it(n, slower):
 
 
 def test_five_of_five_before_five_of_five_is_resolved_but_not_certain():
-    early, late = [Run(k, True) for k in range(1, 6)], [Run(k, True) for k in range(6, 11)]
+    early, late = [SeedRun(k, True) for k in range(1, 6)], [SeedRun(k, True) for k in range(6, 11)]
     found = beats(early, late)
     assert found.probability == 1
     assert found.interval is not None
@@ -106,7 +106,7 @@ def test_five_of_five_before_five_of_five_is_resolved_but_not_certain():
 
 
 def test_two_that_never_get_there_tie_and_one_that_does_wins():
-    never, reached = [Run(9, False)] * 5, [Run(5, True)] * 5
+    never, reached = [SeedRun(9, False)] * 5, [SeedRun(5, True)] * 5
     assert beats(never, never).probability == 0.5
     assert not beats(never, never).resolved
     assert beats(reached, never).probability == 1
@@ -117,7 +117,7 @@ def test_two_that_never_get_there_tie_and_one_that_does_wins():
     st.lists(st.tuples(st.floats(0.1, 100), st.booleans()), min_size=5, max_size=12),
 )
 def test_either_is_faster_and_the_interval_holds_the_estimate(first, second):
-    a, b = ([Run(*pair) for pair in runs] for runs in (first, second))
+    a, b = ([SeedRun(*pair) for pair in runs] for runs in (first, second))
     there, back = beats(a, b), beats(b, a)
     assert there.probability + back.probability == pytest.approx(1)
     for found in (there, back):
@@ -152,7 +152,7 @@ def test_a_frame_keeps_seeds_that_missed_and_counts_those_that_broke():
 
 def test_a_run_that_trained_to_no_end_is_no_run():
     assert run_of(row(0, None, status="out-of-memory")) is None
-    assert run_of(row(0, None, status="diverged")) == Run(10.0, False, hopeless=True)
+    assert run_of(row(0, None, status="diverged")) == SeedRun(10.0, False, hopeless=True)
 
 
 def test_points_of_two_engines_are_never_compared():

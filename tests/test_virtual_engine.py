@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from harness import ANY, SERVER, Layout, Strategy
 from harness.core.budget import Budget, Evaluation, Marks, Referee, target_reached
-from harness.core.cluster import LinkFigures
 from harness.core.errors import HarnessError
+from harness.core.given_cluster import LinkFigures
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.virtual.engine import Crash, Deadlock, VirtualEngine, build

@@ -6,32 +6,33 @@ for what was not measured.
 Rules: the seeds of a point stand together; each strategy stands with its best point; measured and simulated are never
 in one ranking; what fails the entry exam is in none. Where cells have a target the shortest time to it wins: the median
 where every seed reached it, else the expected time with failed runs repeated, and points that half of the seeds miss
-come last. Without a target the highest median throughput wins. Medians of fewer than five seeds get no interval. Of
-those that enough seeds do not tell from the fastest, the one on the fewest devices is recommended.
+come last. Without a target the highest median throughput wins. Medians of fewer than five seeds get no interval. If
+several strategies are statistically tied, the one on the fewest devices is recommended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from harness.analysis.winners import price_of
-from harness.core.words import aligned, counted, escaped, memory_size
-
-if TYPE_CHECKING:
-    from harness.analysis.points import Row
-    from harness.core.cell import Plan
-
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from harness.analysis import exam as exams
 from harness.analysis.caveats import about, caveats_of
-from harness.analysis.confidence import achieves, evidence, level, open_against, recommended_first, told_apart
+from harness.analysis.confidence import (
+    achieves,
+    evidence,
+    is_level,
+    is_open,
+    lead_in_words,
+    open_in_words,
+    recommended_first,
+)
 from harness.analysis.ledger import (
-    Entry,
+    LedgerEntry,
     at_one_rate,
-    edges,
+    edges_in_words,
     ledger,
     one_rate_in_words,
     one_rate_rows,
@@ -41,7 +42,7 @@ from harness.analysis.ledger import (
     tried_in_words,
 )
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
-from harness.analysis.point_names import devices_in_words, differs, label, real, setting
+from harness.analysis.point_names import device_noun, devices_in_words, differs, label, real, sentences, setting
 from harness.analysis.points import (
     TRIED,
     Point,
@@ -55,24 +56,46 @@ from harness.analysis.points import (
     without_controls,
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
-from harness.analysis.winners import DRAM, Price, winners
+from harness.analysis.winners import DRAM, DevicePrice, price_of, winners
+from harness.core.text import NO_TEXT, Text
+from harness.core.words import aligned, counted, escaped, listed, memory_size
+
+if TYPE_CHECKING:
+    from harness.core.cell import Cell, Plan
 
 __all__ = [
     "Answer",
+    "Recommendation",
     "answer",
+    "answer_as_markdown",
+    "answer_as_text",
     "devices_in_words",
-    "in_markdown",
-    "in_text",
+    "judged",
     "pool_of",
     "status_counts",
     "with_flips",
 ]
 
-SIMULATED = "Simulated: "
-"""Begins what no real device has shown."""
-
 MOST_SETTINGS = 3
 """Other settings of a single strategy that the answer speaks of; chosen: the best few, the table of cells has all."""
+
+TARGET = "the target"
+
+
+class Recommendation(StrEnum):
+    """What kind of advice an answer gives."""
+
+    USE = "use"
+    """One setting is recommended."""
+    STAY = "stay"
+    """One device is, and why several lose is known."""
+    HARDLY_FASTER = "hardly-faster"
+    """One strategy was asked about, and its devices do less than half the work that they could."""
+    UNRELIABLE = "unreliable"
+    """No setting reaches the target with half of its seeds."""
+    NONE_REACHED = "none-reached"
+    NO_RESULT = "no-result"
+    NOTHING_YET = "nothing-yet"
 
 
 @dataclass(frozen=True)
@@ -80,9 +103,12 @@ class Answer:
     """What the results say.
 
     Attributes:
-        sentence: the recommendation, with its number of seeds and interval; or that there is none yet.
-        runner_up: the next best strategy and whether it is told apart; empty where there is none.
-        why: one sentence for each other strategy: what it lost by.
+        kind: of advice.
+        advice: what to do, in a sentence; or that there is no telling yet.
+        grounds: what it rests on, with its number of seeds and interval.
+        simulated: no real device has shown it.
+        runner_up: the next best strategy and whether the two can be separated; empty where there is none.
+        why: for each other strategy what it lost by.
         caveats: what a reader must know before acting on it.
         leader: cell id of the winning point's median seed; None without a winner.
         flips: what would make another strategy win.
@@ -92,57 +118,53 @@ class Answer:
         one_rate: the second comparison, at one learning rate for all; empty where the first is at one already.
         one_rate_rows: the same as a table: strategy, devices, rate, global batch, what it came to, seeds.
         too_large: from which learning rate on training suffers, by strategy and devices; empty where none did.
-        advice: what to try next: rates beyond those tried.
+        try_next: rates beyond those tried.
         winners: (measure, strategy with its devices, value) by time, cost, energy and memory.
         ledger: the settings that each strategy stands with, and what it could choose from.
         contest: (cell id, name, seconds) of the winner and of whoever could take its place, where both are simulated.
         poor: cell ids of the winner on few devices and on many, where that is the answer: many are hardly faster.
     """
 
-    sentence: str
-    runner_up: str = ""
-    why: tuple[str, ...] = ()
-    caveats: tuple[str, ...] = ()
+    kind: Recommendation
+    advice: Text
+    grounds: tuple[Text, ...] = ()
+    simulated: bool = False
+    runner_up: Text = NO_TEXT
+    why: tuple[Text, ...] = ()
+    caveats: tuple[Text, ...] = ()
     leader: str | None = None
-    flips: tuple[str, ...] = ()
-    failed_exam: tuple[str, ...] = ()
-    exam: tuple[str, ...] = ()
-    no_promise: str = ""
-    one_rate: str = ""
+    flips: tuple[Text, ...] = ()
+    failed_exam: tuple[Text, ...] = ()
+    exam: tuple[Text, ...] = ()
+    no_promise: Text = NO_TEXT
+    one_rate: Text = NO_TEXT
     one_rate_rows: tuple[tuple[str, ...], ...] = ()
-    too_large: str = ""
-    advice: tuple[str, ...] = ()
+    too_large: Text = NO_TEXT
+    try_next: tuple[Text, ...] = ()
     winners: tuple[tuple[str, str, str], ...] = ()
-    ledger: tuple[Entry, ...] = ()
+    ledger: tuple[LedgerEntry, ...] = ()
     contest: tuple[tuple[str, str, float], ...] = ()
     poor: tuple[str, str] | None = None
 
     @property
-    def headline(self) -> tuple[str, str]:
-        """The sentence in two: what to do, and what that rests on."""
-        simulated = SIMULATED if self.sentence.startswith(SIMULATED) else ""
-        sentence = self.sentence.removeprefix(simulated)
-        end = _colon(sentence)
-        return (f"{simulated}{sentence[:end]}", sentence[end:].strip()) if end else (self.sentence, "")
+    def headline(self) -> Text:
+        """The advice, marked where only simulation stands behind it."""
+        return Text(f"Simulated: {self.advice}" if self.simulated else self.advice)
+
+    @property
+    def sentence(self) -> Text:
+        """The advice with its grounds."""
+        return sentences(self.headline, *self.grounds)
 
 
-def _colon(sentence: str) -> int:
-    """Return where a sentence's first part ends, behind its colon; 0 where it has none. A setting may hold one too."""
-    depth = 0
-    for place, letter in enumerate(sentence):
-        depth += (letter in "({[") - (letter in ")}]")
-        if letter == ":" and depth == 0 and sentence[place + 1 : place + 2] == " ":
-            return place + 1
-    return 0
-
-
-def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Answer:
+def answer(rows: Sequence[Row], planned: int, price: DevicePrice | None = None, target: str = TARGET) -> Answer:
     """Answer "which strategy should I use, and why?".
 
     Args:
         rows: finished cells, keys as in cells.csv.
         planned: cells of the plan, finished or not.
         price: of a device; without one device time stands for money.
+        target: the target in words.
     """
     examined = exams.exams(rows)
     pool = pool_of(rows, exams.failed(examined))
@@ -150,24 +172,26 @@ def answer(rows: Sequence[Row], planned: int, price: Price | None = None) -> Ans
     best = best_standings(found)
     caveats = caveats_of(rows, planned, pool)
     if not best:
-        return Answer(_nothing(rows, planned), caveats=caveats if rows else ())
+        return replace(_nothing(rows, planned), caveats=caveats if rows else ())
     engine = str(pool[0]["engine"])
     at_one = at_one_rate(found, best)
     common = Answer(
-        sentence="",
+        kind=Recommendation.NONE_REACHED,
+        advice=NO_TEXT,
+        simulated=not real(best[0].point),
         caveats=caveats,
         failed_exam=exams.failures_in_words(examined, engine),
-        exam=exams.in_words(examined, engine),
+        exam=exams.passes_in_words(examined, engine),
         no_promise=_no_promise(rows, found, engine),
         one_rate=one_rate_in_words(at_one),
         one_rate_rows=one_rate_rows(at_one),
         too_large=too_large(found),
-        advice=rate_advice(found),
+        try_next=rate_advice(found),
         ledger=ledger(found, best),
     )
     if not best[0].reached:
-        return replace(common, sentence=_none_reached(best[0]), why=tuple(failure(standing) for standing in best))
-    return _ranked(common, recommended_first(best, found), found, price)
+        return _none_reached(common, best)
+    return _ranked(common, recommended_first(best, found), found, price, target)
 
 
 def pool_of(rows: Sequence[Row], barred: AbstractSet[tuple[str, str]] = frozenset()) -> list[Row]:
@@ -180,13 +204,13 @@ def pool_of(rows: Sequence[Row], barred: AbstractSet[tuple[str, str]] = frozense
     return ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
 
 
-def _no_promise(rows: Sequence[Row], found: Sequence[Point], engine: str) -> str:
+def _no_promise(rows: Sequence[Row], found: Sequence[Point], engine: str) -> Text:
     """Return who makes no promise to train what single trains; where nobody trains there is none to make."""
     trained = any(row.get("regime") for point in found for row in point.rows)
-    return exams.not_examined_in_words(rows, engine) if trained else ""
+    return exams.not_examined_in_words(rows, engine) if trained else NO_TEXT
 
 
-def with_flips(given: Answer, flips: Sequence[str]) -> Answer:
+def with_flips(given: Answer, flips: Sequence[Text]) -> Answer:
     """Return the answer with what would turn it, found by simulating."""
     return replace(given, flips=(*given.flips, *flips))
 
@@ -194,34 +218,29 @@ def with_flips(given: Answer, flips: Sequence[str]) -> Answer:
 # -- as text -----------------------------------------------------------------------------------------------------------
 
 
-def in_text(given: Answer) -> str:
-    """Return the answer as lines for a terminal."""
-    notes = [f"note: {line}" for line in (*given.caveats, *edges(given.ledger))]
-    lines = [given.sentence, *_body(given), *_winners_in_lines(given), *notes]
-    return "\n".join(line for line in lines if line)
+def answer_as_text(given: Answer) -> Text:
+    """Return the answer as lines for a terminal: the advice, its grounds, then one line for everything else."""
+    notes = [f"note: {line}" for line in (*given.caveats, *edges_in_words(given.ledger))]
+    lines = [given.headline, " ".join(given.grounds), *_body(given), *_winners_in_lines(given), *notes]
+    return Text("\n".join(line for line in lines if line))
 
 
-def in_markdown(given: Answer) -> str:
+def answer_as_markdown(given: Answer) -> Text:
     """Return the answer as Markdown; nothing in it is taken for markup."""
-    items = [*_body(given), *(f"Note: {line}" for line in (*given.caveats, *edges(given.ledger)))]
-    head = f"**{escaped(given.sentence)}**\n"
+    items = [*_body(given), *(f"Note: {line}" for line in (*given.caveats, *edges_in_words(given.ledger)))]
+    head = " ".join([f"**{escaped(given.headline)}**", *map(escaped, given.grounds)]) + "\n"
     head += "".join(f"\n- {escaped(item)}" for item in items) + ("\n" if items else "")
     if not given.winners:
-        return head
+        return Text(head)
     table = [("best by", "is", "with"), ("---", "---", "---"), *(map(escaped, line) for line in given.winners)]
-    return head + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in table)
+    return Text(head + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in table))
 
 
 def _body(given: Answer) -> list[str]:
-    about = [*given.failed_exam, *given.exam, given.no_promise]
-    said = [_sentence(line) for line in about if line]
-    said += [given.runner_up, *given.why, *map(_sentence, given.flips)]
-    said.append(tried_in_words(given.ledger))
-    return [line for line in (*said, given.one_rate, given.too_large, *map(_sentence, given.advice)) if line]
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}." if text.startswith(("all ", "the ", "no ")) else f"{text}."
+    about_training = [*given.failed_exam, *given.exam, given.no_promise]
+    about_speed = [given.runner_up, *given.why, *given.flips]
+    about_rates = [tried_in_words(given.ledger), given.one_rate, given.too_large, *given.try_next]
+    return [line for line in (*about_training, *about_speed, *about_rates) if line]
 
 
 def _winners_in_lines(given: Answer) -> list[str]:
@@ -233,20 +252,32 @@ def _winners_in_lines(given: Answer) -> list[str]:
 # -- the recommendation ------------------------------------------------------------------------------------------------
 
 
-def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], price: Price | None) -> Answer:
+def _ranked(
+    common: Answer, best: Sequence[Standing], found: Sequence[Point], price: DevicePrice | None, target: str
+) -> Answer:
     leader, others = best[0], [*best[1:]] or _settings_of_one(best[0], found)
     standings = [standing for standing in map(Standing, found) if standing.reached >= ENOUGH * standing.seeds]
     few = fewer(leader, standings)
     poor = few if few and hardly_faster(leader, few) else None
     split, reason = _explained(leader, others)
-    sentence = _recommendation(leader, others, poor, (split, reason) if split else None)
-    scaling = f"{label(leader.point)} on few and many devices: {scaling_in_words(leader, poor)}." if poor else ""
-    lost = [why(s, leader) for s in others if s is not split and s.rank > leader.rank and not level(leader, s)]
+    open_ = open_in_words(leader, others[0]) if others else NO_TEXT
+    scaling = scaling_in_words(leader, poor, evidence(leader)) if poor else ()
+    if split:
+        told = _stay(leader, reason, open_, target)
+    elif poor and not others:
+        told = Recommendation.HARDLY_FASTER, hardly(leader, poor), scaling
+    else:
+        told = _use(leader, open_, target)
+    scaled = sentences(hardly(leader, poor), *scaling) if poor and others else NO_TEXT
+    lost = [why(s, leader) for s in others if s is not split and s.rank > leader.rank and not is_level(leader, s)]
+    kind, advice, grounds = told
     return replace(
         common,
-        sentence=("" if real(leader.point) else SIMULATED) + sentence,
-        runner_up=_runner_up(others[0], leader) if others else "",
-        why=tuple(filter(None, [scaling if others else "", *lost])),
+        kind=kind,
+        advice=advice,
+        grounds=tuple(filter(None, grounds)),
+        runner_up=_runner_up(others[0], leader) if others else NO_TEXT,
+        why=tuple(filter(None, [scaled, *lost])),
         caveats=(*common.caveats, *about(leader)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, standings),
@@ -256,13 +287,13 @@ def _ranked(common: Answer, best: Sequence[Standing], found: Sequence[Point], pr
     )
 
 
-def _explained(leader: Standing, others: Sequence[Standing]) -> tuple[Standing | None, str]:
+def _explained(leader: Standing, others: Sequence[Standing]) -> tuple[Standing | None, Text]:
     """Return the best of several devices that measurably lost to one, with the reason; none where nothing says why."""
     if leader.point.gpus > 1:
-        return None, ""
+        return None, NO_TEXT
     splits = (other for other in others if other.point.gpus > 1 and real(other.point))
     reasons = ((other, because(other.point, leader.point)) for other in splits)
-    return next(((other, reason) for other, reason in reasons if reason), (None, ""))
+    return next(((other, reason) for other, reason in reasons if reason), (None, NO_TEXT))
 
 
 def _settings_of_one(leader: Standing, found: Sequence[Point]) -> list[Standing]:
@@ -271,45 +302,31 @@ def _settings_of_one(leader: Standing, found: Sequence[Point]) -> list[Standing]
     return sorted(rest, key=lambda standing: standing.rank)[:MOST_SETTINGS]
 
 
-def _recommendation(
-    leader: Standing, others: Sequence[Standing], poor: Standing | None, split: tuple[Standing, str] | None
-) -> str:
-    against = open_against(leader, others[0]) if others else ""
-    if split:
-        return _do_not_split(leader, *split, _lead(leader, others[0], against), its_own=split[0] is others[0])
-    achieved = f"{achieves(leader)} ({evidence(leader)}){against}"
-    if poor and not others:
-        return f"{hardly(leader, poor)} ({evidence(leader)})."
-    if leader.reached < ENOUGH * leader.seeds:
-        return f"Nothing reaches the target with half of its seeds; nearest is {label(leader.point)}: it {achieved}."
-    return f"Use {label(leader.point)}: it {achieved}."
+_Told = tuple[Recommendation, Text, tuple[Text, ...]]
 
 
-def _lead(leader: Standing, second: Standing, against: str) -> str:
-    """Return who leads where that is not resolved: one device may be recommended behind several; empty where it is."""
-    if second.rank >= leader.rank:
-        return f"one leads{against}" if against else ""
-    behind = open_against(second, leader).replace(f"from {differs(leader.point, second.point)}", "from one")
-    return f"{second.point.strategy} leads{behind}"
-
-
-def _do_not_split(leader: Standing, split: Standing, reason: str, lead: str, its_own: bool) -> str:
-    """Say that one device is recommended, and why.
+def _stay(leader: Standing, reason: Text, open_: Text, target: str) -> _Told:
+    """Recommend one device, and say why several lose.
 
     Args:
-        split: several devices, with the reason why they lost.
-        lead: who leads, where that is not resolved.
-        its_own: whether nobody stands between the two.
+        open_: who else could be the fastest; empty where that is known.
     """
-    devices = devices_in_words(split.point.row)
-    head = f"Do not split this job over {devices}: one is fastest"
-    if lead:
-        head = f"Do not split this job over {devices} yet: {lead}"
-    one = f"{leader.point.strategy} with {setting(leader.point)} {achieves(leader)}"
-    return f"{head} ({one}; {evidence(leader)}), {'because' if its_own else 'and'} {reason}."
+    point = leader.point
+    ground = f"{point.strategy} ({setting(point)}) {achieves(leader, target)} ({evidence(leader)})."
+    advice = Text(f"Stay on one {device_noun(point.row)}.")
+    return Recommendation.STAY, advice, (Text(ground), open_, reason)
 
 
-def _closed_form(leader: Standing, standings: Sequence[Standing]) -> tuple[str, ...]:
+def _use(leader: Standing, open_: Text, target: str) -> _Told:
+    if leader.reached < ENOUGH * leader.seeds:
+        ground = f"The closest is {label(leader.point)}: it {achieves(leader, target)} ({evidence(leader)})."
+        advice = Text("No setting reaches the target with half of its seeds.")
+        return Recommendation.UNRELIABLE, advice, (Text(ground), open_)
+    ground = f"It {achieves(leader, target)} ({evidence(leader)})."
+    return Recommendation.USE, Text(f"Use {label(leader.point)}."), (Text(ground), open_)
+
+
+def _closed_form(leader: Standing, standings: Sequence[Standing]) -> tuple[Text, ...]:
     """Return from measured parts down to how little work splitting pays; simulated ones are asked anew instead."""
     if leader.point.gpus == 1 or not real(leader.point):
         return ()
@@ -322,8 +339,8 @@ def _closed_form(leader: Standing, standings: Sequence[Standing]) -> tuple[str, 
 
 
 def _rival(leader: Standing, others: Sequence[Standing]) -> Standing | None:
-    """Return the best that is told from the winner, else the best: where two are level hardly anything turns them."""
-    apart = (other for other in others if other.reached and not open_against(leader, other))
+    """Return the best that is separated from the winner, else the best: where two are level anything turns them."""
+    apart = (other for other in others if other.reached and not is_open(leader, other))
     return next(apart, others[0] if others else None)
 
 
@@ -334,44 +351,62 @@ def _contest(leader: Standing, rival: Standing | None) -> tuple[tuple[str, str, 
     return tuple((str(s.middle["cell_id"]), differs(s.point, other.point), s.seconds) for s, other in pairs)
 
 
-def _runner_up(standing: Standing, leader: Standing) -> str:
+def _runner_up(standing: Standing, leader: Standing) -> Text:
     if len(standing.runs) < standing.seeds or not standing.reached:
-        return f"Runner-up: {failure(standing)}"
-    told = f"{label(standing.point)} {achieves(standing)} ({evidence(standing)})"
-    wobbles = " Its curves say that this rate is too large." if too_large_for(standing.point) else ""
-    memory = _by_memory(leader, standing) if level(leader, standing) else ""
-    return f"Runner-up: {told}{told_apart(leader, standing)}.{memory}{wobbles}"
+        return Text(f"Runner-up: {failure(standing)}")
+    told = f"Runner-up: {label(standing.point)} {achieves(standing)} ({evidence(standing)})."
+    memory = _by_memory(leader, standing) if is_level(leader, standing) else ""
+    wobbles = "Its loss curves show that this learning rate is too large." if too_large_for(standing.point) else ""
+    return sentences(told, lead_in_words(leader, standing), memory, wobbles)
 
 
 def _by_memory(leader: Standing, other: Standing) -> str:
-    """Return what two that are level hold on their fullest devices, where that tells them apart."""
+    """Return what two that are level hold on their fullest devices, where that differs."""
     for key in DRAM:
         mine, theirs = (s.point.median_of(lambda row, key=key: number(row, key)) for s in (leader, other))  # type: ignore[misc]
         if mine and theirs and f"{mine:.2g}" != f"{theirs:.2g}":
-            held = f"{differs(leader.point, other.point)} holds {memory_size(mine)} on a device"
-            return f" Memory tells them apart: {held}, {differs(other.point, leader.point)} {memory_size(theirs)}."
+            names = differs(leader.point, other.point), differs(other.point, leader.point)
+            return f"Per device, {names[0]} needs {memory_size(mine)} of memory and {names[1]} {memory_size(theirs)}."
     return ""
 
 
 # -- no recommendation -------------------------------------------------------------------------------------------------
 
 
-def _none_reached(best: Standing) -> str:
-    simulated = "" if real(best.point) else SIMULATED
-    if not best.point.by_target:
-        return f"{simulated}No recommendation: no cell ran to its end."
-    accuracy = best.accuracy
-    closest = f"; {label(best.point)} came closest, a validation accuracy of {accuracy:.3f}" if accuracy else ""
-    return f"{simulated}No recommendation: no cell reached the target{closest} (n = {best.seeds})."
+def _none_reached(common: Answer, best: Sequence[Standing]) -> Answer:
+    """Return the answer where nobody reached what was asked for."""
+    closest = best[0]
+    goal = "reached the target" if closest.point.by_target else "ran to its end"
+    near = ""
+    if closest.point.by_target and closest.accuracy:
+        seeds = counted(closest.seeds, "seed")
+        near = f"{label(closest.point)} came closest: validation accuracy {closest.accuracy:.3f} ({seeds})."
+    return replace(
+        common,
+        advice=Text(f"No recommendation: no cell {goal}."),
+        grounds=(Text(near),) if near else (),
+        why=tuple(failure(standing) for standing in best),
+    )
 
 
-def _nothing(rows: Sequence[Row], planned: int) -> str:
+def _nothing(rows: Sequence[Row], planned: int) -> Answer:
     if not rows:
-        return f"Nothing finished yet: 0 of {counted(planned, 'cell')}."
-    counts = ", ".join(f"{count} {status}" for status, count in status_counts(rows).items())
-    return f"No recommendation: {len(rows)} of {counted(planned, 'cell')} tried, none with a result to rank ({counts})."
+        return Answer(Recommendation.NOTHING_YET, Text(f"Nothing has finished yet: 0 of {counted(planned, 'cell')}."))
+    counts = listed(f"{count} {status}" for status, count in status_counts(rows).items())
+    return Answer(
+        Recommendation.NO_RESULT,
+        Text("No recommendation: no cell has a result to rank."),
+        (Text(f"{len(rows)} of {counted(planned, 'cell')} were tried: {counts}."),),
+    )
 
 
 def judged(rows: Sequence[Row], plan: Plan) -> Answer:
     """Return the answer of a plan's rows without simulating anything."""
-    return answer(rows, len(plan.cells), price_of(plan.cells))
+    return answer(rows, len(plan.cells), price_of(plan.cells), target_in_words(plan.cells))
+
+
+def target_in_words(cells: Sequence[Cell]) -> str:
+    """Return such as "95 % accuracy"; "the target" where cells have several, or one that is more than that."""
+    goals = {(cell.goal.target_accuracy, cell.goal.target_loss) for cell in cells}
+    accuracy, loss = next(iter(goals)) if len(goals) == 1 else (None, None)
+    return f"{100 * accuracy:g} % accuracy" if accuracy is not None and loss is None else TARGET

@@ -14,15 +14,20 @@ import pandas as pd
 from harness.analysis.exact import Interval
 from harness.analysis.intervals import bootstrap_interval
 from harness.analysis.points import Point, number, points
+from harness.core.endings import Status
 
 Regime = Literal["perfect", "diminishing", "maximal"]
-Outcome = Literal["reached", "infeasible", "incomplete"]
+TrialOutcome = Literal["reached", "infeasible", "incomplete"]
 
 NEARLY = 10.0
 """A batch this many times below the critical one scales perfectly, as many times above it maximally: what is lost to
 either limit is then 9 %; chosen."""
 
-OUTCOMES: dict[str, Outcome] = {"ok": "reached", "diverged": "infeasible", "target-missed": "incomplete"}
+OUTCOMES: dict[str, TrialOutcome] = {
+    Status.OK: "reached",
+    Status.DIVERGED: "infeasible",
+    Status.TARGET_MISSED: "incomplete",
+}
 """Diverged is no slow way of reaching a target, and a spent budget is no proof that it cannot be reached.
 
 Source: C. J. Shallue et al. 2019, Measuring the effects of data parallelism, section 4.2 (labels of trials).
@@ -30,7 +35,7 @@ Source: C. J. Shallue et al. 2019, Measuring the effects of data parallelism, se
 
 
 @dataclass(frozen=True)
-class Fit:
+class Hyperbola:
     """The hyperbola S(B) = least_steps (1 + critical_batch / B).
 
     Attributes:
@@ -60,7 +65,7 @@ class Fit:
         return "maximal" if batch >= NEARLY * self.critical_batch else "diminishing"
 
 
-def fit_hyperbola(batches: Sequence[float], steps: Sequence[float]) -> Fit | None:
+def fit_hyperbola(batches: Sequence[float], steps: Sequence[float]) -> Hyperbola | None:
     """Fit steps to the target; None below two different batches.
 
     Least squares of relative residuals: S is linear in least_steps and least_samples, so weights of 1/S make two normal
@@ -78,7 +83,7 @@ def fit_hyperbola(batches: Sequence[float], steps: Sequence[float]) -> Fit | Non
         least_steps, samples = 0.0, other / vv
     elif samples < 0:
         least_steps, samples = one / uu, 0.0
-    return Fit(least_steps, samples * scale)
+    return Hyperbola(least_steps, samples * scale)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class BatchPoint:
     batch: int
     learning_rate: float | None
     steps: tuple[float, ...]
-    outcomes: Counter[Outcome]
+    outcomes: Counter[TrialOutcome]
     at_edge: bool
 
 
@@ -120,7 +125,7 @@ def _at_best_rate(batch: int, tried: Sequence[Point]) -> BatchPoint:
 
 
 def _steps(point: Point) -> list[float]:
-    known = (number(row, "updates_to_target") for row in point.rows if row["status"] == "ok")
+    known = (number(row, "updates_to_target") for row in point.rows if row["status"] == Status.OK)
     return [steps for steps in known if steps]
 
 
@@ -133,7 +138,7 @@ class CriticalBatch:
         interval: of the critical batch, from resampled seeds; None where no batch has two.
     """
 
-    fit: Fit
+    fit: Hyperbola
     interval: Interval | None
 
 
@@ -152,7 +157,7 @@ def critical_batch(found: Sequence[BatchPoint]) -> CriticalBatch | None:
     return CriticalBatch(fit, bootstrap_interval(resampled, *(p.steps for p in known)) if several else None)
 
 
-def batch_frame(found: Sequence[BatchPoint], fit: Fit | None) -> pd.DataFrame:
+def batch_frame(found: Sequence[BatchPoint], fit: Hyperbola | None) -> pd.DataFrame:
     """Return one row for each batch: steps and samples to the target, outcomes, regime, and what the fit says."""
     rows = []
     for point in found:

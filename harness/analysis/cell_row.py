@@ -15,13 +15,14 @@ from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, target_reached
 from harness.core.cell import Cell
-from harness.core.outcome import PART_COLUMNS, Outcome
+from harness.core.outcome import Outcome
 from harness.core.records import to_json
+from harness.core.step_parts import PART_COLUMNS
 from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
 
 NOISY_CORES = 0.5
-"""Cores that other processes used on average during a cell from which on it is marked noisy; chosen."""
+"""Cores that other processes used on average during a cell above which it is marked noisy; chosen."""
 
 
 Row = dict[str, Any]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
 
 from harness.analysis.exact import MIN_SEEDS, Interval
 from harness.analysis.points import Row, number
+from harness.analysis.roots import boundary
+from harness.core.endings import Status
 
 MEASURES = {
     "time": ("time_to_target_s", "spent_s"),
@@ -22,7 +24,7 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class Run:
+class SeedRun:
     """One seed on its way to the target.
 
     Attributes:
@@ -41,15 +43,15 @@ class Run:
         return self.spent if self.reached else math.inf
 
 
-def run_of(row: Row, measure: str = "time") -> Run | None:
+def run_of(row: Row, measure: str = "time") -> SeedRun | None:
     """Return a row of cells.csv as a run; None where it never trained to an end (crashed, out of memory, ...)."""
     to_target, spent = MEASURES[measure]
     unit = number(row, "num_train") if measure == "epochs" else 1.0
     reached = number(row, to_target)
     known = reached if reached is not None else training_s(row) if spent == "spent_s" else number(row, spent)
-    if known is None or not unit or (reached is None and row["status"] not in ("target-missed", "diverged")):
+    if known is None or not unit or (reached is None and row["status"] not in (Status.TARGET_MISSED, Status.DIVERGED)):
         return None
-    return Run(known / unit, reached is not None, hopeless=reached is None and row["status"] == "diverged")
+    return SeedRun(known / unit, reached is not None, hopeless=reached is None and row["status"] == Status.DIVERGED)
 
 
 def training_s(row: Row) -> float | None:
@@ -63,7 +65,7 @@ def training_s(row: Row) -> float | None:
 # -- censored runs -----------------------------------------------------------------------------------------------------
 
 
-def survival(runs: Sequence[Run]) -> list[tuple[float, float]]:
+def survival(runs: Sequence[SeedRun]) -> list[tuple[float, float]]:
     """Return (time, share still without the target from then on) at every time at which a run reached it.
 
     A run that ended with its budget is at risk until then. One that diverged stays at risk for ever: it will not get
@@ -81,14 +83,14 @@ def survival(runs: Sequence[Run]) -> list[tuple[float, float]]:
     return curve
 
 
-def censored_median(runs: Sequence[Run]) -> float:
+def censored_median(runs: Sequence[SeedRun]) -> float:
     """Return the time by which half of all runs reach the target; inf where the records do not show half of them."""
     if all(run.reached for run in runs):
         return median(run.spent for run in runs)
     return next((time for time, share in survival(runs) if share <= 0.5 + 1e-12), math.inf)
 
 
-def expected_time(runs: Sequence[Run]) -> float:
+def expected_time(runs: Sequence[SeedRun]) -> float:
     """Return the expected time to the target when a run that fails is followed by another, with another seed.
 
     A diverged run costs what it took until that was noticed. inf where no run reached the target.
@@ -119,7 +121,7 @@ class Beats:
         return self.interval is not None and not self.interval.holds(0.5)
 
 
-def beats(first: Sequence[Run], second: Sequence[Run]) -> Beats:
+def beats(first: Sequence[SeedRun], second: Sequence[SeedRun]) -> Beats:
     """Return the probability that the first is faster; two that never get there tie, and a tie counts half.
 
     Without censoring this is the Mann-Whitney statistic. With it, how long the second's unfinished runs would have
@@ -136,7 +138,7 @@ def beats(first: Sequence[Run], second: Sequence[Run]) -> Beats:
     return Beats(probability, probability_interval(probability, len(first), len(second)) if enough else None)
 
 
-def _masses(runs: Sequence[Run]) -> list[tuple[float, float]]:
+def _masses(runs: Sequence[SeedRun]) -> list[tuple[float, float]]:
     """Return (time, probability) of reaching the target; what the curve leaves over never does."""
     masses, before = [], 1.0
     for time, share in survival(runs):
@@ -158,12 +160,5 @@ def probability_interval(probability: float, first: int, second: int) -> Interva
         spread = 1 + factor * ((1 - theta) / (2 - theta) + theta / (1 + theta))
         return (theta - probability) ** 2 - z**2 * theta * (1 - theta) * spread / (first * second)
 
-    return Interval(_root(excess, probability, 0.0), _root(excess, probability, 1.0))
-
-
-def _root(excess: Callable[[float], float], inside: float, outside: float) -> float:
-    """Return where the excess turns from negative to positive on the way out; the end itself where it never does."""
-    for _ in range(60):
-        middle = (inside + outside) / 2
-        inside, outside = (inside, middle) if excess(middle) > 0 else (middle, outside)
-    return (inside + outside) / 2
+    ends = (boundary(lambda theta: excess(theta) > 0, probability, end) for end in (0.0, 1.0))
+    return Interval(*ends)

@@ -10,14 +10,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any, get_args
+from typing import Any
 
 from harness.analysis.compare_times import POOLED_DEGREES, Timing, change_of, detectable, finding_of, pooled, timings
-from harness.analysis.compared import STATUS, STEP, Comparison, Finding, Kind, Measured, Pair, Quantity
+from harness.analysis.compared import STATUS, UPDATE_TIME, ChangeKind, Comparison, Finding, MeasuredCell, PointPair
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.points import number
+from harness.analysis.quantities import Quantity
+from harness.core.endings import Status
+from harness.core.text import Text
+from harness.core.words import counted, listed
 
-__all__ = ["Comparison", "Measured", "changed_environment", "compare", "other_devices"]
+__all__ = ["Comparison", "MeasuredCell", "changed_environment", "compare", "other_devices"]
 
 MIN_EFFECT = 0.05
 """Default share that a time must grow by: what a shared machine shows from day to day; chosen."""
@@ -28,7 +32,10 @@ FALSE_ALARMS = 0.05
 Source: C. E. Bonferroni 1936; chosen because it holds however the comparisons depend on each other.
 """
 
-LEARNT_TOO_LITTLE = frozenset({"target-missed", "diverged"})
+MISSING = "missing"
+"""Stands for the status of a cell that the other side lacks."""
+
+LEARNT_TOO_LITTLE = frozenset({Status.TARGET_MISSED, Status.DIVERGED})
 """Statuses that say how training went, not whether it ran."""
 
 SAME = 1e-9
@@ -45,8 +52,8 @@ EXACT = (
 
 
 def compare(
-    base: Sequence[Measured],
-    new: Sequence[Measured],
+    base: Sequence[MeasuredCell],
+    new: Sequence[MeasuredCell],
     min_effect: float = MIN_EFFECT,
     copies: frozenset[tuple[str, int]] = frozenset(),
 ) -> Comparison:
@@ -69,7 +76,7 @@ def compare(
     findings += [finding for change in changes if (finding := finding_of(change)) is not None]
     sides = [before[key] for key in fresh], [after[key] for key in fresh]
     return Comparison(
-        findings=tuple(sorted(findings, key=lambda f: (get_args(Kind).index(f.kind), -f.severity))),
+        findings=tuple(sorted(findings, key=lambda f: (tuple(ChangeKind).index(f.kind), -f.severity))),
         changes=tuple(changes),
         min_effect=min_effect,
         detectable=tuple(detectable(*timing, min_effect, coverage) for timing in times),
@@ -83,20 +90,20 @@ def compare(
     )
 
 
-def _pairs(cells: Iterable[tuple[Measured, Measured]]) -> list[Pair]:
-    by_point: dict[str, list[tuple[Measured, Measured]]] = {}
+def _pairs(cells: Iterable[tuple[MeasuredCell, MeasuredCell]]) -> list[PointPair]:
+    by_point: dict[str, list[tuple[MeasuredCell, MeasuredCell]]] = {}
     for pair in cells:
         if pair[0].ok and pair[1].ok:
             by_point.setdefault(pair[0].point, []).append(pair)
-    return [Pair(*zip(*found, strict=True)) for found in by_point.values()]
+    return [PointPair(*zip(*found, strict=True)) for found in by_point.values()]
 
 
 # -- statuses ----------------------------------------------------------------------------------------------------------
 
 
 def _statuses(
-    before: Mapping[tuple[str, int], Measured],
-    after: Mapping[tuple[str, int], Measured],
+    before: Mapping[tuple[str, int], MeasuredCell],
+    after: Mapping[tuple[str, int], MeasuredCell],
     copies: frozenset[tuple[str, int]],
 ) -> list[Finding]:
     """Return the points that were ok and are not, or the other way round; seeds together.
@@ -104,11 +111,11 @@ def _statuses(
     Where luck has a part in who reaches a target, one more seed that misses it is no regression: the seeds of the point
     have to tell it from chance.
     """
-    groups: dict[tuple[str, str, str], list[Measured]] = {}
+    groups: dict[tuple[str, str, str], list[MeasuredCell]] = {}
     for key, cell in before.items():
-        now = str(after[key].row["status"]) if key in after else "missing"
+        now = str(after[key].row["status"]) if key in after else MISSING
         was = str(cell.row["status"])
-        if key not in copies and now != was and "ok" in (was, now):
+        if key not in copies and now != was and Status.OK in (was, now):
             groups.setdefault((cell.point, was, now), []).append(after.get(key, cell))
     findings = [_status_finding(was, now, cells) for (_, was, now), cells in groups.items()]
     return [_by_chance(f, point, before, after) for f, (point, _, _) in zip(findings, groups, strict=True)]
@@ -117,8 +124,8 @@ def _statuses(
 def _by_chance(
     finding: Finding,
     point: str,
-    before: Mapping[tuple[str, int], Measured],
-    after: Mapping[tuple[str, int], Measured],
+    before: Mapping[tuple[str, int], MeasuredCell],
+    after: Mapping[tuple[str, int], MeasuredCell],
 ) -> Finding:
     """Return the finding, undecided where it may be luck: learning on a clock, and too few seeds."""
     if not {finding.base, finding.new} & LEARNT_TOO_LITTLE:
@@ -130,8 +137,8 @@ def _by_chance(
     chance = probability_of_drop(more, fewer, len(both))
     if chance <= FALSE_ALARMS:
         return finding
-    detail = f"{finding.detail}; of {len(both)} seeds, that is not told from chance"
-    return replace(finding, kind="undecided", detail=detail)
+    detail = Text(f"{finding.detail}; with {counted(len(both), 'seed')} this may be chance")
+    return replace(finding, kind=ChangeKind.UNDECIDED, detail=detail)
 
 
 def probability_of_drop(more: int, fewer: int, seeds: int) -> float:
@@ -144,18 +151,22 @@ def probability_of_drop(more: int, fewer: int, seeds: int) -> float:
     return ways / math.comb(2 * seeds, total)
 
 
-def _status_finding(was: str, now: str, cells: Sequence[Measured]) -> Finding:
-    seeds = ", ".join(str(cell.seed) for cell in cells)
-    reason = "" if now in ("ok", "missing") else f": {cells[0].row.get('reason') or 'no reason recorded'}"
-    detail = f"{'seed' if len(cells) == 1 else 'seeds'} {seeds}{reason}"
-    kind: Kind = "regression" if was == "ok" else "improvement"
+def _status_finding(was: str, now: str, cells: Sequence[MeasuredCell]) -> Finding:
+    reason = "" if now in (Status.OK, MISSING) else f": {cells[0].row.get('reason') or 'no reason recorded'}"
+    detail = Text(f"{_seeds(cell.seed for cell in cells)}{reason}")
+    kind = ChangeKind.REGRESSION if was == Status.OK else ChangeKind.IMPROVEMENT
     return Finding(kind, cells[0].row, STATUS, was, now, runs=(len(cells), len(cells)), detail=detail)
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    numbers = [*map(str, seeds)]
+    return f"{'seed' if len(numbers) == 1 else 'seeds'} {listed(numbers)}"
 
 
 # -- what is deterministic ---------------------------------------------------------------------------------------------
 
 
-def _exact(pair: Pair) -> Iterable[Finding | None]:
+def _exact(pair: PointPair) -> Iterable[Finding | None]:
     """Yield a finding, or None, for every deterministic quantity that both sides have."""
     for quantity in EXACT:
         cells = [
@@ -168,7 +179,7 @@ def _exact(pair: Pair) -> Iterable[Finding | None]:
             yield _exact_finding(pair, quantity, cells)
 
 
-def deterministic(quantity: Quantity, before: Measured, after: Measured) -> bool:
+def deterministic(quantity: Quantity, before: MeasuredCell, after: MeasuredCell) -> bool:
     """Say whether the same code must give the same number again.
 
     On the virtual engine everything but where simulated times decide, in which order updates arrive or when a run
@@ -183,26 +194,27 @@ def deterministic(quantity: Quantity, before: Measured, after: Measured) -> bool
     return (synchronous and not before.timed) or times[0] == times[1]
 
 
-def _exact_finding(pair: Pair, quantity: Quantity, cells: Sequence[tuple[Any, ...]]) -> Finding | None:
+def _exact_finding(pair: PointPair, quantity: Quantity, cells: Sequence[tuple[Any, ...]]) -> Finding | None:
     differ = [(b, n, cell) for cell, _, b, n in cells if abs(n - b) > SAME * abs(b)]
     if not differ:
         return None
     more = sum(n > b for b, n, _ in differ)
     base, new = median(b for b, _, _ in differ), median(n for _, n, _ in differ)
-    kind: Kind = "regression" if more else "improvement"
+    kind = ChangeKind.REGRESSION if more else ChangeKind.IMPROVEMENT
     if not more and quantity.column in ("samples_to_target", "updates_to_target"):
-        kind = "implausible"  # the same seeds on the same code need the same samples: something else is trained now
-    seeds = ", ".join(str(cell.seed) for _, _, cell in differ)
-    count = f"{len(differ)} of {len(cells)} seeds differ (seed {seeds})"
+        # The same seeds on the same code need the same samples: something else is trained now.
+        kind = ChangeKind.IMPLAUSIBLE
+    some = f"only in {_seeds(cell.seed for _, _, cell in differ)}"
+    detail = Text("in every seed" if len(differ) == len(cells) else some)
     runs = (len(cells), len(cells))
     change = new / base if base else math.inf
-    return Finding(kind, pair.row, quantity, base, new, change, runs=runs, detail=f"exact; {count}", exact=True)
+    return Finding(kind, pair.row, quantity, base, new, change, runs=runs, detail=detail, exact=True)
 
 
 # -- what surrounds it -------------------------------------------------------------------------------------------------
 
 
-def changed_environment(base: Iterable[Measured], new: Iterable[Measured]) -> tuple[tuple[str, str, str], ...]:
+def changed_environment(base: Iterable[MeasuredCell], new: Iterable[MeasuredCell]) -> tuple[tuple[str, str, str], ...]:
     """Return (what, before, after) of every fact about machine and versions that is not the same on both sides."""
     before, after = _facts(base), _facts(new)
     keys = [key for key in dict.fromkeys([*before, *after]) if key != "id"]
@@ -215,7 +227,7 @@ def _listed(values: set[str] | None) -> str:
     return ", ".join(sorted(values or {"none"}))
 
 
-def _facts(side: Iterable[Measured]) -> dict[str, set[str]]:
+def _facts(side: Iterable[MeasuredCell]) -> dict[str, set[str]]:
     facts: dict[str, set[str]] = {}
     for cell in side:
         for key, value in cell.environment.items():
@@ -223,7 +235,7 @@ def _facts(side: Iterable[Measured]) -> dict[str, set[str]]:
     return facts
 
 
-def other_devices(base: Sequence[Measured], new: Sequence[Measured]) -> tuple[str, str] | None:
+def other_devices(base: Sequence[MeasuredCell], new: Sequence[MeasuredCell]) -> tuple[str, str] | None:
     """Return the models of the devices that measured cells ran on, where the sides differ; else None."""
     before, after = (
         {str(cell.environment.get("cpu" if cell.row["device"] == "cpu" else "gpu")) for cell in side if cell.real}
@@ -234,15 +246,16 @@ def other_devices(base: Sequence[Measured], new: Sequence[Measured]) -> tuple[st
     return _listed(before), _listed(after)
 
 
-def _noisy(side: Sequence[Measured]) -> int:
+def _noisy(side: Sequence[MeasuredCell]) -> int:
     return sum(bool(cell.row.get("noisy")) for cell in side)
 
 
-def _notes(pairs: Sequence[Pair], times: Sequence[Timing]) -> Iterable[str]:
+def _notes(pairs: Sequence[PointPair], times: Sequence[Timing]) -> Iterable[Text]:
     measured = [pair for pair in pairs if pair.real]
-    judged = {id(found[0].row) for found in times if found[1] is STEP}
+    judged = {id(found[0].row) for found in times if found[1] is UPDATE_TIME}
     silent = sum(id(pair.row) not in judged for pair in measured)
     if silent:
-        yield f"{silent} measured points have too few runs and steps for their times to be compared: seeds = 5 would do"
-    if any(len(pair.base) < MIN_SEEDS for pair in measured) and pooled(measured, STEP)[1] < POOLED_DEGREES:
-        yield "few runs: times are judged by steps within a run; what differs from run to run is not in the interval"
+        few = f"{counted(silent, 'measured point')} {'has' if silent == 1 else 'have'} too few runs and steps"
+        yield Text(f"{few} to compare times; set seeds = {MIN_SEEDS}")
+    if any(len(pair.base) < MIN_SEEDS for pair in measured) and pooled(measured, UPDATE_TIME)[1] < POOLED_DEGREES:
+        yield Text("with few runs, times are judged by the steps within a run; intervals leave out how runs differ")

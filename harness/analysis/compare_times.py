@@ -11,36 +11,36 @@ import numpy as np
 
 from harness.analysis.compared import (
     ALLOCATED,
-    STEP,
     TO_TARGET,
+    UPDATE_TIME,
     Change,
+    ChangeKind,
     Detectable,
     Finding,
-    Kind,
-    Measured,
-    Pair,
-    Parts,
-    Quantity,
+    MeasuredCell,
+    PointPair,
 )
 from harness.analysis.exact import MIN_SEEDS, Interval
-from harness.analysis.explain import PARTS, parts_of
-from harness.analysis.intervals import Cost, Ratio, cost_of_runs, cost_of_steps, quantile_of_t, ratio
-from harness.analysis.points import number
+from harness.analysis.explain import update_parts
+from harness.analysis.intervals import LogCost, Ratio, cost_of_runs, cost_of_steps, quantile_of_t, ratio
+from harness.analysis.points import PART_NAMES, mean_update_s, number
+from harness.analysis.quantities import Quantity
+from harness.core.text import NO_TEXT, Text
 
 IMPLAUSIBLE = 1.5
 """An improvement by this factor overnight is more often work that is no longer done; chosen."""
 
 POOLED_DEGREES = 4
-"""Degrees of freedom from which on the spread between runs of all points together stands in for that of a point with
+"""Degrees of freedom above which the spread between runs of all points together stands in for that of a point with
 fewer than five runs: as many as five runs of one point have; chosen."""
 
-Timing = tuple[Pair, Quantity, Ratio]
+Timing = tuple[PointPair, Quantity, Ratio]
 
 
-def timings(pairs: Sequence[Pair]) -> list[Timing]:
+def timings(pairs: Sequence[PointPair]) -> list[Timing]:
     """Return what every point's times became, new over base, with how sure that is."""
     found: list[Timing] = []
-    for quantity in (STEP, TO_TARGET, ALLOCATED):
+    for quantity in (UPDATE_TIME, TO_TARGET, ALLOCATED):
         usable = [kept for pair in pairs if (kept := _measured(pair, quantity)) is not None]
         spread = pooled(usable, quantity)
         for pair in usable:
@@ -50,7 +50,7 @@ def timings(pairs: Sequence[Pair]) -> list[Timing]:
     return found
 
 
-def _ratio_of_seeds(pair: Pair) -> Ratio | None:
+def _ratio_of_seeds(pair: PointPair) -> Ratio | None:
     """Return the ratio of times to target, seed by seed: a seed starts at the same weights on both sides.
 
     Seeds differ from each other by far more (14 % on lenet5, 12 seeds) than the same one on two nights.
@@ -60,32 +60,29 @@ def _ratio_of_seeds(pair: Pair) -> Ratio | None:
     return Ratio(found.value, found.error, found.degrees) if found else None
 
 
-def _ratio(pair: Pair, quantity: Quantity, spread: tuple[float, int]) -> Ratio | None:
+def _ratio(pair: PointPair, quantity: Quantity, spread: tuple[float, int]) -> Ratio | None:
     costs = [_cost(side, quantity, spread) for side in _sides(pair)]
     return None if costs[0] is None or costs[1] is None else ratio(costs[0], costs[1])
 
 
-def _measured(pair: Pair, quantity: Quantity) -> Pair | None:
+def _measured(pair: PointPair, quantity: Quantity) -> PointPair | None:
     """Return the seeds of a point that have the quantity on both sides; None without any, or where it is exact."""
-    if quantity is not STEP and not pair.real:
+    if quantity is not UPDATE_TIME and not pair.real:
         return None
     kept = [(b, n) for b, n in zip(pair.base, pair.new, strict=True) if _value(b, quantity) and _value(n, quantity)]
-    return Pair(*zip(*kept, strict=True)) if kept else None
+    return PointPair(*zip(*kept, strict=True)) if kept else None
 
 
-def _value(cell: Measured, quantity: Quantity) -> float | None:
-    """Return what a run cost; a step's time is the whole job's: global batch over throughput after warm-up."""
-    if quantity is not STEP:
-        return number(cell.row, quantity.column)
-    rate, batch = number(cell.row, "throughput_samples_per_s"), number(cell.row, "global_batch_size")
-    return batch / rate if rate and batch else None
+def _value(cell: MeasuredCell, quantity: Quantity) -> float | None:
+    """Return what a run cost; a step's time is the whole job's."""
+    return mean_update_s(cell.row) if quantity is UPDATE_TIME else number(cell.row, quantity.column)
 
 
-def _values(side: Iterable[Measured], quantity: Quantity) -> list[float]:
+def _values(side: Iterable[MeasuredCell], quantity: Quantity) -> list[float]:
     return [value for cell in side if (value := _value(cell, quantity))]
 
 
-def pooled(pairs: Sequence[Pair], quantity: Quantity) -> tuple[float, int]:
+def pooled(pairs: Sequence[PointPair], quantity: Quantity) -> tuple[float, int]:
     """Return the variance of a run's logarithm and its degrees of freedom, over all measured points of both sides."""
     logs = [np.log(_values(side, quantity)) for pair in pairs if pair.real for side in _sides(pair)]
     degrees = sum(len(values) - 1 for values in logs)
@@ -93,11 +90,11 @@ def pooled(pairs: Sequence[Pair], quantity: Quantity) -> tuple[float, int]:
     return (squares / degrees if degrees else 0.0), degrees
 
 
-def _sides(pair: Pair) -> tuple[tuple[Measured, ...], tuple[Measured, ...]]:
+def _sides(pair: PointPair) -> tuple[tuple[MeasuredCell, ...], tuple[MeasuredCell, ...]]:
     return pair.base, pair.new
 
 
-def _cost(side: Sequence[Measured], quantity: Quantity, spread: tuple[float, int]) -> Cost | None:
+def _cost(side: Sequence[MeasuredCell], quantity: Quantity, spread: tuple[float, int]) -> LogCost | None:
     """Return what one side's runs cost, by whatever says most about their spread; None where nothing does."""
     values = _values(side, quantity)
     if not side[0].real:
@@ -107,19 +104,19 @@ def _cost(side: Sequence[Measured], quantity: Quantity, spread: tuple[float, int
     variance, degrees = spread
     middle = fmean(math.log(value) for value in values)
     if degrees >= POOLED_DEGREES:
-        return Cost(middle, math.sqrt(variance / len(values)), degrees, len(values), between_runs=True)
-    if quantity is not STEP or side[0].row.get("synchrony") == "asynchronous":
+        return LogCost(middle, math.sqrt(variance / len(values)), degrees, len(values), between_runs=True)
+    if quantity is not UPDATE_TIME or side[0].row.get("synchrony") == "asynchronous":
         return None
     steps = cost_of_steps([cell.steps() for cell in side])
     return replace(steps, log=middle) if steps else None
 
 
-def _simulated(values: Sequence[float]) -> Cost:
+def _simulated(values: Sequence[float]) -> LogCost:
     """Return a simulated cost: seeds are the same on both sides, so what differs is the change itself."""
-    return Cost(fmean(math.log(value) for value in values), 0.0, math.inf, len(values), between_runs=True)
+    return LogCost(fmean(math.log(value) for value in values), 0.0, math.inf, len(values), between_runs=True)
 
 
-def change_of(pair: Pair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Change:
+def change_of(pair: PointPair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Change:
     """Return what became of a time, judged: a finding is both certain and large enough, either way."""
     interval = found.interval(coverage)
     # Geometric means: their quotient is the ratio that is judged.
@@ -139,11 +136,11 @@ def change_of(pair: Pair, quantity: Quantity, found: Ratio, min_effect: float, c
     )
 
 
-def _kind(ratio: float, interval: Interval, limit: float) -> Kind | None:
+def _kind(ratio: float, interval: Interval, limit: float) -> ChangeKind | None:
     if ratio >= limit and interval.low > 1:
-        return "regression"
+        return ChangeKind.REGRESSION
     if ratio <= 1 / limit and interval.high < 1:
-        return "implausible" if ratio <= 1 / IMPLAUSIBLE else "improvement"
+        return ChangeKind.IMPLAUSIBLE if ratio <= 1 / IMPLAUSIBLE else ChangeKind.IMPROVEMENT
     return None
 
 
@@ -164,17 +161,19 @@ def finding_of(change: Change) -> Finding | None:
     )
 
 
-def detectable(pair: Pair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Detectable:
+def detectable(pair: PointPair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Detectable:
     """Return the smallest growth that is found certain and large enough in four cases of five."""
     large = (1 + min_effect) * math.exp(quantile_of_t(0.8, found.degrees) * found.error)
     return Detectable(pair.row, quantity, max(large, found.detectable(coverage)))
 
 
-def part_that_changed(change: Change) -> str:
-    """Return the part of a step that grew (or shrank) most, in words; "" where parts were not measured."""
+def part_that_changed(change: Change) -> Text:
+    """Return the part of a step that grew (or shrank) most, in words; empty where parts were not measured."""
     before, after = change.parts
     part = changed_part(change)
-    return f"{PARTS[part]} ({1e3 * after[part]:.3g} ms an update, {1e3 * before[part]:.3g} ms before)" if part else ""
+    if not part:
+        return NO_TEXT
+    return Text(f"{PART_NAMES[part]} ({1e3 * before[part]:.3g} ms per update before, {1e3 * after[part]:.3g} ms now)")
 
 
 def changed_part(change: Change) -> str:
@@ -186,6 +185,6 @@ def changed_part(change: Change) -> str:
     return part if part and sign * changes[part] > 0 else ""
 
 
-def _median_parts(side: Sequence[Measured]) -> Parts:
-    known = [parts_of(cell.row) for cell in side]
-    return {part: median(p[part] for p in known) for part in PARTS if known and all(part in p for p in known)}
+def _median_parts(side: Sequence[MeasuredCell]) -> dict[str, float]:
+    known = [update_parts(cell.row) for cell in side]
+    return {part: median(p[part] for p in known) for part in PART_NAMES if known and all(part in p for p in known)}

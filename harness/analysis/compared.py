@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 from harness.analysis.exact import Interval
 from harness.analysis.points import Row
+from harness.analysis.quantities import Quantity
+from harness.core.endings import Status
+from harness.core.text import NO_TEXT, Text
 
-Kind = Literal["regression", "implausible", "undecided", "improvement"]
-"""In the order in which they matter; undecided is what chance explains as well."""
+
+class ChangeKind(StrEnum):
+    """What a change is, in the order in which they matter; undecided is what chance explains as well."""
+
+    REGRESSION = "regression"
+    IMPLAUSIBLE = "implausible"
+    UNDECIDED = "undecided"
+    IMPROVEMENT = "improvement"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCell:
     """One cell of one side.
 
     Attributes:
@@ -38,7 +48,7 @@ class Measured:
     @property
     def ok(self) -> bool:
         """Whether it is as it should be."""
-        return bool(self.row["status"] == "ok")
+        return bool(self.row["status"] == Status.OK)
 
     @property
     def real(self) -> bool:
@@ -46,21 +56,7 @@ class Measured:
         return bool(self.row["engine"] != "virtual")
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """A column that is compared.
-
-    Attributes:
-        name: in words.
-        unit: "s", "bytes" or "" for a count.
-    """
-
-    column: str
-    name: str
-    unit: str = ""
-
-
-STEP = Quantity("step", "step time", "s")
+UPDATE_TIME = Quantity("step", "step time", "s")
 TO_TARGET = Quantity("time_to_target_s", "time to target", "s")
 ALLOCATED = Quantity("dram_allocated_peak_bytes", "allocated DRAM", "bytes")
 STATUS = Quantity("status", "status")
@@ -81,7 +77,7 @@ class Finding:
         exact: whether it is of values that the same code must give again.
     """
 
-    kind: Kind
+    kind: ChangeKind
     row: Row
     quantity: Quantity
     base: Any
@@ -89,18 +85,14 @@ class Finding:
     change: float | None = None
     interval: Interval | None = None
     runs: tuple[int, int] = (1, 1)
-    where: str = ""
-    detail: str = ""
+    where: Text = NO_TEXT
+    detail: Text = NO_TEXT
     exact: bool = False
 
     @property
     def severity(self) -> float:
         """How far it is from what it was, as the logarithm of a factor; a status, and nothing at all, are further."""
         return abs(math.log(self.change)) if self.change else math.inf
-
-
-Parts = Mapping[str, float]
-"""Seconds of an update by part of the step."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +106,8 @@ class Change:
         interval: of the ratio, as wide as all comparisons together need it; None where it is known exactly.
         kind: None where the change is not both certain and large enough.
         runs: on either side.
-        parts: of the step before and after; empty where they were not measured or say nothing of the quantity.
+        parts: seconds of an update by part of the step, before and after; empty where they were not measured or say
+            nothing of the quantity.
         between_runs: whether the interval says how runs differ; else only how the steps within a run do.
     """
 
@@ -124,9 +117,9 @@ class Change:
     new: float
     ratio: float
     interval: Interval | None = None
-    kind: Kind | None = None
+    kind: ChangeKind | None = None
     runs: tuple[int, int] = (1, 1)
-    parts: tuple[Parts, Parts] = field(default=({}, {}))
+    parts: tuple[Mapping[str, float], Mapping[str, float]] = field(default=({}, {}))
     between_runs: bool = True
 
 
@@ -164,7 +157,7 @@ class Comparison:
     exact: int
     changed: tuple[tuple[str, str, str], ...]
     noisy: tuple[int, int]
-    notes: tuple[str, ...]
+    notes: tuple[Text, ...]
 
     @property
     def timed(self) -> int:
@@ -174,15 +167,15 @@ class Comparison:
     @property
     def regressions(self) -> tuple[Finding, ...]:
         """What got worse."""
-        return tuple(finding for finding in self.findings if finding.kind == "regression")
+        return tuple(finding for finding in self.findings if finding.kind is ChangeKind.REGRESSION)
 
 
 @dataclass(frozen=True)
-class Pair:
+class PointPair:
     """The seeds of a point that are ok on both sides, in the same order."""
 
-    base: tuple[Measured, ...]
-    new: tuple[Measured, ...]
+    base: tuple[MeasuredCell, ...]
+    new: tuple[MeasuredCell, ...]
 
     @property
     def row(self) -> Row:

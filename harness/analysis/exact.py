@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+
+from harness.analysis.roots import boundary
 
 MIN_SEEDS = 5
 """Below five seeds even the whole range covers the median with less than 90 %: no interval is given."""
@@ -14,11 +16,8 @@ COVERAGE = 0.95
 """Asked of an interval; five seeds give 93.75 % at most, and the answer says what it got."""
 
 INTERPOLATED = 10
-"""Values from which on an interval of the median is interpolated between order statistics; chosen: with fewer the next
+"""Values above which an interval of the median is interpolated between order statistics; chosen: with fewer the next
 narrower ones cover far less, and the interpolation has been checked from here on only."""
-
-HALVINGS = 60
-"""Of an interval of length 1, to below the resolution of a float of 53 bits."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def share_interval(successes: int, trials: int, coverage: float = COVERAGE) -> I
     says, whatever the probability, which Wilson's does on average only.
     """
     tail = (1 - coverage) / 2
-    low = where(lambda p: _at_least(successes, trials, p) > tail, 0.0, 1.0) if successes else 0.0
-    high = where(lambda p: _at_least(successes + 1, trials, p) > 1 - tail, 0.0, 1.0) if successes < trials else 1.0
+    low = boundary(lambda p: _at_least(successes, trials, p) > tail, 0.0, 1.0) if successes else 0.0
+    high = boundary(lambda p: _at_least(successes + 1, trials, p) > 1 - tail, 0.0, 1.0) if successes < trials else 1.0
     return Interval(low, high, coverage)
 
 
@@ -97,11 +96,3 @@ def _at_least(successes: int, trials: int, probability: float) -> float:
         )
         for k in range(successes, trials + 1)
     )
-
-
-def where(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Return where a statement that is false at `low` and true at `high` becomes true."""
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return (low + high) / 2

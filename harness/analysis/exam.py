@@ -12,7 +12,8 @@ from statistics import median
 from typing import NamedTuple
 
 from harness.analysis.points import RESULTS, Row, number
-from harness.core.words import listed, share_in_percent
+from harness.core.text import NO_TEXT, Text
+from harness.core.words import counted, listed, share_in_percent
 
 PASSED = 0.05
 """Relative difference up to which a strategy passes; chosen: rounding in another order grows along a run, in how far
@@ -39,7 +40,7 @@ class Exam:
 
     strategy: str
     engine: str
-    by: str
+    by: Text
     off: float
     pairs: int
     typical: float
@@ -72,7 +73,7 @@ def exams(rows: Sequence[Row]) -> list[Exam]:
 class _Pair(NamedTuple):
     """A cell beside the one of single: what was compared, how far it is off, and whether both saw as many samples."""
 
-    by: str
+    by: Text
     off: float
     as_long: bool
 
@@ -94,14 +95,14 @@ def _as_long(base: Row, row: Row) -> bool:
 
 
 COMPARED = {
-    "displacement": "how far its weights move",
+    "displacement": "the distance that its weights move",
     "validation_loss": "its validation loss",
     "train_loss": "its training loss",
 }
 """Columns that say where a run ended, the first that both have; in words."""
 
 
-def difference(base: Row, row: Row) -> tuple[str, float] | None:
+def difference(base: Row, row: Row) -> tuple[Text, float] | None:
     """Return what is compared of where two runs ended, and its relative difference; None without any.
 
     A loss is compared only where both saw as many samples: it goes on falling where the weights hardly move.
@@ -109,7 +110,7 @@ def difference(base: Row, row: Row) -> tuple[str, float] | None:
     for key, words in COMPARED.items():
         ours, theirs = number(base, key), number(row, key)
         if ours is not None and theirs is not None and (key == "displacement" or _as_long(base, row)):
-            return words, abs(ours - theirs) / max(abs(ours), abs(theirs)) if ours != theirs else 0.0
+            return Text(words), abs(ours - theirs) / max(abs(ours), abs(theirs)) if ours != theirs else 0.0
     return None
 
 
@@ -118,23 +119,26 @@ def failed(found: Sequence[Exam]) -> set[tuple[str, str]]:
     return {(exam.strategy, exam.engine) for exam in found if not exam.passed}
 
 
-def in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
+def passes_in_words(found: Sequence[Exam], engine: str) -> tuple[Text, ...]:
     """Say on one engine who trains what single trains."""
     same = [exam for exam in found if exam.engine == engine and exam.passed and exam.pairs]
     return (_same(same, engine),) if same else ()
 
 
-def failures_in_words(found: Sequence[Exam], engine: str) -> tuple[str, ...]:
+def failures_in_words(found: Sequence[Exam], engine: str) -> tuple[Text, ...]:
     """Say on one engine who promises to train what single trains, and does not."""
     return tuple(
-        f"{exam.strategy} does not train what single trains: {exam.by} differs by {share_in_percent(exam.off)} with "
-        f"the same seed and rate (median; the limit is {share_in_percent(PASSED)}); it is not ranked"
+        Text(
+            f"{exam.strategy} does not train the same model as single, so it is not ranked. With the same seed and "
+            f"learning rate, {exam.by} differs by {share_in_percent(exam.off)} (median; the limit is "
+            f"{share_in_percent(PASSED)})."
+        )
         for exam in found
         if exam.engine == engine and not exam.passed
     )
 
 
-def not_examined_in_words(rows: Sequence[Row], engine: str) -> str:
+def not_examined_in_words(rows: Sequence[Row], engine: str) -> Text:
     """Say on one engine which strategies do not promise to train what single trains; empty for none."""
     names = dict.fromkeys(
         str(row["strategy"])
@@ -142,24 +146,24 @@ def not_examined_in_words(rows: Sequence[Row], engine: str) -> str:
         if row["engine"] == engine and row["gpus"] > 1 and row["status"] in RESULTS and not row.get("equivalence")
     )
     if not names:
-        return ""
-    do, their = ("does", "its") if len(names) == 1 else ("do", "their")
-    return f"{listed(names)} {do} not promise to train what single trains: {their} curves decide"
+        return NO_TEXT
+    are = "is" if len(names) == 1 else "are"
+    return Text(f"{listed(names)} {are} not mathematically equivalent to single. Compare the accuracy curves.")
 
 
-def _same(same: Sequence[Exam], engine: str) -> str:
+def _same(same: Sequence[Exam], engine: str) -> Text:
     names = listed(["single", *(exam.strategy for exam in same)])
-    choice = "choose between them by speed and memory only"
+    choice = "Choose between them by speed and memory."
     if engine == "virtual":
-        return f"{names} share one trajectory by construction: {choice}"
+        return Text(f"{names} train the same model by construction. {choice}")
     typical, worst = max(exam.typical for exam in same), max(exam.worst for exam in same)
-    pairs = sum(exam.pairs for exam in same)
+    pairs = counted(sum(exam.pairs for exam in same), "pair of runs", "pairs of runs")
     if worst < IDENTICAL:
-        close = f"identically {f'to {_power(worst)}' if worst else 'to the last digit'} ({pairs} pairs of runs)"
+        close = f"{f'to {_power(worst)}' if worst else 'to the last digit'} ({pairs})"
     else:
-        close = f"the same model but for rounding, which grows to {_power(typical)} by the end"
-        close += f" (relative, median; at worst {_power(worst)}; {pairs} pairs of runs)"
-    return f"{names} train {close}: {choice}"
+        off = f"relative difference at the end: median {_power(typical)}, worst {_power(worst)}"
+        close = f"up to rounding ({off}; {pairs})"
+    return Text(f"{names} train the same model {close}. {choice}")
 
 
 def _power(value: float) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.parameters import PARAMETERS, Parameter
-from harness.analysis.point_names import devices_in_words
-from harness.analysis.points import Row, number
+from harness.analysis.point_names import on_devices, sentences
+from harness.analysis.points import PART_NAMES, Row, mean_update_s, number
+from harness.analysis.roots import root
+from harness.core.text import NO_TEXT, Text
 from harness.core.words import duration, rate
 
 Predict = Callable[[Mapping[str, float]], float]
@@ -22,11 +24,8 @@ AGREEMENT = 0.005
 SOLVED = 1e-5
 """Relative accuracy in seconds at which a parameter counts as found: far below what anybody measures; chosen."""
 
-MOST_TRIALS = 60
-"""Halving an interval so often is below the resolution of a float of 53 bits; the secant needs a handful."""
-
 TOLD = 0.1
-"""Share of what one part adds from which on what another saves is said beside it; chosen."""
+"""Share of what one part adds above which what another saves is said beside it; chosen."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Account:
     configured: float
     value: float
     plausibility: float
-    sentence: str
+    sentence: Text
     look_at: str
 
 
@@ -84,13 +83,13 @@ def explain_difference(
 def _account(
     parameter: Parameter, configured: float, value: float, bound: float, observed: str, origin: str
 ) -> Account:
-    there = f"{parameter.write(configured)} is {origin}" if configured else f"none is {origin}"
+    there = parameter.write(configured) if configured else "none"
     return Account(
         key=parameter.key,
         configured=configured,
         value=value,
         plausibility=1 - parameter.distance(configured, value, bound),
-        sentence=f"{observed} is what {parameter.gives.format(parameter.write(value))} gives; {there}",
+        sentence=Text(f"{parameter.words(value)} would explain {observed} ({origin}: {there})."),
         look_at=parameter.look_at,
     )
 
@@ -98,10 +97,7 @@ def _account(
 def solve(predict: Predict, parameter: Parameter, start: float, end: float, wanted_s: float) -> float | None:
     """Return the value between `start` and `end` at which a step takes `wanted_s`; None where none does.
 
-    The unknown is 1/value where less makes a step longer: a step is piecewise linear in seconds per byte, so that
-    the secant hits the answer wherever no kink lies between.
-
-    Source: Dowell and Jarratt 1971, "A modified regula falsi method for computing the root of an equation" (Illinois).
+    The unknown is 1/value where less makes a step longer: a step is piecewise linear in seconds per byte.
     """
     if start == end:
         return None
@@ -109,49 +105,32 @@ def solve(predict: Predict, parameter: Parameter, start: float, end: float, want
     def at(place: float) -> float:
         return place if parameter.rising else 1 / place
 
-    def excess(place: float) -> float:
-        return predict({parameter.key: at(place)}) - wanted_s
-
-    low, high = at(start), at(end)
-    low_s, high_s = excess(low), excess(high)
-    if low_s * high_s > 0 or low_s == high_s:
-        return None
-    for _ in range(MOST_TRIALS):
-        middle = high - high_s * (high - low) / (high_s - low_s)
-        middle_s = excess(middle)
-        if abs(middle_s) <= SOLVED * wanted_s:
-            return at(middle)
-        if middle_s * high_s < 0:
-            low, low_s = high, high_s
-        else:
-            low_s /= 2  # the same end twice: without this the other end would never move
-        high, high_s = middle, middle_s
-    return at(high)
+    found = root(lambda place: predict({parameter.key: at(place)}) - wanted_s, at(start), at(end), SOLVED * wanted_s)
+    return None if found is None else at(found)
 
 
 # -- two cells ---------------------------------------------------------------------------------------------------------
 
-PARTS = {
-    "input_s": "input",
-    "compute_s": "computing",
-    "communication_s": "communication",
-    "idle_s": "waiting",
-    "other_s": "other",
-}
-"""Parts of the training time in rows, and what they are called: means over devices, without overlap."""
-
-
-SEEN = 1e-6
-"""Share of a step from which on a part of it is shown: below it is rounding; chosen."""
+LEAST_SHARE = 1e-6
+"""Share of a step above which a part of it is shown: below it is rounding; chosen."""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One part of a step, in seconds per update, of two cells; None where it was not measured."""
+class PartPair:
+    """One part of a step, in seconds per update, of two cells; None where it was not measured.
 
-    name: str
+    Attributes:
+        part: its column; empty for the whole step.
+    """
+
+    part: str
     first_s: float | None
     second_s: float | None
+
+    @property
+    def name(self) -> str:
+        """The part in words."""
+        return PART_NAMES.get(self.part, "whole step")
 
     @property
     def change_s(self) -> float:
@@ -169,8 +148,8 @@ class Explanation:
         accounts: single parameters that would account for it; only where one cell predicts the other.
     """
 
-    pairs: tuple[Pair, ...]
-    sentences: tuple[str, ...]
+    pairs: tuple[PartPair, ...]
+    sentences: tuple[Text, ...]
     accounts: tuple[Account, ...] = ()
 
 
@@ -191,15 +170,15 @@ def explain_cells(
     """
     scale = _work_ratio(first, second)
     pairs = _pairs(first, second, scale)
-    sentences = [_difference_in_words(first, second, pairs, scale)]
+    told = [_difference_in_words(first, second, pairs, scale)]
     accounts: list[Account] = []
     real, virtual = _twins(first, second)
-    observed_s = step_s(real) if real else None
+    observed_s = mean_update_s(real) if real else None
     if virtual and observed_s and predict is not None:
         accounts = _culprits_first(explain_observed(virtual, observed_s, predict, configured or {}, origins), pairs)
-        agree = abs(observed_s - (step_s(virtual) or 0.0)) <= AGREEMENT * observed_s
-        sentences += [] if accounts or agree else ["no single figure within reason accounts for the difference"]
-    return Explanation(tuple(pairs), tuple(filter(None, sentences)), tuple(accounts))
+        agree = abs(observed_s - (mean_update_s(virtual) or 0.0)) <= AGREEMENT * observed_s
+        told += [] if accounts or agree else [Text("No single plausible figure explains the difference.")]
+    return Explanation(tuple(pairs), tuple(filter(None, told)), tuple(accounts))
 
 
 def explain_observed(
@@ -215,7 +194,7 @@ def explain_observed(
         row: of the simulated cell; what it recorded stands, `predict` says what changes it and by how much.
         observed_s: seconds of an update.
     """
-    recorded = step_s(row)
+    recorded = mean_update_s(row)
     factor = recorded / predict({}) if recorded else 1.0
     return explain_difference(
         lambda overrides: factor * predict(overrides),
@@ -226,23 +205,17 @@ def explain_observed(
     )
 
 
-def step_s(row: Row) -> float | None:
-    """Return the seconds of an update after warm-up, None where no throughput was measured."""
-    rate, batch = number(row, "throughput_samples_per_s"), number(row, "global_batch_size")
-    return batch / rate if rate and batch else None
-
-
-def parts_of(row: Row) -> dict[str, float]:
+def update_parts(row: Row) -> dict[str, float]:
     """Return the seconds per update of each part that was measured."""
     steps = number(row, "steps")
-    return {part: value / steps for part in PARTS if steps and (value := number(row, part)) is not None}
+    return {part: value / steps for part in PART_NAMES if steps and (value := number(row, part)) is not None}
 
 
-def _pairs(first: Row, second: Row, scale: float) -> list[Pair]:
-    left, right = parts_of(first), {part: seconds * scale for part, seconds in parts_of(second).items()}
-    pairs = [Pair(words, left.get(part), right.get(part)) for part, words in PARTS.items()]
-    whole = Pair("a step", sum(left.values()) or None, sum(right.values()) or None)
-    least = SEEN * max(whole.first_s or 0.0, whole.second_s or 0.0)
+def _pairs(first: Row, second: Row, scale: float) -> list[PartPair]:
+    left, right = update_parts(first), {part: seconds * scale for part, seconds in update_parts(second).items()}
+    pairs = [PartPair(part, left.get(part), right.get(part)) for part in PART_NAMES]
+    whole = PartPair("", sum(left.values()) or None, sum(right.values()) or None)
+    least = LEAST_SHARE * max(whole.first_s or 0.0, whole.second_s or 0.0)
     return [*(pair for pair in pairs if max(pair.first_s or 0.0, pair.second_s or 0.0) > least), whole]
 
 
@@ -258,41 +231,40 @@ def _twins(first: Row, second: Row) -> tuple[Row | None, Row | None]:
     return (by_engine[False], by_engine[True]) if len(by_engine) == 2 and same else (None, None)
 
 
-def _difference_in_words(first: Row, second: Row, pairs: Sequence[Pair], scale: float) -> str:
+def _difference_in_words(first: Row, second: Row, pairs: Sequence[PartPair], scale: float) -> Text:
     *parts, whole = pairs
     if whole.first_s is None or whole.second_s is None:
-        return ""
-    same = "" if scale == 1 else " for as many samples"
-    times = f"a step of {_name(second)} takes {duration(whole.second_s)}{same} where {_name(first)} takes "
-    times += duration(whole.first_s)
+        return NO_TEXT
+    same = "" if scale == 1 else " for the same number of samples"
+    name, other = (on_devices(row) for row in (second, first))
+    if name == other:
+        name, other = "the second cell", "the first"
+    times = f"A step of {name} takes {duration(whole.second_s)}{same}; one of {other} takes {duration(whole.first_s)}."
     slower = whole.change_s > 0
     with_it = sorted((p for p in parts if (p.change_s > 0) == slower and p.change_s), key=lambda p: -abs(p.change_s))
     against = sorted((p for p in parts if (p.change_s > 0) != slower and p.change_s), key=lambda p: -abs(p.change_s))
     if not with_it:
-        return times
+        return Text(times)
     if against and abs(against[0].change_s) >= TOLD * abs(with_it[0].change_s):
-        return f"{times}: {_change(with_it[0])}, {_change(against[0])}"
-    return f"{times}: most of the difference is {with_it[0].name}, {_between(with_it[0])}"
+        changes = f"{_change(with_it[0])}, but {_change(against[0])}"
+        return sentences(times, f"{changes[0].upper()}{changes[1:]}.")
+    return sentences(times, f"Most of the difference is {with_it[0].name} ({_between(with_it[0])}).")
 
 
-def _change(pair: Pair) -> str:
+def _change(pair: PartPair) -> str:
     verb = "adds" if pair.change_s > 0 else "saves"
     return f"{pair.name} {verb} {duration(abs(pair.change_s))} ({_between(pair)})"
 
 
-def _between(pair: Pair) -> str:
+def _between(pair: PartPair) -> str:
     return f"{duration(pair.second_s or 0.0)} against {duration(pair.first_s or 0.0)}"
 
 
-def _name(row: Row) -> str:
-    return f"{row['strategy']} on {devices_in_words(row)}"
-
-
-def _culprits_first(accounts: Sequence[Account], pairs: Sequence[Pair]) -> list[Account]:
+def _culprits_first(accounts: Sequence[Account], pairs: Sequence[PartPair]) -> list[Account]:
     """Put parameters first that act on the part of the step that differs most: that part was measured."""
     grown = max(pairs[:-1], key=lambda pair: abs(pair.change_s), default=None)
-    acts_on = {parameter.key: PARTS[parameter.part] for parameter in PARAMETERS}
-    return sorted(accounts, key=lambda account: grown is None or acts_on[account.key] != grown.name)
+    acts_on = {parameter.key: parameter.part for parameter in PARAMETERS}
+    return sorted(accounts, key=lambda account: grown is None or acts_on[account.key] != grown.part)
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -301,9 +273,7 @@ MOST_SHOWN = 4
 """Accounts that are printed; chosen: those after are the least plausible."""
 
 
-def in_lines(accounts: Sequence[Account]) -> list[str]:
+def account_lines(accounts: Sequence[Account]) -> list[Text]:
     """Return each finding and where to look, as lines of text."""
-    lines = []
-    for account in accounts[:MOST_SHOWN]:
-        lines += [account.sentence, f"  look at: {account.look_at}"]
-    return lines
+    shown = accounts[:MOST_SHOWN]
+    return [line for account in shown for line in (account.sentence, Text(f"  check: {account.look_at}"))]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from harness.analysis.explain import Predict
 from harness.analysis.parameters import PARAMETERS, Parameter
+from harness.analysis.roots import boundary
+from harness.core.text import Text
 from harness.core.words import three
 
 FARTHEST = 1024
@@ -22,8 +24,8 @@ STRIDE = 4
 FOUND = 0.002
 """Relative width at which a turning point counts as found: three digits are written."""
 
-LINKS = ("cluster.inter_node.bandwidth", "cluster.intra_node.bandwidth")
-SPEED = "cluster.device.samples_per_second"
+LINK_KEYS = ("cluster.inter_node.bandwidth", "cluster.intra_node.bandwidth")
+SPEED_KEY = "cluster.device.samples_per_second"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Side:
         return self.seconds * self.predict(overrides) / self.predict({})
 
 
-def flip_points(winner: Side, other: Side) -> tuple[str, ...]:
+def flip_points(winner: Side, other: Side) -> tuple[Text, ...]:
     """Say within what bandwidths and work per step the winner stays ahead, each figure changed alone.
 
     Returns:
@@ -56,16 +58,16 @@ def flip_points(winner: Side, other: Side) -> tuple[str, ...]:
     """
     if winner.seconds >= other.seconds:
         return ()
-    parameters = [p for p in PARAMETERS if p.key in LINKS and (p.key in winner.configured or p.key in other.configured)]
+    known = winner.configured.keys() | other.configured.keys()
+    parameters = [parameter for parameter in PARAMETERS if parameter.key in LINK_KEYS and parameter.key in known]
     lines = [_links(winner, other, parameter) for parameter in parameters]
-    if SPEED in winner.configured and SPEED in other.configured:
+    if SPEED_KEY in winner.configured and SPEED_KEY in other.configured:
         lines.append(_work(winner, other))
     return tuple(lines)
 
 
-def _links(winner: Side, other: Side, parameter: Parameter) -> str:
+def _links(winner: Side, other: Side, parameter: Parameter) -> Text:
     there = winner.configured.get(parameter.key) or other.configured[parameter.key]
-    where = parameter.gives.format("").strip()
 
     def text(factor: float) -> str:
         return parameter.write(there * factor)
@@ -73,21 +75,22 @@ def _links(winner: Side, other: Side, parameter: Parameter) -> str:
     below, above = _turns(winner, other, parameter.key)
     ends = (("above", below), ("below", above))
     conditions = [f"{side} {text(factor)}" for side, factor in ends if factor is not None]
-    configured = f"{text(1)} is configured"
+    configured = f"(configured: {text(1)})"
     if not conditions:
-        return f"{winner.name} wins against {other.name} at any bandwidth {where} ({configured})"
-    when = " and ".join(conditions)
-    return f"{winner.name} wins while a link {where} is {when}, else {other.name} ({configured})"
+        return Text(f"{winner.name} stays ahead of {other.name} at any bandwidth {parameter.place} {configured}.")
+    when = f"while the link {parameter.place} is {' and '.join(conditions)} {configured}"
+    return Text(f"{winner.name} stays ahead {when}. Otherwise {other.name} is faster.")
 
 
-def _work(winner: Side, other: Side) -> str:
+def _work(winner: Side, other: Side) -> Text:
     """Return the same for the work of a step; twice the work is what devices half as fast have."""
-    below, above = _turns(winner, other, SPEED)
+    below, above = _turns(winner, other, SPEED_KEY)
     ends = (("at least", above), ("at most", below))
-    conditions = [f"{side} {three(1 / factor)} times" for side, factor in ends if factor is not None]
+    conditions = [f"{side} {three(1 / factor)}x" for side, factor in ends if factor is not None]
     if not conditions:
-        return f"{winner.name} wins against {other.name} with any amount of work per step"
-    return f"{winner.name} wins with {' and '.join(conditions)} the work per step, else {other.name}"
+        return Text(f"{winner.name} stays ahead of {other.name} with any amount of work per step.")
+    when = f"with {' and '.join(conditions)} the work per step"
+    return Text(f"{winner.name} stays ahead {when}. Otherwise {other.name} is faster.")
 
 
 def _turns(winner: Side, other: Side, key: str) -> tuple[float | None, float | None]:
@@ -101,10 +104,8 @@ def _turn(winner: Side, other: Side, key: str, stride: float) -> float | None:
         ahead, behind = behind, behind * stride
         if not 1 / FARTHEST <= behind <= FARTHEST:
             return None
-    while abs(math.log(behind / ahead)) > FOUND:
-        middle = math.sqrt(ahead * behind)
-        ahead, behind = (ahead, middle) if _loses(winner, other, key, middle) else (middle, behind)
-    return math.sqrt(ahead * behind)
+    turned = boundary(lambda log: _loses(winner, other, key, math.exp(log)), math.log(ahead), math.log(behind), FOUND)
+    return math.exp(turned)
 
 
 def _loses(winner: Side, other: Side, key: str, factor: float) -> bool:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import Any, NamedTuple
 
-LEAST_STEPS = 50
+from harness.analysis.exact import COVERAGE
+
+LEAST_KNOWN_STEPS = 50
 """With fewer an estimate is noise; chosen: of Gaussian runs (1,000 each, true scale 170 samples, covariance of rank 20)
 whose interval had an upper end, the median estimate was 154 from 50 steps of 2 x 16 samples, and 111 from 20."""
-
-COVERAGE = 0.95
 
 
 class Squares(NamedTuple):
@@ -63,7 +63,7 @@ class NoiseScale:
     @property
     def samples(self) -> float | None:
         """The noise scale in samples, tr(S) / |G|^2; None where steps are few, or the signal was not told from 0."""
-        known = self.steps >= LEAST_STEPS and self.interval is not None and self.noise > 0
+        known = self.steps >= LEAST_KNOWN_STEPS and self.interval is not None and self.noise > 0
         return self.noise / self.signal if known else None
 
 

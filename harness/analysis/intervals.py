@@ -48,7 +48,7 @@ def bootstrap_interval(
 
 
 @dataclass(frozen=True)
-class Cost:
+class LogCost:
     """The logarithm of a positive cost with its standard error: costs are compared by ratio.
 
     Attributes:
@@ -69,16 +69,16 @@ class Cost:
         return math.exp(self.log)
 
 
-def cost_of_runs(values: Sequence[float]) -> Cost | None:
+def cost_of_runs(values: Sequence[float]) -> LogCost | None:
     """Return the geometric mean of one value from each of at least two runs."""
     logs = np.log(np.asarray(values, dtype=float))
     if len(logs) < 2:
         return None
     error = float(logs.std(ddof=1) / math.sqrt(len(logs)))
-    return Cost(float(logs.mean()), error, len(logs) - 1, len(logs), between_runs=True)
+    return LogCost(float(logs.mean()), error, len(logs) - 1, len(logs), between_runs=True)
 
 
-def cost_of_steps(series: Sequence[Sequence[float]]) -> Cost | None:
+def cost_of_steps(series: Sequence[Sequence[float]]) -> LogCost | None:
     """Return the mean step time of one or several runs from their raw steps, which need not be independent.
 
     Each series is cut into batches, whose means are nearly independent; their spread gives the error of the mean.
@@ -99,10 +99,10 @@ def cost_of_steps(series: Sequence[Sequence[float]]) -> Cost | None:
         variances.append(float(batches.var(ddof=1)) / BATCHES)
     mean = sum(means) / len(means)
     error = math.sqrt(sum(variances)) / len(means) / mean
-    return Cost(math.log(mean), error, len(means) * (BATCHES - 1), len(means), between_runs=False)
+    return LogCost(math.log(mean), error, len(means) * (BATCHES - 1), len(means), between_runs=False)
 
 
-def cost(runs: Sequence[float], series: Sequence[Sequence[float]] = ()) -> Cost | None:
+def cost(runs: Sequence[float], series: Sequence[Sequence[float]] = ()) -> LogCost | None:
     """Return a cost from the spread of at least five runs, else from the steps within them."""
     if len(runs) >= MIN_SEEDS:
         return cost_of_runs(runs)
@@ -138,7 +138,7 @@ class Ratio:
         return math.exp(t * self.error)
 
 
-def ratio(base: Cost, new: Cost) -> Ratio:
+def ratio(base: LogCost, new: LogCost) -> Ratio:
     """Return new over base.
 
     Source: B. L. Welch 1947, The generalization of Student's problem, for the degrees of freedom.

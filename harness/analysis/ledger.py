@@ -7,19 +7,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from harness.analysis.point_names import devices_in_words
+from harness.analysis.loss_shape import RateVerdict
+from harness.analysis.point_names import devices_in_words, sentences
 from harness.analysis.points import Point, number
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.votes import vote
-from harness.core.words import duration, listed, rate
+from harness.core.text import NO_TEXT, Text
+from harness.core.words import counted, duration, listed, rate
 
 RATE, BATCH = "learning_rate", "global_batch_size"
 _NAMES = {RATE: "learning rate", BATCH: "global batch"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class Edge:
+    """An end of a list at which a strategy does best: a better value may lie beyond it.
+
+    Attributes:
+        column: the rate or the batch.
+        highest: which end.
+    """
+
+    column: str
+    highest: bool
+    value: float
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"the {'highest' if self.highest else 'lowest'} {_NAMES[self.column]} tried ({self.value:g})"
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
     """One strategy at its best point.
 
     Attributes:
@@ -27,7 +48,7 @@ class Entry:
         rate, batch: its best; rates, batches: those it was given, ascending.
         tried: points it was tried at, over everything that was swept.
         samples: median of those seen by a run.
-        edge: "best at the edge of the list: widen it", in words; empty where it is not.
+        edges: of those lists, where the best lies on one.
     """
 
     strategy: str
@@ -41,10 +62,10 @@ class Entry:
     tried: int
     precision: str
     samples: float | None
-    edge: str = ""
+    edges: tuple[Edge, ...] = ()
 
 
-def ledger(found: Sequence[Point], best: Iterable[Standing]) -> tuple[Entry, ...]:
+def ledger(found: Sequence[Point], best: Iterable[Standing]) -> tuple[LedgerEntry, ...]:
     """Return one entry for each strategy, in the order in which they stand.
 
     Args:
@@ -53,9 +74,9 @@ def ledger(found: Sequence[Point], best: Iterable[Standing]) -> tuple[Entry, ...
     return tuple(_entry(standing, [p for p in found if p.strategy == standing.point.strategy]) for standing in best)
 
 
-def _entry(standing: Standing, tried: Sequence[Point]) -> Entry:
+def _entry(standing: Standing, tried: Sequence[Point]) -> LedgerEntry:
     row, point = standing.point.row, standing.point
-    return Entry(
+    return LedgerEntry(
         strategy=point.strategy,
         cell_id=str(row["cell_id"]),
         devices=devices_in_words(row),
@@ -67,7 +88,7 @@ def _entry(standing: Standing, tried: Sequence[Point]) -> Entry:
         tried=len(tried),
         precision=str(row.get("precision") or ""),
         samples=point.median_of(lambda row: number(row, "samples_seen")),
-        edge=_edges(standing, tried) if standing.reached else "",
+        edges=_edges(standing, tried) if standing.reached else (),
     )
 
 
@@ -75,48 +96,50 @@ def _list(points: Iterable[Point], key: str) -> tuple[int, ...]:
     return tuple(sorted({point.row[key] for point in points}))
 
 
-def _edges(standing: Standing, tried: Sequence[Point]) -> str:
-    found = listed(filter(None, (_edge(standing, tried, key) for key in (RATE, BATCH))))
-    return f"{standing.point.strategy} is best at {found}: widen the list" if found else ""
+def _edges(standing: Standing, tried: Sequence[Point]) -> tuple[Edge, ...]:
+    return tuple(edge for key in (RATE, BATCH) if (edge := _edge(standing, tried, key)) is not None)
 
 
-def _edge(standing: Standing, tried: Sequence[Point], key: str) -> str:
-    """Say at which end of what was tried the best lies, all else equal, unless its own curve warns of going on."""
+def _edge(standing: Standing, tried: Sequence[Point], key: str) -> Edge | None:
+    """Return the end of what was tried at which the best lies, all else equal; None where its own curve warns."""
     row = standing.point.row
-    like = [p for p in tried if p.gpus == standing.point.gpus and p.details == standing.point.details]
+    like = [p for p in tried if p.gpus == standing.point.gpus and p.varied == standing.point.varied]
     values = _list(like, key)
     if len(values) < 2 or row[key] not in (values[0], values[-1]):
-        return ""
+        return None
     highest = row[key] == values[-1]
-    if key == RATE and _verdict(standing.point) == ("too large" if highest else "too small"):
-        return ""
-    return f"the {'highest' if highest else 'lowest'} {_NAMES[key]} tried, {row[key]:g}"
+    if key == RATE and _verdict(standing.point) == (RateVerdict.TOO_LARGE if highest else RateVerdict.TOO_SMALL):
+        return None
+    return Edge(key, highest, row[key])
 
 
-def edges(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """Say which strategies are best at the edge of what was tried, those at the same edge together."""
-    alike: dict[str, list[str]] = {}
+def edges_in_words(entries: Iterable[LedgerEntry]) -> tuple[Text, ...]:
+    """Say which strategies do best at the edge of what was tried, those at the same edge together."""
+    alike: dict[tuple[Edge, ...], list[str]] = {}
     for entry in entries:
-        if entry.edge:
-            alike.setdefault(entry.edge.removeprefix(f"{entry.strategy} is "), []).append(entry.strategy)
-    return tuple(f"{listed(names)} {'are' if len(names) > 1 else 'is'} {said}" for said, names in alike.items())
+        if entry.edges:
+            alike.setdefault(entry.edges, []).append(entry.strategy)
+    return tuple(
+        Text(f"{listed(names)} {'do' if len(names) > 1 else 'does'} best at {listed(map(str, ends))}: widen the list.")
+        for ends, names in alike.items()
+    )
 
 
-def tried_in_words(entries: Sequence[Entry]) -> str:
+def tried_in_words(entries: Sequence[LedgerEntry]) -> Text:
     """Say how many points each stands for; empty where none could choose."""
     if all(entry.tried == 1 for entry in entries):
-        return ""
-    each = listed(f"{entry.strategy} of {entry.tried}" for entry in entries)
-    return f"Each stands with its best of the points it was tried at: {each}."
+        return NO_TEXT
+    each = ", ".join(f"{entry.strategy} {entry.tried}" for entry in entries)
+    return Text(f"Each strategy is ranked at its best setting (settings tried: {each}).")
 
 
-def _verdict(point: Point) -> str | None:
+def _verdict(point: Point) -> RateVerdict | None:
     return vote([row.get("regime") for row in point.rows]).verdict
 
 
 def too_large_for(point: Point) -> bool:
     """Say whether a point's own curves call its learning rate too large."""
-    return _verdict(point) == "too large"
+    return _verdict(point) == RateVerdict.TOO_LARGE
 
 
 # -- the same rate for all ---------------------------------------------------------------------------------------------
@@ -135,12 +158,12 @@ def at_one_rate(found: Sequence[Point], best: Sequence[Standing]) -> tuple[float
     return (chosen, by_rate[chosen]) if len(by_rate[chosen]) > 1 else None
 
 
-def one_rate_in_words(given: tuple[float, Sequence[Standing]] | None) -> str:
+def one_rate_in_words(given: tuple[float, Sequence[Standing]] | None) -> Text:
     """Return the second comparison as a sentence; empty for none."""
     if given is None:
-        return ""
+        return NO_TEXT
     at, standings = given
-    return f"At one learning rate for all, {at:g}: {listed(map(_in_short, standings))}."
+    return Text(f"With learning rate {at:g} for all: {listed(map(_in_short, standings))}.")
 
 
 def one_rate_rows(given: tuple[float, Sequence[Standing]] | None) -> tuple[tuple[str, ...], ...]:
@@ -171,31 +194,70 @@ def _value(standing: Standing) -> str:
 
 
 def _in_short(standing: Standing) -> str:
-    who = f"{standing.point.strategy} on {standing.point.gpus}"
+    who = f"{standing.point.strategy} on {counted(standing.point.gpus, 'device')}"
     if not standing.reached:
-        return f"{who} never" if standing.point.by_target else f"{who} without a result"
-    value = f"in {duration(standing.seconds)}" if standing.point.by_target else f"at {rate(1 / standing.seconds)}"
-    return f"{who} {value}" + ("" if standing.sure else f" ({standing.reached} of {standing.seeds} seeds)")
+        return f"{who} {'never reaches the target' if standing.point.by_target else 'has no result'}"
+    does = f"takes {duration(standing.seconds)}" if standing.point.by_target else f"trains {rate(1 / standing.seconds)}"
+    return f"{who} {does}" + ("" if standing.sure else f" ({standing.reached} of {standing.seeds} seeds)")
 
 
 # -- what to try instead -----------------------------------------------------------------------------------------------
 
 
-def rate_advice(found: Sequence[Point]) -> tuple[str, ...]:
+class RateFault(StrEnum):
+    """What is wrong with every learning rate that was tried."""
+
+    TOO_LARGE = "too large"
+    TOO_SMALL = "too small"
+    BETWEEN = "between"
+    TOO_SHORT = "too short"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class RateAdvice:
+    """Why no rate did, and where a good one lies.
+
+    Attributes:
+        rates: those it is about: all that were tried, the two to try between, or those that train steadily.
+    """
+
+    fault: RateFault
+    rates: tuple[float, ...]
+
+    def words(self, who: str) -> Text:
+        """Return it as sentences about `who`."""
+        given, several = listed(f"{rate:g}" for rate in self.rates), len(self.rates) > 1
+        tried = f"All learning rates tried ({given}) are" if several else f"The only learning rate tried ({given}) is"
+        match self.fault:
+            case RateFault.TOO_LARGE:
+                return Text(f"{tried} too large for {who}. Try one below {self.rates[0]:g}.")
+            case RateFault.TOO_SMALL:
+                return Text(f"{tried} too small for {who}. Try one above {self.rates[-1]:g}.")
+            case RateFault.TOO_SHORT:
+                return Text(f"{who} trains steadily with learning rate {given}, but too briefly. Give it more epochs.")
+            case RateFault.BETWEEN:
+                small, large = self.rates
+                ends = f"{small:g} is too small and {large:g} is too large. Try one in between."
+                return Text(f"No learning rate tried suits {who}: {ends}")
+            case RateFault.UNKNOWN:
+                return Text(f"No learning rate tried suits {who}.")
+
+
+def rate_advice(found: Sequence[Point]) -> tuple[Text, ...]:
     """Say for which strategies on how many devices no rate did, and on which side of all of them a good one lies."""
-    alike: dict[tuple[str, str], list[Point]] = {}
+    alike: dict[tuple[str, RateAdvice], list[Point]] = {}
     for (strategy, _), group in sorted(_groups(found).items()):
         advice = _advice(group)
         if advice:
             alike.setdefault((strategy, advice), []).append(group[0])
-    return tuple(advice.format(_who(points)) for (_, advice), points in alike.items())
+    return tuple(advice.words(_who(points)) for (_, advice), points in alike.items())
 
 
 def _who(points: Sequence[Point]) -> str:
     *fewer, most = points
-    counts = "".join(f"{point.gpus}, " for point in fewer[:-1])
-    counts += f"{fewer[-1].gpus} and " if fewer else ""
-    return f"{most.strategy} on {counts}{devices_in_words(most.row)}"
+    counts = listed([*(str(point.gpus) for point in fewer), devices_in_words(most.row)])
+    return f"{most.strategy} on {counts}"
 
 
 def _groups(found: Sequence[Point]) -> dict[tuple[str, int], list[Point]]:
@@ -205,30 +267,27 @@ def _groups(found: Sequence[Point]) -> dict[tuple[str, int], list[Point]]:
     return groups
 
 
-def _advice(group: Sequence[Point]) -> str:
-    """Return what to try, with {} for who should; empty where some rate did, or nothing is known."""
+def _advice(group: Sequence[Point]) -> RateAdvice | None:
+    """Return what to try; None where some rate did, or nothing is known."""
     if any(Standing(point).reached for point in group):
-        return ""
+        return None
     verdicts = {point.row[RATE]: _verdict(point) for point in sorted(group, key=lambda point: point.row[RATE])}
-    by_verdict = {
-        verdict: [rate for rate, found in verdicts.items() if found == verdict] for verdict in verdicts.values()
-    }
-    small, large, good = (by_verdict.get(verdict, []) for verdict in ("too small", "too large", "good"))
-    rates = list(verdicts)
-    several = len(rates) > 1
-    tried = f"{'all rates' if several else 'the only rate'} tried ({listed(f'{r:g}' for r in rates)})"
+    small, good, large = (
+        tuple(rate for rate, found in verdicts.items() if found == verdict) for verdict in RateVerdict
+    )
+    rates = tuple(verdicts)
     if large == rates:
-        return f"{tried} {'are' if several else 'is'} too large for {{}}: try below {rates[0]:g}"
+        return RateAdvice(RateFault.TOO_LARGE, rates)
     if small == rates:
-        return f"{tried} {'are' if several else 'is'} too small for {{}}: try above {rates[-1]:g}"
+        return RateAdvice(RateFault.TOO_SMALL, rates)
     if good:
-        return f"{{}} trains steadily at {listed(f'{r:g}' for r in good)} but not far enough: give it more epochs"
+        return RateAdvice(RateFault.TOO_SHORT, good)
     if small and large and max(small) < min(large):
-        return f"no rate tried suits {{}}: {max(small):g} is too small, {min(large):g} too large; try between"
-    return "no rate tried suits {}" if small or large else ""
+        return RateAdvice(RateFault.BETWEEN, (max(small), min(large)))
+    return RateAdvice(RateFault.UNKNOWN, ()) if small or large else None
 
 
-def too_large(found: Sequence[Point]) -> str:
+def too_large(found: Sequence[Point]) -> Text:
     """Say from which rate on each strategy on so many devices has too large a one; empty where none has.
 
     Where options or batches differ too, the largest rate that one of them still takes well decides.
@@ -236,13 +295,18 @@ def too_large(found: Sequence[Point]) -> str:
     limits: dict[str, dict[float, list[int]]] = {}
     for (strategy, gpus), group in sorted(_groups(found).items()):
         verdicts = [(point.row[RATE], _verdict(point)) for point in group]
-        fine = max((rate for rate, verdict in verdicts if verdict != "too large"), default=0)
-        beyond = [rate for rate, verdict in verdicts if verdict == "too large" and rate > fine]
+        fine = max((rate for rate, verdict in verdicts if verdict != RateVerdict.TOO_LARGE), default=0)
+        beyond = [rate for rate, verdict in verdicts if verdict == RateVerdict.TOO_LARGE and rate > fine]
         if beyond:
             limits.setdefault(strategy, {}).setdefault(min(beyond), []).append(gpus)
-    told = [f"{strategy} {listed(_from(*each) for each in by_rate.items())}" for strategy, by_rate in limits.items()]
-    return f"Too large a learning rate, by devices: {'; '.join(told)}." if told else ""
+    return sentences(
+        *(
+            f"{strategy} becomes unstable at a learning rate of {listed(_from(*each) for each in by_rate.items())}."
+            for strategy, by_rate in limits.items()
+        )
+    )
 
 
 def _from(rate: float, gpus: Sequence[int]) -> str:
-    return f"from {rate:g} on {listed(map(str, gpus))}"
+    *fewer, most = gpus
+    return f"{rate:g} on {listed([*map(str, fewer), counted(most, 'device')])}"

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import median
 from typing import Literal
 
@@ -17,14 +18,24 @@ Shape = Literal["stuck", "slow", "good", "oscillating", "collapsed", "diverged"]
 SHAPES: tuple[Shape, ...] = ("stuck", "slow", "good", "oscillating", "collapsed", "diverged")
 """In the order of a rising learning rate."""
 
-MEANS: dict[Shape, str] = {
-    "stuck": "too small",
-    "slow": "too small",
-    "good": "good",
-    "oscillating": "too large",
-    "collapsed": "too large",
-    "diverged": "too large",
+
+class RateVerdict(StrEnum):
+    """What a point's seeds say of its learning rate."""
+
+    TOO_SMALL = "too small"
+    GOOD = "good"
+    TOO_LARGE = "too large"
+
+
+MEANS: dict[Shape, RateVerdict] = {
+    "stuck": RateVerdict.TOO_SMALL,
+    "slow": RateVerdict.TOO_SMALL,
+    "good": RateVerdict.GOOD,
+    "oscillating": RateVerdict.TOO_LARGE,
+    "collapsed": RateVerdict.TOO_LARGE,
+    "diverged": RateVerdict.TOO_LARGE,
 }
+"""What a shape says of the learning rate."""
 
 LEAST_STEPS = 20
 """With fewer the tail would be most of the curve: no verdict; chosen."""
@@ -42,9 +53,9 @@ class Thresholds:
         lost: a tail above this many times the initial loss has diverged.
         learnt: below this share of the initial loss gone, nothing was learnt.
         chance: tails within these multiples of the loss of a guess have learnt nothing either.
-        moved: relative displacement from which on weights that learnt nothing are dead rather than at rest; measured
+        moved: relative displacement above which weights that learnt nothing are dead rather than at rest; measured
             below 0.06 for rates too small and 1.5 to 1.9 for collapsed networks.
-        thrown: relative displacement from which on weights that learnt little were thrown about rather than slow;
+        thrown: relative displacement above which weights that learnt little were thrown about rather than slow;
             measured 0.05 to 0.32 for slow runs and 2.4 to 7.4 for rates ten times too large.
         drawdown: rise above the lowest loss so far, as a share of the initial loss.
         peak: multiple of the initial loss.
@@ -151,21 +162,3 @@ def smoothed(losses: Sequence[float], window: int = 9) -> list[float]:
         if len(held) == window:
             medians.append(held[window // 2])
     return medians
-
-
-def in_words(shape: Shape | None, reached: bool | None = None) -> str:
-    """Return outcome and shape, such as "reached, wobbling" or "missed, too slow".
-
-    Args:
-        reached: whether the target was; None where there was none.
-    """
-    words = {
-        None: "too short to tell",
-        "stuck": "never started",
-        "slow": "too slow",
-        "good": "steady",
-        "oscillating": "wobbling",
-        "collapsed": "died",
-        "diverged": "diverged",
-    }[shape]
-    return words if reached is None else f"{'reached' if reached else 'missed'}, {words}"

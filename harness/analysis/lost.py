@@ -7,28 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.analysis.point_names import devices_in_words, differs, label, unit
-from harness.analysis.points import COMPUTING, EXCHANGING, Point, number, status_counts
+from harness.analysis.point_names import devices_in_words, differs, label, on_devices, sentences, unit
+from harness.analysis.points import COMPUTING, EXCHANGING, PART_NAMES, Point, number, status_counts
 from harness.analysis.ranking import Standing
-from harness.core.words import duration, rate, three, times
+from harness.core.endings import Status
+from harness.core.text import NO_TEXT, Text
+from harness.core.words import counted, duration, rate, three, times
 
 LEAST_GAIN = 0.01
-"""Chosen: splitting that saves less than this share of a step's computing is not told from noise."""
+"""Chosen: splitting that saves less than this share of a step's computing cannot be separated from noise."""
 
 HARDLY = 0.5
 """Share of what more devices could gain below which they are hardly worth it: each does less than half its work;
 chosen."""
 
-_PART_WORDS = {
-    "input_s": "input",
-    "compute_s": "computing",
-    "other_s": "other work of the loop",
-    "communication_s": "communication",
-    "idle_s": "waiting for others",
-}
 
-
-def because(split: Point, one: Point) -> str:
+def because(split: Point, one: Point) -> Text:
     """Say why several devices lost to one, and from how much more work per step on they would win.
 
     From the rows come, per update: c1, one device's computing (input, compute, other); cN, the same per device where
@@ -38,29 +32,33 @@ def because(split: Point, one: Point) -> str:
     """
     found = _three_costs(split, one)
     if found is None:
-        return ""
+        return NO_TEXT
     c1, cn, y = found
     if one.row["global_batch_size"] != split.row["global_batch_size"] or cn + y <= c1:
         return more_samples(split, one)
-    pays = "it would pay at no amount of work seen here"
+    pays = "No larger step that we measured would make splitting worthwhile."
     if c1 - cn > LEAST_GAIN * c1:
-        pays = f"it would pay with {three(y / (c1 - cn))} times the work per step or more"
-    return (
-        f"{unit(split)} of {split.strategy} computes for {duration(cn)} and exchanges and waits for {duration(y)} "
-        f"where one device computes for {duration(c1)}; {pays}"
+        pays = f"Splitting pays off once a step has at least {times(y / (c1 - cn))}x the work."
+    return sentences(
+        f"Each {unit(split)} of {on_devices(split.row)} computes for {duration(cn)} and spends {duration(y)} on "
+        f"exchange and waiting; on one device it computes for {duration(c1)}.",
+        pays,
     )
 
 
-def pays_down_to(split: Point, one: Point) -> str:
+def pays_down_to(split: Point, one: Point) -> Text:
     """Say down to how little work per step splitting pays, where it does; the algebra of `because`."""
     found = _three_costs(split, one)
     if found is None or one.row["global_batch_size"] != split.row["global_batch_size"]:
-        return ""
+        return NO_TEXT
     c1, cn, y = found
     if cn + y >= c1 or y <= 0:
-        return ""
-    share = three(y / (c1 - cn))
-    return f"{split.strategy} wins down to {share} times the work per step; with less, {one.strategy} on one device"
+        return NO_TEXT
+    share = times(y / (c1 - cn))
+    return Text(
+        f"{split.strategy} stays ahead down to {share}x the work per step. Below that, {one.strategy} on one device is "
+        "faster."
+    )
 
 
 def _three_costs(split: Point, one: Point) -> tuple[float, float, float] | None:
@@ -68,34 +66,37 @@ def _three_costs(split: Point, one: Point) -> tuple[float, float, float] | None:
     return None if c1 is None or cn is None or y is None else (c1, cn, y)
 
 
-def more_samples(point: Point, leader: Point) -> str:
-    """Say how many more samples a point needs to the target; empty where it does not."""
+def more_samples(point: Point, leader: Point, name: str = "") -> Text:
+    """Say how many more samples a point needs to the target; empty where it does not.
+
+    Args:
+        name: what the point is called, where its strategy is not enough.
+    """
     mine, best = (p.median_of(lambda row: number(row, "samples_to_target")) for p in (point, leader))
     if not mine or not best or mine <= best:
-        return ""
-    return (
-        f"{point.strategy} needs {three(mine / best)} times the samples to the target ({mine:,.0f} against {best:,.0f})"
-    )
+        return NO_TEXT
+    needs = f"needs {three(mine / best)} times the samples to reach the target ({mine:,.0f} against {best:,.0f})"
+    return Text(f"{name or point.strategy} {needs}.")
 
 
-def why(standing: Standing, leader: Standing) -> str:
+def why(standing: Standing, leader: Standing) -> Text:
     """Say what a strategy lost by: failed seeds, more samples to the target, or the part of a step that grew most."""
     point, best = standing.point, leader.point
     if not standing.sure:
         return failure(standing)
     slower, more = _time_per_sample(point, best), _sample_ratio(point, best)
     if more > max(slower, 1):
-        return f"{label(point)} learns less from a sample: {more_samples(point, best)}."
+        return more_samples(point, best, label(point))
     return _longer_step(point, best)
 
 
-def failure(standing: Standing) -> str:
+def failure(standing: Standing) -> Text:
     """Say how many seeds got there, and what became of the others."""
     goal = "reached the target" if standing.point.by_target else "finished"
-    missed = {key: count for key, count in status_counts(standing.point.rows).items() if key != "ok"}
+    missed = {key: count for key, count in status_counts(standing.point.rows).items() if key != Status.OK}
     reasons = ", ".join(f"{count} {status}" for status, count in missed.items())
-    head = f"{label(standing.point)}: {standing.reached} of {standing.seeds} seeds {goal}"
-    return f"{head} ({reasons or 'no value'})."
+    got = f"{standing.reached} of {counted(standing.seeds, 'seed')}"
+    return Text(f"{label(standing.point)} {goal} with {got} ({reasons or 'no value'}).")
 
 
 def _sample_ratio(point: Point, leader: Point) -> float:
@@ -113,18 +114,19 @@ def _work_ratio(point: Point, leader: Point) -> float:
     return float(point.row["global_batch_size"] / leader.row["global_batch_size"])
 
 
-def _longer_step(point: Point, leader: Point) -> str:
+def _longer_step(point: Point, leader: Point) -> Text:
     scale = _work_ratio(point, leader)
     grown = {part: _pair(point, leader, (part,), scale) for part in (*COMPUTING, *EXCHANGING)}
     part = max(grown, key=lambda part: grown[part][0] - grown[part][1])
     mine, best = _pair(point, leader, (*COMPUTING, *EXCHANGING), scale)
     if mine <= best or grown[part][0] <= grown[part][1]:
-        return ""
-    same = "" if scale == 1 else " for as many samples"
+        return NO_TEXT
+    same = "" if scale == 1 else " for the same number of samples"
     more, less = (duration(seconds) for seconds in grown[part])
-    whole = f"takes {duration(mine)} where {differs(leader, point)} takes {duration(best)}{same}"
-    return (
-        f"{label(point)}: {unit(point)} {whole}; most of the difference is {_PART_WORDS[part]} ({more} against {less})."
+    whole = f"{duration(mine)} per {unit(point)}{same}; {differs(leader, point)} takes {duration(best)}"
+    return sentences(
+        f"{label(point)} takes {whole}.",
+        f"Most of the difference is {PART_NAMES[part]} ({more} against {less}).",
     )
 
 
@@ -142,7 +144,7 @@ def fewer(leader: Standing, found: Sequence[Standing]) -> Standing | None:
     def alike(other: Standing) -> bool:
         point = other.point
         same = all(point.row[key] == row[key] for key in ("strategy", "engine", "global_batch_size", "learning_rate"))
-        return same and point.details == leader.point.details and other.sure and point.gpus < leader.point.gpus
+        return same and point.varied == leader.point.varied and other.sure and point.gpus < leader.point.gpus
 
     return min(filter(alike, found), key=lambda standing: standing.point.gpus, default=None)
 
@@ -156,18 +158,28 @@ def _gain(many: Standing, few: Standing) -> float:
     return few.seconds / many.seconds if many.seconds > 0 else float("inf")
 
 
-def scaling_in_words(many: Standing, few: Standing) -> str:
-    """Say how much faster many devices are than few, what a sample costs on them, and why."""
+def scaling_in_words(many: Standing, few: Standing, basis: str) -> tuple[Text, ...]:
+    """Say how fast many devices are beside few, and why; the last sentence is what that costs.
+
+    Args:
+        basis: what the figures rest on.
+    """
     gain, devices = _gain(many, few), many.point.gpus / few.point.gpus
-    at = f"{rate(1 / many.seconds)} against {rate(1 / few.seconds)}"
     if many.point.by_target:
-        at = f"the target in {duration(many.seconds)} against {duration(few.seconds)}"
-    head = (
-        f"{times(gain)} times as fast ({at}) on {times(devices)} times the devices, so that "
-        f"{'the way there' if many.point.by_target else 'a sample'} costs {times(devices / gain)} times the device time"
-    )
-    parts = _parts_in_words(many.point, few.point)
-    return f"{head}; {parts}" if parts else head
+        at = f"They reach the target in {duration(many.seconds)}; {few.point.gpus} need {duration(few.seconds)}"
+    else:
+        at = f"They train {rate(1 / many.seconds)}; {few.point.gpus} train {rate(1 / few.seconds)}"
+    what = "Reaching the target" if many.point.by_target else "A sample"
+    cost = f"{what} costs {times(devices / gain)}x the device time."
+    found = (f"{at} ({basis}).", _exchange_share(many.point), _parts_in_words(many.point, few.point), cost)
+    return tuple(Text(line) for line in found if line)
+
+
+def _exchange_share(many: Point) -> str:
+    computing, exchanging = (many.per_update(parts) for parts in (COMPUTING, EXCHANGING))
+    if computing is None or not exchanging:
+        return ""
+    return f"Exchange and waiting take {100 * exchanging / (computing + exchanging):.0f} % of each {unit(many)}."
 
 
 def _parts_in_words(many: Point, few: Point) -> str:
@@ -176,17 +188,13 @@ def _parts_in_words(many: Point, few: Point) -> str:
     if c1 is None or cn is None or y1 is None or yn is None:
         return ""
     return (
-        f"{unit(many)} computes for {duration(cn)} instead of {duration(c1)} "
-        f"but exchanges and waits for {duration(yn)} instead of {duration(y1)}"
+        f"From {few.gpus} to {many.gpus} devices, computing goes from {duration(c1)} to {duration(cn)} per "
+        f"{unit(many)}, exchange and waiting from {duration(y1)} to {duration(yn)}."
     )
 
 
-def hardly(many: Standing, few: Standing) -> str:
+def hardly(many: Standing, few: Standing) -> Text:
     """Return the answer to "why are many no faster than few?"."""
-    on, since = devices_in_words(many.point.row), ""
-    computing, exchanging = (many.point.per_update(parts) for parts in (COMPUTING, EXCHANGING))
-    if computing is not None and exchanging:
-        share = 100 * exchanging / (computing + exchanging)
-        since = f", since exchange and waiting take {share:.0f} % of a step"
-    head = f"{on} are hardly faster than {few.point.gpus} for {many.point.strategy}{since}"
-    return f"{head}: {scaling_in_words(many, few)}"
+    gain, devices = _gain(many, few), devices_in_words(many.point.row)
+    fast = f"only {times(gain)}x as fast as {few.point.gpus}" if gain >= 1 else f"slower than {few.point.gpus}"
+    return Text(f"{devices} are {fast} with {many.point.strategy}.")

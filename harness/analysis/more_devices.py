@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from harness.analysis.explain import Predict, parts_of, solve, step_s
+from harness.analysis.explain import Predict, solve, update_parts
 from harness.analysis.parameters import PARAMETERS, Parameter
-from harness.analysis.points import SWEPT, Row
-from harness.core.words import duration, figure
+from harness.analysis.points import Row, mean_update_s, point_of
+from harness.core.text import Text
+from harness.core.words import counted, duration, figure, times
 
 WELL_USED = 0.9
-"""Share of a step spent computing from which on devices count as well used; chosen."""
+"""Share of a step spent computing above which devices count as well used; chosen."""
 
 POOR = 0.5
 """Share of what more devices could gain below which their gain is explained unasked; chosen."""
@@ -26,29 +27,38 @@ def poor_scaling(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
         rows: of cells.csv; of several seeds and rates the one with the median step stands for all.
     """
     groups: dict[tuple[str, ...], dict[int, list[Row]]] = {}
-    same = ("strategy", "options", "engine", "device", "precision", "global_batch_size")
+    # How a step's samples are spread over devices follows from how many there are.
+    spread = ("gpus", "nodes", "batch_size", "micro_batch_size", "learning_rate", "lr_rule")
     for row in rows:
-        if step_s(row) is not None and "compute_s" in parts_of(row):
-            swept = [f"{key} {row[key]}" for key in sorted(row) if key.startswith(SWEPT)]
-            key = (*(str(row.get(column)) for column in same), *swept)
-            groups.setdefault(key, {}).setdefault(int(row["gpus"]), []).append(row)
+        if mean_update_s(row) is not None and "compute_s" in update_parts(row):
+            by_gpus = groups.setdefault(point_of(row, leaving_out=spread), {})
+            by_gpus.setdefault(int(row["gpus"]), []).append(row)
     several = (by_gpus for by_gpus in groups.values() if len(by_gpus) > 1)
     pairs = [(_median(by_gpus[min(by_gpus)]), _median(by_gpus[max(by_gpus)])) for by_gpus in several]
     return sorted((pair for pair in pairs if _efficiency(*pair) < POOR), key=lambda pair: _efficiency(*pair))
 
 
 def _median(rows: Sequence[Row]) -> Row:
-    return sorted(rows, key=lambda row: step_s(row) or 0.0)[(len(rows) - 1) // 2]
+    return sorted(rows, key=lambda row: mean_update_s(row) or 0.0)[(len(rows) - 1) // 2]
 
 
 def _efficiency(few: Row, many: Row) -> float:
-    return (step_s(few) or 0.0) / (step_s(many) or math.inf) * int(few["gpus"]) / int(many["gpus"])
+    return (mean_update_s(few) or 0.0) / (mean_update_s(many) or math.inf) * int(few["gpus"]) / int(many["gpus"])
+
+
+def scaling_title(few: Row, many: Row) -> Text:
+    """Return the question about two rows of one strategy: "Why sync-ddp is slower on 2 devices than on 1 (0.55x)"."""
+    gain = (mean_update_s(few) or 0.0) / (mean_update_s(many) or math.inf)
+    on = f"on {counted(int(many['gpus']), 'device')}"
+    if gain < 1:
+        return Text(f"Why {many['strategy']} is slower {on} than on {few['gpus']} ({times(gain)}x)")
+    return Text(f"Why {many['strategy']} is only {times(gain)}x as fast {on} as on {few['gpus']}")
 
 
 def explain_scaling(
     few: Row, many: Row, predict: Predict | None = None, configured: Mapping[str, float] | None = None
-) -> list[str]:
-    """Say why more devices are as much faster as they are, and what they would need.
+) -> list[Text]:
+    """Say why more devices are as much faster as they are, then what they would need.
 
     At a fixed global batch the computing of a device shrinks with their number and the exchange of gradients does
     not: its bytes are those of the model.
@@ -58,21 +68,20 @@ def explain_scaling(
         predict: step time of `many`.
         configured: the parameters of `many`.
     """
-    left, right = _two_parts(few), _two_parts(many)
+    left, right = _computing_and_exchange(few), _computing_and_exchange(many)
     if left is None or right is None or few["global_batch_size"] != many["global_batch_size"]:
         return []
-    gain, devices = sum(left) / sum(right), many["gpus"] / few["gpus"]
-    lines = [
-        f"both take steps of {many['global_batch_size']} samples: {devices:g} times the devices compute one in "
-        f"{duration(right[0])} instead of {duration(left[0])}, but exchange as many gradients, in {duration(right[1])} "
-        f"instead of {duration(left[1])}: {figure(gain)} times as fast on {devices:g} times the devices"
-    ]
-    return [*lines, *_what_it_needs(right, many, predict, configured or {})]
+    on = f"on {counted(int(few['gpus']), 'device')}"
+    reason = Text(
+        f"Each step of {many['global_batch_size']} samples computes for {duration(right[0])} "
+        f"({duration(left[0])} {on}) and exchanges gradients for {duration(right[1])} ({duration(left[1])} {on})."
+    )
+    return [reason, *_what_it_needs(right, many, predict, configured or {})]
 
 
-def _two_parts(row: Row) -> tuple[float, float] | None:
+def _computing_and_exchange(row: Row) -> tuple[float, float] | None:
     """Return seconds of an update: computing with input and the rest, and exchange with waiting."""
-    parts = parts_of(row)
+    parts = update_parts(row)
     if "compute_s" not in parts:
         return None
     exchange = parts.get("communication_s", 0.0) + parts.get("idle_s", 0.0)
@@ -81,7 +90,7 @@ def _two_parts(row: Row) -> tuple[float, float] | None:
 
 def _what_it_needs(
     parts: tuple[float, float], row: Row, predict: Predict | None, configured: Mapping[str, float]
-) -> list[str]:
+) -> list[Text]:
     compute, exchange = parts
     if compute >= WELL_USED * (compute + exchange):
         return []
@@ -90,24 +99,19 @@ def _what_it_needs(
     if predict is not None and bandwidth is not None:
         lines.append(_bandwidth_needed(predict, bandwidth, configured[bandwidth.key], compute, int(row["gpus"])))
     # With k times the samples a step computes k times as long and exchanges as much as before.
-    times = exchange / compute * WELL_USED / (1 - WELL_USED)
-    more = figure(math.ceil(row["global_batch_size"] * times))
-    lines.append(
-        f"to compute for {100 * WELL_USED:g} % of a step with the links as they are takes steps of {more} samples, if "
-        "that many still learn as well"
-    )
-    return lines
+    more = figure(math.ceil(row["global_batch_size"] * exchange / compute * WELL_USED / (1 - WELL_USED)))
+    busy = f"With these links, devices would be {100 * WELL_USED:g} % busy at {more} samples per step or more"
+    return [*lines, Text(f"{busy}, provided training still converges at that batch size.")]
 
 
 MOST_BANDWIDTH = 1e4
 """Multiple of the configured bandwidth beyond which only latency is left; chosen."""
 
 
-def _bandwidth_needed(predict: Predict, parameter: Parameter, configured: float, compute_s: float, gpus: int) -> str:
-    share = f"to compute for {100 * WELL_USED:g} % of a step"
+def _bandwidth_needed(predict: Predict, parameter: Parameter, configured: float, compute_s: float, gpus: int) -> Text:
     needed = solve(predict, parameter, configured, configured * MOST_BANDWIDTH, compute_s / WELL_USED)
-    there = f"{parameter.write(configured)} is configured"
+    busy, devices = f"{100 * WELL_USED:g} % busy", counted(gpus, "device")
+    there = f"(configured: {parameter.write(configured)})"
     if needed is None:
-        never = f"no bandwidth lets {gpus} devices compute for {100 * WELL_USED:g} % of a step"
-        return f"{never}: latency alone takes the rest ({there})"
-    return f"{share}, {gpus} devices need {parameter.gives.format(parameter.write(needed))}; {there}"
+        return Text(f"More bandwidth would not help: latency alone keeps {devices} below {busy} {there}.")
+    return Text(f"{devices} would be {busy} with {parameter.words(needed)} {there}.")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.analysis.gradient_noise import LEAST_STEPS, known_squares, noise_scale
+from harness.analysis.gradient_noise import LEAST_KNOWN_STEPS, known_squares, noise_scale
 
-MOST_WINDOWS = 12
+MOST_NOISE_WINDOWS = 12
 WINDOW_STEPS = 100
 """Updates in a window: no fewer, for with two workers of 16 samples each it takes some hundred; chosen."""
 
@@ -28,7 +28,7 @@ def noise_frame(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
         all runs) and seeds.
     """
     longest = max((len(run) for run in runs), default=0)
-    size = max(WINDOW_STEPS, math.ceil(longest / MOST_WINDOWS))
+    size = max(WINDOW_STEPS, math.ceil(longest / MOST_NOISE_WINDOWS))
     rows = [row for run in runs for row in _windows(run, size)]
     frame = pd.DataFrame(rows, columns=["window", "samples_seen", "noise_scale", "low", "high", "updates"])
     medians = frame.groupby("window")[["samples_seen", "noise_scale", "low", "high"]].median()
@@ -44,7 +44,7 @@ def _windows(run: pd.DataFrame, size: int) -> list[tuple[float, ...]]:
     for number, begin in enumerate(range(0, len(run), size)):
         window = run.iloc[begin : begin + size].dropna(subset=["small_square"])
         squares = known_squares({str(name): column.tolist() for name, column in window.items()})
-        if len(squares) < LEAST_STEPS:
+        if len(squares) < LEAST_KNOWN_STEPS:
             continue
         found, middle = noise_scale(squares), float(seen.iloc[begin : begin + size].mean())
         low, high = found.interval if found.samples and found.interval else (math.inf, math.inf)

@@ -9,7 +9,7 @@ from typing import Literal
 Fitting = Literal["underfit", "overfit", "fits"]
 
 OVER = 0.10
-"""Rise of the validation loss above its lowest, as a share of that, from which on a run has overfitted; chosen: far
+"""Rise of the validation loss above its lowest, as a share of that, above which a run has overfitted; chosen: far
 above how much an evaluation on some hundred samples wavers."""
 
 UNDER = 0.5

@@ -15,7 +15,8 @@ class Parameter:
 
     Attributes:
         key: where it stands in a scenario.
-        gives: the value in a sentence, as what "gives" a step time.
+        gives: the value in a sentence that begins with it.
+        place: of a link's bandwidth: which link it is.
         write: from a value to text with its unit.
         part: of a step, that it acts on.
         multiples: plausible values as multiples of the configured one; () where it may be 0.
@@ -29,9 +30,14 @@ class Parameter:
     write: Callable[[float], str]
     part: str
     look_at: str
+    place: str = ""
     multiples: tuple[float, float] | tuple[()] = ()
     most: float = 0.0
     rising: bool = False
+
+    def words(self, value: float) -> str:
+        """Return the parameter at a value, such as "25 Gb/s between nodes"."""
+        return self.gives.format(self.write(value))
 
     def bound(self, configured: float, slower: bool) -> float:
         """Return the farthest plausible value that makes steps slower, or faster."""
@@ -53,6 +59,7 @@ PARAMETERS = (
     Parameter(
         key="cluster.inter_node.bandwidth",
         gives="{} between nodes",
+        place="between nodes",
         write=bit_rate,
         part="communication_s",
         multiples=(0.05, 2.0),
@@ -63,6 +70,7 @@ PARAMETERS = (
     Parameter(
         key="cluster.intra_node.bandwidth",
         gives="{} inside a node",
+        place="inside a node",
         write=bandwidth,
         part="communication_s",
         multiples=(1 / 16, 4.0),
@@ -72,7 +80,7 @@ PARAMETERS = (
     # Up to 2 ms a message: a server's CPU that a neighbour keeps busy for a time slice. Chosen.
     Parameter(
         key="cluster.inter_node.latency",
-        gives="{} for a message between nodes",
+        gives="A latency of {} between nodes",
         write=duration,
         part="communication_s",
         most=2e-3,
@@ -82,7 +90,7 @@ PARAMETERS = (
     ),
     Parameter(
         key="cluster.intra_node.latency",
-        gives="{} for a message inside a node",
+        gives="A latency of {} inside a node",
         write=duration,
         part="communication_s",
         most=2e-3,
@@ -93,7 +101,7 @@ PARAMETERS = (
     # Up to 1.5: an estimate from peak figures that was too careful. Chosen.
     Parameter(
         key="cluster.device.samples_per_second",
-        gives="one device at {}",
+        gives="A device speed of {}",
         write=rate,
         part="compute_s",
         multiples=(0.4, 1.5),
@@ -112,7 +120,7 @@ PARAMETERS = (
     # A step's slowest worker of many at sigma 1 takes several times the mean: more is a broken device. Chosen.
     Parameter(
         key="faults.compute_jitter",
-        gives="a jitter of {} of a step's computing",
+        gives="A compute jitter of {}",
         write=share_in_percent,
         part="idle_s",
         most=1.0,

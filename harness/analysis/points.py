@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from harness.core.outcome import Part, Status
+from harness.core.endings import Status
+from harness.core.step_parts import Part
+from harness.core.words import show
 
 Row = Mapping[str, Any]
 
@@ -20,9 +22,18 @@ COMPUTING = (Part.INPUT.column, Part.COMPUTE.column, Part.OTHER.column)
 EXCHANGING = (Part.COMMUNICATION.column, Part.IDLE.column)
 """The parts of the training time: means over devices for the run, without overlap."""
 
+PART_NAMES = {
+    Part.INPUT.column: "input",
+    Part.COMPUTE.column: "computing",
+    Part.COMMUNICATION.column: "communication",
+    Part.IDLE.column: "waiting for others",
+    Part.OTHER.column: "other work",
+}
+"""Those parts in words."""
+
 RESULTS = frozenset(status for status in Status if status.result)
 TRIED = frozenset(status for status in Status if status.tried)
-_POINT = (
+POINT_COLUMNS = (
     "strategy",
     "options",
     "engine",
@@ -36,6 +47,18 @@ _POINT = (
     "learning_rate",
     "lr_rule",
 )
+"""What identifies a point, with the keys that were swept by their path: cells that agree in it differ in their seed."""
+
+
+def point_of(row: Row, leaving_out: Collection[str] = ()) -> tuple[str, ...]:
+    """Return what identifies a row's point; of some columns left out what it shares with others."""
+    columns = (str(row.get(column)) for column in POINT_COLUMNS if column not in leaving_out)
+    return (*columns, str(settings_of(row)))
+
+
+def point_of_twins(row: Row) -> tuple[str, ...]:
+    """Return what a real cell and its virtual twin have in common: all but the engine and where its devices stand."""
+    return point_of(row, leaving_out=("engine", "nodes"))
 
 
 def status_counts(rows: Iterable[Row]) -> dict[str, int]:
@@ -50,12 +73,17 @@ class Point:
 
     Attributes:
         by_target: ranked by time to target, else by throughput.
-        details: options and swept keys in which the points of its strategy differ, in words.
+        varied: options and swept keys in which the points of its strategy differ, each with its value.
     """
 
     rows: tuple[Row, ...]
     by_target: bool
-    details: str = ""
+    varied: tuple[str, ...] = ()
+
+    @property
+    def details(self) -> str:
+        """What it differs in, as one text."""
+        return ", ".join(self.varied)
 
     @property
     def row(self) -> Row:
@@ -86,9 +114,8 @@ def points(rows: Sequence[Row], by_target: bool) -> list[Point]:
     """Group cells that differ in nothing but the seed."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        key = (*(str(row.get(column)) for column in _POINT), str(settings_of(row)))
-        groups.setdefault(key, []).append(row)
-    varied = _varied(rows)
+        groups.setdefault(point_of(row), []).append(row)
+    varied = varied_settings((row["strategy"], settings_of(row)) for row in rows)
     return [Point(tuple(group), by_target, _details(group[0], varied)) for group in groups.values()]
 
 
@@ -100,22 +127,26 @@ def settings_of(row: Row) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in {**options, **swept}.items()}
 
 
-def _varied(rows: Iterable[Row]) -> set[tuple[str, str]]:
-    """Return (strategy, setting) wherever a strategy's cells differ in it."""
+def varied_settings(given: Iterable[tuple[str, Mapping[str, object]]]) -> set[tuple[str, str]]:
+    """Return (strategy, setting) where cells of one strategy differ in it: only that is worth a place in their names.
+
+    Args:
+        given: the strategy of each cell, with its settings.
+    """
     seen: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        for key, value in settings_of(row).items():
-            seen.setdefault((row["strategy"], key), set()).add(value)
+    for strategy, settings in given:
+        for key, value in settings.items():
+            seen.setdefault((strategy, key), set()).add(show(value))
     return {name for name, values in seen.items() if len(values) > 1}
 
 
-def _details(row: Row, varied: set[tuple[str, str]]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings_of(row).items() if (row["strategy"], key) in varied)
+def _details(row: Row, varied: set[tuple[str, str]]) -> tuple[str, ...]:
+    return tuple(f"{key} {value}" for key, value in settings_of(row).items() if (row["strategy"], key) in varied)
 
 
 def has_target(rows: Iterable[Row]) -> bool:
     """Say whether cells were to reach a target: then time to it decides, else throughput."""
-    return any(row["status"] == "target-missed" or number(row, "time_to_target_s") is not None for row in rows)
+    return any(row["status"] == Status.TARGET_MISSED or number(row, "time_to_target_s") is not None for row in rows)
 
 
 def not_ranked(row: Row) -> bool:
@@ -130,6 +161,16 @@ def number(row: Row, key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def mean_update_s(row: Row) -> float | None:
+    """Return the seconds of an update of the whole job, the mean after warm-up; None without a throughput.
+
+    Not the column step_time_s, which is the median of the first device's steps: where workers take turns a step of
+    one of them is several updates long, and a slow step in ten moves the mean only.
+    """
+    rate, batch = number(row, "throughput_samples_per_s"), number(row, "global_batch_size")
+    return batch / rate if rate and batch else None
 
 
 def _per_update(row: Row, parts: Sequence[str]) -> float | None:

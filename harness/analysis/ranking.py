@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
-from harness.analysis.censored import Beats, Run, beats, expected_time, probability_interval, run_of
+from harness.analysis.censored import Beats, SeedRun, beats, expected_time, probability_interval, run_of
 from harness.analysis.exact import MIN_SEEDS, median_interval
 from harness.analysis.points import Point, Row, number
+from harness.core.endings import Status
 
 ENOUGH = 0.5
 """Share of the seeds that must reach the target for a point to be ranked with those that do; chosen: below it even
@@ -30,7 +31,7 @@ class Standing:
     point: Point
 
     @cached_property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[SeedRun, ...]:
         """Seeds that trained to an end; for speed alone one that did not end well has no value."""
         return tuple(run for row in self.point.rows if (run := self._run(row)) is not None)
 
@@ -79,20 +80,20 @@ class Standing:
         rows = [row for row in self.point.rows if (run := self._run(row)) is not None and run.reached]
         return sorted(rows, key=lambda row: self._spent(row))[(len(rows) - 1) // 2]
 
-    def _run(self, row: Row) -> Run | None:
+    def _run(self, row: Row) -> SeedRun | None:
         run = run_of(row) if self.point.by_target else _speed(row)
         # What broke after it had reached the target did not train to an end all the same.
-        return None if run and run.reached and row["status"] != "ok" else run
+        return None if run and run.reached and row["status"] != Status.OK else run
 
     def _spent(self, row: Row) -> float:
         run = self._run(row)
         return run.spent if run else math.inf
 
 
-def _speed(row: Row) -> Run | None:
+def _speed(row: Row) -> SeedRun | None:
     """Return the seconds of a sample, which a cell that ran to its end has."""
     value = number(row, "throughput_samples_per_s")
-    return Run(1 / value, reached=True) if row["status"] == "ok" and value and value > 0 else None
+    return SeedRun(1 / value, reached=True) if row["status"] == Status.OK and value and value > 0 else None
 
 
 def best_standings(found: Iterable[Point]) -> list[Standing]:

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.analysis.loss_shape import (
-    DEFAULTS,
-    MEANS,
-    SHAPES,
-    Features,
-    Shape,
-    Thresholds,
-    classify,
-    features,
-    in_words,
-)
-from harness.analysis.points import number, points
+from harness.analysis.loss_shape import DEFAULTS, MEANS, SHAPES, Features, Shape, Thresholds, classify, features
+from harness.analysis.points import has_target, number, points
 from harness.analysis.votes import Vote, vote
 
 __all__ = [
     "DEFAULTS", "MEANS", "SHAPES", "Features", "Shape", "Thresholds", "Vote", "classify", "features",
-    "in_words", "map_frame", "regimes_frame", "vote",
+    "map_frame", "regimes_frame", "vote",
 ]  # fmt: skip
 
 
@@ -31,7 +21,7 @@ def regimes_frame(cells: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     trained = [row for row in cells.to_dict("records") if isinstance(row.get("regime"), str)]
-    targets = any(row["status"] == "target-missed" or number(row, "time_to_target_s") is not None for row in trained)
+    targets = has_target(trained)
     keys = ("strategy", "options", "engine", "device", "gpus", "workers", "global_batch_size", "learning_rate")
     for point in points(trained, by_target=True):
         reached = sum(number(row, "time_to_target_s") is not None for row in point.rows) if targets else None

@@ -16,7 +16,7 @@ from harness.analysis.intervals import cost, ratio
 from harness.analysis.points import SWEPT, Point, Row, number, points, settings_of
 
 FAR_OUT = 3.0
-"""Quartile distances above the upper quartile from which on a step is an outlier.
+"""Quartile distances above the upper quartile above which a step is an outlier.
 
 Source: J. W. Tukey 1977, Exploratory data analysis, section 2D ("far out").
 """

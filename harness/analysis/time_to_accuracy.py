@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.analysis.censored import MEASURES, Run, beats, censored_median, expected_time, run_of
+from harness.analysis.censored import MEASURES, SeedRun, beats, censored_median, expected_time, run_of
 from harness.analysis.exact import Interval, median_interval, share_interval
 from harness.analysis.intervals import bootstrap_interval
 from harness.analysis.points import points
 
-__all__ = ["Reached", "Run", "beats_frame", "reached_by", "reached_frame", "run_of"]
+__all__ = ["Reached", "SeedRun", "beats_frame", "reached_by", "reached_frame", "run_of"]
 
 BETTER_OF_TEN = 10
-"""Runs from which on a resampled interval is given: with fewer a bootstrap is too narrow (18 % low at n = 5, measured
+"""Runs at which a resampled interval is first given: with fewer a bootstrap is too narrow (18 % low at n = 5, measured
 on log-normal times); chosen."""
 
 
@@ -41,7 +41,7 @@ class Reached:
     expected_interval: Interval | None
 
 
-def reached_by(runs: Sequence[Run]) -> Reached:
+def reached_by(runs: Sequence[SeedRun]) -> Reached:
     """Sum up the seeds of one point; at least one.
 
     The interval of the median takes a run without the target for one that gets there after all others: true as long

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.analysis.points import Row, number
-from harness.core.outcome import PART_COLUMNS
+from harness.core.step_parts import PART_COLUMNS
 
 MOST_WINDOWS = 40
 """Chosen: more than that a figure does not show."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.analysis.loss_shape import MEANS, SHAPES, Shape
+from harness.analysis.loss_shape import MEANS, SHAPES, RateVerdict, Shape
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Vote:
     reached: int | None
 
     @property
-    def verdict(self) -> str | None:
+    def verdict(self) -> RateVerdict | None:
         """Too small, good or too large."""
         return MEANS[self.shape] if self.shape else None
 

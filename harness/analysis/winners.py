@@ -23,21 +23,21 @@ DRAM = ("dram_allocated_peak_bytes", "dram_tensors_peak_bytes")
 
 
 @dataclass(frozen=True)
-class Price:
+class DevicePrice:
     """What a device costs for an hour."""
 
     amount: float
     currency: str
 
 
-def price_of(cells: Sequence[Cell]) -> Price | None:
+def price_of(cells: Sequence[Cell]) -> DevicePrice | None:
     """Return what a device costs; None where the scenario does not say, or where its cells say different things."""
     prices = {(cell.per_gpu_hour, cell.currency) for cell in cells}
     amount, currency = next(iter(prices)) if len(prices) == 1 else (None, "")
-    return None if amount is None else Price(amount, currency)
+    return None if amount is None else DevicePrice(amount, currency)
 
 
-def winners(standings: Sequence[Standing], price: Price | None = None) -> tuple[tuple[str, str, str], ...]:
+def winners(standings: Sequence[Standing], price: DevicePrice | None = None) -> tuple[tuple[str, str, str], ...]:
     """Return (measure, strategy with its devices, value) of whoever is best by each measure that was taken of all.
 
     Args:
@@ -55,11 +55,11 @@ def winners(standings: Sequence[Standing], price: Price | None = None) -> tuple[
     return tuple(line for line in lines if line)
 
 
-Measure = Callable[[Standing], float | None]
-Line = tuple[str, str, str]
+_Measure = Callable[[Standing], float | None]
+_Line = tuple[str, str, str]
 
 
-def _least(what: str, usable: Sequence[Standing], measure: Measure, write: Callable[[float], str]) -> Line | None:
+def _least(what: str, usable: Sequence[Standing], measure: _Measure, write: Callable[[float], str]) -> _Line | None:
     """Return the line of whoever has the least; None where it was not measured of every strategy."""
     known = [(value, standing) for standing in usable if (value := measure(standing)) is not None]
     names = {standing.point.strategy for standing in usable}
@@ -76,8 +76,8 @@ def _who(point: Point) -> str:
 
 
 def _spending(
-    by_target: bool, price: Price | None, usable: Sequence[Standing]
-) -> tuple[str, Sequence[Standing], Measure, Callable[[float], str]]:
+    by_target: bool, price: DevicePrice | None, usable: Sequence[Standing]
+) -> tuple[str, Sequence[Standing], _Measure, Callable[[float], str]]:
     goal = "to the target" if by_target else f"of {MANY_SAMPLES:,} samples"
     samples = 1 if by_target else MANY_SAMPLES
     if price is None:
@@ -96,7 +96,7 @@ def money(device_seconds: float, per_hour: float) -> float:
     return device_seconds / SECONDS_PER_HOUR * per_hour
 
 
-def _energy(usable: Sequence[Standing], by_target: bool) -> Line | None:
+def _energy(usable: Sequence[Standing], by_target: bool) -> _Line | None:
     """Return who took least energy for a run to its end: with a target that is the way there."""
 
     def joules(row: Row) -> float | None:
@@ -109,7 +109,7 @@ def _energy(usable: Sequence[Standing], by_target: bool) -> Line | None:
     return _least(f"energy {goal}", usable, lambda s: s.point.median_of(joules), lambda v: f"{three(v)} J")
 
 
-def _dram(usable: Sequence[Standing]) -> Line | None:
+def _dram(usable: Sequence[Standing]) -> _Line | None:
     for column in DRAM:
         name = "allocated" if column.startswith("dram_allocated") else "counted"
         line = _least(f"{name} DRAM of a device", usable, lambda s, c=column: _median(s, c), memory_size)  # type: ignore[misc]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
-from harness.core.outcome import Status
+from harness.core.endings import Status
 from harness.costs.cells import find_shape
 from harness.costs.memory import memory_of, memory_verdict, resolve_largest
 

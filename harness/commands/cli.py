@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, PluginError
-from harness.core.outcome import Status
 from harness.core.version import __version__
 
 if TYPE_CHECKING:

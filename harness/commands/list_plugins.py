@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.api.host import Host
-from harness.core.cluster import THIS_MACHINE
 from harness.core.errors import InputError
+from harness.core.given_cluster import THIS_MACHINE
 from harness.core.words import aligned, bandwidth, exact_duration, memory_size, share_in_percent
 from harness.costs.catalogue import Device, Link, Preset, efficiency, find_devices
 

@@ -9,20 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.core.cell import POINT_FIELDS
 from harness.core.errors import InputError, NothingDone
 from harness.core.records import to_json
+from harness.core.words import counted
 from harness.results.store import Record, Results, find_results
 
 if TYPE_CHECKING:
-    from harness.analysis.compare import Comparison, Measured
+    from harness.analysis.compare import Comparison, MeasuredCell
     from harness.report.against import Against
-
-_POINT = (
-    *("strategy", "options", "engine", "device", "gpus", "batch_size", "micro_batch_size", "global_batch_size"),
-    *("learning_rate", "lr_rule", "workload", "goal", "swept", "threads_per_device", "faults"),
-)
-"""Fields of a cell that both sides share. Not its id: that changes with every edit of a strategy's file, and whether an
-edit made it worse is the question."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +63,20 @@ def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_ot
     common = [(before[key], after[key]) for key in before if key in after]
     if not common:
         raise NothingDone(
-            f"no cell in common: {base} has {len(before)}, {named} has {len(after)}, and none agree in strategy, "
-            "workload, batch, rate, devices, engine, goal and seed; run the scenario that BASE was made with"
+            f"no cell in common: {base} has {len(before)}, {named} has {len(after)}, and no two agree in strategy, "
+            "workload, batch, learning rate, devices, engine, goal and seed. Run the scenario that BASE was made with."
         )
     copies = frozenset(one.key for one, other in common if one.same_as(other))
     if len(copies) == len(common):
         raise NothingDone(
-            f"{base} and {named} hold the same measurements ({len(common)} cells); measure again with "
-            f"`harness run SCENARIO --fresh`, or into another folder with --results"
+            f"{base} and {named} hold the same measurements ({counted(len(common), 'cell')}). Measure again with "
+            f"`harness run SCENARIO --fresh`, or into another folder with --results."
         )
     sides = [_measured(one) for one, _ in common], [_measured(other) for _, other in common]
     devices = other_devices(*sides)
     if devices and not allow_other_device:
         raise InputError(
-            [f"{base} was measured on {devices[0]}, {named} on {devices[1]}; --allow-other-device compares them anyway"]
+            [f"{base} was measured on {devices[0]}, {named} on {devices[1]}; to compare anyway: --allow-other-device"]
         )
     earlier, later = ([_measured(stored) for stored in side.values()] for side in (before, after))
     return compare(earlier, later, min_effect, copies)
@@ -92,7 +87,7 @@ def _base(base: Path, new: Sequence[Path]) -> list[Results]:
         return find_results(base)
     except InputError:
         raise NothingDone(
-            f"no BASE yet: {base} holds no results; store these as the first: "
+            f"no BASE yet: {base} holds no results. Store these as the first: "
             f"mkdir -p {base.parent if len(new) == 1 else base} && cp -r {' '.join(map(str, new))} {base}"
         ) from None
 
@@ -110,20 +105,20 @@ def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tu
     named = len(folders) > 1 or len(others) > 1
     twice = [name for name, count in Counter(results.plan().name for results in folders).items() if count > 1]
     if twice:
-        raise InputError([f"scenario {twice[0]} is there in several folders: nothing says which to compare; give one"])
+        raise InputError([f"scenario {twice[0]} is in several folders; name the one to compare"])
     found = {}
     for results in folders:
         scenario = results.plan().name if named else ""
         for record in results.records().values():
             cell = to_json(record.cell)
-            point = scenario + json.dumps({key: cell[key] for key in _POINT}, sort_keys=True)
+            point = scenario + json.dumps({key: cell[key] for key in POINT_FIELDS}, sort_keys=True)
             stored = Stored(record, results, point, scenario)
             found[stored.key] = stored
     return found
 
 
-def _measured(stored: Stored) -> Measured:
-    from harness.analysis.compare import Measured
+def _measured(stored: Stored) -> MeasuredCell:
+    from harness.analysis.compare import MeasuredCell
 
     record, path = stored.record, stored.results.cell_folder(stored.record.cell.cell_id) / "steps.parquet"
 
@@ -140,7 +135,7 @@ def _measured(stored: Stored) -> Measured:
 
     timed = record.cell.goal.max_seconds is not None
     row = {**record.row, "status": record.status, "reason": record.reason, "scenario": stored.scenario}
-    return Measured(stored.point, row, record.environment, timed, steps)
+    return MeasuredCell(stored.point, row, record.environment, timed, steps)
 
 
 def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from harness.analysis.points import varied_settings
 from harness.core.cell import LARGEST, Cell, LeftOut, Plan
 from harness.core.device_words import engine_in_words, machine_in_words
 from harness.core.words import counted, duration, memory_size, show, table, three
@@ -68,7 +69,7 @@ def _points(plan: Plan, predictions: Mapping[str, Prediction]) -> str:
     """Return the table of points: one row for the seeds of each."""
     possible = [cell for cell in plan.cells if not cell.not_possible]
     swept = list(dict.fromkeys(key for cell in possible for key in _swept(cell)))
-    differing = _differing_options(possible)
+    differing = varied_settings((cell.strategy, cell.options) for cell in possible)
     seeds: dict[tuple[str, ...], list[int]] = {}
     for cell in possible:
         row = _row(cell, plan.machine.gpu_name, differing, swept)
@@ -138,7 +139,8 @@ def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequ
 def differences(cells: Iterable[Cell]) -> dict[str, str]:
     """Return by cell what its id does not say in words: options, swept keys and micro-batch, where cells differ."""
     cells = tuple(cells)
-    differing, swept = _differing_options(cells), {key for cell in cells for key in cell.swept}
+    differing = varied_settings((cell.strategy, cell.options) for cell in cells)
+    swept = {key for cell in cells for key in cell.swept}
     micro = len({cell.micro_batch_size / cell.batch_size for cell in cells}) > 1
     found = {}
     for cell in cells:
@@ -147,13 +149,6 @@ def differences(cells: Iterable[Cell]) -> dict[str, str]:
         values += [f"{cell.micro_batch_size or 'largest'} at once"] if micro else []
         found[cell.cell_id] = ", ".join(values)
     return found
-
-
-def _differing_options(cells: Iterable[Cell]) -> set[tuple[str, str]]:
-    """Return (strategy, option) where cells of one strategy differ; only those are worth a place in its name."""
-    first: dict[tuple[str, str], object] = {}
-    pairs = (((cell.strategy, key), value) for cell in cells for key, value in cell.options.items())
-    return {name for name, value in pairs if first.setdefault(name, value) != value}
 
 
 def _swept(cell: Cell) -> dict[str, str]:

@@ -14,9 +14,9 @@ from harness.commands.admission import admit, with_memory
 from harness.commands.timed import run_in_this_process
 from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
+from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
 from harness.core.errors import MachineError, PluginError
-from harness.core.outcome import Cause, Status
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.telemetry import Sample

@@ -17,8 +17,8 @@ from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.device_words import engine_in_words
+from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
-from harness.core.outcome import Status
 from harness.core.units import parse_seconds
 from harness.results.store import Record, Results
 from harness.scenario.plan import select
@@ -190,9 +190,9 @@ def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -
 
 
 def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> None:
-    from harness.analysis.answer import in_text
+    from harness.analysis.answer import answer_as_text
     from harness.commands.explain_text import compared_text
-    from harness.commands.turning_points import verdict
+    from harness.commands.turning_points import folder_answer
 
     counts = Counter(record.status for record in results.records().values())
     missing_cells = len(plan.cells) - sum(counts.values())
@@ -205,7 +205,7 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
         click.echo(f"{len(hidden)} stored cells belong to other plans and are not shown")
-    click.echo(in_text(verdict(results, plugins)))
+    click.echo(answer_as_text(folder_answer(results, plugins)))
     for line in compared_text(results, plugins):
         click.echo(line)
 

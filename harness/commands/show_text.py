@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.core.endings import Status
 from harness.core.errors import InputError, nearest
 from harness.core.words import counted, recorded
 from harness.results.store import Record, Results, find_results
@@ -65,9 +66,9 @@ def _cell(what: str, root: Path) -> tuple[Results, str] | None:
 
 def folder_text(results: Results, markdown: bool = False, plugins: Sequence[str] = ()) -> str:
     """Return cells by status, the answer, and predictions beside measurements."""
-    from harness.analysis.answer import in_markdown, in_text
+    from harness.analysis.answer import answer_as_markdown, answer_as_text
     from harness.commands.explain_text import compared_text
-    from harness.commands.turning_points import verdict
+    from harness.commands.turning_points import folder_answer
 
     plan, records = results.plan(), results.records()
     counts = Counter(record.status for record in records.values())
@@ -75,9 +76,9 @@ def folder_text(results: Results, markdown: bool = False, plugins: Sequence[str]
     head = f"{plan.name}: {len(records)} of {counted(len(plan.cells), 'cell')}" + (
         f" ({by_status})" if by_status else ""
     )
-    found = verdict(results, plugins)
-    lines = [head, in_markdown(found) if markdown else in_text(found)]
-    lines += [f"  {r.cell.cell_id}: {r.status}, {r.reason}" for r in records.values() if r.status not in ("ok",)][:20]
+    found = folder_answer(results, plugins)
+    lines = [head, answer_as_markdown(found) if markdown else answer_as_text(found)]
+    lines += [f"  {r.cell.cell_id}: {r.status}, {r.reason}" for r in records.values() if r.status != Status.OK][:20]
     compared = list(compared_text(results, plugins))
     fence = ["```"] if markdown and compared else []
     return "\n".join([*lines, *fence, *compared, *fence])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.analysis.answer import Answer, judged, with_flips
 from harness.analysis.flips import Side, flip_points
 from harness.core.errors import HarnessError
+from harness.core.text import Text
 from harness.results.store import Results
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ MOST_WORKERS = 16
 0.02 s (measured, 2 CPU cores, 2026-11), and people wait for an answer."""
 
 
-def verdict(results: Results, plugins: Sequence[str] = ()) -> Answer:
+def folder_answer(results: Results, plugins: Sequence[str] = ()) -> Answer:
     """Return what a folder's cells say.
 
     Args:
@@ -34,7 +35,7 @@ def verdict(results: Results, plugins: Sequence[str] = ()) -> Answer:
     return with_flips(found, flips_of(found, results, plugins))
 
 
-def flips_of(found: Answer, results: Results, plugins: Sequence[str] = ()) -> tuple[str, ...]:
+def flips_of(found: Answer, results: Results, plugins: Sequence[str] = ()) -> tuple[Text, ...]:
     """Return what would turn a comparison of two simulated points; nothing where nobody can say."""
     from harness.api.host import load_host
 

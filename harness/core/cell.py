@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.core.cluster import ClusterFigures
 from harness.core.faults import NO_FAULTS, Faults
+from harness.core.given_cluster import ClusterFigures
 from harness.core.machine import Machine
 from harness.core.records import to_json
 
@@ -61,6 +61,14 @@ def read_schema(content: object) -> int:
             f"a newer version of the harness wrote it, in schema {schema}; this one reads schemas up to {RECORD_SCHEMA}"
         )
     return schema
+
+
+POINT_FIELDS = (
+    *("strategy", "options", "engine", "device", "gpus", "batch_size", "micro_batch_size", "global_batch_size"),
+    *("learning_rate", "lr_rule", "workload", "goal", "swept", "threads_per_device", "faults"),
+)
+"""Fields that identify a cell's point: cells that agree in them differ in their seed. Not its id: that changes with
+every edit of a strategy's file, and whether an edit made it worse may be the question."""
 
 
 def cell_id(cell: Cell) -> str:

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
-from harness.core.outcome import Cause
+from harness.core.endings import Cause
 from harness.core.words import counted
 
 

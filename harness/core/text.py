@@ -35,6 +35,10 @@ class Text(str):
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
 
+NO_TEXT = Text()
+"""Nothing to say."""
+
+
 def _guarded(name: str) -> Callable[..., Any]:
     asked = getattr(str, name)
 

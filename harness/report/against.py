@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from harness.analysis.compare_times import changed_part
 from harness.analysis.compare_words import (
+    conclusion,
     could_detect,
     in_common,
     interval_in_words,
     noisy_in_words,
-    value_in_words,
-    verdict,
-    where,
+    point_in_words,
 )
-from harness.analysis.compared import STEP, Comparison, Finding, Kind
+from harness.analysis.compared import UPDATE_TIME, ChangeKind, Comparison, Finding
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import change_in_percent, listed
 from harness.report.draw_compare import grown_panels, ratio_panel
@@ -26,20 +24,20 @@ from harness.report.svg import Drawing
 POINTS_OPEN = 4
 """Points of a kind that are seen at once; the rest is one click away; chosen: more would leave the first screen."""
 
-BADGES: Mapping[Kind | None, str] = {
-    "regression": "Worse",
-    "implausible": "Too good",
-    "undecided": "Undecided",
-    "improvement": "Better",
+BADGES: Mapping[ChangeKind | None, str] = {
+    ChangeKind.REGRESSION: "Worse",
+    ChangeKind.IMPLAUSIBLE: "Too good",
+    ChangeKind.UNDECIDED: "Undecided",
+    ChangeKind.IMPROVEMENT: "Better",
     None: "No worse",
 }
 """The outcome in a word or two: nobody has to read it from a colour."""
 
-TITLES: Mapping[Kind, str] = {
-    "regression": "Worse",
-    "implausible": "Too good to be true: check that the same work is still done",
-    "undecided": "Undecided: chance explains it as well",
-    "improvement": "Better",
+TITLES: Mapping[ChangeKind, str] = {
+    ChangeKind.REGRESSION: "Worse",
+    ChangeKind.IMPLAUSIBLE: "Too good to be true: check that the same work is still done",
+    ChangeKind.UNDECIDED: "Undecided: chance explains it as well",
+    ChangeKind.IMPROVEMENT: "Better",
 }
 
 
@@ -92,7 +90,7 @@ class FoundGroup:
         points: the worst first; more: one click away.
     """
 
-    kind: Kind
+    kind: ChangeKind
     title: str
     points: tuple[ChangedPoint, ...]
     more: tuple[ChangedPoint, ...]
@@ -134,7 +132,7 @@ def shown_against(against: Against, page: Page) -> ShownAgainst:
     return ShownAgainst(
         outcome=outcome or "unchanged",
         badge=BADGES[outcome],
-        verdict=verdict(found),
+        verdict=conclusion(found),
         spread=_spread(found),
         names=against.names,
         common=in_common(found),
@@ -158,7 +156,7 @@ def exact_in_words(found: Comparison) -> str:
 
 def _spread(found: Comparison) -> str:
     worse = list(dict.fromkeys(str(finding.row["strategy"]) for finding in found.regressions))
-    grown = [part for c in found.changes if c.kind == "regression" and (part := changed_part(c))]
+    grown = [part for c in found.changes if c.kind is ChangeKind.REGRESSION and (part := changed_part(c))]
     parts = listed(TRAINING[part] for part in dict.fromkeys(grown))
     rows = [change.row for change in found.changes] + [finding.row for finding in found.findings]
     others = list(dict.fromkeys(name for row in rows if (name := str(row["strategy"])) not in worse))
@@ -170,7 +168,7 @@ def _spread(found: Comparison) -> str:
 
 def _unshown(found: Comparison, others: Sequence[str]) -> str:
     """Say who shows no regression, and from what growth of a step on one would have shown."""
-    factors = [d.factor for d in found.detectable if d.quantity is STEP and d.row["strategy"] in others]
+    factors = [d.factor for d in found.detectable if d.quantity is UPDATE_TIME and d.row["strategy"] in others]
     text = f"No regression shows in {listed(others)}"
     if not factors:
         return f"{text}."
@@ -183,11 +181,11 @@ def _capital(text: str) -> str:
 
 
 def _groups(findings: Sequence[Finding]) -> Iterable[FoundGroup]:
-    for kind in get_args(Kind):
+    for kind in ChangeKind:
         by_point: dict[str, list[Finding]] = {}
         for finding in findings:
             if finding.kind == kind:
-                by_point.setdefault(where(finding.row), []).append(finding)
+                by_point.setdefault(point_in_words(finding.row), []).append(finding)
         points = [_point(name, found) for name, found in by_point.items()]
         if points:
             yield FoundGroup(kind, TITLES[kind], tuple(points[:POINTS_OPEN]), tuple(points[POINTS_OPEN:]))
@@ -195,13 +193,13 @@ def _groups(findings: Sequence[Finding]) -> Iterable[FoundGroup]:
 
 def _point(name: str, found: Sequence[Finding]) -> ChangedPoint:
     """Return what changed in a point, the step before what follows from it."""
-    ordered = sorted(found, key=lambda finding: finding.quantity is not STEP)
+    ordered = sorted(found, key=lambda finding: finding.quantity is not UPDATE_TIME)
     return ChangedPoint(name, next((f.where for f in ordered if f.where), ""), tuple(map(_line, ordered)))
 
 
 def _line(finding: Finding) -> ChangedLine:
     if finding.change is None:
         return ChangedLine(finding.quantity.name, finding.new, f"{finding.base} before", finding.detail)
-    before, after = (value_in_words(finding.quantity, value) for value in (finding.base, finding.new))
+    before, after = (finding.quantity.text(value) for value in (finding.base, finding.new))
     detail = "; ".join(filter(None, (interval_in_words(finding), finding.detail)))
     return ChangedLine(finding.quantity.name, change_in_percent(finding.change), f"{after}, {before} before", detail)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from harness.analysis.batch_regimes import NEARLY, CriticalBatch, Fit, batch_frame, batch_points, critical_batch
+from harness.analysis.batch_regimes import NEARLY, CriticalBatch, Hyperbola, batch_frame, batch_points, critical_batch
 from harness.report.svg import INK, Palette, Panel, kind_in_words, legend_below, look, plain_numbers
 
 LEAST_BATCHES = 3
@@ -75,7 +75,7 @@ def _batches(table: pd.DataFrame, critical: CriticalBatch, strategy: str, simula
     )
 
 
-def _regimes(axes: Axes, fit: Fit, least: float, most: float) -> None:
+def _regimes(axes: Axes, fit: Hyperbola, least: float, most: float) -> None:
     """Name the regimes that lie in sight, with a line where one ends and the next begins, and the critical batch."""
     if least < fit.critical_batch < most:
         axes.axvline(fit.critical_batch, color=INK, linestyle="-.", linewidth=1, label="critical batch")

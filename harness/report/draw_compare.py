@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 from harness.analysis.compare import FALSE_ALARMS
 from harness.analysis.compare_times import changed_part
-from harness.analysis.compare_words import short_names, where
-from harness.analysis.compared import Change, Kind
+from harness.analysis.compare_words import point_in_words, short_names
+from harness.analysis.compared import Change, ChangeKind
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import change_in_percent, duration
 from harness.report.draw_time import draw_steps_of
@@ -49,10 +49,10 @@ class KindMark:
     name: str
 
 
-KIND_MARKS: Mapping[Kind | None, KindMark] = {
-    "regression": KindMark("#d55e00", ">", 8, "worse"),
-    "implausible": KindMark("#cc78bc", "X", 8, "too good to be true"),
-    "improvement": KindMark("#0173b2", "<", 8, "better"),
+KIND_MARKS: Mapping[ChangeKind | None, KindMark] = {
+    ChangeKind.REGRESSION: KindMark("#d55e00", ">", 8, "worse"),
+    ChangeKind.IMPLAUSIBLE: KindMark("#cc78bc", "X", 8, "too good to be true"),
+    ChangeKind.IMPROVEMENT: KindMark("#0173b2", "<", 8, "better"),
     None: KindMark(INK, "o", 4.5, NO_CHANGE),
 }
 """Source of the colours: seaborn's palette for colour-blind eyes, as everywhere on the page."""
@@ -198,14 +198,14 @@ def _in_words(change: Change) -> str:
     interval = change.interval
     ends = f" ({change_in_percent(interval.low)} to {change_in_percent(interval.high)})" if interval else ""
     changed = f"{change_in_percent(change.ratio)}{ends}"
-    return f"{where(change.row)}, {change.quantity.name}: {changed}, {KIND_MARKS[change.kind].name}."
+    return f"{point_in_words(change.row)}, {change.quantity.name}: {changed}, {KIND_MARKS[change.kind].name}."
 
 
 def _table(changes: Sequence[Change]) -> pd.DataFrame:
     columns = ["point", "quantity", "base", "new", "ratio", "low", "high", "kind"]
     ends = [(c.interval.low, c.interval.high) if c.interval else (None, None) for c in changes]
     rows = [
-        (where(c.row), c.quantity.column, c.base, c.new, c.ratio, *both, c.kind or NO_CHANGE)
+        (point_in_words(c.row), c.quantity.column, c.base, c.new, c.ratio, *both, c.kind or NO_CHANGE)
         for c, both in zip(changes, ends, strict=True)
     ]
     return pd.DataFrame(rows, columns=columns)
@@ -224,7 +224,7 @@ def grown_panels(changes: Sequence[Change]) -> list[Panel]:
     steps: dict[str, Change] = {}
     for change in worse:
         if changed_part(change):
-            steps.setdefault(where(change.row), change)
+            steps.setdefault(point_in_words(change.row), change)
     groups = [[c for c in steps.values() if (c.row["engine"] == "virtual") == simulated] for simulated in (False, True)]
     return [_grown(group, simulated) for group, simulated in zip(groups, (False, True), strict=True) if group]
 
@@ -236,7 +236,7 @@ def _grown(found: Sequence[Change], simulated: bool) -> Panel:
     for name, change in zip(short_names([change.row for change in drawn]), drawn, strict=True):
         before, after = (duration(sum(parts.values())) for parts in change.parts)
         words += [_label(name, f", base: {before}"), f"new: {after}; {_growth(change)}"]
-    sentences = [f"{where(change.row)}: {_growth(change)}." for change in drawn]
+    sentences = [f"{point_in_words(change.row)}: {_growth(change)}." for change in drawn]
     more = f" The worst {len(drawn)} of {len(found)} points are drawn." if len(found) > len(drawn) else ""
     about = " Medians over runs, warm-up included: so a step differs a little from the one that is judged."
     return Panel(
@@ -259,4 +259,4 @@ def _parts_table(drawn: Sequence[Change]) -> pd.DataFrame:
     sides = [
         (change, side, parts) for change in drawn for side, parts in zip(("base", "new"), change.parts, strict=True)
     ]
-    return pd.DataFrame([{"point": where(change.row), "side": side, **parts} for change, side, parts in sides])
+    return pd.DataFrame([{"point": point_in_words(change.row), "side": side, **parts} for change, side, parts in sides])

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.analysis.predicted import INSIDE, Comparison
+from harness.analysis.predicted import INSIDE, PredictionCheck
 from harness.report.svg import INK, MOST_MARKED, Palette, Panel, legend_below, name_rows, sample, shorten
 
 
-def predicted_panels(found: Sequence[Comparison], title: str) -> list[Panel]:
+def predicted_panels(found: Sequence[PredictionCheck], title: str) -> list[Panel]:
     """Draw the predicted against the measured value, which stands at 100 %: one figure for each quantity.
 
     Args:
@@ -22,7 +22,7 @@ def predicted_panels(found: Sequence[Comparison], title: str) -> list[Panel]:
     return [_predicted([item for item in found if item.quantity.name == name][:MOST_MARKED], title) for name in names]
 
 
-def _predicted(found: Sequence[Comparison], title: str) -> Panel:
+def _predicted(found: Sequence[PredictionCheck], title: str) -> Panel:
     quantity = found[0].quantity
 
     def draw(axes: Axes, palette: Palette) -> None:
@@ -43,7 +43,7 @@ def _predicted(found: Sequence[Comparison], title: str) -> Panel:
     )
 
 
-def _row(axes: Axes, place: int, item: Comparison, colour: str) -> None:
+def _row(axes: Axes, place: int, item: PredictionCheck, colour: str) -> None:
     share = 100 * item.predicted / item.measured
     low, high = (100 * value / item.measured for value in item.spread)
     axes.plot([low, high], [place + 0.1] * 2, color=colour, linewidth=1.5)
@@ -61,19 +61,19 @@ def _legend(axes: Axes, stated: bool) -> None:
     legend_below(axes, [measured, hollow], fontsize=8.5)
 
 
-def _in_words(item: Comparison) -> str:
+def _in_words(item: PredictionCheck) -> str:
     predicted, measured = (item.quantity.text(value) for value in (item.predicted, item.measured))
     return f"{item.where}: predicted {predicted}, measured {measured} ({100 * item.error:+.1f} %)."
 
 
-def _caption(found: Sequence[Comparison]) -> str:
+def _caption(found: Sequence[PredictionCheck]) -> str:
     worst = max(found, key=lambda item: abs(item.error))
     judged = [item.inside for item in found if item.inside is not None]
     text = f"Farthest off: {_in_words(worst)}"
     return text + (f" {sum(judged)} of {len(judged)} measurements lie inside the stated band." if judged else "")
 
 
-def _table(found: Sequence[Comparison]) -> pd.DataFrame:
+def _table(found: Sequence[PredictionCheck]) -> pd.DataFrame:
     columns = ["point", "quantity", "predicted", "measured", "measured_least", "measured_most", "stated_error"]
     rows = [(i.where, i.quantity.name, i.predicted, i.measured, *i.spread, i.stated) for i in found]
     return pd.DataFrame(rows, columns=columns)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.analysis.censored import Run
+from harness.analysis.censored import SeedRun
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.time_to_accuracy import Reached
 from harness.core.words import duration, listed, time_unit
@@ -76,7 +76,7 @@ class ToTarget:
     simulated: bool
     strategy: str
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[SeedRun, ...]
     found: Reached
     epoch: float | None = None
     ranked: bool = True

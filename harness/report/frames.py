@@ -13,7 +13,17 @@ from harness.analysis.confidence import recommended_first
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.exam import exams, failed
 from harness.analysis.noise_windows import noise_frame
-from harness.analysis.points import TRIED, Point, Row, has_target, not_ranked, number, points, without_controls
+from harness.analysis.points import (
+    TRIED,
+    Point,
+    Row,
+    has_target,
+    not_ranked,
+    number,
+    points,
+    varied_settings,
+    without_controls,
+)
 from harness.analysis.ranking import Standing, best_standings
 from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
@@ -106,7 +116,7 @@ class PageFrames:
         batches = len({cell.global_batch_size for cell in cells}) > 1
         at_once = {(cell.strategy, cell.gpus, cell.batch_size, cell.micro_batch_size) for cell in cells}
         micros = len(at_once) > len({point[:3] for point in at_once})
-        varied = varied_options(cells)
+        varied = varied_settings((cell.strategy, cell.options) for cell in cells)
         labels = {c.cell_id: _bar_label(c, varied, self._gpu_name, batches, micros) for c in cells}
         return {cell_id: label + NOT_RANKED * (cell_id in self.unranked) for cell_id, label in labels.items()}
 
@@ -126,7 +136,7 @@ class PageFrames:
         Cells of one panel differ in strategy, devices and seed only; lines of one panel in the seed only.
         """
         cells = [cell for cell in self.scenario.plan.cells if self.scenario.evaluations.get(cell.cell_id)]
-        varied = varied_options(cells)
+        varied = varied_settings((cell.strategy, cell.options) for cell in cells)
         rows = [
             (*head, *(row.get(key) for key in READ))
             for cell in cells
@@ -367,15 +377,6 @@ def name_in_words(cell: Cell, varied: set[tuple[str, str]]) -> str:
     """Return the strategy's name with those of its options that vary in the plan."""
     options = (f"{key} {show(value)}" for key, value in cell.options.items() if (cell.strategy, key) in varied)
     return " ".join([cell.strategy, *options])
-
-
-def varied_options(cells: Iterable[Cell]) -> set[tuple[str, str]]:
-    """Return (strategy, option) wherever cells of one strategy differ in it."""
-    seen: dict[tuple[str, str], set[str]] = {}
-    for cell in cells:
-        for key, value in cell.options.items():
-            seen.setdefault((cell.strategy, key), set()).add(show(value))
-    return {name for name, values in seen.items() if len(values) > 1}
 
 
 def _swept(cell: Cell) -> list[str]:

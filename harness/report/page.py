@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.analysis.ledger import Entry, edges
+from harness.analysis.ledger import LedgerEntry, edges_in_words
 from harness.analysis.points import status_counts
 from harness.analysis.predicted import HEAD as COMPARED_HEAD
 from harness.analysis.predicted import INSIDE, THROUGHPUT, compare_twins, in_cells, summary
@@ -150,14 +150,9 @@ class ScenarioShown:
     @property
     def warnings(self) -> Iterator[str]:
         """What changes the answer, before it."""
-        yield from map(self._sentence, self.answer.caveats)
+        yield from self.answer.caveats
         yield from self._outside()
         yield from self._environments()
-
-    def _sentence(self, line: str) -> str:
-        """Begin with a capital, unless it begins with a strategy's name."""
-        names = tuple(strategies_of([self.scenario]))
-        return f"{line if line.startswith(names) else line[:1].upper() + line[1:]}."
 
     def _outside(self) -> Iterator[str]:
         """Warn of measurements that lie outside what the prediction says of itself: then it has to be explained."""
@@ -172,7 +167,7 @@ class ScenarioShown:
             said = f"{measured} was {how} where {predicted} is predicted ({item.where})"
             more = f"; {len(found) - 1} more lie outside too" if len(found) > 1 else ""
             account = self.scenario.accounts.get(item.cell_ids[0])
-            yield f"{said}: {off}{stated}{more}.{f' {account}.' if account else ''}"
+            yield f"{said}: {off}{stated}{more}.{f' {account}' if account else ''}"
 
     def _environments(self) -> Iterator[str]:
         """Warn of measured cells that ran in several environments: their times do not compare."""
@@ -192,8 +187,8 @@ class ScenarioShown:
     @property
     def advice(self) -> Iterator[str]:
         """Rates to try instead, and lists to widen."""
-        yield from map(self._sentence, self.answer.advice)
-        yield from (f"{line}." for line in edges(self.answer.ledger))
+        yield from self.answer.try_next
+        yield from edges_in_words(self.answer.ledger)
 
     @cached_property
     def figures(self) -> Figures:
@@ -296,7 +291,7 @@ def _grouped(pairs: Iterable[tuple[_Key, _Value]]) -> Mapping[_Key, list[_Value]
     return found
 
 
-def _ledger_row(entry: Entry, cell: Cell) -> tuple[str, ...]:
+def _ledger_row(entry: LedgerEntry, cell: Cell) -> tuple[str, ...]:
     batches = ", ".join(map(str, entry.batches)) if len(entry.batches) > 1 else "one only"
     rates = ", ".join(f"{rate:g}" for rate in entry.rates) if len(entry.rates) > 1 else "one only"
     samples = "" if entry.samples is None else f"{entry.samples:,.0f}"

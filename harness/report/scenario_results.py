@@ -15,8 +15,9 @@ from harness.analysis.answer import Answer, judged, with_flips
 from harness.analysis.explain import Account
 from harness.analysis.more_devices import explain_scaling, poor_scaling
 from harness.analysis.points import Row
-from harness.analysis.predicted import MOST_EXPLAINED, Comparison, compare_observed
+from harness.analysis.predicted import MOST_EXPLAINED, PredictionCheck, compare_observed
 from harness.core.cell import Cell, Plan
+from harness.core.text import Text
 from harness.results.store import Record, Results
 
 Evaluations = list[dict[str, float]]
@@ -44,9 +45,9 @@ class Simulator:
         flips_of: from an answer and the folder it is of to what would turn it.
     """
 
-    accounts_of: Callable[[Comparison, Cell, Row], Sequence[Account] | str] = _nothing
-    scaling_of: Callable[[Row, Row, Cell], list[str]] = lambda few, many, _: explain_scaling(few, many)
-    flips_of: Callable[[Answer, Results], tuple[str, ...]] = _nothing
+    accounts_of: Callable[[PredictionCheck, Cell, Row], Sequence[Account] | Text] = _nothing
+    scaling_of: Callable[[Row, Row, Cell], list[Text]] = lambda few, many, _: explain_scaling(few, many)
+    flips_of: Callable[[Answer, Results], tuple[Text, ...]] = _nothing
 
 
 NO_SIMULATOR = Simulator()
@@ -74,12 +75,12 @@ class ScenarioResults:
     evaluations: Mapping[str, Evaluations]
     answer: Answer
     newest: datetime | None
-    poor: Sequence[tuple[Row, Row, list[str]]]
-    accounts: Mapping[str, str]
+    poor: Sequence[tuple[Row, Row, list[Text]]]
+    accounts: Mapping[str, Text]
     table: Callable[[str, str], pd.DataFrame]
 
     @cached_property
-    def observed(self) -> list[Comparison]:
+    def observed(self) -> list[PredictionCheck]:
         """Predictions beside what the scenario says was observed."""
         return compare_observed(self.rows, {cell.cell_id: cell.observed for cell in self.plan.cells if cell.observed})
 
@@ -123,7 +124,7 @@ def read_scenario(results: Results, what_if: Simulator = NO_SIMULATOR) -> Scenar
 
 def _poor(
     rows: Sequence[Row], records: Mapping[str, Record], found: Answer, what_if: Simulator
-) -> list[tuple[Row, Row, list[str]]]:
+) -> list[tuple[Row, Row, list[Text]]]:
     """Return poor scalings with their reasons, the one that is the answer first."""
     by_id = {row["cell_id"]: row for row in rows}
     pairs = [(by_id[found.poor[0]], by_id[found.poor[1]])] if found.poor else []
@@ -138,7 +139,7 @@ def _poor(
 
 def _accounts(
     rows: Sequence[Row], plan: Plan, records: Mapping[str, Record], what_if: Simulator
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, Text]]:
     """Yield, for the worst predictions of what was observed, the most plausible single figure that was another."""
     seen = {cell.cell_id: cell.observed for cell in plan.cells if cell.observed}
     by_id = {row["cell_id"]: row for row in rows}
@@ -146,7 +147,7 @@ def _accounts(
     for comparison in sorted(outside, key=lambda comparison: -abs(comparison.error))[:MOST_EXPLAINED]:
         cell_id = comparison.cell_ids[0]
         accounts = what_if.accounts_of(comparison, records[cell_id].cell, by_id[cell_id])
-        if accounts and not isinstance(accounts, str):
+        if accounts and not isinstance(accounts, Text):
             yield cell_id, accounts[0].sentence
 
 

@@ -9,7 +9,7 @@ from itertools import compress
 from harness.analysis.points import Row
 from harness.core.cell import Cell
 from harness.core.device_words import engine_in_words
-from harness.core.outcome import Status
+from harness.core.endings import Status
 from harness.core.words import duration, memory_size, show
 from harness.report.scenario_results import ScenarioResults
 

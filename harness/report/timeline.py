@@ -8,7 +8,8 @@ import pandas as pd
 
 from harness.analysis.points import Row, points
 from harness.analysis.ranking import Standing
-from harness.core.outcome import PART_COLUMNS, Status
+from harness.core.endings import Status
+from harness.core.step_parts import PART_COLUMNS
 from harness.report.frames import PageFrames
 from harness.report.scenario_results import ScenarioResults
 

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from harness.analysis.cell_row import Row, with_speedups
 from harness.core.atomic_files import atomic, write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
+from harness.core.endings import Cause, Status
 from harness.core.errors import InputError
-from harness.core.outcome import Cause, Part, Status
 from harness.core.records import Json, Unreadable, from_json, to_json
+from harness.core.step_parts import Part
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.atomic_files import write_atomically
-from harness.core.cell import Cell
+from harness.core.cell import POINT_FIELDS, Cell
 from harness.core.outcome import Outcome
 from harness.results.store import Results
 from harness.results.trace_document import chosen_spans, side_by_side, trace_document
 
 TRACED = "traced: stamps and hooks took some time in its first steps"
-_POINT = (
-    *("strategy", "options", "gpus", "batch_size", "micro_batch_size", "learning_rate", "seed"),
-    *("workload", "goal", "measure", "swept", "threads_per_device", "faults"),
-)
+_SHARED = (*(name for name in POINT_FIELDS if name not in ("engine", "device")), "measure", "seed")
 """Fields that a real cell and its virtual twin share."""
 
 
@@ -49,7 +46,7 @@ def write_trace(results: Results, cell: Cell, outcome: Outcome, steps: int) -> P
 
 def are_twins(cell: Cell, other: Cell) -> bool:
     """Say whether two cells are the same point with the same seed on the two engines."""
-    return cell.engine != other.engine and all(getattr(cell, key) == getattr(other, key) for key in _POINT)
+    return cell.engine != other.engine and all(getattr(cell, key) == getattr(other, key) for key in _SHARED)
 
 
 def _read(results: Results, cell: Cell) -> dict[str, Any]:

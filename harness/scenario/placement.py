@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
-from harness.core.cluster import is_elsewhere
 from harness.core.errors import HarnessError, Impossible, PluginError
+from harness.core.given_cluster import is_elsewhere
 from harness.core.machine import Machine
 from harness.core.words import counted
 from harness.costs.cells import devices_per_node

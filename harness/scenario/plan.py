@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core.cell import RECORD_SCHEMA, Cell, LayoutDegrees, LeftOut, Named, Plan, cell_id
-from harness.core.cluster import is_elsewhere, usable_bytes
 from harness.core.errors import InputError
+from harness.core.given_cluster import is_elsewhere, usable_bytes
 from harness.core.machine import Machine, detect_machine
 from harness.core.words import show
 from harness.costs.cells import devices_per_node, measured_id, needs_measuring

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.cluster import (
+from harness.core.errors import nearest
+from harness.core.given_cluster import (
     THIS_MACHINE,
     ClusterFigures,
     DeviceFigures,
@@ -16,7 +17,6 @@ from harness.core.cluster import (
     LinkFigures,
     StepFigures,
 )
-from harness.core.errors import nearest
 from harness.core.words import bandwidth, bit_rate, exact_bandwidth, exact_duration, figure, memory_size
 from harness.costs.catalogue import Device, Link, Preset, find_devices
 from harness.costs.cells import fitted_link, read_tables

@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from harness.api.strategy import Options
-from harness.core.cluster import Placement
 from harness.core.faults import Death, Jitter, Straggler
+from harness.core.given_cluster import Placement
 from harness.core.words import aligned
 from harness.scenario.read_faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
 from harness.scenario.value_types import (

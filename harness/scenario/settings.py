@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from harness.api.strategy import Options
 from harness.core.cell import Goal, Measure, Named, Workload
-from harness.core.cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.errors import HarnessError, InputError, nearest
 from harness.core.faults import Faults
+from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.records import to_json
 from harness.scenario.mistakes import ABSENT, Source, validated, wordings
 from harness.scenario.override import put, resolve_key

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, WithJsonSchema
 
 from harness.core.cell import LARGEST, Named
-from harness.core.cluster import GivenLink, LinkFigures, MeasuredTable, StepFigures
 from harness.core.errors import nearest
+from harness.core.given_cluster import GivenLink, LinkFigures, MeasuredTable, StepFigures
 from harness.core.units import RATE_FORMS, parse_bytes, parse_rate, parse_seconds
 
 LARGEST_COUNT = 2**31 - 1

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.core.cluster import DeviceFigures
+from harness.core.given_cluster import DeviceFigures
 from harness.core.units import GIB, TERA
 from harness.core.words import bandwidth
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.cluster import (
+from harness.core.errors import HarnessError
+from harness.core.given_cluster import (
     THIS_MACHINE,
     ClusterFigures,
     DeviceFigures,
@@ -19,7 +20,6 @@ from harness.core.cluster import (
     LinkFigures,
     StepFigures,
 )
-from harness.core.errors import HarnessError
 from harness.core.words import bandwidth
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, efficiency
 from harness.costs.catalogue.named_links import LINK_ERROR

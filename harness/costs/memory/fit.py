@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
-from harness.core.cluster import is_elsewhere
 from harness.core.errors import InputError
+from harness.core.given_cluster import is_elsewhere
 from harness.core.words import counted, memory_size
 from harness.costs.memory.device import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory, stages_of
 from harness.costs.memory.device import largest_micro_batch as largest

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from harness.core.cluster import LinkFigures as LinkFigures
-from harness.core.cluster import MeasuredTable as MeasuredTable
-from harness.core.cluster import Placement
+from harness.core.given_cluster import LinkFigures as LinkFigures
+from harness.core.given_cluster import MeasuredTable as MeasuredTable
+from harness.core.given_cluster import Placement
 from harness.costs.profiles.constants import PLAIN, Constants
 from harness.costs.profiles.runtime import Runtime
 

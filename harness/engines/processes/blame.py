@@ -12,8 +12,8 @@ from typing import Any
 
 from harness.api.host import bundled, describe
 from harness.core.cell import Cell
+from harness.core.endings import Cause, Failure, SourceLine
 from harness.core.errors import HarnessError
-from harness.core.outcome import Cause, Failure, SourceLine
 from harness.core.text import Text
 from harness.engines.processes.foreign import has_lost_peer, has_no_memory
 

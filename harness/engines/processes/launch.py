@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.addresses import name_of
+from harness.core.endings import Cause, Failure, Status
 from harness.core.faults import can_go_on
-from harness.core.outcome import Cause, Failure, Status
 from harness.core.text import Text
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.process import Job, run_process

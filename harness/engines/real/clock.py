@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from harness.core.outcome import PART_COLUMNS, Part
 from harness.core.span import COMPUTE
+from harness.core.step_parts import PART_COLUMNS, Part
 
 
 class Ledger:

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Evaluation, Marks, Referee
-from harness.core.outcome import Part
 from harness.core.span import COMMUNICATION
+from harness.core.step_parts import Part
 from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks

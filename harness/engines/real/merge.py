@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from harness.core.outcome import STEP_COLUMNS, Outcome, Part, columns
+from harness.core.outcome import STEP_COLUMNS, Outcome, columns
+from harness.core.step_parts import Part
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from harness.core.outcome import Part
 from harness.core.span import COMMUNICATION, COMPUTE, Span
+from harness.core.step_parts import Part
 from harness.engines.real.clock import Ledger
 from harness.engines.shared.recorder import Recorder
 

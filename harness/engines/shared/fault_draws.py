@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.core.endings import Cause
 from harness.core.errors import HarnessError
 from harness.core.faults import can_go_on
-from harness.core.outcome import Cause
 from harness.core.streams import numpy_stream, python_stream
 
 if TYPE_CHECKING:

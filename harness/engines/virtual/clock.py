@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from harness.core.addresses import Address
-from harness.core.outcome import PART_COLUMNS, Part
+from harness.core.step_parts import PART_COLUMNS, Part
 
 if TYPE_CHECKING:
     from harness.costs.steps.result import StepCost

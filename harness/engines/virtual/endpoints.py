@@ -13,7 +13,7 @@ import simpy
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Marks
-from harness.core.outcome import Part
+from harness.core.step_parts import Part
 from harness.engines.shared.endpoint import Endpoint, check_address, everybody
 from harness.engines.shared.parcel import Parcel
 from harness.engines.shared.started_words import Unawaited, Word, awaited

@@ -15,8 +15,9 @@ import simpy
 
 from harness.core.addresses import Address, name_of
 from harness.core.budget import Evaluation, Referee
+from harness.core.endings import Cause
 from harness.core.errors import HarnessError
-from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Cause, Outcome, columns
+from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
 from harness.engines.shared.displacement import learning_facts
 from harness.engines.shared.fault_draws import Lost, PlannedDeath, words_of_loss
 from harness.engines.shared.recorder import Recorder

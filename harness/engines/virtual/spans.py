@@ -7,8 +7,8 @@ from typing import Any
 
 from harness.api.strategy import Layout
 from harness.core.addresses import Address, name_of
-from harness.core.outcome import Part
 from harness.core.span import COMMUNICATION, COMPUTE, Span
+from harness.core.step_parts import Part
 from harness.engines.shared.recorder import Recorder
 
 MOST_DEVICES = 64

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harness.api.strategy import Batch
-from harness.core.outcome import Part
+from harness.core.step_parts import Part
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.grid import CutLayers, Grid, describe_cuts
 from harness.engines.real.layouts.one_device import OneDevice

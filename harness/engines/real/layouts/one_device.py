@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from harness.api.strategy import Batch
-from harness.core.outcome import Part
+from harness.core.step_parts import Part
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger

@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.api.schedules import check_table
 from harness.api.strategy import Batch, Table
-from harness.core.outcome import Part
+from harness.core.step_parts import Part
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.costs.tracing import tensor_plan

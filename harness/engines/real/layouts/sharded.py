@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from harness.api.strategy import Batch
-from harness.core.outcome import Part
+from harness.core.step_parts import Part
 from harness.costs.profiles import LayerShape, ModelShape
 from harness.costs.steps import bytes_sent, fsdp_step_messages
 from harness.engines.real.clock import Ledger
