@@ -75,7 +75,7 @@ def memory_verdict(cell: Cell, host: Host, shape: ModelShape) -> str | None:
     layer = estimate.largest_layer
     where = f"stage {estimate.fullest.rank}" if layout.pipeline > 1 else "a device"
     return (
-        f"{where} needs {_gb(needed)} of {_gb(limit)}: {_gb(needed - limit)} are missing; the largest layer is "
+        f"{where} needs {_gb(needed)} but has {_gb(limit)}, {_gb(needed - limit)} too little; the largest layer is "
         f"{layer.name} ({_gb(layer.total)}); {_what_fits(cell, layout, work, shape, constants, limit)}"
     )
 
@@ -92,7 +92,7 @@ def _what_fits(
         instead = "" if layout.recompute else ", or recompute activations"
         return f"not even a single sample fits; spread the model over more devices{instead}"
     samples = "1 sample fits" if free == 1 else f"{free} samples fit"
-    return f"at most {samples} at once; of a batch of {cell.batch_size}, micro_batch_size = {even}"
+    return f"at most {samples} at once; for the batch of {cell.batch_size}, set micro_batch_size = {even}"
 
 
 def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:
@@ -109,7 +109,7 @@ def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:
         return replace(cell, micro_batch_size=cell.batch_size)
     if shape.facts.get("activations") == "unknown":
         raise InputError(
-            ['micro_batch_size = "largest": what the model keeps is not known; say activations, or hidden and sequence']
+            ['micro_batch_size = "largest": activations are not known. Set activations, or hidden and sequence']
         )
     layout, work = layout_of(cell, host), _work(replace(cell, micro_batch_size=cell.batch_size), host)
     found = largest(shape, layout, work, cell.dram_bytes, constants_of(cell), batch_size=cell.batch_size)
