@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.analysis.cell_row import (
-    PARTS,
     curve_table,
     identity_row,
     loss_curve,
@@ -28,6 +27,7 @@ from harness.analysis.cell_row import (
 from harness.core.budget import Budget, Evaluation
 from harness.core.cell import Cell
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+from harness.core.step_parts import PART_COLUMNS
 
 BUDGET = Budget(None, 100, None, 32, target_accuracy=0.9)
 
@@ -38,7 +38,7 @@ def cell_of(**changes: Any) -> Cell:
 
 def step(number: int, start_s: float, samples: int = 32, **parts: Any) -> dict[str, Any]:
     row = {"worker": 0, "device": 0, "step": number, "start_s": start_s, "samples": samples, "loss": None}
-    return row | dict.fromkeys(PARTS, 0.0) | {"base_version": number, "staleness": 0} | parts
+    return row | dict.fromkeys(PART_COLUMNS, 0.0) | {"base_version": number, "staleness": 0} | parts
 
 
 def outcome_of(steps: list[dict[str, Any]], training_s: float, **fields: Any) -> Outcome:
@@ -65,13 +65,13 @@ def test_parts_add_up_to_the_training_time_and_none_is_negative(devices, cut):
     for device, spans in enumerate(devices):
         at = 0.0
         for number, (*parts, gap) in enumerate(spans):
-            rows.append(step(number, at, device=device, **dict(zip(PARTS, parts, strict=True))))
+            rows.append(step(number, at, device=device, **dict(zip(PART_COLUMNS, parts, strict=True))))
             at += sum(parts) + gap
     ends = [sum(sum(span) for span in spans) for spans in devices]
     training_s = max(ends) * cut  # the end may come while a step is under way
     rows = [row for row in rows if row["start_s"] < training_s]
     row = time_row(replace(cell_of(), engine="real", gpus=len(devices)), outcome_of(rows, training_s))
-    parts = [row[name] for name in (*PARTS, "other_s")]
+    parts = [row[name] for name in (*PART_COLUMNS, "other_s")]
     assert all(part >= 0 for part in parts)
     assert sum(parts) == pytest.approx(training_s, abs=1e-9)
     assert row["busy_fraction"] is None or 0 <= row["busy_fraction"] <= 1
