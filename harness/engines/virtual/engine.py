@@ -28,6 +28,7 @@ from harness.engines.virtual.slow import StepCosts
 from harness.engines.virtual.spans import Tracer
 
 if TYPE_CHECKING:
+    from harness.engines.processes.status import StatusLine
     from harness.engines.shared.flat import Flat
     from harness.engines.shared.setup import Setup
     from harness.engines.virtual.executor import Executor, State
@@ -59,6 +60,7 @@ class VirtualEngine:
         costs: constant costs; default: from the scenario, completed by measurements.
         executor: what computes; default: the real model.
         trace: steps of each worker to keep spans of; None: none.
+        status: told at marks how far the run is.
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class VirtualEngine:
         costs: Costs | None = None,
         executor: Executor | None = None,
         trace: int | None = None,
+        status: StatusLine | None = None,
     ) -> None:
         from harness.engines.virtual.endpoints import VirtualEndpoint, VirtualServer, VirtualWorker
 
-        self.setup = setup
+        self.setup, self.status = setup, status
         self.env = simpy.Environment()
         cell = setup.cell
         self.executor = executor or _real_model(setup, merge)
@@ -243,6 +246,7 @@ class VirtualEngine:
         loss = accuracy = None
         if self.setup.budget.evaluates:
             loss, accuracy = self.executor.evaluate(model, "validation")
+        self._tell(updates, loss)
         self.evaluation_s += time.perf_counter() - began
         decision = self.referee.judge(Evaluation(samples, updates, moment, loss, accuracy), self.losses_finite())
         self.model, self.samples, self.updates = model, samples, updates
@@ -250,6 +254,12 @@ class VirtualEngine:
         # does this one, so that both see the same samples.
         if decision is not None and (may_stop or decision != "target"):
             self.stop(decision, moment)
+
+    def _tell(self, updates: int, loss: float | None) -> None:
+        if self.status is not None:
+            self.status.stepped(updates)
+            if loss is not None:
+                self.status.evaluated(loss)
 
     def losses_finite(self) -> bool:
         """Whether all losses known since the last mark are numbers."""
