@@ -19,6 +19,7 @@ from harness.core.environment import describe_environment
 from harness.core.errors import MachineError, PluginError
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, run_cell
+from harness.engines.processes.status import Reached
 from harness.engines.telemetry import Sample
 from harness.engines.telemetry.sampler import Sampler, Telemetry
 from harness.engines.telemetry.summary import summarise, summary_notes
@@ -31,6 +32,9 @@ class Progress(Protocol):
 
     def started(self, cell: Cell, number: int, of: int) -> None:
         """A cell's processes are about to start."""
+
+    def reached(self, reached: Reached) -> None:
+        """The running cell is so far."""
 
     def finished(self, record: Record, seconds: float) -> None:
         """A cell has its record."""
@@ -121,7 +125,7 @@ def run_cells(
                 stored = results.record(cell.cell_id)
                 if fresh or (attempts == 0 and stored is not None and stored.status is not Status.INTERRUPTED):
                     results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
-                record = _run_one(cell, attempts, results, host, plugins, environment, trace)
+                record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress)
                 summary.ran.append(record)
                 progress.finished(record, time.monotonic() - began)
             progress.round_ended(results)
@@ -144,6 +148,7 @@ def _run_one(
     plugins: Sequence[str],
     environment: dict[str, Any],
     trace: int | None,
+    progress: Progress,
 ) -> Record:
     _tell(host, "cell_started", cell)
     if cell.not_possible:
@@ -153,7 +158,7 @@ def _run_one(
         if verdict:
             result, telemetry = Result.ended_by(Cause.MEMORY, verdict), None
         else:
-            result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace)
+            result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
     if result.cause is Cause.MACHINE:
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
@@ -187,6 +192,7 @@ def _run_watched(
     plugins: Sequence[str],
     environment: dict[str, Any],
     trace: int | None,
+    progress: Progress,
 ) -> tuple[Result, Telemetry | None]:
     """Run a cell with telemetry beside it; an interruption leaves a record that says so."""
     folder = results.cell_folder(cell.cell_id)
@@ -197,7 +203,9 @@ def _run_watched(
     watch = _Watch(cell, list(host.probes.values()))
     try:
         timed = run_in_this_process(cell, host, plugins, log, options.get("trace")) if cell.timing_only else None
-        result = timed or run_cell(cell, plugins, log=str(log), options=options, on_start=watch.start)
+        result = timed or run_cell(
+            cell, plugins, log=str(log), options=options, on_start=watch.start, on_progress=progress.reached
+        )
     except KeyboardInterrupt:
         interrupted = Result.ended_by(Cause.INTERRUPT, "stopped by Ctrl-C; run the same command to continue")
         record, tables = make_record(cell, interrupted, None, environment, attempts)

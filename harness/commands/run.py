@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,15 +11,14 @@ from pathlib import Path
 import click
 
 from harness.api.host import Host, describe
-from harness.commands.plan_text import differences
+from harness.commands.progress import watching
 from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
-from harness.core.device_words import engine_in_words
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.core.units import parse_seconds
-from harness.results.store import Record, Results
+from harness.results.store import Results
 from harness.scenario.plan import select
 
 REPORT_SHARE = 0.25
@@ -28,56 +26,23 @@ REPORT_SHARE = 0.25
 most of its time drawing what nobody looks at. The last one is always drawn, after Ctrl-C too."""
 
 
-class Lines:
-    """Progress as one line for each finished cell, and on a terminal one live line more."""
+class BetweenRounds:
+    """What happens between rounds: table and report are rewritten, so that any stop leaves a fair comparison."""
 
     def __init__(self, plan: Plan, host: Host) -> None:
         self.plan, self.host = plan, host
-        self.live = sys.stdout.isatty()
-        self.differences = differences(plan.cells)
-        self.number = self.of = 0
         self.began_s, self.reported_s = time.monotonic(), 0.0
 
-    def started(self, cell: Cell, number: int, of: int) -> None:
-        """Show what is running."""
-        self.number, self.of = number, of
-        if self.live:
-            where = engine_in_words(cell, self.plan.machine.gpu_name)
-            click.echo(f"\r\033[K[{number}/{of}] {cell.cell_id} on {where} ...", nl=False)
-
-    def finished(self, record: Record, seconds: float) -> None:
-        """Show how it ended."""
-        if self.live:
-            click.echo("\r\033[K", nl=False)
-        found = _finding(record)
-        differs = self.differences.get(record.cell.cell_id, "")
-        name = record.cell.cell_id + (f" ({differs})" if differs else "")
-        click.echo(f"[{self.number}/{self.of}] {name}: {record.status}{found} ({seconds:.1f} s)")
-
-    def round_ended(self, results: Results) -> None:
-        """Rewrite table and report, so that any stop leaves a fair comparison."""
+    def __call__(self, results: Results) -> str:
+        """Return the answer so far."""
         from harness.analysis.answer import judged
 
         results.write_cells_csv()
-        if self.number < self.of:
-            began = time.monotonic()
-            if self.reported_s <= REPORT_SHARE * (began - self.began_s):
-                write_report_of(results, self.host)
-                self.reported_s += time.monotonic() - began
-            click.echo(f"  so far: {judged(results.rows(), self.plan).sentence}")
-
-
-def _finding(record: Record) -> str:
-    row = record.row
-    if not record.status.trained:
-        return f", {record.reason}"
-    accuracy = row.get("validation_accuracy")
-    reached = row.get("time_to_target_s")
-    clock = "simulated s" if record.cell.engine == "virtual" else "s"
-    parts = [f", accuracy {accuracy:.3f}" if accuracy is not None else ""]
-    parts += [f", target after {reached:.3g} {clock}" if reached is not None else ""]
-    speed = row.get("throughput_samples_per_s")
-    return "".join(parts) + (f", {speed:.0f} samples/s" if speed and accuracy is None else "")
+        began = time.monotonic()
+        if self.reported_s <= REPORT_SHARE * (began - self.began_s):
+            write_report_of(results, self.host)
+            self.reported_s += time.monotonic() - began
+        return judged(results.rows(), self.plan).sentence
 
 
 def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str]) -> bool:
@@ -135,10 +100,10 @@ def run(
     _announce(plan, results, cells, len(todo))
     results.write_plan(plan)
     budget_s = _budget(budget) or plan.budget_s
-    lines = Lines(plan, host)
-    summary = run_cells(
-        plan, cells, results, host, plugins, lines, retry=retry, fresh=fresh, budget_s=budget_s, trace=trace
-    )
+    with watching(plan, BetweenRounds(plan, host)) as watcher:
+        summary = run_cells(
+            plan, cells, results, host, plugins, watcher, retry=retry, fresh=fresh, budget_s=budget_s, trace=trace
+        )
     results.write_cells_csv()
     try:
         _conclude(plan, results, summary, plugins)

@@ -19,7 +19,7 @@ from harness.core.text import Text
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.process import Job, run_process
 from harness.engines.processes.slots import Descriptor, make_slot_file
-from harness.engines.processes.status import StatusBoard
+from harness.engines.processes.status import Reached, StatusBoard
 from harness.engines.shared.waits import Wait
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def run_cell(
     log: str = "",
     options: dict[str, Any] | None = None,
     on_start: Callable[[list[tuple[int, str, str]]], None] | None = None,
+    on_progress: Callable[[Reached], None] | None = None,
 ) -> Result:
     """Run one cell in processes of its own.
 
@@ -109,8 +110,9 @@ def run_cell(
         log: file that the processes' output is appended to.
         options: passed on to the engine (tests replay logs this way).
         on_start: called with (pid, label, device) of all processes just before training starts.
+        on_progress: called twice a second with how far the first process is.
     """
-    supervisor = _Supervisor(cell, [str(p) for p in plugins], log, options or {})
+    supervisor = _Supervisor(cell, [str(p) for p in plugins], log, options or {}, on_progress)
     try:
         return supervisor.run(on_start)
     finally:
@@ -120,8 +122,16 @@ def run_cell(
 class _Supervisor:
     """Holds the processes of one cell; a context that must be cleaned up, whatever happens."""
 
-    def __init__(self, cell: Cell, plugins: list[str], log: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        plugins: list[str],
+        log: str,
+        options: dict[str, Any],
+        on_progress: Callable[[Reached], None] | None,
+    ) -> None:
         self.cell, self.plugins, self.log, self.options = cell, plugins, log, options
+        self.on_progress = on_progress
         self.context = fork_server()
         self.folder = tempfile.TemporaryDirectory(prefix="harness-")
         self.children: list[_Child] = []
@@ -238,6 +248,8 @@ class _Supervisor:
             trouble = self._trouble()
             if trouble is not None:
                 return trouble
+            if self.on_progress is not None and self.board is not None:
+                self.on_progress(self.board.reached(0))
         return None
 
     def _hear(self, child: _Child) -> None:

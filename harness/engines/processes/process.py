@@ -100,6 +100,7 @@ def _die_with_parent() -> None:
 
 
 def _run_virtual(job: Job, control: Connection) -> Any:
+    from harness.engines.processes.status import StatusLine
     from harness.engines.shared.setup import make_setup
     from harness.engines.virtual.engine import run_virtual
 
@@ -109,7 +110,8 @@ def _run_virtual(job: Job, control: Connection) -> Any:
     control.recv()
     prepared = time.monotonic()
     options = {key: value for key, value in job.options.items() if key != "keep_weights"}
-    outcome = run_virtual(setup, **options)
+    status = StatusLine(job.status.detach(), job.line, job.lines)
+    outcome = run_virtual(setup, status=status, **options)
     outcome.setup_s = prepared - began
     outcome.facts["num_train"] = setup.num_train
     outcome.facts["data_checksum"] = setup.data.checksum

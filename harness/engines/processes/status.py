@@ -1,4 +1,4 @@
-"""What each process of a cell is waiting for, for the supervisor to read: how a deadlock is found."""
+"""What each process of a cell waits for and how far it is, for the supervisor to read: how a deadlock is found."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import mmap
 import os
 import struct
 import time
+from typing import NamedTuple
 
 from harness.core.addresses import Address
 from harness.engines.processes.slots import make_slot_file
@@ -14,8 +15,20 @@ from harness.engines.shared.waits import Wait, Waits
 RECORD = struct.Struct("<B?qd")
 """which wait, whether it is for one source only, that source, since when"""
 
+STEPS, EVALUATED = struct.Struct("<q"), struct.Struct("<qd")
+"""how many steps, whether there was an evaluation, and its loss: behind the record, each field on eight bytes"""
+
+STEPS_AT, EVALUATED_AT = 32, 40
+
 RECORD_BYTES = 64
 """Of a process's line: one cache line, so that nobody's writing slows another's."""
+
+
+class Reached(NamedTuple):
+    """How far a process is: its steps, and the loss on the validation split where it evaluated."""
+
+    steps: int
+    loss: float | None
 
 
 class StatusLine:
@@ -33,6 +46,14 @@ class StatusLine:
         """Say that it goes on."""
         self._map[self._offset] = Wait.NONE
 
+    def stepped(self, steps: int) -> None:
+        """Say how many steps this process has taken."""
+        STEPS.pack_into(self._map, self._offset + STEPS_AT, steps)
+
+    def evaluated(self, loss: float) -> None:
+        """Say what an evaluation found."""
+        EVALUATED.pack_into(self._map, self._offset + EVALUATED_AT, 1, loss)
+
 
 class StatusBoard:
     """The supervisor's view of all lines."""
@@ -47,6 +68,12 @@ class StatusBoard:
         """Return what a process waits for, or None while it runs."""
         wait, of_one, source, since_s = RECORD.unpack_from(self._map, line * RECORD_BYTES)
         return Waits(Wait(wait), source if of_one else None, since_s) if wait else None
+
+    def reached(self, line: int) -> Reached:
+        """Return how far a process is."""
+        (steps,) = STEPS.unpack_from(self._map, line * RECORD_BYTES + STEPS_AT)
+        evaluated, loss = EVALUATED.unpack_from(self._map, line * RECORD_BYTES + EVALUATED_AT)
+        return Reached(steps, loss if evaluated else None)
 
     def close(self) -> None:
         """Unmap and forget; the file has no name."""

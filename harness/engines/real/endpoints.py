@@ -164,6 +164,7 @@ class RealEndpoint(Endpoint):
         loss = accuracy = None
         if self.setup.budget.evaluates:
             loss, accuracy = replica.evaluate("validation")
+            self.status.evaluated(loss)
         decision = self.referee.judge(Evaluation(self.samples, self.updates, moment, loss, accuracy), finite)
         self.evaluation_s += time.monotonic() - began
         return decision
@@ -305,6 +306,7 @@ class RealWorker(RealEndpoint, Worker):
             self._finish_batch(batch.samples_before + batch.size, batch.step + 1)
 
     def _finish_batch(self, samples: int, steps: int) -> None:
+        self.status.stepped(steps)
         if self.setup.server_counts:
             self.ended_s = self.ledger.now()
             if steps % RESOLVE_EVERY == 0:

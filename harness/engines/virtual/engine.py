@@ -27,6 +27,7 @@ from harness.engines.virtual.endpoints import VirtualEndpoint, VirtualServer, Vi
 from harness.engines.virtual.spans import Tracer
 
 if TYPE_CHECKING:
+    from harness.engines.processes.status import StatusLine
     from harness.engines.shared.flat import Flat
     from harness.engines.shared.setup import Setup
     from harness.engines.virtual.executor import Executor
@@ -53,10 +54,11 @@ class VirtualEngine:
 
     Args:
         initial: weights of all endpoints.
+        status: told at marks how far the run is.
     """
 
-    def __init__(self, cluster: VirtualCluster, initial: Flat) -> None:
-        self.cluster, self.setup, self.executor = cluster, cluster.setup, cluster.executor
+    def __init__(self, cluster: VirtualCluster, initial: Flat, status: StatusLine | None = None) -> None:
+        self.cluster, self.setup, self.executor, self.status = cluster, cluster.setup, cluster.executor, status
         cell = self.setup.cell
         self.workers = [VirtualWorker(cluster, self, rank, initial) for rank in range(cell.workers)]
         self.servers = [VirtualServer(cluster, self, -1 - k, initial) for k in range(cell.servers)]
@@ -167,6 +169,7 @@ class VirtualEngine:
         loss = accuracy = None
         if self.setup.budget.evaluates:
             loss, accuracy = self.executor.evaluate(model, "validation")
+        self._tell(updates, loss)
         self.evaluation_s += time.perf_counter() - began
         decision = self.referee.judge(Evaluation(samples, updates, moment, loss, accuracy), self.losses_finite())
         self.model, self.samples, self.updates = model, samples, updates
@@ -174,6 +177,12 @@ class VirtualEngine:
         # does this one, so that both see the same samples.
         if decision is not None and (may_stop or decision != "target"):
             self.stop(decision, moment)
+
+    def _tell(self, updates: int, loss: float | None) -> None:
+        if self.status is not None:
+            self.status.stepped(updates)
+            if loss is not None:
+                self.status.evaluated(loss)
 
     def losses_finite(self) -> bool:
         """Whether all losses known since the last mark are numbers."""
@@ -267,6 +276,7 @@ def build(
     costs: Costs | None = None,
     executor: Executor | None = None,
     trace: int | None = None,
+    status: StatusLine | None = None,
 ) -> VirtualEngine:
     """Return the engine of a cell, ready to run.
 
@@ -277,6 +287,7 @@ def build(
         costs: constant costs; default: from the scenario, completed by measurements.
         executor: what computes; default: the real model.
         trace: steps of each worker to keep spans of; None: none.
+        status: told at marks how far the run is.
 
     Raises:
         HarnessError: what the scenario says is not enough to tell how long anything takes.
@@ -284,7 +295,7 @@ def build(
     executor = executor or _real_model(setup, merge)
     initial = executor.initial_weights()  # before costs are found: measuring moves the replica
     tracer = Tracer(Recorder(trace), setup.layout) if trace else None
-    engine = VirtualEngine(VirtualCluster(setup, costs or _costs_of(executor), executor, tracer), initial)
+    engine = VirtualEngine(VirtualCluster(setup, costs or _costs_of(executor), executor, tracer), initial, status)
     engine.replay(script or {})
     return engine
 

@@ -1,0 +1,185 @@
+"""What whoever watches a run sees of it: a line for each finished cell, and on a terminal a live display below."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.commands.plan_text import differences
+from harness.core.device_words import engine_in_words
+from harness.core.words import duration, rate, three
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from harness.core.cell import Cell, Plan
+    from harness.engines.processes.status import Reached
+    from harness.results.store import Record, Results
+
+REFRESH_S = 0.25
+"""Least time between two pictures of the display; chosen: drawing one takes milliseconds of a core that may train."""
+
+
+@contextmanager
+def watching(plan: Plan, after_round: Callable[[Results], str]) -> Iterator[Lines]:
+    """Hand out what shows a run: live on a terminal that can move its cursor, else plain lines.
+
+    Args:
+        after_round: does what is due between rounds and returns the answer so far.
+    """
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb" or os.environ.get("CI"):
+        yield Lines(plan, after_round)
+        return
+    from rich.console import Console
+
+    display = Display(plan, after_round, Console())
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+class Lines:
+    """A line for each finished cell, and one for the answer after each round."""
+
+    def __init__(self, plan: Plan, after_round: Callable[[Results], str]) -> None:
+        self.plan, self.after_round = plan, after_round
+        self.differences = differences(plan.cells)
+        self.number = self.of = 0
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        click.echo(line)
+
+    def started(self, cell: Cell, number: int, of: int) -> None:
+        """Keep which cell runs."""
+        self.number, self.of = number, of
+
+    def reached(self, reached: Reached) -> None:
+        """Show how far the running cell is."""
+
+    def finished(self, record: Record, seconds: float) -> None:
+        """Show how a cell ended."""
+        self.say(
+            f"[{self.number}/{self.of}] {named(record.cell, self.differences)}: {ending(record)} ({seconds:.1f} s)"
+        )
+
+    def round_ended(self, results: Results) -> None:
+        """Show what the results say so far; the last word is the conclusion's."""
+        if self.number < self.of:
+            self.leading(self.after_round(results))
+
+    def leading(self, sentence: str) -> None:
+        """Show what the results say so far."""
+        self.say(f"  so far: {sentence}")
+
+
+class Display(Lines):
+    """The lines, and below them cells done of planned, time left, the running cell, and who leads so far.
+
+    Drawn in this process when something happens, or at most every `REFRESH_S`: no thread and no training process draws.
+    """
+
+    def __init__(self, plan: Plan, after_round: Callable[[Results], str], console: Console) -> None:
+        from rich.live import Live
+
+        super().__init__(plan, after_round)
+        self.cell: Cell | None = None
+        self.step: Reached | None = None
+        self.leader = ""
+        self.done = 0
+        self.began_s = time.monotonic()
+        self.drawn_s = 0.0
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False)
+        self.live.start()
+
+    def close(self) -> None:
+        """Take the display away; the lines stay."""
+        self.live.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the display."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def started(self, cell: Cell, number: int, of: int) -> None:
+        """Show what is running."""
+        super().started(cell, number, of)
+        self.cell, self.step = cell, None
+        self._draw()
+
+    def reached(self, reached: Reached) -> None:
+        """Show how far the running cell is."""
+        self.step = reached
+        self._draw()
+
+    def finished(self, record: Record, seconds: float) -> None:
+        """Show how a cell ended."""
+        super().finished(record, seconds)
+        self.done, self.cell = self.number, None
+        self._draw()
+
+    def leading(self, sentence: str) -> None:
+        """Show what the results say so far."""
+        self.leader = sentence
+        self._draw()
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if now - self.drawn_s >= REFRESH_S:
+            self.drawn_s = now
+            self.live.update(self.picture(now - self.began_s), refresh=True)
+
+    def picture(self, elapsed_s: float) -> RenderableType:
+        """Return the display as it stands after so many seconds."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text as Styled
+
+        bar = Table.grid(padding=(0, 1))
+        left = f", about {duration(elapsed_s / self.done * (self.of - self.done))} left" if self.done else ""
+        bar.add_row(
+            ProgressBar(total=max(1, self.of), completed=self.done, width=30),
+            Styled(f"{self.done} of {self.of} cells{left}", no_wrap=True, overflow="ellipsis"),
+        )
+        lines = [self._running(), f"leader so far: {self.leader}" if self.leader else ""]
+        return Group(bar, *(Styled(line, no_wrap=True, overflow="ellipsis") for line in lines if line))
+
+    def _running(self) -> str:
+        if self.cell is None:
+            return ""
+        where = engine_in_words(self.cell, self.plan.machine.gpu_name)
+        text = f"running {named(self.cell, self.differences)} on {where}"
+        if self.step is not None and self.step.steps:
+            text += f", step {self.step.steps:,}"
+        if self.step is not None and self.step.loss is not None:
+            text += f", validation loss {three(self.step.loss)}"
+        return text
+
+
+def named(cell: Cell, differs: Mapping[str, str]) -> str:
+    """Return a cell's id, with what the id does not say."""
+    return cell.cell_id + (f" ({differs[cell.cell_id]})" if differs.get(cell.cell_id) else "")
+
+
+def ending(record: Record) -> str:
+    """Return how a cell ended: its status, and what it came to or why it came to nothing."""
+    row = record.row
+    if not record.status.trained:
+        return f"{record.status}, {record.reason}"
+    parts = [str(record.status)]
+    accuracy, reached_s = row.get("validation_accuracy"), row.get("time_to_target_s")
+    if accuracy is not None:
+        parts.append(f"accuracy {accuracy:.3f}")
+    if reached_s is not None:
+        parts.append(f"target after {duration(reached_s)}{' simulated' if record.cell.engine == 'virtual' else ''}")
+    if accuracy is None and row.get("throughput_samples_per_s"):
+        parts.append(rate(row["throughput_samples_per_s"]))
+    return ", ".join(parts)
