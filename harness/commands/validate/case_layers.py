@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.commands.validate.published import LayerLine, Tables
+from harness.commands.validate.published import LayerLine, Tables, stated, words_of
 
 FULL_BYTES = 4
 
@@ -65,11 +65,10 @@ def published_parts(published: Tables, model: str) -> ModelParts:
     found = computing_lines(published, model)
     if found:
         return _profiled(*found)
-    figures = published.models.get(model, {})
-    text = f"{figures.get('name', '')} {figures.get('input', '')}"
+    text = words_of(published, model)
     if re.search(r"\d+x\d+x\d+", text):
         return _convolutions()
-    return _blocks(text, float(figures.get("parameter_bytes", 0)) / FULL_BYTES)
+    return _blocks(text, float(published.models.get(model, {}).get("parameter_bytes", 0)) / FULL_BYTES)
 
 
 def computing_lines(published: Tables, model: str) -> tuple[Sequence[LayerLine], float] | None:
@@ -106,20 +105,18 @@ def _profiled(lines: Sequence[LayerLine], batch: float) -> ModelParts:
         )
         for line in lines
     )
-    blocks = _residual_blocks(lines)
-    stages = [end for k, end in enumerate(blocks) if k + 1 == len(blocks) or _narrower(lines, end, blocks[k + 1])]
-    first = _stem_end(lines, blocks) if blocks else 0
-    return ModelParts(parts, True, (first, *stages, len(lines)) if stages else ())
+    blocks, stages = _residual_blocks(lines)
+    return ModelParts(parts, True, (_stem_end(lines, blocks), *stages, len(lines)) if stages else ())
 
 
-def _residual_blocks(lines: Sequence[LayerLine]) -> list[int]:
-    """Return the ends of residual blocks: an addition and the activation behind it."""
+def _residual_blocks(lines: Sequence[LayerLine]) -> tuple[list[int], list[int]]:
+    """Return the ends of residual blocks, an addition and the activation behind it, and of stages of equal blocks."""
     ends = []
     for number, line in enumerate(lines):
         if line.kind == "Add":
             followed = number + 1 < len(lines) and lines[number + 1].kind == "ReLU"
             ends.append(number + 1 + followed)
-    return ends
+    return ends, [end for k, end in enumerate(ends) if k + 1 == len(ends) or _narrower(lines, end, ends[k + 1])]
 
 
 def _narrower(lines: Sequence[LayerLine], end: int, following: int) -> bool:
@@ -139,15 +136,11 @@ def _deepened(lines: Sequence[LayerLine], size: float) -> list[LayerLine] | None
 
     Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1.
     """
-    blocks = _residual_blocks(lines)
-    stages = [end for k, end in enumerate(blocks) if k + 1 == len(blocks) or _narrower(lines, end, blocks[k + 1])]
+    blocks, stages = _residual_blocks(lines)
     if len(stages) != 4 or not size:
         return None
-    inner: list[list[LayerLine]] = []
-    for stage in (1, 2):
-        # The block before the end of a stage is one of the equal ones.
-        start = blocks[blocks.index(stages[stage]) - 1]
-        inner.append(list(lines[start : stages[stage]]))
+    # The block before the end of a stage is one of the equal ones.
+    inner = [list(lines[blocks[blocks.index(end) - 1] : end]) for end in stages[1:3]]
     base, second, third = _held(lines), _held(inner[0]), _held(inner[1])
     counts = ((more, round((size - base - more * second) / third)) for more in range(0, 25))
     best = min(counts, key=lambda pair: (abs(base + pair[0] * second + pair[1] * third - size), pair))
@@ -165,9 +158,8 @@ def _convolutions() -> ModelParts:
 
 def _blocks(text: str, parameters: float) -> ModelParts:
     """Return an embedding, whose gradients are ready last, and equal blocks."""
-    vocabulary = re.search(r"vocabulary (?:about )?(\d+)", text)
-    hidden = re.search(r"(?:hidden|d_model) (\d+)", text)
-    table = int(vocabulary[1]) * int(hidden[1]) if vocabulary and hidden else 0
+    vocabulary, hidden = stated(text, r"vocabulary (?:about )?(\d+)"), stated(text, r"(?:hidden|d_model) (\d+)")
+    table = (vocabulary or 0) * (hidden or 0)
     # A table of more than this is kept in cut or factored form: the blocks need the rest.
     share = min(table / parameters, 0.8) if parameters else 0.0
     block = ModelPart((1 - share) / GENERIC_LAYERS, 1 / GENERIC_LAYERS, 1 / GENERIC_LAYERS)

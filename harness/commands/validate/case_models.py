@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from harness.commands.validate.case_layers import FULL_BYTES, ModelPart
-from harness.commands.validate.published import TableRow, Tables
-from harness.costs.profiles import LayerShape, LayerTime, Linear, ModelShape, Profile, TimeCurve
+from harness.commands.validate.published import TableRow, Tables, TomlTable, input_of, stated
+from harness.costs.profiles import LayerShape, LayerTime, Linear, ModelShape, Profile
 
 HALF_BYTES = 2
 HALF_PRECISIONS = ("fp16", "mixed")
@@ -26,7 +23,7 @@ WORDS_PER_SENTENCE = 30
 """Tokens of a sentence of unstated length; chosen: WMT English-German averages 25 to 30 word pieces."""
 
 
-def parameter_bytes(published: Tables, row: TableRow, block: Mapping[str, Any]) -> float:
+def parameter_bytes(published: Tables, row: TableRow, block: TomlTable) -> float:
     """Return the fp32 bytes of a model's gradients."""
     model = published.models.get(row.model, {})
     size = block.get("gradient_bytes") or model.get("parameter_bytes") or model.get("parameters", 0) * FULL_BYTES
@@ -61,21 +58,14 @@ def profile_of_parts(
         width: bytes of one gradient element.
     """
     forward_s, backward_s = gradient_s * (1 - BACKWARD_SHARE), gradient_s * BACKWARD_SHARE
-    times = tuple(
-        LayerTime(
-            TimeCurve(((samples, part.forward * forward_s),)), TimeCurve(((samples, part.backward * backward_s),))
-        )
-        for part in parts
-    )
+    times = tuple(LayerTime.at(samples, part.forward * forward_s, part.backward * backward_s) for part in parts)
     return Profile(_shape_of(parts, num_bytes, width), times)
 
 
-def items_per_sample(published: Tables, row: TableRow) -> float:
+def items_per_sample(published: Tables, row: TableRow) -> float | None:
     """Return how many of the items that a rate counts one sample holds: tokens of a sequence, points of a waveform."""
     counted = row.unit.split("/")[0]
     if counted in ("samples", "images", "sequences"):
         return 1.0
-    text = str(published.models.get(row.model, {}).get("input", ""))
-    noun = re.escape(counted)
-    found = re.search(rf"(\d+) (?:target )?{noun}", text)
-    return float(found[1]) if found else WORDS_PER_SENTENCE if counted == "tokens" else math.nan
+    found = stated(input_of(published, row.model), rf"(\d+) (?:target )?{re.escape(counted)}")
+    return found or (WORDS_PER_SENTENCE if counted == "tokens" else None)

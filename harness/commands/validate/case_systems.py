@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from harness.commands.validate.published import TableRow, Tables
+from harness.commands.validate.published import TableRow, Tables, TomlTable
 from harness.core.units import GIGA
 from harness.costs.profiles import Bus, Cluster, Constants, LinkFigures, MeasuredTable, Servers
 
@@ -26,7 +26,7 @@ class Unpredictable(Exception):
     """A row cannot be predicted from what the directory holds; the message says what is missing."""
 
 
-def block_of(published: Tables, row: TableRow) -> Mapping[str, Any]:
+def block_of(published: Tables, row: TableRow) -> TomlTable:
     """Return the system block that a row belongs to: the first whose filters all match.
 
     Raises:
@@ -66,7 +66,7 @@ def _nodes(row: TableRow, per_node: int) -> int:
     return row.nodes or -(-(row.gpus or 1) // per_node)
 
 
-def _bus(published: Tables, block: Mapping[str, Any], constants: Constants) -> Bus:
+def _bus(published: Tables, block: TomlTable, constants: Constants) -> Bus:
     link = block["link"]
     latency = link.get("latency_us")
     latency_s = constants.bus_latency_s if latency is None else latency * MICRO
@@ -102,7 +102,7 @@ def measured_tables(published: Tables, name: str) -> dict[int, MeasuredTable]:
     return {ranks: tuple(sorted(points)) for ranks, points in found.items()}
 
 
-def graph_bytes_per_s(graph: Mapping[str, Any], devices: int) -> dict[int, float]:
+def graph_bytes_per_s(graph: TomlTable, devices: int) -> dict[int, float]:
     """Return the bus bandwidth of rings over the first n devices: rings use every link of the device that has fewest.
 
     Source: Luo et al. 2020, "Plink", section 2: NCCL builds as many rings as the group's links allow.
@@ -120,7 +120,7 @@ def graph_bytes_per_s(graph: Mapping[str, Any], devices: int) -> dict[int, float
     return found
 
 
-def _node_link(block: Mapping[str, Any], constants: Constants, nodes: int) -> LinkFigures | None:
+def _node_link(block: TomlTable, constants: Constants, nodes: int) -> LinkFigures | None:
     link = block.get("node_link")
     if link is None and nodes == 1:
         return None
@@ -133,7 +133,7 @@ def _node_link(block: Mapping[str, Any], constants: Constants, nodes: int) -> Li
     return LinkFigures(constants.node_latency_s if latency is None else latency * MICRO, rate * constants.node_fraction)
 
 
-def _host_link(link: Mapping[str, Any] | None) -> LinkFigures | None:
+def _host_link(link: TomlTable | None) -> LinkFigures | None:
     if link is None:
         return None
     figure = link.get("GBps_per_direction")
@@ -141,13 +141,13 @@ def _host_link(link: Mapping[str, Any] | None) -> LinkFigures | None:
     return LinkFigures(link.get("latency_us", 0.0) * MICRO, rate)
 
 
-def _servers(block: Mapping[str, Any], row: TableRow) -> Servers:
+def _servers(block: TomlTable, row: TableRow) -> Servers:
     servers = block.get("servers", {})
     entry = first_match(servers.get("counts", ()), row)
     return Servers(servers.get("placement", "cpu"), int((entry or servers).get("count", 1)))
 
 
-def first_match(entries: Sequence[Mapping[str, Any]], row: TableRow) -> Mapping[str, Any] | None:
+def first_match(entries: Sequence[TomlTable], row: TableRow) -> TomlTable | None:
     """Return the first entry of a list in a block whose conditions all match the row."""
     for entry in entries:
         wanted = (

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow
+from harness.commands.validate.case_systems import Unpredictable
+from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.core.units import GIB
 
 
@@ -34,6 +35,18 @@ def reference_of(row: TableRow, inputs: Sequence[TableRow]) -> TableRow | None:
         return *differs, other.batch_per_gpu != row.batch_per_gpu, other.strategy != row.strategy, other.gpus or 1
 
     return min(same, key=distance, default=None)
+
+
+def calibration_row(published: Tables, row: TableRow) -> TableRow:
+    """Return the calibration row that is closest to the row.
+
+    Raises:
+        Unpredictable: there is none.
+    """
+    found = reference_of(row, published.inputs)
+    if found is None:
+        raise Unpredictable("no calibration row of the same model and metric")
+    return found
 
 
 def _key(row: TableRow) -> tuple[str, str, str, str]:

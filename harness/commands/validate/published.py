@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from typing import Any
 
 from harness.core.errors import InputError
 from harness.core.units import GIB, MIB
+
+TomlTable = Mapping[str, Any]
+"""A table of cases.toml, whose keys are up to whoever writes one."""
 
 FORMAT_VERSION = 2
 """Of cases.toml; another version may mean something else by the same key."""
@@ -145,9 +149,9 @@ class Tables:
     """
 
     path: Path
-    cases: Mapping[str, Mapping[str, Any]]
-    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    link_graphs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cases: Mapping[str, TomlTable]
+    models: Mapping[str, TomlTable] = field(default_factory=dict)
+    link_graphs: Mapping[str, TomlTable] = field(default_factory=dict)
     rows: tuple[TableRow, ...] = ()
     profiles: Mapping[str, tuple[LayerLine, ...]] = field(default_factory=dict)
     profile_batches: Mapping[str, float] = field(default_factory=dict)
@@ -162,6 +166,22 @@ class Tables:
     def targets(self) -> tuple[TableRow, ...]:
         """Rows to be predicted and scored."""
         return tuple(row for row in self.rows if not row.is_input and row.scored)
+
+
+def input_of(published: Tables, model: str) -> str:
+    """Return what cases.toml says of a model's input, in words."""
+    return str(published.models.get(model, {}).get("input", ""))
+
+
+def words_of(published: Tables, model: str) -> str:
+    """Return what cases.toml says of a model: its name and its input."""
+    return f"{published.models.get(model, {}).get('name', '')} {input_of(published, model)}"
+
+
+def stated(text: str, pattern: str) -> int | None:
+    """Return the number that a pattern's group finds in words; None where it is not there."""
+    found = re.search(pattern, text)
+    return int(found[1]) if found else None
 
 
 def read_directory(path: Path) -> Tables:
@@ -217,7 +237,7 @@ def _cases(path: Path) -> dict[str, Any]:
     return content
 
 
-def _shape_problems(content: Mapping[str, Any]) -> Iterable[str]:
+def _shape_problems(content: TomlTable) -> Iterable[str]:
     for name in ("cases", "models", "link_graphs"):
         tables = content.get(name, {} if name != "cases" else None)
         if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
@@ -236,9 +256,9 @@ def _shape_problems(content: Mapping[str, Any]) -> Iterable[str]:
                 yield f"cases.{key}.systems, block {number}: link.kind is missing"
 
 
-def _all_rows(path: Path, content: Mapping[str, Any], problems: list[str]) -> Iterable[TableRow]:
+def _all_rows(path: Path, content: TomlTable, problems: list[str]) -> Iterable[TableRow]:
     cases = content["cases"]
-    readers: list[tuple[Path, Sequence[str], Callable[[Path, Mapping[str, str], int, Mapping[str, Any]], TableRow]]] = [
+    readers: list[tuple[Path, Sequence[str], Callable[[Path, Mapping[str, str], int, TomlTable], TableRow]]] = [
         *((file, THROUGHPUT_COLUMNS, _throughput_row) for file in path.glob("throughput.csv")),
         *((file, STEPS_COLUMNS, _steps_row) for file in sorted(path.glob("vtrain_*.csv"))),
         *((file, COLLECTIVES_COLUMNS, _collective_row) for file in path.glob("collectives.csv")),
@@ -308,7 +328,7 @@ def _allowed(entry: Mapping[str, str]) -> bool:
     return text == "yes"
 
 
-def _throughput_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> TableRow:
+def _throughput_row(file: Path, entry: Mapping[str, str], line: int, cases: TomlTable) -> TableRow:
     case, series, metric = entry["case"], entry["series"], entry["metric"]
     if case not in cases:
         raise ValueError(f"case = {case!r}: not in cases.toml, which has {', '.join(sorted(cases))}")
@@ -330,7 +350,7 @@ def _throughput_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapp
     )
 
 
-def _steps_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> TableRow:
+def _steps_row(file: Path, entry: Mapping[str, str], line: int, cases: TomlTable) -> TableRow:
     case = next((key for key, table in cases.items() if table.get("file") == file.name), "")
     if not case:
         raise ValueError(f'no case of cases.toml says file = "{file.name}"')
@@ -359,7 +379,7 @@ def _steps_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[s
     )
 
 
-def _collective_row(file: Path, entry: Mapping[str, str], line: int, cases: Mapping[str, Any]) -> TableRow:
+def _collective_row(file: Path, entry: Mapping[str, str], line: int, cases: TomlTable) -> TableRow:
     case, ranks, num_bytes = entry["case"], _needed(entry, "n"), _positive(entry, "bytes")
     if case not in cases:
         raise ValueError(f"case = {case!r}: not in cases.toml, which has {', '.join(sorted(cases))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.commands.validate.case_models import element_bytes, parameter_bytes
 from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
-from harness.commands.validate.linear import reference_of
+from harness.commands.validate.linear import calibration_row
 from harness.commands.validate.published import TableRow, Tables
 from harness.costs.profiles import Constants
 from harness.costs.steps import MeasuredAllReduce, between_s, server_times
@@ -30,9 +30,7 @@ def predict_exchange(published: Tables, row: TableRow, constants: Constants) -> 
     Raises:
         Unpredictable: no calibration row.
     """
-    reference = reference_of(row, published.inputs)
-    if reference is None:
-        raise Unpredictable("no calibration row of the same model and metric")
+    reference = calibration_row(published, row)
     return reference.value * _law_s(published, row, constants) / _law_s(published, reference, constants)
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from harness.commands.validate.case_models import items_per_sample
 from harness.commands.validate.case_systems import Unpredictable, block_of, first_match
-from harness.commands.validate.published import Degrees, TableRow, Tables
-from harness.commands.validate.row_times import seconds_per_unit
+from harness.commands.validate.published import Degrees, TableRow, Tables, TomlTable, input_of, stated
+from harness.commands.validate.row_times import seconds_of, value_of
 from harness.commands.validate.rows_transformer import calibrated_step_s
 from harness.costs.profiles import Constants
 
@@ -27,8 +23,8 @@ def predict_hybrid(published: Tables, row: TableRow, constants: Constants) -> fl
         raise Unpredictable("no calibration row of the same case, strategy and metric")
     nearest = min(known, key=lambda r: (r.model != row.model, abs((r.gpus or 1) - (row.gpus or 1))))
     reference = with_degrees(published, nearest)
-    measured_s = step_s(published, reference)
-    return value(published, target, calibrated_step_s(published, target, reference, measured_s, constants))
+    measured_s = seconds_of(published, reference)
+    return value_of(published, target, calibrated_step_s(published, target, reference, measured_s, constants))
 
 
 def with_degrees(published: Tables, row: TableRow) -> TableRow:
@@ -61,37 +57,17 @@ def with_degrees(published: Tables, row: TableRow) -> TableRow:
     return replace(row, degrees=degrees, microbatches=pieces)
 
 
-def _size(published: Tables, row: TableRow, entry: Mapping[str, Any], name: str) -> int:
-    text = str(published.models.get(row.model, {}).get("name", ""))
-    found = re.search(r"hidden (\d+)" if name == "hidden" else rf"(\d+) {name}", text)
-    if name in entry or found:
-        return int(entry[name] if name in entry else found[1] if found else 0)
-    raise Unpredictable(f"{name} of the model: not stated")
+def _size(published: Tables, row: TableRow, entry: TomlTable, name: str) -> int:
+    pattern = r"hidden (\d+)" if name == "hidden" else rf"(\d+) {name}"
+    found = entry.get(name) or stated(str(published.models.get(row.model, {}).get("name", "")), pattern)
+    if found is None:
+        raise Unpredictable(f"{name} of the model: not stated")
+    return int(found)
 
 
-def _sequence(published: Tables, row: TableRow, block: Mapping[str, Any]) -> int:
-    found = re.search(r"(\d+) tokens", str(block.get("input", published.models.get(row.model, {}).get("input", ""))))
-    if "sequence" in block or found:
-        return int(block["sequence"] if "sequence" in block else found[1] if found else 0)
-    raise Unpredictable("the length of sequences is not stated")
-
-
-def step_s(published: Tables, row: TableRow) -> float:
-    """Return the seconds of one step that a row with degrees means."""
-    return row.value * seconds_per_unit(row) if row.metric == "step_time" else _work(published, row) / row.value
-
-
-def value(published: Tables, row: TableRow, seconds: float) -> float:
-    """Return what the table would print for a step of so many seconds."""
-    return seconds / seconds_per_unit(row) if row.metric == "step_time" else _work(published, row) / seconds
-
-
-def _work(published: Tables, row: TableRow) -> float:
-    if row.degrees is None:
-        raise Unpredictable("the global batch is not stated")
-    each = items_per_sample(published, row)
-    if row.unit.startswith("tokens"):
-        each = row.degrees.sequence
-    if each != each:
-        raise Unpredictable(f"how many {row.unit.split('/')[0]} a sample holds is not stated")
-    return row.degrees.global_batch * each / ((row.gpus or 1) if row.metric == "throughput_per_gpu" else 1)
+def _sequence(published: Tables, row: TableRow, block: TomlTable) -> int:
+    text = str(block.get("input", input_of(published, row.model)))
+    found = block.get("sequence") or stated(text, r"(\d+) tokens")
+    if found is None:
+        raise Unpredictable("the length of sequences is not stated")
+    return int(found)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from harness.api.schedules import most_kept
 from harness.commands.validate.case_layers import FULL_BYTES, computing_lines
 from harness.commands.validate.case_models import parameter_bytes
 from harness.commands.validate.case_systems import Unpredictable, block_of
-from harness.commands.validate.linear import reference_of
-from harness.commands.validate.published import SPLIT_STRATEGIES, LayerLine, TableRow, Tables
+from harness.commands.validate.linear import calibration_row, reference_of
+from harness.commands.validate.published import (
+    SPLIT_STRATEGIES,
+    LayerLine,
+    TableRow,
+    Tables,
+    TomlTable,
+    stated,
+    words_of,
+)
 from harness.commands.validate.rows_pipeline import KEPT, cut_of, schedule_of
 from harness.commands.validate.traced_models import traced_model
 from harness.core.cell import Named
@@ -100,7 +106,7 @@ def _multiply_adds(line: LayerLine, batch: float) -> float:
     return 0.0
 
 
-def _static_bytes(row: TableRow, block: Mapping[str, Any]) -> int:
+def _static_bytes(row: TableRow, block: TomlTable) -> int:
     name = block.get("optimizer", "sgd")
     if row.precision == "mixed":
         return MIXED_BYTES
@@ -112,7 +118,7 @@ def _static_bytes(row: TableRow, block: Mapping[str, Any]) -> int:
 # -- peaks -------------------------------------------------------------------------------------------------------------
 
 
-def _peak_bytes(published: Tables, row: TableRow, block: Mapping[str, Any], constants: Constants) -> float:
+def _peak_bytes(published: Tables, row: TableRow, block: TomlTable, constants: Constants) -> float:
     if row.strategy in SPLIT_STRATEGIES:
         return _pipeline_bytes(published, row, constants)
     context = _context_bytes(published, row)
@@ -136,7 +142,7 @@ def _context_bytes(published: Tables, row: TableRow) -> float | None:
     return None
 
 
-def _traced_bytes(published: Tables, row: TableRow, block: Mapping[str, Any], context: float) -> float:
+def _traced_bytes(published: Tables, row: TableRow, block: TomlTable, context: float) -> float:
     from harness.api.strategy import Layout
     from harness.costs.memory import CUDA, Work, device_memory
 
@@ -154,9 +160,7 @@ def _pipeline_bytes(published: Tables, row: TableRow, constants: Constants) -> f
     Raises:
         Unpredictable: no calibration row.
     """
-    reference = reference_of(row, published.inputs)
-    if reference is None:
-        raise Unpredictable("no calibration row of the same model and metric")
+    reference = calibration_row(published, row)
     law = _stage_bytes(published, row, constants) / _stage_bytes(published, reference, constants)
     return reference.value * UNITS[reference.unit] * law
 
@@ -166,13 +170,12 @@ def _stage_bytes(published: Tables, row: TableRow, constants: Constants) -> floa
 
     Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 1.
     """
-    figures, block = published.models.get(row.model, {}), block_of(published, row)
-    text = f"{figures.get('name', '')} {figures.get('input', '')}"
-    found = {word: re.search(rf"{word} (\d+)", text) for word in ("hidden",)}
-    found |= {word: re.search(rf"(\d+) {word}", text) for word in ("layers", "heads", "tokens")}
-    if not all(found.values()):
+    text, block = words_of(published, row.model), block_of(published, row)
+    patterns = (r"hidden (\d+)", r"(\d+) layers", r"(\d+) heads", r"(\d+) tokens")
+    found = [number for pattern in patterns if (number := stated(text, pattern))]
+    if len(found) < len(patterns):
         raise Unpredictable("hidden size, layers, heads and tokens of the model are not all stated")
-    hidden, layers, heads, tokens = (int(match[1]) for match in found.values() if match)
+    hidden, layers, heads, tokens = found
     stages = row.gpus or 1
     cut = cut_of(published, row, block, constants)
     per_layer = tokens * hidden * (34 + 5 * heads * tokens / hidden) * _micro_batch(published, row)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
 
 from harness.api.schedules import gpipe, interleaved, naive, one_forward_one_backward
 from harness.api.strategy import Layout, Schedule
@@ -15,12 +13,12 @@ from harness.commands.validate.case_layers import FULL_BYTES, GENERIC_OUTPUT_BYT
 from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes
 from harness.commands.validate.case_systems import Unpredictable, block_of, first_match, row_cluster
 from harness.commands.validate.linear import reference_of
-from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
+from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables, TomlTable, stated, words_of
 from harness.commands.validate.replicated_stages import cut_for, steady_step
 from harness.commands.validate.row_times import seconds_of, value_of
 from harness.commands.validate.zero_bubble import PassTimes, zero_bubble
 from harness.costs.memory import Placement, balance
-from harness.costs.profiles import Cluster, Constants, LayerShape, LayerTime, Linear, ModelShape, Profile, TimeCurve
+from harness.costs.profiles import Cluster, Constants, LayerShape, LayerTime, Linear, ModelShape, Profile
 from harness.costs.steps import Recompute, StepCost, recomputed_pieces, step_cost
 
 RATES = ("throughput", "throughput_per_gpu", "step_time")
@@ -71,8 +69,19 @@ class StageCut:
     @property
     def placement(self) -> Placement:
         """Names of each stage's layers."""
-        ends = [sum(self.sizes[: k + 1]) for k in range(len(self.sizes))]
-        return tuple(tuple(self.names[end - size : end]) for size, end in zip(self.sizes, ends, strict=True))
+        return names_by_stage(self.names, self.sizes)
+
+
+def names_by_stage(names: Sequence[str], sizes: Sequence[int]) -> Placement:
+    """Return consecutive names in groups of these sizes."""
+    ends = accumulate(sizes)
+    return tuple(tuple(names[end - size : end]) for size, end in zip(sizes, ends, strict=True))
+
+
+def even_sizes(layers: int, stages: int) -> list[int]:
+    """Return sizes of stages that differ by one layer at most, larger ones first."""
+    base, more = divmod(layers, stages)
+    return [base + (k < more) for k in range(stages)]
 
 
 def predict_pipeline(published: Tables, row: TableRow, constants: Constants) -> float:
@@ -142,7 +151,7 @@ def pipeline_step(published: Tables, row: TableRow, sample_s: float, constants: 
 def _steady(
     published: Tables,
     row: TableRow,
-    block: Mapping[str, Any],
+    block: TomlTable,
     cluster: Cluster,
     batch_s: float,
     constants: Constants,
@@ -169,7 +178,7 @@ def _steady(
     )
 
 
-def schedule_of(strategy: str, block: Mapping[str, Any], weight: float = 1.0) -> Schedule:
+def schedule_of(strategy: str, block: TomlTable, weight: float = 1.0) -> Schedule:
     """Return the schedule that the strategy column names.
 
     Args:
@@ -194,11 +203,11 @@ def _schedule(strategy: str, chunks: int, weight: float) -> Schedule:
     return lru_cache(maxsize=32)(_SCHEDULES[strategy])
 
 
-def _chunks(block: Mapping[str, Any]) -> int:
+def _chunks(block: TomlTable) -> int:
     return int(block.get("chunks_per_stage", 2))
 
 
-def _profile(published: Tables, row: TableRow, block: Mapping[str, Any], cut: StageCut, sample_s: float) -> Profile:
+def _profile(published: Tables, row: TableRow, block: TomlTable, cut: StageCut, sample_s: float) -> Profile:
     width = element_bytes(row.precision)
     scalars = round(parameter_bytes(published, row, block) / FULL_BYTES / len(cut.names))
     layers = tuple(
@@ -206,10 +215,7 @@ def _profile(published: Tables, row: TableRow, block: Mapping[str, Any], cut: St
         for name, size in zip(cut.names, cut.output_bytes, strict=True)
     )
     times = tuple(
-        LayerTime(
-            TimeCurve(((1.0, share * sample_s * (1 - cut.backward_share)),)),
-            TimeCurve(((1.0, share * sample_s * cut.backward_share),)),
-        )
+        LayerTime.at(1.0, share * sample_s * (1 - cut.backward_share), share * sample_s * cut.backward_share)
         for share in cut.shares
     )
     return Profile(ModelShape(layers, element_bytes=width), times, weight_fraction=cut.weight / (1 + cut.weight))
@@ -218,14 +224,14 @@ def _profile(published: Tables, row: TableRow, block: Mapping[str, Any], cut: St
 # -- where the model is cut --------------------------------------------------------------------------------------------
 
 
-def cut_of(published: Tables, row: TableRow, block: Mapping[str, Any], constants: Constants) -> StageCut:
+def cut_of(published: Tables, row: TableRow, block: TomlTable, constants: Constants) -> StageCut:
     """Return the model's layers and how many of them each stage holds."""
     stages = row.gpus or 1
     entry = first_match(block.get("stages", ()), row) or {}
     sizes = tuple(int(size) for size in entry.get("sizes", ()))
-    transformer = re.search(r"(\d+) layers", str(published.models.get(row.model, {}).get("name", "")))
-    if transformer and len(sizes) in (0, stages) and (not sizes or sum(sizes) == int(transformer[1])):
-        cut = _transformer(published, row, int(transformer[1]), sizes, stages, constants)
+    transformer = stated(str(published.models.get(row.model, {}).get("name", "")), r"(\d+) layers")
+    if transformer and len(sizes) in (0, stages) and (not sizes or sum(sizes) == transformer):
+        cut = _transformer(published, row, transformer, sizes, stages, constants)
         return _chunked(cut, stages * _chunks(block)) if row.strategy == "1f1b-interleaved" else cut
     layers = published_parts(published, row.model)
     if layers.known:
@@ -242,14 +248,10 @@ def _transformer(
     published: Tables, row: TableRow, layers: int, sizes: Sequence[int], stages: int, constants: Constants
 ) -> StageCut:
     """Return blocks between an embedding and a head; the head takes what a cut by hand leaves room for."""
-    figures = published.models[row.model]
-    text = f"{figures.get('name', '')} {figures.get('input', '')}"
-    hidden, tokens = re.search(r"hidden (\d+)", text), re.search(r"(\d+) tokens", text)
-    width = int(hidden[1]) if hidden else 1024
-    output = (int(tokens[1]) if tokens else 1024) * width * FULL_BYTES
-    if not sizes:
-        base, more = divmod(layers, stages)
-        sizes = [base + (k < more) for k in range(stages)]
+    text = words_of(published, row.model)
+    width, tokens = stated(text, r"hidden (\d+)") or 1024, stated(text, r"(\d+) tokens") or 1024
+    output = tokens * width * FULL_BYTES
+    sizes = sizes or even_sizes(layers, stages)
     room = max(sizes) - sizes[-1]
     head = float(room) if room else VOCABULARY / (12 * width)
     start = float(max(sizes) - sizes[0])

@@ -9,9 +9,9 @@ from harness.api.strategy import Layout
 from harness.commands.validate.case_layers import published_parts
 from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes, profile_of_parts
 from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
-from harness.commands.validate.linear import reference_of
+from harness.commands.validate.linear import calibration_row, reference_of
 from harness.commands.validate.published import TableRow, Tables
-from harness.commands.validate.row_times import seconds_of, value_of
+from harness.commands.validate.row_times import computing_behind, seconds_of, value_of
 from harness.costs.profiles import Constants
 from harness.costs.steps import server_cost, server_times, step_cost
 
@@ -32,9 +32,7 @@ def predict_replicas(published: Tables, row: TableRow, constants: Constants) -> 
     """
     if row.metric == "scaling_efficiency":
         return _efficiency(published, row, constants)
-    reference = reference_of(row, published.inputs)
-    if reference is None:
-        raise Unpredictable("no calibration row of the same model and metric")
+    reference = calibration_row(published, row)
     single_s = _single_s(published, reference, constants)
     # Batches of another size than the calibration row's take time in proportion.
     single_s *= _batch(row) / _batch(reference)
@@ -57,13 +55,7 @@ def _single_s(published: Tables, reference: TableRow, constants: Constants) -> f
     measured_s = seconds_of(published, reference)
     if (reference.gpus or 1) == 1:
         return measured_s
-    low, high = 0.0, measured_s
-    # A step is never shorter for more computing; 40 halvings are far below any table's resolution.
-    for _ in range(40):
-        middle = (low + high) / 2
-        reached = replica_step_s(published, reference, middle, constants) < measured_s
-        low, high = (middle, high) if reached else (low, middle)
-    return high
+    return computing_behind(measured_s, lambda single_s: replica_step_s(published, reference, single_s, constants))
 
 
 def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float:
@@ -94,9 +86,7 @@ def predict_utilisation(published: Tables, row: TableRow, constants: Constants) 
     Raises:
         Unpredictable: no calibration row, or no law for the strategy.
     """
-    reference = reference_of(row, published.inputs)
-    if reference is None:
-        raise Unpredictable("no calibration row of the same model and metric")
+    reference = calibration_row(published, row)
     rates = (reference_of(replace(reference, metric=metric), published.inputs) for metric in RATED)
     rate = next((found for found in rates if found is not None), None)
     if rate is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,7 +10,9 @@ from harness.api.strategy import Layout
 from harness.commands.validate.case_models import HALF_BYTES
 from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
 from harness.commands.validate.published import Degrees, TableRow, Tables
-from harness.commands.validate.rows_pipeline import VOCABULARY, schedule_of
+from harness.commands.validate.row_times import computing_behind
+from harness.commands.validate.rows_pipeline import VOCABULARY, even_sizes, names_by_stage, schedule_of
+from harness.costs.memory import Placement
 from harness.costs.profiles import Constants, LayerShape, LayerTime, Linear, ModelShape, Profile, TimeCurve
 from harness.costs.steps import Recompute, all_reduce_s, optimizer_s, slowest_of, step_cost
 
@@ -158,13 +159,10 @@ def _arithmetic(degrees: Degrees) -> float:
 
 @lru_cache(maxsize=64)
 def _sample_s(published: Tables, reference: TableRow, measured_s: float, constants: Constants) -> float:
-    low, high = 0.0, measured_s
-    # Halving the bracket 40 times is far below any table's resolution.
-    for _ in range(40):
-        middle = (low + high) / 2
-        found_s = _step_s(published, reference, _of_sample(reference, middle, constants), constants)
-        low, high = (middle, high) if found_s < measured_s else (low, middle)
-    return high
+    return computing_behind(
+        measured_s,
+        lambda sample_s: _step_s(published, reference, _of_sample(reference, sample_s, constants), constants),
+    )
 
 
 def _of_sample(row: TableRow, sample_s: float, constants: Constants) -> Coefficients:
@@ -244,14 +242,7 @@ def split_of(hidden: int, constants: Constants) -> float:
     return hidden / (hidden + constants.unsplit_hidden)
 
 
-def _placement(degrees: Degrees) -> tuple[tuple[str, ...], ...]:
+def _placement(degrees: Degrees) -> Placement:
     names = [f"layer {k}" for k in range(degrees.layers)]
-    base, more = divmod(degrees.layers, degrees.pipeline)
-    sizes = [base + (k < more) for k in range(degrees.pipeline)]
+    sizes = even_sizes(degrees.layers, degrees.pipeline)
     return names_by_stage(["embedding", *names, "head"], [1 + sizes[0], *sizes[1:-1], sizes[-1] + 1])
-
-
-def names_by_stage(names: Sequence[str], sizes: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    """Return consecutive names in groups of these sizes."""
-    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
-    return tuple(tuple(names[end - size : end]) for size, end in zip(sizes, ends, strict=True))

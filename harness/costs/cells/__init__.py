@@ -17,26 +17,8 @@ from harness.costs.cells.measured import (
 )
 
 __all__ = [
-    "cluster_of",
-    "devices_per_node",
-    "file_hash",
-    "find_shape",
-    "fitted_link",
-    "given_shape",
-    "hardware",
-    "kept_or_traced",
-    "links_key",
-    "load_cluster",
-    "load_profile",
-    "measured_id",
-    "missing_sizes",
-    "needs_measuring",
-    "neighbours_of",
-    "profile_key",
-    "profile_of",
-    "profile_of_file",
-    "read_tables",
-    "seen_by",
-    "shape_key",
+    "cluster_of", "devices_per_node", "file_hash", "find_shape", "fitted_link", "given_shape", "hardware",
+    "kept_or_traced", "links_key", "load_cluster", "load_profile", "measured_id", "missing_sizes", "needs_measuring",
+    "neighbours_of", "profile_key", "profile_of", "profile_of_file", "read_tables", "seen_by", "shape_key",
     "tracer_key",
-]
+]  # fmt: skip

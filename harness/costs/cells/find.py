@@ -210,9 +210,7 @@ def _spread(shape: ModelShape, device: StepFigures) -> Profile:
     weights = flops if sum(flops) else [float(layer.parameters) for layer in shape.layers]
     total = sum(weights) or 1.0
     times = tuple(
-        LayerTime(
-            *(TimeCurve(((batch, seconds * part * weight / total),)) for part in (FORWARD_SHARE, 1 - FORWARD_SHARE))
-        )
+        LayerTime.at(batch, *(seconds * part * weight / total for part in (FORWARD_SHARE, 1 - FORWARD_SHARE)))
         for weight in weights
     )
     by = "operations" if sum(flops) else "parameters"

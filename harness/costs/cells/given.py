@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.core.cell import Named
 from harness.core.errors import InputError
-from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
+from harness.costs.profiles.device_profile import LayerTime, Profile
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 
 HEAD_SIZE = 64
@@ -179,7 +179,7 @@ def profile_of_file(path: Path, batch_size: int) -> Profile:
             )
         )
         seconds = [0.0 if source else _float(row[way]) / 1e3 for way in ("forward_ms", "backward_ms")]
-        times.append(LayerTime(*(TimeCurve(((float(batch_size), value),)) for value in seconds)))
+        times.append(LayerTime.at(float(batch_size), *seconds))
     shape = ModelShape(tuple(layers), origin=path.name, facts={"activations": "given"})
     return Profile(
         shape, tuple(times), origin="given", text=f"{path.name} at batch size {batch_size}", error=FILE_ERROR

@@ -7,22 +7,6 @@ from harness.costs.profiles.runtime import Messages, Runtime
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 
 __all__ = [
-    "FITTED",
-    "PLAIN",
-    "PUBLISHED",
-    "Bus",
-    "Cluster",
-    "Constants",
-    "FitGroup",
-    "LayerShape",
-    "LayerTime",
-    "Linear",
-    "LinkFigures",
-    "MeasuredTable",
-    "Messages",
-    "ModelShape",
-    "Profile",
-    "Runtime",
-    "Servers",
-    "TimeCurve",
-]
+    "FITTED", "PLAIN", "PUBLISHED", "Bus", "Cluster", "Constants", "FitGroup", "LayerShape", "LayerTime", "Linear",
+    "LinkFigures", "MeasuredTable", "Messages", "ModelShape", "Profile", "Runtime", "Servers", "TimeCurve",
+]  # fmt: skip

@@ -50,6 +50,11 @@ class LayerTime:
     forward: TimeCurve = NO_TIME
     backward: TimeCurve = NO_TIME
 
+    @classmethod
+    def at(cls, samples: float, forward_s: float, backward_s: float) -> LayerTime:
+        """Return the time of a layer that is known at one number of samples; at others it is in proportion."""
+        return cls(TimeCurve(((samples, forward_s),)), TimeCurve(((samples, backward_s),)))
+
 
 @dataclass(frozen=True)
 class Profile:

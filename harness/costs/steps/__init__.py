@@ -12,20 +12,7 @@ from harness.costs.steps.step import optimizer_s, step_cost
 from harness.costs.steps.table_time import Recompute
 
 __all__ = [
-    "MeasuredAllReduce",
-    "Recompute",
-    "StepCost",
-    "StreamTask",
-    "all_reduce_s",
-    "between_s",
-    "bytes_sent",
-    "eager_profile",
-    "fsdp_step_messages",
-    "optimizer_s",
-    "recomputed_pieces",
-    "server_cost",
-    "server_times",
-    "shards",
-    "slowest_of",
-    "step_cost",
-]
+    "MeasuredAllReduce", "Recompute", "StepCost", "StreamTask", "all_reduce_s", "between_s", "bytes_sent",
+    "eager_profile", "fsdp_step_messages", "optimizer_s", "recomputed_pieces", "server_cost", "server_times", "shards",
+    "slowest_of", "step_cost",
+]  # fmt: skip

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
 from harness.costs.memory.allocations import Event, Timeline
 from harness.costs.memory.states import QUANTISED_FROM
-from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
+from harness.costs.profiles.device_profile import LayerTime, Profile
 from harness.costs.profiles.shape import LayerShape, ModelShape
 
 PRODUCT_EFFICIENCY = {"vector": 0.85, "matrix": 0.74}
@@ -94,9 +94,10 @@ def eager_profile(shape: ModelShape, device: Device, precision: str, samples: fl
     timeline = Timeline.from_dict(shape.facts["timeline"])
     speeds = _Speeds.of(device, precision)
     times = tuple(
-        LayerTime(
-            TimeCurve(((samples, _forward_s(layer, timeline.of(k).forward, speeds, samples)),)),
-            TimeCurve(((samples, _backward_s(layer, timeline.of(k).backward, speeds, samples)),)),
+        LayerTime.at(
+            samples,
+            _forward_s(layer, timeline.of(k).forward, speeds, samples),
+            _backward_s(layer, timeline.of(k).backward, speeds, samples),
         )
         for k, layer in enumerate(shape.layers)
     )
