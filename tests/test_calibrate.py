@@ -260,7 +260,7 @@ def test_profiles_are_measured_once_and_then_give_the_same_run_again():
     first, second = (run_virtual(make_setup(cell)) for _ in range(2))
     assert first.steps == second.steps
     assert first.training_s == second.training_s > 0
-    assert any("measured (single, measured here over 8 and 16 samples" in note and "+-" in note for note in first.notes)
+    assert any("with batches of 8 and 16 samples" in note and "+-" in note for note in first.notes)
 
 
 # -- what shares a host's cores ----------------------------------------------------------------------------------------

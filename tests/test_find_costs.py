@@ -126,8 +126,8 @@ def test_an_update_moves_its_states(optimizer: Any, transfers: int) -> None:
 @pytest.mark.parametrize(
     ("model", "cluster", "says"),
     [
-        (BERT, {}, "name a device"),
-        ({"parameters": "25 M", "layers": 50}, {"device": "a100"}, "say sequence"),
+        (BERT, {}, "Set cluster.device"),
+        ({"parameters": "25 M", "layers": 50}, {"device": "a100"}, "Set sequence"),
     ],
 )
 def test_what_is_missing_is_said_with_what_to_do(model: dict[str, Any], cluster: dict[str, Any], says: str) -> None:
@@ -141,7 +141,7 @@ def test_a_model_with_mathematics_needs_a_trace_or_a_measurement() -> None:
     with pytest.raises(HarnessError, match="harness plan --measure"):
         profile_of(cell)
     own = make_cell(sweep__strategy=["single"], cluster={})
-    with pytest.raises(HarnessError, match="never measured on this machine"):
+    with pytest.raises(HarnessError, match="not measured on this machine yet"):
         profile_of(own)
     measured = profile_of(make_cell(sweep__strategy=["single"]), TWO_LAYERS)
     assert profile_of(own, measured=measured) is measured

@@ -89,7 +89,7 @@ def test_a_batch_that_needs_more_is_out_of_memory_and_the_one_named_fits():
     said = memory_verdict(limited, host(), shape)
     assert said is not None
     sizes = [f"{size / 2**20:.3g} MiB" for size in (needed, limit, needed - limit)]
-    assert said.startswith("a device needs {} of {}: {} are missing; the largest layer is ".format(*sizes))
+    assert said.startswith("a device needs {} but has {}, {} too little; the largest layer is ".format(*sizes))
     most = int(said.partition("at most ")[2].split()[0])
     even = int(said.rpartition("micro_batch_size = ")[2])
     assert 0 < even <= most < 30

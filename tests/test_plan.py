@@ -523,7 +523,7 @@ def test_what_is_not_known_before_it_runs_is_a_question_mark() -> None:
     text = sweep("sync-ps", "gpus = 4") + BERT + ELSEWHERE
     (line,) = [line for line in describe(plan(text), host()).splitlines() if line.startswith("sync-ps  ")]
     assert line.split()[-4:] == ["?", "?", "?", "?"]
-    assert "?: several workers talk to each other" in describe(plan(text), host())
+    assert "?: it depends on how workers communicate" in describe(plan(text), host())
     assert "step  " not in describe(plan(sweep("sync-ps", "gpus = 2")), host())
 
 
@@ -539,9 +539,9 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
     full, fitting = [line for line in shown if line.startswith("sync-ddp  ")]
     assert full.split()[-5:] == ["?", "?", "out", "of", "memory"]
     assert "GiB" in fitting
-    (reason,) = [line for line in shown if "GiB are missing" in line]
+    (reason,) = [line for line in shown if "GiB too little" in line]
     assert "the largest layer is block 0" in reason
-    assert "at once; of a batch of 32, micro_batch_size = " in reason
+    assert "at once; for the batch of 32, set micro_batch_size = " in reason
 
     def largest(dram: str) -> Prediction:
         asked = text.replace("[32, 1]", '"largest"') + f'[limits]\ndram = "{dram}"'
@@ -563,7 +563,7 @@ def test_the_largest_micro_batch_is_the_whole_batch_without_a_limit_and_needs_ac
     device = "[cluster]\ndevice = { samples_per_second = 52, batch_size = 16 }\n"
     assert price(plan(text + BERT + device).cells[0], host()).micro_batch_size == 8
     sizes = text + GIVEN_SIZES + device + '[limits]\ndram = "16 GB"'
-    assert "activations are not given" in price(plan(sizes).cells[0], host()).reason
+    assert "does not give its activations" in price(plan(sizes).cells[0], host()).reason
 
 
 def test_measurements_from_elsewhere_go_to_the_cells_that_their_keys_fit() -> None:

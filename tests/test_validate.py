@@ -319,7 +319,7 @@ def test_one_device_under_other_settings_is_scaled_by_the_estimates_of_both(dire
 @pytest.mark.parametrize(
     ("model", "device", "says"),
     [
-        ("net", "V100", "net is no model that is traced here"),
+        ("net", "V100", "no model of the harness is called net"),
         ("resnet50-of-another-size", "V100", "has 5,000,000 parameters; the model traced here has 25,557,032"),
         ("resnet50", "abacus", "no data sheet of a device called 'abacus'"),
     ],
@@ -357,7 +357,12 @@ def test_the_command_writes_every_target_and_prints_every_kind(directory, tmp_pa
     assert sum(line["predicted"] == "" for line in lines) == 2
     assert all(line["reason"] for line in lines if not line["predicted"])
     assert [line["input_bound"] for line in lines if line["model"] == "starved"] == ["yes"]
-    for words in ("single-node data parallel", "pipeline bubble [points]", "limited by their input", "refitted"):
+    for words in (
+        "single-node data parallel",
+        "pipeline bubble [points]",
+        "limited by their input",
+        "fitted on the other cases",
+    ):
         assert words in result.output
 
 
@@ -518,7 +523,7 @@ def test_a_constant_that_only_one_case_knows_is_its_prior_without_it(tables):
     problem = ConstantsFit(tables, "replicas", rows[::6])
     start = problem.position({name: FITTED[name].value for name in problem.names})
     errors = problem.errors(start)
-    position = problem.step(start, errors, problem.slopes(start, errors), trust=1.0)
+    position = problem.step(start, errors, problem.slopes(start, errors))
     refitted = problem.constants(position)
     for name in ("apply_bytes_per_s", "host_spread_fraction"):
         assert getattr(refitted, name) == pytest.approx(FITTED[name].prior, rel=1e-3)

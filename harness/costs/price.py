@@ -55,9 +55,9 @@ def price(cell: Cell, host: Host) -> Prediction:
     if cell.engine != "virtual" or cell.not_possible:
         return Prediction(reason="it runs on this machine")
     if cell.faults:
-        return Prediction(reason="its faults are drawn step by step; running it tells")
+        return Prediction(reason="its faults are random; run it to find out")
     if cell.workers > 1 or cell.servers:
-        return Prediction(reason="several workers talk to each other; running it tells")
+        return Prediction(reason="it depends on how workers communicate; run it to find out")
     strategy = host.strategies[cell.strategy]
     layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
     try:
@@ -78,7 +78,7 @@ def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
     if shape.facts.get("activations") == "unknown":
         if cell.micro_batch_size == LARGEST:
             return Prediction(
-                reason="the largest micro-batch cannot be found: workload.model's activations are not given"
+                reason="the largest micro-batch is not known: workload.model does not give its activations"
             )
         return Prediction(micro_batch_size=cell.micro_batch_size)
     cell = resolve_largest(cell, host, shape)

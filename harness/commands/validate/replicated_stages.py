@@ -39,7 +39,7 @@ def cut_for(seconds: Sequence[float], replicas: Sequence[int]) -> list[int]:
         ValueError: there are fewer layers than stages.
     """
     if len(seconds) < len(replicas):
-        raise ValueError(f"{len(replicas)} stages need as many layers; there are {len(seconds)}")
+        raise ValueError(f"{len(replicas)} stages need at least {len(replicas)} layers; there are {len(seconds)}")
     before, total = [0.0, *accumulate(seconds)], len(seconds)
     # best[end]: the slowest of the stages so far, where they hold the first `end` layers.
     best, starts = [0.0, *[math.inf] * total], []

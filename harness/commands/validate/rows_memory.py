@@ -125,7 +125,7 @@ def _peak_bytes(published: Tables, row: TableRow, block: TomlTable, constants: C
     if context is None:
         reference = reference_of(row, published.inputs)
         if reference is None or reference.batch_per_gpu != row.batch_per_gpu:
-            raise Unpredictable("neither the context's size nor a calibration row of the same batch is there")
+            raise Unpredictable("the context's size is not known, and there is no calibration row of the same batch")
         # Replicas hold what one device holds.
         return reference.value * UNITS[row.unit]
     if row.batch_per_gpu is None:

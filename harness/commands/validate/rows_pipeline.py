@@ -127,7 +127,11 @@ def _sample_s(published: Tables, reference: TableRow, constants: Constants) -> f
 
 
 def pipeline_step(published: Tables, row: TableRow, sample_s: float, constants: Constants) -> StepCost:
-    """Return the cost of one mini-batch of a row on devices that need `sample_s` for one sample, forward and back."""
+    """Return the cost of one mini-batch of a row on devices that need `sample_s` for one sample, forward and back.
+
+    Raises:
+        Unpredictable: the mini-batch is not stated, or the schedule has no table.
+    """
     block = block_of(published, row)
     batch, pieces = row.batch_per_gpu, row.microbatches or 1
     if batch is None:
@@ -188,7 +192,7 @@ def schedule_of(strategy: str, block: TomlTable, weight: float = 1.0) -> Schedul
         Unpredictable: there is none of that name.
     """
     if strategy not in SPLIT_STRATEGIES:
-        raise Unpredictable(f"schedule {strategy!r} has no table; there are {', '.join(SPLIT_STRATEGIES)}")
+        raise Unpredictable(f"schedule {strategy!r} is not known; known are {', '.join(SPLIT_STRATEGIES)}")
     return _schedule(strategy, _chunks(block), weight if strategy in KEPT else 1.0)
 
 

@@ -98,7 +98,11 @@ def predict_utilisation(published: Tables, row: TableRow, constants: Constants) 
 
 
 def replica_step_s(published: Tables, row: TableRow, single_s: float, constants: Constants) -> float:
-    """Return the seconds of a row's step on devices that compute `single_s`."""
+    """Return the seconds of a row's step on devices that compute `single_s`.
+
+    Raises:
+        Unpredictable: there is no law for the strategy.
+    """
     block, cluster = block_of(published, row), row_cluster(published, row, constants)
     gpus, pieces, batch = row.gpus or 1, row.microbatches or 1, round(row.batch_per_gpu or DEFAULT_BATCH)
     num_bytes, width = parameter_bytes(published, row, block), element_bytes(row.precision)

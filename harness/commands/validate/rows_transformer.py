@@ -147,6 +147,9 @@ def calibrated_step_s(
     A layer's arithmetic grows with tokens, with the square of the hidden size, and by attention with their product.
 
     Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix.
+
+    Raises:
+        Unpredictable: degrees of parallelism are not stated.
     """
     sample_s = _sample_s(published, reference, measured_s, constants)
     ratio = _arithmetic(_degrees(row)) / _arithmetic(_degrees(reference))

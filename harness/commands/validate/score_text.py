@@ -60,7 +60,7 @@ def report_text(
     if left_out is not None:
         lines += [
             "",
-            *_table("Constants refitted without the case", by_kind(left_out)),
+            *_table("Constants fitted on the other cases", by_kind(left_out)),
         ]
     if verbose:
         lines += ["", *_table("By series", by_series(predictions))]
@@ -70,10 +70,10 @@ def report_text(
 def _introduction(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     facts = sum(not row.is_input and not row.scored for row in published.rows)
     yield (
-        f"{published.path}: {len(predictions)} rows to predict from {len(published.inputs)} allowed inputs"
-        f" ({facts} rows are facts, not targets)"
+        f"{published.path}: {len(predictions)} rows to predict, {len(published.inputs)} rows to calibrate on"
+        f" ({facts} more rows are facts that nothing predicts)"
     )
-    yield "errors in percent, [points]: in percentage points; linear: MAPE of perfect linear scaling"
+    yield "Errors are in percent, or in percentage points at [points]. linear: MAPE of perfect linear scaling."
 
 
 def _table(title: str, groups: Mapping[Any, Sequence[PredictedRow]]) -> Iterator[str]:
@@ -110,7 +110,7 @@ def _missing(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator
         yield f"    {count} of {table}, {kind}: {reason}"
     if published.outcomes:
         yield ""
-        yield f"convergence.csv: {published.outcomes} outcomes of training; costs do not predict them, runs do"
+        yield f"convergence.csv: {published.outcomes} outcomes of training, which costs cannot predict"
 
 
 def _constants(constants: Constants) -> Iterator[str]:

@@ -53,7 +53,7 @@ def _traced(name: str, text: str, precision: str) -> ModelShape:
     model = max((m for key, m in _ours().items() if name.startswith(key)), key=lambda m: len(m.name), default=None)
     sample = None if model is None else _sample(model, text)
     if model is None or sample is None:
-        raise Unpredictable(f"{name} is no model that is traced here")
+        raise Unpredictable(f"no model of the harness is called {name}")
     key = tracer_key(model) | {
         "model": model.name,
         "sample": asdict(sample),

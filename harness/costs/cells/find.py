@@ -133,7 +133,9 @@ def _origins(given: ClusterFigures, calibrated: bool) -> list[str]:
     if given.servers:
         texts.append(f"parameter servers {given.servers.placement}")
     if not given.intra_node and not given.inter_node:
-        texts.append("links as calibrated here" if calibrated else "links as processes of one host usually have them")
+        texts.append(
+            "links as calibrated on this machine" if calibrated else "typical links between processes of one host"
+        )
     return texts
 
 
@@ -166,7 +168,7 @@ def profile_of(cell: Cell, shape: ModelShape | None = None, measured: Profile | 
             raise HarnessError(_unmeasured(cell))
         return found
     if shape is None:
-        raise HarnessError(f"{_name(cell)}: its layers are not known yet; `harness plan --measure` traces them")
+        raise HarnessError(f"{_name(cell)}: its layers are not known yet. Run `harness plan --measure` to trace them")
     return _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
 
 
@@ -177,10 +179,10 @@ def _name(cell: Cell) -> str:
 def _unmeasured(cell: Cell) -> str:
     if is_given(cell.workload.model):
         return (
-            f"{_name(cell)}: it cannot be measured here, having no mathematics; name a device (cluster.device or "
-            "cluster.preset), or give its figure: cluster.device = { samples_per_second = ..., batch_size = ... }"
+            f"{_name(cell)}: this model has sizes only, so it cannot be timed on this machine. Set cluster.device or "
+            "cluster.preset, or give a measured speed: cluster.device = { samples_per_second = ..., batch_size = ... }"
         )
-    return f"{_name(cell)}: never measured on this machine; `harness plan --measure` does it"
+    return f"{_name(cell)}: not measured on this machine yet. Run `harness plan --measure`"
 
 
 def _of_file(cell: Cell, device: DeviceFigures | StepFigures | None) -> Profile:
@@ -214,7 +216,7 @@ def _spread(shape: ModelShape, device: StepFigures) -> Profile:
         for weight in weights
     )
     by = "operations" if sum(flops) else "parameters"
-    text = f"{text}, given by the scenario for a whole step, optimizer included, and spread over layers by {by}"
+    text = f"{text}, given by the scenario for a whole step with its optimizer, divided among layers by {by}"
     return Profile(shape, times, origin="given", text=text, error=GIVEN_ERROR)
 
 
@@ -222,8 +224,8 @@ def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:
     """Estimate a profile from a data sheet: each layer computes or moves data, whichever takes longer."""
     if not any(layer.forward_flops.at(1) for layer in shape.layers):
         raise HarnessError(
-            f"{_name(cell)}: how much it computes is not known, so {device.name} cannot be estimated; say "
-            "sequence (tokens of a sample) or forward_flops in workload.model, or give the device's own figure: "
+            f"{_name(cell)}: its number of operations is not known, so its speed on {device.name} cannot be "
+            "estimated. Set sequence (tokens per sample) or forward_flops in workload.model, or give a measured speed: "
             "cluster.device = { samples_per_second = ..., batch_size = ... }"
         )
     precision = cell.workload.precision

@@ -33,25 +33,25 @@ def read_tables(path: Path, gpu: str | None = None) -> dict[int, MeasuredTable]:
         if ranks > 1 and num_bytes > 0 and seconds > 0:
             found.setdefault(ranks, {})[num_bytes] = seconds
     if not found:
-        raise ValueError(f"{path} holds no measured all-reduce; {FORMS}")
+        raise ValueError(f"{path} has no measured all-reduce; expected {FORMS}")
     return {ranks: tuple(sorted(points.items())) for ranks, points in sorted(found.items())}
 
 
 def _columns(text: str, gpu: str | None, path: Path) -> Iterator[tuple[int, float, float]]:
     rows = list(csv.DictReader(io.StringIO(text)))
     if not rows or not {"n", "bytes", "seconds"} <= set(rows[0]):
-        raise ValueError(f"{path} is no table of all-reduces; {FORMS}")
+        raise ValueError(f"{path} is not a table of all-reduces; expected {FORMS}")
     names = list(dict.fromkeys(row.get("gpu") or "" for row in rows))
     if gpu is None and len(names) > 1:
-        raise ValueError(f'{path} has several: add gpu = "{names[0]}" (or {", ".join(names[1:])})')
+        raise ValueError(f'{path} has tables of several GPUs: add gpu = "{names[0]}" (or {", ".join(names[1:])})')
     if gpu is not None and gpu not in names:
-        raise ValueError(f"{path} has no gpu {gpu!r}; one of {', '.join(names)}")
+        raise ValueError(f"{path} has no gpu {gpu!r}; write one of {', '.join(names)}")
     for row in rows:
         if gpu is None or row.get("gpu") == gpu:
             try:
                 yield int(row["n"]), float(row["bytes"]), float(row["seconds"])
             except (TypeError, ValueError):
-                raise ValueError(f"{path}: a row that is not numbers: {row}; {FORMS}") from None
+                raise ValueError(f"{path}: this row is not numbers: {row}; expected {FORMS}") from None
 
 
 def _printed(text: str) -> Iterator[tuple[int, float, float]]:

@@ -111,7 +111,7 @@ def make_profile(by_size: Mapping[int, Mapping[str, Any]]) -> Profile:
         )
         for k in range(len(whole["forward_s"]))
     )
-    beside = f"beside {whole['neighbours']} busy" if whole["neighbours"] else "alone"
+    beside = f", with {whole['neighbours']} other busy devices" if whole["neighbours"] else ""
     return Profile(
         shape=ModelShape.from_dict(whole["shape"]),
         times=times,
@@ -120,7 +120,7 @@ def make_profile(by_size: Mapping[int, Mapping[str, Any]]) -> Profile:
         launch_s=whole["launch_s"],
         memory_bandwidth_bytes_per_s=whole["memory_bandwidth_bytes_per_s"],
         origin="measured",
-        text=f"single, measured here over {' and '.join(map(str, sizes))} samples, {beside}, on {whole['device']}",
+        text=f"single, measured on {whole['device']} with batches of {' and '.join(map(str, sizes))} samples{beside}",
         error=max(LEAST_MEASURED_ERROR, *(content["spread"] for content in contents)),
     )
 

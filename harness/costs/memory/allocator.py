@@ -34,7 +34,7 @@ class OutOfMemory(Exception):
 
     def __init__(self, missing_bytes: int) -> None:
         self.missing_bytes = missing_bytes
-        super().__init__(f"{missing_bytes} bytes too few")
+        super().__init__(f"{missing_bytes} bytes too little")
 
 
 class Allocator(Protocol):
@@ -48,7 +48,11 @@ class Allocator(Protocol):
         """Most bytes held at once, in use or not."""
 
     def allocate(self, num_bytes: float) -> MemoryBlock:
-        """Return memory; 0 bytes are nothing."""
+        """Return memory; 0 bytes are nothing.
+
+        Raises:
+            OutOfMemory: there is no room for it.
+        """
 
     def free(self, block: MemoryBlock) -> None:
         """Take it back."""
@@ -84,7 +88,11 @@ class PlainAllocator:
         return self.peak_allocated
 
     def allocate(self, num_bytes: float) -> MemoryBlock:
-        """Count the bytes."""
+        """Count the bytes.
+
+        Raises:
+            OutOfMemory: there is no room for them.
+        """
         block = MemoryBlock(0, int(num_bytes), small=False)
         self.allocated += block.num_bytes
         if self.capacity is not None and self.allocated > self.capacity:

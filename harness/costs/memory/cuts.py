@@ -52,7 +52,7 @@ def balance_within(weights: Sequence[float], parts: int, fits: Callable[[int, in
     """
     total = len(weights)
     if parts > total:
-        raise Impossible(f"{parts} stages need as many layers; there are {total}")
+        raise Impossible(f"{parts} stages need at least {parts} layers; there are {total}")
     before = [0.0, *accumulate(weights)]
     best = [0.0, *[math.inf] * total]
     starts: list[list[int]] = []
@@ -69,7 +69,7 @@ def balance_within(weights: Sequence[float], parts: int, fits: Callable[[int, in
         best = found
         starts.append(chosen)
     if math.isinf(best[total]):
-        raise Impossible(f"no cut into {parts} stages fits")
+        raise Impossible(f"no split into {parts} stages fits")
     ends = [total]
     for chosen in reversed(starts):
         ends.append(chosen[ends[-1]])
@@ -106,4 +106,4 @@ def _missing(sizes: Sequence[int], needs: Needs, limits: Sequence[int]) -> str:
     ]
     missing, stage, size = max(rows)
     layers = counted(size, "layer")
-    return f"balanced by time, stage {stage} ({layers}) misses {memory_size(max(0, missing))}"
+    return f"balanced by time, stage {stage} ({layers}) needs {memory_size(max(0, missing))} more"

@@ -76,7 +76,7 @@ def memory_verdict(cell: Cell, host: Host, shape: ModelShape) -> str | None:
     needed = estimate.fullest.total_bytes
     layer = estimate.largest_layer
     where = f"stage {estimate.fullest.rank}" if layout.pipeline > 1 else "a device"
-    missing = f"{memory_size(needed)} of {memory_size(limit)}: {memory_size(needed - limit)} are missing"
+    missing = f"{memory_size(needed)} but has {memory_size(limit)}, {memory_size(needed - limit)} too little"
     return (
         f"{where} needs {missing}; the largest layer is {layer.name} ({memory_size(layer.total)}); "
         f"{_what_fits(cell, layout, work, shape, constants, limit)}"
@@ -95,7 +95,7 @@ def _what_fits(
         instead = "" if layout.recompute else ", or recompute activations"
         return f"not even a single sample fits; spread the model over more devices{instead}"
     samples = counted(free, "sample fits", "samples fit")
-    return f"at most {samples} at once; of a batch of {cell.batch_size}, micro_batch_size = {even}"
+    return f"at most {samples} at once; for the batch of {cell.batch_size}, set micro_batch_size = {even}"
 
 
 def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:
@@ -112,7 +112,7 @@ def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:
         return replace(cell, micro_batch_size=cell.batch_size)
     if shape.facts.get("activations") == "unknown":
         raise InputError(
-            ['micro_batch_size = "largest": what the model keeps is not known; say activations, or hidden and sequence']
+            ['micro_batch_size = "largest": activations are not known. Set activations, or hidden and sequence']
         )
     layout, work = layout_of(cell, host), _work(replace(cell, micro_batch_size=cell.batch_size), host)
     found = largest(shape, layout, work, cell.dram_bytes, constants_of(cell), batch_size=cell.batch_size)

@@ -35,7 +35,7 @@ def state_bytes(layer: LayerShape, optimizer: Named, element_bytes: int = 4) -> 
         return sum(_quantised(size) for size in layer.tensors)
     if name not in MOMENTS:
         known = ", ".join((*MOMENTS, "adafactor", "adam8bit"))
-        raise ValueError(f"nothing is known of the memory of an optimizer called {name!r}; known are {known}")
+        raise ValueError(f"the memory of optimizer {name!r} is not known; write one of {known}")
     extra = 1 if name in ("sgd", "rmsprop") and optimizer.options.get("momentum") else 0
     return element_bytes * layer.parameters * (MOMENTS[name] + extra)
 

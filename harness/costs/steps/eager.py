@@ -88,9 +88,9 @@ def eager_profile(shape: ModelShape, device: Device, precision: str, samples: fl
         ValueError: the shape was not traced, or nothing is known of the optimizer.
     """
     if "timeline" not in shape.facts:
-        raise ValueError("only of traced models is it known which tensors their passes make")
+        raise ValueError("this model was not traced, so the tensors of its passes are not known")
     if optimizer not in UPDATES:
-        raise ValueError(f"nothing is known of the steps of an optimizer called {optimizer!r}")
+        raise ValueError(f"the steps of optimizer {optimizer!r} are not known; write one of {', '.join(UPDATES)}")
     timeline = Timeline.from_dict(shape.facts["timeline"])
     speeds = _Speeds.of(device, precision)
     times = tuple(
