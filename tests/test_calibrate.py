@@ -19,6 +19,7 @@ from harness.commands.calibrate import describe
 from harness.commands.cli import main
 from harness.core import cache
 from harness.core.machine import Machine, detect_machine
+from harness.core.records import from_json, to_json
 from harness.costs.cells import find
 from harness.costs.cells.measured import (
     links_key,
@@ -161,7 +162,7 @@ def test_a_cluster_comes_back_from_json_as_it_was(runtime, groups):
     cluster = Cluster(
         "here", 2, Bus(LinkFigures(1e-5, 1e9), groups, tables), LinkFigures(1e-4, 1e8), runtime=runtime, error=0.1
     )
-    assert Cluster.from_dict(json.loads(json.dumps(cluster.to_dict()))) == cluster
+    assert from_json(Cluster, json.loads(json.dumps(to_json(cluster)))) == cluster
 
 
 def content(forward: list[float], backward: list[float], **changes: Any) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def content(forward: list[float], backward: list[float], **changes: Any) -> dict
         "launch_s": 1e-6,
         "memory_bandwidth_bytes_per_s": 1e9,
     }
-    facts = {"neighbours": 1, "device": "a core", "steps": 9, "shape": ModelShape(layers).to_dict()}
+    facts = {"neighbours": 1, "device": "a core", "steps": 9, "shape": to_json(ModelShape(layers))}
     return {"forward_s": forward, "backward_s": backward} | figures | facts | changes
 
 
@@ -184,7 +185,7 @@ def test_a_profile_joins_sizes_and_never_falls_with_samples():
     assert profile.times[0].forward.at(12) == 1.0
     assert profile.origin == "measured"
     assert profile.error == 0.03
-    assert "8 and 16 samples, beside 1 busy" in profile.text
+    assert "8 and 16 samples, with 1 other busy device" in profile.text
 
 
 @pytest.mark.parametrize(
@@ -420,7 +421,7 @@ def test_showing_what_was_never_calibrated_says_what_to_do():
 def stored_links() -> dict[str, Any]:
     tables = {"all-reduce": [(1024, 1e-4), (2**20, 1e-3)], "point-to-point": [(1024, 5e-5), (2**20, 5e-4)]}
     cluster = calibrated(wrapper_s=1e-4, stall=fit.level([(0.001, 0.0005)]))
-    return {"cluster": cluster.to_dict(), "raw": {"groups": {"2": {"collectives": tables}}}, "measured_at": 1000.0}
+    return {"cluster": to_json(cluster), "raw": {"groups": {"2": {"collectives": tables}}}, "measured_at": 1000.0}
 
 
 def test_what_is_stored_is_shown_with_its_age():

@@ -16,6 +16,7 @@ from harness.core.errors import InputError
 from harness.core.given_cluster import GivenServers
 from harness.core.machine import Machine
 from harness.core.outcome import Outcome
+from harness.core.records import from_json, to_json
 from harness.costs.cells.find import cluster_of
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
 from harness.costs.profiles.constants import PLAIN
@@ -254,7 +255,7 @@ def test_servers_become_figures():
     found = cluster_of(cell_with(written))
     assert found.servers == Servers("dedicated", 4, 2e9, LinkFigures(0.0, 3.125e9))
     assert found.node_link is not None  # one node of workers, and other nodes of servers
-    assert Cluster.from_dict(found.to_dict()) == found
+    assert from_json(Cluster, to_json(found)) == found
     assert cluster_of(cell_with({"placement": "cpu"})).node_link is None
 
 

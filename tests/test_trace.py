@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.core.records import from_json, to_json
 from harness.costs.memory.allocations import Timeline
 from harness.costs.profiles.shape import ModelShape
 from harness.costs.tracing.trace import Rules, named_layers, trace_model
@@ -188,7 +189,7 @@ def test_a_model_that_needs_real_tensors_is_run_with_them():
 
 def test_a_shape_survives_json():
     found = traced("lenet5", DIGITS, {})
-    again = ModelShape.from_dict(json.loads(json.dumps(found.to_dict())))
+    again = from_json(ModelShape, json.loads(json.dumps(to_json(found))))
     assert again == found
     assert Timeline.from_dict(again.facts["timeline"]) == Timeline.from_dict(found.facts["timeline"])
 

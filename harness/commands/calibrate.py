@@ -9,6 +9,7 @@ from typing import Any
 from harness.core import cache
 from harness.core.errors import NothingDone
 from harness.core.machine import detect_machine
+from harness.core.records import from_json
 from harness.core.words import bandwidth, duration, exact_duration, memory_size
 from harness.costs.cells import links_key
 from harness.costs.profiles import Cluster
@@ -46,7 +47,7 @@ def describe(content: Mapping[str, Any], now_s: float | None = None) -> str:
         content: as `harness.engines.calibration.link_times` keeps it.
         now_s: the time that ages are counted to; default: now.
     """
-    cluster = Cluster.from_dict(content["cluster"])
+    cluster = from_json(Cluster, content["cluster"])
     age = (time.time() if now_s is None else now_s) - content["measured_at"]
     lines = [f"{cluster.device}: measured {exact_duration(max(0.0, age), 3)} ago"]
     for ranks, found in content["raw"]["groups"].items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core import cache
 from harness.core.code_hash import text_hash
 from harness.core.errors import HarnessError
-from harness.core.records import to_json
+from harness.core.records import from_json, to_json
 from harness.costs.cells.find import given_shape
 from harness.costs.profiles.shape import ModelShape
 from harness.workloads.entries import DataShape, Model, seen_shape
@@ -47,13 +47,13 @@ def kept_or_traced(key: Mapping[str, object], trace: Callable[[], ModelShape]) -
     if kept is not None:
         return kept
     shape = trace()
-    cache.save(_KIND, key, shape.to_dict())
+    cache.save(_KIND, key, to_json(shape))
     return shape
 
 
 def _kept(key: Mapping[str, object]) -> ModelShape | None:
     content = cache.load(_KIND, key)
-    return None if content is None else ModelShape.from_dict(content)
+    return None if content is None else from_json(ModelShape, content)
 
 
 def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from harness.core import cache
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
-from harness.core.records import to_json
+from harness.core.records import Unreadable, from_json, to_json
+from harness.core.words import counted
 from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
@@ -69,7 +70,7 @@ def measured_id(cell: Cell) -> str:
     profile, cluster = load_profile(cell, machine), load_cluster(cell.device, cell.threads_per_device, machine)
     if profile is None:
         return ""
-    content = json.dumps([profile.to_dict(), cluster and cluster.to_dict()], sort_keys=True, default=str)
+    content = json.dumps([to_json(profile), cluster and to_json(cluster)], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -83,7 +84,7 @@ def _stored(cell: Cell, machine: Machine, size: int) -> dict[str, Any] | None:
     content = cache.load("profile", profile_key(cell, machine, size))
     try:
         return content if content is not None and make_profile({size: content}) else None
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, Unreadable):
         return None
 
 
@@ -111,9 +112,9 @@ def make_profile(by_size: Mapping[int, Mapping[str, Any]]) -> Profile:
         )
         for k in range(len(whole["forward_s"]))
     )
-    beside = f", with {whole['neighbours']} other busy devices" if whole["neighbours"] else ""
+    beside = ", with " + counted(whole["neighbours"], "other busy device") if whole["neighbours"] else ""
     return Profile(
-        shape=ModelShape.from_dict(whole["shape"]),
+        shape=from_json(ModelShape, whole["shape"]),
         times=times,
         optimizer_s=whole["optimizer_s"],
         step_s=whole["step_s"],
@@ -144,6 +145,6 @@ def load_cluster(device: str, threads: int, machine: Machine | None = None) -> C
     """Return this machine as `harness calibrate` measured it, or None."""
     content = cache.load("links", links_key(machine or detect_machine(), device, threads))
     try:
-        return None if content is None else Cluster.from_dict(content["cluster"])
-    except (KeyError, TypeError):
+        return None if content is None else from_json(Cluster, content["cluster"])
+    except (KeyError, TypeError, Unreadable):
         return None  # kept by another version, which measured something else

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from harness.core.given_cluster import LinkFigures as LinkFigures
 from harness.core.given_cluster import MeasuredTable as MeasuredTable
@@ -100,30 +100,3 @@ class Cluster:
     def nodes(self, devices: int) -> int:
         """Return how many nodes so many devices fill."""
         return -(-devices // self.gpus_per_node)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Cluster:
-        """Return the cluster that `to_dict` was called on."""
-        links = {name: LinkFigures(**link) if (link := content[name]) else None for name in ("node_link", "host_link")}
-        parts: dict[str, Any] = {"bus": _bus(content["bus"]), "servers": _servers(content["servers"])}
-        parts["runtime"] = Runtime.from_dict(content["runtime"])
-        return cls(**{**content, **links, **parts, "constants": Constants(**content["constants"])})
-
-
-def _servers(content: Mapping[str, Any] | None) -> Servers | None:
-    if content is None:
-        return None
-    return Servers(**{**content, "link": LinkFigures(**link) if (link := content.get("link")) else None})
-
-
-def _bus(content: Mapping[str, Any]) -> Bus:
-    # JSON has no numbers as keys.
-    groups = {int(ranks): LinkFigures(**link) for ranks, link in content["by_group"].items()}
-    tables = {int(ranks): tuple((size, s) for size, s in table) for ranks, table in content["tables"].items()}
-    across = LinkFigures(**link) if (link := content["across"]) else None
-    own = {"link": LinkFigures(**content["link"]), "by_group": groups, "tables": tables, "across": across}
-    return Bus(**{**content, **own})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from harness.costs.profiles.shape import ModelShape
 
@@ -33,11 +32,6 @@ class TimeCurve(NamedTuple):
     def scaled(self, factor: float) -> TimeCurve:
         """Return the curve with all seconds multiplied."""
         return TimeCurve(tuple((count, seconds * factor) for count, seconds in self.points))
-
-    @classmethod
-    def of(cls, content: Sequence[Any]) -> TimeCurve:
-        """Return the curve that JSON gives back as a list of its fields, as of any NamedTuple."""
-        return cls(tuple((count, seconds) for count, seconds in content[0]))
 
 
 NO_TIME = TimeCurve()
@@ -101,15 +95,3 @@ class Profile:
         """Return the profile of a device that computes `factor` times as long."""
         times = tuple(LayerTime(t.forward.scaled(factor), t.backward.scaled(factor)) for t in self.times)
         return replace(self, times=times, optimizer_s=self.optimizer_s * factor, step_s=self.step_s * factor)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Profile:
-        """Return the profile that `to_dict` was called on."""
-        times = tuple(
-            LayerTime(TimeCurve.of(entry["forward"]), TimeCurve.of(entry["backward"])) for entry in content["times"]
-        )
-        return cls(**{**content, "shape": ModelShape.from_dict(content["shape"]), "times": times})

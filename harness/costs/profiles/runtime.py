@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from harness.costs.profiles.device_profile import NO_TIME, TimeCurve
 
@@ -65,18 +63,3 @@ class Runtime:
     def hides_exchange(self, devices: int) -> bool:
         """Say whether computing hides an exchange: not where the threads that exchange have no core of their own."""
         return self.cores is None or self.cores >= 2 * devices * self.threads
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Runtime:
-        """Return the runtime that `to_dict` was called on."""
-        names = ("hop", "served", "served_apart", "exchanged", "load", "add", "stall")
-        curves = {name: TimeCurve.of(content[name]) for name in names}
-        written = content["messages"]
-        messages = None
-        if written is not None:
-            messages = Messages(*(TimeCurve.of(written[name]) for name in ("send", "arrive", "take")))
-        return cls(**{**content, **curves, "messages": messages})

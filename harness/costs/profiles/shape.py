@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -90,19 +90,3 @@ class ModelShape:
     def parameter_bytes(self) -> int:
         """Bytes of all parameters, and of all gradients."""
         return self.parameters * self.element_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> ModelShape:
-        """Return the shape that `to_dict` was called on."""
-        layers = tuple(_layer(entry) for entry in content["layers"])
-        return cls(**{**content, "layers": layers, "input_bytes": Linear(*content["input_bytes"])})
-
-
-def _layer(entry: Mapping[str, Any]) -> LayerShape:
-    kinds = ("activation_bytes", "output_bytes", "workspace_bytes", "forward_flops")
-    linear = {kind: Linear(*entry[kind]) for kind in kinds}
-    return LayerShape(**{**entry, **linear, "tensors": tuple(entry["tensors"]), "rows": tuple(entry.get("rows", ()))})

@@ -14,6 +14,7 @@ from typing import Any
 from harness.core import cache
 from harness.core.errors import MachineError
 from harness.core.machine import Machine
+from harness.core.records import to_json
 from harness.costs.cells import hardware, links_key
 from harness.costs.profiles import Cluster, Messages, Runtime
 from harness.engines.calibration import group_times as group
@@ -75,7 +76,7 @@ def calibrate(machine: Machine, device: str, threads: int, say: Say) -> Cluster:
     if device == "cpu":
         lost: dict[str, Any] = {field: fit.curve(table) for field, table in losses(machine, threads, cluster).items()}
         cluster = replace(cluster, runtime=replace(cluster.runtime, **lost))
-    content = {"cluster": cluster.to_dict(), "raw": json.loads(json.dumps(raw)), "measured_at": time.time()}
+    content = {"cluster": to_json(cluster), "raw": json.loads(json.dumps(raw)), "measured_at": time.time()}
     cache.save("links", links_key(machine, device, threads), content)
     return cluster
 

@@ -16,6 +16,7 @@ from harness.api.strategy import Batch
 from harness.core.cell import Cell, Goal
 from harness.core.errors import Impossible
 from harness.core.faults import NO_FAULTS
+from harness.core.records import to_json
 from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.real.clock import Ledger
@@ -189,7 +190,7 @@ def content_of(stepper: Stepper) -> dict[str, Any]:
         "step_s": typical(stepper.rests),
         "spread": spread(stepper.gradients),
         "steps": len(stepper.gradients),
-        "shape": shape_of(stepper).to_dict(),
+        "shape": to_json(shape_of(stepper)),
     }
 
 

@@ -9,7 +9,7 @@ from harness.core.addresses import Address
 from harness.core.step_parts import PART_COLUMNS, Part
 
 if TYPE_CHECKING:
-    from harness.costs.steps.result import StepCost
+    from harness.costs.steps import StepCost
     from harness.engines.virtual.lazy import Gradient
 
 
