@@ -93,7 +93,12 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @set_option
 @click.option("--only", multiple=True, metavar="KEY=VALUE", help="Run only these cells; the rest stays in the report.")
 @click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
-@click.option("--retry", multiple=True, type=click.Choice(list(Status)), help="Run cells with this status again.")
+@click.option(
+    "--retry",
+    multiple=True,
+    type=click.Choice([status.value for status in Status]),
+    help="Run cells with this status again.",
+)
 @click.option("--fresh", is_flag=True, help="Run everything again; what is there is moved aside.")
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
 @click.option("--strict", is_flag=True, help="End with 1 where a cell diverged, missed its target or was not possible.")

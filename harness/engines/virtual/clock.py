@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from harness.costs.steps import StepCost
     from harness.engines.virtual.lazy import Gradient
 
+_COMPUTE, _COMMUNICATION, _IDLE = (part.column for part in (Part.COMPUTE, Part.COMMUNICATION, Part.IDLE))
+"""Looked up once: every word is accounted for, and Python 3.11 takes 0.2 us to find a member of an enumeration."""
+
 
 class Ledger:
     """Rows of a worker, one for each step, with seconds by part; a server's stays empty."""
@@ -30,7 +33,8 @@ class Ledger:
         """Open the row of a step."""
         row: dict[str, Any] = dict.fromkeys(PART_COLUMNS, 0.0)
         row |= {"worker": self.worker, "device": 0, "step": step, "start_s": start_s}
-        self.rows.append(row | {"samples": 0, "loss": None, "staleness": 0, "base_version": version})
+        row |= {"samples": 0, "loss": None, "staleness": 0, "base_version": version}
+        self.rows.append(row)
 
     def add(self, part: Part, seconds: float) -> None:
         """Account seconds that the device is busy, when the word starts."""
@@ -40,15 +44,15 @@ class Ledger:
     def waited(self, idle_s: float, transfer_s: float) -> None:
         """Account a wait that has just ended: first for somebody else, then for the wire."""
         row = self.rows[-1]
-        row[Part.IDLE.column] += idle_s
-        row[Part.COMMUNICATION.column] += transfer_s
+        row[_IDLE] += idle_s
+        row[_COMMUNICATION] += transfer_s
 
     def computed(self, cost: StepCost, gradient: Gradient) -> None:
         """Account a gradient; its loss is read when it is known."""
         row = self.rows[-1]
-        row[Part.COMPUTE.column] += cost.compute_s
-        row[Part.COMMUNICATION.column] += cost.communication_s
-        row[Part.IDLE.column] += cost.idle_s
+        row[_COMPUTE] += cost.compute_s
+        row[_COMMUNICATION] += cost.communication_s
+        row[_IDLE] += cost.idle_s
         row["samples"] += gradient.num_samples
         row["loss"] = gradient.loss_box
         row["base_version"] = gradient.version

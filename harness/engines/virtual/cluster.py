@@ -36,6 +36,7 @@ class VirtualCluster:
         present: everybody who takes part, by address.
         meetings: means that some workers have called and others have not yet, by number.
         met_s: when the last one began.
+        apply_s: of one update at a server, once a gradient is there.
     """
 
     setup: Setup
@@ -60,6 +61,7 @@ class VirtualCluster:
         self.cores = None if runtime.cores is None else Cores(max(runtime.cores, cell.gpus * runtime.threads))
         described = self.costs.cluster.servers is not None and cell.servers > 0
         self.ways = ServerWays(self.costs, self.setup, self.interface_at) if described else None
+        self.apply_s = self.costs.apply_s if self.ways is None else self.ways.apply_s
         costs, waiting = (self.costs, 0.0) if self.ways is None else (self.ways.costs, self.ways.waiting_fraction)
         self.steps = StepCosts(costs, layout, cell.micro_batch_size, waiting)
 
@@ -72,26 +74,17 @@ class VirtualCluster:
         """Return the interface of a place."""
         return self.interfaces.setdefault(place, Interface())
 
-    @property
-    def apply_s(self) -> float:
-        """One update at a server, once a gradient is there."""
-        return self.costs.apply_s if self.ways is None else self.ways.apply_s
-
     def load_s(self, num_bytes: float) -> float:
         """Return the seconds of putting weights into a model, where their way did not end in it."""
         return 0.0 if self.ways is not None and self.ways.at_devices else self.costs.load_s(num_bytes)
 
-    def on_cores(self, address: Address, began_s: float, seconds: float) -> float:
+    def on_cores(self, cores: Cores, address: Address, began_s: float, seconds: float) -> float:
         """Return how long a word takes that starts then, given who else uses this host's cores."""
-        if self.cores is None:
-            return seconds
         devices = self.setup.layout.devices if address >= 0 else 1
-        return self.cores.occupy(address, began_s, seconds, devices * self.costs.cluster.runtime.threads)
+        return cores.occupy(address, began_s, seconds, devices * self.costs.cluster.runtime.threads)
 
-    def lost_by_serving(self, num_bytes: float) -> float:
+    def lost_by_serving(self, cores: Cores, num_bytes: float) -> float:
         """Return by how much a server's answer is late: more where workers and servers fight for this host's cores."""
-        if self.cores is None:
-            return 0.0
         cell, runtime = self.setup.cell, self.costs.cluster.runtime
-        crowded = cell.gpus * runtime.threads + cell.servers > self.cores.count
+        crowded = cell.gpus * runtime.threads + cell.servers > cores.count
         return (runtime.served if crowded else runtime.served_apart).at(num_bytes)
