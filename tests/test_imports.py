@@ -64,9 +64,9 @@ def test_analysis_and_report_know_nothing_of_engines():
 
 def test_figures_of_the_house_do_not_grow():
     """Ceilings: lower them when the house gets better, never raise them."""
-    assert len(HOUSE.name_collisions) <= 27
+    assert len(HOUSE.name_collisions) <= 26
     assert HOUSE.anys <= 812
-    assert len(HOUSE.doors) <= 8
+    assert len(HOUSE.doors) <= 7
 
 
 def test_bundled_strategies_import_only_what_a_stranger_may():

@@ -9,7 +9,7 @@ from typing import Literal
 MeasuredTable = tuple[tuple[float, float], ...]
 """An all-reduce as it was measured: (bytes, seconds), bytes rising."""
 
-Placement = Literal["cpu", "gpu", "co-located", "dedicated"]
+ServerPlacement = Literal["cpu", "gpu", "co-located", "dedicated"]
 """Where parameter servers run: on the workers' host CPU, the devices, the workers' nodes, or nodes of their own."""
 
 THIS_MACHINE = "this-machine"
@@ -83,7 +83,7 @@ class StepFigures:
 class GivenServers:
     """Parameter servers that the scenario speaks of; None stands for what follows from the cell."""
 
-    placement: Placement
+    placement: ServerPlacement
     count: int | None = None
     apply_bytes_per_s: float | None = None
     link: GivenLink | None = None

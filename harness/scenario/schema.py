@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from harness.api.strategy import Options
 from harness.core.faults import Death, Jitter, Straggler
-from harness.core.given_cluster import Placement
+from harness.core.given_cluster import ServerPlacement
 from harness.core.words import aligned
 from harness.scenario.read_faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
 from harness.scenario.value_types import (
@@ -82,7 +82,7 @@ DeviceKind = Annotated[
     BeforeValidator(word("auto", "cuda", "cpu", other="a kind of GPU to simulate stands in cluster.device")),
     WithJsonSchema({"enum": ["auto", "cuda", "cpu"]}),
 ]
-ServerPlacement = Annotated[Placement, *_words(*get_args(Placement))]
+ServerPlacement = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 JitterTable = Annotated[
     Jitter | None,

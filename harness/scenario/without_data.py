@@ -10,7 +10,7 @@ from typing import Any
 from harness.core.cell import Named
 from harness.core.errors import InputError
 from harness.core.words import counted, parameters
-from harness.costs.cells import file_hash, profile_of_file
+from harness.costs.cells import profile_hash, profile_of_file
 from harness.scenario.mistakes import Source, validated
 from harness.scenario.schema import GivenSizes, GivenTimes
 from harness.scenario.value_types import WITHOUT_MATHEMATICS
@@ -53,7 +53,7 @@ def read_given(named: Named, folder: Path, source: Source) -> tuple[GivenModel, 
         for problem in error.problems:
             source.problem((*path, "profile"), problem, options.profile)
         return None
-    return GivenModel(file.name, file_hash(file)), options
+    return GivenModel(file.name, profile_hash(file)), options
 
 
 def _size_in_words(options: GivenSizes) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from harness.analysis.roots import boundary
 from harness.commands.validate.case_models import items_per_sample
 from harness.commands.validate.case_systems import Unpredictable
 from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.core.units import SECONDS
 
-HALVINGS = 40
-"""Of a bracket: far below any table's resolution."""
+PRECISION = 2.0**-40
+"""Of a computing time that is fitted to a measurement: far below any table's resolution."""
 
 
 def computing_behind(measured_s: float, step_s: Callable[[float], float]) -> float:
@@ -20,11 +21,7 @@ def computing_behind(measured_s: float, step_s: Callable[[float], float]) -> flo
     Args:
         step_s: of a computing time; a step is never shorter for more computing.
     """
-    low, high = 0.0, measured_s
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if step_s(middle) < measured_s else (low, middle)
-    return high
+    return boundary(lambda seconds: step_s(seconds) >= measured_s, 0.0, measured_s, measured_s * PRECISION)
 
 
 def samples_of(row: TableRow) -> float:

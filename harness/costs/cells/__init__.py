@@ -1,7 +1,7 @@
 """What one cell runs on and computes: from its scenario, from the catalogue, or measured before on this machine."""
 
 from harness.costs.cells.find import cluster_of, devices_per_node, given_shape, profile_of
-from harness.costs.cells.given import file_hash, profile_of_file
+from harness.costs.cells.given import profile_hash, profile_of_file
 from harness.costs.cells.kept import find_shape, kept_or_traced, seen_by, shape_key, tracer_key
 from harness.costs.cells.link_tables import fitted_link, read_tables
 from harness.costs.cells.measured import (
@@ -17,8 +17,26 @@ from harness.costs.cells.measured import (
 )
 
 __all__ = [
-    "cluster_of", "devices_per_node", "file_hash", "find_shape", "fitted_link", "given_shape", "hardware",
-    "kept_or_traced", "links_key", "load_cluster", "load_profile", "measured_id", "missing_sizes", "needs_measuring",
-    "neighbours_of", "profile_key", "profile_of", "profile_of_file", "read_tables", "seen_by", "shape_key",
+    "cluster_of",
+    "devices_per_node",
+    "find_shape",
+    "fitted_link",
+    "given_shape",
+    "hardware",
+    "kept_or_traced",
+    "links_key",
+    "load_cluster",
+    "load_profile",
+    "measured_id",
+    "missing_sizes",
+    "needs_measuring",
+    "neighbours_of",
+    "profile_hash",
+    "profile_key",
+    "profile_of",
+    "profile_of_file",
+    "read_tables",
+    "seen_by",
+    "shape_key",
     "tracer_key",
 ]  # fmt: skip

@@ -145,7 +145,7 @@ def _facts(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: options[key] for key in ("layers", "sequence") if options.get(key)}
 
 
-def file_hash(path: Path) -> str:
+def profile_hash(path: Path) -> str:
     """Return what identifies a file of times."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

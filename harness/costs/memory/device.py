@@ -16,7 +16,7 @@ from harness.costs.memory.allocations import Timeline
 from harness.costs.memory.allocator import Allocator, CachingAllocator, OutOfMemory, PlainAllocator
 from harness.costs.memory.cuts import StageMemory, balance, balance_under
 from harness.costs.memory.gathered import passing_bytes
-from harness.costs.memory.replay import Part, replay
+from harness.costs.memory.replay import DevicePart, replay
 from harness.costs.memory.states import state_bytes
 from harness.costs.profiles.shape import LayerShape, ModelShape
 
@@ -352,14 +352,14 @@ def _unplayed(shape: ModelShape, work: Work, constants: DeviceConstants, row: _R
     return sum(row.kinds.values()) + round(workspace) + constants.library_bytes
 
 
-def _part(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConstants, row: _Row) -> Part:
+def _part(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConstants, row: _Row) -> DevicePart:
     layers = [shape.layers[k] for stage in row.stages.values() for k in stage]
     tensors = [
         _cut(size * shape.element_bytes, layer.split, layout.tensor) for layer in layers for size in layer.tensors
     ]
     buffers = [layer.buffers_bytes for layer in layers if layer.buffers_bytes]
     others = [size for size in (work.data_bytes, constants.library_bytes) if size]
-    return Part(
+    return DevicePart(
         layers=row.stages,
         actions=row.actions,
         samples=work.samples,

@@ -16,7 +16,7 @@ nothing (all bundled models, one device)."""
 
 
 @dataclass(frozen=True)
-class Part:
+class DevicePart:
     """What one device does of a step.
 
     Attributes:
@@ -42,7 +42,7 @@ class Part:
     tensor: int = 1
 
 
-def replay(shape: ModelShape, timeline: Timeline, part: Part, allocator: Allocator) -> None:
+def replay(shape: ModelShape, timeline: Timeline, part: DevicePart, allocator: Allocator) -> None:
     """Play some steps; the allocator knows afterwards.
 
     Raises:
@@ -73,7 +73,7 @@ class _Player:
 
     shape: ModelShape
     timeline: Timeline
-    part: Part
+    part: DevicePart
     allocator: Allocator
     live: dict[tuple[int, int, int], MemoryBlock] = field(default_factory=dict)
     kept: dict[tuple[int, int], MemoryBlock] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from harness.core.given_cluster import LinkFigures as LinkFigures
 from harness.core.given_cluster import MeasuredTable as MeasuredTable
-from harness.core.given_cluster import Placement
+from harness.core.given_cluster import ServerPlacement
 from harness.costs.profiles.constants import PLAIN, Constants
 from harness.costs.profiles.runtime import Runtime
 
@@ -45,7 +45,7 @@ class Servers:
         link: of each dedicated server's node; None: as the workers' nodes have.
     """
 
-    placement: Placement = "cpu"
+    placement: ServerPlacement = "cpu"
     count: int = 1
     apply_bytes_per_s: float = float("inf")
     link: LinkFigures | None = None
