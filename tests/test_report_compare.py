@@ -76,7 +76,7 @@ def test_every_point_is_drawn_the_worst_first_and_told_apart_by_colour_and_shape
     assert [name.rpartition(" ")[0].split()[-1] for name in names] == ["+40.0", "+20.0", "+0.1", "-20.0", "-60.0"]
     assert names[0].startswith("sync-ddp on 2 CPU cores, learning rate 0.4: ")
     kinds = table_of(figure).set_index("ratio")["kind"].sort_index()
-    assert kinds.tolist() == ["implausible", "improvement", "no change shown", "regression", "regression"]
+    assert kinds.tolist() == ["implausible", "improvement", "no clear change", "regression", "regression"]
     for mark in KIND_MARKS.values():
         assert mark.name in texts_of(figure)
         assert mark.colour in figure.svg or mark.colour == "#010203"
@@ -99,22 +99,22 @@ def test_of_many_points_findings_are_drawn_and_the_rest_is_counted() -> None:
     figure = drawn(nights(**scales))
     assert "+30.0 %" in next(text for text in texts_of(figure) if text.startswith("sync-ddp"))
     assert sum(text.startswith("sync-ddp") for text in texts_of(figure)) == MOST_MARKED
-    assert "In the CSV only: 5 more, none of them better or worse." in figure.caption
+    assert "5 more are only in the CSV, none of them better or worse." in figure.caption
     assert len(table_of(figure)) == 21
 
 
 def test_what_is_compared_exactly_is_said_in_words() -> None:
-    assert exact_in_words(nights(a=1.0)).endswith("; all are the same.")
+    assert exact_in_words(nights(a=1.0)).endswith(": all are the same.")
     worse = compare([virtual()], [virtual(bytes_sent_per_step=9e9)])
-    assert exact_in_words(worse).endswith("; not the same: 1.")
+    assert exact_in_words(worse).endswith(": 1 differs.")
     pushed = {"synchrony": "asynchronous", "dram_tensors_peak_bytes": None}
-    assert "nothing was compared exactly" in exact_in_words(compare([cell(**pushed)], [cell(**pushed)]))
+    assert "Nothing was compared exactly" in exact_in_words(compare([cell(**pushed)], [cell(**pushed)]))
 
 
 def test_the_step_is_drawn_before_and_after_where_it_got_worse_only() -> None:
     (figure,) = grown(nights(same=1.001, slow=1.2).changes)
     assert figure.title == "A step before and after, measured"
-    assert "new: 4.80 ms; exposed communication 1.40 ms, 601 us before" in texts_of(figure)
+    assert "new: 4.80 ms; exposed communication 1.40 ms (was 601 us)" in texts_of(figure)
     assert table_of(figure)["side"].tolist() == ["base", "new"]
     assert grown(nights(same=1.001).changes) == ()
     simulated = compare([virtual()], [virtual(step_s=STEP_S * 1.2)])
@@ -179,8 +179,8 @@ def test_where_it_got_worse_is_one_sentence() -> None:
     base, new = ([*side(a=scale), *(cell("b", k, strategy="single") for k in range(5))] for scale in (1.0, 1.3))
     shown = shown_against(Against(compare(base, new), ("base", "new")), new_page())
     assert shown.spread == (
-        "Where: sync-ddp, mostly in exposed communication. No regression shows in single; a step slower by 5 % would "
-        "have."
+        "Worse: sync-ddp, mostly in exposed communication. single shows no regression; a step 5 % slower would have "
+        "been detected."
     )
     (group,) = shown.groups
     (point,) = group.points

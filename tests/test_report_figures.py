@@ -72,7 +72,7 @@ def test_a_map_says_which_rate_is_good_where_and_what_is_too_large_for_most_work
     assert "Good rates: 0.1 for single on 1 device and async-ps on 4 workers; none for async-ps on 16 workers" in (
         drawing.caption
     )
-    assert "Too large for async-ps on 16 workers: 0.1 (collapsed 3 of 3 seeds)." in drawing.caption
+    assert "Too large for async-ps on 16 workers: 0.1 (3 of 3 seeds collapsed)." in drawing.caption
     assert {"good", "stuck", "collapsed", "slow", "0.001", "all seeds"} <= set(texts_of(drawing))
     assert "simulated" in drawing.title
 
@@ -116,8 +116,8 @@ def test_parts_say_who_computes_least_and_add_up() -> None:
     two = {"label": "sync-ddp, 2 cores", "simulated": False, "strategy": "sync-ddp", "gpus": 2}
     two |= parts(compute_s=0.002, communication_s=0.006)
     (drawing,) = drawn(part_panels, pd.DataFrame([one, two]))
-    assert "single, 1 core computes for 100 % of a step; sync-ddp, 2 cores only for 25 %" in drawing.caption
-    assert "exposed communication takes 75 % of it" in drawing.caption
+    assert "single, 1 core computes for 100 % of a step, sync-ddp, 2 cores only for 25 %" in drawing.caption
+    assert "exposed communication takes 75 %." in drawing.caption
     assert table_of(drawing)[list(LOOKS)].sum(axis=1).tolist() == pytest.approx([0.004, 0.008])
     assert "sync-ddp, 2 cores: 8.00 ms" in texts_of(drawing)
     assert "milliseconds per step, mean over devices" in texts_of(drawing)
@@ -148,8 +148,8 @@ def test_a_timeline_shows_a_window_of_every_worker_and_who_waits_longest() -> No
     assert window["start_s"].between(-0.01, 0.035).all()
     shown = window.assign(simulated=False, strategy="async-ps", label="async-ps, 3 cores", gpus=3, window_s=0.035)
     (drawing,) = drawn(timeline_panels, shown)
-    assert "worker 1 waits longest: 1.00 ms of each step, worker 0 for nothing" in drawing.caption
-    assert "Drawn: 2 of 3 devices of async-ps, 3 cores." in drawing.caption
+    assert "worker 1 waits longest: 1.00 ms of each step, worker 0 does not wait" in drawing.caption
+    assert "Only 2 of 3 devices of async-ps, 3 cores are drawn." in drawing.caption
 
 
 def test_steps_without_times_have_no_timeline() -> None:
@@ -161,14 +161,14 @@ def test_a_bubble_stands_beside_its_theory() -> None:
     row = {"label": "pipeline", "simulated": True, "strategy": "model-split", "gpus": 4, "schedule": "1f1b"}
     row |= {"stages": 4, "microbatches": 8, "bubble": 0.31, "ideal": 3 / 11, "cell_id": "c"}
     (drawing,) = drawn(bubble_panels, pd.DataFrame([row]))
-    assert "idles for 31 % of a step where 1f1b alone makes it 27 %" in drawing.caption
+    assert "idles for 31 % of a step; in theory 1f1b idles for 27 %" in drawing.caption
 
 
 def test_staleness_is_told_by_its_median_and_tail() -> None:
     frame = pd.DataFrame({"staleness": [0, 1, 2, 3], "share": [0.2, 0.5, 0.2, 0.1]})
     frame = frame.assign(simulated=False, strategy="async-ps", label="async-ps on 4", gpus=4)
     (drawing,) = drawn(staleness_panels, frame)
-    assert drawing.caption == "Half of the updates of async-ps on 4 are at most 1 update old, 95 % at most 3."
+    assert drawing.caption == "Half of the gradients of async-ps on 4 are at most 1 update old, 95 % at most 3."
 
 
 # -- target, speed, memory ---------------------------------------------------------------------------------------------
@@ -186,16 +186,16 @@ def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
     assert "sure: 5 of 5 seeds reached the target, median 2.20 s (93.75 % interval 2.00 s to 2.40 s)" in (
         drawing.caption
     )
-    assert "No seed of never got there." in drawing.caption
+    assert "No seed of never reached it." in drawing.caption
     assert "half: 9.00 s expected (1 of 3 seeds)" in texts_of(drawing)
-    assert "never: 0 of 1 seeds got there" in texts_of(drawing)
+    assert "never: 0 of 1 seeds reached it" in texts_of(drawing)
     assert table_of(drawing)["reached"].sum() == 6
 
 
 def test_fewer_than_five_seeds_get_no_interval() -> None:
     (drawing,) = drawn(target_panels, [way("few", *(SeedRun(value, True) for value in (1.0, 2.0, 3.0)))])
-    assert "Below five seeds no interval is given." in drawing.caption
-    assert "its interval" not in texts_of(drawing)
+    assert "An interval needs 5 seeds." in drawing.caption
+    assert "interval of the median" not in texts_of(drawing)
     assert drawn(target_panels, [way("never", SeedRun(1.0, False))]) == []
 
 
@@ -224,8 +224,8 @@ def scaling_row(gpus: int, speedup: float, **changes: Any) -> dict[str, Any]:
 
 def test_scaling_names_its_base_and_the_ideal() -> None:
     (drawing,) = drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5)]))
-    assert "sync-ddp on 16: 1.5 times as fast as sync-ddp on 4, of 4 times at best (38 %)" in drawing.caption
-    assert "ideal: as many times" in texts_of(drawing)
+    assert "sync-ddp on 16: 1.5 times as fast as sync-ddp on 4 (ideal: 4 times; efficiency 38 %)" in drawing.caption
+    assert "ideal (linear)" in texts_of(drawing)
     assert "simulated speed-up" in texts_of(drawing)
     assert "serial" not in drawing.caption  # through one point goes any law
     assert drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0)])) == []
@@ -235,13 +235,13 @@ def test_scaling_names_its_base_and_the_ideal() -> None:
 def test_intervals_of_speed_ups_say_what_they_are_over(between: bool, words: str) -> None:
     known = {"speedup_low": 1.4, "speedup_high": 1.6, "between_runs": between}
     (drawing,) = drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5, **known)]))
-    assert f"Upright lines: 95 % intervals, {words}" in drawing.caption
+    assert f"Vertical lines are 95 % intervals {words}" in drawing.caption
 
 
 def test_strong_scaling_says_what_share_of_the_work_is_as_if_serial() -> None:
     rows = [scaling_row(4 * n, 1 / (0.2 + 0.8 / n)) for n in (1, 2, 4, 8)]
     (drawing,) = drawn(scaling_panels, pd.DataFrame(rows))
-    assert "sync-ddp scales as if 20 % of its work were serial: 5 times at most" in drawing.caption
+    assert "sync-ddp scales as if 20 % of its work were serial: at most 5 times as fast" in drawing.caption
     weak = [row | {"scaling": "weak"} for row in rows]
     (drawing,) = drawn(scaling_panels, pd.DataFrame(weak))
     assert "serial" not in drawing.caption
@@ -257,12 +257,12 @@ def test_memory_stands_against_the_capacity_and_simulated_speed_with_its_band() 
     bars = pd.DataFrame([bar("small", throughput=50.0), bar("large", **{"dram.activations": 2.5 * 2**30})])
     (memory,) = drawn(dram_panels, bars)
     assert memory.caption == (
-        "large holds 3.5 GiB on its fullest device, most of it activations: 88 % of the 4 GiB that there are (dotted "
-        "line); small the least, 3 GiB."
+        "large needs the most: 3.5 GiB on its fullest device, mostly activations. That is 88 % of the 4 GiB available "
+        "(dotted line). small needs the least, 3 GiB."
     )
     (speed,) = drawn(throughput_panels, bars)
-    assert "large trains 100 samples a simulated second, 2 times as many as small (50)" in speed.caption
-    assert "good to ±20 % at worst" in speed.caption
+    assert "large is fastest: 100 samples per simulated second, 2 times as many as small (50)." in speed.caption
+    assert "Dashed lines show the stated error, at most ±20 %." in speed.caption
 
 
 def test_allocator_and_nvml_have_figures_of_their_own() -> None:
@@ -272,7 +272,7 @@ def test_allocator_and_nvml_have_figures_of_their_own() -> None:
     assert counted.title == "Counted DRAM, measured"
     assert allocator.title == "DRAM as CUDA's allocator holds it, measured"
     assert allocator.caption == (
-        "all: 1 GiB allocated, 2 GiB reserved. That is 50 % of the 4 GiB that there are (dotted line)."
+        "all: 1 GiB allocated, 2 GiB reserved. That is 50 % of the 4 GiB available (dotted line)."
     )
     assert nvml.caption.startswith("all: 3 GiB in use. That is 75 %")
     assert not any("some" in text for text in texts_of(allocator) + texts_of(nvml))
@@ -303,9 +303,9 @@ def test_tails_name_the_longest_its_outliers_and_the_slowest_worker() -> None:
     rows = [tail("even", 2e-3, 2.1e-3, 2.2e-3), tail("long", 2e-3, 5e-3, 9e-3, outliers=4, outlier_share=0.06, **slow)]
     (drawing,) = drawn(tail_panels, pd.DataFrame(rows))
     assert drawing.caption == (
-        "Longest tail: of long 95 % of 200 steps take at most 5.00 ms, 2.50 times the median, the longest 9.00 ms; 4 "
-        "outliers took 6 % of the time. Outliers are far beyond the quartiles; they stay in every other figure. "
-        "Slowest of long: worker 2 computes 1.50 times as long as the others."
+        "long has the longest tail: 95 % of 200 steps take at most 5.00 ms (2.50 times the median), the longest "
+        "9.00 ms. 4 outliers took 6 % of the time. Every other figure includes the outliers. In long, worker 2 is the "
+        "slowest: it computes 1.50 times as long as the others."
     )
     assert "even: 95 % below 2.10 ms" in texts_of(drawing)
     equal = pd.DataFrame([tail("clock", 2e-3, 2e-3, 2e-3, simulated=True)])
@@ -322,12 +322,12 @@ def test_train_against_validation_says_who_overfitted() -> None:
     curves = pd.concat([losses("over", [1.0, 0.1], [1.0, 0.8]), losses("fine", [1.0, 0.5], [1.0, 0.55])])
     (drawing,) = drawn(fit_panels, curves, {"over": "overfit", "fine": "fits"})
     assert drawing.caption == (
-        "The validation loss of over ends at 8.00 times its training loss, the widest gap. Overfitted: over (1 of 1 "
+        "over has the widest gap: its validation loss ends at 8.00 times its training loss. Overfitted: over (1 of 1 "
         "seeds)."
     )
     assert "fine: training loss 0.5, validation loss 0.55; 1 of 1 seeds fits." in drawing.svg
     (drawing,) = drawn(fit_panels, losses("fine", [1.0, 0.5], [1.0, 0.55]), {"fine": "fits"})
-    assert drawing.caption.endswith("None over- or underfits.")
+    assert drawing.caption.endswith("No strategy overfits or underfits.")
     assert drawn(fit_panels, losses("none", [1.0, 0.5], [math.nan] * 2), {}) == []
 
 
@@ -367,21 +367,21 @@ def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
             [bar(f"wrong{NOT_RANKED}", throughput=900.0, ranked=False), bar("right"), bar("slower", throughput=50.0)]
         ),
     )
-    assert "right trains 100 samples a simulated second, 2 times as many as slower (50)" in speed.caption
+    assert "right is fastest: 100 samples per simulated second, 2 times as many as slower (50)" in speed.caption
 
 
 def test_an_interval_of_a_median_does_not_stand_beside_an_expected_time() -> None:
     runs = [SeedRun(1.0 + k / 10, True) for k in range(9)] + [SeedRun(4.0, False)]
     (drawing,) = drawn(target_panels, [way("most", *runs)])
     assert "interval" not in drawing.caption
-    assert "its interval" not in texts_of(drawing)
+    assert "interval of the median" not in texts_of(drawing)
 
 
 def test_where_all_need_as_many_samples_nobody_needs_more() -> None:
     runs = tuple(SeedRun(value, True) for value in (3200.0, 6400.0, 9600.0))
     rows = [ToTarget(False, "single", name, runs, reached_by(runs)) for name in ("one", "two")]
     (drawing,) = drawn(target_panels, rows, SAMPLES)
-    assert "All take as many." in drawing.caption
+    assert "All need equally many." in drawing.caption
 
 
 def test_a_figure_of_some_of_the_points_says_so_and_speaks_for_them_only() -> None:
@@ -389,7 +389,7 @@ def test_a_figure_of_some_of_the_points_says_so_and_speaks_for_them_only() -> No
     lines.append(losses("last", [1.0, 0.1], [1.0, 0.9]))
     (drawing,) = drawn(fit_panels, pd.concat(lines), {f"line {k}": "fits" for k in range(5)})
     assert "The first 6 of 8 points are drawn." in drawing.caption
-    assert "None over- or underfits" not in drawing.caption  # of one line that is drawn nobody knows
+    assert "No strategy overfits" not in drawing.caption  # of one line that is drawn nobody knows
 
 
 def test_the_context_of_simulated_gpus_is_in_their_figure_only() -> None:
@@ -433,7 +433,9 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
         for seed in (0, 1, 2)
     ]  # fmt: skip
     (drawing,) = drawn(batch_panels, pd.DataFrame(rows))
-    assert "32 times the batch (8 to 256) takes 7.15 times fewer updates of single: diminishing" in drawing.caption
+    assert (
+        "single needs 7.15 times fewer updates with a batch 32 times larger (8 to 256): diminishing" in drawing.caption
+    )
     critical = re.search(r"Critical batch: (\d+) samples", drawing.caption)
     assert critical is not None
     assert int(critical[1]) == pytest.approx(64, rel=0.05)
@@ -462,12 +464,12 @@ def test_noise_scale_says_whether_larger_batches_still_save_steps() -> None:
     (drawing,) = drawn(noise_panels, pd.concat([small, mixed, large]))
     assert drawing.title == "Gradient noise scale, measured"
     assert (
-        "small: a step of 8 samples is below the noise scale of 12 to 170 samples (40 over the whole run, 300 "
-        "updates): larger batches, and so more devices, still save steps."
+        "small: its batch of 8 is below the noise scale (12 to 170 samples; 40 over the whole run, 300 updates). "
+        "Larger batches, and so more devices, still save steps."
     ) in drawing.caption
-    assert "mixed: a step of 32 samples is above the noise scale while that is low, down to 12" in drawing.caption
-    assert "large: a step of 256 samples is above the noise scale of 12 to 170 samples" in drawing.caption
-    assert "larger batches save hardly any steps. Medians over 3 seeds" in drawing.caption
+    assert "mixed: its batch of 32 is within the range of the noise scale (12 to 170 samples" in drawing.caption
+    assert "large: its batch of 256 is above the noise scale (12 to 170 samples" in drawing.caption
+    assert "Larger batches save hardly any steps. Medians over 3 seeds" in drawing.caption
     assert {"samples seen", "noise scale, samples", "global batch", "small"} <= set(texts_of(drawing))
     assert table_of(drawing)["noise_scale"].tolist() == [120.0, 12.0, 170.0] * 3
 

@@ -263,13 +263,13 @@ def report_of(folder: Path) -> str:
 
 def test_the_report_shows_what_show_prints(results):
     page = report_of(results / "results" / "ticket")
-    assert "<h2>Observed beside predicted, in figures</h2>" in page
+    assert "<h2>Predicted and observed, in numbers</h2>" in page
     assert "205 samples/s (the ticket)" in page
     assert "<h2>Why more devices are hardly faster</h2>" in page
     assert "Each step of 256 samples computes for 308 ms (1.23 s on 4 devices)" in page
-    assert "<b>What would turn it:</b> " in page
+    assert "<b>What would change the answer:</b> " in page
     assert "Gb/s (configured: " in page
-    assert "Predicted beside measured, in figures" not in page
+    assert "Predicted and measured, in numbers" not in page
 
 
 def test_the_report_sets_twins_side_by_side(tmp_path):
@@ -278,7 +278,7 @@ def test_the_report_sets_twins_side_by_side(tmp_path):
     real = replace(virtual, cell=replace(virtual.cell, engine="real", cell_id="real-cell", observed=()), row=row)
     folder = store(tmp_path, [virtual, real]) / "results" / "ticket"
     page = report_of(folder)
-    table = page.split("<h2>Predicted beside measured, in figures</h2>")[1].split("</section>")[0]
+    table = page.split("<h2>Predicted and measured, in numbers</h2>")[1].split("</section>")[0]
     assert "step time: median error 50.0 %, worst 50.0 % (1 point); 0 of 1 measurements lie inside" in table
     assert "-50.0 %" in table
     assert "<td>no</td>" in table

@@ -35,8 +35,8 @@ BADGES: Mapping[ChangeKind | None, str] = {
 
 TITLES: Mapping[ChangeKind, str] = {
     ChangeKind.REGRESSION: "Worse",
-    ChangeKind.IMPLAUSIBLE: "Too good to be true: check that the same work is still done",
-    ChangeKind.UNDECIDED: "Undecided: chance explains it as well",
+    ChangeKind.IMPLAUSIBLE: "Too good to be true: check that it still does the same work",
+    ChangeKind.UNDECIDED: "Undecided: this could be chance",
     ChangeKind.IMPROVEMENT: "Better",
 }
 
@@ -148,10 +148,11 @@ def shown_against(against: Against, page: Page) -> ShownAgainst:
 def exact_in_words(found: Comparison) -> str:
     """Say what was compared without an interval, and what came of it."""
     if not found.exact:
-        return "Nothing that both sides have is deterministic: nothing was compared exactly."
+        return "Nothing was compared exactly: the two sides share no deterministic values."
     differ = sum(finding.exact for finding in found.findings)
-    what = f"{found.exact} values (bytes, samples, updates, counted memory)"
-    return f"Compared exactly, not drawn: {what}; {f'not the same: {differ}' if differ else 'all are the same'}."
+    differing = f"{differ} differs" if differ == 1 else f"{differ} differ"
+    what = f"{found.exact} values (bytes, samples, updates, counted memory) were compared exactly and are not drawn"
+    return f"{what}: {differing if differ else 'all are the same'}."
 
 
 def _spread(found: Comparison) -> str:
@@ -162,18 +163,18 @@ def _spread(found: Comparison) -> str:
     others = list(dict.fromkeys(name for row in rows if (name := str(row["strategy"])) not in worse))
     if not worse:
         return ""
-    text = f"Where: {listed(worse)}{f', mostly in {parts}' if parts else ''}."
+    text = f"Worse: {listed(worse)}{f', mostly in {parts}' if parts else ''}."
     return f"{text} {_unshown(found, others)}" if others else text
 
 
 def _unshown(found: Comparison, others: Sequence[str]) -> str:
     """Say who shows no regression, and from what growth of a step on one would have shown."""
     factors = [d.factor for d in found.detectable if d.quantity is UPDATE_TIME and d.row["strategy"] in others]
-    text = f"No regression shows in {listed(others)}"
+    text = f"{listed(others)} {'shows' if len(others) == 1 else 'show'} no regression"
     if not factors:
         return f"{text}."
     least, most = (f"{100 * (factor - 1):.3g}" for factor in (min(factors), max(factors)))
-    return f"{text}; a step slower by {least if least == most else f'{least} to {most}'} % would have."
+    return f"{text}; a step {least if least == most else f'{least} to {most}'} % slower would have been detected."
 
 
 def _capital(text: str) -> str:

@@ -6,124 +6,133 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "Learning rates": (
         (
             "regime",
-            "what the loss of every step says of the learning rate: stuck (nothing learnt, the weights at rest) and "
-            "slow: too small; good; oscillating (the loss rises again by a fifth of where it began, or above it), "
-            "collapsed (nothing learnt, the weights far away) and diverged (not a number, or far above the beginning): "
-            "too large",
+            "What the training loss says about the learning rate. Too small: stuck (nothing learned, weights hardly "
+            "move) or slow. Good. Too large: oscillating (the loss rises again by a fifth of its starting value, or "
+            "above that value), collapsed (nothing learned, weights far from their start) or diverged (not a number, "
+            "or far above its starting value).",
         ),
         (
             "all seeds, 3 of 5 seeds",
-            "how many seeds show the regime that most of them show; of several as frequent the largest",
+            "How many seeds show the regime in the field. The field names the most frequent one; of equally frequent "
+            "ones it names the one with the larger rate.",
         ),
-        ("reached 4/5", "how many seeds reached the target: another question than the regime"),
-        ("workers", "holders of a copy of the training state of their own; devices where there is one copy"),
+        ("reached 4/5", "How many seeds reached the target. This is independent of the regime."),
+        ("workers", "Processes that hold their own copy of the training state. Devices, if there is only one copy."),
     ),
     "Convergence": (
         (
             "time to the target",
-            "training time until the first of two consecutive evaluations at or above the target, on the validation "
-            "split; setting up and evaluating left out",
+            "Training time until the first of two consecutive evaluations at or above the target, on the validation "
+            "split. Setup and evaluation do not count.",
         ),
         (
             "interval",
-            "between order statistics of the seeds; it covers the median with the probability that is given, whatever "
-            "the distribution. None below five seeds",
+            "Interval for the median, taken between order statistics of the seeds. It covers the median with the "
+            "stated probability for any distribution. It needs at least five seeds.",
         ),
         (
             "expected",
-            "time until the target where a run that fails is followed by another with another seed: all time spent "
-            "over the runs that got there",
+            "Time to the target if every failed run is repeated with another seed: all time spent, divided by the "
+            "number of runs that reached the target.",
         ),
-        ("median curve", "median over seeds at each place, as far as all of them ran"),
-        ("training loss", "mean over the steps since the evaluation before"),
+        ("median curve", "Median over seeds. It ends where the shortest run ends."),
+        ("training loss", "Mean over the steps since the previous evaluation."),
         (
             "overfitted, underfitted",
-            "overfitted: the validation loss has risen by a tenth from its lowest while the training loss went on "
-            "falling; underfitted: more than half of the initial loss is left in training",
+            "Overfitted: the validation loss has risen by a tenth from its minimum while the training loss kept "
+            "falling. Underfitted: the training loss is still above half of its initial value.",
         ),
     ),
     "Throughput and scaling": (
-        ("throughput", "samples of the whole job per second on the training clock, after warm-up"),
+        ("throughput", "Samples per second of the whole job on the training clock, after warm-up."),
         (
             "speed-up",
-            "throughput over that of the base, which is named: single with the same global batch (strong scaling) or "
-            "the same batch of each rank (weak), else the fewest devices of the same strategy; always of one engine",
+            "Throughput divided by that of the named base. The base is single with the same global batch (strong "
+            "scaling) or with the same batch per rank (weak scaling), otherwise the same strategy on the fewest "
+            "devices. Base and point always ran on the same engine.",
         ),
         (
             "serial share",
-            "share of the work that more devices do not speed up, if the rest were divided among them without loss: "
-            "the fit of Amdahl's law to a line; its inverse is the most that any number of devices could gain",
+            "Share of the work that more devices do not speed up, from a fit of Amdahl's law to the line. One divided "
+            "by it is the largest possible speed-up.",
         ),
-        ("efficiency", "speed-up over how many times as many devices there are, in percent behind each speed-up"),
+        ("efficiency", "Speed-up divided by the increase in devices, in percent."),
         (
             "steps against batch",
-            "updates to the target at the best rate of each global batch; perfect: twice the batch takes half as many; "
-            "maximal: no fewer; between them diminishing. The critical batch is where a step costs twice the samples "
-            "that training could do with",
+            "Updates to the target at the best learning rate of each global batch. Perfect: twice the batch needs half "
+            "the updates. Maximal: a larger batch saves none. Between them, returns diminish. At the critical batch, "
+            "reaching the target takes twice the samples that training could do with.",
         ),
         (
             "noise scale",
-            "global batch at which the noise of a step's gradient is as large as the gradient: variance of one "
-            "sample's gradient over the squared length of the true one, before clipping, momentum and weight decay. "
-            "Well below it twice the batch takes half as many steps, well above hardly fewer. Known where a server "
-            "averages gradients computed one by one; an estimate is of a window of updates, its interval (Fieller, "
-            "95 %) of how they differ. A window whose gradient cannot be told from its noise is a gap; over the whole "
-            "run updates with a large gradient count for more",
+            "Global batch at which the noise of a step's gradient is as large as the gradient: the variance of one "
+            "sample's gradient divided by the squared length of the true gradient, before clipping, momentum and "
+            "weight decay. Well below it, twice the batch needs half the steps; well above it, a larger batch saves "
+            "hardly any. It is known where a server averages gradients that were computed separately. Each estimate "
+            "covers a window of updates, with a 95 % interval (Fieller) from how they differ. A gap is a window whose "
+            "gradient is not distinguishable from noise. The value over the whole run weights updates with large "
+            "gradients more.",
         ),
-        ("broken line", "two standard deviations of a prediction's own uncertainty to either side"),
+        ("broken line", "Prediction plus and minus two standard deviations of its own uncertainty."),
     ),
     "Where the time went": (
         (
             "parts of a step",
-            "means over devices, without overlap: computing; exposed communication, which is transfer that nothing "
-            "hides; waiting for a later worker, a server or a stage; input; and the rest of the loop. Of asynchronous "
-            "workers: seconds between two updates of the weights. Shown is the cell whose step has median length",
+            "Mean over devices, without overlap: computing, exposed communication (transfers that nothing hides), "
+            "waiting (for a slower worker, a server or a stage), input, and the rest of the loop. For asynchronous "
+            "workers: seconds between two updates of the weights. The cell with the median step time is shown.",
         ),
         (
             "how step times spread",
-            "seconds from one step of the first worker to its next, after warm-up, of the first run of each point; "
-            "outliers lie more than three quartile distances above the upper quartile",
+            "Time between the starts of two consecutive steps of the first worker, after warm-up, in the first run of "
+            "each point. Outliers lie more than three interquartile ranges above the upper quartile.",
         ),
-        ("who waits for whom", "a few steps from the middle of a run, all strategies on one clock"),
-        ("bubble", "share of a step in which a stage of a pipeline idles; in theory with equal stages and free links"),
-        ("staleness", "updates of the weights between reading them for a gradient and applying that gradient"),
+        ("who waits for whom", "A few steps from the middle of a run, all strategies on one clock."),
+        (
+            "bubble",
+            "Share of a step in which a pipeline stage is idle. The theory assumes equal stages and no transfer time.",
+        ),
+        ("staleness", "Updates of the weights between reading them for a gradient and applying that gradient."),
     ),
     "Devices over time": (
         (
             "CPU cores busy",
-            "CPU time of the cell's processes between two readings, as the system counts it, for each device; a "
-            "process that waits by asking again and again is busy too",
+            "CPU time per device that the system counted for the cell's processes between two readings. A process that "
+            "polls while it waits counts as busy.",
         ),
         (
             "GPU utilisation as NVML reports it",
-            "share of the driver's last sampling period in which at least one kernel ran: neither how much of the GPU "
-            "it used nor whether it computed",
+            "Share of the driver's last sampling period in which at least one kernel ran. It does not say how much of "
+            "the GPU the kernel used, nor whether it computed.",
         ),
         (
             "share of time spent computing",
-            "seconds of computing over seconds of training in a window of several steps, mean over devices; within a "
-            "step it is spread evenly",
+            "Computing time divided by training time in a window of several steps, mean over devices. Within a step, "
+            "computing is spread evenly.",
         ),
-        ("which run", "the run with the median result of each strategy at its best rate and batch"),
+        ("which run", "The run with the median result of each strategy at its best learning rate and batch."),
     ),
     "Memory": (
         (
             "counted DRAM",
-            "bytes of tensors on the device that holds most, counted tensor by tensor at their peak: parameters, "
-            "gradients, optimizer, activations, buffers and copies; what an allocator reserves is not in it",
+            "Bytes of all tensors on the fullest device at their peak, counted one by one: parameters, gradients, "
+            "optimizer, activations, buffers and copies. Memory that an allocator only reserves is not included.",
         ),
-        ("context", "what the driver keeps for itself on a GPU; no tensor and no allocator is in it"),
+        ("context", "Memory that the driver keeps for itself on a GPU. It holds no tensors."),
         (
             "allocated, reserved",
-            "bytes that CUDA's allocator has handed out and bytes that it keeps from the device, each at its peak; "
-            "simulated: its rules replayed over the tensors of a step",
+            "Bytes that the CUDA allocator has handed out, and bytes that it has taken from the device, each at its "
+            "peak. Simulated: its rules are replayed over the tensors of a step.",
         ),
-        ("NVML", "what the driver counts on the device: this cell's processes where it tells them apart, else all"),
-        ("capacity", "what a device has to use: its memory without what the system keeps, or the scenario's limit"),
+        ("NVML", "What the driver counts on the device: this cell's processes if it can separate them, otherwise all."),
+        ("capacity", "Usable memory of a device: its size minus what the system keeps, or the scenario's limit."),
     ),
-    "Predicted beside measured": (
-        ("predicted", "median over simulated seeds; the band is two standard deviations of its stated uncertainty"),
-        ("measured", "median over real seeds, from the least to the most, or what the scenario says was observed"),
+    "Predicted and measured": (
+        ("predicted", "Median over simulated seeds. The band is two standard deviations of its stated uncertainty."),
+        (
+            "measured",
+            "Median over real seeds, with a line from minimum to maximum; or what the scenario says was observed.",
+        ),
     ),
 }
 """By the heading under which the figures stand: terms with their meaning."""

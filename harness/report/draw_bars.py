@@ -55,7 +55,7 @@ def throughput_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
         title=f"Throughput, {kind_in_words(simulated)}",
         height_inch=0.75 + 0.46 * len(labels),
         draw=draw,
-        caption=f"{_fastest(compared, clock)}{_spread(counts)}{_stated(stated)}.{more}",
+        caption=f"{_fastest(compared, clock)}{_spread(counts)}{_stated(stated)}{more}",
         details=f"{'; '.join(words)}.",
         table=groups["throughput"].agg(["median", "min", "max", "count"]).loc[labels].reset_index(),
     )
@@ -63,17 +63,17 @@ def throughput_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
 
 def _fastest(medians: pd.Series, clock: str) -> str:
     best, worst = medians.idxmax(), medians.idxmin()
-    text = f"{best} trains {medians[best]:,.0f} samples a {clock}"
     if best == worst:
-        return text
-    return f"{text}, {medians[best] / medians[worst]:.3g} times as many as {worst} ({medians[worst]:,.0f})"
+        return f"{best} trains {medians[best]:,.0f} samples per {clock}."
+    ahead = f"{medians[best] / medians[worst]:.3g} times as many as {worst} ({medians[worst]:,.0f})"
+    return f"{best} is fastest: {medians[best]:,.0f} samples per {clock}, {ahead}."
 
 
 def _spread(counts: pd.Series) -> str:
     if counts.max() == 1:
         return ""
     cells = f"{counts.min()} to {counts.max()}" if counts.min() < counts.max() else f"{counts.max()}"
-    return f"; bars are medians of {cells} cells, lines reach from the least to the most"
+    return f" Bars are medians of {cells} cells; solid lines span minimum to maximum."
 
 
 def _bands(axes: Axes, medians: pd.Series, stated: pd.Series) -> None:
@@ -87,7 +87,7 @@ def _bands(axes: Axes, medians: pd.Series, stated: pd.Series) -> None:
 def _stated(stated: pd.Series) -> str:
     if stated.isna().all():
         return ""
-    return f"; broken lines: good to \N{PLUS-MINUS SIGN}{share_in_percent(INSIDE * stated.max())} at worst"
+    return f" Dashed lines show the stated error, at most \N{PLUS-MINUS SIGN}{share_in_percent(INSIDE * stated.max())}."
 
 
 def shown_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:

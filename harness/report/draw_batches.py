@@ -16,6 +16,10 @@ LEAST_BATCHES = 3
 """Batches that reached the target from which on a curve is drawn: two fit any hyperbola; chosen."""
 
 
+GAINS = {"perfect": "perfect scaling", "diminishing": "diminishing returns", "maximal": "no further gain"}
+"""What a larger batch brings, by regime."""
+
+
 def batch_panels(cells: pd.DataFrame) -> list[Panel]:
     """Draw steps to the target against the global batch, for each strategy and engine with enough of them.
 
@@ -53,7 +57,7 @@ def _batches(table: pd.DataFrame, critical: CriticalBatch, strategy: str, simula
         grid = np.geomspace(least, most, 40)
         axes.plot(grid, [fit.steps(batch) for batch in grid], "--", color=colour, label="fitted hyperbola")
         perfect = fit.steps(least) * least / grid
-        axes.plot(grid, perfect, ":", color=INK, label="perfect: twice the batch, half the steps")
+        axes.plot(grid, perfect, ":", color=INK, label="perfect: twice the batch, half the updates")
         _regimes(axes, fit, least, most)
         axes.set(xscale="log", yscale="log", xlabel="global batch, samples", ylabel="updates to the target")
         for axis in (axes.xaxis, axes.yaxis):
@@ -96,11 +100,11 @@ def _caption(known: pd.DataFrame, critical: CriticalBatch, strategy: str) -> str
     times = high["global_batch_size"] / low["global_batch_size"]
     fewer = low["steps_to_target"] / high["steps_to_target"]
     text = (
-        f"{times:.3g} times the batch ({low['global_batch_size']} to {high['global_batch_size']}) takes {fewer:.3g} "
-        f"times fewer updates of {strategy}: {high['regime']} at the largest."
+        f"{strategy} needs {fewer:.3g} times fewer updates with a batch {times:.3g} times larger "
+        f"({low['global_batch_size']} to {high['global_batch_size']}): {GAINS[high['regime']]} at the largest."
     )
     if math.isinf(critical.fit.critical_batch):
-        return f"{text} No limit shows among the batches tried."
+        return f"{text} No batch tried was too large to help."
     text += f" Critical batch: {critical.fit.critical_batch:,.0f} samples"
     if critical.interval is not None and math.isfinite(critical.interval.high):
         text += f" ({critical.interval.low:,.0f} to {critical.interval.high:,.0f})"

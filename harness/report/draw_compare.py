@@ -35,8 +35,8 @@ BEYOND = 2.0
 anywhere, and the ratios would all lie on one spot."""
 
 
-NO_CHANGE = "no change shown"
-"""What is neither worse nor better: too little, or not told from noise."""
+NO_CHANGE = "no clear change"
+"""What is neither worse nor better: too small a change, or within the noise."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _axis(axes: Axes, low: float, high: float, bottom: float) -> None:
     axes.set_xscale("log")
     axes.set_xticks(kept, [f"{100 * (tick - 1):+.3g} %" if tick != 1 else "0" for tick in kept])
     axes.set_xticks([], minor=True)
-    axes.set(xlim=(low, high), ylim=(bottom, 0), xlabel="new against base; right of 0 is worse")
+    axes.set(xlim=(low, high), ylim=(bottom, 0), xlabel="change from base to new; right of 0 is worse")
     hide_y(axes)
 
 
@@ -176,21 +176,19 @@ def _legend(axes: Axes, drawn: Sequence[Change], min_effect: float) -> None:
 def _caption(changes: Sequence[Change], drawn: Sequence[Change], min_effect: float) -> str:
     coverage = {change.interval.coverage for change in changes if change.interval}
     text = ""
-    if coverage and not all(change.between_runs for change in changes):
-        text = (
-            f"Lines: intervals at {100 * min(coverage):.4g} % each; of few runs they say how steps differ within a "
-            "run, and runs may differ by more. "
-        )
-    elif coverage:
-        text = (
-            f"Lines: intervals at {100 * min(coverage):.4g} % each, so wide that all of them together raise an alarm "
-        )
-        text += f"in {100 * FALSE_ALARMS:g} % of nights without a change, at most. "
-    text += f"Worse is what lies beyond {100 * min_effect:g} % with its whole line right of 0."
+    if coverage:
+        text = f"Lines are {100 * min(coverage):.4g} % intervals"
+        if all(change.between_runs for change in changes):
+            text += (
+                f", so wide that at most {100 * FALSE_ALARMS:g} % of comparisons without a real change raise an alarm. "
+            )
+        else:
+            text += ". With so few runs they show how steps vary within a run; runs can differ by more. "
+    text += f"A point is worse if it is more than {100 * min_effect:g} % slower and its whole line lies right of 0."
     rest = len(changes) - len(drawn)
     if rest:
         found = sum(change.kind is not None for change in changes) - sum(change.kind is not None for change in drawn)
-        text += f" In the CSV only: {rest} more, {found or 'none'} of them better or worse."
+        text += f" {rest} more are only in the CSV, {found or 'none'} of them better or worse."
     return text
 
 
@@ -238,7 +236,7 @@ def _grown(found: Sequence[Change], simulated: bool) -> Panel:
         words += [_label(name, f", base: {before}"), f"new: {after}; {_growth(change)}"]
     sentences = [f"{point_in_words(change.row)}: {_growth(change)}." for change in drawn]
     more = f" The worst {len(drawn)} of {len(found)} points are drawn." if len(found) > len(drawn) else ""
-    about = " Medians over runs, warm-up included: so a step differs a little from the one that is judged."
+    about = " Medians over runs, warm-up included; the step that was compared differs a little."
     return Panel(
         title=f"A step before and after, {kind_in_words(simulated)}",
         height_inch=1.35 + 0.44 * len(bars),
@@ -252,7 +250,7 @@ def _grown(found: Sequence[Change], simulated: bool) -> Panel:
 def _growth(change: Change) -> str:
     before, after = change.parts
     part = changed_part(change)
-    return f"{TRAINING[part]} {duration(after[part])}, {duration(before[part])} before"
+    return f"{TRAINING[part]} {duration(after[part])} (was {duration(before[part])})"
 
 
 def _parts_table(drawn: Sequence[Change]) -> pd.DataFrame:

@@ -119,17 +119,21 @@ def _best_in_words(panel: pd.DataFrame, learnt: Learnt, against: str, target: fl
     compared = ranked(panel)
     ends = compared.groupby(["line", "seed"], sort=False).last().groupby("line", sort=False)["y"].median()
     best, worst = (ends.idxmin(), ends.idxmax()) if learnt.loss else (ends.idxmax(), ends.idxmin())
-    text = f"{best} ends at {learnt.name} {ends[best]:.3g}"
-    text += f", {worst} at {ends[worst]:.3g}" if best != worst and f"{ends[worst]:.3g}" != f"{ends[best]:.3g}" else ""
+    highest, lowest = ("lowest", "highest") if learnt.loss else ("highest", "lowest")
+    if f"{ends[worst]:.3g}" == f"{ends[best]:.3g}":
+        text = f"{best if len(ends) == 1 else 'Every line'} ends at {learnt.name} {ends[best]:.3g}."
+    else:
+        text = f"{best} ends {highest}, at {learnt.name} {ends[best]:.3g}; {worst} {lowest}, at {ends[worst]:.3g}."
     if target is not None:
         above = compared[compared["y"] >= target].groupby(["line", "seed"], sort=False)["x"].min()
         first = above.groupby("line", sort=False).median().sort_values()
         if len(first):
-            text += f"; to {target:g} (dotted) {first.index[0]} is first, at {three(first.iloc[0])} {against}"
+            text += f" {first.index[0]} is first to reach {target:g} (dotted), at {three(first.iloc[0])} {against}."
         else:
-            text += f"; none gets to {target:g} (dotted)"
+            text += f" None reaches {target:g} (dotted)."
     seeds = panel["seed"].nunique()
-    return f"{text}. " + (f"Thin: each of {seeds} seeds; thick: their median." if seeds > 1 else "One seed each.")
+    about = f"Thin lines are the {seeds} seeds, thick lines their median." if seeds > 1 else "One seed each."
+    return f"{text} {about}"
 
 
 def _table(panel: pd.DataFrame, against: str, learnt: Learnt) -> pd.DataFrame:

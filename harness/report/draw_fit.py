@@ -69,11 +69,11 @@ def fit_panels(curves: pd.DataFrame, simulated: bool, fits: Mapping[str, str]) -
             axes.plot(*point.validation, linewidth=1.8, label=shorten(point.line), **marks, **how)
         axes.set(xlabel="samples seen", ylabel="loss", yscale="log", xlim=(0, None))
         plain_numbers(axes.yaxis)
-        sample(axes, "thin: training", linewidth=0.8, linestyle="--" if simulated else "-")
+        sample(axes, "thin: training loss", linewidth=0.8, linestyle="--" if simulated else "-")
         legend_below(axes)
 
     return Panel(
-        title=f"Train against validation, {kind_in_words(simulated)}, each strategy at its best rate and batch",
+        title=f"Training and validation loss, {kind_in_words(simulated)}, each strategy at its best rate and batch",
         height_inch=2.7 + 0.2 * (len(points) + 1),
         draw=draw,
         caption=_caption(points) + first_of(len(points), len(every)),
@@ -102,11 +102,12 @@ def _caption(points: Sequence[_Fit]) -> str:
     widest = max((gap for gap in gaps if gap[0] == gap[0]), default=None)
     text = ""
     if widest:
-        text = f"The validation loss of {widest[1]} ends at {three(widest[0])} times its training loss"
-        text += ", the widest gap. " if len(gaps) > 1 else ". "
+        several = f"{widest[1]} has the widest gap: its validation loss"
+        head = several if len(gaps) > 1 else f"The validation loss of {widest[1]}"
+        text = f"{head} ends at {three(widest[0])} times its training loss. "
     said = [f"Overfitted: {_who(points, 'overfit')}."] if _who(points, "overfit") else []
     said += [f"Underfitted: {_who(points, 'underfit')}."] if _who(points, "underfit") else []
-    words = " ".join(said) or ("None over- or underfits." if all(point.votes for point in points) else "")
+    words = " ".join(said) or ("No strategy overfits or underfits." if all(point.votes for point in points) else "")
     return f"{text}{words}".strip() or "Training and validation loss."
 
 

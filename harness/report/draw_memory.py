@@ -45,7 +45,7 @@ class Peaks:
 
 ALLOCATOR = Peaks(
     "DRAM as CUDA's allocator holds it",
-    {"allocated": ("allocated", ": tensors"), "reserved": ("reserved", ": what it keeps from the device")},
+    {"allocated": ("allocated", ": tensors"), "reserved": ("reserved", ": taken from the device")},
 )
 NVML = Peaks("DRAM as NVML sees it", {"nvml_used": ("in use", "")})
 
@@ -152,7 +152,9 @@ def _shades_and_limit(
     """Draw what a device has, where that is near, and name the shades."""
     handles: list[Any] = [Patch(color=INK, alpha=_shade(n, len(names)), label=name) for n, name in enumerate(names)]
     if capacity and capacity <= NEAR * most:
-        handles += [axes.axvline(capacity / size, color=INK, linestyle=":", linewidth=1.2, label="what a device has")]
+        handles += [
+            axes.axvline(capacity / size, color=INK, linestyle=":", linewidth=1.2, label="available on a device")
+        ]
     if names:
         legend_below(axes, handles, ncols)
 
@@ -171,15 +173,14 @@ def _capacity(bars: pd.DataFrame) -> float | None:
 def _fullest(rows: pd.DataFrame, totals: pd.Series, capacity: float | None) -> str:
     most, least = totals.idxmax(), totals.idxmin()
     size, unit = byte_unit(float(totals[most]))
-    text = f"{most} holds {totals[most] / size:.3g} {unit} on its fullest device"
-    text += f", most of it {rows.loc[most].idxmax().removeprefix(KIND_COLUMN)}" if len(rows.columns) > 1 else ""
-    text += f": {_of_capacity(totals[most], capacity)}" if capacity is not None else ""
-    if totals[least] < 0.995 * totals[most]:
-        text += f"; {least} the least, {totals[least] / size:.3g} {unit}"
-    return text
+    several = totals[least] < 0.995 * totals[most]
+    text = f"{most} needs {'the most: ' if several else ''}{totals[most] / size:.3g} {unit} on its fullest device"
+    text += f", mostly {rows.loc[most].idxmax().removeprefix(KIND_COLUMN)}" if len(rows.columns) > 1 else ""
+    text += f". That is {_of_capacity(totals[most], capacity)}" if capacity is not None else ""
+    return text + (f". {least} needs the least, {totals[least] / size:.3g} {unit}" if several else "")
 
 
 def _of_capacity(most: float, capacity: float) -> str:
     whole, name = byte_unit(capacity)
     line = " (dotted line)" if capacity <= NEAR * most else ""
-    return f"{share_in_percent(most / capacity)} of the {capacity / whole:.3g} {name} that there are{line}"
+    return f"{share_in_percent(most / capacity)} of the {capacity / whole:.3g} {name} available{line}"

@@ -71,7 +71,7 @@ def _caption(lines: pd.DataFrame) -> str:
     text = " ".join(_line_in_words(line) for _, line in lines.groupby("label", sort=False))
     seeds = int(lines["seeds"].max())
     many = f"Medians over {seeds} seeds" if seeds > 1 else "One seed"
-    return f"{text} {many}; bars: 95 % intervals, their ends too; a gap: not told from infinity."
+    return f"{text} {many}. Bars are 95 % intervals. A gap means that gradient and noise could not be separated."
 
 
 def _line_in_words(line: pd.DataFrame) -> str:
@@ -79,21 +79,15 @@ def _line_in_words(line: pd.DataFrame) -> str:
     known, batch = line.dropna(subset=["noise_scale"]), int(line["global_batch_size"].iloc[0])
     least, most = known["noise_scale"].min(), known["noise_scale"].max()
     over_all = f"{line['over_all'].iloc[0]:,.0f} over the whole run, {line['updates'].sum():,} updates"
-    head = f"{line['label'].iloc[0]}: a step of {batch} samples is"
+    scale = f"the noise scale ({_range(least, most)} samples; {over_all})"
+    head = f"{line['label'].iloc[0]}: its batch of {batch} is"
     if batch <= least:
-        return (
-            f"{head} below the noise scale of {_range(least, most)} samples ({over_all}): larger batches, and so more "
-            "devices, still save steps."
-        )
+        return f"{head} below {scale}. Larger batches, and so more devices, still save steps."
     if batch >= most:
-        return (
-            f"{head} above the noise scale of {_range(least, most)} samples ({over_all}): larger batches save hardly "
-            "any steps."
-        )
+        return f"{head} above {scale}. Larger batches save hardly any steps."
     return (
-        f"{head} above the noise scale while that is low, down to {least:,.0f} samples: there larger batches save "
-        f"hardly any steps; and below it while it is high, up to {most:,.0f} ({over_all}): there larger batches, and "
-        "so more devices, still save some."
+        f"{head} within the range of {scale}. Larger batches, and so more devices, save steps while the noise scale is "
+        "high, and hardly any while it is low."
     )
 
 

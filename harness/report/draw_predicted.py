@@ -30,7 +30,7 @@ def _predicted(found: Sequence[PredictionCheck], title: str) -> Panel:
         for place, item in enumerate(found):
             _row(axes, place, item, palette[item.strategy])
         name_rows(axes, [f"{shorten(item.where, 40)}: {100 * item.error:+.0f} %" for item in found])
-        axes.set(xlabel=f"{quantity.name}, % of what was measured")
+        axes.set(xlabel=f"{quantity.name}, % of the measured value")
         _legend(axes, any(item.stated is not None for item in found))
 
     return Panel(
@@ -55,8 +55,8 @@ def _row(axes: Axes, place: int, item: PredictionCheck, colour: str) -> None:
 
 
 def _legend(axes: Axes, stated: bool) -> None:
-    name = "simulated, with its stated band" if stated else "simulated; no band stated"
-    measured = sample(axes, "measured, least to most", marker="o")
+    name = "simulated, with its stated error" if stated else "simulated, no stated error"
+    measured = sample(axes, "measured, minimum to maximum", marker="o")
     hollow = sample(axes, name, marker="o", markerfacecolor="none", linestyle="--" if stated else "none")
     legend_below(axes, [measured, hollow], fontsize=8.5)
 
@@ -69,8 +69,8 @@ def _in_words(item: PredictionCheck) -> str:
 def _caption(found: Sequence[PredictionCheck]) -> str:
     worst = max(found, key=lambda item: abs(item.error))
     judged = [item.inside for item in found if item.inside is not None]
-    text = f"Farthest off: {_in_words(worst)}"
-    return text + (f" {sum(judged)} of {len(judged)} measurements lie inside the stated band." if judged else "")
+    text = f"Largest error: {_in_words(worst)}"
+    return text + (f" {sum(judged)} of {len(judged)} measurements lie within the stated error." if judged else "")
 
 
 def _table(found: Sequence[PredictionCheck]) -> pd.DataFrame:

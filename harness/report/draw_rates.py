@@ -183,5 +183,5 @@ def _too_large(widest: pd.DataFrame) -> str:
     if large.empty:
         return ""
     (column, part), *_ = large.groupby(["name", "on"], sort=False)
-    rates = [f"{r.learning_rate:g} ({r.regime} {r.shown} of {r.seeds} seeds)" for r in part.itertuples()]
+    rates = [f"{r.learning_rate:g} ({r.shown} of {r.seeds} seeds {r.regime})" for r in part.itertuples()]
     return f"Too large for {_named(column)}: {listed(rates)}."

@@ -61,7 +61,7 @@ def _scaling(lines: pd.DataFrame, simulated: bool, kind: str) -> Panel:
         for number, base in enumerate(sorted(lines["base_gpus"].unique())):
             reach = [count for count in counts if count >= base]
             ideal = [count / base for count in reach]
-            axes.plot(reach, ideal, ":", color=INK, linewidth=1.2, label="" if number else "ideal: as many times")
+            axes.plot(reach, ideal, ":", color=INK, linewidth=1.2, label="" if number else "ideal (linear)")
         for line in lines_of(lines, "line", in_turn=True):
             how = look(palette[line.strategy], simulated) | {"marker": line.marker, "label": shorten(line.label)}
             axes.plot(line.rows["gpus"], line.rows["speedup"], **how)
@@ -93,8 +93,8 @@ def _log_axes(axes: Axes, counts: list[int]) -> None:
 
 def _point_in_words(row: Any) -> str:
     return (
-        f"{row.line} on {row.gpus}: {row.speedup:.3g} times as fast as {row.base}, of {row.ideal:.3g} times at best "
-        f"({100 * row.efficiency:.0f} %)."
+        f"{row.line} on {row.gpus}: {row.speedup:.3g} times as fast as {row.base} (ideal: {row.ideal:.3g} times; "
+        f"efficiency {100 * row.efficiency:.0f} %)."
     )
 
 
@@ -108,8 +108,8 @@ def _serial(lines: pd.DataFrame) -> list[str]:
         serial = amdahl(many["ideal"].tolist(), many["speedup"].tolist())
         if serial > 0:
             told.append(
-                f"{name} scales as if {share_in_percent(serial)} of its work were serial: {times(1 / serial)} times at "
-                "most, with any number of devices."
+                f"{name} scales as if {share_in_percent(serial)} of its work were serial: at most {times(1 / serial)} "
+                "times as fast on any number of devices."
             )
     return told
 
@@ -123,8 +123,8 @@ def _caption(lines: pd.DataFrame, kind: str) -> str:
     known = lines.dropna(subset=["speedup_low"])
     if len(known):
         runs = known["between_runs"].all()
-        of = "over runs" if runs else "over the steps within a run: between runs it may differ more"
-        found.append(f"Upright lines: 95 % intervals, {of}.")
+        of = "over runs" if runs else "over the steps within a run; runs can differ by more"
+        found.append(f"Vertical lines are 95 % intervals {of}.")
     # Amdahl's law is one of a fixed amount of work: under weak scaling it grows.
     serial = _serial(lines)[:1] if kind == "strong" else []
     return " ".join([*found, *serial, f"{held.capitalize()} is held fixed."])

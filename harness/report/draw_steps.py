@@ -67,7 +67,7 @@ def tail_panels(tails: pd.DataFrame, simulated: bool) -> Panel | None:
         height_inch=1.15 + 0.42 * len(rows),
         draw=draw,
         caption=_caption(rows) + first_of(len(rows), len(tails)),
-        details=" ".join(f"{_in_words(row)}{_slowest(row)}" for row in rows.itertuples()),
+        details=" ".join(f"{row.label}: {_in_words(row)}{_slowest(row)}" for row in rows.itertuples()),
         table=rows.drop(columns=["simulated"]),
     )
 
@@ -83,18 +83,18 @@ def _row(axes: Axes, place: Any, row: pd.Series, colour: str, size: float, simul
 
 def _caption(rows: pd.DataFrame) -> str:
     worst = rows.loc[(rows["p95_s"] / rows["median_s"]).idxmax()]
-    text = f"Longest tail: {_in_words(worst)}"
-    text += " Outliers are far beyond the quartiles; they stay in every other figure."
+    text = f"{worst.label} has the longest tail: {_in_words(worst)}"
+    text += " Every other figure includes the outliers."
     slowest = rows.dropna(subset=["slowest_times"]).sort_values("slowest_times", ascending=False)
     return text + (_slowest(slowest.iloc[0]) if len(slowest) else "")
 
 
 def _in_words(row: Any) -> str:
-    text = f"of {row.label} 95 % of {row.steps:,} steps take at most {duration(row.p95_s)}, "
-    text += f"{three(row.p95_s / row.median_s)} times the median, the longest {duration(row.longest_s)}"
+    text = f"95 % of {row.steps:,} steps take at most {duration(row.p95_s)} "
+    text += f"({three(row.p95_s / row.median_s)} times the median), the longest {duration(row.longest_s)}."
     if row.outliers:
-        text += f"; {row.outliers:,} outliers took {share_in_percent(row.outlier_share)} of the time"
-    return f"{text}."
+        text += f" {row.outliers:,} outliers took {share_in_percent(row.outlier_share)} of the time."
+    return text
 
 
 def _slowest(row: Any) -> str:
@@ -103,4 +103,4 @@ def _slowest(row: Any) -> str:
         return ""
     several = row.workers and row.workers > 1
     who = f"worker {int(row.slowest_worker)}" if several else f"device {int(row.slowest_device)}"
-    return f" Slowest of {row.label}: {who} computes {three(row.slowest_times)} times as long as the others."
+    return f" In {row.label}, {who} is the slowest: it computes {three(row.slowest_times)} times as long as the others."

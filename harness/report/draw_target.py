@@ -158,11 +158,11 @@ def _row(axes: Axes, place: int, row: ToTarget, colour: str, size: float) -> Non
 def _legend(axes: Axes, rows: Sequence[ToTarget]) -> None:
     full = "none" if rows[0].simulated else INK
     shapes = {
-        "a seed": ("o", 5, full, True),
+        "one seed": ("o", 5, full, True),
         "median": ("|", 11, full, any(row.sure for row in rows)),
-        "expected, failed runs repeated": ("x", 7, full, any(not row.sure and row.found.reached for row in rows)),
-        "its interval": ("_", 12, full, any(row.found.interval is not None and row.sure for row in rows)),
-        "seed that ended without it": (">", 6, "none", any(not run.reached for row in rows for run in row.runs)),
+        "expected if failed runs are repeated": ("x", 7, full, any(not row.sure and row.found.reached for row in rows)),
+        "interval of the median": ("_", 12, full, any(row.found.interval is not None and row.sure for row in rows)),
+        "seed that never reached it": (">", 6, "none", any(not run.reached for row in rows for run in row.runs)),
     }
     handles = [
         sample(axes, name, marker=marker, markersize=size, linestyle="none", markerfacecolor=face)
@@ -176,7 +176,7 @@ def _in_short(row: ToTarget, measure: Spent) -> str:
     if row.sure:
         return measure.write(row.value)
     got = f"{row.found.reached} of {row.found.runs} seeds"
-    return f"{measure.write(row.value)} expected ({got})" if math.isfinite(row.value) else f"{got} got there"
+    return f"{measure.write(row.value)} expected ({got})" if math.isfinite(row.value) else f"{got} reached it"
 
 
 def to_target_in_words(row: ToTarget, measure: Spent) -> str:
@@ -189,7 +189,7 @@ def to_target_in_words(row: ToTarget, measure: Spent) -> str:
         low, high = measure.write(found.interval.low), measure.write(found.interval.high)
         text += f" ({100 * found.interval.coverage:.4g} % interval {low} to {high})"
     if 0 < found.reached < found.runs:
-        text += f"; expected {measure.write(found.expected)} where a run that fails is followed by another"
+        text += f"; {measure.write(found.expected)} expected if failed runs are repeated"
     return text + "."
 
 
@@ -203,10 +203,12 @@ def _caption(rows: Sequence[ToTarget], measure: Spent) -> str:
         worst = max(slow, key=lambda row: row.value)
         times = worst.value / best.value
         far = f"{worst.label} takes {times:.3g} times as {'long' if measure is TIME else 'many samples'}"
-        text += f" {far}." if times >= ALIKE else f" All take as {'long' if measure is TIME else 'many'}."
+        text += (
+            f" {far}." if times >= ALIKE else f" All {'take equally long' if measure is TIME else 'need equally many'}."
+        )
     never = [row.label for row in rows if not row.found.reached]
-    text += f" No seed of {listed(never)} got there." if never else ""
-    return text + (" Below five seeds no interval is given." if best.found.runs < MIN_SEEDS else "")
+    text += f" No seed of {listed(never)} reached it." if never else ""
+    return text + (f" An interval needs {MIN_SEEDS} seeds." if best.found.runs < MIN_SEEDS else "")
 
 
 def _table(rows: Sequence[ToTarget], measure: Spent) -> pd.DataFrame:

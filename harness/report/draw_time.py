@@ -134,10 +134,10 @@ def _most_exchange(rows: pd.DataFrame, steps: pd.Series) -> str:
     taken = rows.loc[least, part] / steps[least]
     text = f"{rows.loc[most, 'label']} computes for {100 * share[most]:.0f} % of a step"
     if least == most or taken < 0.01:
-        return f"{text}; the parts add up to the step."
+        return f"{text}. The parts add up to the step."
     return (
-        f"{text}; {rows.loc[least, 'label']} only for {100 * share[least]:.0f} %, and {TRAINING[part]} takes "
-        f"{100 * taken:.0f} % of it. The parts add up to the step."
+        f"{text}, {rows.loc[least, 'label']} only for {100 * share[least]:.0f} %: {TRAINING[part]} takes "
+        f"{100 * taken:.0f} %. The parts add up to the step."
     )
 
 
@@ -198,15 +198,16 @@ def _waits(steps: pd.DataFrame) -> pd.DataFrame:
 def _longest_wait(steps: pd.DataFrame) -> str:
     found = _waits(steps)
     worst = found.loc[found["idle_s"].idxmax()]
-    note = "Parts of a step stand one after another: their order within it is not recorded."
+    note = "The order of the parts within a step is not recorded; they are drawn one after another."
     note += _not_drawn(steps)
     if worst["idle_s"] <= 0.01 * worst["compute_s"]:
-        return f"No device waits for another by more than 1 % of its computing. {note}"
+        return f"No device waits for more than 1 % of its computing time. {note}"
     same = found[found["label"] == worst["label"]]
     least = same.loc[same["idle_s"].idxmin()]
-    text = f"Of {worst['label']}, {worst['lane']} waits longest: {duration(worst['idle_s'])} of each step"
+    text = f"In {worst['label']}, {worst['lane']} waits longest: {duration(worst['idle_s'])} of each step"
     if least["lane"] != worst["lane"]:
-        text += f", {least['lane']} for {duration(least['idle_s']) if least['idle_s'] > 0 else 'nothing'}"
+        waits = f"waits for {duration(least['idle_s'])}" if least["idle_s"] > 0 else "does not wait"
+        text += f", {least['lane']} {waits}"
     return f"{text}. {note}"
 
 
@@ -214,7 +215,7 @@ def _not_drawn(steps: pd.DataFrame) -> str:
     """Say where a device stands for others: those of one worker are recorded together on the simulated clock."""
     lanes = steps.groupby("label", sort=False).agg(drawn=("lane", "nunique"), gpus=("gpus", "first"))
     fewer = [f"{row.drawn} of {row.gpus} devices of {row.Index}" for row in lanes.itertuples() if row.drawn < row.gpus]
-    return f" Drawn: {listed(fewer)}." if fewer else ""
+    return f" Only {listed(fewer)} are drawn." if fewer else ""
 
 
 def _lanes_in_words(steps: pd.DataFrame) -> str:
@@ -250,17 +251,17 @@ def bubble_panels(bubbles: pd.DataFrame, simulated: bool) -> Panel:
 
     told = [_bubble_in_words(row) for row in rows.itertuples()]
     return Panel(
-        title=f"Pipeline bubble beside theory, {kind_in_words(simulated)}",
+        title=f"Pipeline bubble and theory, {kind_in_words(simulated)}",
         height_inch=1.1 + 0.46 * len(rows),
         draw=draw,
-        caption=f"{' '.join(told[:3])} Theory: equal stages, free links.",
+        caption=f"{' '.join(told[:3])} The theory assumes equal stages and no transfer time.",
         details=" ".join(told),
         table=rows.drop(columns=["simulated", "cell_id"]),
     )
 
 
 def _bubble_in_words(row: Any) -> str:
-    against = "" if pd.isna(row.ideal) else f" where {row.schedule} alone makes it {100 * row.ideal:.0f} %"
+    against = "" if pd.isna(row.ideal) else f"; in theory {row.schedule} idles for {100 * row.ideal:.0f} %"
     name = f"{row.label} ({row.stages} stages, {row.microbatches} micro-batches)"
     return f"A stage of {name} idles for {100 * row.bubble:.0f} % of a step{against}."
 
@@ -297,4 +298,4 @@ def staleness_panels(staleness: pd.DataFrame, simulated: bool) -> Panel:
 def _staleness_in_words(label: str, line: pd.DataFrame) -> str:
     share = line["share"].cumsum()
     middle, late = (int(line["staleness"][share >= part - 1e-9].iloc[0]) for part in (0.5, 0.95))
-    return f"Half of the updates of {label} are at most {counted(middle, 'update')} old, 95 % at most {late}."
+    return f"Half of the gradients of {label} are at most {counted(middle, 'update')} old, 95 % at most {late}."

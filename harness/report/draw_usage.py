@@ -48,20 +48,20 @@ GAUGES = {
     "nvml_gpu_utilisation": Gauge(
         "GPU utilisation as NVML reports it",
         "% of the time",
-        "Mean over the cell's GPUs of the share of time in which any kernel ran: a GPU that waits in a kernel for its "
-        "peers counts as busy.",
+        "Share of time in which any kernel ran, averaged over the cell's GPUs. A GPU that waits in a kernel for "
+        "its peers counts as busy.",
         100,
     ),
     "host_cpu": Gauge(
         "CPU cores busy for each device",
         "cores for each device",
-        "CPU time of the cell's processes as the system counts it, a server's included, over the cell's devices; "
-        "evaluations and pauses are in it.",
+        "CPU time of the cell's processes as the system counts it, divided by the cell's devices. It includes servers, "
+        "evaluations and pauses.",
     ),
     "computing": Gauge(
         "Share of time spent computing",
         "% of the time",
-        "Mean over devices, from the parts of the steps: forward and backward pass and optimizer; the rest goes into "
+        "Share of the forward pass, backward pass and optimizer in the steps, averaged over devices. The rest is "
         "exchange, waiting and input.",
         100,
         "of training",
@@ -69,7 +69,7 @@ GAUGES = {
     "nvml_used": Gauge(
         "Memory in use as NVML sees it",
         "GiB, fullest GPU",
-        "Everything on the device, the driver's context and other processes included; no allocator's figure is in it.",
+        "Everything on the device, including the driver's context and other processes. No allocator reports it.",
         2**-30,
     ),
 }
@@ -113,6 +113,6 @@ def _usage(usage: pd.DataFrame, simulated: bool, gauge: Gauge) -> Panel | None:
         height_inch=2.3 + 0.2 * len(means),
         draw=draw,
         caption=f"{text}. {gauge.says}{first_of(len(means), len(every))}",
-        details=" ".join(f"{label}: {mean:.3g} {gauge.axis} in the mean." for label, mean in means.items()),
+        details=" ".join(f"{label}: {mean:.3g} {gauge.axis} on average." for label, mean in means.items()),
         table=drawn[["label", "time_s", "value"]],
     )

@@ -95,7 +95,7 @@ def figures_of(scenario: ScenarioResults, page: Page) -> Figures:
         Gallery("Where the time went", page.drawn(_time(frames))),
         Gallery("Devices over time", page.drawn(usage_panels(frames.usage))),
         Gallery("Memory", page.drawn(memory_panels(frames.bars))),
-        Gallery("Predicted beside measured", page.drawn(_predicted(scenario))),
+        Gallery("Predicted and measured", page.drawn(_predicted(scenario))),
     ]
     return Figures(
         maps=maps if first else (),
@@ -153,8 +153,8 @@ def _time(frames: PageFrames) -> Iterator[Panel]:
 
 
 def _predicted(scenario: ScenarioResults) -> Iterator[Panel]:
-    yield from predicted_panels(compare_twins(scenario.rows), "Predicted beside measured")
-    yield from predicted_panels(scenario.observed, "Predicted beside observed")
+    yield from predicted_panels(compare_twins(scenario.rows), "Predicted and measured")
+    yield from predicted_panels(scenario.observed, "Predicted and observed")
 
 
 def strategies_of(scenarios: Sequence[ScenarioResults]) -> list[str]:

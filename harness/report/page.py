@@ -161,13 +161,13 @@ class ScenarioShown:
         found += [item for item in twins if item.inside is False and item.quantity == THROUGHPUT]
         for item in sorted(found, key=lambda item: -abs(item.error))[:1]:
             predicted, measured = item.quantity.text(item.predicted), item.quantity.text(item.measured)
-            off = f"{100 * abs(item.error):.0f} % too {'much' if item.error > 0 else 'little'}"
-            stated = f", outside the stated ±{share_in_percent(INSIDE * (item.stated or 0.0))}"
+            off = f"{100 * abs(item.error):.0f} % too {'high' if item.error > 0 else 'low'}"
             how = "observed" if item.source else "measured"
-            said = f"{measured} was {how} where {predicted} is predicted ({item.where})"
-            more = f"; {len(found) - 1} more lie outside too" if len(found) > 1 else ""
+            said = f"The prediction for {item.where} is {off}: {predicted} predicted, {measured} {how}."
+            said += f" That is outside its stated error of ±{share_in_percent(INSIDE * (item.stated or 0.0))}."
+            said += f" {len(found) - 1} more are outside theirs." if len(found) > 1 else ""
             account = self.scenario.accounts.get(item.cell_ids[0])
-            yield f"{said}: {off}{stated}{more}.{f' {account}' if account else ''}"
+            yield f"{said} {account}" if account else said
 
     def _environments(self) -> Iterator[str]:
         """Warn of measured cells that ran in several environments: their times do not compare."""
@@ -175,7 +175,7 @@ class ScenarioShown:
         ran = Counter(str(record.environment.get("id")) for record in real)
         if len(ran) > 1:
             counts = " and ".join(str(count) for count in ran.values())
-            yield f"Measured cells ran in {len(ran)} environments ({counts} cells): their times do not compare."
+            yield f"Measured cells ran in {len(ran)} environments ({counts} cells). Do not compare their times."
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
@@ -206,8 +206,8 @@ class ScenarioShown:
     def compared(self) -> Iterator[ComparedTable]:
         """Predictions beside what was measured here, and beside what the scenario says was observed elsewhere."""
         tables = {
-            "Predicted beside measured, in figures": compare_twins(self.scenario.rows),
-            "Observed beside predicted, in figures": self.scenario.observed,
+            "Predicted and measured, in numbers": compare_twins(self.scenario.rows),
+            "Predicted and observed, in numbers": self.scenario.observed,
         }
         for title, found in tables.items():
             if found:

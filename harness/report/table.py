@@ -141,119 +141,121 @@ def _options(cell: Cell, _: Row) -> str:
 
 
 CELL_COLUMNS = (
-    CellColumn("strategy", "the parallelism strategy", lambda cell, _: cell.strategy),
+    CellColumn("strategy", "The parallelism strategy.", lambda cell, _: cell.strategy),
     CellColumn(
         "devices",
-        "devices of the cell; on a machine without GPU one CPU core each; simulated ones are named so",
+        "Devices of the cell. On a machine without a GPU, each is one CPU core. Simulated devices are marked.",
         lambda cell, _: engine_in_words(cell),
         order=lambda cell, _: cell.gpus,
     ),
     CellColumn(
         "global batch",
-        "samples behind one update of the weights",
+        "Samples per update of the weights.",
         _batch,
         order=lambda cell, _: cell.global_batch_size,
     ),
     CellColumn(
         "learning rate",
-        "of the optimizer, with the rule where it was scaled with the batch",
+        "Learning rate of the optimizer, and the rule if it was scaled with the batch.",
         _rate,
         order=lambda cell, _: cell.learning_rate,
     ),
     CellColumn(
         "seed",
-        "decides first weights and the order of the data",
+        "Determines the initial weights and the order of the data.",
         lambda cell, _: str(cell.seed),
         order=lambda cell, _: cell.seed,
     ),
     CellColumn(
         "status",
-        "ok: reached the target, or ran its budget where there is none; target-missed: did not reach it within the "
-        "budget; diverged: a loss was not a finite number; not-possible: this machine cannot run it; out-of-memory, "
-        "timeout, crashed, interrupted: as they say",
+        "ok: reached the target, or used its budget if there is no target. target-missed: did not reach the target "
+        "within the budget. diverged: the loss was not a finite number. not-possible: this machine cannot run it. "
+        "out-of-memory, timeout, crashed, interrupted: as the names say.",
         lambda _, row: str(row.get("status", NOT_RUN)),
         style=_status_style,
     ),
     CellColumn.number(
         "time to target",
-        "training time (simulated for virtual cells) until the first of two consecutive evaluations at or above the "
-        "target, on the validation split; setup and evaluation left out",
+        "Training time until the first of two consecutive evaluations at or above the target, on the validation split. "
+        "Setup and evaluation do not count. Virtual cells: simulated time.",
         "time_to_target_s",
         duration,
     ),
-    CellColumn.number("samples to target", "training samples seen until then", "samples_to_target", "{:,.0f}".format),
+    CellColumn.number("samples to target", "Training samples seen until then.", "samples_to_target", "{:,.0f}".format),
     CellColumn.number(
         "validation accuracy",
-        "share of the validation split that the last evaluation got right",
+        "Share of the validation split that was classified correctly in the last evaluation.",
         "validation_accuracy",
         "{:.4f}".format,
     ),
     CellColumn.number(
         "test accuracy",
-        "share of the test set that the trained model got right; used once, at the end",
+        "Share of the test set that the trained model classified correctly. The test set is used once, at the end.",
         "test_accuracy",
         "{:.4f}".format,
     ),
     CellColumn(
         "rate's regime",
-        "what the loss curve says of the learning rate: stuck or slow: too small; good; oscillating, collapsed or "
-        "diverged: too large",
+        "What the loss curve says about the learning rate. Too small: stuck or slow. Good. Too large: oscillating, "
+        "collapsed or diverged.",
         lambda _, row: str(row.get("regime") or ""),
     ),
     CellColumn.number(
         "samples/s",
-        "throughput of the whole job on the training clock, after warm-up",
+        "Throughput of the whole job on the training clock, after warm-up.",
         "throughput_samples_per_s",
         "{:,.0f}".format,
     ),
     CellColumn.number(
         "speed-up",
-        "throughput over that of single with the same global batch (strong scaling) or the same batch of each rank "
-        "(weak) on the same engine, else over the fewest devices of the same strategy",
+        "Throughput divided by that of single with the same global batch (strong scaling) or the same batch per rank "
+        "(weak scaling) on the same engine, otherwise by that of the same strategy on the fewest devices.",
         "speedup",
         "{:.3g}".format,
     ),
-    CellColumn.number("step, 95 %", "the step time that 95 % of the steps stay below", "step_time_p95_s", duration),
+    CellColumn.number("step, 95 %", "95 % of the steps take less time than this.", "step_time_p95_s", duration),
     CellColumn.number(
         "computing",
-        "forward and backward pass and optimizer, per update and device",
+        "Forward pass, backward pass and optimizer, per update and device.",
         _per_update("compute_s"),
         duration,
     ),
     CellColumn.number(
-        "communication", "transfer that nothing hides, per update and device", _per_update("communication_s"), duration
+        "communication",
+        "Transfers that nothing hides, per update and device.",
+        _per_update("communication_s"),
+        duration,
     ),
     CellColumn.number(
         "idle",
-        "waiting for a later worker, a server or a stage, per update and device",
+        "Waiting for a slower worker, a server or a stage, per update and device.",
         _per_update("idle_s"),
         duration,
     ),
     CellColumn.number(
         "staleness",
-        "mean number of updates between the weights that a gradient came from and those it changed; 0 if synchronous",
+        "Mean number of updates between reading the weights for a gradient and applying it; 0 if synchronous.",
         "staleness_mean",
         "{:.2f}".format,
     ),
     CellColumn.number(
         "counted DRAM",
-        "parameters, gradients, optimizer, activations and buffers on the device that holds most, counted tensor by "
-        "tensor",
+        "Parameters, gradients, optimizer, activations and buffers on the fullest device, counted tensor by tensor.",
         "dram_tensors_peak_bytes",
         memory_size,
     ),
     CellColumn(
         "synchrony",
-        "synchronous: all workers take each step together; asynchronous: each goes on with weights that others may "
-        "have changed since; stale-synchronous: so, within a bound",
+        "synchronous: all workers take each step together. asynchronous: each worker continues with weights that "
+        "others may have changed meanwhile. stale-synchronous: asynchronous within a bound.",
         lambda cell, _: cell.synchrony,
     ),
     CellColumn(
         "engine",
-        "real: run on this machine's devices and timed by the wall clock; virtual: run on a simulated cluster and "
-        "timed by its clock, with real gradients",
+        "real: ran on this machine's devices, timed by the wall clock. virtual: ran on a simulated cluster, timed by "
+        "its simulated clock, with real gradients.",
         lambda cell, _: cell.engine,
     ),
-    CellColumn("options", "options of the strategy, and keys swept by their path", _options, style=_words),
-    CellColumn("reason", "why the cell has this status", _reason, style=_words),
+    CellColumn("options", "Options of the strategy, and swept keys.", _options, style=_words),
+    CellColumn("reason", "Why the cell has this status.", _reason, style=_words),
 )
