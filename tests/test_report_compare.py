@@ -184,7 +184,7 @@ def test_where_it_got_worse_is_one_sentence() -> None:
     )
     (group,) = shown.groups
     (point,) = group.points
-    assert point.where.startswith("communication (1.8 ms an update, 0.6")
+    assert point.where.startswith("communication (0.601 ms per update before, 1.8 ms now")
     assert [(line.quantity, line.change) for line in point.lines] == [("step time", "+30.0 %")]
 
 
@@ -216,7 +216,7 @@ def test_the_page_begins_with_what_got_worse_and_everything_is_text(page: Path) 
     seen = Seen(text)
     said = " ".join(" ".join(seen.texts).split())
     begins = said[said.index("Worse") :]
-    assert "Worse 2 regressions in 2 points: 2 cells compared." in said
+    assert "Worse 2 regressions in 2 points (2 cells compared)." in said
     assert re.search(r"single on 1 simulated CPU core, .* step time \+50\.0 % ?, 6\.00 ms, 4\.00 ms before", begins)
     assert NASTY in said
     assert [tag for tag, _ in seen.tags if tag == "script"] == ["script"]

@@ -95,7 +95,7 @@ def _what_it_needs(
     if compute >= WELL_USED * (compute + exchange):
         return []
     lines = []
-    bandwidth = next((p for p in PARAMETERS if p.key in configured and p.key.endswith("node.bandwidth")), None)
+    bandwidth = next((p for p in PARAMETERS if p.key in configured and p.place), None)
     if predict is not None and bandwidth is not None:
         lines.append(_bandwidth_needed(predict, bandwidth, configured[bandwidth.key], compute, int(row["gpus"])))
     # With k times the samples a step computes k times as long and exchanges as much as before.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MANY_SAMPLES = 1_000_000
 """Samples that a price is given for where there is no target; chosen: one costs too little to be read."""
 
-DRAM = ("dram_allocated_peak_bytes", "dram_tensors_peak_bytes")
+DRAM = {"dram_allocated_peak_bytes": "allocated", "dram_tensors_peak_bytes": "counted"}
 """Allocator first, then what was counted; never mixed in one comparison."""
 
 
@@ -110,8 +110,7 @@ def _energy(usable: Sequence[Standing], by_target: bool) -> _Line | None:
 
 
 def _dram(usable: Sequence[Standing]) -> _Line | None:
-    for column in DRAM:
-        name = "allocated" if column.startswith("dram_allocated") else "counted"
+    for column, name in DRAM.items():
         line = _least(f"{name} DRAM of a device", usable, lambda s, c=column: _median(s, c), memory_size)  # type: ignore[misc]
         if line is not None:
             return line
