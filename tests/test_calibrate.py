@@ -22,6 +22,9 @@ from harness.core.machine import Machine, detect_machine
 from harness.core.records import from_json, to_json
 from harness.costs.cells import find
 from harness.costs.cells.measured import (
+    MeasuredLinks,
+    MeasuredStep,
+    keep_links,
     links_key,
     load_cluster,
     load_profile,
@@ -165,7 +168,7 @@ def test_a_cluster_comes_back_from_json_as_it_was(runtime, groups):
     assert from_json(Cluster, json.loads(json.dumps(to_json(cluster)))) == cluster
 
 
-def content(forward: list[float], backward: list[float], **changes: Any) -> dict[str, Any]:
+def content(forward: list[float], backward: list[float], **changes: Any) -> MeasuredStep:
     layers = tuple(LayerShape(f"layer{k}", (10,), output_bytes=Linear(0, 40)) for k in range(len(forward)))
     figures = {
         "optimizer_s": 0.1,
@@ -175,7 +178,7 @@ def content(forward: list[float], backward: list[float], **changes: Any) -> dict
         "memory_bandwidth_bytes_per_s": 1e9,
     }
     facts = {"neighbours": 1, "device": "a core", "steps": 9, "shape": to_json(ModelShape(layers))}
-    return {"forward_s": forward, "backward_s": backward} | figures | facts | changes
+    return from_json(MeasuredStep, {"forward_s": forward, "backward_s": backward} | figures | facts | changes)
 
 
 def test_a_profile_joins_sizes_and_never_falls_with_samples():
@@ -418,10 +421,10 @@ def test_showing_what_was_never_calibrated_says_what_to_do():
     assert "never calibrated here; run harness calibrate" in answer.output
 
 
-def stored_links() -> dict[str, Any]:
+def stored_links() -> MeasuredLinks:
     tables = {"all-reduce": [(1024, 1e-4), (2**20, 1e-3)], "point-to-point": [(1024, 5e-5), (2**20, 5e-4)]}
     cluster = calibrated(wrapper_s=1e-4, stall=fit.level([(0.001, 0.0005)]))
-    return {"cluster": to_json(cluster), "raw": {"groups": {"2": {"collectives": tables}}}, "measured_at": 1000.0}
+    return MeasuredLinks(cluster, {"groups": {"2": {"collectives": tables}}}, measured_at=1000.0)
 
 
 def test_what_is_stored_is_shown_with_its_age():
@@ -433,13 +436,13 @@ def test_what_is_stored_is_shown_with_its_age():
 
 
 def test_the_command_shows_what_is_stored():
-    cache.save("links", links_key(detect_machine(), "cpu", 1), stored_links())
+    keep_links(detect_machine(), "cpu", 1, stored_links())
     answer = CliRunner().invoke(main, ["calibrate", "--show", "--device", "cpu"])
     assert answer.exit_code == 0, answer.output
     assert "2 processes" in answer.output
 
 
 def test_a_calibrated_machine_is_what_cells_without_a_cluster_run_on():
-    cache.save("links", links_key(detect_machine(), "cpu", 1), stored_links())
+    keep_links(detect_machine(), "cpu", 1, stored_links())
     found = find.cluster_of(measured_cell())
     assert (found.text, found.runtime.cores, found.error) == ("calibrated", 2, 0.1)

@@ -20,8 +20,8 @@ from harness.api.host import load_host
 from harness.commands.cli import main
 from harness.core.machine import Machine
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS
+from harness.core.row import COLUMNS
 from harness.report.definitions import DEFINITIONS
-from harness.results.store import COLUMNS
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
 from harness.scenario.schema import key_paths

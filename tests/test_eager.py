@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.costs.catalogue.devices import Device
-from harness.costs.memory.allocations import Event, Passes, Timeline
+from harness.costs.profiles.allocations import Event, Passes, Timeline
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.eager import PRODUCT_EFFICIENCY, UPDATES, eager_profile
 
@@ -25,7 +25,7 @@ PASSES = Passes(
     (Event("tensor", 0, 0, 0.0, 500.0), Event("copy", 0, 1, 100.0, 0.0), Event("free", 0, 1)),
     (Event("gradient", 0, 2, 44000.0, 0.0),),
 )
-SHAPE = ModelShape((LAYER,), facts={"timeline": Timeline((PASSES,), (0,)).to_dict()})
+SHAPE = ModelShape((LAYER,), timeline=Timeline((PASSES,), (0,)))
 
 
 def test_a_pass_is_its_products_its_tensors_twice_and_a_launch_for_each():

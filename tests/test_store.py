@@ -18,8 +18,9 @@ from harness.analysis.cell_row import identity_row
 from harness.core.cell import RECORD_SCHEMA, Cell, Plan
 from harness.core.endings import Status
 from harness.core.errors import InputError
+from harness.core.row import COLUMNS
 from harness.results import store
-from harness.results.store import COLUMNS, Record, Results, find_results, jsonable, write_atomically
+from harness.results.store import Record, Results, find_results, jsonable, write_atomically
 from harness.scenario.plan import Machine
 
 # DESIGN 4.3, typed in again on purpose: these columns are a contract with people's scripts.

@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core.records import from_json, to_json
-from harness.costs.memory.allocations import Timeline
 from harness.costs.profiles.shape import ModelShape
 from harness.costs.tracing.trace import Rules, named_layers, trace_model
 from harness.workloads import harness_models
@@ -120,7 +119,7 @@ def test_equal_layers_are_traced_once_and_count_as_if_all_were():
     blocks = {(layer.activation_bytes, layer.tensors, layer.workspace_bytes) for layer in many.layers[2:40]}
     assert len(blocks) == 1
     assert few.layers[2].activation_bytes == many.layers[20].activation_bytes
-    assert len(Timeline.from_dict(many.facts["timeline"]).passes) == 6
+    assert len(many.timeline.passes) == 6
 
 
 def test_equal_layers_that_shrink_their_input_are_all_traced():
@@ -191,7 +190,7 @@ def test_a_shape_survives_json():
     found = traced("lenet5", DIGITS, {})
     again = from_json(ModelShape, json.loads(json.dumps(to_json(found))))
     assert again == found
-    assert Timeline.from_dict(again.facts["timeline"]) == Timeline.from_dict(found.facts["timeline"])
+    assert again.timeline is not None
 
 
 def test_the_largest_model_is_traced_without_its_memory():

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import ANY, SERVER, Layout, Strategy
-from harness.core.budget import Budget, Evaluation, Marks, Referee, target_reached
+from harness.core.budget import Budget, Evaluation, Goal, Marks, Referee, target_reached
 from harness.core.errors import HarnessError
 from harness.core.given_cluster import LinkFigures
 from harness.core.outcome import Outcome
@@ -528,14 +528,7 @@ def test_a_faster_link_never_makes_a_step_longer():
 
 # -- budgets, marks, the referee ---------------------------------------------------------------------------------------
 
-GOAL = {
-    "max_epochs": None,
-    "max_steps": None,
-    "max_seconds": None,
-    "evaluate_every": "0.25 epoch",
-    "target_accuracy": 0.9,
-    "target_loss": None,
-}
+GOAL = Goal(evaluate_every="0.25 epoch", target_accuracy=0.9)
 
 
 def at(samples: int, accuracy: float | None, loss: float | None = 1.0, time_s: float = 0.0) -> Evaluation:
@@ -543,7 +536,7 @@ def at(samples: int, accuracy: float | None, loss: float | None = 1.0, time_s: f
 
 
 def test_budget_ends_at_whichever_limit_comes_first():
-    budget = Budget.of(GOAL | {"max_epochs": 2, "max_steps": 5}, 100)
+    budget = Budget.of(replace(GOAL, max_epochs=2, max_steps=5), 100)
     assert (budget.max_samples, budget.evaluate_every) == (200, 25)
     assert not budget.spent(199, 4)
     assert budget.spent(200, 4)
@@ -551,7 +544,7 @@ def test_budget_ends_at_whichever_limit_comes_first():
 
 
 def test_budget_without_evaluations_still_has_marks():
-    budget = Budget.of(GOAL | {"evaluate_every": None, "target_accuracy": None}, 100)
+    budget = Budget.of(replace(GOAL, evaluate_every=None, target_accuracy=None), 100)
     assert (budget.evaluates, budget.has_target, budget.evaluate_every) == (False, False, 25)
 
 
@@ -575,13 +568,13 @@ def test_target_is_reached_at_the_first_of_two_evaluations_in_a_row():
 
 
 def test_target_in_both_accuracy_and_loss_asks_for_both():
-    budget = Budget.of(GOAL | {"target_loss": 0.5}, 100)
+    budget = Budget.of(replace(GOAL, target_loss=0.5), 100)
     assert not budget.met_by(at(25, 0.95, loss=0.6))
     assert budget.met_by(at(25, 0.95, loss=0.5))
 
 
 def test_referee_prefers_divergence_to_the_target_and_the_target_to_seconds():
-    budget = Budget.of(GOAL | {"max_seconds": 10.0}, 100)
+    budget = Budget.of(replace(GOAL, max_seconds=10.0), 100)
     referee = Referee(budget)
     assert referee.judge(at(25, 0.95, time_s=1.0)) is None
     assert referee.judge(at(50, 0.95, time_s=11.0)) == "target"

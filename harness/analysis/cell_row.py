@@ -15,9 +15,10 @@ from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, target_reached
 from harness.core.cell import Cell
-from harness.core.outcome import Outcome
-from harness.core.records import to_json
-from harness.core.step_parts import PART_COLUMNS
+from harness.core.outcome import Columns, Outcome
+from harness.core.records import Json, to_json
+from harness.core.row import Row, WholeRow
+from harness.core.step_parts import PART_COLUMNS, Part
 from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
 
@@ -25,11 +26,12 @@ NOISY_CORES = 0.5
 """Cores that other processes used on average during a cell above which it is marked noisy; chosen."""
 
 
-Row = dict[str, Any]
-
-
-def identity_row(cell: Cell, environment: str) -> Row:
+def identity_row(cell: Cell, environment: str) -> Json:
     """Return the columns that are known before a cell runs."""
+    return _named(cell, environment) | {f"swept {key}": value for key, value in cell.swept.items()}
+
+
+def _named(cell: Cell, environment: str) -> WholeRow:
     simulated = cell.engine == "virtual"
     return {
         "cell_id": cell.cell_id,
@@ -53,7 +55,6 @@ def identity_row(cell: Cell, environment: str) -> Row:
         "trajectory_id": trajectory_id(cell),
         "environment": environment,
         "ranked": not cell.oversubscribed,
-        **{f"swept {key}": value for key, value in cell.swept.items()},
     }
 
 
@@ -65,9 +66,9 @@ def trajectory_id(cell: Cell) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Row:
+def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Json:
     """Return the columns that a finished run adds; what was not measured stays out."""
-    row = convergence_row(outcome, budget) | speed_row(cell, outcome) | time_row(cell, outcome)
+    row: WholeRow = {**convergence_row(outcome, budget), **speed_row(cell, outcome), **time_row(cell, outcome)}
     row |= staleness_row(cell, outcome) | stated_row(outcome, row) | regime_row(outcome, budget)
     row |= noise_row(outcome) | fitting_row(outcome, row) | cost_row(cell, outcome)
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
@@ -76,10 +77,10 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Row:
     row["dram_tensors_peak_bytes"] = sum(outcome.dram.values()) or None
     row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
     row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
-    return row | {f"x_{name}": value for name, value in outcome.recorded.items()}
+    return dict(row) | {f"x_{name}": value for name, value in outcome.recorded.items()}
 
 
-def convergence_row(outcome: Outcome, budget: Budget) -> Row:
+def convergence_row(outcome: Outcome, budget: Budget) -> WholeRow:
     """Return what was reached, and after how much of everything."""
     last = outcome.evaluations[-1] if outcome.evaluations else None
     reached = target_reached(outcome.evaluations, budget)
@@ -123,10 +124,10 @@ def _mean_loss(group: Sequence[Row]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def curve_table(outcome: Outcome) -> dict[str, list[Any]]:
+def curve_table(outcome: Outcome) -> Columns:
     """Return the columns of evals.csv; train_loss is the mean since the evaluation before."""
     curve, before = loss_curve(outcome), 0
-    table: dict[str, list[Any]] = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
+    table: Columns = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
     table |= {"validation_loss": [], "validation_accuracy": []}
     for evaluation in outcome.evaluations:
         since = [loss for samples, loss in curve if before < samples <= evaluation.samples]
@@ -137,7 +138,7 @@ def curve_table(outcome: Outcome) -> dict[str, list[Any]]:
     return table
 
 
-def regime_row(outcome: Outcome, budget: Budget) -> Row:
+def regime_row(outcome: Outcome, budget: Budget) -> WholeRow:
     """Return what the loss curve says about the learning rate, and what that rests on; nothing for speed-only cells."""
     steps = _rows(outcome.steps)
     losses = [loss for _, loss in loss_curve(outcome)]
@@ -158,7 +159,7 @@ def regime_row(outcome: Outcome, budget: Budget) -> Row:
     }
 
 
-def fitting_row(outcome: Outcome, row: Mapping[str, Any]) -> Row:
+def fitting_row(outcome: Outcome, row: WholeRow) -> WholeRow:
     """Return whether the run over- or underfitted; nothing where that cannot be told.
 
     Args:
@@ -169,14 +170,14 @@ def fitting_row(outcome: Outcome, row: Mapping[str, Any]) -> Row:
     return {"fitting": found} if found else {}
 
 
-def cost_row(cell: Cell, outcome: Outcome) -> Row:
+def cost_row(cell: Cell, outcome: Outcome) -> WholeRow:
     """Return what the devices cost while they trained, where the scenario says what one costs for an hour."""
     if cell.per_gpu_hour is None:
         return {}
     return {"cost": cell.gpus * cell.per_gpu_hour * outcome.training_s / SECONDS_PER_HOUR}
 
 
-def speed_row(cell: Cell, outcome: Outcome) -> Row:
+def speed_row(cell: Cell, outcome: Outcome) -> WholeRow:
     """Return throughput of the whole job and step times, after warm-up, on the training clock."""
     steps = _rows(outcome.steps)
     if not steps or outcome.training_s <= 0:
@@ -198,7 +199,7 @@ def speed_row(cell: Cell, outcome: Outcome) -> Row:
     }
 
 
-def time_row(cell: Cell, outcome: Outcome) -> Row:
+def time_row(cell: Cell, outcome: Outcome) -> WholeRow:
     """Return where the time went: means over devices that add up to the training time."""
     totals = dict.fromkeys(PART_COLUMNS, 0.0)
     for step in _rows(outcome.steps):
@@ -212,9 +213,16 @@ def time_row(cell: Cell, outcome: Outcome) -> Row:
     rows_per_step = cell.workers if cell.engine == "virtual" else cell.gpus
     parts = {part: total / rows_per_step for part, total in totals.items()}
     other = outcome.training_s - sum(parts.values())
-    row: Row = {**parts, "other_s": max(0.0, other), "busy_fraction": None}
+    row: WholeRow = {
+        "input_s": parts[Part.INPUT.column],
+        "compute_s": parts[Part.COMPUTE.column],
+        "communication_s": parts[Part.COMMUNICATION.column],
+        "idle_s": parts[Part.IDLE.column],
+        "other_s": max(0.0, other),
+        "busy_fraction": None,
+    }
     if outcome.training_s > 0:
-        row["busy_fraction"] = min(1.0, parts["compute_s"] / outcome.training_s)
+        row["busy_fraction"] = min(1.0, row["compute_s"] / outcome.training_s)
     if cell.engine == "real":
         row |= {"setup_s": outcome.setup_s, "evaluation_s": outcome.evaluation_s}
         row["wall_s"] = outcome.setup_s + outcome.training_s + outcome.evaluation_s
@@ -223,7 +231,7 @@ def time_row(cell: Cell, outcome: Outcome) -> Row:
     return row
 
 
-def stated_row(outcome: Outcome, parts: Mapping[str, Any]) -> Row:
+def stated_row(outcome: Outcome, parts: Row) -> WholeRow:
     """Return how far a simulated step may be off, relative, one standard deviation: its parts' errors are independent.
 
     Args:
@@ -235,7 +243,7 @@ def stated_row(outcome: Outcome, parts: Mapping[str, Any]) -> Row:
     return {"stated_error": error} if error else {}
 
 
-def staleness_row(cell: Cell, outcome: Outcome) -> Row:
+def staleness_row(cell: Cell, outcome: Outcome) -> WholeRow:
     """Return staleness over updates; synchronous strategies have none, which is known without measuring."""
     if cell.synchrony == "synchronous":
         return {"staleness_mean": 0.0, "staleness_p95": 0.0}
@@ -245,7 +253,7 @@ def staleness_row(cell: Cell, outcome: Outcome) -> Row:
     return {"staleness_mean": statistics.fmean(values), "staleness_p95": percentile(values, 0.95)}
 
 
-def noise_row(outcome: Outcome) -> Row:
+def noise_row(outcome: Outcome) -> WholeRow:
     """Return the gradient noise scale over the whole run; nothing where it is not resolved."""
     known = known_squares(outcome.updates_log)
     return {"noise_scale_samples": noise_scale(known).samples} if known else {}
@@ -257,7 +265,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return float(ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))])
 
 
-def with_speedups(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def with_speedups(rows: Sequence[Row]) -> list[Json]:
     """Add speed-up of throughput, its base, and strong or weak.
 
     The base is the median of `single` with the same global batch (strong) or the same batch per rank (weak) of the
@@ -270,7 +278,7 @@ def with_speedups(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 _SAME_BATCH = (("strong", "global_batch_size"), ("weak", "batch_size"))
 
 
-def _bases(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[int, list[float]]]:
+def _bases(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[int, list[float]]]:
     """Return throughputs by number of devices, for each strategy, setting and batch: looked up once for every row."""
     found: dict[tuple[Any, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -281,7 +289,7 @@ def _bases(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], dict[int,
     return found
 
 
-def _setting(row: Mapping[str, Any]) -> str:
+def _setting(row: Row) -> str:
     """Return what two rows must have in common to be compared."""
     swept = sorted(key for key in row if key.startswith("swept ") and row[key] is not None)
     return json.dumps(
@@ -290,7 +298,7 @@ def _setting(row: Mapping[str, Any]) -> str:
     )
 
 
-def _speedup(row: Mapping[str, Any], bases: Mapping[tuple[Any, ...], Mapping[int, Sequence[float]]]) -> Row:
+def _speedup(row: Row, bases: Mapping[tuple[Any, ...], Mapping[int, Sequence[float]]]) -> WholeRow:
     if not row.get("throughput_samples_per_s"):
         return {}
     setting = _setting(row)
@@ -307,6 +315,6 @@ def _speedup(row: Mapping[str, Any], bases: Mapping[tuple[Any, ...], Mapping[int
     return {}
 
 
-def _rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+def _rows(columns: Columns) -> list[Json]:
     names = list(columns)
     return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from harness.analysis.compared import STATUS, Change, ChangeKind, Comparison, Detectable, Finding
 from harness.analysis.point_names import micro_batch, on_devices, sentences
 from harness.analysis.points import Row, settings_of
+from harness.core.records import Json
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import change_in_percent, counted, escaped
 
@@ -79,7 +79,7 @@ def in_json(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
     return json.dumps(content, indent=1)
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: Finding) -> Json:
     interval = [finding.interval.low, finding.interval.high] if finding.interval else None
     return {
         "kind": finding.kind,
@@ -97,7 +97,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _as_data(change: Change) -> dict[str, Any]:
+def _as_data(change: Change) -> Json:
     return {
         "point": point_in_words(change.row),
         "quantity": change.quantity.column,

@@ -7,13 +7,11 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from harness.core.endings import Status
+from harness.core.row import Row as Row
 from harness.core.step_parts import Part
 from harness.core.words import show
-
-Row = Mapping[str, Any]
 
 SWEPT = "swept "
 """Starts the columns of keys that were swept by their path."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.intervals import cost, ratio
 from harness.analysis.points import SWEPT, Point, Row, number, points, settings_of
+from harness.core.records import Json
 
 FAR_OUT = 3.0
 """Quartile distances above the upper quartile above which a step is an outlier.
@@ -158,16 +159,16 @@ def _throughput(point: Point) -> float:
     return float(median(row["throughput_samples_per_s"] for row in point.rows))
 
 
-def _line(point: Point) -> dict[str, Any]:
+def _line(point: Point) -> Json:
     keys = ("strategy", "options", "engine", "device", "gpus", "batch_size", "global_batch_size", "learning_rate")
     speed = {"details": point.details, "runs": len(point.rows), "throughput_samples_per_s": _throughput(point)}
     return {key: point.row.get(key) for key in keys} | speed
 
 
-def _against(point: Point, base: Point, steps: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def _against(point: Point, base: Point, steps: Mapping[str, pd.DataFrame]) -> Json:
     speedup = _throughput(point) / _throughput(base)
     times = point.gpus / base.gpus
-    line: dict[str, Any] = {"base": f"{base.strategy} on {base.gpus}", "base_gpus": base.gpus, "speedup": speedup}
+    line: Json = {"base": f"{base.strategy} on {base.gpus}", "base_gpus": base.gpus, "speedup": speedup}
     line |= {"efficiency": speedup / times, "ideal": times}
     ends = dict.fromkeys(("speedup_low", "speedup_high", "efficiency_low", "efficiency_high", "between_runs"))
     if point is base:

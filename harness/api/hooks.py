@@ -13,7 +13,7 @@ def harness_strategies():
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pluggy
 
@@ -30,40 +30,40 @@ def harness_strategies() -> Iterable[type[Strategy]]:  # type: ignore[empty-body
 
 
 @hookspec
-def harness_models() -> Iterable[Any]:  # type: ignore[empty-body]
+def harness_models() -> Iterable[object]:  # type: ignore[empty-body]
     """Return `harness.Model` entries: a name, options, a function that builds the torch module."""
 
 
 @hookspec
-def harness_datasets() -> Iterable[Any]:  # type: ignore[empty-body]
+def harness_datasets() -> Iterable[object]:  # type: ignore[empty-body]
     """Return `harness.Dataset` entries: a name, options, a function that loads arrays."""
 
 
 @hookspec
-def harness_devices() -> Iterable[Any]:  # type: ignore[empty-body]
+def harness_devices() -> Iterable[object]:  # type: ignore[empty-body]
     """Return `harness.Device` entries: peaks, memory and links of an accelerator, with their source."""
 
 
 @hookspec
-def harness_links() -> Iterable[Any]:  # type: ignore[empty-body]
+def harness_links() -> Iterable[object]:  # type: ignore[empty-body]
     """Return `harness.Link` entries: nominal rate and kind of a link, with their source."""
 
 
 @hookspec
-def harness_clusters() -> Iterable[Any]:  # type: ignore[empty-body]
+def harness_clusters() -> Iterable[object]:  # type: ignore[empty-body]
     """Return `harness.Preset` entries: nodes of devices and the links between them."""
 
 
 @hookspec
-def harness_probes() -> Iterable[Any]:  # type: ignore[empty-body]
+def harness_probes() -> Iterable[object]:  # type: ignore[empty-body]
     """Return `harness.Probe` classes, sampled from a process outside training."""
 
 
 @hookspec
-def harness_listeners() -> Iterable[Any]:  # type: ignore[empty-body]
+def harness_listeners() -> Iterable[object]:  # type: ignore[empty-body]
     """Return `harness.Listener` objects, told when cells start, and when they finish with their record."""
 
 
 @hookspec
-def harness_report_sections() -> Iterable[Any]:  # type: ignore[empty-body]
+def harness_report_sections() -> Iterable[object]:  # type: ignore[empty-body]
     """Return functions of the cells' frame that answer (title, HTML) for the end of the report."""

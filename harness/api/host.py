@@ -25,6 +25,7 @@ import pluggy
 from harness.api import hooks as hookspecs
 from harness.core.code_hash import file_hash
 from harness.core.errors import HarnessError, MachineError, PluginError, nearest
+from harness.core.records import Json
 
 if TYPE_CHECKING:
     from harness.api.strategy import Strategy
@@ -53,7 +54,7 @@ class Listener:
     def cell_started(self, cell: Any) -> None:
         """Called before a cell's processes start."""
 
-    def cell_finished(self, cell: Any, record: dict[str, Any]) -> None:
+    def cell_finished(self, cell: Any, record: Json) -> None:
         """Called with the record that was stored."""
 
 
@@ -67,12 +68,12 @@ class Host:
     """
 
     strategies: dict[str, type[Strategy]] = field(default_factory=dict)
-    models: dict[str, Any] = field(default_factory=dict)
-    datasets: dict[str, Any] = field(default_factory=dict)
-    devices: dict[str, Any] = field(default_factory=dict)
-    links: dict[str, Any] = field(default_factory=dict)
-    clusters: dict[str, Any] = field(default_factory=dict)
-    probes: dict[str, Any] = field(default_factory=dict)
+    models: Json = field(default_factory=dict)
+    datasets: Json = field(default_factory=dict)
+    devices: Json = field(default_factory=dict)
+    links: Json = field(default_factory=dict)
+    clusters: Json = field(default_factory=dict)
+    probes: Json = field(default_factory=dict)
     listeners: list[Listener] = field(default_factory=list)
     report_sections: list[Callable[..., Any]] = field(default_factory=list)
     origins: dict[tuple[str, str], str] = field(default_factory=dict)

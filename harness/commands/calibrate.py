@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness.core import cache
 from harness.core.errors import NothingDone
 from harness.core.machine import detect_machine
-from harness.core.records import from_json
 from harness.core.words import bandwidth, duration, exact_duration, memory_size
-from harness.costs.cells import links_key
+from harness.costs.cells import MeasuredLinks, load_links
 from harness.costs.profiles import Cluster
 from harness.engines.calibration.laws import alpha_beta, misfit
 
@@ -34,23 +32,23 @@ def show_or_measure(device: str, threads: int, only_show: bool, say: Callable[[s
         from harness.engines.calibration.link_times import calibrate
 
         calibrate(machine, kind, threads, say)
-    content = cache.load("links", links_key(machine, kind, threads))
-    if content is None:
+    links = load_links(machine, kind, threads)
+    if links is None:
         raise NothingDone(f"{kind} with {threads} threads was never calibrated here; run harness calibrate")
-    return describe(content)
+    return describe(links)
 
 
-def describe(content: Mapping[str, Any], now_s: float | None = None) -> str:
+def describe(links: MeasuredLinks, now_s: float | None = None) -> str:
     """Return the text of `harness calibrate --show`.
 
     Args:
-        content: as `harness.engines.calibration.link_times` keeps it.
+        links: as they were measured.
         now_s: the time that ages are counted to; default: now.
     """
-    cluster = from_json(Cluster, content["cluster"])
-    age = (time.time() if now_s is None else now_s) - content["measured_at"]
+    cluster = links.cluster
+    age = (time.time() if now_s is None else now_s) - links.measured_at
     lines = [f"{cluster.device}: measured {exact_duration(max(0.0, age), 3)} ago"]
-    for ranks, found in content["raw"]["groups"].items():
+    for ranks, found in links.raw["groups"].items():
         lines += [f"  {ranks} processes", *_collectives(found["collectives"])]
     return "\n".join([*lines, *_runtime(cluster)])
 

@@ -9,6 +9,7 @@ from typing import Any
 from harness.api.host import Host
 from harness.core.errors import InputError
 from harness.core.given_cluster import THIS_MACHINE
+from harness.core.records import Json
 from harness.core.words import aligned, bandwidth, exact_duration, memory_size, share_in_percent
 from harness.costs.catalogue import Device, Link, Preset, efficiency, find_devices
 
@@ -49,7 +50,7 @@ def describe_entry(host: Host, name: str) -> str:
     raise InputError([f"{name}: nothing is called that{host.suggest(name)}; `harness plugins` lists all names"])
 
 
-def _kinds(host: Host) -> Iterator[tuple[str, dict[str, Any]]]:
+def _kinds(host: Host) -> Iterator[tuple[str, Json]]:
     yield "strategies", dict(host.strategies)
     yield "models", host.models
     yield "datasets", host.datasets

@@ -17,6 +17,8 @@ from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
 from harness.core.errors import MachineError, PluginError
+from harness.core.outcome import Columns
+from harness.core.records import Json
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.processes.status import Reached
@@ -146,7 +148,7 @@ def _run_one(
     results: Results,
     host: Host,
     plugins: Sequence[str],
-    environment: dict[str, Any],
+    environment: Json,
     trace: int | None,
     progress: Progress,
 ) -> Record:
@@ -190,7 +192,7 @@ def _run_watched(
     results: Results,
     host: Host,
     plugins: Sequence[str],
-    environment: dict[str, Any],
+    environment: Json,
     trace: int | None,
     progress: Progress,
 ) -> tuple[Result, Telemetry | None]:
@@ -245,13 +247,13 @@ class _Watch:
 
 
 def make_record(
-    cell: Cell, result: Result, telemetry: Telemetry | None, environment: dict[str, Any], attempts: int
-) -> tuple[Record, dict[str, dict[str, list[Any]]]]:
+    cell: Cell, result: Result, telemetry: Telemetry | None, environment: Json, attempts: int
+) -> tuple[Record, dict[str, Columns]]:
     """Return the record of a cell and its tables."""
     row = identity_row(cell, environment["id"])
     status = result.status or Status.OK  # of a cell that finished its outcome decides
     record = Record(cell, status, result.reason, cell.notes, row, environment, attempts, cause=result.cause)
-    tables: dict[str, dict[str, list[Any]]] = {}
+    tables: dict[str, Columns] = {}
     if result.outcome is not None:
         record, tables = _with_outcome(record, result)
     if telemetry is not None:
@@ -264,7 +266,7 @@ def make_record(
     return record, tables
 
 
-def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, dict[str, list[Any]]]]:
+def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, Columns]]:
     outcome = result.outcome
     budget = Budget.of(record.cell.goal, outcome.facts["num_train"])
     status, reason = outcome.status(budget)

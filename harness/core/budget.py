@@ -5,10 +5,26 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from harness.core.cell import Goal
+
+@dataclass(frozen=True)
+class Goal:
+    """When a cell is done, and how it is judged; None: no such target or limit.
+
+    Attributes:
+        target_accuracy: fraction of the validation split, 0..1.
+        max_seconds: on the cell's own clock.
+        evaluate_every: samples, or text such as "0.25 epoch"; None: never.
+        validation_fraction: of the training data.
+    """
+
+    target_accuracy: float | None = None
+    target_loss: float | None = None
+    max_epochs: float | None = None
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    evaluate_every: int | str | None = None
+    validation_fraction: float = 0.1
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.atomic_files import write_atomically
+from harness.core.records import Json
 
 SCHEMA = 1
 """Rises when stored content would no longer mean the same; everything is then measured and traced again."""
@@ -24,7 +25,7 @@ def folder() -> Path:
     return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "harness"
 
 
-def load(kind: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+def load(kind: str, key: Mapping[str, Any]) -> Json | None:
     """Return what was saved under this key, or None; what cannot be read counts as absent.
 
     Args:

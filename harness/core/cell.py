@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from harness.core.budget import Goal
 from harness.core.faults import NO_FAULTS, Faults
 from harness.core.given_cluster import ClusterFigures
 from harness.core.machine import Machine
-from harness.core.records import to_json
+from harness.core.records import Json, to_json
 
 RECORD_SCHEMA = 2
 """Rises when records of the same cell would no longer mean the same; every stored cell is then run again.
@@ -92,7 +93,7 @@ class Named:
     """A name with options, defaults filled in."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,26 +117,6 @@ class Workload:
     lr_warmup: float = 0.0
     clip_norm: float | None = None
     step: str = "eager"
-
-
-@dataclass(frozen=True)
-class Goal:
-    """When a cell is done, and how it is judged; None: no such target or limit.
-
-    Attributes:
-        target_accuracy: fraction of the validation split, 0..1.
-        max_seconds: on the cell's own clock.
-        evaluate_every: samples, or text such as "0.25 epoch"; None: never.
-        validation_fraction: of the training data.
-    """
-
-    target_accuracy: float | None = None
-    target_loss: float | None = None
-    max_epochs: float | None = None
-    max_steps: int | None = None
-    max_seconds: float | None = None
-    evaluate_every: int | str | None = None
-    validation_fraction: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -178,7 +159,7 @@ class Observation:
         source: where it is from.
     """
 
-    keys: dict[str, Any] = field(default_factory=dict)
+    keys: Json = field(default_factory=dict)
     throughput_samples_per_s: float | None = None
     step_time_s: float | None = None
     source: str = ""
@@ -213,7 +194,7 @@ class Cell:
 
     cell_id: str
     strategy: str
-    options: dict[str, Any]
+    options: Json
     synchrony: str
     equals: str | None
     engine: str
@@ -231,7 +212,7 @@ class Cell:
     goal: Goal
     measure: Measure
     cluster: ClusterFigures
-    swept: dict[str, Any]
+    swept: Json
     threads_per_device: int
     cell_timeout_s: float
     folder: str

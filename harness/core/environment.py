@@ -8,19 +8,19 @@ import os
 import platform
 from functools import cache
 from importlib import metadata
-from typing import Any
 
 from harness.core.machine import Machine
 from harness.core.nvidia_driver import driver_version
+from harness.core.records import Json
 from harness.core.version import __version__
 
 PACKAGES = ("torch", "numpy", "simpy", "nvidia-nccl-cu13", "nvidia-nccl-cu12")
 
 
 @cache
-def describe_environment(machine: Machine) -> dict[str, Any]:
+def describe_environment(machine: Machine) -> Json:
     """Return versions and hardware; imports nothing heavy."""
-    facts: dict[str, Any] = {
+    facts: Json = {
         "harness": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -7,7 +7,14 @@ from typing import Any
 
 from harness.core.budget import Budget, Evaluation, target_reached
 from harness.core.endings import Status
+from harness.core.records import Json
 from harness.core.step_parts import PART_COLUMNS
+
+Columns = dict[str, list[Any]]
+"""A table: each column by its name."""
+
+StepRow = dict[str, Any]
+"""A row of a table, by the names of its columns."""
 
 STEP_COLUMNS = (
     "worker",
@@ -59,8 +66,8 @@ class Outcome:
     evaluation_s: float = 0.0
     evaluations: list[Evaluation] = field(default_factory=list)
     test: tuple[float, float] | None = None
-    steps: dict[str, list[Any]] = field(default_factory=dict)
-    updates_log: dict[str, list[Any]] = field(default_factory=dict)
+    steps: Columns = field(default_factory=dict)
+    updates_log: Columns = field(default_factory=dict)
     dram: dict[str, int] = field(default_factory=dict)
     allocator: dict[str, int] = field(default_factory=dict)
     bytes_sent_per_step: float | None = None
@@ -69,7 +76,7 @@ class Outcome:
     recorded: dict[str, float] = field(default_factory=dict)
     unawaited: dict[str, int] = field(default_factory=dict)
     deliveries: dict[int, list[int | None]] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
     spans: list[Any] = field(default_factory=list)
     weights: Any = None
 
@@ -85,6 +92,6 @@ class Outcome:
         return Status.TARGET_MISSED, f"the target was not met by two consecutive evaluations in {self.samples} samples"
 
 
-def columns(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[Any]]:
+def columns(rows: list[StepRow], names: tuple[str, ...]) -> Columns:
     """Turn rows into columns; what a row lacks is None."""
     return {name: [row.get(name) for row in rows] for name in names}

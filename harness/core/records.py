@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.core.errors import HarnessError
-
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
@@ -15,7 +13,7 @@ Json = dict[str, Any]
 """What a JSON object holds; its values are JSON too."""
 
 
-class Unreadable(HarnessError):
+class Unreadable(ValueError):
     """What was stored is not what it should be; the message says where in it, and what was found."""
 
 

@@ -75,7 +75,7 @@ def price(cell: Cell, host: Host) -> Prediction:
 
 def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
     """Return the micro-batch and the bytes that it needs, or why it does not fit."""
-    if shape.facts.get("activations") == "unknown":
+    if not shape.activations_known:
         if cell.micro_batch_size == LARGEST:
             return Prediction(
                 reason="the largest micro-batch is not known: workload.model does not give its activations"

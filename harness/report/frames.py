@@ -30,10 +30,12 @@ from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
 from harness.analysis.usage import computing_frame, sampled_frame
 from harness.core.cell import Cell
 from harness.core.device_words import engine_in_words
+from harness.core.records import Json
+from harness.core.row import COLUMNS
 from harness.core.words import show
 from harness.report.scenario_results import ScenarioResults
 from harness.report.svg import MOST_BARS, NOT_RANKED
-from harness.results.store import COLUMNS, Record
+from harness.results.store import Record
 
 LEARNT = ("accuracy", "train_loss", "validation_loss")
 READ = ("samples", "time_s", "validation_accuracy", "train_loss", "validation_loss")
@@ -172,9 +174,9 @@ class PageFrames:
         numbers = {key: float for key in columns if key.startswith(NUMBERS)}
         return pd.DataFrame(rows, columns=columns).astype(numbers)
 
-    def _bar(self, cell: Cell) -> dict[str, Any]:
+    def _bar(self, cell: Cell) -> Json:
         record = self.scenario.records[cell.cell_id]
-        row: dict[str, Any] = {"cell_id": cell.cell_id, "simulated": cell.engine == "virtual"}
+        row: Json = {"cell_id": cell.cell_id, "simulated": cell.engine == "virtual"}
         row |= {"ranked": cell.cell_id not in self.unranked, "strategy": cell.strategy, "gpus": cell.gpus}
         row |= {"label": self.labels[cell.cell_id], "dram_capacity": cell.dram_bytes}
         row |= {"throughput": record.row.get("throughput_samples_per_s"), "stated": record.row.get("stated_error")}
@@ -323,7 +325,7 @@ def _first_device(steps: pd.DataFrame) -> pd.DataFrame:
 # -- one bar -----------------------------------------------------------------------------------------------------------
 
 
-def _parts(row: Mapping[str, Any]) -> dict[str, float]:
+def _parts(row: Row) -> dict[str, float]:
     """Return the seconds of an update by part; what was not measured of a measured cell counts as 0."""
     steps = number(row, "steps")
     if not steps or number(row, "compute_s") is None:
@@ -345,7 +347,7 @@ def steps_by_part(bars: pd.DataFrame) -> pd.DataFrame:
     return middle.set_index("label").loc[order].reset_index()[columns]
 
 
-def _peaks(cell: Cell, record: Record) -> dict[str, Any]:
+def _peaks(cell: Cell, record: Record) -> Json:
     """Return what CUDA's allocator held, measured or as it is predicted to, and what NVML saw."""
     allocated, reserved = (record.row.get(f"dram_{kind}_peak_bytes") for kind in ("allocated", "reserved"))
     memory = _memory(record)

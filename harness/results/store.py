@@ -18,82 +18,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.analysis.cell_row import Row, with_speedups
+from harness.analysis.cell_row import with_speedups
 from harness.core.atomic_files import atomic, write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
 from harness.core.endings import Cause, Status
 from harness.core.errors import InputError
-from harness.core.records import Json, Unreadable, from_json, to_json
-from harness.core.step_parts import Part
+from harness.core.outcome import Columns
+from harness.core.records import Json, from_json, to_json
+from harness.core.row import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMNS = tuple(
-    [
-        "cell_id",
-        "strategy",
-        "options",
-        "synchrony",
-        "equivalence",
-        "engine",
-        "clock",
-        "device",
-        "precision",
-        "workers",
-        "gpus",
-        "nodes",
-        "batch_size",
-        "micro_batch_size",
-        "global_batch_size",
-        "learning_rate",
-        "lr_rule",
-        "seed",
-        "status",
-        "reason",
-        "notes",
-        "regime",
-        "samples_seen",
-        "steps",
-        "throughput_samples_per_s",
-        "step_time_s",
-        "step_time_p95_s",
-        "speedup",
-        "speedup_base",
-        "scaling",
-        "time_to_target_s",
-        "samples_to_target",
-        "updates_to_target",
-        "validation_accuracy",
-        "validation_loss",
-        "test_accuracy",
-        "train_loss",
-        "setup_s",
-        *(part.column for part in Part),
-        "evaluation_s",
-        "wall_s",
-        "bytes_sent_per_step",
-        "bubble_fraction",
-        "staleness_mean",
-        "staleness_p95",
-        "noise_scale_samples",
-        "dram_tensors_peak_bytes",
-        "dram_allocated_peak_bytes",
-        "dram_reserved_peak_bytes",
-        "nvml_used_peak_bytes",
-        "host_rss_peak_bytes",
-        "busy_fraction",
-        "nvml_utilisation_mean",
-        "mfu",
-        "energy_j",
-        "cost",
-        "trajectory_id",
-        "environment",
-        "noisy",
-        "ranked",
-    ]
-)
-"""cells.csv has at least these; what was not measured is empty, never 0."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +46,10 @@ class Record:
     status: Status
     reason: str
     notes: tuple[str, ...]
-    row: dict[str, Any]
-    environment: dict[str, Any]
+    row: Json
+    environment: Json
     attempts: int = 1
-    detail: dict[str, Any] | None = None
+    detail: Json | None = None
     cause: Cause | None = None
 
     @property
@@ -142,12 +77,12 @@ class Results:
             return None
         except NewerSchema as error:
             raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
-        except (ValueError, TypeError, Unreadable) as error:
+        except (ValueError, TypeError) as error:
             raise InputError([f"{path}: not a record ({error}); move the folder away to run the cell again"]) from None
         # Records of before this column was written: the cell has always known it.
         return replace(record, row={"ranked": not record.cell.oversubscribed} | record.row)
 
-    def write_record(self, record: Record, tables: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
+    def write_record(self, record: Record, tables: Mapping[str, Columns]) -> None:
         """Write tables first and the record last, each atomically: an interruption never leaves half a record."""
         folder = self.cell_folder(record.cell.cell_id)
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +117,7 @@ class Results:
             ) from None
         except NewerSchema as error:
             raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
-        except (ValueError, TypeError, Unreadable) as error:
+        except (ValueError, TypeError) as error:
             raise InputError(
                 [f"{path}: not a plan ({error}); `harness run` writes it again, and keeps the cells"]
             ) from None
@@ -202,7 +137,7 @@ class Results:
         """Return the ids of all finished cells here, of this plan or another."""
         return {path.parent.name for path in self.folder.glob("cells/*/record.json")}
 
-    def rows(self, records: Mapping[str, Record] | None = None) -> list[Row]:
+    def rows(self, records: Mapping[str, Record] | None = None) -> list[Json]:
         """Return the rows of cells.csv, with what follows from comparing them.
 
         Args:
@@ -291,7 +226,7 @@ def _content(path: Path) -> Json:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _write_table(path: Path, table: Mapping[str, Sequence[Any]]) -> None:
+def _write_table(path: Path, table: Columns) -> None:
     with atomic(path) as temporary:
         if path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:

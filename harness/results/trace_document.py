@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from harness.core.records import Json
 from harness.core.span import COMMUNICATION, Span
 
 STEPS_BY_DEFAULT = 20
@@ -34,7 +35,7 @@ def chosen_spans(spans: Sequence[Span], first: int, steps: int) -> list[Span]:
 
 def trace_document(
     spans: Sequence[Span], marks: Iterable[tuple[float, str]] = (), about: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+) -> Json:
     """Return a trace as JSON holds it.
 
     Args:
@@ -83,13 +84,13 @@ def _lanes(spans: Sequence[Span]) -> list[str]:
     return lanes
 
 
-def _event(span: Span, pid: int, tid: int) -> dict[str, Any]:
+def _event(span: Span, pid: int, tid: int) -> Json:
     start, end = round(span.start_s * 1e6, 3), round(span.end_s * 1e6, 3)
     event = {"name": span.name, "cat": span.category, "ph": "X", "ts": start, "dur": round(end - start, 3)}
     return event | {"pid": pid, "tid": tid, "args": {} if span.step is None else {"step": span.step}}
 
 
-def _names(place: Mapping[tuple[str, str], tuple[int, int]]) -> Iterator[dict[str, Any]]:
+def _names(place: Mapping[tuple[str, str], tuple[int, int]]) -> Iterator[Json]:
     """Name processes and threads, and keep them in the order of their numbers."""
     for process, pid in dict.fromkeys((process, pid) for (process, _), (pid, _) in place.items()):
         yield {"name": "process_name", "ph": "M", "pid": pid, "tid": 0, "args": {"name": process}}
@@ -99,9 +100,9 @@ def _names(place: Mapping[tuple[str, str], tuple[int, int]]) -> Iterator[dict[st
         yield {"name": "thread_sort_index", "ph": "M", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
 
 
-def side_by_side(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def side_by_side(groups: Mapping[str, Mapping[str, Any]]) -> Json:
     """Return one trace of several, such as {"real": ..., "virtual": ...}; each begins at zero."""
-    found: list[dict[str, Any]] = []
+    found: list[Json] = []
     for number, (group, trace) in enumerate(groups.items()):
         begin = min((event["ts"] for event in trace["traceEvents"] if event["ph"] == "X"), default=0.0)
         found += (_moved(event, group, number * _SECOND_GROUP, begin) for event in trace["traceEvents"])
@@ -110,7 +111,7 @@ def side_by_side(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"traceEvents": ordered, "displayTimeUnit": "ms", "otherData": about}
 
 
-def _moved(event: Mapping[str, Any], group: str, offset: int, begin: float) -> dict[str, Any]:
+def _moved(event: Mapping[str, Any], group: str, offset: int, begin: float) -> Json:
     moved = {**event, "pid": event["pid"] + offset}
     if event["ph"] == "X":
         moved["ts"] = round(event["ts"] - begin, 3)

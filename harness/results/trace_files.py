@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import POINT_FIELDS, Cell
 from harness.core.outcome import Outcome
+from harness.core.records import Json
 from harness.results.store import Results
 from harness.results.trace_document import chosen_spans, side_by_side, trace_document
 
@@ -22,7 +22,7 @@ def steps_to_record(cell: Cell, steps: int) -> int:
     return int(cell.measure.warmup_steps) + steps
 
 
-def document_of(cell: Cell, outcome: Outcome, steps: int) -> dict[str, Any]:
+def document_of(cell: Cell, outcome: Outcome, steps: int) -> Json:
     """Return a cell's trace: so many steps after the warm-up, which is at most a tenth of the run as in throughput."""
     own = [worker for worker in outcome.steps.get("worker", []) if worker == 0]
     first = min(int(cell.measure.warmup_steps), len(own) // 10)
@@ -49,12 +49,12 @@ def are_twins(cell: Cell, other: Cell) -> bool:
     return cell.engine != other.engine and all(getattr(cell, key) == getattr(other, key) for key in _SHARED)
 
 
-def _read(results: Results, cell: Cell) -> dict[str, Any]:
+def _read(results: Results, cell: Cell) -> Json:
     text = (results.cell_folder(cell.cell_id) / "trace.json").read_text(encoding="utf-8")
-    content: dict[str, Any] = json.loads(text)
+    content: Json = json.loads(text)
     return content
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(path: Path, document: Json) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(document) + "\n")

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from harness.core.errors import InputError, nearest
+from harness.core.records import Json
 from harness.core.words import show, show_path
 from harness.scenario.toml_lines import Path, line_numbers, line_of
 
@@ -86,7 +87,7 @@ def _line_number(problem: str) -> int:
     return int(match[1]) if match else 0
 
 
-def parse_toml(text: str, where: str) -> tuple[dict[str, Any], Source]:
+def parse_toml(text: str, where: str) -> tuple[Json, Source]:
     """Return a TOML text's content and a `Source` that knows its lines.
 
     Raises:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from harness.core.errors import nearest
+from harness.core.records import Json
 from harness.scenario.mistakes import Source
 from harness.scenario.schema import WorkloadSection
 
@@ -63,7 +64,7 @@ def resolve_key(key: str, known: Iterable[str]) -> tuple[str | None, str]:
     return None, f"no such key{near}; write a path such as sweep.gpus, or its last word"
 
 
-def apply_sets(content: dict[str, Any], sets: Sequence[str], known: Iterable[str], source: Source) -> None:
+def apply_sets(content: Json, sets: Sequence[str], known: Iterable[str], source: Source) -> None:
     """Write each `KEY=VALUE` into `content`; what cannot be understood becomes a problem of `source`."""
     paths = list(known)
     for written in sets:
@@ -88,7 +89,7 @@ def _open_path(key: str, paths: list[str]) -> tuple[str | None, str]:
     return resolve_key(key, paths)
 
 
-def _write(content: dict[str, Any], path: str, value: Any, written: str, source: Source, one: bool) -> None:
+def _write(content: Json, path: str, value: Any, written: str, source: Source, one: bool) -> None:
     for pair in EXCLUSIVE:
         if path in pair:
             for other in pair:
@@ -104,7 +105,7 @@ def _write(content: dict[str, Any], path: str, value: Any, written: str, source:
         source.sets[tuple(path.split("."))] = written
 
 
-def put(content: dict[str, Any], path: str, value: Any) -> None:
+def put(content: Json, path: str, value: Any) -> None:
     """Write `value` at a dotted path; a name on the way becomes a table with that name."""
     *tables, last = path.split(".")
     for key in tables:
@@ -122,7 +123,7 @@ def _default_name(path: str, key: str) -> Any:
     return WorkloadSection.model_fields[key].default if named else {}
 
 
-def drop(content: dict[str, Any], path: str) -> None:
+def drop(content: Json, path: str) -> None:
     """Take the key at a dotted path away, if it is there."""
     *tables, last = path.split(".")
     for key in tables:
@@ -133,7 +134,7 @@ def drop(content: dict[str, Any], path: str) -> None:
     content.pop(last, None)
 
 
-def drop_swept(content: dict[str, Any], path: str) -> None:
+def drop_swept(content: Json, path: str) -> None:
     """Take a key away from [sweep], where it stands by its path, quoted or not."""
     if path.startswith("sweep."):
         return

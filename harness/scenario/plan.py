@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.core.cell import RECORD_SCHEMA, Cell, LayoutDegrees, LeftOut, Named, Plan, cell_id
 from harness.core.errors import InputError
 from harness.core.given_cluster import is_elsewhere, usable_bytes
 from harness.core.machine import Machine, detect_machine
+from harness.core.records import Json
 from harness.core.words import show
 from harness.costs.cells import devices_per_node, measured_id, needs_measuring
 from harness.scenario.observed import of_cell, unmatched
@@ -228,7 +229,7 @@ def _fitting(cells: tuple[Cell, ...], key: str, value: str, written: str) -> tup
     return chosen
 
 
-def _flat(cell: Cell) -> dict[str, Any]:
+def _flat(cell: Cell) -> Json:
     """Return a cell's values by key: a path of the scenario, or a column of the results."""
     hidden: tuple[str, ...] = (
         "options",

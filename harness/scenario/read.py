@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.cell import Observation
 from harness.core.errors import InputError
+from harness.core.records import Json
 from harness.core.words import exact_duration, exact_size
 from harness.scenario.mistakes import Source, parse_toml
 from harness.scenario.observed import read_observed
@@ -196,9 +197,7 @@ def _option_paths(host: Host) -> list[str]:
     return [f"strategy.{name}.{key}" for name, known in host.strategies.items() for key in known.Options.model_fields]
 
 
-def _all_settings(
-    content: dict[str, Any], axes: Axes, host: Host, folder: Path, source: Source
-) -> tuple[Settings, ...]:
+def _all_settings(content: Json, axes: Axes, host: Host, folder: Path, source: Source) -> tuple[Settings, ...]:
     """Read the settings once for each combination of keys swept by their path."""
     paths = axes.paths
     found = []
@@ -209,7 +208,7 @@ def _all_settings(
     return tuple(found)
 
 
-def _plugins(content: dict[str, Any]) -> tuple[str, ...]:
+def _plugins(content: Json) -> tuple[str, ...]:
     plugins = content.get("plugins", [])
     return (plugins,) if isinstance(plugins, str) else tuple(plugins)
 

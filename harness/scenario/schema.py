@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from harness.api.strategy import Options
 from harness.core.faults import Death, Jitter, Straggler
 from harness.core.given_cluster import ServerPlacement
+from harness.core.records import Json
 from harness.core.words import aligned
 from harness.scenario.read_faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
 from harness.scenario.value_types import (
@@ -363,7 +364,7 @@ def key_paths() -> list[str]:
     ]
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> Json:
     """Return the JSON Schema of a scenario, for editors; keys of [sweep] may be lists and ranges."""
     schema = Document.model_json_schema()
     sweep = schema["$defs"]["SweepSection"]
@@ -374,7 +375,7 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "harness scenario"}
 
 
-def _swept(value: dict[str, Any]) -> dict[str, Any]:
+def _swept(value: Json) -> Json:
     about = {key: item for key, item in value.items() if key in ("description", "default")}
     scalar = {key: item for key, item in value.items() if key not in ("description", "default", "title")}
     span = {

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from harness.api.strategy import Options
-from harness.core.cell import Goal, Measure, Named, Workload
+from harness.core.budget import Goal
+from harness.core.cell import Measure, Named, Workload
 from harness.core.errors import HarnessError, InputError, nearest
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
-from harness.core.records import to_json
+from harness.core.records import Json, to_json
 from harness.scenario.mistakes import ABSENT, Source, validated, wordings
 from harness.scenario.override import put, resolve_key
 from harness.scenario.resolve_cluster import resolve
@@ -54,7 +55,7 @@ class Settings:
         profile_id: hash of the file that the workload's times are from.
     """
 
-    swept: dict[str, Any]
+    swept: Json
     engine: str
     device: str
     threads_per_device: int
@@ -254,7 +255,7 @@ def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> An
 
 def _completed(
     document: Document,
-    swept: dict[str, Any],
+    swept: Json,
     entries: dict[str, Entry],
     cluster: ClusterFigures,
     source: Source,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.cell import Named
 from harness.core.errors import nearest
+from harness.core.records import Json
 from harness.core.words import show
 from harness.scenario.mistakes import Source, key_problems, validated
 from harness.scenario.override import EXCLUSIVE, TABLES, WITH_OPTIONS, resolve_key
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.api.strategy import Strategy
 
+Values = dict[str, tuple[Any, ...]]
+"""By key, the values that it is swept over, or left out with."""
+
+Lists = dict[str, list[Any]]
+"""By key of [sweep], the values that were read."""
+
 GLOBAL_BATCH_BY_DEFAULT = 32
 _RANGE = {"from", "to", "points"}
 
@@ -29,7 +36,7 @@ class Variant:
     """A strategy with one choice of its options, and the optimizer where [strategy.NAME] overrides it."""
 
     strategy: str
-    options: dict[str, Any]
+    options: Json
     optimizer: Named | None = None
 
 
@@ -53,12 +60,12 @@ class Axes:
     learning_rates: tuple[float | None, ...]
     lr_scalings: tuple[str, ...]
     seeds: Sequence[int]
-    paths: dict[str, tuple[Any, ...]]
-    exclude: tuple[dict[str, tuple[Any, ...]], ...]
+    paths: Values
+    exclude: tuple[Values, ...]
     notes: tuple[str, ...] = ()
 
 
-def read_axes(content: dict[str, Any], host: Host, source: Source) -> Axes:
+def read_axes(content: Json, host: Host, source: Source) -> Axes:
     """Return the axes of a scenario; where problems were added to `source`, of what holds in it."""
     fixed, paths = _split(content, source)
     strategies = fixed.pop("strategy", None)
@@ -76,11 +83,11 @@ def read_axes(content: dict[str, Any], host: Host, source: Source) -> Axes:
 
 
 def _axes(
-    lists: dict[str, list[Any]],
+    lists: Lists,
     variants: list[Variant],
-    paths: dict[str, tuple[Any, ...]],
+    paths: Values,
     seeds: Sequence[int],
-    exclude: list[dict[str, tuple[Any, ...]]],
+    exclude: list[Values],
     notes: list[str],
 ) -> Axes:
     batch_key = "batch_size" if "batch_size" in lists else "global_batch_size"
@@ -109,14 +116,14 @@ def _last(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def _split(content: dict[str, Any], source: Source) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+def _split(content: Json, source: Source) -> tuple[Json, Values]:
     """Separate the keys that [sweep] has of its own from the ones swept by their path."""
     sweep = content.get("sweep", {})
     if not isinstance(sweep, dict):
         source.problem(("sweep",), "a table, [sweep], with at least a strategy", sweep)
         return {}, {}
     fixed = {key: value for key, value in sweep.items() if key in SweepSection.model_fields}
-    paths: dict[str, tuple[Any, ...]] = {}
+    paths: Values = {}
     for path, at, raw in _other_keys({key: value for key, value in sweep.items() if key not in fixed}):
         if path.startswith("strategy."):
             _move_to_strategy(content, path, at, raw, source)
@@ -154,7 +161,7 @@ def _may_be_swept(path: str, at: Path, source: Source) -> bool:
     return False
 
 
-def _move_to_strategy(content: dict[str, Any], path: str, at: Path, raw: Any, source: Source) -> None:
+def _move_to_strategy(content: Json, path: str, at: Path, raw: Any, source: Source) -> None:
     _, name, *rest = path.split(".", 2)
     tables = content.get("strategy", {})
     if not rest or not isinstance(tables, dict) or not isinstance(tables.get(name, {}), dict):
@@ -184,7 +191,7 @@ def values_of(raw: Any, at: Path, source: Source, integral: bool = True) -> list
     return [(value, (*at, place)) for place, value in enumerate(raw)]
 
 
-def _range(raw: dict[str, Any], at: Path, source: Source, integral: bool) -> list[float | int]:
+def _range(raw: Json, at: Path, source: Source, integral: bool) -> list[float | int]:
     form = "a geometric range is { from = 1e-3, to = 1.0, points = 7 }: both ends above 0, at least 2 points"
     low, high, points = raw.get("from"), raw.get("to"), raw.get("points")
     numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) and end > 0 for end in (low, high))
@@ -218,7 +225,7 @@ def _checked(key: str, raw: Any, source: Source) -> list[Any]:
     return values
 
 
-def _seeds(fixed: dict[str, Any], lists: dict[str, list[Any]]) -> Sequence[int]:
+def _seeds(fixed: Json, lists: Lists) -> Sequence[int]:
     """Return the seeds: `seeds = 5` counts them, a list names them, `seed = 7` is one of them."""
     if isinstance(fixed.get("seeds"), int):
         return range(next(iter(lists["seeds"]), 1))
@@ -268,7 +275,7 @@ def _exists(name: str, at: Path, host: Host, source: Source) -> bool:
     return False
 
 
-def _unused(tables: dict[str, Any], used: set[str], host: Host, source: Source) -> list[str]:
+def _unused(tables: Json, used: set[str], host: Host, source: Source) -> list[str]:
     """Judge tables of strategies that the sweep does not name, and say that they are not used."""
     notes = []
     for name, table in tables.items():
@@ -279,7 +286,7 @@ def _unused(tables: dict[str, Any], used: set[str], host: Host, source: Source) 
     return notes
 
 
-def expand_options(strategy: type[Strategy], table: dict[str, Any], path: Path, source: Source) -> list[Variant]:
+def expand_options(strategy: type[Strategy], table: Json, path: Path, source: Source) -> list[Variant]:
     """Return a variant for each combination of the options' lists; empty after adding problems to `source`."""
     table = dict(table)
     optimizers: list[Named | None] = [None]
@@ -311,7 +318,7 @@ def _optimizers(raw: Any, path: Path, source: Source) -> Iterator[Named]:
             yield entry.named(named.name)
 
 
-def _option_values(strategy: type[Strategy], key: str, table: dict[str, Any], path: Path, source: Source) -> list[Any]:
+def _option_values(strategy: type[Strategy], key: str, table: Json, path: Path, source: Source) -> list[Any]:
     """Return the values to sweep for an option: a list is one value where the option takes it, else several."""
     raw, at = table[key], (*path, key)
     whole = key_problems(strategy.Options, key, {key: raw})
@@ -330,7 +337,7 @@ def _option_values(strategy: type[Strategy], key: str, table: dict[str, Any], pa
     return [value for value, _ in values]
 
 
-def _exclusions(raw: Any, swept: Sequence[str], host: Host, source: Source) -> list[dict[str, tuple[Any, ...]]]:
+def _exclusions(raw: Any, swept: Sequence[str], host: Host, source: Source) -> list[Values]:
     entries = [raw] if isinstance(raw, dict) else raw
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         source.problem(("sweep", "exclude"), 'a list of points such as [{ strategy = "async-ps", gpus = 1 }]', raw)
@@ -342,12 +349,10 @@ def _exclusions(raw: Any, swept: Sequence[str], host: Host, source: Source) -> l
     ]
 
 
-def _exclusion(
-    entry: dict[str, Any], allowed: Sequence[str], at: Path, host: Host, source: Source
-) -> dict[str, tuple[Any, ...]]:
+def _exclusion(entry: Json, allowed: Sequence[str], at: Path, host: Host, source: Source) -> Values:
     if not entry:
         source.problem(at, "an empty table would leave out everything", entry)
-    point: dict[str, tuple[Any, ...]] = {}
+    point: Values = {}
     for key, value in entry.items():
         own = next((known for known in allowed if key in (known, _last(known))), None)
         own = own or (key if key.startswith("strategy.") else None)

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from harness.core.cell import LARGEST, Named
 from harness.core.errors import nearest
 from harness.core.given_cluster import GivenLink, LinkFigures, MeasuredTable, StepFigures
+from harness.core.records import Json
 from harness.core.units import RATE_FORMS, parse_bytes, parse_rate, parse_seconds
 
 LARGEST_COUNT = 2**31 - 1
@@ -274,7 +275,7 @@ def _pace(value: object) -> float | None:
     return float(match[1])
 
 
-def _price(value: object) -> dict[str, Any] | None:
+def _price(value: object) -> Json | None:
     if value is None:
         return None
     match = _PRICE.fullmatch(value) if isinstance(value, str) else None
@@ -308,17 +309,17 @@ def file_list(value: object) -> list[str]:
     raise ValueError('a list of plugin files or folders, such as ["mine.py"]')
 
 
-def table_list(value: object) -> list[dict[str, Any]]:
+def table_list(value: object) -> list[Json]:
     """Accept a list of tables."""
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         return value
     raise ValueError("tables, each under a head of its own: [[observed]]")
 
 
-_NAME_OR_TABLE: dict[str, Any] = {
+_NAME_OR_TABLE: Json = {
     "anyOf": [{"type": "string"}, {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}]
 }
-_MODEL: dict[str, Any] = {
+_MODEL: Json = {
     "anyOf": [*_NAME_OR_TABLE["anyOf"], *({"type": "object", "required": [key]} for key in WITHOUT_MATHEMATICS)]
 }
 _NONE_WORD = {"const": "none"}
@@ -391,5 +392,5 @@ Pace = Annotated[
 ]
 TextValue = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": "string"})]
 PriceValue = Annotated[
-    dict[str, Any] | None, BeforeValidator(_price), WithJsonSchema({"type": "string", "examples": ["2.80 EUR"]})
+    Json | None, BeforeValidator(_price), WithJsonSchema({"type": "string", "examples": ["2.80 EUR"]})
 ]

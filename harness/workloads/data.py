@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def _chunks(num_images: int) -> Iterator[slice]:
     return (slice(start, start + CHUNK) for start in range(0, num_images, CHUNK))
 
 
-def measure_normalisation(images: npt.NDArray[Any], full_scale: float) -> Normalisation:
+def measure_normalisation(images: npt.NDArray[np.generic], full_scale: float) -> Normalisation:
     """Return mean and standard deviation over all pixels, scaled to 0..1, as small as they were published.
 
     Images that are all of one value get a deviation of 1, and become 0 everywhere.
@@ -93,12 +93,12 @@ def measure_normalisation(images: npt.NDArray[Any], full_scale: float) -> Normal
     return Normalisation(full_scale, mean / full_scale, sd / full_scale or 1.0)
 
 
-def _with_channels(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _with_channels(images: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     return images[:, None] if images.ndim == 3 else images
 
 
 def _enlarged(
-    images: npt.NDArray[Any],
+    images: npt.NDArray[np.generic],
     order: npt.NDArray[np.intp],
     normalisation: Normalisation,
     input_size: int | None,
@@ -168,12 +168,12 @@ def prepare(
     test = np.arange(len(test_images))
     normalisation = None if raw.vocabulary else measure_normalisation(raw.train_images, raw.full_scale)
 
-    def inputs(images: npt.NDArray[Any], order: npt.NDArray[np.intp]) -> torch.Tensor:
+    def inputs(images: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> torch.Tensor:
         if normalisation is None:  # tokens are numbers of rows, not brightness
             return targets(images, order)
         return _enlarged(images, order, normalisation, model_input_size, dtype, device)
 
-    def targets(labels: npt.NDArray[Any], order: npt.NDArray[np.intp]) -> torch.Tensor:
+    def targets(labels: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> torch.Tensor:
         return torch.from_numpy(labels[order].astype(np.int64, copy=False)).to(device)
 
     return Data(

@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -45,7 +45,7 @@ SYNTHETIC_CHUNK = 1024
 """Pictures made at once; bounds temporary memory. Another value would make other pictures: see SYNTHETIC_RECIPE."""
 
 
-def content_checksum(arrays: Sequence[npt.NDArray[Any]]) -> str:
+def content_checksum(arrays: Sequence[npt.NDArray[np.generic]]) -> str:
     """Return sha256 in hex over types, shapes and values of `arrays`."""
     digest = hashlib.sha256()
     for array in arrays:
@@ -110,7 +110,7 @@ def idx_size(train_images: Path, train_labels: Path, test_images: Path, test_lab
     return DatasetSize(num_train, num_test, DataShape(channels[0] if channels else 1, height, width, classes))
 
 
-def _num_classes(*labels: npt.NDArray[Any]) -> int:
+def _num_classes(*labels: npt.NDArray[np.generic]) -> int:
     """Return how many classes there are: labels are 0, 1, 2, ..., so one more than the largest."""
     return 1 + max((int(some.max()) for some in labels if len(some)), default=0)
 

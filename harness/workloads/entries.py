@@ -19,6 +19,7 @@ from harness.core.code_hash import file_hash, function_hash
 from harness.core.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from torch import nn
 
@@ -79,10 +80,10 @@ class RawData:
         vocabulary: how many different tokens there are; 0 where samples are images.
     """
 
-    train_images: npt.NDArray[Any]
-    train_labels: npt.NDArray[Any]
-    test_images: npt.NDArray[Any]
-    test_labels: npt.NDArray[Any]
+    train_images: npt.NDArray[np.generic]
+    train_labels: npt.NDArray[np.generic]
+    test_images: npt.NDArray[np.generic]
+    test_labels: npt.NDArray[np.generic]
     classes: int
     full_scale: float
     checksum: str

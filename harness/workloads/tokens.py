@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def tokens_checksum(options: TokensOptions) -> str:
 
 def _texts(
     num: int, options: TokensOptions, successors: npt.NDArray[np.int64], random: np.random.Generator
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
     """Return texts and their labels."""
     chain = random.permutation(np.arange(num) % len(successors))
     text = random.integers(options.vocabulary, size=(num, options.sequence + 1))

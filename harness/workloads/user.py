@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.api.strategy import Options
 from harness.core.errors import InputError, PluginError, nearest
+from harness.core.records import Json
 from harness.workloads.entries import Dataset, DataShape, Model, RawData, SourceFile
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from torch import nn
 
@@ -145,7 +147,7 @@ def _required(function: _Function) -> list[str]:
     return required + [argument.arg for argument, default in pairs if default is None]
 
 
-def _accepted(function: _Function, values: Mapping[str, Any]) -> dict[str, Any]:
+def _accepted(function: _Function, values: Mapping[str, Any]) -> Json:
     if function.args.kwarg:
         return dict(values)
     names = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
@@ -174,7 +176,7 @@ def _load(file: SourceFile, function: _Function) -> RawData:
     return _raw_data(file, function, [_array(file, function, value) for value in result])
 
 
-def _array(file: SourceFile, function: _Function, value: Any) -> npt.NDArray[Any]:
+def _array(file: SourceFile, function: _Function, value: Any) -> npt.NDArray[np.generic]:
     import numpy as np
 
     try:
@@ -186,7 +188,7 @@ def _array(file: SourceFile, function: _Function, value: Any) -> npt.NDArray[Any
     return array
 
 
-def _raw_data(file: SourceFile, function: _Function, arrays: list[npt.NDArray[Any]]) -> RawData:
+def _raw_data(file: SourceFile, function: _Function, arrays: list[npt.NDArray[np.generic]]) -> RawData:
     import numpy as np
 
     from harness.workloads.datasets import content_checksum, mismatch
@@ -213,7 +215,7 @@ def _raw_data(file: SourceFile, function: _Function, arrays: list[npt.NDArray[An
     return raw
 
 
-def _labels(file: SourceFile, function: _Function, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _labels(file: SourceFile, function: _Function, labels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     import numpy as np
 
     if labels.dtype.kind not in "iu":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import InputError
+from harness.core.records import Json
 from harness.core.units import GIB, MIB
 
 TomlTable = Mapping[str, Any]
@@ -220,7 +221,7 @@ def read_directory(path: Path) -> Tables:
     )
 
 
-def _cases(path: Path) -> dict[str, Any]:
+def _cases(path: Path) -> Json:
     file = path / "cases.toml"
     if not file.is_file():
         raise InputError([f"{file}: missing; validate takes a directory that describes its measurements in cases.toml"])

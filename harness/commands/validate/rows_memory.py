@@ -23,7 +23,6 @@ from harness.commands.validate.rows_pipeline import KEPT, cut_of, schedule_of
 from harness.commands.validate.traced_models import traced_model
 from harness.core.cell import Named
 from harness.core.units import GIB, MIB
-from harness.costs.memory import Timeline
 from harness.costs.profiles import Constants
 
 STATIC_BYTES = {"none": 8, "sgd": 8, "momentum": 12, "rmsprop": 12, "adam": 16, "adamw": 16, "lamb": 16}
@@ -89,10 +88,10 @@ def _feature_bytes(published: Tables, row: TableRow) -> float:
         lines, batch = found
         return sum(line.activation_bytes for line in lines if "inplace" not in line.name and line.kind != "Add") / batch
     shape = traced_model(published, row.model, row.precision)
-    timeline = Timeline.from_dict(shape.facts["timeline"])
+    assert shape.timeline is not None
     total = 0.0
     for number, layer in enumerate(shape.layers):
-        made = sum(e.fixed + e.per_sample for e in timeline.of(number).forward if e.kind == "tensor")
+        made = sum(e.fixed + e.per_sample for e in shape.timeline.of(number).forward if e.kind == "tensor")
         total += made if layer.tensors else min(made, layer.output_bytes.at(1))
     return total
 

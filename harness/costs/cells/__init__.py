@@ -5,9 +5,13 @@ from harness.costs.cells.given import profile_hash, profile_of_file
 from harness.costs.cells.kept import find_shape, kept_or_traced, seen_by, shape_key, tracer_key
 from harness.costs.cells.link_tables import fitted_link, read_tables
 from harness.costs.cells.measured import (
+    MeasuredLinks,
+    MeasuredStep,
     hardware,
-    links_key,
+    keep_links,
+    keep_step,
     load_cluster,
+    load_links,
     load_profile,
     measured_id,
     missing_sizes,
@@ -17,15 +21,19 @@ from harness.costs.cells.measured import (
 )
 
 __all__ = [
+    "MeasuredLinks",
+    "MeasuredStep",
     "cluster_of",
     "devices_per_node",
     "find_shape",
     "fitted_link",
     "given_shape",
     "hardware",
+    "keep_links",
+    "keep_step",
     "kept_or_traced",
-    "links_key",
     "load_cluster",
+    "load_links",
     "load_profile",
     "measured_id",
     "missing_sizes",

@@ -63,8 +63,7 @@ def _equal_layers(options: Mapping[str, Any]) -> ModelShape:
         )
         for k, size in enumerate(_even(round(options["parameters"]), count))
     )
-    facts = {"activations": "given" if kept else "unknown", **_facts(options)}
-    return ModelShape(layers, origin="equal layers, as the scenario says", facts=facts)
+    return ModelShape(layers, origin="equal layers, as the scenario says", activations_known=bool(kept))
 
 
 def _even(total: int, parts: int) -> list[int]:
@@ -111,8 +110,7 @@ def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
     layers = [replace(block, name=f"block {k}") for k in range(count)]
     if rest:
         layers.insert(0, _embedding(rest, tokens * hidden * width, 0.0 if flops else 2.0 * rest * tokens))
-    facts = {"activations": "given" if kept else "formula", **_facts(options), "hidden": hidden, "heads": heads}
-    return ModelShape(tuple(layers), Linear(0.0, tokens * 8), origin="a transformer of the sizes given", facts=facts)
+    return ModelShape(tuple(layers), Linear(0.0, tokens * 8), origin="a transformer of the sizes given")
 
 
 def _block(hidden: int) -> tuple[int, ...]:
@@ -139,10 +137,6 @@ def _embedding(parameters: int, output_bytes: float, flops: float) -> LayerShape
     """Return what is left of the parameters; its operations are those of the head that shares these weights."""
     out = Linear(0.0, output_bytes)
     return LayerShape("embedding", (parameters,), 0, out, out, forward_flops=Linear(0.0, flops), split=1.0)
-
-
-def _facts(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: options[key] for key in ("layers", "sequence") if options.get(key)}
 
 
 def profile_hash(path: Path) -> str:
@@ -180,7 +174,7 @@ def profile_of_file(path: Path, batch_size: int) -> Profile:
         )
         seconds = [0.0 if source else _float(row[way]) / 1e3 for way in ("forward_ms", "backward_ms")]
         times.append(LayerTime.at(float(batch_size), *seconds))
-    shape = ModelShape(tuple(layers), origin=path.name, facts={"activations": "given"})
+    shape = ModelShape(tuple(layers), origin=path.name)
     return Profile(
         shape, tuple(times), origin="given", text=f"{path.name} at batch size {batch_size}", error=FILE_ERROR
     )

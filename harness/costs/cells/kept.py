@@ -7,12 +7,12 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.core import cache
 from harness.core.code_hash import text_hash
 from harness.core.errors import HarnessError
-from harness.core.records import from_json, to_json
+from harness.core.records import Json, Unreadable, from_json, to_json
 from harness.costs.cells.find import given_shape
 from harness.costs.profiles.shape import ModelShape
 from harness.workloads.entries import DataShape, Model, seen_shape
@@ -27,7 +27,7 @@ _COSTS = Path(__file__).parents[1]
 _TRACER = (
     *sorted((_COSTS / "tracing").glob("*.py")),
     _COSTS / "profiles" / "shape.py",
-    _COSTS / "memory" / "allocations.py",
+    _COSTS / "profiles" / "allocations.py",
 )
 """What decides what a trace says: an edited one is another one."""
 
@@ -53,7 +53,10 @@ def kept_or_traced(key: Mapping[str, object], trace: Callable[[], ModelShape]) -
 
 def _kept(key: Mapping[str, object]) -> ModelShape | None:
     content = cache.load(_KIND, key)
-    return None if content is None else from_json(ModelShape, content)
+    try:
+        return None if content is None else from_json(ModelShape, content)
+    except Unreadable:
+        return None  # kept by another version
 
 
 def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:
@@ -73,7 +76,7 @@ def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:
         return None  # running the cell words it
 
 
-def shape_key(cell: Cell, model: Model, seen: DataShape) -> dict[str, Any]:
+def shape_key(cell: Cell, model: Model, seen: DataShape) -> Json:
     """Return everything that a model's shape follows from."""
     return {
         "model": to_json(cell.workload.model),

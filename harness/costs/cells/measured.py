@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.core import cache
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
-from harness.core.records import Unreadable, from_json, to_json
+from harness.core.records import Json, Unreadable, from_json, to_json
 from harness.core.words import counted
 from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
@@ -25,7 +26,47 @@ LEAST_MEASURED_ERROR = 0.03
 2026-11-20, n = 3): the median step of one cell differed by 1 to 4 % between runs minutes apart."""
 
 
-def hardware(machine: Machine, device: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class MeasuredStep:
+    """A step of `single` over one number of samples, as it was measured here.
+
+    Attributes:
+        forward_s, backward_s: of each layer of the shape.
+        optimizer_s, step_s, launch_s, memory_bandwidth_bytes_per_s: as `Profile` has them.
+        spread: how much the machine was disturbed, relative.
+        steps: how many were measured.
+        neighbours: busy processes beside it.
+        device: what was measured on, in words.
+    """
+
+    shape: ModelShape
+    forward_s: tuple[float, ...]
+    backward_s: tuple[float, ...]
+    optimizer_s: float
+    step_s: float
+    spread: float
+    steps: int
+    launch_s: float
+    memory_bandwidth_bytes_per_s: float
+    neighbours: int
+    device: str
+
+
+@dataclass(frozen=True)
+class MeasuredLinks:
+    """What `harness calibrate` found.
+
+    Attributes:
+        raw: what the figures were fitted to: tables by the size of the group, and of the transport.
+        measured_at: seconds since the epoch.
+    """
+
+    cluster: Cluster
+    raw: Json
+    measured_at: float
+
+
+def hardware(machine: Machine, device: str) -> Json:
     """Return what decides how fast a device of this kind computes and talks here."""
     facts = describe_environment(machine)
     kept: tuple[str, ...] = ("cpu", "cores", "system", "torch", "python")
@@ -45,7 +86,7 @@ def sizes_of(cell: Cell) -> tuple[int, ...]:
     return tuple(sorted({max(1, cell.micro_batch_size // 2), cell.micro_batch_size}))
 
 
-def profile_key(cell: Cell, machine: Machine, size: int) -> dict[str, Any]:
+def profile_key(cell: Cell, machine: Machine, size: int) -> Json:
     """Return everything that the time of a step of `single` over `size` samples follows from."""
     written = to_json(cell.workload)
     workload = {name: written[name] for name in ("model", "dataset", "optimizer", "precision", "loss", "clip_norm")}
@@ -70,7 +111,7 @@ def measured_id(cell: Cell) -> str:
     profile, cluster = load_profile(cell, machine), load_cluster(cell.device, cell.threads_per_device, machine)
     if profile is None:
         return ""
-    content = json.dumps([to_json(profile), cluster and to_json(cluster)], sort_keys=True, default=str)
+    content = json.dumps([to_json(profile), cluster and to_json(cluster)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -79,12 +120,17 @@ def missing_sizes(cell: Cell, machine: Machine) -> tuple[int, ...]:
     return tuple(size for size in sizes_of(cell) if _stored(cell, machine, size) is None)
 
 
-def _stored(cell: Cell, machine: Machine, size: int) -> dict[str, Any] | None:
+def keep_step(cell: Cell, machine: Machine, size: int, step: MeasuredStep) -> None:
+    """Keep what was measured of one size for later runs."""
+    cache.save("profile", profile_key(cell, machine, size), to_json(step))
+
+
+def _stored(cell: Cell, machine: Machine, size: int) -> MeasuredStep | None:
     """Return what is kept of one size; what another version kept, which measured something else, counts as absent."""
     content = cache.load("profile", profile_key(cell, machine, size))
     try:
-        return content if content is not None and make_profile({size: content}) else None
-    except (KeyError, TypeError, Unreadable):
+        return None if content is None else from_json(MeasuredStep, content)
+    except Unreadable:
         return None
 
 
@@ -92,37 +138,32 @@ def load_profile(cell: Cell, machine: Machine | None = None) -> Profile | None:
     """Return the measured profile of a cell's workload, or None where one of its sizes is missing."""
     machine = machine or detect_machine()
     found = {size: _stored(cell, machine, size) for size in sizes_of(cell)}
-    if any(content is None for content in found.values()):
-        return None
-    return make_profile({size: content for size, content in found.items() if content is not None})
+    steps = {size: step for size, step in found.items() if step is not None}
+    return make_profile(steps) if len(steps) == len(found) else None
 
 
-def make_profile(by_size: Mapping[int, Mapping[str, Any]]) -> Profile:
-    """Put together what was measured at several numbers of samples.
-
-    Args:
-        by_size: contents as `harness.engines.calibration.workload_times` keeps them.
-    """
+def make_profile(by_size: Mapping[int, MeasuredStep]) -> Profile:
+    """Put together what was measured at several numbers of samples."""
     sizes = sorted(by_size)
-    contents = [by_size[size] for size in sizes]
-    whole = contents[-1]
+    steps = [by_size[size] for size in sizes]
+    whole = steps[-1]
     times = tuple(
         LayerTime(
-            _curve(sizes, [c["forward_s"][k] for c in contents]), _curve(sizes, [c["backward_s"][k] for c in contents])
+            _curve(sizes, [step.forward_s[k] for step in steps]), _curve(sizes, [step.backward_s[k] for step in steps])
         )
-        for k in range(len(whole["forward_s"]))
+        for k in range(len(whole.forward_s))
     )
-    beside = ", with " + counted(whole["neighbours"], "other busy device") if whole["neighbours"] else ""
+    beside = ", with " + counted(whole.neighbours, "other busy device") if whole.neighbours else ""
     return Profile(
-        shape=from_json(ModelShape, whole["shape"]),
+        shape=whole.shape,
         times=times,
-        optimizer_s=whole["optimizer_s"],
-        step_s=whole["step_s"],
-        launch_s=whole["launch_s"],
-        memory_bandwidth_bytes_per_s=whole["memory_bandwidth_bytes_per_s"],
+        optimizer_s=whole.optimizer_s,
+        step_s=whole.step_s,
+        launch_s=whole.launch_s,
+        memory_bandwidth_bytes_per_s=whole.memory_bandwidth_bytes_per_s,
         origin="measured",
-        text=f"single, measured on {whole['device']} with batches of {' and '.join(map(str, sizes))} samples{beside}",
-        error=max(LEAST_MEASURED_ERROR, *(content["spread"] for content in contents)),
+        text=f"single, measured on {whole.device} with batches of {' and '.join(map(str, sizes))} samples{beside}",
+        error=max(LEAST_MEASURED_ERROR, *(step.spread for step in steps)),
     )
 
 
@@ -132,7 +173,7 @@ def _curve(sizes: Sequence[int], seconds: Sequence[float]) -> TimeCurve:
     return TimeCurve(tuple(zip(map(float, sizes), rising, strict=True)))
 
 
-def links_key(machine: Machine, device: str, threads: int) -> dict[str, Any]:
+def links_key(machine: Machine, device: str, threads: int) -> Json:
     """Return everything that the links of this machine follow from."""
     return {
         "hardware": hardware(machine, device),
@@ -143,8 +184,19 @@ def links_key(machine: Machine, device: str, threads: int) -> dict[str, Any]:
 
 def load_cluster(device: str, threads: int, machine: Machine | None = None) -> Cluster | None:
     """Return this machine as `harness calibrate` measured it, or None."""
-    content = cache.load("links", links_key(machine or detect_machine(), device, threads))
+    links = load_links(machine or detect_machine(), device, threads)
+    return None if links is None else links.cluster
+
+
+def load_links(machine: Machine, device: str, threads: int) -> MeasuredLinks | None:
+    """Return what `harness calibrate` measured of this machine, or None."""
+    content = cache.load("links", links_key(machine, device, threads))
     try:
-        return None if content is None else from_json(Cluster, content["cluster"])
-    except (KeyError, TypeError, Unreadable):
+        return None if content is None else from_json(MeasuredLinks, content)
+    except Unreadable:
         return None  # kept by another version, which measured something else
+
+
+def keep_links(machine: Machine, device: str, threads: int, links: MeasuredLinks) -> None:
+    """Keep what was measured for later runs."""
+    cache.save("links", links_key(machine, device, threads), to_json(links))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 from harness.api.schedules import most_kept, stashes
 from harness.api.strategy import Action, Layout, Table
 from harness.core.cell import Named
 from harness.core.errors import Impossible
+from harness.core.records import Json
 from harness.core.units import MIB
-from harness.costs.memory.allocations import Timeline
 from harness.costs.memory.allocator import Allocator, CachingAllocator, OutOfMemory, PlainAllocator
 from harness.costs.memory.cuts import StageMemory, balance, balance_under
 from harness.costs.memory.gathered import passing_bytes
@@ -130,7 +129,7 @@ class MemoryEstimate:
         """The layer that takes most."""
         return max(self.layers, key=lambda layer: layer.total)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return it as records hold it."""
         fullest = self.fullest
         return {
@@ -177,11 +176,11 @@ def device_memory(
     devices = []
     for row in rows:
         allocated = reserved = _unplayed(shape, work, constants, row)
-        timeline = shape.facts.get("timeline")
+        timeline = shape.timeline
         if row is heaviest and timeline and layout.shard == "none":
             room = None if limit_bytes is None else limit_bytes - constants.context_bytes
             allocator: Allocator = CachingAllocator(room) if constants.caching else PlainAllocator(room)
-            replay(shape, Timeline.from_dict(timeline), _part(shape, layout, work, constants, row), allocator)
+            replay(shape, timeline, _part(shape, layout, work, constants, row), allocator)
             allocated, reserved = allocator.peak_allocated, allocator.peak_reserved
         elif limit_bytes is not None and reserved + constants.context_bytes > limit_bytes:
             raise OutOfMemory(reserved + constants.context_bytes - limit_bytes)

@@ -110,7 +110,7 @@ def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:
         return cell
     if cell.dram_bytes is None:
         return replace(cell, micro_batch_size=cell.batch_size)
-    if shape.facts.get("activations") == "unknown":
+    if not shape.activations_known:
         raise InputError(
             ['micro_batch_size = "largest": activations are not known. Set activations, or hidden and sequence']
         )

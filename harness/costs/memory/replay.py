@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.api.strategy import Action
-from harness.costs.memory.allocations import Event, Timeline
 from harness.costs.memory.allocator import Allocator, MemoryBlock
+from harness.costs.profiles.allocations import Event, Timeline
 from harness.costs.profiles.shape import ModelShape
 
 _STEPS = 2

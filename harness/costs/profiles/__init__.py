@@ -1,5 +1,6 @@
 """Figures, as plain data: what a model's layers hold and take, and what devices and links are able to do."""
 
+from harness.costs.profiles.allocations import Event, Passes, Timeline
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, MeasuredTable, Servers
 from harness.costs.profiles.constants import FITTED, PLAIN, PUBLISHED, Constants, FitGroup
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
@@ -7,6 +8,25 @@ from harness.costs.profiles.runtime import Messages, Runtime
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 
 __all__ = [
-    "FITTED", "PLAIN", "PUBLISHED", "Bus", "Cluster", "Constants", "FitGroup", "LayerShape", "LayerTime", "Linear",
-    "LinkFigures", "MeasuredTable", "Messages", "ModelShape", "Profile", "Runtime", "Servers", "TimeCurve",
+    "FITTED",
+    "PLAIN",
+    "PUBLISHED",
+    "Bus",
+    "Cluster",
+    "Constants",
+    "Event",
+    "FitGroup",
+    "LayerShape",
+    "LayerTime",
+    "Linear",
+    "LinkFigures",
+    "MeasuredTable",
+    "Messages",
+    "ModelShape",
+    "Passes",
+    "Profile",
+    "Runtime",
+    "Servers",
+    "TimeCurve",
+    "Timeline",
 ]  # fmt: skip

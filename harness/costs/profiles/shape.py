@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harness.costs.profiles.allocations import Timeline
 
 
 class Linear(NamedTuple):
@@ -73,13 +74,16 @@ class ModelShape:
     Attributes:
         element_bytes: of one parameter and of one gradient element.
         origin: where the figures are from, in words.
+        activations_known: whether anybody said what the layers keep for the backward pass.
+        timeline: what each pass allocates, where the model was traced.
     """
 
     layers: tuple[LayerShape, ...]
     input_bytes: Linear = NOTHING
     element_bytes: int = 4
     origin: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    activations_known: bool = True
+    timeline: Timeline | None = None
 
     @property
     def parameters(self) -> int:

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
-from harness.costs.memory.allocations import Event, Timeline
 from harness.costs.memory.states import QUANTISED_FROM
+from harness.costs.profiles.allocations import Event
 from harness.costs.profiles.device_profile import LayerTime, Profile
 from harness.costs.profiles.shape import LayerShape, ModelShape
 
@@ -87,11 +87,11 @@ def eager_profile(shape: ModelShape, device: Device, precision: str, samples: fl
     Raises:
         ValueError: the shape was not traced, or nothing is known of the optimizer.
     """
-    if "timeline" not in shape.facts:
+    timeline = shape.timeline
+    if timeline is None:
         raise ValueError("this model was not traced, so the tensors of its passes are not known")
     if optimizer not in UPDATES:
         raise ValueError(f"the steps of optimizer {optimizer!r} are not known; write one of {', '.join(UPDATES)}")
-    timeline = Timeline.from_dict(shape.facts["timeline"])
     speeds = _Speeds.of(device, precision)
     times = tuple(
         LayerTime.at(

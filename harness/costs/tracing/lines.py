@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.costs.memory.allocations import Event, EventKind, Passes, Timeline
+from harness.costs.profiles.allocations import Event, EventKind, Passes, Timeline
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.tracing.watch import Phase, TracedPass
 
@@ -45,7 +45,7 @@ def model_shape(held: Sequence[Held], runs: Sequence[TracedPass], element_bytes:
         input_bytes=_line([run.input_bytes for run in runs], samples),
         element_bytes=element_bytes,
         origin=origin,
-        facts={"timeline": _timeline(runs).to_dict()},
+        timeline=_timeline(runs),
     )
 
 

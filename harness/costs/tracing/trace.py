@@ -55,12 +55,12 @@ class Rules:
         """Type of the parameters."""
         return TYPES.get(self.precision, torch.float32)
 
-    def casting(self) -> AbstractContextManager[Any]:
+    def casting(self) -> AbstractContextManager[object]:
         """Return the context that forward passes run in."""
         lower = LOWER.get(self.precision)
         if self.device == "cuda":
             return CudaRules(lower, self.keeps_softmax_input)
-        context: AbstractContextManager[Any] = torch.autocast(
+        context: AbstractContextManager[object] = torch.autocast(
             "cpu", dtype=lower or torch.bfloat16, enabled=lower is not None
         )
         return context

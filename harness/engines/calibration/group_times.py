@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from harness.core.records import Json
 from harness.engines.calibration.single_times import typical
 
 SIZES = tuple(4**k * 2**10 for k in range(9))
@@ -43,10 +44,10 @@ ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_in
 REDUCE_SCATTER: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 """What torch calls them: the first names from torch 2.13 on."""
 
-Timed = Callable[[Callable[[], Any]], float]
+Timed = Callable[[Callable[[], object]], float]
 
 
-def measure_group(rank: int, ranks: int, store: str, device: str, _: Connection) -> dict[str, Any]:
+def measure_group(rank: int, ranks: int, store: str, device: str, _: Connection) -> Json:
     """Return this group's tables, as rank 0 sees them.
 
     Args:
@@ -86,7 +87,7 @@ def _timer(place: torch.device) -> Timed:
             torch.cuda.synchronize(place)
         return time.perf_counter()
 
-    def timed(call: Callable[[], Any]) -> float:
+    def timed(call: Callable[[], object]) -> float:
         call()
         dist.barrier()
         first = _agreed(_seconds(call, now), place)
@@ -96,7 +97,7 @@ def _timer(place: torch.device) -> Timed:
     return timed
 
 
-def _seconds(call: Callable[[], Any], now: Callable[[], float]) -> float:
+def _seconds(call: Callable[[], object], now: Callable[[], float]) -> float:
     start = now()
     call()
     return now() - start
@@ -112,27 +113,27 @@ def _agreed(seconds: float, place: torch.device) -> float:
 # -- collectives -------------------------------------------------------------------------------------------------------
 
 
-def _all_reduce(vector: torch.Tensor, ranks: int) -> Callable[[], Any]:
+def _all_reduce(vector: torch.Tensor, ranks: int) -> Callable[[], object]:
     return lambda: dist.all_reduce(vector)
 
 
-def _all_gather(vector: torch.Tensor, ranks: int) -> Callable[[], Any]:
+def _all_gather(vector: torch.Tensor, ranks: int) -> Callable[[], object]:
     part = vector[: vector.numel() // ranks].clone()
     whole = torch.empty(part.numel() * ranks, device=vector.device)
     return lambda: ALL_GATHER(whole, part)
 
 
-def _reduce_scatter(vector: torch.Tensor, ranks: int) -> Callable[[], Any]:
+def _reduce_scatter(vector: torch.Tensor, ranks: int) -> Callable[[], object]:
     part = vector[: vector.numel() // ranks].clone()
     whole = vector[: part.numel() * ranks].clone()
     return lambda: REDUCE_SCATTER(part, whole)
 
 
-def _broadcast(vector: torch.Tensor, ranks: int) -> Callable[[], Any]:
+def _broadcast(vector: torch.Tensor, ranks: int) -> Callable[[], object]:
     return lambda: dist.broadcast(vector, src=0)
 
 
-def _there_and_back(vector: torch.Tensor, ranks: int) -> Callable[[], Any]:
+def _there_and_back(vector: torch.Tensor, ranks: int) -> Callable[[], object]:
     """Send between the first two; twice the time of one message."""
     rank, back = dist.get_rank(), torch.empty_like(vector)
 
@@ -195,7 +196,7 @@ def _lost_by_meeting(gap_s: float, amount: int) -> float:
     return with_meeting - _median_cycle(cycles, amount, lambda: None)
 
 
-def _median_cycle(cycles: int, amount: int, meet: Callable[[], Any]) -> float:
+def _median_cycle(cycles: int, amount: int, meet: Callable[[], object]) -> float:
     times = []
     for _ in range(cycles):
         start = time.perf_counter()

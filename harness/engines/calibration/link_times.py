@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.core import cache
 from harness.core.errors import MachineError
 from harness.core.machine import Machine
-from harness.core.records import to_json
-from harness.costs.cells import hardware, links_key
+from harness.core.records import Json
+from harness.costs.cells import MeasuredLinks, hardware, keep_links
 from harness.costs.profiles import Cluster, Messages, Runtime
 from harness.engines.calibration import group_times as group
 from harness.engines.calibration import laws as fit
@@ -74,10 +73,10 @@ def calibrate(machine: Machine, device: str, threads: int, say: Say) -> Cluster:
     cluster = cluster_of(machine, device, threads, groups, sides, host, pipeline)
     raw = {"groups": groups, "transport": sides, "host": host, "pipeline": pipeline}
     if device == "cpu":
-        lost: dict[str, Any] = {field: fit.curve(table) for field, table in losses(machine, threads, cluster).items()}
+        lost: Json = {field: fit.curve(table) for field, table in losses(machine, threads, cluster).items()}
         cluster = replace(cluster, runtime=replace(cluster.runtime, **lost))
-    content = {"cluster": to_json(cluster), "raw": json.loads(json.dumps(raw)), "measured_at": time.time()}
-    cache.save("links", links_key(machine, device, threads), content)
+    links = MeasuredLinks(cluster, json.loads(json.dumps(raw)), time.time())
+    keep_links(machine, device, threads, links)
     return cluster
 
 
@@ -85,17 +84,17 @@ def _kind(device: str) -> str:
     return "NCCL" if device == "cuda" else "gloo"
 
 
-def measure_group(ranks: int, device: str, threads: int) -> dict[str, Any]:
+def measure_group(ranks: int, device: str, threads: int) -> Json:
     """Return what the first of a group of processes saw."""
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         store = str(Path(folder) / "store")
         tasks = [(group.measure_group, (rank, ranks, store, device)) for rank in range(ranks)]
         with started(tasks, threads) as connections:
-            found: dict[str, Any] = answers(connections, f"calibrating {ranks} processes", PATIENCE_S)[0]
+            found: Json = answers(connections, f"calibrating {ranks} processes", PATIENCE_S)[0]
     return found
 
 
-def measure_transport(threads: int) -> tuple[list[dict[int, Any]], dict[str, Any]]:
+def measure_transport(threads: int) -> tuple[list[dict[int, Any]], Json]:
     """Return what both ends of the transport saw by size, and what the host's memory does."""
     first, second = fork_server().Pipe()
     descriptors = [make_slot_file(), make_slot_file()]
@@ -124,9 +123,9 @@ def cluster_of(
     machine: Machine,
     device: str,
     threads: int,
-    groups: dict[int, dict[str, Any]],
+    groups: dict[int, Json],
     sides: list[dict[int, Any]],
-    host: dict[str, Any],
+    host: Json,
     pipeline: tuple[float, list[Any]],
 ) -> Cluster:
     """Put together what was measured."""
@@ -160,8 +159,3 @@ def messages_of(sides: list[dict[int, Any]]) -> Messages:
     takes = [(size, answer[size][0]) for size in begin]
     arrivals = [(size, max(0.0, answer[size][1] - answer[size][0])) for size in begin]
     return Messages(fit.curve(sends), fit.curve(arrivals), fit.curve(takes))
-
-
-def stored(machine: Machine, device: str, threads: int) -> dict[str, Any] | None:
-    """Return what is kept of this machine, or None."""
-    return cache.load("links", links_key(machine, device, threads))

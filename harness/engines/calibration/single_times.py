@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from harness.api.strategy import Batch
-from harness.core.cell import Cell, Goal
+from harness.core.budget import Goal
+from harness.core.cell import Cell
 from harness.core.errors import Impossible
 from harness.core.faults import NO_FAULTS
-from harness.core.records import to_json
+from harness.costs.cells import MeasuredStep
 from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.real.clock import Ledger
@@ -160,11 +161,14 @@ def keep_busy(cell: Cell, plugins: Sequence[str], size: int, control: Connection
         stepper.block()
 
 
-def measure(cell: Cell, plugins: Sequence[str], sizes: Sequence[int], facts: dict[str, Any], _: Connection) -> Any:
+def measure(
+    cell: Cell, plugins: Sequence[str], sizes: Sequence[int], neighbours: int, where: str, _: Connection
+) -> dict[int, MeasuredStep]:
     """Return what is kept for each size; a process's whole work.
 
     Args:
-        facts: kept beside the figures, such as the number of busy neighbours.
+        neighbours: busy processes beside this one.
+        where: what is measured on, in words.
     """
     steppers = prepare(cell, plugins, sizes)
     for _round in range(ROUNDS):
@@ -172,26 +176,30 @@ def measure(cell: Cell, plugins: Sequence[str], sizes: Sequence[int], facts: dic
             stepper.block()
             stepper.layers.append(layers_of(stepper.worker.replica, stepper.size))
     device = steppers[0].worker.replica.device
-    facts = {**facts, "launch_s": launch_s(device), "memory_bandwidth_bytes_per_s": memory_bandwidth(device)}
-    return {stepper.size: content_of(stepper) | facts for stepper in steppers}
+    launch, bandwidth = launch_s(device), memory_bandwidth(device)
+    return {stepper.size: measured_step(stepper, launch, bandwidth, neighbours, where) for stepper in steppers}
 
 
-def content_of(stepper: Stepper) -> dict[str, Any]:
+def measured_step(stepper: Stepper, launch: float, bandwidth: float, neighbours: int, where: str) -> MeasuredStep:
     """Return one size's figures: layers scaled so that they add up to the whole gradient."""
     gradient = typical(stepper.gradients)
     rounds = list(zip(*stepper.layers, strict=True))
     forward = [typical([layer.forward_s for layer in runs]) for runs in rounds]
     backward = [typical([layer.backward_s for layer in runs]) for runs in rounds]
     scale = gradient / (sum(forward) + sum(backward))
-    return {
-        "forward_s": [seconds * scale for seconds in forward],
-        "backward_s": [seconds * scale for seconds in backward],
-        "optimizer_s": typical(stepper.applies),
-        "step_s": typical(stepper.rests),
-        "spread": spread(stepper.gradients),
-        "steps": len(stepper.gradients),
-        "shape": to_json(shape_of(stepper)),
-    }
+    return MeasuredStep(
+        shape=shape_of(stepper),
+        forward_s=tuple(seconds * scale for seconds in forward),
+        backward_s=tuple(seconds * scale for seconds in backward),
+        optimizer_s=typical(stepper.applies),
+        step_s=typical(stepper.rests),
+        spread=spread(stepper.gradients),
+        steps=len(stepper.gradients),
+        launch_s=launch,
+        memory_bandwidth_bytes_per_s=bandwidth,
+        neighbours=neighbours,
+        device=where,
+    )
 
 
 def spread(values: Sequence[float]) -> float:
@@ -259,7 +267,7 @@ def memory_bandwidth(device: torch.device) -> float:
     return 2 * PROBE_BYTES / least(lambda: target.copy_(source), device, repeats=4)
 
 
-def least(function: Callable[[], Any], device: torch.device, repeats: int, blocks: int = 5) -> float:
+def least(function: Callable[[], object], device: torch.device, repeats: int, blocks: int = 5) -> float:
     """Return the least mean time of one call over several blocks of calls."""
     function()
     times = []

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from multiprocessing import connection
 from typing import TYPE_CHECKING
 
-from harness.core.records import Json, from_json, to_json
 from harness.costs.cells import find_shape
 from harness.costs.profiles import ModelShape
 from harness.engines.processes.tasks import answers, started
@@ -30,12 +29,12 @@ def find_or_trace(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape:
         return found
     with started([(_trace, (cell, tuple(plugins)))], cell.threads_per_device) as connections:
         (content,) = answers(connections, f"tracing {cell.workload.model.name}", TRACING_S)
-    return from_json(ModelShape, content)
+    assert isinstance(content, ModelShape)
+    return content
 
 
-def _trace(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> Json:
+def _trace(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> ModelShape:
     from harness.api.host import load_host
     from harness.engines.shared.trace_or_find import trace_cell
 
-    written: Json = to_json(trace_cell(cell, load_host(plugins)))
-    return written
+    return trace_cell(cell, load_host(plugins))

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.core import cache
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
 from harness.core.words import counted
-from harness.costs.cells import load_profile, missing_sizes, neighbours_of, profile_key
+from harness.costs.cells import keep_step, load_profile, missing_sizes, neighbours_of, profile_key
 from harness.costs.profiles import Profile
 from harness.engines.calibration import single_times as single
 from harness.engines.processes.tasks import hear, started
@@ -89,16 +88,15 @@ def measure_job(job: Job, plugins: Sequence[str], machine: Machine) -> None:
     """Measure one workload in a process of its own, beside as many busy ones as its cell has devices, and keep it."""
     cell, files = job.cell, [str(path) for path in plugins]
     count, what = neighbours_of(cell, machine), f"measuring {cell.workload.model.name}"
-    facts = {"neighbours": count, "device": device_in_words(cell, machine)}
     with ExitStack() as stack:
         tasks = [(single.keep_busy, (cell, files, max(job.sizes)))] * count
         neighbours = stack.enter_context(started(tasks, cell.threads_per_device))
         for neighbour in neighbours:
             hear(neighbour, what, PATIENCE_S, kind="ready")
-        task = (single.measure, (cell, files, job.sizes, facts))
+        task = (single.measure, (cell, files, job.sizes, count, device_in_words(cell, machine)))
         (control,) = stack.enter_context(started([task], cell.threads_per_device))
-        for size, content in hear(control, what, PATIENCE_S).items():
-            cache.save("profile", profile_key(cell, machine, size), content)
+        for size, step in hear(control, what, PATIENCE_S).items():
+            keep_step(cell, machine, size, step)
 
 
 def measure_profile(cell: Cell, plugins: Sequence[str] = (), machine: Machine | None = None) -> Profile:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.core.addresses import name_of
 from harness.core.endings import Cause, Failure, Status
 from harness.core.faults import can_go_on
+from harness.core.records import Json
 from harness.core.text import Text
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.process import Job, run_process
@@ -85,7 +86,7 @@ class _Child:
     label: str
     answer: Any = None
     failure: Failure | None = None
-    death: dict[str, Any] | None = None
+    death: Json | None = None
     ready: bool = False
     gone: bool = False
 
@@ -100,7 +101,7 @@ def run_cell(
     plugins: Sequence[str] = (),
     *,
     log: str = "",
-    options: dict[str, Any] | None = None,
+    options: Json | None = None,
     on_start: Callable[[list[tuple[int, str, str]]], None] | None = None,
     on_progress: Callable[[Reached], None] | None = None,
 ) -> Result:
@@ -127,7 +128,7 @@ class _Supervisor:
         cell: Cell,
         plugins: list[str],
         log: str,
-        options: dict[str, Any],
+        options: Json,
         on_progress: Callable[[Reached], None] | None,
     ) -> None:
         self.cell, self.plugins, self.log, self.options = cell, plugins, log, options

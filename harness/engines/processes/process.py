@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from harness.core.addresses import Address
 from harness.core.cell import Cell
+from harness.core.records import Json
 from harness.engines.processes.blame import explain, own_files
 
 
@@ -52,7 +53,7 @@ class Job:
     label: str = ""
     log: str = ""
     environment: dict[str, str] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
 
 
 def run_process(job: Job, control: Connection) -> None:
@@ -284,14 +285,14 @@ def _warm_up(setup: Any, runner: Any, worker: Any) -> None:
         dist.barrier()
 
 
-def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> dict[str, Any]:
+def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> Json:
     """Return what this process knows; the one that holds the model knows most."""
     training_s, ended_at_s = endpoint.ended_s, time.monotonic()
     if not endpoint.decision or job.kind == "server":
         endpoint.note_peak()
     holds = job.address == -1 if setup.server_counts else job.kind == "worker" and endpoint.leads
     _evaluate_copies(job, setup, endpoint, holds)
-    partial: dict[str, Any] = {
+    partial: Json = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
         "notes": endpoint.notes + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),

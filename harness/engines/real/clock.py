@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from harness.core.outcome import StepRow
 from harness.core.span import COMPUTE
 from harness.core.step_parts import PART_COLUMNS, Part
 
@@ -22,11 +23,11 @@ class Ledger:
 
     def __init__(self, device: torch.device, worker: int, rank_in_worker: int) -> None:
         self.device = device
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[StepRow] = []
         self._who = {"worker": worker, "device": rank_in_worker}
-        self._pending: list[tuple[dict[str, Any], Part, Any, Any]] = []
-        self._moments: list[tuple[dict[str, Any], str, Any]] = []
-        self._starts: list[tuple[dict[str, Any], Any, float]] = []
+        self._pending: list[tuple[StepRow, Part, Any, Any]] = []
+        self._moments: list[tuple[StepRow, str, Any]] = []
+        self._starts: list[tuple[StepRow, Any, float]] = []
         self._base: tuple[Any, float] | None = None
         self._resolved = 0
         self.started_s = 0.0
@@ -62,9 +63,9 @@ class Ledger:
         event.record()
         return event
 
-    def begin(self, step: int, version: int) -> dict[str, Any]:
+    def begin(self, step: int, version: int) -> StepRow:
         """Open the row of a step."""
-        row: dict[str, Any] = dict.fromkeys(PART_COLUMNS, 0.0)
+        row: StepRow = dict.fromkeys(PART_COLUMNS, 0.0)
         row |= self._who | {"step": step, "start_s": self.now(), "samples": 0, "loss": None, "staleness": 0}
         row["base_version"] = version
         self.rows.append(row)
@@ -73,7 +74,7 @@ class Ledger:
         return row
 
     @property
-    def row(self) -> dict[str, Any]:
+    def row(self) -> StepRow:
         """The open row; words outside any batch are accounted to a row of their own that is not kept."""
         return self.rows[-1] if self.rows else dict.fromkeys(PART_COLUMNS, 0.0)
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Evaluation, Marks, Referee
+from harness.core.outcome import StepRow
 from harness.core.span import COMMUNICATION
 from harness.core.step_parts import Part
 from harness.engines.processes.status import StatusLine
@@ -184,7 +185,7 @@ class RealServer(RealEndpoint, Server):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.marks = Marks(self.setup.budget.evaluate_every)
-        self.log: list[dict[str, Any]] = []
+        self.log: list[StepRow] = []
         self.copies: list[tuple[int, int, float, Flat]] = []
         self._finite = True
         self.make_evaluator: Callable[[], Replica] = lambda: self.replica

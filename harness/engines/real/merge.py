@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from harness.core.outcome import STEP_COLUMNS, Outcome, columns
+from harness.core.outcome import STEP_COLUMNS, Outcome, StepRow, columns
 from harness.core.step_parts import Part
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
 
 
-def merge(partials: list[dict[str, Any]], cell: Cell) -> Outcome:
+def merge(partials: list[StepRow], cell: Cell) -> Outcome:
     """Return one outcome of all processes' answers."""
     outcome: Outcome = next(p["outcome"] for p in partials if "outcome" in p)
     by_process = [p["rows"] for p in partials if p["rows"]]
@@ -43,7 +43,7 @@ def merge(partials: list[dict[str, Any]], cell: Cell) -> Outcome:
     return outcome
 
 
-def _join_staleness(rows: list[dict[str, Any]], outcome: Outcome, cell: Cell) -> None:
+def _join_staleness(rows: list[StepRow], outcome: Outcome, cell: Cell) -> None:
     log = outcome.updates_log
     if cell.synchrony == "synchronous" or not log.get("update"):
         return
@@ -52,9 +52,9 @@ def _join_staleness(rows: list[dict[str, Any]], outcome: Outcome, cell: Cell) ->
         row["staleness"] = known.get((row["worker"], row["step"]))
 
 
-def split_waits(by_process: list[list[dict[str, Any]]]) -> None:
+def split_waits(by_process: list[list[StepRow]]) -> None:
     """Divide each exchange into waiting for a later process (idle) and transfer (communication)."""
-    by_step: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    by_step: dict[int, list[StepRow]] = defaultdict(list)
     for rows in by_process:
         for row in rows:
             by_step[row["step"]].append(row)
@@ -69,21 +69,21 @@ def split_waits(by_process: list[list[dict[str, Any]]]) -> None:
                 _split_pipeline(pipeline)
 
 
-def _grouped(rows: list[dict[str, Any]], key: str) -> list[list[dict[str, Any]]]:
+def _grouped(rows: list[StepRow], key: str) -> list[list[StepRow]]:
     """Return the rows of processes that exchange with each other; all of them where nothing else is said."""
-    groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[Any, list[StepRow]] = defaultdict(list)
     for row in rows:
         groups[row.get(key)].append(row)
     return list(groups.values())
 
 
-def _split_exchange(rows: list[dict[str, Any]]) -> None:
+def _split_exchange(rows: list[StepRow]) -> None:
     latest = max(row["_ready_s"] for row in rows)
     for row in rows:
         _make_idle(row, min(row[Part.COMMUNICATION.column], max(0.0, latest - row["_ready_s"])))
 
 
-def _split_gathers(rows: list[dict[str, Any]]) -> None:
+def _split_gathers(rows: list[StepRow]) -> None:
     """Every process of a sharded model waits in the same order, so the k-th waits are one exchange."""
     for number in range(min(row["_waits"] for row in rows)):
         latest = max(row[f"_wait_{number}"] for row in rows)
@@ -92,12 +92,12 @@ def _split_gathers(rows: list[dict[str, Any]]) -> None:
             _make_idle(row, max(0.0, min(ended, latest) - began))
 
 
-def _make_idle(row: dict[str, Any], idle_s: float) -> None:
+def _make_idle(row: StepRow, idle_s: float) -> None:
     row[Part.COMMUNICATION.column] -= idle_s
     row[Part.IDLE.column] += idle_s
 
 
-def _split_pipeline(rows: list[dict[str, Any]]) -> None:
+def _split_pipeline(rows: list[StepRow]) -> None:
     """A stage is idle until the stage it depends on has finished; after that its input is on the wire."""
     ended: dict[tuple[bool, int, int], float] = {}
     for row in rows:
@@ -118,7 +118,7 @@ def _split_pipeline(rows: list[dict[str, Any]]) -> None:
         row[Part.COMMUNICATION.column] += max(0.0, row["_step_end"] - previous)
 
 
-def measured_bubble(by_process: list[list[dict[str, Any]]]) -> float:
+def measured_bubble(by_process: list[list[StepRow]]) -> float:
     """Return the share of the stages' time inside steps in which they did not compute for want of input."""
     idle = sum(row["_bubble_s"] for rows in by_process for row in rows)
     span = sum(row["_step_end"] - row["_step_start"] for rows in by_process for row in rows)

@@ -228,11 +228,11 @@ class Replica:
             return list(value.pieces)
         return [part.view_as(p) for part, p in zip(value.tensor().split(self._sizes), self.parameters, strict=True)]
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[object]:
         """Compute in bfloat16 where the scenario asks for it."""
         if self.precision != "bf16":
             return nullcontext()
-        context: AbstractContextManager[Any] = torch.autocast(self.device.type, dtype=torch.bfloat16)
+        context: AbstractContextManager[object] = torch.autocast(self.device.type, dtype=torch.bfloat16)
         return context
 
     # -- evaluation ----------------------------------------------------------------------------------------------

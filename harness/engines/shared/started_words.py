@@ -12,6 +12,9 @@ from harness.core.errors import PluginError
 Unawaited = Counter[str]
 """Words that nobody ever waited for, by name and place."""
 
+Waiting = Generator[Any, Any, Any]
+"""How a word waits: what it yields only the engine that runs it understands."""
+
 
 class Word:
     """A word under way. `await` waits for it; used as anything else, it says that an await is missing."""
@@ -22,11 +25,11 @@ class Word:
         self._unawaited = unawaited
         self._awaited = False
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def __await__(self) -> Waiting:
         self._awaited = True
         return self._wait()
 
-    def _wait(self) -> Generator[Any, Any, Any]:
+    def _wait(self) -> Waiting:
         raise NotImplementedError
 
     def __del__(self) -> None:
@@ -62,7 +65,7 @@ class Ready(Word):
         super().__init__(name, unawaited)
         self._finish = finish
 
-    def _wait(self) -> Generator[Any, Any, Any]:
+    def _wait(self) -> Waiting:
         return self._finish()
         yield  # a generator, as __await__ must return one
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,7 @@ from harness.core.budget import Marks
 from harness.core.step_parts import Part
 from harness.engines.shared.endpoint import Endpoint, check_address, everybody
 from harness.engines.shared.parcel import Parcel
-from harness.engines.shared.started_words import Unawaited, Word, awaited
+from harness.engines.shared.started_words import Unawaited, Waiting, Word, awaited
 from harness.engines.shared.waits import Wait, Waits
 from harness.engines.virtual.clock import Ledger
 from harness.engines.virtual.messages import Meeting, Post, Receive, message
@@ -61,7 +61,7 @@ class EventWord(Word):
         self.event = event
         event.harness_kind = kind  # type: ignore[attr-defined]
 
-    def _wait(self) -> Generator[Any, Any, Any]:
+    def _wait(self) -> Waiting:
         answer = yield self.event
         return answer
 
@@ -78,7 +78,7 @@ class ReceiveWord(EventWord):
         super().__init__(name, endpoint.cluster.unawaited, event, "receive")
         self._endpoint = endpoint
 
-    def _wait(self) -> Generator[Any, Any, Any]:
+    def _wait(self) -> Waiting:
         parcel = yield self.event
         copied = self._endpoint.copied(parcel)
         if copied is not None:

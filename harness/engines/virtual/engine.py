@@ -17,7 +17,8 @@ from harness.core.addresses import Address, name_of
 from harness.core.budget import Evaluation, Referee
 from harness.core.endings import Cause
 from harness.core.errors import HarnessError
-from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, StepRow, columns
+from harness.core.records import Json
 from harness.engines.shared.displacement import learning_facts
 from harness.engines.shared.fault_draws import Lost, PlannedDeath, words_of_loss
 from harness.engines.shared.recorder import Recorder
@@ -236,7 +237,7 @@ class VirtualEngine:
         self.evaluation_s += time.perf_counter() - began
         return test
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self) -> list[StepRow]:
         """Return all workers' steps; those of servers' pushes with the staleness that they were applied at."""
         rows = [row for worker in self.workers for row in worker.ledger.finished_rows(self.ended_s)]
         if self.setup.strategy.batches == "own" and self.setup.server_counts:
@@ -249,7 +250,7 @@ class VirtualEngine:
         costs = self.cluster.costs
         return [*self.executor.notes(costs.placement), f"virtual cluster with {costs.origin}"]
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> Json:
         costs = self.cluster.costs
         errors = (costs.profile.error, costs.cluster.error)
         return {"placement": costs.placement, "costs": costs.origin, "errors": errors, "host_s": self.host_s}

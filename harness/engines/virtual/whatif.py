@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from harness.core.cell import LARGEST, Goal
+from harness.core.budget import Goal
+from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError
 from harness.core.faults import Jitter
 from harness.costs.cells import cluster_of, profile_of

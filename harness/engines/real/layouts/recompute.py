@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +22,7 @@ def recompute_layers(module: nn.Module) -> None:
         layer.forward = partial(again, context_fn=partial(_contexts, layer))  # type: ignore[method-assign]
 
 
-def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
     return nullcontext(), _BuffersKept(layer)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 EventKind = Literal["tensor", "gradient", "copy", "free"]
 """Of an event: a tensor, a parameter's gradient, a half-precision copy of a weight, or the end of one of them."""
@@ -54,24 +53,3 @@ class Timeline:
     def of(self, layer: int) -> Passes:
         """Return the passes of a layer."""
         return self.passes[self.layers[layer]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        passes = [
-            [[list(e) for e in item.forward], [list(e) for e in item.backward], list(item.output or ())]
-            for item in self.passes
-        ]
-        return {"passes": passes, "layers": list(self.layers)}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Timeline:
-        """Return the timeline that `to_dict` was called on."""
-        passes = tuple(
-            Passes(_events(forward), _events(backward), (output[0], output[1]) if output else None)
-            for forward, backward, output in content["passes"]
-        )
-        return cls(passes, tuple(content["layers"]))
-
-
-def _events(content: Sequence[Sequence[Any]]) -> tuple[Event, ...]:
-    return tuple(Event(*entry) for entry in content)
