@@ -85,7 +85,11 @@ def _kind(device: str) -> str:
 
 
 def measure_group(ranks: int, device: str, threads: int) -> Json:
-    """Return what the first of a group of processes saw."""
+    """Return what the first of a group of processes saw.
+
+    Raises:
+        MachineError: one of them failed, or took too long.
+    """
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         store = str(Path(folder) / "store")
         tasks = [(group.measure_group, (rank, ranks, store, device)) for rank in range(ranks)]
@@ -95,7 +99,11 @@ def measure_group(ranks: int, device: str, threads: int) -> Json:
 
 
 def measure_transport(threads: int) -> tuple[list[dict[int, Any]], Json]:
-    """Return what both ends of the transport saw by size, and what the host's memory does."""
+    """Return what both ends of the transport saw by size, and what the host's memory does.
+
+    Raises:
+        MachineError: one of the processes failed, or took too long.
+    """
     first, second = fork_server().Pipe()
     descriptors = [make_slot_file(), make_slot_file()]
     try:

@@ -55,6 +55,9 @@ def pipeline_overhead(machine: Machine, threads: int) -> tuple[float, list[tuple
     """Return the seconds added to every pass through a stage, and those of a hop, by its bytes.
 
     With two stages a further micro-batch costs the naive schedule four passes and two hops, and 1f1b two passes.
+
+    Raises:
+        MachineError: a cell that is measured did not finish.
     """
     compute = measure_profile(_cell("1f1b", machine, threads, FEW)).gradient_s(MICRO_BATCH)
     rounds = [_slopes(machine, threads) for _ in range(ROUNDS)]

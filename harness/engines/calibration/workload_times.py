@@ -85,7 +85,11 @@ def ensure_profiles(
 
 
 def measure_job(job: Job, plugins: Sequence[str], machine: Machine) -> None:
-    """Measure one workload in a process of its own, beside as many busy ones as its cell has devices, and keep it."""
+    """Measure one workload in a process of its own, beside as many busy ones as its cell has devices, and keep it.
+
+    Raises:
+        MachineError: it could not be measured.
+    """
     cell, files = job.cell, [str(path) for path in plugins]
     count, what = neighbours_of(cell, machine), f"measuring {cell.workload.model.name}"
     with ExitStack() as stack:

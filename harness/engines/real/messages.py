@@ -50,7 +50,11 @@ class Slots:
         self._maps: list[mmap.mmap] = []
 
     def free(self) -> int:
-        """Return the number of a slot that nobody has to read; make one if need be."""
+        """Return the number of a slot that nobody has to read; make one if need be.
+
+        Raises:
+            MachineError: there is no room for another one.
+        """
         for number, slot in enumerate(self._maps):
             if slot[0] == 0:
                 return number
@@ -152,6 +156,10 @@ class Post:
         """Copy a value into shared memory, or a plain one into the pipe; return the bytes sent.
 
         A receiver that is gone takes nothing; that is not the sender's error.
+
+        Raises:
+            PluginError: a plain value is too large.
+            MachineError: shared memory has no room for a value.
         """
         peer = self.peers[to]
         if to in self.gone:

@@ -38,7 +38,11 @@ class Setup:
     rate: Rate
 
     def replica(self) -> Replica:
-        """Build the model with its seed's initial weights and an optimizer."""
+        """Build the model with its seed's initial weights and an optimizer.
+
+        Raises:
+            PluginError: a model of the user's own does not fit the data.
+        """
         from harness.engines.shared.replica import Replica, build_module
 
         work = self.cell.workload
@@ -84,6 +88,11 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
 
     Args:
         device: torch device that the data lives on.
+
+    Raises:
+        PluginError: there is no such strategy, or a file of the user's is broken.
+        MachineError: the data cannot be had.
+        Impossible: the strategy has no layout for so many devices.
     """
     host = load_host(plugins)
     strategy = make_strategy(host, cell)
@@ -110,13 +119,21 @@ def _entries(host: Host, cell: Cell) -> tuple[Any, Any]:
 
 
 def make_strategy(host: Host, cell: Cell) -> Strategy:
-    """Build the strategy with the cell's options."""
+    """Build the strategy with the cell's options.
+
+    Raises:
+        PluginError: there is none of that name, or its file is broken.
+    """
     chosen = host.strategy(cell.strategy)
     return chosen(chosen.Options(**cell.options))
 
 
 def prepare_data(dataset: Any, model: Any, cell: Cell, device: str) -> tuple[Any, Any]:
-    """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape."""
+    """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape.
+
+    Raises:
+        MachineError: the data cannot be had.
+    """
     from harness.engines.shared.replica import DTYPES
     from harness.workloads.data import prepare
     from harness.workloads.entries import seen_shape

@@ -26,7 +26,11 @@ that a busy neighbour adds (measured, 2 EPYC cores, 2026-11-20, lenet5, mlp and 
 
 
 def placed(setup: Setup, profile: Profile) -> Placement | None:
-    """Return the layers of each stage of a cell's layout; None without a pipeline."""
+    """Return the layers of each stage of a cell's layout; None without a pipeline.
+
+    Raises:
+        Impossible: the layers cannot be cut into so many stages.
+    """
     layout, samples = setup.layout, setup.cell.micro_batch_size
     if layout.pipeline == 1:
         return None

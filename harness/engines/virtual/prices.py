@@ -135,6 +135,10 @@ def find_costs(executor: Executor) -> Costs:
     """Return a cell's costs: as the scenario gives them, as they were measured, or as a data sheet lets one expect.
 
     A workload that was never measured on this machine is measured in this process, and the record says so.
+
+    Raises:
+        HarnessError: what the scenario says is not enough to tell how long anything takes.
+        Impossible: the layers cannot be cut into the layout's stages.
     """
     from harness.engines.shared.trace_or_find import shape_of
     from harness.engines.virtual.measure_here import measured_alone, placed
