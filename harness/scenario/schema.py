@@ -83,7 +83,7 @@ DeviceKind = Annotated[
     BeforeValidator(word("auto", "cuda", "cpu", other="a kind of GPU to simulate stands in cluster.device")),
     WithJsonSchema({"enum": ["auto", "cuda", "cpu"]}),
 ]
-PlacementOfServers = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
+PlacementWord = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 JitterTable = Annotated[
     Jitter | None,
@@ -177,7 +177,7 @@ class GoalSection(SectionModel):
 class ServersSection(SectionModel):
     """Where the server of a strategy runs on a simulated cluster: as equal shards, each with a part of the weights."""
 
-    placement: PlacementOfServers = Field(
+    placement: PlacementWord = Field(
         default="cpu",
         description="host memory of the first node, every device, the workers' nodes, or nodes of their own",
     )
