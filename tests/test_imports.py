@@ -14,6 +14,7 @@ from cells import make_cells
 from house import ROOMS, House
 
 import harness
+import harness.costs
 from harness.analysis.cell_row import identity_row
 from harness.api import hooks as hookspecs
 from harness.commands.cli import NOT_YET, main
@@ -67,6 +68,11 @@ def test_figures_of_the_house_do_not_grow():
     assert len(HOUSE.name_collisions) <= 26
     assert HOUSE.anys <= 812
     assert len(HOUSE.doors) <= 7
+
+
+def test_the_costs_say_which_doors_they_have():
+    listed = set(re.findall(r"^- `harness\.([\w.]+)`:", harness.costs.__doc__ or "", re.MULTILINE))
+    assert set(HOUSE.doors) == listed
 
 
 def test_bundled_strategies_import_only_what_a_stranger_may():

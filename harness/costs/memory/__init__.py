@@ -5,6 +5,6 @@ from harness.costs.memory.device import CPU, CUDA, Work, device_memory, stage_me
 from harness.costs.memory.fit import counted_kinds, memory_of, memory_verdict, placement_of, resolve_largest
 
 __all__ = [
-    "CPU", "CUDA", "Placement", "StageMemory", "Work", "balance", "balance_under", "counted_kinds",
-    "device_memory", "memory_of", "memory_verdict", "placement_of", "resolve_largest", "stage_memory",
+    "CPU", "CUDA", "Placement", "StageMemory", "Work", "balance", "balance_under", "counted_kinds", "device_memory",
+    "memory_of", "memory_verdict", "placement_of", "resolve_largest", "stage_memory",
 ]  # fmt: skip
