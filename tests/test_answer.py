@@ -104,7 +104,8 @@ def test_the_target_is_named_where_it_is_known() -> None:
 )
 def test_a_target_is_put_in_words_where_all_cells_have_the_same_accuracy(goals: list[Any], words: str) -> None:
     cells = [make_cell(goal={"target_accuracy": 0.9, "max_epochs": 1}, sweep__strategy="single")]
-    cells = [replace(cells[0], goal=cells[0].goal | {"target_accuracy": a, "target_loss": b}) for a, b in goals]
+    goal = cells[0].goal
+    cells = [replace(cells[0], goal=replace(goal, target_accuracy=a, target_loss=b)) for a, b in goals]
     assert target_in_words(cells) == words
 
 
