@@ -375,10 +375,7 @@ def idx_bytes(array: np.ndarray[Any, Any]) -> bytes:
 
 def idx_contents() -> dict[str, bytes]:
     arrays = (TRAIN, TRAIN_LABELS, TEST, TEST_LABELS)
-    return {
-        file.name: gzip.compress(idx_bytes(a), mtime=0)
-        for file, a in zip(files.MNIST.files, arrays, strict=True)
-    }
+    return {file.name: gzip.compress(idx_bytes(a), mtime=0) for file, a in zip(files.MNIST.files, arrays, strict=True)}
 
 
 @pytest.fixture

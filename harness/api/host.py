@@ -209,22 +209,18 @@ def refuse_forbidden_imports(path: Path) -> None:
                 raise PluginError(f"{path}:{line}: a strategy must not import {name}; instead: {word}")
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and _only_for_types(tree, node):
-            continue
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.lineno, node.module
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
-
-
-def _only_for_types(tree: ast.AST, node: ast.AST) -> bool:
-    return any(
-        isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test) and node in block.body
-        for block in ast.walk(tree)
-    )
+def _imports(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) of what is imported below a node, other than for types only."""
+    if isinstance(node, ast.Import):
+        yield from ((node.lineno, alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield node.lineno, node.module
+        yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+    for_types = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
+    for child in ast.iter_child_nodes(node):
+        # No import stands inside an expression, and most nodes are expressions.
+        if not isinstance(child, ast.expr) and child not in for_types:
+            yield from _imports(child)
 
 
 def _register(host: Host, manager: pluggy.PluginManager, name: str, module: Any) -> None:

@@ -55,7 +55,7 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
         if item.engine == "virtual" and (missing := missing_link(demand)):
             scenario.source.problem(("cluster", "inter_node"), missing)
     scenario.source.raise_problems()
-    sources = {demand.strategy.name: host.strategy_hash(demand.strategy.name) for demand in demands}
+    sources = {name: host.strategy_hash(name) for name in {demand.strategy.name for demand in demands}}
     cells = [
         _cell(demand, item, seed, base, sources[demand.strategy.name], scenario)
         for seed in scenario.axes.seeds
