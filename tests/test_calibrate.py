@@ -418,7 +418,7 @@ def test_exchanges_are_hidden_only_where_their_threads_have_cores():
 def test_showing_what_was_never_calibrated_says_what_to_do():
     answer = CliRunner().invoke(main, ["calibrate", "--show", "--device", "cpu"])
     assert answer.exit_code == 5
-    assert "never calibrated here; run harness calibrate" in answer.output
+    assert "never calibrated on this machine; run `harness calibrate`" in answer.output
 
 
 def stored_links() -> MeasuredLinks:

@@ -122,7 +122,7 @@ def test_the_list_and_the_entries_tell_figures_and_sources() -> None:
     assert "in doubt: " in describe_entry(host(), "B200")
     assert "all-reduce over 2: 22.6 GB/s" in describe_entry(host(), "dgx1-v100")
     assert "IEEE 802.3" in describe_entry(host(), "ethernet-25g")
-    with pytest.raises(InputError, match="nothing is called that"):
+    with pytest.raises(InputError, match="no such name"):
         describe_entry(host(), "a1000")
 
 

@@ -127,7 +127,7 @@ def test_a_run_says_first_how_many_cells_it_has_and_what_is_left_out():
     first = harness("run", "small.toml").output.splitlines()
     assert first[0].startswith("small: 3 cells on ")
     assert first[0].endswith("3 to run")
-    assert "1 points left out; `harness plan` says why" in first[1]
+    assert "1 points left out; `harness plan` shows why" in first[1]
 
 
 def test_only_narrows_what_runs_and_not_what_is_planned():
@@ -148,7 +148,10 @@ def test_set_makes_another_plan_and_says_which_stored_cells_it_does_not_show():
     harness("run", "small.toml")
     done = harness("run", "small.toml", "--set", "learning_rate=0.2", "--set", "gpus=1")
     assert counts(done) == (2, 0)
-    assert "3 stored cells belong to other plans and are not shown" in done.output.partition(" kept\n")[2].splitlines()
+    assert (
+        "3 stored cells belong to another plan of this name and are not shown"
+        in done.output.partition(" kept\n")[2].splitlines()
+    )
     assert counts(harness("run", "small.toml")) == (0, CELLS)
 
 
@@ -282,7 +285,7 @@ def test_a_budget_that_is_over_before_the_first_cell_ends_with_5():
     done = harness("run", "small.toml", "--budget", "1 us")
     assert done.exit_code == 5
     assert counts(done) == (0, 0)
-    assert "next: the same command continues where it stopped" in done.output
+    assert "next: run the same command again to continue" in done.output
 
 
 @pytest.mark.parametrize("command", sorted(NOT_YET))
@@ -351,7 +354,7 @@ def test_show_of_a_cell_says_status_reason_notes_figures_and_the_log(cell):
     folder = Path("results/small/cells") / cell
     for what in (cell, str(folder), str(folder / "record.json")):
         text = harness("show", what).output
-        assert text.startswith(f"{cell}: ok\n  reason: ran its budget; no target was asked for")
+        assert text.startswith(f"{cell}: ok\n  reason: ran its full budget; no target was set")
         assert "  note: virtual cluster with computing given (1000 samples/s" in text
         assert "  throughput_samples_per_s: 1000" in text
         assert "log" in text
@@ -502,7 +505,7 @@ def test_ctrl_c_ends_with_130_leaves_no_process_and_the_same_command_continues(h
     _, alive = psutil.wait_procs(children, timeout=10)
     assert alive == []
     assert "Traceback" not in rest
-    assert "next: the same command continues where it stopped" in rest
+    assert "next: run the same command again to continue" in rest
     results = Results(here / "results" / "long")
     assert sorted(record.status for record in results.records().values()) == ["interrupted", "ok"]
     again = subprocess.run(command, capture_output=True, text=True)

@@ -365,7 +365,7 @@ def test_several_nodes_need_a_link_between_them(gpus: int) -> None:
     if gpus == 8:
         assert given_cell(**changes, sweep__global_batch_size=[72]).nodes == 1
     else:
-        with pytest.raises(InputError, match=r"cluster.inter_node: missing: 9 devices fill 2 nodes of 8"):
+        with pytest.raises(InputError, match=r"cluster.inter_node: required: 9 devices need 2 nodes of 8"):
             given_cell(**changes, sweep__global_batch_size=[72])
 
 

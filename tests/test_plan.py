@@ -146,7 +146,7 @@ def test_real_beyond_the_cores_is_oversubscribed() -> None:
 
 def test_real_beyond_the_gpus_is_not_possible_and_stays_a_cell() -> None:
     (cell,) = plan('engine = "real"\n' + sweep("sync-ddp", "gpus = 4"), ONE_GPU).cells
-    assert cell.not_possible.startswith("needs 4 GPUs, this machine has 1")
+    assert cell.not_possible.startswith("needs 4 GPUs, but this machine has 1")
     assert not cell.oversubscribed
 
 
@@ -175,8 +175,7 @@ def test_several_workers_of_several_devices_are_virtual_only() -> None:
 def test_layouts_of_later_versions_are_not_possible_on_either_engine() -> None:
     found = plan('engine = "both"\n' + sweep("sharded", "gpus = 4"))
     assert [cell.not_possible for cell in found.cells] == [
-        "sharding (shard = 'parameters') inside data 2 x pipeline 1 x tensor 2 = 4 "
-        "is not yet supported by either engine"
+        "sharding (shard = 'parameters') inside data 2 x pipeline 1 x tensor 2 = 4 is not supported yet"
     ]
 
 
@@ -246,7 +245,7 @@ def test_a_full_batch_is_the_training_set() -> None:
 def test_accumulating_layouts_set_the_micro_batch() -> None:
     (cell,) = plan(sweep("pieces", "gpus = 1")).cells
     assert cell.micro_batch_size == 8
-    with pytest.raises(InputError, match="in 4 pieces"):
+    with pytest.raises(InputError, match="in 4 equal pieces"):
         plan(sweep("pieces", "gpus = 1\nglobal_batch_size = 30"))
 
 
@@ -284,23 +283,23 @@ def test_points_are_excluded_by_swept_paths(key: str) -> None:
 
 
 def test_nothing_left_is_refused_with_the_reasons() -> None:
-    with pytest.raises(InputError, match="nothing is left to run: model-split: model-split needs at least 2"):
+    with pytest.raises(InputError, match="no cell is left to run: model-split: model-split needs at least 2"):
         plan(sweep("model-split", "gpus = 1"))
 
 
 def test_cells_that_differ_in_nothing_that_matters_are_run_once() -> None:
     found = plan(sweep("sync-ddp", 'gpus = [1, 4]\n"cluster.inter_node" = ["25 Gb/s", "100 Gb/s"]'))
     assert shapes(found) == [("sync-ddp", 1, "real"), ("sync-ddp", 4, "virtual"), ("sync-ddp", 4, "virtual")]
-    assert any("run once" in note for note in found.notes)
+    assert any("1 duplicate combination merged" in note for note in found.notes)
 
 
 def test_what_changes_the_answer_is_noted() -> None:
     text = sweep("async-ps", "gpus = 2") + '[strategy.async-ps]\noptimizer = { name = "sgd", momentum = 0.9 }'
     (cell,) = plan(text).cells
     notes = " / ".join(cell.notes)
-    assert "the server shares the 2 cores with 2 workers" in notes
+    assert "the server shares the machine's 2 cores with 2 workers" in notes
     assert "optimizer from [strategy.async-ps]" in notes
-    assert "asynchronous with momentum 0.9 and 2 workers" in notes
+    assert "momentum 0.9 with 2 asynchronous workers: staleness acts like extra momentum" in notes
     assert cell.workload.optimizer.options["momentum"] == 0.9
 
 
@@ -319,7 +318,7 @@ def test_only_narrows_by_path_or_last_word() -> None:
     [
         ("gpus", "write KEY=VALUE"),
         ("gpu=1", "no such key; did you mean gpus?"),
-        ("gpus=3", "fits no cell; gpus is one of 1, 2"),
+        ("gpus=3", "matches no cell; gpus is one of 1, 2"),
     ],
 )
 def test_only_that_fits_nothing_is_refused(only: str, says: str) -> None:
@@ -470,7 +469,7 @@ def test_the_description_says_what_is_run_and_what_is_not() -> None:
     assert "0-4" in text
     assert "asynchronous" in text
     assert "impossible: single runs on 1 device, not 2" in text
-    assert "a cell fails after 15 min" in text
+    assert "a cell is stopped after 15 min" in text
 
 
 BERT = '[workload]\nmodel = { parameters = "335 M", layers = 24, hidden = 1024, sequence = 512 }\n'
@@ -483,7 +482,7 @@ def test_a_cluster_elsewhere_is_simulated_whole_and_said_so() -> None:
     assert [cell.engine for cell in found.cells] == ["virtual"] * 3
     assert [cell.nodes for cell in found.cells] == [1, 1, 2]
     assert {cell.device for cell in found.cells} == {"cuda"}
-    assert "the cluster is not this machine: every cell is simulated" in found.notes
+    assert "the cluster is not this machine, so every cell is simulated" in found.notes
     assert "16 simulated A100" in describe(found, host())
     assert [cell.engine for cell in plan('engine = "real"\n' + sweep("sync-ddp", "gpus = 2") + ELSEWHERE).cells] == [
         "real"
@@ -495,7 +494,7 @@ def test_a_cluster_elsewhere_is_simulated_whole_and_said_so() -> None:
 def test_links_alone_leave_this_machines_cells_real() -> None:
     found = plan(sweep("sync-ddp", "gpus = [2, 4]") + '[cluster]\ninter_node = "25 Gb/s"')
     assert [cell.engine for cell in found.cells] == ["real", "virtual"]
-    assert any("mix this machine's measured devices" in note for note in found.notes)
+    assert any("combine this machine's measured devices" in note for note in found.notes)
 
 
 def test_a_model_without_mathematics_is_simulated_on_every_machine_with_one_id() -> None:
@@ -583,7 +582,7 @@ def test_measurements_from_elsewhere_go_to_the_cells_that_their_keys_fit() -> No
         ("model-split", "gpipe", 4): 2,
         ("model-split", "1f1b", 4): 2,
     }
-    assert "[[observed]] 3 (gpus 3) fits no cell" in found.notes
+    assert "[[observed]] 3 (gpus 3) matches no cell" in found.notes
     assert from_json(Plan, json.loads(json.dumps(to_json(found)))) == found
 
 

@@ -50,8 +50,8 @@ MALFORMED = [
     ("gpus = 1.5", "sweep.gpus = 1.5: ", "a whole number", 3),
     ("gpus = true", "sweep.gpus = true: ", "a whole number", 3),
     ("gpus = [\n 1,\n 'two',\n]", 'sweep.gpus = "two": ', "a whole number", 5),
-    ("gpus = []", "sweep.gpus = []: ", "an empty list", 3),
-    ("gpus = [1, 1]", "sweep.gpus = 1: ", "stands twice", 3),
+    ("gpus = []", "sweep.gpus = []: ", "the list is empty", 3),
+    ("gpus = [1, 1]", "sweep.gpus = 1: ", "is in the list twice", 3),
     ("gpu = 2", "sweep.gpu: ", "no such key; did you mean", 3),
     ("seeds = 0", "sweep.seeds = 0: ", "at least 1", 3),
     ("seeds = 99999999999999999999", "sweep.seeds = 99999999999999999999: ", "at most 2,147,483,647", 3),
@@ -64,14 +64,14 @@ MALFORMED = [
     ("micro_batch_size = 'largset'", 'sweep.micro_batch_size = "largset": ', 'at least 1, or "largest"', 3),
     ("learning_rate = -0.1", "sweep.learning_rate = -0.1: ", "a number above 0", 3),
     ("learning_rate = nan", "sweep.learning_rate = nan: ", "a number above 0", 3),
-    ("learning_rate = { from = 0, to = 1, points = 3 }", "sweep.learning_rate = { from = 0", "geometric range", 3),
-    ("gpus = { from = 1, to = 2, points = 4 }", "sweep.gpus = { from = 1", "not all different", 3),
+    ("learning_rate = { from = 0, to = 1, points = 3 }", "sweep.learning_rate = { from = 0", "a range, such as", 3),
+    ("gpus = { from = 1, to = 2, points = 4 }", "sweep.gpus = { from = 1", "would repeat values", 3),
     ("lr_scaling = 'linaer'", 'sweep.lr_scaling = "linaer": ', "did you mean linear?", 3),
     ("precision = ['fp32']", "sweep.precision: ", 'did you mean "workload.precision"?', 3),
     ("'workload.precision' = ['fp32', 'fp31']", 'workload.precision = "fp31": ', "did you mean fp32?", 3),
     ("'limits.cell_timeout' = ['1 s', '2 s']", 'sweep."limits.cell_timeout": ', "cannot be swept", 3),
     ("exclude = 3", "sweep.exclude = 3: ", "a list of points", 3),
-    ("exclude = [{ precision = 'fp32' }]", "sweep.exclude.precision: ", "points differ in", 3),
+    ("exclude = [{ precision = 'fp32' }]", "sweep.exclude.precision: ", "you can exclude by", 3),
     ("exclude = [{ strategy = 'singel' }]", 'sweep.exclude.strategy = "singel": ', "did you mean single?", 3),
     ("[goal]\ntarget_accuracy = 97", "goal.target_accuracy = 97: ", "for 97 % write 0.97", 4),
     ("[goal]\ntarget_accuracy = 0", "goal.target_accuracy = 0: ", "a fraction above 0", 4),
@@ -88,7 +88,7 @@ MALFORMED = [
         'such as 335000000 or "335',
         4,
     ),
-    ("[workload]\nmodel = { layers = 2 }", "workload.model = { layers = 2 }: ", "sizes without mathematics", 4),
+    ("[workload]\nmodel = { layers = 2 }", "workload.model = { layers = 2 }: ", "sizes only, for timing", 4),
     ("[workload]\nmodel = { profile = 'no.csv', batch_size = 1 }", 'workload.model.profile = "no.csv": ', "be read", 4),
     (GIVEN + "dataset = 'digits'", "workload.dataset: ", "reads no data", 5),
     (GIVEN + "[goal]\nmax_epochs = 2", "goal.max_epochs = 2: ", "timed, not trained", 6),
@@ -101,8 +101,8 @@ MALFORMED = [
     ("[workload]\noptimizer.name = 'sgd'\noptimizer.momentum = 1", "workload.optimizer.momentum = 1: ", "below 1", 5),
     ("[workload]\noptimizer = { name = 'sgd', nesterov = true }", "workload.optimizer: ", "momentum above 0", 4),
     ("[workload]\nprecision = ['fp32', 'bf16']", "workload.precision = [", 'write "workload.precision" = [...]', 4),
-    ("[workload]\nstep = 'compiled'", 'workload.step = "compiled": ', "not yet", 4),
-    ("[workload]\ngpus = 2", "workload.gpus: ", "there is a key sweep.gpus", 4),
+    ("[workload]\nstep = 'compiled'", 'workload.step = "compiled": ', "not supported yet", 4),
+    ("[workload]\ngpus = 2", "workload.gpus: ", "did you mean sweep.gpus?", 4),
     ("[strategy.single]\nfast = true", "strategy.single.fast: ", "no such key", 4),
     ("[strategy.sync-ddp]\nbucket_mib = [25, -1]", "strategy.sync-ddp.bucket_mib = -1: ", "above 0", 4),
     ("[strategy.ddp]\nbucket_mib = 2", 'strategy.ddp = "ddp": ', "did you mean sync-ddp?", 3),
@@ -200,7 +200,7 @@ def test_broken_toml_has_its_line() -> None:
 
 @pytest.mark.parametrize("text", ["", "[sweep]\n", "sweep = 3\n", "[workload]\nmodel = 'mlp'\n"])
 def test_a_missing_strategy_is_asked_for(text: str) -> None:
-    assert any(problem.startswith("sweep.strategy: missing") for problem in problems(text))
+    assert any(problem.startswith("sweep.strategy: required") for problem in problems(text))
 
 
 def test_a_synonym_is_answered_with_the_name() -> None:
@@ -213,7 +213,7 @@ def test_a_strategy_of_a_broken_plugin_is_answered_with_the_reason(tmp_path: Pat
     plugin.write_text("raise RuntimeError('no such thing')\n")
     with pytest.raises(InputError) as caught:
         parse_scenario('[sweep]\nstrategy = "my-own"', load_host([plugin]), Path("test.toml"))
-    assert "its plugin is broken" in caught.value.problems[0]
+    assert "the plugin is broken" in caught.value.problems[0]
     assert "no such thing" in caught.value.problems[0]
 
 
@@ -285,7 +285,7 @@ def test_a_strategy_may_carry_its_options_in_the_list() -> None:
     text = '[sweep]\nstrategy = ["local-sgd", { name = "local-sgd", steps = 4 }]'
     assert [item.options["steps"] for item in read(text).axes.variants] == [8, 4]
     (problem,) = problems('[sweep]\nstrategy = ["local-sgd", { name = "local-sgd", steps = 8 }]')
-    assert "stands twice with the same options" in problem
+    assert "is listed twice with the same options" in problem
 
 
 def test_an_optimizer_of_one_strategy() -> None:
@@ -296,7 +296,7 @@ def test_an_optimizer_of_one_strategy() -> None:
 
 def test_options_of_a_strategy_outside_the_sweep_are_noted() -> None:
     assert read(SWEEP + "[strategy.sync-ddp]\nbucket_mib = 2").axes.notes == (
-        "[strategy.sync-ddp] is not used: sweep.strategy does not name sync-ddp",
+        "[strategy.sync-ddp] is never used: sweep.strategy does not list sync-ddp",
     )
 
 
@@ -412,7 +412,8 @@ def test_a_model_without_mathematics_is_never_real(key: str) -> None:
         assert read(text).settings[0].timing_only
     else:
         assert problems(text) == (
-            'engine = "real": a model without mathematics runs on the virtual engine only; write "auto" (line 1)',
+            'engine = "real": this model has sizes or times only and runs on the virtual engine only; write "auto" '
+            "(line 1)",
         )
 
 

@@ -282,18 +282,18 @@ def test_servers_may_be_swept_by_each_of_their_keys():
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
-        ({"servers": {}}, r"cluster.servers = \"cpu\": left out, or a simulated cluster"),
+        ({"servers": {}}, r"cluster.servers = \"cpu\": needs a simulated cluster"),
         ({"preset": "dgx-a100", "servers": {"cont": 3}}, r"cluster.servers.cont: no such key; did you mean count\?"),
         ({"preset": "dgx-a100", "servers": {"count": 0}}, r"cluster.servers.count = 0: a whole number, at least 1"),
         ({"preset": "dgx-a100", "servers": {"placement": "colocated"}}, r"did you mean co-located\?"),
         ({"preset": "dgx-a100", "servers": {"apply_rate": 2}}, r"cluster.servers.apply_rate = 2: a rate such as"),
         ({"preset": "dgx-a100", "servers": {"placement": "gpu", "count": 2}}, r"each one holds an equal share"),
-        ({"preset": "dgx-a100", "servers": {"link": "25 Gb/s"}}, r"only dedicated servers have a link"),
+        ({"preset": "dgx-a100", "servers": {"link": "25 Gb/s"}}, r"only dedicated servers have their own link"),
         (
             {"preset": "dgx-a100", "servers": {"placement": "dedicated", "link": "infinibnd-hdr"}},
             r"did you mean infiniband-hdr\?",
         ),
-        ({"preset": "workstation-4xa100", "servers": {"placement": "dedicated"}}, r"together with cluster.inter_node"),
+        ({"preset": "workstation-4xa100", "servers": {"placement": "dedicated"}}, r"needs cluster.inter_node too"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(cluster, message):

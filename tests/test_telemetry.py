@@ -743,7 +743,9 @@ def test_doctor_describes_gpus_and_who_is_on_them(driver):
     )
     assert "'NVIDIA driver': '999.1'" in done.stdout
     name = psutil.Process().name()
-    assert f"'GPU 1': 'Stub 1000, 20 GiB used of 80 GiB, used by {name}, a process that is hidden" in done.stdout
+    assert (
+        f"'GPU 1': 'Stub 1000, 20 GiB used of 80 GiB, used by {name}, a process outside this container" in done.stdout
+    )
 
 
 def test_doctor_reads_limits_of_control_groups():

@@ -522,7 +522,7 @@ def test_download_of_another_file_is_never_kept(idx_folder: Path, data_folder: P
     path = idx_folder / "train-images-idx3-ubyte.gz"
     source = published(mirror)
     path.write_bytes(change(path.read_bytes()))
-    refused = f"{mirror}/{path.name}: another file than was published, not kept: its sha256 is not "
+    refused = f"{mirror}/{path.name}: this is not the published file, so it was not kept: its sha256 is not "
     with pytest.raises(MachineError, match=refused + source.files[0].sha256):
         load_published(source)
     assert list(data_folder.iterdir()) == []

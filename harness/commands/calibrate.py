@@ -34,7 +34,9 @@ def show_or_measure(device: str, threads: int, only_show: bool, say: Callable[[s
         calibrate(machine, kind, threads, say)
     links = load_links(machine, kind, threads)
     if links is None:
-        raise NothingDone(f"{kind} with {threads} threads was never calibrated here; run harness calibrate")
+        raise NothingDone(
+            f"{kind} with {threads} threads was never calibrated on this machine; run `harness calibrate`"
+        )
     return describe(links)
 
 
@@ -68,12 +70,12 @@ def _collectives(tables: Mapping[str, Any]) -> Iterator[str]:
 def _runtime(cluster: Cluster) -> Iterator[str]:
     runtime = cluster.runtime
     yield f"  DDP adds {duration(runtime.wrapper_s)} to a step, {duration(runtime.bucket_s)} to a bucket"
-    yield f"  pipelining adds {duration(runtime.action_s)} to a pass of a micro-batch through a stage"
+    yield f"  pipelining adds {duration(runtime.action_s)} each time a micro-batch passes a stage"
     if runtime.messages:
         for size in (2**12, 2**20, 2**26):
             there = runtime.messages.arrive.at(size) + runtime.messages.take.at(size)
             yield f"  a message of {memory_size(size)}: {duration(there)}"
-    served = {"the same cores": runtime.served, "a core of its own": runtime.served_apart}
+    served = {"the same cores": runtime.served, "its own core": runtime.served_apart}
     losing = {f"with a server on {where}": points for where, points in served.items()}
     for what, lost in (losing | {"of DDP": runtime.exchanged}).items():
         for num_bytes, seconds in lost.points:

@@ -54,7 +54,7 @@ def _save_traceback() -> int:
 
     with tempfile.NamedTemporaryFile("w", prefix="harness-bug-", suffix=".txt", delete=False) as file:
         traceback.print_exc(file=file)
-    click.echo(f"harness: this is a bug of the harness; its traceback is in {file.name}", err=True)
+    click.echo(f"harness: you found a bug of the harness; its traceback is in {file.name}", err=True)
     return 4
 
 
@@ -79,8 +79,8 @@ def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     """Simulate and benchmark deep-learning parallelism strategies.
 
-    Exit codes: 0 done, whatever the cells found; 1 a cell crashed or timed out; 2 the input was refused; 3 this machine
-    cannot do it; 4 a bug of the harness; 5 nothing to do; 130 interrupted.
+    Exit codes: 0 done, whatever the results; 1 a cell crashed or timed out; 2 wrong input; 3 this machine cannot do it;
+    4 a bug of the harness; 5 nothing to do; 130 interrupted.
     """
     ctx.obj = plugins
 
@@ -91,21 +91,29 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("scenario", required=False)
 @set_option
-@click.option("--only", multiple=True, metavar="KEY=VALUE", help="Run only these cells; the rest stays in the report.")
+@click.option(
+    "--only", multiple=True, metavar="KEY=VALUE", help="Run only matching cells; the report keeps the others."
+)
 @click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option(
     "--retry",
     multiple=True,
     type=click.Choice([status.value for status in Status]),
-    help="Run cells with this status again.",
+    help="Run cells that ended with this status again.",
 )
-@click.option("--fresh", is_flag=True, help="Run everything again; what is there is moved aside.")
+@click.option("--fresh", is_flag=True, help="Run everything again; old results are moved aside.")
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
-@click.option("--strict", is_flag=True, help="End with 1 where a cell diverged, missed its target or was not possible.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
-@click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs: Perfetto opens it.")
-@click.option("--trace-steps", type=click.IntRange(1), default=20, show_default=True, help="Steps after the warm-up.")
-@click.option("--debug", is_flag=True, help="Virtual engine, this process, no progress line: breakpoint() works.")
+@click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs, to open in Perfetto.")
+@click.option(
+    "--trace-steps", type=click.IntRange(1), default=20, show_default=True, help="Steps to trace, after the warm-up."
+)
+@click.option(
+    "--debug",
+    is_flag=True,
+    help="Run the first cell in this process on the virtual engine, so that breakpoint() works.",
+)
 @plugins_option
 @click.pass_obj
 def run(
@@ -137,11 +145,11 @@ def run(
 @main.command()
 @click.argument("scenario")
 @set_option
-@click.option("--measure", is_flag=True, help="Profile and trace what was never measured.")
+@click.option("--measure", is_flag=True, help="First measure what was never measured on this machine.")
 @plugins_option
 @click.pass_obj
 def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
-    """Show the cells, and what is left out and why; run nothing."""
+    """Show which cells would run, and what is left out and why."""
     from harness.commands.plan_text import describe
 
     made, host, files = _plan(scenario, sets, (*outer, *plugins))
@@ -193,7 +201,7 @@ def _list_scenarios() -> None:
 def show(
     outer: tuple[str, ...], what: tuple[str, ...], markdown: bool, log: bool, root: Path, plugins: tuple[str, ...]
 ) -> None:
-    """Show the answer of a results folder, a cell, or two cells side by side and what explains their difference.
+    """Show the answer of a results folder, one cell, or two cells side by side with what explains the difference.
 
     WHAT is a path, a scenario's name or a cell's id.
     """
@@ -201,7 +209,7 @@ def show(
     from harness.commands.show_text import show_pair
 
     if len(what) > 2:
-        raise InputError([f"show: got {len(what)} names; give one folder or cell, or two cells"])
+        raise InputError([f"show: {len(what)} names given; give one folder or cell, or two cells to compare"])
     files = (*outer, *plugins)
     if len(what) == 2:
         click.echo(show_pair(what[0], what[1], root, files))
@@ -211,9 +219,9 @@ def show(
 
 def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Accept what decides how two nights are compared."""
-    other = "Compare although the processor or GPU is another model."
+    other = "Compare even if the processor or GPU is a different model."
     command = click.option("--allow-other-device", is_flag=True, help=other)(command)
-    least = "Share that a time must grow by."
+    least = "Smallest growth of a time that counts, as a fraction."
     return click.option("--min-effect", type=float, default=0.05, show_default=True, help=least)(command)
 
 
@@ -221,8 +229,10 @@ def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Default: report.html, or comparison.html with --base.")
 @click.option("--open", "open_report", is_flag=True, help="Open it in a browser.")
-@click.option("--names", is_flag=True, help="Leave the names of host and home folder in.")
-@click.option("--base", type=click.Path(path_type=Path), help="Begin with what became worse than in these results.")
+@click.option("--names", is_flag=True, help="Keep the names of the host and the home folder.")
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="Start the report with what is worse than in these results."
+)
 @compare_options
 @plugins_option
 @click.pass_obj
@@ -239,8 +249,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML file.
 
-    With --base it begins with the comparison; several scenarios are paired by name. It ends with 0 on a regression too:
-    the report is for looking, `harness compare` has the exit code.
+    With --base it starts with a comparison; several scenarios are paired by name. The exit code is 0 even on a
+    regression: use `harness compare` for that.
     """
     from harness.commands.pair_results import against, compare_results
 
@@ -248,7 +258,7 @@ def report(
     if base is None and any(
         source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device")
     ):
-        raise InputError(["report: --min-effect and --allow-other-device say how to compare; give --base too"])
+        raise InputError(["report: --min-effect and --allow-other-device need --base"])
     found = compare_results(base, results, min_effect, allow_other_device) if base else None
     compared = against(found, base, results) if base and found else None
     path = _write_report(results, out, (*outer, *plugins), compared, names)
@@ -291,7 +301,10 @@ def compare(
     as_json: bool,
     html: Path | None,
 ) -> None:
-    """Say whether NEW is worse than BASE, both results folders; for a nightly job. Ends with 1 on a regression."""
+    """Say whether the results in NEW are worse than those in BASE.
+
+    Exits with 1 on a regression, for use in a nightly job.
+    """
     from harness.commands.pair_results import against, compare_results, text_of
 
     found = compare_results(base, [new], min_effect, allow_other_device)
@@ -304,9 +317,9 @@ def compare(
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("predictions.csv"), show_default=True)
-@click.option("--verbose", is_flag=True, help="Also the scores of every series.")
+@click.option("--verbose", is_flag=True, help="Also show the scores of every series.")
 def validate(directory: Path, out: Path, verbose: bool) -> None:
-    """Predict the published measurements in DIRECTORY, and say how far off: MAPE and more, beside linear scaling."""
+    """Predict the published measurements in DIRECTORY and show the errors, beside those of linear scaling."""
     from harness.commands.validate.command import score_directory
 
     click.echo(score_directory(directory, out, verbose))
@@ -320,7 +333,7 @@ def validate(directory: Path, out: Path, verbose: bool) -> None:
 @plugins_option
 @click.pass_obj
 def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str, ...]) -> None:
-    """List what is registered, from where, and what is broken; with NAME its options and defaults."""
+    """List strategies, models, data sets, devices and links; with NAME, show its options and defaults."""
     from harness.api.host import load_host
     from harness.commands.list_plugins import describe_entry, list_entries
 
@@ -330,7 +343,7 @@ def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str
 
 @main.command()
 def doctor() -> None:
-    """Show what this machine offers, and who else is using it."""
+    """Show this machine's cores, memory and GPUs, and what else is using them."""
     from harness.commands.doctor import describe_machine
     from harness.core.environment import PACKAGES, cpu_model
 
@@ -348,19 +361,22 @@ def doctor() -> None:
 
 @main.command()
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of one CPU device.")
-@click.option("--show", "only_show", is_flag=True, help="Print what is stored, with its age; measure nothing.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one CPU device.")
+@click.option("--show", "only_show", is_flag=True, help="Show stored measurements and their age; measure nothing.")
 def calibrate(device: str, threads: int, only_show: bool) -> None:
-    """Measure this machine's links and what runs beside them, for virtual cells; says first how long it takes."""
+    """Measure how fast processes on this machine exchange data, for simulated cells.
+
+    It first says how long this takes.
+    """
     from harness.commands.calibrate import show_or_measure
 
     click.echo(show_or_measure(device, threads, only_show, click.echo))
 
 
 @main.command()
-@click.option("--text", is_flag=True, help="The keys with their defaults, to read.")
+@click.option("--text", is_flag=True, help="Print the keys with defaults and meanings instead.")
 def schema(text: bool) -> None:
-    """Print the JSON Schema of the scenario."""
+    """Print the JSON Schema of scenario files."""
     import json
 
     from harness.scenario.schema import json_schema, schema_text
@@ -370,7 +386,7 @@ def schema(text: bool) -> None:
 
 @main.group(name="new")
 def new() -> None:
-    """Make a file to start from."""
+    """Create a scenario or a strategy to start from."""
 
 
 @new.command(name="scenario")
@@ -392,14 +408,14 @@ def new_strategy(name: str) -> None:
     from harness.scenario.bundled import write_strategy
 
     if name in load_host().strategies:
-        raise InputError([f"{name}: a strategy of this name exists already; choose another name"])
+        raise InputError([f"{name}: a strategy with this name already exists; choose another name"])
     path = write_strategy(name)
     click.echo(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
 
 
 def _refuse(command: str, purpose: str) -> click.Command:
     def answer(**_: Any) -> None:
-        raise InputError([f"harness {command}: not yet ({purpose})"])
+        raise InputError([f"harness {command} does not exist yet ({purpose})"])
 
     settings = {"ignore_unknown_options": True}
     arguments: list[click.Parameter] = [click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)]

@@ -47,7 +47,7 @@ def _cores(psutil: ModuleType) -> str:
     physical = psutil.cpu_count(logical=False)
     words = f"{usable} usable of {logical}" + (f" ({physical} physical)" if physical else "")
     limit = cpu_limit_cores()
-    return words if limit is None else f"{words}, limited to {limit:g} cores' time by the container"
+    return words if limit is None else f"{words}, limited by the container to {limit:g} cores' time"
 
 
 def _memory(psutil: ModuleType) -> str:
@@ -126,7 +126,7 @@ def _gpus_of(psutil: ModuleType, nvml: ModuleType) -> Facts:
         gpus = [(f"GPU {index}", _gpu(psutil, nvml, index)) for index in range(num_gpus(nvml))]
         return [("NVIDIA driver", str(nvml.nvmlSystemGetDriverVersion())), *gpus]
     except nvml.NVMLError as error:
-        return [("GPUs", f"the driver does not tell: {error}")]
+        return [("GPUs", f"the driver gives no information: {error}")]
 
 
 def _gpu(psutil: ModuleType, nvml: ModuleType, index: int) -> str:
@@ -145,8 +145,8 @@ def _gpu_processes(psutil: ModuleType, nvml: ModuleType, handle: object) -> str:
     try:
         pids = [process.pid for process in running_processes(nvml, handle)]
     except nvml.NVMLError:
-        return "its processes are not told by the driver"
-    return f"used by {', '.join(_name(psutil, pid) for pid in pids)}" if pids else "no process listed on it"
+        return "the driver does not list its processes"
+    return f"used by {', '.join(_name(psutil, pid) for pid in pids)}" if pids else "no process uses it"
 
 
 def _name(psutil: ModuleType, pid: int) -> str:
@@ -154,7 +154,7 @@ def _name(psutil: ModuleType, pid: int) -> str:
     try:
         return str(psutil.Process(pid).name())
     except psutil.Error:
-        return "a process that is hidden from here"
+        return "a process outside this container"
 
 
 def _load(psutil: ModuleType) -> str:

@@ -22,12 +22,12 @@ def list_entries(host: Host) -> str:
     for kind, entries in _kinds(host):
         lines.append(f"{kind}:")
         rows = [(name, _summary(entry)) for name, entry in sorted(entries.items())]
-        rows += [(THIS_MACHINE, "what is here: its own devices and links, measured")] * (kind == "clusters")
+        rows += [(THIS_MACHINE, "this machine, with its measured devices and links")] * (kind == "clusters")
         lines += [f"  {line}" for line in aligned(rows)]
     if host.broken:
         lines.append("broken:")
         lines += [f"  {plugin}: {reason}" for plugin, reason in host.broken.items()]
-    return "\n".join([*lines, "", "harness plugins NAME shows options, defaults, figures and where it is from."])
+    return "\n".join([*lines, "", "`harness plugins NAME` shows options, defaults, figures and origin."])
 
 
 def describe_entry(host: Host, name: str) -> str:
@@ -47,7 +47,7 @@ def describe_entry(host: Host, name: str) -> str:
     for plugin, reason in host.broken.items():
         if name in plugin:
             raise InputError([f"{plugin} is broken: {reason}"])
-    raise InputError([f"{name}: nothing is called that{host.suggest(name)}; `harness plugins` lists all names"])
+    raise InputError([f"{name}: no such name{host.suggest(name)}; `harness plugins` lists all"])
 
 
 def _kinds(host: Host) -> Iterator[tuple[str, Json]]:
@@ -97,8 +97,8 @@ def _figures(entry: Device | Link | Preset) -> Iterator[str]:
         yield f"memory: {memory_size(entry.memory_bytes)} sold, {memory_size(entry.usable_bytes)} usable"
         yield f"link: {entry.link}"
         shares = ", ".join(f"{p} {share_in_percent(efficiency(entry, p, 'gemm'))}" for p in entry.peak_flops_per_s)
-        yield f"share of the peak that layers are taken to reach: {shares}"
-        yield f"least time of a layer's pass: {exact_duration(entry.launch_s)}"
+        yield f"assumed share of the peak that layers reach: {shares}"
+        yield f"assumed least time of a layer's pass: {exact_duration(entry.launch_s)}"
     elif isinstance(entry, Preset):
         yield f"host: {entry.host_link}, shared by {entry.host_shared_by}"
         for size, (latency_s, rate) in entry.by_group.items():

@@ -173,7 +173,7 @@ def _not_possible(cells: Iterable[Cell]) -> str:
     lines = dict.fromkeys(
         f"{cell.strategy}, gpus {cell.gpus}: {cell.not_possible}" for cell in cells if cell.not_possible
     )
-    return _list("not possible on this machine (recorded as such)", lines)
+    return _list("not possible on this machine (recorded as not-possible)", lines)
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:

@@ -19,6 +19,7 @@ from harness.core.environment import describe_environment
 from harness.core.errors import MachineError, PluginError
 from harness.core.outcome import Columns
 from harness.core.records import Json
+from harness.core.words import counted
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.processes.status import Reached
@@ -271,7 +272,10 @@ def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, Col
     budget = Budget.of(record.cell.goal, outcome.facts["num_train"])
     status, reason = outcome.status(budget)
     notes = [*record.notes, *outcome.notes]
-    notes += [f"never awaited: {word}, {count} times" for word, count in sorted(outcome.unawaited.items())]
+    notes += [
+        f"{word} was started {counted(count, 'time')} and never awaited"
+        for word, count in sorted(outcome.unawaited.items())
+    ]
     tables = {"evals.csv": curve_table(outcome), "steps.parquet": outcome.steps}
     if outcome.updates_log.get("update"):
         tables["updates.parquet"] = outcome.updates_log

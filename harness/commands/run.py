@@ -136,11 +136,11 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
     for note in plan.notes:
         click.echo(f"  note: {note}")
     if plan.left_out:
-        click.echo(f"  {len(plan.left_out)} points left out; `harness plan` says why")
+        click.echo(f"  {len(plan.left_out)} points left out; `harness plan` shows why")
     here = describe_environment(plan.machine)["id"]
     foreign = [c for c in cells if (r := results.record(c.cell_id)) is not None and r.environment.get("id") != here]
     if foreign:
-        click.echo(f"  {len(foreign)} stored cells are from another environment; --fresh runs them again here")
+        click.echo(f"  {len(foreign)} stored cells were run in another environment; --fresh runs them again here")
 
 
 def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -> Path:
@@ -166,10 +166,10 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     click.echo(f"{len(summary.ran)} run, {summary.kept} kept")
     for record in summary.bugs:
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
-        click.echo(f"a bug of the harness, not of your scenario, in {record.cell.cell_id}; traceback: {log}")
+        click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
-        click.echo(f"{len(hidden)} stored cells belong to other plans and are not shown")
+        click.echo(f"{len(hidden)} stored cells belong to another plan of this name and are not shown")
     click.echo(answer_as_text(folder_answer(results, plugins)))
     for line in compared_text(results, plugins):
         click.echo(line)
@@ -182,12 +182,14 @@ def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
     beside = f"; {pairs} of both engines side by side in {results.folder / 'traces'}" if pairs else ""
     click.echo(f"traces: {len(traced)} files {results.folder / 'cells'}/*/trace.json{beside}; open them in Perfetto")
     if len(traced) < len(cells):
-        click.echo(f"  {len(cells) - len(traced)} cells have none: --fresh runs again what was there already")
+        click.echo(
+            f"  {len(cells) - len(traced)} cells have none, because they had run before; --fresh runs them again"
+        )
 
 
 def _next(summary: Summary, results: Results) -> str:
     if summary.interrupted or summary.out_of_budget:
-        return "the same command continues where it stopped"
+        return "run the same command again to continue"
     if summary.failures:
         return f"harness show {summary.failures[0].cell.cell_id} --results {results.folder.parent}"
     return f"harness report {results.folder} --open"

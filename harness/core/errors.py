@@ -40,9 +40,10 @@ class InputError(HarnessError):
         self.problems = tuple(problems)
         self.where = where
         self.broken_plugin = broken_plugin
-        head = f"{where}: " if where else ""
         count = counted(len(self.problems), "problem")
-        super().__init__("\n".join([f"{head}{count}; nothing was run", *(f"  {p}" for p in self.problems)]))
+        found = f"{where} has {count}; nothing was run" if where else count
+        alone = len(self.problems) == 1 and not where
+        super().__init__(self.problems[0] if alone else "\n".join([f"{found}:", *(f"  {p}" for p in self.problems)]))
 
 
 class PluginError(HarnessError):

@@ -83,13 +83,16 @@ class Outcome:
     def status(self, budget: Budget) -> tuple[Status, str]:
         """Return the cell's status with its reason in words."""
         if self.decision == "diverged":
-            return Status.DIVERGED, f"a loss was not a finite number after {self.samples} samples"
+            return Status.DIVERGED, f"the loss became infinite or NaN within {self.samples} samples"
         if not budget.has_target:
-            return Status.OK, "ran its budget; no target was asked for"
+            return Status.OK, "ran its full budget; no target was set"
         reached = target_reached(self.evaluations, budget)
         if reached is not None:
             return Status.OK, f"reached the target after {reached.samples} samples"
-        return Status.TARGET_MISSED, f"the target was not met by two consecutive evaluations in {self.samples} samples"
+        return (
+            Status.TARGET_MISSED,
+            f"the target was not met in two consecutive evaluations within {self.samples} samples",
+        )
 
 
 def columns(rows: list[StepRow], names: tuple[str, ...]) -> Columns:

@@ -66,10 +66,10 @@ def _parse(value: object, units: dict[str, float], forms: str) -> float:
         raise ValueError(f"{forms}; in quotes, with a unit")
     mantissa, exponent, unit = match.groups()
     if unit not in units:
-        raise ValueError(f"{forms}; {unit!r} is no unit of these{_meant(unit, units)}")
+        raise ValueError(f"{forms}; {unit!r} is not one of these units{_meant(unit, units)}")
     amount = float(mantissa + exponent) * units[unit]
     if not math.isfinite(amount):
-        raise ValueError(f"{forms}; this one is too large")
+        raise ValueError(f"{forms}; this value is too large")
     return amount
 
 

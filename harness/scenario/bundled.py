@@ -60,9 +60,7 @@ def find_scenario(name: str) -> Path:
     wanted = path.as_posix().removeprefix("scenarios/").removesuffix(".toml")
     if wanted in known:
         return bundled("scenarios") / f"{wanted}.toml"
-    raise InputError(
-        [f"{name}: no such file, and no bundled scenario{nearest(wanted, known)}; known: {', '.join(known)}"]
-    )
+    raise InputError([f"{name}: no such file or bundled scenario{nearest(wanted, known)}; bundled: {', '.join(known)}"])
 
 
 def copy_scenario(name: str, source: str, model: str | None = None) -> Path:
@@ -100,5 +98,5 @@ def _new_file(name: str, suffix: str, file_name: str = "") -> Path:
         raise InputError([f"{name!r}: a name starts with a letter and has letters, digits, - and _"])
     target = Path(f"{file_name or name}{suffix}")
     if target.exists():
-        raise InputError([f"{target} exists already; nothing was overwritten"])
+        raise InputError([f"{target} already exists and was not changed; choose another name"])
     return target

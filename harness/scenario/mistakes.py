@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -39,6 +39,13 @@ _TYPES = {
 }
 
 
+class Problem(NamedTuple):
+    """One mistake, worded, and the line that it stands on; 0 where it stands on none."""
+
+    line: int
+    text: str
+
+
 @dataclass
 class Source:
     """A scenario's text and the problems found in it so far.
@@ -53,16 +60,17 @@ class Source:
     where: str
     lines: dict[Path, int] = field(default_factory=dict)
     sets: dict[Path, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     broken_plugin: bool = False
 
     def problem(self, path: Sequence[str | int], allowed: str, got: object = ABSENT) -> None:
         """Add a problem once: key path, what was got, what is allowed, where it was written."""
         value = "" if got is ABSENT else f" = {show(got)}"
         head = f"{show_path(path)}{value}: " if path else ""
-        line = f"{head}{allowed}{self._written(path)}"
-        if line not in self.problems:
-            self.problems.append(line)
+        line, written = self._written(path)
+        problem = Problem(line, f"{head}{allowed}{written}")
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def raise_problems(self) -> None:
         """Refuse the scenario if anything was found.
@@ -71,20 +79,16 @@ class Source:
             InputError: there are problems; it carries all of them.
         """
         if self.problems:
-            problems = sorted(self.problems, key=_line_number)
-            raise InputError(problems, self.where, broken_plugin=self.broken_plugin)
+            ordered = sorted(self.problems, key=lambda problem: problem.line)
+            raise InputError([text for _, text in ordered], self.where, broken_plugin=self.broken_plugin)
 
-    def _written(self, path: Sequence[str | int]) -> str:
+    def _written(self, path: Sequence[str | int]) -> tuple[int, str]:
+        """Return the line that a key stands on, and where it was written in words."""
         for length in range(len(path), 0, -1):
             if tuple(path[:length]) in self.sets:
-                return f" (--set {self.sets[tuple(path[:length])]})"
+                return 0, f" (--set {self.sets[tuple(path[:length])]})"
         line = line_of(self.lines, path)
-        return f" (line {line})" if line else ""
-
-
-def _line_number(problem: str) -> int:
-    match = re.search(r"\(line (\d+)\)$", problem)
-    return int(match[1]) if match else 0
+        return (line, f" (line {line})") if line else (0, "")
 
 
 def parse_toml(text: str, where: str) -> tuple[Json, Source]:
@@ -179,7 +183,7 @@ def _allowed(item: Any) -> str:
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
     if kind == "missing":
-        return "missing, and there is no default"
+        return "required, but missing"
     if kind in ("literal_error", "enum"):
         words = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
         got = item["input"]

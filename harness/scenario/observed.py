@@ -79,4 +79,4 @@ def unmatched(measurements: Sequence[Observation], cells: Sequence[Cell]) -> Ite
     for number, item in enumerate(measurements, start=1):
         if not any(fits(item, cell) for cell in cells):
             keys = ", ".join(f"{key} {value}" for key, value in item.keys.items())
-            yield f"[[observed]] {number} ({keys or 'no key'}) fits no cell"
+            yield f"[[observed]] {number} ({keys or 'no key'}) matches no cell"

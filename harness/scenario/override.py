@@ -59,9 +59,9 @@ def resolve_key(key: str, known: Iterable[str]) -> tuple[str | None, str]:
     if len(ends) == 1:
         return ends[0], ""
     if ends:
-        return None, f"{key} is the end of several keys; write one of {', '.join(ends)}"
+        return None, f"{key} matches several keys; write one of {', '.join(ends)}"
     near = nearest(key, [*paths, *(path.rsplit(".", 1)[-1] for path in paths)])
-    return None, f"no such key{near}; write a path such as sweep.gpus, or its last word"
+    return None, f"no such key{near}; write its path, such as sweep.gpus, or the last word of it"
 
 
 def apply_sets(content: Json, sets: Sequence[str], known: Iterable[str], source: Source) -> None:

@@ -11,6 +11,7 @@ from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError, Impossible, PluginError
 from harness.core.given_cluster import is_elsewhere
 from harness.core.machine import Machine
+from harness.core.text import Text
 from harness.core.words import counted
 from harness.costs.cells import devices_per_node
 from harness.scenario.read import Point, Scenario
@@ -77,7 +78,7 @@ def _spread(point: Point, strategy: type[Strategy]) -> tuple[Layout, int, int] |
         layout = chosen.layout(point.gpus)
         workers, rest = divmod(point.gpus, layout.devices)
         if rest or not workers:
-            return f"{_devices(point)} are not a multiple of {_equation(layout)}"
+            return f"{_devices(point)} cannot be divided into workers of {_equation(layout)} devices"
         return layout, workers, chosen.servers(workers)
     except Impossible as error:
         return str(error)
@@ -105,14 +106,16 @@ def _batches(point: Point, scenario: Scenario, name: str, ranks: int, accumulate
     written = _samples(point, scenario)
     if written is None:
         return None
-    over = f"{name} on {_devices(point)} cuts it over {ranks} data-parallel ranks"
+    over = f"{name} on {_devices(point)} divides it among {ranks} data-parallel ranks"
     if key == "batch_size" and point.batch != "full":
         batch, total = written, written * ranks
     elif written % ranks and point.batch == "full":
         # The training set is as large as it is: the last rank's part is smaller, as in every last batch.
         batch, total = -(-written // ranks), written
     elif written % ranks:
-        problem = f"{over}, and {_products(ranks, written)}; write a multiple of {ranks}, or exclude the point"
+        problem = (
+            f"{over}. It must be a multiple of {ranks} ({_products(ranks, written)}); change it, or exclude the point"
+        )
         scenario.source.problem(("sweep", key), problem, written)
         return None
     else:
@@ -139,7 +142,9 @@ def _samples(point: Point, scenario: Scenario) -> int | None:
         return None
     if num_train is None:
         unknown = (
-            "is known only once it is loaded" if not point.settings.timing_only else "is not there: it reads no data"
+            "is known only after loading it"
+            if not point.settings.timing_only
+            else "does not exist: the model reads no data"
         )
         scenario.source.problem(at, f"this data set's size {unknown}; write a number", "full")
     return num_train
@@ -151,7 +156,8 @@ def _micro_batch(point: Point, scenario: Scenario, batch: int, accumulate: int, 
     whose = f"{name} on {_devices(point)}"
     if written is None:
         if batch % accumulate:
-            problem = f"{whose} computes {batch} samples in {accumulate} pieces, and {_products(accumulate, batch)}"
+            rule = f"write a multiple of {accumulate} ({_products(accumulate, batch)})"
+            problem = f"{whose} computes {batch} samples in {accumulate} equal pieces; {rule}"
             scenario.source.problem(("sweep", scenario.axes.batch_key), problem, point.batch)
             return None
         return batch // accumulate
@@ -159,7 +165,8 @@ def _micro_batch(point: Point, scenario: Scenario, batch: int, accumulate: int, 
         return LARGEST
     if batch % written == 0:
         return written if key == "micro_batch_size" else batch // written
-    problem = f"{whose} has a batch_size of {batch}, and {_products(written, batch)}; write a divisor of {batch}"
+    rule = f"which this must divide ({_products(written, batch)}); write a divisor of {batch}"
+    problem = f"{whose} has a batch_size of {batch}, {rule}"
     scenario.source.problem(("sweep", key), problem, written)
     return None
 
@@ -212,14 +219,14 @@ def missing_link(demand: Demand) -> str:
     if cluster.inter_node or gpus <= per_node:
         return ""
     return (
-        f"missing: {gpus} devices fill {-(-gpus // per_node)} nodes of {per_node}; say what joins the nodes, such as "
-        '"25 Gb/s" or "infiniband-hdr", or how many devices one node holds (cluster.gpus_per_node)'
+        f"required: {gpus} devices need {-(-gpus // per_node)} nodes of {per_node}. Set the link between nodes, such "
+        'as "25 Gb/s" or "infiniband-hdr", or raise cluster.gpus_per_node'
     )
 
 
 def _not_yet(layout: Layout) -> str:
     if layout.shard != "none" and layout.pipeline * layout.tensor > 1:
-        return f"sharding (shard = {layout.shard!r}) inside {_equation(layout)} is not yet supported by either engine"
+        return f"sharding (shard = {layout.shard!r}) inside {_equation(layout)} is not supported yet"
     return ""
 
 
@@ -230,14 +237,27 @@ def present(demand: Demand, machine: Machine) -> int:
     return machine.cores // demand.point.settings.threads_per_device
 
 
-def _hindrance(demand: Demand, machine: Machine) -> str:
-    """Say why the real engine cannot run a point, or nothing."""
+@dataclass(frozen=True)
+class Hindrance:
+    """Why the real engine cannot run a point.
+
+    Attributes:
+        shortage: devices that the machine lacks; 0 where it is not for want of devices.
+    """
+
+    text: Text
+    shortage: int = 0
+
+
+def _hindrance(demand: Demand, machine: Machine) -> Hindrance | None:
+    """Return why the real engine cannot run a point, if it cannot."""
     if demand.workers > 1 and demand.layout.devices > 1:
-        return "several workers of several devices run on the virtual engine only, so far"
+        return Hindrance(Text("several workers of several devices each run on the virtual engine only"))
     there, gpus = present(demand, machine), demand.point.gpus
     if gpus <= there:
-        return ""
-    return f'needs {_count(demand, gpus)}, this machine has {there}; engine = "virtual" simulates them'
+        return None
+    needs = f'needs {_count(demand, gpus)}, but this machine has {there}; engine = "virtual" simulates them'
+    return Hindrance(Text(needs), gpus - there)
 
 
 def _count(demand: Demand, number: int) -> str:
@@ -247,32 +267,29 @@ def _count(demand: Demand, number: int) -> str:
     return counted(number, f"set of {threads} CPU cores", f"sets of {threads} CPU cores")
 
 
-def _forced(demand: Demand, machine: Machine, hindrance: str) -> Placed:
+def _forced(demand: Demand, machine: Machine, hindrance: Hindrance | None) -> Placed:
     """Place a point that must be real: more CPU workers than cores share them; more GPUs than there are cannot be."""
-    if _scarce(hindrance) and demand.device == "cpu":
+    if hindrance and hindrance.shortage and demand.device == "cpu":
         there, gpus = present(demand, machine), demand.point.gpus
-        note = f"oversubscribed: {gpus} devices share {_count(demand, there)}; shown, not ranked"
+        note = f"oversubscribed: {gpus} devices share {_count(demand, there)}, so its speed is shown but not ranked"
         return Placed("real", "cpu", True, (note, *_real_notes(demand, machine)))
     if _shares_one_gpu(demand, machine, hindrance):
-        note = f"{demand.workers} workers share one GPU; shown, not ranked"
+        note = f"{demand.workers} workers share one GPU, so their speed is shown but not ranked"
         return Placed("real", "cuda", True, (note, *_real_notes(demand, machine)))
     if hindrance:
-        return Placed("real", demand.device, not_possible=hindrance)
+        return Placed("real", demand.device, not_possible=hindrance.text)
     return Placed("real", demand.device, notes=tuple(_real_notes(demand, machine)))
 
 
-def _scarce(hindrance: str) -> bool:
-    return hindrance.startswith("needs ")
-
-
-def _shares_one_gpu(demand: Demand, machine: Machine, hindrance: str) -> bool:
+def _shares_one_gpu(demand: Demand, machine: Machine, hindrance: Hindrance | None) -> bool:
     """Say whether asynchronous workers can share the only GPU: they never wait for each other, and need no NCCL."""
     independent = demand.strategy.synchrony == "asynchronous" and demand.servers > 0 and demand.layout.devices == 1
-    return _scarce(hindrance) and demand.device == "cuda" and machine.gpus == 1 and independent
+    scarce = hindrance is not None and hindrance.shortage > 0
+    return scarce and demand.device == "cuda" and machine.gpus == 1 and independent
 
 
 def _real_notes(demand: Demand, machine: Machine) -> Iterator[str]:
     threads = demand.point.settings.threads_per_device
     busy = demand.point.gpus * threads
     if demand.device == "cpu" and demand.servers and busy + demand.servers > machine.cores:
-        yield f"the server shares the {machine.cores} cores with {demand.workers} workers"
+        yield f"the server shares the machine's {machine.cores} cores with {demand.workers} workers"

@@ -11,7 +11,7 @@ from harness.core.errors import InputError
 from harness.core.given_cluster import is_elsewhere, usable_bytes
 from harness.core.machine import Machine, detect_machine
 from harness.core.records import Json
-from harness.core.words import show
+from harness.core.words import counted, show
 from harness.costs.cells import devices_per_node, measured_id, needs_measuring
 from harness.scenario.observed import of_cell, unmatched
 from harness.scenario.override import parse_value, resolve_key
@@ -63,7 +63,7 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
     ]
     if not cells:
         reasons = "; ".join(dict.fromkeys(f"{item.strategy}: {item.reason}" for item in left_out))
-        raise InputError([f"nothing is left to run: {reasons}"], scenario.source.where)
+        raise InputError([f"no cell is left to run: {reasons}"], scenario.source.where)
     unique = {cell.cell_id: cell for cell in cells}
     return Plan(
         name=scenario.name,
@@ -79,12 +79,12 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
 
 def _plan_notes(scenario: Scenario, cells: Sequence[Cell], repeated: int) -> Iterator[str]:
     if repeated:
-        yield f"{repeated} of the product differ from others only in what cannot change their outcome; run once"
+        yield f"{counted(repeated, 'duplicate combination')} merged: the settings that differ do not affect the result"
     if any(is_elsewhere(item.cluster) and item.engine == "auto" for item in scenario.settings):
-        yield "the cluster is not this machine: every cell is simulated"
+        yield "the cluster is not this machine, so every cell is simulated"
     for cluster in (item.cluster for item in scenario.settings):
         if (cluster.inter_node or cluster.intra_node) and not cluster.device:
-            yield "virtual cells mix this machine's measured devices with the links that the scenario gives"
+            yield "virtual cells combine this machine's measured devices with the links given in the scenario"
             break
     yield from unmatched(scenario.observed, cells)
 
@@ -196,7 +196,7 @@ def _training_notes(demand: Demand, optimizer: Named) -> Iterator[str]:
         yield f"optimizer from [strategy.{demand.strategy.name}]: {written}"
     momentum = optimizer.options.get("momentum", 0)
     if demand.strategy.synchrony == "asynchronous" and momentum and demand.workers > 1:
-        yield f"asynchronous with momentum {momentum:g} and {demand.workers} workers: staleness acts as more momentum"
+        yield f"momentum {momentum:g} with {demand.workers} asynchronous workers: staleness acts like extra momentum"
 
 
 def select(plan: Plan, only: Sequence[str]) -> tuple[Cell, ...]:
@@ -225,7 +225,7 @@ def _fitting(cells: tuple[Cell, ...], key: str, value: str, written: str) -> tup
     chosen = tuple(cell for cell, row in rows if path in row and row[path] in wanted)
     if not chosen:
         there = dict.fromkeys(show(row[path]) for _, row in rows if path in row)
-        raise InputError([f"--only {written}: fits no cell; {path} is one of {', '.join(there)}"])
+        raise InputError([f"--only {written} matches no cell; {path} is one of {', '.join(there)}"])
     return chosen
 
 

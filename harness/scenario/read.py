@@ -161,7 +161,8 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
     observed = read_observed(content.get("observed", []), axes.paths, host.strategies, source)
     name = content.get("name", path.stem)
     if "name" not in content and not FOLDER_NAME.fullmatch(name):
-        source.problem(("name",), f"the file's name {name!r} names no folder; write name = ... (letters, digits, - _)")
+        rule = 'set name = "..." (letters, digits, - and _)'
+        source.problem(("name",), f"the file name {name!r} cannot name a folder of results; {rule}")
     source.raise_problems()
     limits = LimitsSection.model_validate(content.get("limits", {}))
     return Scenario(
@@ -188,7 +189,7 @@ def _refuse_too_many(axes: Axes, source: Source) -> None:
     cells = math.prod(len(values) for values in (*lists, axes.seeds, *axes.paths.values()))
     if cells > MOST_CELLS:
         source.problem(
-            ("sweep",), f"its product is {cells:,} cells, at most {MOST_CELLS:,} are planned; shorten a list"
+            ("sweep",), f"the sweep has {cells:,} cells, but at most {MOST_CELLS:,} can be planned; shorten a list"
         )
         source.raise_problems()
 
@@ -216,9 +217,9 @@ def _plugins(content: Json) -> tuple[str, ...]:
 def _understood(settings: Sequence[Settings], limits: LimitsSection, host: Host) -> Iterator[str]:
     """Say what was read from every quantity with a unit; a swept one is said once for each value."""
     if limits.cell_timeout is not None:
-        yield f"a cell fails after {exact_duration(limits.cell_timeout)}"
+        yield f"a cell is stopped after {exact_duration(limits.cell_timeout)}"
     if limits.budget is not None:
-        yield f"the run ends after {exact_duration(limits.budget)}"
+        yield f"the whole run is stopped after {exact_duration(limits.budget)}"
     yield from dict.fromkeys(line for item in settings for line in _quantities(item, host))
 
 

@@ -95,9 +95,9 @@ def _entries(value: object, read: Callable[[Mapping[str, object]], Fault | None]
     for number, entry in enumerate(entries, start=1):
         fault = read(entry) if isinstance(entry, Mapping) else None
         if fault is None:
-            raise ValueError(f"{forms}; entry {number} is not one of them")
+            raise ValueError(f"{forms}; entry {number} is neither")
         if fault.rank is not None and any(fault.rank == other.rank for other in found):
-            raise ValueError(f"{forms}; rank {fault.rank} stands there twice")
+            raise ValueError(f"{forms}; rank {fault.rank} is listed twice")
         found.append(fault)
     return found
 

@@ -66,13 +66,15 @@ def _servers(
     """Return parameter servers in figures; None stands for what follows from the cell."""
     path = ("cluster", "servers")
     if section.placement == "gpu" and section.count is not None:
-        source.problem((*path, "count"), "left out: on devices each one holds an equal share", section.count)
+        source.problem((*path, "count"), "not allowed here: on devices, each one holds an equal share", section.count)
     if section.placement == "dedicated" and cluster.inter_node is None:
-        problem = "together with cluster.inter_node, such as \"25 Gb/s\": what joins the servers' nodes to the workers'"
+        problem = (
+            "needs cluster.inter_node too, such as \"25 Gb/s\": the link between the servers' nodes and the workers'"
+        )
         source.problem((*path, "placement"), problem, section.placement)
     if section.placement != "dedicated" and section.link is not None:
-        problem = 'left out: only dedicated servers have a link of their own (placement = "dedicated")'
-        source.problem((*path, "link"), problem, section.link)
+        problem = 'not allowed here: only dedicated servers have their own link (placement = "dedicated")'
+        source.problem((*path, "link"), problem)
     return GivenServers(
         placement=section.placement,
         count=section.count,
@@ -177,13 +179,13 @@ def cluster_in_words(cluster: ClusterFigures, host: Host) -> Iterable[str]:
     if isinstance(device, DeviceFigures):
         yield _device_in_words(device, host)
     elif device and device.step_time_s is not None:
-        yield f"a device takes {exact_duration(device.step_time_s)} for {device.batch_size} samples"
+        yield f"a device computes a step of {device.batch_size} samples in {exact_duration(device.step_time_s)}"
     elif device:
-        yield f"a device computes {device.samples_per_second:g} samples/s at {device.batch_size} samples a step"
+        yield f"a device computes {device.samples_per_second:g} samples/s with {device.batch_size} samples a step"
     if cluster.gpus_per_node:
         yield f"a node holds {cluster.gpus_per_node} devices"
     elif cluster.inter_node:
-        yield "cluster.gpus_per_node is not given: every device is a node of its own"
+        yield "cluster.gpus_per_node is not set: every device is its own node"
     for key, link in (("intra_node", cluster.intra_node), ("inter_node", cluster.inter_node)):
         if link:
             yield _link_in_words(key, link)

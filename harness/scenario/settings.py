@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from harness.api.strategy import Options
 from harness.core.budget import Goal
 from harness.core.cell import Measure, Named, Workload
-from harness.core.errors import HarnessError, InputError, nearest
+from harness.core.errors import HarnessError, nearest
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.records import Json, to_json
@@ -123,13 +123,15 @@ def read_settings(
 def _refuse_precision(precision: str, device: DeviceFigures | StepFigures | None, source: Source) -> None:
     if isinstance(device, DeviceFigures) and precision not in device.peak_flops_per_s:
         known = ", ".join(device.peak_flops_per_s)
-        source.problem(("workload", "precision"), f"{device.name} computes in {known}; choose one of these", precision)
+        source.problem(("workload", "precision"), f"{device.name} supports {known}; choose one of these", precision)
 
 
 def _refuse_servers(engine: str, cluster: ClusterFigures, source: Source) -> None:
     """Refuse servers of a cluster whose cells may be real: there the strategy's own processes serve."""
     if cluster.servers and engine != "virtual" and not is_elsewhere(cluster):
-        problem = 'left out, or a simulated cluster: cluster.preset, cluster.device, or engine = "virtual"'
+        problem = (
+            'needs a simulated cluster: set cluster.preset, cluster.device or engine = "virtual", or remove this key'
+        )
         source.problem(("cluster", "servers"), problem, cluster.servers.placement)
 
 
@@ -160,7 +162,7 @@ def _where_instead(path: Path, got: object) -> str:
     if isinstance(got, list) and dotted in key_paths() and not dotted.startswith((*NOT_SWEPT, *lists)):
         return f'; to sweep it, write "{dotted}" = [...] in [sweep]'
     elsewhere, _ = resolve_key(str(path[-1]), key_paths()) if path else (None, "")
-    return f"; there is a key {elsewhere}" if got is ABSENT and elsewhere and elsewhere != dotted else ""
+    return f"; did you mean {elsewhere}?" if got is ABSENT and elsewhere and elsewhere != dotted else ""
 
 
 def _without_problems(content: Mapping[str, Any], source: Source) -> Document:
@@ -202,7 +204,7 @@ def builtin(path: tuple[str, ...], named: Named, known: Mapping[str, type[BaseMo
         source.problem(path, f"one of {', '.join(known)}{nearest(named.name, known)}", named.name)
         return None
     for key in {"lr", "learning_rate"} & set(named.options):
-        source.problem((*path, key), "no such key; the rate stands in sweep.learning_rate")
+        source.problem((*path, key), "no such key; set the rate in sweep.learning_rate")
         return None
     options = validated(known[named.name], named.options, source, path)
     return None if options is None else Entry(None, options)
@@ -232,7 +234,7 @@ def refuse_name(source: Source, path: Path, name: str, known: Iterable[str], hos
     for plugin, reason in host.broken.items():
         if FilePath(plugin).stem.replace("_", "-") == name or f'"{name}"' in _text(plugin):
             source.broken_plugin = True
-            return source.problem(path, f"its plugin is broken: {reason}", name)
+            return source.problem(path, f"the plugin is broken: {reason}", name)
     names = sorted(known)
     source.problem(path, f"one of {', '.join(names)}{nearest(name, names)}{besides}", name)
 
@@ -243,13 +245,12 @@ def _text(plugin: str) -> str:
 
 
 def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> Any:
-    from harness.workloads.user import user_dataset, user_model
+    from harness.workloads.user import UserFunctionError, user_dataset, user_model
 
     try:
         return user_model(name, folder) if kind == "model" else user_dataset(name, folder)
-    except InputError as error:
-        for problem in error.problems:
-            source.problem(("workload", kind), problem.removeprefix(f"workload.{kind} = {name!r}: "), name)
+    except UserFunctionError as error:
+        source.problem(("workload", kind), error.problem, name)
         return None
 
 

@@ -70,7 +70,9 @@ def read_axes(content: Json, host: Host, source: Source) -> Axes:
     fixed, paths = _split(content, source)
     strategies = fixed.pop("strategy", None)
     if strategies is None:
-        source.problem(("sweep", "strategy"), f"missing; write names of strategies, such as {show(_first(host))}")
+        source.problem(
+            ("sweep", "strategy"), f"required: the names of one or more strategies, such as {show(_first(host))}"
+        )
     variants, notes = _variants(strategies, content.get("strategy", {}), host, source)
     exclude = fixed.pop("exclude", [])
     lists = {key: _checked(key, raw, source) for key, raw in fixed.items()}
@@ -152,7 +154,7 @@ def _may_be_swept(path: str, at: Path, source: Source) -> bool:
     if path in known or parent in (*WITH_OPTIONS, *TABLES):
         return True
     if path in key_paths():
-        source.problem(at, "cannot be swept: it makes no other cell, or is not yet supported")
+        source.problem(at, "cannot be swept")
         return False
     meant, _ = resolve_key(path, known)
     hint = f'; did you mean "{meant}"?' if meant else nearest(path, [*SweepSection.model_fields, *known])
@@ -184,15 +186,15 @@ def values_of(raw: Any, at: Path, source: Source, integral: bool = True) -> list
     if not isinstance(raw, list):
         return [(raw, at)]
     if not raw:
-        source.problem(at, "an empty list leaves nothing to run; write at least one value", raw)
+        source.problem(at, "the list is empty; write at least one value", raw)
     for place, value in enumerate(raw):
         if any(value == earlier and type(value) is type(earlier) for earlier in raw[:place]):
-            source.problem((*at, place), "stands twice in the list; leave one out", value)
+            source.problem((*at, place), "is in the list twice; remove one", value)
     return [(value, (*at, place)) for place, value in enumerate(raw)]
 
 
 def _range(raw: Json, at: Path, source: Source, integral: bool) -> list[float | int]:
-    form = "a geometric range is { from = 1e-3, to = 1.0, points = 7 }: both ends above 0, at least 2 points"
+    form = "a range, such as { from = 1e-3, to = 1.0, points = 7 }: both ends above 0, at least 2 points"
     low, high, points = raw.get("from"), raw.get("to"), raw.get("points")
     numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) and end > 0 for end in (low, high))
     if set(raw) != _RANGE or not numbers or type(points) is not int or not 2 <= points <= 1000 or low == high:
@@ -204,7 +206,7 @@ def _range(raw: Json, at: Path, source: Source, integral: bool) -> list[float | 
     if integral and isinstance(low, int) and isinstance(high, int):
         values: list[float | int] = [low, *(round(value) for value in inner), high]
         if len(set(values)) < points:
-            source.problem(at, f"{points} points between {low} and {high} are not all different; ask for fewer", raw)
+            source.problem(at, f"{points} points between {low} and {high} would repeat values; ask for fewer", raw)
         return values
     # Six digits are more than a rate needs, and keep what the tables show equal to what is run.
     return [float(low), *(float(f"{value:.6g}") for value in inner), float(high)]
@@ -235,7 +237,7 @@ def _seeds(fixed: Json, lists: Lists) -> Sequence[int]:
 def _variants(strategies: Any, tables: Any, host: Host, source: Source) -> tuple[list[Variant], list[str]]:
     if not isinstance(tables, dict):
         source.problem(
-            ("strategy",), "tables [strategy.NAME] with options; the strategies to run stand in sweep.strategy"
+            ("strategy",), "tables [strategy.NAME] with options; list the strategies to run in sweep.strategy"
         )
         tables = {}
     named = [] if strategies is None else list(_named(strategies, source))
@@ -251,7 +253,7 @@ def _variants(strategies: Any, tables: Any, host: Host, source: Source) -> tuple
             variants += expand_options(host.strategies[item.name], options, where, source)
     for place, variant in enumerate(variants):
         if variant in variants[:place]:
-            source.problem(("sweep", "strategy"), f"{variant.strategy} stands twice with the same options")
+            source.problem(("sweep", "strategy"), f"{variant.strategy} is listed twice with the same options")
     return variants, notes
 
 
@@ -282,7 +284,7 @@ def _unused(tables: Json, used: set[str], host: Host, source: Source) -> list[st
         if name not in used and _exists(name, ("strategy", name), host, source):
             if isinstance(table, dict):
                 expand_options(host.strategies[name], table, ("strategy", name), source)
-            notes.append(f"[strategy.{name}] is not used: sweep.strategy does not name {name}")
+            notes.append(f"[strategy.{name}] is never used: sweep.strategy does not list {name}")
     return notes
 
 
@@ -351,14 +353,14 @@ def _exclusions(raw: Any, swept: Sequence[str], host: Host, source: Source) -> l
 
 def _exclusion(entry: Json, allowed: Sequence[str], at: Path, host: Host, source: Source) -> Values:
     if not entry:
-        source.problem(at, "an empty table would leave out everything", entry)
+        source.problem(at, "an empty table would exclude every point", entry)
     point: Values = {}
     for key, value in entry.items():
         own = next((known for known in allowed if key in (known, _last(known))), None)
         own = own or (key if key.startswith("strategy.") else None)
         if own is None:
             hint = nearest(key, allowed)
-            source.problem((*at, key), f"not swept here{hint}; points differ in {', '.join(allowed)}")
+            source.problem((*at, key), f"not swept here{hint}; you can exclude by {', '.join(allowed)}")
             continue
         point[own] = tuple(value) if isinstance(value, list) else (value,)
         if own == "strategy":

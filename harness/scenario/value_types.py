@@ -67,7 +67,7 @@ def _model(value: object) -> Named:
         return _named(value)
     except ValueError as error:
         raise ValueError(
-            f'{error}, or sizes without mathematics: {{ parameters = "335 M", layers = 24, ... }} or '
+            f'{error}, or sizes only, for timing: {{ parameters = "335 M", layers = 24, ... }} or '
             '{ profile = "layers.csv", batch_size = 128 }'
         ) from None
 
@@ -236,7 +236,7 @@ def only(allowed: str, later: str) -> Callable[[object], str]:
 
     def check(value: object) -> str:
         if value != allowed:
-            raise ValueError(f'{later} not yet; this version knows "{allowed}"')
+            raise ValueError(f'{later} not supported yet; choose "{allowed}"')
         return allowed
 
     return check

@@ -64,10 +64,12 @@ def refuse_training(content: Mapping[str, Any], source: Source) -> None:
     """Answer every key of a scenario that only mathematics could obey."""
     workload, goal = content.get("workload", {}), content.get("goal", {})
     if "dataset" in workload:
-        source.problem(("workload", "dataset"), "a model without mathematics reads no data; leave it out")
+        source.problem(("workload", "dataset"), "this model has sizes or times only and reads no data; remove this key")
     for key in _TRAINING:
         if key in goal and goal[key] != "none":
-            instead = "a model without mathematics is timed, not trained; goal.max_steps says how long"
+            instead = "this model has sizes or times only: it is timed, not trained. Set goal.max_steps instead"
             source.problem(("goal", key), instead, goal[key])
     if content.get("engine") == "real":
-        source.problem(("engine",), 'a model without mathematics runs on the virtual engine only; write "auto"', "real")
+        source.problem(
+            ("engine",), 'this model has sizes or times only and runs on the virtual engine only; write "auto"', "real"
+        )

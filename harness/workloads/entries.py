@@ -182,8 +182,8 @@ def training_size(num_train: int, validation_fraction: float) -> int:
     if num_validation >= num_train:
         raise InputError(
             [
-                f"goal.validation_fraction = {validation_fraction:g}: leaves none of {num_train} samples to train on; "
-                "give a fraction of at least 0 and below 1, such as 0.1"
+                f"goal.validation_fraction = {validation_fraction:g}: leaves none of the {num_train} samples for "
+                "training; write a fraction from 0 to below 1, such as 0.1"
             ]
         )
     return num_train - num_validation

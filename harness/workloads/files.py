@@ -138,7 +138,7 @@ def _fetch(url: str, file: PublishedFile, folder: Path) -> str:
     except OSError as error:  # what requests raises is one too
         return f"{url}: {error}"
     except ValueError:
-        return f"{url}: another file than was published, not kept: its sha256 is not {file.sha256}"
+        return f"{url}: this is not the published file, so it was not kept: its sha256 is not {file.sha256}"
     (folder / file.name).chmod(0o644)  # pooch lets nobody else read it
     return ""
 
@@ -241,7 +241,7 @@ def _uncompressed(path: Path, content: bytes) -> bytes:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise MachineError(
-            f"{path}: a damaged or truncated gzip file ({len(content):,} bytes): {error}; get it again"
+            f"{path}: a damaged or truncated gzip file ({len(content):,} bytes): {error}; download it again"
         ) from error
 
 
@@ -267,7 +267,7 @@ def parse_idx(path: Path, content: bytes, dimensions: tuple[int, ...]) -> npt.ND
     if len(content) - start != expected:
         raise MachineError(
             f"{path}: {len(content) - start:,} bytes of values, expected {expected:,} for "
-            f"{' x '.join(map(str, shape))}; the file is truncated or not what its header says, get it again"
+            f"{' x '.join(map(str, shape))}; the file is truncated or not what its header says, download it again"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -284,7 +284,7 @@ def _idx_shape(path: Path, content: bytes, dimensions: tuple[int, ...]) -> tuple
         )
     header = content[4 : 4 + 4 * magics[magic]]
     if len(header) < 4 * magics[magic]:
-        raise MachineError(f"{path}: ends inside its header, after {len(content)} bytes; get it again")
+        raise MachineError(f"{path}: ends inside its header, after {len(content)} bytes; download it again")
     return tuple(int.from_bytes(header[at : at + 4], "big") for at in range(0, len(header), 4))
 
 

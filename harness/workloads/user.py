@@ -36,6 +36,20 @@ USER_LEARNING_RATE = 0.01
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+class UserFunctionError(InputError):
+    """A workload names a function that is not there, or that cannot be called as it must be.
+
+    Args:
+        key: of the scenario, such as "workload.model".
+        name: what the scenario says there.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, key: str, name: str, problem: str) -> None:
+        super().__init__([f"{key} = {name!r}: {problem}"])
+        self.key, self.problem = key, problem
+
+
 def is_user_function(name: str) -> bool:
     """Say whether a workload's name means a function in a file: it contains `.py:`."""
     return ".py:" in name
@@ -51,7 +65,7 @@ def user_model(name: str, base: Path) -> Model:
         base: the folder that a relative file is looked up in: the scenario's.
 
     Raises:
-        InputError: there is no such file or function, it cannot be parsed, or it wants other parameters.
+        UserFunctionError: there is no such file or function, it cannot be parsed, or it wants other parameters.
     """
     file, function = _resolve("workload.model", name, base)
     _check_parameters("workload.model", name, function, MODEL_PARAMETERS)
@@ -78,7 +92,7 @@ def user_dataset(name: str, base: Path) -> Dataset:
         base: the folder that a relative file is looked up in: the scenario's.
 
     Raises:
-        InputError: there is no such file or function, it cannot be parsed, or it wants parameters.
+        UserFunctionError: there is no such file or function, it cannot be parsed, or it wants parameters.
     """
     file, function = _resolve("workload.dataset", name, base)
     _check_parameters("workload.dataset", name, function, DATASET_PARAMETERS)
@@ -103,7 +117,7 @@ def _resolve(key: str, name: str, base: Path) -> tuple[SourceFile, _Function]:
     if function_name not in functions:
         there = "it has " + ", ".join(functions) if functions else "it has no functions at its top level"
         problem = f"{path} has no function {function_name!r}{nearest(function_name, functions)}; {there}"
-        raise InputError([f"{key} = {name!r}: {problem}"])
+        raise UserFunctionError(key, name, problem)
     return file, functions[function_name]
 
 
@@ -113,7 +127,7 @@ def _read(key: str, name: str, path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         problem = f"{path} cannot be read: {reason}; write FILE.py:FUNCTION, the file relative to the scenario"
-        raise InputError([f"{key} = {name!r}: {problem}"]) from error
+        raise UserFunctionError(key, name, problem) from error
 
 
 def _functions(key: str, name: str, file: SourceFile) -> dict[str, _Function]:
@@ -122,7 +136,7 @@ def _functions(key: str, name: str, file: SourceFile) -> dict[str, _Function]:
     except (SyntaxError, ValueError) as error:  # ValueError: a null byte
         line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
         text = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise InputError([f"{key} = {name!r}: {file.path}{line}: {type(error).__name__}: {text}"]) from error
+        raise UserFunctionError(key, name, f"{file.path}{line}: {type(error).__name__}: {text}") from error
     return {node.name: node for node in tree.body if isinstance(node, _Function)}
 
 
@@ -134,7 +148,7 @@ def _check_parameters(key: str, name: str, function: _Function, allowed: tuple[s
     got = f"wants {', '.join(refused)}" if refused else "is async"
     may = f"may take the keywords {', '.join(allowed)}" if allowed else "is called without arguments"
     problem = f"{function.name} (line {function.lineno}) {got}; it {may}; give any other parameter a default"
-    raise InputError([f"{key} = {name!r}: {problem}"])
+    raise UserFunctionError(key, name, problem)
 
 
 def _required(function: _Function) -> list[str]:
