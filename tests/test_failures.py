@@ -362,7 +362,7 @@ def test_a_cell_that_ends_well_has_no_cause_on_record(tmp_path, engine):
     done = command(tmp_path, path, engine)
     assert done.code == 0, done.output
     (record,) = (tmp_path / "results").rglob("record.json")
-    assert json.loads(record.read_text())["cause"] == ""
+    assert json.loads(record.read_text())["cause"] is None
 
 
 STAGES = """
