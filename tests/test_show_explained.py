@@ -267,7 +267,7 @@ def test_the_report_shows_what_show_prints(results):
     assert "205 samples/s (the ticket)" in page
     assert "<h2>Why more devices are hardly faster</h2>" in page
     assert "Each step of 256 samples computes for 308 ms (1.23 s on 4 devices)" in page
-    assert "<b>What would change the answer:</b> " in page
+    assert "<b>What if:</b> " in page
     assert "Gb/s (configured: " in page
     assert "Predicted and measured, in numbers" not in page
 
