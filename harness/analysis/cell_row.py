@@ -15,7 +15,7 @@ from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, target_reached
 from harness.core.cell import Cell
-from harness.core.outcome import Columns, Outcome
+from harness.core.outcome import Outcome, TableColumns
 from harness.core.records import Json, to_json
 from harness.core.row import Row, WholeRow
 from harness.core.step_parts import PART_COLUMNS, Part
@@ -124,10 +124,10 @@ def _mean_loss(group: Sequence[Row]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def curve_table(outcome: Outcome) -> Columns:
+def curve_table(outcome: Outcome) -> TableColumns:
     """Return the columns of evals.csv; train_loss is the mean since the evaluation before."""
     curve, before = loss_curve(outcome), 0
-    table: Columns = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
+    table: TableColumns = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
     table |= {"validation_loss": [], "validation_accuracy": []}
     for evaluation in outcome.evaluations:
         since = [loss for samples, loss in curve if before < samples <= evaluation.samples]
@@ -315,6 +315,6 @@ def _speedup(row: Row, bases: Mapping[tuple[Any, ...], Mapping[int, Sequence[flo
     return {}
 
 
-def _rows(columns: Columns) -> list[Json]:
+def _rows(columns: TableColumns) -> list[Json]:
     names = list(columns)
     return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
