@@ -278,9 +278,9 @@ def with_speedups(rows: Sequence[Row]) -> list[Json]:
 _SAME_BATCH = (("strong", "global_batch_size"), ("weak", "batch_size"))
 
 
-def _bases(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[int, list[float]]]:
+def _bases(rows: Sequence[Row]) -> dict[tuple[object, ...], dict[int, list[float]]]:
     """Return throughputs by number of devices, for each strategy, setting and batch: looked up once for every row."""
-    found: dict[tuple[Any, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[object, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.get("throughput_samples_per_s"):
             for _, key in _SAME_BATCH:
@@ -298,7 +298,7 @@ def _setting(row: Row) -> str:
     )
 
 
-def _speedup(row: Row, bases: Mapping[tuple[Any, ...], Mapping[int, Sequence[float]]]) -> WholeRow:
+def _speedup(row: Row, bases: Mapping[tuple[object, ...], Mapping[int, Sequence[float]]]) -> WholeRow:
     if not row.get("throughput_samples_per_s"):
         return {}
     setting = _setting(row)

@@ -243,7 +243,7 @@ def _write_table(path: Path, table: TableColumns) -> None:
             parquet.write_table(pyarrow.table(numbers), temporary)
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """Return the value as strict JSON can hold it: numbers that are not finite become None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None

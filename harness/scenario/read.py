@@ -92,7 +92,7 @@ class Scenario:
                 return place
         return None
 
-    def _value(self, point: Point, key: str) -> Any:
+    def _value(self, point: Point, key: str) -> object:
         own = {
             "strategy": point.variant.strategy,
             "gpus": point.gpus,

@@ -161,5 +161,5 @@ def first_match(entries: Sequence[TomlTable], row: TableRow) -> TomlTable | None
     return None
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]

@@ -71,7 +71,7 @@ def split_waits(by_process: list[list[StepRow]]) -> None:
 
 def _grouped(rows: list[StepRow], key: str) -> list[list[StepRow]]:
     """Return the rows of processes that exchange with each other; all of them where nothing else is said."""
-    groups: dict[Any, list[StepRow]] = defaultdict(list)
+    groups: dict[object, list[StepRow]] = defaultdict(list)
     for row in rows:
         groups[row.get(key)].append(row)
     return list(groups.values())

@@ -57,7 +57,7 @@ def _built_in(name: str) -> type[Probe]:
     return probes[name]
 
 
-def _load_module(where: str) -> Any:
+def _load_module(where: str) -> object:
     """Import a module by name, or from its file."""
     if not where.endswith(".py"):
         return importlib.import_module(where)

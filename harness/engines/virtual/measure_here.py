@@ -89,7 +89,7 @@ def _apply_s(executor: Executor) -> float:
     return seconds
 
 
-def _least(function: Callable[[], Any]) -> float:
+def _least(function: Callable[[], object]) -> float:
     function()
     times = []
     for _ in range(REPEATS):
