@@ -8,14 +8,13 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from harness.analysis.gradient_noise import known_squares, noise_scale
 from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, target_reached
 from harness.core.cell import Cell
-from harness.core.outcome import Columns, Outcome
+from harness.core.outcome import Outcome, TableColumns
 from harness.core.records import Json, to_json
 from harness.core.row import Row, WholeRow
 from harness.core.step_parts import PART_COLUMNS, Part
@@ -124,10 +123,10 @@ def _mean_loss(group: Sequence[Row]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def curve_table(outcome: Outcome) -> Columns:
+def curve_table(outcome: Outcome) -> TableColumns:
     """Return the columns of evals.csv; train_loss is the mean since the evaluation before."""
     curve, before = loss_curve(outcome), 0
-    table: Columns = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
+    table: TableColumns = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
     table |= {"validation_loss": [], "validation_accuracy": []}
     for evaluation in outcome.evaluations:
         since = [loss for samples, loss in curve if before < samples <= evaluation.samples]
@@ -278,9 +277,9 @@ def with_speedups(rows: Sequence[Row]) -> list[Json]:
 _SAME_BATCH = (("strong", "global_batch_size"), ("weak", "batch_size"))
 
 
-def _bases(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[int, list[float]]]:
+def _bases(rows: Sequence[Row]) -> dict[tuple[object, ...], dict[int, list[float]]]:
     """Return throughputs by number of devices, for each strategy, setting and batch: looked up once for every row."""
-    found: dict[tuple[Any, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[object, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.get("throughput_samples_per_s"):
             for _, key in _SAME_BATCH:
@@ -298,7 +297,7 @@ def _setting(row: Row) -> str:
     )
 
 
-def _speedup(row: Row, bases: Mapping[tuple[Any, ...], Mapping[int, Sequence[float]]]) -> WholeRow:
+def _speedup(row: Row, bases: Mapping[tuple[object, ...], Mapping[int, Sequence[float]]]) -> WholeRow:
     if not row.get("throughput_samples_per_s"):
         return {}
     setting = _setting(row)
@@ -315,6 +314,6 @@ def _speedup(row: Row, bases: Mapping[tuple[Any, ...], Mapping[int, Sequence[flo
     return {}
 
 
-def _rows(columns: Columns) -> list[Json]:
+def _rows(columns: TableColumns) -> list[Json]:
     names = list(columns)
     return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]

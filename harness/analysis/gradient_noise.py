@@ -12,7 +12,7 @@ from statistics import NormalDist, fmean
 from typing import NamedTuple
 
 from harness.analysis.exact import COVERAGE
-from harness.core.outcome import Columns
+from harness.core.outcome import TableColumns
 
 LEAST_KNOWN_STEPS = 50
 """With fewer an estimate is noise; chosen: of Gaussian runs (1,000 each, true scale 170 samples, covariance of rank 20)
@@ -68,7 +68,7 @@ class NoiseScale:
         return self.noise / self.signal if known else None
 
 
-def known_squares(log: Columns) -> list[Squares]:
+def known_squares(log: TableColumns) -> list[Squares]:
     """Return what a log of updates knows, columns as in updates.parquet; updates without finite squares are skipped."""
     columns = [log.get(name, ()) for name in Squares._fields]
     rows = (Squares(*values) for values in zip(*columns, strict=True) if None not in values)

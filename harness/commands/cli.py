@@ -28,7 +28,7 @@ NOT_YET = {
 class Commands(click.Group):
     """Words errors once: what a user can mend prints without a traceback, with its exit code."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run a command."""
         try:
             return super().invoke(ctx)
@@ -58,14 +58,14 @@ def _save_traceback() -> int:
     return 4
 
 
-def plugins_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def plugins_option(command: Callable[..., object]) -> Callable[..., object]:
     """Accept --plugins after the command as well as before it."""
     return click.option("--plugins", multiple=True, type=click.Path(), help="Plugin file or folder; repeatable.")(
         command
     )
 
 
-def set_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def set_option(command: Callable[..., object]) -> Callable[..., object]:
     """Accept --set KEY=VALUE."""
     return click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a key: --set gpus=1,2")(
         command

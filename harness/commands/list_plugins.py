@@ -60,13 +60,13 @@ def _kinds(host: Host) -> Iterator[tuple[str, Json]]:
     yield "probes", host.probes
 
 
-def _summary(entry: Any) -> str:
+def _summary(entry: object) -> str:
     if hasattr(entry, "synchrony"):
         return f"[{entry.synchrony}] {_first_line(entry)}"
     return str(getattr(entry, "summary", "")) or _first_line(entry)
 
 
-def _first_line(entry: Any) -> str:
+def _first_line(entry: object) -> str:
     return (inspect.getdoc(entry) or "").partition("\n")[0]
 
 

@@ -17,7 +17,7 @@ from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
 from harness.core.errors import MachineError, PluginError
-from harness.core.outcome import Columns
+from harness.core.outcome import TableColumns
 from harness.core.records import Json
 from harness.core.words import counted
 from harness.engines.processes.forking import fork_server
@@ -249,12 +249,12 @@ class _Watch:
 
 def make_record(
     cell: Cell, result: Result, telemetry: Telemetry | None, environment: Json, attempts: int
-) -> tuple[Record, dict[str, Columns]]:
+) -> tuple[Record, dict[str, TableColumns]]:
     """Return the record of a cell and its tables."""
     row = identity_row(cell, environment["id"])
     status = result.status or Status.OK  # of a cell that finished its outcome decides
     record = Record(cell, status, result.reason, cell.notes, row, environment, attempts, cause=result.cause)
-    tables: dict[str, Columns] = {}
+    tables: dict[str, TableColumns] = {}
     if result.outcome is not None:
         record, tables = _with_outcome(record, result)
     if telemetry is not None:
@@ -267,7 +267,7 @@ def make_record(
     return record, tables
 
 
-def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, Columns]]:
+def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, TableColumns]]:
     outcome = result.outcome
     budget = Budget.of(record.cell.goal, outcome.facts["num_train"])
     status, reason = outcome.status(budget)

@@ -42,7 +42,7 @@ def load(kind: str, key: Mapping[str, Any]) -> Json | None:
     return content if isinstance(content, dict) else None
 
 
-def save(kind: str, key: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+def save(kind: str, key: Mapping[str, object], content: Mapping[str, object]) -> bool:
     """Keep `content` under `key`; say whether that was possible.
 
     A folder that cannot be written to costs time on every run, never a result: nothing is raised for it.
@@ -56,11 +56,11 @@ def save(kind: str, key: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
     return True
 
 
-def _path(kind: str, key: Mapping[str, Any]) -> Path:
+def _path(kind: str, key: Mapping[str, object]) -> Path:
     canonical = json.dumps({"schema": SCHEMA, "key": key}, sort_keys=True, separators=(",", ":"))
     return folder() / kind / f"{hashlib.sha256(canonical.encode()).hexdigest()[:24]}.json"
 
 
-def _plain(key: Mapping[str, Any]) -> Any:
+def _plain(key: Mapping[str, object]) -> object:
     """Return the key as JSON gives it back: tuples as lists."""
     return json.loads(json.dumps(key))

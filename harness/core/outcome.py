@@ -10,7 +10,7 @@ from harness.core.endings import Status
 from harness.core.records import Json
 from harness.core.step_parts import PART_COLUMNS
 
-Columns = dict[str, list[Any]]
+TableColumns = dict[str, list[Any]]
 """A table: each column by its name."""
 
 StepRow = dict[str, Any]
@@ -66,8 +66,8 @@ class Outcome:
     evaluation_s: float = 0.0
     evaluations: list[Evaluation] = field(default_factory=list)
     test: tuple[float, float] | None = None
-    steps: Columns = field(default_factory=dict)
-    updates_log: Columns = field(default_factory=dict)
+    steps: TableColumns = field(default_factory=dict)
+    updates_log: TableColumns = field(default_factory=dict)
     dram: dict[str, int] = field(default_factory=dict)
     allocator: dict[str, int] = field(default_factory=dict)
     bytes_sent_per_step: float | None = None
@@ -95,6 +95,6 @@ class Outcome:
         )
 
 
-def columns(rows: list[StepRow], names: tuple[str, ...]) -> Columns:
+def columns(rows: list[StepRow], names: tuple[str, ...]) -> TableColumns:
     """Turn rows into columns; what a row lacks is None."""
     return {name: [row.get(name) for row in rows] for name in names}

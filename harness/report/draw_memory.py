@@ -113,7 +113,7 @@ def _peak_panels(bars: pd.DataFrame, simulated: bool, peaks: Peaks) -> Panel | N
     fullest = float(most.max())
     size, unit = byte_unit(fullest)
 
-    def in_words(label: Any) -> str:
+    def in_words(label: object) -> str:
         parts = (f"{rows.loc[label, column] / size:.3g} {unit} {word}" for column, (word, _) in peaks.columns.items())
         return f"{label}: {', '.join(parts)}."
 
@@ -150,7 +150,7 @@ def _shades_and_limit(
     axes: Axes, names: Sequence[str], capacity: float | None, most: float, size: float, ncols: int
 ) -> None:
     """Draw what a device has, where that is near, and name the shades."""
-    handles: list[Any] = [Patch(color=INK, alpha=_shade(n, len(names)), label=name) for n, name in enumerate(names)]
+    handles: list[object] = [Patch(color=INK, alpha=_shade(n, len(names)), label=name) for n, name in enumerate(names)]
     if capacity and capacity <= NEAR * most:
         handles += [
             axes.axvline(capacity / size, color=INK, linestyle=":", linewidth=1.2, label="available on a device")

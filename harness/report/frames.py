@@ -148,7 +148,7 @@ class PageFrames:
         frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
         return frame.astype(dict.fromkeys(("samples", "time_s", *LEARNT), float))
 
-    def _curve_head(self, cell: Cell, varied: set[tuple[str, str]]) -> tuple[Any, ...]:
+    def _curve_head(self, cell: Cell, varied: set[tuple[str, str]]) -> tuple[object, ...]:
         ranked = cell.cell_id not in self.unranked
         line = f"{name_in_words(cell, varied)}, {engine_in_words(cell, self._gpu_name)}{NOT_RANKED * (not ranked)}"
         settings = [f"global batch {cell.global_batch_size}", f"learning rate {cell.learning_rate:g}", *_swept(cell)]

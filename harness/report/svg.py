@@ -252,7 +252,7 @@ def plain_numbers(axis: Axis) -> None:
     axis.set_minor_formatter(FuncFormatter(_two_or_five) if narrow else NullFormatter())
 
 
-def _two_or_five(value: float, _: Any) -> str:
+def _two_or_five(value: float, _: object) -> str:
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 

@@ -23,7 +23,7 @@ from harness.core.atomic_files import atomic, write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
 from harness.core.endings import Cause, Status
 from harness.core.errors import InputError
-from harness.core.outcome import Columns
+from harness.core.outcome import TableColumns
 from harness.core.records import Json, from_json, to_json
 from harness.core.row import COLUMNS
 
@@ -82,7 +82,7 @@ class Results:
         # Records of before this column was written: the cell has always known it.
         return replace(record, row={"ranked": not record.cell.oversubscribed} | record.row)
 
-    def write_record(self, record: Record, tables: Mapping[str, Columns]) -> None:
+    def write_record(self, record: Record, tables: Mapping[str, TableColumns]) -> None:
         """Write tables first and the record last, each atomically: an interruption never leaves half a record."""
         folder = self.cell_folder(record.cell.cell_id)
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ def _content(path: Path) -> Json:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _write_table(path: Path, table: Columns) -> None:
+def _write_table(path: Path, table: TableColumns) -> None:
     with atomic(path) as temporary:
         if path.suffix == ".csv":
             with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -243,7 +243,7 @@ def _write_table(path: Path, table: Columns) -> None:
             parquet.write_table(pyarrow.table(numbers), temporary)
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """Return the value as strict JSON can hold it: numbers that are not finite become None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -34,7 +34,7 @@ def chosen_spans(spans: Sequence[Span], first: int, steps: int) -> list[Span]:
 
 
 def trace_document(
-    spans: Sequence[Span], marks: Iterable[tuple[float, str]] = (), about: Mapping[str, Any] | None = None
+    spans: Sequence[Span], marks: Iterable[tuple[float, str]] = (), about: Mapping[str, object] | None = None
 ) -> Json:
     """Return a trace as JSON holds it.
 

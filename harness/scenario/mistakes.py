@@ -118,7 +118,7 @@ def validated(model: type[BaseModel], content: Mapping[str, Any], source: Source
         return None
 
 
-def key_problems(model: type[BaseModel], key: str, content: Mapping[str, Any]) -> list[tuple[Path, str, object]]:
+def key_problems(model: type[BaseModel], key: str, content: Mapping[str, object]) -> list[tuple[Path, str, object]]:
     """Return what is wrong with one key of `content`: the path inside its value, what is allowed, what was got."""
     try:
         model.model_validate(dict(content))
@@ -141,7 +141,7 @@ def wordings(
         yield path, allowed or _any_of(items), ABSENT if absent else items[0]["input"]
 
 
-def _walked(loc: Iterable[str | int], content: Any) -> Path:
+def _walked(loc: Iterable[str | int], content: object) -> Path:
     """Keep the parts of pydantic's location that are keys; the others name branches of a union.
 
     A missing key is the one part that does not lead anywhere and yet is kept.
@@ -157,7 +157,7 @@ def _walked(loc: Iterable[str | int], content: Any) -> Path:
     return tuple(path)
 
 
-def _any_of(items: list[Any]) -> str:
+def _any_of(items: list[object]) -> str:
     return ", or ".join(dict.fromkeys(_allowed(item) for item in items))
 
 

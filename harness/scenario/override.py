@@ -29,7 +29,7 @@ TABLES = ("cluster.servers",)
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[{]*[\]}])")
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> object:
     """Read VALUE: TOML, or words separated by commas, each of which is TOML or plain text."""
     value = _toml(text)
     if value is not None:
@@ -39,7 +39,7 @@ def parse_value(text: str) -> Any:
     return words[0] if len(words) == 1 and "," not in text else words
 
 
-def _toml(text: str) -> Any:
+def _toml(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else None
     except tomllib.TOMLDecodeError:
@@ -89,7 +89,7 @@ def _open_path(key: str, paths: list[str]) -> tuple[str | None, str]:
     return resolve_key(key, paths)
 
 
-def _write(content: Json, path: str, value: Any, written: str, source: Source, one: bool) -> None:
+def _write(content: Json, path: str, value: object, written: str, source: Source, one: bool) -> None:
     for pair in EXCLUSIVE:
         if path in pair:
             for other in pair:
@@ -117,7 +117,7 @@ def put(content: Json, path: str, value: Any) -> None:
     content[last] = value
 
 
-def _default_name(path: str, key: str) -> Any:
+def _default_name(path: str, key: str) -> object:
     """Return the name that an option belongs to where the scenario leaves the name to the default."""
     named = path.rpartition(".")[0] in WITH_OPTIONS and path.split(".")[1] == key
     return WorkloadSection.model_fields[key].default if named else {}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.core.cell import Observation
 from harness.core.errors import InputError
@@ -92,7 +92,7 @@ class Scenario:
                 return place
         return None
 
-    def _value(self, point: Point, key: str) -> Any:
+    def _value(self, point: Point, key: str) -> object:
         own = {
             "strategy": point.variant.strategy,
             "gpus": point.gpus,

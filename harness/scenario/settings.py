@@ -100,7 +100,7 @@ class Entry:
 
 
 def read_settings(
-    content: Mapping[str, Any], swept: Mapping[str, Any], host: Host, folder: FilePath, source: Source
+    content: Mapping[str, object], swept: Mapping[str, object], host: Host, folder: FilePath, source: Source
 ) -> Settings | None:
     """Return the settings with `swept` written over `content`, or None after adding the problems to `source`."""
     content = {key: value for key, value in content.items() if key not in ("sweep", "strategy")}
@@ -135,7 +135,7 @@ def _refuse_servers(engine: str, cluster: ClusterFigures, source: Source) -> Non
         source.problem(("cluster", "servers"), problem, cluster.servers.placement)
 
 
-def _lines_of_swept(source: Source, swept: Mapping[str, Any]) -> Source:
+def _lines_of_swept(source: Source, swept: Mapping[str, object]) -> Source:
     """Let problems of a swept value point to [sweep], where it stands."""
     lines, sets = dict(source.lines), dict(source.sets)
     for path in swept:
@@ -146,7 +146,7 @@ def _lines_of_swept(source: Source, swept: Mapping[str, Any]) -> Source:
     return replace(source, lines=lines, sets=sets)
 
 
-def _document(content: Mapping[str, Any], source: Source) -> Document | None:
+def _document(content: Mapping[str, object], source: Source) -> Document | None:
     try:
         return Document.model_validate({**content, "sweep": {"strategy": "any"}})
     except ValidationError as error:
@@ -165,7 +165,7 @@ def _where_instead(path: Path, got: object) -> str:
     return f"; did you mean {elsewhere}?" if got is ABSENT and elsewhere and elsewhere != dotted else ""
 
 
-def _without_problems(content: Mapping[str, Any], source: Source) -> Document:
+def _without_problems(content: Mapping[str, object], source: Source) -> Document:
     """Return the scenario's workload with every key that does not hold replaced by its default."""
     quiet = Source(source.where)
     workload = content.get("workload")
@@ -244,7 +244,7 @@ def _text(plugin: str) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> Any:
+def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> object:
     from harness.workloads.user import UserFunctionError, user_dataset, user_model
 
     try:

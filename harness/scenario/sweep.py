@@ -134,7 +134,7 @@ def _split(content: Json, source: Source) -> tuple[Json, Values]:
     return fixed, paths
 
 
-def _other_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, Path, Any]]:
+def _other_keys(table: Mapping[str, object]) -> Iterator[tuple[str, Path, object]]:
     """Yield keys swept by their path: `"workload.precision" = [...]`, or the same without quotes, as TOML nests it."""
     tables = {"strategy", *sections()}
     for key, raw in table.items():
@@ -163,7 +163,7 @@ def _may_be_swept(path: str, at: Path, source: Source) -> bool:
     return False
 
 
-def _move_to_strategy(content: Json, path: str, at: Path, raw: Any, source: Source) -> None:
+def _move_to_strategy(content: Json, path: str, at: Path, raw: object, source: Source) -> None:
     _, name, *rest = path.split(".", 2)
     tables = content.get("strategy", {})
     if not rest or not isinstance(tables, dict) or not isinstance(tables.get(name, {}), dict):
@@ -176,7 +176,7 @@ def _move_to_strategy(content: Json, path: str, at: Path, raw: Any, source: Sour
             source.lines[(*moved, *key[len(at) :])] = line
 
 
-def values_of(raw: Any, at: Path, source: Source, integral: bool = True) -> list[tuple[Any, Path]]:
+def values_of(raw: object, at: Path, source: Source, integral: bool = True) -> list[tuple[object, Path]]:
     """Return the values of a list, a geometric range, or a single value, each with the path it stands at.
 
     With `integral`, a range between two whole numbers is rounded to whole numbers.
@@ -212,7 +212,7 @@ def _range(raw: Json, at: Path, source: Source, integral: bool) -> list[float | 
     return [float(low), *(float(f"{value:.6g}") for value in inner), float(high)]
 
 
-def _checked(key: str, raw: Any, source: Source) -> list[Any]:
+def _checked(key: str, raw: object, source: Source) -> list[object]:
     """Return the values of one of [sweep]'s own keys, as its type says; those that do not hold become problems."""
     values = []
     # As a list, `seeds` names them and 0 is one of them; as a number it counts them.
@@ -234,7 +234,7 @@ def _seeds(fixed: Json, lists: Lists) -> Sequence[int]:
     return tuple(lists.get("seeds") or lists.get("seed") or [0])
 
 
-def _variants(strategies: Any, tables: Any, host: Host, source: Source) -> tuple[list[Variant], list[str]]:
+def _variants(strategies: object, tables: object, host: Host, source: Source) -> tuple[list[Variant], list[str]]:
     if not isinstance(tables, dict):
         source.problem(
             ("strategy",), "tables [strategy.NAME] with options; list the strategies to run in sweep.strategy"
@@ -257,7 +257,7 @@ def _variants(strategies: Any, tables: Any, host: Host, source: Source) -> tuple
     return variants, notes
 
 
-def _named(strategies: Any, source: Source) -> Iterator[tuple[Named, Path]]:
+def _named(strategies: object, source: Source) -> Iterator[tuple[Named, Path]]:
     for value, at in values_of(strategies, ("sweep", "strategy"), source):
         problems = key_problems(SweepSection, "strategy", {"strategy": value})
         for _, allowed, got in problems:
@@ -307,7 +307,7 @@ def expand_options(strategy: type[Strategy], table: Json, path: Path, source: So
     return variants
 
 
-def _optimizers(raw: Any, path: Path, source: Source) -> Iterator[Named]:
+def _optimizers(raw: object, path: Path, source: Source) -> Iterator[Named]:
     keys = tuple(str(part) for part in path)
     for value, at in values_of(raw, path, source):
         problems = key_problems(SweepSection, "strategy", {"strategy": value})
@@ -320,7 +320,7 @@ def _optimizers(raw: Any, path: Path, source: Source) -> Iterator[Named]:
             yield entry.named(named.name)
 
 
-def _option_values(strategy: type[Strategy], key: str, table: Json, path: Path, source: Source) -> list[Any]:
+def _option_values(strategy: type[Strategy], key: str, table: Json, path: Path, source: Source) -> list[object]:
     """Return the values to sweep for an option: a list is one value where the option takes it, else several."""
     raw, at = table[key], (*path, key)
     whole = key_problems(strategy.Options, key, {key: raw})
@@ -339,7 +339,7 @@ def _option_values(strategy: type[Strategy], key: str, table: Json, path: Path, 
     return [value for value, _ in values]
 
 
-def _exclusions(raw: Any, swept: Sequence[str], host: Host, source: Source) -> list[Values]:
+def _exclusions(raw: object, swept: Sequence[str], host: Host, source: Source) -> list[Values]:
     entries = [raw] if isinstance(raw, dict) else raw
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         source.problem(("sweep", "exclude"), 'a list of points such as [{ strategy = "async-ps", gpus = 1 }]', raw)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.api.strategy import Options
 from harness.core.errors import InputError, PluginError, nearest
@@ -161,7 +161,7 @@ def _required(function: _Function) -> list[str]:
     return required + [argument.arg for argument, default in pairs if default is None]
 
 
-def _accepted(function: _Function, values: Mapping[str, Any]) -> Json:
+def _accepted(function: _Function, values: Mapping[str, object]) -> Json:
     if function.args.kwarg:
         return dict(values)
     names = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
@@ -190,7 +190,7 @@ def _load(file: SourceFile, function: _Function) -> RawData:
     return _raw_data(file, function, [_array(file, function, value) for value in result])
 
 
-def _array(file: SourceFile, function: _Function, value: Any) -> npt.NDArray[np.generic]:
+def _array(file: SourceFile, function: _Function, value: object) -> npt.NDArray[np.generic]:
     import numpy as np
 
     try:
@@ -241,14 +241,14 @@ def _refused(file: SourceFile, function: _Function, problem: str) -> PluginError
     return PluginError(f"{file.path}:{function.lineno}: {function.name} {problem}")
 
 
-def _call(file: SourceFile, function: _Function, values: Mapping[str, Any]) -> Any:
+def _call(file: SourceFile, function: _Function, values: Mapping[str, object]) -> object:
     """Run the user's function with those of `values` that it takes.
 
     Raises:
         PluginError: it, or its file, raised; the message names the user's own line.
     """
     with _beside(file.path), _own_errors(file, function):
-        run: Callable[..., Any] = getattr(_module(file), function.name)
+        run: Callable[..., object] = getattr(_module(file), function.name)
         return run(**_accepted(function, values))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from harness.commands.validate.published import TableRow, Tables, TomlTable
 from harness.core.units import GIGA
@@ -161,5 +160,5 @@ def first_match(entries: Sequence[TomlTable], row: TableRow) -> TomlTable | None
     return None
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]

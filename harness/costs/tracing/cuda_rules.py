@@ -59,7 +59,7 @@ class CudaRules(TorchFunctionMode):
             return _keeping_input(func, *args, **kwargs)
         return func(*args, **kwargs)
 
-    def _cast(self, value: Any, to: torch.dtype) -> Any:
+    def _cast(self, value: object, to: torch.dtype) -> object:
         if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype in (to, torch.float64):
             return value
         if not (isinstance(value, torch.nn.Parameter) and to == self.lower):
@@ -84,7 +84,7 @@ class _KeptInput(torch.autograd.Function):
         return gradients[0]
 
 
-def _keeping_input(func: Callable[..., Any], values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+def _keeping_input(func: Callable[..., object], values: torch.Tensor, *args: object, **kwargs: object) -> object:
     """Call softmax with an input that lives until its backward pass.
 
     Source: PyTorch issue 64000 and pull request 65242.

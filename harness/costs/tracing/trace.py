@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -192,7 +191,7 @@ def _equal_runs(module: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
         yield list(group)
 
 
-def _signature(layer: nn.Module) -> tuple[Any, ...]:
+def _signature(layer: nn.Module) -> tuple[object, ...]:
     """Return all that decides what a layer does to tensors, their values left out."""
     tensors = [
         (name, t.shape, t.dtype, t.requires_grad) for name, t in (*layer.named_parameters(), *layer.named_buffers())
@@ -209,7 +208,7 @@ def _watching_cuts(module: nn.Module, recorder: AllocationRecorder) -> Iterator[
     """Tell the recorder when values are divided: between a layer cut by outputs and one cut by inputs."""
 
     def enter(value: bool) -> Callable[..., None]:
-        def divide(*_: Any) -> None:
+        def divide(*_: object) -> None:
             recorder.divided = value
 
         return divide

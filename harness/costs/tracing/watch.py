@@ -140,10 +140,10 @@ class AllocationRecorder(TorchDispatchMode):
         """Return the number of a tensor's allocation; None where it was there before."""
         return self._numbers.get(storage_key(tensor))
 
-    def entering(self, phase: Phase) -> Callable[[Any], None]:
+    def entering(self, phase: Phase) -> Callable[[object], None]:
         """Return a hook that says which pass begins."""
 
-        def enter(_: Any) -> None:
+        def enter(_: object) -> None:
             self.phase = phase
 
         return enter

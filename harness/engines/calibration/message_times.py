@@ -101,6 +101,6 @@ def measure_host(_: Connection) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def _on_memory(size: int, operation: Callable[..., Any]) -> float:
+def _on_memory(size: int, operation: Callable[..., object]) -> float:
     a, b = torch.zeros(size // 4), torch.zeros(size // 4)
     return least(lambda: operation(a, b), torch.device("cpu"), repeats=max(2, min(100, 2**24 // size)))

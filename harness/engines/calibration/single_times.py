@@ -78,7 +78,7 @@ class Stepper:
             if len(batch.indices) == self.size:
                 return batch
 
-    def _keep(self, stamps: list[list[Any]]) -> None:
+    def _keep(self, stamps: list[list[object]]) -> None:
         if self.worker.replica.device.type == "cuda":
             torch.cuda.synchronize(self.worker.replica.device)
         for (_, _, before), (start, middle, end) in itertools.pairwise(stamps):

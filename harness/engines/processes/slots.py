@@ -18,7 +18,7 @@ class Descriptor:
         return _rebuild, (reduction.DupFd(self._descriptor),)
 
 
-def _rebuild(duplicate: Any) -> Any:
+def _rebuild(duplicate: object) -> object:
     return duplicate
 
 

@@ -50,7 +50,7 @@ def started(tasks: Sequence[tuple[Task, tuple[Any, ...]]], threads: int) -> Iter
 
 def _run(
     function: Task,
-    arguments: tuple[Any, ...],
+    arguments: tuple[object, ...],
     threads: int,
     environment: dict[str, str],
     control: connection.Connection,

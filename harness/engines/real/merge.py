@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.core.outcome import STEP_COLUMNS, Outcome, StepRow, columns
 from harness.core.step_parts import Part
@@ -71,7 +71,7 @@ def split_waits(by_process: list[list[StepRow]]) -> None:
 
 def _grouped(rows: list[StepRow], key: str) -> list[list[StepRow]]:
     """Return the rows of processes that exchange with each other; all of them where nothing else is said."""
-    groups: dict[Any, list[StepRow]] = defaultdict(list)
+    groups: dict[object, list[StepRow]] = defaultdict(list)
     for row in rows:
         groups[row.get(key)].append(row)
     return list(groups.values())

@@ -45,8 +45,8 @@ class TracingLedger(Ledger):
     ) -> None:
         super().__init__(device, worker, rank_in_worker)
         self.process, self.recorder = process, recorder
-        self._unread: list[tuple[_Kept, Any, Any, float]] = []
-        self._forward_ends: list[Any] = []
+        self._unread: list[tuple[_Kept, object, object, float]] = []
+        self._forward_ends: list[object] = []
         self._previous: tuple[int | None, float] = (None, 0.0)
 
     def start(self, started_s: float) -> None:

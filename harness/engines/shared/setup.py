@@ -107,7 +107,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
 
 
-def _entries(host: Host, cell: Cell) -> tuple[Any, Any]:
+def _entries(host: Host, cell: Cell) -> tuple[object, object]:
     from harness.workloads.user import is_user_function, user_dataset, user_model
 
     model, dataset = cell.workload.model.name, cell.workload.dataset.name

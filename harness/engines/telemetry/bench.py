@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
 
 from harness.core.errors import nearest
 from harness.engines.telemetry.columns import Columns
@@ -57,7 +56,7 @@ def _built_in(name: str) -> type[Probe]:
     return probes[name]
 
 
-def _load_module(where: str) -> Any:
+def _load_module(where: str) -> object:
     """Import a module by name, or from its file."""
     if not where.endswith(".py"):
         return importlib.import_module(where)

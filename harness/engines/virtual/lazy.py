@@ -106,7 +106,7 @@ class Gradient(Lazy):
         self.weight = weight
         self.origin = origin
         self.merged = merged
-        self.loss_box: list[Any] = [None]
+        self.loss_box: list[object] = [None]
 
     @property
     def pending(self) -> bool:
@@ -155,7 +155,7 @@ class Average(Lazy):
         shares = self.shares or [1 / len(leaves)] * len(leaves)
         weights = [leaf.weight * share for leaf, share in zip(leaves, shares, strict=True)]
         indices = np.concatenate([leaf.indices for leaf in leaves])
-        weight: Any = weights[0]
+        weight: object = weights[0]
         if any(other != weight for other in weights):
             weight = np.concatenate([np.full(len(x.indices), w) for x, w in zip(leaves, weights, strict=True)])
         assert first.weights is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -89,7 +88,7 @@ def _apply_s(executor: Executor) -> float:
     return seconds
 
 
-def _least(function: Callable[[], Any]) -> float:
+def _least(function: Callable[[], object]) -> float:
     function()
     times = []
     for _ in range(REPEATS):

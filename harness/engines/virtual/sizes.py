@@ -46,7 +46,7 @@ class Size(Value):
         self.num_samples = num_samples
         self.version = version
         self.origin = origin
-        self.loss_box: list[Any] = [None]
+        self.loss_box: list[object] = [None]
 
     @property
     def num_bytes(self) -> int:

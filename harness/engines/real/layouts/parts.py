@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -70,7 +69,7 @@ def _holders(parameter: torch.Tensor, copies: int) -> int:
     return prod(size for placement, size in sizes if isinstance(placement, Replicate))
 
 
-def parts_replica(setup: Setup, module: nn.Module, forward: Any) -> Replica:
+def parts_replica(setup: Setup, module: nn.Module, forward: object) -> Replica:
     """Return a replica of this device's parts whose forward pass is the whole, spread module's."""
     work = setup.cell.workload
     replica = Replica(Parts(module), setup.data, work.loss, work.optimizer, work.precision, work.clip_norm)
@@ -78,7 +77,7 @@ def parts_replica(setup: Setup, module: nn.Module, forward: Any) -> Replica:
     return replica
 
 
-def average_gradients(gradients: Sequence[torch.Tensor], group: Any, bucket_bytes: int) -> list[torch.Tensor]:
+def average_gradients(gradients: Sequence[torch.Tensor], group: object, bucket_bytes: int) -> list[torch.Tensor]:
     """Return the means over a group: sum, then divide, in buckets of about so many bytes (at least one tensor)."""
     ranks = dist.get_world_size(group)
     averaged: list[torch.Tensor] = []
@@ -105,7 +104,7 @@ def buckets(tensors: Sequence[torch.Tensor], bucket_bytes: int) -> list[list[tor
     return groups
 
 
-def same_buffers(replica: Replica, group: Any, source: int) -> None:
+def same_buffers(replica: Replica, group: object, source: int) -> None:
     """Give every replica of a group the buffers of the first one before a step, as DDP does."""
     vector = replica.buffer_vector()
     if vector is not None:
