@@ -36,7 +36,6 @@ class VirtualCluster:
         present: everybody who takes part, by address.
         meetings: means that some workers have called and others have not yet, by number.
         met_s: when the last one began.
-        apply_s: of one update at a server, once a gradient is there.
     """
 
     setup: Setup
@@ -61,7 +60,6 @@ class VirtualCluster:
         self.cores = None if runtime.cores is None else Cores(max(runtime.cores, cell.gpus * runtime.threads))
         described = self.costs.cluster.servers is not None and cell.servers > 0
         self.ways = ServerWays(self.costs, self.setup, self.interface_at) if described else None
-        self.apply_s = self.costs.apply_s if self.ways is None else self.ways.apply_s
         costs, waiting = (self.costs, 0.0) if self.ways is None else (self.ways.costs, self.ways.waiting_fraction)
         self.steps = StepCosts(costs, layout, cell.micro_batch_size, waiting)
 
@@ -73,6 +71,11 @@ class VirtualCluster:
     def interface_at(self, place: Hashable) -> Interface:
         """Return the interface of a place."""
         return self.interfaces.setdefault(place, Interface())
+
+    @property
+    def apply_s(self) -> float:
+        """One update at a server, once a gradient is there; asked for anew each time: costs may draw it."""
+        return self.costs.apply_s if self.ways is None else self.ways.apply_s
 
     def load_s(self, num_bytes: float) -> float:
         """Return the seconds of putting weights into a model, where their way did not end in it."""
