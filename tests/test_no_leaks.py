@@ -166,7 +166,7 @@ def test_a_worker_that_is_heard_before_the_server_it_lost_is_not_the_cause(own_t
 
     worker, open_end = child("worker 0", None, failure=Failure(Cause.USER, Text("no value")))
     server, closed_end = child("server", code)
-    supervisor = _Supervisor(make_cell(engine="real", sweep__strategy="async-ps", sweep__gpus=[2]), [], "", {})
+    supervisor = _Supervisor(make_cell(engine="real", sweep__strategy="async-ps", sweep__gpus=[2]), [], "", {}, None)
     supervisor.children = [worker, server]
     closed_end.close()
     result = supervisor._first_failure()
@@ -230,7 +230,9 @@ def test_a_peers_complaint_never_hides_who_was_killed(own_temp):
 
     from harness.engines.processes.launch import _Child, _Supervisor
 
-    supervisor = _Supervisor(make_cell(engine="real", sweep__strategy="sync-ddp", sweep__gpus=[2], **TINY), [], "", {})
+    supervisor = _Supervisor(
+        make_cell(engine="real", sweep__strategy="sync-ddp", sweep__gpus=[2], **TINY), [], "", {}, None
+    )
     dead = SimpleNamespace(join=lambda timeout: None, exitcode=-signal.SIGKILL)
     complaint = Failure(Cause.PEER, Text("RuntimeError: connection closed by peer"))
     job: Any = SimpleNamespace(line=0, kind="worker")
