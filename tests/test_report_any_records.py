@@ -116,5 +116,5 @@ def test_any_records_have_a_page(data: st.DataObject, plan: str) -> None:
         assert json.dumps(text)  # no half a character
         shown = " ".join(Seen(text).texts)
         assert "<script>alert" not in text
-        odd = re.search(r"\b(nan|inf|None(?! below| over))\b", shown)
+        odd = re.search(r"\b(nan|inf|None)\b", shown)
         assert odd is None, shown[max(0, odd.start() - 200) : odd.end() + 50]

@@ -130,7 +130,7 @@ def _best_in_words(panel: pd.DataFrame, learnt: Learnt, against: str, target: fl
         if len(first):
             text += f" {first.index[0]} is first to reach {target:g} (dotted), at {three(first.iloc[0])} {against}."
         else:
-            text += f" None reaches {target:g} (dotted)."
+            text += f" No line reaches {target:g} (dotted)."
     seeds = panel["seed"].nunique()
     about = f"Thin lines are the {seeds} seeds, thick lines their median." if seeds > 1 else "One seed each."
     return f"{text} {about}"
