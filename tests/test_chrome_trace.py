@@ -375,9 +375,7 @@ def test_run_writes_a_trace_for_each_cell_and_one_for_the_pair(folder):
 def test_cells_that_were_there_already_have_no_trace_and_the_command_says_so(folder):
     (folder / "one.toml").write_text(SCENARIO.format(engine="virtual"))
     harness("run", "one.toml")
-    assert "1 cells have none, because they had run before; --fresh runs them again" in harness(
-        "run", "one.toml", "--trace"
-    )
+    assert "no trace of 1 cell that had run before; --fresh runs them again" in harness("run", "one.toml", "--trace")
     harness("run", "one.toml", "--trace", "--fresh")
     assert len(list((folder / "results" / "one" / "cells").glob("*/trace.json"))) == 1
 

@@ -148,10 +148,7 @@ def test_set_makes_another_plan_and_says_which_stored_cells_it_does_not_show():
     harness("run", "small.toml")
     done = harness("run", "small.toml", "--set", "learning_rate=0.2", "--set", "gpus=1")
     assert counts(done) == (2, 0)
-    assert (
-        "3 stored cells belong to another plan of this name and are not shown"
-        in done.output.partition(" kept\n")[2].splitlines()
-    )
+    assert "not shown: 3 stored cells of another plan of this name" in done.output.partition(" kept\n")[2].splitlines()
     assert counts(harness("run", "small.toml")) == (0, CELLS)
 
 
@@ -172,7 +169,7 @@ def test_an_edited_strategy_file_runs_again():
     path.write_text(path.read_text() + "\nOTHER = 1\n")
     done = harness(*command)
     assert counts(done) == (1, 1)
-    assert "1 stored cells belong to other plans" in done.output
+    assert "not shown: 1 stored cell of another plan of this name" in done.output
 
 
 def test_plugins_are_accepted_before_and_after_the_command():
@@ -217,7 +214,7 @@ def test_debug_runs_one_cell_in_this_process_and_stores_nothing():
     done = harness("run", "small.toml", "--debug")
     assert done.exit_code == 0, done.output
     assert "nothing is stored" in done.output
-    assert "ok: ran its budget" in done.output
+    assert "ok: ran its full budget; no target was set" in done.output
     assert not Path("results").exists()
 
 
@@ -292,7 +289,7 @@ def test_a_budget_that_is_over_before_the_first_cell_ends_with_5():
 def test_commands_that_are_not_there_yet_say_so_and_end_with_2(command):
     done = harness(command, "anything", "--whatever")
     assert done.exit_code == 2
-    assert f"harness {command}: not yet" in done.output
+    assert f"harness {command} does not exist yet" in done.output
 
 
 def test_a_bug_of_ours_ends_with_4_and_saves_its_traceback(monkeypatch):
@@ -423,7 +420,7 @@ def test_help_names_every_command_and_every_exit_code():
     text = harness("--help").output
     assert all(re.search(rf"^  {name} ", text, re.MULTILINE) for name in main.commands)
     text = " ".join(text.split())
-    codes = ("0 done", "1 a cell", "2 the input", "3 this machine", "4 a bug", "5 nothing", "130")
+    codes = ("0 done", "1 a cell", "2 wrong input", "3 this machine", "4 a bug", "5 nothing", "130")
     assert all(code in text for code in codes)
 
 
@@ -437,7 +434,7 @@ def test_new_scenario_is_a_copy_that_plans_and_is_never_overwritten():
     assert harness("plan", "mine.toml").exit_code == 0
     again = harness("new", "scenario", "mine")
     assert again.exit_code == 2
-    assert "mine.toml exists already; nothing was overwritten" in again.output
+    assert "mine.toml already exists and was not changed" in again.output
 
 
 def test_new_scenario_with_a_model_of_ones_own_names_it(here):

@@ -18,6 +18,7 @@ from harness.core.cell import Cell, Plan
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.core.units import parse_seconds
+from harness.core.words import counted
 from harness.results.store import Results
 from harness.scenario.plan import select
 
@@ -132,15 +133,15 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
     from harness.core.device_words import machine_in_words
     from harness.core.environment import describe_environment
 
-    click.echo(f"{plan.name}: {len(cells)} cells on {machine_in_words(plan.machine)}; {todo} to run")
+    click.echo(f"{plan.name}: {counted(len(cells), 'cell')} on {machine_in_words(plan.machine)}; {todo} to run")
     for note in plan.notes:
         click.echo(f"  note: {note}")
     if plan.left_out:
-        click.echo(f"  {len(plan.left_out)} points left out; `harness plan` shows why")
+        click.echo(f"  {counted(len(plan.left_out), 'point')} left out; `harness plan` shows why")
     here = describe_environment(plan.machine)["id"]
     foreign = [c for c in cells if (r := results.record(c.cell_id)) is not None and r.environment.get("id") != here]
     if foreign:
-        click.echo(f"  {len(foreign)} stored cells were run in another environment; --fresh runs them again here")
+        click.echo(f"  {counted(len(foreign), 'stored cell')} from another environment; --fresh runs them again here")
 
 
 def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -> Path:
@@ -169,7 +170,7 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
         click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
-        click.echo(f"{len(hidden)} stored cells belong to another plan of this name and are not shown")
+        click.echo(f"not shown: {counted(len(hidden), 'stored cell')} of another plan of this name")
     click.echo(answer_as_text(folder_answer(results, plugins)))
     for line in compared_text(results, plugins):
         click.echo(line)
@@ -183,7 +184,7 @@ def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
     click.echo(f"traces: {len(traced)} files {results.folder / 'cells'}/*/trace.json{beside}; open them in Perfetto")
     if len(traced) < len(cells):
         click.echo(
-            f"  {len(cells) - len(traced)} cells have none, because they had run before; --fresh runs them again"
+            f"  no trace of {counted(len(cells) - len(traced), 'cell')} that had run before; --fresh runs them again"
         )
 
 
