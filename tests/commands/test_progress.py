@@ -29,7 +29,7 @@ from harness.engines.processes.launch import run_cell
 from harness.engines.processes.status import Reached, StatusBoard, StatusLine
 from harness.results.store import Record
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 SCENARIO = """\
 engine = "virtual"
