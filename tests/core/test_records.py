@@ -30,10 +30,10 @@ def test_keys_of_another_version_are_ignored():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("gpus", "many", "gpus: .*integer.*, found 'many'"),
+        ("gpus", "many", r"gpus: .*integer.*, found 'many'"),
         ("workload", {"model": {"name": 3}}, r"workload.model.name: .*string, found 3 \(and 5 more\)"),
-        ("goal", None, "goal: .*Goal.*, found None"),
-        ("cluster", {"device": {"name": "A100"}}, "cluster.device.*Field required"),
+        ("goal", None, r"goal: .*Goal.*, found None"),
+        ("cluster", {"device": {"name": "A100"}}, r"cluster.device.*Field required"),
     ],
 )
 def test_what_is_no_cell_says_where_and_what_was_found(key, value, words):
@@ -44,7 +44,7 @@ def test_what_is_no_cell_says_where_and_what_was_found(key, value, words):
 def test_a_missing_field_is_named():
     content = written()
     del content["seed"]
-    with pytest.raises(Unreadable, match="^seed: Field required$"):
+    with pytest.raises(Unreadable, match=r"^seed: Field required$"):
         from_json(Cell, content)
 
 
