@@ -11,12 +11,24 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.core.addresses import Address
 from harness.core.cell import Cell
 from harness.core.records import Json
 from harness.engines.processes.blame import explain, own_files
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.api.strategy import Strategy
+    from harness.core.outcome import Outcome
+    from harness.engines.real.clock import Ledger
+    from harness.engines.real.endpoints import RealEndpoint, RealServer, RealWorker
+    from harness.engines.real.layouts.one_device import OneDevice
+    from harness.engines.real.messages import Post
+    from harness.engines.shared.fault_draws import Lost
+    from harness.engines.shared.setup import Setup
 
 
 @dataclass
@@ -100,7 +112,7 @@ def _die_with_parent() -> None:
 # -- virtual -----------------------------------------------------------------------------------------------------------
 
 
-def _run_virtual(job: Job, control: Connection) -> Any:
+def _run_virtual(job: Job, control: Connection) -> Outcome:
     from harness.engines.processes.status import StatusLine
     from harness.engines.shared.setup import make_setup
     from harness.engines.virtual.engine import run_virtual
@@ -123,7 +135,7 @@ def _run_virtual(job: Job, control: Connection) -> Any:
 # -- real --------------------------------------------------------------------------------------------------------------
 
 
-def _run_real(job: Job, control: Connection) -> Any:
+def _run_real(job: Job, control: Connection) -> Json:
     import torch
 
     from harness.engines.shared.fault_draws import Lost
@@ -154,7 +166,7 @@ def _run_real(job: Job, control: Connection) -> Any:
     return answer
 
 
-def _make_ledger(job: Job, device: Any) -> Any:
+def _make_ledger(job: Job, device: torch.device) -> Ledger:
     from harness.engines.real.clock import Ledger
     from harness.engines.shared.recorder import Recorder
 
@@ -166,7 +178,7 @@ def _make_ledger(job: Job, device: Any) -> Any:
     return TracingLedger(device, job.address, job.device_rank, job.label, recorder)
 
 
-def _die(job: Job, setup: Any, endpoint: Any, lost: Any, control: Connection, setup_s: float) -> NoReturn:
+def _die(job: Job, setup: Setup, endpoint: RealEndpoint, lost: Lost, control: Connection, setup_s: float) -> NoReturn:
     """End this process as if its machine were lost: no farewell to anybody but the supervisor, who keeps its rows."""
     from harness.core.faults import can_go_on
 
@@ -180,7 +192,7 @@ def _die(job: Job, setup: Any, endpoint: Any, lost: Any, control: Connection, se
     os._exit(0)
 
 
-def _drive(strategy: Any, endpoint: Any, kind: str) -> None:
+def _drive(strategy: Strategy, endpoint: Any, kind: str) -> None:
     """Run the program to its end: its words block inside, so it never yields."""
     from harness.engines.shared.started_words import foreign
 
@@ -194,7 +206,7 @@ def _drive(strategy: Any, endpoint: Any, kind: str) -> None:
     raise error
 
 
-def _make_post(job: Job, shape: tuple[int, int], dtype: Any) -> Any:
+def _make_post(job: Job, shape: tuple[int, int], dtype: torch.dtype) -> Post:
     from harness.engines.real.messages import Peer, Post, Slots
 
     num_bytes = sum(shape) * dtype.itemsize
@@ -205,7 +217,7 @@ def _make_post(job: Job, shape: tuple[int, int], dtype: Any) -> Any:
     return Post(peers, shape, dtype)
 
 
-def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
+def _make_server(job: Job, setup: Setup, ledger: Ledger) -> RealServer:
     from harness.engines.processes.status import StatusLine
     from harness.engines.real.endpoints import RealServer
 
@@ -220,7 +232,7 @@ def _make_server(job: Job, setup: Any, ledger: Any) -> Any:
     return server
 
 
-def _make_worker(job: Job, setup: Any, ledger: Any) -> Any:
+def _make_worker(job: Job, setup: Setup, ledger: Any) -> RealWorker:
     from harness.engines.processes.status import StatusLine
     from harness.engines.real.endpoints import RealWorker
     from harness.engines.real.layouts.choose import make_runner
@@ -258,7 +270,7 @@ def _join_group(job: Job) -> None:
     )
 
 
-def _warm_up(setup: Any, runner: Any, worker: Any) -> None:
+def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
     """Compute discarded gradients (DDP rebuilds its buckets after the first), then put everything back."""
     import itertools
 
@@ -285,7 +297,7 @@ def _warm_up(setup: Any, runner: Any, worker: Any) -> None:
         dist.barrier()
 
 
-def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> Json:
+def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     """Return what this process knows; the one that holds the model knows most."""
     training_s, ended_at_s = endpoint.ended_s, time.monotonic()
     if not endpoint.decision or job.kind == "server":
@@ -314,7 +326,7 @@ def _collect(job: Job, setup: Any, endpoint: Any, setup_s: float) -> Json:
     return partial
 
 
-def _evaluate_copies(job: Job, setup: Any, endpoint: Any, holds: bool) -> None:
+def _evaluate_copies(job: Job, setup: Setup, endpoint: Any, holds: bool) -> None:
     """Look at the copies that a run which never pauses took on its way; a server looks at its last model too."""
     if setup.server_counts and holds and setup.strategy.synchrony == "asynchronous":
         endpoint.evaluate_copies(endpoint.evaluation_replica())
@@ -324,7 +336,7 @@ def _evaluate_copies(job: Job, setup: Any, endpoint: Any, holds: bool) -> None:
         endpoint.finish(endpoint.evaluation_replica())
 
 
-def _outcome(job: Job, setup: Any, endpoint: Any, training_s: float) -> Any:
+def _outcome(job: Job, setup: Setup, endpoint: Any, training_s: float) -> Outcome:
     from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
     from harness.engines.shared.displacement import learning_facts
 

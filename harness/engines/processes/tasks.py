@@ -20,7 +20,7 @@ Task = Callable[..., Any]
 
 
 @contextlib.contextmanager
-def started(tasks: Sequence[tuple[Task, tuple[Any, ...]]], threads: int) -> Iterator[list[connection.Connection]]:
+def started(tasks: Sequence[tuple[Task, tuple[object, ...]]], threads: int) -> Iterator[list[connection.Connection]]:
     """Start one process for each (function, arguments) and yield a connection to each; end them all on leaving.
 
     A function is called with its connection behind its arguments; what it returns is sent as ("done", answer).

@@ -13,6 +13,9 @@ from harness.core.outcome import StepRow
 from harness.core.span import COMPUTE
 from harness.core.step_parts import PART_COLUMNS, Part
 
+Stamp = Any
+"""A moment: a number on the host, or a recorded event on a GPU's stream; mypy skips torch and does not know events."""
+
 
 class Ledger:
     """Rows of a process, one for each step, with seconds by part.
@@ -25,10 +28,10 @@ class Ledger:
         self.device = device
         self.rows: list[StepRow] = []
         self._who = {"worker": worker, "device": rank_in_worker}
-        self._pending: list[tuple[StepRow, Part, Any, Any]] = []
-        self._moments: list[tuple[StepRow, str, Any]] = []
-        self._starts: list[tuple[StepRow, Any, float]] = []
-        self._base: tuple[Any, float] | None = None
+        self._pending: list[tuple[StepRow, Part, Stamp, Stamp]] = []
+        self._moments: list[tuple[StepRow, str, Stamp]] = []
+        self._starts: list[tuple[StepRow, Stamp, float]] = []
+        self._base: tuple[Stamp, float] | None = None
         self._resolved = 0
         self.started_s = 0.0
         self.paused_s = 0.0
@@ -55,7 +58,7 @@ class Ledger:
         """Return the training clock: pauses left out."""
         return time.monotonic() - self.started_s - self.paused_s
 
-    def stamp(self) -> Any:
+    def stamp(self) -> Stamp:
         """Return this moment: a number on the host, a recorded event on a GPU's stream."""
         if self.device.type != "cuda":
             return time.monotonic()
@@ -86,7 +89,7 @@ class Ledger:
         self.add(part, start, self.stamp(), name, stream)
 
     def add(
-        self, part: Part, start: Any, end: Any, name: str = "", stream: str = COMPUTE, *, awaits_input: bool = False
+        self, part: Part, start: Stamp, end: Stamp, name: str = "", stream: str = COMPUTE, *, awaits_input: bool = False
     ) -> None:
         """Account the time between two stamps.
 
@@ -118,7 +121,7 @@ class Ledger:
             seconds += sum(start.elapsed_time(end) / 1000 for _, _, start, end in mine)
         return seconds
 
-    def moment(self, name: str, stamp: Any) -> None:
+    def moment(self, name: str, stamp: Stamp) -> None:
         """Note a moment in the open row, on the host's clock."""
         if self.device.type == "cuda":
             self._moments.append((self.row, name, stamp))
@@ -144,7 +147,7 @@ class Ledger:
                 row["loss"] = float(row["loss"])
         self._resolved = len(self.rows)
 
-    def _on_host(self, stamp: Any) -> float:
+    def _on_host(self, stamp: Stamp) -> float:
         assert self._base is not None
         event, host = self._base
         return float(host + event.elapsed_time(stamp) / 1000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,8 +11,11 @@ from torch import nn
 
 from harness.core.span import COMMUNICATION, COMPUTE, Span
 from harness.core.step_parts import Part
-from harness.engines.real.clock import Ledger
+from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.shared.recorder import Recorder
+
+if TYPE_CHECKING:
+    from harness.engines.real.layouts.one_device import OneDevice
 
 _UNNAMED = {
     Part.INPUT: "input",
@@ -45,8 +48,8 @@ class TracingLedger(Ledger):
     ) -> None:
         super().__init__(device, worker, rank_in_worker)
         self.process, self.recorder = process, recorder
-        self._unread: list[tuple[_Kept, object, object, float]] = []
-        self._forward_ends: list[object] = []
+        self._unread: list[tuple[_Kept, Stamp, Stamp, float]] = []
+        self._forward_ends: list[Stamp] = []
         self._previous: tuple[int | None, float] = (None, 0.0)
 
     def start(self, started_s: float) -> None:
@@ -56,7 +59,7 @@ class TracingLedger(Ledger):
         self._unread.clear()
         self._forward_ends.clear()
 
-    def watch(self, runner: Any) -> None:
+    def watch(self, runner: OneDevice) -> None:
         """Learn where the forward pass ends, and what becomes of DDP's buckets."""
         if isinstance(runner.replica.forward, nn.Module):
             runner.replica.forward.register_forward_hook(self._note_forward)
@@ -64,17 +67,17 @@ class TracingLedger(Ledger):
             # A function without annotations: torch compares those it finds with its own types.
             runner.ddp.register_comm_hook(None, lambda _, bucket: self._exchange_bucket(bucket))
 
-    def _note_forward(self, module: Any, *_: Any) -> None:
+    def _note_forward(self, module: nn.Module, *_: object) -> None:
         if module.training:
             self._forward_ends.append(self.stamp())
 
-    def _exchange_bucket(self, bucket: Any) -> Any:
+    def _exchange_bucket(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         """Average a bucket as DDP does without a hook: scale, then sum."""
         start, paused_s = self.stamp(), self.paused_s
         vector = bucket.buffer().mul_(1 / dist.get_world_size())
         kept = _Kept(f"bucket {bucket.index()}", Part.COMMUNICATION, COMMUNICATION, self.row.get("step"))
 
-        def done(future: Any) -> torch.Tensor:
+        def done(future: torch.futures.Future[torch.Tensor]) -> torch.Tensor:
             self._keep(kept, start, self.stamp(), paused_s)
             exchanged: torch.Tensor = future.value()[0]
             return exchanged
@@ -84,7 +87,7 @@ class TracingLedger(Ledger):
     # -- what a plain ledger is told -----------------------------------------------------------------------------
 
     def add(
-        self, part: Part, start: Any, end: Any, name: str = "", stream: str = COMPUTE, *, awaits_input: bool = False
+        self, part: Part, start: Stamp, end: Stamp, name: str = "", stream: str = COMPUTE, *, awaits_input: bool = False
     ) -> None:
         """Account the time between two stamps, forward and backward apart where that is known."""
         super().add(part, start, end)
@@ -112,7 +115,7 @@ class TracingLedger(Ledger):
 
     # -- spans -----------------------------------------------------------------------------------------------------
 
-    def _keep(self, kept: _Kept, start: Any, end: Any, paused_s: float) -> None:
+    def _keep(self, kept: _Kept, start: Stamp, end: Stamp, paused_s: float) -> None:
         if not self.recorder.wants(kept.step):
             return
         if self.device.type == "cuda":

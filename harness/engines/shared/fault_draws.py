@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from harness.core.faults import can_go_on
 from harness.core.streams import numpy_stream, python_stream
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from harness.core.cell import Cell
 
 REMEMBERED = 16
@@ -43,9 +45,9 @@ class FaultDraws:
         self.faults = cell.faults
         self._seed, self._ranks = cell.seed, cell.gpus
         self._slowdowns = self._draw_stragglers()
-        self._by_step: OrderedDict[int, Any] = OrderedDict()
+        self._by_step: OrderedDict[int, npt.NDArray[np.float64]] = OrderedDict()
 
-    def _draw_stragglers(self) -> Any:
+    def _draw_stragglers(self) -> npt.NDArray[np.float64]:
         slowdowns = np.ones(self._ranks)
         for number, straggler in enumerate(self.faults.stragglers):
             if straggler.rank is not None:
@@ -57,7 +59,7 @@ class FaultDraws:
             slowdowns[chosen] *= straggler.slowdown
         return slowdowns
 
-    def factors(self, step: int) -> Any:
+    def factors(self, step: int) -> npt.NDArray[np.float64]:
         """Return how many times its mean each rank's compute takes in a step, shape (ranks,)."""
         if self.faults.compute_jitter is None:
             return self._slowdowns
@@ -67,7 +69,7 @@ class FaultDraws:
                 self._by_step.popitem(last=False)
         return self._by_step[step]
 
-    def _draw_jitter(self, step: int) -> Any:
+    def _draw_jitter(self, step: int) -> npt.NDArray[np.float64]:
         jitter, stream = self.faults.compute_jitter, numpy_stream(self._seed, "faults", "jitter", step)
         assert jitter is not None
         if jitter.distribution == "exponential":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,11 @@ from harness.core.cell import Named
 from harness.core.streams import stream_seed
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.sample_order import Indices, cut
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from harness.workloads.entries import DataShape, Model
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}
 """Type of the parameters; bf16 computes under autocast and keeps fp32 parameters."""
@@ -30,7 +35,7 @@ class Piece:
     """
 
     indices: Indices
-    weight: float | np.ndarray[Any, Any]
+    weight: float | npt.NDArray[np.floating]
 
     @property
     def num_samples(self) -> int:
@@ -256,7 +261,7 @@ def make_optimizer(parameters: Sequence[torch.Tensor], spec: Named) -> torch.opt
     return made
 
 
-def build_module(model: Any, options: Any, shape: Any, seed: int) -> nn.Module:
+def build_module(model: Model, options: object, shape: DataShape, seed: int) -> nn.Module:
     """Build and initialise a model from the run's own stream; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "init"))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from harness.core.cell import Cell
     from harness.engines.shared.replica import Replica
+    from harness.workloads.entries import Dataset, Model
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
 
 
-def _entries(host: Host, cell: Cell) -> tuple[object, object]:
+def _entries(host: Host, cell: Cell) -> tuple[Model, Dataset]:
     from harness.workloads.user import is_user_function, user_dataset, user_model
 
     model, dataset = cell.workload.model.name, cell.workload.dataset.name
@@ -128,7 +129,7 @@ def make_strategy(host: Host, cell: Cell) -> Strategy:
     return chosen(chosen.Options(**cell.options))
 
 
-def prepare_data(dataset: Any, model: Any, cell: Cell, device: str) -> tuple[Any, Any]:
+def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Any, Any]:
     """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape.
 
     Raises:

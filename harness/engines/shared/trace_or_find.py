@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.costs.cells import kept_or_traced, seen_by, shape_key
 from harness.costs.profiles import ModelShape
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
     from harness.engines.shared.setup import Setup
+    from harness.workloads.entries import DataShape, Model
 
 _known: dict[str, ModelShape] = {}
 """Of this process, by key: cells of one sweep share their model."""
@@ -31,7 +32,7 @@ def trace_cell(cell: Cell, host: Host) -> ModelShape:
     return _shape(cell, *seen) if seen is not None else shape_of(make_setup(cell))
 
 
-def _shape(cell: Cell, model: Any, seen: Any) -> ModelShape:
+def _shape(cell: Cell, model: Model, seen: DataShape) -> ModelShape:
     key = shape_key(cell, model, seen)
     name = json.dumps(key, sort_keys=True)
     if name not in _known:
@@ -39,7 +40,7 @@ def _shape(cell: Cell, model: Any, seen: Any) -> ModelShape:
     return _known[name]
 
 
-def _trace(cell: Cell, model: Any, seen: Any) -> ModelShape:
+def _trace(cell: Cell, model: Model, seen: DataShape) -> ModelShape:
     work = cell.workload
     options = model.Options(**work.model.options)
     rules = Rules(work.loss, work.precision, cell.device)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from harness.core.addresses import Address
+from harness.core.outcome import StepRow
 from harness.core.step_parts import PART_COLUMNS, Part
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Ledger:
 
     def __init__(self, worker: Address) -> None:
         self.worker = worker
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[StepRow] = []
         self._unchecked: list[list[Any]] = []
 
     @property
@@ -31,7 +32,7 @@ class Ledger:
 
     def begin(self, step: int, start_s: float, version: int) -> None:
         """Open the row of a step."""
-        row: dict[str, Any] = dict.fromkeys(PART_COLUMNS, 0.0)
+        row: StepRow = dict.fromkeys(PART_COLUMNS, 0.0)
         row |= {"worker": self.worker, "device": 0, "step": step, "start_s": start_s}
         row |= {"samples": 0, "loss": None, "staleness": 0, "base_version": version}
         self.rows.append(row)
@@ -64,7 +65,7 @@ class Ledger:
         self._unchecked = [box for box in self._unchecked if box[0] is None]
         return all(math.isfinite(float(box[0])) for box in known)
 
-    def finished_rows(self, ended_s: float) -> list[dict[str, Any]]:
+    def finished_rows(self, ended_s: float) -> list[StepRow]:
         """Return the steps that began before the end, losses read."""
         kept = [row for row in self.rows if row["start_s"] < ended_s]
         for row in kept:

@@ -9,7 +9,7 @@ the order is Megatron-LM's own (tensor, data, pipeline).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,9 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from harness.api.strategy import Layout
 from harness.costs.tracing import TensorPlan, tensor_plan
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 AXES = ("pipeline", "data", "tensor")
 
@@ -42,7 +45,7 @@ class Grid:
         mesh = init_device_mesh(device_type, (layout.pipeline, layout.data, layout.tensor), mesh_dim_names=AXES)
         return cls(mesh, *coordinates(layout, rank))
 
-    def group(self, axis: str) -> Any:
+    def group(self, axis: str) -> dist.ProcessGroup:
         """Return the process group of the devices that differ from this one along one axis only."""
         return self.mesh.get_group(axis)
 
@@ -75,18 +78,18 @@ class CutLayers:
         styles = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
         if self.plan:
             parallelize_module(module, grid.mesh["tensor"], {name: styles[cut]() for name, cut in self.plan.items()})
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         for name, cut in self.plan.items():
             layer = module.get_submodule(name)
             note = layer.register_forward_pre_hook if cut == "colwise" else layer.register_forward_hook
             self._hooks.append(note(self._note_input if cut == "colwise" else self._note_output))
 
-    def _note_input(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _note_input(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         # The gradient of what a layer cut by outputs is given is a sum; a batch of data has none.
         if inputs[0].requires_grad:
             self._note(layer, inputs[0])
 
-    def _note_output(self, layer: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def _note_output(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         self._note(layer, output)
 
     def _note(self, layer: nn.Module, summed: torch.Tensor) -> None:

@@ -18,7 +18,7 @@ from harness.api.strategy import Batch
 from harness.core.step_parts import Part
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
-from harness.engines.real.clock import Ledger
+from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.recompute import recompute_layers
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.flat import Flat
@@ -63,7 +63,7 @@ class OneDevice:
         """Return the weight of each of them."""
         return self.setup.layout.data * batch.shares / batch.size
 
-    def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], Any, int]:
+    def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
         """Return the gradients by parameter, the loss, and the number of samples of this device."""
         pieces = self.pieces(batch)
         self.seed(batch)
@@ -119,7 +119,7 @@ class DataParallel(OneDevice):
     def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
         super().__init__(setup, ledger, worker, rank)
         self.number = rank
-        self.ready: Any = None
+        self.ready: Stamp = None
         # A static graph is recorded in the first pass, which torch wants synchronised: no accumulation there.
         self._records_graph = setup.layout.static_graph
         layout = setup.layout
@@ -180,7 +180,7 @@ class DataParallel(OneDevice):
         gc.collect()
 
 
-def mean_over_ranks(tensors: Sequence[torch.Tensor | None], group: Any = None) -> None:
+def mean_over_ranks(tensors: Sequence[torch.Tensor | None], group: dist.ProcessGroup | None = None) -> None:
     """Average tensors in place over all ranks: sum, then divide, as `average` does."""
     for tensor in tensors:
         if tensor is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,15 +17,19 @@ from harness.core.step_parts import Part
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.costs.tracing import tensor_plan
-from harness.engines.real.clock import Ledger
+from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.grid import CutLayers, Grid, describe_cuts, rank_at
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.layouts.parts import Parts, assembled, average_gradients, parts_replica, same_buffers, whole
-from harness.engines.real.layouts.private import make_runtime, timed_stage
+from harness.engines.real.layouts.private import PassSpan, make_runtime, timed_stage
 from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.layer_timing import describe_stages, measure_layers, place
 from harness.engines.shared.replica import Piece, Replica, make_pieces
 from harness.engines.shared.setup import Setup
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import PipelineStage
+    from torch.distributed.pipelining.schedules import _PipelineScheduleRuntime
 
 
 class Pipeline(OneDevice):
@@ -49,8 +53,8 @@ class Pipeline(OneDevice):
         self.parts: Parts = self.replica.module  # type: ignore[assignment]
         self.replica.norm_shares = self.parts.norm_shares(copies=layout.tensor)
         self.replica.sum_over_ranks = self.grid.sum_over_parts
-        self._runtimes: dict[int, tuple[Any, list[Any]]] = {}
-        self._spans: list[Any] = []
+        self._runtimes: dict[int, tuple[_PipelineScheduleRuntime, list[PipelineStage]]] = {}
+        self._spans: list[PassSpan] = []
         self._positions: tuple[Any, Any] = (None, None)
 
     @property
@@ -88,7 +92,7 @@ class Pipeline(OneDevice):
             number = self.number * self.setup.layout.pipeline + self.grid.pipeline
             torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", self.worker, batch.step, number))
 
-    def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], Any, int]:
+    def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
         """Run the table; every stage keeps its own gradients, the last one knows the loss."""
         replicated = self.setup.layout.data > 1
         if replicated:
@@ -110,7 +114,7 @@ class Pipeline(OneDevice):
         samples = sum(piece.num_samples for piece in pieces) if self.last and self.grid.tensor == 0 else 0
         return gradients, loss, samples
 
-    def _run(self, runtime: Any, pieces: Sequence[Piece], losses: list[torch.Tensor]) -> None:
+    def _run(self, runtime: _PipelineScheduleRuntime, pieces: Sequence[Piece], losses: list[torch.Tensor]) -> None:
         first, size = self.grid.pipeline == 0, self.setup.cell.micro_batch_size
         with self.ledger.span(Part.INPUT):
             gathered = [self.replica.gather(piece) for piece in pieces] if first or self.last else []
@@ -120,7 +124,7 @@ class Pipeline(OneDevice):
         with self.replica.autocast():
             runtime.step(*inputs, target=positions, losses=losses if self.last else None, return_outputs=False)
 
-    def _account(self, start: Any) -> None:
+    def _account(self, start: Stamp) -> None:
         end = self.ledger.stamp()
         for action, began, ended in self._spans:
             self.ledger.add(Part.COMPUTE, began, ended, self._name(*action), awaits_input=True)
@@ -139,7 +143,7 @@ class Pipeline(OneDevice):
         where = f" of stage {stage}" if self.setup.layout.chunks > 1 else ""
         return f"{kind.replace('_', ' ')} {microbatch}{where}"
 
-    def _runtime(self, microbatches: int) -> tuple[Any, list[Any]]:
+    def _runtime(self, microbatches: int) -> tuple[_PipelineScheduleRuntime, list[PipelineStage]]:
         """Return torch's runtime for so many micro-batches; the last batch of an epoch may have fewer."""
         if microbatches not in self._runtimes:
             group, device, count = self.grid.group("pipeline"), self.replica.device, self.setup.layout.stages

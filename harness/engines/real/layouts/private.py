@@ -7,16 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from harness.api.strategy import Table
-from harness.engines.real.clock import Ledger
+from harness.engines.real.clock import Ledger, Stamp
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+    from torch.distributed.pipelining import PipelineStage
+    from torch.distributed.pipelining.schedules import _PipelineScheduleRuntime
+
+PassSpan = tuple[tuple[str, int, int], Stamp, Stamp]
+"""A pass of a pipeline's stage: (kind, stage, micro-batch), start and end."""
 
 
-def time_exchanges(ledger: Ledger, module: nn.Module, spans: list[tuple[str, Any, Any]]) -> None:
+def time_exchanges(ledger: Ledger, module: nn.Module, spans: list[tuple[str, Stamp, Stamp]]) -> None:
     """Put a stamp before and after everything in which a sharded module stands still for others.
 
     On CPU a gather blocks where it is started, on CUDA where it is waited for; the last gradients on their way out
@@ -30,11 +40,13 @@ def time_exchanges(ledger: Ledger, module: nn.Module, spans: list[tuple[str, Any
                     setattr(group, name, _stamped(group, name, ledger, spans))
 
 
-def _stamped(group: Any, name: str, ledger: Ledger, spans: list[tuple[str, Any, Any]]) -> Callable[..., Any]:
+def _stamped(
+    group: FSDPParamGroup, name: str, ledger: Ledger, spans: list[tuple[str, Stamp, Stamp]]
+) -> Callable[..., object]:
     call = getattr(group, name)
 
     @wraps(call)
-    def stamped(*args: Any, **kwargs: Any) -> Any:
+    def stamped(*args: object, **kwargs: object) -> object:
         if name.endswith("unshard") and group.is_unsharded:
             return call(*args, **kwargs)
         start = ledger.stamp()
@@ -45,7 +57,9 @@ def _stamped(group: Any, name: str, ledger: Ledger, spans: list[tuple[str, Any, 
     return stamped
 
 
-def make_runtime(stages: Sequence[Any], table: Table, microbatches: int, loss: Callable[..., Any]) -> Any:
+def make_runtime(
+    stages: Sequence[PipelineStage], table: Table, microbatches: int, loss: Callable[..., torch.Tensor]
+) -> _PipelineScheduleRuntime:
     """Return torch's pipeline runtime for a table of our own.
 
     Args:
@@ -68,28 +82,36 @@ def make_runtime(stages: Sequence[Any], table: Table, microbatches: int, loss: C
 
 
 def timed_stage(
-    ledger: Ledger, module: nn.Module, stage: int, stages: int, device: Any, group: Any, spans: list[Any]
-) -> Any:
+    ledger: Ledger,
+    module: nn.Module,
+    stage: int,
+    stages: int,
+    device: torch.device,
+    group: dist.ProcessGroup,
+    spans: list[PassSpan],
+) -> PipelineStage:
     """Return torch's pipeline stage; every pass is added to `spans` as ((kind, stage, micro-batch), start, end)."""
     from torch.distributed.pipelining import PipelineStage
 
     class TimedStage(PipelineStage):  # type: ignore[misc]
         output_bytes = 0
 
-        def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        def forward_one_chunk(self, fwd_chunk_id: int, *args: object, **kwargs: object) -> object:
             output = self._timed("forward", fwd_chunk_id, super().forward_one_chunk, *args, **kwargs)
             self.output_bytes = output.numel() * output.element_size()
             return output
 
-        def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        def backward_one_chunk(self, bwd_chunk_id: int, *args: object, **kwargs: object) -> object:
             kind = "backward" if kwargs.get("full_backward", True) else "backward_input"
             return self._timed(kind, bwd_chunk_id, super().backward_one_chunk, *args, **kwargs)
 
-        def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: object, **kwargs: object) -> object:
             call = super().backward_weight_one_chunk
             return self._timed("backward_weight", bwd_chunk_id, call, *args, **kwargs)
 
-        def _timed(self, kind: str, chunk: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def _timed(
+            self, kind: str, chunk: int, call: Callable[..., torch.Tensor], *args: object, **kwargs: object
+        ) -> torch.Tensor:
             start = ledger.stamp()
             answer = call(chunk, *args, **kwargs)
             spans.append(((kind, self.stage_index, chunk), start, ledger.stamp()))

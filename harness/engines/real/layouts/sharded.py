@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from harness.api.strategy import Batch
 from harness.core.step_parts import Part
 from harness.costs.profiles import LayerShape, ModelShape
 from harness.costs.steps import bytes_sent, fsdp_step_messages
-from harness.engines.real.clock import Ledger
+from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.layouts.parts import Parts, assembled, parts_replica, same_buffers, whole
 from harness.engines.real.layouts.private import time_exchanges
@@ -36,7 +35,7 @@ class FullySharded(OneDevice):
     def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
         super().__init__(setup, ledger, worker, rank)
         self.number = rank
-        self._spans: list[tuple[str, Any, Any]] = []
+        self._spans: list[tuple[str, Stamp, Stamp]] = []
         self._reshards = setup.layout.shard == "parameters"
         # torch warns of a view that we never write to.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
@@ -52,7 +51,7 @@ class FullySharded(OneDevice):
         missing = -(-largest // self.setup.cell.micro_batch_size) - len(pieces)
         return pieces + make_pieces(batch.indices[:0], 0.0, 1, pad=False) * missing
 
-    def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], Any, int]:
+    def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
         """Return this device's parts of the mean gradient; gathering and scattering are part of both passes."""
         same_buffers(self.replica, group=None, source=0)
         pieces = self.pieces(batch)
@@ -98,7 +97,7 @@ class FullySharded(OneDevice):
         gc.collect()
 
 
-def shard_module(module: nn.Module, device_type: str, ranks: int, reshard: bool) -> Any:
+def shard_module(module: nn.Module, device_type: str, ranks: int, reshard: bool) -> nn.Module:
     """Spread the parameters over all ranks, each top-level layer a unit; any other module than a sequence is one unit.
 
     Args:
