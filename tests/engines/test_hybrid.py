@@ -75,7 +75,7 @@ def test_every_rank_has_one_place_and_tensor_neighbours_are_next_to_each_other(d
 
 def test_sharding_inside_a_pipeline_is_refused_in_words():
     cell = make_cell(sweep__strategy="sharded-pipeline", sweep__gpus=[4], plugins=(LAYOUTS,))
-    assert "inside data 2 x pipeline 2 x tensor 1 = 4 is not yet supported" in cell.not_possible
+    assert "inside data 2 x pipeline 2 x tensor 1 = 4 is not supported yet" in cell.not_possible
 
 
 # -- which layers are cut ----------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def check_noted(path: Path, line: int, result: Result, engine: str) -> None:
     assert result.finished, result.reason
     cell = make_cell(engine=engine, plugins=(str(path),), sweep__strategy="mine")
     record, _ = make_record(cell, result, None, {"id": "env"}, 1)
-    assert f"never awaited: apply ({path}:{line}), 4 times" in record.notes
+    assert f"apply ({path}:{line}) was started 4 times and never awaited" in record.notes
 
 
 def test_words_never_awaited_are_noted_on_the_virtual_engine(tmp_path):
