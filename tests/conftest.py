@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+from places import SHARED
 
 # Two cores and many processes: more threads than cores makes everything twenty times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 # What was measured or traced before must not decide a test, nor a test what the user's machine remembers.
 _CACHE = tempfile.TemporaryDirectory(prefix="harness-cache-")
 os.environ["HARNESS_CACHE"] = _CACHE.name
-if SHARED.is_dir():
-    os.environ.setdefault("HARNESS_DATA", str(SHARED))
+if (DATA := SHARED / "data").is_dir():
+    os.environ.setdefault("HARNESS_DATA", str(DATA))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from click.testing import CliRunner
+from places import ROOT, TESTS
 
 # As `python -m harness` has it: the entry point's own target may lag behind in an editable installation.
 from harness.__main__ import main
 
-GOLDEN = Path(__file__).parent / "golden"
-REPOSITORY = Path(__file__).resolve().parents[1]
+GOLDEN = TESTS / "golden"
 
 # -- typing a command --------------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ def _narrow(text: str) -> str:
 def _folders() -> list[str]:
     """Return the folders that stand in texts, the longest first."""
     here = {str(Path.cwd()), os.path.realpath(Path.cwd()), tempfile.gettempdir()}
-    return sorted(here | {str(REPOSITORY), sys.prefix, sys.base_prefix}, key=len, reverse=True)
+    return sorted(here | {str(ROOT), sys.prefix, sys.base_prefix}, key=len, reverse=True)
 
 
 # -- a page's first screen ---------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class Thresholds:
 
     The defaults were found on 90 curves (softmax regression, an MLP and three LeNets on MNIST; nine rates from 1e-5 to
     3, two seeds, 300 steps of 64 samples; CPU). `drawdown` was raised from 0.15 and `thrown` added on 39 of lenet5 on
-    digits (13 rates from 1e-5 to 10, three seeds, 246 steps of 32 samples); tests/test_regime.py checks other seeds.
+    digits (13 rates from 1e-5 to 10, three seeds, 246 steps of 32 samples); tests/analysis/test_loss_shape.py checks
+    other seeds.
 
     Attributes:
         lost: a tail above this many times the initial loss has diverged.

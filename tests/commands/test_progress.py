@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from cells import make_cells
+from places import ROOT
 from rich.console import Console
 
 from harness.commands import progress
@@ -28,8 +29,6 @@ from harness.core.outcome import Status
 from harness.engines.processes.launch import run_cell
 from harness.engines.processes.status import Reached, StatusBoard, StatusLine
 from harness.results.store import Record
-
-ROOT = Path(__file__).resolve().parents[2]
 
 SCENARIO = """\
 engine = "virtual"

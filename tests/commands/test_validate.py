@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from places import SHARED
 
 from harness.commands.cli import main
 from harness.commands.validate.case_layers import published_parts
@@ -29,7 +30,7 @@ from harness.core.units import MIB
 from harness.costs.profiles.constants import FITTED, PLAIN, PUBLISHED
 from harness.costs.steps.protocols import MeasuredAllReduce, between_s
 
-TABLES = Path(os.environ.get("HARNESS_VALIDATION", Path(__file__).parents[2] / "shared" / "validation"))
+TABLES = Path(os.environ.get("HARNESS_VALIDATION", SHARED / "validation"))
 needs_tables = pytest.mark.skipif(not TABLES.is_dir(), reason="HARNESS_VALIDATION names no directory of tables")
 
 CASES = """

@@ -12,6 +12,7 @@ import pytest
 from cells import make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from harness.core.cell import Named
 from harness.core.errors import HarnessError, InputError
@@ -25,7 +26,6 @@ from harness.costs.profiles.device_profile import Profile
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import ring_s
 
-ROOT = Path(__file__).parent.parent
 BERT = {"parameters": "335 M", "layers": 24, "hidden": 1024, "heads": 16, "sequence": 512}
 TWO_LAYERS = ModelShape(
     (LayerShape("a", (30,), forward_flops=Linear(0, 1e9)), LayerShape("b", (10,), forward_flops=Linear(0, 3e9)))

@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from cells import host, make_cell
+from places import ROOT
 
 from harness.commands.admission import admit
 from harness.core.cell import LARGEST
@@ -76,7 +76,7 @@ def test_finding_and_judging_do_not_import_torch():
         "print(memory_verdict(cell, host, find_shape(cell, host)), 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, json.dumps(to_json(cell))]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None False"
 
 

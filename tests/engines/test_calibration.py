@@ -49,7 +49,6 @@ from harness.engines.virtual.engine import build, run_virtual
 from harness.engines.virtual.prices import Costs, constant_costs
 from harness.engines.virtual.sizes import Sizes
 
-HERE = Path(__file__).parent
 MACHINE = Machine(cores=2)
 MEASURED: dict[str, Any] = {
     "workload": {"model": "softmax"},

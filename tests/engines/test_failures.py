@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from cells import make_cell
-from test_plugin_errors import command, run, write
+from mistaken_plugin import command, run, write
 
 from harness.core.endings import Cause, Failure, SourceLine, Status
 from harness.core.errors import HarnessError, MachineError, PluginError

@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_two_clocks import BATCHNORM, DROPOUT, FIFTY_STEPS, FP64, difference, real, seen, virtual
 from torch import nn
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
+from trained import BATCHNORM, DROPOUT, FIFTY_STEPS, FP64, difference, real, seen, virtual
 
 from harness.api.strategy import Layout
 from harness.core.cell import Named

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -11,8 +10,9 @@ import torch
 from cells import host, make_cell
 from hypothesis import given
 from hypothesis import strategies as st
-from test_two_clocks import BATCHNORM, FP64, difference, real, seen, virtual
+from places import TESTS
 from torch import nn
+from trained import BATCHNORM, FP64, difference, real, seen, virtual
 
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible, PluginError
@@ -23,7 +23,7 @@ from harness.engines.real.merge import split_waits
 from harness.engines.shared.setup import make_setup
 from harness.engines.virtual.engine import run_virtual
 
-LAYOUTS = str(Path(__file__).parent / "plugins" / "layouts.py")
+LAYOUTS = str(TESTS / "plugins" / "layouts.py")
 
 FEW_STEPS = {
     "workload": FP64 | {"optimizer": {"name": "sgd", "momentum": 0.9}},
@@ -75,7 +75,7 @@ def test_every_rank_has_one_place_and_tensor_neighbours_are_next_to_each_other(d
 
 def test_sharding_inside_a_pipeline_is_refused_in_words():
     cell = make_cell(sweep__strategy="sharded-pipeline", sweep__gpus=[4], plugins=(LAYOUTS,))
-    assert "inside data 2 x pipeline 2 x tensor 1 = 4 is not yet supported" in cell.not_possible
+    assert "inside data 2 x pipeline 2 x tensor 1 = 4 is not supported yet" in cell.not_possible
 
 
 # -- which layers are cut ----------------------------------------------------------------------------------------------

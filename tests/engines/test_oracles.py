@@ -11,7 +11,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from cells import make_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import TESTS
 
 from harness import SERVER, Strategy
 from harness.core.given_cluster import LinkFigures
@@ -29,7 +29,7 @@ from harness.engines.virtual.engine import build
 from harness.engines.virtual.prices import Costs, constant_costs
 from harness.engines.virtual.sizes import Sizes
 
-BOWL = f"{Path(__file__).parent}/models/bowl.py:bowl"
+BOWL = f"{TESTS}/models/bowl.py:bowl"
 CURVATURE, CLASSES = 2.0, 10
 AT_ONCE = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1e30)
 

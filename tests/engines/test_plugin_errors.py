@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from cells import make_cell
-from click.testing import CliRunner
+from mistaken_plugin import HEAD, TAIL, command, run, write
 
-from harness.commands.cli import main
 from harness.commands.rounds import make_record
-from harness.engines.processes.launch import Result, run_cell
-
-HEAD = """\
-from harness import SERVER, Server, Strategy, Worker, hookimpl
-
-
-class Mine(Strategy):
-    name = "mine"
-    synchrony = "synchronous"
-
-"""
-TAIL = """
-
-@hookimpl
-def harness_strategies():
-    return [Mine]
-"""
+from harness.engines.processes.launch import Result
 
 # What stands in the loop over batches, and what must be said about it; the marked line is the one to name.
 MISTAKES = {
@@ -62,44 +44,6 @@ MISTAKES = {
     "uses a word that there is not": ("await worker.sleep(1)  # <-", ["AttributeError", "sleep"]),
 }
 
-HELPERS = """
-
-class Foreign:
-    def __await__(self):
-        yield self
-
-
-async def nested():
-    await Foreign()  # <-nested
-
-
-def helper(batch):
-    raise LookupError("not here")  # <-helper
-
-"""
-
-
-def write(tmp_path: Path, body: str) -> tuple[Path, int]:
-    """Write a plugin and return it with the number of the line to be named."""
-    loop = "    async def work(self, worker: Worker) -> None:\n        for batch in worker.batches():\n"
-    text = HEAD + loop + f"            {body}\n" + HELPERS + TAIL
-    wanted = "<-helper" if "helper(" in body else "<-nested" if "nested(" in body else "# <-"
-    path = tmp_path / "mine.py"
-    path.write_text(text, encoding="utf-8")
-    return path, next(n for n, line in enumerate(text.splitlines(), 1) if line.rstrip().endswith(wanted))
-
-
-def run(path: Path, engine: str) -> Result:
-    cell = make_cell(
-        engine=engine,
-        plugins=(str(path),),
-        workload={"model": "softmax"},
-        goal={"target_accuracy": "none", "max_steps": 4},
-        sweep__strategy="mine",
-        limits={"cell_timeout": "60 s"},
-    )
-    return run_cell(cell, [str(path)])
-
 
 def check_named(path: Path, line: int, words: list[str], result: Result) -> None:
     assert (result.status, result.cause) == ("crashed", "user"), result.reason
@@ -133,7 +77,7 @@ def check_noted(path: Path, line: int, result: Result, engine: str) -> None:
     assert result.finished, result.reason
     cell = make_cell(engine=engine, plugins=(str(path),), sweep__strategy="mine")
     record, _ = make_record(cell, result, None, {"id": "env"}, 1)
-    assert f"never awaited: apply ({path}:{line}), 4 times" in record.notes
+    assert f"apply ({path}:{line}) was started 4 times and never awaited" in record.notes
 
 
 def test_words_never_awaited_are_noted_on_the_virtual_engine(tmp_path):
@@ -168,26 +112,6 @@ def test_mistake_of_a_server_is_named(tmp_path, engine):
 
 
 # -- the whole way, by the command -------------------------------------------------------------------------------------
-
-SCENARIO = """\
-engine = "ENGINE"
-[workload]
-model = "softmax"
-[sweep]
-strategy = "mine"
-gpus = 1
-[goal]
-target_accuracy = "none"
-max_steps = 4
-"""
-
-
-def command(tmp_path: Path, path: Path, engine: str, *arguments: str) -> SimpleNamespace:
-    scenario = tmp_path / "s.toml"
-    scenario.write_text(SCENARIO.replace("ENGINE", engine))
-    words = ["run", str(scenario), "--plugins", str(path), "--results", str(tmp_path / "results"), *arguments]
-    done = CliRunner().invoke(main, words)
-    return SimpleNamespace(code=done.exit_code, output=done.output)
 
 
 @pytest.mark.parametrize("engine", ["virtual", pytest.param("real", marks=pytest.mark.dist)])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cells import host, make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from harness import SERVER
 from harness.core.errors import InputError
@@ -329,7 +329,7 @@ def timed(placement: str) -> Any:
 @pytest.mark.parametrize(("name", "worst"), [("resnet50-k80-ec2", 0.04), ("vgg16-k80-servers", 0.13)])
 def test_published_scenarios_come_out_as_measured(name, worst):
     """The worst of VGG-16 are two dies: the source sends gradients while it computes others."""
-    path = Path(__file__).parents[1] / "scenarios/published" / f"{name}.toml"
+    path = ROOT / "scenarios/published" / f"{name}.toml"
     plan = make_plan(load_scenario(path, host()), host(), Machine(cores=2))
     errors = []
     for cell in plan.cells:

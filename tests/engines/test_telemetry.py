@@ -13,12 +13,12 @@ import sys
 import textwrap
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT, TESTS
 
 from harness.commands.doctor import _quota_v2, describe_machine
 from harness.engines.telemetry import Probe, ProbeUnavailable, Sample, Target, harness_probes
@@ -33,7 +33,6 @@ from harness.engines.telemetry.summary import summarise, summary_notes
 pytestmark = pytest.mark.filterwarnings("error")
 
 GIB = 2**30
-ROOT = Path(__file__).parent.parent
 
 
 def until(condition, timeout_s=10.0):
@@ -85,7 +84,7 @@ def driver(tmp_path_factory):
     if compiler is None:
         pytest.skip("no C compiler to build the stub of the NVIDIA driver library")
     folder = tmp_path_factory.mktemp("driver")
-    source = Path(__file__).with_name("nvml_stub.c")
+    source = TESTS / "nvml_stub.c"
     subprocess.run([compiler, "-shared", "-fPIC", source, "-o", folder / "libnvidia-ml.so.1"], check=True)
     return folder
 

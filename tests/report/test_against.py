@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from chromium import BINARY, Browser, chromium
 from click.testing import CliRunner
-from test_compare import HERE, STEP_S, cell, store, virtual
-from test_report import NASTY, Seen
+from compared_cells import HERE, STEP_S, cell, store, virtual
+from recorded import NASTY, Seen
 
 from harness.analysis.compare import Comparison, MeasuredCell, compare
 from harness.analysis.compared import TO_TARGET, UPDATE_TIME, Change, Quantity

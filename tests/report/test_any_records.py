@@ -11,7 +11,7 @@ from typing import Any
 from cells import make_cells
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_report import NASTY, Seen, record_of
+from recorded import NASTY, Seen, record_of
 
 from harness.analysis.loss_shape import SHAPES
 from harness.core.cell import Cell, Plan

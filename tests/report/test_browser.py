@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from chromium import BINARY, Browser, chromium
+from recorded import NASTY, lenet_cells, record_of, results_at
 from report_page import assert_described, assert_filters, assert_fits, assert_quiet, assert_sorts, column
-from test_report import NASTY, lenet_cells, record_of, results_at
 
 from harness.report import write_report
 

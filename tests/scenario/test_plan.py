@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from harness.api.host import Host, load_host
 from harness.api.strategy import Layout, Options, Strategy
@@ -26,7 +27,6 @@ from harness.costs.price import Prediction, price
 from harness.scenario.plan import Machine, detect_machine, make_plan, select
 from harness.scenario.read import load_scenario, parse_scenario
 
-ROOT = Path(__file__).parent.parent
 LAPTOP = Machine(cores=2)
 FOUR_GPUS = Machine(cores=32, gpus=4, gpu_name="NVIDIA A100")
 ONE_GPU = Machine(cores=8, gpus=1, gpu_name="NVIDIA H200")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from harness.api.host import Host, load_host
 from harness.core.cell import Measure, Named
@@ -23,7 +24,7 @@ from harness.scenario.schema import json_schema, key_paths, schema_text
 from harness.scenario.toml_lines import line_numbers, line_of
 
 SWEEP = '[sweep]\nstrategy = "single"\n'
-BUNDLED = Path(__file__).parent.parent / "scenarios"
+BUNDLED = ROOT / "scenarios"
 
 
 @cache

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT, SHARED
 from pydantic import ValidationError
 from torch import nn
 
@@ -42,7 +43,6 @@ from harness.workloads.losses import evaluate, weighted_loss
 from harness.workloads.small import DATASETS, MODELS
 from harness.workloads.user import is_user_function, user_dataset, user_model
 
-REPOSITORY = Path(__file__).parents[1]
 MNIST_LIKE = DataShape(1, 32, 32, 10)
 SHAPES = (DataShape(1, 8, 8, 10), DataShape(1, 28, 28, 10), DataShape(3, 32, 32, 7), DataShape(2, 9, 5, 2))
 
@@ -70,7 +70,7 @@ def num_parameters(module: nn.Module) -> int:
 @pytest.mark.parametrize("module", ["harness.workloads", "harness.workloads.small", "harness.workloads.user"])
 def test_import_needs_neither_torch_nor_arrays(module: str) -> None:
     code = f"import {module}, sys; print([m for m in ('torch', 'pandas', 'numpy', 'sklearn') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -81,7 +81,7 @@ def test_sizes_and_checksums_need_no_torch() -> None:
         "    if d.name != 'idx': d.size(d.Options()), d.checksum(d.Options())\n"
         "print([m for m in ('torch', 'pandas', 'sklearn') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -340,7 +340,7 @@ def test_synthetic_is_learnable_and_not_at_once() -> None:
 
 def mnist_folder() -> Path:
     folders = [Path(os.environ["HARNESS_DATA"])] if os.environ.get("HARNESS_DATA") else []
-    for folder in (*folders, REPOSITORY.parent / "shared" / "data"):
+    for folder in (*folders, SHARED / "data"):
         if all((folder / "mnist" / file.name).exists() for file in files.MNIST.files):
             return folder
     pytest.skip("no MNIST files in HARNESS_DATA/mnist or ../shared/data/mnist")
