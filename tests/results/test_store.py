@@ -340,3 +340,15 @@ def test_a_schema_that_is_none_is_refused(results, cells):
     rewritten(results.folder / "plan.json", schema="two")
     with pytest.raises(InputError, match=r"plan\.json: not a plan"):
         results.plan()
+
+
+def test_results_of_the_first_schema_are_read_as_they_were_written():
+    """The folder was written by the version before ids followed code and cells had types."""
+    stored = Results(Path(__file__).parent / "schema1")
+    plan, records = stored.plan(), stored.records()
+    assert [cell.strategy for cell in plan.cells] == ["single", "async-ps", "async-ps"]
+    assert {record.status for record in records.values()} == {Status.OK}
+    assert [cell.faults.stragglers[0].slowdown for cell in plan.cells] == [2.0, 2.0, 2.0]
+    found = {row["strategy"]: row["time_to_target_s"] for row in stored.rows()}
+    assert found == {"single": pytest.approx(0.42), "async-ps": pytest.approx(0.212, rel=0.01)}
+    assert all(row["ranked"] for row in stored.rows())
