@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from cells import make_cells
+from lazy import lazy
 
 from harness.analysis.cell_row import identity_row
-from harness.analysis.compare import (
-    MeasuredCell,
-)
 from harness.core.cell import Plan
 from harness.core.endings import Status
 from harness.results.store import Record, Results
 from harness.scenario.plan import Machine
+
+compare = lazy("harness.analysis.compare")
 
 HERE = {"cpu": "a processor", "gpu": "", "torch": "2.13.0", "id": "1"}
 
@@ -23,7 +23,7 @@ PARTS = {"input_s": 0.02, "compute_s": 0.3, "communication_s": 0.06, "idle_s": 0
 STEP_S = 0.004
 
 
-def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any) -> MeasuredCell:
+def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any) -> compare.MeasuredCell:
     row: dict[str, Any] = {
         "cell_id": f"{point}-{seed}",
         "strategy": "sync-ddp",
@@ -47,10 +47,12 @@ def cell(point: str = "a", seed: int = 0, step_s: float = STEP_S, **changes: Any
     steps = changes.pop("steps_s", None)
     environment = changes.pop("environment", HERE)
     row["communication_s"] += 100 * (step_s - STEP_S)
-    return MeasuredCell(point, row | changes, environment, steps=(lambda: steps) if steps is not None else tuple)
+    return compare.MeasuredCell(
+        point, row | changes, environment, steps=(lambda: steps) if steps is not None else tuple
+    )
 
 
-def virtual(seed: int = 0, point: str = "a", **changes: Any) -> MeasuredCell:
+def virtual(seed: int = 0, point: str = "a", **changes: Any) -> compare.MeasuredCell:
     known = {"engine": "virtual", "samples_to_target": 5280, "updates_to_target": 165, "samples_seen": 5600}
     return cell(point, seed, **known | changes)
 

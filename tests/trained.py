@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 from cells import make_cell
+from lazy import lazy
 from places import TESTS
 
 from harness.core.outcome import Outcome
 from harness.engines.processes.launch import run_cell
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
+
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 BATCHNORM = f"{TESTS}/models/small.py:batchnorm"
 
@@ -41,7 +43,7 @@ def real(strategy: str, **changes: Any) -> Outcome:
 def virtual(strategy: str, *, merge: bool = False, script: Any = None, **changes: Any) -> Outcome:
     """Run on the virtual cluster, in this process."""
     setup = make_setup(make_cell(engine="virtual", sweep__strategy=strategy, **changes))
-    return run_virtual(setup, merge=merge, script=script)
+    return virtual_engine.run_virtual(setup, merge=merge, script=script)
 
 
 def difference(a: Outcome, b: Outcome) -> float:

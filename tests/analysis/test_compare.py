@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from compared_cells import HERE, STEP_S, cell, store, virtual
+from lazy import lazy
 
-from harness.analysis.compare import (
-    Comparison,
-    MeasuredCell,
-    changed_environment,
-    compare,
-    other_devices,
-    probability_of_drop,
-)
 from harness.analysis.compare_words import (
     conclusion,
     in_json,
@@ -29,6 +22,8 @@ from harness.analysis.compare_words import (
     short_names,
 )
 from harness.commands.cli import main
+
+compare = lazy("harness.analysis.compare")
 
 
 def night(rng: np.random.Generator, slower: float = 1.0, points: int = 4, seeds: int = 5, noise: float = 0.02):
@@ -48,7 +43,7 @@ def test_ten_percent_slower_is_found(points, seeds):
     rng = np.random.default_rng(0)
     found = 0
     for _ in range(100):
-        result = compare(night(rng, points=points, seeds=seeds), night(rng, 1.1, points, seeds))
+        result = compare.compare(night(rng, points=points, seeds=seeds), night(rng, 1.1, points, seeds))
         found += {f.row["cell_id"].rpartition("-")[0] for f in result.regressions} == {"point 0"}
     assert found >= 95
 
@@ -57,18 +52,20 @@ def test_ten_percent_slower_is_found(points, seeds):
 @pytest.mark.parametrize(("points", "seeds"), [(1, 5), (12, 5), (4, 10), (8, 3)])
 def test_two_percent_of_noise_is_left_alone(points, seeds, slower):
     rng = np.random.default_rng(1)
-    nights = [compare(night(rng, points=points, seeds=seeds), night(rng, slower, points, seeds)) for _ in range(100)]
+    nights = [
+        compare.compare(night(rng, points=points, seeds=seeds), night(rng, slower, points, seeds)) for _ in range(100)
+    ]
     assert sum(not result.findings for result in nights) >= 95
 
 
 @pytest.mark.parametrize(("slower", "expected"), [(1.1, 95), (1.0, 0)])
 def test_a_single_run_is_judged_by_its_steps(slower, expected):
-    def run(rng: np.random.Generator, scale: float) -> list[MeasuredCell]:
+    def run(rng: np.random.Generator, scale: float) -> list[compare.MeasuredCell]:
         steps = STEP_S * scale * np.exp(rng.normal(0, 0.1, 400))
         return [cell(step_s=float(steps.mean()), steps_s=steps.tolist())]
 
     rng = np.random.default_rng(2)
-    results = [compare(run(rng, 1.0), run(rng, slower)) for _ in range(100)]
+    results = [compare.compare(run(rng, 1.0), run(rng, slower)) for _ in range(100)]
     found = sum(bool(result.regressions) for result in results)
     assert found >= expected if expected else found <= 5
     assert any("intervals leave out how runs differ" in note for note in results[0].notes)
@@ -77,7 +74,7 @@ def test_a_single_run_is_judged_by_its_steps(slower, expected):
 def test_much_noise_raises_no_more_alarms_than_it_may():
     rng = np.random.default_rng(3)
     alarms = sum(
-        bool(compare(night(rng, points=20, noise=0.15), night(rng, points=20, noise=0.15)).regressions)
+        bool(compare.compare(night(rng, points=20, noise=0.15), night(rng, points=20, noise=0.15)).regressions)
         for _ in range(200)
     )
     assert alarms <= 200 * 0.05
@@ -86,24 +83,28 @@ def test_much_noise_raises_no_more_alarms_than_it_may():
 def test_what_could_have_been_detected_is_detected_in_four_nights_of_five():
     rng = np.random.default_rng(4)
     factors = [
-        found.factor for _ in range(20) for found in compare(night(rng, noise=0.06), night(rng, noise=0.06)).detectable
+        found.factor
+        for _ in range(20)
+        for found in compare.compare(night(rng, noise=0.06), night(rng, noise=0.06)).detectable
     ]
     typical = float(np.median(factors))
-    found = sum(bool(compare(night(rng, noise=0.06), night(rng, typical, noise=0.06)).regressions) for _ in range(200))
+    found = sum(
+        bool(compare.compare(night(rng, noise=0.06), night(rng, typical, noise=0.06)).regressions) for _ in range(200)
+    )
     assert 0.65 <= found / 200 <= 0.92
     assert min(factors) >= 1.05
 
 
 def test_certain_but_small_is_no_regression_and_min_effect_decides():
     base, new = ([cell(seed=k, step_s=STEP_S * scale * (1 + k / 1e4)) for k in range(5)] for scale in (1.0, 1.03))
-    assert not compare(base, new).findings
-    (found,) = compare(base, new, min_effect=0.02).regressions
+    assert not compare.compare(base, new).findings
+    (found,) = compare.compare(base, new, min_effect=0.02).regressions
     assert found.change == pytest.approx(1.03, rel=1e-3)
 
 
 def test_a_loss_is_laid_to_the_part_of_the_step_that_grew():
     base, new = ([cell(seed=k, step_s=STEP_S * scale * (1 + k / 1e4)) for k in range(5)] for scale in (1.0, 1.2))
-    (found,) = compare(base, new).regressions
+    (found,) = compare.compare(base, new).regressions
     assert found.where.startswith("communication (0.6")
     text = sentence(found)
     assert (
@@ -118,7 +119,7 @@ def test_a_part_that_shrank_is_not_what_a_time_grew_by():
     parts = {"compute_s": 0.4, "communication_s": 0.0, "idle_s": 0.0, "input_s": 0.0, "other_s": 0.0, "steps": 100}
     base = [cell(seed=k, time_to_target_s=1.0 + k / 1e4, **parts) for k in range(5)]
     new = [cell(seed=k, time_to_target_s=2.0 + k / 1e4, **{**parts, "compute_s": 0.39}) for k in range(5)]
-    (found,) = [f for f in compare(base, new).findings if f.quantity.column == "time_to_target_s"]
+    (found,) = [f for f in compare.compare(base, new).findings if f.quantity.column == "time_to_target_s"]
     assert found.kind == "regression"
     assert found.where == ""
 
@@ -126,17 +127,17 @@ def test_a_part_that_shrank_is_not_what_a_time_grew_by():
 def test_an_improvement_is_told_and_an_implausible_one_flagged():
     def kinds(scale: float) -> list[str]:
         sides = ([cell(seed=k, step_s=STEP_S * s * (1 + k / 1e4)) for k in range(5)] for s in (1.0, scale))
-        return [finding.kind for finding in compare(*sides).findings]
+        return [finding.kind for finding in compare.compare(*sides).findings]
 
     assert kinds(0.8) == ["improvement"]
     assert kinds(0.5) == ["implausible"]
 
 
 def test_every_time_that_was_compared_is_kept_with_its_interval_and_parts():
-    def side(**scales: float) -> list[MeasuredCell]:
+    def side(**scales: float) -> list[compare.MeasuredCell]:
         return [cell(p, k, STEP_S * s * (1 + k / 1e4)) for p, s in scales.items() for k in range(5)]
 
-    result = compare(side(same=1, slow=1), side(same=1.001, slow=1.2), min_effect=0.1)
+    result = compare.compare(side(same=1, slow=1), side(same=1.001, slow=1.2), min_effect=0.1)
     same, slow = result.changes
     assert (same.kind, slow.kind, result.timed, result.min_effect) == (None, "regression", 2, 0.1)
     assert slow.interval is not None
@@ -153,7 +154,7 @@ def test_of_a_kind_the_worst_comes_first():
     base, new = ([virtual(point=p, step_s=STEP_S * s) for p, s in side] for side in ([(p, 1) for p, _ in worse], worse))
     new.append(virtual(point="d", status="crashed"))
     base.append(virtual(point="d"))
-    assert [f.row["cell_id"] for f in compare(base, new).regressions] == ["d-0", "b-0", "c-0", "a-0"]
+    assert [f.row["cell_id"] for f in compare.compare(base, new).regressions] == ["d-0", "b-0", "c-0", "a-0"]
 
 
 def test_a_short_name_has_what_points_differ_in_and_a_whole_one_everything():
@@ -166,8 +167,8 @@ def test_a_short_name_has_what_points_differ_in_and_a_whole_one_everything():
 # -- what is deterministic ---------------------------------------------------------------------------------------------
 
 
-def findings(base: MeasuredCell, new: MeasuredCell) -> dict[str, str]:
-    return {f.quantity.column: f.kind for f in compare([base], [new]).findings}
+def findings(base: compare.MeasuredCell, new: compare.MeasuredCell) -> dict[str, str]:
+    return {f.quantity.column: f.kind for f in compare.compare([base], [new]).findings}
 
 
 def test_deterministic_quantities_are_compared_exactly():
@@ -209,13 +210,13 @@ def test_simulated_times_need_no_seeds_but_the_effect_must_be_large_enough():
 def test_what_was_ok_and_is_not_is_a_regression(status):
     base = [cell(seed=k) for k in range(3)]
     new = [cell(seed=0), *(cell(seed=k, status=status, reason="it broke") for k in (1, 2))]
-    (found,) = compare(base, new).regressions
+    (found,) = compare.compare(base, new).regressions
     assert (found.base, found.new) == ("ok", status)
     assert "seeds 1 and 2: it broke" in sentence(found)
 
 
 def test_what_was_ok_and_is_missing_is_a_regression_and_what_is_new_is_not():
-    result = compare([cell("a"), cell("b")], [cell("a"), cell("c")])
+    result = compare.compare([cell("a"), cell("b")], [cell("a"), cell("c")])
     assert [(f.new, f.row["cell_id"]) for f in result.regressions] == [("missing", "b-0")]
     assert result.only_new == 1
 
@@ -225,7 +226,7 @@ def test_missing_a_target_is_judged_by_all_seeds_where_luck_has_a_part(status):
     def kinds(make: Any, missed: int, **changes: Any) -> list[str]:
         new = [make(seed=k, **changes) for k in range(missed, 5)]
         new += [make(seed=k, status=status, **changes) for k in range(missed)]
-        return [f.kind for f in compare([make(seed=k, **changes) for k in range(5)], new).findings]
+        return [f.kind for f in compare.compare([make(seed=k, **changes) for k in range(5)], new).findings]
 
     assert kinds(cell, 1) == ["undecided"]
     assert kinds(cell, 4) == ["regression"]
@@ -233,14 +234,14 @@ def test_missing_a_target_is_judged_by_all_seeds_where_luck_has_a_part(status):
 
 
 def test_a_drop_is_as_probable_as_fishers_exact_test_has_it():
-    assert probability_of_drop(5, 1, 5) == pytest.approx(0.0238, abs=1e-4)
-    assert probability_of_drop(3, 0, 3) == pytest.approx(0.05)
-    assert probability_of_drop(4, 4, 5) > 0.5
+    assert compare.probability_of_drop(5, 1, 5) == pytest.approx(0.0238, abs=1e-4)
+    assert compare.probability_of_drop(3, 0, 3) == pytest.approx(0.05)
+    assert compare.probability_of_drop(4, 4, 5) > 0.5
 
 
 def test_what_was_broken_before_is_no_regression():
-    assert not compare([cell(status="crashed")], [cell(status="out-of-memory")]).findings
-    assert [f.kind for f in compare([cell(status="crashed")], [cell()]).findings] == ["improvement"]
+    assert not compare.compare([cell(status="crashed")], [cell(status="out-of-memory")]).findings
+    assert [f.kind for f in compare.compare([cell(status="crashed")], [cell()]).findings] == ["improvement"]
 
 
 # -- surroundings ------------------------------------------------------------------------------------------------------
@@ -248,15 +249,17 @@ def test_what_was_broken_before_is_no_regression():
 
 def test_changes_of_the_environment_are_named():
     base, new = [cell()], [cell(environment=HERE | {"torch": "2.14.0", "id": "2", "driver": "570"})]
-    assert changed_environment(base, new) == (("torch", "2.13.0", "2.14.0"), ("driver", "none", "570"))
+    assert compare.changed_environment(base, new) == (("torch", "2.13.0", "2.14.0"), ("driver", "none", "570"))
 
 
 def test_other_devices_are_noticed_for_measured_cells_only():
     other = HERE | {"cpu": "another"}
-    assert other_devices([cell()], [cell(environment=other)]) == ("a processor", "another")
-    assert other_devices([virtual()], [virtual(environment=other)]) is None
+    assert compare.other_devices([cell()], [cell(environment=other)]) == ("a processor", "another")
+    assert compare.other_devices([virtual()], [virtual(environment=other)]) is None
     cuda = {"device": "cuda", "environment": HERE | {"gpu": "A100"}}
-    assert other_devices([cell(**cuda)], [cell(**cuda | {"environment": HERE | {"gpu": "H200", "cpu": "x"}})]) == (
+    assert compare.other_devices(
+        [cell(**cuda)], [cell(**cuda | {"environment": HERE | {"gpu": "H200", "cpu": "x"}})]
+    ) == (
         "A100",
         "H200",
     )
@@ -264,7 +267,7 @@ def test_other_devices_are_noticed_for_measured_cells_only():
 
 def test_words_say_what_was_compared_and_escape_names():
     strange = {"strategy": "a|b*<script>"}
-    result: Comparison = compare([cell(**strange)], [cell(bytes_sent_per_step=9e9, **strange)])
+    result: compare.Comparison = compare.compare([cell(**strange)], [cell(bytes_sent_per_step=9e9, **strange)])
     assert conclusion(result).startswith("1 regression in 1 point (1 cell compared).")
     assert r"a\|b\*\<script\>" in in_markdown(result)
     content = json.loads(in_json(result))
@@ -365,10 +368,10 @@ def test_times_to_target_are_compared_seed_by_seed():
     """Seeds differ by a factor of three, the same seed on two nights by 2 %: only pairs tell 10 % apart."""
     rng = np.random.default_rng(5)
 
-    def side(scale: float) -> list[MeasuredCell]:
+    def side(scale: float) -> list[compare.MeasuredCell]:
         times = [(1 + seed / 2) * scale * math.exp(rng.normal(0, 0.02)) for seed in range(5)]
         return [cell(seed=seed, time_to_target_s=time) for seed, time in enumerate(times)]
 
-    found = [compare(side(1.0), side(1.1)).regressions for _ in range(50)]
+    found = [compare.compare(side(1.0), side(1.1)).regressions for _ in range(50)]
     assert sum([f.quantity.column for f in each] == ["time_to_target_s"] for each in found) >= 45
-    assert sum(bool(compare(side(1.0), side(1.0)).findings) for _ in range(50)) <= 2
+    assert sum(bool(compare.compare(side(1.0), side(1.0)).findings) for _ in range(50)) <= 2

@@ -7,33 +7,34 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 from cells import make_cell
+from lazy import lazy
 
 from harness.analysis.cell_row import noise_row
 from harness.analysis.gradient_noise import LEAST_KNOWN_STEPS, Squares, known_squares, noise_scale
-from harness.analysis.noise_windows import WINDOW_STEPS, noise_frame
 from harness.commands.rounds import make_record
 from harness.core.cell import Plan
 from harness.core.outcome import Outcome
 from harness.engines.processes.launch import Result, run_cell
-from harness.engines.shared import flat as values
 from harness.engines.shared.endpoint import Course
-from harness.engines.shared.flat import Flat
-from harness.engines.shared.replica import Piece
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
 from harness.report import write_report
 from harness.results.store import Results, load
 from harness.scenario.plan import Machine
 
+pd = lazy("pandas")
+torch = lazy("torch")
+noise_windows = lazy("harness.analysis.noise_windows")
+values = lazy("harness.engines.shared.flat")
+shared_replica = lazy("harness.engines.shared.replica")
+virtual_engine = lazy("harness.engines.virtual.engine")
+
 # -- what an average keeps ---------------------------------------------------------------------------------------------
 
 
-def gradient(*numbers: float, samples: int = 8, version: int = 3, loss: float | None = 1.0) -> Flat:
-    return Flat([torch.tensor(numbers, dtype=torch.float64)], num_samples=samples, version=version, loss=loss)
+def gradient(*numbers: float, samples: int = 8, version: int = 3, loss: float | None = 1.0) -> values.Flat:
+    return values.Flat([torch.tensor(numbers, dtype=torch.float64)], num_samples=samples, version=version, loss=loss)
 
 
 def test_an_average_of_gradients_keeps_both_squares():
@@ -41,17 +42,9 @@ def test_an_average_of_gradients_keeps_both_squares():
     assert mean.spread == (3, (25 + 1 + 5) / 3, 1.0 + 4.0)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        gradient(1.0, 2.0, samples=7),
-        gradient(1.0, 2.0, version=2),
-        gradient(1.0, 2.0, loss=None),
-    ],
-    ids=["uneven", "stale", "weights"],
-)
-def test_values_that_cannot_be_compared_have_no_squares(other):
-    assert gradient(1.0, 2.0).averaged_with([other]).spread is None
+@pytest.mark.parametrize("change", [{"samples": 7}, {"version": 2}, {"loss": None}], ids=["uneven", "stale", "weights"])
+def test_values_that_cannot_be_compared_have_no_squares(change):
+    assert gradient(1.0, 2.0).averaged_with([gradient(1.0, 2.0, **change)]).spread is None
 
 
 def test_one_gradient_and_gradients_of_no_sample_have_no_squares():
@@ -78,7 +71,7 @@ def test_squares_in_the_log_are_those_of_the_two_gradients(measured):
     replica, found = setup.replica(), []
     for rank in range(2):
         indices = next(iter(Course(setup, rank).batches())).indices
-        pieces, _ = replica.gradient([Piece(indices, 1 / 16)])  # the mean over its own 16 samples
+        pieces, _ = replica.gradient([shared_replica.Piece(indices, 1 / 16)])  # the mean over its own 16 samples
         found.append(torch.cat([piece.reshape(-1) for piece in pieces]).numpy())
     log = measured.outcome.updates_log
     assert log["small_square"][0] == pytest.approx((found[0] ** 2).sum() / 2 + (found[1] ** 2).sum() / 2, rel=1e-12)
@@ -96,14 +89,14 @@ def test_uneven_steps_are_skipped_and_counted_as_such(measured):
 
 @pytest.mark.dist
 def test_the_trajectory_does_not_change_by_a_bit(measured, monkeypatch):
-    monkeypatch.setattr(values, "spread", lambda averaged, mean: None)
-    without = run_virtual(make_setup(make_cell(engine="virtual", **CHANGES)), merge=False)
+    monkeypatch.setattr("harness.engines.shared.flat.spread", lambda averaged, mean: None)
+    without = virtual_engine.run_virtual(make_setup(make_cell(engine="virtual", **CHANGES)), merge=False)
     assert set(without.updates_log["parts"]) == {None}
     assert np.array_equal(np.asarray(without.weights), np.asarray(measured.outcome.weights))
 
 
 def test_gradients_of_one_pass_have_no_squares():
-    outcome = run_virtual(make_setup(make_cell(engine="virtual", **CHANGES)))
+    outcome = virtual_engine.run_virtual(make_setup(make_cell(engine="virtual", **CHANGES)))
     assert set(outcome.updates_log["small_square"]) == {None}
     assert noise_row(outcome) == {}
 
@@ -178,7 +171,7 @@ def test_windows_show_a_scale_that_rises():
     late = [
         u._replace(small_square=u.signal + 4 * u.noise / 64, big_square=u.signal + 4 * u.noise / 128) for u in early
     ]
-    frame = noise_frame([table(early + late)])
+    frame = noise_windows.noise_frame([table(early + late)])
     size = math.ceil(4000 / 12)
     assert frame["samples_seen"].iloc[0] == pytest.approx(128 * (size + 1) / 2)
     assert frame["noise_scale"].iloc[:5].median() == pytest.approx(truth, rel=0.1)
@@ -188,20 +181,24 @@ def test_windows_show_a_scale_that_rises():
 
 
 def test_windows_are_medians_over_seeds_and_one_of_which_most_are_unresolved_is_empty():
-    updates, _ = gaussian(3 * WINDOW_STEPS, 64, 8)
-    nothing = [Squares(8, 8.0, 1.0, 512)] * WINDOW_STEPS
-    runs = [table(updates), table(updates[:WINDOW_STEPS] + nothing), table(updates[:WINDOW_STEPS] + nothing)]
-    frame = noise_frame(runs)
+    updates, _ = gaussian(3 * noise_windows.WINDOW_STEPS, 64, 8)
+    nothing = [Squares(8, 8.0, 1.0, 512)] * noise_windows.WINDOW_STEPS
+    runs = [
+        table(updates),
+        table(updates[: noise_windows.WINDOW_STEPS] + nothing),
+        table(updates[: noise_windows.WINDOW_STEPS] + nothing),
+    ]
+    frame = noise_windows.noise_frame(runs)
     assert frame["seeds"].tolist() == [3, 3, 1]
     assert frame["noise_scale"].isna().tolist() == [False, True, False]
-    assert frame.loc[0, "noise_scale"] == noise_scale(updates[:WINDOW_STEPS]).samples
-    assert frame.loc[0, "updates"] == 3 * WINDOW_STEPS
+    assert frame.loc[0, "noise_scale"] == noise_scale(updates[: noise_windows.WINDOW_STEPS]).samples
+    assert frame.loc[0, "updates"] == 3 * noise_windows.WINDOW_STEPS
 
 
 def test_a_window_of_few_known_squares_and_a_run_without_any_have_no_row():
-    updates, _ = gaussian(2 * WINDOW_STEPS, 64, 8)
-    assert len(noise_frame([table(updates, unknown=LEAST_KNOWN_STEPS + 1)])) == 1
-    assert noise_frame([pd.DataFrame(), pd.DataFrame({"samples": [32], "time_s": [0.1]})]).empty
+    updates, _ = gaussian(2 * noise_windows.WINDOW_STEPS, 64, 8)
+    assert len(noise_windows.noise_frame([table(updates, unknown=LEAST_KNOWN_STEPS + 1)])) == 1
+    assert noise_windows.noise_frame([pd.DataFrame(), pd.DataFrame({"samples": [32], "time_s": [0.1]})]).empty
 
 
 # -- in records and on the page ----------------------------------------------------------------------------------------
@@ -224,7 +221,7 @@ def test_a_real_run_has_its_figure_and_numbers_beside_those_of_cells_without(mea
     cells = [make_cell(engine="real", **CHANGES), make_cell(engine="real", **CHANGES | {"sweep__gpus": [1]})]
     results = Results(tmp_path / "test")
     results.write_plan(Plan("test", "", Machine(cores=2), tuple(cells)))
-    unknown = replace(run_virtual(make_setup(cells[1])), facts=measured.outcome.facts)
+    unknown = replace(virtual_engine.run_virtual(make_setup(cells[1])), facts=measured.outcome.facts)
     for cell, outcome in zip(cells, (measured.outcome, unknown), strict=True):
         result = Result(outcome)
         results.write_record(*make_record(cell, result, None, {"id": "env"}, 1))

@@ -7,19 +7,21 @@ from collections import defaultdict
 from statistics import fmean, median
 
 import numpy as np
-import pandas as pd
 import pytest
 from cells import make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness.analysis.cell_row import outcome_row
 from harness.analysis.loss_shape import LEAST_STEPS, Shape, classify, smoothed
-from harness.analysis.rate_regimes import MEANS, SHAPES, map_frame, regimes_frame, vote
 from harness.core.budget import Budget
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
+
+pd = lazy("pandas")
+rate_regimes = lazy("harness.analysis.rate_regimes")
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 LN10 = math.log(10)
 
@@ -77,7 +79,7 @@ def test_verdicts_on_a_quadratic_rise_with_the_rate_up_to_its_bound_and_beyond()
         xs = descend(rate, 7, 400)
         losses = (0.95 * xs**2 + 0.05).tolist()
         shapes.append(classify(losses, losses[0], abs(xs[-1] - xs[0])))
-    numbers = [SHAPES.index(shape) for shape in shapes if shape]
+    numbers = [rate_regimes.SHAPES.index(shape) for shape in shapes if shape]
     assert numbers == sorted(numbers)
     assert set(shapes) == {"stuck", "slow", "good", "oscillating", "diverged"}
     first = rates[shapes.index("diverged")]
@@ -126,7 +128,7 @@ def test_smoothing_is_the_trailing_median_of_nine(losses):
 @given(st.lists(st.floats(0.01, 50), min_size=20, max_size=80), st.floats(0.1, 20), st.floats(0, 5), st.floats(0.1, 10))
 def test_every_curve_has_a_verdict_and_the_unit_of_the_loss_is_none_of_its_business(losses, initial, moved, unit):
     shape = classify(losses, initial, moved)
-    assert shape in SHAPES
+    assert shape in rate_regimes.SHAPES
     scaled = classify([loss * 2**3 for loss in losses], initial * 2**3, moved)
     assert scaled == shape
 
@@ -137,7 +139,7 @@ def test_every_curve_has_a_verdict_and_the_unit_of_the_loss_is_none_of_its_busin
 def test_a_virtual_run_knows_how_far_it_went_and_its_regime():
     cell = make_cell(sweep__strategy="async-ps", sweep__gpus=[2], workload__model="mlp", goal__max_epochs=1)
     setup = make_setup(cell)
-    outcome = run_virtual(setup)
+    outcome = virtual_engine.run_virtual(setup)
     outcome.facts["num_train"] = setup.num_train  # as the process that runs a cell does
     row = outcome_row(cell, outcome, Budget.of(cell.goal, setup.num_train))
     initial = setup.replica().vector()
@@ -145,14 +147,17 @@ def test_a_virtual_run_knows_how_far_it_went_and_its_regime():
     first = [outcome.steps["loss"][k] for k, step in enumerate(outcome.steps["step"]) if step == 0]
     assert row["initial_loss"] == pytest.approx(sum(first) / 2)
     assert row["initial_loss"] == pytest.approx(LN10, rel=0.1)
-    assert row["regime"] in SHAPES
+    assert row["regime"] in rate_regimes.SHAPES
     assert row["num_train"] == setup.num_train
 
 
 def test_a_diverged_run_says_so_and_a_speed_only_one_has_no_regime():
     cell = make_cell(sweep__strategy="single", sweep__learning_rate=[1e4], workload__model="mlp", goal__max_epochs=1)
     setup = make_setup(cell)
-    assert outcome_row(cell, run_virtual(setup), Budget.of(cell.goal, setup.num_train))["regime"] == "diverged"
+    assert (
+        outcome_row(cell, virtual_engine.run_virtual(setup), Budget.of(cell.goal, setup.num_train))["regime"]
+        == "diverged"
+    )
     speed_only = Budget(None, 100, None, 32, evaluates=False)
     assert "regime" not in outcome_row(cell, Outcome(), speed_only)
 
@@ -161,10 +166,10 @@ def test_a_diverged_run_says_so_and_a_speed_only_one_has_no_regime():
 
 
 def test_seeds_vote_with_their_counts_and_a_tie_goes_to_the_larger_rate():
-    found = vote(["good", "good", "oscillating", None], reached=3)
+    found = rate_regimes.vote(["good", "good", "oscillating", None], reached=3)
     assert (found.shape, found.verdict, found.text) == ("good", "good", "3 of 4 reached; good 2 of 4")
-    assert vote(["slow", "collapsed"]).shape == "collapsed"
-    assert vote([None]).text == "too short to tell"
+    assert rate_regimes.vote(["slow", "collapsed"]).shape == "collapsed"
+    assert rate_regimes.vote([None]).text == "too short to tell"
 
 
 def row(rate: float, seed: int, regime: str | None, **changes: object) -> dict[str, object]:
@@ -176,10 +181,10 @@ def row(rate: float, seed: int, regime: str | None, **changes: object) -> dict[s
 def test_the_map_has_a_row_for_each_rate_batch_and_number_of_workers():
     rows = [row(rate, seed, "good", workers=n, gpus=n) for rate in (0.1, 0.01) for n in (1, 16) for seed in range(3)]
     rows.append(row(0.5, 0, None))
-    frame = map_frame(pd.DataFrame(rows))
+    frame = rate_regimes.map_frame(pd.DataFrame(rows))
     assert frame[["workers", "learning_rate"]].to_numpy().tolist() == [[1, 0.01], [1, 0.1], [16, 0.01], [16, 0.1]]
     assert set(frame["verdict"]) == {"good"}
-    assert set(regimes_frame(pd.DataFrame(rows))["seeds_good"]) == {3}
+    assert set(rate_regimes.regimes_frame(pd.DataFrame(rows))["seeds_good"]) == {3}
 
 
 # -- lenet5 ------------------------------------------------------------------------------------------------------------
@@ -208,18 +213,22 @@ def test_sweeps_of_lenet5_over_six_decades_are_classified_right_and_rise_with_th
     rows = defaultdict(list)
     for cell in cells:
         setup = make_setup(cell)
-        rows[cell.learning_rate].append(outcome_row(cell, run_virtual(setup), Budget.of(cell.goal, setup.num_train)))
+        rows[cell.learning_rate].append(
+            outcome_row(cell, virtual_engine.run_virtual(setup), Budget.of(cell.goal, setup.num_train))
+        )
     accuracy = {rate: fmean(row["validation_accuracy"] for row in found) for rate, found in rows.items()}
     best = [rate for rate in rates if accuracy[rate] >= max(accuracy.values()) - 0.02]
 
     def label(rate: float) -> str:
         return "good" if min(best) <= rate <= max(best) else "too small" if rate < min(best) else "too large"
 
-    verdicts = [(rate, label(rate), MEANS[row["regime"]], row["regime"]) for rate in rates for row in rows[rate]]
+    verdicts = [
+        (rate, label(rate), rate_regimes.MEANS[row["regime"]], row["regime"]) for rate in rates for row in rows[rate]
+    ]
     wrong = [verdict for verdict in verdicts if verdict[1] != verdict[2]]
     print(f"{len(verdicts) - len(wrong)} of {len(verdicts)} as labelled; best {best}; others: {wrong}")
     assert len(wrong) <= 0.1 * len(verdicts), wrong
-    shapes = [vote([row["regime"] for row in rows[rate]]).shape for rate in rates]
-    order = [min(SHAPES.index(shape), SHAPES.index("collapsed")) for shape in shapes if shape]
+    shapes = [rate_regimes.vote([row["regime"] for row in rows[rate]]).shape for rate in rates]
+    order = [min(rate_regimes.SHAPES.index(shape), rate_regimes.SHAPES.index("collapsed")) for shape in shapes if shape]
     assert len(order) == len(rates)
     assert order == sorted(order), shapes

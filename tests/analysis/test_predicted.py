@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cells import make_cell
+from lazy import lazy
 
 from harness.analysis.cell_row import outcome_row, stated_row
 from harness.analysis.predicted import (
@@ -22,9 +23,10 @@ from harness.analysis.predicted import (
 from harness.core.cell import Observation
 from harness.core.given_cluster import LinkFigures
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import build
 from harness.engines.virtual.prices import constant_costs
 from harness.engines.virtual.sizes import Sizes
+
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 
 def row(engine: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -198,7 +200,7 @@ def test_a_simulated_cell_states_what_its_costs_state():
     )
     costs = constant_costs(1.0, 0.0, 0.0, LinkFigures(0.0, 1000.0), 1000)
     costs = replace(costs, profile=replace(costs.profile, error=0.06), cluster=replace(costs.cluster, error=0.08))
-    outcome = build(setup, costs=costs, executor=Sizes(setup, 1000, 0, dict)).run()
+    outcome = virtual_engine.build(setup, costs=costs, executor=Sizes(setup, 1000, 0, dict)).run()
     row = outcome_row(setup.cell, outcome, setup.budget)
     assert row["compute_s"] == pytest.approx(row["communication_s"])
     assert row["stated_error"] == pytest.approx(0.05)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import pytest
 from cells import make_cell, make_cells
+from lazy import lazy
 
 from harness.analysis.cell_row import identity_row, outcome_row
-from harness.analysis.time_parts import CLOSED, bubbles_frame, gap, ideal_bubble, parts_frame, staleness_frame
 from harness.api.schedules import execution_order, find_schedule
 from harness.core.budget import Budget
 from harness.engines.processes.launch import run_cell
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
+
+pd = lazy("pandas")
+time_parts = lazy("harness.analysis.time_parts")
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 QUICK = {"workload": {"model": "mlp", "dataset": "digits"}, "goal": {"target_accuracy": 0.95, "max_epochs": 1}}
 
 
 def virtual_row(cell: Any) -> dict[str, Any]:
     setup = make_setup(cell)
-    outcome = run_virtual(setup)
+    outcome = virtual_engine.run_virtual(setup)
     row = identity_row(cell, "env") | outcome_row(cell, outcome, Budget.of(cell.goal, setup.num_train))
     return row | {"status": "ok", "updates_log": outcome.updates_log}
 
@@ -30,11 +32,11 @@ def virtual_row(cell: Any) -> dict[str, Any]:
 def test_parts_of_virtual_cells_add_up(strategy):
     cell = make_cell(sweep={"strategy": strategy, "gpus": [1 if strategy == "single" else 4]}, **QUICK)
     row = virtual_row(cell)
-    off = gap(row)
+    off = time_parts.gap(row)
     assert off is not None
-    assert abs(off) <= CLOSED
+    assert abs(off) <= time_parts.CLOSED
     # What the simulated clock does is ours to name: nothing may hide in "other".
-    assert row["other_s"] <= CLOSED * row["wall_s"]
+    assert row["other_s"] <= time_parts.CLOSED * row["wall_s"]
 
 
 @pytest.mark.parametrize(
@@ -48,9 +50,9 @@ def test_parts_of_virtual_cells_add_up(strategy):
 )
 def test_parts_of_virtual_cells_add_up_where_workers_wait(changes):
     row = virtual_row(make_cell(**{"sweep": {"strategy": "sync-ddp", "gpus": [4]}} | QUICK | changes))
-    off = gap(row)
+    off = time_parts.gap(row)
     assert off is not None
-    assert abs(off) <= CLOSED
+    assert abs(off) <= time_parts.CLOSED
     assert row["idle_s"] > 0
 
 
@@ -63,22 +65,22 @@ def test_parts_of_real_cells_add_up(strategy, gpus):
     assert result.finished, result.reason
     outcome = result.outcome
     row = identity_row(cell, "env") | outcome_row(cell, outcome, Budget.of(cell.goal, outcome.facts["num_train"]))
-    off = gap(row)
+    off = time_parts.gap(row)
     assert off is not None
-    assert abs(off) <= CLOSED
+    assert abs(off) <= time_parts.CLOSED
     assert row["other_s"] >= 0
     assert row["displacement"] > 0
     assert row["regime"]
-    frame = parts_frame(pd.DataFrame([row | {"status": "ok"}]))
+    frame = time_parts.parts_frame(pd.DataFrame([row | {"status": "ok"}]))
     assert frame["closed"].all()
-    assert frame["share"].sum() == pytest.approx(1, abs=CLOSED)
+    assert frame["share"].sum() == pytest.approx(1, abs=time_parts.CLOSED)
 
 
 def test_parts_that_exceed_the_wall_time_are_not_hidden():
     row = {"wall_s": 10.0, "compute_s": 9.0, "communication_s": 2.0, "idle_s": 0.0, "input_s": 0.0, "other_s": 0.0}
     row |= {"cell_id": "a", "strategy": "s", "engine": "real", "gpus": 1, "seed": 0, "status": "ok", "steps": 100}
-    assert gap(row) == pytest.approx(0.1)
-    frame = parts_frame(pd.DataFrame([row]))
+    assert time_parts.gap(row) == pytest.approx(0.1)
+    frame = time_parts.parts_frame(pd.DataFrame([row]))
     assert not frame["closed"].any()
     assert frame.set_index("part").loc["compute_s", "per_update_s"] == pytest.approx(0.09)
 
@@ -113,14 +115,14 @@ def bubble_of_table(name: Any, stages: int, microbatches: int, chunks: int | Non
 @pytest.mark.parametrize(("stages", "microbatches"), [(2, 4), (4, 8), (4, 16)])
 def test_ideal_bubbles_are_those_of_our_own_tables(schedule, chunks, stages, microbatches):
     by_hand = bubble_of_table(schedule, stages, microbatches, chunks)
-    assert ideal_bubble(schedule, stages, microbatches, chunks or 2) == pytest.approx(by_hand, abs=0.01)
+    assert time_parts.ideal_bubble(schedule, stages, microbatches, chunks or 2) == pytest.approx(by_hand, abs=0.01)
 
 
 def test_a_measured_bubble_stands_beside_its_theory():
     cells = make_cells(
         sweep={"strategy": "model-split", "gpus": [2], "global_batch_size": [32], "micro_batch_size": [4, 32]}, **QUICK
     )
-    frame = bubbles_frame(pd.DataFrame([virtual_row(cell) for cell in cells])).set_index("microbatches")
+    frame = time_parts.bubbles_frame(pd.DataFrame([virtual_row(cell) for cell in cells])).set_index("microbatches")
     assert frame.loc[1, "ideal"] == 0.5
     assert frame.loc[8, "ideal"] == pytest.approx(1 / 9)
     assert (frame["bubble"] >= 0).all()
@@ -134,10 +136,10 @@ def test_the_staleness_of_equal_workers_is_one_less_than_their_number_for_nearly
     cell = make_cell(sweep={"strategy": "async-ps", "gpus": [4]}, **QUICK)
     row = virtual_row(cell)
     updates = pd.DataFrame(row.pop("updates_log")).assign(cell_id=row["cell_id"])
-    frame = staleness_frame(pd.DataFrame([row]), updates)
+    frame = time_parts.staleness_frame(pd.DataFrame([row]), updates)
     assert frame["count"].sum() == len(updates)
     assert frame["share"].sum() == pytest.approx(1)
     mean = (frame["staleness"] * frame["share"]).sum()
     assert mean == pytest.approx(row["staleness_mean"])
     assert 2 < mean <= 3
-    assert staleness_frame(pd.DataFrame([row]), pd.DataFrame()).empty
+    assert time_parts.staleness_frame(pd.DataFrame([row]), pd.DataFrame()).empty

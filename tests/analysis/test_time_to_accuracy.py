@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness.analysis.censored import SeedRun, beats, censored_median, expected_time, run_of, survival
 from harness.analysis.exact import median_interval
-from harness.analysis.time_to_accuracy import beats_frame, reached_by, reached_frame
+
+pd = lazy("pandas")
+time_to_accuracy = lazy("harness.analysis.time_to_accuracy")
 
 
 def exponential(rng: np.random.Generator, mean: float, budget: float, n: int) -> list[SeedRun]:
@@ -24,7 +26,7 @@ def exponential(rng: np.random.Generator, mean: float, budget: float, n: int) ->
 
 def test_censored_exponential_times_give_their_closed_forms():
     runs = exponential(np.random.default_rng(0), mean=10.0, budget=12.0, n=40_000)
-    found = reached_by(runs[:1000])
+    found = time_to_accuracy.reached_by(runs[:1000])
     assert sum(run.reached for run in runs) / len(runs) == pytest.approx(1 - math.exp(-1.2), abs=0.01)
     # E[min(T, c)] / P(T < c) is the mean of an exponential, whatever the budget c.
     assert expected_time(runs) == pytest.approx(10.0, rel=0.02)
@@ -69,7 +71,7 @@ def test_intervals_of_the_median_cover_it_with_runs_cut_off(n):
 def test_intervals_of_the_expected_time_cover_it(n):
     rng, held = np.random.default_rng(3), 0
     for _ in range(100):
-        found = reached_by(exponential(rng, 10.0, 20.0, n)).expected_interval
+        found = time_to_accuracy.reached_by(exponential(rng, 10.0, 20.0, n)).expected_interval
         assert found is not None
         held += found.holds(10.0)
     assert 0.86 <= held / 100 <= 0.99
@@ -139,7 +141,7 @@ def row(seed: int, time: float | None, **changes: object) -> dict[str, object]:
 def test_a_frame_keeps_seeds_that_missed_and_counts_those_that_broke():
     rows = [row(k, time) for k, time in enumerate([2.0, 4.0, 6.0, 8.0, None])]
     rows.append(row(5, None, status="crashed"))
-    frame = reached_frame(pd.DataFrame(rows)).set_index("measure")
+    frame = time_to_accuracy.reached_frame(pd.DataFrame(rows)).set_index("measure")
     time = frame.loc["time"]
     assert (time["runs"], time["reached"], time["broken"]) == (5, 4, 1)
     assert time["median"] == 6.0
@@ -159,7 +161,7 @@ def test_points_of_two_engines_are_never_compared():
     rows = [row(k, 2.0 + k) for k in range(5)]
     rows += [row(k, 3.0 + k, gpus=2, strategy="sync-ddp") for k in range(5)]
     rows += [row(k, 1.0, engine="virtual") for k in range(5)]
-    frame = beats_frame(pd.DataFrame(rows))
+    frame = time_to_accuracy.beats_frame(pd.DataFrame(rows))
     assert len(frame) == 2
     first = frame.iloc[0]
     assert (first["first_strategy"], first["second_strategy"]) == ("single", "sync-ddp")

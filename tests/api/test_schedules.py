@@ -9,13 +9,15 @@ import pytest
 from cells import make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness import Action, Impossible
 from harness.api import schedules
 from harness.api.host import bundled, load_file
 from harness.api.schedules import check_table, execution_order, find_schedule, most_kept, stashes
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
+
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 NAMES = ("naive", "gpipe", "1f1b", "interleaved-1f1b", "zb-1p", "zb-2p")
 
@@ -198,7 +200,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def unsplit():
-    return run_virtual(make_setup(make_cell(sweep__strategy="single", **CHANGES)))
+    return virtual_engine.run_virtual(make_setup(make_cell(sweep__strategy="single", **CHANGES)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -210,7 +212,7 @@ def test_model_split_trains_like_a_single_device_under_every_schedule(name, unsp
         **{"strategy": {"model-split": {"schedule": name}}},
         **CHANGES,
     )
-    split = run_virtual(make_setup(cell))
+    split = virtual_engine.run_virtual(make_setup(cell))
     assert np.abs(np.asarray(split.weights) - np.asarray(unsplit.weights)).max() < 1e-12
     assert split.updates == unsplit.updates
     assert len(split.facts["placement"]) == (4 if name == "interleaved-1f1b" else 2)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cells import host
 from click.testing import CliRunner
+from lazy import lazy
 
 from harness.analysis.cell_row import identity_row, outcome_row
 from harness.analysis.explain import explain_difference
@@ -25,12 +26,13 @@ from harness.core.endings import Status
 from harness.core.given_cluster import GivenLink
 from harness.costs.cells import find
 from harness.costs.steps.step import optimizer_s, step_cost
-from harness.engines.virtual.timing import run_timing
-from harness.engines.virtual.whatif import BUS, JITTER, NODES, SERVER, SPEED, what_if
 from harness.report import write_report
 from harness.results.store import Record, Results
 from harness.scenario.plan import Machine, make_plan
 from harness.scenario.read import parse_scenario
+
+timing = lazy("harness.engines.virtual.timing")
+whatif = lazy("harness.engines.virtual.whatif")
 
 GIGABIT = 1e9 / 8
 TICKET = """
@@ -64,7 +66,7 @@ def cell_of(strategy: str, gpus: int) -> Cell:
 
 
 def record_of(cell: Cell) -> Record:
-    outcome = run_timing(cell, host())
+    outcome = timing.run_timing(cell, host())
     budget = Budget.of(cell.goal, outcome.facts["num_train"])
     row = identity_row(cell, "env") | outcome_row(cell, outcome, budget) | {"status": "ok", "reason": "", "notes": ""}
     return Record(cell, Status.OK, "done", (), row, {})
@@ -100,7 +102,7 @@ def test_a_layouts_step_is_the_one_that_step_cost_tells(gpus):
     profile, cluster = find.profile_of(cell), find.cluster_of(cell)
     expected = step_cost(profile, cluster, layout, 256, cell.micro_batch_size).total_s
     expected += optimizer_s(profile, cluster, layout)
-    assert what_if(cell, host()).step_s({}) == pytest.approx(expected)
+    assert whatif.what_if(cell, host()).step_s({}) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("strategy", ["sync-ddp", "sync-ps", "async-ps", "local-sgd"])
@@ -108,15 +110,15 @@ def test_a_step_is_as_long_as_a_whole_cell_records_it(strategy):
     cell = cell_of(strategy, 16)
     row = record_of(replace(cell, goal=replace(cell.goal, max_steps=400 if strategy == "async-ps" else 48))).row
     recorded = cell.global_batch_size / row["throughput_samples_per_s"]
-    assert what_if(cell, host()).step_s({}) == pytest.approx(recorded, rel=0.1)
+    assert whatif.what_if(cell, host()).step_s({}) == pytest.approx(recorded, rel=0.1)
 
 
 @pytest.mark.parametrize("strategy", ["sync-ddp", "sync-ps", "async-ps", "local-sgd"])
 def test_no_figure_makes_a_step_shorter_by_getting_worse(strategy):
-    known = what_if(cell_of(strategy, 16), host())
+    known = whatif.what_if(cell_of(strategy, 16), host())
     for key, value in known.configured.items():
-        values = (0.0, 0.2, 0.6) if key == JITTER else [value + k * 2e-4 for k in range(3)]
-        if key.endswith("bandwidth") or key == SPEED:
+        values = (0.0, 0.2, 0.6) if key == whatif.JITTER else [value + k * 2e-4 for k in range(3)]
+        if key.endswith("bandwidth") or key == whatif.SPEED:
             values = [value, value / 2, value / 8]
         seconds = [known.step_s({key: changed}) for changed in values]
         assert all(later >= earlier * (1 - 1e-9) for earlier, later in itertools.pairwise(seconds)), key
@@ -124,15 +126,15 @@ def test_no_figure_makes_a_step_shorter_by_getting_worse(strategy):
 
 
 def test_what_does_not_exist_cannot_be_changed():
-    assert set(what_if(cell_of("sync-ddp", 4), host()).configured) == {
-        f"{BUS}.bandwidth",
-        f"{BUS}.latency",
-        SPEED,
-        JITTER,
+    assert set(whatif.what_if(cell_of("sync-ddp", 4), host()).configured) == {
+        f"{whatif.BUS}.bandwidth",
+        f"{whatif.BUS}.latency",
+        whatif.SPEED,
+        whatif.JITTER,
     }
-    several = what_if(cell_of("async-ps", 16), host()).configured
-    assert {f"{NODES}.bandwidth", SERVER} <= set(several)
-    assert JITTER not in several  # who waits for nobody loses nothing by it
+    several = whatif.what_if(cell_of("async-ps", 16), host()).configured
+    assert {f"{whatif.NODES}.bandwidth", whatif.SERVER} <= set(several)
+    assert whatif.JITTER not in several  # who waits for nobody loses nothing by it
 
 
 @pytest.mark.parametrize("strategy", ["sync-ddp", "async-ps"])
@@ -140,11 +142,11 @@ def test_a_cluster_with_another_link_is_found_out(strategy):
     """A cell that ran with 14 Gb/s, explained by one that believes in 25."""
     cell = cell_of(strategy, 16)
     slow = replace(cell, cluster=replace(cell.cluster, inter_node=GivenLink(30e-6, 14 * GIGABIT)))
-    observed = what_if(slow, host()).step_s({})
-    known = what_if(cell, host())
+    observed = whatif.what_if(slow, host()).step_s({})
+    known = whatif.what_if(cell, host())
     found = {a.key: a for a in explain_difference(known.step_s, known.configured, observed, samples=256)}
-    assert found[f"{NODES}.bandwidth"].value == pytest.approx(14 * GIGABIT, rel=1e-3)
-    assert "14 Gb/s between nodes would explain " in found[f"{NODES}.bandwidth"].sentence
+    assert found[f"{whatif.NODES}.bandwidth"].value == pytest.approx(14 * GIGABIT, rel=1e-3)
+    assert "14 Gb/s between nodes would explain " in found[f"{whatif.NODES}.bandwidth"].sentence
 
 
 # -- a folder ----------------------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def test_observed_stands_beside_predicted_with_what_would_account_for_it(results
 
 
 def test_what_lies_inside_the_stated_uncertainty_needs_no_account(tmp_path, monkeypatch):
-    expected = 256 / what_if(cell_of("sync-ddp", 16), host()).step_s({})
+    expected = 256 / whatif.what_if(cell_of("sync-ddp", 16), host()).step_s({})
     monkeypatch.chdir(store(tmp_path, [record_of(cell) for cell in cells(observed=round(0.97 * expected, 1))]))
     text = shown("ticket")
     assert "1 of 1 measurements lie inside the stated uncertainty" in text

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from cells import host, make_cell
+from lazy import lazy
 from places import ROOT
 
 from harness.commands.admission import admit
@@ -17,7 +18,8 @@ from harness.core.records import to_json
 from harness.costs.cells.kept import find_shape
 from harness.costs.memory.fit import memory_of, memory_verdict, resolve_largest
 from harness.engines.shared.setup import make_setup
-from harness.engines.shared.trace_or_find import shape_of, trace_cell
+
+trace_or_find = lazy("harness.engines.shared.trace_or_find")
 
 GPT = {"name": "gpt", "layers": 4, "hidden": 128, "heads": 4}
 TEXTS = {"name": "tokens", "samples": 400, "test_samples": 8, "sequence": 64, "vocabulary": 500}
@@ -50,7 +52,7 @@ def limited_to(share, cell, shape):
 def test_a_shape_is_found_once_it_was_traced_and_only_for_the_same_workload():
     cell = cell_of()
     assert find_shape(cell, host()) is None
-    traced = trace_cell(cell, host())
+    traced = trace_or_find.trace_cell(cell, host())
     assert find_shape(cell, host()) == traced
     assert find_shape(cell_of(sweep__batch_size=[6]), host()) == traced
     other = {"model": {**GPT, "layers": 5}, "dataset": TEXTS, "optimizer": "adamw"}
@@ -61,12 +63,14 @@ def test_a_shape_is_found_once_it_was_traced_and_only_for_the_same_workload():
 
 def test_the_cell_that_is_run_has_the_shape_that_was_found():
     cell = replace(cell_of(), device="cpu")
-    assert shape_of(make_setup(cell)) == trace_cell(cell, host()) == find_shape(cell, host())
+    assert (
+        trace_or_find.shape_of(make_setup(cell)) == trace_or_find.trace_cell(cell, host()) == find_shape(cell, host())
+    )
 
 
 def test_finding_and_judging_do_not_import_torch():
     cell = replace(cell_of(), dram_bytes=10**9)
-    trace_cell(cell, host())
+    trace_or_find.trace_cell(cell, host())
     code = (
         "import json, sys; from harness.costs.cells.kept import find_shape\n"
         "from harness.costs.memory.fit import memory_verdict\n"
@@ -82,7 +86,7 @@ def test_finding_and_judging_do_not_import_torch():
 
 def test_a_batch_that_needs_more_is_out_of_memory_and_the_one_named_fits():
     cell = cell_of()
-    shape = trace_cell(cell, host())
+    shape = trace_or_find.trace_cell(cell, host())
     needed = memory_of(cell, host(), shape).fullest.total_bytes
     limit = limited_to(0.6, cell, shape)
     limited = replace(cell, dram_bytes=limit)
@@ -103,7 +107,7 @@ def test_a_batch_that_needs_more_is_out_of_memory_and_the_one_named_fits():
 
 def test_nothing_fits_is_said():
     cell = replace(cell_of(), dram_bytes=10**6)
-    said = memory_verdict(cell, host(), trace_cell(cell, host()))
+    said = memory_verdict(cell, host(), trace_or_find.trace_cell(cell, host()))
     assert said is not None
     assert "not even a single sample fits" in said
 
@@ -111,7 +115,7 @@ def test_nothing_fits_is_said():
 def test_the_largest_micro_batch_is_found_before_a_cell_starts():
     cell = cell_of(sweep__micro_batch_size=["largest"])
     assert cell.micro_batch_size == LARGEST
-    shape = trace_cell(cell, host())
+    shape = trace_or_find.trace_cell(cell, host())
     assert resolve_largest(cell, host(), shape).micro_batch_size == 30
     limited = replace(cell, dram_bytes=limited_to(0.6, replace(cell, micro_batch_size=30), shape))
     found, verdict = admit(limited, host(), ())
@@ -130,7 +134,7 @@ def test_a_cell_without_limit_is_neither_traced_nor_changed(monkeypatch):
 def test_stages_stay_below_the_memory_of_their_device():
     changes = {"sweep__strategy": ["model-split"], "sweep__gpus": [2], "sweep__micro_batch_size": [5]}
     cell = replace(cell_of(**changes), device="cpu")
-    shape = trace_cell(cell, host())
+    shape = trace_or_find.trace_cell(cell, host())
     free = memory_of(cell, host(), shape)
     assert len(free.devices) == 2
     assert memory_verdict(replace(cell, dram_bytes=free.fullest.total_bytes), host(), shape) is None

@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness.api import schedules
 from harness.api.strategy import Layout
@@ -26,9 +27,10 @@ from harness.costs.memory.device import (
 )
 from harness.costs.memory.states import state_bytes
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
-from harness.costs.tracing.trace import Rules, trace_model
 from harness.workloads import harness_models
 from harness.workloads.entries import DataShape
+
+trace = lazy("harness.costs.tracing.trace")
 
 MODELS = {model.name: model for model in harness_models()}
 TEXT = DataShape(1, 1, 32, 50, 50, labels_per_token=True)
@@ -39,7 +41,7 @@ ADAM = Named("adamw")
 def gpt() -> ModelShape:
     model = MODELS["gpt"]
     options = model.Options(layers=8, hidden=64, heads=4)
-    return trace_model(lambda: model.build(options, TEXT), TEXT, Rules(device="cuda"))
+    return trace.trace_model(lambda: model.build(options, TEXT), TEXT, trace.Rules(device="cuda"))
 
 
 # -- the allocator -----------------------------------------------------------------------------------------------------
@@ -310,8 +312,8 @@ workspace outside of the allocator, and stepped Adam tensor by tensor."""
 def bert() -> dict[str, ModelShape]:
     model, shape = MODELS["bert-large"], DataShape(1, 1, 512, 2, 30522)
     return {
-        precision: trace_model(
-            lambda: model.build(model.Options(), shape), shape, Rules("cross-entropy", precision, "cuda", True)
+        precision: trace.trace_model(
+            lambda: model.build(model.Options(), shape), shape, trace.Rules("cross-entropy", precision, "cuda", True)
         )
         for precision in ("fp32", "amp")
     }

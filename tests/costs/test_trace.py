@@ -6,16 +6,18 @@ import json
 import time
 
 import pytest
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from lazy import lazy
 
 from harness.core.records import from_json, to_json
 from harness.costs.profiles.shape import ModelShape
-from harness.costs.tracing.trace import Rules, named_layers, trace_model
 from harness.workloads import harness_models
 from harness.workloads.entries import DataShape, seen_shape
-from harness.workloads.losses import weighted_loss
+
+torch = lazy("torch")
+nn = lazy("torch.nn")
+flop_counter = lazy("torch.utils.flop_counter")
+trace = lazy("harness.costs.tracing.trace")
+losses = lazy("harness.workloads.losses")
 
 MODELS = {model.name: model for model in harness_models()}
 DIGITS, COLOURS = DataShape(1, 28, 28, 10), DataShape(3, 32, 32, 10)
@@ -38,7 +40,7 @@ CASES = [
 def traced(name, shape, options, rules=None):
     model = MODELS[name]
     seen = seen_shape(shape, model)
-    return trace_model(lambda: model.build(model.Options(**options), seen), seen, rules)
+    return trace.trace_model(lambda: model.build(model.Options(**options), seen), seen, rules)
 
 
 def real_batch(shape: DataShape, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,10 +66,10 @@ def counted(module: nn.Module, shape: DataShape, samples: int, autocast: bool = 
 
     lower = torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), lower:
-        for _, layer in named_layers(module):
+        for _, layer in trace.named_layers(module):
             saved.append(0)
             inputs = layer(inputs)
-        weighted_loss("cross-entropy")(inputs, targets, 1 / samples)
+        losses.weighted_loss("cross-entropy")(inputs, targets, 1 / samples)
     return saved
 
 
@@ -77,14 +79,14 @@ def test_a_trace_counts_what_real_tensors_take(name, shape, options, samples):
     model = MODELS[name]
     found, seen = traced(name, shape, options), seen_shape(shape, model)
     module = model.build(model.Options(**options), seen)
-    assert [layer.name for layer in found.layers] == [name for name, _ in named_layers(module)]
+    assert [layer.name for layer in found.layers] == [name for name, _ in trace.named_layers(module)]
     assert [layer.activation_bytes.at(samples) for layer in found.layers] == counted(module, seen, samples)
     assert "fake tensors" in found.origin
 
 
 def test_under_autocast_copies_of_weights_are_told_from_activations():
     model, seen = MODELS["gpt"], TEXT
-    found = traced("gpt", TEXT, TINY, Rules(precision="bf16"))
+    found = traced("gpt", TEXT, TINY, trace.Rules(precision="bf16"))
     module = model.build(model.Options(**TINY), seen)
     both = [layer.activation_bytes.at(3) + layer.copies_bytes for layer in found.layers]
     assert both == counted(module, seen, 3, autocast=True)
@@ -99,16 +101,16 @@ def test_sizes_and_operations_are_the_models_own(name, shape, options):
     found, seen = traced(name, shape, options), seen_shape(shape, model)
     module = model.build(model.Options(**options), seen)
     assert [layer.tensors for layer in found.layers] == [
-        tuple(p.numel() for p in layer.parameters()) for _, layer in named_layers(module)
+        tuple(p.numel() for p in layer.parameters()) for _, layer in trace.named_layers(module)
     ]
     assert [layer.rows for layer in found.layers] == [
-        tuple(len(p) for p in layer.parameters()) for _, layer in named_layers(module)
+        tuple(len(p) for p in layer.parameters()) for _, layer in trace.named_layers(module)
     ]
     inputs, _ = real_batch(seen, 3)
     outputs = module(inputs)
     assert found.layers[-1].output_bytes.at(3) == outputs.numel() * 4
     if options.get("attention") == "eager" or not seen.vocabulary:  # torch does not count attention fused on CPU
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter.FlopCounterMode(display=False) as counter:
             module(inputs)
         assert sum(layer.forward_flops.at(3) for layer in found.layers) == counter.get_total_flops()
 
@@ -123,7 +125,7 @@ def test_equal_layers_are_traced_once_and_count_as_if_all_were():
 
 
 def test_equal_layers_that_shrink_their_input_are_all_traced():
-    found = trace_model(
+    found = trace.trace_model(
         lambda: nn.Sequential(*[nn.MaxPool2d(2) for _ in range(5)], nn.Flatten(), nn.Linear(1, 2)),
         DataShape(1, 32, 32, 2),
     )
@@ -137,8 +139,8 @@ def test_cuda_keeps_masks_of_a_byte_and_raises_softmax():
     block = {
         rules: traced("bert-large", shape, options, rules).layers[1].activation_bytes.per_sample
         for rules in (
-            *(Rules(), Rules(device="cuda"), Rules(precision="amp", device="cuda")),
-            Rules(device="cuda", keeps_softmax_input=True),
+            *(trace.Rules(), trace.Rules(device="cuda"), trace.Rules(precision="amp", device="cuda")),
+            trace.Rules(device="cuda", keeps_softmax_input=True),
         )
     }
     scores, values = 4 * 12 * 12, 12 * 16
@@ -150,10 +152,10 @@ def test_cuda_keeps_masks_of_a_byte_and_raises_softmax():
 
 
 def test_half_precision_parameters_are_traced_in_half():
-    single, half = (traced("lenet5", DIGITS, {}, Rules(precision=p)) for p in ("fp32", "fp16"))
+    single, half = (traced("lenet5", DIGITS, {}, trace.Rules(precision=p)) for p in ("fp32", "fp16"))
     assert (single.element_bytes, half.element_bytes) == (4, 2)
     assert half.parameter_bytes * 2 == single.parameter_bytes
-    assert traced("lenet5", DIGITS, {}, Rules(precision="fp64")).element_bytes == 8
+    assert traced("lenet5", DIGITS, {}, trace.Rules(precision="fp64")).element_bytes == 8
 
 
 def test_tensor_parallelism_divides_a_block_but_not_what_stands_around_it():
@@ -178,9 +180,9 @@ def test_a_model_that_needs_real_tensors_is_run_with_them():
             return self.linear(values.flatten(1)) * (1.0 if values.sum().item() == 0 else 2.0)
 
     ready = nn.Linear(16, 2)  # not built on the spot
-    assert "real tensors" in trace_model(lambda: nn.Sequential(nn.Flatten(), ready), DataShape(1, 4, 4, 2)).origin
+    assert "real tensors" in trace.trace_model(lambda: nn.Sequential(nn.Flatten(), ready), DataShape(1, 4, 4, 2)).origin
     state = torch.get_rng_state()
-    found = trace_model(Looks, DataShape(1, 2, 2, 2))
+    found = trace.trace_model(Looks, DataShape(1, 2, 2, 2))
     assert (found.parameters, len(found.layers)) == (10, 1)
     assert "real tensors" in found.origin
     assert torch.equal(torch.get_rng_state(), state)
@@ -196,7 +198,7 @@ def test_a_shape_survives_json():
 def test_the_largest_model_is_traced_without_its_memory():
     shape = DataShape(1, 1, 2048, 50257, 50257, labels_per_token=True)
     began = time.process_time()
-    found = traced("gpt", shape, {"size": "175b"}, Rules(precision="bf16", device="cuda"))
+    found = traced("gpt", shape, {"size": "175b"}, trace.Rules(precision="bf16", device="cuda"))
     assert time.process_time() - began < 20  # 1 to 3 s on one core; as many GB as it has parameters would not fit
     assert found.parameters == pytest.approx(175.2e9, rel=0.001)
     assert len(found.layers) == 99

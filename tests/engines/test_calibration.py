@@ -13,6 +13,7 @@ from cells import make_cell
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness.api.strategy import SERVER, Layout, Strategy, Value
 from harness.commands.calibrate import describe
@@ -40,14 +41,15 @@ from harness.costs.profiles.runtime import Messages, Runtime
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import ring_s
 from harness.engines.calibration import laws as fit
-from harness.engines.calibration.link_times import group_sizes, messages_of
-from harness.engines.calibration.single_times import spread, typical
-from harness.engines.calibration.workload_times import ensure_profiles, missing_jobs
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.virtual.cores import Cores
-from harness.engines.virtual.engine import build, run_virtual
 from harness.engines.virtual.prices import Costs, constant_costs
 from harness.engines.virtual.sizes import Sizes
+
+link_times = lazy("harness.engines.calibration.link_times")
+single_times = lazy("harness.engines.calibration.single_times")
+workload_times = lazy("harness.engines.calibration.workload_times")
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 MACHINE = Machine(cores=2)
 MEASURED: dict[str, Any] = {
@@ -122,19 +124,19 @@ def test_a_hop_holds_the_link_for_the_runtime_and_for_its_bytes():
 
 
 def test_a_message_arrives_when_a_sleeping_receiver_begins_to_copy():
-    messages = messages_of([{1000: (0.2, 1.0), 4000: (0.3, 1.5)}, {1000: (0.1, 0.5), 4000: (0.2, 0.4)}])
+    messages = link_times.messages_of([{1000: (0.2, 1.0), 4000: (0.3, 1.5)}, {1000: (0.1, 0.5), 4000: (0.2, 0.4)}])
     assert (messages.send.at(1000), messages.take.at(4000)) == pytest.approx((0.2, 0.2))
     assert messages.arrive.at(1000) == pytest.approx(0.4)
 
 
 def test_groups_are_powers_of_two_and_all_devices():
-    assert [group_sizes(n) for n in (1, 2, 3, 6, 8)] == [[], [2], [2, 3], [2, 4, 6], [2, 4, 8]]
+    assert [link_times.group_sizes(n) for n in (1, 2, 3, 6, 8)] == [[], [2], [2, 3], [2, 4, 6], [2, 4, 8]]
 
 
 def test_the_lower_quartile_leaves_out_what_others_took():
-    assert typical([1.0, 1.0, 1.0, 9.0]) == 1.0
-    assert typical([3.0]) == 3.0
-    assert spread([1.0, 1.0, 1.0, 1.0]) == 0.0
+    assert single_times.typical([1.0, 1.0, 1.0, 9.0]) == 1.0
+    assert single_times.typical([3.0]) == 3.0
+    assert single_times.spread([1.0, 1.0, 1.0, 1.0]) == 0.0
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------
@@ -245,22 +247,22 @@ def test_what_another_version_kept_counts_as_absent():
 
 def test_cells_that_need_the_same_are_measured_once():
     cells = [measured_cell(), measured_cell(sweep__learning_rate=[0.5]), measured_cell(sweep__global_batch_size=[64])]
-    (job,) = missing_jobs(cells, MACHINE)
+    (job,) = workload_times.missing_jobs(cells, MACHINE)
     assert job.sizes == (16, 32, 64)
 
 
 @pytest.mark.dist
 def test_profiles_are_measured_once_and_then_give_the_same_run_again():
     cell, said = measured_cell(sweep__strategy="sync-ps", sweep__gpus=[2]), []
-    (profile,) = ensure_profiles([cell], [], said.append)
+    (profile,) = workload_times.ensure_profiles([cell], [], said.append)
     assert said[0].startswith("measuring 1 compute profile (softmax), at least ")
     assert 0 < profile.gradient_s(16) < 0.1
     assert 0 < profile.optimizer_s < 0.1
     assert [layer.name for layer in profile.shape.layers] == ["flatten", "classifier"]
     assert profile.shape.parameters == 64 * 10 + 10
-    assert ensure_profiles([cell], [], said.append) == [profile]
+    assert workload_times.ensure_profiles([cell], [], said.append) == [profile]
     assert len(said) == 2
-    first, second = (run_virtual(make_setup(cell)) for _ in range(2))
+    first, second = (virtual_engine.run_virtual(make_setup(cell)) for _ in range(2))
     assert first.steps == second.steps
     assert first.training_s == second.training_s > 0
     assert any("with batches of 8 and 16 samples" in note and "+-" in note for note in first.notes)
@@ -335,7 +337,7 @@ def step_of(setup: Setup, cluster: Cluster) -> float:
     """Return the mean step of a gradient of 1 s, 1,000 bytes long, with updates of 0.05 s."""
     costs = replace(constant_costs(1.0, 0.0, 0.05, LinkFigures(0.0, 1e9), 1000), cluster=cluster)
     executor: Any = Sizes(setup, 1000, 0, dict)
-    steps = build(setup, costs=costs, executor=executor).run().steps
+    steps = virtual_engine.build(setup, costs=costs, executor=executor).run().steps
     starts = [s for s, w in zip(steps["start_s"], steps["worker"], strict=True) if w == 0]
     return (starts[-1] - starts[1]) / (len(starts) - 2)
 
@@ -394,7 +396,7 @@ def test_neither_a_small_message_nor_a_notice_overtakes_a_large_one():
     costs = replace(
         constant_costs(1.0, 0.0, 0.05, LinkFigures(0.0, 1e9), 1000), cluster=calibrated(messages=late, served=lost)
     )
-    assert build(setup, costs=costs, executor=executor).run().notes[:2] == ["much", "little"]
+    assert virtual_engine.build(setup, costs=costs, executor=executor).run().notes[:2] == ["much", "little"]
 
 
 def test_a_mean_loses_what_meeting_after_so_much_computing_costs():

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
 from cells import make_cell
+from lazy import lazy
 from mistaken_plugin import command, run, write
 
 from harness.core.endings import Cause, Failure, SourceLine, Status
@@ -26,7 +25,10 @@ from harness.engines.processes.launch import run_cell
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.shared.fault_draws import PlannedDeath
 from harness.engines.shared.waits import Wait
-from harness.engines.virtual.engine import Crash, Deadlock
+
+torch = lazy("torch")
+dist = lazy("torch.distributed")
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 # -- statuses and causes -----------------------------------------------------------------------------------------------
 
@@ -101,6 +103,11 @@ def blamed(user: Any, function: str, argument: Any) -> Failure:
     return explain(caught.value, [user["__file__"]], 3)
 
 
+def made(error: BaseException | Callable[[], BaseException]) -> BaseException:
+    """Return an error; one whose class takes long to import is made by a function."""
+    return error if isinstance(error, BaseException) else error()
+
+
 def raises(error: BaseException) -> Callable[[], None]:
     def call() -> None:
         raise error
@@ -117,7 +124,7 @@ ERRORS = [
     RuntimeError("CUDA error: out of memory"),
     RuntimeError(str(GLOO)),
     MemoryError("of my own making"),
-    torch.OutOfMemoryError("as torch would say"),
+    pytest.param(lambda: torch.OutOfMemoryError("as torch would say"), id="OutOfMemoryError('as torch would say')"),
     ConnectionResetError("by peer"),
     EOFError(),
 ]
@@ -125,6 +132,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 def test_what_a_line_of_the_user_raises_is_the_users_whatever_it_is_called(user, error):
+    error = made(error)
     failure = blamed(user, "by_hand", error)
     line = USERS.splitlines().index("    raise error") + 1
     assert (failure.cause, failure.process) == (Cause.USER, 3)
@@ -135,22 +143,22 @@ def test_what_a_line_of_the_user_raises_is_the_users_whatever_it_is_called(user,
 OF_OTHERS = [
     (MemoryError(), Cause.MEMORY, "out of memory"),
     (MemoryError("no room\nfor this"), Cause.MEMORY, "no room"),
-    (torch.OutOfMemoryError("CUDA out of memory."), Cause.MEMORY, "CUDA out of memory."),
+    (lambda: torch.OutOfMemoryError("CUDA out of memory."), Cause.MEMORY, "CUDA out of memory."),
     (RuntimeError("CUDA error: out of memory\nlong advice"), Cause.MEMORY, "CUDA error: out of memory"),
-    (dist.DistBackendError("NCCL"), Cause.PEER, "DistBackendError: NCCL"),
-    (dist.DistNetworkError("no route"), Cause.PEER, "DistNetworkError: no route"),
-    (dist.DistStoreError("wait timeout"), Cause.PEER, "DistStoreError: wait timeout"),
+    (lambda: dist.DistBackendError("NCCL"), Cause.PEER, "DistBackendError: NCCL"),
+    (lambda: dist.DistNetworkError("no route"), Cause.PEER, "DistNetworkError: no route"),
+    (lambda: dist.DistStoreError("wait timeout"), Cause.PEER, "DistStoreError: wait timeout"),
     (GLOO, Cause.PEER, f"RuntimeError: {GLOO}"),
     (MachineError("no data"), Cause.MACHINE, "no data"),
     (PluginError("x.py:1: forgot await"), Cause.USER, "x.py:1: forgot await"),
     (PlannedDeath("worker 0 died"), Cause.FAULT, "worker 0 died"),
-    (Deadlock("deadlock: all wait"), Cause.DEADLOCK, "deadlock: all wait"),
+    (lambda: virtual_engine.Deadlock("deadlock: all wait"), Cause.DEADLOCK, "deadlock: all wait"),
 ]
 
 
-@pytest.mark.parametrize(("error", "cause", "reason"), OF_OTHERS, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("error", "cause", "reason"), OF_OTHERS, ids=[reason[:40] for *_, reason in OF_OTHERS])
 def test_lack_of_memory_and_lost_peers_are_not_the_users_though_his_program_is_on_the_way(user, error, cause, reason):
-    failure = blamed(user, "on_the_way", raises(error))
+    failure = blamed(user, "on_the_way", raises(made(error)))
     assert (failure.cause, failure.reason) == (cause, reason)
     assert failure.raised_at is not None
 
@@ -217,8 +225,8 @@ def test_lack_of_memory_behind_an_error_of_a_library_is_found(user):
 def test_a_crash_is_what_the_program_raised(user):
     with pytest.raises(KeyError) as inner:
         user["of_its_own"](None)
-    with pytest.raises(Crash) as caught:
-        raises(Crash("worker 0 failed"))()
+    with pytest.raises(virtual_engine.Crash) as caught:
+        raises(virtual_engine.Crash("worker 0 failed"))()
     caught.value.__cause__ = inner.value
     assert "KeyError: 'nothing'" in explain(caught.value, [user["__file__"]]).reason
 

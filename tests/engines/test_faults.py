@@ -16,6 +16,7 @@ import pytest
 from cells import host, make_cell, make_cells, to_toml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness.api.host import Host
 from harness.api.strategy import Layout
@@ -30,13 +31,14 @@ from harness.core.records import from_json, to_json
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import Crash, build, run_virtual
 from harness.engines.virtual.prices import constant_costs
 from harness.engines.virtual.slow import by_stage
 from harness.results.store import Results
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
 from harness.scenario.read_faults import read_deaths, read_jitter, read_stragglers
+
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 SPEED_ONLY: dict[str, Any] = {"target_accuracy": "none"}
 
@@ -240,7 +242,7 @@ def simulated(strategy: str, gpus: int, steps: int = 40, **changes: Any) -> tupl
     sweep = {"sweep__strategy": [strategy], "sweep__gpus": [gpus], "sweep__batch_size": 4}
     cell = make_cell(workload={"model": "softmax"}, goal=goal, **sweep, **changes)
     costs = constant_costs(GRADIENT_S, 0.0, 0.0, LinkFigures(0.0, 1e30), 2600)
-    return FaultDraws(cell), build(make_setup(cell), costs=costs).run()
+    return FaultDraws(cell), virtual_engine.build(make_setup(cell), costs=costs).run()
 
 
 def test_a_layouts_step_takes_as_long_as_its_slowest_device_and_the_others_wait():
@@ -281,7 +283,7 @@ def test_stages_of_a_pipeline_are_slowed_one_by_one():
         cell = make_cell(
             sweep__strategy=["model-split"], sweep__gpus=[2], sweep__micro_batch_size=4, goal=goal, **faults
         )
-        return run_virtual(make_setup(cell))
+        return virtual_engine.run_virtual(make_setup(cell))
 
     calm, slow = run_split(), run_split(faults={"stragglers": {"rank": 1, "slowdown": 4}})
     ratio = sum(slow.steps["compute_s"]) / sum(calm.steps["compute_s"])
@@ -313,7 +315,7 @@ def test_an_asynchronous_server_goes_on_with_the_rest_to_the_whole_budget():
     ("strategy", "who"), [("sync-ddp", "rank 1"), ("sync-ps", "worker 1"), ("local-sgd", "worker 1")]
 )
 def test_synchronous_strategies_end_with_the_death_in_words(strategy, who):
-    with pytest.raises(Crash) as crash:
+    with pytest.raises(virtual_engine.Crash) as crash:
         simulated(strategy, 3, 60, faults=DIES)
     assert str(crash.value.__cause__) == f"{who} died after step 5 as planned; {strategy} cannot go on without it"
 
@@ -325,7 +327,7 @@ def test_a_run_that_is_over_before_the_death_knows_nothing_of_it():
 
 def test_when_everybody_has_died_the_run_is_over():
     deaths = [{"rank": 1, "after_steps": 5}, {"rank": 0, "after": "20 s"}]
-    with pytest.raises(Crash) as crash:
+    with pytest.raises(virtual_engine.Crash) as crash:
         simulated("async-ps", 2, 1000, faults={"deaths": deaths})
     assert str(crash.value.__cause__) == "worker 0 died after 20 s as planned; nobody is left"
 
@@ -362,8 +364,8 @@ def test_a_program_does_not_survive_its_machine_by_catching_exceptions(tmp_path)
     goal = SPEED_ONLY | {"max_steps": 9}
     changes = {"sweep__strategy": ["catches"], "faults": {"deaths": {"rank": 0, "after_steps": 2}}}
     cell = make_cell(plugins=(str(file),), goal=goal, **changes)
-    with pytest.raises(Crash) as crash:
-        run_virtual(make_setup(cell, [str(file)]))
+    with pytest.raises(virtual_engine.Crash) as crash:
+        virtual_engine.run_virtual(make_setup(cell, [str(file)]))
     assert "worker 0 died after step 2 as planned" in str(crash.value.__cause__)
 
 
@@ -446,7 +448,7 @@ def test_staleness_fails_at_a_fixed_rate_and_survives_when_the_rate_is_divided_b
     goal = {"target_accuracy": "none", "max_epochs": 10, "evaluate_every": "1 epoch"}
     sweep = {"strategy": ["softsync"], "gpus": [30], "batch_size": 4, "learning_rate": 0.3, "seeds": 3}
     cells = make_cells(workload={"model": "mlp"}, goal=goal, sweep=sweep, faults={"compute_jitter": 0.2}, **options)
-    outcomes = [run_virtual(make_setup(cell)) for cell in cells]
+    outcomes = [virtual_engine.run_virtual(make_setup(cell)) for cell in cells]
     accuracies = [outcome.evaluations[-1].validation_accuracy or 0.0 for outcome in outcomes]
     staleness = [s for outcome in outcomes for s in outcome.updates_log["staleness"]]
     if n == 1 or divided:

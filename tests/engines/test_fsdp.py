@@ -9,15 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
-from torch.distributed.tensor.debug import CommDebugMode
-from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
+from lazy import lazy
 from trained import BATCHNORM, DROPOUT, FIFTY_STEPS, FP64, difference, real, seen, virtual
 
 from harness.api.strategy import Layout
@@ -30,8 +24,16 @@ from harness.costs.steps.fsdp_traffic import (
     fsdp_messages,
     fsdp_step_messages,
 )
-from harness.engines.real.layouts.parts import Parts
-from harness.engines.real.layouts.sharded import module_shape, shard_module
+
+torch = lazy("torch")
+dist = lazy("torch.distributed")
+fsdp2_mem_tracker = lazy("torch.distributed._tools.fsdp2_mem_tracker")
+tensor_debug = lazy("torch.distributed.tensor.debug")
+nn = lazy("torch.nn")
+fake_pg = lazy("torch.testing._internal.distributed.fake_pg")
+python_dispatch = lazy("torch.utils._python_dispatch")
+layout_parts = lazy("harness.engines.real.layouts.parts")
+sharded_layout = lazy("harness.engines.real.layouts.sharded")
 
 warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
 
@@ -42,26 +44,28 @@ def tensor_bytes(tensors):
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-class Sent(TorchDispatchMode):
-    """What torch hands to its process group: kind, and elements of the whole vector."""
+@contextmanager
+def overheard() -> Iterator[list[tuple[str, int]]]:
+    """Yield what torch hands to its process group: kind, and elements of the whole vector."""
+    messages: list[tuple[str, int]] = []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[tuple[str, int]] = []
+    class Sent(python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__
+            if name == "_allgather_base_":
+                messages.append(("all-gather", args[0].numel()))
+            elif name == "_reduce_scatter_base_":
+                messages.append(("reduce-scatter", args[1].numel()))
+            return func(*args, **(kwargs or {}))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name == "_allgather_base_":
-            self.messages.append(("all-gather", args[0].numel()))
-        elif name == "_reduce_scatter_base_":
-            self.messages.append(("reduce-scatter", args[1].numel()))
-        return func(*args, **(kwargs or {}))
+    with Sent():
+        yield messages
 
 
 @contextmanager
 def pretended_group(ranks: int) -> Iterator[None]:
     """Be rank 0 of a process group whose other ranks do not exist."""
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    dist.init_process_group("fake", store=fake_pg.FakeStore(), rank=0, world_size=ranks)
     try:
         yield
     finally:
@@ -73,12 +77,12 @@ def sent_by_torch(
 ) -> tuple[list[Any], dict[str, int]]:
     """Return what one pass forward and back of the real runner's sharded module sends, twice counted."""
     with pretended_group(ranks):
-        sharded = shard_module(module, "cpu", ranks, reshard)
-        with CommDebugMode() as counter, Sent() as sent, warnings.catch_warnings():
+        sharded = sharded_layout.shard_module(module, "cpu", ranks, reshard)
+        with tensor_debug.CommDebugMode() as counter, overheard() as sent, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the counter's own hooks
             sharded(inputs).sum().backward()
         counts = {op.__name__: count for op, count in counter.get_comm_counts().items()}
-    return sent.messages, counts
+    return sent, counts
 
 
 def dense(widths: list[int]) -> nn.Sequential:
@@ -93,7 +97,7 @@ def dense(widths: list[int]) -> nn.Sequential:
 @given(widths=st.lists(st.integers(1, 40), min_size=2, max_size=6), ranks=st.integers(2, 5), reshard=st.booleans())
 def test_counts_and_bytes_are_those_that_torch_sends(widths, ranks, reshard):
     module = dense(widths)
-    expected = fsdp_messages(module_shape(module), ranks, reshard)
+    expected = fsdp_messages(sharded_layout.module_shape(module), ranks, reshard)
     messages, counts = sent_by_torch(module, ranks, reshard, torch.randn(3, widths[0]))
     # Torch gathers ahead of need, so the order differs.
     assert sorted((kind, 4 * elements) for kind, elements in messages) == sorted(m[:2] for m in expected)
@@ -132,7 +136,7 @@ def test_padding_is_less_than_one_row_a_rank(rows, width, ranks):
 def counted_kinds(module: nn.Module, layout: Layout) -> Mapping[str, int]:
     """Return what the fullest device of either engine is said to hold, with Adam."""
     work = Work(Named("adam"), samples=1)
-    return device_memory(module_shape(module), layout, work, CPU).fullest.kinds
+    return device_memory(sharded_layout.module_shape(module), layout, work, CPU).fullest.kinds
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
@@ -140,7 +144,7 @@ def test_parts_are_the_bytes_that_are_counted(ranks):
     module = dense([50, 30, 20, 7])
     counted = counted_kinds(module, Layout(data=ranks, shard="parameters"))
     with pretended_group(ranks):
-        parts = Parts(shard_module(module, "cpu", ranks, reshard=True))
+        parts = layout_parts.Parts(sharded_layout.shard_module(module, "cpu", ranks, reshard=True))
         held = tensor_bytes(parts.parameters())
     assert counted["parameters"] == counted["gradients"] == held
     assert counted["optimizer"] == 2 * held
@@ -164,11 +168,11 @@ def test_what_passes_through_is_what_torch_itself_counts(widths, shard):
     ranks = 4
     module = nn.Sequential(*[nn.Linear(a, b, bias=False) for a, b in pairwise(widths)])
     layout, shards = Layout(data=ranks, shard=shard), 2 * tensor_bytes(module.parameters()) // ranks
-    expected = passing_bytes(module_shape(module), layout)
+    expected = passing_bytes(sharded_layout.module_shape(module), layout)
     with pretended_group(ranks), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracker's own hooks
-        sharded = shard_module(module, "cpu", ranks, reshard=shard == "parameters")
-        tracker = FSDPMemTracker(sharded, None)
+        sharded = sharded_layout.shard_module(module, "cpu", ranks, reshard=shard == "parameters")
+        tracker = fsdp2_mem_tracker.FSDPMemTracker(sharded, None)
         with tracker:
             sharded(torch.randn(1, widths[0])).sum().backward()
         (peak,) = tracker.get_tracker_snapshot("peak").values()

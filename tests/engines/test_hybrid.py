@@ -6,22 +6,24 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
-import torch
 from cells import host, make_cell
 from hypothesis import given
 from hypothesis import strategies as st
+from lazy import lazy
 from places import TESTS
-from torch import nn
 from trained import BATCHNORM, FP64, difference, real, seen, virtual
 
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible, PluginError
-from harness.costs.tracing.tensor_cuts import split_shares, tensor_plan
 from harness.engines.processes.launch import run_cell
-from harness.engines.real.layouts.grid import coordinates, rank_at
 from harness.engines.real.merge import split_waits
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
+
+torch = lazy("torch")
+nn = lazy("torch.nn")
+tensor_cuts = lazy("harness.costs.tracing.tensor_cuts")
+grid = lazy("harness.engines.real.layouts.grid")
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 LAYOUTS = str(TESTS / "plugins" / "layouts.py")
 
@@ -68,8 +70,8 @@ def test_replicas_are_what_the_other_axes_leave(data, pipeline, tensor):
 @given(data=st.integers(1, 5), pipeline=st.integers(1, 5), tensor=st.integers(1, 5))
 def test_every_rank_has_one_place_and_tensor_neighbours_are_next_to_each_other(data, pipeline, tensor):
     layout = Layout(data=data, pipeline=pipeline, tensor=tensor)
-    places = [coordinates(layout, rank) for rank in range(layout.devices)]
-    assert [rank_at(layout, *place) for place in places] == list(range(layout.devices))
+    places = [grid.coordinates(layout, rank) for rank in range(layout.devices)]
+    assert [grid.rank_at(layout, *place) for place in places] == list(range(layout.devices))
     assert places[:tensor] == [(0, 0, k) for k in range(tensor)]
 
 
@@ -83,48 +85,55 @@ def test_sharding_inside_a_pipeline_is_refused_in_words():
 
 def test_pairs_of_linear_layers_are_cut_and_what_does_not_divide_stays_whole():
     module = nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4), nn.Linear(4, 3))
-    assert tensor_plan(module, 2) == {"0": "colwise", "2": "rowwise", "4": "colwise", "5": "rowwise"}
-    assert tensor_plan(module, 4) == {"0": "colwise", "2": "rowwise", "4": "colwise", "5": "rowwise"}
-    assert tensor_plan(module, 8) == {"0": "colwise", "2": "rowwise"}
-    assert tensor_plan(module, 3) == {"2": "colwise", "4": "rowwise"}
-    assert tensor_plan(module, 1) == {}
+    assert tensor_cuts.tensor_plan(module, 2) == {"0": "colwise", "2": "rowwise", "4": "colwise", "5": "rowwise"}
+    assert tensor_cuts.tensor_plan(module, 4) == {"0": "colwise", "2": "rowwise", "4": "colwise", "5": "rowwise"}
+    assert tensor_cuts.tensor_plan(module, 8) == {"0": "colwise", "2": "rowwise"}
+    assert tensor_cuts.tensor_plan(module, 3) == {"2": "colwise", "4": "rowwise"}
+    assert tensor_cuts.tensor_plan(module, 1) == {}
 
 
 def test_dropout_and_convolutions_end_a_pair():
-    assert tensor_plan(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 4)), 2) == {}
-    assert tensor_plan(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 4)), 2) == {}
+    assert tensor_cuts.tensor_plan(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 4)), 2) == {}
+    assert tensor_cuts.tensor_plan(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 4)), 2) == {}
 
 
-class Declares(nn.Module):
-    tensor_plan: ClassVar = {"up": "colwise", "down": "rowwise"}
+PLAN = {"up": "colwise", "down": "rowwise"}
 
-    def __init__(self, hidden: int, parts: int) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(4, hidden), nn.Linear(hidden, 4)
-        self.tensor_parts = parts
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return self.down(torch.relu(self.up(values)))
+def declares(hidden: int, parts: int, plan: dict[str, str] = PLAN) -> nn.Module:
+    """Return a module that says itself how it may be cut."""
+
+    class Declares(nn.Module):
+        tensor_plan: ClassVar = plan
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(4, hidden), nn.Linear(hidden, 4)
+            self.tensor_parts = parts
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return self.down(torch.relu(self.up(values)))
+
+    return Declares()
 
 
 def test_a_module_says_itself_what_may_be_cut_and_into_how_many_parts():
-    module = nn.Sequential(Declares(12, parts=3), nn.Linear(4, 4))
-    assert tensor_plan(module, 3) == {"0.up": "colwise", "0.down": "rowwise"}
-    assert tensor_plan(module, 2) == {}
-    shares = split_shares(module, tensor_plan(module, 3))
+    module = nn.Sequential(declares(12, parts=3), nn.Linear(4, 4))
+    assert tensor_cuts.tensor_plan(module, 3) == {"0.up": "colwise", "0.down": "rowwise"}
+    assert tensor_cuts.tensor_plan(module, 2) == {}
+    shares = tensor_cuts.split_shares(module, tensor_cuts.tensor_plan(module, 3))
     assert shares == {"0": (4 * 12 + 12 + 12 * 4) / (4 * 12 + 12 + 12 * 4 + 4), "1": 0.0}
 
 
-def test_a_plan_that_names_no_linear_layer_is_refused(monkeypatch):
-    monkeypatch.setattr(Declares, "tensor_plan", {"upp": "colwise"})
+def test_a_plan_that_names_no_linear_layer_is_refused():
     with pytest.raises(PluginError, match=r"Declares.tensor_plan: no nn.Linear is called upp"):
-        tensor_plan(Declares(4, 2), 2)
+        tensor_cuts.tensor_plan(declares(4, 2, {"upp": "colwise"}), 2)
 
 
 @given(widths=st.lists(st.integers(1, 24), min_size=2, max_size=7), ways=st.integers(2, 6))
 def test_cuts_come_in_pairs_that_divide_evenly(widths, ways):
     module = nn.Sequential(*[nn.Linear(a, b) for a, b in pairwise(widths)])
-    plan = list(tensor_plan(module, ways).items())
+    plan = list(tensor_cuts.tensor_plan(module, ways).items())
     for (first, one), (second, other) in zip(plan[::2], plan[1::2], strict=True):
         assert (one, other, int(second)) == ("colwise", "rowwise", int(first) + 1)
         assert module.get_submodule(first).out_features % ways == 0
@@ -132,7 +141,11 @@ def test_cuts_come_in_pairs_that_divide_evenly(widths, ways):
 
 def test_shares_leave_out_the_bias_that_every_device_has():
     module = nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 6))
-    assert split_shares(module, tensor_plan(module, 2)) == {"0": 1.0, "1": 0.0, "2": 8 * 6 / (8 * 6 + 6)}
+    assert tensor_cuts.split_shares(module, tensor_cuts.tensor_plan(module, 2)) == {
+        "0": 1.0,
+        "1": 0.0,
+        "2": 8 * 6 / (8 * 6 + 6),
+    }
 
 
 # -- that it trains as one device does ---------------------------------------------------------------------------------
@@ -204,7 +217,9 @@ def test_exchanging_afterwards_and_computing_twice_change_nothing_not_even_buffe
     cell = make_cell(engine="real", sweep__strategy=strategy, **changes)
     result = run_cell(cell, [LAYOUTS], options={"keep_weights": True})
     assert result.finished, result.reason
-    simulated = run_virtual(make_setup(make_cell(sweep__strategy=strategy, **changes), [LAYOUTS]), merge=False)
+    simulated = virtual_engine.run_virtual(
+        make_setup(make_cell(sweep__strategy=strategy, **changes), [LAYOUTS]), merge=False
+    )
     plain = virtual("sync-ddp", **{key: value for key, value in changes.items() if key != "plugins"})
     assert difference(result.outcome, simulated) == difference(result.outcome, plain) == 0.0
     assert [e.validation_loss for e in result.outcome.evaluations] == [e.validation_loss for e in plain.evaluations]

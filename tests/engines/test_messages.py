@@ -11,37 +11,44 @@ import time
 from multiprocessing import Pipe
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness.core.errors import PluginError
 from harness.engines.processes.slots import make_slot_file
-from harness.engines.real.messages import Peer, Post, Slots
-from harness.engines.shared.flat import Flat
+
+torch = lazy("torch")
+messages = lazy("harness.engines.real.messages")
+flat = lazy("harness.engines.shared.flat")
 
 
 def make_posts(
-    addresses: list[int], parameters: int = 3, buffers: int = 0, dtype: torch.dtype = torch.float32
-) -> dict[int, Post]:
+    addresses: list[int], parameters: int = 3, buffers: int = 0, dtype: str = "float32"
+) -> dict[int, messages.Post]:
     """Connect every pair of addresses, as the supervisor does."""
-    num_bytes = (parameters + buffers) * dtype.itemsize
-    posts = {a: Post({}, (parameters, buffers), dtype) for a in addresses}
+    kind = getattr(torch, dtype)
+    num_bytes = (parameters + buffers) * kind.itemsize
+    posts = {a: messages.Post({}, (parameters, buffers), kind) for a in addresses}
     for i, a in enumerate(addresses):
         for b in addresses[i + 1 :]:
             at_a, at_b = Pipe()
             there, back = make_slot_file(), make_slot_file()
-            posts[a].peers[b] = Peer(b, at_a, Slots(there, num_bytes), Slots(back, num_bytes))
-            posts[b].peers[a] = Peer(a, at_b, Slots(os.dup(back), num_bytes), Slots(os.dup(there), num_bytes))
+            posts[a].peers[b] = messages.Peer(
+                b, at_a, messages.Slots(there, num_bytes), messages.Slots(back, num_bytes)
+            )
+            posts[b].peers[a] = messages.Peer(
+                a, at_b, messages.Slots(os.dup(back), num_bytes), messages.Slots(os.dup(there), num_bytes)
+            )
     return posts
 
 
 @pytest.fixture
 def posts():
     """Return a function that connects addresses; pipes are closed at the end."""
-    made: list[Post] = []
+    made: list[messages.Post] = []
 
-    def make(addresses: list[int], **shape: object) -> dict[int, Post]:
+    def make(addresses: list[int], **shape: object) -> dict[int, messages.Post]:
         group = make_posts(addresses, **shape)
         made.extend(group.values())
         return group
@@ -54,11 +61,11 @@ def posts():
             os.close(peer.incoming._descriptor)
 
 
-def send(post: Post, to: int, value: object, stop: bool = False) -> int:
+def send(post: messages.Post, to: int, value: object, stop: bool = False) -> int:
     return post.send(to, value, time.monotonic(), 0.0, stop)
 
 
-def take(post: Post, source: int | None = None, leavers: bool = False):
+def take(post: messages.Post, source: int | None = None, leavers: bool = False):
     """Receive without ever blocking: what is not here after a pump of everything will not come."""
     while post.pump(0):
         pass
@@ -67,8 +74,8 @@ def take(post: Post, source: int | None = None, leavers: bool = False):
     return parcel
 
 
-def value_of(*numbers: float, **fields: object) -> Flat:
-    return Flat([torch.tensor(numbers)], **fields)
+def value_of(*numbers: float, **fields: object) -> flat.Flat:
+    return flat.Flat([torch.tensor(numbers)], **fields)
 
 
 # -- sending never waits -----------------------------------------------------------------------------------------------
@@ -92,7 +99,7 @@ def test_slots_are_used_again_once_they_have_been_read(posts):
 def test_unread_values_are_not_overwritten_when_the_sender_changes_its_weights(posts):
     a, b = posts([0, 1]).values()
     weights = torch.ones(3)
-    send(a, 1, Flat([weights]))
+    send(a, 1, flat.Flat([weights]))
     weights.zero_()
     assert take(b).value.tensor().tolist() == [1, 1, 1]
 
@@ -114,22 +121,22 @@ def test_a_value_taken_does_not_change_when_its_slot_is_filled_again(posts):
     parameters=st.integers(1, 5000),
     buffers=st.integers(0, 70),
     pieces=st.integers(1, 4),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    dtype=st.sampled_from(["float32", "float64", "bfloat16"]),
     seed=st.integers(0, 99),
 )
 def test_values_of_any_size_arrive_bit_for_bit(parameters, buffers, pieces, dtype, seed):
     a, b = make_posts([0, 1], parameters, buffers, dtype).values()
-    generator = torch.Generator().manual_seed(seed)
-    vector = torch.randn(parameters, generator=generator).to(dtype)
-    held = torch.randn(buffers, generator=generator).to(dtype) if buffers else None
-    sent = Flat(list(vector.tensor_split(pieces)), held, num_samples=seed, version=7, loss=torch.tensor(0.5))
+    generator, kind = torch.Generator().manual_seed(seed), getattr(torch, dtype)
+    vector = torch.randn(parameters, generator=generator).to(kind)
+    held = torch.randn(buffers, generator=generator).to(kind) if buffers else None
+    sent = flat.Flat(list(vector.tensor_split(pieces)), held, num_samples=seed, version=7, loss=torch.tensor(0.5))
     sent.origin = (3, 11)
     num_bytes = send(a, 1, sent)
     got = take(b).value
     assert torch.equal(got.tensor(), vector)
     assert (got.buffers is None) if held is None else torch.equal(got.buffers, held)
     assert (got.num_samples, got.version, got.loss, got.origin) == (seed, 7, 0.5, (3, 11))
-    assert num_bytes >= (parameters + buffers) * dtype.itemsize
+    assert num_bytes >= (parameters + buffers) * kind.itemsize
     for post in (a, b):
         for peer in post.peers.values():
             peer.connection.close()
@@ -139,7 +146,7 @@ def test_values_of_any_size_arrive_bit_for_bit(parameters, buffers, pieces, dtyp
 
 def test_pieces_in_the_shape_of_parameters_arrive_as_one_vector(posts):
     a, b = posts([0, 1], parameters=6).values()
-    send(a, 1, Flat([torch.arange(4.0).view(2, 2), torch.tensor([4.0, 5.0])]))
+    send(a, 1, flat.Flat([torch.arange(4.0).view(2, 2), torch.tensor([4.0, 5.0])]))
     assert take(b).value.tensor().tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -262,7 +269,7 @@ else:
 """
 
 
-def start_child(leaves: bool) -> tuple[subprocess.Popen[str], Post, list[int]]:
+def start_child(leaves: bool) -> tuple[subprocess.Popen[str], messages.Post, list[int]]:
     ours, theirs = Pipe()
     there, back = make_slot_file(), make_slot_file()
     descriptors = [theirs.fileno(), there, back]
@@ -273,11 +280,13 @@ def start_child(leaves: bool) -> tuple[subprocess.Popen[str], Post, list[int]]:
         text=True,
     )
     theirs.close()
-    post = Post({1: Peer(1, ours, Slots(back, 4000), Slots(there, 4000))}, (1000, 0), torch.float32)
+    post = messages.Post(
+        {1: messages.Peer(1, ours, messages.Slots(back, 4000), messages.Slots(there, 4000))}, (1000, 0), torch.float32
+    )
     return child, post, [there, back]
 
 
-def receive(post: Post):
+def receive(post: messages.Post):
     """Wait as an endpoint does."""
     over, parcel = post.match(None, False)
     while not over:

@@ -15,19 +15,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from cells import make_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 from places import TESTS
 
 from harness import SERVER, Strategy
 from harness.core.given_cluster import LinkFigures
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.engine import build
 from harness.engines.virtual.prices import Costs, constant_costs
 from harness.engines.virtual.sizes import Sizes
+
+torch = lazy("torch")
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 BOWL = f"{TESTS}/models/bowl.py:bowl"
 CURVATURE, CLASSES = 2.0, 10
@@ -68,7 +70,7 @@ def run_sizes(setup: Setup, costs: Costs, num_bytes: int = 1000, times: Sequence
     Args:
         times: of the gradients, in the order in which they start, as factors; empty: what the cell says.
     """
-    engine = build(setup, costs=costs, executor=Sizes(setup, num_bytes, 0, dict))
+    engine = virtual_engine.build(setup, costs=costs, executor=Sizes(setup, num_bytes, 0, dict))
     if times:
         engine.cluster.faults = Drawn(times)
     return engine.run()
@@ -78,7 +80,7 @@ def run_numbers(setup: Setup) -> Outcome:
     """Run a cell on the virtual cluster with its real gradients, each computed on its own."""
     # A pipeline needs to know its stages, so it finds its costs itself; times do not change its numbers.
     costs = costs_of() if setup.layout.pipeline == 1 else None
-    return build(setup, costs=costs, merge=False).run()
+    return virtual_engine.build(setup, costs=costs, merge=False).run()
 
 
 def step_times(outcome: Outcome) -> list[float]:
@@ -305,7 +307,7 @@ def test_a_synchronous_push_takes_all_workers_bytes_through_the_servers_interfac
                 server.send(server.weights, to=worker)
 
     setup = replace(setup_of("async-ps", workers, 1), strategy=Pushes())
-    engine = build(setup, costs=costs_of(link=link), executor=Sizes(setup, 10**8, 0, dict))
+    engine = virtual_engine.build(setup, costs=costs_of(link=link), executor=Sizes(setup, 10**8, 0, dict))
     engine.run()
     assert max(sent) == pytest.approx(2 * (workers * one_s + link.latency_s))
 

@@ -9,6 +9,7 @@ import pytest
 from cells import host, make_cell, make_cells
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 from places import ROOT
 
 from harness import SERVER
@@ -23,14 +24,14 @@ from harness.costs.profiles.constants import PLAIN
 from harness.costs.steps.collectives import ring_s
 from harness.costs.steps.server import server_times
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.engine import build
 from harness.engines.virtual.prices import Costs, constant_costs
 from harness.engines.virtual.sizes import Sizes
-from harness.engines.virtual.timing import run_timing
-from harness.engines.virtual.whatif import SERVER as SERVER_BANDWIDTH
-from harness.engines.virtual.whatif import what_if
 from harness.scenario.plan import make_plan
 from harness.scenario.read import load_scenario
+
+virtual_engine = lazy("harness.engines.virtual.engine")
+timing = lazy("harness.engines.virtual.timing")
+whatif = lazy("harness.engines.virtual.whatif")
 
 HUNDRED_MB = 10**8
 TEN_GIGABIT = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1.25e9)
@@ -65,7 +66,7 @@ def cluster_with(
 def run(strategy: str, workers: int, steps: int, costs: Costs) -> Outcome:
     """Run a cell's program without computing numbers."""
     setup = setup_of(strategy, workers, steps)
-    return build(setup, costs=costs, executor=Sizes(setup, HUNDRED_MB, 0, dict)).run()
+    return virtual_engine.build(setup, costs=costs, executor=Sizes(setup, HUNDRED_MB, 0, dict)).run()
 
 
 def rate_of(outcome: Outcome, skipped: int) -> float:
@@ -89,7 +90,7 @@ def pushes_s(workers: int, cluster: Cluster) -> float:
                 await server.receive()
             arrived.append(engine.cluster.env.now)
 
-    engine = build(
+    engine = virtual_engine.build(
         replace(setup, strategy=Pushes()), costs=costs_of(cluster), executor=Sizes(setup, HUNDRED_MB, 0, dict)
     )
     engine.run()
@@ -230,7 +231,7 @@ def test_a_straggler_does_not_hold_up_the_pushes_of_others():
     )
     setup = make_setup(cell)
     costs = costs_of(cluster_with(Servers("dedicated", 1)), compute_s=1.0)
-    outcome = build(setup, costs=costs, executor=Sizes(setup, HUNDRED_MB, 0, dict)).run()
+    outcome = virtual_engine.build(setup, costs=costs, executor=Sizes(setup, HUNDRED_MB, 0, dict)).run()
     assert outcome.training_s == pytest.approx(2.0 + 0.080)
 
 
@@ -302,10 +303,10 @@ def test_what_cannot_be_meant_is_refused(cluster, message):
 
 
 def test_servers_can_be_asked_for_another_bandwidth_where_they_have_one():
-    dedicated = what_if(timed("dedicated"), host())
-    base = dedicated.configured[SERVER_BANDWIDTH]
-    assert dedicated.step_s({SERVER_BANDWIDTH: base / 2}) > dedicated.step_s({SERVER_BANDWIDTH: base})
-    assert SERVER_BANDWIDTH not in what_if(timed("co-located"), host()).configured
+    dedicated = whatif.what_if(timed("dedicated"), host())
+    base = dedicated.configured[whatif.SERVER]
+    assert dedicated.step_s({whatif.SERVER: base / 2}) > dedicated.step_s({whatif.SERVER: base})
+    assert whatif.SERVER not in whatif.what_if(timed("co-located"), host()).configured
 
 
 def timed(placement: str) -> Any:
@@ -334,7 +335,7 @@ def test_published_scenarios_come_out_as_measured(name, worst):
     errors = []
     for cell in plan.cells:
         for observed in cell.observed:
-            outcome = run_timing(cell, host())
+            outcome = timing.run_timing(cell, host())
             errors.append(outcome.samples / outcome.training_s / observed.throughput_samples_per_s - 1)
     assert len(errors) >= 3
     assert max(map(abs, errors)) <= worst

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cells import host, make_cell, make_cells
+from lazy import lazy
 
 from harness.analysis.cell_row import outcome_row
 from harness.analysis.points import number
@@ -18,12 +19,13 @@ from harness.costs.cells import find
 from harness.costs.memory.fit import memory_of, memory_verdict, placement_of
 from harness.engines.calibration.trace_in_child import find_or_trace
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
 from harness.engines.virtual.prices import Costs
-from harness.engines.virtual.timing import run_timing
 from harness.results.store import Results
 from harness.scenario.plan import Machine, make_plan
 from harness.scenario.read import parse_scenario
+
+virtual_engine = lazy("harness.engines.virtual.engine")
+timing = lazy("harness.engines.virtual.timing")
 
 FIGURES = {"samples_per_second": 2000, "batch_size": 32}
 CLUSTER = {"device": FIGURES, "inter_node": {"bandwidth": "1 GB/s", "latency": "30 us"}}
@@ -78,9 +80,9 @@ def test_a_program_takes_the_same_time_with_sizes_as_with_numbers(strategy):
     cell = cell_of(strategy, 4)
     assert cell.timing_only
     shape = find_or_trace(cell, host(), ())
-    timed = run_timing(cell, host(), shape)
+    timed = timing.run_timing(cell, host(), shape)
     costs = Costs(find.profile_of(cell, shape), find.cluster_of(cell))
-    computed = run_virtual(make_setup(cell), costs=costs)
+    computed = virtual_engine.run_virtual(make_setup(cell), costs=costs)
     for column in CLOCKED:
         assert timed.steps[column] == computed.steps[column], column
     assert timed.updates_log == computed.updates_log
@@ -101,7 +103,7 @@ def test_stragglers_slow_a_timing_only_pipeline_by_its_stage():
     for slowdown in (1.0, 2.0):
         faults = {"stragglers": [{"rank": 1, "slowdown": slowdown}]} if slowdown > 1 else {}
         (cell,) = make_cells(**GIVEN_PIPELINE, faults=faults)
-        seconds.append(run_timing(cell, host()).training_s)
+        seconds.append(timing.run_timing(cell, host()).training_s)
     assert 1.3 < seconds[1] / seconds[0] < 2.0  # the slow stage sets the pace; filling and draining wait less
 
 
@@ -110,7 +112,7 @@ def test_one_cut_decides_what_a_pipeline_needs_and_what_it_takes(dram):
     (cell,) = make_cells(**GIVEN_PIPELINE, limits={"dram": dram})
     shape = find.given_shape(cell)
     assert memory_verdict(cell, host(), shape) is None
-    outcome = run_timing(cell, host())
+    outcome = timing.run_timing(cell, host())
     estimate = memory_of(cell, host(), shape, outcome.facts["placement"])
     assert estimate.fullest.total_bytes <= cell.dram_bytes
     assert outcome.facts["placement"] == placement_of(cell, host(), shape)
@@ -120,13 +122,13 @@ def test_named_stages_that_are_not_the_layers_are_refused():
     names = {"strategy__model-split": {"placement": [["a"], ["b"], ["c"], ["d"]]}}
     (cell,) = make_cells(**GIVEN_PIPELINE, **names)
     with pytest.raises(Impossible, match="must list all layers in order in 4 non-empty stages"):
-        run_timing(cell, host())
+        timing.run_timing(cell, host())
 
 
 def test_a_timing_only_cell_is_deterministic_to_the_bit():
     cell = cell_of("async-ps", 8)
     shape = find_or_trace(cell, host(), ())
-    first, second = (run_timing(cell, host(), shape) for _ in range(2))
+    first, second = (timing.run_timing(cell, host(), shape) for _ in range(2))
     assert first.steps == second.steps
     assert first.updates_log == second.updates_log
 
@@ -141,7 +143,7 @@ def test_copies_of_a_layout_are_one_worker_whose_cost_does_not_grow():
         cell_of("sync-ddp", gpus, sweep={"strategy": "sync-ddp", "gpus": gpus, "batch_size": 8}) for gpus in (2, 65536)
     )
     shape = find_or_trace(few, host(), ())
-    outcomes = [run_timing(cell, host(), shape) for cell in (few, many)]
+    outcomes = [timing.run_timing(cell, host(), shape) for cell in (few, many)]
     rows = [
         outcome_row(cell, outcome, Budget.of(cell.goal, outcome.facts["num_train"]))
         for cell, outcome in zip((few, many), outcomes, strict=True)

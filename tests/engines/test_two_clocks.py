@@ -6,12 +6,14 @@ from functools import partial
 
 import pytest
 from cells import make_cell
+from lazy import lazy
 from places import TESTS
 from trained import BATCHNORM, DROPOUT, FIFTY_STEPS, FP64, difference, real, seen, virtual
 
 from harness.engines.processes.launch import run_cell
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import Deadlock, run_virtual
+
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 BROKEN = str(TESTS / "plugins" / "broken_programs.py")
 AVERAGES = str(TESTS / "plugins" / "averages.py")
@@ -135,8 +137,10 @@ def test_both_engines_stop_at_the_same_sample_at_the_target(strategy):
 
 def test_a_deadlock_is_named_on_the_virtual_engine():
     setup = make_setup(make_cell(sweep__strategy="waits-forever", plugins=(BROKEN,)), [BROKEN])
-    with pytest.raises(Deadlock, match=r"worker 0 waits in receive\(-1\) since .*server waits in receive\(\) since"):
-        run_virtual(setup)
+    with pytest.raises(
+        virtual_engine.Deadlock, match=r"worker 0 waits in receive\(-1\) since .*server waits in receive\(\) since"
+    ):
+        virtual_engine.run_virtual(setup)
 
 
 def test_a_deadlock_is_named_on_the_real_engine():
@@ -228,7 +232,7 @@ def test_averaging_by_samples_agrees_on_both():
     measured = run_cell(cell, [AVERAGES], options={"keep_weights": True})
     assert measured.finished, measured.reason
     setup = make_setup(make_cell(sweep__strategy="by-samples", **changes), [AVERAGES])
-    simulated = run_virtual(setup, merge=False)
+    simulated = virtual_engine.run_virtual(setup, merge=False)
     assert difference(measured.outcome, simulated) < 1e-12
     assert seen(measured.outcome) == seen(simulated)
 
@@ -241,7 +245,7 @@ def test_batches_of_ones_own_without_a_server_see_the_same_marks_on_both(strateg
     measured = run_cell(cell, [AVERAGES], options={"keep_weights": True})
     assert measured.finished, measured.reason
     setup = make_setup(make_cell(sweep__strategy=strategy, **changes), [AVERAGES])
-    simulated = run_virtual(setup, merge=False)
+    simulated = virtual_engine.run_virtual(setup, merge=False)
     assert [s for s, _, _ in seen(measured.outcome)] == [s for s, _, _ in seen(simulated)]
     assert difference(measured.outcome, simulated) < 1e-12
 
@@ -253,7 +257,7 @@ def test_limits_hold_for_a_server_that_never_applies_a_gradient(strategy):
     measured = run_cell(cell, [AVERAGES])
     assert measured.finished, measured.reason
     setup = make_setup(make_cell(sweep__strategy=strategy, **changes), [AVERAGES])
-    simulated = run_virtual(setup)
+    simulated = virtual_engine.run_virtual(setup)
     if strategy == "elastic-mean":
         marks = [samples for samples, _, _ in seen(simulated)]
         assert [samples for samples, _, _ in seen(measured.outcome)] == marks

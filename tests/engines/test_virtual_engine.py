@@ -9,10 +9,10 @@ from functools import cache
 from typing import Any
 
 import pytest
-import torch
 from cells import make_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness import ANY, SERVER, Layout, Strategy
 from harness.core.budget import Budget, Evaluation, Goal, Marks, Referee, target_reached
@@ -20,8 +20,10 @@ from harness.core.errors import HarnessError
 from harness.core.given_cluster import LinkFigures
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.engine import Crash, Deadlock, VirtualEngine, build
 from harness.engines.virtual.prices import Costs, constant_costs
+
+torch = lazy("torch")
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 WEIGHT_BYTES = 4 * (64 * 10 + 10)  # softmax on 8 x 8 digits, fp32
 GRADIENT_S, APPLY_S, LATENCY_S = 1.0, 0.25, 0.5
@@ -48,12 +50,14 @@ def setup_of(strategy: str = "single", gpus: int = 1, max_steps: int = 6) -> Set
     return make_setup(make_cell(**changes))
 
 
-def engine_of(work: Any, serve: Any = None, *, workers: int = 2, costs: Costs = COSTS, **kind: Any) -> VirtualEngine:
+def engine_of(
+    work: Any, serve: Any = None, *, workers: int = 2, costs: Costs = COSTS, **kind: Any
+) -> virtual_engine.VirtualEngine:
     """Return an engine around programs written in a test."""
     body = {"name": "a-test", "work": work, **kind} | ({"serve": serve} if serve is not None else {})
     setup, servers = setup_of(), int(serve is not None)
     cell = replace(setup.cell, workers=workers, gpus=workers, servers=servers)
-    return build(replace(setup, cell=cell, strategy=type("ATest", (Strategy,), body)()), costs=costs)
+    return virtual_engine.build(replace(setup, cell=cell, strategy=type("ATest", (Strategy,), body)()), costs=costs)
 
 
 def run_programs(work: Any, serve: Any = None, **options: Any) -> Outcome:
@@ -172,7 +176,7 @@ def test_what_cannot_cross_between_processes_is_refused_here_too():
     async def work(self, worker):
         await worker.send(object(), to=1 - worker.rank)
 
-    with pytest.raises(Crash) as crash:
+    with pytest.raises(virtual_engine.Crash) as crash:
         run_programs(work)
     assert isinstance(crash.value.__cause__, TypeError)
 
@@ -270,7 +274,7 @@ def test_a_wait_for_each_other_is_a_deadlock_in_words():
         await worker.receive(1 - worker.rank)
 
     with pytest.raises(
-        Deadlock, match=r"worker 0 waits in receive\(1\) since 0 s; worker 1 waits in receive\(0\) since"
+        virtual_engine.Deadlock, match=r"worker 0 waits in receive\(1\) since 0 s; worker 1 waits in receive\(0\) since"
     ):
         run_programs(work)
 
@@ -281,7 +285,7 @@ def test_a_mean_that_one_worker_never_joins_is_a_deadlock():
         if worker.rank == 0:
             await worker.mean(gradient)
 
-    with pytest.raises(Deadlock, match=r"worker 0 waits in mean\(\) since 1 s"):
+    with pytest.raises(virtual_engine.Deadlock, match=r"worker 0 waits in mean\(\) since 1 s"):
         run_programs(work)
 
 
@@ -289,7 +293,7 @@ def test_a_programs_own_exception_is_kept():
     async def work(self, worker):
         raise LookupError("mine")
 
-    with pytest.raises(Crash, match="worker 0 failed") as crash:
+    with pytest.raises(virtual_engine.Crash, match="worker 0 failed") as crash:
         run_programs(work)
     assert isinstance(crash.value.__cause__, LookupError)
 
@@ -414,7 +418,7 @@ def test_a_word_used_as_a_value_says_that_an_await_is_missing():
     async def work(self, worker):
         worker.gradient(one_batch(worker)) * 2
 
-    with pytest.raises(Crash) as crash:
+    with pytest.raises(virtual_engine.Crash) as crash:
         run_programs(work)
     assert f"{__file__}:" in str(crash.value.__cause__)
     assert "gradient(...) was started but its value is used without await" in str(crash.value.__cause__)
@@ -428,7 +432,7 @@ def test_an_awaitable_that_is_no_word_is_refused_with_its_place():
     async def work(self, worker):
         await Foreign()
 
-    with pytest.raises(Crash) as crash:
+    with pytest.raises(virtual_engine.Crash) as crash:
         run_programs(work)
     assert isinstance(crash.value.__cause__, HarnessError)
     assert f"{__file__}:" in str(crash.value.__cause__)
@@ -454,7 +458,7 @@ def test_accumulation_pays_the_fixed_cost_once_a_piece():
 
 
 def run_async(workers: int, max_steps: int, costs: Costs = COSTS) -> Outcome:
-    return build(setup_of("async-ps", workers, max_steps), costs=costs).run()
+    return virtual_engine.build(setup_of("async-ps", workers, max_steps), costs=costs).run()
 
 
 def test_equal_workers_take_turns_and_staleness_is_workers_minus_one():
@@ -491,7 +495,7 @@ def test_an_asynchronous_runs_books_balance(workers, max_steps, latency):
 @settings(max_examples=6, deadline=None)
 @given(workers=st.integers(1, 6), strategy=st.sampled_from(["sync-ps", "local-sgd"]))
 def test_every_second_of_every_worker_is_in_one_part(workers, strategy):
-    outcome = build(setup_of(strategy, workers, 9), costs=COSTS).run()
+    outcome = virtual_engine.build(setup_of(strategy, workers, 9), costs=COSTS).run()
     for worker in range(workers):
         rows = [k for k, w in enumerate(outcome.steps["worker"]) if w == worker]
         parts = [
@@ -504,7 +508,7 @@ def test_every_second_of_every_worker_is_in_one_part(workers, strategy):
 
 @pytest.mark.parametrize("strategy", ["sync-ps", "async-ps", "local-sgd"])
 def test_the_same_cell_gives_the_same_run_twice(strategy):
-    first, second = (build(setup_of(strategy, 3, 20), costs=COSTS).run() for _ in range(2))
+    first, second = (virtual_engine.build(setup_of(strategy, 3, 20), costs=COSTS).run() for _ in range(2))
     assert torch.equal(first.weights, second.weights)
     assert (first.training_s, first.updates_log, first.steps) == (second.training_s, second.updates_log, second.steps)
     assert first.deliveries == second.deliveries
@@ -521,7 +525,7 @@ def test_a_faster_link_never_makes_a_step_longer():
     times = []
     for factor in (1, 2, 8, 1e9):
         link = LinkFigures(LATENCY_S / factor, WEIGHT_BYTES * factor)
-        times.append(build(setup_of("sync-ps", 3, 8), costs=costs_with(link=link)).run().training_s)
+        times.append(virtual_engine.build(setup_of("sync-ps", 3, 8), costs=costs_with(link=link)).run().training_s)
     assert times == sorted(times, reverse=True)
     assert times[-1] == pytest.approx(8 * (GRADIENT_S + APPLY_S))
 

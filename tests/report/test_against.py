@@ -10,29 +10,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from chromium import BINARY, Browser, chromium
 from click.testing import CliRunner
 from compared_cells import HERE, STEP_S, cell, store, virtual
+from lazy import lazy
 from recorded import NASTY, Seen
 
-from harness.analysis.compare import Comparison, MeasuredCell, compare
 from harness.analysis.compared import TO_TARGET, UPDATE_TIME, Change, Quantity
 from harness.commands.cli import main
 from harness.report import content_digest, is_current
-from harness.report.against import Against, exact_in_words, shown_against
-from harness.report.draw_compare import KIND_MARKS, grown_panels, ratio_panel
-from harness.report.figures import Page
-from harness.report.svg import MOST_MARKED, Drawing
 from harness.results.store import Results
+
+pd = lazy("pandas")
+compare = lazy("harness.analysis.compare")
+report_against = lazy("harness.report.against")
+draw_compare = lazy("harness.report.draw_compare")
+figures = lazy("harness.report.figures")
+svg = lazy("harness.report.svg")
 
 PALETTE = {"sync-ddp": "#029e73", "single": "#0173b2", NASTY: "#de8f05"}
 
 in_browser = [pytest.mark.browser, pytest.mark.skipif(BINARY is None, reason="no Chromium on the path")]
 
 
-def side(**scales: float) -> list[MeasuredCell]:
+def side(**scales: float) -> list[compare.MeasuredCell]:
     """Return five measured seeds of each point, nearly alike."""
     rates = {name: 0.1 * (number + 1) for number, name in enumerate(scales)}
     return [
@@ -42,28 +44,30 @@ def side(**scales: float) -> list[MeasuredCell]:
     ]
 
 
-def nights(**scales: float) -> Comparison:
-    return compare(side(**dict.fromkeys(scales, 1.0)), side(**scales))
+def nights(**scales: float) -> compare.Comparison:
+    return compare.compare(side(**dict.fromkeys(scales, 1.0)), side(**scales))
 
 
-def new_page() -> Page:
-    return Page(PALETTE, "a-")
+def new_page() -> figures.Page:
+    return figures.Page(PALETTE, "a-")
 
 
-def drawn(found: Comparison) -> Drawing:
-    (figure,) = new_page().drawn([ratio_panel(found.changes, found.min_effect, exact_in_words(found))])
+def drawn(found: compare.Comparison) -> svg.Drawing:
+    (figure,) = new_page().drawn(
+        [draw_compare.ratio_panel(found.changes, found.min_effect, report_against.exact_in_words(found))]
+    )
     return figure
 
 
-def grown(changes: Sequence[Change]) -> tuple[Drawing, ...]:
-    return new_page().drawn(grown_panels(changes))
+def grown(changes: Sequence[Change]) -> tuple[svg.Drawing, ...]:
+    return new_page().drawn(draw_compare.grown_panels(changes))
 
 
-def texts_of(drawing: Drawing) -> list[str]:
+def texts_of(drawing: svg.Drawing) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg)
 
 
-def table_of(drawing: Drawing) -> pd.DataFrame:
+def table_of(drawing: svg.Drawing) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(drawing.csv))
 
 
@@ -77,20 +81,20 @@ def test_every_point_is_drawn_the_worst_first_and_told_apart_by_colour_and_shape
     assert names[0].startswith("sync-ddp on 2 CPU cores, learning rate 0.4: ")
     kinds = table_of(figure).set_index("ratio")["kind"].sort_index()
     assert kinds.tolist() == ["implausible", "improvement", "no clear change", "regression", "regression"]
-    for mark in KIND_MARKS.values():
+    for mark in draw_compare.KIND_MARKS.values():
         assert mark.name in texts_of(figure)
         assert mark.colour in figure.svg or mark.colour == "#010203"
     assert (
-        len({mark.shape for mark in KIND_MARKS.values()})
-        == len({mark.colour for mark in KIND_MARKS.values()})
-        == len(KIND_MARKS)
+        len({mark.shape for mark in draw_compare.KIND_MARKS.values()})
+        == len({mark.colour for mark in draw_compare.KIND_MARKS.values()})
+        == len(draw_compare.KIND_MARKS)
     )
     assert "within 5 %" in texts_of(figure)
 
 
 def test_quantities_stand_apart_the_step_first() -> None:
     sides = [[cell(seed=k, step_s=STEP_S * s * (1 + k / 1e4), time_to_target_s=s) for k in range(5)] for s in (1, 1.3)]
-    texts = texts_of(drawn(compare(*sides)))
+    texts = texts_of(drawn(compare.compare(*sides)))
     assert texts.index("Step time") < texts.index("Time to target")
 
 
@@ -98,17 +102,19 @@ def test_of_many_points_findings_are_drawn_and_the_rest_is_counted() -> None:
     scales = {f"p{number}": 1 + number / 1e4 for number in range(20)} | {"slow": 1.3}
     figure = drawn(nights(**scales))
     assert "+30.0 %" in next(text for text in texts_of(figure) if text.startswith("sync-ddp"))
-    assert sum(text.startswith("sync-ddp") for text in texts_of(figure)) == MOST_MARKED
+    assert sum(text.startswith("sync-ddp") for text in texts_of(figure)) == svg.MOST_MARKED
     assert "5 more are only in the CSV, none of them better or worse." in figure.caption
     assert len(table_of(figure)) == 21
 
 
 def test_what_is_compared_exactly_is_said_in_words() -> None:
-    assert exact_in_words(nights(a=1.0)).endswith(": all are the same.")
-    worse = compare([virtual()], [virtual(bytes_sent_per_step=9e9)])
-    assert exact_in_words(worse).endswith(": 1 differs.")
+    assert report_against.exact_in_words(nights(a=1.0)).endswith(": all are the same.")
+    worse = compare.compare([virtual()], [virtual(bytes_sent_per_step=9e9)])
+    assert report_against.exact_in_words(worse).endswith(": 1 differs.")
     pushed = {"synchrony": "asynchronous", "dram_tensors_peak_bytes": None}
-    assert "Nothing was compared exactly" in exact_in_words(compare([cell(**pushed)], [cell(**pushed)]))
+    assert "Nothing was compared exactly" in report_against.exact_in_words(
+        compare.compare([cell(**pushed)], [cell(**pushed)])
+    )
 
 
 def test_the_step_is_drawn_before_and_after_where_it_got_worse_only() -> None:
@@ -117,7 +123,7 @@ def test_the_step_is_drawn_before_and_after_where_it_got_worse_only() -> None:
     assert "new: 4.80 ms; exposed communication 1.40 ms (was 601 us)" in texts_of(figure)
     assert table_of(figure)["side"].tolist() == ["base", "new"]
     assert grown(nights(same=1.001).changes) == ()
-    simulated = compare([virtual()], [virtual(step_s=STEP_S * 1.2)])
+    simulated = compare.compare([virtual()], [virtual(step_s=STEP_S * 1.2)])
     (figure,) = grown(simulated.changes)
     assert figure.title.endswith("simulated")
     assert "simulated milliseconds per step, mean over devices" in texts_of(figure)
@@ -126,14 +132,16 @@ def test_the_step_is_drawn_before_and_after_where_it_got_worse_only() -> None:
 def test_a_point_without_parts_has_no_step_to_draw() -> None:
     parts = dict.fromkeys(("input_s", "compute_s", "idle_s", "other_s"))
     base, new = ([{**c.row, **parts} for c in side(a=scale)] for scale in (1.0, 1.3))
-    found = compare(*([MeasuredCell("a", row | {"communication_s": None}, HERE) for row in s] for s in (base, new)))
+    found = compare.compare(
+        *([compare.MeasuredCell("a", row | {"communication_s": None}, HERE) for row in s] for s in (base, new))
+    )
     assert found.regressions
     assert grown(found.changes) == ()
 
 
 def test_names_in_figures_are_text() -> None:
     base, new = ([cell(seed=k, step_s=STEP_S * s * (1 + k / 1e4), strategy=NASTY) for k in range(5)] for s in (1, 1.3))
-    found = compare(base, new)
+    found = compare.compare(base, new)
     for figure in (drawn(found), *grown(found.changes)):
         assert "<script" not in figure.svg
         ElementTree.fromstring(figure.svg)
@@ -143,8 +151,8 @@ def test_names_in_figures_are_text() -> None:
 
 
 def test_a_status_says_what_it_is_now_and_why() -> None:
-    found = compare([cell()], [cell(status="crashed", reason=NASTY)])
-    (group,) = shown_against(Against(found, ("base", "new")), new_page()).groups
+    found = compare.compare([cell()], [cell(status="crashed", reason=NASTY)])
+    (group,) = report_against.shown_against(report_against.Against(found, ("base", "new")), new_page()).groups
     (line,) = group.points[0].lines
     assert (line.quantity, line.change, line.values, line.detail) == (
         "status",
@@ -158,7 +166,7 @@ def test_a_status_says_what_it_is_now_and_why() -> None:
     ("scale", "badge"), [(1.3, "Worse"), (1.001, "No worse"), (0.8, "Better"), (0.5, "Too good")], ids=str
 )
 def test_the_outcome_is_told_in_words(scale: float, badge: str) -> None:
-    shown = shown_against(Against(nights(a=scale), ("base", "new")), new_page())
+    shown = report_against.shown_against(report_against.Against(nights(a=scale), ("base", "new")), new_page())
     assert shown.badge == badge
     assert (shown.outcome == "unchanged") == (badge == "No worse")
 
@@ -177,7 +185,9 @@ def test_the_worst_step_is_drawn_first_whatever_else_of_its_point_grew_less() ->
 
 def test_where_it_got_worse_is_one_sentence() -> None:
     base, new = ([*side(a=scale), *(cell("b", k, strategy="single") for k in range(5))] for scale in (1.0, 1.3))
-    shown = shown_against(Against(compare(base, new), ("base", "new")), new_page())
+    shown = report_against.shown_against(
+        report_against.Against(compare.compare(base, new), ("base", "new")), new_page()
+    )
     assert shown.spread == (
         "Worse: sync-ddp, mostly in exposed communication. single shows no regression; a step 5 % slower would have "
         "been detected."

@@ -7,39 +7,41 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import pandas as pd
 import pytest
+from lazy import lazy
 
 from harness.analysis.censored import SeedRun
 from harness.analysis.loss_shape import MEANS, SHAPES
-from harness.analysis.time_to_accuracy import reached_by
 from harness.core.words import byte_unit, time_unit
-from harness.report.draw_bars import throughput_panels
-from harness.report.draw_batches import batch_panels
-from harness.report.draw_fit import fit_panels
-from harness.report.draw_memory import dram_panels, memory_panels
-from harness.report.draw_noise import noise_panels
-from harness.report.draw_rates import PAINT, is_a_map, rate_panels
-from harness.report.draw_scaling import scaling_panels
-from harness.report.draw_steps import tail_panels
-from harness.report.draw_target import SAMPLES, ToTarget, target_panels
-from harness.report.draw_time import LOOKS, bubble_panels, part_panels, staleness_panels, timeline_panels
-from harness.report.draw_usage import GAUGES, usage_panels
-from harness.report.svg import NOT_RANKED, Drawing, Panel, shorten
-from harness.report.timeline import _lanes, _window
+
+pd = lazy("pandas")
+time_to_accuracy = lazy("harness.analysis.time_to_accuracy")
+draw_bars = lazy("harness.report.draw_bars")
+draw_batches = lazy("harness.report.draw_batches")
+draw_fit = lazy("harness.report.draw_fit")
+draw_memory = lazy("harness.report.draw_memory")
+draw_noise = lazy("harness.report.draw_noise")
+draw_rates = lazy("harness.report.draw_rates")
+draw_scaling = lazy("harness.report.draw_scaling")
+draw_steps = lazy("harness.report.draw_steps")
+draw_target = lazy("harness.report.draw_target")
+draw_time = lazy("harness.report.draw_time")
+draw_usage = lazy("harness.report.draw_usage")
+svg = lazy("harness.report.svg")
+timeline = lazy("harness.report.timeline")
 
 PALETTE = {"single": "#0173b2", "async-ps": "#de8f05", "sync-ddp": "#029e73", "model-split": "#d55e00"}
 
 
-def table_of(drawing: Drawing) -> pd.DataFrame:
+def table_of(drawing: svg.Drawing) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(drawing.csv))
 
 
-def drawn(panels: Callable[..., list[Panel]], *given: Any) -> list[Drawing]:
+def drawn(panels: Callable[..., list[svg.Panel]], *given: Any) -> list[svg.Drawing]:
     return [panel.drawing(PALETTE, f"a{number}") for number, panel in enumerate(panels(*given))]
 
 
-def texts_of(drawing: Drawing) -> list[str]:
+def texts_of(drawing: svg.Drawing) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg)
 
 
@@ -68,7 +70,7 @@ def test_a_map_says_which_rate_is_good_where_and_what_is_too_large_for_most_work
         ("async-ps", 16, 0.1, "collapsed"),
         ("async-ps", 16, 0.01, "slow"),
     )
-    (drawing,) = drawn(rate_panels, frame)
+    (drawing,) = drawn(draw_rates.rate_panels, frame)
     assert "Good rates: 0.1 for single on 1 device and async-ps on 4 workers; none for async-ps on 16 workers" in (
         drawing.caption
     )
@@ -79,27 +81,30 @@ def test_a_map_says_which_rate_is_good_where_and_what_is_too_large_for_most_work
 
 def test_a_map_comes_first_where_rates_and_workers_are_several() -> None:
     three = [("single", 1, rate, "good") for rate in (0.01, 0.1, 1.0)]
-    assert not is_a_map(rates(*three))
-    assert is_a_map(rates(*three, ("async-ps", 4, 0.1, "good")))
-    assert not is_a_map(rates(("single", 1, 0.1, "good"), ("async-ps", 4, 0.1, "good")))
-    assert not is_a_map(pd.DataFrame())
+    assert not draw_rates.is_a_map(rates(*three))
+    assert draw_rates.is_a_map(rates(*three, ("async-ps", 4, 0.1, "good")))
+    assert not draw_rates.is_a_map(rates(("single", 1, 0.1, "good"), ("async-ps", 4, 0.1, "good")))
+    assert not draw_rates.is_a_map(pd.DataFrame())
 
 
 def test_many_columns_are_spread_over_several_maps() -> None:
     frame = rates(*(("async-ps", workers, rate, "good") for workers in range(2, 22) for rate in (0.1, 0.2)))
-    maps = drawn(rate_panels, frame)
+    maps = drawn(draw_rates.rate_panels, frame)
     assert sum(len(table_of(drawing)) for drawing in maps) == 40
     assert len(maps) == math.ceil(20 / 7)
 
 
 def test_a_point_that_cannot_be_told_is_drawn_without_a_colour() -> None:
-    (drawing,) = drawn(rate_panels, rates(("single", 1, 0.1, None), ("single", 1, 1.0, "good")))
+    (drawing,) = drawn(draw_rates.rate_panels, rates(("single", 1, 0.1, None), ("single", 1, 1.0, "good")))
     assert "too short" in texts_of(drawing)
 
 
 def test_every_shape_has_a_paint_of_its_own_lightness() -> None:
-    assert set(PAINT) == set(SHAPES)
-    lightness = [sum(w * int(c[i : i + 2], 16) for w, i in ((0.3, 1), (0.59, 3), (0.11, 5))) for c, _ in PAINT.values()]
+    assert set(draw_rates.PAINT) == set(SHAPES)
+    lightness = [
+        sum(w * int(c[i : i + 2], 16) for w, i in ((0.3, 1), (0.59, 3), (0.11, 5)))
+        for c, _ in draw_rates.PAINT.values()
+    ]
     for one, other in pairwise(lightness):
         assert abs(one - other) > 20  # neighbours on the scale are told apart in grey
 
@@ -108,24 +113,24 @@ def test_every_shape_has_a_paint_of_its_own_lightness() -> None:
 
 
 def parts(**changes: float) -> dict[str, float]:
-    return dict.fromkeys(LOOKS, 0.0) | {"compute_s": 0.004} | changes
+    return dict.fromkeys(draw_time.LOOKS, 0.0) | {"compute_s": 0.004} | changes
 
 
 def test_parts_say_who_computes_least_and_add_up() -> None:
     one = {"label": "single, 1 core", "simulated": False, "strategy": "single", "gpus": 1, **parts()}
     two = {"label": "sync-ddp, 2 cores", "simulated": False, "strategy": "sync-ddp", "gpus": 2}
     two |= parts(compute_s=0.002, communication_s=0.006)
-    (drawing,) = drawn(part_panels, pd.DataFrame([one, two]))
+    (drawing,) = drawn(draw_time.part_panels, pd.DataFrame([one, two]))
     assert "single, 1 core computes for 100 % of a step, sync-ddp, 2 cores only for 25 %" in drawing.caption
     assert "exposed communication takes 75 %." in drawing.caption
-    assert table_of(drawing)[list(LOOKS)].sum(axis=1).tolist() == pytest.approx([0.004, 0.008])
+    assert table_of(drawing)[list(draw_time.LOOKS)].sum(axis=1).tolist() == pytest.approx([0.004, 0.008])
     assert "sync-ddp, 2 cores: 8.00 ms" in texts_of(drawing)
     assert "milliseconds per step, mean over devices" in texts_of(drawing)
 
 
 def test_simulated_time_is_named_so_on_its_axis() -> None:
     row = {"label": "single", "simulated": True, "strategy": "single", "gpus": 1, **parts()}
-    (drawing,) = drawn(part_panels, pd.DataFrame([row]))
+    (drawing,) = drawn(draw_time.part_panels, pd.DataFrame([row]))
     assert "simulated milliseconds per step, mean over devices" in texts_of(drawing)
     assert "stroke-dasharray" in drawing.svg
 
@@ -143,46 +148,46 @@ _TIMES = ["input_s", "compute_s", "communication_s", "idle_s"]
 
 
 def test_a_timeline_shows_a_window_of_every_worker_and_who_waits_longest() -> None:
-    window = _window(_lanes(steps(2, 40, 0.01)), 0.035)
+    window = timeline._window(timeline._lanes(steps(2, 40, 0.01)), 0.035)
     assert set(window["lane"]) == {"worker 0", "worker 1"}
     assert window["start_s"].between(-0.01, 0.035).all()
     shown = window.assign(simulated=False, strategy="async-ps", label="async-ps, 3 cores", gpus=3, window_s=0.035)
-    (drawing,) = drawn(timeline_panels, shown)
+    (drawing,) = drawn(draw_time.timeline_panels, shown)
     assert "worker 1 waits longest: 1.00 ms of each step, worker 0 does not wait" in drawing.caption
     assert "Only 2 of 3 devices of async-ps, 3 cores are drawn." in drawing.caption
 
 
 def test_steps_without_times_have_no_timeline() -> None:
-    assert _lanes(steps(1, 5, 0.01).assign(start_s=math.nan)).empty
-    assert _lanes(pd.DataFrame()).empty
+    assert timeline._lanes(steps(1, 5, 0.01).assign(start_s=math.nan)).empty
+    assert timeline._lanes(pd.DataFrame()).empty
 
 
 def test_a_bubble_stands_beside_its_theory() -> None:
     row = {"label": "pipeline", "simulated": True, "strategy": "model-split", "gpus": 4, "schedule": "1f1b"}
     row |= {"stages": 4, "microbatches": 8, "bubble": 0.31, "ideal": 3 / 11, "cell_id": "c"}
-    (drawing,) = drawn(bubble_panels, pd.DataFrame([row]))
+    (drawing,) = drawn(draw_time.bubble_panels, pd.DataFrame([row]))
     assert "idles for 31 % of a step; in theory 1f1b idles for 27 %" in drawing.caption
 
 
 def test_staleness_is_told_by_its_median_and_tail() -> None:
     frame = pd.DataFrame({"staleness": [0, 1, 2, 3], "share": [0.2, 0.5, 0.2, 0.1]})
     frame = frame.assign(simulated=False, strategy="async-ps", label="async-ps on 4", gpus=4)
-    (drawing,) = drawn(staleness_panels, frame)
+    (drawing,) = drawn(draw_time.staleness_panels, frame)
     assert drawing.caption == "Half of the gradients of async-ps on 4 are at most 1 update old, 95 % at most 3."
 
 
 # -- target, speed, memory ---------------------------------------------------------------------------------------------
 
 
-def way(label: str, *runs: SeedRun, simulated: bool = False) -> ToTarget:
-    return ToTarget(simulated, "single", label, runs, reached_by(runs))
+def way(label: str, *runs: SeedRun, simulated: bool = False) -> draw_target.ToTarget:
+    return draw_target.ToTarget(simulated, "single", label, runs, time_to_accuracy.reached_by(runs))
 
 
 def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
     sure = way("sure", *(SeedRun(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
     half = way("half", SeedRun(1.0, True), SeedRun(4.0, False), SeedRun(4.0, False))
     never = way("never", SeedRun(4.0, False))
-    (drawing,) = drawn(target_panels, [sure, half, never])
+    (drawing,) = drawn(draw_target.target_panels, [sure, half, never])
     assert "sure: 5 of 5 seeds reached the target, median 2.20 s (93.75 % interval 2.00 s to 2.40 s)" in (
         drawing.caption
     )
@@ -193,24 +198,24 @@ def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
 
 
 def test_fewer_than_five_seeds_get_no_interval() -> None:
-    (drawing,) = drawn(target_panels, [way("few", *(SeedRun(value, True) for value in (1.0, 2.0, 3.0)))])
+    (drawing,) = drawn(draw_target.target_panels, [way("few", *(SeedRun(value, True) for value in (1.0, 2.0, 3.0)))])
     assert "An interval needs 5 seeds." in drawing.caption
     assert "interval of the median" not in texts_of(drawing)
-    assert drawn(target_panels, [way("never", SeedRun(1.0, False))]) == []
+    assert drawn(draw_target.target_panels, [way("never", SeedRun(1.0, False))]) == []
 
 
 def test_samples_to_the_target_stand_under_their_epochs() -> None:
     runs = tuple(SeedRun(value, True) for value in (3200.0, 6400.0, 9600.0, 6400.0, 6400.0))
-    one = ToTarget(False, "single", "one", runs, reached_by(runs), epoch=1600.0)
-    (drawing,) = drawn(target_panels, [one], SAMPLES)
+    one = draw_target.ToTarget(False, "single", "one", runs, time_to_accuracy.reached_by(runs), epoch=1600.0)
+    (drawing,) = drawn(draw_target.target_panels, [one], draw_target.SAMPLES)
     assert (
         "one: 5 of 5 seeds reached the target, median 6,400 samples (93.75 % interval 3,200 samples to 9,600 samples"
         in (drawing.caption)
     )
     assert {"epochs", "samples seen to the target"} <= set(texts_of(drawing))
     assert table_of(drawing)["samples"].sum() == 32000
-    other = ToTarget(False, "single", "other", runs, reached_by(runs), epoch=800.0)
-    (drawing,) = drawn(target_panels, [one, other], SAMPLES)
+    other = draw_target.ToTarget(False, "single", "other", runs, time_to_accuracy.reached_by(runs), epoch=800.0)
+    (drawing,) = drawn(draw_target.target_panels, [one, other], draw_target.SAMPLES)
     assert "epochs" not in texts_of(drawing)  # an epoch of one is none of the other
 
 
@@ -223,27 +228,27 @@ def scaling_row(gpus: int, speedup: float, **changes: Any) -> dict[str, Any]:
 
 
 def test_scaling_names_its_base_and_the_ideal() -> None:
-    (drawing,) = drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5)]))
+    (drawing,) = drawn(draw_scaling.scaling_panels, pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5)]))
     assert "sync-ddp on 16: 1.5 times as fast as sync-ddp on 4 (ideal: 4 times; efficiency 38 %)" in drawing.caption
     assert "ideal (linear)" in texts_of(drawing)
     assert "simulated speed-up" in texts_of(drawing)
     assert "serial" not in drawing.caption  # through one point goes any law
-    assert drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0)])) == []
+    assert drawn(draw_scaling.scaling_panels, pd.DataFrame([scaling_row(4, 1.0)])) == []
 
 
 @pytest.mark.parametrize(("between", "words"), [(True, "over runs"), (False, "over the steps within a run")])
 def test_intervals_of_speed_ups_say_what_they_are_over(between: bool, words: str) -> None:
     known = {"speedup_low": 1.4, "speedup_high": 1.6, "between_runs": between}
-    (drawing,) = drawn(scaling_panels, pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5, **known)]))
+    (drawing,) = drawn(draw_scaling.scaling_panels, pd.DataFrame([scaling_row(4, 1.0), scaling_row(16, 1.5, **known)]))
     assert f"Vertical lines are 95 % intervals {words}" in drawing.caption
 
 
 def test_strong_scaling_says_what_share_of_the_work_is_as_if_serial() -> None:
     rows = [scaling_row(4 * n, 1 / (0.2 + 0.8 / n)) for n in (1, 2, 4, 8)]
-    (drawing,) = drawn(scaling_panels, pd.DataFrame(rows))
+    (drawing,) = drawn(draw_scaling.scaling_panels, pd.DataFrame(rows))
     assert "sync-ddp scales as if 20 % of its work were serial: at most 5 times as fast" in drawing.caption
     weak = [row | {"scaling": "weak"} for row in rows]
-    (drawing,) = drawn(scaling_panels, pd.DataFrame(weak))
+    (drawing,) = drawn(draw_scaling.scaling_panels, pd.DataFrame(weak))
     assert "serial" not in drawing.caption
 
 
@@ -255,12 +260,12 @@ def bar(label: str, **changes: Any) -> dict[str, Any]:
 
 def test_memory_stands_against_the_capacity_and_simulated_speed_with_its_band() -> None:
     bars = pd.DataFrame([bar("small", throughput=50.0), bar("large", **{"dram.activations": 2.5 * 2**30})])
-    (memory,) = drawn(dram_panels, bars)
+    (memory,) = drawn(draw_memory.dram_panels, bars)
     assert memory.caption == (
         "large needs the most: 3.5 GiB on its fullest device, mostly activations. That is 88 % of the 4 GiB available "
         "(dotted line). small needs the least, 3 GiB."
     )
-    (speed,) = drawn(throughput_panels, bars)
+    (speed,) = drawn(draw_bars.throughput_panels, bars)
     assert "large is fastest: 100 samples per simulated second, 2 times as many as small (50)." in speed.caption
     assert "Dashed lines show the stated error, at most ±20 %." in speed.caption
 
@@ -268,7 +273,7 @@ def test_memory_stands_against_the_capacity_and_simulated_speed_with_its_band() 
 def test_allocator_and_nvml_have_figures_of_their_own() -> None:
     held = {"allocated": 2.0**30, "reserved": 2.0 * 2**30, "nvml_used": 3.0 * 2**30}
     bars = pd.DataFrame([bar("all", simulated=False, **held), bar("some", simulated=False, allocated=2.0**20)])
-    counted, allocator, nvml = drawn(memory_panels, bars)
+    counted, allocator, nvml = drawn(draw_memory.memory_panels, bars)
     assert counted.title == "Counted DRAM, measured"
     assert allocator.title == "DRAM as CUDA's allocator holds it, measured"
     assert allocator.caption == (
@@ -279,7 +284,7 @@ def test_allocator_and_nvml_have_figures_of_their_own() -> None:
 
 
 def test_a_simulated_gpu_holds_a_context_too() -> None:
-    (drawing,) = drawn(dram_panels, pd.DataFrame([bar("one", **{"dram.context": 2.0**29})]))
+    (drawing,) = drawn(draw_memory.dram_panels, pd.DataFrame([bar("one", **{"dram.context": 2.0**29})]))
     assert drawing.title == "Counted DRAM and context of simulated devices"
     assert "context" in texts_of(drawing)
 
@@ -301,7 +306,7 @@ def tail(label: str, median_s: float, p95_s: float, longest_s: float, **changes:
 def test_tails_name_the_longest_its_outliers_and_the_slowest_worker() -> None:
     slow = {"slowest_worker": 2, "slowest_device": 0, "slowest_times": 1.5}
     rows = [tail("even", 2e-3, 2.1e-3, 2.2e-3), tail("long", 2e-3, 5e-3, 9e-3, outliers=4, outlier_share=0.06, **slow)]
-    (drawing,) = drawn(tail_panels, pd.DataFrame(rows))
+    (drawing,) = drawn(draw_steps.tail_panels, pd.DataFrame(rows))
     assert drawing.caption == (
         "long has the longest tail: 95 % of 200 steps take at most 5.00 ms (2.50 times the median), the longest "
         "9.00 ms. 4 outliers took 6 % of the time. Every other figure includes the outliers. In long, worker 2 is the "
@@ -309,7 +314,7 @@ def test_tails_name_the_longest_its_outliers_and_the_slowest_worker() -> None:
     )
     assert "even: 95 % below 2.10 ms" in texts_of(drawing)
     equal = pd.DataFrame([tail("clock", 2e-3, 2e-3, 2e-3, simulated=True)])
-    assert drawn(tail_panels, equal) == []  # simulated steps are all alike: there is nothing to see
+    assert drawn(draw_steps.tail_panels, equal) == []  # simulated steps are all alike: there is nothing to see
 
 
 def losses(line: str, train: list[float], validation: list[float], **changes: Any) -> pd.DataFrame:
@@ -320,15 +325,15 @@ def losses(line: str, train: list[float], validation: list[float], **changes: An
 
 def test_train_against_validation_says_who_overfitted() -> None:
     curves = pd.concat([losses("over", [1.0, 0.1], [1.0, 0.8]), losses("fine", [1.0, 0.5], [1.0, 0.55])])
-    (drawing,) = drawn(fit_panels, curves, {"over": "overfit", "fine": "fits"})
+    (drawing,) = drawn(draw_fit.fit_panels, curves, {"over": "overfit", "fine": "fits"})
     assert drawing.caption == (
         "over has the widest gap: its validation loss ends at 8.00 times its training loss. Overfitted: over (1 of 1 "
         "seeds)."
     )
     assert "fine: training loss 0.5, validation loss 0.55; 1 of 1 seeds fits." in drawing.svg
-    (drawing,) = drawn(fit_panels, losses("fine", [1.0, 0.5], [1.0, 0.55]), {"fine": "fits"})
+    (drawing,) = drawn(draw_fit.fit_panels, losses("fine", [1.0, 0.5], [1.0, 0.55]), {"fine": "fits"})
     assert drawing.caption.endswith("No strategy overfits or underfits.")
-    assert drawn(fit_panels, losses("none", [1.0, 0.5], [math.nan] * 2), {}) == []
+    assert drawn(draw_fit.fit_panels, losses("none", [1.0, 0.5], [math.nan] * 2), {}) == []
 
 
 def usage(label: str, values: list[float], gauge: str = "computing", **changes: Any) -> pd.DataFrame:
@@ -337,8 +342,8 @@ def usage(label: str, values: list[float], gauge: str = "computing", **changes: 
 
 
 def test_every_gauge_is_named_for_what_it_is() -> None:
-    for name, gauge in GAUGES.items():
-        (drawing,) = drawn(usage_panels, usage("one", [0.5, 0.7], name))
+    for name, gauge in draw_usage.GAUGES.items():
+        (drawing,) = drawn(draw_usage.usage_panels, usage("one", [0.5, 0.7], name))
         assert drawing.title == f"{gauge.title}, measured"
         assert drawing.title != "Utilisation, measured"
         assert gauge.axis in texts_of(drawing)
@@ -346,25 +351,31 @@ def test_every_gauge_is_named_for_what_it_is() -> None:
 
 def test_devices_over_time_tell_their_means_and_engines_apart() -> None:
     both = pd.concat([usage("busy", [0.8, 0.9]), usage("idle", [0.1, 0.3])])
-    (drawing,) = drawn(usage_panels, both)
+    (drawing,) = drawn(draw_usage.usage_panels, both)
     assert drawing.caption.startswith("Mean over the run: 85 for busy, 20 for idle.")
     mixed = pd.concat([both, usage("clock", [0.5, 0.7], simulated=True)])
-    assert [item.title.split(", ")[-1] for item in drawn(usage_panels, mixed)] == ["measured", "simulated"]
-    assert drawn(usage_panels, usage("steady", [0.5, 0.5, 0.5])) == []
+    assert [item.title.split(", ")[-1] for item in drawn(draw_usage.usage_panels, mixed)] == ["measured", "simulated"]
+    assert drawn(draw_usage.usage_panels, usage("steady", [0.5, 0.5, 0.5])) == []
 
 
 def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
     runs = (SeedRun(0.1, True),) * 5
-    fast = ToTarget(False, "single", f"wrong{NOT_RANKED}", runs, reached_by(runs), ranked=False)
+    fast = draw_target.ToTarget(
+        False, "single", f"wrong{svg.NOT_RANKED}", runs, time_to_accuracy.reached_by(runs), ranked=False
+    )
     slow = way("right", *(SeedRun(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
-    (drawing,) = drawn(target_panels, [fast, slow])
+    (drawing,) = drawn(draw_target.target_panels, [fast, slow])
     assert drawing.caption.startswith("right: 5 of 5 seeds")
     assert "wrong" not in drawing.caption
-    assert f"wrong{NOT_RANKED}: 100 ms" in texts_of(drawing)
+    assert f"wrong{svg.NOT_RANKED}: 100 ms" in texts_of(drawing)
     (speed,) = drawn(
-        throughput_panels,
+        draw_bars.throughput_panels,
         pd.DataFrame(
-            [bar(f"wrong{NOT_RANKED}", throughput=900.0, ranked=False), bar("right"), bar("slower", throughput=50.0)]
+            [
+                bar(f"wrong{svg.NOT_RANKED}", throughput=900.0, ranked=False),
+                bar("right"),
+                bar("slower", throughput=50.0),
+            ]
         ),
     )
     assert "right is fastest: 100 samples per simulated second, 2 times as many as slower (50)" in speed.caption
@@ -372,46 +383,48 @@ def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
 
 def test_an_interval_of_a_median_does_not_stand_beside_an_expected_time() -> None:
     runs = [SeedRun(1.0 + k / 10, True) for k in range(9)] + [SeedRun(4.0, False)]
-    (drawing,) = drawn(target_panels, [way("most", *runs)])
+    (drawing,) = drawn(draw_target.target_panels, [way("most", *runs)])
     assert "interval" not in drawing.caption
     assert "interval of the median" not in texts_of(drawing)
 
 
 def test_where_all_need_as_many_samples_nobody_needs_more() -> None:
     runs = tuple(SeedRun(value, True) for value in (3200.0, 6400.0, 9600.0))
-    rows = [ToTarget(False, "single", name, runs, reached_by(runs)) for name in ("one", "two")]
-    (drawing,) = drawn(target_panels, rows, SAMPLES)
+    rows = [
+        draw_target.ToTarget(False, "single", name, runs, time_to_accuracy.reached_by(runs)) for name in ("one", "two")
+    ]
+    (drawing,) = drawn(draw_target.target_panels, rows, draw_target.SAMPLES)
     assert "All need equally many." in drawing.caption
 
 
 def test_a_figure_of_some_of_the_points_says_so_and_speaks_for_them_only() -> None:
     lines = [losses(f"line {k}", [1.0, 0.5], [1.0, 0.5]) for k in range(7)]
     lines.append(losses("last", [1.0, 0.1], [1.0, 0.9]))
-    (drawing,) = drawn(fit_panels, pd.concat(lines), {f"line {k}": "fits" for k in range(5)})
+    (drawing,) = drawn(draw_fit.fit_panels, pd.concat(lines), {f"line {k}": "fits" for k in range(5)})
     assert "The first 6 of 8 points are drawn." in drawing.caption
     assert "No strategy overfits" not in drawing.caption  # of one line that is drawn nobody knows
 
 
 def test_the_context_of_simulated_gpus_is_in_their_figure_only() -> None:
     bars = pd.DataFrame([bar("clock", **{"dram.context": 2.0**29}), bar("wall", simulated=False)])
-    titles = [drawing.title for drawing in drawn(dram_panels, bars)]
+    titles = [drawing.title for drawing in drawn(draw_memory.dram_panels, bars)]
     assert titles == ["Counted DRAM, measured", "Counted DRAM and context of simulated devices"]
 
 
 def test_a_share_above_all_is_written_without_an_exponent() -> None:
-    (drawing,) = drawn(dram_panels, pd.DataFrame([bar("over", dram_capacity=2.0**30)]))
+    (drawing,) = drawn(draw_memory.dram_panels, pd.DataFrame([bar("over", dram_capacity=2.0**30)]))
     assert "300 % of the 1 GiB" in drawing.caption
 
 
 def test_numbers_inside_a_figure_are_not_cut() -> None:
-    (drawing,) = drawn(throughput_panels, pd.DataFrame([bar("rate 0.00125")]))
+    (drawing,) = drawn(draw_bars.throughput_panels, pd.DataFrame([bar("rate 0.00125")]))
     assert "rate 0.00125: 100" in texts_of(drawing)
 
 
 def test_names_that_look_like_mathematics_or_markup_are_text() -> None:
-    (drawing,) = drawn(throughput_panels, pd.DataFrame([bar("a_$x^2$ <b>")]))
+    (drawing,) = drawn(draw_bars.throughput_panels, pd.DataFrame([bar("a_$x^2$ <b>")]))
     assert "a_$x^2$ &lt;b&gt;: 100" in texts_of(drawing)
-    assert len(shorten("x" * 10_000)) <= 50
+    assert len(svg.shorten("x" * 10_000)) <= 50
 
 
 def test_units_fit_what_they_measure() -> None:
@@ -432,7 +445,7 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
         for batch in (8, 16, 64, 256)
         for seed in (0, 1, 2)
     ]  # fmt: skip
-    (drawing,) = drawn(batch_panels, pd.DataFrame(rows))
+    (drawing,) = drawn(draw_batches.batch_panels, pd.DataFrame(rows))
     assert (
         "single needs 7.15 times fewer updates with a batch 32 times larger (8 to 256): diminishing" in drawing.caption
     )
@@ -443,12 +456,12 @@ def test_steps_against_batches_name_the_critical_batch() -> None:
     assert {"diminishing", "critical batch"} <= set(texts_of(drawing))
     assert not {"perfect", "maximal"} & set(texts_of(drawing))
     wide = [row | {"global_batch_size": 2, "updates_to_target": 100 * 33 + row["seed"]} for row in rows[:3]]
-    (drawing,) = drawn(batch_panels, pd.DataFrame([*wide, *rows]))
+    (drawing,) = drawn(draw_batches.batch_panels, pd.DataFrame([*wide, *rows]))
     assert {"perfect", "diminishing"} <= set(texts_of(drawing))
     same = [row | {"strategy": "sync-ddp"} for row in rows]
-    assert len(drawn(batch_panels, pd.DataFrame(rows + same))) == 1
-    assert drawn(batch_panels, pd.DataFrame(rows[:6])) == []
-    assert drawn(batch_panels, pd.DataFrame()) == []
+    assert len(drawn(draw_batches.batch_panels, pd.DataFrame(rows + same))) == 1
+    assert drawn(draw_batches.batch_panels, pd.DataFrame(rows[:6])) == []
+    assert drawn(draw_batches.batch_panels, pd.DataFrame()) == []
 
 
 def noise(label: str, batch: int, *scales: float, strategy: str = "single", simulated: bool = False) -> pd.DataFrame:
@@ -461,7 +474,7 @@ def noise(label: str, batch: int, *scales: float, strategy: str = "single", simu
 def test_noise_scale_says_whether_larger_batches_still_save_steps() -> None:
     small = noise("small", 8, 120.0, 12.0, 170.0)
     mixed, large = noise("mixed", 32, 120.0, 12.0, 170.0), noise("large", 256, 120.0, 12.0, 170.0)
-    (drawing,) = drawn(noise_panels, pd.concat([small, mixed, large]))
+    (drawing,) = drawn(draw_noise.noise_panels, pd.concat([small, mixed, large]))
     assert drawing.title == "Gradient noise scale, measured"
     assert (
         "small: its batch of 8 is below the noise scale (12 to 170 samples; 40 over the whole run, 300 updates). "
@@ -478,11 +491,11 @@ def test_simulated_noise_scale_is_drawn_apart_and_unresolved_windows_are_gaps() 
     known = noise("known", 32, 50.0, math.nan, 60.0).assign(low=0.0)
     unknown = noise("unknown", 32, math.nan, math.nan)
     real, simulated = drawn(
-        noise_panels,
+        draw_noise.noise_panels,
         pd.concat([known, unknown, noise("slow", 32, 90.0, simulated=True, strategy="async-ps")]),
     )
     assert (real.title, simulated.title) == ("Gradient noise scale, measured", "Gradient noise scale, simulated")
     assert "unknown" not in real.svg
     assert "stroke-dasharray" in simulated.svg
-    assert drawn(noise_panels, unknown) == []
-    assert drawn(noise_panels, pd.DataFrame()) == []
+    assert drawn(draw_noise.noise_panels, unknown) == []
+    assert drawn(draw_noise.noise_panels, pd.DataFrame()) == []

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 import pytest
 from chromium import BINARY, Browser, chromium
+from lazy import lazy
 from report_page import assert_described, assert_filters, assert_fits, assert_quiet, assert_sorts, column
 
 import harness
-from harness.analysis.time_parts import TRAINING
+
+pd = lazy("pandas")
+time_parts = lazy("harness.analysis.time_parts")
 
 pytestmark = [
     pytest.mark.slow,
@@ -102,7 +104,7 @@ def test_every_cell_has_parts_that_add_up_to_its_time(ran: Ran) -> None:
     cells = harness.load(ran.folder).cells
     assert len(cells) == ran.cells
     trained = cells["wall_s"] - cells["setup_s"].fillna(0) - cells["evaluation_s"].fillna(0)
-    parts = cells[list(TRAINING)].sum(axis=1)
+    parts = cells[list(time_parts.TRAINING)].sum(axis=1)
     pd.testing.assert_series_equal(parts, trained, check_names=False, rtol=0.02)
 
 

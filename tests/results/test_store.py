@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from cells import make_cells
+from lazy import lazy
 
 import harness
 from harness.analysis.cell_row import identity_row
@@ -22,6 +22,8 @@ from harness.core.row import COLUMNS
 from harness.results import store
 from harness.results.store import Record, Results, find_results, jsonable, write_atomically
 from harness.scenario.plan import Machine
+
+pd = lazy("pandas")
 
 # DESIGN 4.3, typed in again on purpose: these columns are a contract with people's scripts.
 _CONTRACT = """

@@ -14,6 +14,7 @@ from cells import make_cell, make_cells
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 
 from harness.api.strategy import Layout
 from harness.commands.cli import main
@@ -24,10 +25,11 @@ from harness.costs.steps.result import StepCost, StreamTask
 from harness.engines.processes.launch import run_cell
 from harness.engines.shared.recorder import Recorder
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
 from harness.engines.virtual.spans import MOST_DEVICES, Tracer
 from harness.results.trace_document import chosen_spans, side_by_side, trace_document
 from harness.results.trace_files import are_twins, document_of, steps_to_record
+
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 ROUNDING_US = 0.002
 """Times in the file are rounded to the nanosecond."""
@@ -178,7 +180,7 @@ def traced(strategy: str, engine: str, steps: int = 5, **changes: Any) -> tuple[
     )
     limit = steps_to_record(cell, steps)
     if engine == "virtual":
-        outcome = run_virtual(make_setup(cell), trace=limit)
+        outcome = virtual_engine.run_virtual(make_setup(cell), trace=limit)
     else:
         result = run_cell(cell, options={"trace": limit, "keep_weights": True})
         assert result.finished, result.reason
@@ -237,7 +239,7 @@ def test_a_virtual_trace_shows_what_the_steps_say(strategy, jitter):
 def test_a_trace_changes_nothing_that_is_simulated():
     faults = {"compute_jitter": 0.3}
     cell, outcome, _ = traced("async-ps", "virtual", faults=faults)
-    plain = run_virtual(make_setup(cell))
+    plain = virtual_engine.run_virtual(make_setup(cell))
     assert plain.spans == []
     assert plain.training_s == outcome.training_s
     assert plain.steps == outcome.steps

@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from lazy import lazy
 from pydantic import ValidationError
-from torch import nn
-from torch.nn import functional
 
 from harness.core.errors import InputError
 from harness.workloads import harness_datasets, harness_models
-from harness.workloads.data import prepare
 from harness.workloads.entries import GPT_SIZES, DataShape, Model, seen_shape
 from harness.workloads.large import TOKENS
-from harness.workloads.losses import evaluate, weighted_loss
-from harness.workloads.transformers import Attention
+
+torch = lazy("torch")
+nn = lazy("torch.nn")
+workload_data = lazy("harness.workloads.data")
+losses = lazy("harness.workloads.losses")
+transformers = lazy("harness.workloads.transformers")
 
 MODELS = {model.name: model for model in harness_models()}
 IMAGENET = DataShape(3, 224, 224, 1000)
@@ -93,7 +94,7 @@ def test_language_models_are_cut_between_any_two_layers(name, attention):
 
 def test_both_kinds_of_attention_compute_the_same_and_look_back_only():
     torch.manual_seed(0)
-    fused, eager = (Attention(16, 4, 0.0, True, kind) for kind in ("fused", "eager"))
+    fused, eager = (transformers.Attention(16, 4, 0.0, True, kind) for kind in ("fused", "eager"))
     eager.load_state_dict(fused.state_dict())
     values = torch.randn(2, 6, 16)
     torch.testing.assert_close(fused(values), eager(values))
@@ -107,11 +108,11 @@ def test_both_kinds_of_attention_compute_the_same_and_look_back_only():
 @pytest.mark.parametrize("kind", ["fused", "eager"])
 def test_attention_cut_by_heads_adds_up_to_the_whole(ways, kind):
     torch.manual_seed(0)
-    whole = Attention(16, 4, 0.0, True, kind)
+    whole = transformers.Attention(16, 4, 0.0, True, kind)
     values = torch.randn(2, 6, 16)
     total = torch.zeros(2, 6, 16)
     for part in range(ways):
-        piece = Attention(16, 4, 0.0, True, kind)
+        piece = transformers.Attention(16, 4, 0.0, True, kind)
         rows = 48 // ways
         piece.qkv.weight = nn.Parameter(whole.qkv.weight[part * rows : (part + 1) * rows])
         piece.qkv.bias = nn.Parameter(whole.qkv.bias[part * rows : (part + 1) * rows])
@@ -179,7 +180,7 @@ def test_kinds_are_even_and_told_apart_by_their_chains():
 
 
 def test_data_keeps_tokens_as_numbers():
-    data = prepare(tokens(samples=20, sequence=6), None, 0.1, torch.float64)
+    data = workload_data.prepare(tokens(samples=20, sequence=6), None, 0.1, torch.float64)
     assert (data.train_inputs.dtype, data.train_inputs.shape) == (torch.int64, (18, 6))
     assert (data.train_targets.shape, data.validation_inputs.shape) == ((18, 6), (2, 6))
     assert (data.classes, data.vocabulary) == (64, 64)
@@ -194,7 +195,7 @@ def test_registered_beside_the_others():
 
 def per_sample_loss(name):
     """Return each sample's loss, (n,): a weighted sum with all weight on one sample."""
-    loss = weighted_loss(name)
+    loss = losses.weighted_loss(name)
     return lambda outputs, targets: torch.stack([loss(outputs, targets, row) for row in torch.eye(len(targets))])
 
 
@@ -206,7 +207,7 @@ def test_a_samples_loss_is_the_mean_over_its_tokens(name):
     torch.testing.assert_close(per_sample_loss(name)(outputs, targets), each)
     for weight in (1 / 3, 0.1, torch.tensor([0.5, 0.0, 0.25], dtype=torch.float64)):
         expected = (each * weight).sum()
-        torch.testing.assert_close(weighted_loss(name)(outputs, targets, weight), expected)
+        torch.testing.assert_close(losses.weighted_loss(name)(outputs, targets, weight), expected)
 
 
 def test_accuracy_is_of_tokens():
@@ -215,20 +216,22 @@ def test_accuracy_is_of_tokens():
     inputs = torch.randint(6, (10, 4))
     targets = inputs.clone()
     targets[:, 0] = (targets[:, 0] + 1) % 6
-    loss, accuracy = evaluate(module, inputs, targets, "cross-entropy", chunk=6)
+    loss, accuracy = losses.evaluate(module, inputs, targets, "cross-entropy", chunk=6)
     assert accuracy == 0.75
-    expected = functional.cross_entropy(module(inputs).flatten(0, 1), targets.flatten()).item()
+    expected = nn.functional.cross_entropy(module(inputs).flatten(0, 1), targets.flatten()).item()
     assert loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_small_gpt_learns_what_follows():
     torch.manual_seed(0)
-    data = prepare(tokens(samples=300, sequence=16, vocabulary=8), None, 0.1)
+    data = workload_data.prepare(tokens(samples=300, sequence=16, vocabulary=8), None, 0.1)
     module = built("gpt", next_tokens(16, 8), **SMALL)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     for _ in range(40):
         optimizer.zero_grad()
-        weighted_loss("cross-entropy")(module(data.train_inputs), data.train_targets, 1 / data.num_train).backward()
+        losses.weighted_loss("cross-entropy")(
+            module(data.train_inputs), data.train_targets, 1 / data.num_train
+        ).backward()
         optimizer.step()
-    _, accuracy = evaluate(module, data.validation_inputs, data.validation_targets, "cross-entropy")
+    _, accuracy = losses.evaluate(module, data.validation_inputs, data.validation_targets, "cross-entropy")
     assert accuracy > 0.6  # guessing gives 0.125, knowing the chain 0.78

@@ -16,17 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import lazy
 from places import ROOT, SHARED
 from pydantic import ValidationError
-from torch import nn
 
 from harness.api.strategy import Options
 from harness.core.errors import InputError, MachineError, PluginError
 from harness.workloads import files, harness_datasets, harness_models
-from harness.workloads.data import measure_normalisation, prepare, split
 from harness.workloads.entries import (
     LOSSES,
     Dataset,
@@ -39,9 +37,13 @@ from harness.workloads.entries import (
     input_shape,
     training_size,
 )
-from harness.workloads.losses import evaluate, weighted_loss
 from harness.workloads.small import DATASETS, MODELS
 from harness.workloads.user import is_user_function, user_dataset, user_model
+
+torch = lazy("torch")
+nn = lazy("torch.nn")
+workload_data = lazy("harness.workloads.data")
+losses = lazy("harness.workloads.losses")
 
 MNIST_LIKE = DataShape(1, 32, 32, 10)
 SHAPES = (DataShape(1, 8, 8, 10), DataShape(1, 28, 28, 10), DataShape(3, 32, 32, 7), DataShape(2, 9, 5, 2))
@@ -155,7 +157,9 @@ def test_mlp_activation_changes_the_outputs_and_passes_gradients(activation: str
 @pytest.mark.parametrize(("name", "options"), [("softmax", {}), ("mlp", {"activation": "maxout"}), ("lenet5", {})])
 def test_model_takes_the_empty_part_of_an_uneven_batch(name: str, options: dict[str, Any]) -> None:
     module = build(name, MNIST_LIKE, **options)
-    loss = weighted_loss("cross-entropy")(module(torch.zeros(0, 1, 32, 32)), torch.zeros(0, dtype=torch.int64), 0.1)
+    loss = losses.weighted_loss("cross-entropy")(
+        module(torch.zeros(0, 1, 32, 32)), torch.zeros(0, dtype=torch.int64), 0.1
+    )
     loss.backward()  # type: ignore[no-untyped-call]
     assert not any(p.grad.any() for p in module.parameters() if p.grad is not None)
 
@@ -199,7 +203,7 @@ def test_split_agrees_with_the_plan_and_loses_nothing(num: int, fraction: float)
     except InputError:
         assert round(num * fraction) == num
         return
-    train, validation = split(num, fraction)
+    train, validation = workload_data.split(num, fraction)
     assert len(train) == planned
     assert sorted([*train, *validation]) == list(range(num))
 
@@ -213,10 +217,10 @@ def test_training_size_refuses_other_fractions(fraction: float) -> None:
 def test_split_ignores_global_seeds() -> None:
     np.random.seed(1)
     torch.manual_seed(1)
-    first = split(100, 0.2)[1].tolist()
+    first = workload_data.split(100, 0.2)[1].tolist()
     np.random.seed(2)
     torch.manual_seed(2)
-    assert split(100, 0.2)[1].tolist() == first
+    assert workload_data.split(100, 0.2)[1].tolist() == first
 
 
 def raw_of(images: np.ndarray[Any, Any], full_scale: float = 255.0) -> RawData:
@@ -230,7 +234,7 @@ def test_enlarging_repeats_pixels_and_pads_equally(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
     size = data.draw(st.integers(max(height, width), 40))
     images = np.random.default_rng(0).integers(1, 256, (3, height, width)).astype(np.uint8)
-    prepared = prepare(raw_of(images), size, 0.0, torch.float64)
+    prepared = workload_data.prepare(raw_of(images), size, 0.0, torch.float64)
     place = enlarge(height, width, size)
     assert place.factor * max(height, width) <= size < (place.factor + 1) * max(height, width)
 
@@ -245,20 +249,20 @@ def test_enlarging_repeats_pixels_and_pads_equally(data: st.DataObject) -> None:
 
 def test_image_larger_than_the_input_is_refused() -> None:
     with pytest.raises(InputError, match=r"40 x 8 pixels do not fit .* 32 x 32"):
-        prepare(raw_of(np.zeros((4, 40, 8), np.uint8)), 32, 0.0)
+        workload_data.prepare(raw_of(np.zeros((4, 40, 8), np.uint8)), 32, 0.0)
 
 
 def test_normalised_training_images_have_mean_0_and_deviation_1() -> None:
-    data = prepare(dataset_named("digits").load(Options()), None, 0.0, torch.float64)
+    data = workload_data.prepare(dataset_named("digits").load(Options()), None, 0.0, torch.float64)
     assert data.train_inputs.mean().item() == pytest.approx(0, abs=1e-12)
     assert data.train_inputs.std(correction=0).item() == pytest.approx(1)
 
 
 def test_floats_keep_their_scale_and_channels() -> None:
     images = np.random.default_rng(0).normal(3, 2, (2500, 3, 4, 5)).astype(np.float32)
-    found = measure_normalisation(images, 1.0)
+    found = workload_data.measure_normalisation(images, 1.0)
     assert (found.mean, found.sd) == pytest.approx((images.mean(), images.std()), rel=1e-4)
-    data = prepare(raw_of(images, 1.0), None, 0.2, torch.bfloat16)
+    data = workload_data.prepare(raw_of(images, 1.0), None, 0.2, torch.bfloat16)
     assert data.train_inputs.shape == (2000, 3, 4, 5)
     assert data.train_inputs.dtype == torch.bfloat16
     assert data.num_train == 2000
@@ -267,7 +271,7 @@ def test_floats_keep_their_scale_and_channels() -> None:
 def test_prepared_samples_keep_their_labels() -> None:
     labels = np.arange(50, dtype=np.int64)
     images = np.broadcast_to(labels[:, None, None], (50, 2, 2)).astype(np.float32)
-    data = prepare(RawData(images, labels, images, labels, 50, 1.0, ""), 4, 0.3, torch.float64)
+    data = workload_data.prepare(RawData(images, labels, images, labels, 50, 1.0, ""), 4, 0.3, torch.float64)
     for inputs, targets in (
         (data.train_inputs, data.train_targets),
         (data.validation_inputs, data.validation_targets),
@@ -278,12 +282,12 @@ def test_prepared_samples_keep_their_labels() -> None:
 
 
 def test_images_of_one_value_become_0() -> None:
-    assert not prepare(raw_of(np.full((4, 2, 2), 9, np.uint8)), None, 0.0).train_inputs.any()
+    assert not workload_data.prepare(raw_of(np.full((4, 2, 2), 9, np.uint8)), None, 0.0).train_inputs.any()
 
 
 def test_pixels_that_are_not_finite_are_refused() -> None:
     with pytest.raises(InputError, match="finite"):
-        prepare(raw_of(np.full((4, 2, 2), np.nan, np.float32)), None, 0.0)
+        workload_data.prepare(raw_of(np.full((4, 2, 2), np.nan, np.float32)), None, 0.0)
 
 
 # Data sets
@@ -296,7 +300,7 @@ def test_digits_are_split_as_documented() -> None:
     assert size is not None
     assert (len(raw.train_labels), len(raw.test_labels), raw.shape) == (size.num_train, size.num_test, size.shape)
     assert (raw.train_images.min(), raw.train_images.max()) == (0, 16)
-    data = prepare(raw, 32, 0.1)
+    data = workload_data.prepare(raw, 32, 0.1)
     assert (data.num_train, len(data.validation_targets), len(data.test_targets)) == (1293, 144, 360)
     assert data.train_inputs.shape == (1293, 1, 32, 32)
     assert dataset.checksum(Options()) == raw.checksum == data.checksum
@@ -326,16 +330,16 @@ def test_synthetic_has_the_size_that_it_was_asked_for() -> None:
 def test_synthetic_is_learnable_and_not_at_once() -> None:
     torch.manual_seed(0)
     raw = dataset_named("synthetic").load(SyntheticOptions(samples=1024))
-    data = prepare(raw, None, 0.0)
-    module, loss = build("softmax", raw.shape), weighted_loss("cross-entropy")
+    data = workload_data.prepare(raw, None, 0.0)
+    module, loss = build("softmax", raw.shape), losses.weighted_loss("cross-entropy")
     optimizer = torch.optim.SGD(module.parameters(), 0.05)
-    assert evaluate(module, data.test_inputs, data.test_targets, "cross-entropy")[1] < 0.4
+    assert losses.evaluate(module, data.test_inputs, data.test_targets, "cross-entropy")[1] < 0.4
     for start in range(0, 1024, 32):
         rows = slice(start, start + 32)
         optimizer.zero_grad()
         loss(module(data.train_inputs[rows]), data.train_targets[rows], 1 / 32).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert evaluate(module, data.test_inputs, data.test_targets, "cross-entropy")[1] > 0.8
+    assert losses.evaluate(module, data.test_inputs, data.test_targets, "cross-entropy")[1] > 0.8
 
 
 def mnist_folder() -> Path:
@@ -354,9 +358,9 @@ def test_mnist_is_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(raw.train_labels), len(raw.test_labels), raw.shape) == (size.num_train, size.num_test, size.shape)
     assert raw.checksum == dataset.checksum(Options())
     assert np.bincount(raw.train_labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    found = measure_normalisation(raw.train_images, 255.0)
+    found = workload_data.measure_normalisation(raw.train_images, 255.0)
     assert (round(found.mean, 4), round(found.sd, 4)) == (0.1307, 0.3081)
-    data = prepare(raw, 32, 0.1)
+    data = workload_data.prepare(raw, 32, 0.1)
     assert (data.train_inputs.shape, len(data.validation_targets)) == ((54000, 1, 32, 32), 6000)
 
 
@@ -401,7 +405,7 @@ def test_idx_folder_loads(idx_folder: Path, compressed: bool) -> None:
     assert (size.num_train, size.num_test, size.shape) == (5, 2, DataShape(1, 3, 2, 4))
     assert raw.shape == size.shape
     assert raw.checksum == dataset.checksum(options)
-    assert prepare(raw, None, 0.2).train_inputs.shape == (4, 1, 3, 2)
+    assert workload_data.prepare(raw, None, 0.2).train_inputs.shape == (4, 1, 3, 2)
 
 
 def test_idx_files_may_have_other_names_and_colours(idx_folder: Path) -> None:
@@ -704,7 +708,7 @@ def test_user_dataset_gives_arrays_or_tensors(user_folder: Path) -> None:
     raw = dataset.load(Options())
     assert (raw.shape, raw.full_scale, len(raw.checksum)) == (DataShape(1, 2, 2, 3), 1.0, 64)
     assert raw.train_labels.dtype == np.int64
-    assert prepare(raw, None, 0.5).train_inputs.shape == (3, 1, 2, 2)
+    assert workload_data.prepare(raw, None, 0.5).train_inputs.shape == (3, 1, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -780,7 +784,7 @@ def test_user_function_is_told_from_a_name() -> None:
 
 def per_sample_loss(name):
     """Return each sample's loss, (n,): a weighted sum with all weight on one sample."""
-    loss = weighted_loss(name)
+    loss = losses.weighted_loss(name)
     return lambda outputs, targets: torch.stack([loss(outputs, targets, row) for row in torch.eye(len(targets))])
 
 
@@ -802,7 +806,7 @@ def test_losses_are_what_their_names_say(outputs_and_targets: tuple[torch.Tensor
 def test_weighted_parts_add_up_to_the_mean(name: str, outputs_and_targets: tuple[torch.Tensor, torch.Tensor]) -> None:
     outputs, targets = outputs_and_targets
     whole = per_sample_loss(name)(outputs, targets).mean()
-    loss = weighted_loss(name)
+    loss = losses.weighted_loss(name)
     parts = loss(outputs[:5], targets[:5], 1 / 7) + loss(outputs[5:], targets[5:], 1 / 7)
     torch.testing.assert_close(parts, whole)
     padded = torch.tensor([1 / 5] * 5 + [0.0] * 2, dtype=torch.float64)
@@ -815,21 +819,21 @@ def test_weighted_parts_add_up_to_the_mean(name: str, outputs_and_targets: tuple
 def test_losses_widen_bf16_outputs(name: str, outputs_and_targets: tuple[torch.Tensor, torch.Tensor]) -> None:
     outputs, targets = outputs_and_targets[0].bfloat16(), outputs_and_targets[1]
     with torch.autocast("cpu", torch.bfloat16):
-        each, total = per_sample_loss(name)(outputs, targets), weighted_loss(name)(outputs, targets, 1.0)
+        each, total = per_sample_loss(name)(outputs, targets), losses.weighted_loss(name)(outputs, targets, 1.0)
     assert each.dtype == total.dtype == torch.float32
     torch.testing.assert_close(each, per_sample_loss(name)(outputs.float(), targets))
 
 
 def test_unknown_loss_is_refused_with_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean cross-entropy"):
-        weighted_loss("crossentropy")
+        losses.weighted_loss("crossentropy")
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_evaluate_is_the_mean_over_all_whatever_the_chunk(name: str) -> None:
     module = build("softmax", MNIST_LIKE)
     inputs, targets = torch.randn(25, 1, 32, 32), torch.arange(25) % 10
-    loss, accuracy = evaluate(module, inputs, targets, name, chunk=10)
+    loss, accuracy = losses.evaluate(module, inputs, targets, name, chunk=10)
     outputs = module(inputs)
     assert loss == pytest.approx(per_sample_loss(name)(outputs, targets).mean().item(), rel=1e-5)
     assert accuracy == (outputs.argmax(1) == targets).sum().item() / 25
@@ -841,7 +845,7 @@ def test_evaluate_restores_every_part_and_changes_no_buffer() -> None:
     module.train()
     module[0].eval()
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    evaluate(module, torch.randn(4, 1, 32, 32), torch.arange(4), "cross-entropy", chunk=3)
+    losses.evaluate(module, torch.randn(4, 1, 32, 32), torch.arange(4), "cross-entropy", chunk=3)
     assert (module.training, module[0].training, module[1].training) == (True, False, True)
     assert all(torch.equal(buffer, before[name]) for name, buffer in module.named_buffers())
     assert torch.is_grad_enabled()
@@ -850,12 +854,14 @@ def test_evaluate_restores_every_part_and_changes_no_buffer() -> None:
 def test_evaluate_under_autocast_is_near_fp32() -> None:
     module = build("mlp", MNIST_LIKE)
     inputs, targets = torch.randn(20, 1, 32, 32), torch.arange(20) % 10
-    exact = evaluate(module, inputs, targets, "cross-entropy")[0]
-    coarse = evaluate(module, inputs, targets, "cross-entropy", autocast=torch.bfloat16)[0]
+    exact = losses.evaluate(module, inputs, targets, "cross-entropy")[0]
+    coarse = losses.evaluate(module, inputs, targets, "cross-entropy", autocast=torch.bfloat16)[0]
     assert coarse != exact
     assert coarse == pytest.approx(exact, rel=0.02)
 
 
 def test_evaluate_of_nothing_is_nan() -> None:
-    result = evaluate(build("softmax", MNIST_LIKE), torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.int64), "mse")
+    result = losses.evaluate(
+        build("softmax", MNIST_LIKE), torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.int64), "mse"
+    )
     assert result == pytest.approx((float("nan"), float("nan")), nan_ok=True)
