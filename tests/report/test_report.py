@@ -165,6 +165,19 @@ def test_no_number_of_the_table_is_negative(usual: str) -> None:
     assert not re.search(r"<td[^>]*>-\d", usual)
 
 
+@pytest.mark.parametrize(
+    "module", ["core/words.py", "commands/explain_text.py", "analysis/lost.py", "report/report.html.j2"]
+)
+def test_a_report_is_current_until_a_module_changes_that_its_words_may_come_from(
+    tmp_path: Path, cells: list[Cell], monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    results, out = results_at(tmp_path, cells, run=1), tmp_path / "report.html"
+    page(results)
+    edited, read = Path(harness.__file__).parent / module, Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"# edited" if path == edited else b""))
+    assert not is_current([results], out)
+
+
 def test_a_report_is_current_until_a_record_changes(tmp_path: Path, cells: list[Cell]) -> None:
     results, out = results_at(tmp_path, cells, run=2), tmp_path / "report.html"
     assert not is_current([results], out)
