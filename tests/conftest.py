@@ -6,6 +6,7 @@ import os
 import tempfile
 
 import pytest
+from hypothesis import settings
 from places import SHARED
 
 # Two cores and many processes: more threads than cores makes everything twenty times slower.
@@ -15,6 +16,9 @@ _CACHE = tempfile.TemporaryDirectory(prefix="harness-cache-")
 os.environ["HARNESS_CACHE"] = _CACHE.name
 if (DATA := SHARED / "data").is_dir():
     os.environ.setdefault("HARNESS_DATA", str(DATA))
+# An example's time says how busy the machine is, and the first one imports what its test needs.
+settings.register_profile("harness", deadline=None)
+settings.load_profile("harness")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from cells import make_cells
 from house import ROOMS, House
+from places import ROOT as PROJECT
 
 import harness
 import harness.costs
@@ -31,55 +33,58 @@ HEAVY = ("torch", "pandas", "numpy.linalg", "seaborn", "scipy", "sklearn", "simp
 
 # -- rooms and their order ---------------------------------------------------------------------------------------------
 
-HOUSE = House(ROOT)
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return House(ROOT)
 
 
-def test_the_house_has_its_rooms_and_nothing_lies_beside_them():
-    assert HOUSE.rooms == sorted(ROOMS[:-1])
-    assert HOUSE.loose == []
+def test_the_house_has_its_rooms_and_nothing_lies_beside_them(house):
+    assert house.rooms == sorted(ROOMS[:-1])
+    assert house.loose == []
 
 
-def test_rooms_import_only_from_those_before_them_late_and_types_only_imports_too():
-    assert HOUSE.upward == []
-    assert HOUSE.imports["api.host"] >= {"core.errors", "api.hooks"}  # the reader sees imports at all
+def test_rooms_import_only_from_those_before_them_late_and_types_only_imports_too(house):
+    assert house.upward == []
+    assert house.imports["api.host"] >= {"core.errors", "api.hooks"}  # the reader sees imports at all
 
 
-def test_no_modules_import_each_other_in_a_circle():
-    assert HOUSE.circles == []
+def test_no_modules_import_each_other_in_a_circle(house):
+    assert house.circles == []
 
 
 MOST_ANY = 270
 """Names `Any` in code, which only ever fall: each is a place where nothing is checked."""
 
 
-def test_few_values_are_of_any_type():
-    assert HOUSE.anys <= MOST_ANY
+def test_few_values_are_of_any_type(house):
+    assert house.anys <= MOST_ANY
 
 
-def test_all_imports_are_absolute():
-    trees = HOUSE.modules.items()
+def test_all_imports_are_absolute(house):
+    trees = house.modules.items()
     assert [name for name, tree in trees for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level] == []
 
 
-def test_files_of_one_name_are_twins():
-    assert HOUSE.file_collisions == []
+def test_files_of_one_name_are_twins(house):
+    assert house.file_collisions == []
 
 
-def test_analysis_and_report_know_nothing_of_engines():
-    for name, others in HOUSE.imports.items():
+def test_analysis_and_report_know_nothing_of_engines(house):
+    for name, others in house.imports.items():
         if name.startswith(("analysis", "report")):
             assert [other for other in others if other.startswith("engines")] == [], name
 
 
-def test_figures_of_the_house_do_not_grow():
+def test_figures_of_the_house_do_not_grow(house):
     """Ceilings: lower them when the house gets better, never raise them."""
-    assert len(HOUSE.name_collisions) <= 24
-    assert len(HOUSE.doors) <= 7
+    assert len(house.name_collisions) <= 24
+    assert len(house.doors) <= 7
 
 
-def test_the_costs_say_which_doors_they_have():
+def test_the_costs_say_which_doors_they_have(house):
     listed = set(re.findall(r"^- `harness\.([\w.]+)`:", harness.costs.__doc__ or "", re.MULTILINE))
-    assert set(HOUSE.doors) == listed
+    assert set(house.doors) == listed
 
 
 def test_bundled_strategies_import_only_what_a_stranger_may():
@@ -165,6 +170,21 @@ def test_importing_the_package_and_a_strategys_words_costs_neither_torch_nor_pan
     code += f"print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_collecting_tests_imports_nothing_heavy(tmp_path):
+    slow = [*(set(HEAVY) - {"numpy.linalg"}), "matplotlib"]
+    (tmp_path / "tell_heavy.py").write_text(
+        "import sys\n"
+        "def pytest_collection_finish(session):\n"
+        f"    print('heavy:', [name for name in {slow} if name in sys.modules], 'of', len(session.items))\n"
+    )
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "tell_heavy", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(PROJECT)])}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
+    ((found, count),) = re.findall(r"^heavy: (.*) of (\d+)$", done.stdout, re.MULTILINE)
+    assert found == "[]"
+    assert int(count) > 2000
 
 
 def test_python_m_harness_is_the_command():

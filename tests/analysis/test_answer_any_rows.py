@@ -61,7 +61,7 @@ def a_row(draw: st.DrawFn) -> Row:
     return row | {key: draw(amount) for key in keys}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(rows(), st.sampled_from([None, DevicePrice(2.8, "EUR")]))
 def test_any_rows_have_an_answer(found: list[Row], price: DevicePrice | None) -> None:
     told = answer(found, len(found) + 1, price)
@@ -73,7 +73,7 @@ def test_any_rows_have_an_answer(found: list[Row], price: DevicePrice | None) ->
     assert "<b>" not in answer_as_markdown(told)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(rows())
 def test_what_is_recommended_ended_well_and_is_ranked(found: list[Row]) -> None:
     told = answer(found, len(found))
@@ -92,7 +92,7 @@ def test_what_is_recommended_ended_well_and_is_ranked(found: list[Row]) -> None:
     assert not simulated or leader["engine"] == "virtual"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows())
 def test_rankings_never_mix_engines_and_run_from_best_to_worst(found: list[Row]) -> None:
     pool = ranked_rows(found)

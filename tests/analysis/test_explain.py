@@ -47,7 +47,7 @@ def predict(overrides: Any) -> float:
 # -- one parameter -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(key=st.sampled_from(list(CONFIGURED)), share=st.floats(0.05, 0.95), slower=st.booleans())
 def test_a_step_made_with_another_value_gives_that_value_back(key, share, slower):
     parameter, configured = BY_KEY[key], CONFIGURED[key]
@@ -68,7 +68,7 @@ def test_a_step_made_with_another_value_gives_that_value_back(key, share, slower
     assert 0 <= accounts[key].plausibility <= 1
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(factor=st.floats(0.5, 3.0))
 def test_every_account_gives_the_observed_step_and_stays_within_its_bounds(factor):
     observed = predict({}) * factor
@@ -142,7 +142,7 @@ def test_solving_takes_few_predictions():
     assert len(calls) <= 8 * len(CONFIGURED)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(kink=st.floats(0.0, 0.9), wanted=st.floats(0.05, 0.95))
 def test_solving_finds_its_way_round_a_kink(kink, wanted):
     parameter = BY_KEY[NODES]

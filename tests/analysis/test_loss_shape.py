@@ -9,7 +9,7 @@ from statistics import fmean, median
 import numpy as np
 import pytest
 from cells import make_cell, make_cells
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lazy import lazy
 
@@ -118,13 +118,11 @@ def test_too_few_steps_give_no_verdict():
     assert classify([1.0] * (LEAST_STEPS - 1), 1.0, 0.1) is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=9, max_size=60))
 def test_smoothing_is_the_trailing_median_of_nine(losses):
     assert smoothed(losses) == [median(losses[k - 8 : k + 1]) for k in range(8, len(losses))]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 50), min_size=20, max_size=80), st.floats(0.1, 20), st.floats(0, 5), st.floats(0.1, 10))
 def test_every_curve_has_a_verdict_and_the_unit_of_the_loss_is_none_of_its_business(losses, initial, moved, unit):
     shape = classify(losses, initial, moved)

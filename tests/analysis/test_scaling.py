@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lazy import lazy
 
@@ -139,7 +139,6 @@ def test_one_run_has_an_interval_from_its_raw_steps_that_says_so():
     assert line(scaling.scaling_frame(pd.DataFrame(cells)), "sync-ddp", 4)["speedup_low"] is None
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.lists(st.integers(2, 512), min_size=1, max_size=8))
 def test_the_serial_share_is_found_again(serial, devices):
     speedups = [1 / (serial + (1 - serial) / n) for n in devices]
@@ -167,7 +166,6 @@ def test_the_hyperbola_of_lenet_has_its_known_critical_batch():
     assert 1.8 <= fit.steps(64) / fit.least_steps <= 2.5
 
 
-@settings(deadline=None)
 @given(st.floats(1, 1e4), st.floats(1, 1e5))
 def test_a_hyperbola_is_found_again(least_steps, critical):
     batches = [critical * factor for factor in (0.1, 0.5, 1, 2, 10)]

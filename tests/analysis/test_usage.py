@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lazy import lazy
 
@@ -49,7 +49,6 @@ def test_what_has_no_course_is_left_out(make):
     assert usage.computing_frame(make()).empty
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(*[st.floats(0, 2, allow_subnormal=False)] * 5), min_size=12, max_size=200),
     st.integers(1, 3),

@@ -30,7 +30,7 @@ def table_of(name: str, ranks: int, microbatches: int, chunks: int | None = None
 # -- every schedule ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(NAMES), st.integers(1, 9), st.integers(1, 20), st.integers(1, 4))
 def test_every_schedule_passes_every_micro_batch_through_every_stage_without_deadlock(
     name, ranks, microbatches, chunks
@@ -40,7 +40,7 @@ def test_every_schedule_passes_every_micro_batch_through_every_stage_without_dea
     check_table(table, stages, microbatches)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(NAMES), st.integers(1, 6), st.integers(1, 12))
 def test_execution_order_keeps_each_row_and_puts_every_action_behind_its_input(name, ranks, microbatches):
     table, stages = table_of(name, ranks, microbatches)
@@ -70,14 +70,12 @@ def test_stages_keep_as_many_micro_batches_as_the_literature_says(name, kept):
     assert tuple(most_kept(actions) for actions in table) == kept
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10), st.integers(1, 25))
 def test_1f1b_keeps_no_more_than_the_way_to_the_end_is_long(ranks, microbatches):
     table, stages = table_of("1f1b", ranks, microbatches)
     assert stashes(table, stages) == tuple(min(microbatches, ranks - k) for k in range(ranks))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10), st.integers(1, 40))
 def test_zero_bubble_keeps_what_1f1b_keeps_at_most_or_just_under_twice_that(ranks, microbatches):
     most = min(microbatches, ranks)

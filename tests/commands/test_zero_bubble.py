@@ -18,7 +18,7 @@ def bubble(schedule, times: PassTimes, ranks: int, microbatches: int) -> float:
     return pipeline_cost(schedule(ranks, microbatches), [stage] * ranks, lambda k: times.hop_s).bubble_fraction
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(PASSES, st.integers(1, 6), st.integers(1, 14), st.floats(1, 3), st.floats(0, 1))
 def test_plans_are_complete_and_keep_no_more_than_they_may(times, ranks, microbatches, keep, weight_share):
     table = zero_bubble(PassTimes(*times), keep, weight_share)(ranks, microbatches)
@@ -31,7 +31,7 @@ def test_plans_are_complete_and_keep_no_more_than_they_may(times, ranks, microba
             assert kept <= keep * ranks + 1e-6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 6), st.integers(0, 9), st.integers(1, 9))
 def test_plans_for_equal_passes_are_as_good_as_the_fixed_tables(ranks, more, seconds):
     times, microbatches = PassTimes(seconds, seconds, seconds), 2 * ranks - 1 + more

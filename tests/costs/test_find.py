@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cells import make_cell, make_cells
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
@@ -44,7 +44,6 @@ def given_cell(model: dict[str, Any] = BERT, **changes: Any) -> Any:
 # -- profiles ----------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)  # the first example loads all plugins
 @given(st.floats(1, 1e4), st.integers(1, 512))
 def test_a_given_rate_is_what_the_profile_computes_at_its_batch(rate: float, batch: int) -> None:
     device = {"samples_per_second": rate, "batch_size": batch}
@@ -100,7 +99,6 @@ def test_faster_arithmetic_and_small_batches_are_bound_by_memory_and_launches() 
     assert profile.forward_s(1) == pytest.approx(10 * profile.launch_s)
 
 
-@settings(deadline=None)  # the first example makes the profile
 @given(st.integers(1, 4096))
 def test_estimated_times_never_fall_and_follow_the_roofline(samples: int) -> None:
     profile = _estimate()

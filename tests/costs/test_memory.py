@@ -80,7 +80,6 @@ def test_an_end_of_memory_gives_unused_segments_back_first():
     assert caught.value.missing_bytes == 4 * MIB
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(1, 30 * MIB), st.integers(0, 99)), max_size=60),
 )
@@ -271,7 +270,7 @@ def test_a_thousand_stashes_are_found_in_no_time(gpt):
 # -- does it fit -------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(limit=st.integers(1 * MIB, 120 * MIB), batch=st.sampled_from([12, 16, 30]))
 def test_the_largest_micro_batch_fits_and_the_next_one_does_not(gpt, limit, batch):
     work = Work(ADAM, samples=1)

@@ -116,7 +116,7 @@ def test_halving_and_doubling_takes_as_long_as_the_messages_it_sends(ranks):
     assert halving_doubling_s(ranks, vectors[0].nbytes, FAST) == pytest.approx(expected)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(ranks=st.integers(2, 512), num_bytes=BYTES, link=LINKS)
 def test_a_ring_reaches_the_bus_bandwidth_and_pays_two_messages_a_rank(ranks, num_bytes, link):
     latency = 2 * (ranks - 1) * link.latency_s
@@ -126,14 +126,14 @@ def test_a_ring_reaches_the_bus_bandwidth_and_pays_two_messages_a_rank(ranks, nu
     assert bus == pytest.approx(link.bandwidth_bytes_per_s)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(power=st.integers(1, 9), num_bytes=BYTES, link=LINKS)
 def test_halving_and_doubling_sends_a_rings_bytes_in_fewer_messages(power, num_bytes, link):
     saved = 2 * (2**power - 1 - power) * link.latency_s
     assert halving_doubling_s(2**power, num_bytes, link) == pytest.approx(ring_s(2**power, num_bytes, link) - saved)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(local=st.integers(1, 16), nodes=st.integers(1, 64), num_bytes=BYTES, inside=LINKS, between=LINKS)
 def test_hierarchical_all_reduce_is_one_ring_inside_and_one_between(local, nodes, num_bytes, inside, between):
     expected = 2 * (local - 1) * inside.latency_s + 2 * (local - 1) / local * inside.seconds(num_bytes)
@@ -142,7 +142,7 @@ def test_hierarchical_all_reduce_is_one_ring_inside_and_one_between(local, nodes
     assert all_reduce_s(cluster, local * nodes, num_bytes) == pytest.approx(expected)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(nodes=st.integers(2, 16), num_bytes=BYTES, inside=LINKS, between=LINKS)
 def test_the_algorithm_that_is_asked_for_is_the_one_that_is_counted(nodes, num_bytes, inside, between):
     cluster = Cluster("a device", 4, Bus(inside), node_link=between)
@@ -180,7 +180,7 @@ def test_example_of_eight_workers_and_two_servers():
     assert cap == pytest.approx(25.0)  # K B / S gradients a second
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(workers=st.integers(2, 64), count=st.integers(1, 64), link=LINKS)
 def test_a_push_waits_for_the_worker_or_for_the_servers(workers, count, link):
     per_direction = servers("dedicated", workers, count, replace(link, latency_s=0.0)).push_s
@@ -188,7 +188,7 @@ def test_a_push_waits_for_the_worker_or_for_the_servers(workers, count, link):
     assert per_direction == pytest.approx(max(one, workers * one / count))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(workers=st.integers(2, 64), link=LINKS)
 def test_servers_beside_every_worker_carry_what_a_ring_carries(workers, link):
     link = replace(link, latency_s=0.0)
@@ -242,7 +242,7 @@ SECONDS = st.integers(1, 1000).map(lambda count: count * 1e-4)
 LAYERS = st.lists(st.tuples(SECONDS, SECONDS, SECONDS), min_size=1, max_size=7)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(layers=LAYERS)
 def test_buckets_leave_one_after_another_when_they_are_ready(layers):
     forward, backward, exchange = zip(*layers, strict=True)
@@ -385,7 +385,7 @@ def with_bytes(profile: Profile, factor: int) -> Profile:
 EVERY_STEP = {"profile": PROFILES, "cluster": CLUSTERS, "layout": st.sampled_from(LAYOUTS)}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(**EVERY_STEP, factor=st.floats(1e-3, 1e3))
 def test_all_times_scale_together(profile, cluster, layout, factor):
     one = cost_of(profile, cluster, layout)
@@ -398,7 +398,7 @@ def test_all_times_scale_together(profile, cluster, layout, factor):
     assert other.bubble_fraction == pytest.approx(one.bubble_fraction)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(**EVERY_STEP, factor=st.sampled_from([2, 4, 8]))
 def test_bytes_and_bandwidths_scaled_alike_change_no_time(profile, cluster, layout, factor):
     """Buckets too: 8 times 64 KiB are still less than the first bucket's fixed 1 MiB."""
@@ -409,7 +409,7 @@ def test_bytes_and_bandwidths_scaled_alike_change_no_time(profile, cluster, layo
     assert other.bytes_sent == pytest.approx(factor * one.bytes_sent, rel=1e-9)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(
     **EVERY_STEP,
     change=st.sampled_from(["bandwidth", "latency", "computing", "one layer"]),
@@ -432,7 +432,7 @@ def test_what_gets_faster_never_makes_a_step_longer(profile, cluster, layout, ch
     assert cost_of(profile, cluster, layout).total_s <= before * (1 + 1e-9)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(**EVERY_STEP)
 def test_free_links_leave_computing_and_waiting(profile, cluster, layout):
     step = cost_of(profile, with_links(cluster, latency=0.0, bandwidth=1e30), layout)
@@ -441,7 +441,7 @@ def test_free_links_leave_computing_and_waiting(profile, cluster, layout):
         assert step.total_s == pytest.approx(step.compute_s)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(**EVERY_STEP)
 def test_free_computing_leaves_communication_alone(profile, cluster, layout):
     step = cost_of(profile.slowed(0.0), cluster, layout)
@@ -454,7 +454,7 @@ def test_free_computing_leaves_communication_alone(profile, cluster, layout):
         assert step.total_s <= step.busy_s * (1 + 1e-9)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(profile=PROFILES, cluster=CLUSTERS)
 def test_one_device_does_not_communicate(profile, cluster):
     step = cost_of(profile, cluster, Layout())
@@ -462,7 +462,7 @@ def test_one_device_does_not_communicate(profile, cluster):
     assert step.total_s == pytest.approx(16 * profile.gradient_s(2))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(profile=PROFILES, cluster=CLUSTERS, layout=st.sampled_from(LAYOUTS))
 def test_no_bytes_take_no_bandwidth(profile, cluster, layout):
     """Where there are no parameters and no outputs a slower link costs nothing but its latency."""
@@ -472,7 +472,7 @@ def test_no_bytes_take_no_bandwidth(profile, cluster, layout):
     assert fast.total_s == pytest.approx(slow.total_s)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(**EVERY_STEP)
 def test_a_stream_is_never_busy_for_longer_than_the_step(profile, cluster, layout):
     step = cost_of(profile, cluster, layout)
@@ -484,7 +484,7 @@ def test_a_stream_is_never_busy_for_longer_than_the_step(profile, cluster, layou
         assert step.communication_s <= step.busy_s * (1 + 1e-9)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(**EVERY_STEP)
 def test_what_a_trace_shows_never_overlaps_itself_and_is_in_order(profile, cluster, layout):
     step = cost_of(profile, cluster, layout, tasks=True)
@@ -497,7 +497,7 @@ def test_what_a_trace_shows_never_overlaps_itself_and_is_in_order(profile, clust
     assert cost_of(profile, cluster, layout) == replace(step, tasks=())
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(**EVERY_STEP)
 def test_the_same_step_costs_the_same_to_the_last_bit(profile, cluster, layout):
     assert repr(cost_of(profile, cluster, layout)) == repr(cost_of(profile, cluster, layout))

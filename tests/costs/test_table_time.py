@@ -84,7 +84,6 @@ def test_bubbles_of_four_devices_and_eight_micro_batches(name, stages, bubble):
     assert timed(name, stages, 8).bubble_fraction == pytest.approx(bubble, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 20), st.integers(1, 9), st.integers(1, 9), st.sampled_from(["gpipe", "1f1b"]))
 def test_balanced_pipelines_fill_and_drain_once(ranks, microbatches, forward, backward, name):
     found = timed(name, [(forward, backward)] * ranks, microbatches)
@@ -92,7 +91,7 @@ def test_balanced_pipelines_fill_and_drain_once(ranks, microbatches, forward, ba
     assert found.bubble_fraction == pytest.approx((ranks - 1) / (microbatches + ranks - 1), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STAGES, st.integers(1, 8))
 def test_gpipe_follows_its_formula_also_for_unequal_stages(stages, microbatches):
     forward, backward = [f for f, _, _ in stages], [i + w for _, i, w in stages]
@@ -100,7 +99,7 @@ def test_gpipe_follows_its_formula_also_for_unequal_stages(stages, microbatches)
     assert timed("gpipe", stages, microbatches).makespan_s == formula
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
 def test_interleaving_divides_the_bubble_by_the_chunks(ranks, groups, chunks, forward, backward):
     microbatches, whole = groups * ranks, chunks * (forward + backward)
@@ -110,7 +109,7 @@ def test_interleaving_divides_the_bubble_by_the_chunks(ranks, groups, chunks, fo
     assert found.bubble_fraction == pytest.approx((ranks - 1) / (chunks * microbatches + ranks - 1), abs=1e-12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(1, 7), st.integers(0, 12), st.integers(1, 6), st.integers(0, 5), st.integers(0, 5))
 def test_zero_bubble_idles_as_its_formulas_say(ranks, more, weight, forward, inputs):
     # The formulas hold while weights take no longer than the other passes: they fill gaps as long as those.
@@ -124,7 +123,7 @@ def test_zero_bubble_idles_as_its_formulas_say(ranks, more, weight, forward, inp
     assert idle == [(ranks - 1) * (both + weight), (ranks - 1) * (both - weight), (ranks - 1) * (both - 2 * weight)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(STAGES, st.integers(1, 8), st.sampled_from(WHOLE), st.lists(SECONDS, min_size=6, max_size=6))
 def test_no_schedule_beats_the_lower_bound_and_none_loses_to_naive(stages, microbatches, name, hops):
     whole = [sum(stage) for stage in stages]
@@ -137,7 +136,7 @@ def test_no_schedule_beats_the_lower_bound_and_none_loses_to_naive(stages, micro
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(STAGES, st.integers(1, 12), st.sampled_from(["zb-1p", "zb-2p"]))
 def test_split_backward_passes_beat_neither_the_first_arrival_nor_the_slowest_device(stages, microbatches, name):
     found = timed(name, stages, microbatches)
@@ -161,7 +160,7 @@ def repeated(name, stages, microbatches, steps, hop=0.0):
     return pipeline_cost(table, [StageTimes(*stage) for stage in stages], lambda k: hop).makespan_s
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STAGES, st.integers(1, 6), st.sampled_from(NAMES), st.integers(0, 4))
 def test_steps_in_a_row_take_a_period_each_and_never_more(stages, microbatches, name, hop):
     stages = even(stages, name)
@@ -181,7 +180,7 @@ def test_zero_bubble_steps_tile_although_each_takes_longer():
 # -- links -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STAGES, st.integers(1, 8), st.lists(SECONDS, min_size=6, max_size=6))
 def test_a_link_is_like_a_further_stage_with_the_transfer_time_in_each_direction(stages, microbatches, hops):
     with_links = [stages[0]]
@@ -236,7 +235,7 @@ def test_stages_of_one_device_hand_over_without_a_message():
     assert (found.makespan_s, found.exposed_s, found.link_s) == (36, (0,), (0,))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 5))
 def test_two_devices_have_one_link_each_way_whatever_crosses_it(microbatches, seconds, hop):
     # With chunks, activations of one boundary and gradients of another go the same way.
@@ -260,7 +259,7 @@ def test_recomputing_adds_a_forward_pass_to_the_backward_passes_of_its_rule(sche
     assert found.makespan_s == found.busy_s[0] == microbatches * 6 + again * 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(STAGES, st.integers(1, 6), st.sampled_from(NAMES))
 def test_recomputing_everything_is_a_backward_pass_that_is_a_forward_pass_longer(stages, microbatches, name):
     stages = even(stages, name)
@@ -278,7 +277,7 @@ def test_every_action_adds_its_overhead():
 CASES = {"stages": STAGES, "microbatches": st.integers(1, 8), "name": st.sampled_from(NAMES), "hop": st.integers(0, 6)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**CASES)
 def test_parts_are_of_the_period_and_add_up(stages, microbatches, name, hop):
     stages = even(stages, name)
@@ -292,7 +291,7 @@ def test_parts_are_of_the_period_and_add_up(stages, microbatches, name, hop):
     assert sum(found.link_s) == crossings * hop
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(**CASES, factor=st.floats(1e-6, 1e6))
 def test_all_times_scaled_scale_the_result(stages, microbatches, name, hop, factor):
     stages = even(stages, name)
@@ -305,7 +304,7 @@ def test_all_times_scaled_scale_the_result(stages, microbatches, name, hop, fact
     assert scaled.bubble_fraction == pytest.approx(found.bubble_fraction, abs=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(**CASES, where=st.integers(0, 5), what=st.integers(0, 4), less=st.floats(0, 1))
 def test_a_faster_link_or_device_never_makes_a_step_longer(stages, microbatches, name, hop, where, what, less):
     stages = even(stages, name)
@@ -325,7 +324,7 @@ def test_a_faster_link_or_device_never_makes_a_step_longer(stages, microbatches,
     assert fast.period_s <= slow.period_s + 1e-9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(**CASES)
 def test_without_transfers_nothing_is_exposed_and_without_computing_only_transfers_are_left(
     stages, microbatches, name, hop
@@ -337,7 +336,7 @@ def test_without_transfers_nothing_is_exposed_and_without_computing_only_transfe
     assert idle.makespan_s == 2 * crossings * hop
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(**CASES)
 def test_tasks_fill_streams_without_overlap_and_say_what_the_sums_say(stages, microbatches, name, hop):
     stages = even(stages, name)

@@ -170,7 +170,7 @@ def test_wherever_cells_may_be_real_jitter_only_delays():
 # -- what is drawn -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.sampled_from(["lognormal", "exponential"]))
 def test_more_ranks_change_nobodys_factor_whatever_is_asked_first(ranks, more, step, distribution):
     jitter = {"distribution": distribution} | ({"sigma": 0.4} if distribution == "lognormal" else {})
@@ -211,7 +211,7 @@ def test_a_floor_lifts_only_what_lies_below_it():
 
 
 @given(st.integers(1, 200), st.floats(0.01, 1.0), st.integers(0, 50))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_share_of_the_ranks_straggles_always_the_same_ones(ranks, fraction, seed):
     draws = draws_of(ranks, seed, stragglers={"fraction": fraction, "slowdown": 2.5})
     slow = [factor == 2.5 for factor in draws.of(range(ranks), 0)]

@@ -93,7 +93,7 @@ def dense(widths: list[int]) -> nn.Sequential:
 # -- what is sent ------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(widths=st.lists(st.integers(1, 40), min_size=2, max_size=6), ranks=st.integers(2, 5), reshard=st.booleans())
 def test_counts_and_bytes_are_those_that_torch_sends(widths, ranks, reshard):
     module = dense(widths)

@@ -116,7 +116,7 @@ def test_a_value_taken_does_not_change_when_its_slot_is_filled_again(posts):
 # -- values arrive intact ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     parameters=st.integers(1, 5000),
     buffers=st.integers(0, 70),

@@ -106,7 +106,7 @@ def last_indices(log: dict[str, list[Any]]) -> int:
     return sum(dict(zip(log["worker"], log["update"], strict=True)).values())
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     workers=st.integers(1, 9),
     gradients=st.integers(1, 150),
@@ -118,7 +118,7 @@ def test_sum_of_staleness_is_exact_for_any_times(workers, gradients, times):
     assert sum(log["staleness"]) == last_indices(log) - gradients
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(
     slowdowns=st.lists(st.floats(1.0, 20.0), min_size=2, max_size=8),
     gradients=st.integers(1, 200),
@@ -196,7 +196,7 @@ def test_a_pull_that_comes_later_than_the_push_lowers_the_mean():
     assert means["later"] < 6.0
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(latency=st.floats(0.0, 10.0), times=st.lists(st.floats(0.1, 10.0), min_size=1, max_size=20).map(tuple))
 def test_a_slow_network_leaves_the_sum_where_the_answer_follows_the_push(latency, times):
     link = LinkFigures(latency_s=latency, bandwidth_bytes_per_s=1e30)
@@ -264,7 +264,7 @@ def rate_of(outcome: Outcome, skipped: int) -> float:
     return (len(times) - 1 - skipped) / (times[-1] - times[skipped])
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(workers=st.integers(1, 24), compute_s=st.floats(0.0, 1.0), num_bytes=st.integers(10**6, 10**9))
 def test_no_number_of_workers_beats_what_the_servers_interface_carries(workers, compute_s, num_bytes):
     link = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=1.25 * GIGABYTE_PER_S)
@@ -315,7 +315,7 @@ def test_a_synchronous_push_takes_all_workers_bytes_through_the_servers_interfac
 # -- 5. an asynchronous server as a closed queue -----------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(workers=st.integers(1, 12), compute_s=st.floats(0.01, 1.0), service_s=st.floats(0.01, 1.0))
 def test_constant_times_give_the_rate_of_the_closed_queue_exactly(workers, compute_s, service_s):
     setup = setup_of("async-ps", workers, 12 * workers)
@@ -538,13 +538,13 @@ def timed(strategy: str, factor: float = 1.0, bytes_factor: float = 1.0) -> Outc
     return run_sizes(setup_of(strategy, 5, 40), costs_of(0.05 * factor, 0.01 * factor, link, num_bytes), num_bytes)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(strategy=st.sampled_from(PROGRAMS), factor=st.floats(0.01, 100.0))
 def test_all_times_scale_together(strategy, factor):
     assert timed(strategy, factor).training_s == pytest.approx(factor * timed(strategy).training_s, rel=1e-9)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(strategy=st.sampled_from(PROGRAMS), factor=st.sampled_from([0.5, 2.0, 8.0, 1024.0]))
 def test_bytes_and_bandwidth_scaled_alike_change_nothing(strategy, factor):
     one, other = timed(strategy), timed(strategy, bytes_factor=factor)

@@ -108,7 +108,7 @@ def test_eight_workers_push_into_two_servers():
     assert rate_of(outcome, 10 * 32) == pytest.approx(25.0, rel=1e-6)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     workers=st.integers(1, 24),
     count=st.integers(1, 32),
@@ -124,7 +124,7 @@ def test_a_push_waits_for_the_worker_or_for_the_servers(workers, count, worker_r
     assert pushes_s(workers, cluster) == pytest.approx(expected)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(workers=st.integers(2, 24), count=st.integers(1, 8), compute_s=st.floats(0.0, 1.0))
 def test_no_number_of_workers_beats_what_the_servers_interfaces_carry(workers, count, compute_s):
     steps = 12 * workers
@@ -134,7 +134,7 @@ def test_no_number_of_workers_beats_what_the_servers_interfaces_carry(workers, c
     assert len(times) <= count * 12.5 * times[-1] * (1 + 1e-9)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     placement=st.sampled_from(PLACEMENTS),
     nodes=st.integers(1, 5),
@@ -164,7 +164,7 @@ def test_a_synchronous_step_computes_pushes_and_pulls(placement, nodes, per_node
     assert run("sync-ps", workers, 4, costs_of(cluster, compute_s)).training_s == pytest.approx(expected)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(workers=st.integers(2, 16))
 def test_servers_beside_every_worker_carry_what_a_ring_carries(workers):
     cluster = cluster_with(Servers("co-located", workers))

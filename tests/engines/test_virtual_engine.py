@@ -476,7 +476,7 @@ def test_constant_times_give_the_rate_of_the_closed_queue():
         assert 40 / (times[59] - times[19]) == pytest.approx(rate, rel=1e-6)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(workers=st.integers(1, 7), max_steps=st.integers(1, 24), latency=st.sampled_from([0.0, 0.3, 5.0]))
 def test_an_asynchronous_runs_books_balance(workers, max_steps, latency):
     costs = costs_with(link=LinkFigures(latency_s=latency, bandwidth_bytes_per_s=WEIGHT_BYTES * 8))
@@ -492,7 +492,7 @@ def test_an_asynchronous_runs_books_balance(workers, max_steps, latency):
     assert sum(log["staleness"]) + in_flight == (workers - 1) * max_steps
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(workers=st.integers(1, 6), strategy=st.sampled_from(["sync-ps", "local-sgd"]))
 def test_every_second_of_every_worker_is_in_one_part(workers, strategy):
     outcome = virtual_engine.build(setup_of(strategy, workers, 9), costs=COSTS).run()

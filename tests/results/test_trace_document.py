@@ -88,7 +88,7 @@ spans_of_anything = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spans_of_anything)
 def test_any_spans_become_a_well_formed_file_that_loses_nothing(spans):
     spans = sorted(spans, key=lambda span: (span.start_s, span.end_s))
@@ -121,7 +121,7 @@ def test_a_file_without_spans_is_a_file():
     assert_well_formed(trace_document([], [(1.0, "evaluation")]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 5)), max_size=8), st.integers(0, 40), st.integers(1, 30))
 def test_what_is_carved_out_of_computing_is_gone_and_nothing_else(gaps, begin, length):
     recorder, now = Recorder(10), 0

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
@@ -198,7 +198,6 @@ def test_the_global_batch_is_cut_over_data_parallel_ranks(
     assert (cell.batch_size, cell.global_batch_size) == (8, 8 * ranks)
 
 
-@settings(deadline=None)  # the first example loads all plugins
 @given(st.integers(1, 64), st.integers(1, 256))
 def test_a_global_batch_divides_or_is_refused_with_the_products(gpus: int, batch: int) -> None:
     text = sweep("sync-ddp", f"gpus = {gpus}\nglobal_batch_size = {batch}")
@@ -212,7 +211,6 @@ def test_a_global_batch_divides_or_is_refused_with_the_products(gpus: int, batch
             plan(text)
 
 
-@settings(deadline=None)  # the first example loads all plugins
 @given(st.integers(1, 64), st.integers(1, 64))
 def test_micro_batches_divide_or_are_refused(batch: int, micro: int) -> None:
     text = sweep("single", f"batch_size = {batch}\nmicro_batch_size = {micro}")

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
@@ -428,7 +428,6 @@ def test_measurements_from_elsewhere_are_read() -> None:
     assert (found.throughput_samples_per_s, found.step_time_s) == (205.0, 1.2)
 
 
-@settings(deadline=None)  # the first example loads all plugins
 @given(st.floats(1e-3, 1e6), st.sampled_from(["EUR", "USD", "$"]))
 def test_a_price_is_read(amount: float, currency: str) -> None:
     (settings,) = read(f'{SWEEP}[cost]\nper_gpu_hour = "{amount:f} {currency}"').settings
@@ -436,7 +435,6 @@ def test_a_price_is_read(amount: float, currency: str) -> None:
     assert settings.currency == currency
 
 
-@settings(deadline=None)  # the first example loads all plugins
 @given(st.floats(0.01, 999), st.sampled_from([("", 1), ("k", 1e3), ("M", 1e6), ("B", 1e9), ("G", 1e9), ("T", 1e12)]))
 def test_counts_are_read_as_people_write_them(number: float, unit: tuple[str, float]) -> None:
     text = f"{SWEEP}[workload]\nmodel = {{ parameters = '{number:.4f} {unit[0]}', layers = 1 }}"

@@ -195,7 +195,6 @@ def test_training_size_of_digits() -> None:
     assert training_size(1437, 0.1) == 1293
 
 
-@settings(deadline=None)
 @given(num=st.integers(1, 3000), fraction=st.floats(0, 0.999))
 def test_split_agrees_with_the_plan_and_loses_nothing(num: int, fraction: float) -> None:
     try:
@@ -228,7 +227,7 @@ def raw_of(images: np.ndarray[Any, Any], full_scale: float = 255.0) -> RawData:
     return RawData(images, labels, images.copy(), labels.copy(), 2, full_scale, "0" * 64)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_enlarging_repeats_pixels_and_pads_equally(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
