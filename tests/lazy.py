@@ -20,5 +20,5 @@ class _Lazy:
 
 
 def lazy(module: str) -> Any:
-    """Return what stands for a module: its public names are looked up, and it is imported, when they are used."""
+    """Return what stands for a module: it is imported when one of its public names is used."""
     return _Lazy(module)

@@ -28,7 +28,6 @@ draw_target = lazy("harness.report.draw_target")
 draw_time = lazy("harness.report.draw_time")
 draw_usage = lazy("harness.report.draw_usage")
 svg = lazy("harness.report.svg")
-timeline = lazy("harness.report.timeline")
 
 PALETTE = {"single": "#0173b2", "async-ps": "#de8f05", "sync-ddp": "#029e73", "model-split": "#d55e00"}
 
@@ -148,7 +147,9 @@ _TIMES = ["input_s", "compute_s", "communication_s", "idle_s"]
 
 
 def test_a_timeline_shows_a_window_of_every_worker_and_who_waits_longest() -> None:
-    window = timeline._window(timeline._lanes(steps(2, 40, 0.01)), 0.035)
+    from harness.report.timeline import _lanes, _window
+
+    window = _window(_lanes(steps(2, 40, 0.01)), 0.035)
     assert set(window["lane"]) == {"worker 0", "worker 1"}
     assert window["start_s"].between(-0.01, 0.035).all()
     shown = window.assign(simulated=False, strategy="async-ps", label="async-ps, 3 cores", gpus=3, window_s=0.035)
@@ -158,8 +159,10 @@ def test_a_timeline_shows_a_window_of_every_worker_and_who_waits_longest() -> No
 
 
 def test_steps_without_times_have_no_timeline() -> None:
-    assert timeline._lanes(steps(1, 5, 0.01).assign(start_s=math.nan)).empty
-    assert timeline._lanes(pd.DataFrame()).empty
+    from harness.report.timeline import _lanes
+
+    assert _lanes(steps(1, 5, 0.01).assign(start_s=math.nan)).empty
+    assert _lanes(pd.DataFrame()).empty
 
 
 def test_a_bubble_stands_beside_its_theory() -> None:
