@@ -24,7 +24,7 @@ import pluggy
 
 from harness.api import hooks as hookspecs
 from harness.core.code_hash import file_hash
-from harness.core.errors import HarnessError, MachineError, PluginError, nearest
+from harness.core.errors import HarnessError, InputError, MachineError, PluginError, nearest
 from harness.core.records import Json
 
 if TYPE_CHECKING:
@@ -92,10 +92,22 @@ class Host:
         """
         if name in self.strategies:
             return self.strategies[name]
-        for plugin, reason in self.broken.items():
-            if Path(plugin).stem.replace("_", "-") == name:
-                raise PluginError(reason)
+        reason = self.why_broken(name)
+        if reason is not None:
+            raise PluginError(reason)
         raise PluginError(f"no strategy is called {name!r}{self.suggest(name)}")
+
+    def why_broken(self, name: str) -> str | None:
+        """Return why the plugin that should bring a name is broken: its file is called so, or has the name in quotes.
+
+        None where no broken plugin seems to bring it.
+        """
+        for plugin, reason in self.broken.items():
+            path = Path(plugin)
+            text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+            if path.stem.replace("_", "-") == name or f'"{name}"' in text:
+                return reason
+        return None
 
     def suggest(self, name: str) -> str:
         """Return "; did you mean X?" by synonym first, by spelling second."""
@@ -116,7 +128,7 @@ def load_host(paths: Iterable[str | Path] = ()) -> Host:
     """Load all plugins: the built-in ones, installed entry points, and `paths` (files or folders).
 
     Raises:
-        PluginError: one of `paths` does not exist.
+        InputError: one of `paths` does not exist.
         MachineError: the harness itself is not installed, only lies in a folder.
     """
     host = Host()
@@ -175,7 +187,9 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(p.resolve() for p in path.glob("*.py") if not p.name.startswith("_"))
     if not path.is_file():
-        raise PluginError(f"plugins: {path} is neither a file nor a folder; give the path of a .py file or of a folder")
+        raise InputError(
+            [f"plugins: {path} is neither a file nor a folder; give the path of a .py file or of a folder"]
+        )
     return [path.resolve()]
 
 
@@ -224,6 +238,8 @@ def _imports(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _register(host: Host, manager: pluggy.PluginManager, name: str, module: Any) -> None:
+    if manager.is_registered(module):  # pluggy's own words would print every plugin there is
+        raise PluginError(f"{name}: this module is registered already, as {manager.get_name(module)}; register it once")
     manager.register(module, name)
     try:
         manager.check_pending()

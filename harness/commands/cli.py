@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, PluginError
 from harness.core.version import __version__
+from harness.core.words import aligned
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -131,9 +132,11 @@ def run(
         return _list_scenarios()
     from harness.commands import run as session
 
-    plan, host, files = _plan(scenario, sets, (*outer, *plugins))
+    not_run = "; nothing was run"
+    plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
     if session.prepare(plan, host, only, files):
-        plan, host, files = _plan(scenario, sets, (*outer, *plugins))  # ids of simulated cells name their profiles
+        # Again, because the ids of simulated cells name their profiles.
+        plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
     steps = options.pop("trace_steps")
     options["trace"] = steps if options["trace"] else None
     if options.pop("debug"):
@@ -162,30 +165,37 @@ def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: 
     click.echo(describe(made, host))
 
 
-def _plan(scenario: str, sets: tuple[str, ...], plugins: tuple[str, ...]) -> tuple[Plan, Host, list[str]]:
-    """Return the plan, the host, and the plugin files that cells load too."""
+def _plan(
+    scenario: str, sets: tuple[str, ...], plugins: tuple[str, ...], consequence: str = ""
+) -> tuple[Plan, Host, list[str]]:
+    """Return the plan, the host, and the plugin files that cells load too.
+
+    Args:
+        consequence: what follows for the command if the scenario is refused.
+    """
     from harness.api.host import load_host
     from harness.scenario.bundled import find_scenario
     from harness.scenario.plan import detect_machine, make_plan
     from harness.scenario.read import load_scenario, plugins_of
 
     path = find_scenario(scenario)
-    files = [str(Path(p).resolve()) for p in plugins] + [str(p.resolve()) for p in plugins_of(path, sets)]
-    host = load_host(files)
     try:
+        files = [str(Path(p).resolve()) for p in plugins] + [str(p.resolve()) for p in plugins_of(path, sets)]
+        host = load_host(files)
         return make_plan(load_scenario(path, host, sets), host, detect_machine()), host, files
     except InputError as error:
-        if error.broken_plugin:
-            raise PluginError(str(error)) from None  # the scenario is well; what it names is broken
-        raise
+        refused = InputError(error.problems, error.where, consequence=consequence if error.where else "")
+        # Where the scenario is well, what it names is broken.
+        raise PluginError(str(refused)) if error.broken_plugin else refused from None
 
 
 def _list_scenarios() -> None:
     from harness.scenario.bundled import bundled_scenarios
 
-    click.echo("Bundled scenarios (harness run NAME; harness new scenario MINE --from NAME copies one):")
-    for name, description in bundled_scenarios().items():
-        click.echo(f"  {name:<15} {description}")
+    click.echo("Bundled scenarios:")
+    for line in aligned(bundled_scenarios().items()):
+        click.echo(f"  {line}")
+    click.echo("\n`harness run NAME` runs one. `harness new scenario MINE --from NAME` copies one.")
 
 
 # -- looking at results ------------------------------------------------------------------------------------------------
@@ -258,7 +268,9 @@ def report(
     if base is None and any(
         source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device")
     ):
-        raise InputError(["report: --min-effect and --allow-other-device need --base"])
+        raise InputError(
+            ["report: --min-effect and --allow-other-device mean nothing without --base; add --base FOLDER"]
+        )
     found = compare_results(base, results, min_effect, allow_other_device) if base else None
     compared = against(found, base, results) if base and found else None
     path = _write_report(results, out, (*outer, *plugins), compared, names)
@@ -415,7 +427,7 @@ def new_strategy(name: str) -> None:
 
 def _refuse(command: str, purpose: str) -> click.Command:
     def answer(**_: Any) -> None:
-        raise InputError([f"harness {command} does not exist yet ({purpose})"])
+        raise InputError([f"harness {command} does not exist yet; it will {purpose}"])
 
     settings = {"ignore_unknown_options": True}
     arguments: list[click.Parameter] = [click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)]

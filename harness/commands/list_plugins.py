@@ -44,10 +44,10 @@ def describe_entry(host: Host, name: str) -> str:
     _, devices = find_devices(name, host.devices.values())
     if devices:
         return "\n\n".join("\n".join(_entry(host, "device", device.name, device)) for device in devices)
-    for plugin, reason in host.broken.items():
-        if name in plugin:
-            raise InputError([f"{plugin} is broken: {reason}"])
-    raise InputError([f"{name}: no such name{host.suggest(name)}; `harness plugins` lists all"])
+    reason = host.why_broken(name)
+    if reason is not None:
+        raise InputError([f"{name}: the plugin is broken: {reason}"])
+    raise InputError([f"{name}: no such name{host.suggest(name) or '.'} `harness plugins` lists all"])
 
 
 def _kinds(host: Host) -> Iterator[tuple[str, Json]]:

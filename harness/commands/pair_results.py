@@ -87,7 +87,7 @@ def _base(base: Path, new: Sequence[Path]) -> list[Results]:
         return find_results(base)
     except InputError:
         raise NothingDone(
-            f"no BASE yet: {base} holds no results. Store these as the first: "
+            f"no BASE yet: {base} holds no results. To make NEW the first BASE: "
             f"mkdir -p {base.parent if len(new) == 1 else base} && cp -r {' '.join(map(str, new))} {base}"
         ) from None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.endings import Status
-from harness.core.errors import InputError, nearest
+from harness.core.errors import InputError, unknown
 from harness.core.words import counted, recorded
 from harness.results.store import Record, Results, find_results
 
@@ -30,9 +30,8 @@ def show(what: str, root: Path, *, markdown: bool = False, log: bool = False, pl
     path = Path(what) if Path(what).exists() else root / what
     if not path.exists():
         known = [folder.parent.name for folder in sorted(root.glob("*/plan.json"))]
-        raise InputError(
-            [f"{what}: neither a path, a scenario with results nor a cell{nearest(what, known)}; known: {known}"]
-        )
+        there = f"Scenarios with results: {', '.join(known)}" if known else f"No scenario has results in {root}"
+        raise InputError([unknown(f"{what}: no path, scenario or cell of this name", what, known, there)])
     return "\n\n".join(folder_text(results, markdown, plugins) for results in find_results(path))
 
 

@@ -32,16 +32,19 @@ class InputError(HarnessError):
         problems: one line each, complete: key path, what was got, what is allowed, nearest name, line number.
         where: the file or the command that was read.
         broken_plugin: whether what was read is well, and a plugin that it names is not.
+        consequence: what follows for the command, such as "; nothing was run".
     """
 
     exit_code = 2
 
-    def __init__(self, problems: Iterable[str], where: str = "", *, broken_plugin: bool = False) -> None:
+    def __init__(
+        self, problems: Iterable[str], where: str = "", *, broken_plugin: bool = False, consequence: str = ""
+    ) -> None:
         self.problems = tuple(problems)
         self.where = where
         self.broken_plugin = broken_plugin
         count = counted(len(self.problems), "problem")
-        found = f"{where} has {count}; nothing was run" if where else count
+        found = f"{where} has {count}{consequence}" if where else count
         alone = len(self.problems) == 1 and not where
         super().__init__(self.problems[0] if alone else "\n".join([f"{found}:", *(f"  {p}" for p in self.problems)]))
 
@@ -67,7 +70,39 @@ class NothingDone(HarnessError):
     exit_code = 5
 
 
+MOST_NAMES = 9
+"""Names that a message lists in full; chosen: a reader takes in a line of them. Of more it shows `FEW_NAMES`."""
+FEW_NAMES = 4
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return "; did you mean X?" for the allowed name closest to `name`, or nothing where none is close."""
+    meant = _meant(name, allowed)
+    return f"; {meant}" if meant else ""
+
+
+def _meant(name: str, allowed: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    return f"did you mean {matches[0]}?" if matches else ""
+
+
+def unknown(problem: str, name: str, allowed: Iterable[str], then: str) -> str:
+    """Return the problem with a name, the allowed one closest to it, and a sentence on what to do then."""
+    return f"{problem}{nearest(name, allowed) or '.'} {then}"
+
+
+def one_of(name: str, allowed: Iterable[str], lists_all: str = "", short: Iterable[str] = ()) -> str:
+    """Word what is allowed instead of a name: the one that was meant, then all names or the few nearest.
+
+    Args:
+        name: what was written.
+        allowed: the names.
+        lists_all: the command that lists them; without one, many are written in full too.
+        short: shorter forms that may be written for the allowed names, to suggest instead.
+    """
+    names = list(allowed)
+    meant = _meant(name, list(short) or names)
+    if len(names) <= MOST_NAMES or not lists_all:
+        return f"{meant} Write one of {', '.join(names)}" if meant else f"one of {', '.join(names)}"
+    few = difflib.get_close_matches(name.lower(), names, n=FEW_NAMES, cutoff=0.0)
+    return f"{meant or 'not a known name.'} Nearest: {', '.join(few)} (`{lists_all}` lists all {len(names)})"

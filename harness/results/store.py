@@ -113,7 +113,7 @@ class Results:
             return from_json(Plan, _content(path))
         except FileNotFoundError:
             raise InputError(
-                [f"{self.folder}: no plan.json here; give the folder that `harness run` wrote, results/<scenario>"]
+                [f"{self.folder}: no plan.json found; give the folder that `harness run` wrote, results/SCENARIO"]
             ) from None
         except NewerSchema as error:
             raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
@@ -176,7 +176,7 @@ def find_results(path: Path) -> list[Results]:
 
 def _no_results(path: Path) -> list[Results]:
     raise InputError(
-        [f"{path}: no results here; give a results folder, results/<scenario>, its cells.csv or a cell's folder"]
+        [f"{path}: no results found; give the folder results/SCENARIO, its cells.csv or a cell's folder in it"]
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from harness.core.errors import InputError, nearest
+from harness.core.errors import InputError, one_of, unknown
 from harness.core.records import Json
 from harness.core.words import show, show_path
 from harness.scenario.toml_lines import Path, line_numbers, line_of
@@ -166,7 +166,7 @@ def _listed(path: Path, item: Any, model: type[BaseModel]) -> str | None:
     if item["type"] != "extra_forbidden":
         return None
     keys = list(_table(model, path[:-1]).model_fields)
-    return f"no such key{nearest(str(path[-1]), keys)}; known here: {', '.join(keys) or 'none'}"
+    return unknown("no such key", str(path[-1]), keys, f"Keys here: {', '.join(keys) or 'none'}")
 
 
 def _table(model: type[BaseModel], path: Path) -> type[BaseModel]:
@@ -188,7 +188,7 @@ def _allowed(item: Any) -> str:
         words = re.findall(r"'([^']*)'", context["expected"]) or [context["expected"]]
         got = item["input"]
         if isinstance(got, str):
-            return f"one of {', '.join(words)}{nearest(got, words)}"
+            return one_of(got, words)
         return f"one of {', '.join(map(show, words))}, in quotes"
     if kind in _BOUNDS:
         return _BOUNDS[kind].format(**context)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.core.cell import Observation
-from harness.core.errors import nearest
+from harness.core.errors import one_of, unknown
 from harness.scenario.mistakes import Source, validated
 from harness.scenario.schema import ObservedSection
 
@@ -42,17 +42,15 @@ def _measurement(
     others = {key: value for key, value in table.items() if key not in own}
     for key in others:
         if key not in more_keys:
-            hint = nearest(key, [*ObservedSection.model_fields, *more_keys])
-            known = (
-                f"{', '.join(ObservedSection.model_fields)}, keys that are swept, and strategy.NAME.option in quotes"
-            )
-            source.problem(("observed", place, key), f"no such key{hint}; known here: {known}")
+            own_keys = ObservedSection.model_fields
+            known = f"Keys here: {', '.join(own_keys)}, keys that are swept, and strategy.NAME.option in quotes"
+            source.problem(("observed", place, key), unknown("no such key", key, [*own_keys, *more_keys], known))
     read = validated(ObservedSection, own, source, ("observed", place))
     if read is None:
         return None
     if read.strategy is not None and read.strategy not in strategies:
-        hint = nearest(read.strategy, strategies)
-        source.problem(("observed", place, "strategy"), f"one of {', '.join(sorted(strategies))}{hint}", read.strategy)
+        known = one_of(read.strategy, sorted(strategies), "harness plugins")
+        source.problem(("observed", place, "strategy"), known, read.strategy)
     keys = {key: value for key, value in read.model_dump().items() if key not in _VALUES and value is not None}
     return Observation(keys | others, read.throughput, read.step_time, read.source)
 

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from harness.core.errors import nearest
+from harness.core.errors import unknown
 from harness.core.records import Json
 from harness.scenario.mistakes import Source
 from harness.scenario.schema import WorkloadSection
@@ -60,8 +60,8 @@ def resolve_key(key: str, known: Iterable[str]) -> tuple[str | None, str]:
         return ends[0], ""
     if ends:
         return None, f"{key} matches several keys; write one of {', '.join(ends)}"
-    near = nearest(key, [*paths, *(path.rsplit(".", 1)[-1] for path in paths)])
-    return None, f"no such key{near}; write its path, such as sweep.gpus, or the last word of it"
+    forms = [*paths, *(path.rsplit(".", 1)[-1] for path in paths)]
+    return None, unknown("no such key", key, forms, "Write its path, such as sweep.gpus, or the last word of the path")
 
 
 def apply_sets(content: Json, sets: Sequence[str], known: Iterable[str], source: Source) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.errors import nearest
+from harness.core.errors import one_of
 from harness.core.given_cluster import (
     THIS_MACHINE,
     ClusterFigures,
@@ -119,7 +119,7 @@ def _preset(name: str, host: Host, source: Source) -> Preset | None:
     if name == THIS_MACHINE or name in host.clusters:
         return host.clusters.get(name)
     known = [THIS_MACHINE, *sorted(host.clusters)]
-    source.problem(("cluster", "preset"), f"one of {', '.join(known)}{nearest(name, known)}", name)
+    source.problem(("cluster", "preset"), one_of(name, known, "harness plugins"), name)
     return None
 
 
@@ -140,9 +140,10 @@ def _device(
 
 def _unknown_device(name: str, found: list[Device], known: Iterable[Device]) -> str:
     names = [device.name for device in (found or known)]
-    hint = "" if found else nearest(name, [device.chip.lower() for device in known])
+    chips = [device.chip.lower() for device in known]
+    allowed = f"one of {', '.join(names)}" if found else one_of(name, names, "harness plugins", chips)
     return (
-        f"one of {', '.join(names)}{hint}; or the device's own figures: "
+        f"{allowed}; or give the device's own figures: "
         '{ samples_per_second = 52, batch_size = 16 } or { step_time = "312 ms", batch_size = 64 }'
     )
 
@@ -158,8 +159,7 @@ def _link(
     known = host.links
     if written.name in known:
         return _figures(known[written.name].link(), written.name)
-    names = ", ".join(sorted(known))
-    problem = f'one of {names}{nearest(written.name, known)}; or a rate such as "25 Gb/s"'
+    problem = f'{one_of(written.name, sorted(known), "harness plugins")}; or give a rate such as "25 Gb/s"'
     source.problem(("cluster", key), problem, written.name)
     return None
 

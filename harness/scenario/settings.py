@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from harness.api.strategy import Options
 from harness.core.budget import Goal
 from harness.core.cell import Measure, Named, Workload
-from harness.core.errors import HarnessError, nearest
+from harness.core.errors import HarnessError, one_of
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.records import Json, to_json
@@ -201,7 +201,7 @@ def _model(named: Named, host: Host, folder: FilePath, source: Source) -> Entry 
 def builtin(path: tuple[str, ...], named: Named, known: Mapping[str, type[BaseModel]], source: Source) -> Entry | None:
     """Return the options of an optimizer or schedule, or None after adding what is wrong."""
     if named.name not in known:
-        source.problem(path, f"one of {', '.join(known)}{nearest(named.name, known)}", named.name)
+        source.problem(path, one_of(named.name, known), named.name)
         return None
     for key in {"lr", "learning_rate"} & set(named.options):
         source.problem((*path, key), "no such key; set the rate in sweep.learning_rate")
@@ -219,7 +219,9 @@ def _registered(kind: str, named: Named, host: Host, folder: FilePath, source: S
         if entry is None:
             return None
     if entry is None:
-        refuse_name(source, path, named.name, known, host, besides=" or a function, FILE.py:FUNCTION")
+        refuse_name(
+            source, path, named.name, known, host, besides="; or write FILE.py:FUNCTION for a function of your own"
+        )
         return None
     options = validated(entry.Options, named.options, source, path)
     return None if options is None else Entry(entry, options)
@@ -231,17 +233,12 @@ def refuse_name(source: Source, path: Path, name: str, known: Iterable[str], hos
     Args:
         besides: what is allowed besides the names.
     """
-    for plugin, reason in host.broken.items():
-        if FilePath(plugin).stem.replace("_", "-") == name or f'"{name}"' in _text(plugin):
-            source.broken_plugin = True
-            return source.problem(path, f"the plugin is broken: {reason}", name)
+    reason = host.why_broken(name)
+    if reason is not None:
+        source.broken_plugin = True
+        return source.problem(path, f"the plugin is broken: {reason}", name)
     names = sorted(known)
-    source.problem(path, f"one of {', '.join(names)}{nearest(name, names)}{besides}", name)
-
-
-def _text(plugin: str) -> str:
-    path = FilePath(plugin)
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    source.problem(path, one_of(name, names, "harness plugins") + besides, name)
 
 
 def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> object:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.core.cell import Named
-from harness.core.errors import nearest
+from harness.core.errors import nearest, unknown
 from harness.core.records import Json
 from harness.core.words import show
 from harness.scenario.mistakes import Source, key_problems, validated
@@ -159,7 +159,8 @@ def _may_be_swept(path: str, at: Path, source: Source) -> bool:
     meant, _ = resolve_key(path, known)
     hint = f'; did you mean "{meant}"?' if meant else nearest(path, [*SweepSection.model_fields, *known])
     own = ", ".join(SweepSection.model_fields)
-    source.problem(at, f"no such key{hint}; known here: {own}, and any other key by its path in quotes")
+    keys = f"Keys here: {own}. Any other key may stand here too, by its path in quotes"
+    source.problem(at, f"no such key{hint or '.'} {keys}")
     return False
 
 
@@ -359,8 +360,8 @@ def _exclusion(entry: Json, allowed: Sequence[str], at: Path, host: Host, source
         own = next((known for known in allowed if key in (known, _last(known))), None)
         own = own or (key if key.startswith("strategy.") else None)
         if own is None:
-            hint = nearest(key, allowed)
-            source.problem((*at, key), f"not swept here{hint}; you can exclude by {', '.join(allowed)}")
+            by = f"You can exclude by {', '.join(allowed)}"
+            source.problem((*at, key), unknown("not swept here", key, allowed, by))
             continue
         point[own] = tuple(value) if isinstance(value, list) else (value,)
         if own == "strategy":

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, WithJsonSchema
 
 from harness.core.cell import LARGEST, Named
-from harness.core.errors import nearest
+from harness.core.errors import one_of
 from harness.core.given_cluster import GivenLink, LinkFigures, MeasuredTable, StepFigures
 from harness.core.records import Json
 from harness.core.units import RATE_FORMS, parse_bytes, parse_rate, parse_seconds
@@ -294,8 +294,7 @@ def word(*words: str, other: str = "") -> Callable[[object], str]:
     def check(value: object) -> str:
         if isinstance(value, str) and value in words:
             return value
-        hint = nearest(value, words) if isinstance(value, str) else ""
-        raise ValueError(f"one of {', '.join(words)}{hint}" + (f"; {other}" if other else ""))
+        raise ValueError(one_of(value if isinstance(value, str) else "", words) + (f"; {other}" if other else ""))
 
     return check
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.core.errors import InputError, nearest
+from harness.core.errors import InputError, one_of
 from harness.workloads.entries import LOSSES
 
 WeightedLoss = Callable[[torch.Tensor, torch.Tensor, float | torch.Tensor], torch.Tensor]
@@ -60,8 +60,7 @@ _FUNCTIONS = dict(zip(LOSSES, map(_over_tokens, (_cross_entropy, _squared_error)
 
 def _function(name: str) -> Reduced:
     if name not in _FUNCTIONS:
-        allowed = " or ".join(LOSSES)
-        raise InputError([f"workload.loss = {name!r}: no such loss{nearest(name, LOSSES)}; write {allowed}"])
+        raise InputError([f'workload.loss = "{name}": {one_of(name, LOSSES)}'])
     return _FUNCTIONS[name]
 
 

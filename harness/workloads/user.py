@@ -18,8 +18,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from harness.api.strategy import Options
-from harness.core.errors import InputError, PluginError, nearest
+from harness.core.errors import InputError, PluginError, unknown
 from harness.core.records import Json
+from harness.core.words import listed
 from harness.workloads.entries import Dataset, DataShape, Model, RawData, SourceFile
 
 if TYPE_CHECKING:
@@ -115,8 +116,8 @@ def _resolve(key: str, name: str, base: Path) -> tuple[SourceFile, _Function]:
     file = SourceFile(path, _read(key, name, path))
     functions = _functions(key, name, file)
     if function_name not in functions:
-        there = "it has " + ", ".join(functions) if functions else "it has no functions at its top level"
-        problem = f"{path} has no function {function_name!r}{nearest(function_name, functions)}; {there}"
+        there = f"It has {listed(functions)}" if functions else "It has no functions at its top level"
+        problem = unknown(f"{path} has no function called {function_name}", function_name, functions, there)
         raise UserFunctionError(key, name, problem)
     return file, functions[function_name]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from harness.core.errors import nearest
+from harness.core.errors import one_of
 from harness.engines.telemetry.columns import Columns
 from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Target
 
@@ -52,7 +52,7 @@ def _built_in(name: str) -> type[Probe]:
 
     probes = {probe.name: probe for probe in harness_probes()}
     if name not in probes:
-        raise ProbeUnavailable(f"no probe has this name; built in: {', '.join(probes)}{nearest(name, probes)}")
+        raise ProbeUnavailable(f"no probe has this name; {one_of(name, probes)}")
     return probes[name]
 
 
