@@ -135,7 +135,9 @@ def measure_command(name: str, scenario: str, limit_s: float) -> None:
             [sys.executable, "-m", "harness", "run", "benchmark.toml"], cwd=folder, capture_output=True, text=True
         )
         seconds = time.perf_counter() - began
-    last = next((line for line in done.stdout.splitlines() if line.endswith("kept")), done.stderr[-200:])
+    last = next(
+        (line for line in done.stdout.splitlines() if line.endswith("kept from earlier runs")), done.stderr[-200:]
+    )
     print(f"{name}: {seconds:.1f} s (aim {limit_s:g} s: {'ok' if seconds < limit_s else 'MISSED'}); {last}")
 
 

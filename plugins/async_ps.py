@@ -8,7 +8,7 @@ from harness import SERVER, Options, Server, Strategy, Worker, hookimpl
 
 
 class AsyncParameterServer(Strategy):
-    """Nobody waits for anybody; the price is staleness, workers - 1 updates on average.
+    """No worker waits for another. Gradients are stale: by workers - 1 updates on average.
 
     With `divide_by_staleness` a gradient that is tau updates old steps with rate / tau.
 

@@ -10,7 +10,7 @@ from harness import Impossible, Layout, Options, Strategy, hookimpl
 
 
 class FSDP(Strategy):
-    """Data parallelism in 1/N of the memory: the same gradient stream as `sync-ddp`, so it must equal `single`.
+    """Data parallelism in 1/N of the memory on N devices. It must train exactly like `single`.
 
     With `shard = "parameters"` (ZeRO-3) each layer is gathered before it computes and given back afterwards, in both
     passes: half as much again is sent as by `sync-ddp`, and parameters, gradients and optimizer state fall to 1/N.

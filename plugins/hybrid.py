@@ -10,7 +10,7 @@ from harness import Impossible, Layout, Options, Strategy, hookimpl, schedules
 
 
 class Hybrid(Strategy):
-    """Data x pipeline x tensor parallelism, one gradient stream in all, so it must equal `single`.
+    """Data, pipeline and tensor parallelism combined. It must train exactly like `single`.
 
     Neighbouring devices cut layers between them (they talk in every layer), groups of them form a pipeline (which
     talks between stages), and pipelines are replicated (which talk once a step, after the pipeline has run empty).

@@ -8,7 +8,7 @@ from harness import Options, Strategy, Worker, hookimpl
 
 
 class LocalSGD(Strategy):
-    """One exchange of weights every `steps` batches instead of one exchange of gradients every batch.
+    """Workers train alone and average their weights every `steps` batches.
 
     With steps = 1 and plain SGD it is synchronous SGD. Momentum stays with each worker and is not averaged.
 

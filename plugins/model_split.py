@@ -10,7 +10,7 @@ from harness import Impossible, Layout, Options, Strategy, hookimpl, schedules
 
 
 class ModelSplit(Strategy):
-    """One copy of the model over all devices, so one gradient stream: it must equal `single`.
+    """One copy of the model, its layers split over all devices. It must train exactly like `single`.
 
     Source: Huang et al. 2019, "GPipe", section 2; each schedule names its own in `harness.api.schedules`.
     """

@@ -6,7 +6,7 @@ from harness import Impossible, Layout, Strategy, hookimpl
 
 
 class Single(Strategy):
-    """Plain mini-batch gradient descent on one device; the program is the default one.
+    """Plain mini-batch gradient descent on one device, the reference for all other strategies.
 
     Source: Robbins and Monro 1951 for the method; every textbook since for its use.
     """

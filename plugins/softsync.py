@@ -8,7 +8,7 @@ from harness import SERVER, Options, Server, Strategy, Worker, average, hookimpl
 
 
 class SoftSync(Strategy):
-    """Between `sync-ps`, where nobody is stale, and `async-ps`, where n is the number of workers.
+    """Asynchronous, but the server averages several gradients a step: staler than `sync-ps`, less than `async-ps`.
 
     The server steps along the mean of every workers // n gradients; nobody waits for the others. With
     `divide_by_staleness` a gradient that is tau updates old is divided by tau before it enters the mean.

@@ -8,10 +8,10 @@ from harness import Layout, Options, Strategy, hookimpl
 
 
 class SyncDDP(Strategy):
-    """One gradient stream over several replicas, exchanged in buckets while the backward pass still runs.
+    """Each device computes part of the batch. Gradients are averaged while the backward pass still runs.
 
-    To the program there is one worker whose gradient happens to be computed by several devices, so it inherits plain
-    training and must equal `single`.
+    The averaged gradient is that of the whole batch, so the strategy runs the same program as `single` with one worker,
+    and must train exactly like it.
 
     Source: Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", section 3.
     """

@@ -6,7 +6,7 @@ from harness import SERVER, Message, Server, Strategy, Worker, average, hookimpl
 
 
 class SyncParameterServer(Strategy):
-    """The same mathematics as `sync-ddp`, through one central process instead of a ring.
+    """Trains like `sync-ddp`, but a central server averages the gradients instead of a ring.
 
     Source: Li et al. 2014, "Scaling Distributed Machine Learning with the Parameter Server", bulk synchronous case.
     """

@@ -60,5 +60,5 @@ def test_wheel_runs_from_another_folder(wheel, tmp_path):
     assert "from: " + str(site) in harness("plugins", "async-ps")
     assert "lenet" in harness("run")
     answer = harness("run", "lenet", "--only", "strategy=single", "--set", "seeds=1", "--set", "engine=virtual")
-    assert "2 run, 0 kept" in answer
+    assert "2 cells run now, 0 kept from earlier runs" in answer
     assert (cwd / "results" / "lenet" / "report.html").is_file()

@@ -90,7 +90,7 @@ def _controls(pool: Sequence[Row]) -> str:
         return ""
     names = dict.fromkeys(point.strategy for point in controls)
     on, are = devices_in_words(controls[0].row), "is" if len(names) == 1 else "are"
-    return f"{listed(names)} on {on} {are} shown, but not ranked: single stands for one device."
+    return f"{listed(names)} on {on} {are} shown but not ranked: on one device, single is the reference."
 
 
 def _simulated(rows: Sequence[Row], pool: Sequence[Row]) -> str:

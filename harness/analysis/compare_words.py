@@ -15,7 +15,7 @@ from harness.core.words import change_in_percent, counted, escaped
 
 KIND_WORDS = {
     ChangeKind.REGRESSION: "REGRESSION",
-    ChangeKind.IMPLAUSIBLE: "TOO GOOD",
+    ChangeKind.IMPLAUSIBLE: "TOO GOOD TO BE TRUE",
     ChangeKind.UNDECIDED: "undecided",
     ChangeKind.IMPROVEMENT: "improvement",
 }
@@ -40,7 +40,7 @@ def conclusion(found: Comparison) -> Text:
 
 def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
     """Return the comparison as lines for a terminal, the verdict last."""
-    lines = [f"{names[0]} against {names[1]}: {in_common(found)}"]
+    lines = [f"base {names[0]}, new {names[1]}: {in_common(found)}"]
     lines += [f"{KIND_WORDS[finding.kind]}: {sentence(finding)}" for finding in found.findings]
     lines += _around(found)
     return "\n".join([*lines, conclusion(found)])
@@ -52,7 +52,7 @@ def in_markdown(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> 
     if found.findings:
         lines += ["| | point | quantity | before | after | change | where |", "|---|---|---|---|---|---|---|"]
         lines += ["| " + " | ".join(map(escaped, _cells(finding))) + " |" for finding in found.findings] + [""]
-    about = [f"{names[0]} against {names[1]}: {in_common(found)}", *_around(found)]
+    about = [f"base {names[0]}, new {names[1]}: {in_common(found)}", *_around(found)]
     return "\n".join([*lines, *(f"- {escaped(line)}" for line in about)]) + "\n"
 
 

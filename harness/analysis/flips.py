@@ -89,7 +89,7 @@ def _work(winner: Side, other: Side) -> Text:
     conditions = [f"{side} {three(1 / factor)}x" for side, factor in ends if factor is not None]
     if not conditions:
         return Text(f"{winner.name} stays ahead of {other.name} with any amount of work per step.")
-    when = f"with {' and '.join(conditions)} the work per step"
+    when = f"while a step has {' and '.join(conditions)} its present work"
     return Text(f"{winner.name} stays ahead {when}. Otherwise {other.name} is faster.")
 
 

@@ -119,9 +119,10 @@ def edges_in_words(entries: Iterable[LedgerEntry]) -> tuple[Text, ...]:
     for entry in entries:
         if entry.edges:
             alike.setdefault(entry.edges, []).append(entry.strategy)
+    does = {True: "does", False: "do"}
     return tuple(
-        Text(f"{listed(names)} {'do' if len(names) > 1 else 'does'} best at {listed(map(str, ends))}: widen the list.")
-        for ends, names in alike.items()
+        Text(f"{listed(who)} {does[len(who) == 1]} best at {listed(map(str, ends))}. Widen the list in [sweep].")
+        for ends, who in alike.items()
     )
 
 

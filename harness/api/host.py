@@ -34,16 +34,16 @@ PACKAGE = "parallelism-harness"
 PACKAGE_PREFIX = "harness."
 
 INSTEAD = {
-    "asyncio": "the words of Worker are awaited directly; start one without await to overlap it",
-    "threading": "start a word without await to overlap it",
-    "concurrent": "start a word without await to overlap it",
+    "asyncio": "await the methods of Worker; call one without await, and it runs while the next lines do",
+    "threading": "call a method of Worker without await, and it runs while the next lines do",
+    "concurrent": "call a method of Worker without await, and it runs while the next lines do",
     "multiprocessing": "workers and servers are the processes; ask for servers with Strategy.servers",
     "subprocess": "workers and servers are the processes; ask for servers with Strategy.servers",
-    "socket": "worker.send and worker.receive",
-    "time": "await worker.compute(function) puts arithmetic on the clock; the engines read the clock",
-    "random": "worker.random(name)",
-    "torch": "values have arithmetic (a - b, a * x, average) and .tensor(); worker.mean exchanges them",
-    "numpy.random": "worker.random(name)",
+    "socket": "use worker.send and worker.receive",
+    "time": "await worker.compute(function) to put arithmetic on the clock; the engines read the clock",
+    "random": "use worker.random(name)",
+    "torch": "use the arithmetic of values (a - b, a * x, average) and .tensor(); worker.mean exchanges them",
+    "numpy.random": "use worker.random(name)",
 }
 """What a file with strategies may not import, because it would exist on one clock only; and the word to use."""
 

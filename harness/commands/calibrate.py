@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.errors import NothingDone
 from harness.core.machine import detect_machine
-from harness.core.words import bandwidth, duration, exact_duration, memory_size
+from harness.core.words import bandwidth, counted, duration, exact_duration, memory_size
 from harness.costs.cells import MeasuredLinks, load_links
 from harness.costs.profiles import Cluster
 from harness.engines.calibration.laws import alpha_beta, misfit
@@ -35,7 +35,7 @@ def show_or_measure(device: str, threads: int, only_show: bool, say: Callable[[s
     links = load_links(machine, kind, threads)
     if links is None:
         raise NothingDone(
-            f"{kind} with {threads} threads was never calibrated on this machine; run `harness calibrate`"
+            f"{kind} with {counted(threads, 'thread')} was never calibrated on this machine; run `harness calibrate`"
         )
     return describe(links)
 

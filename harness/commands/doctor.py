@@ -118,7 +118,7 @@ def _gpus(psutil: ModuleType) -> Facts:
         with opened() as nvml:
             return _gpus_of(psutil, nvml)
     except NoNvml as error:
-        return [("GPUs", f"none: {error}")]
+        return [("GPUs", f"none ({error})")]
 
 
 def _gpus_of(psutil: ModuleType, nvml: ModuleType) -> Facts:
@@ -160,7 +160,7 @@ def _name(psutil: ModuleType, pid: int) -> str:
 def _load(psutil: ModuleType) -> str:
     """Return the load averages: processes that run or wait for a core."""
     one, five, fifteen = psutil.getloadavg()
-    return f"{one:.1f}, {five:.1f}, {fifteen:.1f} processes over 1, 5, 15 minutes"
+    return f"{one:.1f} processes over 1 minute, {five:.1f} over 5 minutes, {fifteen:.1f} over 15 minutes"
 
 
 def _busiest(psutil: ModuleType) -> str:

@@ -10,7 +10,7 @@ from harness.api.host import Host
 from harness.core.errors import InputError
 from harness.core.given_cluster import THIS_MACHINE
 from harness.core.records import Json
-from harness.core.words import aligned, bandwidth, exact_duration, memory_size, share_in_percent
+from harness.core.words import aligned, bandwidth, exact_duration, memory_size, share_in_percent, show
 from harness.costs.catalogue import Device, Link, Preset, efficiency, find_devices
 
 _SINGULAR = {"strategies": "strategy"}
@@ -78,7 +78,8 @@ def _entry(host: Host, kind: str, name: str, entry: Any) -> Iterator[str]:
     if getattr(entry, "doubt", ""):
         yield f"in doubt: {entry.doubt}"
     if kind == "strategy":
-        yield f"synchrony: {entry.synchrony}; must equal: {entry.equals or '-'}; model at: {entry.model_at}"
+        yield f"synchrony: {entry.synchrony}; must equal: {entry.equals or '-'}"
+        yield f"trained model taken from: {entry.model_at}"
         yield f"also known as: {', '.join(entry.also_known_as) or '-'}"
     yield f"from: {host.origins.get((kind, name), 'built in')}"
     if isinstance(entry, (Device, Link, Preset)):
@@ -87,18 +88,18 @@ def _entry(host: Host, kind: str, name: str, entry: Any) -> Iterator[str]:
     fields = getattr(getattr(entry, "Options", None), "model_fields", {})
     yield "options:" if fields else "options: none"
     for option, field in fields.items():
-        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        default = "required" if field.is_required() else show(field.get_default(call_default_factory=True))
         yield f"  {option} = {default}  {field.description or ''}"
 
 
 def _figures(entry: Device | Link | Preset) -> Iterator[str]:
     """Say what is computed with, in units."""
     if isinstance(entry, Device):
-        yield f"memory: {memory_size(entry.memory_bytes)} sold, {memory_size(entry.usable_bytes)} usable"
+        yield f"memory: {memory_size(entry.memory_bytes)} nominal, {memory_size(entry.usable_bytes)} usable"
         yield f"link: {entry.link}"
         shares = ", ".join(f"{p} {share_in_percent(efficiency(entry, p, 'gemm'))}" for p in entry.peak_flops_per_s)
-        yield f"assumed share of the peak that layers reach: {shares}"
-        yield f"assumed least time of a layer's pass: {exact_duration(entry.launch_s)}"
+        yield f"assumed efficiency (share of the peak that a layer reaches): {shares}"
+        yield f"assumed shortest forward or backward pass of a layer: {exact_duration(entry.launch_s)}"
     elif isinstance(entry, Preset):
         yield f"host: {entry.host_link}, shared by {entry.host_shared_by}"
         for size, (latency_s, rate) in entry.by_group.items():

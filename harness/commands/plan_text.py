@@ -97,7 +97,7 @@ def _outlook(cell: Cell, prediction: Prediction | None) -> tuple[str, ...]:
     time, rate, memory = prediction.step_time_s, prediction.throughput_samples_per_s, prediction.dram_bytes
     band = f" +- {max(1, round(100 * prediction.error))} %" if prediction.error else ""
     fits = "?" if memory is None else memory_size(memory)
-    fits += f", {prediction.micro_batch_size} at once" if cell.micro_batch_size == LARGEST and memory else ""
+    fits += f", micro-batch {prediction.micro_batch_size}" if cell.micro_batch_size == LARGEST and memory else ""
     fits = "out of memory" if prediction.out_of_memory else fits
     columns = ["?" if time is None else duration(time) + band]
     columns += ["?" if rate is None else three(rate) + _beside(cell), fits]
@@ -117,7 +117,7 @@ def _predicted_from(predictions: Mapping[str, Prediction]) -> str:
     """Say where predictions are from, and why some are missing."""
     known = dict.fromkeys(item.text for item in predictions.values() if item.step_time_s is not None)
     unknown = dict.fromkeys(item.reason for item in predictions.values() if item.step_time_s is None)
-    lines = [*(f"times: {text}" for text in known), *(f"?: {reason}" for reason in unknown)]
+    lines = [*(f"step times: {text}" for text in known), *(f"not predicted: {reason}" for reason in unknown)]
     return _list("predictions", lines)
 
 
@@ -146,7 +146,7 @@ def differences(cells: Iterable[Cell]) -> dict[str, str]:
     for cell in cells:
         values = [f"{key} {show(value)}" for key, value in cell.options.items() if (cell.strategy, key) in differing]
         values += [f"{key} {value}" for key, value in _swept(cell).items()] if swept else []
-        values += [f"{cell.micro_batch_size or 'largest'} at once"] if micro else []
+        values += [_micro_batch(cell)] if micro else []
         found[cell.cell_id] = ", ".join(values)
     return found
 
@@ -158,9 +158,12 @@ def _swept(cell: Cell) -> dict[str, str]:
 def _batch(cell: Cell) -> str:
     """Write the batch as a product: part of one rank x ranks = samples behind an update."""
     ranks = -(-cell.global_batch_size // cell.batch_size)
-    at_once = "largest" if cell.micro_batch_size == LARGEST else cell.micro_batch_size
-    micro = f", {at_once} at once" if at_once != cell.batch_size else ""
+    micro = "" if cell.micro_batch_size == cell.batch_size else f", {_micro_batch(cell)}"
     return f"{cell.batch_size} x {ranks} = {cell.global_batch_size}{micro}"
+
+
+def _micro_batch(cell: Cell) -> str:
+    return "largest micro-batch" if cell.micro_batch_size == LARGEST else f"micro-batch {cell.micro_batch_size}"
 
 
 def _numbers(numbers: Sequence[int]) -> str:
@@ -181,8 +184,8 @@ def _left_out(left_out: Sequence[LeftOut]) -> str:
     lines = []
     for (kind, strategy, reason), group in groupby(ordered, key=lambda item: (item.kind, item.strategy, item.reason)):
         points = [item.point for item in group]
-        more = f" and {len(points) - 1} more" if len(points) > 1 else ""
-        lines.append(f"{strategy}, {points[0]}{more}: {kind}: {reason}")
+        more = f" and {counted(len(points) - 1, 'more point')}" if len(points) > 1 else ""
+        lines.append(f"{strategy}, {points[0]}{more}: {kind} ({reason})")
     return _list("left out", lines)
 
 

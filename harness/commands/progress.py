@@ -66,9 +66,8 @@ class Lines:
 
     def finished(self, record: Record, seconds: float) -> None:
         """Show how a cell ended."""
-        self.say(
-            f"[{self.number}/{self.of}] {named(record.cell, self.differences)}: {ending(record)} ({seconds:.1f} s)"
-        )
+        cell = named(record.cell, self.differences)
+        self.say(f"[{self.number}/{self.of}] {cell} ({seconds:.1f} s): {ending(record)}")
 
     def round_ended(self, results: Results) -> None:
         """Show what the results say so far; the last word is the conclusion's."""
@@ -179,7 +178,9 @@ def ending(record: Record) -> str:
     if accuracy is not None:
         parts.append(f"accuracy {accuracy:.3f}")
     if reached_s is not None:
-        parts.append(f"target after {duration(reached_s)}{' simulated' if record.cell.engine == 'virtual' else ''}")
+        parts.append(
+            f"target reached in {duration(reached_s)}{' (simulated)' if record.cell.engine == 'virtual' else ''}"
+        )
     if accuracy is None and row.get("throughput_samples_per_s"):
         parts.append(rate(row["throughput_samples_per_s"]))
     return ", ".join(parts)

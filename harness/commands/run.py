@@ -133,7 +133,8 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
     from harness.core.device_words import machine_in_words
     from harness.core.environment import describe_environment
 
-    click.echo(f"{plan.name}: {counted(len(cells), 'cell')} on {machine_in_words(plan.machine)}; {todo} to run")
+    click.echo(f"{plan.name}: {counted(len(cells), 'cell')}, {todo} to run")
+    click.echo(f"  this machine: {machine_in_words(plan.machine)}")
     for note in plan.notes:
         click.echo(f"  note: {note}")
     if plan.left_out:
@@ -162,9 +163,9 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
 
     counts = Counter(record.status for record in results.records().values())
     missing_cells = len(plan.cells) - sum(counts.values())
-    by_status = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    click.echo(f"\n{by_status or 'nothing finished'}" + (f", {missing_cells} not run yet" if missing_cells else ""))
-    click.echo(f"{len(summary.ran)} run, {summary.kept} kept")
+    ended = [f"{count} {status}" for status, count in sorted(counts.items())]
+    click.echo("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
+    click.echo(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
     for record in summary.bugs:
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
         click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
@@ -181,7 +182,9 @@ def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
     traced = [cell for cell in cells if (results.cell_folder(cell.cell_id) / "trace.json").is_file()]
     pairs = len(list(results.folder.glob("traces/*.json")))
     beside = f"; {pairs} of both engines side by side in {results.folder / 'traces'}" if pairs else ""
-    click.echo(f"traces: {len(traced)} files {results.folder / 'cells'}/*/trace.json{beside}; open them in Perfetto")
+    click.echo(
+        f"traces: {counted(len(traced), 'file')} {results.folder / 'cells'}/*/trace.json{beside}; open them in Perfetto"
+    )
     if len(traced) < len(cells):
         click.echo(
             f"  no trace of {counted(len(cells) - len(traced), 'cell')} that had run before; --fresh runs them again"

@@ -12,6 +12,8 @@ from harness.core.words import counted, recorded
 from harness.results.store import Record, Results, find_results
 
 TAIL_LINES = 20
+_IN_HEAD = ("cell_id", "status", "reason", "notes")
+"""Columns that the head of a cell's text has said already."""
 
 
 def show(what: str, root: Path, *, markdown: bool = False, log: bool = False, plugins: Sequence[str] = ()) -> str:
@@ -91,7 +93,8 @@ def cell_text(results: Results, cell_id: str) -> str:
         return f"{cell_id}: not finished" + (f"\n{_tail(log)}" if log.exists() else "")
     lines = [f"{cell_id}: {record.status}", f"  reason: {record.reason}"]
     lines += [f"  note: {note}" for note in record.notes]
-    lines += [f"  {name}: {recorded(value)}" for name, value in record.row.items() if value not in (None, "")]
+    figures = {name: value for name, value in record.row.items() if name not in _IN_HEAD and value not in (None, "")}
+    lines += [f"  {name}: {recorded(value)}" for name, value in figures.items()]
     lines += _telemetry(record)
     return "\n".join([*lines, _tail(results.cell_folder(cell_id) / "log.txt")])
 

@@ -9,7 +9,7 @@ from harness.core.words import counted
 
 def machine_in_words(machine: Machine) -> str:
     """Return its hardware, and what a "gpu" of a scenario is on it."""
-    return hardware_in_words(machine) + ("" if machine.gpus else ': a "gpu" of the scenario is one core')
+    return hardware_in_words(machine) + ("" if machine.gpus else ' (a "gpu" of the scenario is one core)')
 
 
 def hardware_in_words(machine: Machine) -> str:

@@ -104,5 +104,11 @@ def one_of(name: str, allowed: Iterable[str], lists_all: str = "", short: Iterab
     meant = _meant(name, list(short) or names)
     if len(names) <= MOST_NAMES or not lists_all:
         return f"{meant} Write one of {', '.join(names)}" if meant else f"one of {', '.join(names)}"
-    few = difflib.get_close_matches(name.lower(), names, n=FEW_NAMES, cutoff=0.0)
-    return f"{meant or 'not a known name.'} Nearest: {', '.join(few)} (`{lists_all}` lists all {len(names)})"
+    return f"{meant or 'not a known name.'} {nearby(name, names, lists_all)}"
+
+
+def nearby(name: str, allowed: Iterable[str], lists_all: str) -> str:
+    """Return the few names that are nearest, and the command that lists all."""
+    spelt = {known.lower(): known for known in allowed}
+    few = difflib.get_close_matches(name.lower(), spelt, n=FEW_NAMES, cutoff=0.0)
+    return f"Nearest: {', '.join(spelt[known] for known in few)} (`{lists_all}` lists all {len(spelt)})"

@@ -47,9 +47,11 @@ def change_in_percent(factor: float) -> str:
 
 
 def recorded(value: object) -> str:
-    """Write a value of a record as it is: a float with six digits, nothing for what was not measured."""
+    """Write a value of a record: a float with six digits, yes or no, nothing for what was not measured."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -104,8 +104,10 @@ def curve_panel(panel: pd.DataFrame, learnt: Learnt, column: str, target: float 
             plain_numbers(axes.yaxis)
         legend_below(axes, ncols=columns)
 
+    # A simulated clock says already what it is.
+    kind = "" if simulated and column != "samples" else f"{kind_in_words(simulated)}, "
     return Panel(
-        title=f"{learnt.name.capitalize()} against {against}, {kind_in_words(simulated)}, {panel['panel'].iloc[0]}",
+        title=f"{learnt.name.capitalize()} against {against}, {kind}{panel['panel'].iloc[0]}",
         height_inch=2.7 + 0.2 * -(-len(medians) // columns),
         draw=draw,
         caption=_best_in_words(panel, learnt, against, target),
@@ -123,12 +125,13 @@ def _best_in_words(panel: pd.DataFrame, learnt: Learnt, against: str, target: fl
     if f"{ends[worst]:.3g}" == f"{ends[best]:.3g}":
         text = f"{best if len(ends) == 1 else 'Every line'} ends at {learnt.name} {ends[best]:.3g}."
     else:
-        text = f"{best} ends {highest}, at {learnt.name} {ends[best]:.3g}; {worst} {lowest}, at {ends[worst]:.3g}."
+        both = f"{highest} with {best} ({ends[best]:.3g}), {lowest} with {worst} ({ends[worst]:.3g})"
+        text = f"{learnt.name.capitalize()} ends {both}."
     if target is not None:
         above = compared[compared["y"] >= target].groupby(["line", "seed"], sort=False)["x"].min()
         first = above.groupby("line", sort=False).median().sort_values()
         if len(first):
-            text += f" {first.index[0]} is first to reach {target:g} (dotted), at {three(first.iloc[0])} {against}."
+            text += f" The first to reach {target:g} (dotted) is {first.index[0]}, at {three(first.iloc[0])} {against}."
         else:
             text += f" No line reaches {target:g} (dotted)."
     seeds = panel["seed"].nunique()

@@ -208,7 +208,7 @@ def _caption(rows: Sequence[ToTarget], measure: Spent) -> str:
         )
     never = [row.label for row in rows if not row.found.reached]
     text += f" No seed of {listed(never)} reached it." if never else ""
-    return text + (f" An interval needs {MIN_SEEDS} seeds." if best.found.runs < MIN_SEEDS else "")
+    return text + (f" Set seeds = {MIN_SEEDS} to get a confidence interval." if best.found.runs < MIN_SEEDS else "")
 
 
 def _table(rows: Sequence[ToTarget], measure: Spent) -> pd.DataFrame:

@@ -132,12 +132,12 @@ def _most_exchange(rows: pd.DataFrame, steps: pd.Series) -> str:
     others = [part for part in TRAINING if part != "compute_s"]
     part = max(others, key=lambda part: rows.loc[least, part])
     taken = rows.loc[least, part] / steps[least]
-    text = f"{rows.loc[most, 'label']} computes for {100 * share[most]:.0f} % of a step"
+    text = f"{rows.loc[most, 'label']}: computing takes {100 * share[most]:.0f} % of a step"
     if least == most or taken < 0.01:
         return f"{text}. The parts add up to the step."
     return (
-        f"{text}, {rows.loc[least, 'label']} only for {100 * share[least]:.0f} %: {TRAINING[part]} takes "
-        f"{100 * taken:.0f} %. The parts add up to the step."
+        f"{text}. For {rows.loc[least, 'label']} that share is only {100 * share[least]:.0f} %, because "
+        f"{TRAINING[part]} takes {100 * taken:.0f} %. The parts add up to the step."
     )
 
 

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 from harness.api.host import bundled
-from harness.core.errors import InputError, one_of
+from harness.core.errors import InputError, nearby, unknown
 from harness.workloads.user import user_model
 
 STRATEGY = '''\
@@ -60,7 +60,8 @@ def find_scenario(name: str) -> Path:
     wanted = path.as_posix().removeprefix("scenarios/").removesuffix(".toml")
     if wanted in known:
         return bundled("scenarios") / f"{wanted}.toml"
-    raise InputError([f"{name}: no such file or bundled scenario; {one_of(wanted, known, 'harness run')}"])
+    there = nearby(wanted, known, "harness run")
+    raise InputError([unknown(f"{name}: no such file or bundled scenario", wanted, known, there)])
 
 
 def copy_scenario(name: str, source: str, model: str | None = None) -> Path:

@@ -106,16 +106,15 @@ def _batches(point: Point, scenario: Scenario, name: str, ranks: int, accumulate
     written = _samples(point, scenario)
     if written is None:
         return None
-    over = f"{name} on {_devices(point)} divides it among {ranks} data-parallel ranks"
     if key == "batch_size" and point.batch != "full":
         batch, total = written, written * ranks
     elif written % ranks and point.batch == "full":
         # The training set is as large as it is: the last rank's part is smaller, as in every last batch.
         batch, total = -(-written // ranks), written
     elif written % ranks:
-        problem = (
-            f"{over}. It must be a multiple of {ranks} ({_products(ranks, written)}); change it, or exclude the point"
-        )
+        allowed = f"must be a multiple of {ranks} ({_products(ranks, written)})"
+        reason = f"{name} on {_devices(point)} divides it among {ranks} data-parallel ranks"
+        problem = f"{allowed}, because {reason}; change it, or exclude the point"
         scenario.source.problem(("sweep", key), problem, written)
         return None
     else:
@@ -200,7 +199,13 @@ def place(demand: Demand, machine: Machine) -> list[Placed]:
     if unready:
         return [Placed("virtual" if engine == "virtual" else "real", demand.device, not_possible=unready)]
     if engine == "virtual" or (engine == "auto" and is_elsewhere(settings.cluster)):
-        return [Placed("virtual", _simulated_device(demand), notes=("timing only",) if settings.timing_only else ())]
+        return [
+            Placed(
+                "virtual",
+                _simulated_device(demand),
+                notes=("timing only, nothing is trained",) if settings.timing_only else (),
+            )
+        ]
     hindrance = _hindrance(demand, machine)
     if engine == "real":
         return [_forced(demand, machine, hindrance)]

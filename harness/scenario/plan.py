@@ -96,7 +96,7 @@ def _demands(scenario: Scenario, host: Host, machine: Machine) -> tuple[list[Dem
     for point in scenario.points(default_gpus(scenario, machine)):
         entry = scenario.excludes(point)
         if entry is not None:
-            left_out.append(_left_out(point, scenario, "excluded", f"by entry {entry + 1} of sweep.exclude"))
+            left_out.append(_left_out(point, scenario, "excluded", f"entry {entry + 1} of sweep.exclude"))
             continue
         misfit = point.settings.faults.misfit(point.gpus)
         demand = misfit or demand_of(point, scenario, host.strategies[point.variant.strategy], machine)

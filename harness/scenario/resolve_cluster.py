@@ -215,14 +215,14 @@ def _servers_in_words(servers: GivenServers) -> Iterable[str]:
 def _device_in_words(device: DeviceFigures, host: Host) -> str:
     others = [other.name for other in host.devices.values() if other.chip == device.chip]
     others.remove(device.name)
-    forms = f" (not {', '.join(others)})" if others else ""
-    return f"a device is {device.name}{forms} with {memory_size(device.usable_bytes)} of memory"
+    forms = f" (other forms: {', '.join(others)})" if others else ""
+    return f"a device is {device.name} with {memory_size(device.usable_bytes)} of usable memory{forms}"
 
 
 def _link_in_words(key: str, link: GivenLink) -> str:
     rate, latency = link.bandwidth_bytes_per_s, link.latency_s
     name = f" ({link.name})" if link.name else ""
     text = f"cluster.{key}{name} carries {bandwidth(rate, 4)} ({bit_rate(rate, 4)})"
-    text += f" after {exact_duration(latency, 3)}"
+    text += f", latency {exact_duration(latency, 3)}"
     groups = [f"{size}: {figure(entry.bandwidth_bytes_per_s / 1e9, 4)}" for size, entry in link.by_group.items()]
     return text + (f"; by group size {', '.join(groups)} GB/s" if groups else "")

@@ -103,9 +103,9 @@ class WorkloadSection(SectionModel):
     dataset: NameOrTable = Field(
         default="digits", validate_default=True, description="data, or file.py:function of your own"
     )
-    loss: Loss = Field(default=LOSSES[0], description="mse is taken on one-hot targets")
+    loss: Loss = Field(default=LOSSES[0], description="cross-entropy or mse; mse uses one-hot targets")
     optimizer: NameOrTable = Field(default="sgd", validate_default=True, description="sgd, adam or adamw, with options")
-    precision: Precision = Field(default="fp32", description="of the arithmetic in forward and backward")
+    precision: Precision = Field(default="fp32", description="number format of the forward and backward pass")
     lr_schedule: NameOrTable = Field(default="constant", validate_default=True, description="constant, cosine or step")
     lr_warmup: AtLeastZero = Field(default=0.0, description="epochs in which the rate rises to its full value")
     clip_norm: Limit = Field(default=None, description='largest norm of a gradient; default "none"')
@@ -139,22 +139,25 @@ class GivenTimes(Options):
 
 
 class SweepSection(SectionModel):
-    """The product of these lists is the plan. Any other key may stand here too, by its path."""
+    """Every combination of these lists is a cell of the plan. Any other key may stand here too, by its path."""
 
     strategy: NameOrTable = Field(description="strategies; the only key without a default")
     batch_size: BatchSize | None = Field(default=None, description='samples of one data-parallel rank, or "full"')
     global_batch_size: BatchSize | None = Field(default=None, description="samples behind one update; default 32")
     micro_batch_size: MicroBatch = Field(
-        default=None, description="samples that pass forward at once; default all of batch_size"
+        default=None, description="samples that pass forward at once; default: all of batch_size"
     )
-    microbatches: Count | None = Field(default=None, description="the same as a number of pieces")
+    microbatches: Count | None = Field(
+        default=None, description="number of micro-batches in a batch, instead of micro_batch_size"
+    )
     learning_rate: RateValue | None = Field(default=None, description="default: the model's own")
     lr_scaling: Scaling = Field(
-        default="none", description="raise the rate with the global batch, from the smallest one of the sweep on"
+        default="none",
+        description="how the rate grows with the global batch; it holds for the smallest one of the sweep",
     )
     gpus: Count | None = Field(default=None, description="devices of a cell; default [1, those present], on CPU [1, 2]")
-    seeds: Count | None = Field(default=None, description="how many, or a list of them; default 1")
-    seed: CountFromZero | None = Field(default=None, description="one seed by its number")
+    seeds: Count | None = Field(default=None, description="number of seeds, or a list of seeds; default 1")
+    seed: CountFromZero | None = Field(default=None, description="a single seed")
     exclude: Any = Field(default=None, description='points to leave out: [{ strategy = "async-ps", gpus = 1 }]')
 
 
@@ -162,16 +165,19 @@ class GoalSection(SectionModel):
     """When a cell is done, and how it is judged."""
 
     target_accuracy: TargetValue = Field(
-        default=None, description="on the validation split; default: the dataset's own"
+        default=None, description="accuracy on the validation split; default: the dataset's own"
     )
-    target_loss: Limit = Field(default=None, description="instead of target_accuracy")
-    max_epochs: Limit = Field(default=None, description=f"default {EPOCHS_BY_DEFAULT}, where no other limit is written")
-    max_steps: Count | None = Field(
-        default=None, description=f"default {STEPS_WITHOUT_TARGET} where there is no target"
+    target_loss: Limit = Field(default=None, description="loss to reach, instead of target_accuracy")
+    max_epochs: Limit = Field(default=None, description=f"default {EPOCHS_BY_DEFAULT} if no other limit is set")
+    max_steps: Count | None = Field(default=None, description=f"default {STEPS_WITHOUT_TARGET} if there is no target")
+    max_seconds: Limit = Field(
+        default=None, description="real seconds of a real cell, simulated seconds of a simulated one"
     )
-    max_seconds: Limit = Field(default=None, description="on the cell's own clock")
-    evaluate_every: Every = Field(default=None, description='in samples; default "0.25 epoch", without a target never')
-    validation_fraction: Share = Field(default=0.1, description="of the training data")
+    evaluate_every: Every = Field(
+        default=None,
+        description='samples or epochs between evaluations; default "0.25 epoch", or never without a target',
+    )
+    validation_fraction: Share = Field(default=0.1, description="share of the training data that is held out")
 
 
 class ServersSection(SectionModel):
@@ -193,7 +199,7 @@ class ServersSection(SectionModel):
 class ClusterSection(SectionModel):
     """What the virtual engine computes with; rates are per direction."""
 
-    preset: TextValue = Field(default="this-machine", description="a coherent whole: `harness plugins` lists them")
+    preset: TextValue = Field(default="this-machine", description="a whole cluster; `harness plugins` lists them")
     device: DeviceCosts = Field(
         default=None, description='"h200", { samples_per_second, batch_size } or { step_time = "312 ms", batch_size }'
     )
@@ -203,63 +209,71 @@ class ClusterSection(SectionModel):
         description="between devices of a node: a name, a rate, { bandwidth, latency }, { bus_bandwidth } or { table }",
     )
     inter_node: LinkValue = Field(
-        default=None, description="of one node, all its adapters together; written the same way"
+        default=None, description="between nodes: the rate of all adapters of a node together; written like intra_node"
     )
     servers: ServersSection | None = Field(
         default=None,
-        description='of simulated cells: { placement = "cpu", "gpu", "co-located" or "dedicated", count = shards, '
-        'apply_rate = "2 GB/s" and link = "25 Gb/s" of each }; default: one server, behind an interface of its own',
+        description='parameter servers of simulated cells: { placement = "cpu", "gpu", "co-located" or '
+        '"dedicated", count = shards, apply_rate = "2 GB/s" and link = "25 Gb/s" of each }; default: one server, '
+        "behind an interface of its own",
     )
 
 
 class FaultsSection(SectionModel):
-    """What goes wrong on purpose, on both engines, drawn by the seed; ranks count devices from 0."""
+    """Faults to inject on both engines; the seed decides when they happen. Ranks number devices from 0."""
 
     compute_jitter: JitterTable = Field(
         default=None,
-        description="lognormal sigma of a step's compute time, mean 1; or { distribution = 'exponential' }",
+        description="spread of a step's compute time: sigma of a lognormal with mean 1, or "
+        '{ distribution = "exponential" }',
     )
     stragglers: Stragglers = Field(default=[], description=STRAGGLER_FORMS)
-    deaths: Deaths = Field(default=[], description=f"{DEATH_FORMS}; synchronous strategies end as crashed")
+    deaths: Deaths = Field(default=[], description=f"{DEATH_FORMS}; a synchronous strategy then crashes")
 
 
 class MeasureSection(SectionModel):
     """How speed is measured."""
 
     warmup_steps: CountFromZero = Field(
-        default=10, description="left out of throughput only, at most a tenth of the run"
+        default=10, description="first steps that throughput leaves out; at most a tenth of the run"
     )
-    telemetry_interval: Time = Field(default="100 ms", validate_default=True, description="between two samples")
+    telemetry_interval: Time = Field(
+        default="100 ms", validate_default=True, description="time between two samples of memory and utilisation"
+    )
 
 
 class LimitsSection(SectionModel):
-    """What may be used up."""
+    """Limits on time and memory."""
 
     cell_timeout: Time = Field(
-        default="15 min", validate_default=True, description="wall clock of a cell; then it has failed"
+        default="15 min",
+        validate_default=True,
+        description="wall-clock time after which a cell is stopped and has failed",
     )
-    budget: Time = Field(default=None, description="wall clock of the whole run; cells go in rounds")
+    budget: Time = Field(default=None, description="wall-clock time after which the whole run is stopped")
     dram: Bytes = Field(default=None, description="usable memory of one device; default: the device's own")
 
 
 class CostSection(SectionModel):
-    """What it costs."""
+    """What a device costs."""
 
-    per_gpu_hour: PriceValue = Field(default=None, description='"2.80 EUR": then plan and verdict speak of money')
+    per_gpu_hour: PriceValue = Field(
+        default=None, description='price such as "2.80 EUR"; plan and answer then show costs'
+    )
 
 
 class ObservedSection(SectionModel):
     """A measurement from elsewhere, shown beside what is predicted for every cell that its keys fit."""
 
-    strategy: TextValue | None = Field(default=None, description="name")
-    gpus: Count | None = Field(default=None, description="devices")
-    nodes: Count | None = Field(default=None, description="machines that they fill")
-    batch_size: Count | None = Field(default=None, description="of one data-parallel rank")
-    global_batch_size: Count | None = Field(default=None, description="behind one update")
-    micro_batch_size: Count | None = Field(default=None, description="passed forward at once")
+    strategy: TextValue | None = Field(default=None, description="name of the strategy")
+    gpus: Count | None = Field(default=None, description="number of devices")
+    nodes: Count | None = Field(default=None, description="number of machines with these devices")
+    batch_size: Count | None = Field(default=None, description="samples of one data-parallel rank")
+    global_batch_size: Count | None = Field(default=None, description="samples behind one update")
+    micro_batch_size: Count | None = Field(default=None, description="samples that pass forward at once")
     throughput: Pace = Field(default=None, description='of the whole job: "205 samples/s"')
-    step_time: Time = Field(default=None, description='"312 ms"; give this, throughput, or both')
-    source: str = Field(default="", description="where it is from", strict=True)
+    step_time: Time = Field(default=None, description='such as "312 ms"; give this, throughput, or both')
+    source: str = Field(default="", description="where the measurement is from", strict=True)
 
     @model_validator(mode="after")
     def _has_a_value(self) -> ObservedSection:
@@ -297,7 +311,8 @@ class Document(SectionModel):
     limits: LimitsSection = Field(default_factory=LimitsSection)
     cost: CostSection = Field(default_factory=CostSection)
     observed: ObservedTables = Field(
-        default=[], description="measurements from elsewhere; keys swept by their path may stand there too"
+        default=[],
+        description="measurements from elsewhere, shown beside the predictions; swept keys may stand here too",
     )
 
 

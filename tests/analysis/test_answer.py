@@ -243,7 +243,7 @@ def test_one_device_points_of_split_strategies_stand_behind_single() -> None:
     control = seeds("sync-ddp", [0.9] * 5)
     found = answer([*seeds("single", [1] * 5), *control, *seeds("sync-ddp", [2] * 5, **SPLIT)], 15)
     assert found.kind is Recommendation.STAY
-    assert "sync-ddp on 1 CPU core is shown, but not ranked: single stands for one device." in found.caveats
+    assert "sync-ddp on 1 CPU core is shown but not ranked: on one device, single is the reference." in found.caveats
 
 
 def test_where_splitting_pays_it_is_recommended() -> None:
@@ -491,7 +491,7 @@ def test_the_ledger_says_what_each_could_choose_from_and_where_the_list_should_b
     first, second = answer(rows, 25).ledger
     assert (first.strategy, first.rate, first.rates, first.tried, first.edges) == ("a", 0.1, (0.05, 0.1, 0.2), 3, ())
     assert second.edges == (Edge("learning_rate", highest=True, value=0.1),)
-    told = "note: b does best at the highest learning rate tried (0.1): widen the list."
+    told = "note: b does best at the highest learning rate tried (0.1). Widen the list in [sweep]."
     assert told in answer_as_text(answer(rows, 25))
     assert "Each strategy is ranked at its best setting (settings tried: a 3, b 2)." in answer_as_text(answer(rows, 25))
 
@@ -499,7 +499,7 @@ def test_the_ledger_says_what_each_could_choose_from_and_where_the_list_should_b
 def test_strategies_at_the_same_edge_are_told_of_together() -> None:
     rows = [r for name in "ab" for r in [*seeds(name, [9] * 5, learning_rate=0.05), *seeds(name, [8] * 5)]]
     (told,) = edges_in_words(answer(rows, 20).ledger)
-    assert told == "a and b do best at the highest learning rate tried (0.1): widen the list."
+    assert told == "a and b do best at the highest learning rate tried (0.1). Widen the list in [sweep]."
 
 
 def test_an_edge_that_is_too_large_already_is_no_reason_to_go_on() -> None:

@@ -36,7 +36,7 @@ def test_a_link_too_slow_and_too_little_work_make_the_one_that_sends_less_win() 
     assert found == (
         "split stays ahead while the link between nodes is above 1.78 Gb/s (configured: 8 Gb/s). "
         "Otherwise one is faster.",
-        "split stays ahead with at least 0.222x the work per step. Otherwise one is faster.",
+        "split stays ahead while a step has at least 0.222x its present work. Otherwise one is faster.",
     )
 
 
@@ -45,7 +45,7 @@ def test_the_one_that_sends_less_wins_below_a_bandwidth() -> None:
     assert found == (
         "one stays ahead while the link between nodes is below 17.8 Gb/s (configured: 8 Gb/s). "
         "Otherwise split is faster.",
-        "one stays ahead with at most 2.22x the work per step. Otherwise split is faster.",
+        "one stays ahead while a step has at most 2.22x its present work. Otherwise split is faster.",
     )
 
 

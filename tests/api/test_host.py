@@ -115,7 +115,7 @@ def test_a_path_given_twice_is_loaded_once(plugin, tmp_path):
 
 
 def test_a_path_that_is_not_there_is_fatal_since_it_was_named(tmp_path):
-    with pytest.raises(PluginError, match="neither a file nor a folder; give the path"):
+    with pytest.raises(InputError, match="neither a file nor a folder; give the path"):
         load_host([tmp_path / "nothing.py"])
 
 
@@ -265,10 +265,10 @@ def test_what_is_no_strategy_is_refused_in_words(plugin):
 # -- imports that exist on one clock only ------------------------------------------------------------------------------
 
 FORBIDDEN = {
-    "import asyncio": "the words of Worker are awaited directly",
-    "import asyncio.tasks as t": "the words of Worker are awaited directly",
-    "from threading import Thread": "start a word without await",
-    "import concurrent.futures": "start a word without await",
+    "import asyncio": "await the methods of Worker",
+    "import asyncio.tasks as t": "await the methods of Worker",
+    "from threading import Thread": "call a method of Worker without await",
+    "import concurrent.futures": "call a method of Worker without await",
     "import multiprocessing": "ask for servers with Strategy.servers",
     "import subprocess": "ask for servers with Strategy.servers",
     "import socket": "worker.send and worker.receive",

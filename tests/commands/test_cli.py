@@ -117,7 +117,7 @@ def test_run_writes_records_a_table_and_a_report_and_a_second_run_runs_nothing()
 def test_last_lines_of_a_run_are_statuses_counts_answer_report_and_what_to_type_next():
     lines = harness("run", "small.toml").output.rstrip().splitlines()
     at = lines.index("3 ok")
-    assert lines[at + 1] == "3 run, 0 kept"
+    assert lines[at + 1] == "3 cells run now, 0 kept from earlier runs"
     assert lines[at + 2].startswith("Simulated: ")
     assert lines[-2] == "report: results/small/report.html"
     assert lines[-1] == "next: harness report results/small --open"
@@ -507,5 +507,5 @@ def test_ctrl_c_ends_with_130_leaves_no_process_and_the_same_command_continues(h
     assert sorted(record.status for record in results.records().values()) == ["interrupted", "ok"]
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout
-    assert "1 run, 1 kept" in again.stdout
+    assert "1 cell run now, 1 kept from earlier runs" in again.stdout
     assert [record.status for record in results.records().values()] == ["ok", "ok"]

@@ -96,7 +96,7 @@ def test_a_display_tells_cells_done_time_left_the_running_cell_and_the_leader(mo
     assert running == f"running {second.cell_id} on 1 simulated device"  # the step of the cell before is gone
     assert leader == "leader so far: single leads."
     display.close()
-    assert f"[1/3] {first.cell_id}: ok, accuracy 0.950, target after 789 ms simulated (2.0 s)" in seen.getvalue()
+    assert f"[1/3] {first.cell_id} (2.0 s): ok, accuracy 0.950, target reached in 789 ms (simulated)" in seen.getvalue()
 
 
 def test_a_display_is_drawn_at_most_four_times_a_second(monkeypatch):

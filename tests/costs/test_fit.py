@@ -93,8 +93,8 @@ def test_a_batch_that_needs_more_is_out_of_memory_and_the_one_named_fits():
     said = memory_verdict(limited, host(), shape)
     assert said is not None
     sizes = [f"{size / 2**20:.3g} MiB" for size in (needed, limit, needed - limit)]
-    assert said.startswith("a device needs {} but has {}, {} too little; the largest layer is ".format(*sizes))
-    most = int(said.partition("at most ")[2].split()[0])
+    assert said.startswith("a device needs {} but has {} ({} too little). The largest layer is ".format(*sizes))
+    most = int(said.partition("At most ")[2].split()[0])
     even = int(said.rpartition("micro_batch_size = ")[2])
     assert 0 < even <= most < 30
     assert 30 % even == 0
@@ -109,7 +109,7 @@ def test_nothing_fits_is_said():
     cell = replace(cell_of(), dram_bytes=10**6)
     said = memory_verdict(cell, host(), trace_or_find.trace_cell(cell, host()))
     assert said is not None
-    assert "not even a single sample fits" in said
+    assert "Not even a single sample fits" in said
 
 
 def test_the_largest_micro_batch_is_found_before_a_cell_starts():

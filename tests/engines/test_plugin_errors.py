@@ -17,19 +17,19 @@ MISTAKES = {
     "raises in a function of its own": ("helper(batch)", ["LookupError: not here"]),
     "forgets an await": (
         "await worker.apply(worker.gradient(batch))  # <-",
-        ["gradient(...) was started but its value is used without await; write await"],
+        ["gradient(...) is used before it is awaited; write await gradient(...)"],
     ),
     "uses a word in arithmetic": (
         "half = worker.gradient(batch) * 0.5  # <-",
-        ["gradient(...) was started but its value is used without await"],
+        ["gradient(...) is used before it is awaited"],
     ),
     "uses an attribute of a word": (
         "n = worker.gradient(batch).num_samples  # <-",
-        ["gradient(...) was started but its value is used without await"],
+        ["gradient(...) is used before it is awaited"],
     ),
     "asks a word whether it is true": (
         "while worker.receive(): pass  # <-",
-        ["receive(...) was started but its value is used without await"],
+        ["receive(...) is used before it is awaited"],
     ),
     "awaits something foreign": (
         "await Foreign()  # <-",
@@ -133,7 +133,7 @@ def test_run_of_a_plugin_that_imports_asyncio_ends_with_1_and_the_word_to_use(tm
     path.write_text("import asyncio\n" + HEAD + TAIL)
     done = command(tmp_path, path, "virtual")
     assert done.code == 1
-    assert f"{path}:1: a strategy must not import asyncio; instead: the words of Worker are awaited" in done.output
+    assert f"{path}:1: a strategy must not import asyncio; instead: await the methods of Worker" in done.output
     assert "Traceback" not in done.output
 
 

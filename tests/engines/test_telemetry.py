@@ -595,7 +595,7 @@ def test_bench_a_failing_probe_is_closed_and_the_others_go_on():
     for tick in range(4):
         bench.sample(float(tick))
     assert bench.unavailable["failing"] == "failed in sample() with KeyError: 'counter'"
-    assert bench.unavailable["nvmll"] == "no probe has this name; built in: nvml, host; did you mean nvml?"
+    assert bench.unavailable["nvmll"] == "no probe has this name; did you mean nvml? Write one of nvml, host"
     assert bench.unavailable["no.such.module:Probe"].startswith("cannot be loaded from no.such.module: ModuleNotFound")
     assert Failing.num_closed == 1
     bench.open([Target(os.getpid(), "worker 0", "cpu")])

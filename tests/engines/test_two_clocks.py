@@ -138,7 +138,7 @@ def test_both_engines_stop_at_the_same_sample_at_the_target(strategy):
 def test_a_deadlock_is_named_on_the_virtual_engine():
     setup = make_setup(make_cell(sweep__strategy="waits-forever", plugins=(BROKEN,)), [BROKEN])
     with pytest.raises(
-        virtual_engine.Deadlock, match=r"worker 0 waits in receive\(-1\) since .*server waits in receive\(\) since"
+        virtual_engine.Deadlock, match=r"worker 0 waits in receive\(-1\) from .*server waits in receive\(\) from"
     ):
         virtual_engine.run_virtual(setup)
 

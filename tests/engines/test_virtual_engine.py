@@ -274,7 +274,8 @@ def test_a_wait_for_each_other_is_a_deadlock_in_words():
         await worker.receive(1 - worker.rank)
 
     with pytest.raises(
-        virtual_engine.Deadlock, match=r"worker 0 waits in receive\(1\) since 0 s; worker 1 waits in receive\(0\) since"
+        virtual_engine.Deadlock,
+        match=r"worker 0 waits in receive\(1\) from 0 s on; worker 1 waits in receive\(0\) from",
     ):
         run_programs(work)
 
@@ -285,7 +286,7 @@ def test_a_mean_that_one_worker_never_joins_is_a_deadlock():
         if worker.rank == 0:
             await worker.mean(gradient)
 
-    with pytest.raises(virtual_engine.Deadlock, match=r"worker 0 waits in mean\(\) since 1 s"):
+    with pytest.raises(virtual_engine.Deadlock, match=r"worker 0 waits in mean\(\) from 1 s on"):
         run_programs(work)
 
 
@@ -421,7 +422,7 @@ def test_a_word_used_as_a_value_says_that_an_await_is_missing():
     with pytest.raises(virtual_engine.Crash) as crash:
         run_programs(work)
     assert f"{__file__}:" in str(crash.value.__cause__)
-    assert "gradient(...) was started but its value is used without await" in str(crash.value.__cause__)
+    assert "gradient(...) is used before it is awaited" in str(crash.value.__cause__)
 
 
 def test_an_awaitable_that_is_no_word_is_refused_with_its_place():

@@ -461,7 +461,7 @@ def test_predictions_import_nothing_heavy() -> None:
 
 def test_the_description_says_what_is_run_and_what_is_not() -> None:
     text = describe(plan(sweep("single sync-ddp async-ps", "gpus = [1, 2, 16]\nseeds = 5\nbatch_size = 8")))
-    assert 'no GPU: a "gpu" of the scenario is one core' in text
+    assert 'no GPU (a "gpu" of the scenario is one core)' in text
     assert "16 simulated CPU cores" in text
     assert "8 x 2 = 16" in text
     assert "0-4" in text
@@ -520,14 +520,14 @@ def test_what_is_not_known_before_it_runs_is_a_question_mark() -> None:
     text = sweep("sync-ps", "gpus = 4") + BERT + ELSEWHERE
     (line,) = [line for line in describe(plan(text), host()).splitlines() if line.startswith("sync-ps  ")]
     assert line.split()[-4:] == ["?", "?", "?", "?"]
-    assert "?: it depends on how workers communicate" in describe(plan(text), host())
+    assert "not predicted: it depends on how workers communicate" in describe(plan(text), host())
     assert "step  " not in describe(plan(sweep("sync-ps", "gpus = 2")), host())
 
 
 def test_the_largest_micro_batch_is_left_to_be_found() -> None:
     found = plan(sweep("sync-ddp", 'gpus = 4\nmicro_batch_size = "largest"') + BERT + ELSEWHERE)
     assert [cell.micro_batch_size for cell in found.cells] == [0]
-    assert "8 x 4 = 32, largest at once" in describe(found, host())
+    assert "8 x 4 = 32, largest micro-batch" in describe(found, host())
 
 
 def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does() -> None:
@@ -538,7 +538,7 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
     assert "GiB" in fitting
     (reason,) = [line for line in shown if "GiB too little" in line]
     assert "the largest layer is block 0" in reason
-    assert "at once; for the batch of 32, set micro_batch_size = " in reason
+    assert "at once: for the batch of 32, set micro_batch_size = " in reason
 
     def largest(dram: str) -> Prediction:
         asked = text.replace("[32, 1]", '"largest"') + f'[limits]\ndram = "{dram}"'
@@ -552,7 +552,7 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
     assert more.micro_batch_size is not None
     assert found.micro_batch_size < more.micro_batch_size
     assert none.micro_batch_size == 1
-    assert "not even a single sample fits" in none.out_of_memory
+    assert "Not even a single sample fits" in none.out_of_memory
 
 
 def test_the_largest_micro_batch_is_the_whole_batch_without_a_limit_and_needs_activations() -> None:

@@ -72,7 +72,7 @@ MALFORMED = [
     ("'workload.precision' = ['fp32', 'fp31']", 'workload.precision = "fp31": ', "did you mean fp32?", 3),
     ("'limits.cell_timeout' = ['1 s', '2 s']", 'sweep."limits.cell_timeout": ', "cannot be swept", 3),
     ("exclude = 3", "sweep.exclude = 3: ", "a list of points", 3),
-    ("exclude = [{ precision = 'fp32' }]", "sweep.exclude.precision: ", "you can exclude by", 3),
+    ("exclude = [{ precision = 'fp32' }]", "sweep.exclude.precision: ", "You can exclude by", 3),
     ("exclude = [{ strategy = 'singel' }]", 'sweep.exclude.strategy = "singel": ', "did you mean single?", 3),
     ("[goal]\ntarget_accuracy = 97", "goal.target_accuracy = 97: ", "for 97 % write 0.97", 4),
     ("[goal]\ntarget_accuracy = 0", "goal.target_accuracy = 0: ", "a fraction above 0", 4),
@@ -340,7 +340,7 @@ def test_figures_of_a_cluster() -> None:
         "dies_per_board": 1,
         "servers": None,
     }
-    assert "cluster.inter_node carries 3.125 GB/s (25 Gb/s) after 0 s" in scenario.understood
+    assert "cluster.inter_node carries 3.125 GB/s (25 Gb/s), latency 0 s" in scenario.understood
 
 
 def cluster(text: str, *sets: str) -> ClusterFigures:
@@ -499,7 +499,7 @@ def test_set_with_several_values_sweeps_the_key() -> None:
         ("gpus", "write KEY=VALUE"),
         ("gpuss=1", "did you mean gpus?"),
         ("gpus=x", 'sweep.gpus = "x": a whole number, at least 1 (--set gpus=x)'),
-        ("precision=fp31", 'workload.precision = "fp31": one of fp32, fp64, bf16; did you mean fp32? (--set'),
+        ("precision=fp31", 'workload.precision = "fp31": did you mean fp32? Write one of fp32, fp64, bf16 (--set'),
     ],
 )
 def test_mistakes_in_set_name_it(written: str, says: str) -> None:

@@ -193,7 +193,7 @@ def read_directory(path: Path) -> Tables:
     """
     if path.is_file():
         raise InputError(
-            [f"{path}: a file; validate takes a directory with cases.toml; to look at a scenario: harness plan {path}"]
+            [f"{path} is a file; validate takes a folder with cases.toml. To look at a scenario: harness plan {path}"]
         )
     if not path.is_dir():
         raise InputError(

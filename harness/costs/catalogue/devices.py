@@ -105,6 +105,7 @@ _VOLTA = ("fp16",)
 _AMPERE = ("tf32", "bf16", "fp16")
 _WITH_FP64 = ("fp64", *_AMPERE)
 _SHEET = "NVIDIA {} data sheet"
+_HALVED = "; its peaks count sparsity, so half of them is used here"
 
 DEVICES = (
     Device(
@@ -187,25 +188,25 @@ DEVICES = (
     ),
     Device(
         "L4-PCIe-24GB", "L4", _peaks(0.49, 30.3, 60, 121, 121), 300e9, 24 * GIB, 21.96 * GIB, "pcie4x16", 72,
-        _SHEET.format("L4") + "; printed with sparsity, halved here", "72 W do not hold the clock behind the peaks",
+        _SHEET.format("L4") + _HALVED, "the peaks may not be reached: at 72 W the clock drops",
         matrix=_AMPERE,
     ),
     Device(
         "L40S-PCIe-48GB", "L40S", _peaks(1.43, 91.6, 183, 362, 362), 864e9, 48 * GIB, 44.35 * GIB, "pcie4x16", 350,
-        _SHEET.format("L40S"), "350 W do not hold the clock behind the matrix peaks", matrix=_AMPERE,
+        _SHEET.format("L40S"), "the matrix peaks may not be reached: at 350 W the clock drops", matrix=_AMPERE,
     ),
     Device(
         "H100-SXM-80GB", "H100", _peaks(67, 67, 494.7, 989.4, 989.4), 3350e9, 80 * GIB, 79.11 * GIB, "nvlink4", 700,
-        _SHEET.format("H100") + "; printed with sparsity, halved here", matrix=_WITH_FP64,
+        _SHEET.format("H100") + _HALVED, matrix=_WITH_FP64,
     ),
     Device(
         "H100-PCIe-80GB", "H100", _peaks(51, 51, 378, 756, 756), 2000e9, 80 * GIB, 79.11 * GIB, "pcie5x16", 350,
-        _SHEET.format("H100") + "; printed with sparsity, halved here", "350 W do not hold the clock behind the peaks",
+        _SHEET.format("H100") + _HALVED, "the peaks may not be reached: at 350 W the clock drops",
         matrix=_WITH_FP64,
     ),
     Device(
         "H200-SXM-141GB", "H200", _peaks(67, 67, 494.7, 989.4, 989.4), 4800e9, 141 * GIB, 139.72 * GIB, "nvlink4", 700,
-        _SHEET.format("H200") + "; printed with sparsity, halved here", matrix=_WITH_FP64,
+        _SHEET.format("H200") + _HALVED, matrix=_WITH_FP64,
     ),
     Device(
         "B200-SXM-180GB", "B200", _peaks(40, 80, 1100, 2250, 2250), 8000e9, 180 * GIB, 178.36 * GIB, "nvlink5", 1000,

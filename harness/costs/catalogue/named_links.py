@@ -67,7 +67,7 @@ class Link:
         """One line for `harness plugins`."""
         link = self.link()
         nominal, carried = bandwidth(self.nominal_bytes_per_s, 4), bandwidth(link.bandwidth_bytes_per_s, 4)
-        return f"{nominal} per direction, carries {carried}, {exact_duration(link.latency_s, 3)} a message"
+        return f"carries {carried} of nominal {nominal} per direction, latency {exact_duration(link.latency_s, 3)}"
 
     def link(self, adapters: int = 1) -> LinkFigures:
         """Return what messages get of so many of these side by side."""

@@ -39,7 +39,7 @@ class Preset:
     def summary(self) -> str:
         """One line for `harness plugins`."""
         adapters = f"{self.adapters} x " if self.adapters > 1 else ""
-        between = f", {adapters}{self.inter_node} a node" if self.inter_node else ""
+        between = f", {adapters}{self.inter_node} between nodes" if self.inter_node else ""
         return f"nodes of {self.gpus_per_node} x {self.device} over {self.intra_node}{between}"
 
 

@@ -20,7 +20,7 @@ from harness.core.given_cluster import (
     LinkFigures,
     StepFigures,
 )
-from harness.core.words import bandwidth
+from harness.core.words import bandwidth, show
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, efficiency
 from harness.costs.catalogue.named_links import LINK_ERROR
 from harness.costs.cells import measured as measurements
@@ -173,7 +173,7 @@ def profile_of(cell: Cell, shape: ModelShape | None = None, measured: Profile | 
 
 
 def _name(cell: Cell) -> str:
-    return f"workload.model = {cell.workload.model.name!r}"
+    return f"workload.model = {show(cell.workload.model.name)}"
 
 
 def _unmeasured(cell: Cell) -> str:

@@ -77,8 +77,8 @@ def memory_verdict(cell: Cell, host: Host, shape: ModelShape) -> str | None:
     layer = estimate.largest_layer
     where = f"stage {estimate.fullest.rank}" if layout.pipeline > 1 else "a device"
     return (
-        f"{where} needs {memory_size(needed)} but has {memory_size(limit)}, {memory_size(needed - limit)} too little; "
-        f"the largest layer is {layer.name} ({memory_size(layer.total)}); "
+        f"{where} needs {memory_size(needed)} but has {memory_size(limit)} ({memory_size(needed - limit)} too little). "
+        f"The largest layer is {layer.name} ({memory_size(layer.total)}). "
         f"{_what_fits(cell, layout, work, shape, constants, limit)}"
     )
 
@@ -93,9 +93,9 @@ def _what_fits(
     )
     if not free:
         instead = "" if layout.recompute else ", or recompute activations"
-        return f"not even a single sample fits; spread the model over more devices{instead}"
+        return f"Not even a single sample fits: spread the model over more devices{instead}"
     samples = counted(free, "sample fits", "samples fit")
-    return f"at most {samples} at once; for the batch of {cell.batch_size}, set micro_batch_size = {even}"
+    return f"At most {samples} at once: for the batch of {cell.batch_size}, set micro_batch_size = {even}"
 
 
 def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:

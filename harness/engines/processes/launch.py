@@ -349,7 +349,7 @@ class _Supervisor:
         stuck = [(c, w) for c, w in waits if w is not None and now - w.since_s > DEADLOCK_S]
         if not live or len(stuck) < len(live) or not any(w.wait is Wait.RECEIVE for _, w in stuck):
             return None
-        words = [f"{c.label} waits in {w.words} since {w.since_s - self.started_s:.3g} s" for c, w in stuck]
+        words = [f"{c.label} waits in {w.words} from {w.since_s - self.started_s:.3g} s on" for c, w in stuck]
         return Result.ended_by(Cause.DEADLOCK, "deadlock: " + "; ".join(words), stuck[0][0].job.line)
 
     def _timeout_reason(self) -> str:

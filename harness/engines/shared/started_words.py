@@ -75,7 +75,7 @@ def forgotten(word: Word) -> PluginError:
     word._awaited = True
     file, line = word._place
     name = word._name.partition("(")[0]
-    return PluginError(f"{file}:{line}: {name}(...) was started but its value is used without await; write await")
+    return PluginError(f"{file}:{line}: {name}(...) is used before it is awaited; write await {name}(...)")
 
 
 def foreign(program: Any, yielded: Any) -> PluginError:

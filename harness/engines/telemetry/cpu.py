@@ -43,7 +43,7 @@ def host_busy_s(psutil: Any) -> float:
 
 
 class HostProbe(Probe):
-    """Memory of each target at every tick; CPU of the targets and of the host every `CPU_WINDOW_S`."""
+    """Memory of each process at every tick; CPU time of the processes and of the host every 0.1 s."""
 
     name = "host"
 

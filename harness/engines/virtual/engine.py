@@ -136,7 +136,7 @@ class VirtualEngine:
             raise Crash(f"{name_of(self.failure[0])} failed") from self.failure[1]
         stuck = [(name_of(e.rank), e.waits) for e in self.endpoints.values() if e.alive]
         if stuck and not self.halted:
-            words = [f"{name} waits in {waits.words} since {waits.since_s:.3g} s" for name, waits in stuck]
+            words = [f"{name} waits in {waits.words} from {waits.since_s:.3g} s on" for name, waits in stuck]
             raise Deadlock("deadlock: " + "; ".join(words))
 
     # -- marks and the stop --------------------------------------------------------------------------------------
