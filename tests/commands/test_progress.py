@@ -126,7 +126,7 @@ def test_lines_tell_the_answer_between_rounds_only(capsys):
     lines.finished(record_of(plan), 0.5)
     lines.round_ended(None)  # type: ignore[arg-type]
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"[1/2] {plan.cells[0].cell_id}: ok, 888 samples/s (0.5 s)"
+    assert said[0] == f"[1/2] {plan.cells[0].cell_id} (0.5 s): ok, 888 samples/s"
     assert said[1] == "  so far: single leads."
     assert len(said) == 3
 
@@ -194,7 +194,7 @@ def test_a_run_on_a_terminal_has_a_display_that_is_gone_at_the_end(tmp_path):
     assert len(re.findall(r"\[\d/6\] ", shown)) == 6
     assert "so far: " not in shown.replace("leader so far: ", "")
     # What stands on the screen when all control sequences have been obeyed holds no bar.
-    assert "\x1b[?25h" in shown.rpartition("cells")[2]  # the cursor is shown again
+    assert "\x1b[?25h" in shown.rpartition(" of 6 cells")[2]  # the cursor is shown again
 
 
 @pytest.mark.dist

@@ -466,7 +466,7 @@ def test_the_description_says_what_is_run_and_what_is_not() -> None:
     assert "8 x 2 = 16" in text
     assert "0-4" in text
     assert "asynchronous" in text
-    assert "impossible: single runs on 1 device, not 2" in text
+    assert "impossible (single runs on 1 device, not 2)" in text
     assert "a cell is stopped after 15 min" in text
 
 
@@ -537,7 +537,7 @@ def test_what_does_not_fit_is_said_before_it_runs_and_the_largest_that_fits_does
     assert full.split()[-5:] == ["?", "?", "out", "of", "memory"]
     assert "GiB" in fitting
     (reason,) = [line for line in shown if "GiB too little" in line]
-    assert "the largest layer is block 0" in reason
+    assert "The largest layer is block 0" in reason
     assert "at once: for the batch of 32, set micro_batch_size = " in reason
 
     def largest(dram: str) -> Prediction:
