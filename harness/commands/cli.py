@@ -100,7 +100,7 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     "--retry",
     multiple=True,
     type=click.Choice([status.value for status in Status]),
-    help="Run cells that ended with this status again.",
+    help="Run again the cells that ended with this status.",
 )
 @click.option("--fresh", is_flag=True, help="Run everything again; old results are moved aside.")
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
@@ -148,7 +148,7 @@ def run(
 @main.command()
 @click.argument("scenario")
 @set_option
-@click.option("--measure", is_flag=True, help="First measure what was never measured on this machine.")
+@click.option("--measure", is_flag=True, help="First measure the times that predictions still lack.")
 @plugins_option
 @click.pass_obj
 def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
@@ -239,7 +239,7 @@ def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Default: report.html, or comparison.html with --base.")
 @click.option("--open", "open_report", is_flag=True, help="Open it in a browser.")
-@click.option("--names", is_flag=True, help="Keep the names of the host and the home folder.")
+@click.option("--names", is_flag=True, help="Keep the host's name and the home folder in the report.")
 @click.option(
     "--base", type=click.Path(path_type=Path), help="Start the report with what is worse than in these results."
 )
@@ -257,7 +257,7 @@ def report(
     allow_other_device: bool,
     plugins: tuple[str, ...],
 ) -> None:
-    """Write one self-contained HTML file.
+    """Write the report of results as one self-contained HTML file.
 
     With --base it starts with a comparison; several scenarios are paired by name. The exit code is 0 even on a
     regression: use `harness compare` for that.
@@ -331,7 +331,7 @@ def compare(
 @click.option("--out", type=click.Path(path_type=Path), default=Path("predictions.csv"), show_default=True)
 @click.option("--verbose", is_flag=True, help="Also show the scores of every series.")
 def validate(directory: Path, out: Path, verbose: bool) -> None:
-    """Predict the published measurements in DIRECTORY and show the errors, beside those of linear scaling."""
+    """Predict the published measurements in DIRECTORY and compare the errors with those of linear scaling."""
     from harness.commands.validate.command import score_directory
 
     click.echo(score_directory(directory, out, verbose))

@@ -74,7 +74,7 @@ def harness(*words: str) -> Result:
 
 def counts(result: Result) -> tuple[int, int]:
     """Return how many cells were run, and how many were there already."""
-    found = re.search(r"^(\d+) run, (\d+) kept$", result.output, re.MULTILINE)
+    found = re.search(r"^(\d+) cells? run now, (\d+) kept from earlier runs$", result.output, re.MULTILINE)
     assert found, result.output
     return int(found[1]), int(found[2])
 
@@ -125,9 +125,9 @@ def test_last_lines_of_a_run_are_statuses_counts_answer_report_and_what_to_type_
 
 def test_a_run_says_first_how_many_cells_it_has_and_what_is_left_out():
     first = harness("run", "small.toml").output.splitlines()
-    assert first[0].startswith("small: 3 cells on ")
-    assert first[0].endswith("3 to run")
-    assert "1 point left out; `harness plan` shows why" in first[1]
+    assert first[0] == "small: 3 cells, 3 to run"
+    assert first[1].startswith("  this machine: ")
+    assert "1 point left out; `harness plan` shows why" in first[2]
 
 
 def test_only_narrows_what_runs_and_not_what_is_planned():
@@ -148,7 +148,7 @@ def test_set_makes_another_plan_and_says_which_stored_cells_it_does_not_show():
     harness("run", "small.toml")
     done = harness("run", "small.toml", "--set", "learning_rate=0.2", "--set", "gpus=1")
     assert counts(done) == (2, 0)
-    assert "not shown: 3 stored cells of another plan of this name" in done.output.partition(" kept\n")[2].splitlines()
+    assert "not shown: 3 stored cells of another plan of this name" in done.output.partition(" kept from earlier runs\n")[2].splitlines()
     assert counts(harness("run", "small.toml")) == (0, CELLS)
 
 
