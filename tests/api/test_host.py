@@ -134,6 +134,24 @@ def test_entry_points_are_loaded_and_a_broken_one_is_listed(monkeypatch):
     assert "ModuleNotFoundError: No module named 'a_module_that_is_gone'" in reason
 
 
+def test_an_entry_point_of_a_module_that_is_registered_already_is_named_and_nothing_else(monkeypatch):
+    module = ModuleType("a_package")
+    exec(GOOD, module.__dict__)
+    first, again = (SimpleNamespace(name=name, value="a_package", load=lambda: module) for name in ("first", "second"))
+    own = list(metadata.entry_points(group="harness"))
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [*own, first, again])
+    assert only_broken(load_host()) == (
+        "second",
+        "second: this module is registered already, as first; register it once",
+    )
+
+
+def test_the_name_that_a_broken_plugin_should_bring_is_answered_with_what_broke_it(plugin):
+    path = plugin(GOOD.replace("):", ")", 1), "other.py")
+    with pytest.raises(InputError, match=r"mine: the plugin is broken: .*SyntaxError"):
+        describe_entry(load_host([path]), "mine")
+
+
 def test_an_installed_distribution_is_found_by_its_metadata(tmp_path):
     (tmp_path / "strange_package.py").write_text(GOOD)
     info = tmp_path / "strange_package-1.0.dist-info"

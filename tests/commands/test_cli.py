@@ -148,7 +148,8 @@ def test_set_makes_another_plan_and_says_which_stored_cells_it_does_not_show():
     harness("run", "small.toml")
     done = harness("run", "small.toml", "--set", "learning_rate=0.2", "--set", "gpus=1")
     assert counts(done) == (2, 0)
-    assert "not shown: 3 stored cells of another plan of this name" in done.output.partition(" kept from earlier runs\n")[2].splitlines()
+    after_counts = done.output.partition(" kept from earlier runs\n")[2].splitlines()
+    assert "not shown: 3 stored cells of another plan of this name" in after_counts
     assert counts(harness("run", "small.toml")) == (0, CELLS)
 
 
