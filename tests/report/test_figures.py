@@ -120,7 +120,10 @@ def test_parts_say_who_computes_least_and_add_up() -> None:
     two = {"label": "sync-ddp, 2 cores", "simulated": False, "strategy": "sync-ddp", "gpus": 2}
     two |= parts(compute_s=0.002, communication_s=0.006)
     (drawing,) = drawn(draw_time.part_panels, pd.DataFrame([one, two]))
-    assert "single, 1 core computes for 100 % of a step, sync-ddp, 2 cores only for 25 %" in drawing.caption
+    assert (
+        "single, 1 core: computing takes 100 % of a step. For sync-ddp, 2 cores that share is only 25 %"
+        in drawing.caption
+    )
     assert "exposed communication takes 75 %." in drawing.caption
     assert table_of(drawing)[list(draw_time.LOOKS)].sum(axis=1).tolist() == pytest.approx([0.004, 0.008])
     assert "sync-ddp, 2 cores: 8.00 ms" in texts_of(drawing)
@@ -202,7 +205,7 @@ def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
 
 def test_fewer_than_five_seeds_get_no_interval() -> None:
     (drawing,) = drawn(draw_target.target_panels, [way("few", *(SeedRun(value, True) for value in (1.0, 2.0, 3.0)))])
-    assert "An interval needs 5 seeds." in drawing.caption
+    assert "Set seeds = 5 to get a confidence interval." in drawing.caption
     assert "interval of the median" not in texts_of(drawing)
     assert drawn(draw_target.target_panels, [way("never", SeedRun(1.0, False))]) == []
 
