@@ -277,7 +277,7 @@ def test_load_keeps_what_was_not_measured_apart_from_zero(results, cells):
 
 def test_a_folder_without_results_says_what_to_give(tmp_path):
     for path in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(InputError, match="no results here; give a results folder") as error:
+        with pytest.raises(InputError, match="no results found; give the folder results/SCENARIO") as error:
             find_results(path)
         assert error.value.exit_code == 2
 
@@ -285,12 +285,12 @@ def test_a_folder_without_results_says_what_to_give(tmp_path):
 def test_a_file_outside_any_results_is_refused(tmp_path):
     stray = tmp_path / "cells.csv"
     stray.write_text("cell_id\n")
-    with pytest.raises(InputError, match="no results here"):
+    with pytest.raises(InputError, match="no results found; give the folder"):
         find_results(stray)
 
 
 def test_a_folder_without_a_plan_says_so(tmp_path):
-    with pytest.raises(InputError, match=r"no plan\.json here"):
+    with pytest.raises(InputError, match=r"no plan\.json found; give the folder that `harness run` wrote"):
         Results(tmp_path).plan()
 
 

@@ -715,7 +715,7 @@ def test_user_dataset_gives_arrays_or_tensors(user_folder: Path) -> None:
     [
         (
             "train.py:bild_model",
-            "no function 'bild_model'; did you mean build_model.*it has build_model, every_keyword",
+            r"no function called bild_model; did you mean build_model\? It has build_model, every_keyword",
         ),
         ("none.py:build_model", r"none\.py cannot be read: No such file"),
         ("train.py:wants_depth", r"wants_depth \(line \d+\) wants depth; it may take the keywords channels, height"),
