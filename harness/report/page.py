@@ -214,7 +214,7 @@ class ScenarioShown:
                 yield ComparedTable(title, tuple(summary(found)), tuple(map(in_cells, found)))
         lead = tuple(f"{few['strategy']}: {line}" for few, _, lines in self.scenario.poor for line in lines)
         if lead:
-            yield ComparedTable("Why more devices are hardly faster", lead, ())
+            yield ComparedTable("Why more devices help little", lead, ())
 
     @property
     def ledger(self) -> list[tuple[str, ...]]:

@@ -267,7 +267,7 @@ def test_the_report_shows_what_show_prints(results):
     page = report_of(results / "results" / "ticket")
     assert "<h2>Predicted and observed, in numbers</h2>" in page
     assert "205 samples/s (the ticket)" in page
-    assert "<h2>Why more devices are hardly faster</h2>" in page
+    assert "<h2>Why more devices help little</h2>" in page
     assert "Each step of 256 samples computes for 308 ms (1.23 s on 4 devices)" in page
     assert "<b>What if:</b> " in page
     assert "Gb/s (configured: " in page
