@@ -20,7 +20,14 @@ from harness.core.endings import Cause, Failure, SourceLine, Status
 from harness.core.errors import HarnessError, MachineError, PluginError
 from harness.core.step_parts import Part
 from harness.engines.processes.blame import explain
-from harness.engines.processes.foreign import NO_MEMORY, PEER_LOST, has_lost_peer, has_no_memory
+from harness.engines.processes.foreign import (
+    NO_MEMORY,
+    NOT_OFFERED,
+    PEER_LOST,
+    has_lost_peer,
+    has_no_memory,
+    is_not_offered,
+)
 from harness.engines.processes.launch import run_cell
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.shared.fault_draws import PlannedDeath
@@ -259,17 +266,18 @@ SAID = {
     ),
     "CUDA's runtime": "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
     "cuBLAS and its relatives": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "a backend of torch.distributed": "Backend gloo does not support reduce_scatter_tensor_coalesced",
     "gloo": "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv",
 }
 
 
-@pytest.mark.parametrize("who", [*NO_MEMORY, *PEER_LOST])
+@pytest.mark.parametrize("who", sorted(SAID))
 def test_a_foreign_message_is_known_as_a_runtime_error_only(who):
-    asked = has_no_memory if who in NO_MEMORY else has_lost_peer
+    asked = has_no_memory if who in NO_MEMORY else has_lost_peer if who in PEER_LOST else is_not_offered
     assert asked(RuntimeError(SAID[who]))
     assert not asked(ValueError(SAID[who]))
     assert not asked(RuntimeError("out of memory, timed out, connection closed by peer, gloo"))
-    matching = [name for name, pattern in (NO_MEMORY | PEER_LOST).items() if pattern.search(SAID[who])]
+    matching = [name for name, pattern in (NO_MEMORY | PEER_LOST | NOT_OFFERED).items() if pattern.search(SAID[who])]
     assert matching == [who]
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from harness.core.records import Json
 from harness.engines.calibration.single_times import typical
+from harness.engines.processes.foreign import is_not_offered
 
 SIZES = tuple(4**k * 2**10 for k in range(9))
 """Bytes: 1 KiB, 4 KiB, ... 64 MiB."""
@@ -162,8 +163,8 @@ def _collective(make: Any, size: int, place: torch.device, timed: Timed) -> floa
     call = make(torch.zeros(size // 4, device=place), dist.get_world_size())
     try:
         seconds = timed(call)
-    except (RuntimeError, NotImplementedError) as error:
-        if "not support" in str(error).lower() or "not implemented" in str(error).lower():
+    except RuntimeError as error:
+        if is_not_offered(error):
             return None
         raise
     return seconds / 2 if make is _there_and_back else seconds

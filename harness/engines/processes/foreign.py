@@ -23,6 +23,11 @@ PEER_LOST: dict[str, Pattern[str]] = {
 """Gloo begins every message with its own file and line, and all that it complains of while a cell runs is a connection:
 "[.../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711"."""
 
+NOT_OFFERED: dict[str, Pattern[str]] = {
+    "a backend of torch.distributed": re.compile(r"^Backend \w+ does not support \w+"),
+}
+"""From torch's c10d/Backend.hpp, 2.13: what every backend answers to a collective that it does not have."""
+
 
 def has_no_memory(error: BaseException) -> bool:
     """Whether a foreign library says that it got no memory."""
@@ -32,6 +37,11 @@ def has_no_memory(error: BaseException) -> bool:
 def has_lost_peer(error: BaseException) -> bool:
     """Whether a foreign library says that another process does not answer."""
     return _says(error, PEER_LOST)
+
+
+def is_not_offered(error: BaseException) -> bool:
+    """Whether torch says that a backend does not have what it was asked for."""
+    return isinstance(error, NotImplementedError) or _says(error, NOT_OFFERED)
 
 
 def _says(error: BaseException, patterns: dict[str, Pattern[str]]) -> bool:
