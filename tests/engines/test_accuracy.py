@@ -26,8 +26,8 @@ MOMENTUM = {"optimizer": {"name": "sgd", "momentum": 0.9}}
     ("model", "rate", "optimizer", "epochs", "least"),
     [
         ("softmax", 0.01, {}, 5, 0.915),
-        ("mlp", 0.05, {}, 10, 0.975),
-        ("lenet5", 0.01, MOMENTUM, 5, 0.984),
+        pytest.param("mlp", 0.05, {}, 10, 0.975, marks=pytest.mark.long),
+        pytest.param("lenet5", 0.01, MOMENTUM, 5, 0.984, marks=pytest.mark.long),
     ],
 )
 def test_accuracy_on_mnist_is_what_the_literature_has(model, rate, optimizer, epochs, least):

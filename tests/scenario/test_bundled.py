@@ -40,7 +40,9 @@ def stated_seconds(description: str) -> float:
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", bundled_scenarios())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long) if "mnist" in n else n for n in bundled_scenarios()]
+)
 def test_bundled_scenario_takes_about_as_long_as_it_says(name, tmp_path):
     if "mnist" in name and not (FOLDER / "mnist").is_dir():
         pytest.skip("needs the MNIST files in HARNESS_DATA/mnist")
