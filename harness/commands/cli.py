@@ -14,7 +14,6 @@ from click.core import ParameterSource
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, PluginError
 from harness.core.version import __version__
-from harness.core.words import aligned
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -190,6 +189,7 @@ def _plan(
 
 
 def _list_scenarios() -> None:
+    from harness.core.words import aligned
     from harness.scenario.bundled import bundled_scenarios
 
     click.echo("Bundled scenarios:")

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from harness.core.endings import Cause
-from harness.core.words import counted
 
 
 class HarnessError(Exception):
@@ -40,6 +39,8 @@ class InputError(HarnessError):
     def __init__(
         self, problems: Iterable[str], where: str = "", *, broken_plugin: bool = False, consequence: str = ""
     ) -> None:
+        from harness.core.words import counted  # late: `--help` needs no words
+
         self.problems = tuple(problems)
         self.where = where
         self.broken_plugin = broken_plugin
