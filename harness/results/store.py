@@ -75,8 +75,6 @@ class Results:
             record = from_json(Record, _content(path))
         except FileNotFoundError:
             return None
-        except NewerSchema as error:
-            raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
         except (ValueError, TypeError) as error:
             raise InputError([f"{path}: not a record ({error}); move the folder away to run the cell again"]) from None
         # Records of before this column was written: the cell has always known it.
@@ -115,8 +113,6 @@ class Results:
             raise InputError(
                 [f"{self.folder}: no plan.json found; give the folder that `harness run` wrote, results/SCENARIO"]
             ) from None
-        except NewerSchema as error:
-            raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
         except (ValueError, TypeError) as error:
             raise InputError(
                 [f"{path}: not a plan ({error}); `harness run` writes it again, and keeps the cells"]
@@ -217,9 +213,16 @@ def _gather(pd: Any, folders: Sequence[tuple[str, Path]], name: str) -> Any:
 
 
 def _content(path: Path) -> Json:
-    """Return what a record or plan holds, if this version can read it."""
+    """Return what a record or plan holds.
+
+    Raises:
+        InputError: a newer version of the harness wrote it.
+    """
     content: Json = json.loads(path.read_bytes())
-    read_schema(content)
+    try:
+        read_schema(content)
+    except NewerSchema as error:
+        raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
     return content
 
 
