@@ -76,10 +76,10 @@ def raw_pictures() -> Any:
     made = cell("single", 1, 1, "real")
     entry = host().datasets[made.workload.dataset.name]
     raw = entry.load(entry.Options(**made.workload.dataset.options))
-    images = raw.train_images.reshape(
-        len(raw.train_images), *raw.train_images.shape[-2:]
+    images = raw.train_inputs.reshape(
+        len(raw.train_inputs), *raw.train_inputs.shape[-2:]
     )  # synthetic ones have a channel
-    return torch.from_numpy(images), torch.from_numpy(raw.train_labels)
+    return torch.from_numpy(images), torch.from_numpy(raw.train_targets)
 
 
 def harness(strategy: str, gpus: int, steps: int, engine: str = "real") -> tuple[float, float]:

@@ -22,7 +22,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     from overhead import prepared_data
 
     made = prepared_data()
-    return made.train_inputs, made.train_targets
+    return made.train.inputs, made.train.targets
 
 
 def model() -> nn.Module:

@@ -121,6 +121,8 @@ class Batch:
         size: samples in the whole batch, of which other workers may hold the rest.
         shares: parts that the whole batch was cut into: the workers for a shared batch, 1 for a batch of one's own.
         samples_before: samples in all whole batches before this one (of this worker, where it has its own).
+        counted: what the loss of the whole batch is divided by: its samples, or, where these differ in how many of
+            their targets count (ignored tokens), its counted targets.
     """
 
     step: int
@@ -128,6 +130,7 @@ class Batch:
     size: int
     shares: int
     samples_before: int
+    counted: int
 
 
 class Value(ABC):

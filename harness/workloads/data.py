@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,13 @@ import numpy as np
 import torch
 
 from harness.core.errors import InputError
-from harness.workloads.entries import RawData, enlarge, training_size
+from harness.workloads.batches import Samples
+from harness.workloads.entries import IGNORED, RawData, enlarge, training_size
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from harness.workloads.entries import Arrays
 
 SPLIT_SEED = 20160
 """Draws the validation split: chosen once, and never a run's seed, so that all runs are judged by the same samples."""
@@ -25,33 +28,28 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Data:
-    """A data set as training sees it, each part one tensor on the device.
+    """A data set as training sees it, each split on the device.
 
     Attributes:
-        train_inputs: (n, channels, height, width), normalised; tokens: (n, tokens), int64.
-        train_targets: (n,), int64; (n, tokens) where every token has a label.
-        validation_inputs: like train_inputs.
-        validation_targets: like train_targets.
-        test_inputs: like train_inputs.
-        test_targets: like train_targets.
-        classes: number of classes.
+        classes: number of classes; 0 where targets are numbers.
         checksum: of the raw data.
+        counts: how many targets count in each training sample; None where they are equally many.
+        remarks: what was converted on the way, in words.
     """
 
-    train_inputs: torch.Tensor
-    train_targets: torch.Tensor
-    validation_inputs: torch.Tensor
-    validation_targets: torch.Tensor
-    test_inputs: torch.Tensor
-    test_targets: torch.Tensor
+    train: Samples
+    validation: Samples
+    test: Samples
     classes: int
     checksum: str
     vocabulary: int = 0
+    counts: npt.NDArray[np.int64] | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_train(self) -> int:
         """Samples trained on, without the validation split."""
-        return len(self.train_targets)
+        return len(self.train)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,8 @@ def measure_normalisation(images: npt.NDArray[np.generic], full_scale: float) ->
 
 
 def _with_channels(images: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    return images[:, None] if images.ndim == 3 else images
+    """Return (n, channels, height, width); what has fewer axes gets them in front, a vector becoming one row."""
+    return images.reshape(len(images), *(1,) * (4 - images.ndim), *images.shape[1:]) if images.ndim < 4 else images
 
 
 def _enlarged(
@@ -145,45 +144,71 @@ def prepare(
     validation_fraction: float,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    as_images: bool = False,
 ) -> Data:
     """Return `raw` as tensors on `device`.
 
-    In this order: pixels are scaled to 0..1 by the largest value of their format; enlarged to the model's input on a
-    background of 0 (`catalogue.enlarge`); normalised with mean and deviation of all published training images, the
+    Images in this order: pixels are scaled to 0..1 by the largest value of their format; enlarged to the model's input
+    on a background of 0 (`entries.enlarge`); normalised with mean and deviation of all published training images, the
     later validation split included, measured before enlarging, so that neither the model nor the split changes them.
+    Everything else stays as it was given, but that numbers with a fraction become `dtype`.
 
     Args:
         raw: the data set.
         model_input_size: side of the model's square input in pixels; None: as published.
-        validation_fraction: share of the training images, 0..1, kept for validation.
+        validation_fraction: share of the training samples, 0..1, kept for validation.
         dtype: of the inputs.
         device: where all tensors stay.
+        as_images: give plain arrays of one to three axes the shape of images, which built-in models read.
 
     Raises:
         InputError: images larger than the model's input, pixels that are not finite, or nothing left to train on.
     """
     device = torch.device(device)
-    train_images, test_images = _with_channels(raw.train_images), _with_channels(raw.test_images)
-    train, validation = split(len(train_images), validation_fraction)
-    test = np.arange(len(test_images))
-    normalisation = None if raw.vocabulary else measure_normalisation(raw.train_images, raw.full_scale)
+    train, validation = split(len(raw.train_targets), validation_fraction)
+    convert = _converter(raw, model_input_size, dtype, device, as_images)
 
-    def inputs(images: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> torch.Tensor:
-        if normalisation is None:  # tokens are numbers of rows, not brightness
-            return targets(images, order)
-        return _enlarged(images, order, normalisation, model_input_size, dtype, device)
-
-    def targets(labels: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> torch.Tensor:
-        return torch.from_numpy(labels[order].astype(np.int64, copy=False)).to(device)
+    def samples(inputs: Arrays, labels: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Samples:
+        named = inputs if isinstance(inputs, dict) else {"": inputs}
+        tensors = {name: convert(array, order) for name, array in named.items()}
+        targets = _as_given(labels, order, dtype, device)
+        return Samples(tensors if isinstance(inputs, dict) else tensors[""], targets)
 
     return Data(
-        train_inputs=inputs(train_images, train),
-        train_targets=targets(raw.train_labels, train),
-        validation_inputs=inputs(train_images, validation),
-        validation_targets=targets(raw.train_labels, validation),
-        test_inputs=inputs(test_images, test),
-        test_targets=targets(raw.test_labels, test),
+        train=samples(raw.train_inputs, raw.train_targets, train),
+        validation=samples(raw.train_inputs, raw.train_targets, validation),
+        test=samples(raw.test_inputs, raw.test_targets, np.arange(len(raw.test_targets))),
         classes=raw.classes,
         checksum=raw.checksum,
         vocabulary=raw.vocabulary,
+        counts=_counted(raw.train_targets[train]),
+        remarks=raw.remarks,
     )
+
+
+def _converter(
+    raw: RawData, input_size: int | None, dtype: torch.dtype, device: torch.device, as_images: bool
+) -> Callable[[npt.NDArray[np.generic], npt.NDArray[np.intp]], torch.Tensor]:
+    """Return what makes a tensor of the samples of an array that an order lists."""
+    if isinstance(raw.train_inputs, dict) or (raw.full_scale is None and not as_images):
+        return lambda array, order: _as_given(array, order, dtype, device)
+    if raw.vocabulary:  # tokens are numbers of rows, not brightness
+        return lambda array, order: _as_given(array.astype(np.int64, copy=False), order, dtype, device)
+    given = Normalisation(1.0, 0.0, 1.0)
+    measured = given if raw.full_scale is None else measure_normalisation(raw.train_inputs, raw.full_scale)
+    return lambda array, order: _enlarged(_with_channels(array), order, measured, input_size, dtype, device)
+
+
+def _as_given(
+    array: npt.NDArray[np.generic], order: npt.NDArray[np.intp], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array[order]))
+    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+
+def _counted(targets: npt.NDArray[np.generic]) -> npt.NDArray[np.int64] | None:
+    """Return how many targets of each sample count; None where that is the same for all, as it nearly always is."""
+    if targets.ndim < 2 or targets.dtype.kind == "f" or not targets.size or targets.min() >= 0:
+        return None
+    counts: npt.NDArray[np.int64] = (targets != IGNORED).reshape(len(targets), -1).sum(axis=1)
+    return None if (counts == counts[0]).all() and counts[0] == targets[0].size else counts

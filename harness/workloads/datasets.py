@@ -135,16 +135,17 @@ def _from_idx(where: str, arrays: Sequence[npt.NDArray[np.uint8]], checksum: str
 def mismatch(raw: RawData) -> str:
     """Return in words where the arrays of `raw` do not fit together, or nothing."""
     for part, images, labels in (
-        ("training", raw.train_images, raw.train_labels),
-        ("test", raw.test_images, raw.test_labels),
+        ("training", raw.train_inputs, raw.train_targets),
+        ("test", raw.test_inputs, raw.test_targets),
     ):
-        if labels.shape != images.shape[:1]:
+        if isinstance(images, dict) or labels.shape != images.shape[:1]:
             return f"{len(images)} {part} images but {part} labels of shape {labels.shape}"
         if len(labels) and not 0 <= labels.min() <= labels.max() < raw.classes:
             return f"{part} labels from {labels.min()} to {labels.max()}, expected 0 to {raw.classes - 1}"
-    if raw.train_images.shape[1:] != raw.test_images.shape[1:]:
-        return f"training images of shape {raw.train_images.shape[1:]}, test images of {raw.test_images.shape[1:]}"
-    return "" if len(raw.train_images) else "no training images"
+    shapes = [images.shape[1:] for images in (raw.train_inputs, raw.test_inputs) if not isinstance(images, dict)]
+    if len(set(shapes)) > 1:
+        return f"training images of shape {shapes[0]}, test images of {shapes[1]}"
+    return "" if len(raw.train_inputs) else "no training images"
 
 
 def load_synthetic(options: SyntheticOptions) -> RawData:

@@ -7,7 +7,7 @@ entry carries, when it is called.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -23,21 +23,47 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-LOSSES = ("cross-entropy", "mse")
+    Arrays = npt.NDArray[np.generic] | dict[str, npt.NDArray[np.generic]]
+
+LOSSES = ("cross-entropy", "mse", "bce-with-logits")
+
+IGNORED = -100
+"""A class that a target may have so that it counts in no loss and no accuracy; torch's own number for it."""
 
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
 
 @dataclass(frozen=True)
-class DataShape:
-    """What a model has to know of the data: one image is (channels, height, width) pixels, of one of `classes`.
-
-    A sample of text is 1 x 1 x `width` tokens.
+class Feature:
+    """One tensor of a sample.
 
     Attributes:
-        vocabulary: how many different tokens there are; 0 where samples are images.
+        name: the keyword that the model takes it by; "" where a sample is this one tensor.
+        shape: of one sample.
+        dtype: "float" (whatever precision the cell computes in), or torch's name of a type of whole numbers.
+        bound: whole numbers are below it; 0 where nobody knows.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float"
+    bound: int = 0
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What a model has to know of the data.
+
+    An image is (channels, height, width) pixels, of one of `classes`; a sample of text is 1 x 1 x `width` tokens. What
+    is neither says so in `features`; its channels, height and width are its last three axes, 1 where it has fewer.
+
+    Attributes:
+        classes: how many there are; 0 where targets are numbers to be met.
+        vocabulary: how many different tokens there are; 0 where samples are no text.
         labels_per_token: every token has a label of its own, not the sample as a whole.
+        features: the inputs, where they are neither images nor tokens.
+        target: of one sample, where it is neither one class nor one class for each token.
     """
 
     channels: int
@@ -46,6 +72,24 @@ class DataShape:
     classes: int
     vocabulary: int = 0
     labels_per_token: bool = False
+    features: tuple[Feature, ...] = ()
+    target: Feature | None = None
+
+    @property
+    def inputs(self) -> tuple[Feature, ...]:
+        """The tensors of one sample that go into the model."""
+        if self.features:
+            return self.features
+        if self.vocabulary:
+            return (Feature("", (self.width,), "int64", self.vocabulary),)
+        return (Feature("", (self.channels, self.height, self.width)),)
+
+    @property
+    def targets(self) -> Feature:
+        """What the model's output for one sample is compared with."""
+        if self.target is not None:
+            return self.target
+        return Feature("", (self.width,) if self.labels_per_token else (), "int64", self.classes)
 
 
 @dataclass(frozen=True)
@@ -70,33 +114,54 @@ class RawData:
     """A data set as its publisher made it, in numpy arrays.
 
     Attributes:
-        train_images: uint8 or float32, (n, height, width) or (n, channels, height, width); tokens: int64, (n, width).
-        train_labels: int64, (n,), in 0..classes-1; (n, width) where every token has its own.
-        test_images: like train_images.
-        test_labels: like train_labels.
-        classes: number of classes.
-        full_scale: the pixel value that becomes 1: 255 for bytes, 16 for the digits, 1 for floats.
+        train_inputs: images: uint8 or float32, (n, height, width) or (n, channels, height, width); tokens: int64, (n,
+            width); anything else: one array of n samples, or a dictionary of them by the model's keywords.
+        train_targets: int64, (n,), in 0..classes-1; (n, width) where every token has its own; (n, height, width) for
+            pixels; float32 (n, ...) where they are numbers to be met.
+        test_inputs: like train_inputs.
+        test_targets: like train_targets.
+        classes: number of classes; 0 where targets are numbers.
+        full_scale: the pixel value that becomes 1: 255 for bytes, 16 for the digits, 1 for floats. None: inputs are
+            used as they are, neither scaled nor normalised.
         checksum: sha256 in hex, of the content; part of the identity of every cell.
-        vocabulary: how many different tokens there are; 0 where samples are images.
+        vocabulary: how many different tokens there are; 0 where samples are no text.
+        remarks: what was converted or left out on the way, in words; the record keeps them.
     """
 
-    train_images: npt.NDArray[np.generic]
-    train_labels: npt.NDArray[np.generic]
-    test_images: npt.NDArray[np.generic]
-    test_labels: npt.NDArray[np.generic]
+    train_inputs: Arrays
+    train_targets: npt.NDArray[np.generic]
+    test_inputs: Arrays
+    test_targets: npt.NDArray[np.generic]
     classes: int
-    full_scale: float
+    full_scale: float | None
     checksum: str
     vocabulary: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def shape(self) -> DataShape:
-        """Shape of one image before it is enlarged; images without a channel axis have one channel."""
-        if self.vocabulary:
-            width = self.train_images.shape[1]
-            return DataShape(1, 1, width, self.classes, self.vocabulary, self.train_labels.ndim == 2)
-        *channels, height, width = self.train_images.shape[1:]
-        return DataShape(channels[0] if channels else 1, height, width, self.classes)
+        """Shape of one sample before images are enlarged; images without a channel axis have one channel."""
+        inputs, targets = self.train_inputs, self.train_targets
+        each = targets.shape[1:]
+        if self.vocabulary and not isinstance(inputs, dict) and inputs.ndim == 2 and self.classes and len(each) < 2:
+            return DataShape(1, 1, inputs.shape[1], self.classes, self.vocabulary, len(each) == 1)
+        target = None
+        if each or targets.dtype.kind == "f":
+            target = Feature("", each, "float" if targets.dtype.kind == "f" else "int64", self.classes)
+        if self.full_scale is not None and not isinstance(inputs, dict):
+            channels, height, width = (1, *inputs.shape[1:])[-3:]
+            return DataShape(channels, height, width, self.classes, target=target)
+        named = inputs if isinstance(inputs, dict) else {"": inputs}
+        features = tuple(_feature(name, array) for name, array in named.items())
+        channels, height, width = (1, 1, 1, *features[0].shape)[-3:]
+        return DataShape(channels, height, width, self.classes, self.vocabulary, features=features, target=target)
+
+
+def _feature(name: str, array: npt.NDArray[np.generic]) -> Feature:
+    if array.dtype.kind == "f":
+        return Feature(name, array.shape[1:])
+    whole = array.dtype.kind in "iu"
+    return Feature(name, array.shape[1:], array.dtype.name, 1 + int(array.max()) if whole and array.size else 0)
 
 
 @dataclass(frozen=True)
@@ -113,7 +178,7 @@ class Model:
         build: makes the torch module from options and the shape of the data; a `nn.Sequential` can be cut anywhere
             by a pipeline, any other module only where its own children are.
         file: the user's own file, where the model comes from one.
-        takes: what one sample is.
+        takes: what one sample is; "any": that is between the model and the data.
         least_size: fewest pixels on either side that its layers leave anything of.
     """
 
@@ -125,7 +190,7 @@ class Model:
     input_size: int | None
     build: Callable[[Any, DataShape], nn.Module]
     file: SourceFile | None = None
-    takes: Literal["images", "tokens"] = "images"
+    takes: Literal["images", "tokens", "any"] = "images"
     least_size: int = 1
 
     @cached_property
@@ -239,6 +304,17 @@ def seen_shape(shape: DataShape, model: Model) -> DataShape:
     Raises:
         InputError: the model cannot read such samples.
     """
+    if model.takes == "any":
+        return shape
+    if shape.target is not None or len(shape.inputs) > 1 or shape.inputs[0].name:
+        raise InputError(
+            [
+                f"workload: the model {model.name} ships with the harness and reads one image or one text, of one "
+                "class or with one label for each token; these data are something else. Name a model of your own as "
+                "FILE.py:FUNCTION"
+            ]
+        )
+    shape = replace(shape, features=())
     kind = "tokens" if shape.vocabulary else "images"
     if kind != model.takes:
         raise InputError(

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from harness.core.errors import InputError, one_of
-from harness.workloads.entries import LOSSES
+from harness.workloads.batches import Samples, call, outputs_of
+from harness.workloads.entries import IGNORED, LOSSES
 
 WeightedLoss = Callable[[torch.Tensor, torch.Tensor, float | torch.Tensor], torch.Tensor]
 Reduced = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
@@ -27,19 +28,61 @@ def _one_hot(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(outputs).scatter_(1, targets.unsqueeze(1), 1.0)
 
 
-def _over_tokens(function: Reduced) -> Reduced:
-    """Let outputs be (n, tokens, classes) and targets (n, tokens) too: a sample's loss is the mean over its tokens."""
+def _classes_last(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return outputs as (n, ..., classes): tokens come so, pixels as (n, classes, height, width).
 
-    def loss(outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+    Raises:
+        ValueError: outputs and targets do not belong together.
+    """
+    last = outputs.shape[:-1] == targets.shape
+    second = outputs.dim() == targets.dim() + 1 and (outputs.shape[0], *outputs.shape[2:]) == tuple(targets.shape)
+    if second and (targets.dim() > 2 or not last):
+        return outputs.movedim(1, -1)
+    if last:
+        return outputs
+    raise ValueError(
+        f"the model's outputs are {tuple(outputs.shape)}, the targets {tuple(targets.shape)}; expected one number for "
+        "each class along the last axis, or along the second one"
+    )
+
+
+def _as_targets(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return outputs in the shape of the targets; torch would spread (n, 1) against (n,) to (n, n) without a word.
+
+    Raises:
+        ValueError: they hold different numbers of values.
+    """
+    if outputs.shape != targets.shape and outputs.numel() != targets.numel():
+        raise ValueError(
+            f"the model's outputs are {tuple(outputs.shape)}, the targets {tuple(targets.shape)}; both must hold the "
+            "same number of values"
+        )
+    return outputs.reshape(targets.shape)
+
+
+def _over_targets(function: Reduced) -> Reduced:
+    """Let a sample have several targets: its loss is the mean over them, or their sum where `ragged`."""
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor, reduction: str, ragged: bool = False) -> torch.Tensor:
         if targets.dim() == 1:
             return function(outputs, targets, reduction)
-        reduced = function(outputs.flatten(0, 1), targets.flatten(), reduction)
+        reduced = function(*_flat(outputs, targets), reduction)
         if reduction == "mean":
-            return reduced  # all samples have equally many tokens
-        tokens = targets.shape[1]
-        return reduced.view(-1, tokens).mean(dim=1) if reduction == "none" else reduced / tokens
+            return reduced  # all samples have equally many targets
+        if reduction == "none":
+            each = reduced.view(len(targets), -1)
+            return each.sum(dim=1) if ragged else each.mean(dim=1)
+        return reduced if ragged else reduced / targets[0].numel()
 
     return loss
+
+
+def _flat(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return outputs and targets with one row for each target."""
+    if targets.is_floating_point():
+        return _as_targets(outputs, targets).flatten(), targets.flatten()
+    outputs = _classes_last(outputs, targets)
+    return outputs.flatten(0, -2), targets.flatten()
 
 
 def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -47,28 +90,41 @@ def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor, reduction: str)
 
 
 def _squared_error(outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
-    """Return the mean over classes of the squared distance to the one-hot target."""
+    """Return the squared distance to the target; to the one-hot one of a class: the mean over classes."""
     outputs = _widen(outputs)
+    if targets.is_floating_point():
+        return functional.mse_loss(_as_targets(outputs, targets), targets, reduction=reduction)
     errors = functional.mse_loss(outputs, _one_hot(outputs, targets), reduction=reduction)
     if reduction == "mean":
         return errors  # torch's mean is over samples and classes already
     return errors.mean(dim=1) if reduction == "none" else errors / outputs.shape[1]
 
 
-_FUNCTIONS = dict(zip(LOSSES, map(_over_tokens, (_cross_entropy, _squared_error)), strict=True))
+def _binary_cross_entropy(outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+    """Return the cross-entropy of yes or no, from logits; targets are 0, 1, or between."""
+    wanted = targets.to(outputs.dtype) if not targets.is_floating_point() else targets
+    return functional.binary_cross_entropy_with_logits(
+        _widen(_as_targets(outputs, wanted)), wanted, reduction=reduction
+    )
 
 
-def _function(name: str) -> Reduced:
+_FUNCTIONS = dict(zip(LOSSES, map(_over_targets, (_cross_entropy, _squared_error, _binary_cross_entropy)), strict=True))
+
+
+def _function(name: str) -> Callable[..., torch.Tensor]:
     if name not in _FUNCTIONS:
         raise InputError([f'workload.loss = "{name}": {one_of(name, LOSSES)}'])
     return _FUNCTIONS[name]
 
 
-def weighted_loss(name: str) -> WeightedLoss:
+def weighted_loss(name: str, ragged: bool = False) -> WeightedLoss:
     """Return a function of outputs, targets and a weight that gives the weighted sum of the samples' losses.
 
     A float is one weight for all: 1/n gives the mean of a batch of n, 1/(whole batch) this part's share of the mean
     over the whole. A tensor (n,) weighs each sample; padding weighs 0.
+
+    Args:
+        ragged: samples differ in how many of their targets count; weights are then those of one target.
 
     Raises:
         InputError: there is no loss of that name.
@@ -77,12 +133,12 @@ def weighted_loss(name: str) -> WeightedLoss:
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         if isinstance(weight, torch.Tensor):
-            return (function(outputs, targets, "none") * weight).sum()
-        if weight * len(outputs) == 1.0:
+            return (function(outputs, targets, "none", ragged) * weight).sum()
+        if weight * len(outputs) == 1.0 and not ragged:
             # The commonest case. Forward and backward for (32, 10): 37 us, with sum and product 50 us (one CPU core,
             # torch 2.13, best of 30).
             return function(outputs, targets, "mean")
-        return function(outputs, targets, "sum") * weight
+        return function(outputs, targets, "sum", ragged) * weight
 
     return loss
 
@@ -106,8 +162,7 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
 
 def evaluate(
     module: nn.Module,
-    inputs: torch.Tensor,
-    targets: torch.Tensor,
+    samples: Samples,
     loss_name: str,
     chunk: int = 1000,
     autocast: torch.dtype | None = None,
@@ -116,29 +171,44 @@ def evaluate(
 
     Args:
         module: left in the modes that it came in.
-        inputs: (n, channels, height, width), or tokens (n, tokens), on the module's device.
-        targets: (n,), or (n, tokens), int64.
+        samples: on the module's device.
         loss_name: one of LOSSES.
         chunk: labels that are judged at once; bounds memory, changes nothing else.
         autocast: dtype to compute in; None: the module's own.
 
     Returns:
-        Two floats; both nan where there are no samples. Accuracy is of labels: of tokens, where each has one.
+        Two floats; both nan where there are no samples. Accuracy is of labels: of tokens, where each has one; nan where
+        targets are numbers.
 
     Raises:
         InputError: there is no loss of that name.
     """
-    if not len(targets):
+    if not len(samples):
         return math.nan, math.nan
-    function = _function(loss_name)
+    function, several = _function(loss_name), samples.targets.dim() > 1
+    ragged = several and not samples.targets.is_floating_point() and bool((samples.targets == IGNORED).any())
     losses, correct = [], []
-    samples = max(1, chunk // targets[0].numel())
-    with _evaluating(module), _autocast(inputs.device, autocast):
-        for start in range(0, len(targets), samples):
-            some_targets = targets[start : start + samples]
-            outputs = module(inputs[start : start + samples])
-            losses.append(function(outputs, some_targets, "sum"))
-            correct.append((outputs.argmax(dim=-1) == some_targets).sum())
+    size = max(1, chunk // samples.targets[0].numel())
+    with _evaluating(module), _autocast(samples.device, autocast):
+        for start in range(0, len(samples), size):
+            inputs, targets = samples.block(start, start + size)
+            outputs = outputs_of(call(module, inputs))
+            losses.append(function(outputs, targets, "sum", ragged) if several else function(outputs, targets, "sum"))
+            correct.append(_correct(outputs, targets))
     # One copy off the device for each sum, not one for each chunk: every .item() waits for a GPU to run dry.
     total_loss = torch.stack(losses).cpu().double().sum().item()
-    return total_loss / len(targets), torch.stack(correct).sum().item() / targets.numel()
+    total_correct = torch.stack(correct).cpu().double().sum().item()
+    targets = samples.targets
+    counted = int((targets != IGNORED).sum()) if ragged else targets.numel()
+    return total_loss / (counted if ragged else len(samples)), total_correct / counted
+
+
+def _correct(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return how many labels are right, a 0-dim tensor; not a number where targets are numbers."""
+    if targets.is_floating_point():
+        return torch.full((), torch.nan)
+    if outputs.shape == targets.shape or outputs.shape == (*targets.shape, 1):  # one logit for yes or no
+        return ((outputs.reshape(targets.shape) > 0) == targets.bool()).sum()
+    if targets.dim() > 1:
+        outputs = _classes_last(outputs, targets)
+    return (outputs.argmax(dim=-1) == targets).sum()

@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -24,11 +23,9 @@ from harness.core.words import listed
 from harness.workloads.entries import Dataset, DataShape, Model, RawData, SourceFile
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from torch import nn
 
-MODEL_PARAMETERS = ("channels", "height", "width", "classes")
+MODEL_PARAMETERS = ("channels", "height", "width", "classes", "vocabulary")
 DATASET_PARAMETERS = ()
 
 USER_LEARNING_RATE = 0.01
@@ -79,6 +76,7 @@ def user_model(name: str, base: Path) -> Model:
         input_size=None,
         build=lambda options, shape: _build(file, function, shape),
         file=file,
+        takes="any",
     )
 
 
@@ -174,7 +172,7 @@ def _summary(function: _Function) -> str:
 
 
 def _build(file: SourceFile, function: _Function, shape: DataShape) -> nn.Module:
-    built = _call(file, function, asdict(shape))
+    built = _call(file, function, {name: getattr(shape, name) for name in MODEL_PARAMETERS})
     from torch import nn
 
     if not isinstance(built, nn.Module):
@@ -183,59 +181,13 @@ def _build(file: SourceFile, function: _Function, shape: DataShape) -> nn.Module
 
 
 def _load(file: SourceFile, function: _Function) -> RawData:
+    from harness.workloads.own_data import Unfit, raw_data
+
     result = _call(file, function, {})
-    if not isinstance(result, tuple | list) or len(result) != 4:
-        got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
-        wanted = "four: train images, train labels, test images, test labels"
-        raise _refused(file, function, f"returned {got}, expected {wanted}")
-    return _raw_data(file, function, [_array(file, function, value) for value in result])
-
-
-def _array(file: SourceFile, function: _Function, value: object) -> npt.NDArray[np.generic]:
-    import numpy as np
-
     try:
-        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError) as error:
-        raise _refused(file, function, f"returned {type(value).__name__}, not an array: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise _refused(file, function, f"returned an array of {array.dtype}, expected numbers")
-    return array
-
-
-def _raw_data(file: SourceFile, function: _Function, arrays: list[npt.NDArray[np.generic]]) -> RawData:
-    import numpy as np
-
-    from harness.workloads.datasets import content_checksum, mismatch
-
-    train_images, train_labels, test_images, test_labels = arrays
-    for images in (train_images, test_images):
-        if images.ndim not in (3, 4):
-            wanted = "(n, height, width) or (n, channels, height, width); make rows of numbers images of height 1"
-            raise _refused(file, function, f"returned images of shape {images.shape}, expected {wanted}")
-    labels = [_labels(file, function, some) for some in (train_labels, test_labels)]
-    is_bytes = train_images.dtype == test_images.dtype == np.uint8
-    images_type = np.uint8 if is_bytes else np.float32
-    raw = RawData(
-        train_images.astype(images_type, copy=False),
-        labels[0],
-        test_images.astype(images_type, copy=False),
-        labels[1],
-        classes=1 + max((int(some.max()) for some in labels if some.size), default=0),
-        full_scale=255.0 if is_bytes else 1.0,
-        checksum=content_checksum(arrays),
-    )
-    if problem := mismatch(raw):
-        raise _refused(file, function, f"returned {problem}")
-    return raw
-
-
-def _labels(file: SourceFile, function: _Function, labels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    import numpy as np
-
-    if labels.dtype.kind not in "iu":
-        raise _refused(file, function, f"returned labels of {labels.dtype}, expected whole numbers 0, 1, 2, ...")
-    return labels.astype(np.int64, copy=False)
+        return raw_data(result)
+    except Unfit as error:
+        raise _refused(file, function, f"returned {error}") from None
 
 
 def _refused(file: SourceFile, function: _Function, problem: str) -> PluginError:

@@ -17,6 +17,7 @@ from harness.workloads.large import TOKENS
 torch = lazy("torch")
 nn = lazy("torch.nn")
 workload_data = lazy("harness.workloads.data")
+batches = lazy("harness.workloads.batches")
 losses = lazy("harness.workloads.losses")
 transformers = lazy("harness.workloads.transformers")
 
@@ -158,31 +159,31 @@ def tokens(**options: Any):
 def test_tokens_are_what_their_size_says_and_the_same_every_time():
     options = TOKENS.Options(samples=30, test_samples=7, sequence=9, vocabulary=5)
     raw, size = TOKENS.load(options), TOKENS.size(options)
-    assert (raw.shape, len(raw.train_images), len(raw.test_labels)) == (size.shape, 30, 7)
+    assert (raw.shape, len(raw.train_inputs), len(raw.test_targets)) == (size.shape, 30, 7)
     assert raw.checksum == TOKENS.checksum(options)
-    assert np.array_equal(raw.train_images, TOKENS.load(options).train_images)
-    assert not np.array_equal(raw.train_images, tokens(samples=30, sequence=9, vocabulary=5, seed=1).train_images)
+    assert np.array_equal(raw.train_inputs, TOKENS.load(options).train_inputs)
+    assert not np.array_equal(raw.train_inputs, tokens(samples=30, sequence=9, vocabulary=5, seed=1).train_inputs)
 
 
 def test_labels_are_the_next_tokens_and_mostly_follow():
     raw = tokens(samples=200, sequence=50, vocabulary=20)
-    assert np.array_equal(raw.train_images[:, 1:], raw.train_labels[:, :-1])
+    assert np.array_equal(raw.train_inputs[:, 1:], raw.train_targets[:, :-1])
     pairs = np.zeros((20, 20))
-    np.add.at(pairs, (raw.train_images.ravel(), raw.train_labels.ravel()), 1)
+    np.add.at(pairs, (raw.train_inputs.ravel(), raw.train_targets.ravel()), 1)
     assert pairs.max(axis=1).sum() / pairs.sum() == pytest.approx(0.75 + 0.25 / 20, abs=0.02)
 
 
 def test_kinds_are_even_and_told_apart_by_their_chains():
     raw = tokens(samples=90, sequence=40, vocabulary=10, labels="kind", classes=3)
-    assert raw.train_labels.shape == (90,)
-    assert np.bincount(raw.train_labels).tolist() == [30, 30, 30]
+    assert raw.train_targets.shape == (90,)
+    assert np.bincount(raw.train_targets).tolist() == [30, 30, 30]
     assert raw.shape == DataShape(1, 1, 40, 3, 10)
 
 
 def test_data_keeps_tokens_as_numbers():
     data = workload_data.prepare(tokens(samples=20, sequence=6), None, 0.1, torch.float64)
-    assert (data.train_inputs.dtype, data.train_inputs.shape) == (torch.int64, (18, 6))
-    assert (data.train_targets.shape, data.validation_inputs.shape) == ((18, 6), (2, 6))
+    assert (data.train.inputs.dtype, data.train.inputs.shape) == (torch.int64, (18, 6))
+    assert (data.train.targets.shape, data.validation.inputs.shape) == ((18, 6), (2, 6))
     assert (data.classes, data.vocabulary) == (64, 64)
 
 
@@ -216,7 +217,7 @@ def test_accuracy_is_of_tokens():
     inputs = torch.randint(6, (10, 4))
     targets = inputs.clone()
     targets[:, 0] = (targets[:, 0] + 1) % 6
-    loss, accuracy = losses.evaluate(module, inputs, targets, "cross-entropy", chunk=6)
+    loss, accuracy = losses.evaluate(module, batches.Samples(inputs, targets), "cross-entropy", chunk=6)
     assert accuracy == 0.75
     expected = nn.functional.cross_entropy(module(inputs).flatten(0, 1), targets.flatten()).item()
     assert loss == pytest.approx(expected, rel=1e-6)
@@ -230,8 +231,8 @@ def test_a_small_gpt_learns_what_follows():
     for _ in range(40):
         optimizer.zero_grad()
         losses.weighted_loss("cross-entropy")(
-            module(data.train_inputs), data.train_targets, 1 / data.num_train
+            module(data.train.inputs), data.train.targets, 1 / data.num_train
         ).backward()
         optimizer.step()
-    _, accuracy = losses.evaluate(module, data.validation_inputs, data.validation_targets, "cross-entropy")
+    _, accuracy = losses.evaluate(module, data.validation, "cross-entropy")
     assert accuracy > 0.6  # guessing gives 0.125, knowing the chain 0.78

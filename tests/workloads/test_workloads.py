@@ -26,9 +26,9 @@ from harness.api.strategy import Options
 from harness.core.errors import InputError, MachineError, PluginError
 from harness.workloads import files, harness_datasets, harness_models
 from harness.workloads.entries import (
-    LOSSES,
     Dataset,
     DataShape,
+    Feature,
     IdxOptions,
     Model,
     RawData,
@@ -43,6 +43,7 @@ from harness.workloads.user import is_user_function, user_dataset, user_model
 torch = lazy("torch")
 nn = lazy("torch.nn")
 workload_data = lazy("harness.workloads.data")
+batches = lazy("harness.workloads.batches")
 losses = lazy("harness.workloads.losses")
 
 MNIST_LIKE = DataShape(1, 32, 32, 10)
@@ -243,7 +244,7 @@ def test_enlarging_repeats_pixels_and_pads_equally(data: st.DataObject) -> None:
     expected = np.pad(repeated, ((0, 0), *padding))
     scaled = images / 255.0
     expected = (expected - scaled.mean()) / (scaled.std() or 1.0)
-    np.testing.assert_allclose(prepared.test_inputs[:, 0].numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(prepared.test.inputs[:, 0].numpy(), expected, atol=1e-9)
 
 
 def test_image_larger_than_the_input_is_refused() -> None:
@@ -253,8 +254,8 @@ def test_image_larger_than_the_input_is_refused() -> None:
 
 def test_normalised_training_images_have_mean_0_and_deviation_1() -> None:
     data = workload_data.prepare(dataset_named("digits").load(Options()), None, 0.0, torch.float64)
-    assert data.train_inputs.mean().item() == pytest.approx(0, abs=1e-12)
-    assert data.train_inputs.std(correction=0).item() == pytest.approx(1)
+    assert data.train.inputs.mean().item() == pytest.approx(0, abs=1e-12)
+    assert data.train.inputs.std(correction=0).item() == pytest.approx(1)
 
 
 def test_floats_keep_their_scale_and_channels() -> None:
@@ -262,8 +263,8 @@ def test_floats_keep_their_scale_and_channels() -> None:
     found = workload_data.measure_normalisation(images, 1.0)
     assert (found.mean, found.sd) == pytest.approx((images.mean(), images.std()), rel=1e-4)
     data = workload_data.prepare(raw_of(images, 1.0), None, 0.2, torch.bfloat16)
-    assert data.train_inputs.shape == (2000, 3, 4, 5)
-    assert data.train_inputs.dtype == torch.bfloat16
+    assert data.train.inputs.shape == (2000, 3, 4, 5)
+    assert data.train.inputs.dtype == torch.bfloat16
     assert data.num_train == 2000
 
 
@@ -272,16 +273,16 @@ def test_prepared_samples_keep_their_labels() -> None:
     images = np.broadcast_to(labels[:, None, None], (50, 2, 2)).astype(np.float32)
     data = workload_data.prepare(RawData(images, labels, images, labels, 50, 1.0, ""), 4, 0.3, torch.float64)
     for inputs, targets in (
-        (data.train_inputs, data.train_targets),
-        (data.validation_inputs, data.validation_targets),
-        (data.test_inputs, data.test_targets),
+        (data.train.inputs, data.train.targets),
+        (data.validation.inputs, data.validation.targets),
+        (data.test.inputs, data.test.targets),
     ):
         values = inputs[:, 0, 0, 0] * images.std(dtype=np.float64) + images.mean(dtype=np.float64)
         torch.testing.assert_close(values, targets.double())
 
 
 def test_images_of_one_value_become_0() -> None:
-    assert not workload_data.prepare(raw_of(np.full((4, 2, 2), 9, np.uint8)), None, 0.0).train_inputs.any()
+    assert not workload_data.prepare(raw_of(np.full((4, 2, 2), 9, np.uint8)), None, 0.0).train.inputs.any()
 
 
 def test_pixels_that_are_not_finite_are_refused() -> None:
@@ -297,11 +298,11 @@ def test_digits_are_split_as_documented() -> None:
     raw = dataset.load(Options())
     size = dataset.size(Options())
     assert size is not None
-    assert (len(raw.train_labels), len(raw.test_labels), raw.shape) == (size.num_train, size.num_test, size.shape)
-    assert (raw.train_images.min(), raw.train_images.max()) == (0, 16)
+    assert (len(raw.train_targets), len(raw.test_targets), raw.shape) == (size.num_train, size.num_test, size.shape)
+    assert (raw.train_inputs.min(), raw.train_inputs.max()) == (0, 16)
     data = workload_data.prepare(raw, 32, 0.1)
-    assert (data.num_train, len(data.validation_targets), len(data.test_targets)) == (1293, 144, 360)
-    assert data.train_inputs.shape == (1293, 1, 32, 32)
+    assert (data.num_train, len(data.validation.targets), len(data.test.targets)) == (1293, 144, 360)
+    assert data.train.inputs.shape == (1293, 1, 32, 32)
     assert dataset.checksum(Options()) == raw.checksum == data.checksum
 
 
@@ -309,7 +310,7 @@ def test_digits_are_those_that_scikit_learn_packages() -> None:
     """The sum over arrays equal to those of sklearn.datasets.load_digits() of 1.9.1; a cell's id rests on it."""
     raw = dataset_named("digits").load(Options())
     assert raw.checksum == "ef994c56803499e4ae53f1c7538156b12f09528cf4736c8f0052647de130e394"
-    counts = np.bincount(np.concatenate([raw.train_labels, raw.test_labels]))
+    counts = np.bincount(np.concatenate([raw.train_targets, raw.test_targets]))
     assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
@@ -320,9 +321,9 @@ def test_synthetic_has_the_size_that_it_was_asked_for() -> None:
     )
     raw, size = dataset.load(options), dataset.size(options)
     assert size is not None
-    assert (raw.train_images.shape, len(raw.test_labels), raw.shape) == ((1500, 3, 7, 7), 30, size.shape)
-    assert np.bincount(raw.train_labels).tolist() == [375] * 4
-    assert np.array_equal(dataset.load(options).train_images, raw.train_images)
+    assert (raw.train_inputs.shape, len(raw.test_targets), raw.shape) == ((1500, 3, 7, 7), 30, size.shape)
+    assert np.bincount(raw.train_targets).tolist() == [375] * 4
+    assert np.array_equal(dataset.load(options).train_inputs, raw.train_inputs)
     assert dataset.checksum(options) == raw.checksum != dataset.checksum(options.model_copy(update={"seed": 1}))
 
 
@@ -332,13 +333,13 @@ def test_synthetic_is_learnable_and_not_at_once() -> None:
     data = workload_data.prepare(raw, None, 0.0)
     module, loss = build("softmax", raw.shape), losses.weighted_loss("cross-entropy")
     optimizer = torch.optim.SGD(module.parameters(), 0.05)
-    assert losses.evaluate(module, data.test_inputs, data.test_targets, "cross-entropy")[1] < 0.4
+    assert losses.evaluate(module, data.test, "cross-entropy")[1] < 0.4
     for start in range(0, 1024, 32):
         rows = slice(start, start + 32)
         optimizer.zero_grad()
-        loss(module(data.train_inputs[rows]), data.train_targets[rows], 1 / 32).backward()  # type: ignore[no-untyped-call]
+        loss(module(data.train.inputs[rows]), data.train.targets[rows], 1 / 32).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert losses.evaluate(module, data.test_inputs, data.test_targets, "cross-entropy")[1] > 0.8
+    assert losses.evaluate(module, data.test, "cross-entropy")[1] > 0.8
 
 
 def mnist_folder() -> Path:
@@ -354,13 +355,13 @@ def test_mnist_is_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = dataset_named("mnist")
     raw, size = dataset.load(Options()), dataset.size(Options())
     assert size is not None
-    assert (len(raw.train_labels), len(raw.test_labels), raw.shape) == (size.num_train, size.num_test, size.shape)
+    assert (len(raw.train_targets), len(raw.test_targets), raw.shape) == (size.num_train, size.num_test, size.shape)
     assert raw.checksum == dataset.checksum(Options())
-    assert np.bincount(raw.train_labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    found = workload_data.measure_normalisation(raw.train_images, 255.0)
+    assert np.bincount(raw.train_targets).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    found = workload_data.measure_normalisation(raw.train_inputs, 255.0)
     assert (round(found.mean, 4), round(found.sd, 4)) == (0.1307, 0.3081)
     data = workload_data.prepare(raw, 32, 0.1)
-    assert (data.train_inputs.shape, len(data.validation_targets)) == ((54000, 1, 32, 32), 6000)
+    assert (data.train.inputs.shape, len(data.validation.targets)) == ((54000, 1, 32, 32), 6000)
 
 
 # IDX files
@@ -398,13 +399,13 @@ def test_idx_folder_loads(idx_folder: Path, compressed: bool) -> None:
             path.unlink()
     dataset, options = dataset_named("idx"), IdxOptions(path=idx_folder)
     raw, size = dataset.load(options), dataset.size(options)
-    assert np.array_equal(raw.train_images, TRAIN)
-    assert np.array_equal(raw.test_labels, TEST_LABELS)
+    assert np.array_equal(raw.train_inputs, TRAIN)
+    assert np.array_equal(raw.test_targets, TEST_LABELS)
     assert size is not None
     assert (size.num_train, size.num_test, size.shape) == (5, 2, DataShape(1, 3, 2, 4))
     assert raw.shape == size.shape
     assert raw.checksum == dataset.checksum(options)
-    assert workload_data.prepare(raw, None, 0.2).train_inputs.shape == (4, 1, 3, 2)
+    assert workload_data.prepare(raw, None, 0.2).train.inputs.shape == (4, 1, 3, 2)
 
 
 def test_idx_files_may_have_other_names_and_colours(idx_folder: Path) -> None:
@@ -503,7 +504,7 @@ def load_published(source: files.Published) -> RawData:
 
 def test_download_over_http_is_verified_and_kept(mirror: str, data_folder: Path) -> None:
     raw = load_published(published(mirror))
-    assert np.array_equal(raw.train_images, TRAIN)
+    assert np.array_equal(raw.train_inputs, TRAIN)
     assert raw.checksum == published().checksum
     assert {path.name: path.read_bytes() for path in data_folder.iterdir()} == idx_contents()
     assert load_published(published()).checksum == raw.checksum  # no mirror: from the folder
@@ -514,7 +515,7 @@ def test_download_goes_on_to_the_next_mirror(idx_folder: Path, data_folder: Path
     for name, content in idx_contents().items():
         (idx_folder / "bad" / name).write_bytes(content[:-1] + b"?")
     source = published(f"{mirror}/none", f"{mirror}/bad", mirror)
-    assert np.array_equal(load_published(source).test_images, TEST)
+    assert np.array_equal(load_published(source).test_inputs, TEST)
     assert len(list(data_folder.iterdir())) == 4
 
 
@@ -698,16 +699,17 @@ def test_user_file_is_not_run_when_it_is_resolved(tmp_path: Path) -> None:
 def test_user_text_that_was_read_is_what_runs(user_folder: Path) -> None:
     dataset = user_dataset("train.py:arrays", user_folder)
     (user_folder / "train.py").write_text("def arrays(): return 1")
-    assert len(dataset.load(Options()).train_labels) == 6
+    assert len(dataset.load(Options()).train_targets) == 6
 
 
 def test_user_dataset_gives_arrays_or_tensors(user_folder: Path) -> None:
     dataset = user_dataset("train.py:arrays", user_folder)
     assert (dataset.size(Options()), dataset.checksum(Options()), dataset.target_accuracy) == (None, None, None)
     raw = dataset.load(Options())
-    assert (raw.shape, raw.full_scale, len(raw.checksum)) == (DataShape(1, 2, 2, 3), 1.0, 64)
-    assert raw.train_labels.dtype == np.int64
-    assert workload_data.prepare(raw, None, 0.5).train_inputs.shape == (3, 1, 2, 2)
+    assert (raw.full_scale, len(raw.checksum), raw.train_targets.dtype) == (None, 64, np.int64)
+    assert (raw.shape.inputs, raw.shape.classes) == ((Feature("", (2, 2)),), 3)
+    assert workload_data.prepare(raw, None, 0.5).train.inputs.shape == (3, 2, 2)
+    assert workload_data.prepare(raw, None, 0.5, as_images=True).train.inputs.shape == (3, 1, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -758,13 +760,11 @@ def test_user_model_that_gives_no_module_is_refused(user_folder: Path, function:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("three", "returned 3 values, expected four"),
-        ("no_module", "returned int, expected four"),
-        ("flat", r"images of shape \(3, 4\), expected \(n, height, width\)"),
-        ("float_labels", "labels of float64, expected whole numbers"),
-        ("negative_labels", "labels from -1 to 0, expected 0 to 0"),
+        ("three", "returned 3 values, expected four values"),
+        ("no_module", "returned int, expected four values"),
+        ("negative_labels", "training labels from -1 to 0; classes are numbered from 0"),
         ("ragged", "returned list, not an array"),
-        ("words", "array of <U1, expected numbers"),
+        ("words", r"an array of text or objects \(<U1\); give classes the numbers 0, 1, 2"),
     ],
 )
 def test_user_dataset_that_gives_something_else_is_refused(user_folder: Path, function: str, message: str) -> None:
@@ -779,6 +779,8 @@ def test_user_function_is_told_from_a_name() -> None:
 
 
 # Losses
+
+LOSSES_OF_CLASSES = ("cross-entropy", "mse")
 
 
 def per_sample_loss(name):
@@ -801,7 +803,7 @@ def test_losses_are_what_their_names_say(outputs_and_targets: tuple[torch.Tensor
     torch.testing.assert_close(per_sample_loss("mse")(outputs, targets), distance)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES_OF_CLASSES)
 def test_weighted_parts_add_up_to_the_mean(name: str, outputs_and_targets: tuple[torch.Tensor, torch.Tensor]) -> None:
     outputs, targets = outputs_and_targets
     whole = per_sample_loss(name)(outputs, targets).mean()
@@ -814,7 +816,7 @@ def test_weighted_parts_add_up_to_the_mean(name: str, outputs_and_targets: tuple
     assert empty.item() == 0
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES_OF_CLASSES)
 def test_losses_widen_bf16_outputs(name: str, outputs_and_targets: tuple[torch.Tensor, torch.Tensor]) -> None:
     outputs, targets = outputs_and_targets[0].bfloat16(), outputs_and_targets[1]
     with torch.autocast("cpu", torch.bfloat16):
@@ -828,11 +830,11 @@ def test_unknown_loss_is_refused_with_the_nearest() -> None:
         losses.weighted_loss("crossentropy")
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES_OF_CLASSES)
 def test_evaluate_is_the_mean_over_all_whatever_the_chunk(name: str) -> None:
     module = build("softmax", MNIST_LIKE)
     inputs, targets = torch.randn(25, 1, 32, 32), torch.arange(25) % 10
-    loss, accuracy = losses.evaluate(module, inputs, targets, name, chunk=10)
+    loss, accuracy = losses.evaluate(module, batches.Samples(inputs, targets), name, chunk=10)
     outputs = module(inputs)
     assert loss == pytest.approx(per_sample_loss(name)(outputs, targets).mean().item(), rel=1e-5)
     assert accuracy == (outputs.argmax(1) == targets).sum().item() / 25
@@ -844,7 +846,7 @@ def test_evaluate_restores_every_part_and_changes_no_buffer() -> None:
     module.train()
     module[0].eval()
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    losses.evaluate(module, torch.randn(4, 1, 32, 32), torch.arange(4), "cross-entropy", chunk=3)
+    losses.evaluate(module, batches.Samples(torch.randn(4, 1, 32, 32), torch.arange(4)), "cross-entropy", chunk=3)
     assert (module.training, module[0].training, module[1].training) == (True, False, True)
     assert all(torch.equal(buffer, before[name]) for name, buffer in module.named_buffers())
     assert torch.is_grad_enabled()
@@ -853,14 +855,16 @@ def test_evaluate_restores_every_part_and_changes_no_buffer() -> None:
 def test_evaluate_under_autocast_is_near_fp32() -> None:
     module = build("mlp", MNIST_LIKE)
     inputs, targets = torch.randn(20, 1, 32, 32), torch.arange(20) % 10
-    exact = losses.evaluate(module, inputs, targets, "cross-entropy")[0]
-    coarse = losses.evaluate(module, inputs, targets, "cross-entropy", autocast=torch.bfloat16)[0]
+    exact = losses.evaluate(module, batches.Samples(inputs, targets), "cross-entropy")[0]
+    coarse = losses.evaluate(module, batches.Samples(inputs, targets), "cross-entropy", autocast=torch.bfloat16)[0]
     assert coarse != exact
     assert coarse == pytest.approx(exact, rel=0.02)
 
 
 def test_evaluate_of_nothing_is_nan() -> None:
     result = losses.evaluate(
-        build("softmax", MNIST_LIKE), torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.int64), "mse"
+        build("softmax", MNIST_LIKE),
+        batches.Samples(torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.int64)),
+        "mse",
     )
     assert result == pytest.approx((float("nan"), float("nan")), nan_ok=True)

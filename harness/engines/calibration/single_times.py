@@ -28,6 +28,7 @@ from harness.engines.shared.layer_timing import LayerCost, measure_layers
 from harness.engines.shared.replica import Replica, make_pieces
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.shared.trace_or_find import shape_of as traced_shape
+from harness.workloads.batches import call, outputs_of, tensors_of
 
 ROUNDS = 6
 """Times that all sizes are measured in turn, so that a drifting machine favours none of them; chosen."""
@@ -130,7 +131,7 @@ def single_of(cell: Cell, size: int) -> Cell:
 def make_stepper(setup: Setup, size: int) -> Stepper:
     """Return a stepper over the data of a setup."""
     setup = replace(setup, cell=single_of(setup.cell, size))
-    device = setup.data.train_inputs.device
+    device = setup.data.train.device
     ledger, board = Ledger(device, 0, 0), StatusBoard(1)
     runner = OneDevice(setup, ledger, 0, 0)
     post = Post({}, runner.shape, runner.replica.dtype)
@@ -220,7 +221,7 @@ def _whole_model(replica: Replica, piece: Any) -> LayerCost:
     inputs, targets, weight = replica.gather(piece)
     start = _now(replica.device)
     with replica.autocast():
-        outputs = replica.forward(inputs)
+        outputs = outputs_of(call(replica.forward, inputs))
     middle = _now(replica.device)
     replica.loss(outputs, targets, weight).backward()
     end = _now(replica.device)
@@ -246,8 +247,8 @@ def shape_of(stepper: Stepper) -> ModelShape:
         )
         for cost, module in zip(costs, modules, strict=True)
     ]
-    inputs = replica.data.train_inputs[0]
-    per_sample = Linear(0.0, float(inputs.numel() * inputs.element_size()))
+    tensors = tensors_of(replica.data.train.inputs)
+    per_sample = Linear(0.0, float(sum(t[0].numel() * t.element_size() for t in tensors)))
     return ModelShape(tuple(layers), per_sample, replica.dtype.itemsize, "counted here")
 
 

@@ -222,7 +222,7 @@ def _make_server(job: Job, setup: Setup, ledger: Ledger) -> RealServer:
     from harness.engines.real.endpoints import RealServer
 
     replica = setup.replica()
-    shape = (replica.num_parameters, sum(b.numel() for b in replica.buffers))
+    shape = (replica.num_parameters, replica.num_buffer_values)
     status = StatusLine(job.status.detach(), job.line, job.lines)
     server = RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
     if job.cell.device == "cuda":

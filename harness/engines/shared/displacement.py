@@ -26,14 +26,15 @@ def learning_facts(setup: Setup, final: torch.Tensor | None) -> dict[str, Any]:
 
     import torch
 
-    from harness.engines.shared.replica import build_module
+    from harness.engines.shared.replica import as_real, build_module
 
     options = setup.model.Options(**setup.cell.workload.model.options)
     # Built once more from its stream: keeping a copy through training would show in the memory that is measured.
     module = build_module(setup.model, options, setup.shape, setup.cell.seed)
-    initial = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()]).to(final.dtype)
+    trained = [as_real(p.detach()).reshape(-1) for p in module.parameters() if p.requires_grad]
+    initial = torch.cat(trained).to(final.dtype)
     moved = torch.linalg.vector_norm(final.cpu() - initial) / torch.linalg.vector_norm(initial)
     facts: dict[str, Any] = {"displacement": float(moved)}
-    if setup.cell.workload.loss == "cross-entropy":
+    if setup.cell.workload.loss == "cross-entropy" and setup.data.classes:
         facts["chance_loss"] = math.log(setup.data.classes)
     return facts

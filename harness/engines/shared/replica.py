@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from harness.core.cell import Named
 from harness.core.streams import stream_seed
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.sample_order import Indices, cut
+from harness.workloads.batches import Inputs, call, outputs_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,6 +73,9 @@ def _padded(indices: Indices, weight: float, size: int) -> Piece:
 class Replica:
     """A module, the data it trains on, and an optimizer.
 
+    Parameters that are frozen are none here: they stay as they were built, on every device alike. Behind the buffers of
+    a gradient stands one number for each parameter of a module with `optional` ones: above 0 where it has a gradient.
+
     Args:
         module: built and initialised; moved to the data's device and type.
         data: what `harness.workloads.data.prepare` returned.
@@ -79,6 +83,12 @@ class Replica:
         optimizer: "sgd", "adam" or "adamw", with options.
         precision: "fp32", "fp64" or "bf16".
         clip_norm: largest norm of a gradient, or None.
+        optional: whether some parameters get no gradient in some steps, or in none.
+        buffers_of: the module whose buffers are meant, where it is another one.
+
+    Attributes:
+        parameters: what the optimizer steps: those that require a gradient.
+        draws: whether a forward pass in training draws random numbers.
     """
 
     def __init__(
@@ -89,25 +99,30 @@ class Replica:
         optimizer: Named,
         precision: str = "fp32",
         clip_norm: float | None = None,
+        optional: bool = False,
+        buffers_of: nn.Module | None = None,
     ) -> None:
         from harness.workloads.losses import weighted_loss
 
         self.data = data
         self.loss_name = loss
-        self.loss = weighted_loss(loss)
+        self.loss = weighted_loss(loss, data.counts is not None)
         self.precision = precision
         self.clip_norm = clip_norm
-        self.device = data.train_inputs.device
-        self.module = module.to(device=self.device, dtype=DTYPES[precision])
-        self.parameters = list(self.module.parameters())
-        self.buffers = list(self.module.buffers())
+        self.device = data.train.device
+        self.module = convert(module, self.device, DTYPES[precision])
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self._buffer_places = buffer_places(buffers_of or self.module)
         self.dtype = DTYPES[precision]
-        self.num_parameters = sum(p.numel() for p in self.parameters)
         # The same memory as the parameters, seen flat: made once, since ten views a step cost as much as the copy.
         for parameter in self.parameters:
             parameter.data = parameter.data.contiguous()
-        self._flat = [p.detach().view(-1) for p in self.parameters]
-        self._sizes = [p.numel() for p in self.parameters]
+        self._flat = [as_real(p.detach()).view(-1) for p in self.parameters]
+        self._sizes = [flat.numel() for flat in self._flat]
+        self.num_parameters = sum(self._sizes)
+        self.optional = optional
+        self.draws = draws(self.module)
+        self._present = torch.zeros(len(self.parameters) if optional else 0, dtype=self.dtype, device=self.device)
         # A pipeline stage may hold layers without parameters only; torch's optimizers refuse an empty list.
         self.optimizer = make_optimizer(self.parameters, optimizer) if self.parameters else None
         self.forward: Any = self.module
@@ -115,6 +130,16 @@ class Replica:
         self.norm_shares: Sequence[float] = [1.0] * len(self.parameters)  # below 1 where other ranks add it too
 
     # -- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        """The buffers as they are now: a module may put another tensor in the place of one."""
+        return [tensor for owner, name in self._buffer_places if (tensor := owner._buffers[name]) is not None]
+
+    @property
+    def num_buffer_values(self) -> int:
+        """Numbers behind the parameters of a value."""
+        return sum(_encoded_size(b) for b in self.buffers) + len(self._present)
 
     def vector(self) -> torch.Tensor:
         """Return a copy of all parameters as one vector, shape (parameters,).
@@ -127,10 +152,11 @@ class Replica:
         return torch.cat(self._flat)
 
     def buffer_vector(self) -> torch.Tensor | None:
-        """Return a copy of all buffers as one float vector, or None."""
-        if not self.buffers:
-            return None
-        return torch.cat([b.detach().to(self.dtype).reshape(-1) for b in self.buffers])
+        """Return a copy of all buffers as one float vector, or None; behind them, which parameters have a gradient."""
+        parts = [_encoded(b.detach(), self.dtype) for b in self.buffers]
+        if self.optional:
+            parts.append(self._present)
+        return torch.cat(parts) if parts else None
 
     def set_buffers(self, vector: torch.Tensor | None) -> None:
         """Write the buffers back, each in its own type."""
@@ -138,8 +164,9 @@ class Replica:
             return
         offset = 0
         for buffer in self.buffers:
-            buffer.copy_(vector[offset : offset + buffer.numel()].view_as(buffer))
-            offset += buffer.numel()
+            size = _encoded_size(buffer)
+            _decode(vector[offset : offset + size], buffer)
+            offset += size
 
     def snapshot(self, version: int = 0, num_samples: int = 0) -> Flat:
         """Return the weights as a value of their own."""
@@ -154,11 +181,9 @@ class Replica:
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def gather(self, piece: Piece) -> tuple[torch.Tensor, torch.Tensor, float | torch.Tensor]:
-        """Return inputs (n, c, h, w), targets (n,) and weights of a piece, on the device."""
-        index = self._upload(torch.from_numpy(piece.indices))
-        inputs = self.data.train_inputs.index_select(0, index)
-        targets = self.data.train_targets.index_select(0, index)
+    def gather(self, piece: Piece) -> tuple[Inputs, torch.Tensor, float | torch.Tensor]:
+        """Return inputs (n, ...), targets (n, ...) and weights of a piece, on the device."""
+        inputs, targets = self.data.train.take(self._upload(torch.from_numpy(piece.indices)))
         if isinstance(piece.weight, float):
             return inputs, targets, piece.weight
         return inputs, targets, self._upload(torch.from_numpy(piece.weight).to(self.dtype))
@@ -169,10 +194,10 @@ class Replica:
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def backward(self, inputs: torch.Tensor, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+    def backward(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """Add one piece's gradient to the parameters' `.grad`; return its weighted loss, a 0-dim tensor."""
         with self.autocast():
-            outputs = self.forward(inputs)
+            outputs = outputs_of(call(self.forward, inputs))
             loss: torch.Tensor = self.loss(outputs, targets, weight)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -181,24 +206,35 @@ class Replica:
         """Compute the gradient of the weighted loss over all pieces, one after another.
 
         Returns:
-            One tensor per parameter, handed over (the next call makes new ones), and the loss.
+            One real tensor per parameter, handed over (the next call makes new ones), and the loss.
         """
         losses = [self.backward(*self.gather(piece)) for piece in pieces]
         return self.take_gradients(), losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def take_gradients(self) -> list[torch.Tensor]:
-        """Hand the parameters' gradients over; a parameter without one has a gradient of zeros."""
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        """Hand the parameters' gradients over; a parameter without one has zeros, and is remembered as absent."""
+        if self.optional:
+            self._present = self._present.new_tensor([p.grad is not None for p in self.parameters])
+        gradients = [_handed_over(p) for p in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
         return gradients
+
+    def _set_gradients(self, gradient: Flat) -> None:
+        """Give every parameter its part of a gradient, and none to those that have none in any part of it."""
+        for parameter, part in zip(self.parameters, self.split(gradient), strict=True):
+            parameter.grad = torch.view_as_complex(part) if parameter.is_complex() else part
+        if self.optional and gradient.buffers is not None:
+            flags = gradient.buffers[len(gradient.buffers) - len(self.parameters) :]
+            for parameter, present in zip(self.parameters, flags.tolist(), strict=True):
+                if not present:
+                    parameter.grad = None
 
     def step(self, gradient: Flat, rate: float) -> None:
         """Take one optimizer step; the gradient's buffers become the model's."""
         if self.optimizer is None:
             return self._step_without_parameters(gradient)
-        for parameter, part in zip(self.parameters, self.split(gradient), strict=True):
-            parameter.grad = part
+        self._set_gradients(gradient)
         if self.clip_norm is not None:
             self._clip(self.clip_norm)
         for group in self.optimizer.param_groups:
@@ -218,20 +254,23 @@ class Replica:
 
     def _clip(self, largest: float) -> None:
         # Gradients are values that others may hold: scale copies, never in place.
-        norms = zip(self.norm_shares, self.parameters, strict=True)
-        squares = torch.stack([share * torch.linalg.vector_norm(p.grad) ** 2 for share, p in norms]).sum()
+        held = [(share, p) for share, p in zip(self.norm_shares, self.parameters, strict=True) if p.grad is not None]
+        squares = torch.zeros((), dtype=self.dtype, device=self.device)
+        if held:
+            squares = torch.stack([share * torch.linalg.vector_norm(p.grad) ** 2 for share, p in held]).sum()
         if self.sum_over_ranks is not None:
             self.sum_over_ranks(squares)
         scale = torch.clamp(largest / (squares.sqrt() + 1e-6), max=1.0)
-        for parameter in self.parameters:
+        for _, parameter in held:
             assert parameter.grad is not None
             parameter.grad = parameter.grad * scale
 
     def split(self, value: Flat) -> list[torch.Tensor]:
         """Return a value's parameters' part as one tensor per parameter."""
-        if len(value.pieces) == len(self.parameters) and value.pieces[0].shape == self.parameters[0].shape:
+        if len(value.pieces) == len(self.parameters) and value.pieces[0].shape == as_real(self.parameters[0]).shape:
             return list(value.pieces)
-        return [part.view_as(p) for part, p in zip(value.tensor().split(self._sizes), self.parameters, strict=True)]
+        parts = zip(value.tensor().split(self._sizes), self.parameters, strict=True)
+        return [part.view_as(as_real(p)) for part, p in parts]
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in bfloat16 where the scenario asks for it."""
@@ -246,9 +285,75 @@ class Replica:
         """Return mean loss and accuracy over the "validation" or "test" split; buffers are only read."""
         from harness.workloads.losses import evaluate
 
-        inputs, targets = getattr(self.data, f"{split}_inputs"), getattr(self.data, f"{split}_targets")
         dtype = torch.bfloat16 if self.precision == "bf16" else None
-        return evaluate(self.module, inputs, targets, self.loss_name, autocast=dtype)
+        return evaluate(self.module, getattr(self.data, split), self.loss_name, autocast=dtype)
+
+
+def convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Move a module, and compute in `dtype`; complex parameters stay complex, in the same precision."""
+    if not any(p.is_complex() for p in (*module.parameters(), *module.buffers())):
+        return module.to(device=device, dtype=dtype)
+    pairs = {False: dtype, True: torch.complex128 if dtype == torch.float64 else torch.complex64}
+    return module._apply(
+        lambda t: t.to(device, pairs[t.is_complex()] if t.is_complex() or t.is_floating_point() else None)
+    )
+
+
+def as_real(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor itself, or the pairs of numbers that a complex one is made of; the same memory."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _handed_over(parameter: torch.Tensor) -> torch.Tensor:
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.zeros_like(as_real(parameter.detach()))
+    return as_real(gradient.to_dense() if gradient.layout is torch.sparse_coo else gradient)
+
+
+def buffer_places(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return where a module's buffers are, each once, in torch's order."""
+    parts = dict(module.named_modules())
+    names = [name.rpartition(".") for name, _ in module.named_buffers()]
+    return [(parts[owner], name) for owner, _, name in names]
+
+
+_DIGIT = 2**22
+"""A whole number travels as three numbers below this, which every float type here holds exactly, averages included."""
+_DIGITS = 3
+
+
+def _encoded_size(buffer: torch.Tensor) -> int:
+    each = 2 if buffer.is_complex() else _DIGITS if _needs_digits(buffer) else 1
+    return each * int(buffer.numel())
+
+
+def _needs_digits(buffer: torch.Tensor) -> bool:
+    return buffer.dtype in (torch.int64, torch.int32, torch.uint32, torch.uint64)
+
+
+def _encoded(buffer: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a buffer as numbers of the type that values travel in."""
+    if not _needs_digits(buffer):
+        return as_real(buffer).to(dtype).reshape(-1)
+    digits, rest = [], buffer.reshape(-1).to(torch.int64)
+    for _ in range(_DIGITS - 1):
+        digits.append(rest % _DIGIT)
+        rest = rest // _DIGIT
+    return torch.cat([*digits, rest]).to(dtype)
+
+
+def _decode(numbers: torch.Tensor, buffer: torch.Tensor) -> None:
+    if not _needs_digits(buffer):
+        as_real(buffer).copy_(numbers.view_as(as_real(buffer)))
+        return
+    whole = torch.zeros(buffer.numel(), dtype=torch.float64, device=numbers.device)
+    exact = torch.zeros(buffer.numel(), dtype=torch.int64, device=numbers.device)
+    for place, digit in enumerate(numbers.view(_DIGITS, -1).double()):
+        # The whole part exactly; what averaging left behind the point adds up in floats.
+        exact += digit.floor().long() * _DIGIT**place
+        whole += (digit - digit.floor()) * float(_DIGIT**place)
+    buffer.copy_((exact + whole.floor().long()).view_as(buffer))
 
 
 def make_optimizer(parameters: Sequence[torch.Tensor], spec: Named) -> torch.optim.Optimizer:
@@ -263,18 +368,55 @@ def make_optimizer(parameters: Sequence[torch.Tensor], spec: Named) -> torch.opt
 
 def build_module(model: Model, options: object, shape: DataShape, seed: int) -> nn.Module:
     """Build and initialise a model from the run's own stream; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(seed, "init"))
+    with seeded(seed, "init"):
         module: nn.Module = model.build(options, shape)
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
+            _initialise(module, shape)
     return module
 
 
-def mergeable(module: nn.Module) -> bool:
+@contextmanager
+def seeded(seed: int, *stream: str | int) -> Iterator[None]:
+    """Draw from a stream of the run's own, whichever global generator is asked; all are put back as they were."""
+    import random
+
+    kept = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        number = stream_seed(seed, *stream)
+        torch.manual_seed(number)
+        np.random.seed(number % 2**32)
+        random.seed(number)
+        try:
+            yield
+        finally:
+            np.random.set_state(kept[0])
+            random.setstate(kept[1])
+
+
+def _initialise(module: nn.Module, shape: DataShape) -> None:
+    """Let lazy layers see what they take, without training anything."""
+    from harness.workloads.batches import blank
+
+    training = module.training
+    with torch.no_grad():
+        call(module.eval(), blank(shape, 2, next_dtype(module))[0])
+    module.train(training)
+
+
+def next_dtype(module: nn.Module) -> torch.dtype:
+    """Return the type that a module computes in, as far as its first number tells."""
+    held = (
+        t for t in (*module.parameters(), *module.buffers()) if not isinstance(t, nn.parameter.UninitializedTensorMixin)
+    )
+    return next((t.dtype for t in held if t.is_floating_point()), torch.float32)
+
+
+def mergeable(replica: Replica) -> bool:
     """Whether gradients at the same weights may be computed together.
 
     Not where a layer draws, nor where one has buffers: they are what a forward pass over many samples leaves behind.
     """
-    return not draws(module) and next(module.buffers(), None) is None
+    return not (replica.draws or replica.buffers or replica.optional)
 
 
 def draws(module: nn.Module) -> bool:

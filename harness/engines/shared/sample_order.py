@@ -18,23 +18,33 @@ from harness.core.streams import numpy_stream
 Indices = NDArray[np.int64]
 
 
-def shared_batches(seed: int, num_samples: int, batch_size: int, rank: int, workers: int) -> Iterator[Batch]:
+def shared_batches(
+    seed: int, num_samples: int, batch_size: int, rank: int, workers: int, counts: Indices | None = None
+) -> Iterator[Batch]:
     """Yield this worker's part of every batch of the shared order, without end.
 
     Args:
         num_samples: size of the training set.
         batch_size: samples in a whole batch; the last block of an epoch is what is left.
+        counts: how many targets count in each sample; None where that is the same for all.
     """
     everything = np.arange(num_samples, dtype=np.int64)
     for step, before, block in _blocks(seed, 0, everything, batch_size):
         part = cut(block, workers)[rank]
-        yield Batch(step=step, indices=part, size=len(block), shares=workers, samples_before=before)
+        yield Batch(step, part, len(block), workers, before, _counted(block, counts))
 
 
-def own_batches(seed: int, num_samples: int, batch_size: int, rank: int, workers: int) -> Iterator[Batch]:
-    """Yield batches of this worker's own shard, without end."""
+def own_batches(
+    seed: int, num_samples: int, batch_size: int, rank: int, workers: int, counts: Indices | None = None
+) -> Iterator[Batch]:
+    """Yield batches of this worker's own shard, without end; see `shared_batches`."""
     for step, before, block in _blocks(seed, rank, shard(seed, num_samples, rank, workers), batch_size):
-        yield Batch(step=step, indices=block, size=len(block), shares=1, samples_before=before)
+        yield Batch(step, block, len(block), 1, before, _counted(block, counts))
+
+
+def _counted(block: Indices, counts: Indices | None) -> int:
+    # At least one: a batch whose targets are all ignored has a loss of 0, not 0 / 0.
+    return len(block) if counts is None else max(1, int(counts[block].sum()))
 
 
 def shard(seed: int, num_samples: int, rank: int, workers: int) -> Indices:

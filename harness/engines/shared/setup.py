@@ -5,13 +5,12 @@ A timing-only cell has no data and no model; nothing here imports torch before o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api.host import Host, describe, load_host
+from harness.api.host import Host, load_host
 from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
 from harness.core.errors import PluginError
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
     from harness.core.cell import Cell
     from harness.engines.shared.replica import Replica
-    from harness.workloads.entries import Dataset, Model
+    from harness.engines.shared.trial import Trial
+    from harness.workloads.entries import Dataset, Model, RawData
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Setup:
     shape: Any
     budget: Budget
     rate: Rate
+    _found: dict[str, Trial] = field(default_factory=dict, repr=False, compare=False)
 
     def replica(self) -> Replica:
         """Build the model with its seed's initial weights and an optimizer.
@@ -44,13 +45,26 @@ class Setup:
         Raises:
             PluginError: a model of the user's own does not fit the data.
         """
-        from harness.engines.shared.replica import Replica, build_module
+        from harness.engines.shared.replica import Replica, build_module, draws
 
-        work = self.cell.workload
-        module = build_module(self.model, self.model.Options(**work.model.options), self.shape, self.cell.seed)
-        if self.model.file is not None:
-            try_users_model(module, self.data, self.model.name, str(self.model.file.path))
-        return Replica(module, self.data, work.loss, work.optimizer, work.precision, work.clip_norm)
+        work, seed = self.cell.workload, self.cell.seed
+        module = build_module(self.model, self.model.Options(**work.model.options), self.shape, seed)
+        trial = self._try(module)
+        optional = trial is not None and bool(trial.without_gradient)
+        made = Replica(module, self.data, work.loss, work.optimizer, work.precision, work.clip_norm, optional)
+        made.draws = trial.draws if trial is not None else draws(module)
+        return made
+
+    def _try(self, module: nn.Module) -> Trial | None:
+        """Take a trial step with a model of the user's own, once; built-in ones are known."""
+        if self.model.file is None:
+            return None
+        if "trial" not in self._found:
+            from harness.engines.shared.trial import try_model
+
+            work, files = self.cell.workload, [str(self.model.file.path)]
+            self._found["trial"] = try_model(module, self.data, work, self.cell.seed, files)
+        return self._found["trial"]
 
     @property
     def server_counts(self) -> bool:
@@ -61,27 +75,6 @@ class Setup:
     def num_train(self) -> int:
         """Training samples, the validation split left out."""
         return int(self.data.num_train)
-
-
-def try_users_model(module: nn.Module, data: Any, name: str, file: str) -> None:
-    """Pass two samples through a model of the user's own, so that a misfit is named before anything is measured.
-
-    Raises:
-        PluginError: the model does not take the data, or does not give one number for each class.
-    """
-    import torch
-
-    inputs = data.train_inputs[:2].float().cpu()
-    try:
-        with torch.no_grad():
-            outputs = copy.deepcopy(module)(inputs)
-    except Exception as error:
-        reason = describe(error, [file])
-        raise PluginError(f"{name}: fails on inputs of shape {tuple(inputs.shape)}: {reason}") from error
-    expected = (len(inputs), data.classes)
-    if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape) != expected:
-        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise PluginError(f"{name}: must give outputs of shape {expected}, one for each class; got {got}")
 
 
 def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> Setup:
@@ -129,6 +122,19 @@ def make_strategy(host: Host, cell: Cell) -> Strategy:
     return chosen(chosen.Options(**cell.options))
 
 
+def _loaded(dataset: Dataset, cell: Cell) -> RawData:
+    """Load a data set under the run's own seeds, with targets as the loss takes them."""
+    from harness.engines.shared.replica import seeded
+    from harness.workloads.own_data import Unfit, for_loss
+
+    with seeded(cell.seed, "data"):
+        raw = dataset.load(dataset.Options(**cell.workload.dataset.options))
+    try:
+        return for_loss(raw, cell.workload.loss)
+    except Unfit as error:
+        raise PluginError(f"{dataset.name}: returned {error}") from None
+
+
 def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Any, Any]:
     """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape.
 
@@ -139,7 +145,7 @@ def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tup
     from harness.workloads.data import prepare
     from harness.workloads.entries import seen_shape
 
-    raw = dataset.load(dataset.Options(**cell.workload.dataset.options))
+    raw = _loaded(dataset, cell)
     shape = seen_shape(raw.shape, model)
-    dtype = DTYPES[cell.workload.precision]
-    return prepare(raw, model.input_size, cell.goal.validation_fraction, dtype, device), shape
+    dtype, kept = DTYPES[cell.workload.precision], cell.goal.validation_fraction
+    return prepare(raw, model.input_size, kept, dtype, device, as_images=model.takes == "images"), shape

@@ -381,7 +381,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
     # -- words ---------------------------------------------------------------------------------------------------
 
     def gradient(self, batch: Batch) -> Word:
-        weight = batch.shares / batch.size
+        weight = batch.shares / batch.counted
         origin = (self.rank, batch.step)
         value = self.cluster.executor.gradient_of(self.state, batch.indices, weight, origin)
         factors = self.cluster.faults.of(self.devices, batch.step)

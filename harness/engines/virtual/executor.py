@@ -17,7 +17,7 @@ from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.layer_timing import describe_stages
-from harness.engines.shared.replica import Piece, Replica, draws, make_pieces, mergeable
+from harness.engines.shared.replica import Piece, Replica, make_pieces, mergeable
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
 from harness.engines.virtual.lazy import Average, Gradient
@@ -41,8 +41,8 @@ class Executor:
     def __init__(self, setup: Setup, merge: bool = True, shared_steps: bool = False) -> None:
         self.setup = setup
         self.replica: Replica = setup.replica()
-        self.merges = merge and mergeable(self.replica.module)
-        self.draws = draws(self.replica.module)
+        self.merges = merge and mergeable(self.replica)
+        self.draws = self.replica.draws
         self.shared_steps = shared_steps
         self.loaded: Flat | None = None
         self._steps: OrderedDict[tuple[int, ...], tuple[Any, ...]] = OrderedDict()
@@ -94,8 +94,12 @@ class Executor:
             gradients, loss = self.replica.gradient(pieces)
             parts.append(gradients)
             losses.append(loss)
+            found = self.replica.buffer_vector()
             if number == 0:
-                buffers = self.replica.buffer_vector()
+                buffers = found
+            elif self.replica.optional and buffers is not None and found is not None:
+                tail = len(self.replica.parameters)  # a parameter has a gradient where any replica has one
+                buffers[-tail:] = torch.maximum(buffers[-tail:], found[-tail:])
         return Flat(_mean(parts), buffers, loss=torch.stack(losses).mean())
 
     def merged_gradient(self, weights: Flat, indices: Indices, weight: Any) -> Flat:

@@ -90,7 +90,7 @@ class SizedCourse(Course):
         step = 0
         while not self.spent(step * self.size, step):
             self.position = step * self.size
-            yield Batch(step, self.part, self.size, shares, self.position)
+            yield Batch(step, self.part, self.size, shares, self.position, self.size)
             step += 1
 
     def total(self, samples: int, steps: int) -> int:

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Samples:
+class Uncounted:
     """A data set of which only the size is known."""
 
     num_train: int
     checksum: str = ""
+    counts: None = None
 
 
 def run_timing(cell: Cell, host: Host, shape: ModelShape | None = None, trace: int | None = None) -> Outcome:
@@ -66,4 +67,4 @@ def timing_setup(cell: Cell, host: Host) -> Setup:
     num_train = cell.global_batch_size * max(1, cell.goal.max_steps or 1)
     budget = Budget.of(replace(cell.goal, evaluate_every=None), num_train)
     rate = make_rate(cell.learning_rate, cell.workload.lr_schedule, 0.0, num_train, None)
-    return Setup(cell, strategy, strategy.layout(cell.gpus), None, Samples(num_train), None, budget, rate)
+    return Setup(cell, strategy, strategy.layout(cell.gpus), None, Uncounted(num_train), None, budget, rate)

@@ -27,7 +27,7 @@ class Exchanged(OneDevice):
         self.number = self.grid.data
         self.module: nn.Module = self.replica.module
         self.cuts = CutLayers(self.module, self.grid)
-        self.replica = parts_replica(setup, self.module, self.module)
+        self.replica = parts_replica(setup, self.module, self.module, self.replica)
         self.parts: Parts = self.replica.module  # type: ignore[assignment]
         self.replica.norm_shares = self.parts.norm_shares(copies=setup.layout.tensor)
         self.replica.sum_over_ranks = self.grid.sum_over_parts

@@ -22,7 +22,7 @@ from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.recompute import recompute_layers
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.flat import Flat
-from harness.engines.shared.replica import Piece, Replica, draws, make_pieces
+from harness.engines.shared.replica import Piece, Replica, make_pieces
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
 
@@ -40,13 +40,13 @@ class OneDevice:
         self.replica = setup.replica()
         if setup.layout.recompute:
             recompute_layers(self.replica.module)
-        self.draws = draws(self.replica.module)
+        self.draws = self.replica.draws
         self.placement: Placement | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Parameters, and values in buffers."""
-        return self.replica.num_parameters, sum(b.numel() for b in self.replica.buffers)
+        return self.replica.num_parameters, self.replica.num_buffer_values
 
     def pieces(self, batch: Batch) -> list[Piece]:
         """Return this replica's samples, cut into what passes forward at once.
@@ -61,7 +61,7 @@ class OneDevice:
 
     def weight(self, batch: Batch) -> float:
         """Return the weight of each of them."""
-        return self.setup.layout.data * batch.shares / batch.size
+        return self.setup.layout.data * batch.shares / batch.counted
 
     def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
         """Return the gradients by parameter, the loss, and the number of samples of this device."""
@@ -129,6 +129,7 @@ class DataParallel(OneDevice):
             device_ids=devices,
             bucket_cap_mb=layout.bucket_bytes / 2**20,
             static_graph=layout.static_graph,
+            find_unused_parameters=self.replica.optional and not layout.static_graph,
             gradient_as_bucket_view=True,
         )
         self.replica.forward = self.ddp

@@ -16,7 +16,7 @@ from harness.engines.shared.setup import Setup
 
 
 class Parts(nn.Module):
-    """This device's part of every parameter of a module, and all its buffers.
+    """This device's part of every parameter of a module that is trained.
 
     An optimizer that treats every scalar for itself (SGD, Adam) needs no more, and is spared DTensor's dispatch.
     """
@@ -24,11 +24,9 @@ class Parts(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         """Share memory with the module, which is not registered here: its parameters are not these."""
         super().__init__()
-        self.sources = list(module.parameters())
+        self.sources = [p for p in module.parameters() if p.requires_grad]
         for number, parameter in enumerate(self.sources):
             self.register_parameter(f"part{number}", nn.Parameter(local(parameter.detach())))
-        for number, buffer in enumerate(module.buffers()):
-            self.register_buffer(f"buffer{number}", buffer)
 
     def take_gradients(self) -> None:
         """Move gradients from the module's parameters to the parts."""
@@ -69,10 +67,16 @@ def _holders(parameter: torch.Tensor, copies: int) -> int:
     return prod(size for placement, size in sizes if isinstance(placement, Replicate))
 
 
-def parts_replica(setup: Setup, module: nn.Module, forward: object) -> Replica:
-    """Return a replica of this device's parts whose forward pass is the whole, spread module's."""
+def parts_replica(setup: Setup, module: nn.Module, forward: object, like: Replica) -> Replica:
+    """Return a replica of this device's parts whose forward pass is the whole, spread module's.
+
+    Args:
+        like: the replica that the module was taken from: what its trial step showed holds for the parts too.
+    """
     work = setup.cell.workload
-    replica = Replica(Parts(module), setup.data, work.loss, work.optimizer, work.precision, work.clip_norm)
+    spread = (work.loss, work.optimizer, work.precision, work.clip_norm, like.optional, module)
+    replica = Replica(Parts(module), setup.data, *spread)
+    replica.draws = like.draws
     replica.forward = forward
     return replica
 

@@ -49,7 +49,7 @@ class Pipeline(OneDevice):
         self._told = list(_descriptions(model, self.placement, layout.tensor))
         self.stages = nn.ModuleList(_stage(model, self.placement[k]) for k in self._own)
         self.cuts = [CutLayers(stage, self.grid) for stage in self.stages]
-        self.replica = parts_replica(setup, self.stages, None)
+        self.replica = parts_replica(setup, self.stages, None, self.replica)
         self.parts: Parts = self.replica.module  # type: ignore[assignment]
         self.replica.norm_shares = self.parts.norm_shares(copies=layout.tensor)
         self.replica.sum_over_ranks = self.grid.sum_over_parts

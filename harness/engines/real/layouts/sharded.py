@@ -40,7 +40,7 @@ class FullySharded(OneDevice):
         # torch warns of a view that we never write to.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
         self.sharded = shard_module(self.replica.module, self.replica.device.type, setup.layout.data, self._reshards)
-        self.replica = parts_replica(setup, self.sharded, self.sharded)
+        self.replica = parts_replica(setup, self.sharded, self.sharded, self.replica)
         self.replica.sum_over_ranks = torch.distributed.all_reduce
         self.parts: Parts = self.replica.module  # type: ignore[assignment]
         time_exchanges(ledger, self.sharded, self._spans)
