@@ -90,7 +90,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     """
     host = load_host(plugins)
     strategy = make_strategy(host, cell)
-    model, dataset = _entries(host, cell)
+    model, dataset = entries_of(host, cell)
     data, shape = prepare_data(dataset, model, cell, device)
     budget = Budget.of(cell.goal, data.num_train)
     total = budget.max_samples
@@ -101,7 +101,8 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
 
 
-def _entries(host: Host, cell: Cell) -> tuple[Model, Dataset]:
+def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
+    """Return the entries of a cell's model and data set."""
     from harness.workloads.user import is_user_function, user_dataset, user_model
 
     model, dataset = cell.workload.model.name, cell.workload.dataset.name
