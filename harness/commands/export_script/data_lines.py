@@ -52,7 +52,8 @@ def lines_for(result: Any, call: str, ready: Samples, normalisation: Normalisati
         lines.append(f"inputs = {{{parts}}}".replace("'", '"'))
     else:
         assert isinstance(ready.inputs, torch.Tensor)
-        lines.append(f"inputs = {_tensor(given, 'inputs', ready.inputs)}")
+        made = _tensor(given, "inputs", ready.inputs)
+        lines += [] if made == "inputs" else [f"inputs = {made}"]
         lines += _image_lines(_shape(given), ready.inputs, normalisation)
     lines += _target_lines(targets, ready.targets)
     text = "\n".join(lines)
@@ -190,8 +191,9 @@ def _image_lines(shape: tuple[int, ...], ready: torch.Tensor, normalisation: Nor
 
 
 def _target_lines(given: Any, ready: torch.Tensor) -> Iterator[str]:
-    shape = _shape(given)
-    yield f"targets = {_tensor(given, 'targets', ready)}"
+    shape, made = _shape(given), _tensor(given, "targets", ready)
+    if made != "targets":
+        yield f"targets = {made}"
     if len(shape) == ready.dim():
         return
     yield "targets = targets[:, 0]" if shape[1] == 1 else "targets = targets.argmax(dim=1)  # one-hot"

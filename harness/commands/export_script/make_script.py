@@ -129,6 +129,7 @@ def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: t
         "command": command(cell, target),
     }
     context |= _layout(cell, setup, found, placement)
+    context["in_place"] = any(getattr(part, "inplace", False) for part in module.modules())
     text = render(f"{cell.strategy}.py.j2", context)
     wanted = Wanted(cell, data, convert(module, torch.device("cpu"), DTYPES[work.precision]), setup.rate, ragged)
     prove(text, target, wanted, arrays)

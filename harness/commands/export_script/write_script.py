@@ -28,13 +28,14 @@ def export(what: str, root: Path, to: Path | None, plugins: Sequence[str] = ()) 
     """
     record, folder = finished(what, root, "give the id that `harness show SCENARIO` lists, or its folder")
     cell = replace(record.cell, folder=str(_folder(record.cell, folder)))
-    reason = why_not(cell)
+    steps = record.row.get("steps")
+    reason = why_not(cell) or (None if steps else f"it has not trained: {record.status}, {record.reason}")
     if reason is not None:
         raise InputError([f"{cell.cell_id}: {reason}"])
     target = to or Path(f"{Path(cell.workload.model.name.partition(':')[0]).stem}_{cell.strategy.replace('-', '_')}.py")
     if target.exists():
         raise InputError([f"{target} already exists and was not changed; choose another name by --to"])
-    script = _in_child(cell, _steps(record), _placement(record), target.resolve(), plugins)
+    script = _in_child(cell, int(steps), _placement(record), target.resolve(), plugins)
     target.write_text(script.text, encoding="utf-8")
     written = [str(target)]
     for name, arrays in script.arrays.items():
@@ -53,10 +54,6 @@ def _folder(cell: Cell, results: Path) -> Path:
     run_from = results.resolve().parent.parent
     there = [given, run_from / given]
     return next((folder for folder in there if (folder / name).exists()), given).resolve()
-
-
-def _steps(record: Record) -> int:
-    return int(record.row.get("steps") or record.cell.goal.max_steps or 0)
 
 
 def _placement(record: Record) -> Any:
