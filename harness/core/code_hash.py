@@ -33,6 +33,17 @@ def text_hash(text: str) -> str:
     return _digest([_written(ast.parse(text))])
 
 
+@lru_cache(maxsize=64)
+def parsed(content: bytes, name: str) -> ast.Module:
+    """Return a file's syntax tree, not to be changed: a plugin is read for what it may import, then for its hash.
+
+    Raises:
+        SyntaxError: it is not Python.
+        ValueError: it holds a null byte.
+    """
+    return ast.parse(content, filename=name)
+
+
 def file_hash(path: Path, text: str | None = None) -> str:
     """Return the hash of a whole file and of the files beside it that it imports, and so on.
 
@@ -125,7 +136,7 @@ def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
         return
     content = path.read_bytes() if text is None else text.encode()
     try:
-        tree = ast.parse(content, filename=str(path))
+        tree = parsed(content, str(path))
     except (SyntaxError, ValueError):  # ValueError: a null byte; whoever imports it will hear of it
         found[path] = content.hex()
         return
@@ -214,7 +225,7 @@ class _Modules:
 
 @lru_cache(maxsize=256)
 def _read_module(path: Path, changed_ns: int) -> _Module:
-    module = _Module(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    module = _Module(parsed(path.read_bytes(), str(path)))
     for statement in module.tree.body:
         for name in _bound(statement):
             module.definitions.setdefault(name, []).append(statement)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -17,9 +20,31 @@ class Unreadable(ValueError):
     """What was stored is not what it should be; the message says where in it, and what was found."""
 
 
+_JSON_ALREADY = frozenset({str, int, float, bool, type(None)})
+
+
 def to_json(value: object) -> Any:
-    """Return a dataclass, or a container of such, as lists and dictionaries that JSON can hold."""
-    return _adapter(type(value)).dump_python(value, mode="json")
+    """Return a dataclass, or a container of such, as lists and dictionaries that JSON can hold.
+
+    It builds no adapter, because every command writes cells and few read any: `plan` writes each cell for its id.
+    """
+    kind = type(value)
+    if kind in _JSON_ALREADY:
+        return value
+    if is_dataclass(value):
+        return {name: to_json(getattr(value, name)) for name in _names(kind)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value)  # members of enums, numbers of numpy's, paths
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(kind))
 
 
 def from_json(kind: type[T], content: object) -> T:

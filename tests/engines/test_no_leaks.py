@@ -18,7 +18,8 @@ import pytest
 from cells import make_cell
 
 from harness.commands.rounds import make_record
-from harness.core.endings import Cause, Failure
+from harness.core.endings import Cause
+from harness.core.failure import Failure
 from harness.core.text import Text
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, _Child, _Supervisor, run_cell
