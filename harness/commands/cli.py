@@ -175,6 +175,9 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        # There and back, all of it counts as old: else it would be searched now.
+        gc.freeze()
+        gc.unfreeze()
         gc.enable()
 
 

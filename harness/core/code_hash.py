@@ -10,9 +10,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
         return
     found[path] = _written(tree)
     around = _Surroundings.of(path)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         for module, name, _ in _bindings(node):
             inner = around.files(path, _inner(module, name)) if name else []
             for other in inner or around.files(path, module):
@@ -151,6 +152,15 @@ def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
 
 def _inner(module: str, name: str) -> str:
     return f"{module}{'' if module.endswith('.') else '.'}{name}"
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and all below it but expressions, in `ast.walk`'s order: no import stands in an expression."""
+    waiting = deque([node])
+    while waiting:
+        node = waiting.popleft()
+        waiting.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
+        yield node
 
 
 def _bindings(node: ast.AST) -> Iterator[tuple[str, str | None, str]]:
@@ -208,7 +218,7 @@ class _Modules:
         found: dict[str, tuple[Path, str]] = {}
         modules: dict[str, Path] = {}
         firsts = {name.partition(".")[0] for name in used}
-        for node in (*tree.body, *ast.walk(statement)):
+        for node in (*tree.body, *_statements(statement)):
             for module, name, bound in _bindings(node):
                 if bound.partition(".")[0] not in firsts:
                     continue
@@ -274,17 +284,23 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
 
 def _counting(node: ast.AST) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a node that decide what it does."""
-    skipped = {"ctx", "type_comment", "kind"}
-    if isinstance(node, (*_Function, ast.arg)):
-        skipped |= {"annotation", "returns"}
-    for name, value in ast.iter_fields(node):
-        if name in skipped or value is None or value == []:
+    for name in _counting_names(type(node)):
+        value = getattr(node, name, None)
+        if value is None or value == []:
             continue
         if name == "body" and isinstance(node, _WithDocstring):
             value = [part for part in value if not _is_text(part)]
         if name == "exc" and isinstance(value, ast.Call):
             value = value.func  # which error, not its words
         yield name, value
+
+
+@cache
+def _counting_names(kind: type[ast.AST]) -> tuple[str, ...]:
+    skipped = {"ctx", "type_comment", "kind"}
+    if issubclass(kind, (*_Function, ast.arg)):
+        skipped |= {"annotation", "returns"}
+    return tuple(name for name in kind._fields if name not in skipped)
 
 
 def _is_text(node: ast.AST) -> bool:

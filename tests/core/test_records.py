@@ -51,3 +51,29 @@ def test_a_missing_field_is_named():
 def test_what_is_no_json_is_said():
     with pytest.raises(Unreadable, match="Invalid JSON"):
         from_json(Cell, "{")
+
+
+def of_every_kind() -> list[object]:
+    """Return what records, plans and caches hold, with every sort of value that their fields allow."""
+    cell = make_cell(sweep__strategy=["sync-ps"], cluster={"preset": "dgx-a100"})
+    shape = ModelShape((LayerShape("a", (3, 4), activation_bytes=Linear(1, 2.5)),), timeline=Timeline((Passes((), ()),)))
+    row: Json = {"seen": np.float64(0.5), "nan": math.nan, "folder": Path("a/b"), "part": Part.INPUT, "none": None}
+    record = Record(cell, Status.CRASHED, Text("gone"), ("note",), row, {"cores": 2}, cause=Cause.USER)
+    faulty = make_cell(faults={"stragglers": [{"worker": 0, "factor": 2.0}]})
+    return [cell, faulty, shape, record, [cell, record], {8: LinkFigures(1e-6, 1e9)}]
+
+
+def test_what_is_written_is_what_pydantic_would_write():
+    for value in of_every_kind():
+        adapter = TypeAdapter(type(value) if is_dataclass(value) else Any)
+        expected = adapter.dump_python(value, mode="json")
+        assert json.dumps(to_json(value)) == json.dumps(expected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"engine": "virtual"}, {"faults": {"stragglers": [{"worker": 0, "factor": 2.0}]}}])
+def test_an_id_follows_from_what_is_written_of_a_cell(settings):
+    cell = make_cell(**settings)
+    written = json.loads(TypeAdapter(Cell).dump_json(cell))
+    again = from_json(Cell, written)
+    assert cell_id(again) == cell_id(cell) == cell.cell_id
+    assert cell_id(replace(cell, workload=replace(cell.workload, clip_norm=1.0))) != cell.cell_id
