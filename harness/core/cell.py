@@ -81,7 +81,7 @@ def cell_id(cell: Cell) -> str:
         content["dram_bytes"] = cell.dram_bytes
     if cell.engine == "virtual":
         content |= {"cluster": to_json(cell.cluster), "profile_id": cell.profile_id}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     rate = f"{cell.learning_rate:.4g}".replace("+", "")
     return f"{cell.strategy}-b{cell.global_batch_size}-lr{rate}-g{cell.gpus}-s{cell.seed}-{digest}"

@@ -13,7 +13,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -282,10 +282,15 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _parts(child)
 
 
+_SKIPPED = frozenset({"ctx", "type_comment", "kind"})
+_SKIPPED_OF_FUNCTIONS = _SKIPPED | {"annotation", "returns"}
+
+
 def _counting(node: ast.AST) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a node that decide what it does."""
-    for name in _counting_names(type(node)):
-        value = getattr(node, name, None)
+    skipped = _SKIPPED_OF_FUNCTIONS if isinstance(node, (*_Function, ast.arg)) else _SKIPPED
+    for name in node._fields:
+        value = None if name in skipped else getattr(node, name, None)
         if value is None or value == []:
             continue
         if name == "body" and isinstance(node, _WithDocstring):
@@ -293,14 +298,6 @@ def _counting(node: ast.AST) -> Iterator[tuple[str, Any]]:
         if name == "exc" and isinstance(value, ast.Call):
             value = value.func  # which error, not its words
         yield name, value
-
-
-@cache
-def _counting_names(kind: type[ast.AST]) -> tuple[str, ...]:
-    skipped = {"ctx", "type_comment", "kind"}
-    if issubclass(kind, (*_Function, ast.arg)):
-        skipped |= {"annotation", "returns"}
-    return tuple(name for name in kind._fields if name not in skipped)
 
 
 def _is_text(node: ast.AST) -> bool:

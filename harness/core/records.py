@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -28,11 +27,10 @@ def to_json(value: object) -> Any:
 
     It builds no adapter, because every command writes cells and few read any: `plan` writes each cell for its id.
     """
-    kind = type(value)
-    if kind in _JSON_ALREADY:
+    if type(value) in _JSON_ALREADY:
         return value
-    if is_dataclass(value):
-        return {name: to_json(getattr(value, name)) for name in _names(kind)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -40,11 +38,6 @@ def to_json(value: object) -> Any:
     from pydantic_core import to_jsonable_python
 
     return to_jsonable_python(value)  # members of enums, numbers of numpy's, paths
-
-
-@cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(kind))
 
 
 def from_json(kind: type[T], content: object) -> T:
