@@ -18,6 +18,7 @@ import pytest
 from cells import make_cell
 
 from harness.commands.rounds import make_record
+from harness.core.budget import Decision
 from harness.core.endings import Cause
 from harness.core.failure import Failure
 from harness.core.text import Text
@@ -140,7 +141,7 @@ def test_a_killed_asynchronous_worker_does_not_stop_the_others(own_temp):
     dead = [k for k, worker in enumerate(log["worker"]) if worker == 1]
     assert dead, "it was killed before it had done anything; the machine is too busy for this test"
     assert {0, 2} <= set(log["worker"][dead[-1] + 1 :])
-    assert result.outcome.decision == "seconds"
+    assert result.outcome.decision is Decision.SECONDS
 
 
 def test_all_workers_killed_is_a_crash_and_not_a_wait(own_temp):
