@@ -83,16 +83,17 @@ def run_tiny(**changes: Any) -> Result:
     return run_cell(make_cell(**settings))
 
 
-def test_sixty_cells_in_a_row_leave_nothing_behind(own_temp):
+@pytest.mark.parametrize("cells", [20, pytest.param(60, marks=pytest.mark.long)])
+def test_many_cells_in_a_row_leave_nothing_behind(own_temp, cells):
     assert run_tiny().finished  # brings the fork server up
     processes, ports, shared, files = descendants(), listening(), shared_memory(), psutil.Process().num_fds()
     seen: set[int] = set()
-    for number in range(60):
+    for number in range(cells):
         result = run_tiny()
         assert result.finished, f"cell {number}: {result.reason}"
         assert result.outcome.updates == 3
         seen |= {pid for pid, _, _ in result.targets}
-    assert len(seen) == 120
+    assert len(seen) == 2 * cells
     assert settles(lambda: descendants() <= processes)
     assert not [pid for pid in seen if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
     assert listening() <= ports
