@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -172,6 +173,7 @@ def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: 
 def _without_collector() -> Iterator[None]:
     """Look for no garbage: nearly all that a plan imports and reads is needed to its end, a third of a second later."""
     gc.disable()
+    atexit.register(gc.freeze)  # Python looks once more when it ends
     try:
         yield
     finally:
