@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from harness.analysis.gradient_noise import known_squares, noise_scale
 from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
-from harness.core.budget import Budget, target_reached
+from harness.core.budget import Budget, Decision, target_reached
 from harness.core.cell import Cell
+from harness.core.endings import Status
 from harness.core.outcome import Outcome, TableColumns
 from harness.core.records import Json, to_json
 from harness.core.row import Row, WholeRow
@@ -55,6 +56,14 @@ def _named(cell: Cell, environment: str) -> WholeRow:
         "environment": environment,
         "ranked": not cell.oversubscribed,
     }
+
+
+def as_shown(row: Row) -> Json:
+    """Return a row as people read it: a cell that broke off may not be recommended.
+
+    Analyses read `ranked` as the plan set it: what crashed counts among the seeds of a point that is ranked.
+    """
+    return {**row, "ranked": bool(row.get("ranked")) and Status(row["status"]).trained}
 
 
 def trajectory_id(cell: Cell) -> str:
@@ -146,7 +155,7 @@ def regime_row(outcome: Outcome, budget: Budget) -> WholeRow:
     if not budget.evaluates or not losses or not first:
         return {}
     initial, moved = statistics.fmean(first), outcome.facts.get("displacement")
-    diverged = outcome.decision == "diverged" or any(
+    diverged = outcome.decision is Decision.DIVERGED or any(
         not math.isfinite(s["loss"]) for s in steps if s["loss"] is not None
     )
     shape = "diverged" if diverged else classify(losses, initial, moved, outcome.facts.get("chance_loss"))

@@ -7,10 +7,9 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from harness.analysis.points import varied_settings
 from harness.core.cell import LARGEST, Cell, LeftOut, Plan
 from harness.core.device_words import engine_in_words, machine_in_words
-from harness.core.words import counted, duration, memory_size, show, table, three
+from harness.core.words import counted, duration, memory_size, show, table, three, varied_settings
 
 if TYPE_CHECKING:
     from harness.api.host import Host

@@ -61,11 +61,6 @@ class Summary:
     out_of_budget: bool = False
 
     @property
-    def bugs(self) -> list[Record]:
-        """Return the cells that failed for a reason that is ours."""
-        return [record for record in self.failures if record.cause is Cause.HARNESS]
-
-    @property
     def failures(self) -> list[Record]:
         """Return the cells that crashed or timed out now."""
         return [record for record in self.ran if record.status.failed]

@@ -15,11 +15,11 @@ from harness.commands.progress import watching
 from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
-from harness.core.endings import Status
+from harness.core.endings import Cause, Status
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.core.units import parse_seconds
 from harness.core.words import counted
-from harness.results.store import Results
+from harness.results.store import Record, Results
 from harness.scenario.plan import select
 
 REPORT_SHARE = 0.25
@@ -166,7 +166,7 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
     click.echo("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
     click.echo(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
-    for record in summary.bugs:
+    for record in _bugs(results):
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
         click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
@@ -199,10 +199,15 @@ def _next(summary: Summary, results: Results) -> str:
     return f"harness report {results.folder} --open"
 
 
+def _bugs(results: Results) -> list[Record]:
+    """Return the cells that a bug of ours ended, now or in an earlier run: tried twice, they are not run again."""
+    return [record for record in results.records().values() if record.cause is Cause.HARNESS]
+
+
 def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
     if summary.interrupted:
         return 130
-    if summary.bugs:
+    if _bugs(results):
         return 4
     if summary.out_of_budget and not summary.ran:
         return NothingDone.exit_code

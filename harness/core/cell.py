@@ -74,15 +74,14 @@ every edit of a strategy's file, and whether an edit made it worse may be the qu
 
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
-    written = to_json(cell)
-    content = {key: written[key] for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
+    content = {key: to_json(getattr(cell, key)) for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
     if cell.faults:
-        content["faults"] = written["faults"]
+        content["faults"] = to_json(cell.faults)
     if cell.dram_bytes is not None:
         content["dram_bytes"] = cell.dram_bytes
     if cell.engine == "virtual":
-        content |= {"cluster": written["cluster"], "profile_id": cell.profile_id}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        content |= {"cluster": to_json(cell.cluster), "profile_id": cell.profile_id}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     rate = f"{cell.learning_rate:.4g}".replace("+", "")
     return f"{cell.strategy}-b{cell.global_batch_size}-lr{rate}-g{cell.gpus}-s{cell.seed}-{digest}"

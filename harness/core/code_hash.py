@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -31,6 +32,17 @@ def text_hash(text: str) -> str:
         SyntaxError: it is not Python.
     """
     return _digest([_written(ast.parse(text))])
+
+
+@lru_cache(maxsize=64)
+def parsed(content: bytes, name: str) -> ast.Module:
+    """Return a file's syntax tree, not to be changed: a plugin is read for what it may import, then for its hash.
+
+    Raises:
+        SyntaxError: it is not Python.
+        ValueError: it holds a null byte.
+    """
+    return ast.parse(content, filename=name)
 
 
 def file_hash(path: Path, text: str | None = None) -> str:
@@ -125,13 +137,13 @@ def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
         return
     content = path.read_bytes() if text is None else text.encode()
     try:
-        tree = ast.parse(content, filename=str(path))
+        tree = parsed(content, str(path))
     except (SyntaxError, ValueError):  # ValueError: a null byte; whoever imports it will hear of it
         found[path] = content.hex()
         return
     found[path] = _written(tree)
     around = _Surroundings.of(path)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         for module, name, _ in _bindings(node):
             inner = around.files(path, _inner(module, name)) if name else []
             for other in inner or around.files(path, module):
@@ -140,6 +152,15 @@ def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
 
 def _inner(module: str, name: str) -> str:
     return f"{module}{'' if module.endswith('.') else '.'}{name}"
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and all below it but expressions, in `ast.walk`'s order: no import stands in an expression."""
+    waiting = deque([node])
+    while waiting:
+        node = waiting.popleft()
+        waiting.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
+        yield node
 
 
 def _bindings(node: ast.AST) -> Iterator[tuple[str, str | None, str]]:
@@ -197,7 +218,7 @@ class _Modules:
         found: dict[str, tuple[Path, str]] = {}
         modules: dict[str, Path] = {}
         firsts = {name.partition(".")[0] for name in used}
-        for node in (*tree.body, *ast.walk(statement)):
+        for node in (*tree.body, *_statements(statement)):
             for module, name, bound in _bindings(node):
                 if bound.partition(".")[0] not in firsts:
                     continue
@@ -214,7 +235,7 @@ class _Modules:
 
 @lru_cache(maxsize=256)
 def _read_module(path: Path, changed_ns: int) -> _Module:
-    module = _Module(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    module = _Module(parsed(path.read_bytes(), str(path)))
     for statement in module.tree.body:
         for name in _bound(statement):
             module.definitions.setdefault(name, []).append(statement)
@@ -261,13 +282,16 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _parts(child)
 
 
+_SKIPPED = frozenset({"ctx", "type_comment", "kind"})
+_SKIPPED_OF_FUNCTIONS = _SKIPPED | {"annotation", "returns"}
+
+
 def _counting(node: ast.AST) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a node that decide what it does."""
-    skipped = {"ctx", "type_comment", "kind"}
-    if isinstance(node, (*_Function, ast.arg)):
-        skipped |= {"annotation", "returns"}
-    for name, value in ast.iter_fields(node):
-        if name in skipped or value is None or value == []:
+    skipped = _SKIPPED_OF_FUNCTIONS if isinstance(node, (*_Function, ast.arg)) else _SKIPPED
+    for name in node._fields:
+        value = None if name in skipped else getattr(node, name, None)
+        if value is None or value == []:
             continue
         if name == "body" and isinstance(node, _WithDocstring):
             value = [part for part in value if not _is_text(part)]

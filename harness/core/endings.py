@@ -1,12 +1,8 @@
-"""How a cell ends, and why: what commands, records and answers decide by."""
+"""How a cell ends, and why: what commands, records and answers decide by. The command line starts with this file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
-
-from harness.core.text import Text
 
 
 class Status(StrEnum):
@@ -88,26 +84,3 @@ _ENDS_AS = {
     Cause.IMPOSSIBLE: Status.NOT_POSSIBLE,
     Cause.INTERRUPT: Status.INTERRUPTED,
 }
-
-
-class SourceLine(NamedTuple):
-    """A line of a file."""
-
-    file: str
-    number: int
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a cell ended early.
-
-    Attributes:
-        reason: for people.
-        process: number of the cell's process that failed first.
-        raised_at: the innermost line of the user's own files that the error passed; None where it passed none.
-    """
-
-    cause: Cause
-    reason: Text
-    process: int = 0
-    raised_at: SourceLine | None = None

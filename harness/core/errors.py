@@ -5,7 +5,6 @@ A message says where (file and key path, plugin or cell), what was got, what is 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -83,6 +82,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 def _meant(name: str, allowed: Iterable[str]) -> str:
+    import difflib  # late: only mistakes need it
+
     matches = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.6)
     return f"did you mean {matches[0]}?" if matches else ""
 
@@ -110,6 +111,8 @@ def one_of(name: str, allowed: Iterable[str], lists_all: str = "", short: Iterab
 
 def nearby(name: str, allowed: Iterable[str], lists_all: str) -> str:
     """Return the few names that are nearest, and the command that lists all."""
+    import difflib
+
     spelt = {known.lower(): known for known in allowed}
     few = difflib.get_close_matches(name.lower(), spelt, n=FEW_NAMES, cutoff=0.0)
     return f"Nearest: {', '.join(spelt[known] for known in few)} (`{lists_all}` lists all {len(spelt)})"

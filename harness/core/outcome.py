@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.core.budget import Budget, Evaluation, target_reached
+from harness.core.budget import Budget, Decision, Evaluation, target_reached
 from harness.core.endings import Status
 from harness.core.records import Json
 from harness.core.step_parts import PART_COLUMNS
@@ -49,7 +49,7 @@ class Outcome:
     """One run of a cell.
 
     Attributes:
-        decision: "budget", "target", "seconds" or "diverged": why training ended.
+        decision: why training ended.
         samples, updates: behind the final weights.
         training_s: on the training clock (wall or simulated), evaluation left out.
         steps, updates_log: columns as in STEP_COLUMNS and UPDATE_COLUMNS.
@@ -58,7 +58,7 @@ class Outcome:
         deliveries: for each endpoint the sources of the messages it took, in order: what a replay needs.
     """
 
-    decision: str = "budget"
+    decision: Decision = Decision.BUDGET
     samples: int = 0
     updates: int = 0
     training_s: float = 0.0
@@ -82,7 +82,7 @@ class Outcome:
 
     def status(self, budget: Budget) -> tuple[Status, str]:
         """Return the cell's status with its reason in words."""
-        if self.decision == "diverged":
+        if self.decision is Decision.DIVERGED:
             return Status.DIVERGED, f"the loss became infinite or NaN within {self.samples} samples"
         if not budget.has_target:
             return Status.OK, "ran its full budget; no target was set"

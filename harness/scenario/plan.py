@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.core.cell import RECORD_SCHEMA, Cell, LayoutDegrees, LeftOut, Named, Plan, cell_id
 from harness.core.errors import InputError
-from harness.core.given_cluster import is_elsewhere, usable_bytes
+from harness.core.given_cluster import devices_per_node, is_elsewhere, usable_bytes
 from harness.core.machine import Machine, detect_machine
 from harness.core.records import Json
 from harness.core.words import counted, show
-from harness.costs.cells import devices_per_node, measured_id, needs_measuring
 from harness.scenario.observed import of_cell, unmatched
 from harness.scenario.override import parse_value, resolve_key
 from harness.scenario.placement import Demand, Placed, demand_of, missing_link, place
@@ -165,8 +164,11 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         code={**settings.code, "strategy": source},
     )
     cell = replace(cell, observed=of_cell(scenario.observed, cell))
-    if needs_measuring(cell):
-        cell = replace(cell, profile_id=measured_id(cell))
+    if simulated:
+        from harness.costs.cells import measured_id, needs_measuring  # late: a plan of real cells answers sooner
+
+        if needs_measuring(cell):
+            cell = replace(cell, profile_id=measured_id(cell))
     return replace(cell, cell_id=cell_id(cell))
 
 

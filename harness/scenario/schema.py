@@ -114,7 +114,7 @@ class WorkloadSection(SectionModel):
     )
 
 
-class GivenSizes(Options):
+class GivenSizes(Options, defer_build=True):
     """A model without mathematics: equal layers, timed but not trained."""
 
     parameters: Amount = Field(description='trainable scalars: "335 M"')
@@ -131,7 +131,7 @@ class GivenSizes(Options):
     activations: Bytes = Field(default=None, description='kept by one sample for the backward pass, such as "104 MB"')
 
 
-class GivenTimes(Options):
+class GivenTimes(Options, defer_build=True):
     """A model without mathematics: times and sizes of its layers from a file."""
 
     profile: TextValue = Field(description="CSV with name, forward_ms, backward_ms, activation_bytes, parameter_bytes")
@@ -262,7 +262,7 @@ class CostSection(SectionModel):
     )
 
 
-class ObservedSection(SectionModel):
+class ObservedSection(SectionModel, defer_build=True):
     """A measurement from elsewhere, shown beside what is predicted for every cell that its keys fit."""
 
     strategy: TextValue | None = Field(default=None, description="name of the strategy")
@@ -285,7 +285,7 @@ class ObservedSection(SectionModel):
 ObservedTables = Annotated[
     list[dict[str, Any]],
     BeforeValidator(table_list),
-    WithJsonSchema({"type": "array", "items": ObservedSection.model_json_schema() | {"additionalProperties": True}}),
+    WithJsonSchema({"type": "array", "items": {}}),  # `json_schema` says of what
 ]
 
 
@@ -316,7 +316,7 @@ class Document(SectionModel):
     )
 
 
-class Sgd(Options):
+class Sgd(Options, defer_build=True):
     """Stochastic gradient descent."""
 
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -333,7 +333,7 @@ class Sgd(Options):
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Adam(Options):
+class Adam(Options, defer_build=True):
     """Kingma and Ba 2015; the defaults are theirs and torch's."""
 
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
@@ -341,13 +341,13 @@ class Adam(Options):
     weight_decay: float = Field(default=0.0, ge=0)
 
 
-class AdamW(Adam):
+class AdamW(Adam, defer_build=True):
     """Loshchilov and Hutter 2019; the default decay is torch's."""
 
     weight_decay: float = Field(default=0.01, ge=0)
 
 
-class StepSchedule(Options):
+class StepSchedule(Options, defer_build=True):
     """Multiply the rate by `factor` after every so many epochs; chosen so that ten epochs see three drops."""
 
     epochs: float = Field(default=3.0, gt=0)
@@ -382,6 +382,8 @@ def key_paths() -> list[str]:
 def json_schema() -> Json:
     """Return the JSON Schema of a scenario, for editors; keys of [sweep] may be lists and ranges."""
     schema = Document.model_json_schema()
+    observed = ObservedSection.model_json_schema() | {"additionalProperties": True}
+    schema["properties"]["observed"]["items"] = observed
     sweep = schema["$defs"]["SweepSection"]
     sweep["properties"] = {
         key: value if key == "exclude" else _swept(value) for key, value in sweep["properties"].items()

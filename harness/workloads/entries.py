@@ -339,7 +339,7 @@ def seen_shape(shape: DataShape, model: Model) -> DataShape:
 ActivationName = Literal["sigmoid", "tanh", "relu", "leaky-relu", "elu", "maxout"]
 
 
-class IdxOptions(Options):
+class IdxOptions(Options, defer_build=True):
     """Options of `idx`: a folder with four IDX files, compressed (.gz) or not."""
 
     path: Path
@@ -351,7 +351,7 @@ class IdxOptions(Options):
     test_labels: str = "t10k-labels-idx1-ubyte"
 
 
-class SyntheticOptions(Options):
+class SyntheticOptions(Options, defer_build=True):
     """Options of `synthetic`."""
 
     samples: Annotated[int, Field(ge=2)] = 4096
@@ -397,7 +397,7 @@ GPT_SIZES = {
 divide: 16 heads and 5120 do."""
 
 
-class GptOptions(Options):
+class GptOptions(Options, defer_build=True):
     """Options of `gpt`: a size by name, and what differs from it."""
 
     size: Literal["small", "medium", "large", "xl", "2.7b", "6.7b", "13b", "175b"] = "small"
@@ -434,7 +434,7 @@ class GptOptions(Options):
         return self
 
 
-class BertLargeOptions(Options):
+class BertLargeOptions(Options, defer_build=True):
     """Options of `bert-large`; the defaults are what was published."""
 
     layers: PositiveInt = 24
@@ -463,7 +463,7 @@ def _check_heads(size: TransformerSize) -> None:
         raise ValueError(f"a width of {size.hidden} is not a multiple of {size.heads} heads")
 
 
-class TokensOptions(Options):
+class TokensOptions(Options, defer_build=True):
     """Options of `tokens`."""
 
     samples: Annotated[int, Field(ge=2)] = 2048

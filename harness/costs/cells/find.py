@@ -19,6 +19,7 @@ from harness.core.given_cluster import (
     GivenServers,
     LinkFigures,
     StepFigures,
+    devices_per_node,
 )
 from harness.core.words import bandwidth, show
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, efficiency
@@ -53,14 +54,6 @@ _ELEMENT_BYTES = 4
 
 
 # -- the cluster -------------------------------------------------------------------------------------------------------
-
-
-def devices_per_node(cluster: ClusterFigures, gpus: int) -> int:
-    """Return how many devices share a node.
-
-    Where nobody says it, a link between nodes makes every device a node of its own, and without one all share a node.
-    """
-    return cluster.gpus_per_node or (1 if cluster.inter_node else max(1, gpus))
 
 
 def cluster_of(cell: Cell) -> Cluster:

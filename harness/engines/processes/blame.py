@@ -12,8 +12,9 @@ from typing import Any
 
 from harness.api.host import bundled, describe
 from harness.core.cell import Cell
-from harness.core.endings import Cause, Failure, SourceLine
+from harness.core.endings import Cause
 from harness.core.errors import HarnessError
+from harness.core.failure import Failure, SourceLine
 from harness.core.text import Text
 from harness.engines.processes.foreign import has_lost_peer, has_no_memory
 

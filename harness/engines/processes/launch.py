@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.addresses import name_of
-from harness.core.endings import Cause, Failure, Status
+from harness.core.endings import Cause, Status
+from harness.core.failure import Failure
 from harness.core.faults import can_go_on
 from harness.core.records import Json
 from harness.core.text import Text

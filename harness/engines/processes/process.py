@@ -337,13 +337,14 @@ def _evaluate_copies(job: Job, setup: Setup, endpoint: Any, holds: bool) -> None
 
 
 def _outcome(job: Job, setup: Setup, endpoint: Any, training_s: float) -> Outcome:
+    from harness.core.budget import Decision
     from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
     from harness.engines.shared.displacement import learning_facts
 
     facts = {"num_train": setup.num_train, "data_checksum": setup.data.checksum}
     keeps = job.options.get("keep_weights") and endpoint.final is not None
     return Outcome(
-        decision=endpoint.decision or "budget",
+        decision=endpoint.decision or Decision.BUDGET,
         samples=endpoint.samples,
         updates=endpoint.updates,
         training_s=training_s,
