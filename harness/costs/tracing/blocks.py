@@ -156,13 +156,19 @@ def _inside(name: str, part: nn.Module, called: set[int], total: int) -> dict[st
     Nothing, where too much would lie outside of all children: a parameter that is used without a call is held by every
     stage of a pipeline.
     """
+    found = _called_inside(name, part, called)
+    held = {id(p) for child in found.values() for p in child.parameters()}
+    owners = [part, *(m for m in part.modules() if isinstance(m, nn.ParameterList | nn.ParameterDict))]
+    loose = {id(p): p.numel() for owner in owners for p in owner.parameters(recurse=False) if id(p) not in held}
+    return found if sum(loose.values()) <= total / HEAVIEST else {}
+
+
+def _called_inside(name: str, part: nn.Module, called: set[int]) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for key, child in part.named_children():
         full = f"{name}.{key}" if name else key
-        found.update({full: child} if id(child) in called else _inside(full, child, called, total))
-    held = {id(p) for child in found.values() for p in child.parameters()}
-    loose = sum(p.numel() for p in part.parameters() if id(p) not in held)
-    return found if loose <= total / HEAVIEST else {}
+        found.update({full: child} if id(child) in called else _called_inside(full, child, called))
+    return found
 
 
 def num_parameters(module: nn.Module) -> int:
