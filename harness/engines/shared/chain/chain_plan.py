@@ -10,7 +10,7 @@ from torch import nn
 
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible
-from harness.costs.memory import Placement, StageMemory, balance_under
+from harness.costs.memory import Placement, StageMemory, balance_under, named_sizes
 from harness.costs.tracing.blocks import WHOLE, named_blocks
 from harness.engines.shared.chain.chain_stage import SeedOf, StageCut
 from harness.engines.shared.chain.event_times import measure_events
@@ -100,7 +100,7 @@ def stage_sizes(layout: Layout, costs: Sequence[LayerCost], memory: StageMemory 
         Impossible: more stages than events, named stages that do not follow the events, or no cut that fits.
     """
     if not isinstance(layout.placement, str):
-        return named_sizes(layout.placement, [cost.name for cost in costs])
+        return named_sizes(layout.placement, [cost.name for cost in costs], layout.stages)
     if layout.stages > len(costs):
         blocks = ", ".join(dict.fromkeys(cost.name for cost in costs))
         raise Impossible(
@@ -112,43 +112,6 @@ def stage_sizes(layout: Layout, costs: Sequence[LayerCost], memory: StageMemory 
     # Memory is counted by blocks: where one is called several times, a run of calls is no run of blocks.
     counted = memory if len({cost.name for cost in costs}) == len(costs) else None
     return balance_under(weights, layout.stages, counted)
-
-
-def named_sizes(stages: Placement, blocks: Sequence[str]) -> list[int]:
-    """Return how many events each stage runs where each lists modules at any depth; the others go with those before.
-
-    Raises:
-        Impossible: the stages do not follow the order of the calls, or one is empty.
-    """
-    owner = [_stage_of(stages, block) for block in blocks]
-    current, found = 0, []
-    for block, stage in zip(blocks, owner, strict=True):
-        if stage is not None and stage < current:
-            order = ", ".join(dict.fromkeys(blocks))
-            raise Impossible(
-                f"placement puts {block} on stage {stage}, but it is called after blocks of stage {current}. Stages "
-                f"must follow the order of the calls: {order}"
-            )
-        current = current if stage is None else stage
-        found.append(current)
-    sizes = [found.count(stage) for stage in range(len(stages))]
-    if not all(sizes):
-        empty = sizes.index(0)
-        raise Impossible(
-            f"placement leaves stage {empty} without a block; the blocks are {', '.join(dict.fromkeys(blocks))}"
-        )
-    return sizes
-
-
-def _stage_of(stages: Placement, block: str) -> int | None:
-    """Return the stage that lists a block or what holds it; the deepest name decides."""
-    listed = [
-        (len(name), number)
-        for number, names in enumerate(stages)
-        for name in names
-        if block == name or block.startswith(f"{name}.")
-    ]
-    return max(listed)[1] if listed else None
 
 
 def describe_cut(model: nn.Module, plan: ChainPlan) -> str:

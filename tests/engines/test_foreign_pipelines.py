@@ -1,0 +1,73 @@
+"""Pipelines of modules that are no plain list of layers, on real processes: they train what one device trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cells import make_cell
+from places import TESTS
+from trained import FP64, difference, real, seen, virtual
+
+from harness.core.endings import Status
+from harness.engines.processes.launch import run_cell
+
+FOREIGN = f"{TESTS}/models/foreign.py"
+
+MODELS = ["tied", "skips", "again", "lstm", "shared_activation", "in_place"]
+
+
+def changes(model: str, micro_batch_size: int = 20, **more: Any) -> dict[str, Any]:
+    optimizer = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01}
+    return {
+        "workload": FP64 | {"model": f"{FOREIGN}:{model}", "optimizer": optimizer, "clip_norm": 0.5},
+        "sweep__learning_rate": [0.05],
+        "sweep__global_batch_size": [60],
+        "sweep__micro_batch_size": micro_batch_size,
+        "goal": {"target_accuracy": 0.95, "max_steps": 10},
+        **more,
+    }
+
+
+def pipeline(schedule: str = "1f1b", gpus: int = 2) -> dict[str, Any]:
+    return {"sweep__gpus": [gpus], "strategy__model-split": {"schedule": schedule}}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("model", MODELS)
+def test_a_pipeline_of_any_module_trains_what_one_device_trains(model):
+    alone = virtual("single", **changes(model))
+    split = real("model-split", **changes(model), **pipeline())
+    assert seen(split) == seen(alone)
+    assert difference(split, alone) < 1e-9
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("model", ["tied", "skips"])
+def test_uneven_micro_batches_are_cut_as_one_device_cuts_them(model):
+    """The last batch of an epoch has 33 samples, which pass in 17 and 16."""
+    many = changes(model, goal={"target_accuracy": 0.95, "max_steps": 24})
+    assert difference(real("model-split", **many, **pipeline()), virtual("single", **many)) < 1e-9
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("schedule", ["gpipe", "interleaved-1f1b", "naive"])
+@pytest.mark.parametrize("model", ["tied", "skips"])
+def test_schedules_that_compute_whole_backward_passes_take_any_module(model, schedule):
+    split = real("model-split", **changes(model, 10), **pipeline(schedule))
+    assert difference(split, virtual("single", **changes(model, 10))) < 1e-9
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("model", "schedule", "reason"),
+    [
+        ("tied", "zb-1p", "zero-bubble schedules compute the gradients of weights apart"),
+        ("alternating", "1f1b", "the order of calls changes between steps"),
+    ],
+)
+def test_what_a_pipeline_cannot_do_is_said_and_is_no_crash(model, schedule, reason):
+    cell = make_cell(engine="real", sweep__strategy="model-split", **changes(model), **pipeline(schedule))
+    result = run_cell(cell)
+    assert result.status is Status.NOT_POSSIBLE
+    assert str(result.reason).removeprefix("rank 0: ").startswith(reason)
