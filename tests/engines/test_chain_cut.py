@@ -242,9 +242,7 @@ def test_stages_are_named_by_modules_at_any_depth():
     assert deep.placement[0] == ("down.0.0",)
     with pytest.raises(Impossible, match=r"names nothing, which the model does not have"):
         plan_of(Skips, 2, placement=(("down",), ("nothing",)))
-    with pytest.raises(
-        Impossible, match="puts down.0.0 on stage 1, behind|puts down.0 on stage 1, behind|puts up.0 on stage 0, behind"
-    ):
+    with pytest.raises(Impossible, match=r"puts \S+ on stage \d, behind layers of stage 1"):
         plan_of(Skips, 2, placement=(("up",), ("down",)))
     with pytest.raises(Impossible, match="leaves stage 1 without a layer"):
         plan_of(Skips, 2, placement=(("down", "up", "head"), ()))

@@ -71,3 +71,27 @@ def test_what_a_pipeline_cannot_do_is_said_and_is_no_crash(model, schedule, reas
     result = run_cell(cell)
     assert result.status is Status.NOT_POSSIBLE
     assert str(result.reason).removeprefix("rank 0: ").startswith(reason)
+
+
+@pytest.mark.dist
+def test_random_draws_do_not_depend_on_where_the_model_is_cut():
+    """Dropout by function between blocks, and by a layer inside of them: two and three stages draw the same masks."""
+    two, three = (real("model-split", **changes("noisy"), **pipeline(gpus=gpus)) for gpus in (2, 3))
+    assert difference(two, three) < 1e-9
+    other = real("model-split", **changes("noisy", 30), **pipeline())
+    assert difference(two, other) > 1e-3
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("model", ["tied", "skips"])
+def test_replicated_pipelines_of_any_module_average_their_gradients(model):
+    """Two replicas of two stages: weights that stages share are summed over stages and averaged over replicas."""
+    spread = {"sweep__gpus": [4], "strategy__hybrid": {"data": 2, "pipeline": 2}}
+    measured = real("hybrid", **changes(model, 10), **spread)
+    assert difference(measured, virtual("hybrid", **changes(model, 10), **spread)) < 1e-9
+
+
+@pytest.mark.dist
+def test_recomputed_blocks_of_any_module_change_nothing():
+    split = pipeline() | {"strategy__model-split": {"recompute": True}}
+    assert difference(real("model-split", **changes("skips"), **split), virtual("single", **changes("skips"))) < 1e-9
