@@ -22,7 +22,7 @@ class _Travels(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        return self.shape.numel() * self.dtype.itemsize
+        return int(self.shape.numel() * self.dtype.itemsize)
 
 
 class Assembly:

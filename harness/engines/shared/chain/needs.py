@@ -104,7 +104,7 @@ def keywords(inputs: Inputs) -> dict[str, torch.Tensor]:
 
 def differentiable(tensor: torch.Tensor) -> bool:
     """Whether a tensor may have a gradient."""
-    return tensor.is_floating_point() or tensor.is_complex()
+    return bool(tensor.is_floating_point() or tensor.is_complex())
 
 
 def same_values(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:

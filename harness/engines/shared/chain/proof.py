@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -189,7 +190,7 @@ def _largest_difference(whole: Step, staged: Step, tolerance: float) -> str:
     apart, what = max(found)
     if apart <= tolerance:
         return ""
-    return f"{what} is not a number there" if apart == torch.inf else f"{what} differs by {apart:.1%}"
+    return f"{what} is not a number there" if apart == math.inf else f"{what} differs by {apart:.1%}"
 
 
 def _relative(expected: torch.Tensor, got: torch.Tensor, floor: float) -> float:
@@ -197,12 +198,12 @@ def _relative(expected: torch.Tensor, got: torch.Tensor, floor: float) -> float:
     if expected.numel() == 0:
         return 0.0
     if expected.shape != got.shape:
-        return torch.inf
+        return math.inf
     a, b = (_real(tensor.detach()) for tensor in (expected, got))
     apart = torch.where(a == b, 0.0, (a - b).abs())  # equal infinities are equal
     apart = torch.where(a.isnan() & b.isnan(), 0.0, apart)
     if bool(apart.isnan().any()):
-        return torch.inf
+        return math.inf
     scale = max(float(a[a.isfinite()].abs().max()) if bool(a.isfinite().any()) else 0.0, floor)
     return float(apart.max()) / scale if scale else float(apart.max())
 
