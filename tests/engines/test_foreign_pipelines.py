@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from cells import make_cell
+from lazy import lazy
 from places import TESTS
 from trained import FP64, difference, real, seen, virtual
 
 from harness.core.endings import Status
 from harness.engines.processes.launch import run_cell
+from harness.engines.shared.setup import make_setup
+
+sharded_layout = lazy("harness.engines.real.layouts.sharded")
 
 FOREIGN = f"{TESTS}/models/foreign.py"
 
@@ -95,3 +99,30 @@ def test_replicated_pipelines_of_any_module_average_their_gradients(model):
 def test_recomputed_blocks_of_any_module_change_nothing():
     split = pipeline() | {"strategy__model-split": {"recompute": True}}
     assert difference(real("model-split", **changes("skips"), **split), virtual("single", **changes("skips"))) < 1e-9
+
+
+# -- fsdp --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("model", [*MODELS, "scaled"])
+def test_fsdp_of_any_module_trains_what_one_device_trains(model):
+    """BatchNorm's statistics are each replica's own: there the virtual cluster, which computes both, is the measure."""
+    measured = real("fsdp", **changes(model), sweep__gpus=[2])
+    expected = (
+        virtual("fsdp", **changes(model), sweep__gpus=[2]) if model == "skips" else virtual("single", **changes(model))
+    )
+    assert difference(measured, expected) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("model", "units"),
+    [
+        ("tied", ["middle.2", "head"]),
+        ("scaled", ["entry", "blocks.0", "blocks.2", "blocks.3", "head"]),
+        ("lstm", ["1", "3"]),
+    ],
+)
+def test_blocks_are_gathered_each_for_itself_unless_somebody_else_uses_their_weights(model, units):
+    replica = make_setup(make_cell(**changes(model))).replica()
+    assert [name for name, _ in sharded_layout.units_of(replica)] == units

@@ -156,10 +156,9 @@ def parted(names: Sequence[str], sizes: Sequence[int]) -> Placement:
 
 def describe_stages(module: nn.Module, placement: Placement) -> str:
     """Return what each stage holds, in words: layers, parameters, tensors."""
-    children = dict(module.named_children())
     stages = []
     for number, names in enumerate(placement):
-        tensors = [p for name in names for p in children[name].parameters()]
-        size = f"{sum(p.numel() for p in tensors):,} parameters in {len(tensors)} tensors"
+        held = {id(p): p.numel() for name in names for p in module.get_submodule(name).parameters()}
+        size = f"{sum(held.values()):,} parameters in {len(held)} tensors"
         stages.append(f"stage {number}: {', '.join(names)} ({size})")
     return "; ".join(stages)
