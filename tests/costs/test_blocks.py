@@ -73,3 +73,17 @@ def test_finding_blocks_leaves_buffers_and_random_numbers_as_they_were():
     named_blocks(model, torch.randn(3, 4, generator=torch.Generator().manual_seed(1)))
     assert torch.equal(model.blocks[0][1].running_mean, before)
     assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_finding_blocks_leaves_counters_as_they_were():
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def forward(self, values):
+            self.calls += 1
+            return super().forward(values)
+
+    model = Counting(nn.Linear(4, 4), nn.Linear(4, 2))
+    model.calls = 3
+    named_blocks(model, torch.zeros(2, 4))
+    assert model.calls == 3

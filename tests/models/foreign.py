@@ -17,6 +17,7 @@ class Tied(nn.Module):
         self.middle[3].weight = self.middle[0].weight
         self.middle[1].weight.requires_grad_(False)
         self.scale = nn.Parameter(torch.ones(WIDTH))
+        self.rate = torch.linspace(0, 0.1, classes, dtype=torch.float64)  # a plain tensor: no buffer, no parameter
         self.unused = nn.Linear(WIDTH, 3)
         self.head = nn.Linear(WIDTH, classes)
 
@@ -24,7 +25,8 @@ class Tied(nn.Module):
         values = self.entry(images.flatten(1)) * self.scale
         for layer in self.middle:
             values = values + layer(values).tanh_()
-        return self.head(values), F.linear(values, self.entry.weight.t())
+        looked_up = F.linear(values, self.entry.weight.t()).sum(1, keepdim=True)
+        return self.head(values) + looked_up * self.rate, values
 
 
 class Skips(nn.Module):

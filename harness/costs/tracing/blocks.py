@@ -54,8 +54,8 @@ def named_blocks(module: nn.Module, inputs: Any, fewest: int = 1, opened: Collec
     until none holds more than an eighth of the parameters; a block of a list stays whole unless it is too heavy for a
     stage. What lies between blocks (adding, reshaping, parameters that are used without a call) belongs to none.
 
-    The module is run once, in its present mode and without gradients; buffers and random generators are left as they
-    were, anything else that it changes in itself is not. Tensors may be fake.
+    The module is run once, in its present mode and without gradients; buffers, random generators and counters are left
+    as they were. Tensors may be fake.
 
     Args:
         inputs: one tensor, or keyword arguments.
@@ -103,9 +103,26 @@ def call_tree(module: nn.Module, inputs: Any) -> CallTree:
     return tree
 
 
+PLAIN = (bool, int, float, str, type(None))
+"""Types of attributes that a module may count in."""
+
+
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put buffers and random generators back afterwards, buffers that were replaced by others too."""
+    """Put buffers, random generators and counters back afterwards, buffers that were replaced by others too."""
+    owners = list(module.modules())
+    before = [{key: value for key, value in vars(owner).items() if isinstance(value, PLAIN)} for owner in owners]
+    try:
+        with buffers_kept(module):
+            yield
+    finally:
+        for owner, values in zip(owners, before, strict=True):
+            vars(owner).update(values)
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put buffers and random generators back afterwards."""
     owners = [(owner, name, b) for owner in module.modules() for name, b in owner.named_buffers(recurse=False)]
     before = [buffer.detach().clone() for _, _, buffer in owners]
     devices = {p.device.index for p in module.parameters() if p.device.type == "cuda"}

@@ -118,12 +118,10 @@ def units_of(replica: Replica) -> Named:
     Not a block that shares a parameter with another one, or whose weights are used without calling it: who uses them
     would find only this device's part.
     """
-    module, (inputs, targets) = replica.module, replica.data.train.block(0, min(2, len(replica.data.train)))
+    module, (inputs, _) = replica.module, replica.data.train.block(0, min(2, len(replica.data.train)))
     blocks = [(name, block) for name, block in blocks_of(replica) if block is not module]
     with replica.autocast():
-        loose = used_without_call(
-            module, [name for name, _ in blocks], inputs, lambda outputs: replica.loss(outputs, targets, 1.0)
-        )
+        loose = used_without_call(module, [name for name, _ in blocks], inputs)
     holders = Counter(p for _, block in blocks for p in block.parameters())
     inside = {id(part) for _, block in blocks for part in block.modules()}
     outside = {p for m in module.modules() if id(m) not in inside for p in m.parameters(recurse=False)}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from harness.core.errors import Impossible
-from harness.costs.tracing.blocks import undisturbed
+from harness.costs.tracing.blocks import buffers_kept
 from harness.workloads.batches import Inputs, call, outputs_of, rows
 
 Key = tuple[int, int]
@@ -141,6 +141,8 @@ class Intercepted:
 def survey(model: nn.Module, names: Sequence[str], inputs: Inputs) -> Survey:
     """Run a model once and record the calls of its blocks; buffers and random generators are left as they were.
 
+    Counters are not: a model that takes another way every other time shows it in two surveys.
+
     Raises:
         Impossible: a block returns something that cannot be handed to another stage.
     """
@@ -152,7 +154,7 @@ def survey(model: nn.Module, names: Sequence[str], inputs: Inputs) -> Survey:
         calls.append(Recorded(name, spec, [_kept(name, leaf) for leaf in leaves]))
         return output
 
-    with undisturbed(model), torch.enable_grad(), Intercepted(model, names, note):
+    with buffers_kept(model), torch.enable_grad(), Intercepted(model, names, note):
         output = outputs_of(call(model, inputs))
     return Survey(rows(inputs), calls, output.detach().requires_grad_(output.requires_grad))
 

@@ -7,35 +7,41 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from harness.costs.tracing.blocks import undisturbed
 from harness.engines.shared.chain.events import Intercepted
-from harness.engines.shared.chain.needs import differentiable
-from harness.engines.shared.chain.try_on import LossOf
-from harness.workloads.batches import Inputs, call, outputs_of
+from harness.workloads.batches import Inputs, call
 
 
-def used_without_call(model: nn.Module, names: Sequence[str], inputs: Inputs, loss: LossOf) -> set[nn.Parameter]:
-    """Return the parameters that get a gradient although no gradient passes through any block."""
+class _Noting(TorchDispatchMode):
+    """Notes the parameters that operations are given, while it listens."""
 
-    def cut_off(_: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        with torch.no_grad():
-            output = forward(*args, **kwargs)
-        return tree_map(_leaf, output)
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self._by_id = {id(p): p for p in parameters}
+        self.listens = True
+        self.noted: set[nn.Parameter] = set()
 
-    with undisturbed(model), torch.enable_grad(), Intercepted(model, names, cut_off):
-        value = loss(outputs_of(call(model, inputs)))
-        if value.requires_grad:
-            value.backward()  # type: ignore[no-untyped-call]
-    found = {p for p in model.parameters() if p.grad is not None}
-    for parameter in model.parameters():
-        parameter.grad = None
-    return found
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.listens:
+            given = map(id, tree_leaves((args, kwargs)))
+            self.noted.update(self._by_id[key] for key in given if key in self._by_id)
+        return func(*args, **(kwargs or {}))
 
 
-def _leaf(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor) or not differentiable(value):
-        return value
-    # A copy of a leaf, since the model may change what a block returned.
-    return value.detach().requires_grad_().clone()
+def used_without_call(model: nn.Module, names: Sequence[str], inputs: Inputs) -> set[nn.Parameter]:
+    """Return the parameters that one forward pass reads while none of the blocks is being called."""
+    noting = _Noting(list(model.parameters()))
+
+    def deaf(_: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        noting.listens = False
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            noting.listens = True
+
+    with undisturbed(model), torch.no_grad(), Intercepted(model, names, deaf), noting:
+        call(model, inputs)
+    return noting.noted

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.costs.tracing.blocks import undisturbed
 from harness.engines.shared.chain.events import Chain, Survey, chain_of, survey
 from harness.engines.shared.replica import Piece, Replica
 from harness.engines.shared.setup import Setup
@@ -44,7 +45,7 @@ def find_chain(model: nn.Module, names: Sequence[str], batches: Batches) -> tupl
     Raises:
         Impossible: the calls, or what they return, change from pass to pass.
     """
-    with batches.autocast():
+    with batches.autocast(), undisturbed(model):
         seen = survey(model, names, batches.inputs)
         return chain_of(seen, survey(model, names, batches.larger)), seen
 
