@@ -17,6 +17,7 @@ from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.layer_timing import describe_stages
+from harness.engines.shared.padding import fills_up
 from harness.engines.shared.replica import Piece, Replica, make_pieces, mergeable
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
@@ -43,6 +44,7 @@ class Executor:
         self.replica: Replica = setup.replica()
         self.merges = merge and mergeable(self.replica)
         self.draws = self.replica.draws
+        self._fills_up = setup.layout.pipeline > 1 and fills_up(setup, self.replica.module)
         self.shared_steps = shared_steps
         self.loaded: Flat | None = None
         self._steps: OrderedDict[tuple[int, ...], tuple[Any, ...]] = OrderedDict()
@@ -113,7 +115,7 @@ class Executor:
     def _pieces(self, indices: Indices, weight: float) -> list[list[Piece]]:
         layout, size = self.setup.layout, self.setup.cell.micro_batch_size
         parts = cut(indices, layout.data)
-        return [make_pieces(part, weight, size, pad=layout.pipeline > 1) for part in parts]
+        return [make_pieces(part, weight, size, self._fills_up) for part in parts]
 
     def _seed(self, origin: tuple[int, int], replica: int) -> None:
         if self.draws:

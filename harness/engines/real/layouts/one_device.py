@@ -19,9 +19,10 @@ from harness.core.step_parts import Part
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger, Stamp
-from harness.engines.real.layouts.recompute import recompute_layers
+from harness.engines.real.layouts.recompute import recompute_blocks
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.flat import Flat
+from harness.engines.shared.layer_timing import blocks_of
 from harness.engines.shared.replica import Piece, Replica, make_pieces
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
@@ -39,7 +40,7 @@ class OneDevice:
         self.number = 0
         self.replica = setup.replica()
         if setup.layout.recompute:
-            recompute_layers(self.replica.module)
+            recompute_blocks(block for _, block in blocks_of(self.replica))
         self.draws = self.replica.draws
         self.placement: Placement | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -12,12 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from harness.engines.shared.replica import draws
 
 
-def recompute_layers(module: nn.Module) -> None:
-    """Make every top-level layer keep its input only; parameters and their names stay as they are.
+def recompute_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Make every block keep its input only; parameters and their names stay as they are.
 
     Source: Chen, Xu, Zhang and Guestrin 2016, "Training Deep Nets with Sublinear Memory Cost", section 4.
     """
-    for layer in list(module.children()) if isinstance(module, nn.Sequential) else [module]:
+    for layer in blocks:
         again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=draws(layer))
         layer.forward = partial(again, context_fn=partial(_contexts, layer))  # type: ignore[method-assign]
 
