@@ -32,7 +32,7 @@ def describe(plan: Plan, host: Host | None = None) -> str:
         "\n".join(f"  {line}" for line in plan.understood),
         _points(plan, predictions),
         _predicted_from(predictions),
-        _not_possible(plan.cells),
+        _not_possible(plan.cells, predictions),
         _left_out(plan.left_out),
         _notes(plan),
     ]
@@ -67,7 +67,7 @@ def _predictions(plan: Plan, host: Host) -> dict[str, Prediction]:
 
 def _points(plan: Plan, predictions: Mapping[str, Prediction]) -> str:
     """Return the table of points: one row for the seeds of each."""
-    possible = [cell for cell in plan.cells if not cell.not_possible]
+    possible = [cell for cell in plan.cells if not _why_not(cell, predictions)]
     swept = list(dict.fromkeys(key for cell in possible for key in _swept(cell)))
     differing = varied_settings((cell.strategy, cell.options) for cell in possible)
     seeds: dict[tuple[str, ...], list[int]] = {}
@@ -115,8 +115,9 @@ def _beside(cell: Cell) -> str:
 
 def _predicted_from(predictions: Mapping[str, Prediction]) -> str:
     """Say where predictions are from, and why some are missing."""
-    known = dict.fromkeys(item.text for item in predictions.values() if item.step_time_s is not None)
-    unknown = dict.fromkeys(item.reason for item in predictions.values() if item.step_time_s is None)
+    items = [item for item in predictions.values() if not item.not_possible]
+    known = dict.fromkeys(item.text for item in items if item.step_time_s is not None)
+    unknown = dict.fromkeys(item.reason for item in items if item.step_time_s is None)
     lines = [*(f"step times: {text}" for text in known), *(f"not predicted: {reason}" for reason in unknown)]
     return _list("predictions", lines)
 
@@ -172,11 +173,17 @@ def _numbers(numbers: Sequence[int]) -> str:
     return f"{run[0]}-{run[-1]}" if len(run) > 2 and list(numbers) == run else " ".join(map(str, numbers))
 
 
-def _not_possible(cells: Iterable[Cell]) -> str:
+def _why_not(cell: Cell, predictions: Mapping[str, Prediction]) -> str:
+    """Return why a cell cannot be run: this machine cannot, or the strategy cannot with this model."""
+    found = predictions.get(cell.cell_id)
+    return cell.not_possible or (found.not_possible if found else "")
+
+
+def _not_possible(cells: Iterable[Cell], predictions: Mapping[str, Prediction]) -> str:
     lines = dict.fromkeys(
-        f"{cell.strategy}, gpus {cell.gpus}: {cell.not_possible}" for cell in cells if cell.not_possible
+        f"{cell.strategy}, gpus {cell.gpus}: {why}" for cell in cells if (why := _why_not(cell, predictions))
     )
-    return _list("not possible on this machine (recorded as not-possible)", lines)
+    return _list("not possible (recorded as not-possible)", lines)
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
-from harness.core.errors import InputError
+from harness.core.errors import HarnessError, Impossible
 from harness.core.given_cluster import is_elsewhere
 from harness.core.words import counted, memory_size
 from harness.costs.memory.device import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory, stages_of
@@ -104,15 +104,15 @@ def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:
     Its id stays: it names what was asked for. Where not a single sample fits, the number is 1, and the verdict says so.
 
     Raises:
-        InputError: a model without mathematics that does not say what it keeps.
+        Impossible: nobody knows what the model keeps.
     """
     if cell.micro_batch_size != LARGEST:
         return cell
     if cell.dram_bytes is None:
         return replace(cell, micro_batch_size=cell.batch_size)
     if not shape.activations_known:
-        raise InputError(
-            ['micro_batch_size = "largest": activations are not known. Set activations, or hidden and sequence']
+        raise Impossible(
+            'micro_batch_size = "largest": activations are not known. Set activations, or hidden and sequence'
         )
     layout, work = layout_of(cell, host), _work(replace(cell, micro_batch_size=cell.batch_size), host)
     found = largest(shape, layout, work, cell.dram_bytes, constants_of(cell), batch_size=cell.batch_size)
@@ -137,13 +137,18 @@ def _data_bytes(cell: Cell, host: Host) -> int:
 
     A cluster of the catalogue stands for any way of feeding it.
     """
-    from harness.costs.cells.kept import seen_by
+    from harness.costs.cells.kept import seen_by, size_of
 
     seen = None if is_elsewhere(cell.cluster) else seen_by(cell, host)
     if seen is None:
         return 0
-    dataset, (_, sample) = host.datasets[cell.workload.dataset.name], seen
-    size = dataset.size(dataset.Options(**cell.workload.dataset.options))
+    _, sample = seen
+    try:
+        size = size_of(cell, host)
+    except (HarnessError, OSError):
+        return 0  # running the cell words it
+    if size is None:
+        return 0
     numbers = 8 * sample.width if sample.vocabulary else 4 * sample.channels * sample.height * sample.width
     labels = 8 * (sample.width if sample.labels_per_token else 1)
     return int(size.num_train + size.num_test) * (numbers + labels)

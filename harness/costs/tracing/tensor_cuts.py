@@ -8,7 +8,7 @@ Source: Shoeybi, Patwary, Puri, LeGresley, Casper and Catanzaro 2019, "Megatron-
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -87,10 +87,10 @@ def _divides(layer: Any, cut: TensorCut, ways: int) -> bool:
     return bool(side % ways == 0)
 
 
-def split_shares(module: nn.Module, plan: TensorPlan) -> dict[str, float]:
-    """Return for every top-level layer the share of its parameters that the plan divides, 0..1."""
+def split_shares(module: nn.Module, plan: TensorPlan, layers: Iterable[tuple[str, nn.Module]]) -> dict[str, float]:
+    """Return for every layer the share of its parameters that the plan divides, 0..1."""
     shares = {}
-    for name, layer in module.named_children():
+    for name, layer in layers:
         total = sum(p.numel() for p in layer.parameters())
         cuts = {full: cut for full, cut in plan.items() if full == name or full.startswith(f"{name}.")}
         divided = sum(_divided(module.get_submodule(full), cut) for full, cut in cuts.items())

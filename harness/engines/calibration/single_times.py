@@ -234,7 +234,7 @@ def shape_of(stepper: Stepper) -> ModelShape:
     """Return the model's layers as traced; of one whose layers cannot be told apart that way, what a profile needs."""
     replica, size = stepper.worker.replica, stepper.size
     costs, found = stepper.layers[0], traced_shape(stepper.worker.setup)
-    if [layer.name for layer in found.layers] == [cost.name for cost in costs]:
+    if isinstance(found, ModelShape) and [layer.name for layer in found.layers] == [cost.name for cost in costs]:
         return found
     children = dict(replica.module.named_children())
     modules = [children.get(cost.name, replica.module) for cost in costs]

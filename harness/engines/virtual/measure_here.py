@@ -13,7 +13,7 @@ from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.layer_timing import LayerCost, measure_layers, place
 from harness.engines.shared.replica import make_pieces
 from harness.engines.shared.setup import Setup
-from harness.engines.shared.trace_or_find import shape_of
+from harness.engines.shared.trace_or_find import counted, shape_of
 from harness.engines.virtual.executor import Executor
 
 REPEATS = 5
@@ -47,7 +47,7 @@ def placed(setup: Setup, profile: Profile) -> Placement | None:
 def measured_alone(executor: Executor) -> Profile:
     """Measure a cell's workload in this process, at its batch and at half of it, with nobody busy beside it."""
     setup = executor.setup
-    shape, whole = shape_of(setup), max(1, min(setup.cell.micro_batch_size, setup.num_train))
+    shape, whole = _shape(executor), max(1, min(setup.cell.micro_batch_size, setup.num_train))
     sizes = sorted({max(1, whole // 2), whole})
     seconds = [_gradient_s(executor, size) for size in sizes]
     shares = _shares(executor, shape, whole)
@@ -60,6 +60,13 @@ def measured_alone(executor: Executor) -> Profile:
     text = f"in this process over {' and '.join(map(str, sizes))} samples, alone"
     apply_s = _apply_s(executor)
     return Profile(shape, times, apply_s, origin="measured", text=text, error=ALONE_ERROR)
+
+
+def _shape(executor: Executor) -> ModelShape:
+    found, replica = shape_of(executor.setup), executor.replica
+    return (
+        found if isinstance(found, ModelShape) else counted(replica.module, [replica.data.train_inputs], replica.dtype)
+    )
 
 
 def _gradient_s(executor: Executor, size: int) -> float:
