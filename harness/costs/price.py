@@ -38,6 +38,7 @@ class Prediction:
         reason: why there is no time.
         out_of_memory: what is missing, where it does not fit.
         not_possible: why the strategy cannot do it with this model.
+        profile: what each layer holds and takes.
     """
 
     step_time_s: float | None = None
@@ -50,6 +51,7 @@ class Prediction:
     reason: str = ""
     out_of_memory: str = ""
     not_possible: str = ""
+    profile: Profile | None = None
 
 
 def price(cell: Cell, host: Host) -> Prediction:
@@ -74,7 +76,7 @@ def _priced(cell: Cell, host: Host) -> Prediction:
     shape = find_shape(cell, host)
     why = why_not_known(cell, host) if shape is None else None
     if why is not None and cell.cluster.device is not None:
-        return Prediction(reason=f"{cell.workload.model.name}: its layers are not known: {why.reason}")
+        return Prediction(reason=f"{cell.workload.model.name}: its layers are not known. {why.reason}")
     profile, cluster = profile_of(cell, shape), cluster_of(cell)
     found = _in_memory(cell, host, profile.shape)
     if not found.micro_batch_size or found.out_of_memory:
@@ -117,6 +119,7 @@ def _timed(
         cost=_money(cell, seconds, steps),
         error=combined_error(errors, {"compute_s": cost.compute_s + update_s, "communication_s": cost.communication_s}),
         text=profile.text,
+        profile=profile,
     )
 
 

@@ -172,7 +172,7 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
     if shape is None:
         raise HarnessError(f"{_name(cell)}: its layers are not known yet. Run `harness plan --measure` to trace them")
     if isinstance(shape, NotKnown):
-        raise Impossible(f"{_name(cell)}: its layers are not known, so nothing can be predicted: {shape.reason}")
+        raise Impossible(f"{_name(cell)}: its layers are not known, so nothing can be predicted. {shape.reason}")
     return _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
 
 

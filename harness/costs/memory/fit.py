@@ -45,9 +45,15 @@ def placement_of(cell: Cell, host: Host, shape: ModelShape) -> tuple[tuple[str, 
     One cut for what a pipeline needs and for what it takes; None without a pipeline.
 
     Raises:
-        Impossible: there are too few layers, or the named stages are not the model's layers in their order.
+        Impossible: there are too few layers, the named stages are not the model's layers in their order, or nobody
+            knows how tensor parallelism divides the model.
     """
     layout = layout_of(cell, host)
+    if layout.tensor > 1 and not shape.divisible:
+        raise Impossible(
+            "tensor parallelism cuts pairs of nn.Linear in an nn.Sequential, or what a module says in a class "
+            "attribute tensor_plan; this model has other modules with linear layers in them"
+        )
     if layout.stages == 1:
         return None
     stages = stages_of(shape, layout, _work(cell, host), constants_of(cell), limit_bytes=cell.dram_bytes)

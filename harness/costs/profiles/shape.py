@@ -76,6 +76,7 @@ class ModelShape:
         origin: where the figures are from, in words.
         activations_known: whether anybody said what the layers keep for the backward pass.
         timeline: what each pass allocates, where the model was traced.
+        divisible: whether it is known what tensor parallelism may divide.
     """
 
     layers: tuple[LayerShape, ...]
@@ -84,6 +85,7 @@ class ModelShape:
     origin: str = ""
     activations_known: bool = True
     timeline: Timeline | None = None
+    divisible: bool = True
 
     @property
     def parameters(self) -> int:

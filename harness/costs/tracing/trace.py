@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from harness.costs.tracing.cuda_rules import CudaRules
 from harness.costs.tracing.follow import follow
 from harness.costs.tracing.lines import Held, model_shape
 from harness.costs.tracing.samples import Inputs, blank, call, drawn, outputs_of, tensors_of
-from harness.costs.tracing.tensor_cuts import TensorPlan, split_shares, tensor_plan
+from harness.costs.tracing.tensor_cuts import TensorPlan, found_plan, not_plain, split_shares
 from harness.costs.tracing.untouched import convert, is_lazy, kept_generators, kept_module, make_fake
 from harness.costs.tracing.watch import AllocationRecorder, Phase, TracedPass, storage_key, storage_keys
 from harness.workloads.entries import DataShape
@@ -75,7 +75,9 @@ class Rules:
         return context
 
 
-def trace_model(build: Callable[[], nn.Module], shape: DataShape, rules: Rules | None = None) -> ModelShape | NotKnown:
+def trace_model(
+    build: Callable[[], nn.Module], shape: DataShape, rules: Rules | None = None, files: Sequence[str] = ()
+) -> ModelShape | NotKnown:
     """Trace a model that is built on the spot; whatever it raises, the answer is only that nothing is known.
 
     In this order: built and run without values, so that no memory is allocated for its tensors; built with values
@@ -86,10 +88,11 @@ def trace_model(build: Callable[[], nn.Module], shape: DataShape, rules: Rules |
         build: makes the module.
         shape: of one sample.
         rules: how it is run; default: in single precision on CPU.
+        files: the user's own, whose lines a reason names.
     """
     rules = rules or Rules()
     with kept_generators(), _silence():
-        return _built_without_values(build, shape, rules) or _trace_built(build, shape, rules)
+        return _built_without_values(build, shape, rules) or _trace_built(build, shape, rules, files)
 
 
 @contextmanager
@@ -117,7 +120,9 @@ def _built_without_values(build: Callable[[], nn.Module], shape: DataShape, rule
         return None
 
 
-def _trace_built(build: Callable[[], nn.Module], shape: DataShape, rules: Rules) -> ModelShape | NotKnown:
+def _trace_built(
+    build: Callable[[], nn.Module], shape: DataShape, rules: Rules, files: Sequence[str]
+) -> ModelShape | NotKnown:
     hurdle = Hurdle.BUILD
     try:
         module = build()
@@ -126,7 +131,7 @@ def _trace_built(build: Callable[[], nn.Module], shape: DataShape, rules: Rules)
             _initialise(module, shape)
         return _without_values(module, shape, rules) or _with_values(module, shape, rules)
     except Exception as error:  # as above; what is wrong with the model itself is raised again when a cell runs it
-        reason = str(error) if isinstance(error, HarnessError) else describe(error)
+        reason = str(error) if isinstance(error, HarnessError) else describe(error, files)
         return NotKnown(hurdle, Text(reason))
 
 
@@ -162,13 +167,14 @@ def _trace(module: nn.Module, shape: DataShape, rules: Rules, how: str) -> Model
     batches = [drawn(blank(shape, samples, rules.dtype), shape) for samples in BATCH_SIZES]
     with rules.casting():
         blocks = named_blocks(module, batches[0][0])
-    plan = tensor_plan(module, CUT_INTO)
+    divisible = not not_plain(module)
+    plan = found_plan(module, CUT_INTO) if divisible else {}
     owned = _Owned.of(module, blocks)
     runs = [_run(module, batch, rules, blocks, plan, owned) for batch in batches]
     origin = f"traced with {how} by the rules of {rules.device} in {rules.precision}"
     shares = split_shares(module, plan, blocks)
     held = [_held(owned.tensors[number], shares[name]) for number, (name, _) in enumerate(blocks)]
-    return model_shape(held, runs, rules.dtype.itemsize, origin)
+    return replace(model_shape(held, runs, rules.dtype.itemsize, origin), divisible=divisible)
 
 
 @dataclass

@@ -70,4 +70,5 @@ def _trace(cell: Cell, model: Model, seen: DataShape) -> ModelShape | NotKnown:
     work = cell.workload
     options = model.Options(**work.model.options)
     rules = Rules(work.loss, work.precision, cell.device)
-    return trace_model(lambda: model.build(options, seen), seen, rules)
+    files = [str(model.file.path)] if model.file else []
+    return trace_model(lambda: model.build(options, seen), seen, rules, files)
