@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ class Followed(NamedTuple):
         last: number of the traced layer that ran last; what follows, the loss, is part of it.
     """
 
-    result: Any
+    result: object
     layers: TracedLayers
     last: int
 
@@ -50,7 +50,7 @@ def follow(module: nn.Module, inputs: Inputs, recorder: AllocationRecorder, bloc
 # -- layer by layer ----------------------------------------------------------------------------------------------------
 
 
-def _follow_chain(values: Any, recorder: AllocationRecorder, layers: Named) -> Followed:
+def _follow_chain(values: object, recorder: AllocationRecorder, layers: Named) -> Followed:
     """Pass layer by layer; of a run of equal layers that keep their input's shape only some."""
     names: list[str] = []
     stands_for: list[int] = []
@@ -133,8 +133,8 @@ class _Marks:
         names = tuple(name for name, _ in self.blocks)
         return TracedLayers(names, tuple(range(len(names))), tuple(self.outputs), repeats=True)
 
-    def _enter(self, number: int) -> Any:
-        def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
+    def _enter(self, number: int) -> Callable[..., None]:
+        def enter(_: nn.Module, args: object, kwargs: object) -> None:
             if in_backward():
                 return
             self.depth += 1
@@ -150,8 +150,8 @@ class _Marks:
 
         return enter
 
-    def _leave(self, number: int) -> Any:
-        def leave(_: nn.Module, __: Any, output: Any) -> None:
+    def _leave(self, number: int) -> Callable[..., None]:
+        def leave(_: nn.Module, __: object, output: object) -> None:
             if in_backward():
                 return
             self.depth -= 1
@@ -188,16 +188,16 @@ def in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
-def _tensors(values: Any) -> list[torch.Tensor]:
+def _tensors(values: object) -> list[torch.Tensor]:
     """Return all plain tensors in what a module is given or returns."""
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
 
 
-def _shapes(values: Any) -> list[torch.Size]:
+def _shapes(values: object) -> list[torch.Size]:
     return [tensor.shape for tensor in _tensors(values)]
 
 
-def _output(values: Any, recorder: AllocationRecorder) -> Output:
+def _output(values: object, recorder: AllocationRecorder) -> Output:
     """Return what a layer hands on: the bytes of all its tensors, and the allocation of the largest of them."""
     tensors = [tensor for tensor in _tensors(values) if tensor.requires_grad] or _tensors(values)
     if not tensors:

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -252,7 +251,7 @@ def _run(
     return seen
 
 
-def _loss(result: Any, targets: torch.Tensor, rules: Rules) -> torch.Tensor:
+def _loss(result: object, targets: torch.Tensor, rules: Rules) -> torch.Tensor:
     return weighted_loss(rules.loss)(outputs_of(result), targets, 1.0 / len(targets))
 
 
