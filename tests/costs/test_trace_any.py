@@ -8,7 +8,7 @@ import pytest
 from lazy import lazy
 
 from harness.core.not_known import Hurdle, NotKnown
-from harness.workloads.entries import DataShape
+from harness.workloads.entries import DataShape, Feature
 
 np = lazy("numpy")
 torch = lazy("torch")
@@ -250,6 +250,66 @@ def test_sparse_gradients_are_gradients():
             return self.head(self.words(tokens).mean(1))
 
     assert traced(Words, DataShape(1, 1, 6, 4, 50)).parameters == 50 * 8 + 36
+
+
+def test_complex_weights_are_two_numbers_each():
+    class Waves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wave, self.head = nn.Parameter(torch.ones(9, dtype=torch.complex64)), nn.Linear(16, 4)
+
+        def forward(self, values):
+            return self.head(torch.fft.irfft(torch.fft.rfft(values.flatten(1)) * self.wave, n=16))
+
+    for precision in ("fp32", "fp64"):
+        assert traced(Waves, precision=precision).parameters == 2 * 9 + 68
+
+
+def test_inputs_by_keyword_and_numbers_to_be_met():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.numbers, self.head = nn.Embedding(30, 8), nn.Linear(5, 8), nn.Linear(8, 2)
+
+        def forward(self, numbers, tokens, mask):
+            return {"logits": self.head(self.numbers(numbers) + (self.words(tokens) * mask[..., None]).sum(1))}
+
+    features = (Feature("numbers", (5,)), Feature("tokens", (7,), "int64", 30), Feature("mask", (7,), "bool"))
+    shape = DataShape(1, 1, 7, 0, features=features, target=Feature("", (2,)))
+    for looks in (False, True):
+        found = traced(lambda looks=looks: by_value(Mixed()) if looks else Mixed(), shape, loss="mse")
+        assert ("real tensors" in found.origin) == looks
+        assert names(found)[0] == "numbers"
+        assert found.parameters == 240 + 48 + 18
+        assert found.input_bytes.at(10) == 10 * (5 * 4 + 7 * 8 + 7)
+
+
+def by_value(model):
+    """Return a model that cannot be run without values."""
+    forward = model.forward
+
+    def looking(*args, **kwargs):
+        float(sum(value.sum() for value in (*args, *kwargs.values())).item())
+        return forward(*args, **kwargs)
+
+    model.forward = looking
+    return model
+
+
+def test_pixels_may_have_a_class_each():
+    class Unet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.norm = nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4)
+            self.up, self.out = nn.ConvTranspose2d(4, 4, 2, 2), nn.Conv2d(5, 3, 1)
+
+        def forward(self, image):
+            return self.out(torch.cat([self.up(torch.relu(self.norm(self.down(image)))), image], 1))
+
+    shape = DataShape(1, 8, 8, 3, target=Feature("", (8, 8), "int64", 3))
+    found = traced(Unet, shape)
+    assert names(found) == ["down", "norm", "up", "out"]
+    assert "fake tensors" in found.origin
 
 
 # -- what fake tensors cannot do ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -138,6 +139,10 @@ def _work(cell: Cell, host: Host) -> Work:
     )
 
 
+_NUMBER_BYTES = {"float": 4, "int32": 4, "int16": 2, "uint8": 1, "int8": 1, "bool": 1}
+"""Of one number of a tensor as it lies on the device; others have 8."""
+
+
 def _data_bytes(cell: Cell, host: Host) -> int:
     """Return the bytes of the whole data set, which this machine keeps on its devices; 0 where only loading it tells.
 
@@ -155,6 +160,7 @@ def _data_bytes(cell: Cell, host: Host) -> int:
         return 0  # running the cell words it
     if size is None:
         return 0
-    numbers = 8 * sample.width if sample.vocabulary else 4 * sample.channels * sample.height * sample.width
-    labels = 8 * (sample.width if sample.labels_per_token else 1)
-    return int(size.num_train + size.num_test) * (numbers + labels)
+    tensors = (*sample.inputs, sample.targets)
+    return (size.num_train + size.num_test) * sum(
+        math.prod(one.shape) * _NUMBER_BYTES.get(one.dtype, 8) for one in tensors
+    )

@@ -96,3 +96,10 @@ class ModelShape:
     def parameter_bytes(self) -> int:
         """Bytes of all parameters, and of all gradients."""
         return self.parameters * self.element_bytes
+
+    def work_shares(self, samples: float) -> list[float]:
+        """Return each layer's share of all operations; of all parameters where operations are not known."""
+        flops = [layer.forward_flops.at(samples) for layer in self.layers]
+        weights = flops if sum(flops) else [float(layer.parameters) for layer in self.layers]
+        total = sum(weights)
+        return [weight / total if total else 1 / len(weights) for weight in weights]

@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from harness.costs.tracing.blocks import Named, is_chain
-from harness.costs.tracing.samples import Inputs, call
 from harness.costs.tracing.watch import AllocationRecorder, Output, Phase, TracedLayers
+from harness.workloads.batches import Inputs, call
 
 TRACED_OF_EQUAL = 3
 """Layers traced of a run of equal ones: the first, the last, and one between equals, which stands for all others."""

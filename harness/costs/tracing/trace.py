@@ -26,10 +26,11 @@ from harness.costs.tracing.blocks import Named, named_blocks
 from harness.costs.tracing.cuda_rules import CudaRules
 from harness.costs.tracing.follow import follow
 from harness.costs.tracing.lines import Held, model_shape
-from harness.costs.tracing.samples import Inputs, blank, call, drawn, outputs_of, tensors_of
+from harness.costs.tracing.samples import drawn
 from harness.costs.tracing.tensor_cuts import TensorPlan, found_plan, not_plain, split_shares
-from harness.costs.tracing.untouched import convert, is_lazy, kept_generators, kept_module, make_fake
+from harness.costs.tracing.untouched import in_precision, is_lazy, kept_generators, kept_module, make_fake
 from harness.costs.tracing.watch import AllocationRecorder, Phase, TracedPass, storage_key, storage_keys
+from harness.workloads.batches import Inputs, call, outputs_of, tensors_of
 from harness.workloads.entries import DataShape
 from harness.workloads.losses import weighted_loss
 
@@ -152,7 +153,7 @@ def _with_values(module: nn.Module, shape: DataShape, rules: Rules) -> ModelShap
 
 def _initialise(module: nn.Module, shape: DataShape) -> None:
     """Let a lazy module find its sizes."""
-    inputs, _ = blank(shape, BATCH_SIZES[0], torch.get_default_dtype())
+    inputs, _ = drawn(shape, BATCH_SIZES[0], torch.get_default_dtype())
     module.train()
     with torch.no_grad():
         call(module, inputs)
@@ -162,8 +163,8 @@ def _trace(module: nn.Module, shape: DataShape, rules: Rules, how: str) -> Model
     if is_lazy(module):
         _initialise(module, shape)
     module.train()
-    convert(module, rules.dtype)
-    batches = [drawn(blank(shape, samples, rules.dtype), shape) for samples in BATCH_SIZES]
+    in_precision(module, rules.dtype)
+    batches = [drawn(shape, samples, rules.dtype) for samples in BATCH_SIZES]
     with rules.casting():
         blocks = named_blocks(module, batches[0][0])
     divisible = not not_plain(module)
@@ -215,7 +216,7 @@ def _held(tensors: Sequence[torch.Tensor], split: float) -> Held:
     trainable = [t for t in tensors if isinstance(t, nn.Parameter) and t.requires_grad]
     fixed = [t for t in tensors if not (isinstance(t, nn.Parameter) and t.requires_grad)]
     return Held(
-        tensors=tuple(p.numel() for p in trainable),
+        tensors=tuple(p.numel() * (2 if p.is_complex() else 1) for p in trainable),
         rows=tuple(p.shape[0] if p.dim() else 1 for p in trainable),
         buffers_bytes=sum(t.numel() * t.element_size() for t in fixed),
         split=split,

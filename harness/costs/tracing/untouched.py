@@ -50,12 +50,13 @@ def kept_module(module: nn.Module) -> Iterator[None]:
                     part._buffers[name] = held
 
 
-def convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """Do what `Module.to` does; that one swaps tensors in place, which fake ones refuse."""
+def in_precision(module: nn.Module, dtype: torch.dtype) -> None:
+    """Do what a cell does with `Module.to`; that one swaps tensors in place, which fake ones refuse."""
+    pair = torch.complex128 if dtype == torch.float64 else torch.complex64
 
     def converted(tensor: torch.Tensor) -> torch.Tensor:
-        floating = tensor.is_floating_point() and tensor.dtype != dtype
-        return tensor.detach().to(dtype) if floating else tensor
+        wanted = dtype if tensor.is_floating_point() else pair if tensor.is_complex() else tensor.dtype
+        return tensor if tensor.dtype == wanted else tensor.detach().to(wanted)
 
     replace_tensors(module, converted)
 

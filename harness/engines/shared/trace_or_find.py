@@ -55,7 +55,7 @@ def _shape(cell: Cell, model: Model, seen: DataShape) -> ModelShape | NotKnown:
     return _known[name]
 
 
-def counted(module: nn.Module, inputs: Sequence[torch.Tensor], dtype: torch.dtype) -> ModelShape:
+def counted_whole(module: nn.Module, inputs: Sequence[torch.Tensor], dtype: torch.dtype) -> ModelShape:
     """Return what is known of a model that cannot be traced: what it holds, as one layer."""
     layer = LayerShape(
         WHOLE,

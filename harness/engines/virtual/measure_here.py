@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from harness.core.errors import Impossible
 from harness.costs.memory import Placement
 from harness.costs.profiles import LayerTime, ModelShape, Profile, TimeCurve
 from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.layer_timing import LayerCost, measure_layers, place
 from harness.engines.shared.replica import make_pieces
 from harness.engines.shared.setup import Setup
-from harness.engines.shared.trace_or_find import counted, shape_of
+from harness.engines.shared.trace_or_find import counted_whole, shape_of
 from harness.engines.virtual.executor import Executor
+from harness.workloads.batches import tensors_of
 
 REPEATS = 5
 """Of each measurement in this process; chosen: the least of five, a second for a small network."""
@@ -64,9 +66,9 @@ def measured_alone(executor: Executor) -> Profile:
 
 def _shape(executor: Executor) -> ModelShape:
     found, replica = shape_of(executor.setup), executor.replica
-    return (
-        found if isinstance(found, ModelShape) else counted(replica.module, [replica.data.train_inputs], replica.dtype)
-    )
+    if isinstance(found, ModelShape):
+        return found
+    return counted_whole(replica.module, tensors_of(replica.data.train.inputs), replica.dtype)
 
 
 def _gradient_s(executor: Executor, size: int) -> float:
@@ -76,10 +78,13 @@ def _gradient_s(executor: Executor, size: int) -> float:
 
 def _shares(executor: Executor, shape: ModelShape, size: int) -> Sequence[tuple[float, float]]:
     """Return each layer's (forward, backward) share of a gradient."""
-    if len(shape.layers) == 1:
-        return [(1 / 3, 2 / 3)]  # as many operations; of a single layer only their sum matters
     piece = make_pieces(torch.arange(size).numpy(), 1.0, size, pad=False)[0]
-    layers = measure_layers(executor.replica, piece)
+    try:
+        layers = measure_layers(executor.replica, piece) if len(shape.layers) > 1 else []
+    except Impossible:
+        layers = []
+    if [layer.name for layer in layers] != [layer.name for layer in shape.layers]:
+        return [(share / 3, 2 * share / 3) for share in shape.work_shares(size)]  # backward is two products for one
     total = sum(layer.forward_s + layer.backward_s for layer in layers)
     return [(layer.forward_s / total, layer.backward_s / total) for layer in layers]
 
