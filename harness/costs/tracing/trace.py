@@ -24,6 +24,7 @@ from harness.core.text import Text
 from harness.costs.profiles.shape import ModelShape
 from harness.costs.tracing.blocks import Named, named_blocks
 from harness.costs.tracing.cuda_rules import CudaRules
+from harness.costs.tracing.fake_kernels import FakeKernels
 from harness.costs.tracing.follow import follow
 from harness.costs.tracing.lines import Held, model_shape
 from harness.costs.tracing.samples import drawn
@@ -111,7 +112,7 @@ def _silence() -> Iterator[None]:
 def _built_without_values(build: Callable[[], nn.Module], shape: DataShape, rules: Rules) -> ModelShape | None:
     """Return what a model says whose tensors never have values; None where it takes values."""
     try:
-        with FakeTensorMode():
+        with FakeTensorMode(), FakeKernels():
             module = build()
             if not all(isinstance(tensor, FakeTensor) for tensor in (*module.parameters(), *module.buffers())):
                 return None  # made before, and only handed out: not to be changed
@@ -139,7 +140,7 @@ def _without_values(module: nn.Module, shape: DataShape, rules: Rules) -> ModelS
     """Return what tensors that lose their values say; None where it takes values."""
     try:
         # What is no parameter and no buffer keeps its values.
-        with kept_module(module), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with kept_module(module), FakeTensorMode(allow_non_fake_inputs=True) as mode, FakeKernels():
             make_fake(module, mode)
             return _trace(module, shape, rules, "fake tensors")
     except Exception:  # as in `_built_without_values`
