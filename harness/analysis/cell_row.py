@@ -15,6 +15,7 @@ from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, Decision, target_reached
 from harness.core.cell import Cell
 from harness.core.endings import Status
+from harness.core.not_known import NotKnown
 from harness.core.outcome import Outcome, TableColumns
 from harness.core.records import Json, to_json
 from harness.core.row import Row, WholeRow
@@ -82,7 +83,7 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Json:
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
     row["bubble_fraction"] = outcome.bubble_fraction
     row["pipeline"] = cell.layout.pipeline
-    row["dram_tensors_peak_bytes"] = sum(outcome.dram.values()) or None
+    row["dram_tensors_peak_bytes"] = None if isinstance(outcome.dram, NotKnown) else sum(outcome.dram.values()) or None
     row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
     row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
     return dict(row) | {f"x_{name}": value for name, value in outcome.recorded.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -17,9 +18,11 @@ from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
 from harness.core.errors import MachineError, PluginError
+from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
-from harness.core.records import Json
+from harness.core.records import Json, to_json
 from harness.core.words import counted
+from harness.engines.processes.blame import explain, own_files
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.processes.status import Reached
@@ -78,12 +81,16 @@ def missing(
     todo = []
     for cell in cells:
         record = results.record(cell.cell_id)
-        stale = record is not None and record.status is Status.NOT_POSSIBLE and not cell.not_possible
-        if record is None or fresh or stale or record.status in retry:
+        if record is None or fresh or _became_possible(record, cell) or record.status in retry:
             todo.append((cell, 0))
         elif not record.final:
             todo.append((cell, record.attempts))
     return todo
+
+
+def _became_possible(record: Record, cell: Cell) -> bool:
+    """Say whether a plan once left a cell out that it runs now; what running has found out stays found."""
+    return record.status is Status.NOT_POSSIBLE and bool(record.cell.not_possible) and not cell.not_possible
 
 
 def run_cells(
@@ -149,14 +156,10 @@ def _run_one(
     progress: Progress,
 ) -> Record:
     _tell(host, "cell_started", cell)
-    if cell.not_possible:
-        result, telemetry = Result.ended_by(Cause.IMPOSSIBLE, cell.not_possible), None
-    else:
-        cell, verdict = admit(cell, host, plugins)
-        if verdict:
-            result, telemetry = Result.ended_by(Cause.MEMORY, verdict), None
-        else:
-            result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
+    telemetry = None
+    cell, result = _admitted(cell, results, host, plugins)
+    if result is None:
+        result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
     if result.cause is Cause.MACHINE:
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
@@ -167,6 +170,20 @@ def _run_one(
         write_trace(results, cell, result.outcome, trace)
     _tell(host, "cell_finished", cell, record.row)
     return record
+
+
+def _admitted(cell: Cell, results: Results, host: Host, plugins: Sequence[str]) -> tuple[Cell, Result | None]:
+    """Return the cell as it is to run, and what ends it before it starts: whatever it is, it ends this cell only."""
+    if cell.not_possible:
+        return cell, Result.ended_by(Cause.IMPOSSIBLE, cell.not_possible)
+    try:
+        cell, verdict = admit(cell, host, plugins)
+    except Exception as error:
+        log = results.cell_folder(cell.cell_id) / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        return cell, Result(failure=explain(error, own_files(cell, plugins)))
+    return cell, Result.ended_by(Cause.MEMORY, verdict) if verdict else None
 
 
 def _tell(host: Host, method: str, *facts: Any) -> None:
@@ -274,7 +291,12 @@ def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, Tab
     tables = {"evals.csv": curve_table(outcome), "steps.parquet": outcome.steps}
     if outcome.updates_log.get("update"):
         tables["updates.parquet"] = outcome.updates_log
-    detail = {"dram": outcome.dram, "facts": outcome.facts, "decision": outcome.decision}
+    detail = {"facts": outcome.facts, "decision": outcome.decision}
+    if isinstance(outcome.dram, NotKnown):
+        detail |= {"dram": {}, "dram_not_known": to_json(outcome.dram)}
+        notes.append(f"its memory is not counted: {outcome.dram.reason}")
+    else:
+        detail["dram"] = outcome.dram
     detail["host_seconds"] = {"setup": outcome.setup_s, "evaluation": outcome.evaluation_s}
     row = record.row | outcome_row(record.cell, outcome, budget)
     return replace(record, status=status, reason=reason, notes=tuple(notes), row=row, detail=detail), tables

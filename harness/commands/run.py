@@ -16,7 +16,8 @@ from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
-from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
+from harness.core.errors import HarnessError, Impossible, InputError, NothingDone, PluginError
+from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
 from harness.results.store import Record, Results
@@ -52,10 +53,10 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
     Raises:
         MachineError: a workload could not be measured.
     """
-    from harness.commands.admission import with_micro_batch
     from harness.costs.cells import missing_sizes, needs_measuring
 
-    simulated = [with_micro_batch(cell, host, plugins) for cell in select(plan, only) if needs_measuring(cell)]
+    wanted = [cell for cell in select(plan, only) if needs_measuring(cell) and not cell.not_possible]
+    simulated = [found for cell in wanted if (found := _sized(cell, host, plugins)) is not None]
     cells = [cell for cell in simulated if missing_sizes(cell, plan.machine)]
     if not cells:
         return False
@@ -65,19 +66,35 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
     return True
 
 
+def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:
+    """Return the cell with its micro-batch found; None where it cannot be run, which running it will say."""
+    from harness.commands.admission import with_micro_batch
+
+    try:
+        return with_micro_batch(cell, host, plugins)
+    except Impossible:
+        return None
+
+
 def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
     """Trace the layers of every model that was never traced: what its cells need in memory follows from them.
 
-    Raises:
-        MachineError: a model cannot be built or run; the message says why.
+    Cells of one model and one sample share a trace; where it fails, the reason is said and kept.
     """
     from harness.costs.cells import find_shape
     from harness.engines.calibration.trace_in_child import find_or_trace
 
+    tried = set()
     for cell in plan.cells:
-        if find_shape(cell, host) is None:
-            click.echo(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
-            find_or_trace(cell, host, plugins)
+        work = cell.workload
+        key = repr((work.model, work.dataset, work.loss, work.precision, cell.device, cell.code.get("model")))
+        if key in tried or cell.not_possible or find_shape(cell, host) is not None:
+            continue
+        tried.add(key)
+        click.echo(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
+        found = find_or_trace(cell, host, plugins)
+        if isinstance(found, NotKnown):
+            click.echo(f"  its layers are not known: {found.reason}")
 
 
 def run(

@@ -15,6 +15,7 @@ from harness.engines.virtual.sizes import NeedsNumbers
 if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
+    from harness.core.not_known import NotKnown
     from harness.costs.profiles import ModelShape
 
 
@@ -41,7 +42,7 @@ def run_in_this_process(
         return Result(failure=explain(error, own_files(cell, plugins)))
 
 
-def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | None:
+def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | NotKnown | None:
     """Return the layers of a model that is named: known where it was measured, traced where a data sheet is used."""
     if cell.cluster.device is None or given_shape(cell) is not None:
         return None

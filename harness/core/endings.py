@@ -56,7 +56,7 @@ class Cause(StrEnum):
         DEADLOCK: everybody waited for somebody who waits.
         KILLED: a process ended without a word.
         FAULT: a death that the scenario plans.
-        IMPOSSIBLE: the layout makes no sense on so many devices; the cell was not tried.
+        IMPOSSIBLE: the strategy cannot do it with this model on so many devices.
         INTERRUPT: Ctrl-C.
     """
 

@@ -54,7 +54,13 @@ class PluginError(HarnessError):
 
 
 class Impossible(HarnessError):
-    """A layout makes no sense on this many devices; raised by `Strategy.layout`, listed by plan."""
+    """A strategy cannot do it with this model on this many devices: that cell is not possible, all others run."""
+
+    cause = Cause.IMPOSSIBLE
+
+
+class NotForetold(HarnessError):
+    """Nobody can say what a cell will take or need; it can run all the same."""
 
 
 class MachineError(HarnessError):

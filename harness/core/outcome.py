@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.core.budget import Budget, Decision, Evaluation, target_reached
 from harness.core.endings import Status
+from harness.core.not_known import NotKnown
 from harness.core.records import Json
 from harness.core.step_parts import PART_COLUMNS
 
@@ -53,7 +54,7 @@ class Outcome:
         samples, updates: behind the final weights.
         training_s: on the training clock (wall or simulated), evaluation left out.
         steps, updates_log: columns as in STEP_COLUMNS and UPDATE_COLUMNS.
-        dram: counted bytes by kind on the device that holds most.
+        dram: counted bytes by kind on the device that holds most; why they are not known, where they are not.
         spans: what a trace shows, where one was asked for.
         deliveries: for each endpoint the sources of the messages it took, in order: what a replay needs.
     """
@@ -68,7 +69,7 @@ class Outcome:
     test: tuple[float, float] | None = None
     steps: TableColumns = field(default_factory=dict)
     updates_log: TableColumns = field(default_factory=dict)
-    dram: dict[str, int] = field(default_factory=dict)
+    dram: dict[str, int] | NotKnown = field(default_factory=dict)
     allocator: dict[str, int] = field(default_factory=dict)
     bytes_sent_per_step: float | None = None
     bubble_fraction: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.core.cell import Named
+from harness.core.errors import NotForetold
 from harness.costs.profiles.shape import LayerShape
 
 MOMENTS = {"none": 0, "sgd": 0, "momentum": 1, "rmsprop": 1, "adagrad": 1, "adam": 2, "adamw": 2, "lamb": 2}
@@ -26,7 +27,7 @@ def state_bytes(layer: LayerShape, optimizer: Named, element_bytes: int = 4) -> 
         element_bytes: of one number of the state.
 
     Raises:
-        ValueError: nothing is known of an optimizer of that name.
+        NotForetold: nothing is known of an optimizer of that name.
     """
     name = optimizer.name
     if name == "adafactor":
@@ -35,7 +36,7 @@ def state_bytes(layer: LayerShape, optimizer: Named, element_bytes: int = 4) -> 
         return sum(_quantised(size) for size in layer.tensors)
     if name not in MOMENTS:
         known = ", ".join((*MOMENTS, "adafactor", "adam8bit"))
-        raise ValueError(f"the memory of optimizer {name!r} is not known; write one of {known}")
+        raise NotForetold(f"the memory of the optimizer {name!r} is not known. Known are {known}")
     extra = 1 if name in ("sgd", "rmsprop") and optimizer.options.get("momentum") else 0
     return element_bytes * layer.parameters * (MOMENTS[name] + extra)
 

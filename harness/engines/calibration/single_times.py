@@ -17,6 +17,7 @@ from harness.core.budget import Goal
 from harness.core.cell import Cell
 from harness.core.errors import Impossible
 from harness.core.faults import NO_FAULTS
+from harness.core.not_known import NotKnown
 from harness.costs.cells import MeasuredStep
 from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import StatusBoard, StatusLine
@@ -175,7 +176,7 @@ def measure(
     for _round in range(ROUNDS):
         for stepper in steppers:
             stepper.block()
-            stepper.layers.append(layers_of(stepper.worker.replica, stepper.size))
+            stepper.layers.append(layers_of(stepper.worker.replica, stepper.size, traced_shape(stepper.worker.setup)))
     device = steppers[0].worker.replica.device
     launch, bandwidth = launch_s(device), memory_bandwidth(device)
     return {stepper.size: measured_step(stepper, launch, bandwidth, neighbours, where) for stepper in steppers}
@@ -208,13 +209,28 @@ def spread(values: Sequence[float]) -> float:
     return statistics.median(values) / typical(values) - 1
 
 
-def layers_of(replica: Replica, size: int) -> list[LayerCost]:
-    """Return the times of all layers; of one layer, where the model is no sequence of several."""
+def layers_of(replica: Replica, size: int, shape: ModelShape | NotKnown) -> list[LayerCost]:
+    """Return the times of all layers; of the whole, divided by operations, where they cannot be timed one by one."""
     piece = make_pieces(torch.arange(size).numpy(), 1.0 / size, size, pad=False)[0]
     try:
         return measure_layers(replica, piece, repeats=1)
     except Impossible:
-        return [_whole_model(replica, piece)]
+        return _spread(_whole_model(replica, piece), shape, size)
+
+
+def _spread(whole: LayerCost, shape: ModelShape | NotKnown, size: int) -> list[LayerCost]:
+    if isinstance(shape, NotKnown):
+        return [whole]
+    return [
+        LayerCost(
+            layer.name,
+            whole.forward_s * share,
+            whole.backward_s * share,
+            round(layer.output_bytes.at(size)),
+            layer.parameters,
+        )
+        for layer, share in zip(shape.layers, shape.work_shares(size), strict=True)
+    ]
 
 
 def _whole_model(replica: Replica, piece: Any) -> LayerCost:
@@ -234,7 +250,7 @@ def shape_of(stepper: Stepper) -> ModelShape:
     """Return the model's layers as traced; of one whose layers cannot be told apart that way, what a profile needs."""
     replica, size = stepper.worker.replica, stepper.size
     costs, found = stepper.layers[0], traced_shape(stepper.worker.setup)
-    if [layer.name for layer in found.layers] == [cost.name for cost in costs]:
+    if isinstance(found, ModelShape) and [layer.name for layer in found.layers] == [cost.name for cost in costs]:
         return found
     children = dict(replica.module.named_children())
     modules = [children.get(cost.name, replica.module) for cost in costs]

@@ -141,11 +141,14 @@ def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tup
     Raises:
         MachineError: the data cannot be had.
     """
+    from harness.costs.cells import keep_size
     from harness.engines.shared.replica import DTYPES
     from harness.workloads.data import prepare
-    from harness.workloads.entries import seen_shape
+    from harness.workloads.entries import DatasetSize, seen_shape
 
     raw = _loaded(dataset, cell)
+    size = DatasetSize(len(raw.train_targets), len(raw.test_targets), raw.shape)
+    keep_size(dataset, cell.workload.dataset, size)
     shape = seen_shape(raw.shape, model)
     dtype, kept = DTYPES[cell.workload.precision], cell.goal.validation_fraction
     return prepare(raw, model.input_size, kept, dtype, device, as_images=model.takes == "images"), shape

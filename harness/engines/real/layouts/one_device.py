@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from harness.api.strategy import Batch
+from harness.core.not_known import NotKnown
 from harness.core.step_parts import Part
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
@@ -95,7 +96,7 @@ class OneDevice:
         """Return the trained model; complete on rank 0."""
         return self.replica
 
-    def dram(self) -> dict[str, int]:
+    def dram(self) -> dict[str, int] | NotKnown:
         """Count this layout's tensors on the fullest device; without any communication."""
         return count_dram(self.setup, self.placement)
 

@@ -14,7 +14,9 @@ import torch.distributed as dist
 from harness.api.schedules import check_table
 from harness.api.strategy import Batch, Table
 from harness.core.errors import Impossible
+from harness.core.not_known import Hurdle, NotKnown
 from harness.core.step_parts import Part
+from harness.core.text import Text
 from harness.core.streams import stream_seed
 from harness.costs.memory import named_sizes
 from harness.engines.real.clock import Ledger, Stamp
@@ -165,13 +167,16 @@ class Pipeline(OneDevice):
         """Return the rank of the first replica's device at a place in the pipeline."""
         return rank_at(self.setup.layout, 0, pipeline, 0 if first else self.grid.tensor)
 
-    def dram(self) -> dict[str, int]:
-        """Count the tensors of the fullest device; nothing where stages are made of less than the layers counted."""
-        layers = [layer.name for layer in shape_of(self.setup).layers]
+    def dram(self) -> dict[str, int] | NotKnown:
+        """Count the tensors of the fullest device; not known where stages are made of less than the layers counted."""
+        shape = shape_of(self.setup)
+        if isinstance(shape, NotKnown):
+            return shape
+        layers = [layer.name for layer in shape.layers]
         try:
             sizes = named_sizes(self.cut.placement, layers, self.setup.layout.stages)
-        except Impossible:
-            return {}
+        except Impossible as error:
+            return NotKnown(Hurdle.COUNT, Text(str(error)))
         return count_dram(self.setup, parted(layers, sizes))
 
     def bytes_sent_per_step(self) -> float:
