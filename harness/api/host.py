@@ -213,7 +213,7 @@ def refuse_forbidden_imports(path: Path) -> None:
     Raises:
         PluginError: a file with strategies imports what exists on one clock only.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = ast.parse(path.read_bytes(), filename=str(path))  # bytes: a file may declare its encoding
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if "harness_strategies" not in functions:
         return

@@ -61,7 +61,8 @@ def _kept(key: Mapping[str, object]) -> ModelShape | None:
 
 def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:
     """Return a cell's model and one sample as it sees it; None where only loading the data tells."""
-    from harness.workloads.user import is_user_function, user_model
+    from harness.workloads.user import user_model
+    from harness.workloads.user_files import is_user_function
 
     names = {"model": cell.workload.model.name, "dataset": cell.workload.dataset.name}
     dataset = host.datasets.get(names["dataset"])
