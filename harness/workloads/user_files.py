@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.core.code_hash import files_reached
 from harness.core.errors import InputError, PluginError, unknown
 from harness.core.held_files import read_held
 from harness.core.words import listed
 from harness.workloads.entries import SourceFile
+
+if TYPE_CHECKING:
+    from harness.core.cell import Cell
 
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
@@ -123,6 +127,18 @@ def _required(function: _Function) -> list[str]:
     required = positional[: len(positional) - len(arguments.defaults)]
     pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     return required + [argument.arg for argument, default in pairs if default is None]
+
+
+def user_functions(cell: Cell) -> list[UserFunction]:
+    """Return what a cell's workload names in files of the user's.
+
+    Raises:
+        UserFunctionError: there is no such file or name.
+    """
+    work = cell.workload
+    named = {"workload.model": work.model.name, "workload.dataset": work.dataset.name}
+    base = Path(cell.folder)
+    return [find_user_function(key, name, base) for key, name in named.items() if is_user_function(name)]
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def find_or_trace(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape:
     found = find_shape(cell, host)
     if found is not None:
         return found
-    with started([(_trace, (cell, tuple(plugins)))], cell.threads_per_device) as connections:
+    with started([(_trace, (cell, tuple(plugins)))], cell.threads_per_device, cell) as connections:
         (content,) = answers(connections, f"tracing {cell.workload.model.name}", TRACING_S)
     assert isinstance(content, ModelShape)
     return content

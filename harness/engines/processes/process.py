@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import random
 import signal
 import sys
 import time
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.core.addresses import Address
 from harness.core.cell import Cell
+from harness.core.held_files import give
 from harness.core.records import Json
+from harness.core.streams import stream_seed
 from harness.engines.processes.blame import explain, own_files
+from harness.workloads.user_import import changes_by_user_files, environment_of_user_files
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +50,7 @@ class Job:
         pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
         rendezvous: file for torch's store; empty where no process group is needed.
         environment: the supervisor's environment variables; the fork server may be older than they are.
+        sources: the user's files as they were held, by path.
     """
 
     cell: Cell
@@ -66,6 +71,7 @@ class Job:
     log: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     options: Json = field(default_factory=dict)
+    sources: dict[str, bytes] = field(default_factory=dict)
 
 
 def run_process(job: Job, control: Connection) -> None:
@@ -93,11 +99,16 @@ def _enter(job: Job) -> None:
         os.close(descriptor)
     faulthandler.enable()
     gc.freeze()  # what came from the fork server is shared memory: a collection that walks it would copy it
-    os.environ.update(job.environment)
+    os.environ.update(job.environment | environment_of_user_files())
     os.environ["OMP_NUM_THREADS"] = str(job.cell.threads_per_device)
+    give(job.sources)
+    import numpy as np
     import torch
 
     torch.set_num_threads(job.cell.threads_per_device)
+    # Processes of one server are born with the same state: without this, every seed would draw the same numbers.
+    random.seed(stream_seed(job.cell.seed, "process"))
+    np.random.seed(stream_seed(job.cell.seed, "process") % 2**32)
 
 
 def _die_with_parent() -> None:
@@ -129,6 +140,7 @@ def _run_virtual(job: Job, control: Connection) -> Outcome:
     outcome.facts["num_train"] = setup.num_train
     outcome.facts["data_checksum"] = setup.data.checksum
     outcome.weights = outcome.weights.numpy() if job.options.get("keep_weights") else None
+    outcome.notes += changes_by_user_files()
     return outcome
 
 
@@ -320,6 +332,7 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     }
     if holds:
         partial["outcome"] = _outcome(job, setup, endpoint, training_s)
+        partial["notes"] += changes_by_user_files()
     if job.kind == "worker" and job.device_rank == 0:
         partial["dram"] = endpoint.runner.dram()
         partial["placement"] = endpoint.runner.placement
