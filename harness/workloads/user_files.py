@@ -189,7 +189,7 @@ def _package_of(path: Path) -> tuple[Path, str]:
 
 
 def _file(path: Path) -> tuple[Path, Path]:
-    return path, path.resolve().parent
+    return path.absolute(), path.resolve().parent  # absolute: frames carry it, and a file may change the folder
 
 
 def _module_file(key: str, name: str, module: str, base: Path) -> tuple[Path, Path]:

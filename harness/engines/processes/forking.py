@@ -17,13 +17,13 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.context import ForkServerProcess, set_spawning_popen
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from harness.core.errors import HarnessError
 from harness.core.held_files import contents
@@ -32,7 +32,11 @@ from harness.engines.processes.slots import Descriptor
 from harness.workloads.user_files import user_functions
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from harness.core.cell import Cell
+
+_Target = Callable[..., object]
 
 IMPORTING_S = 300.0
 """Longest that the user's files may take to import before every process does so by itself; chosen: transformers takes
@@ -61,30 +65,34 @@ class Forking:
         """Return the two ends of a pipe."""
         return Pipe()
 
-    def Process(self, **options: Any) -> ForkedProcess:  # noqa: N802  # as a context calls it
+    def Process(  # noqa: N802  # as a context calls it
+        self, target: _Target, args: tuple[object, ...] = (), *, name: str | None = None, daemon: bool | None = None
+    ) -> ForkedProcess:
         """Return a process that is not started yet; the options are those of `multiprocessing.Process`."""
-        return ForkedProcess(self._server, **options)
+        return ForkedProcess(self._server, target, args, name, daemon)
 
 
 class ForkedProcess(ForkServerProcess):
     """A process that one of our servers forks."""
 
-    def __init__(self, server: _Server, **options: Any) -> None:
-        super().__init__(**options)
-        self._server: _Server | None = server
+    def __init__(
+        self, server: _Server, target: _Target, args: tuple[object, ...], name: str | None, daemon: bool | None
+    ) -> None:
+        super().__init__(target=target, args=args, name=name, daemon=daemon)
+        self.server = server
 
     @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802  # multiprocessing's name
+    def _Popen(process_obj: BaseProcess) -> _Popen:  # type: ignore[override]  # noqa: N802  # multiprocessing's name
         return _Popen(process_obj)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_server": None}  # the process itself has no use for it
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"server": None}  # the process itself has no use for it
 
 
 class _Popen(popen_forkserver.Popen):
     """Asks the process's own server; `multiprocessing` asks the only one that it knows."""
 
-    def _launch(self, process_obj: Any) -> None:
+    def _launch(self, process_obj: ForkedProcess) -> None:
         buffer = io.BytesIO()
         set_spawning_popen(self)
         try:
@@ -92,7 +100,7 @@ class _Popen(popen_forkserver.Popen):
             reduction.dump(process_obj, buffer)
         finally:
             set_spawning_popen(None)
-        self.sentinel, writing = process_obj._server.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
+        self.sentinel, writing = process_obj.server.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
         kept = os.dup(writing)  # its end tells the process that this one is gone
         self.finalizer = util.Finalize(self, util.close_fds, (kept, self.sentinel))  # type: ignore[attr-defined]
         with open(writing, "wb", closefd=True) as pipe:
@@ -100,7 +108,7 @@ class _Popen(popen_forkserver.Popen):
         self.pid = forkserver.read_signed(self.sentinel)
 
 
-def _preparation(name: str) -> dict[str, Any]:
+def _preparation(name: str) -> dict[str, object]:
     """Return what a process takes over from this one; not its main module, which none of ours needs."""
     data = {key: value for key, value in spawn.get_preparation_data(name).items() if "init_main" not in key}
     with contextlib.suppress(FileNotFoundError):
@@ -190,16 +198,22 @@ class _Server(forkserver.ForkServer):
             os.close(self._forkserver_alive_fd)
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder, nothing = "", cast("Any", None)  # the class's own way to say that it does not run
-        self._forkserver_address = self._forkserver_alive_fd = self._forkserver_pid = nothing
+        self._folder = ""
+        for name in ("address", "alive_fd", "pid"):  # the class's own way to say that it does not run
+            setattr(self, f"_forkserver_{name}", None)
 
 
 class _UserServer(_Server):
     """A server that has imported files of the user's: a process of the first server."""
 
-    def __init__(self, process: ForkedProcess) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.process = process
+        self.process: ForkedProcess | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether processes can be forked from it."""
+        return self.process is not None and self.process.is_alive()
 
     def ensure_running(self) -> None:
         """Make sure of the tracker only: whoever hands this server out looks whether it runs."""
@@ -232,7 +246,7 @@ class _Kept:
 
     @property
     def usable(self) -> bool:
-        return self.server is None or self.server.process.is_alive()
+        return self.server is None or self.server.alive
 
 
 _first = _Server()
@@ -282,10 +296,10 @@ def _key(names: Sequence[str], sources: dict[str, bytes]) -> str:
 def _with_user_files(wanted: ToImport) -> _Kept:
     """Start a server that imports the user's files; where that goes wrong, use the first one, and keep why."""
     ours, theirs = Pipe()
-    server = _UserServer(ForkedProcess(_first, name="user files"))
+    server = _UserServer()
     listener, alive_r, alive_w = server.listen()
     arguments = (Descriptor(listener.fileno()), Descriptor(alive_r), theirs, wanted)
-    server.process = ForkedProcess(_first, target=serve_with_user_files, args=arguments, daemon=True)
+    server.process = Forking(_first).Process(serve_with_user_files, arguments, name="user files", daemon=True)
     try:
         server.process.start()
         server.take(alive_w)
@@ -325,7 +339,7 @@ def _drop(key: str) -> None:
 
 def _stop(server: _UserServer) -> None:
     server.forget()
-    if server.process.pid is not None:
+    if server.process is not None and server.process.pid is not None:
         server.process.kill()
         server.process.join()
 

@@ -9,7 +9,6 @@ import random
 import signal
 import sys
 import time
-import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +18,8 @@ from harness.core.cell import Cell
 from harness.core.held_files import give
 from harness.core.records import Json
 from harness.core.streams import stream_seed
-from harness.engines.processes.blame import explain, own_files
+from harness.engines.processes.blame import explain_in, own_files, print_blamed
+from harness.engines.processes.network import settle_network
 from harness.workloads.user_import import changes_by_user_files, environment_of_user_files
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ def run_process(job: Job, control: Connection) -> None:
         answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
         control.send(("done", answer))
     except BaseException as error:
-        traceback.print_exception(error)
-        control.send(("failed", explain(error, own_files(job.cell, job.plugins), job.line)))
+        failure = explain_in(job.cell, job.plugins, error, job.line)
+        print_blamed(error, failure, own_files(job.cell, job.plugins))
+        control.send(("failed", failure))
         sys.stderr.flush()
         # Peers may be inside a collective with this process: leaving at once is what tells them.
         os._exit(1)
@@ -249,28 +250,27 @@ def _make_worker(job: Job, setup: Setup, ledger: Any) -> RealWorker:
     from harness.engines.real.endpoints import RealWorker
     from harness.engines.real.layouts.choose import make_runner
 
-    if job.rendezvous:
-        _join_group(job)
+    notes = _join_group(job) if job.rendezvous else []
     runner = make_runner(setup, ledger, job.address, job.device_rank)
     if job.options.get("trace"):
         ledger.watch(runner)
     status = StatusLine(job.status.detach(), job.line, job.lines)
     post = _make_post(job, runner.shape, runner.replica.dtype)
     worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
+    worker.notes += notes
     _warm_up(setup, runner, worker)
     worker.layout_bytes = runner.bytes_sent_per_step()
     return worker
 
 
-def _join_group(job: Job) -> None:
-    """Meet the other processes through a file: no port is chosen, so none can clash."""
+def _join_group(job: Job) -> list[str]:
+    """Meet the other processes through a file: no port is chosen, so none can clash. Returns notes."""
     import datetime
 
     import torch
     import torch.distributed as dist
 
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    notes = settle_network()
     device = torch.device(job.device)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -280,6 +280,7 @@ def _join_group(job: Job) -> None:
         timeout=datetime.timedelta(seconds=job.cell.cell_timeout_s),
         device_id=device if device.type == "cuda" else None,
     )
+    return notes
 
 
 def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:

@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from harness.core.endings import Cause
 from harness.core.held_files import give
+from harness.engines.processes.slots import Detachable
 from harness.workloads.user_files import user_functions
 from harness.workloads.user_import import user_object
 
@@ -89,7 +90,7 @@ def serve(listener: int, alive: int) -> NoReturn:
     raise SystemExit
 
 
-def serve_with_user_files(listener: Any, alive: Any, control: Connection, wanted: ToImport) -> None:
+def serve_with_user_files(listener: Detachable, alive: Detachable, control: Connection, wanted: ToImport) -> None:
     """Be a server that has imported a scenario's files: a process of the first server, and itself a server.
 
     Args:
