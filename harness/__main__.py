@@ -9,6 +9,8 @@ if __name__ == "__main__":
     own = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if not sys.flags.safe_path and sys.path[:1] in ([""], [here]) and here not in (home, *own):
         del sys.path[0]
-    from harness.commands.cli import main
 
+from harness.commands.cli import main
+
+if __name__ == "__main__":
     main(prog_name="harness")

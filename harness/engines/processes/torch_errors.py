@@ -67,12 +67,12 @@ MENDS: dict[str, Mend] = {
     ),
     "several types": _mend(
         r"expected scalar type|mat1 and mat2 must have the same dtype|must have the same dtype"
-        r"|expected m1 and m2 to have the same dtype|Input type .* and weight type .* should be the same",
+        r"|expected m1 and m2 to have the same dtype|Input type .* and (?:weight|bias) type .* should be the same",
         "Two tensors of different precision meet. Convert with x.to(self.layer.weight.dtype) inside forward, and make "
         "constants with dtype=x.dtype.",
     ),
     "nothing for DDP": _mend(
-        r"DistributedDataParallel is not needed when a module doesn't have any parameters",
+        r"DistributedDataParallel is not needed when a module doesn't have any parameter",
         "The model has no parameter that can be trained, so that there is nothing to exchange. Set requires_grad on "
         "what is to be trained.",
     ),
@@ -107,7 +107,7 @@ MENDS: dict[str, Mend] = {
         "lambda, no open file and no generator can travel.",
     ),
     "not initialised": _mend(
-        r"[Uu]ninitialized parameter|is not initialized yet|has not been initialized",
+        r"[Uu]ninitialized parameters?|is not initialized yet|has not been initialized",
         "A lazy layer has no weights before its first input. Pass one batch through the model at the end of the "
         "function that builds it.",
     ),
