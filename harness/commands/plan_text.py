@@ -125,7 +125,7 @@ def _predicted_from(predictions: Mapping[str, Prediction]) -> str:
 
 def _blocks(cells: Iterable[Cell], predictions: Mapping[str, Prediction]) -> str:
     """Show what the blocks of each model of the user's own hold and take; those of the harness are known."""
-    from harness.workloads.user import is_user_function
+    from harness.workloads.user_files import is_user_function
 
     shown: dict[tuple[str, str], str] = {}
     for cell in cells:

@@ -248,7 +248,7 @@ class _Watch:
         if self.cell.engine == "virtual":
             return
         targets = [Target(pid, label, device) for pid, label, device in processes]
-        self.sampler = Sampler(fork_server(), targets, self.cell.measure.telemetry_interval_s, self.probes)
+        self.sampler = Sampler(fork_server(self.cell), targets, self.cell.measure.telemetry_interval_s, self.probes)
         self.sampler.start()
         self.sampler.ready(timeout_s=5.0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.costs.cells import given_shape
-from harness.engines.processes.blame import explain, own_files
+from harness.engines.processes.blame import explain_in
 from harness.engines.processes.launch import Result
 from harness.engines.virtual.sizes import NeedsNumbers
 
@@ -39,7 +39,7 @@ def run_in_this_process(
             return None
         with log.open("a", encoding="utf-8") as stream:
             traceback.print_exception(error, file=stream)
-        return Result(failure=explain(error, own_files(cell, plugins)))
+        return Result(failure=explain_in(cell, plugins, error))
 
 
 def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | NotKnown | None:

@@ -17,6 +17,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from harness.core.held_files import read_held
+
 BY_HAND = "CODE_VERSION"
 """A file that sets this name at its top stands in hashes with that number alone: for code whose form says little of
 what it returns, such as how a file is fetched."""
@@ -57,6 +59,13 @@ def file_hash(path: Path, text: str | None = None) -> str:
     found: dict[Path, str] = {}
     _gather_files(path.resolve(), text, found)
     return _digest(found.values())
+
+
+def files_reached(path: Path, text: str | None = None) -> list[Path]:
+    """Return a file and the files beside it that it imports, and so on, resolved: those that `file_hash` hashes."""
+    found: dict[Path, str] = {}
+    _gather_files(path.resolve(), text, found)
+    return list(found)
 
 
 def function_hash(function: Callable[..., Any]) -> str:
@@ -135,11 +144,15 @@ def _digest(parts: Iterable[str]) -> str:
 def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
     if path in found:
         return
-    content = path.read_bytes() if text is None else text.encode()
     try:
-        tree = parsed(content, str(path))
+        content = read_held(path) if text is None else text
+    except OSError:  # whoever imports it will hear of it
+        found[path] = ""
+        return
+    try:
+        tree = parsed(content, str(path))  # bytes are decoded as they declare; a text is decoded already
     except (SyntaxError, ValueError):  # ValueError: a null byte; whoever imports it will hear of it
-        found[path] = content.hex()
+        found[path] = (content.encode() if isinstance(content, str) else content).hex()
         return
     found[path] = _written(tree)
     around = _Surroundings.of(path)

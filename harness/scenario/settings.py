@@ -33,6 +33,7 @@ from harness.scenario.schema import (
 from harness.scenario.toml_lines import Path
 from harness.scenario.without_data import is_without_data, read_given, refuse_training
 from harness.workloads.entries import training_size
+from harness.workloads.user_files import UserFunctionError, is_user_function
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -214,7 +215,7 @@ def _registered(kind: str, named: Named, host: Host, folder: FilePath, source: S
     path = ("workload", kind)
     known: Mapping[str, Any] = host.models if kind == "model" else host.datasets
     entry = known.get(named.name)
-    if entry is None and ".py:" in named.name:
+    if entry is None and is_user_function(named.name):
         entry = _user_function(kind, named.name, folder, source)
         if entry is None:
             return None
@@ -242,7 +243,7 @@ def refuse_name(source: Source, path: Path, name: str, known: Iterable[str], hos
 
 
 def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> object:
-    from harness.workloads.user import UserFunctionError, user_dataset, user_model
+    from harness.workloads.user import user_dataset, user_model
 
     try:
         return user_model(name, folder) if kind == "model" else user_dataset(name, folder)

@@ -84,7 +84,8 @@ def _kept(kind: type[T], folder: str, key: Mapping[str, object]) -> T | None:
 
 def seen_by(cell: Cell, host: Host) -> tuple[Model, DataShape] | None:
     """Return a cell's model and one sample as it sees it; None where only loading the data tells."""
-    from harness.workloads.user import is_user_function, user_model
+    from harness.workloads.user import user_model
+    from harness.workloads.user_files import is_user_function
 
     name = cell.workload.model.name
     try:
@@ -102,7 +103,8 @@ def size_of(cell: Cell, host: Host) -> DatasetSize | None:
         HarnessError: there is none of that name, or its options are refused.
         OSError: its file cannot be read.
     """
-    from harness.workloads.user import is_user_function, user_dataset
+    from harness.workloads.user import user_dataset
+    from harness.workloads.user_files import is_user_function
 
     chosen = cell.workload.dataset
     user = is_user_function(chosen.name)

@@ -27,7 +27,7 @@ def find_or_trace(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape 
     if found is not None:
         return found
     try:
-        with started([(_trace, (cell, tuple(plugins)))], cell.threads_per_device) as connections:
+        with started([(_trace, (cell, tuple(plugins)))], cell.threads_per_device, cell) as connections:
             (content,) = answers(connections, f"tracing {cell.workload.model.name}", TRACING_S)
     except MachineError as error:  # it took too much memory or time: no reason not to run the cell
         content = NotKnown(Hurdle.PROCESS, Text(str(error)))

@@ -18,7 +18,7 @@ from harness.core.failure import Failure
 from harness.core.faults import can_go_on
 from harness.core.records import Json
 from harness.core.text import Text
-from harness.engines.processes.forking import fork_server
+from harness.engines.processes.forking import fork_server, sources_of
 from harness.engines.processes.process import Job, run_process
 from harness.engines.processes.slots import Descriptor, make_slot_file
 from harness.engines.processes.status import Reached, StatusBoard
@@ -137,7 +137,7 @@ class _Supervisor:
     ) -> None:
         self.cell, self.plugins, self.log, self.options = cell, plugins, log, options
         self.on_progress = on_progress
-        self.context = fork_server()
+        self.context, self.sources = fork_server(cell, plugins, log), sources_of(cell)
         self.folder = tempfile.TemporaryDirectory(prefix="harness-")
         self.children: list[_Child] = []
         self.board: StatusBoard | None = None
@@ -190,6 +190,7 @@ class _Supervisor:
             log=self.log,
             environment=dict(os.environ),
             options=self.options,
+            sources=self.sources,
             **fields,
         )
 
@@ -370,12 +371,16 @@ class _Supervisor:
         targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
         answers = [c.answer for c in self.children if c.answer is not None]
         if self.cell.engine == "virtual":
+            answers[0].notes += self._note_of_import()
             return Result(outcome=answers[0], targets=targets, started_s=self.started_s)
         from harness.engines.real.merge import merge
 
         outcome = merge(answers, self.cell)
-        outcome.notes += self.lost.values()
+        outcome.notes += [*self.lost.values(), *self._note_of_import()]
         return Result(outcome=outcome, targets=targets, started_s=self.started_s)
+
+    def _note_of_import(self) -> list[str]:
+        return [self.context.note] if self.context.note else []
 
     def clean_up(self) -> None:
         """End whatever still lives: terminate, wait, kill."""

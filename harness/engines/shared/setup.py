@@ -102,7 +102,8 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
 
 
 def _entries(host: Host, cell: Cell) -> tuple[Model, Dataset]:
-    from harness.workloads.user import is_user_function, user_dataset, user_model
+    from harness.workloads.user import user_dataset, user_model
+    from harness.workloads.user_files import is_user_function
 
     model, dataset = cell.workload.model.name, cell.workload.dataset.name
     folder = Path(cell.folder)

@@ -16,8 +16,8 @@ from harness.api.strategy import Batch, Table
 from harness.core.errors import Impossible
 from harness.core.not_known import Hurdle, NotKnown
 from harness.core.step_parts import Part
-from harness.core.text import Text
 from harness.core.streams import stream_seed
+from harness.core.text import Text
 from harness.costs.memory import named_sizes
 from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.agree import found_by_all
