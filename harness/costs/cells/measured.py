@@ -17,7 +17,7 @@ from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import ModelShape
-from harness.workloads.user import is_user_function
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
