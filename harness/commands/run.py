@@ -48,11 +48,7 @@ class BetweenRounds:
 
 
 def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str]) -> bool:
-    """Measure what simulated cells need and was never measured here; say whether there was anything.
-
-    Raises:
-        MachineError: a workload could not be measured.
-    """
+    """Measure what simulated cells need and was never measured here; say whether there was anything."""
     from harness.costs.cells import missing_sizes, needs_measuring
 
     wanted = [cell for cell in select(plan, only) if needs_measuring(cell) and not cell.not_possible]
@@ -62,7 +58,7 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
         return False
     from harness.engines.calibration.workload_times import ensure_profiles
 
-    ensure_profiles(cells, plugins, click.echo, plan.machine)
+    ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
     return True
 
 

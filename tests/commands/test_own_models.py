@@ -226,6 +226,23 @@ def test_a_real_cell_ends_well_where_its_memory_cannot_be_foretold(folder, monke
     assert json.loads(json.dumps(record.detail["dram"])) == {}
 
 
+@pytest.mark.dist
+def test_a_real_strategy_that_cannot_cut_the_model_is_not_possible_and_the_others_run(folder):
+    (folder / "real.toml").write_text(
+        '[workload]\nmodel = "train.py:bare"\ndataset = "train.py:load"\n'
+        '[sweep]\nstrategy = ["model-split", "single"]\ngpus = [1, 2]\nglobal_batch_size = 16\n'
+        '[goal]\ntarget_accuracy = "none"\nmax_steps = 3\nevaluate_every = 200\n'
+    )
+    done = typed("run", "real.toml", "--results", "r")
+    assert done.exit_code == 0, done.output
+    statuses = {
+        (record.cell.strategy, record.cell.gpus): (record.status, record.cause)
+        for record in Results(folder / "r" / "real").records().values()
+    }
+    assert statuses["model-split", 2] == (Status.NOT_POSSIBLE, Cause.IMPOSSIBLE)
+    assert statuses["single", 1] == (Status.OK, None)
+
+
 # -- the same net, written in two ways ---------------------------------------------------------------------------------
 
 

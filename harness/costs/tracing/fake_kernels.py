@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-
-aten = torch.ops.aten
 
 
 class FakeKernels(TorchDispatchMode):
@@ -17,11 +16,11 @@ class FakeKernels(TorchDispatchMode):
     """
 
     def __torch_dispatch__(
-        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., object], types: object, args: Any = (), kwargs: Any = None
     ) -> object:
         """Run the operation, or make what it would return."""
         kwargs = kwargs or {}
-        if func is aten._grouped_mm.default:
+        if func is torch.ops.aten._grouped_mm.default:
             return _grouped_mm(*args, **kwargs)
         return func(*args, **kwargs)
 

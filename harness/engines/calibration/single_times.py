@@ -265,7 +265,7 @@ def shape_of(stepper: Stepper) -> ModelShape:
     ]
     tensors = tensors_of(replica.data.train.inputs)
     per_sample = Linear(0.0, float(sum(t[0].numel() * t.element_size() for t in tensors)))
-    return ModelShape(tuple(layers), per_sample, replica.dtype.itemsize, "counted here")
+    return ModelShape(tuple(layers), per_sample, replica.dtype.itemsize, "counted here", activations_known=False)
 
 
 # -- the device itself -------------------------------------------------------------------------------------------------

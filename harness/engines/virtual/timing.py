@@ -14,7 +14,7 @@ from harness.core.budget import Budget
 from harness.core.errors import NotForetold
 from harness.core.not_known import Hurdle, NotKnown
 from harness.core.text import Text
-from harness.costs.cells import cluster_of, find_shape, profile_of
+from harness.costs.cells import cluster_of, find_shape, given_shape, profile_of
 from harness.costs.memory import counted_kinds, placement_of
 from harness.costs.profiles import ModelShape
 from harness.engines.shared.rate_schedule import make_rate
@@ -64,6 +64,8 @@ def run_timing(cell: Cell, host: Host, shape: ModelShape | NotKnown | None = Non
 
 
 def _counted(cell: Cell, host: Host, shape: ModelShape) -> dict[str, int] | NotKnown:
+    if not shape.activations_known and given_shape(cell) is None:
+        return NotKnown(Hurdle.STEP, Text("what its layers keep was not found by running it"))
     try:
         return counted_kinds(cell, host, shape)
     except NotForetold as error:
