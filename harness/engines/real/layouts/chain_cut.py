@@ -92,7 +92,7 @@ class ChainCut:
         return StageShapes(lambda n: self._examples(cut.takes, n), lambda n: self._given_on(stage, n))
 
     def _examples(self, keys: Sequence[Key], samples: int) -> tuple[torch.Tensor, ...]:
-        return tuple(self.chain.events[event].leaves[k].example(samples) for event, k in keys)
+        return tuple(self.chain.leaf(key).example(samples) for key in keys)
 
     def _given_on(self, stage: int, samples: int) -> tuple[torch.Tensor, ...]:
         cut = self.plan.cuts[stage]

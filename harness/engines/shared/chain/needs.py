@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import nn
 
 from harness.costs.tracing.blocks import undisturbed
-from harness.engines.shared.chain.chain_stage import INPUTS, ChainStage, StageCut
+from harness.engines.shared.chain.chain_stage import INPUTS, ChainStage, Given, StageCut
 from harness.engines.shared.chain.events import Chain, Key, Survey
 from harness.engines.shared.chain.try_on import LossOf
 from harness.workloads.batches import Inputs
@@ -93,8 +92,9 @@ class Trial:
             output = self._run(cut, [self.values[key].detach().clone() for key in cut.takes])
         return [output] if isinstance(output, torch.Tensor) else list(output)
 
-    def _run(self, cut: StageCut, given: Sequence[torch.Tensor]) -> Any:
-        return ChainStage(self.model, self.chain, cut, self.by_keyword)(*given, **self.batch)
+    def _run(self, cut: StageCut, given: Sequence[torch.Tensor]) -> Given:
+        output: Given = ChainStage(self.model, self.chain, cut, self.by_keyword)(*given, **self.batch)
+        return output
 
 
 def keywords(inputs: Inputs) -> dict[str, torch.Tensor]:
