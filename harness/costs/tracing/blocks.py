@@ -19,7 +19,7 @@ stages then misses an even one by half a stage at most."""
 STAGES = 2
 """A block of a list of several is opened only where it is too heavy for one of so many stages: people think in them."""
 
-Named = list[tuple[str, nn.Module]]
+NamedModules = list[tuple[str, nn.Module]]
 """Modules by their dotted names."""
 
 
@@ -48,7 +48,7 @@ class CallTree:
         return found
 
 
-def named_blocks(module: nn.Module, inputs: Inputs, fewest: int = 1, opened: Collection[str] = ()) -> Named:
+def named_blocks(module: nn.Module, inputs: Inputs, fewest: int = 1, opened: Collection[str] = ()) -> NamedModules:
     """Return the blocks of a module in the order of their first call.
 
     The children of an `nn.Sequential`, as far as each is called once. Of any other module the heaviest part is opened
@@ -104,7 +104,7 @@ def call_tree(module: nn.Module, inputs: Inputs) -> CallTree:
     return tree
 
 
-PLAIN = (bool, int, float, str, type(None))
+COUNTERS = (bool, int, float, str, type(None))
 """Types of attributes that a module may count in."""
 
 
@@ -112,7 +112,7 @@ PLAIN = (bool, int, float, str, type(None))
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Put buffers, random generators and counters back afterwards, buffers that were replaced by others too."""
     owners = list(module.modules())
-    before = [{key: value for key, value in vars(owner).items() if isinstance(value, PLAIN)} for owner in owners]
+    before = [{key: value for key, value in vars(owner).items() if isinstance(value, COUNTERS)} for owner in owners]
     try:
         with buffers_kept(module):
             yield

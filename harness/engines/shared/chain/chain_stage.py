@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_unflatten
 
-from harness.engines.shared.chain.events import Args, Chain, Event, Forward, Intercepted, Key, Kwargs, Leaf
+from harness.engines.shared.chain.events import Args, BlockCall, Chain, Forward, Intercepted, Key, Kwargs, Leaf
 from harness.workloads.batches import Inputs, call, outputs_of, rows
 
 INPUTS = "inputs"
@@ -38,7 +38,7 @@ class _End(BaseException):
 
 
 @dataclass(frozen=True)
-class StageCut:
+class ChainSlice:
     """What one stage does.
 
     Attributes:
@@ -72,7 +72,7 @@ class ChainStage(nn.Module):
         by_keyword: whether the model takes its inputs by keyword.
     """
 
-    def __init__(self, model: nn.Module, chain: Chain, cut: StageCut, by_keyword: bool) -> None:
+    def __init__(self, model: nn.Module, chain: Chain, cut: ChainSlice, by_keyword: bool) -> None:
         super().__init__()
         # In a tuple, so that its parameters are not taken for this module's: most of them are other stages'.
         self._model = (model,)
@@ -136,7 +136,7 @@ class ChainStage(nn.Module):
         return output
 
     def _stand_in(self, now: _Pass, number: int) -> object:
-        event: Event = self.chain.events[number]
+        event: BlockCall = self.chain.events[number]
         leaves: list[object] = []
         for k, leaf in enumerate(event.leaves):
             if (number, k) in now.given:

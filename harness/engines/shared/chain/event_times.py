@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from harness.costs.tracing.blocks import num_parameters, undisturbed
+from harness.costs.tracing import num_parameters, undisturbed
 from harness.engines.shared.chain.events import Args, Forward, Intercepted, Kwargs
 from harness.engines.shared.layer_timing import LayerCost
 from harness.workloads.batches import Inputs, call, outputs_of

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from harness.core.errors import Impossible
-from harness.costs.tracing.blocks import buffers_kept
+from harness.costs.tracing import buffers_kept
 from harness.workloads.batches import Inputs, call, outputs_of, rows
 
 Args = tuple[object, ...]
@@ -25,7 +25,7 @@ Handle = Callable[[str, Forward, Args, Kwargs], object]
 Key = tuple[int, int]
 """A tensor that travels between stages: number of the event, and of the leaf in what it returned."""
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.Size)
+SENT_ALONG = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.Size)
 """What a block may return beside tensors: the same at every call, so that each stage can keep it."""
 
 
@@ -58,7 +58,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Event:
+class BlockCall:
     """One call of a block.
 
     Attributes:
@@ -97,7 +97,7 @@ class Chain:
         output: the tensor that the loss is computed from.
     """
 
-    events: tuple[Event, ...]
+    events: tuple[BlockCall, ...]
     output: Leaf
 
     def leaf(self, key: Key) -> Leaf:
@@ -176,7 +176,7 @@ def _kept(name: str, leaf: object) -> object:
     if isinstance(leaf, torch.Tensor):
         copy = leaf.detach().clone(memory_format=torch.contiguous_format)
         return copy.requires_grad_(leaf.requires_grad)
-    if not isinstance(leaf, PLAIN):
+    if not isinstance(leaf, SENT_ALONG):
         raise Impossible(
             f"{name} returns an object of type {type(leaf).__name__}, which cannot be sent to the next stage of a "
             "pipeline. Return tensors, in a tuple or a dictionary"
@@ -196,7 +196,7 @@ def chain_of(small: Survey, large: Survey) -> Chain:
         if a.spec != b.spec:
             raise Impossible(f"{a.block} returns another structure at every call. A pipeline needs the same at each")
         leaves = [_leaf(a.block, x, y, small.samples, large.samples) for x, y in zip(a.leaves, b.leaves, strict=True)]
-        events.append(Event(a.block, a.spec, tuple(leaves)))
+        events.append(BlockCall(a.block, a.spec, tuple(leaves)))
     output = _tensor_leaf("the model", small.output, large.output, small.samples, large.samples)
     return Chain(tuple(events), output)
 

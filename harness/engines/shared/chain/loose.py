@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.costs.tracing.blocks import undisturbed
+from harness.costs.tracing import undisturbed
 from harness.engines.shared.chain.events import Args, Forward, Intercepted, Kwargs
 from harness.workloads.batches import Inputs, call
 
