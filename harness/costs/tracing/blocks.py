@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
+
+from harness.workloads.batches import Inputs, call
 
 WHOLE = "model"
 """What the one block of a module that cannot be opened is called."""
@@ -18,7 +19,7 @@ stages then misses an even one by half a stage at most."""
 STAGES = 2
 """A block of a list of several is opened only where it is too heavy for one of so many stages: people think in them."""
 
-Named = list[tuple[str, nn.Module]]
+NamedModules = list[tuple[str, nn.Module]]
 """Modules by their dotted names."""
 
 
@@ -47,7 +48,7 @@ class CallTree:
         return found
 
 
-def named_blocks(module: nn.Module, inputs: Any, fewest: int = 1, opened: Collection[str] = ()) -> Named:
+def named_blocks(module: nn.Module, inputs: Inputs, fewest: int = 1, opened: Collection[str] = ()) -> NamedModules:
     """Return the blocks of a module in the order of their first call.
 
     The children of an `nn.Sequential`, as far as each is called once. Of any other module the heaviest part is opened
@@ -80,7 +81,7 @@ def is_chain(module: nn.Module) -> bool:
     return len(held) == len(set(held))
 
 
-def call_tree(module: nn.Module, inputs: Any) -> CallTree:
+def call_tree(module: nn.Module, inputs: Inputs) -> CallTree:
     """Run a module once without gradients and return its calls."""
     tree, stack = CallTree(), [-1]
 
@@ -96,14 +97,14 @@ def call_tree(module: nn.Module, inputs: Any) -> CallTree:
     hooks += [part.register_forward_hook(leave, always_call=True) for part in module.modules()]
     try:
         with torch.no_grad(), undisturbed(module):
-            module(**inputs) if isinstance(inputs, dict) else module(inputs)
+            call(module, inputs)
     finally:
         for hook in hooks:
             hook.remove()
     return tree
 
 
-PLAIN = (bool, int, float, str, type(None))
+COUNTERS = (bool, int, float, str, type(None))
 """Types of attributes that a module may count in."""
 
 
@@ -111,7 +112,7 @@ PLAIN = (bool, int, float, str, type(None))
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Put buffers, random generators and counters back afterwards, buffers that were replaced by others too."""
     owners = list(module.modules())
-    before = [{key: value for key, value in vars(owner).items() if isinstance(value, PLAIN)} for owner in owners]
+    before = [{key: value for key, value in vars(owner).items() if isinstance(value, COUNTERS)} for owner in owners]
     try:
         with buffers_kept(module):
             yield

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from harness.costs.tracing.blocks import Named, is_chain
+from harness.costs.tracing.blocks import NamedModules, is_chain
 from harness.costs.tracing.watch import AllocationRecorder, Output, Phase, TracedLayers
 from harness.workloads.batches import Inputs, call
 
@@ -37,7 +37,7 @@ class Followed(NamedTuple):
     last: int
 
 
-def follow(module: nn.Module, inputs: Inputs, recorder: AllocationRecorder, blocks: Named) -> Followed:
+def follow(module: nn.Module, inputs: Inputs, recorder: AllocationRecorder, blocks: NamedModules) -> Followed:
     """Run a model once, with the recorder told of every block that it enters, forward and later backward."""
     if is_chain(module) and isinstance(inputs, torch.Tensor):
         return _follow_chain(inputs, recorder, blocks)
@@ -50,7 +50,7 @@ def follow(module: nn.Module, inputs: Inputs, recorder: AllocationRecorder, bloc
 # -- layer by layer ----------------------------------------------------------------------------------------------------
 
 
-def _follow_chain(values: object, recorder: AllocationRecorder, layers: Named) -> Followed:
+def _follow_chain(values: object, recorder: AllocationRecorder, layers: NamedModules) -> Followed:
     """Pass layer by layer; of a run of equal layers that keep their input's shape only some."""
     names: list[str] = []
     stands_for: list[int] = []
@@ -75,7 +75,7 @@ def _follow_chain(values: object, recorder: AllocationRecorder, layers: Named) -
     return Followed(values, TracedLayers(tuple(names), tuple(stands_for), tuple(outputs)), last)
 
 
-def _equal_runs(layers: Named) -> Iterator[Named]:
+def _equal_runs(layers: NamedModules) -> Iterator[NamedModules]:
     """Yield neighbouring layers that are equal but for their values."""
     for _, group in itertools.groupby(layers, key=lambda item: _signature(item[1])):
         yield list(group)
@@ -107,7 +107,7 @@ class _Marks:
         current: number of the block that was called last.
     """
 
-    def __init__(self, recorder: AllocationRecorder, blocks: Named) -> None:
+    def __init__(self, recorder: AllocationRecorder, blocks: NamedModules) -> None:
         self.recorder, self.blocks = recorder, blocks
         self.current, self.depth = 0, 0
         self.outputs = [Output(None, 0) for _ in blocks]

@@ -22,7 +22,7 @@ from harness.core.errors import HarnessError
 from harness.core.not_known import Hurdle, NotKnown
 from harness.core.text import Text
 from harness.costs.profiles.shape import ModelShape
-from harness.costs.tracing.blocks import Named, named_blocks
+from harness.costs.tracing.blocks import NamedModules, named_blocks
 from harness.costs.tracing.cuda_rules import CudaRules
 from harness.costs.tracing.fake_kernels import FakeKernels
 from harness.costs.tracing.follow import follow
@@ -191,7 +191,7 @@ class _Owned:
     loose: dict[int, torch.Tensor]
 
     @classmethod
-    def of(cls, module: nn.Module, blocks: Named) -> _Owned:
+    def of(cls, module: nn.Module, blocks: NamedModules) -> _Owned:
         """Return what each block holds, and what none holds."""
         seen: set[int] = set()
         tensors = [_new((*block.parameters(), *block.buffers()), seen) for _, block in blocks]
@@ -228,7 +228,7 @@ def _run(
     module: nn.Module,
     batch: tuple[Inputs, torch.Tensor],
     rules: Rules,
-    blocks: Named,
+    blocks: NamedModules,
     plan: TensorPlan,
     owned: _Owned,
 ) -> TracedPass:

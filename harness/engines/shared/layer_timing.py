@@ -14,7 +14,7 @@ from torch import nn
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible
 from harness.costs.memory import Placement, StageMemory, balance_under, named_sizes
-from harness.costs.tracing.blocks import Named, is_chain, named_blocks, undisturbed
+from harness.costs.tracing import NamedModules, is_chain, named_blocks, undisturbed
 from harness.engines.shared.replica import Piece, Replica
 from harness.workloads.batches import Inputs
 
@@ -48,7 +48,7 @@ def layer_names(module: nn.Module) -> list[str]:
     return [name for name, _ in module.named_children()]
 
 
-def blocks_of(replica: Replica) -> Named:
+def blocks_of(replica: Replica) -> NamedModules:
     """Return the blocks of a replica's model by name, found on two samples of its data."""
     inputs, _ = replica.data.train.block(0, min(2, len(replica.data.train)))
     with replica.autocast():

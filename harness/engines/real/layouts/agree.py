@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import torch.distributed as dist
 
@@ -18,7 +18,7 @@ def found_by_first(rank: int, find: Callable[[], Found]) -> Found:
     Raises:
         Impossible: on every rank, where rank 0 found that there is none.
     """
-    told: list[Any] = [None, None]
+    told: list[object] = [None, None]
     if rank == 0:
         try:
             told[0] = find()
@@ -26,9 +26,8 @@ def found_by_first(rank: int, find: Callable[[], Found]) -> Found:
             told[1] = str(error)
     dist.broadcast_object_list(told, src=0)
     if told[1] is not None:
-        raise Impossible(told[1])
-    found: Found = told[0]
-    return found
+        raise Impossible(str(told[1]))
+    return cast(Found, told[0])
 
 
 def found_by_all(find: Callable[[], Found]) -> Found:

@@ -59,7 +59,7 @@ class ChainCut:
         self.notes = [describe_cut(replica.module, plan)]
         self._holders = held_by(plan, replica.module)
         self.stages = nn.ModuleList(self._stage(number) for number in grid.own_stages(setup.layout))
-        self.trained: nn.Module = Held(self.stages)
+        self.trained: nn.Module = HeldParameters(self.stages)
         self._assembly = Assembly(replica.module, self._senders(replica.module), setup.layout, rank)
         self._shared = _SharedGradients(setup.layout, grid, self._holders, self.trained)
 
@@ -92,7 +92,7 @@ class ChainCut:
         return StageShapes(lambda n: self._examples(cut.takes, n), lambda n: self._given_on(stage, n))
 
     def _examples(self, keys: Sequence[Key], samples: int) -> tuple[torch.Tensor, ...]:
-        return tuple(self.chain.events[event].leaves[k].example(samples) for event, k in keys)
+        return tuple(self.chain.leaf(key).example(samples) for key in keys)
 
     def _given_on(self, stage: int, samples: int) -> tuple[torch.Tensor, ...]:
         cut = self.plan.cuts[stage]
@@ -130,7 +130,7 @@ class ChainCut:
         """Return which share of each squared norm is this device's to add: a shared parameter counts once."""
         pipeline = self.setup.layout.pipeline
         held = {name: len({k % pipeline for k in stages}) for name, stages in self._holders.items()}
-        assert isinstance(self.trained, Held)
+        assert isinstance(self.trained, HeldParameters)
         return [1 / held[name] for name, p in self.trained.kept.items() if p.requires_grad]
 
     def sent_bytes(self, microbatches: int) -> float:
@@ -174,7 +174,7 @@ def _same_chain(plan: ChainPlan, chain: Chain) -> Chain:
     return chain
 
 
-class Held(nn.Module):
+class HeldParameters(nn.Module):
     """What the stages of a device hold of whole models, each tensor once.
 
     Where two stages of a device hold one parameter, the second one's lies in the memory of the first one's.
@@ -201,7 +201,7 @@ class Held(nn.Module):
 class _SharedGradients:
     """Sums gradients of parameters that several stages hold, first on this device, then over those that hold them."""
 
-    def __init__(self, layout: Layout, grid: Grid, holders: Mapping[str, Sequence[int]], held: Held) -> None:
+    def __init__(self, layout: Layout, grid: Grid, holders: Mapping[str, Sequence[int]], held: HeldParameters) -> None:
         self._held = held
         places: dict[tuple[int, ...], list[str]] = {}
         for name, stages in holders.items():

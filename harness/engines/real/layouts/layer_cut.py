@@ -61,7 +61,7 @@ class LayerCut:
         ends = [sum(len(names) for names in self.placement[:k]) for k in range(len(self.placement) + 1)]
 
         def behind(event: int, samples: int) -> tuple[torch.Tensor, ...]:
-            leaf = chain.output if event == len(chain.events) else chain.events[event - 1].leaves[0]
+            leaf = chain.output if event == len(chain.events) else chain.leaf((event - 1, 0))
             return (leaf.example(samples),) if event else ()
 
         return StageShapes(lambda n: behind(ends[stage], n), lambda n: behind(ends[stage + 1], n))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from harness.engines.shared.layer_timing import is_plain, parted
 from harness.engines.shared.replica import Piece, Replica, make_pieces
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of
+from harness.workloads.batches import Inputs
 
 if TYPE_CHECKING:
     from torch.distributed.pipelining import PipelineStage
@@ -57,7 +58,7 @@ class Pipeline(OneDevice):
         self.replica.sum_over_ranks = self.grid.sum_over_parts
         self._runtimes: dict[tuple[int, ...], tuple[_PipelineScheduleRuntime, list[PipelineStage]]] = {}
         self._spans: list[PassSpan] = []
-        self._gathered: list[Any] = []
+        self._gathered: list[tuple[Inputs, torch.Tensor, float | torch.Tensor]] = []
 
     def _cut(self) -> LayerCut | ChainCut:
         """Cut a plain list of layers as such, anything else as a chain of calls."""

@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from harness.api.strategy import Table
-from harness.costs.tracing.blocks import undisturbed
+from harness.costs.tracing import undisturbed
 from harness.engines.real.clock import Ledger, Stamp
 
 if TYPE_CHECKING:

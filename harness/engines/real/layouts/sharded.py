@@ -15,7 +15,7 @@ from harness.api.strategy import Batch
 from harness.core.step_parts import Part
 from harness.costs.profiles import LayerShape, ModelShape
 from harness.costs.steps import bytes_sent, fsdp_step_messages
-from harness.costs.tracing.blocks import Named
+from harness.costs.tracing import NamedModules
 from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
 from harness.engines.real.layouts.parts import Parts, assembled, parts_replica, same_buffers, whole
@@ -112,7 +112,7 @@ class FullySharded(OneDevice):
         gc.collect()
 
 
-def units_of(replica: Replica) -> Named:
+def units_of(replica: Replica) -> NamedModules:
     """Return the blocks that can be gathered each for itself; what is in none of them is gathered with the root.
 
     Not a block that shares a parameter with another one, or whose weights are used without calling it: who uses them
@@ -130,7 +130,7 @@ def units_of(replica: Replica) -> Named:
 
 
 def shard_module(
-    module: nn.Module, device_type: str, ranks: int, reshard: bool, units: Named | None = None
+    module: nn.Module, device_type: str, ranks: int, reshard: bool, units: NamedModules | None = None
 ) -> nn.Module:
     """Spread the parameters over all ranks, each unit gathered for itself, what is left with the root.
 
@@ -150,7 +150,7 @@ def shard_module(
     return fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=whole_ones)
 
 
-def module_shape(module: nn.Module, units: Named | None = None) -> ModelShape:
+def module_shape(module: nn.Module, units: NamedModules | None = None) -> ModelShape:
     """Return the tensors of every unit and of the root, as far as sharing them out asks for; they may be spread."""
     spread = {name: list(unit.parameters()) for name, unit in units or _layers(module)}
     inside = {id(p) for found in spread.values() for p in found}
@@ -164,5 +164,5 @@ def module_shape(module: nn.Module, units: Named | None = None) -> ModelShape:
     return ModelShape(tuple(shapes), element_bytes=next(module.parameters()).element_size())
 
 
-def _layers(module: nn.Module) -> Named:
+def _layers(module: nn.Module) -> NamedModules:
     return list(module.named_children()) if isinstance(module, nn.Sequential) else []

@@ -11,10 +11,10 @@ from torch import nn
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible
 from harness.costs.memory import Placement, StageMemory, balance_under, named_sizes
-from harness.costs.tracing.blocks import WHOLE, named_blocks
-from harness.engines.shared.chain.chain_stage import SeedOf, StageCut
+from harness.costs.tracing import WHOLE, named_blocks
+from harness.engines.shared.chain.chain_stage import ChainSlice, SeedOf
 from harness.engines.shared.chain.event_times import measure_events
-from harness.engines.shared.chain.needs import Trial
+from harness.engines.shared.chain.needs import StageTrials
 from harness.engines.shared.chain.proof import Build, prove
 from harness.engines.shared.chain.try_on import Batches, find_chain
 from harness.engines.shared.layer_timing import LayerCost
@@ -30,7 +30,7 @@ class ChainPlan:
     """
 
     blocks: tuple[str, ...]
-    cuts: tuple[StageCut, ...]
+    cuts: tuple[ChainSlice, ...]
 
     @property
     def placement(self) -> Placement:
@@ -87,7 +87,7 @@ def make_chain_plan(
     with batches.autocast():
         costs = measure_events(model, names, batches.inputs, batches.loss)
         sizes = stage_sizes(layout, costs, memory)
-        cuts = Trial(model, chain, seen, batches.inputs, batches.loss).cuts(sizes)
+        cuts = StageTrials(model, chain, seen, batches.inputs, batches.loss).cuts(sizes)
         del model, seen
         prove(build, chain, cuts, batches.other, batches.other_loss, precision, seed_of)
     return ChainPlan(tuple(chain.names), tuple(cuts))

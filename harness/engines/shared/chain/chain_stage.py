@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils._pytree import tree_unflatten
 
-from harness.engines.shared.chain.events import Chain, Event, Intercepted, Key, Leaf
+from harness.engines.shared.chain.events import Args, BlockCall, Chain, Forward, Intercepted, Key, Kwargs, Leaf
 from harness.workloads.batches import Inputs, call, outputs_of, rows
 
 INPUTS = "inputs"
 """Keyword under which a stage is given the one tensor of a model that takes no keywords."""
 GLUE = -1
 """Stands for the number of an event where random numbers are drawn between blocks."""
+
+Given: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
+"""What a stage hands on: the last one the model's output, any other one the tensors that later stages need."""
 
 SeedOf = Callable[[int], int]
 """The random seed of an event, or of the glue."""
@@ -35,7 +38,7 @@ class _End(BaseException):
 
 
 @dataclass(frozen=True)
-class StageCut:
+class ChainSlice:
     """What one stage does.
 
     Attributes:
@@ -69,7 +72,7 @@ class ChainStage(nn.Module):
         by_keyword: whether the model takes its inputs by keyword.
     """
 
-    def __init__(self, model: nn.Module, chain: Chain, cut: StageCut, by_keyword: bool) -> None:
+    def __init__(self, model: nn.Module, chain: Chain, cut: ChainSlice, by_keyword: bool) -> None:
         super().__init__()
         # In a tuple, so that its parameters are not taken for this module's: most of them are other stages'.
         self._model = (model,)
@@ -94,7 +97,7 @@ class ChainStage(nn.Module):
         """Draw what a micro-batch draws, whichever pass comes next; `seeds` is of (micro-batch, event)."""
         self.seed_of = partial(self.seeds, microbatch) if self.seeds is not None else None
 
-    def forward(self, *received: torch.Tensor, **batch: torch.Tensor) -> Any:
+    def forward(self, *received: torch.Tensor, **batch: torch.Tensor) -> Given:
         """Return what later stages need, as a tuple; the last stage returns the tensor that the loss is of.
 
         Args:
@@ -108,7 +111,7 @@ class ChainStage(nn.Module):
         now.sent.update({key: tensor.clone() for key, tensor in given.items() if key in self.cut.gives})
         try:
             with self._blocks, self._drawing(GLUE):
-                output = outputs_of(call(self.model, inputs))
+                output: torch.Tensor = outputs_of(call(self.model, inputs))
         except _End:
             return tuple(now.sent[key] for key in self.cut.gives)
         finally:
@@ -117,7 +120,7 @@ class ChainStage(nn.Module):
             raise ChainChanged(f"the pass ended before call {now.at}, of {self.chain.names[now.at]}")
         return output
 
-    def _call(self, name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> object:
         now, event = self._now, self._now.at
         now.at += 1
         expected = self.chain.names[event] if event < len(self.chain.events) else "none"
@@ -132,9 +135,9 @@ class ChainStage(nn.Module):
         self._keep(now, event, output)
         return output
 
-    def _stand_in(self, now: _Pass, number: int) -> Any:
-        event: Event = self.chain.events[number]
-        leaves = []
+    def _stand_in(self, now: _Pass, number: int) -> object:
+        event: BlockCall = self.chain.events[number]
+        leaves: list[object] = []
         for k, leaf in enumerate(event.leaves):
             if (number, k) in now.given:
                 leaves.append(now.given[number, k].clone())  # glue may change it in place, and it is a leaf of autograd
@@ -142,7 +145,7 @@ class ChainStage(nn.Module):
                 leaves.append(leaf.filler(now.samples, self.device) if isinstance(leaf, Leaf) else leaf)
         return tree_unflatten(leaves, event.spec)
 
-    def _keep(self, now: _Pass, event: int, output: Any) -> None:
+    def _keep(self, now: _Pass, event: int, output: object) -> None:
         wanted = [k for number, k in self.cut.gives if number == event]
         leaves = torch.utils._pytree.tree_leaves(output) if wanted else []
         for k in wanted:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from harness.costs.tracing.blocks import num_parameters, undisturbed
-from harness.engines.shared.chain.events import Intercepted
+from harness.costs.tracing import num_parameters, undisturbed
+from harness.engines.shared.chain.events import Args, Forward, Intercepted, Kwargs
 from harness.engines.shared.layer_timing import LayerCost
 from harness.workloads.batches import Inputs, call, outputs_of
 
@@ -32,12 +31,14 @@ def measure_events(
     return [_least(costs) for costs in zip(*runs, strict=True)]
 
 
-def _one_pass(model: nn.Module, names: Sequence[str], inputs: Inputs, loss: Any) -> list[LayerCost]:
+def _one_pass(
+    model: nn.Module, names: Sequence[str], inputs: Inputs, loss: Callable[[torch.Tensor], torch.Tensor]
+) -> list[LayerCost]:
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     called: list[tuple[str, float, int]] = []
     entered: list[tuple[float, int]] = []
 
-    def timed(name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def timed(name: str, forward: Forward, args: Args, kwargs: Kwargs) -> object:
         number, start = len(called), _now(device)
         output = forward(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]

@@ -5,20 +5,27 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from harness.core.errors import Impossible
-from harness.costs.tracing.blocks import buffers_kept
+from harness.costs.tracing import buffers_kept
 from harness.workloads.batches import Inputs, call, outputs_of, rows
+
+Args = tuple[object, ...]
+Kwargs = dict[str, object]
+Forward = Callable[..., object]
+"""A module's own forward."""
+
+Handle = Callable[[str, Forward, Args, Kwargs], object]
+"""Answers a call of the block of that name."""
 
 Key = tuple[int, int]
 """A tensor that travels between stages: number of the event, and of the leaf in what it returned."""
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.Size)
+SENT_ALONG = (type(None), bool, int, float, complex, str, bytes, enum.Enum, torch.dtype, torch.device, torch.Size)
 """What a block may return beside tensors: the same at every call, so that each stage can keep it."""
 
 
@@ -51,7 +58,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Event:
+class BlockCall:
     """One call of a block.
 
     Attributes:
@@ -61,7 +68,7 @@ class Event:
 
     block: str
     spec: TreeSpec
-    leaves: tuple[Any, ...]
+    leaves: tuple[object, ...]
 
 
 @dataclass
@@ -70,7 +77,7 @@ class Recorded:
 
     block: str
     spec: TreeSpec
-    leaves: list[Any]
+    leaves: list[object]
 
 
 @dataclass
@@ -90,8 +97,14 @@ class Chain:
         output: the tensor that the loss is computed from.
     """
 
-    events: tuple[Event, ...]
+    events: tuple[BlockCall, ...]
     output: Leaf
+
+    def leaf(self, key: Key) -> Leaf:
+        """Return the tensor of that key."""
+        found = self.events[key[0]].leaves[key[1]]
+        assert isinstance(found, Leaf)
+        return found
 
     @property
     def names(self) -> list[str]:
@@ -105,12 +118,12 @@ class Intercepted:
     A call inside another one of the modules is a part of that one, and is left alone.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str], handle: Callable[..., Any]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], handle: Handle) -> None:
         """`handle(name, forward, args, kwargs)` answers each call."""
         self._modules = {name: model.get_submodule(name) for name in dict.fromkeys(names)}
         self._handle = handle
         self._inside = False
-        self._before: dict[str, Any] = {}
+        self._before: dict[str, object] = {}
 
     def __enter__(self) -> None:
         self._inside = False
@@ -125,8 +138,8 @@ class Intercepted:
             if self._before[name] is not None:
                 module.__dict__["forward"] = self._before[name]
 
-    def _answer(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def answer(*args: Any, **kwargs: Any) -> Any:
+    def _answer(self, name: str, forward: Forward) -> Forward:
+        def answer(*args: object, **kwargs: object) -> object:
             if self._inside:
                 return forward(*args, **kwargs)
             self._inside = True
@@ -148,7 +161,7 @@ def survey(model: nn.Module, names: Sequence[str], inputs: Inputs) -> Survey:
     """
     calls: list[Recorded] = []
 
-    def note(name: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def note(name: str, forward: Forward, args: Args, kwargs: Kwargs) -> object:
         output = forward(*args, **kwargs)
         leaves, spec = tree_flatten(output)
         calls.append(Recorded(name, spec, [_kept(name, leaf) for leaf in leaves]))
@@ -159,11 +172,11 @@ def survey(model: nn.Module, names: Sequence[str], inputs: Inputs) -> Survey:
     return Survey(rows(inputs), calls, output.detach().requires_grad_(output.requires_grad))
 
 
-def _kept(name: str, leaf: Any) -> Any:
+def _kept(name: str, leaf: object) -> object:
     if isinstance(leaf, torch.Tensor):
         copy = leaf.detach().clone(memory_format=torch.contiguous_format)
         return copy.requires_grad_(leaf.requires_grad)
-    if not isinstance(leaf, PLAIN):
+    if not isinstance(leaf, SENT_ALONG):
         raise Impossible(
             f"{name} returns an object of type {type(leaf).__name__}, which cannot be sent to the next stage of a "
             "pipeline. Return tensors, in a tuple or a dictionary"
@@ -183,8 +196,8 @@ def chain_of(small: Survey, large: Survey) -> Chain:
         if a.spec != b.spec:
             raise Impossible(f"{a.block} returns another structure at every call. A pipeline needs the same at each")
         leaves = [_leaf(a.block, x, y, small.samples, large.samples) for x, y in zip(a.leaves, b.leaves, strict=True)]
-        events.append(Event(a.block, a.spec, tuple(leaves)))
-    output = _leaf("the model", small.output, large.output, small.samples, large.samples)
+        events.append(BlockCall(a.block, a.spec, tuple(leaves)))
+    output = _tensor_leaf("the model", small.output, large.output, small.samples, large.samples)
     return Chain(tuple(events), output)
 
 
@@ -198,14 +211,18 @@ def _same_order(first: Sequence[str], second: Sequence[str]) -> None:
             )
 
 
-def _leaf(name: str, small: Any, large: Any, few: int, many: int) -> Any:
-    if not isinstance(small, torch.Tensor):
+def _leaf(name: str, small: object, large: object, few: int, many: int) -> object:
+    if not isinstance(small, torch.Tensor) or not isinstance(large, torch.Tensor):
         if small != large:
             raise Impossible(
                 f"{name} returns the plain value {small!r}, then {large!r}. A pipeline sends tensors only: return it "
                 "as a tensor"
             )
         return small
+    return _tensor_leaf(name, small, large, few, many)
+
+
+def _tensor_leaf(name: str, small: torch.Tensor, large: torch.Tensor, few: int, many: int) -> Leaf:
     if small.dim() != large.dim() or small.dtype != large.dtype:
         raise Impossible(f"{name} returns a tensor of another kind at every call. A pipeline needs the same at each")
     per_sample = tuple((b - a) // (many - few) for a, b in zip(small.shape, large.shape, strict=True))

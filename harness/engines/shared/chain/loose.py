@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.costs.tracing.blocks import undisturbed
-from harness.engines.shared.chain.events import Intercepted
+from harness.costs.tracing import undisturbed
+from harness.engines.shared.chain.events import Args, Forward, Intercepted, Kwargs
 from harness.workloads.batches import Inputs, call
 
 
@@ -24,7 +23,7 @@ class _Noting(TorchDispatchMode):
         self.listens = True
         self.noted: set[nn.Parameter] = set()
 
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Forward, types: object, args: Args = (), kwargs: Kwargs | None = None) -> object:
         if self.listens:
             given = map(id, tree_leaves((args, kwargs)))
             self.noted.update(self._by_id[key] for key in given if key in self._by_id)
@@ -35,7 +34,7 @@ def used_without_call(model: nn.Module, names: Sequence[str], inputs: Inputs) ->
     """Return the parameters that one forward pass reads while none of the blocks is being called."""
     noting = _Noting(list(model.parameters()))
 
-    def deaf(_: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def deaf(_: str, forward: Forward, args: Args, kwargs: Kwargs) -> object:
         noting.listens = False
         try:
             return forward(*args, **kwargs)

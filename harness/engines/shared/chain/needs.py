@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import nn
 
-from harness.costs.tracing.blocks import undisturbed
-from harness.engines.shared.chain.chain_stage import INPUTS, ChainStage, StageCut
+from harness.costs.tracing import undisturbed
+from harness.engines.shared.chain.chain_stage import INPUTS, ChainSlice, ChainStage, Given
 from harness.engines.shared.chain.events import Chain, Key, Survey
 from harness.engines.shared.chain.try_on import LossOf
 from harness.workloads.batches import Inputs
 
 
-class Trial:
+class StageTrials:
     """Runs stages of a chain on what the survey recorded; the model is whole, and its values stay as they are.
 
     Args:
@@ -36,10 +35,10 @@ class Trial:
             if isinstance(leaf, torch.Tensor)
         }
 
-    def cuts(self, sizes: Sequence[int]) -> list[StageCut]:
+    def cuts(self, sizes: Sequence[int]) -> list[ChainSlice]:
         """Return the stages of so many events each, found from the last to the first."""
         ends = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
-        found: list[StageCut] = []
+        found: list[ChainSlice] = []
         gives: tuple[Key, ...] = ()
         for start, end in reversed(list(pairwise(ends))):
             found.insert(0, self._stage(start, end, gives))
@@ -47,32 +46,32 @@ class Trial:
         found[-1] = replace(found[-1], uses=found[-1].uses | self._held_by_none(found))
         return found
 
-    def _held_by_none(self, cuts: Sequence[StageCut]) -> set[str]:
+    def _held_by_none(self, cuts: Sequence[ChainSlice]) -> set[str]:
         """Return the parameters that no block holds and no stage used: the last stage keeps them as they are."""
         blocks = [self.model.get_submodule(name) for name in self.chain.names]
         held = {id(p) for block in blocks for p in block.parameters()}
         used = {name for cut in cuts for name in cut.uses}
         return {name for name, p in self.model.named_parameters() if id(p) not in held and name not in used}
 
-    def _stage(self, start: int, end: int, gives: tuple[Key, ...]) -> StageCut:
+    def _stage(self, start: int, end: int, gives: tuple[Key, ...]) -> ChainSlice:
         """Find what a stage takes: what gets a gradient, whole numbers, what passes on, what is used by value."""
         offered = [key for key in self.values if key[0] < start]
-        needed, uses = self._gradients(StageCut(start, end, tuple(offered), gives, frozenset()))
+        needed, uses = self._gradients(ChainSlice(start, end, tuple(offered), gives, frozenset()))
         needed |= {key for key in offered if not differentiable(self.values[key])} | (set(gives) & set(offered))
         own = tuple(key for key in gives if key[0] >= start)
 
         def computed(keys: Collection[Key]) -> list[torch.Tensor]:
             takes = tuple(key for key in offered if key in keys)
-            return self._values(StageCut(start, end, takes, own, frozenset()))
+            return self._values(ChainSlice(start, end, takes, own, frozenset()))
 
         # What is used without a gradient (detach, no_grad) shows only in values.
         whole = computed(offered)
         if not same_values(whole, computed(needed)):
             without = [key for key in offered if key not in needed]
             needed |= {key for key in without if not same_values(whole, computed(set(offered) - {key}))}
-        return StageCut(start, end, tuple(key for key in offered if key in needed), gives, uses)
+        return ChainSlice(start, end, tuple(key for key in offered if key in needed), gives, uses)
 
-    def _gradients(self, cut: StageCut) -> tuple[set[Key], frozenset[str]]:
+    def _gradients(self, cut: ChainSlice) -> tuple[set[Key], frozenset[str]]:
         """Return which of the tensors that a stage takes get a gradient, and which parameters."""
         given = {key: self.values[key].detach().clone() for key in cut.takes}
         for tensor in given.values():
@@ -87,14 +86,15 @@ class Trial:
             parameter.grad = None
         return {key for key, tensor in given.items() if tensor.grad is not None}, uses
 
-    def _values(self, cut: StageCut) -> list[torch.Tensor]:
+    def _values(self, cut: ChainSlice) -> list[torch.Tensor]:
         with undisturbed(self.model), torch.no_grad():
             torch.manual_seed(0)
             output = self._run(cut, [self.values[key].detach().clone() for key in cut.takes])
         return [output] if isinstance(output, torch.Tensor) else list(output)
 
-    def _run(self, cut: StageCut, given: Sequence[torch.Tensor]) -> Any:
-        return ChainStage(self.model, self.chain, cut, self.by_keyword)(*given, **self.batch)
+    def _run(self, cut: ChainSlice, given: Sequence[torch.Tensor]) -> Given:
+        output: Given = ChainStage(self.model, self.chain, cut, self.by_keyword)(*given, **self.batch)
+        return output
 
 
 def keywords(inputs: Inputs) -> dict[str, torch.Tensor]:

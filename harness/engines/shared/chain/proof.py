@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.core.errors import Impossible
-from harness.engines.shared.chain.chain_stage import ChainStage, SeedOf, StageCut
+from harness.engines.shared.chain.chain_stage import ChainSlice, ChainStage, SeedOf
 from harness.engines.shared.chain.events import Chain
 from harness.engines.shared.chain.needs import keywords
 from harness.engines.shared.chain.try_on import LossOf
@@ -41,7 +41,7 @@ class Step:
 def prove(
     build: Build,
     chain: Chain,
-    cuts: Sequence[StageCut],
+    cuts: Sequence[ChainSlice],
     inputs: Inputs,
     loss: LossOf,
     precision: str,
@@ -66,14 +66,14 @@ def prove(
         raise
     except Exception as error:  # whatever the model's code raises where a block is stood in for
         raise Impossible(
-            f"{_tried(len(cuts))} and a stage failed: {type(error).__name__}: {error}. {INSTEAD}"
+            f"{_tried(len(cuts))} and a stage failed: {type(error).__name__}: {error}. {CUT_ADVICE}"
         ) from error
     difference = _largest_difference(whole, staged, TOLERANCE[precision])
     if difference:
-        raise Impossible(f"{_tried(len(cuts))}: {difference}. {INSTEAD}")
+        raise Impossible(f"{_tried(len(cuts))}: {difference}. {CUT_ADVICE}")
 
 
-INSTEAD = (
+CUT_ADVICE = (
     "Something between the blocks keeps a state of its own or changes what it is given. Let blocks return what "
     "they compute, or keep the model whole: sync-ddp, fsdp"
 )
@@ -101,7 +101,9 @@ def _whole_step(model: nn.Module, chain: Chain, inputs: Inputs, loss: LossOf, se
     if seed_of is None:
         value = loss(outputs_of(call(model, inputs)))
     else:
-        stage = ChainStage(model, chain, StageCut(0, len(chain.events), (), (), frozenset()), isinstance(inputs, dict))
+        stage = ChainStage(
+            model, chain, ChainSlice(0, len(chain.events), (), (), frozenset()), isinstance(inputs, dict)
+        )
         stage.seed_of = seed_of
         value = loss(stage(**keywords(inputs)))
     value.backward()  # type: ignore[no-untyped-call]
@@ -113,7 +115,7 @@ def _staged_step(
     build: Build,
     values: dict[str, torch.Tensor],
     chain: Chain,
-    cuts: Sequence[StageCut],
+    cuts: Sequence[ChainSlice],
     inputs: Inputs,
     loss: LossOf,
     seed_of: SeedOf | None,

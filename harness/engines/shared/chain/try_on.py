@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.costs.tracing.blocks import undisturbed
+from harness.costs.tracing import undisturbed
 from harness.engines.shared.chain.events import Chain, Survey, chain_of, survey
 from harness.engines.shared.replica import Piece, Replica
 from harness.engines.shared.setup import Setup
