@@ -167,10 +167,10 @@ def test_variables_that_a_file_sets_reach_its_processes(tmp_path):
 def test_processes_draw_by_the_seed_and_not_by_their_server(tmp_path):
     first, second = cells_of(tmp_path, "import random, numpy\n", "tell('drawn', numpy.random.rand())", seeds=[0, 1])
     last = []
-    for cell in (first, first, second):
+    for cell in (first, first, first, second):
         finished(cell)
         last.append(told(tmp_path, "drawn")[-1])
-    assert last[0] == last[1] != last[2]
+    assert last[1] == last[2] != last[3], "the first cell's model is traced too"
 
 
 def test_no_process_imports_from_the_folder_where_it_stands(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def twice_ready() -> None:
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.again = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+            self.again, self.first = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
 
         def forward(self, x: Any) -> Any:
             x = self.first(x)
@@ -106,7 +106,8 @@ def twice_ready() -> None:
             return x
 
     with alone():
-        torch.nn.parallel.DistributedDataParallel(Net())(torch.ones(1, 2)).sum().backward()
+        module = torch.nn.parallel.DistributedDataParallel(Net())  # kept: its hooks go with it
+        module(torch.ones(1, 2)).sum().backward()
 
 
 def lazy_in_ddp() -> None:
