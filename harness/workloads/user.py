@@ -25,6 +25,8 @@ from harness.workloads.entries import Dataset, DataShape, Model, RawData, Source
 if TYPE_CHECKING:
     from torch import nn
 
+    from harness.workloads.entries import Keeps
+
 MODEL_PARAMETERS = ("channels", "height", "width", "classes", "vocabulary")
 DATASET_PARAMETERS = ()
 
@@ -103,6 +105,7 @@ def user_dataset(name: str, base: Path) -> Dataset:
         size=lambda options: None,
         target_accuracy=None,
         load=lambda options: _load(file, function),
+        stream=lambda options, keeps: _load(file, function, keeps),
         checksum=lambda options: None,
         file=file,
     )
@@ -180,12 +183,12 @@ def _build(file: SourceFile, function: _Function, shape: DataShape) -> nn.Module
     return built
 
 
-def _load(file: SourceFile, function: _Function) -> RawData:
+def _load(file: SourceFile, function: _Function, keeps: Keeps | None = None) -> RawData:
     from harness.workloads.own_data import Unfit, raw_data
 
     result = _call(file, function, {})
     try:
-        return raw_data(result)
+        return raw_data(result, keeps)
     except Unfit as error:
         raise _refused(file, function, f"returned {error}") from None
 

@@ -41,7 +41,7 @@ class Executor:
     def __init__(self, setup: Setup, merge: bool = True, shared_steps: bool = False) -> None:
         self.setup = setup
         self.replica: Replica = setup.replica()
-        self.merges = merge and mergeable(self.replica)
+        self.merges = merge and mergeable(self.replica) and not self.replica.data.train.draws
         self.draws = self.replica.draws
         self.shared_steps = shared_steps
         self.loaded: Flat | None = None
@@ -116,6 +116,7 @@ class Executor:
         return [make_pieces(part, weight, size, pad=layout.pipeline > 1) for part in parts]
 
     def _seed(self, origin: tuple[int, int], replica: int) -> None:
+        self.setup.begin_step(*origin)
         if self.draws:
             torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", *origin, replica))
 

@@ -92,6 +92,11 @@ class Pipeline(OneDevice):
             number = self.number * self.setup.layout.pipeline + self.grid.pipeline
             torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", self.worker, batch.step, number))
 
+    @property
+    def reads(self) -> bool:
+        """Whether this stage takes inputs or targets."""
+        return self.grid.pipeline == 0 or self.last
+
     def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
         """Run the table; every stage keeps its own gradients, the last one knows the loss."""
         replicated = self.setup.layout.data > 1
