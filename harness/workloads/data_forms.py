@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -31,6 +32,9 @@ READ_AT_ONCE = 256
 """Samples that are collated together: enough that the call costs little, few enough for large images; chosen."""
 LARGEST_READ = 4 * 2**30
 """Bytes of an iterable that are written to a temporary file; chosen: a disk has that, and reading it takes a minute."""
+
+MOST_VALUES = 16
+"""A list of more is one of samples; chosen: no function returns so many inputs and splits."""
 
 
 class MapSet:
@@ -94,6 +98,8 @@ def parts_of(result: Any, remarks: Remarks) -> tuple[Part, Part | None]:
     Raises:
         Unfit: it is none of the forms.
     """
+    if _has_bfloat16(result):
+        remarks.add("data: bfloat16 became float32, which holds the same numbers")
     if isinstance(result, Mapping) and "train" in result:  # a DatasetDict, or a dict of splits
         test = next((name for name in ("test", "validation") if name in result), None)
         left = [str(name) for name in result if name not in ("train", test)]
@@ -119,6 +125,15 @@ def _parts_of_values(values: tuple[Any, ...] | list[Any], remarks: Remarks) -> t
             return _part(values[0], remarks), _part(values[1], remarks)
         return pair_of_arrays(values[0], values[1]), None
     raise Unfit(f"{counted(len(values), 'value')}, expected {DATA_FORMS}")
+
+
+def _has_bfloat16(value: Any) -> bool:
+    """Whether tensors that were returned are in a type that numpy does not know."""
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, tuple | list) and len(value) <= MOST_VALUES:
+        return any(_has_bfloat16(each) for each in value)
+    return hasattr(value, "detach") and not _plain(value)
 
 
 def _has_target(value: Any) -> bool:
@@ -205,7 +220,7 @@ def _of_frame(frame: Any, remarks: Remarks) -> Split:
 
 def _of_mapping(columns: Mapping[Any, Any], what: str) -> Split:
     names = [str(name) for name in columns]
-    target = _target_among(names, f"{what} called")
+    target = _target_among(names, what)
     rest = {str(name): as_array(value, str(name)) for name, value in columns.items() if name != target}
     if not rest:
         raise Unfit(f"{what} of which {target} is the only one; there are no inputs")
@@ -264,7 +279,7 @@ def _without_pictures(value: Any) -> Any:
         return {name: _without_pictures(each) for name, each in value.items()}
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         return tuple(_without_pictures(each) for each in value)
-    return np.asarray(value) if hasattr(value, "getbands") else value
+    return np.array(value) if hasattr(value, "getbands") else value
 
 
 def _batch(batch: Any) -> Split:
@@ -314,14 +329,15 @@ def _of_iterable(samples: Any, collate: Callable[[list[Any]], Any] | None, remar
     """
     remarks.add("data: an iterable was read once, into a temporary file that is mapped into memory")
     reader, waiting, stored = MapSet((), collate), [], _Stored()
-    for sample in samples:
-        waiting.append(sample)
-        if len(waiting) == READ_AT_ONCE:
+    with closing(stored):
+        for sample in samples:
+            waiting.append(sample)
+            if len(waiting) == READ_AT_ONCE:
+                stored.add(reader.joined(waiting))
+                waiting = []
+        if waiting:
             stored.add(reader.joined(waiting))
-            waiting = []
-    if waiting:
-        stored.add(reader.joined(waiting))
-    return stored.whole()
+        return stored.whole()
 
 
 class _Stored:
@@ -357,9 +373,12 @@ class _Stored:
             self.files[name].flush()
             # The mapping keeps the file, which has no name any more, for as long as the array lives.
             arrays[name] = np.memmap(self.files[name], array.dtype, "r", shape=(self.rows, *array.shape[1:]))
-            self.files[name].close()
         targets = arrays.pop(_TARGETS)
         return Split(arrays if isinstance(self.first.inputs, dict) else arrays[""], targets)
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
 
 
 _TARGETS = "\0targets"

@@ -528,3 +528,54 @@ class TokensOptions(Options):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Draws the data itself; independent of the run's seeds."""
+
+
+class TextOptions(Options):
+    """Options of `text`."""
+
+    path: Path | None = None
+    """A UTF-8 file, or a folder whose text files are read in the order of their names; default: the sources of Python's
+    standard library. A relative one is looked up from where harness was started."""
+
+    sequence: Annotated[int, Field(ge=2)] = 64
+    """Bytes of one sample; each is a token."""
+
+    samples: Annotated[int, Field(ge=2)] = 16384
+    """At most so many to train on and validate with."""
+
+    test_samples: PositiveInt = 1024
+
+
+class ImageFolderOptions(Options):
+    """Options of `imagefolder`."""
+
+    path: Path
+    """A folder with one folder for each class; or with train/ and test/ or val/, each with such folders. A relative one
+    is looked up from where harness was started."""
+
+    size: PositiveInt = 64
+    """Height and width in pixels that every image is resized and cropped to."""
+
+    channels: Literal[1, 3] = 3
+    """3: red, green and blue; 1: grey."""
+
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the images that is the test split, where there is no folder of its own."""
+
+
+class TableOptions(Options):
+    """Options of `table`."""
+
+    path: Path
+    """A CSV or Parquet file with a line of names. A relative one is looked up from where harness was started."""
+
+    target: str
+    """The column that a model is to tell: text or whole numbers are classes, fractions are numbers to be met."""
+
+    test_path: Path | None = None
+    """A file like it with the test rows; default: a share of the rows."""
+
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    categories: Literal["one-hot", "codes"] = "one-hot"
+    """What a column of text becomes: a column of 0 and 1 for each of its words, or one of numbers."""

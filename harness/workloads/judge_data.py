@@ -82,8 +82,9 @@ def check_finite(split: Split, part: str) -> None:
         bad = ~np.isfinite(array)
         if bad.any():
             rows = np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))
+            small = " (float16 holds no more than 65,504)" if array.dtype == np.float16 else ""
             raise Unfit(
-                f"{what} with {counted(int(bad.sum()), 'value')} not a finite number, the first in sample "
+                f"{what} with {counted(int(bad.sum()), 'value')} not a finite number{small}, the first in sample "
                 f"{rows[0]:,}; leave out or mend {counted(len(rows), 'sample')}"
             )
 

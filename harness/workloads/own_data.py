@@ -358,7 +358,7 @@ def for_loss(raw: RawData, loss: str) -> RawData:
     raw = _classes_for(raw, loss)
     _check_for_loss(raw, loss)
     said = judge_classes(raw.train_targets, raw.test_targets, loss) if raw.classes else []
-    if loss == "mse" and raw.classes:
+    if loss == "mse" and raw.classes and raw.full_scale is None:
         said.append(
             "data: targets of whole numbers are classes, which mse compares with 0 and 1; give numbers to be met as "
             "floats"

@@ -91,7 +91,8 @@ def test_sizes_and_checksums_need_no_torch() -> None:
 def test_hooks_return_the_catalogue() -> None:
     models = ["softmax", "mlp", "lenet5", "resnet18", "alexnet", "vgg16", "resnet50", "resnet101", "resnet152"]
     assert [model.name for model in harness_models()] == [*models, "squeezenet1.0", "gpt", "bert-large"]
-    assert [d.name for d in harness_datasets()] == ["digits", "mnist", "fashion-mnist", "idx", "synthetic", "tokens"]
+    made = ["digits", "mnist", "fashion-mnist", "idx", "synthetic", "tokens"]
+    assert [d.name for d in harness_datasets()] == [*made, "text", "cifar10", "cifar100", "imagefolder", "table"]
 
 
 @pytest.mark.parametrize("entry", [*MODELS, *DATASETS], ids=lambda entry: entry.name)

@@ -25,6 +25,7 @@ from harness.engines.real.layouts.private import PassSpan, make_runtime, timed_s
 from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.layer_timing import describe_stages, measure_layers, place
 from harness.engines.shared.replica import Piece, Replica, make_pieces
+from harness.engines.shared.sample_order import first_rows
 from harness.engines.shared.setup import Setup
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Pipeline(OneDevice):
         """Measure on rank 0 and tell everybody: two measurements would cut differently."""
         found: list[Any] = [None]
         if self.rank == 0:
-            probe = Piece(torch.arange(self.setup.cell.micro_batch_size).numpy(), 1.0)
+            probe = Piece(first_rows(self.setup.cell.micro_batch_size, self.setup.num_train), 1.0)
             found = [place(self.setup.layout, measure_layers(self.replica, probe), stage_limits(self.setup))]
         dist.broadcast_object_list(found, src=0)
         agreed: Placement = found[0]
