@@ -75,6 +75,8 @@ every edit of a strategy's file, and whether an edit made it worse may be the qu
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
     content = {key: to_json(getattr(cell, key)) for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
+    if cell.workload.loading == Loading():  # results from before there was a choice stay what they are
+        content["workload"] = {key: value for key, value in content["workload"].items() if key != "loading"}
     if cell.faults:
         content["faults"] = to_json(cell.faults)
     if cell.dram_bytes is not None:
@@ -96,6 +98,23 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How samples reach a device.
+
+    Attributes:
+        workers: processes that read samples ahead, of each device; 0: the device's own process reads them.
+        prefetch: micro-batches that each of them reads ahead.
+        pin_memory: whether batches are copied from page-locked memory; of GPUs only.
+        resident: whether all samples stay in memory; "auto": where they fit.
+    """
+
+    workers: int = 0
+    prefetch: int = 2
+    pin_memory: bool = True
+    resident: str = "auto"
+
+
+@dataclass(frozen=True)
 class Workload:
     """What is trained, every option filled in.
 
@@ -105,6 +124,7 @@ class Workload:
         lr_warmup: epochs in which the rate rises to its full value.
         clip_norm: largest norm of a gradient; None: none is clipped.
         step: how a step is executed.
+        loading: how samples reach a device.
     """
 
     model: Named
@@ -116,6 +136,7 @@ class Workload:
     lr_warmup: float = 0.0
     clip_norm: float | None = None
     step: str = "eager"
+    loading: Loading = Loading()
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from harness.scenario.value_types import (
     Time,
     file_list,
     only,
+    resident,
     table_list,
     word,
 )
@@ -83,6 +84,9 @@ DeviceKind = Annotated[
     BeforeValidator(word("auto", "cuda", "cpu", other="a kind of GPU to simulate stands in cluster.device")),
     WithJsonSchema({"enum": ["auto", "cuda", "cpu"]}),
 ]
+Resident = Annotated[
+    str | bool, BeforeValidator(resident), WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]})
+]
 PlacementWord = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 JitterTable = Annotated[
@@ -92,6 +96,19 @@ JitterTable = Annotated[
 ]
 Stragglers = Annotated[list[Straggler], BeforeValidator(read_stragglers), WithJsonSchema(_FAULT_TABLES)]
 Deaths = Annotated[list[Death], BeforeValidator(read_deaths), WithJsonSchema(_FAULT_TABLES)]
+
+
+class LoadingSection(SectionModel):
+    """How samples reach a device: kept in memory, or read by torch's DataLoader as they are needed."""
+
+    workers: CountFromZero = Field(
+        default=0, description="processes of each device that read samples ahead; 0: its own process reads them"
+    )
+    prefetch: Count = Field(default=2, description="micro-batches that each of them reads ahead")
+    pin_memory: bool = Field(
+        default=True, description="copy batches from page-locked memory; of GPUs only", strict=True
+    )
+    resident: Resident = Field(default="auto", description='whether all samples stay in memory; "auto": where they fit')
 
 
 class WorkloadSection(SectionModel):
@@ -111,6 +128,10 @@ class WorkloadSection(SectionModel):
     clip_norm: Limit = Field(default=None, description='largest norm of a gradient; default "none"')
     step: Execution = Field(
         default="eager", description="how a step is executed; compiled and cuda-graph are not yet there"
+    )
+    loading: LoadingSection | None = Field(
+        default=None,
+        description='how samples reach a device: { workers = 4, prefetch = 2, pin_memory = true, resident = "auto" }',
     )
 
 

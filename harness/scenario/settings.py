@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from harness.api.strategy import Options
 from harness.core.budget import Goal
-from harness.core.cell import Measure, Named, Workload
+from harness.core.cell import Loading, Measure, Named, Workload
 from harness.core.errors import HarnessError, one_of
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
@@ -27,6 +27,7 @@ from harness.scenario.schema import (
     STEPS_WITHOUT_TARGET,
     Document,
     GoalSection,
+    LoadingSection,
     WorkloadSection,
     key_paths,
 )
@@ -307,7 +308,15 @@ def _workload(workload: WorkloadSection, entries: dict[str, Entry]) -> Workload:
         lr_warmup=workload.lr_warmup,
         clip_norm=workload.clip_norm,
         step=workload.step,
+        loading=_loading(workload.loading),
     )
+
+
+def _loading(section: LoadingSection | None) -> Loading:
+    if section is None:
+        return Loading()
+    stays = section.resident if isinstance(section.resident, str) else "yes" if section.resident else "no"
+    return Loading(section.workers, section.prefetch, section.pin_memory, stays)
 
 
 def _goal(goal: GoalSection, target_of_dataset: float | None, source: Source) -> Goal | None:

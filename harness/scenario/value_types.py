@@ -299,6 +299,13 @@ def word(*words: str, other: str = "") -> Callable[[object], str]:
     return check
 
 
+def resident(value: object) -> str | bool:
+    """Check whether samples stay in memory."""
+    if value == "auto" or isinstance(value, bool):
+        return value  # type: ignore[return-value]
+    raise ValueError('"auto", true or false')
+
+
 def file_list(value: object) -> list[str]:
     """Accept one path or a list of them."""
     if isinstance(value, str):

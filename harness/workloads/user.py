@@ -17,6 +17,8 @@ from harness.workloads.user_import import call_user_function
 if TYPE_CHECKING:
     from torch import nn
 
+    from harness.workloads.entries import Keeps
+
 MODEL_PARAMETERS = ("channels", "height", "width", "classes", "vocabulary")
 DATASET_PARAMETERS = ()
 
@@ -74,6 +76,7 @@ def user_dataset(name: str, base: Path) -> Dataset:
         size=lambda options: None,
         target_accuracy=None,
         load=lambda options: _load(function),
+        stream=lambda options, keeps: _load(function, keeps),
         checksum=lambda options: None,
         file=function.file,
     )
@@ -88,11 +91,11 @@ def _build(function: UserFunction, shape: DataShape) -> nn.Module:
     return built
 
 
-def _load(function: UserFunction) -> RawData:
+def _load(function: UserFunction, keeps: Keeps | None = None) -> RawData:
     from harness.workloads.own_data import Unfit, raw_data
 
     result = call_user_function(function, {})
     try:
-        return raw_data(result)
+        return raw_data(result, keeps)
     except Unfit as error:
         raise function.refused(f"returned {error}") from None

@@ -27,6 +27,7 @@ from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.messages import Post
 from harness.engines.shared.layer_timing import LayerCost, measure_layers
 from harness.engines.shared.replica import Replica, make_pieces
+from harness.engines.shared.sample_order import first_rows
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.shared.trace_or_find import shape_of as traced_shape
 from harness.workloads.batches import call, outputs_of, tensors_of
@@ -211,7 +212,7 @@ def spread(values: Sequence[float]) -> float:
 
 def layers_of(replica: Replica, size: int, shape: ModelShape | NotKnown) -> list[LayerCost]:
     """Return the times of all layers; of the whole, divided by operations, where they cannot be timed one by one."""
-    piece = make_pieces(torch.arange(size).numpy(), 1.0 / size, size, pad=False)[0]
+    piece = make_pieces(first_rows(size, replica.data.num_train), 1.0 / size, size, pad=False)[0]
     try:
         return measure_layers(replica, piece, repeats=1)
     except Impossible:

@@ -92,6 +92,7 @@ class _Child:
     failure: Failure | None = None
     death: Json | None = None
     ready: bool = False
+    checksum: str = ""
     gone: bool = False
 
     @property
@@ -156,6 +157,7 @@ class _Supervisor:
             self._start(job, len(jobs))
         self._close_descriptors()
         result = self._watch(deadline, until=lambda: all(child.ready for child in self._live()))
+        result = result or self._other_data()
         if result is None:
             targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
             if on_start is not None:
@@ -169,12 +171,28 @@ class _Supervisor:
         job.lines, job.label = lines, _label(job)
         assert self.board is not None
         job.status = Descriptor(self.board.descriptor)
-        process = self.context.Process(target=run_process, args=(job, theirs), daemon=True)
+        # A daemon may have no children, such as the processes that read data ahead; the kernel ends it with us anyway.
+        daemon = not self.cell.workload.loading.workers
+        process = self.context.Process(target=run_process, args=(job, theirs), daemon=daemon)
         process.start()
         theirs.close()  # with no copy of its end here, a dead child is the end of the pipe
         for pipe in job.pipes.values():
             pipe.close()
         self.children.append(_Child(job, process, mine, job.label))
+
+    def _other_data(self) -> Result | None:
+        """Refuse processes that loaded other data than each other: each would train on its own."""
+        first, *others = [child for child in self.children if child.checksum] or [self.children[0]]
+        other = next((child for child in others if child.checksum != first.checksum), None)
+        if other is None:
+            return None
+        name = self.cell.workload.dataset.name
+        reason = (
+            f"{name}: {first.label} and {other.label} loaded different data (checksums {first.checksum[:8]} and "
+            f"{other.checksum[:8]}); the function must return the same each time: give its generator a fixed seed, as "
+            "with numpy.random.default_rng(0)"
+        )
+        return Result.ended_by(Cause.USER, reason, other.job.line)
 
     def _release(self) -> None:
         self.started_s = time.monotonic()
@@ -265,7 +283,7 @@ class _Supervisor:
             child.gone = True
             return
         if kind == "ready":
-            child.ready = True
+            child.ready, child.checksum = True, content.get("data", "")
         elif kind == "done":
             child.answer = content
         elif kind == "died":

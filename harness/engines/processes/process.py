@@ -160,8 +160,10 @@ def _run_real(job: Job, control: Connection) -> Json:
         torch.cuda.set_device(device)
     setup = make_setup(job.cell, job.plugins, job.device)
     ledger = _make_ledger(job, device)
-    endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
-    control.send(("ready", {}))
+    endpoint: Any = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
+    if job.kind == "worker":
+        endpoint.runner.read_ahead()
+    control.send(("ready", {"data": setup.data.checksum}))
     started = control.recv()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -320,7 +322,9 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     partial: Json = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
-        "notes": endpoint.notes + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
+        "notes": (setup.data_notes() if holds else [])
+        + endpoint.notes
+        + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
         "recorded": endpoint.recorded,
         "unawaited": dict(endpoint.unawaited),
         "deliveries": {job.address: endpoint.post.taken},
@@ -376,6 +380,7 @@ def _close(job: Job, endpoint: Any) -> None:
     """Release torch's objects in the one order that never hangs: wrappers first, then the process group."""
     if job.kind != "worker":
         return
+    endpoint.setup.stop_reading()
     endpoint.runner.close()
     if job.rendezvous:
         import torch.distributed as dist

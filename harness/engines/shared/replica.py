@@ -183,7 +183,7 @@ class Replica:
 
     def gather(self, piece: Piece) -> tuple[Inputs, torch.Tensor, float | torch.Tensor]:
         """Return inputs (n, ...), targets (n, ...) and weights of a piece, on the device."""
-        inputs, targets = self.data.train.take(self._upload(torch.from_numpy(piece.indices)))
+        inputs, targets = self.data.train.rows(piece.indices)
         if isinstance(piece.weight, float):
             return inputs, targets, piece.weight
         return inputs, targets, self._upload(torch.from_numpy(piece.weight).to(self.dtype))

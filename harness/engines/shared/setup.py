@@ -6,7 +6,7 @@ A timing-only cell has no data and no model; nothing here imports torch before o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from harness.api.host import Host, load_host
 from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
 from harness.core.errors import PluginError
+from harness.core.words import counted, duration
 from harness.engines.shared.rate_schedule import Rate, make_rate
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.trial import Trial
     from harness.workloads.entries import Dataset, Model, RawData
+
+DATA_SEED = 20162
+"""Draws what a data function draws: chosen once, and never a run's seed, so that all runs see the same data."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,38 @@ class Setup:
             self._found["trial"] = try_model(module, self.data, work, self.cell.seed, files)
         return self._found["trial"]
 
+    def begin_step(self, rank: int, step: int) -> None:
+        """Say which step of a worker is under way: samples that are drawn anew follow the pass over the data."""
+        if self.data is not None and self.data.train.draws:
+            self.data.train.epoch = self.pass_of(rank, step)
+
+    def pass_of(self, rank: int, step: int) -> int:
+        """Return which pass over its data a worker's step belongs to; 0 where nothing is drawn anew."""
+        if not self.data.train.draws:
+            return 0
+        from harness.engines.shared.sample_order import steps_of_a_pass
+
+        cell = self.cell
+        own = self.strategy.batches == "own"
+        size = cell.batch_size if own else cell.global_batch_size
+        workers = cell.workers if own else 1
+        return step // steps_of_a_pass(self.num_train, size, rank if own else 0, workers)
+
     @property
     def server_counts(self) -> bool:
         """The cell's own `server_counts`."""
         return self.cell.server_counts
+
+    def stop_reading(self) -> None:
+        """End the processes that read samples ahead."""
+        from harness.workloads.streamed import Streamed
+
+        if self.data is not None and isinstance(self.data.train, Streamed):
+            self.data.train.close()
+
+    def data_notes(self) -> list[str]:
+        """Return what was converted or noticed when the data were loaded, and how they are read."""
+        return [] if self.data is None else [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
 
     @property
     def num_train(self) -> int:
@@ -113,6 +145,24 @@ def _entries(host: Host, cell: Cell) -> tuple[Model, Dataset]:
     )
 
 
+def reading_in_words(train: Any, cell: Cell) -> list[str]:
+    """Say that samples are read as they are needed, and what that costs."""
+    from harness.workloads.streamed import Streamed
+
+    if not isinstance(train, Streamed):
+        return []
+    workers = cell.workload.loading.workers
+    who = f"{counted(workers, 'process', 'processes')} of each device" if workers else "the device's own process"
+    told = [f"data: samples are read as they are needed, by {who}"]
+    if train.num_read and cell.engine == "virtual":
+        each = duration(train.read_s / train.num_read)
+        told.append(
+            f"data: reading a sample took {each} here; simulated steps include that only where they were measured on "
+            "this machine"
+        )
+    return told
+
+
 def make_strategy(host: Host, cell: Cell) -> Strategy:
     """Build the strategy with the cell's options.
 
@@ -123,17 +173,31 @@ def make_strategy(host: Host, cell: Cell) -> Strategy:
     return chosen(chosen.Options(**cell.options))
 
 
-def _loaded(dataset: Dataset, cell: Cell) -> RawData:
-    """Load a data set under the run's own seeds, with targets as the loss takes them."""
-    from harness.engines.shared.replica import seeded
-    from harness.workloads.own_data import Unfit, for_loss
+def _loaded(dataset: Dataset, cell: Cell, device: str) -> RawData:
+    """Load a data set with targets as the loss takes them; as much of it as stays in memory.
 
-    with seeded(cell.seed, "data"):
-        raw = dataset.load(dataset.Options(**cell.workload.dataset.options))
+    What is drawn on the way comes from one stream for all seeds: they are compared on the same data.
+
+    Raises:
+        PluginError: it cannot be trained on with this loss.
+    """
+    from harness.engines.shared.keeping import keeps
+    from harness.engines.shared.replica import seeded
+    from harness.workloads.own_data import Unfit, for_loss, kept_out
+
+    stays = keeps(cell, device)
+    with seeded(DATA_SEED, "data"):
+        options = dataset.Options(**cell.workload.dataset.options)
+        raw = dataset.load(options) if dataset.stream is None else dataset.stream(options, stays)
     try:
-        return for_loss(raw, cell.workload.loss)
+        return kept_out(for_loss(raw, cell.workload.loss), stays)
     except Unfit as error:
-        raise PluginError(f"{dataset.name}: returned {error}") from None
+        raise PluginError(f"{_where(dataset)} returned {error}") from None
+
+
+def _where(dataset: Dataset) -> str:
+    """Return what messages call a data set: file and line of the user's own."""
+    return f"{dataset.source}: {dataset.name.rpartition(':')[2]}" if dataset.file is not None else dataset.name
 
 
 def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Any, Any]:
@@ -141,15 +205,32 @@ def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tup
 
     Raises:
         MachineError: the data cannot be had.
+        PluginError: the user's own cannot be trained on, or leave nothing to validate with.
     """
     from harness.costs.cells import keep_size
     from harness.engines.shared.replica import DTYPES
     from harness.workloads.data import prepare
     from harness.workloads.entries import DatasetSize, seen_shape
+    from harness.workloads.judge_data import judge_validation
+    from harness.workloads.own_data import Unfit
 
-    raw = _loaded(dataset, cell)
+    raw = _loaded(dataset, cell, device)
     size = DatasetSize(len(raw.train_targets), len(raw.test_targets), raw.shape)
     keep_size(dataset, cell.workload.dataset, size)
     shape = seen_shape(raw.shape, model)
-    dtype, kept = DTYPES[cell.workload.precision], cell.goal.validation_fraction
-    return prepare(raw, model.input_size, kept, dtype, device, as_images=model.takes == "images"), shape
+    work, kept = cell.workload, cell.goal.validation_fraction
+    data = prepare(
+        raw,
+        model.input_size,
+        kept,
+        DTYPES[work.precision],
+        device,
+        as_images=model.takes == "images",
+        loading=work.loading,
+        seed=cell.seed,
+    )
+    try:
+        said = judge_validation(len(data.train), len(data.validation), cell.goal.evaluate_every is not None)
+    except Unfit as error:
+        raise PluginError(f"{_where(dataset)} returned {error}") from None
+    return replace(data, remarks=(*data.remarks, *said)), shape

@@ -249,7 +249,7 @@ class VirtualEngine:
 
     def _notes(self) -> list[str]:
         costs = self.cluster.costs
-        return [*self.executor.notes(costs.placement), f"virtual cluster with {costs.origin}"]
+        return [*self.setup.data_notes(), *self.executor.notes(costs.placement), f"virtual cluster with {costs.origin}"]
 
     def _facts(self) -> Json:
         costs = self.cluster.costs

@@ -43,7 +43,7 @@ class Executor:
     def __init__(self, setup: Setup, merge: bool = True, shared_steps: bool = False) -> None:
         self.setup = setup
         self.replica: Replica = setup.replica()
-        self.merges = merge and mergeable(self.replica)
+        self.merges = merge and mergeable(self.replica) and not self.replica.data.train.draws
         self.draws = self.replica.draws
         self._fills_up = setup.layout.pipeline > 1 and fills_up(setup, self.replica.module)
         self.shared_steps = shared_steps
@@ -119,6 +119,7 @@ class Executor:
         return [make_pieces(part, weight, size, self._fills_up) for part in parts]
 
     def _seed(self, origin: tuple[int, int], replica: int) -> None:
+        self.setup.begin_step(*origin)
         if self.draws:
             torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", *origin, replica))
 

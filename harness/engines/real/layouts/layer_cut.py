@@ -20,6 +20,7 @@ from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.layer_timing import describe_stages, measure_layers, place
 from harness.engines.shared.padding import fills_up
 from harness.engines.shared.replica import Piece, Replica
+from harness.engines.shared.sample_order import first_rows
 from harness.engines.shared.setup import Setup
 from harness.workloads.batches import Inputs
 
@@ -37,7 +38,7 @@ class LayerCut:
     def __init__(self, setup: Setup, replica: Replica, grid: Grid, rank: int) -> None:
         self.setup, self.grid, self.rank = setup, grid, rank
         self.fills_up = fills_up(setup, replica.module)
-        probe = Piece(torch.arange(setup.cell.micro_batch_size).numpy(), 1.0)
+        probe = Piece(first_rows(setup.cell.micro_batch_size, setup.num_train), 1.0)
         self.placement: Placement = found_by_first(
             rank, lambda: place(setup.layout, measure_layers(replica, probe), stage_limits(setup))
         )

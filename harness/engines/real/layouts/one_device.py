@@ -22,11 +22,13 @@ from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.recompute import recompute_blocks
 from harness.engines.shared.dram_count import count_dram
+from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.layer_timing import blocks_of
 from harness.engines.shared.replica import Piece, Replica, make_pieces
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
+from harness.workloads.streamed import Streamed
 
 
 class OneDevice:
@@ -49,6 +51,11 @@ class OneDevice:
     def shape(self) -> tuple[int, int]:
         """Parameters, and values in buffers."""
         return self.replica.num_parameters, self.replica.num_buffer_values
+
+    @property
+    def reads(self) -> bool:
+        """Whether this device reads samples."""
+        return True
 
     def pieces(self, batch: Batch) -> list[Piece]:
         """Return this replica's samples, cut into what passes forward at once.
@@ -85,6 +92,7 @@ class OneDevice:
 
     def seed(self, batch: Batch) -> None:
         """Give dropout the stream of this worker, step and replica; the virtual engine draws from the same."""
+        self.setup.begin_step(self.worker, batch.step)
         if self.draws:
             torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", self.worker, batch.step, self.number))
 
@@ -107,6 +115,17 @@ class OneDevice:
     def notes(self) -> list[str]:
         """Return what the user should know about this layout."""
         return []
+
+    def read_ahead(self) -> None:
+        """Let processes of their own read the samples of the coming steps, where the scenario asks for them."""
+        train = self.replica.data.train
+        if isinstance(train, Streamed) and self.reads:
+            course = Course(self.setup, self.worker)
+            train.follow(
+                (piece.indices, self.setup.pass_of(self.worker, batch.step))
+                for batch in course.batches()
+                for piece in self.pieces(batch)
+            )
 
     def settle(self) -> None:
         """Called once after the warm-up: measure no more than a run needs."""

@@ -86,6 +86,11 @@ class Pipeline(OneDevice):
         if self.draws:
             self.cut.begin(partial(stream_seed, self.setup.cell.seed, "dropout", self.worker, batch.step))
 
+    @property
+    def reads(self) -> bool:
+        """Whether this stage takes inputs or targets."""
+        return self.cut.needs_inputs(self.last)
+
     def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
         """Run the table; every stage keeps its own gradients, the last one knows the loss."""
         replicated = self.setup.layout.data > 1
@@ -113,8 +118,7 @@ class Pipeline(OneDevice):
 
     def _run(self, runtime: _PipelineScheduleRuntime, pieces: Sequence[Piece], losses: list[torch.Tensor]) -> None:
         with self.ledger.span(Part.INPUT):
-            reads = self.cut.needs_inputs(self.last)
-            self._gathered = [self.replica.gather(piece) for piece in pieces] if reads else []
+            self._gathered = [self.replica.gather(piece) for piece in pieces] if self.reads else []
         args, keywords = self.cut.given([inputs for inputs, _, _ in self._gathered])
         # torch cuts targets as it cuts inputs, the first ones the longest; these say which micro-batch they are of.
         numbers = [torch.full((len(piece.indices),), number) for number, piece in enumerate(pieces)]
