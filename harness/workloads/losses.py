@@ -250,6 +250,9 @@ def how_it_reduces(own: OwnLoss, outputs: torch.Tensor, targets: torch.Tensor, c
     Raises:
         PluginError: it returns something of another shape.
     """
+    if counts is not None:  # a mean over nothing is no number
+        kept = torch.as_tensor(counts > 0, device=outputs.device)
+        outputs, targets, counts = outputs[kept], targets[kept], counts[counts > 0]
     with torch.no_grad():
         value = own(outputs, targets)
         if value.dim() and value.numel() > 1:

@@ -20,6 +20,10 @@ class Body(nn.Module):
         return self.c(self.b(self.a(x.flatten(1)).relu()).relu())
 
 
+def body():
+    return Body()
+
+
 def frozen():
     model = Body()
     model.b.requires_grad_(False)

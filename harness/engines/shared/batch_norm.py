@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 from harness.core.errors import Impossible
 from harness.core.words import counted, listed
@@ -137,6 +136,27 @@ def _replace(module: nn.Module, name: str, by: nn.Module) -> None:
     setattr(module.get_submodule(owner), own, by)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; every process's loss depends on what this one adds to it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _summed(tensor: torch.Tensor) -> torch.Tensor:
+    total: torch.Tensor = _Sum.apply(tensor)
+    return total
+
+
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm whose statistics in training are those of all processes; torch's own takes CUDA tensors only.
 
@@ -169,9 +189,9 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
         counts = 0.0 if self.idle else 1.0
         number = values.new_full((), counts * values.numel() / values.shape[1])
         dist.all_reduce(number)
-        mean = all_reduce((values * counts).sum(axes)) / number
+        mean = _summed((values * counts).sum(axes)) / number
         centred = values - mean.view(shape)
-        variance = all_reduce((centred * centred * counts).sum(axes)) / number
+        variance = _summed((centred * centred * counts).sum(axes)) / number
         if self.training:
             self._remember(mean.detach(), variance.detach(), number)
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)

@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -235,6 +235,7 @@ class _Seen:
             )
         if isinstance(self.loss, OwnLoss) and self.reduces is None:
             self.reduces = _reduction(self.loss, outputs.detach(), data)
+            self.loss = replace(self.loss, reduces=self.reduces)
         try:
             ragged = data.counts is not None
             loss = weighted_loss(self.loss, ragged)(outputs, targets, 1.0 / rows)
