@@ -75,8 +75,10 @@ every edit of a strategy's file, and whether an edit made it worse may be the qu
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
     content = {key: to_json(getattr(cell, key)) for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
-    if cell.workload.loading == Loading():  # results from before there was a choice stay what they are
-        content["workload"] = {key: value for key, value in content["workload"].items() if key != "loading"}
+    defaults = {key: to_json(getattr(Workload, key)) for key in _ONLY_WHERE_SET}
+    content["workload"] = {
+        key: value for key, value in content["workload"].items() if key not in defaults or value != defaults[key]
+    }
     if cell.faults:
         content["faults"] = to_json(cell.faults)
     if cell.dram_bytes is not None:
@@ -119,12 +121,14 @@ class Workload:
     """What is trained, every option filled in.
 
     Attributes:
-        loss: "cross-entropy" or "mse".
+        loss: its name, or FILE.py:FUNCTION.
         precision: of the arithmetic in forward and backward.
         lr_warmup: epochs in which the rate rises to its full value.
         clip_norm: largest norm of a gradient; None: none is clipped.
         step: how a step is executed.
         loading: how samples reach a device.
+        sync_batchnorm: BatchNorm's statistics are those of all replicas together.
+        find_unused_parameters: parameters without a gradient in some steps are looked for in every step.
     """
 
     model: Named
@@ -137,6 +141,12 @@ class Workload:
     clip_norm: float | None = None
     step: str = "eager"
     loading: Loading = Loading()
+    sync_batchnorm: bool = False
+    find_unused_parameters: bool = False
+
+
+_ONLY_WHERE_SET = ("loading", "sync_batchnorm", "find_unused_parameters")
+"""Keys of a workload that came later: left at their default they are no part of an id, so that no cell runs again."""
 
 
 @dataclass(frozen=True)

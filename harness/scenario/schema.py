@@ -16,6 +16,7 @@ from harness.core.faults import Death, Jitter, Straggler
 from harness.core.given_cluster import ServerPlacement
 from harness.core.records import Json
 from harness.core.words import aligned
+from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.scenario.read_faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
 from harness.scenario.value_types import (
     Amount,
@@ -45,6 +46,7 @@ from harness.scenario.value_types import (
     resident,
     table_list,
     word,
+    word_or_function,
 )
 from harness.workloads.entries import LOSSES, PRECISIONS
 
@@ -73,7 +75,11 @@ def _only(allowed: str, later: str) -> tuple[BeforeValidator, WithJsonSchema]:
     return BeforeValidator(only(allowed, later)), WithJsonSchema({"const": allowed})
 
 
-Loss = Annotated[str, *_words(*LOSSES)]
+Loss = Annotated[
+    str,
+    BeforeValidator(word_or_function(*LOSSES)),
+    WithJsonSchema({"anyOf": [{"enum": list(LOSSES)}, {"type": "string", "pattern": r":\w+$"}]}),
+]
 Precision = Annotated[str, *_words(*PRECISIONS)]
 Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
@@ -120,12 +126,28 @@ class WorkloadSection(SectionModel):
     dataset: NameOrTable = Field(
         default="digits", validate_default=True, description="data, or file.py:function of your own"
     )
-    loss: Loss = Field(default=LOSSES[0], description="cross-entropy or mse; mse uses one-hot targets")
-    optimizer: NameOrTable = Field(default="sgd", validate_default=True, description="sgd, adam or adamw, with options")
+    loss: Loss = Field(
+        default=LOSSES[0], description="cross-entropy, mse (of classes: one-hot), bce-with-logits, or file.py:function"
+    )
+    optimizer: NameOrTable = Field(
+        default="sgd", validate_default=True, description=f"{', '.join(OPTIMIZERS)}, with options, or file.py:function"
+    )
     precision: Precision = Field(default="fp32", description="number format of the forward and backward pass")
-    lr_schedule: NameOrTable = Field(default="constant", validate_default=True, description="constant, cosine or step")
+    lr_schedule: NameOrTable = Field(
+        default="constant",
+        validate_default=True,
+        description="constant, cosine or step, or file.py:function from the number of updates to a factor",
+    )
     lr_warmup: AtLeastZero = Field(default=0.0, description="epochs in which the rate rises to its full value")
     clip_norm: Limit = Field(default=None, description='largest norm of a gradient; default "none"')
+    sync_batchnorm: bool = Field(
+        default=False, strict=True, description="BatchNorm by the statistics of all replicas of sync-ddp or fsdp"
+    )
+    find_unused_parameters: bool = Field(
+        default=False,
+        strict=True,
+        description="look in every step for parameters without a gradient; default: where a trial step finds some",
+    )
     step: Execution = Field(
         default="eager", description="how a step is executed; compiled and cuda-graph are not yet there"
     )
@@ -337,37 +359,6 @@ class Document(SectionModel):
     )
 
 
-class Sgd(Options, defer_build=True):
-    """Stochastic gradient descent."""
-
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Sgd:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-_Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Adam(Options, defer_build=True):
-    """Kingma and Ba 2015; the defaults are theirs and torch's."""
-
-    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-
-
-class AdamW(Adam, defer_build=True):
-    """Loshchilov and Hutter 2019; the default decay is torch's."""
-
-    weight_decay: float = Field(default=0.01, ge=0)
-
-
 class StepSchedule(Options, defer_build=True):
     """Multiply the rate by `factor` after every so many epochs; chosen so that ten epochs see three drops."""
 
@@ -375,7 +366,6 @@ class StepSchedule(Options, defer_build=True):
     factor: float = Field(default=0.1, gt=0, lt=1)
 
 
-OPTIMIZERS: dict[str, type[Options]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
 LR_SCHEDULES: dict[str, type[Options]] = {"constant": Options, "cosine": Options, "step": StepSchedule}
 
 

@@ -209,7 +209,9 @@ def prepare(
             resident(raw.test_inputs, raw.test_targets, tested),
         ]
     return Data(
-        *splits,
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
         classes=raw.classes,
         checksum=raw.checksum,
         vocabulary=raw.vocabulary,

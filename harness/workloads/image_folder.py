@@ -127,7 +127,8 @@ def load_images(options: ImageFolderOptions, keeps: Keeps | None = None) -> RawD
     stay = keeps is None or keeps(4 * total, False)
     looks = [np.arange(len(each)) if stay else _spread(len(each)) for each in sets]
     arrays = [np.stack([part.samples[row][0] for row in rows]) for part, rows in zip(sets, looks, strict=True)]
-    streams = None if stay else Streams(*(MapSource(part, lambda inputs: inputs) for part in sets))
+    sources = [MapSource(part, lambda inputs: inputs) for part in sets]
+    streams = None if stay else Streams(sources[0], sources[1])
     return RawData(
         arrays[0],
         train.labels,

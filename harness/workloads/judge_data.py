@@ -94,7 +94,7 @@ def _check_labels(targets: Array, part: str) -> None:
         return
     lowest, highest = int(targets.min()), int(targets.max())
     if lowest < 0:
-        negative = {int(each) for each in np.unique(targets[targets < 0])}
+        negative = {int(each) for each in np.unique(targets) if int(each) < 0}
         if targets.ndim == 1 or negative != {IGNORED}:
             ignored = "" if targets.ndim == 1 else f"; positions that do not count are {IGNORED}"
             raise Unfit(f"{part} labels from {lowest} to {highest}; classes are numbered from 0{ignored}")

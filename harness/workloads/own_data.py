@@ -131,7 +131,7 @@ def _streamed(train: MapSet, test: Part | None, keeps: Keeps, remarks: Remarks) 
     if test is None:
         rows = _cut_rows(number, remarks)
     looks = _look(train, rows[0], remarks), _look(tested, rows[1], remarks)
-    settled = _settled(*(split for split, _ in looks), remarks)
+    settled = _settled(looks[0][0], looks[1][0], remarks)
     # The look was converted in the end; targets of all samples are converted alike.
     targets = [_all_targets(targets, split, remarks) for split, targets in looks]
     finish, _ = _finish(looks[0][0].inputs, Remarks())

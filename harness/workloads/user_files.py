@@ -136,7 +136,8 @@ def user_functions(cell: Cell) -> list[UserFunction]:
         UserFunctionError: there is no such file or name.
     """
     work = cell.workload
-    named = {"workload.model": work.model.name, "workload.dataset": work.dataset.name}
+    named = {"workload.model": work.model.name, "workload.dataset": work.dataset.name, "workload.loss": work.loss}
+    named |= {"workload.optimizer": work.optimizer.name, "workload.lr_schedule": work.lr_schedule.name}
     base = Path(cell.folder)
     return [find_user_function(key, name, base) for key, name in named.items() if is_user_function(name)]
 

@@ -64,7 +64,7 @@ def call_user_function(function: UserFunction, values: Mapping[str, object]) -> 
         PluginError: it cannot be called so, or it, or its file, raised; the message names the user's own line.
     """
     found = user_object(function)
-    with _own_errors(function), _left_as_it_was(function.file.path.name):
+    with own_errors(function), _left_as_it_was(function.file.path.name):
         return _callable(function, found)(**_accepted(function, found, values))
 
 
@@ -74,7 +74,7 @@ def user_object(function: UserFunction) -> object:
     Raises:
         PluginError: the file raised, or has no such name; the message names the user's own line.
     """
-    with _own_errors(function):
+    with own_errors(function):
         found: object = import_user_file(function)
         for part in function.name.split("."):
             if not hasattr(found, part):
@@ -348,7 +348,12 @@ def _torch_settings() -> dict[str, tuple[object, Callable[..., object]]]:
 
 
 @contextmanager
-def _own_errors(function: UserFunction) -> Iterator[None]:
+def own_errors(function: UserFunction) -> Iterator[None]:
+    """Say what was raised while the user's own code ran by his own line.
+
+    Raises:
+        PluginError: it raised, or left.
+    """
     try:
         yield
     except HarnessError:

@@ -242,7 +242,7 @@ def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:
 
 
 def _update(optimizer: Named) -> str:
-    if optimizer.name.startswith("adam"):
+    if optimizer.name.startswith(("adam", "nadam", "radam", "adadelta")):
         return "adam"
     return "momentum" if optimizer.options.get("momentum") else "sgd"
 

@@ -291,10 +291,13 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 
     import torch
 
+    from harness.engines.shared.plain_state import plain_state, put_back
     from harness.engines.shared.sample_order import shared_batches
 
     cell = setup.cell
     before, state = runner.replica.snapshot(), torch.random.get_rng_state()
+    module = getattr(runner.replica.forward, "module", runner.replica.forward)  # below DDP's wrapper, where it has one
+    kept = plain_state(module) if runner.replica.trial is not None and module is not None else None
     order = shared_batches(cell.seed, setup.num_train, cell.global_batch_size, worker.rank, cell.workers)
     batches = list(itertools.islice(order, 2))
     if runner.placement is not None:
@@ -304,6 +307,8 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
     for batch in batches:
         runner.gradient(batch)
         runner.replica.load(before)
+        if kept is not None:
+            put_back(module, kept)
     runner.settle()
     torch.random.set_rng_state(state)
     if worker.group_size > 1:

@@ -34,7 +34,7 @@ def room_bytes(cell: Cell, device: str) -> float:
     import psutil
 
     processes = 1 if cell.engine == "virtual" else cell.gpus + cell.servers
-    room = SHARE * psutil.virtual_memory().available / processes
+    room: float = SHARE * psutil.virtual_memory().available / processes
     if device.startswith("cuda"):
         import torch
 

@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING, Any
 from harness.api.host import Host, load_host
 from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
-from harness.core.errors import PluginError
+from harness.core.errors import Impossible, PluginError
 from harness.core.words import counted, duration
+from harness.engines.shared.own_parts import find_loss, find_optimizer, find_schedule
 from harness.engines.shared.rate_schedule import Rate, make_rate
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
-    from harness.core.cell import Cell
+    from harness.core.cell import Cell, Named
+    from harness.engines.shared.optimizers import OwnOptimizer
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.trial import Trial
     from harness.workloads.entries import Dataset, Model, RawData
+    from harness.workloads.losses import OwnLoss
 
 DATA_SEED = 20162
 """Draws what a data function draws: chosen once, and never a run's seed, so that all runs see the same data."""
@@ -41,34 +46,90 @@ class Setup:
     shape: Any
     budget: Budget
     rate: Rate
-    _found: dict[str, Trial] = field(default_factory=dict, repr=False, compare=False)
+    _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def replica(self) -> Replica:
         """Build the model with its seed's initial weights and an optimizer.
 
         Raises:
             PluginError: a model of the user's own does not fit the data.
+            Impossible: this strategy cannot train it.
         """
-        from harness.engines.shared.replica import Replica, build_module, draws
+        from harness.engines.shared.batch_norm import refuse_single_values, synchronised
+        from harness.engines.shared.replica import Replica, build_module
 
         work, seed = self.cell.workload, self.cell.seed
         module = build_module(self.model, self.model.Options(**work.model.options), self.shape, seed)
         trial = self._try(module)
-        optional = trial is not None and bool(trial.without_gradient)
-        made = Replica(module, self.data, work.loss, work.optimizer, work.precision, work.clip_norm, optional)
-        made.draws = trial.draws if trial is not None else draws(module)
+        if trial is not None:
+            refuse_single_values(self, trial)
+            refuse_sharing(self, trial)
+            _make_dense(module, trial)
+            module = synchronised(self, module, trial)
+        asked = work.find_unused_parameters
+        optional = asked or (trial is not None and trial.optional)
+        made = Replica(module, self.data, self.loss, self.optimizer, work.precision, work.clip_norm, optional)
+        if trial is not None:
+            made.take_on(trial)
+            made.complete = self.model.file is not None
         return made
 
     def _try(self, module: nn.Module) -> Trial | None:
-        """Take a trial step with a model of the user's own, once; built-in ones are known."""
-        if self.model.file is None:
+        """Take a trial step, once, with a model of the user's own or one with BatchNorm; others are known."""
+        from harness.engines.shared.replica import BATCH_NORMS
+
+        if self.model.file is None and not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
             return None
         if "trial" not in self._found:
             from harness.engines.shared.trial import try_model
 
-            work, files = self.cell.workload, [str(self.model.file.path)]
-            self._found["trial"] = try_model(module, self.data, work, self.cell.seed, files)
-        return self._found["trial"]
+            work, files = self.cell.workload, [] if self.model.file is None else [str(self.model.file.path)]
+            self._found["trial"] = try_model(module, self.data, work, self.cell.seed, files, self._given_loss)
+        found: Trial = self._found["trial"]
+        return found
+
+    @property
+    def shares_statistics(self) -> bool:
+        """Whether replicas meet in every forward pass, to normalise by the statistics of all."""
+        asked = self.cell.workload.sync_batchnorm and self.layout.data > 1
+        return asked and self.trial is not None and bool(self.trial.norms)
+
+    @property
+    def trial(self) -> Trial | None:
+        """What a trial step has shown; None before a replica was built, and where none was taken."""
+        return self._found.get("trial")
+
+    @property
+    def _given_loss(self) -> str | OwnLoss:
+        if "loss" not in self._found:
+            self._found["loss"] = find_loss(self.cell)
+        found: str | OwnLoss = self._found["loss"]
+        return found
+
+    @property
+    def loss(self) -> str | OwnLoss:
+        """The loss: a name, or the user's function with what the trial step has shown of it."""
+        given = self._given_loss
+        if isinstance(given, str) or self.trial is None or self.trial.reduces is None:
+            return given
+        return replace(given, reduces=self.trial.reduces)
+
+    @property
+    def optimizer(self) -> Named | OwnOptimizer:
+        """The optimizer: one of torch's with options, or the user's function."""
+        if "optimizer" not in self._found:
+            self._found["optimizer"] = find_optimizer(self.cell)
+        found: Named | OwnOptimizer = self._found["optimizer"]
+        return found
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64] | None:
+        """How many targets of each training sample count; None where the loss weighs all samples alike."""
+        if self.data is None or self.data.counts is None:
+            return None
+        given = self.loss
+        found: npt.NDArray[np.int64] = self.data.counts
+        return found if isinstance(given, str) or given.reduces.by_targets else None
 
     def begin_step(self, rank: int, step: int) -> None:
         """Say which step of a worker is under way: samples that are drawn anew follow the pass over the data."""
@@ -128,8 +189,9 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     total = budget.max_samples
     if total is None and budget.max_updates is not None:
         total = budget.max_updates * cell.global_batch_size
+    own = find_schedule(cell)
     schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup
-    rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total)
+    rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total, own, cell.global_batch_size)
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
 
 
@@ -234,3 +296,30 @@ def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tup
     except Unfit as error:
         raise PluginError(f"{_where(dataset)} returned {error}") from None
     return replace(data, remarks=(*data.remarks, *said)), shape
+
+
+def _make_dense(module: nn.Module, trial: Trial) -> None:
+    """Let embeddings give dense gradients: every exchange and optimizer here takes those, and they are the same."""
+    for name in trial.sparse:
+        module.get_submodule(name).sparse = False  # type: ignore[assignment]
+
+
+def refuse_sharing(setup: Setup, trial: Trial) -> None:
+    """Refuse to compute the loss of a batch from its parts where it is no mean over them.
+
+    Raises:
+        Impossible: the strategy shares a batch out, or cuts it.
+    """
+    from harness.workloads.losses import Reduces
+
+    if trial.reduces is not Reduces.WHOLE:
+        return
+    cell, layout = setup.cell, setup.layout
+    shared = cell.workers > 1 or layout.data > 1
+    if not shared and layout.pipeline == 1 and cell.micro_batch_size >= cell.global_batch_size:
+        return
+    how = f"is shared out over {cell.workers * layout.data} devices" if shared else "passes in micro-batches"
+    raise Impossible(
+        f"workload.loss = {cell.workload.loss}: the loss of a batch is not the mean over its samples, and a batch "
+        f"{how} here. Return one number for each sample, or train with single and without micro_batch_size"
+    )
