@@ -24,6 +24,7 @@ from harness.core.version import __version__
 if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Plan
+    from harness.engines.shared.findings import Findings
     from harness.report.against import Against
 
 NOT_YET = {
@@ -412,9 +413,29 @@ def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str
     click.echo(describe_entry(host, name) if name else list_entries(host))
 
 
+def look_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept a model and data of one's own, to be looked at."""
+    data = "Its data; default: the first built-in data that the model takes."
+    command = click.option("--data", metavar="FILE:FUNCTION", help=data)(command)
+    return click.option("--model", metavar="FILE:FUNCTION", help="Your own model: train.py:build_model.")(command)
+
+
 @main.command()
-def doctor() -> None:
-    """Show this machine's cores, memory and GPUs, and what else is using them."""
+@look_options
+@plugins_option
+@click.pass_obj
+def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins: tuple[str, ...]) -> None:
+    """Show this machine's cores, memory and GPUs, and what else is using them.
+
+    With --model it shows what one training step tells of a model and its data: inputs, parameters, blocks, what can be
+    cut.
+    """
+    if model is not None:
+        from harness.commands.found_text import findings_text
+
+        return click.echo(findings_text(_look_at(model, data, (*outer, *plugins))))
+    if data is not None:
+        raise InputError(["doctor: --data means nothing without --model; add --model FILE.py:FUNCTION"])
     from harness.commands.doctor import describe_machine
     from harness.core.environment import PACKAGES, cpu_model
 
@@ -460,15 +481,47 @@ def new() -> None:
     """Create a scenario or a strategy to start from."""
 
 
+def _look_at(model: str, data: str | None, plugins: tuple[str, ...]) -> Findings:
+    """Look at a model and its data in a process of its own; what is not there at all is refused before."""
+    from harness.api.host import load_host
+    from harness.engines.calibration.look_in_child import look_in_child, refuse_unknown
+
+    files = [str(Path(path).resolve()) for path in plugins]
+    refuse_unknown(model, data, Path(), load_host(files))
+    return look_in_child(model, data, Path(), files)
+
+
 @new.command(name="scenario")
 @click.argument("name")
-@click.option("--from", "source", default="lenet", show_default=True, metavar="BUNDLED", help="What to copy.")
-@click.option("--model", metavar="FILE:FUNCTION", help="Train your own model: train.py:build_model.")
-def new_scenario(name: str, source: str, model: str | None) -> None:
-    """Copy a bundled scenario to NAME.toml."""
-    from harness.scenario.bundled import copy_scenario
+@click.option("--from", "source", metavar="BUNDLED", help="What to copy; default without --model: lenet.")
+@look_options
+@plugins_option
+@click.pass_obj
+def new_scenario(
+    outer: tuple[str, ...],
+    name: str,
+    source: str | None,
+    model: str | None,
+    data: str | None,
+    plugins: tuple[str, ...],
+) -> None:
+    """Write NAME.toml: a copy of a bundled scenario, or one for a model of your own.
 
-    click.echo(f"wrote {copy_scenario(name, source, model)}; next: harness run {name}.toml")
+    With --model it looks at the model and its data, and writes down what it found. With --from too, it copies a
+    bundled scenario and puts the model in its place.
+    """
+    from harness.scenario.bundled import copy_scenario, write_new
+
+    if model is None and data is not None:
+        raise InputError(["new scenario: --data means nothing without --model; add --model FILE.py:FUNCTION"])
+    if model is not None and source is None:
+        from harness.commands.write_scenario import scenario_text
+        from harness.core.machine import detect_machine
+
+        path = write_new(name, lambda: scenario_text(_look_at(model, data, (*outer, *plugins)), detect_machine()))
+    else:
+        path = copy_scenario(name, source or "lenet", model, data)
+    click.echo(f"wrote {path}; next: harness run {path}")
 
 
 @new.command(name="strategy")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.api.host import bundled
 from harness.core.errors import InputError, nearby, unknown
-from harness.workloads.user import user_model
+from harness.workloads.user import is_user_function, user_dataset, user_model
 
 STRATEGY = '''\
 """{name}: say in one sentence what the workers tell each other."""
@@ -64,8 +65,20 @@ def find_scenario(name: str) -> Path:
     raise InputError([unknown(f"{name}: no such file or bundled scenario", wanted, known, there)])
 
 
-def copy_scenario(name: str, source: str, model: str | None = None) -> Path:
-    """Copy a bundled scenario to NAME.toml in this folder, with the user's model in it if given.
+def write_new(name: str, make_text: Callable[[], str]) -> Path:
+    """Write a scenario to NAME.toml in this folder; nothing is written where making its text fails.
+
+    Raises:
+        InputError: the file is there already, or the name will not do for a results folder.
+    """
+    target = _new_file(name, ".toml")
+    text = make_text()
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
+def copy_scenario(name: str, source: str, model: str | None = None, dataset: str | None = None) -> Path:
+    """Copy a bundled scenario to NAME.toml in this folder, with the user's model and data in it if given.
 
     Raises:
         InputError: the file is there already, the name will not do for a results folder, or there is no such model.
@@ -75,11 +88,19 @@ def copy_scenario(name: str, source: str, model: str | None = None) -> Path:
     if model is not None:
         user_model(model, Path())  # refuses what is not there, before anything is written
         text = re.sub(r"(?m)^description\s*=.*$", f'description = "{model}, otherwise as {source}"', text, count=1)
-        text, count = re.subn(r"(?m)^model\s*=.*$", f'model = "{model}"', text, count=1)
-        if not count:
-            text = text.replace("[workload]\n", f'[workload]\nmodel = "{model}"\n', 1)
+        text = _with_key(text, "model", model)
+    if dataset is not None:
+        if is_user_function(dataset):
+            user_dataset(dataset, Path())
+        text = _with_key(text, "dataset", dataset)
     target.write_text(text, encoding="utf-8")
     return target
+
+
+def _with_key(text: str, key: str, value: str) -> str:
+    """Return a scenario with another value of a key of [workload]."""
+    text, count = re.subn(rf"(?m)^{key}\s*=.*$", f'{key} = "{value}"', text, count=1)
+    return text if count else text.replace("[workload]\n", f'[workload]\n{key} = "{value}"\n', 1)
 
 
 def write_strategy(name: str) -> Path:

@@ -1,0 +1,251 @@
+"""Look at a model and its data before anybody has written a scenario: one training step tells what a run must know."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.core.cell import Named, Workload
+from harness.core.errors import HarnessError, PluginError
+from harness.costs.tracing import is_chain, named_blocks, num_parameters
+from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, ModelFindings
+from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
+from harness.engines.shared.trial import try_model
+from harness.workloads.batches import OUTPUT_NAME, Inputs, blank, call, outputs_of
+from harness.workloads.data import Data, prepare
+from harness.workloads.entries import Dataset, Model, RawData, seen_shape
+from harness.workloads.losses import weighted_loss
+from harness.workloads.own_data import Unfit, for_loss
+from harness.workloads.user import is_user_function, user_dataset, user_model
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from harness.api.host import Host
+    from harness.core.records import Json
+    from harness.workloads.entries import Arrays
+
+SEED = 0
+LOOKED_AT = 64
+"""Of a data set, that a look prepares; chosen: a batch and a validation split, small enough for any model."""
+BATCH_SIZE = 32
+"""Samples behind an update that are proposed; the harness's own default."""
+TIMED_S = 5.0
+"""Longest that steps are repeated for a time without the first one's set-up; chosen."""
+
+IMAGE_CANDIDATES: tuple[tuple[str, Json], ...] = (
+    ("digits", {}),
+    ("synthetic", {"channels": 1, "size": 28}),
+    ("synthetic", {"channels": 3, "size": 32}),
+    ("synthetic", {"channels": 3, "size": 224, "samples": 512, "test_samples": 64}),
+)
+"""Built-in data that a model is tried on where none is named: sizes that people write models for."""
+TEXT_CANDIDATES: tuple[tuple[str, Json], ...] = (("tokens", {}), ("tokens", {"labels": "kind"}))
+
+NORMALISING = ("LayerNorm", "RMSNorm")
+
+
+def look_at(model: str, dataset: str | None, folder: Path, host: Host) -> Findings:
+    """Build a model, load its data, and take one training step.
+
+    Args:
+        model: what a scenario would say: FILE.py:FUNCTION, or a name.
+        dataset: likewise; None: the first built-in one that the model takes.
+        folder: what files are relative to.
+
+    Raises:
+        HarnessError: one of them is not there, fails, or they do not fit; the message names the user's line.
+    """
+    found = user_model(model, folder) if is_user_function(model) else host.models[model]
+    if dataset is not None:
+        entry = user_dataset(dataset, folder) if is_user_function(dataset) else host.datasets[dataset]
+        return _look(found, entry, {})
+    return _propose(found, host)
+
+
+def _propose(model: Model, host: Host) -> Findings:
+    """Return what is found on the first built-in data set that the model takes."""
+    refused: dict[str, HarnessError] = {}
+    for name, options in _candidates(model):
+        try:
+            found = _look(model, host.datasets[name], _with_classes(model, host.datasets[name], options))
+        except HarnessError as error:
+            refused.setdefault(name, error)
+            continue
+        return replace(found, data=replace(found.data, proposed=True))
+    if len({str(error) for error in refused.values()}) == 1:
+        raise next(iter(refused.values()))  # it is not about the data
+    reasons = "\n".join(f"  {name}: {error}" for name, error in refused.items())
+    raise PluginError(
+        f"{model.name} takes none of the data that ship with the harness; name its own by --data FILE.py:FUNCTION\n"
+        f"{reasons}"
+    )
+
+
+def _candidates(model: Model) -> Iterator[tuple[str, Json]]:
+    """Yield names and options of data sets, those first that the model's signature speaks for."""
+    text = model.takes == "tokens" or (model.file is not None and "vocabulary" in model.file.text)
+    yield from (*TEXT_CANDIDATES, *IMAGE_CANDIDATES) if text else (*IMAGE_CANDIDATES, *TEXT_CANDIDATES)
+
+
+def _with_classes(model: Model, dataset: Dataset, options: Json) -> Json:
+    """Return the options with as many classes as the model has outputs, where data can be made with any number."""
+    size = dataset.size(dataset.Options(**options))
+    if "classes" not in dataset.Options.model_fields or size is None:
+        return options
+    try:
+        shape = seen_shape(size.shape, model)
+        module = build_module(model, model.Options(), shape, SEED)
+        with torch.no_grad(), seeded(SEED, "trial"):
+            outputs = outputs_of(call(module.eval(), blank(shape, 2)[0]))
+    except Exception:
+        return options  # the trial step says why, in the user's terms
+    several = outputs.dim() == 2 and outputs.shape[1] > 1
+    return options | {"classes": outputs.shape[1]} if several and outputs.shape[1] != shape.classes else options
+
+
+def _look(model: Model, dataset: Dataset, options: Json) -> Findings:
+    with seeded(SEED, "data"):
+        raw = dataset.load(dataset.Options(**options))
+    data = DataFindings(
+        name=dataset.name,
+        options=options,
+        inputs=(),
+        target=raw.shape.targets,
+        classes=raw.classes,
+        vocabulary=raw.vocabulary,
+        num_train=len(raw.train_targets),
+        num_test=len(raw.test_targets),
+        remarks=raw.remarks,
+    )
+    refused: list[HarnessError] = []
+    for loss in fitting_losses(raw.train_targets, raw.classes):
+        try:
+            return _with_loss(model, raw, data, loss)
+        except HarnessError as error:
+            refused.append(error)
+    raise refused[0]
+
+
+def fitting_losses(targets: npt.NDArray[np.generic], classes: int) -> tuple[str, ...]:
+    """Return the losses that targets may be meant for, the likeliest first."""
+    zero_or_one = targets.size > 0 and bool(np.isin(targets[:1000], (0, 1)).all())
+    if targets.dtype.kind != "f":
+        return ("cross-entropy", "bce-with-logits") if zero_or_one or classes <= 2 else ("cross-entropy",)
+    if not zero_or_one:
+        return ("mse",)
+    one_hot = targets.ndim == 2 and targets.shape[1] > 1 and bool((targets.sum(axis=1) == 1).all())
+    return ("cross-entropy", "mse") if one_hot else ("bce-with-logits", "mse")
+
+
+def _with_loss(model: Model, raw: RawData, data: DataFindings, loss: str) -> Findings:
+    try:
+        ready = for_loss(raw, loss)
+    except Unfit as error:
+        raise PluginError(f"{data.name}: returned {error}") from None
+    shape = seen_shape(ready.shape, model)
+    module = build_module(model, model.Options(), shape, SEED)
+    few = prepare(_few(ready), model.input_size, 0.1, as_images=model.takes == "images")
+    work = workload(model.name, data.name, loss)
+    trial = try_model(module, few, work, SEED, [str(model.file.path)] if model.file else [])
+    size, step_s = _timed(module, few, loss)
+    data = replace(data, inputs=shape.inputs, target=shape.targets, classes=ready.classes, remarks=ready.remarks)
+    return Findings(
+        describe_module(model.name, module, few, trial.without_gradient, trial.draws), data, loss, size, step_s
+    )
+
+
+def workload(model: str, dataset: str, loss: str) -> Workload:
+    """Return a workload for a trial step."""
+    return Workload(Named(model), Named(dataset), Named("sgd"), Named("constant"), loss, "fp32")
+
+
+def _few(raw: RawData) -> RawData:
+    """Return the first samples of a data set, with the classes and tokens of the whole."""
+    return replace(
+        raw,
+        train_inputs=_first(raw.train_inputs),
+        train_targets=raw.train_targets[:LOOKED_AT],
+        test_inputs=_first(raw.test_inputs),
+        test_targets=raw.test_targets[:LOOKED_AT],
+    )
+
+
+def _first(inputs: Arrays) -> Arrays:
+    if isinstance(inputs, dict):
+        return {name: array[:LOOKED_AT] for name, array in inputs.items()}
+    return inputs[:LOOKED_AT]
+
+
+def _timed(module: nn.Module, data: Data, loss: str) -> tuple[int, float]:
+    """Return the samples of a batch, and the seconds of its forward and backward pass; the module is left as it was."""
+    size = min(BATCH_SIZE, len(data.train))
+    copied = convert(copy.deepcopy(module), data.train.device, DTYPES["fp32"]).train()
+    inputs, targets = data.train.block(0, size)
+    function = weighted_loss(loss, data.counts is not None)
+    times: list[float] = []
+    with seeded(SEED, "trial"):
+        while len(times) < 3 and sum(times) < TIMED_S:
+            began = time.perf_counter()
+            function(outputs_of(call(copied, inputs)), targets, 1.0 / size).backward()  # type: ignore[no-untyped-call]
+            times.append(time.perf_counter() - began)
+    return size, min(times)
+
+
+def describe_module(
+    name: str, module: nn.Module, data: Data, without_gradient: Sequence[str], draws: bool
+) -> ModelFindings:
+    """Return what a module is made of; it is run twice more."""
+    inputs, _ = data.train.block(0, 2)
+    copied = convert(copy.deepcopy(module), data.train.device, DTYPES["fp32"])
+    with torch.no_grad(), seeded(SEED, "trial"):
+        returned = call(copied.train(), inputs)
+    return ModelFindings(
+        name=name,
+        parameters=num_parameters(module),
+        tensors=len(list(module.parameters())),
+        frozen=tuple(n for n, p in module.named_parameters() if not p.requires_grad),
+        without_gradient=tuple(without_gradient),
+        ties=ties(module),
+        buffers=tuple(n for n, _ in module.named_buffers()),
+        batch_norms=tuple(n for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)),
+        blocks=blocks_of(copied, inputs),
+        chain=is_chain(module),
+        draws=draws,
+        normalises=any(type(part).__name__.endswith(NORMALISING) for part in module.modules()),
+        outputs=tuple(outputs_of(returned).shape[1:]),
+        result=way_to_outputs(returned),
+    )
+
+
+def ties(module: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of names that stand for one parameter."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return tuple(tuple(group) for group in names.values() if len(group) > 1)
+
+
+def blocks_of(module: nn.Module, inputs: Inputs) -> tuple[FoundBlock, ...]:
+    """Return the blocks of a module, as costs, sharding and pipelines take them."""
+    found = named_blocks(module, inputs)
+    return tuple(FoundBlock(name, type(part).__name__, num_parameters(part)) for name, part in found)
+
+
+def way_to_outputs(returned: Any) -> str:
+    """Return the Python that takes the outputs from what a model returned: "" for the tensor itself."""
+    if isinstance(returned, torch.Tensor):
+        return ""
+    if isinstance(getattr(returned, OUTPUT_NAME, None), torch.Tensor):
+        return f".{OUTPUT_NAME}"
+    if isinstance(returned, Mapping) and OUTPUT_NAME in returned:
+        return f'["{OUTPUT_NAME}"]{way_to_outputs(returned[OUTPUT_NAME])}'
+    return f"[0]{way_to_outputs(returned[0])}"
