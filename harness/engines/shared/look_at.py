@@ -24,7 +24,8 @@ from harness.workloads.data import Data, prepare
 from harness.workloads.entries import Dataset, Model, RawData, seen_shape
 from harness.workloads.losses import weighted_loss
 from harness.workloads.own_data import Unfit, for_loss
-from harness.workloads.user import is_user_function, user_dataset, user_model
+from harness.workloads.user import user_dataset, user_model
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     import numpy.typing as npt
