@@ -6,6 +6,13 @@ import sys
 import types
 
 
+class _Anything(type):
+    """A class that has every attribute: its name."""
+
+    def __getattr__(cls, name):
+        return name if not name.startswith("__") else _missing(name)
+
+
 class _Names(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Answers every import of torchvision with a module whose every attribute is a new class."""
 
@@ -16,7 +23,7 @@ class _Names(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec):
         module = types.ModuleType(spec.name)
-        module.__getattr__ = lambda name: type(name, (), {}) if not name.startswith("__") else _missing(name)
+        module.__getattr__ = lambda name: _Anything(name, (), {}) if not name.startswith("__") else _missing(name)
         return module
 
     def exec_module(self, module):
