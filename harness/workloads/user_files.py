@@ -83,6 +83,11 @@ class UserFunction:
         return (text or f"{self.name} in the user's own file").partition("\n")[0]
 
     @property
+    def takes_nothing(self) -> bool:
+        """Whether its text shows that it has no parameters."""
+        return self.node is not None and not any(isinstance(part, ast.arg) for part in ast.walk(self.node.args))
+
+    @property
     def place(self) -> str:
         """The line that it stands on, "file:line"."""
         return f"{self.file.path}:{self.lineno}"

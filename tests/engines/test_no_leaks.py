@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import Pipe, forkserver
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ from harness.core.budget import Decision
 from harness.core.endings import Cause
 from harness.core.failure import Failure
 from harness.core.text import Text
-from harness.engines.processes.forking import fork_server
+from harness.engines.processes.forking import _first, fork_server
 from harness.engines.processes.launch import Result, _Child, _Supervisor, run_cell
 
 pytestmark = pytest.mark.dist
@@ -73,7 +73,7 @@ def settles(condition: Callable[[], bool]) -> bool:
 def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make this process's temporary files go to a folder that nobody else uses."""
     fork_server()
-    forkserver.ensure_running()  # its socket's folder is not a cell's
+    _first.ensure_running()  # its socket's folder is not a cell's
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,21 @@ def test_what_building_imports_is_in_the_server_before_the_first_cell(tmp_path):
     had = told(tmp_path, "had")
     assert had[0] is False, "in the trial that finds it"
     assert set(had[1:]) == {True}
+
+
+@pytest.mark.parametrize(("parameters", "is_there"), [("", True), ("classes", False)])
+def test_no_data_are_loaded_to_find_what_building_imports(tmp_path, parameters, is_there):
+    cell = cells_of(tmp_path)[0]
+    text = HEAD + BUILD.format("tell('had', 'xml.sax.expatreader' in sys.modules); import xml.sax.expatreader")
+    text = text.replace("def build():", f"def build({parameters}):")
+    text += "\n\ndef load():\n    import torch\n    tell('loaded', os.getpid())\n"
+    text += "    return torch.zeros(64, 4, 4), torch.arange(64) % 3, torch.zeros(32, 4, 4), torch.arange(32) % 3\n"
+    (tmp_path / "train.py").write_text(text)
+    data = f"{tmp_path}/train.py:load"
+    work = replace(cell.workload, dataset=replace(cell.workload.dataset, name=data, options={}))
+    finished(replace(cell, workload=work))
+    assert (told(tmp_path, "had").count(False) == 1) is is_there, "in the trial only, or in every process"
+    assert len(set(told(tmp_path, "loaded"))) == 2, "the cell's own processes"
 
 
 def test_an_edited_file_or_neighbour_is_imported_anew(tmp_path):

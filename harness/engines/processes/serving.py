@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from harness.core.endings import Cause
@@ -225,14 +226,18 @@ def _built_modules(wanted: ToImport) -> list[str]:
     from harness.api.host import load_host
     from harness.costs.cells import seen_by
     from harness.engines.shared.replica import build_module
-    from harness.engines.shared.setup import make_setup
+    from harness.workloads.entries import DataShape
+    from harness.workloads.user import user_model
 
     before = set(sys.modules)
     cell = wanted.cell
     seen = seen_by(cell, load_host(wanted.plugins))
     if seen is None:
-        setup = make_setup(cell, wanted.plugins)
-        seen = setup.model, setup.shape
+        # Only loading the data tells the shape, and nobody's data are loaded for a trial that may be broken off.
+        named = [function for function in user_functions(cell) if function.written == cell.workload.model.name]
+        if not named or not named[0].takes_nothing:
+            return []
+        seen = user_model(named[0].written, Path(cell.folder)), DataShape(1, 1, 1, 1)
     model, shape = seen
     build_module(model, model.Options(**cell.workload.model.options), shape, cell.seed)
     own = ("__", "harness_user_", "harness_plugin_")
