@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
     from harness.engines.shared.optimizers import OwnOptimizer
     from harness.engines.shared.replica import Replica
-    from harness.engines.shared.trial import Trial
+    from harness.engines.shared.shown import Trial
     from harness.workloads.entries import Dataset, Model, RawData
     from harness.workloads.losses import OwnLoss
 
@@ -55,17 +55,18 @@ class Setup:
             PluginError: a model of the user's own does not fit the data.
             Impossible: this strategy cannot train it.
         """
-        from harness.engines.shared.batch_norm import refuse_single_values, synchronised
+        from harness.engines.shared.batch_norm import Shares, refuse_single_values, synchronised
         from harness.engines.shared.replica import Replica, build_module
 
         work, seed = self.cell.workload, self.cell.seed
         module = build_module(self.model, self.model.Options(**work.model.options), self.shape, seed)
         trial = self._try(module)
         if trial is not None:
-            refuse_single_values(self, trial)
+            own = self.strategy.batches == "own"
+            refuse_single_values(Shares(self.cell, self.layout, own, self.num_train, self.budget), trial)
             refuse_sharing(self, trial)
             _make_dense(module, trial)
-            module = synchronised(self, module, trial)
+            module = synchronised(self.cell, self.layout, module, trial)
         asked = work.find_unused_parameters
         optional = asked or (trial is not None and trial.optional)
         made = Replica(module, self.data, self.loss, self.optimizer, work.precision, work.clip_norm, optional)
