@@ -408,3 +408,55 @@ def test_parameters_are_looked_for_where_the_scenario_asks():
     setup = make_setup(make_cell(sweep__strategy="single", **changes))
     assert setup.replica().optional
     assert apart(executed("single", changes), plain(changes, sgd)) < SAME
+
+
+# -- what the record says ----------------------------------------------------------------------------------------------
+
+
+def notes_of(model: str, strategy: str = "single", **changes: Any) -> list[str]:
+    setup = make_setup(make_cell(sweep__strategy=strategy, **points(model, **changes)))
+    setup.replica()
+    return list(setup.model_notes())
+
+
+def test_what_the_trial_found_is_noted():
+    assert notes_of("tied") == []
+    assert notes_of("unused") == [
+        "2 parameters had no gradient in a trial step (spare.weight and spare.bias); the optimizer leaves a parameter "
+        "without one alone"
+    ]
+    assert "DDP looks for parameters without a gradient in every step (find_unused_parameters)" in notes_of(
+        "unused", "sync-ddp", gpus=2
+    )
+    (counts,) = [note for note in notes_of("branches") if "counts or keeps" in note]
+    assert counts.startswith("the model counts or keeps passes from step to step, in no buffer")
+    assert "so masks differ" in notes_of("drops", "sync-ddp", gpus=2)[0]
+    assert notes_of("drops") == []
+
+
+def test_statistics_of_replicas_are_noted_with_what_shares_them():
+    assert notes_of("batchnorm") == []
+    assert notes_of("batchnorm", "sync-ddp", gpus=2) == [
+        "1 BatchNorm layer with the statistics of each replica's own samples, not of the whole batch as on one device; "
+        "workload.sync_batchnorm = true makes them those of all replicas"
+    ]
+    assert notes_of("batchnorm", "sync-ps", gpus=2) == [
+        "1 BatchNorm layer with the statistics of each replica's own samples, not of the whole batch as on one device"
+    ]
+    shared = notes_of("batchnorm", "sync-ddp", gpus=2, workload_changes={"sync_batchnorm": True})
+    assert shared == ["1 BatchNorm layer with the statistics of all 2 replicas together (sync_batchnorm)"]
+
+
+def test_builds_that_seeds_do_not_decide_are_noted():
+    (own,) = notes_of("seeds_itself")
+    assert own.startswith("seeds 0 and 1 build the same ")
+    (other,) = notes_of("unseeded")
+    assert "with one seed differ, so this run cannot be repeated" in other
+
+
+def test_the_row_says_why_weights_differ_from_one_devices():
+    for model, gpus, wanted in (("batchnorm", 1, ""), ("batchnorm", 2, "batch-norm"), ("drops", 2, "draws")):
+        strategy = "single" if gpus == 1 else "sync-ddp"
+        setup = make_setup(make_cell(sweep__strategy=strategy, **points(model, gpus=gpus)))
+        setup.replica()
+        assert setup.model_facts() == {"traits": wanted}

@@ -117,8 +117,8 @@ def _least(shares: Shares, batch: int, own: bool) -> int:
         largest = -(-batch // replicas)
         return max(1, batch // -(-largest // shares.cell.micro_batch_size))
     parts = {batch // workers, -(-batch // workers)} - {0}
-    shares = {share for part in parts for share in (part // replicas, -(-part // replicas))} - {0}
-    return min(share // -(-share // shares.cell.micro_batch_size) for share in shares)
+    each = {share for part in parts for share in (part // replicas, -(-part // replicas))} - {0}
+    return min(share // -(-share // shares.cell.micro_batch_size) for share in each)
 
 
 # -- statistics of all replicas ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
 from harness.core.errors import Impossible, PluginError
 from harness.core.words import counted, duration
+from harness.engines.shared.model_notes import Tried, model_notes, traits
 from harness.engines.shared.own_parts import find_loss, find_optimizer, find_schedule
 from harness.engines.shared.rate_schedule import Rate, make_rate
 
@@ -73,13 +74,20 @@ class Setup:
         if trial is not None:
             made.take_on(trial)
             made.complete = self.model.file is not None
+        self._found["draws"] = made.draws
         return made
 
+    @property
+    def draws(self) -> bool:
+        """Whether a forward pass in training draws random numbers; known once a replica was built."""
+        return bool(self._found.get("draws"))
+
     def _try(self, module: nn.Module) -> Trial | None:
-        """Take a trial step, once, with a model of the user's own or one with BatchNorm; others are known."""
+        """Take a trial step, once, where model or loss is the user's own or BatchNorm is in it; others are known."""
         from harness.engines.shared.replica import BATCH_NORMS
 
-        if self.model.file is None and not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
+        own = self.model.file is not None or not isinstance(self._given_loss, str)
+        if not own and not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
             return None
         if "trial" not in self._found:
             from harness.engines.shared.trial import try_model
@@ -164,6 +172,20 @@ class Setup:
     def data_notes(self) -> list[str]:
         """Return what was converted or noticed when the data were loaded, and how they are read."""
         return [] if self.data is None else [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+
+    @property
+    def _tried(self) -> Tried:
+        return Tried(
+            self.cell, self.layout, self.model, self.shape, self.trial, self.draws, bool(self.shares_statistics)
+        )
+
+    def model_notes(self) -> list[str]:
+        """Return what a trial step showed of the model, and what follows from it."""
+        return model_notes(self._tried)
+
+    def model_facts(self) -> dict[str, str]:
+        """Return why the trained weights may differ from those of one device, for the cell's row."""
+        return {"traits": traits(self._tried)}
 
     @property
     def num_train(self) -> int:
