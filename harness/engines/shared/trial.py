@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.host import describe
-from harness.core.errors import PluginError
+from harness.core.errors import PluginError, Untrainable
 from harness.engines.shared.plain_state import differs, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
 from harness.engines.shared.shown import GENERATORS, Trial
@@ -85,13 +85,13 @@ def refuse_untrainable(name: str, module: nn.Module) -> None:
     """Refuse a model that nothing can be trained of.
 
     Raises:
-        PluginError: it has no parameters, or all are frozen.
+        Untrainable: it has no parameters, or all are frozen.
     """
     if any(p.requires_grad for p in module.parameters()):
         return
     if next(module.parameters(), None) is None:
-        raise PluginError(f"{name}: there is nothing to train: it has no parameters. Give it layers with weights")
-    raise PluginError(
+        raise Untrainable(f"{name}: there is nothing to train: it has no parameters. Give it layers with weights")
+    raise Untrainable(
         f"{name}: there is nothing to train: all its parameters are frozen. Set requires_grad = True on those to train"
     )
 
