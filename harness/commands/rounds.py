@@ -17,7 +17,7 @@ from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
-from harness.core.errors import MachineError, PluginError
+from harness.core.errors import InputError, MachineError, PluginError
 from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
 from harness.core.records import Json, to_json
@@ -113,10 +113,12 @@ def run_cells(
 
     Raises:
         MachineError: the environment cannot do it (a data set is missing, say); what is finished stays.
+        InputError: nothing of the only model can be trained.
     """
     todo = missing(cells, results, retry, fresh)
     summary = Summary(kept=len(cells) - len(todo))
     environment = describe_environment(plan.machine)
+    one_model = len({cell.workload.model.name for cell in cells}) == 1
     deadline = time.monotonic() + budget_s if budget_s else None
     numbers = itertools.count(1)
     try:
@@ -130,7 +132,7 @@ def run_cells(
                 stored = results.record(cell.cell_id)
                 if fresh or (attempts == 0 and stored is not None and stored.status is not Status.INTERRUPTED):
                     results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
-                record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress)
+                record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress, one_model)
                 summary.ran.append(record)
                 progress.finished(record, time.monotonic() - began)
             progress.round_ended(results)
@@ -154,12 +156,15 @@ def _run_one(
     environment: Json,
     trace: int | None,
     progress: Progress,
+    one_model: bool,
 ) -> Record:
     _tell(host, "cell_started", cell)
     telemetry = None
     cell, result = _admitted(cell, results, host, plugins)
     if result is None:
         result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
+    if result.cause is Cause.WORKLOAD and one_model:
+        raise InputError([result.reason])  # no strategy will do better
     if result.cause is Cause.MACHINE:
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)

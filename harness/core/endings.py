@@ -48,6 +48,7 @@ class Cause(StrEnum):
 
     Attributes:
         USER: code of a plugin or of a workload's file.
+        WORKLOAD: nothing of the user's model can be trained, by whatever strategy.
         MACHINE: the installation or its environment; the cell was not tried.
         MEMORY: a device or the host had too little.
         HARNESS: a bug of ours.
@@ -61,6 +62,7 @@ class Cause(StrEnum):
     """
 
     USER = "user"
+    WORKLOAD = "workload"
     MACHINE = "machine"
     MEMORY = "memory"
     HARNESS = "harness"

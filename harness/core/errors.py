@@ -53,6 +53,12 @@ class PluginError(HarnessError):
     """A plugin is broken, or did what a plugin must not do; the message carries its file and line."""
 
 
+class Untrainable(PluginError):
+    """Nothing of a model can be trained: no strategy will do."""
+
+    cause = Cause.WORKLOAD
+
+
 class Impossible(HarnessError):
     """A strategy cannot do it with this model on this many devices: that cell is not possible, all others run."""
 

@@ -6,6 +6,7 @@ entry carries, when it is called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,8 @@ LOSSES = ("cross-entropy", "mse", "bce-with-logits")
 IGNORED = -100
 """A class that a target may have so that it counts in no loss and no accuracy; torch's own number for it."""
 
+
+_BATCH_NORM = re.compile(r"\b(Lazy|Sync)?BatchNorm([123]d)?\b")
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
@@ -233,6 +236,11 @@ class Model:
     file: SourceFile | None = None
     takes: Literal["images", "tokens", "any"] = "images"
     least_size: int = 1
+
+    @cached_property
+    def names_batch_norm(self) -> bool:
+        """Whether BatchNorm is named where it is defined: all that can be told before it is built."""
+        return _BATCH_NORM.search(self.summary if self.file is None else self.file.text) is not None
 
     @cached_property
     def code_hash(self) -> str:

@@ -12,7 +12,7 @@ from plain_loops import FILE, SAME, apart, executed, plain, points, sgd
 from trained import real
 
 from harness.core.endings import Cause
-from harness.core.errors import Impossible, InputError, PluginError
+from harness.core.errors import Impossible, InputError, PluginError, Untrainable
 from harness.engines.processes.launch import run_cell
 from harness.engines.shared.setup import make_setup
 
@@ -358,7 +358,7 @@ def test_what_a_trial_finds(model, expected):
 
 def test_what_nothing_can_be_trained_of_is_refused():
     for model, told in {"all_frozen": "all its parameters are frozen", "nothing": "it has no parameters"}.items():
-        with pytest.raises(PluginError, match=f"there is nothing to train: {told}"):
+        with pytest.raises(Untrainable, match=f"there is nothing to train: {told}"):
             make_setup(make_cell(sweep__strategy="single", **points(model))).replica()
 
 
@@ -408,3 +408,55 @@ def test_parameters_are_looked_for_where_the_scenario_asks():
     setup = make_setup(make_cell(sweep__strategy="single", **changes))
     assert setup.replica().optional
     assert apart(executed("single", changes), plain(changes, sgd)) < SAME
+
+
+# -- what the record says ----------------------------------------------------------------------------------------------
+
+
+def notes_of(model: str, strategy: str = "single", **changes: Any) -> list[str]:
+    setup = make_setup(make_cell(sweep__strategy=strategy, **points(model, **changes)))
+    setup.replica()
+    return list(setup.model_notes())
+
+
+def test_what_the_trial_found_is_noted():
+    assert notes_of("tied") == []
+    assert notes_of("unused") == [
+        "2 parameters had no gradient in a trial step (spare.weight and spare.bias); the optimizer leaves a parameter "
+        "without one alone"
+    ]
+    assert "DDP looks for parameters without a gradient in every step (find_unused_parameters)" in notes_of(
+        "unused", "sync-ddp", gpus=2
+    )
+    (counts,) = [note for note in notes_of("branches") if "counts or keeps" in note]
+    assert counts.startswith("the model counts or keeps passes from step to step, in no buffer")
+    assert "so masks differ" in notes_of("drops", "sync-ddp", gpus=2)[-1]
+    assert not any("masks" in note for note in notes_of("drops"))
+
+
+def test_statistics_of_replicas_are_noted_with_what_shares_them():
+    assert notes_of("batchnorm") == []
+    assert notes_of("batchnorm", "sync-ddp", gpus=2) == [
+        "1 BatchNorm layer with the statistics of each replica's own samples, not of the whole batch as on one device; "
+        "workload.sync_batchnorm = true makes them those of all replicas"
+    ]
+    assert notes_of("batchnorm", "sync-ps", gpus=2) == [
+        "1 BatchNorm layer with the statistics of each replica's own samples, not of the whole batch as on one device"
+    ]
+    shared = notes_of("batchnorm", "sync-ddp", gpus=2, workload_changes={"sync_batchnorm": True})
+    assert shared == ["1 BatchNorm layer with the statistics of all 2 replicas together (sync_batchnorm)"]
+
+
+def test_builds_that_seeds_do_not_decide_are_noted():
+    (own,) = notes_of("seeds_itself")
+    assert own.startswith("seeds 0 and 1 build the same ")
+    (other,) = notes_of("unseeded")
+    assert "with one seed differ, so this run cannot be repeated" in other
+
+
+def test_the_row_says_why_weights_differ_from_one_devices():
+    for model, gpus, wanted in (("batchnorm", 1, ""), ("batchnorm", 2, "batch-norm"), ("drops", 2, "draws")):
+        strategy = "single" if gpus == 1 else "sync-ddp"
+        setup = make_setup(make_cell(sweep__strategy=strategy, **points(model, gpus=gpus)))
+        setup.replica()
+        assert setup.model_facts() == {"traits": wanted}

@@ -37,7 +37,7 @@ def state_bytes(layer: LayerShape, optimizer: Named, element_bytes: int = 4) -> 
         return element_bytes * sum(_factored(*tensor) for tensor in _tensors(layer))
     if name == "adam8bit":
         return sum(_quantised(size) for size in layer.tensors)
-    if ".py:" in name:
+    if ":" in name:
         return element_bytes * layer.parameters * OWN_MOMENTS
     if name not in MOMENTS:
         known = ", ".join((*MOMENTS, "adafactor", "adam8bit"))

@@ -35,7 +35,16 @@ GRACE_S = 3.0
 """Time for the other processes to leave after one has failed, before they are ended; chosen."""
 
 _BLAMED_FIRST = (
-    *(Cause.MACHINE, Cause.IMPOSSIBLE, Cause.USER, Cause.DEADLOCK, Cause.FAULT, Cause.MEMORY, Cause.HARNESS),
+    *(
+        Cause.MACHINE,
+        Cause.WORKLOAD,
+        Cause.IMPOSSIBLE,
+        Cause.USER,
+        Cause.DEADLOCK,
+        Cause.FAULT,
+        Cause.MEMORY,
+        Cause.HARNESS,
+    ),
     Cause.PEER,
 )
 """Of several processes that failed: an error of one's own brings about the complaints that a peer has gone."""

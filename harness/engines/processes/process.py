@@ -140,6 +140,7 @@ def _run_virtual(job: Job, control: Connection) -> Outcome:
     outcome.setup_s = prepared - began
     outcome.facts["num_train"] = setup.num_train
     outcome.facts["data_checksum"] = setup.data.checksum
+    outcome.facts |= setup.model_facts()
     outcome.weights = outcome.weights.numpy() if job.options.get("keep_weights") else None
     outcome.notes += changes_by_user_files()
     return outcome
@@ -327,7 +328,7 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     partial: Json = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
-        "notes": (setup.data_notes() if holds else [])
+        "notes": ([*setup.data_notes(), *setup.model_notes()] if holds else [])
         + endpoint.notes
         + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
         "recorded": endpoint.recorded,
@@ -364,7 +365,7 @@ def _outcome(job: Job, setup: Setup, endpoint: Any, training_s: float) -> Outcom
     from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
     from harness.engines.shared.displacement import learning_facts
 
-    facts = {"num_train": setup.num_train, "data_checksum": setup.data.checksum}
+    facts = {"num_train": setup.num_train, "data_checksum": setup.data.checksum} | setup.model_facts()
     keeps = job.options.get("keep_weights") and endpoint.final is not None
     return Outcome(
         decision=endpoint.decision or Decision.BUDGET,

@@ -9,6 +9,7 @@ Source: Ioffe and Szegedy 2015; torch.nn.SyncBatchNorm.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +20,10 @@ from harness.core.errors import Impossible
 from harness.core.words import counted, listed
 
 if TYPE_CHECKING:
-    from harness.engines.shared.setup import Setup
-    from harness.engines.shared.trial import Trial
+    from harness.api.strategy import Layout
+    from harness.core.budget import Budget
+    from harness.core.cell import Cell
+    from harness.engines.shared.shown import Trial
 
 NEARBY = 8
 """Global batches above and below that are tried for one that leaves no single sample; chosen."""
@@ -29,7 +32,23 @@ NEARBY = 8
 # -- enough values -----------------------------------------------------------------------------------------------------
 
 
-def refuse_single_values(setup: Setup, trial: Trial) -> None:
+@dataclass(frozen=True)
+class Shares:
+    """How a cell's batches are shared out.
+
+    Attributes:
+        own: every worker passes over samples of its own.
+        num_train: training samples.
+    """
+
+    cell: Cell
+    layout: Layout
+    own: bool
+    num_train: int
+    budget: Budget
+
+
+def refuse_single_values(shares: Shares, trial: Trial) -> None:
     """Refuse a cell in which a BatchNorm layer will see one value only, whose deviation is not defined.
 
     Raises:
@@ -37,95 +56,95 @@ def refuse_single_values(setup: Setup, trial: Trial) -> None:
     """
     if not trial.norms_of_one:
         return
-    size = setup.cell.global_batch_size
-    step = _first_single(setup, size)
+    size = shares.cell.global_batch_size
+    step = _first_single(shares, size)
     if step is None:
         return
-    last = setup.num_train % size
+    last = shares.num_train % size
     layers = counted(len(trial.norms_of_one), "layer")
     raise Impossible(
         f"step {step} would give BatchNorm one sample alone, which it cannot normalise: "
-        f"{_shared(setup, size, last)} ({layers}, such as {trial.norms_of_one[0]}). {_instead(setup, size)}"
+        f"{_shared(shares, size, last)} ({layers}, such as {trial.norms_of_one[0]}). {_instead(shares, size)}"
     )
 
 
-def _shared(setup: Setup, size: int, last: int) -> str:
-    devices = setup.cell.workers * setup.layout.data
-    left = f"{setup.num_train:,} training samples in batches of {size} leave a last batch of {last}" if last else ""
+def _shared(shares: Shares, size: int, last: int) -> str:
+    devices = shares.cell.workers * shares.layout.data
+    left = f"{shares.num_train:,} training samples in batches of {size} leave a last batch of {last}" if last else ""
     cut = f"{last or size} samples over {devices} devices" if devices > 1 else ""
-    micro = setup.cell.micro_batch_size
-    pieces = f"micro-batches of {micro}" if micro < setup.cell.batch_size else ""
+    micro = shares.cell.micro_batch_size
+    pieces = f"micro-batches of {micro}" if micro < shares.cell.batch_size else ""
     return listed([part for part in (left, cut, pieces) if part]) or f"a batch of {size}"
 
 
-def _instead(setup: Setup, size: int) -> str:
+def _instead(shares: Shares, size: int) -> str:
     for other in sorted(range(max(2, size - NEARBY), size + NEARBY + 1), key=lambda other: abs(other - size)):
-        if other % (setup.cell.workers * setup.layout.data) == 0 and _first_single(setup, other) is None:
+        if other % (shares.cell.workers * shares.layout.data) == 0 and _first_single(shares, other) is None:
             return f"global_batch_size = {other} leaves none"
     return (
         "Choose another global_batch_size, fewer devices, or a layer that looks at one sample alone, such as GroupNorm"
     )
 
 
-def _first_single(setup: Setup, size: int) -> int | None:
+def _first_single(shares: Shares, size: int) -> int | None:
     """Return the first step, from 1, in which some device passes one sample alone; None where there is none."""
-    return next((step for step, least in _least_pieces(setup, size) if least == 1), None)
+    return next((step for step, least in _least_pieces(shares, size) if least == 1), None)
 
 
-def _least_pieces(setup: Setup, size: int) -> Iterator[tuple[int, int]]:
+def _least_pieces(shares: Shares, size: int) -> Iterator[tuple[int, int]]:
     """Yield the steps whose batches differ in size, each with the fewest samples that pass at once."""
-    own = setup.strategy.batches == "own"
-    workers, total = setup.cell.workers, setup.num_train
+    own = shares.own
+    workers, total = shares.cell.workers, shares.num_train
     each = size // workers if own else size
     for length in {total // workers, -(-total // workers)} if own else {total}:
         whole, last = divmod(length, each)
         if whole:
-            yield 1, _least(setup, each, own)
-        if last and _reached(setup, whole + 1, workers * length if own else length):
-            yield whole + 1, _least(setup, last, own)
+            yield 1, _least(shares, each, own)
+        if last and _reached(shares, whole + 1, workers * length if own else length):
+            yield whole + 1, _least(shares, last, own)
 
 
-def _reached(setup: Setup, step: int, samples: int) -> bool:
-    budget = setup.budget
+def _reached(shares: Shares, step: int, samples: int) -> bool:
+    budget = shares.budget
     by_updates = budget.max_updates is None or step <= budget.max_updates
     return by_updates and (budget.max_samples is None or budget.max_samples >= samples)
 
 
-def _least(setup: Setup, batch: int, own: bool) -> int:
+def _least(shares: Shares, batch: int, own: bool) -> int:
     """Return the fewest samples, above none, that pass at once of a batch that is shared out and cut."""
-    workers, replicas = 1 if own else setup.cell.workers, setup.layout.data
-    if setup.cell.workload.sync_batchnorm and replicas > 1:
+    workers, replicas = 1 if own else shares.cell.workers, shares.layout.data
+    if shares.cell.workload.sync_batchnorm and replicas > 1:
         largest = -(-batch // replicas)
-        return max(1, batch // -(-largest // setup.cell.micro_batch_size))
+        return max(1, batch // -(-largest // shares.cell.micro_batch_size))
     parts = {batch // workers, -(-batch // workers)} - {0}
-    shares = {share for part in parts for share in (part // replicas, -(-part // replicas))} - {0}
-    return min(share // -(-share // setup.cell.micro_batch_size) for share in shares)
+    each = {share for part in parts for share in (part // replicas, -(-part // replicas))} - {0}
+    return min(share // -(-share // shares.cell.micro_batch_size) for share in each)
 
 
 # -- statistics of all replicas ----------------------------------------------------------------------------------------
 
 
-def synchronised(setup: Setup, module: nn.Module, trial: Trial) -> nn.Module:
+def synchronised(cell: Cell, layout: Layout, module: nn.Module, trial: Trial) -> nn.Module:
     """Return the module with BatchNorm layers whose statistics are those of all replicas, where that is asked for.
 
     Raises:
         Impossible: it is asked for, and the devices of this strategy compute apart from each other.
     """
-    if not setup.cell.workload.sync_batchnorm or not trial.norms:
+    if not cell.workload.sync_batchnorm or not trial.norms:
         return module
-    if setup.cell.workers > 1:
+    if cell.workers > 1:
         raise Impossible(
-            f"workload.sync_batchnorm: the {setup.cell.workers} workers of {setup.cell.strategy} compute apart from "
+            f"workload.sync_batchnorm: the {cell.workers} workers of {cell.strategy} compute apart from "
             "each other, so that they cannot share statistics in a forward pass; sync-ddp and fsdp can"
         )
-    if setup.layout.data == 1:
+    if layout.data == 1:
         return module
-    if setup.layout.devices > setup.layout.data:
+    if layout.devices > layout.data:
         raise Impossible(
             "workload.sync_batchnorm: replicas that are themselves cut over devices do not share statistics; use "
             "sync-ddp or fsdp"
         )
-    if setup.cell.engine == "real":
+    if cell.engine == "real":
         for name in trial.norms:
             _replace(module, name, SharedBatchNorm.of(module.get_submodule(name)))
     return module

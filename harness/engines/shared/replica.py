@@ -26,7 +26,7 @@ from harness.workloads.losses import Reduces, evaluate, weighted_loss
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from harness.engines.shared.trial import Trial
+    from harness.engines.shared.shown import Trial
     from harness.workloads.entries import DataShape, Model
     from harness.workloads.losses import OwnLoss
 

@@ -15,6 +15,7 @@ from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
 from harness.core.errors import Impossible, PluginError
 from harness.core.words import counted, duration
+from harness.engines.shared.model_notes import Tried, model_notes, traits
 from harness.engines.shared.own_parts import find_loss, find_optimizer, find_schedule
 from harness.engines.shared.rate_schedule import Rate, make_rate
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
     from harness.engines.shared.optimizers import OwnOptimizer
     from harness.engines.shared.replica import Replica
-    from harness.engines.shared.trial import Trial
+    from harness.engines.shared.shown import Trial
     from harness.workloads.entries import Dataset, Model, RawData
     from harness.workloads.losses import OwnLoss
 
@@ -55,30 +56,38 @@ class Setup:
             PluginError: a model of the user's own does not fit the data.
             Impossible: this strategy cannot train it.
         """
-        from harness.engines.shared.batch_norm import refuse_single_values, synchronised
+        from harness.engines.shared.batch_norm import Shares, refuse_single_values, synchronised
         from harness.engines.shared.replica import Replica, build_module
 
         work, seed = self.cell.workload, self.cell.seed
         module = build_module(self.model, self.model.Options(**work.model.options), self.shape, seed)
         trial = self._try(module)
         if trial is not None:
-            refuse_single_values(self, trial)
+            own = self.strategy.batches == "own"
+            refuse_single_values(Shares(self.cell, self.layout, own, self.num_train, self.budget), trial)
             refuse_sharing(self, trial)
             _make_dense(module, trial)
-            module = synchronised(self, module, trial)
+            module = synchronised(self.cell, self.layout, module, trial)
         asked = work.find_unused_parameters
         optional = asked or (trial is not None and trial.optional)
         made = Replica(module, self.data, self.loss, self.optimizer, work.precision, work.clip_norm, optional)
         if trial is not None:
             made.take_on(trial)
             made.complete = self.model.file is not None
+        self._found["draws"] = made.draws
         return made
 
+    @property
+    def draws(self) -> bool:
+        """Whether a forward pass in training draws random numbers; known once a replica was built."""
+        return bool(self._found.get("draws"))
+
     def _try(self, module: nn.Module) -> Trial | None:
-        """Take a trial step, once, with a model of the user's own or one with BatchNorm; others are known."""
+        """Take a trial step, once, where model or loss is the user's own or BatchNorm is in it; others are known."""
         from harness.engines.shared.replica import BATCH_NORMS
 
-        if self.model.file is None and not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
+        own = self.model.file is not None or not isinstance(self._given_loss, str)
+        if not own and not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
             return None
         if "trial" not in self._found:
             from harness.engines.shared.trial import try_model
@@ -163,6 +172,20 @@ class Setup:
     def data_notes(self) -> list[str]:
         """Return what was converted or noticed when the data were loaded, and how they are read."""
         return [] if self.data is None else [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+
+    @property
+    def _tried(self) -> Tried:
+        return Tried(
+            self.cell, self.layout, self.model, self.shape, self.trial, self.draws, bool(self.shares_statistics)
+        )
+
+    def model_notes(self) -> list[str]:
+        """Return what a trial step showed of the model, and what follows from it."""
+        return model_notes(self._tried)
+
+    def model_facts(self) -> dict[str, str]:
+        """Return why the trained weights may differ from those of one device, for the cell's row."""
+        return {"traits": traits(self._tried)}
 
     @property
     def num_train(self) -> int:

@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.host import describe
-from harness.core.errors import PluginError
+from harness.core.errors import PluginError, Untrainable
 from harness.engines.shared.plain_state import differs, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
+from harness.engines.shared.shown import GENERATORS, Trial
 from harness.workloads.batches import Inputs, call, outputs_of, tensors_of
 from harness.workloads.losses import OwnLoss, Reduces, how_it_reduces, weighted_loss
 
@@ -35,8 +36,6 @@ TRIAL_STEPS = 3
 REDUCED_SAMPLES = 16
 """Whose losses tell how a loss of the user's own reduces: several classes, which it may weigh differently."""
 
-GENERATORS = ("torch", "random", "numpy", "torch on CUDA")
-
 _LOOKS = frozenset(
     ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "bincount", "is_nonzero")
 )
@@ -44,49 +43,6 @@ _LOOKS = frozenset(
 
 _REENTRANT = "CheckpointFunctionBackward"
 """What torch calls the node of checkpoint(..., use_reentrant=True) in a graph."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a few training steps of a model showed.
-
-    Attributes:
-        without_gradient: names of parameters that require a gradient and got none in some step.
-        generators: which a forward pass in training draws from, of GENERATORS.
-        looks: whether values decide what runs, or something is kept from step to step: then other parameters may get
-            a gradient in other steps.
-        keeps: attributes that are neither parameters nor buffers and change in a step.
-        reentrant: whether it checkpoints in the way that DDP's search for unused parameters cannot take.
-        sparse: embeddings whose gradients are sparse.
-        norms: BatchNorm layers that use the statistics of a batch.
-        norms_of_one: those among them that see a single value for each channel of a sample.
-        reduces: how a loss of the user's own makes one number of a batch; None for built-in ones.
-    """
-
-    without_gradient: tuple[str, ...] = ()
-    generators: tuple[str, ...] = ()
-    looks: bool = False
-    keeps: tuple[str, ...] = ()
-    reentrant: bool = False
-    sparse: tuple[str, ...] = ()
-    norms: tuple[str, ...] = ()
-    norms_of_one: tuple[str, ...] = ()
-    reduces: Reduces | None = None
-
-    @property
-    def draws(self) -> bool:
-        """Whether a forward pass in training draws random numbers."""
-        return bool(self.generators)
-
-    @property
-    def unused(self) -> bool:
-        """Whether parameters were seen without a gradient, or may well be: Python's own chance decides something."""
-        return bool(self.without_gradient or self.keeps or {"random", "numpy"} & set(self.generators))
-
-    @property
-    def optional(self) -> bool:
-        """Whether it has to be noted at every step which parameters have a gradient."""
-        return self.unused or self.looks
 
 
 def try_model(
@@ -129,13 +85,13 @@ def refuse_untrainable(name: str, module: nn.Module) -> None:
     """Refuse a model that nothing can be trained of.
 
     Raises:
-        PluginError: it has no parameters, or all are frozen.
+        Untrainable: it has no parameters, or all are frozen.
     """
     if any(p.requires_grad for p in module.parameters()):
         return
     if next(module.parameters(), None) is None:
-        raise PluginError(f"{name}: there is nothing to train: it has no parameters. Give it layers with weights")
-    raise PluginError(
+        raise Untrainable(f"{name}: there is nothing to train: it has no parameters. Give it layers with weights")
+    raise Untrainable(
         f"{name}: there is nothing to train: all its parameters are frozen. Set requires_grad = True on those to train"
     )
 

@@ -249,7 +249,8 @@ class VirtualEngine:
 
     def _notes(self) -> list[str]:
         costs = self.cluster.costs
-        return [*self.setup.data_notes(), *self.executor.notes(costs.placement), f"virtual cluster with {costs.origin}"]
+        told = [*self.setup.data_notes(), *self.setup.model_notes(), *self.executor.notes(costs.placement)]
+        return [*told, f"virtual cluster with {costs.origin}"]
 
     def _facts(self) -> Json:
         costs = self.cluster.costs

@@ -72,7 +72,7 @@ class ChainCut:
             parameter.data = parameter.data.contiguous()
         stage.let_go()
         if self.setup.layout.recompute:
-            recompute_blocks(stage.own_blocks())
+            recompute_blocks(stage.own_blocks(), self._draws)
         return stage
 
     def _senders(self, model: nn.Module) -> dict[str, int]:
