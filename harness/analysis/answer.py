@@ -29,6 +29,7 @@ from harness.analysis.confidence import (
     open_in_words,
     recommended_first,
 )
+from harness.analysis.input_bound import input_bound, input_bound_in_words
 from harness.analysis.ledger import (
     LedgerEntry,
     at_one_rate,
@@ -115,6 +116,7 @@ class Answer:
         failed_exam: who promises to train what single trains, and does not.
         exam: who does, so that only speed and memory are left to choose by.
         no_promise: who makes no such promise; empty for none.
+        input_bound: who waits for its data, and what would help.
         one_rate: the second comparison, at one learning rate for all; empty where the first is at one already.
         one_rate_rows: the same as a table: strategy, devices, rate, global batch, what it came to, seeds.
         too_large: from which learning rate on training suffers, by strategy and devices; empty where none did.
@@ -137,6 +139,7 @@ class Answer:
     failed_exam: tuple[Text, ...] = ()
     exam: tuple[Text, ...] = ()
     no_promise: Text = NO_TEXT
+    input_bound: tuple[Text, ...] = ()
     one_rate: Text = NO_TEXT
     one_rate_rows: tuple[tuple[str, ...], ...] = ()
     too_large: Text = NO_TEXT
@@ -182,6 +185,7 @@ def answer(rows: Sequence[Row], planned: int, price: DevicePrice | None = None, 
         caveats=caveats,
         failed_exam=exams.failures_in_words(examined, engine),
         exam=exams.passes_in_words(examined, engine),
+        input_bound=input_bound_in_words(input_bound(found)),
         no_promise=_no_promise(rows, found, engine),
         one_rate=one_rate_in_words(at_one),
         one_rate_rows=one_rate_rows(at_one),
@@ -238,7 +242,7 @@ def answer_as_markdown(given: Answer) -> Text:
 
 def _body(given: Answer) -> list[str]:
     about_training = [*given.failed_exam, *given.exam, given.no_promise]
-    about_speed = [given.runner_up, *given.why, *given.flips]
+    about_speed = [*given.input_bound, given.runner_up, *given.why, *given.flips]
     about_rates = [tried_in_words(given.ledger), given.one_rate, given.too_large, *given.try_next]
     return [line for line in (*about_training, *about_speed, *about_rates) if line]
 

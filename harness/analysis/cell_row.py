@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from harness.analysis.gradient_noise import known_squares, noise_scale
 from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
-from harness.core.budget import Budget, target_reached
+from harness.core.budget import Budget, Decision, target_reached
 from harness.core.cell import Cell
+from harness.core.endings import Status
+from harness.core.not_known import NotKnown
 from harness.core.outcome import Outcome, TableColumns
 from harness.core.records import Json, to_json
 from harness.core.row import Row, WholeRow
@@ -57,6 +59,14 @@ def _named(cell: Cell, environment: str) -> WholeRow:
     }
 
 
+def as_shown(row: Row) -> Json:
+    """Return a row as people read it: a cell that broke off may not be recommended.
+
+    Analyses read `ranked` as the plan set it: what crashed counts among the seeds of a point that is ranked.
+    """
+    return {**row, "ranked": bool(row.get("ranked")) and Status(row["status"]).trained}
+
+
 def trajectory_id(cell: Cell) -> str:
     """Return a name that cells share which must produce the same weights: one gradient stream, same data and rates."""
     decides = [to_json(cell.workload), to_json(cell.goal), cell.global_batch_size, cell.learning_rate, cell.seed]
@@ -73,7 +83,9 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Json:
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
     row["bubble_fraction"] = outcome.bubble_fraction
     row["pipeline"] = cell.layout.pipeline
-    row["dram_tensors_peak_bytes"] = sum(outcome.dram.values()) or None
+    if outcome.facts.get("traits"):
+        row["traits"] = outcome.facts["traits"]
+    row["dram_tensors_peak_bytes"] = None if isinstance(outcome.dram, NotKnown) else sum(outcome.dram.values()) or None
     row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
     row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
     return dict(row) | {f"x_{name}": value for name, value in outcome.recorded.items()}
@@ -146,7 +158,7 @@ def regime_row(outcome: Outcome, budget: Budget) -> WholeRow:
     if not budget.evaluates or not losses or not first:
         return {}
     initial, moved = statistics.fmean(first), outcome.facts.get("displacement")
-    diverged = outcome.decision == "diverged" or any(
+    diverged = outcome.decision is Decision.DIVERGED or any(
         not math.isfinite(s["loss"]) for s in steps if s["loss"] is not None
     )
     shape = "diverged" if diverged else classify(losses, initial, moved, outcome.facts.get("chance_loss"))

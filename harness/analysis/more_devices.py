@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from harness.analysis.explain import Predict, solve, update_parts
 from harness.analysis.parameters import PARAMETERS, Parameter
 from harness.analysis.points import Row, mean_update_s, point_of
-from harness.core.text import Text
+from harness.core.text import NO_TEXT, Text
 from harness.core.words import counted, duration, figure, times
 
 WELL_USED = 0.9
@@ -55,9 +56,27 @@ def scaling_title(few: Row, many: Row) -> Text:
     return Text(f"Why {many['strategy']} is only {times(gain)}x as fast {on} as on {few['gpus']}")
 
 
+@dataclass(frozen=True)
+class ScalingAccount:
+    """Why more devices are as much faster as they are.
+
+    Attributes:
+        reason: where a step's time goes; nothing where that cannot be compared.
+        remedies: what they would need, one sentence each.
+    """
+
+    reason: Text = NO_TEXT
+    remedies: tuple[Text, ...] = ()
+
+    @property
+    def sentences(self) -> tuple[Text, ...]:
+        """All of it."""
+        return (self.reason, *self.remedies) if self.reason else ()
+
+
 def explain_scaling(
     few: Row, many: Row, predict: Predict | None = None, configured: Mapping[str, float] | None = None
-) -> list[Text]:
+) -> ScalingAccount:
     """Say why more devices are as much faster as they are, then what they would need.
 
     At a fixed global batch the computing of a device shrinks with their number and the exchange of gradients does
@@ -70,13 +89,13 @@ def explain_scaling(
     """
     left, right = _computing_and_exchange(few), _computing_and_exchange(many)
     if left is None or right is None or few["global_batch_size"] != many["global_batch_size"]:
-        return []
+        return ScalingAccount()
     on = f"on {counted(int(few['gpus']), 'device')}"
     reason = Text(
         f"Each step of {many['global_batch_size']} samples computes for {duration(right[0])} "
         f"({duration(left[0])} {on}) and exchanges gradients for {duration(right[1])} ({duration(left[1])} {on})."
     )
-    return [reason, *_what_it_needs(right, many, predict, configured or {})]
+    return ScalingAccount(reason, tuple(_what_it_needs(right, many, predict, configured or {})))
 
 
 def _computing_and_exchange(row: Row) -> tuple[float, float] | None:

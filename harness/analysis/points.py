@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from harness.core.endings import Status
 from harness.core.row import Row as Row
 from harness.core.step_parts import Part
-from harness.core.words import show
+from harness.core.words import varied_settings
 
 SWEPT = "swept "
 """Starts the columns of keys that were swept by their path."""
@@ -123,19 +123,6 @@ def settings_of(row: Row) -> dict[str, str]:
     options = json.loads(written) if isinstance(written, str) else written
     swept = {key.removeprefix(SWEPT): row[key] for key in sorted(row) if key.startswith(SWEPT)}
     return {key: json.dumps(value) for key, value in {**options, **swept}.items()}
-
-
-def varied_settings(given: Iterable[tuple[str, Mapping[str, object]]]) -> set[tuple[str, str]]:
-    """Return (strategy, setting) where cells of one strategy differ in it: only that is worth a place in their names.
-
-    Args:
-        given: the strategy of each cell, with its settings.
-    """
-    seen: dict[tuple[str, str], set[str]] = {}
-    for strategy, settings in given:
-        for key, value in settings.items():
-            seen.setdefault((strategy, key), set()).add(show(value))
-    return {name for name, values in seen.items() if len(values) > 1}
 
 
 def _details(row: Row, varied: set[tuple[str, str]]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from harness.api import hooks as hookspecs
-from harness.core.code_hash import file_hash
+from harness.core.code_hash import file_hash, parsed
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError, nearest
 from harness.core.records import Json
 
@@ -213,7 +213,7 @@ def refuse_forbidden_imports(path: Path) -> None:
     Raises:
         PluginError: a file with strategies imports what exists on one clock only.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = parsed(path.read_bytes(), str(path))
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if "harness_strategies" not in functions:
         return

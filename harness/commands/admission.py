@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
 from harness.core.endings import Status
+from harness.core.errors import HarnessError, Impossible, NotForetold
+from harness.core.not_known import NotKnown
+from harness.core.words import memory_size
 from harness.costs.cells import find_shape
 from harness.costs.memory import memory_of, memory_verdict, resolve_largest
 
@@ -20,25 +23,37 @@ if TYPE_CHECKING:
 def admit(cell: Cell, host: Host, plugins: Sequence[str]) -> tuple[Cell, str]:
     """Return the cell with its micro-batch found, and why it does not fit; nothing where it does.
 
-    Only a cell whose memory has an end, or that asks for the largest micro-batch, is traced for it.
+    Only a cell whose memory has an end, or that asks for the largest micro-batch, is traced for it. A cell of which
+    nobody can say what it needs may start, with a note: it is not for a prediction to keep it from running.
 
     Raises:
-        MachineError: the model cannot be traced.
+        Impossible: the strategy cannot cut the model, or the largest micro-batch is asked for and cannot be found.
     """
     if cell.dram_bytes is None and cell.micro_batch_size != LARGEST:
         return cell, ""
     from harness.engines.calibration.trace_in_child import find_or_trace
 
     shape = find_or_trace(cell, host, plugins)
-    cell = resolve_largest(cell, host, shape)
-    return cell, memory_verdict(cell, host, shape) or ""
+    try:
+        if isinstance(shape, NotKnown):
+            raise NotForetold(shape.reason)
+        found = resolve_largest(cell, host, shape)
+        return found, memory_verdict(found, host, shape) or ""
+    except NotForetold as error:
+        if cell.micro_batch_size == LARGEST:
+            raise Impossible(
+                f'micro_batch_size = "largest" cannot be found, because what the model needs is not known: {error}. '
+                "Write a number"
+            ) from error
+        note = f"whether it fits into {memory_size(cell.dram_bytes or 0)} is not known: {error}"
+        return replace(cell, notes=(*cell.notes, note)), ""
 
 
 def with_micro_batch(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell:
     """Return the cell with its micro-batch found, where it asks for the largest.
 
     Raises:
-        MachineError: the model cannot be traced.
+        Impossible: it cannot be found.
     """
     return admit(cell, host, plugins)[0] if cell.micro_batch_size == LARGEST else cell
 
@@ -52,5 +67,8 @@ def with_memory(record: Record, host: Host) -> Record:
         return record
     detail = record.detail or {}
     facts = detail.get("facts", {})
-    estimate = memory_of(record.cell, host, shape, facts.get("placement"))
+    try:
+        estimate = memory_of(record.cell, host, shape, facts.get("placement"))
+    except HarnessError:
+        return record  # it has run: what it would have needed is no matter of its status
     return replace(record, detail={**detail, "facts": {**facts, "memory": estimate.to_dict()}})

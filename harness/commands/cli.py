@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import errno
+import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +17,8 @@ import click
 from click.core import ParameterSource
 
 from harness.core.endings import Status
-from harness.core.errors import HarnessError, InputError, PluginError
+from harness.core.errors import HarnessError, InputError, MachineError, PluginError
+from harness.core.held_files import holding
 from harness.core.version import __version__
 
 if TYPE_CHECKING:
@@ -30,9 +36,11 @@ class Commands(click.Group):
     """Words errors once: what a user can mend prints without a traceback, with its exit code."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command."""
+        """Run a command; the user's files are as it first reads them, to its end."""
+        _open_what_is_closed()
         try:
-            return super().invoke(ctx)
+            with holding():
+                return super().invoke(ctx)
         except HarnessError as error:
             click.echo(f"harness: {error}", err=True)
             ctx.exit(error.exit_code)
@@ -42,11 +50,46 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
-            # Whoever read our output has seen enough (`| head`); what Python flushes at exit has nowhere to go either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read our output has seen enough (`| head`).
+            _write_nowhere()
             ctx.exit(0)
+        except OSError as error:
+            if error.errno not in _THE_DISKS:
+                ctx.exit(_save_traceback())
+            _write_nowhere()
+            then = "make room" if error.errno in _FULL else "choose a folder that you may write to"
+            _complain(f"harness: {error.filename or 'the output'}: {error.strerror}; {then}, and run the command again")
+            ctx.exit(MachineError.exit_code)
         except Exception:
             ctx.exit(_save_traceback())
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_THE_DISKS = (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a full, lost or closed place answers: of files that a command writes, or of what its output goes to."""
+
+
+def _open_what_is_closed() -> None:
+    """Let closed standard streams lead nowhere (`>&-`): else the next file that is opened would get their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+
+
+def _write_nowhere() -> None:
+    """Let what is still to be written to the output vanish: what Python flushes at exit has nowhere to go."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(text: str) -> None:
+    """Say something on the error stream, which may be as full as the output."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _save_traceback() -> int:
@@ -55,7 +98,7 @@ def _save_traceback() -> int:
 
     with tempfile.NamedTemporaryFile("w", prefix="harness-bug-", suffix=".txt", delete=False) as file:
         traceback.print_exc(file=file)
-    click.echo(f"harness: you found a bug of the harness; its traceback is in {file.name}", err=True)
+    _complain(f"harness: you found a bug of the harness; its traceback is in {file.name}")
     return 4
 
 
@@ -153,16 +196,32 @@ def run(
 @click.pass_obj
 def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
     """Show which cells would run, and what is left out and why."""
-    from harness.commands.plan_text import describe
+    with _without_collector():
+        from harness.commands.plan_text import describe
 
-    made, host, files = _plan(scenario, sets, (*outer, *plugins))
-    if measure:
-        from harness.commands import run as session
+        made, host, files = _plan(scenario, sets, (*outer, *plugins))
+        if not measure:
+            return click.echo(describe(made, host))
+    from harness.commands import run as session
 
-        session.prepare(made, host, (), files)
-        session.trace_models(made, host, files)
-        made, host, _ = _plan(scenario, sets, (*outer, *plugins))
+    session.prepare(made, host, (), files)
+    session.trace_models(made, host, files)
+    made, host, _ = _plan(scenario, sets, (*outer, *plugins))
     click.echo(describe(made, host))
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Look for no garbage: nearly all that a plan imports and reads is needed to its end, a third of a second later."""
+    gc.disable()
+    atexit.register(gc.freeze)  # Python looks once more when it ends
+    try:
+        yield
+    finally:
+        # There and back, all of it counts as old: else it would be searched now.
+        gc.freeze()
+        gc.unfreeze()
+        gc.enable()
 
 
 def _plan(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.analysis.explain import Account, Explanation, PartPair, account_lines, explain_cells, explain_observed
-from harness.analysis.more_devices import explain_scaling, poor_scaling, scaling_title
+from harness.analysis.more_devices import ScalingAccount, explain_scaling, poor_scaling, scaling_title
 from harness.analysis.points import Row
 from harness.analysis.predicted import (
     HEAD,
@@ -88,10 +88,10 @@ def accounts_of(comparison: PredictionCheck, cell: Cell, row: Row, plugins: Sequ
 
 def _scaling(few: Row, many: Row, cell: Cell, plugins: Sequence[str]) -> Iterator[str]:
     yield f"\n{scaling_title(few, many)}:"
-    yield from (f"  {line}" for line in scaling_of(few, many, cell, plugins))
+    yield from (f"  {line}" for line in scaling_of(few, many, cell, plugins).sentences)
 
 
-def scaling_of(few: Row, many: Row, cell: Cell, plugins: Sequence[str] = ()) -> list[Text]:
+def scaling_of(few: Row, many: Row, cell: Cell, plugins: Sequence[str] = ()) -> ScalingAccount:
     """Say why many devices are hardly faster than few, and what they would need.
 
     Args:
@@ -131,7 +131,7 @@ def pair_text(first: Record, second: Record, plugins: Sequence[str] = ()) -> str
         found = explain_cells(*rows, known.step_s, known.configured, known.origins)
     few, many = sorted(rows, key=lambda row: int(row["gpus"]))
     figures = () if isinstance(known, Text) else (known.step_s, known.configured)
-    scaling = explain_scaling(few, many, *figures) if few["gpus"] != many["gpus"] else []
+    scaling = explain_scaling(few, many, *figures).sentences if few["gpus"] != many["gpus"] else ()
     lines = [_settings(first, second), _parts(found, first, second)]
     lines += [*found.sentences, *scaling]
     if found.accounts:

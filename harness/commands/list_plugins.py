@@ -26,7 +26,9 @@ def list_entries(host: Host) -> str:
         lines += [f"  {line}" for line in aligned(rows)]
     if host.broken:
         lines.append("broken:")
-        lines += [f"  {plugin}: {reason}" for plugin, reason in host.broken.items()]
+        # A reason mostly begins with the plugin's own file and line.
+        named = [why if why.startswith(plugin) else f"{plugin}: {why}" for plugin, why in host.broken.items()]
+        lines += [f"  {line}" for line in named]
     return "\n".join([*lines, "", "`harness plugins NAME` shows options, defaults, figures and origin."])
 
 

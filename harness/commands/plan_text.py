@@ -7,14 +7,14 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from harness.analysis.points import varied_settings
 from harness.core.cell import LARGEST, Cell, LeftOut, Plan
 from harness.core.device_words import engine_in_words, machine_in_words
-from harness.core.words import counted, duration, memory_size, show, table, three
+from harness.core.words import counted, duration, memory_size, show, table, three, varied_settings
 
 if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.costs.price import Prediction
+    from harness.costs.profiles import Profile
 
 _HEAD = ("strategy", "synchrony", "engine", "workers", "batch", "learning rate", "seeds", "minutes")
 _PREDICTED = ("step", "samples/s", "memory")
@@ -32,7 +32,8 @@ def describe(plan: Plan, host: Host | None = None) -> str:
         "\n".join(f"  {line}" for line in plan.understood),
         _points(plan, predictions),
         _predicted_from(predictions),
-        _not_possible(plan.cells),
+        _blocks(plan.cells, predictions),
+        _not_possible(plan.cells, predictions),
         _left_out(plan.left_out),
         _notes(plan),
     ]
@@ -67,7 +68,7 @@ def _predictions(plan: Plan, host: Host) -> dict[str, Prediction]:
 
 def _points(plan: Plan, predictions: Mapping[str, Prediction]) -> str:
     """Return the table of points: one row for the seeds of each."""
-    possible = [cell for cell in plan.cells if not cell.not_possible]
+    possible = [cell for cell in plan.cells if not _why_not(cell, predictions)]
     swept = list(dict.fromkeys(key for cell in possible for key in _swept(cell)))
     differing = varied_settings((cell.strategy, cell.options) for cell in possible)
     seeds: dict[tuple[str, ...], list[int]] = {}
@@ -115,10 +116,47 @@ def _beside(cell: Cell) -> str:
 
 def _predicted_from(predictions: Mapping[str, Prediction]) -> str:
     """Say where predictions are from, and why some are missing."""
-    known = dict.fromkeys(item.text for item in predictions.values() if item.step_time_s is not None)
-    unknown = dict.fromkeys(item.reason for item in predictions.values() if item.step_time_s is None)
+    items = [item for item in predictions.values() if not item.not_possible]
+    known = dict.fromkeys(item.text for item in items if item.step_time_s is not None)
+    unknown = dict.fromkeys(item.reason for item in items if item.step_time_s is None)
     lines = [*(f"step times: {text}" for text in known), *(f"not predicted: {reason}" for reason in unknown)]
     return _list("predictions", lines)
+
+
+def _blocks(cells: Iterable[Cell], predictions: Mapping[str, Prediction]) -> str:
+    """Show what the blocks of each model of the user's own hold and take; those of the harness are known."""
+    from harness.workloads.user_files import is_user_function
+
+    shown: dict[tuple[str, str], str] = {}
+    for cell in cells:
+        found, name, precision = predictions.get(cell.cell_id), cell.workload.model.name, cell.workload.precision
+        if found is None or found.profile is None or not is_user_function(name) or (name, precision) in shown:
+            continue
+        samples = found.micro_batch_size or 1
+        head = f"blocks of {name} in {precision}, {counted(samples, 'sample')} at once, as {cell.strategy} passes them:"
+        shown[name, precision] = f"{head}\n{_block_table(found.profile, samples)}"
+    return "\n\n".join(shown.values())
+
+
+def _block_table(profile: Profile, samples: int) -> str:
+    """Return one row for each block; for each run of blocks that are alike one."""
+    rows: list[tuple[tuple[str, ...], list[str]]] = []
+    for layer, times in zip(profile.shape.layers, profile.times, strict=True):
+        figures = (
+            f"{layer.parameters:,}",
+            memory_size(layer.activation_bytes.at(samples)),
+            duration(times.forward.at(samples)),
+            duration(times.backward.at(samples)),
+        )
+        if not rows or rows[-1][0] != figures:
+            rows.append((figures, []))
+        rows[-1][1].append(layer.name)
+    head = ("block", "alike", "parameters", "kept for backward", "forward", "backward")
+    return table(head, [(_span(names), str(len(names)), *figures) for figures, names in rows])
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
 def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequence[str]) -> tuple[str, ...]:
@@ -172,11 +210,17 @@ def _numbers(numbers: Sequence[int]) -> str:
     return f"{run[0]}-{run[-1]}" if len(run) > 2 and list(numbers) == run else " ".join(map(str, numbers))
 
 
-def _not_possible(cells: Iterable[Cell]) -> str:
+def _why_not(cell: Cell, predictions: Mapping[str, Prediction]) -> str:
+    """Return why a cell cannot be run: this machine cannot, or the strategy cannot with this model."""
+    found = predictions.get(cell.cell_id)
+    return cell.not_possible or (found.not_possible if found else "")
+
+
+def _not_possible(cells: Iterable[Cell], predictions: Mapping[str, Prediction]) -> str:
     lines = dict.fromkeys(
-        f"{cell.strategy}, gpus {cell.gpus}: {cell.not_possible}" for cell in cells if cell.not_possible
+        f"{cell.strategy}, gpus {cell.gpus}: {why}" for cell in cells if (why := _why_not(cell, predictions))
     )
-    return _list("not possible on this machine (recorded as not-possible)", lines)
+    return _list("not possible (recorded as not-possible)", lines)
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:

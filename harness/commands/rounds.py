@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -16,10 +17,12 @@ from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
-from harness.core.errors import MachineError, PluginError
+from harness.core.errors import InputError, MachineError, PluginError
+from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
-from harness.core.records import Json
+from harness.core.records import Json, to_json
 from harness.core.words import counted
+from harness.engines.processes.blame import explain, own_files
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.processes.status import Reached
@@ -61,11 +64,6 @@ class Summary:
     out_of_budget: bool = False
 
     @property
-    def bugs(self) -> list[Record]:
-        """Return the cells that failed for a reason that is ours."""
-        return [record for record in self.failures if record.cause is Cause.HARNESS]
-
-    @property
     def failures(self) -> list[Record]:
         """Return the cells that crashed or timed out now."""
         return [record for record in self.ran if record.status.failed]
@@ -83,12 +81,16 @@ def missing(
     todo = []
     for cell in cells:
         record = results.record(cell.cell_id)
-        stale = record is not None and record.status is Status.NOT_POSSIBLE and not cell.not_possible
-        if record is None or fresh or stale or record.status in retry:
+        if record is None or fresh or _became_possible(record, cell) or record.status in retry:
             todo.append((cell, 0))
         elif not record.final:
             todo.append((cell, record.attempts))
     return todo
+
+
+def _became_possible(record: Record, cell: Cell) -> bool:
+    """Say whether a plan once left a cell out that it runs now; what running has found out stays found."""
+    return record.status is Status.NOT_POSSIBLE and bool(record.cell.not_possible) and not cell.not_possible
 
 
 def run_cells(
@@ -111,10 +113,12 @@ def run_cells(
 
     Raises:
         MachineError: the environment cannot do it (a data set is missing, say); what is finished stays.
+        InputError: nothing of the only model can be trained.
     """
     todo = missing(cells, results, retry, fresh)
     summary = Summary(kept=len(cells) - len(todo))
     environment = describe_environment(plan.machine)
+    one_model = len({cell.workload.model.name for cell in cells}) == 1
     deadline = time.monotonic() + budget_s if budget_s else None
     numbers = itertools.count(1)
     try:
@@ -128,7 +132,7 @@ def run_cells(
                 stored = results.record(cell.cell_id)
                 if fresh or (attempts == 0 and stored is not None and stored.status is not Status.INTERRUPTED):
                     results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
-                record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress)
+                record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress, one_model)
                 summary.ran.append(record)
                 progress.finished(record, time.monotonic() - began)
             progress.round_ended(results)
@@ -152,16 +156,15 @@ def _run_one(
     environment: Json,
     trace: int | None,
     progress: Progress,
+    one_model: bool,
 ) -> Record:
     _tell(host, "cell_started", cell)
-    if cell.not_possible:
-        result, telemetry = Result.ended_by(Cause.IMPOSSIBLE, cell.not_possible), None
-    else:
-        cell, verdict = admit(cell, host, plugins)
-        if verdict:
-            result, telemetry = Result.ended_by(Cause.MEMORY, verdict), None
-        else:
-            result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
+    telemetry = None
+    cell, result = _admitted(cell, results, host, plugins)
+    if result is None:
+        result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
+    if result.cause is Cause.WORKLOAD and one_model:
+        raise InputError([result.reason])  # no strategy will do better
     if result.cause is Cause.MACHINE:
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
@@ -172,6 +175,20 @@ def _run_one(
         write_trace(results, cell, result.outcome, trace)
     _tell(host, "cell_finished", cell, record.row)
     return record
+
+
+def _admitted(cell: Cell, results: Results, host: Host, plugins: Sequence[str]) -> tuple[Cell, Result | None]:
+    """Return the cell as it is to run, and what ends it before it starts: whatever it is, it ends this cell only."""
+    if cell.not_possible:
+        return cell, Result.ended_by(Cause.IMPOSSIBLE, cell.not_possible)
+    try:
+        cell, verdict = admit(cell, host, plugins)
+    except Exception as error:
+        log = results.cell_folder(cell.cell_id) / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        return cell, Result(failure=explain(error, own_files(cell, plugins)))
+    return cell, Result.ended_by(Cause.MEMORY, verdict) if verdict else None
 
 
 def _tell(host: Host, method: str, *facts: Any) -> None:
@@ -236,7 +253,7 @@ class _Watch:
         if self.cell.engine == "virtual":
             return
         targets = [Target(pid, label, device) for pid, label, device in processes]
-        self.sampler = Sampler(fork_server(), targets, self.cell.measure.telemetry_interval_s, self.probes)
+        self.sampler = Sampler(fork_server(self.cell), targets, self.cell.measure.telemetry_interval_s, self.probes)
         self.sampler.start()
         self.sampler.ready(timeout_s=5.0)
 
@@ -279,7 +296,12 @@ def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, Tab
     tables = {"evals.csv": curve_table(outcome), "steps.parquet": outcome.steps}
     if outcome.updates_log.get("update"):
         tables["updates.parquet"] = outcome.updates_log
-    detail = {"dram": outcome.dram, "facts": outcome.facts, "decision": outcome.decision}
+    detail = {"facts": outcome.facts, "decision": outcome.decision}
+    if isinstance(outcome.dram, NotKnown):
+        detail |= {"dram": {}, "dram_not_known": to_json(outcome.dram)}
+        notes.append(f"its memory is not counted: {outcome.dram.reason}")
+    else:
+        detail["dram"] = outcome.dram
     detail["host_seconds"] = {"setup": outcome.setup_s, "evaluation": outcome.evaluation_s}
     row = record.row | outcome_row(record.cell, outcome, budget)
     return replace(record, status=status, reason=reason, notes=tuple(notes), row=row, detail=detail), tables

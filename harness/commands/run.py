@@ -15,11 +15,12 @@ from harness.commands.progress import watching
 from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
-from harness.core.endings import Status
-from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
+from harness.core.endings import Cause, Status
+from harness.core.errors import HarnessError, Impossible, InputError, NothingDone, PluginError
+from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
-from harness.results.store import Results
+from harness.results.store import Record, Results
 from harness.scenario.plan import select
 
 REPORT_SHARE = 0.25
@@ -47,37 +48,49 @@ class BetweenRounds:
 
 
 def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str]) -> bool:
-    """Measure what simulated cells need and was never measured here; say whether there was anything.
-
-    Raises:
-        MachineError: a workload could not be measured.
-    """
-    from harness.commands.admission import with_micro_batch
+    """Measure what simulated cells need and was never measured here; say whether there was anything."""
     from harness.costs.cells import missing_sizes, needs_measuring
 
-    simulated = [with_micro_batch(cell, host, plugins) for cell in select(plan, only) if needs_measuring(cell)]
+    wanted = [cell for cell in select(plan, only) if needs_measuring(cell) and not cell.not_possible]
+    simulated = [found for cell in wanted if (found := _sized(cell, host, plugins)) is not None]
     cells = [cell for cell in simulated if missing_sizes(cell, plan.machine)]
     if not cells:
         return False
     from harness.engines.calibration.workload_times import ensure_profiles
 
-    ensure_profiles(cells, plugins, click.echo, plan.machine)
+    ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
     return True
+
+
+def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:
+    """Return the cell with its micro-batch found; None where it cannot be run, which running it will say."""
+    from harness.commands.admission import with_micro_batch
+
+    try:
+        return with_micro_batch(cell, host, plugins)
+    except Impossible:
+        return None
 
 
 def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
     """Trace the layers of every model that was never traced: what its cells need in memory follows from them.
 
-    Raises:
-        MachineError: a model cannot be built or run; the message says why.
+    Cells of one model and one sample share a trace; where it fails, the reason is said and kept.
     """
     from harness.costs.cells import find_shape
     from harness.engines.calibration.trace_in_child import find_or_trace
 
+    tried = set()
     for cell in plan.cells:
-        if find_shape(cell, host) is None:
-            click.echo(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
-            find_or_trace(cell, host, plugins)
+        work = cell.workload
+        key = repr((work.model, work.dataset, work.loss, work.precision, cell.device, cell.code.get("model")))
+        if key in tried or cell.not_possible or find_shape(cell, host) is not None:
+            continue
+        tried.add(key)
+        click.echo(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
+        found = find_or_trace(cell, host, plugins)
+        if isinstance(found, NotKnown):
+            click.echo(f"  its layers are not known: {found.reason}")
 
 
 def run(
@@ -166,7 +179,7 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
     click.echo("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
     click.echo(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
-    for record in summary.bugs:
+    for record in _bugs(results):
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
         click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
@@ -199,10 +212,15 @@ def _next(summary: Summary, results: Results) -> str:
     return f"harness report {results.folder} --open"
 
 
+def _bugs(results: Results) -> list[Record]:
+    """Return the cells that a bug of ours ended, now or in an earlier run: tried twice, they are not run again."""
+    return [record for record in results.records().values() if record.cause is Cause.HARNESS]
+
+
 def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
     if summary.interrupted:
         return 130
-    if summary.bugs:
+    if _bugs(results):
         return 4
     if summary.out_of_budget and not summary.ran:
         return NothingDone.exit_code

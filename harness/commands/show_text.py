@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.analysis.cell_row import as_shown
 from harness.core.endings import Status
 from harness.core.errors import InputError, unknown
 from harness.core.words import counted, recorded
@@ -99,7 +100,8 @@ def cell_text(results: Results, cell_id: str) -> str:
         return f"{cell_id}: not finished" + (f"\n{_tail(log)}" if log.exists() else "")
     lines = [f"{cell_id}: {record.status}", f"  reason: {record.reason}"]
     lines += [f"  note: {note}" for note in record.notes]
-    figures = {name: value for name, value in record.row.items() if name not in _IN_HEAD and value not in (None, "")}
+    row = as_shown(record.row)
+    figures = {name: value for name, value in row.items() if name not in _IN_HEAD and value not in (None, "")}
     lines += [f"  {name}: {recorded(value)}" for name, value in figures.items()]
     lines += _telemetry(record)
     return "\n".join([*lines, _tail(results.cell_folder(cell_id) / "log.txt")])

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.costs.cells import given_shape
-from harness.engines.processes.blame import explain, own_files
+from harness.engines.processes.blame import explain_in
 from harness.engines.processes.launch import Result
 from harness.engines.virtual.sizes import NeedsNumbers
 
 if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
+    from harness.core.not_known import NotKnown
     from harness.costs.profiles import ModelShape
 
 
@@ -38,10 +39,10 @@ def run_in_this_process(
             return None
         with log.open("a", encoding="utf-8") as stream:
             traceback.print_exception(error, file=stream)
-        return Result(failure=explain(error, own_files(cell, plugins)))
+        return Result(failure=explain_in(cell, plugins, error))
 
 
-def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | None:
+def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | NotKnown | None:
     """Return the layers of a model that is named: known where it was measured, traced where a data sheet is used."""
     if cell.cluster.device is None or given_shape(cell) is not None:
         return None

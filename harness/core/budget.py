@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,15 @@ def evaluate_every_samples(text: str | int, num_train: int) -> int:
     return max(1, round(float(text.split()[0]) * num_train))
 
 
+class Decision(StrEnum):
+    """Why training ended."""
+
+    BUDGET = "budget"
+    TARGET = "target"
+    SECONDS = "seconds"
+    DIVERGED = "diverged"
+
+
 @dataclass
 class Marks:
     """Counts samples up to the next mark; a mark is the first moment at or after a multiple of `every`."""
@@ -140,19 +150,19 @@ class Referee:
     budget: Budget
     evaluations: list[Evaluation] = field(default_factory=list)
 
-    def judge(self, evaluation: Evaluation, finite: bool = True) -> str | None:
-        """Add an evaluation; return "diverged", "target" or "seconds" where the run ends here.
+    def judge(self, evaluation: Evaluation, finite: bool = True) -> Decision | None:
+        """Add an evaluation; return why the run ends here, or None where it goes on.
 
         Args:
             finite: whether all training losses since the last mark were numbers.
         """
         self.evaluations.append(evaluation)
         if not (finite and evaluation.finite):
-            return "diverged"
+            return Decision.DIVERGED
         if target_reached(self.evaluations, self.budget) is not None:
-            return "target"
+            return Decision.TARGET
         if self.budget.max_seconds is not None and evaluation.time_s >= self.budget.max_seconds:
-            return "seconds"
+            return Decision.SECONDS
         return None
 
 

@@ -74,15 +74,18 @@ every edit of a strategy's file, and whether an edit made it worse may be the qu
 
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
-    written = to_json(cell)
-    content = {key: written[key] for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
+    content = {key: to_json(getattr(cell, key)) for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
+    defaults = {key: to_json(getattr(Workload, key)) for key in _ONLY_WHERE_SET}
+    content["workload"] = {
+        key: value for key, value in content["workload"].items() if key not in defaults or value != defaults[key]
+    }
     if cell.faults:
-        content["faults"] = written["faults"]
+        content["faults"] = to_json(cell.faults)
     if cell.dram_bytes is not None:
         content["dram_bytes"] = cell.dram_bytes
     if cell.engine == "virtual":
-        content |= {"cluster": written["cluster"], "profile_id": cell.profile_id}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        content |= {"cluster": to_json(cell.cluster), "profile_id": cell.profile_id}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     rate = f"{cell.learning_rate:.4g}".replace("+", "")
     return f"{cell.strategy}-b{cell.global_batch_size}-lr{rate}-g{cell.gpus}-s{cell.seed}-{digest}"
@@ -97,15 +100,35 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How samples reach a device.
+
+    Attributes:
+        workers: processes that read samples ahead, of each device; 0: the device's own process reads them.
+        prefetch: micro-batches that each of them reads ahead.
+        pin_memory: whether batches are copied from page-locked memory; of GPUs only.
+        resident: whether all samples stay in memory; "auto": where they fit.
+    """
+
+    workers: int = 0
+    prefetch: int = 2
+    pin_memory: bool = True
+    resident: str = "auto"
+
+
+@dataclass(frozen=True)
 class Workload:
     """What is trained, every option filled in.
 
     Attributes:
-        loss: "cross-entropy" or "mse".
+        loss: its name, or FILE.py:FUNCTION.
         precision: of the arithmetic in forward and backward.
         lr_warmup: epochs in which the rate rises to its full value.
         clip_norm: largest norm of a gradient; None: none is clipped.
         step: how a step is executed.
+        loading: how samples reach a device.
+        sync_batchnorm: BatchNorm's statistics are those of all replicas together.
+        find_unused_parameters: parameters without a gradient in some steps are looked for in every step.
     """
 
     model: Named
@@ -117,6 +140,13 @@ class Workload:
     lr_warmup: float = 0.0
     clip_norm: float | None = None
     step: str = "eager"
+    loading: Loading = Loading()
+    sync_batchnorm: bool = False
+    find_unused_parameters: bool = False
+
+
+_ONLY_WHERE_SET = ("loading", "sync_batchnorm", "find_unused_parameters")
+"""Keys of a workload that came later: left at their default they are no part of an id, so that no cell runs again."""
 
 
 @dataclass(frozen=True)

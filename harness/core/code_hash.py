@@ -10,11 +10,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+
+from harness.core.held_files import read_held
 
 BY_HAND = "CODE_VERSION"
 """A file that sets this name at its top stands in hashes with that number alone: for code whose form says little of
@@ -33,6 +36,17 @@ def text_hash(text: str) -> str:
     return _digest([_written(ast.parse(text))])
 
 
+@lru_cache(maxsize=64)
+def parsed(content: bytes, name: str) -> ast.Module:
+    """Return a file's syntax tree, not to be changed: a plugin is read for what it may import, then for its hash.
+
+    Raises:
+        SyntaxError: it is not Python.
+        ValueError: it holds a null byte.
+    """
+    return ast.parse(content, filename=name)
+
+
 def file_hash(path: Path, text: str | None = None) -> str:
     """Return the hash of a whole file and of the files beside it that it imports, and so on.
 
@@ -45,6 +59,13 @@ def file_hash(path: Path, text: str | None = None) -> str:
     found: dict[Path, str] = {}
     _gather_files(path.resolve(), text, found)
     return _digest(found.values())
+
+
+def files_reached(path: Path, text: str | None = None) -> list[Path]:
+    """Return a file and the files beside it that it imports, and so on, resolved: those that `file_hash` hashes."""
+    found: dict[Path, str] = {}
+    _gather_files(path.resolve(), text, found)
+    return list(found)
 
 
 def function_hash(function: Callable[..., Any]) -> str:
@@ -123,15 +144,19 @@ def _digest(parts: Iterable[str]) -> str:
 def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
     if path in found:
         return
-    content = path.read_bytes() if text is None else text.encode()
     try:
-        tree = ast.parse(content, filename=str(path))
+        content = read_held(path) if text is None else text
+    except OSError:  # whoever imports it will hear of it
+        found[path] = ""
+        return
+    try:
+        tree = parsed(content, str(path))  # bytes are decoded as they declare; a text is decoded already
     except (SyntaxError, ValueError):  # ValueError: a null byte; whoever imports it will hear of it
-        found[path] = content.hex()
+        found[path] = (content.encode() if isinstance(content, str) else content).hex()
         return
     found[path] = _written(tree)
     around = _Surroundings.of(path)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         for module, name, _ in _bindings(node):
             inner = around.files(path, _inner(module, name)) if name else []
             for other in inner or around.files(path, module):
@@ -140,6 +165,15 @@ def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
 
 def _inner(module: str, name: str) -> str:
     return f"{module}{'' if module.endswith('.') else '.'}{name}"
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and all below it but expressions, in `ast.walk`'s order: no import stands in an expression."""
+    waiting = deque([node])
+    while waiting:
+        node = waiting.popleft()
+        waiting.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
+        yield node
 
 
 def _bindings(node: ast.AST) -> Iterator[tuple[str, str | None, str]]:
@@ -197,7 +231,7 @@ class _Modules:
         found: dict[str, tuple[Path, str]] = {}
         modules: dict[str, Path] = {}
         firsts = {name.partition(".")[0] for name in used}
-        for node in (*tree.body, *ast.walk(statement)):
+        for node in (*tree.body, *_statements(statement)):
             for module, name, bound in _bindings(node):
                 if bound.partition(".")[0] not in firsts:
                     continue
@@ -214,7 +248,7 @@ class _Modules:
 
 @lru_cache(maxsize=256)
 def _read_module(path: Path, changed_ns: int) -> _Module:
-    module = _Module(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    module = _Module(parsed(path.read_bytes(), str(path)))
     for statement in module.tree.body:
         for name in _bound(statement):
             module.definitions.setdefault(name, []).append(statement)
@@ -261,13 +295,16 @@ def _parts(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _parts(child)
 
 
+_SKIPPED = frozenset({"ctx", "type_comment", "kind"})
+_SKIPPED_OF_FUNCTIONS = _SKIPPED | {"annotation", "returns"}
+
+
 def _counting(node: ast.AST) -> Iterator[tuple[str, Any]]:
     """Yield the fields of a node that decide what it does."""
-    skipped = {"ctx", "type_comment", "kind"}
-    if isinstance(node, (*_Function, ast.arg)):
-        skipped |= {"annotation", "returns"}
-    for name, value in ast.iter_fields(node):
-        if name in skipped or value is None or value == []:
+    skipped = _SKIPPED_OF_FUNCTIONS if isinstance(node, (*_Function, ast.arg)) else _SKIPPED
+    for name in node._fields:
+        value = None if name in skipped else getattr(node, name, None)
+        if value is None or value == []:
             continue
         if name == "body" and isinstance(node, _WithDocstring):
             value = [part for part in value if not _is_text(part)]

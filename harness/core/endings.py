@@ -1,12 +1,8 @@
-"""How a cell ends, and why: what commands, records and answers decide by."""
+"""How a cell ends, and why: what commands, records and answers decide by. The command line starts with this file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
-
-from harness.core.text import Text
 
 
 class Status(StrEnum):
@@ -52,6 +48,7 @@ class Cause(StrEnum):
 
     Attributes:
         USER: code of a plugin or of a workload's file.
+        WORKLOAD: nothing of the user's model can be trained, by whatever strategy.
         MACHINE: the installation or its environment; the cell was not tried.
         MEMORY: a device or the host had too little.
         HARNESS: a bug of ours.
@@ -60,11 +57,12 @@ class Cause(StrEnum):
         DEADLOCK: everybody waited for somebody who waits.
         KILLED: a process ended without a word.
         FAULT: a death that the scenario plans.
-        IMPOSSIBLE: the layout makes no sense on so many devices; the cell was not tried.
+        IMPOSSIBLE: the strategy cannot do it with this model on so many devices.
         INTERRUPT: Ctrl-C.
     """
 
     USER = "user"
+    WORKLOAD = "workload"
     MACHINE = "machine"
     MEMORY = "memory"
     HARNESS = "harness"
@@ -88,26 +86,3 @@ _ENDS_AS = {
     Cause.IMPOSSIBLE: Status.NOT_POSSIBLE,
     Cause.INTERRUPT: Status.INTERRUPTED,
 }
-
-
-class SourceLine(NamedTuple):
-    """A line of a file."""
-
-    file: str
-    number: int
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a cell ended early.
-
-    Attributes:
-        reason: for people.
-        process: number of the cell's process that failed first.
-        raised_at: the innermost line of the user's own files that the error passed; None where it passed none.
-    """
-
-    cause: Cause
-    reason: Text
-    process: int = 0
-    raised_at: SourceLine | None = None

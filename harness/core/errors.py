@@ -5,7 +5,6 @@ A message says where (file and key path, plugin or cell), what was got, what is 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -54,8 +53,20 @@ class PluginError(HarnessError):
     """A plugin is broken, or did what a plugin must not do; the message carries its file and line."""
 
 
+class Untrainable(PluginError):
+    """Nothing of a model can be trained: no strategy will do."""
+
+    cause = Cause.WORKLOAD
+
+
 class Impossible(HarnessError):
-    """A layout makes no sense on this many devices; raised by `Strategy.layout`, listed by plan."""
+    """A strategy cannot do it with this model on this many devices: that cell is not possible, all others run."""
+
+    cause = Cause.IMPOSSIBLE
+
+
+class NotForetold(HarnessError):
+    """Nobody can say what a cell will take or need; it can run all the same."""
 
 
 class MachineError(HarnessError):
@@ -83,6 +94,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 def _meant(name: str, allowed: Iterable[str]) -> str:
+    import difflib  # late: only mistakes need it
+
     matches = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.6)
     return f"did you mean {matches[0]}?" if matches else ""
 
@@ -110,6 +123,8 @@ def one_of(name: str, allowed: Iterable[str], lists_all: str = "", short: Iterab
 
 def nearby(name: str, allowed: Iterable[str], lists_all: str) -> str:
     """Return the few names that are nearest, and the command that lists all."""
+    import difflib
+
     spelt = {known.lower(): known for known in allowed}
     few = difflib.get_close_matches(name.lower(), spelt, n=FEW_NAMES, cutoff=0.0)
     return f"Nearest: {', '.join(spelt[known] for known in few)} (`{lists_all}` lists all {len(spelt)})"

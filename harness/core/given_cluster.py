@@ -127,6 +127,14 @@ def is_elsewhere(cluster: ClusterFigures) -> bool:
     return cluster.preset != THIS_MACHINE or cluster.device is not None
 
 
+def devices_per_node(cluster: ClusterFigures, gpus: int) -> int:
+    """Return how many devices share a node.
+
+    Where nobody says it, a link between nodes makes every device a node of its own, and without one all share a node.
+    """
+    return cluster.gpus_per_node or (1 if cluster.inter_node else max(1, gpus))
+
+
 def usable_bytes(cluster: ClusterFigures) -> int | None:
     """Return the memory of one device where the catalogue knows it."""
     return None if cluster.usable_bytes is None else round(cluster.usable_bytes)

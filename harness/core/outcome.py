@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.core.budget import Budget, Evaluation, target_reached
+from harness.core.budget import Budget, Decision, Evaluation, target_reached
 from harness.core.endings import Status
+from harness.core.not_known import NotKnown
 from harness.core.records import Json
 from harness.core.step_parts import PART_COLUMNS
 
@@ -49,16 +50,16 @@ class Outcome:
     """One run of a cell.
 
     Attributes:
-        decision: "budget", "target", "seconds" or "diverged": why training ended.
+        decision: why training ended.
         samples, updates: behind the final weights.
         training_s: on the training clock (wall or simulated), evaluation left out.
         steps, updates_log: columns as in STEP_COLUMNS and UPDATE_COLUMNS.
-        dram: counted bytes by kind on the device that holds most.
+        dram: counted bytes by kind on the device that holds most; why they are not known, where they are not.
         spans: what a trace shows, where one was asked for.
         deliveries: for each endpoint the sources of the messages it took, in order: what a replay needs.
     """
 
-    decision: str = "budget"
+    decision: Decision = Decision.BUDGET
     samples: int = 0
     updates: int = 0
     training_s: float = 0.0
@@ -68,7 +69,7 @@ class Outcome:
     test: tuple[float, float] | None = None
     steps: TableColumns = field(default_factory=dict)
     updates_log: TableColumns = field(default_factory=dict)
-    dram: dict[str, int] = field(default_factory=dict)
+    dram: dict[str, int] | NotKnown = field(default_factory=dict)
     allocator: dict[str, int] = field(default_factory=dict)
     bytes_sent_per_step: float | None = None
     bubble_fraction: float | None = None
@@ -82,7 +83,7 @@ class Outcome:
 
     def status(self, budget: Budget) -> tuple[Status, str]:
         """Return the cell's status with its reason in words."""
-        if self.decision == "diverged":
+        if self.decision is Decision.DIVERGED:
             return Status.DIVERGED, f"the loss became infinite or NaN within {self.samples} samples"
         if not budget.has_target:
             return Status.OK, "ran its full budget; no target was set"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -17,9 +19,25 @@ class Unreadable(ValueError):
     """What was stored is not what it should be; the message says where in it, and what was found."""
 
 
+_JSON_ALREADY = frozenset({str, int, float, bool, type(None)})
+
+
 def to_json(value: object) -> Any:
-    """Return a dataclass, or a container of such, as lists and dictionaries that JSON can hold."""
-    return _adapter(type(value)).dump_python(value, mode="json")
+    """Return a dataclass, or a container of such, as lists and dictionaries that JSON can hold.
+
+    It builds no adapter, because every command writes cells and few read any: `plan` writes each cell for its id.
+    """
+    if type(value) in _JSON_ALREADY:
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_json(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value)  # members of enums, numbers of numpy's, paths
 
 
 def from_json(kind: type[T], content: object) -> T:

@@ -10,6 +10,10 @@ Row = Mapping[str, Any]
 number that a plugin recorded."""
 
 
+BATCH_NORM, DRAWS = "batch-norm", "draws"
+"""Why a strategy trains something else than one device, though nothing is wrong: words of the column `traits`."""
+
+
 class CellRow(TypedDict, total=False):
     """What cells.csv has a column for at least; what was not measured is empty, never 0."""
 
@@ -85,6 +89,7 @@ class WholeRow(CellRow, total=False):
     initial_loss: float
     displacement: float | None
     num_train: int | None
+    traits: str
     fitting: str
     stated_error: float
     pipeline: int

@@ -214,3 +214,16 @@ def show(value: object) -> str:
     if isinstance(value, (str, bool)):
         return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def varied_settings(given: Iterable[tuple[str, Mapping[str, object]]]) -> set[tuple[str, str]]:
+    """Return (strategy, setting) where cells of one strategy differ in it: only that is worth a place in their names.
+
+    Args:
+        given: the strategy of each cell, with its settings.
+    """
+    seen: dict[tuple[str, str], set[str]] = {}
+    for strategy, settings in given:
+        for key, value in settings.items():
+            seen.setdefault((strategy, key), set()).add(show(value))
+    return {name for name, values in seen.items() if len(values) > 1}

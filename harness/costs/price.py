@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, Impossible
 from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
 from harness.costs.cells.find import cluster_of, profile_of
-from harness.costs.cells.kept import find_shape
+from harness.costs.cells.kept import find_shape, size_of, why_not_known
 from harness.costs.memory.fit import memory_of, memory_verdict, placement_of, resolve_largest
 from harness.costs.steps.step import optimizer_s, step_cost
-from harness.workloads.entries import training_size
+from harness.workloads.entries import DatasetSize, training_size
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -37,6 +37,8 @@ class Prediction:
         text: where compute times are from.
         reason: why there is no time.
         out_of_memory: what is missing, where it does not fit.
+        not_possible: why the strategy cannot do it with this model.
+        profile: what each layer holds and takes.
     """
 
     step_time_s: float | None = None
@@ -48,6 +50,8 @@ class Prediction:
     text: str = ""
     reason: str = ""
     out_of_memory: str = ""
+    not_possible: str = ""
+    profile: Profile | None = None
 
 
 def price(cell: Cell, host: Host) -> Prediction:
@@ -58,12 +62,22 @@ def price(cell: Cell, host: Host) -> Prediction:
         return Prediction(reason="its faults are random; run it to find out")
     if cell.workers > 1 or cell.servers:
         return Prediction(reason="it depends on how workers communicate; run it to find out")
-    strategy = host.strategies[cell.strategy]
-    layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
     try:
-        profile, cluster = profile_of(cell, find_shape(cell, host)), cluster_of(cell)
+        return _priced(cell, host)
+    except Impossible as error:
+        return Prediction(reason=str(error), not_possible=str(error))
     except HarnessError as error:
         return Prediction(reason=str(error))
+
+
+def _priced(cell: Cell, host: Host) -> Prediction:
+    strategy = host.strategies[cell.strategy]
+    layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
+    shape = find_shape(cell, host)
+    why = why_not_known(cell, host) if shape is None else None
+    if why is not None and cell.cluster.device is not None:
+        return Prediction(reason=f"{cell.workload.model.name}: its layers are not known. {why.reason}")
+    profile, cluster = profile_of(cell, shape), cluster_of(cell)
     found = _in_memory(cell, host, profile.shape)
     if not found.micro_batch_size or found.out_of_memory:
         return found
@@ -105,6 +119,7 @@ def _timed(
         cost=_money(cell, seconds, steps),
         error=combined_error(errors, {"compute_s": cost.compute_s + update_s, "communication_s": cost.communication_s}),
         text=profile.text,
+        profile=profile,
     )
 
 
@@ -117,11 +132,16 @@ def _money(cell: Cell, step_time_s: float, steps: int | None) -> float | None:
 def steps_of(cell: Cell, host: Host) -> int | None:
     """Return how many updates a cell makes at most; None where only running it tells."""
     limits = [cell.goal.max_steps] if cell.goal.max_steps else []
-    if cell.goal.max_epochs and not cell.timing_only and cell.workload.dataset.name in host.datasets:
-        dataset = cell.workload.dataset
-        entry = host.datasets[dataset.name]
-        size = entry.size(entry.Options(**dataset.options))
+    if cell.goal.max_epochs and not cell.timing_only:
+        size = _size(cell, host)
         if size is not None:
             samples = cell.goal.max_epochs * training_size(size.num_train, cell.goal.validation_fraction)
             limits.append(max(1, round(samples / cell.global_batch_size)))
     return min(limits, default=None)
+
+
+def _size(cell: Cell, host: Host) -> DatasetSize | None:
+    try:
+        return size_of(cell, host)
+    except (HarnessError, OSError):
+        return None  # running the cell words it

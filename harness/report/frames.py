@@ -21,7 +21,6 @@ from harness.analysis.points import (
     not_ranked,
     number,
     points,
-    varied_settings,
     without_controls,
 )
 from harness.analysis.ranking import Standing, best_standings
@@ -32,7 +31,7 @@ from harness.core.cell import Cell
 from harness.core.device_words import engine_in_words
 from harness.core.records import Json
 from harness.core.row import COLUMNS
-from harness.core.words import show
+from harness.core.words import show, varied_settings
 from harness.report.scenario_results import ScenarioResults
 from harness.report.svg import MOST_BARS, NOT_RANKED
 from harness.results.store import Record

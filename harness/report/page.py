@@ -182,7 +182,7 @@ class ScenarioShown:
     @property
     def remedies(self) -> Sequence[str]:
         """What many devices would need, where the answer is that they are hardly faster."""
-        return self.scenario.poor[0][2][1:] if self.answer.poor else ()
+        return self.scenario.poor[0].account.remedies if self.answer.poor else ()
 
     @property
     def advice(self) -> Iterator[str]:
@@ -212,7 +212,7 @@ class ScenarioShown:
         for title, found in tables.items():
             if found:
                 yield ComparedTable(title, tuple(summary(found)), tuple(map(in_cells, found)))
-        lead = tuple(f"{few['strategy']}: {line}" for few, _, lines in self.scenario.poor for line in lines)
+        lead = tuple(f"{poor.strategy}: {line}" for poor in self.scenario.poor for line in poor.account.sentences)
         if lead:
             yield ComparedTable("Why more devices help little", lead, ())
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.analysis.answer import Answer, judged, with_flips
 from harness.analysis.explain import Account
-from harness.analysis.more_devices import explain_scaling, poor_scaling
+from harness.analysis.more_devices import ScalingAccount, explain_scaling, poor_scaling
 from harness.analysis.points import Row
 from harness.analysis.predicted import MOST_EXPLAINED, PredictionCheck, compare_observed
 from harness.core.cell import Cell, Plan
@@ -46,11 +46,19 @@ class Simulator:
     """
 
     accounts_of: Callable[[PredictionCheck, Cell, Row], Sequence[Account] | Text] = _nothing
-    scaling_of: Callable[[Row, Row, Cell], list[Text]] = lambda few, many, _: explain_scaling(few, many)
+    scaling_of: Callable[[Row, Row, Cell], ScalingAccount] = lambda few, many, _: explain_scaling(few, many)
     flips_of: Callable[[Answer, Results], tuple[Text, ...]] = _nothing
 
 
 NO_SIMULATOR = Simulator()
+
+
+@dataclass(frozen=True)
+class PoorScaling:
+    """A strategy that many devices hardly speed up, and why."""
+
+    strategy: str
+    account: ScalingAccount
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class ScenarioResults:
         evaluations: by cell id.
         answer: what they say together.
         newest: when the newest record was written; None without records.
-        poor: of strategies that many devices hardly speed up: (few, many) and why, the poorest first.
+        poor: strategies that many devices hardly speed up, the one that is the answer first, then the poorest.
         accounts: by cell id, what would account for an observation outside of what its prediction says of itself.
         table: from the name of a table, such as "steps", and a cell id to its rows; empty where there is none. Read
             when asked for: of a large sweep only some are drawn.
@@ -75,7 +83,7 @@ class ScenarioResults:
     evaluations: Mapping[str, Evaluations]
     answer: Answer
     newest: datetime | None
-    poor: Sequence[tuple[Row, Row, list[Text]]]
+    poor: Sequence[PoorScaling]
     accounts: Mapping[str, Text]
     table: Callable[[str, str], pd.DataFrame]
 
@@ -122,9 +130,7 @@ def read_scenario(results: Results, what_if: Simulator = NO_SIMULATOR) -> Scenar
     )
 
 
-def _poor(
-    rows: Sequence[Row], records: Mapping[str, Record], found: Answer, what_if: Simulator
-) -> list[tuple[Row, Row, list[Text]]]:
+def _poor(rows: Sequence[Row], records: Mapping[str, Record], found: Answer, what_if: Simulator) -> list[PoorScaling]:
     """Return poor scalings with their reasons, the one that is the answer first."""
     by_id = {row["cell_id"]: row for row in rows}
     pairs = [(by_id[found.poor[0]], by_id[found.poor[1]])] if found.poor else []
@@ -132,7 +138,7 @@ def _poor(
         (few, many) for few, many in poor_scaling(rows) if not pairs or many["strategy"] != pairs[0][1]["strategy"]
     ]
     return [
-        (few, many, what_if.scaling_of(few, many, records[many["cell_id"]].cell))
+        PoorScaling(str(many["strategy"]), what_if.scaling_of(few, many, records[many["cell_id"]].cell))
         for few, many in pairs[:MOST_EXPLAINED]
     ]
 

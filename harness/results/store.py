@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.analysis.cell_row import with_speedups
+from harness.analysis.cell_row import as_shown, with_speedups
 from harness.core.atomic_files import atomic, write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
 from harness.core.endings import Cause, Status
@@ -144,7 +144,7 @@ class Results:
 
     def write_cells_csv(self) -> Path:
         """Write one row for each finished cell of the plan."""
-        rows = self.rows()
+        rows = [as_shown(row) for row in self.rows()]
         path = self.folder / "cells.csv"
         extra = sorted({key for row in rows for key in row} - set(COLUMNS))
         with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -197,7 +197,7 @@ def load(path: str | Path) -> Frames:
 
     results = find_results(Path(path))
     records = [(r, record) for r in results for record in r.records().values()]
-    rows = [row for r in results for row in r.rows()]
+    rows = [as_shown(row) for r in results for row in r.rows()]
     extra = sorted({key for row in rows for key in row} - set(COLUMNS))
     names = {"evals": "evals.csv", "steps": "steps.parquet", "updates": "updates.parquet"}
     names["telemetry"] = "telemetry.parquet"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from harness.api.host import bundled
 from harness.core.errors import InputError, nearby, unknown
-from harness.workloads.user import is_user_function, user_dataset, user_model
+from harness.workloads.user import user_dataset, user_model
+from harness.workloads.user_files import is_user_function
 
 STRATEGY = '''\
 """{name}: say in one sentence what the workers tell each other."""

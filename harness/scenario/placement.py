@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError, Impossible, PluginError
-from harness.core.given_cluster import is_elsewhere
+from harness.core.given_cluster import devices_per_node, is_elsewhere
 from harness.core.machine import Machine
 from harness.core.text import Text
 from harness.core.words import counted
-from harness.costs.cells import devices_per_node
 from harness.scenario.read import Point, Scenario
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.core.cell import RECORD_SCHEMA, Cell, LayoutDegrees, LeftOut, Named, Plan, cell_id
 from harness.core.errors import InputError
-from harness.core.given_cluster import is_elsewhere, usable_bytes
+from harness.core.given_cluster import devices_per_node, is_elsewhere, usable_bytes
 from harness.core.machine import Machine, detect_machine
 from harness.core.records import Json
-from harness.core.words import counted, show
-from harness.costs.cells import devices_per_node, measured_id, needs_measuring
+from harness.core.words import counted, listed, show
 from harness.scenario.observed import of_cell, unmatched
 from harness.scenario.override import parse_value, resolve_key
 from harness.scenario.placement import Demand, Placed, demand_of, missing_link, place
@@ -86,7 +85,25 @@ def _plan_notes(scenario: Scenario, cells: Sequence[Cell], repeated: int) -> Ite
         if (cluster.inter_node or cluster.intra_node) and not cluster.device:
             yield "virtual cells combine this machine's measured devices with the links given in the scenario"
             break
+    yield from _about_batch_norm(scenario, cells)
     yield from unmatched(scenario.observed, cells)
+
+
+def _about_batch_norm(scenario: Scenario, cells: Sequence[Cell]) -> Iterator[str]:
+    """Say once of every model that names BatchNorm which strategies will not train what one device trains."""
+    normalising = {each.workload.model.name for each in scenario.settings if each.batch_norm}
+    apart: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        name = cell.workload.model.name
+        shared = cell.workload.sync_batchnorm and cell.workers == 1
+        if name in normalising and cell.workers * cell.layout.data > 1 and not shared and not cell.timing_only:
+            apart.setdefault(name, {})[cell.strategy] = None
+    for name, strategies in apart.items():
+        yield (
+            f"{name} names BatchNorm: under {listed(strategies)} each replica normalises by its own samples, so the "
+            "weights differ from those of single; workload.sync_batchnorm = true makes replicas of sync-ddp and fsdp "
+            "share statistics"
+        )
 
 
 def _demands(scenario: Scenario, host: Host, machine: Machine) -> tuple[list[Demand], list[LeftOut]]:
@@ -165,8 +182,11 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         code={**settings.code, "strategy": source},
     )
     cell = replace(cell, observed=of_cell(scenario.observed, cell))
-    if needs_measuring(cell):
-        cell = replace(cell, profile_id=measured_id(cell))
+    if simulated:
+        from harness.costs.cells import measured_id, needs_measuring  # late: a plan of real cells answers sooner
+
+        if needs_measuring(cell):
+            cell = replace(cell, profile_id=measured_id(cell))
     return replace(cell, cell_id=cell_id(cell))
 
 

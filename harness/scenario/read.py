@@ -21,6 +21,7 @@ from harness.scenario.schema import LimitsSection, key_paths
 from harness.scenario.settings import Settings, read_settings
 from harness.scenario.sweep import Axes, Variant, read_axes
 from harness.scenario.value_types import FOLDER_NAME
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -114,7 +115,7 @@ def read_text(path: Path) -> str:
         InputError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # an editor may have put a byte order mark before it
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError([f"cannot be read: {reason}; give the path of a scenario file (.toml)"], str(path)) from None
@@ -158,6 +159,7 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
     axes = read_axes(content, host, source)
     _refuse_too_many(axes, source)
     settings = _all_settings(content, axes, host, path.parent, source)
+    _require_rate(axes, settings, source)
     observed = read_observed(content.get("observed", []), axes.paths, host.strategies, source)
     name = content.get("name", path.stem)
     if "name" not in content and not FOLDER_NAME.fullmatch(name):
@@ -177,6 +179,19 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
         source=source,
         observed=observed,
     )
+
+
+def _require_rate(axes: Axes, settings: Sequence[Settings], source: Source) -> None:
+    """Ask for the rate of an optimizer of the user's own: a default of ours would silently replace what he wrote."""
+    own = next(
+        (each.workload.optimizer.name for each in settings if is_user_function(each.workload.optimizer.name)), ""
+    )
+    if own and axes.learning_rates == (None,):
+        source.problem(
+            ("sweep", "learning_rate"),
+            f"required with workload.optimizer = {own!r}: the rate of its first parameter group, such as [1e-3]; other "
+            "groups keep their ratio to it",
+        )
 
 
 def _refuse_too_many(axes: Axes, source: Source) -> None:

@@ -19,7 +19,6 @@ from harness.core.given_cluster import (
 )
 from harness.core.words import bandwidth, bit_rate, exact_bandwidth, exact_duration, figure, memory_size
 from harness.costs.catalogue import Device, Link, Preset, find_devices
-from harness.costs.cells import fitted_link, read_tables
 from harness.scenario.mistakes import Source
 from harness.scenario.value_types import ByName, LinkTable, link_of_groups
 
@@ -165,6 +164,8 @@ def _link(
 
 
 def _table(key: str, written: LinkTable, folder: Path, source: Source) -> GivenLink | None:
+    from harness.costs.cells import fitted_link, read_tables  # late: most scenarios give no table
+
     try:
         tables = read_tables(folder / written.table, written.gpu)
     except ValueError as error:

@@ -16,6 +16,7 @@ from harness.core.faults import Death, Jitter, Straggler
 from harness.core.given_cluster import ServerPlacement
 from harness.core.records import Json
 from harness.core.words import aligned
+from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.scenario.read_faults import DEATH_FORMS, STRAGGLER_FORMS, read_deaths, read_jitter, read_stragglers
 from harness.scenario.value_types import (
     Amount,
@@ -42,8 +43,10 @@ from harness.scenario.value_types import (
     Time,
     file_list,
     only,
+    resident,
     table_list,
     word,
+    word_or_function,
 )
 from harness.workloads.entries import LOSSES, PRECISIONS
 
@@ -72,7 +75,11 @@ def _only(allowed: str, later: str) -> tuple[BeforeValidator, WithJsonSchema]:
     return BeforeValidator(only(allowed, later)), WithJsonSchema({"const": allowed})
 
 
-Loss = Annotated[str, *_words(*LOSSES)]
+Loss = Annotated[
+    str,
+    BeforeValidator(word_or_function(*LOSSES)),
+    WithJsonSchema({"anyOf": [{"enum": list(LOSSES)}, {"type": "string", "pattern": r":\w+$"}]}),
+]
 Precision = Annotated[str, *_words(*PRECISIONS)]
 Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
@@ -82,6 +89,9 @@ DeviceKind = Annotated[
     str,
     BeforeValidator(word("auto", "cuda", "cpu", other="a kind of GPU to simulate stands in cluster.device")),
     WithJsonSchema({"enum": ["auto", "cuda", "cpu"]}),
+]
+Resident = Annotated[
+    str | bool, BeforeValidator(resident), WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]})
 ]
 PlacementWord = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
@@ -94,6 +104,19 @@ Stragglers = Annotated[list[Straggler], BeforeValidator(read_stragglers), WithJs
 Deaths = Annotated[list[Death], BeforeValidator(read_deaths), WithJsonSchema(_FAULT_TABLES)]
 
 
+class LoadingSection(SectionModel):
+    """How samples reach a device: kept in memory, or read by torch's DataLoader as they are needed."""
+
+    workers: CountFromZero = Field(
+        default=0, description="processes of each device that read samples ahead; 0: its own process reads them"
+    )
+    prefetch: Count = Field(default=2, description="micro-batches that each of them reads ahead")
+    pin_memory: bool = Field(
+        default=True, description="copy batches from page-locked memory; of GPUs only", strict=True
+    )
+    resident: Resident = Field(default="auto", description='whether all samples stay in memory; "auto": where they fit')
+
+
 class WorkloadSection(SectionModel):
     """What is trained."""
 
@@ -103,18 +126,38 @@ class WorkloadSection(SectionModel):
     dataset: NameOrTable = Field(
         default="digits", validate_default=True, description="data, or file.py:function of your own"
     )
-    loss: Loss = Field(default=LOSSES[0], description="cross-entropy or mse; mse uses one-hot targets")
-    optimizer: NameOrTable = Field(default="sgd", validate_default=True, description="sgd, adam or adamw, with options")
+    loss: Loss = Field(
+        default=LOSSES[0], description="cross-entropy, mse (of classes: one-hot), bce-with-logits, or file.py:function"
+    )
+    optimizer: NameOrTable = Field(
+        default="sgd", validate_default=True, description=f"{', '.join(OPTIMIZERS)}, with options, or file.py:function"
+    )
     precision: Precision = Field(default="fp32", description="number format of the forward and backward pass")
-    lr_schedule: NameOrTable = Field(default="constant", validate_default=True, description="constant, cosine or step")
+    lr_schedule: NameOrTable = Field(
+        default="constant",
+        validate_default=True,
+        description="constant, cosine or step, or file.py:function from the number of updates to a factor",
+    )
     lr_warmup: AtLeastZero = Field(default=0.0, description="epochs in which the rate rises to its full value")
     clip_norm: Limit = Field(default=None, description='largest norm of a gradient; default "none"')
+    sync_batchnorm: bool = Field(
+        default=False, strict=True, description="BatchNorm by the statistics of all replicas of sync-ddp or fsdp"
+    )
+    find_unused_parameters: bool = Field(
+        default=False,
+        strict=True,
+        description="look in every step for parameters without a gradient; default: where a trial step finds some",
+    )
     step: Execution = Field(
         default="eager", description="how a step is executed; compiled and cuda-graph are not yet there"
     )
+    loading: LoadingSection | None = Field(
+        default=None,
+        description='how samples reach a device: { workers = 4, prefetch = 2, pin_memory = true, resident = "auto" }',
+    )
 
 
-class GivenSizes(Options):
+class GivenSizes(Options, defer_build=True):
     """A model without mathematics: equal layers, timed but not trained."""
 
     parameters: Amount = Field(description='trainable scalars: "335 M"')
@@ -131,7 +174,7 @@ class GivenSizes(Options):
     activations: Bytes = Field(default=None, description='kept by one sample for the backward pass, such as "104 MB"')
 
 
-class GivenTimes(Options):
+class GivenTimes(Options, defer_build=True):
     """A model without mathematics: times and sizes of its layers from a file."""
 
     profile: TextValue = Field(description="CSV with name, forward_ms, backward_ms, activation_bytes, parameter_bytes")
@@ -262,7 +305,7 @@ class CostSection(SectionModel):
     )
 
 
-class ObservedSection(SectionModel):
+class ObservedSection(SectionModel, defer_build=True):
     """A measurement from elsewhere, shown beside what is predicted for every cell that its keys fit."""
 
     strategy: TextValue | None = Field(default=None, description="name of the strategy")
@@ -285,7 +328,7 @@ class ObservedSection(SectionModel):
 ObservedTables = Annotated[
     list[dict[str, Any]],
     BeforeValidator(table_list),
-    WithJsonSchema({"type": "array", "items": ObservedSection.model_json_schema() | {"additionalProperties": True}}),
+    WithJsonSchema({"type": "array", "items": {}}),  # `json_schema` says of what
 ]
 
 
@@ -316,45 +359,13 @@ class Document(SectionModel):
     )
 
 
-class Sgd(Options):
-    """Stochastic gradient descent."""
-
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Sgd:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-_Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Adam(Options):
-    """Kingma and Ba 2015; the defaults are theirs and torch's."""
-
-    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-
-
-class AdamW(Adam):
-    """Loshchilov and Hutter 2019; the default decay is torch's."""
-
-    weight_decay: float = Field(default=0.01, ge=0)
-
-
-class StepSchedule(Options):
+class StepSchedule(Options, defer_build=True):
     """Multiply the rate by `factor` after every so many epochs; chosen so that ten epochs see three drops."""
 
     epochs: float = Field(default=3.0, gt=0)
     factor: float = Field(default=0.1, gt=0, lt=1)
 
 
-OPTIMIZERS: dict[str, type[Options]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
 LR_SCHEDULES: dict[str, type[Options]] = {"constant": Options, "cosine": Options, "step": StepSchedule}
 
 
@@ -382,6 +393,8 @@ def key_paths() -> list[str]:
 def json_schema() -> Json:
     """Return the JSON Schema of a scenario, for editors; keys of [sweep] may be lists and ranges."""
     schema = Document.model_json_schema()
+    observed = ObservedSection.model_json_schema() | {"additionalProperties": True}
+    schema["properties"]["observed"]["items"] = observed
     sweep = schema["$defs"]["SweepSection"]
     sweep["properties"] = {
         key: value if key == "exclude" else _swept(value) for key, value in sweep["properties"].items()

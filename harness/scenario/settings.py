@@ -11,28 +11,31 @@ from pydantic import BaseModel, ValidationError
 
 from harness.api.strategy import Options
 from harness.core.budget import Goal
-from harness.core.cell import Measure, Named, Workload
+from harness.core.cell import Loading, Measure, Named, Workload
+from harness.core.code_hash import file_hash
 from harness.core.errors import HarnessError, one_of
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.records import Json, to_json
 from harness.scenario.mistakes import ABSENT, Source, validated, wordings
+from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.scenario.override import put, resolve_key
 from harness.scenario.resolve_cluster import resolve
 from harness.scenario.schema import (
     EPOCHS_BY_DEFAULT,
     LR_SCHEDULES,
     NOT_SWEPT,
-    OPTIMIZERS,
     STEPS_WITHOUT_TARGET,
     Document,
     GoalSection,
+    LoadingSection,
     WorkloadSection,
     key_paths,
 )
 from harness.scenario.toml_lines import Path
 from harness.scenario.without_data import is_without_data, read_given, refuse_training
 from harness.workloads.entries import training_size
+from harness.workloads.user_files import UserFunctionError, find_user_function, is_user_function
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -49,6 +52,7 @@ class Settings:
         learning_rate: the model's own, used where the sweep gives none.
         code: hashes of the code of model and data set, and of data that lies in the user's own files.
         dataset_entry: what the workload's data set is called in the host, with its options.
+        batch_norm: the model's file or summary names BatchNorm.
         timing_only: the workload has no mathematics.
         dram_bytes: cap on one device's memory that the scenario sets.
         per_gpu_hour: price of a device, in `currency`.
@@ -68,6 +72,7 @@ class Settings:
     learning_rate: float
     code: dict[str, str]
     dataset_entry: tuple[Any, Any] = field(repr=False, compare=False)
+    batch_norm: bool = False
     timing_only: bool = False
     dram_bytes: int | None = None
     per_gpu_hour: float | None = None
@@ -180,11 +185,37 @@ def _entries(workload: WorkloadSection, host: Host, folder: FilePath, source: So
         "dataset": NO_DATA
         if is_without_data(workload.model)
         else _registered("dataset", workload.dataset, host, folder, source),
-        "optimizer": builtin(("workload", "optimizer"), workload.optimizer, OPTIMIZERS, source),
-        "lr_schedule": builtin(("workload", "lr_schedule"), workload.lr_schedule, LR_SCHEDULES, source),
+        "optimizer": _builtin_or_own("optimizer", workload.optimizer, OPTIMIZERS, folder, source),
+        "lr_schedule": _builtin_or_own("lr_schedule", workload.lr_schedule, LR_SCHEDULES, folder, source),
+        "loss": _loss(workload.loss, folder, source),
     }
     entries = {key: entry for key, entry in found.items() if entry is not None}
     return entries if len(entries) == len(found) else None
+
+
+def _builtin_or_own(
+    key: str, named: Named, known: Mapping[str, type[BaseModel]], folder: FilePath, source: Source
+) -> Entry | None:
+    """Return the options of a built-in optimizer or schedule, or the user's function with none."""
+    path = ("workload", key)
+    if not is_user_function(named.name):
+        return builtin(path, named, known, source, besides="; or write FILE.py:FUNCTION for a function of your own")
+    for option in named.options:
+        source.problem((*path, option), f"no such key; {named.name} sets its options itself")
+        return None
+    return _own(path, named.name, folder, source)
+
+
+def _loss(name: str, folder: FilePath, source: Source) -> Entry | None:
+    return _own(("workload", "loss"), name, folder, source) if is_user_function(name) else Entry(None, Options())
+
+
+def _own(path: tuple[str, ...], name: str, folder: FilePath, source: Source) -> Entry | None:
+    try:
+        return Entry(find_user_function(".".join(path), name, folder), Options())
+    except UserFunctionError as error:
+        source.problem(path, error.problem, name)
+        return None
 
 
 NO_DATA = Entry(None, Options())
@@ -198,10 +229,16 @@ def _model(named: Named, host: Host, folder: FilePath, source: Source) -> Entry 
     return None if given is None else Entry(*given)
 
 
-def builtin(path: tuple[str, ...], named: Named, known: Mapping[str, type[BaseModel]], source: Source) -> Entry | None:
-    """Return the options of an optimizer or schedule, or None after adding what is wrong."""
+def builtin(
+    path: tuple[str, ...], named: Named, known: Mapping[str, type[BaseModel]], source: Source, besides: str = ""
+) -> Entry | None:
+    """Return the options of an optimizer or schedule, or None after adding what is wrong.
+
+    Args:
+        besides: what is allowed besides the names.
+    """
     if named.name not in known:
-        source.problem(path, one_of(named.name, known), named.name)
+        source.problem(path, one_of(named.name, known) + besides, named.name)
         return None
     for key in {"lr", "learning_rate"} & set(named.options):
         source.problem((*path, key), "no such key; set the rate in sweep.learning_rate")
@@ -214,7 +251,7 @@ def _registered(kind: str, named: Named, host: Host, folder: FilePath, source: S
     path = ("workload", kind)
     known: Mapping[str, Any] = host.models if kind == "model" else host.datasets
     entry = known.get(named.name)
-    if entry is None and ".py:" in named.name:
+    if entry is None and is_user_function(named.name):
         entry = _user_function(kind, named.name, folder, source)
         if entry is None:
             return None
@@ -242,7 +279,7 @@ def refuse_name(source: Source, path: Path, name: str, known: Iterable[str], hos
 
 
 def _user_function(kind: str, name: str, folder: FilePath, source: Source) -> object:
-    from harness.workloads.user import UserFunctionError, user_dataset, user_model
+    from harness.workloads.user import user_dataset, user_model
 
     try:
         return user_model(name, folder) if kind == "model" else user_dataset(name, folder)
@@ -280,6 +317,7 @@ def _completed(
         learning_rate=entries["model"].entry.learning_rate,
         code=code,
         dataset_entry=(dataset, entries["dataset"].options),
+        batch_norm=dataset is not None and entries["model"].entry.names_batch_norm,
         timing_only=dataset is None,
         dram_bytes=document.limits.dram,
         per_gpu_hour=price.get("amount"),
@@ -296,7 +334,7 @@ def _faults(document: Document) -> Faults:
 
 
 def _workload(workload: WorkloadSection, entries: dict[str, Entry]) -> Workload:
-    names = {key: getattr(workload, key).name for key in entries}
+    names = {key: getattr(workload, key).name for key in entries if key != "loss"}
     if is_without_data(workload.model):
         names |= {"model": entries["model"].entry.name, "dataset": "none"}
     return Workload(
@@ -306,7 +344,17 @@ def _workload(workload: WorkloadSection, entries: dict[str, Entry]) -> Workload:
         lr_warmup=workload.lr_warmup,
         clip_norm=workload.clip_norm,
         step=workload.step,
+        loading=_loading(workload.loading),
+        sync_batchnorm=workload.sync_batchnorm,
+        find_unused_parameters=workload.find_unused_parameters,
     )
+
+
+def _loading(section: LoadingSection | None) -> Loading:
+    if section is None:
+        return Loading()
+    stays = section.resident if isinstance(section.resident, str) else "yes" if section.resident else "no"
+    return Loading(section.workers, section.prefetch, section.pin_memory, stays)
 
 
 def _goal(goal: GoalSection, target_of_dataset: float | None, source: Source) -> Goal | None:
@@ -340,6 +388,8 @@ def _code(workload: WorkloadSection, entries: dict[str, Entry], source: Source) 
     """Hash what names and options do not identify: the code behind them, and data in files of the user's own."""
     model, dataset = entries["model"].entry, entries["dataset"]
     code = {"model": model.code_hash, "dataset": dataset.entry.code_hash}
+    owns = {key: entries[key].entry for key in ("loss", "optimizer", "lr_schedule")}
+    code |= {key: file_hash(own.file.path, own.file.text) for key, own in owns.items() if own is not None}
     if not any(isinstance(value, FilePath) for _, value in dataset.options):
         return code
     try:

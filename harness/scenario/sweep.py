@@ -12,8 +12,9 @@ from harness.core.errors import nearest, unknown
 from harness.core.records import Json
 from harness.core.words import show
 from harness.scenario.mistakes import Source, key_problems, validated
+from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.scenario.override import EXCLUSIVE, TABLES, WITH_OPTIONS, resolve_key
-from harness.scenario.schema import NOT_SWEPT, OPTIMIZERS, SweepSection, key_paths, sections
+from harness.scenario.schema import NOT_SWEPT, SweepSection, key_paths, sections
 from harness.scenario.settings import builtin, refuse_name
 from harness.scenario.toml_lines import Path
 

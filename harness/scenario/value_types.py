@@ -15,6 +15,7 @@ from harness.core.errors import one_of
 from harness.core.given_cluster import GivenLink, LinkFigures, MeasuredTable, StepFigures
 from harness.core.records import Json
 from harness.core.units import RATE_FORMS, parse_bytes, parse_rate, parse_seconds
+from harness.workloads.user_files import is_user_function
 
 LARGEST_COUNT = 2**31 - 1
 """Chosen: what every library below us still counts with."""
@@ -295,6 +296,23 @@ def word(*words: str, other: str = "") -> Callable[[object], str]:
         if isinstance(value, str) and value in words:
             return value
         raise ValueError(one_of(value if isinstance(value, str) else "", words) + (f"; {other}" if other else ""))
+
+    return check
+
+
+def resident(value: object) -> str | bool:
+    """Check whether samples stay in memory."""
+    if value == "auto" or isinstance(value, bool):
+        return value  # type: ignore[return-value]
+    raise ValueError('"auto", true or false')
+
+
+def word_or_function(*words: str) -> Callable[[object], str]:
+    """Accept one of a few words, or FILE.py:FUNCTION."""
+    check_word = word(*words, other="or FILE.py:FUNCTION for a function of your own")
+
+    def check(value: object) -> str:
+        return value if isinstance(value, str) and is_user_function(value) else check_word(value)
 
     return check
 

@@ -10,7 +10,6 @@ from typing import Any
 from harness.core.cell import Named
 from harness.core.errors import InputError
 from harness.core.words import counted, parameters
-from harness.costs.cells import profile_hash, profile_of_file
 from harness.scenario.mistakes import Source, validated
 from harness.scenario.schema import GivenSizes, GivenTimes
 from harness.scenario.value_types import WITHOUT_MATHEMATICS
@@ -46,6 +45,8 @@ def read_given(named: Named, folder: Path, source: Source) -> tuple[GivenModel, 
     options = validated(GivenTimes, named.options, source, path)
     if options is None:
         return None
+    from harness.costs.cells import profile_hash, profile_of_file  # late: most scenarios have a model of their own
+
     file = folder / options.profile
     try:
         profile_of_file(file, options.batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.api.hooks import hookimpl
 from harness.workloads.entries import Dataset, DataShape, Model
+from harness.workloads.from_files import FILE_DATASETS
 from harness.workloads.large import LARGE_MODELS, TOKENS
 from harness.workloads.small import DATASETS, MODELS
 
@@ -19,4 +20,4 @@ def harness_models() -> tuple[Model, ...]:
 @hookimpl
 def harness_datasets() -> tuple[Dataset, ...]:
     """Register the data sets that ship with the harness."""
-    return (*DATASETS, TOKENS)
+    return (*DATASETS, TOKENS, *FILE_DATASETS)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 
 from harness.workloads.entries import DataShape, Feature
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Inputs: TypeAlias = "torch.Tensor | dict[str, torch.Tensor]"
 """Samples along the first axis; a dictionary goes to the model as keywords, a tensor as its one argument."""
@@ -85,6 +89,7 @@ class Samples:
 
     inputs: Inputs
     targets: torch.Tensor
+    draws: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -97,6 +102,13 @@ class Samples:
     def take(self, index: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
         """Return copies of the samples that `index` (int64, on the same device) lists, and their targets."""
         return take(self.inputs, index), self.targets.index_select(0, index)
+
+    def rows(self, rows: npt.NDArray[np.int64]) -> tuple[Inputs, torch.Tensor]:
+        """Return copies of the samples of these numbers, and their targets."""
+        index = torch.from_numpy(rows)
+        if self.device.type == "cuda":
+            index = index.pin_memory().to(self.device, non_blocking=True)  # the host need not wait for it
+        return self.take(index)
 
     def block(self, start: int, end: int) -> tuple[Inputs, torch.Tensor]:
         """Return copies of neighbouring samples."""

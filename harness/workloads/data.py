@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from harness.core.cell import Loading
 from harness.core.errors import InputError
-from harness.workloads.batches import Samples
-from harness.workloads.entries import IGNORED, RawData, enlarge, training_size
+from harness.workloads.batches import Inputs, Samples
+from harness.workloads.entries import IGNORED, RawData, Source, enlarge, training_size
+from harness.workloads.streamed import Streamed
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 SPLIT_SEED = 20160
 """Draws the validation split: chosen once, and never a run's seed, so that all runs are judged by the same samples."""
+
+LOADING = Loading()
 
 CHUNK = 1024
 """Images converted at once: temporary memory of a few MB, however large the data set; chosen."""
@@ -37,9 +41,9 @@ class Data:
         remarks: what was converted on the way, in words.
     """
 
-    train: Samples
-    validation: Samples
-    test: Samples
+    train: Samples | Streamed
+    validation: Samples | Streamed
+    test: Samples | Streamed
     classes: int
     checksum: str
     vocabulary: int = 0
@@ -145,6 +149,8 @@ def prepare(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     as_images: bool = False,
+    loading: Loading = LOADING,
+    seed: int = 0,
 ) -> Data:
     """Return `raw` as tensors on `device`.
 
@@ -160,30 +166,90 @@ def prepare(
         dtype: of the inputs.
         device: where all tensors stay.
         as_images: give plain arrays of one to three axes the shape of images, which built-in models read.
+        loading: how samples that do not stay in memory are read.
+        seed: draws samples that are drawn anew each time.
 
     Raises:
         InputError: images larger than the model's input, pixels that are not finite, or nothing left to train on.
     """
     device = torch.device(device)
     train, validation = split(len(raw.train_targets), validation_fraction)
-    convert = _converter(raw, model_input_size, dtype, device, as_images)
+    convert = _converter(raw, model_input_size, dtype, torch.device("cpu") if raw.streams else device, as_images)
 
-    def samples(inputs: Arrays, labels: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Samples:
+    def resident(inputs: Arrays, labels: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Samples:
         named = inputs if isinstance(inputs, dict) else {"": inputs}
         tensors = {name: convert(array, order) for name, array in named.items()}
         targets = _as_given(labels, order, dtype, device)
         return Samples(tensors if isinstance(inputs, dict) else tensors[""], targets)
 
+    def batch(inputs: Arrays, labels: npt.NDArray[np.generic]) -> tuple[Inputs, torch.Tensor]:
+        named = inputs if isinstance(inputs, dict) else {"": inputs}
+        everything = np.arange(len(labels))
+        tensors = {name: convert(array, everything) for name, array in named.items()}
+        targets = _as_given(labels, everything, dtype, torch.device("cpu"))
+        return tensors if isinstance(inputs, dict) else tensors[""], targets
+
+    def streamed(source: Source, labels: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Streamed:
+        assert raw.streams is not None
+        targets = _as_given(labels, order, dtype, device)
+        return Streamed(source.at(order), targets, batch, device, loading, raw.streams.draws, seed)
+
+    tested = np.arange(len(raw.test_targets))
+    if raw.streams is not None:
+        sources = raw.streams.train, raw.streams.train, raw.streams.test
+        orders = (raw.train_targets, train), (raw.train_targets, validation), (raw.test_targets, tested)
+        splits: list[Samples | Streamed] = [
+            streamed(source, *order) if len(order[1]) else resident(raw.train_inputs, *order)
+            for source, order in zip(sources, orders, strict=True)
+        ]
+    else:
+        splits = [
+            resident(raw.train_inputs, raw.train_targets, train),
+            resident(raw.train_inputs, raw.train_targets, validation),
+            resident(raw.test_inputs, raw.test_targets, tested),
+        ]
     return Data(
-        train=samples(raw.train_inputs, raw.train_targets, train),
-        validation=samples(raw.train_inputs, raw.train_targets, validation),
-        test=samples(raw.test_inputs, raw.test_targets, np.arange(len(raw.test_targets))),
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
         classes=raw.classes,
         checksum=raw.checksum,
         vocabulary=raw.vocabulary,
         counts=_counted(raw.train_targets[train]),
-        remarks=raw.remarks,
+        remarks=(*raw.remarks, *_rounded(raw, dtype)),
     )
+
+
+COARSE = 1e-3
+"""Of a column's spread, from which rounding it is said to lose something; chosen: models see smaller differences."""
+
+
+def _rounded(raw: RawData, dtype: torch.dtype) -> list[str]:
+    """Say where numbers that are given more exactly than the cell computes lose what tells them apart.
+
+    Dates in seconds are such: 32 bits hold them to 128 s.
+    """
+    if dtype == torch.float64 or raw.full_scale is not None:
+        return []
+    said = []
+    inputs = raw.train_inputs if isinstance(raw.train_inputs, dict) else {"": raw.train_inputs}
+    for name, array in inputs.items():
+        if array.dtype != np.float64 or not array.size:
+            continue
+        columns = array[:ROUNDED_ROWS].reshape(min(len(array), ROUNDED_ROWS), -1)
+        spread, error = columns.std(axis=0), np.abs(columns).max(axis=0) * float(np.finfo(np.float32).eps) / 2
+        lost = int(((spread > 0) & (error > COARSE * spread)).sum())
+        if lost:
+            what = f"inputs {name}".rstrip()
+            said.append(
+                f"data: {what}: {lost} of {columns.shape[1]} numbers of a sample differ too little for their size "
+                'to be told apart as float32; subtract their mean, or set workload.precision = "fp64"'
+            )
+    return said
+
+
+ROUNDED_ROWS = 4096
+"""Samples that are looked at for it; chosen: enough for a spread."""
 
 
 def _converter(

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,8 @@ def load_idx(train_images: Path, train_labels: Path, test_images: Path, test_lab
     paths = (train_images, train_labels, test_images, test_labels)
     axes = (IMAGE_AXES, LABEL_AXES, IMAGE_AXES, LABEL_AXES)
     arrays = [read_idx(path, dimensions) for path, dimensions in zip(paths, axes, strict=True)]
-    return _from_idx(str(train_images.parent), arrays, files_checksum(path.read_bytes() for path in paths))
+    raw = _from_idx(str(train_images.parent), arrays, files_checksum(path.read_bytes() for path in paths))
+    return replace(raw, judged=False)
 
 
 def idx_size(train_images: Path, train_labels: Path, test_images: Path, test_labels: Path) -> DatasetSize:

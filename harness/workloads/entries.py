@@ -6,11 +6,12 @@ entry carries, when it is called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     Arrays = npt.NDArray[np.generic] | dict[str, npt.NDArray[np.generic]]
+    Keeps = Callable[[int, bool], bool]
 
 LOSSES = ("cross-entropy", "mse", "bce-with-logits")
 
 IGNORED = -100
 """A class that a target may have so that it counts in no loss and no accuracy; torch's own number for it."""
 
+
+_BATCH_NORM = re.compile(r"\b(Lazy|Sync)?BatchNorm([123]d)?\b")
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
@@ -109,6 +113,41 @@ class SourceFile:
     text: str
 
 
+class Source(Protocol):
+    """Samples that are read when they are needed."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def at(self, rows: npt.NDArray[np.generic]) -> Source:
+        """Return some of the samples, in this order."""
+        ...
+
+    def read(
+        self, rows: npt.NDArray[np.generic], before: Callable[[int], None] | None = None
+    ) -> tuple[Arrays, npt.NDArray[np.generic]]:
+        """Return inputs and targets of these samples, in the types that a model gets.
+
+        Args:
+            before: called with a sample's own number before it is read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Samples that do not stay in memory.
+
+    Attributes:
+        draws: whether a sample is drawn anew each time it is read, as augmented images are.
+    """
+
+    train: Source
+    test: Source
+    draws: bool = False
+
+
 @dataclass(frozen=True)
 class RawData:
     """A data set as its publisher made it, in numpy arrays.
@@ -126,6 +165,8 @@ class RawData:
         checksum: sha256 in hex, of the content; part of the identity of every cell.
         vocabulary: how many different tokens there are; 0 where samples are no text.
         remarks: what was converted or left out on the way, in words; the record keeps them.
+        streams: what reads the samples; inputs are then those of a few of them only, targets those of all.
+        judged: whether its targets fit the losses that it is for; the user's own are asked for every loss.
     """
 
     train_inputs: Arrays
@@ -137,13 +178,16 @@ class RawData:
     checksum: str
     vocabulary: int = 0
     remarks: tuple[str, ...] = ()
+    streams: Streams | None = None
+    judged: bool = True
 
     @property
     def shape(self) -> DataShape:
         """Shape of one sample before images are enlarged; images without a channel axis have one channel."""
         inputs, targets = self.train_inputs, self.train_targets
         each = targets.shape[1:]
-        if self.vocabulary and not isinstance(inputs, dict) and inputs.ndim == 2 and self.classes and len(each) < 2:
+        text = self.vocabulary and not isinstance(inputs, dict) and inputs.ndim == 2
+        if text and not isinstance(inputs, dict) and self.classes and each in ((), inputs.shape[1:]):
             return DataShape(1, 1, inputs.shape[1], self.classes, self.vocabulary, len(each) == 1)
         target = None
         if each or targets.dtype.kind == "f":
@@ -194,6 +238,11 @@ class Model:
     least_size: int = 1
 
     @cached_property
+    def names_batch_norm(self) -> bool:
+        """Whether BatchNorm is named where it is defined: all that can be told before it is built."""
+        return _BATCH_NORM.search(self.summary if self.file is None else self.file.text) is not None
+
+    @cached_property
     def code_hash(self) -> str:
         """Hash of what decides which network is built, besides its options: an edited network is another one."""
         return f"{_code_hash(self.file, self.build)} {self.input_size} {self.takes}"
@@ -213,6 +262,8 @@ class Dataset:
         load: reads the data, downloading it first where it can.
         checksum: what `load(options).checksum` will be, without decoding images; None where only loading tells.
         file: the user's own file, where the data set comes from one.
+        stream: reads the data as `load` does, but only as much as it is told to keep (see `own_data.raw_data`); None:
+            everything is always read.
     """
 
     name: str
@@ -224,6 +275,7 @@ class Dataset:
     load: Callable[[Any], RawData]
     checksum: Callable[[Any], str | None]
     file: SourceFile | None = None
+    stream: Callable[[Any, Keeps], RawData] | None = None
 
     @cached_property
     def code_hash(self) -> str:
@@ -339,7 +391,7 @@ def seen_shape(shape: DataShape, model: Model) -> DataShape:
 ActivationName = Literal["sigmoid", "tanh", "relu", "leaky-relu", "elu", "maxout"]
 
 
-class IdxOptions(Options):
+class IdxOptions(Options, defer_build=True):
     """Options of `idx`: a folder with four IDX files, compressed (.gz) or not."""
 
     path: Path
@@ -351,7 +403,7 @@ class IdxOptions(Options):
     test_labels: str = "t10k-labels-idx1-ubyte"
 
 
-class SyntheticOptions(Options):
+class SyntheticOptions(Options, defer_build=True):
     """Options of `synthetic`."""
 
     samples: Annotated[int, Field(ge=2)] = 4096
@@ -397,7 +449,7 @@ GPT_SIZES = {
 divide: 16 heads and 5120 do."""
 
 
-class GptOptions(Options):
+class GptOptions(Options, defer_build=True):
     """Options of `gpt`: a size by name, and what differs from it."""
 
     size: Literal["small", "medium", "large", "xl", "2.7b", "6.7b", "13b", "175b"] = "small"
@@ -434,7 +486,7 @@ class GptOptions(Options):
         return self
 
 
-class BertLargeOptions(Options):
+class BertLargeOptions(Options, defer_build=True):
     """Options of `bert-large`; the defaults are what was published."""
 
     layers: PositiveInt = 24
@@ -463,7 +515,7 @@ def _check_heads(size: TransformerSize) -> None:
         raise ValueError(f"a width of {size.hidden} is not a multiple of {size.heads} heads")
 
 
-class TokensOptions(Options):
+class TokensOptions(Options, defer_build=True):
     """Options of `tokens`."""
 
     samples: Annotated[int, Field(ge=2)] = 2048
@@ -484,3 +536,54 @@ class TokensOptions(Options):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Draws the data itself; independent of the run's seeds."""
+
+
+class TextOptions(Options):
+    """Options of `text`."""
+
+    path: Path | None = None
+    """A UTF-8 file, or a folder whose text files are read in the order of their names; default: the sources of Python's
+    standard library. A relative one is looked up from where harness was started."""
+
+    sequence: Annotated[int, Field(ge=2)] = 64
+    """Bytes of one sample; each is a token."""
+
+    samples: Annotated[int, Field(ge=2)] = 16384
+    """At most so many to train on and validate with."""
+
+    test_samples: PositiveInt = 1024
+
+
+class ImageFolderOptions(Options):
+    """Options of `imagefolder`."""
+
+    path: Path
+    """A folder with one folder for each class; or with train/ and test/ or val/, each with such folders. A relative one
+    is looked up from where harness was started."""
+
+    size: PositiveInt = 64
+    """Height and width in pixels that every image is resized and cropped to."""
+
+    channels: Literal[1, 3] = 3
+    """3: red, green and blue; 1: grey."""
+
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the images that is the test split, where there is no folder of its own."""
+
+
+class TableOptions(Options):
+    """Options of `table`."""
+
+    path: Path
+    """A CSV or Parquet file with a line of names. A relative one is looked up from where harness was started."""
+
+    target: str
+    """The column that a model is to tell: text or whole numbers are classes, fractions are numbers to be met."""
+
+    test_path: Path | None = None
+    """A file like it with the test rows; default: a share of the rows."""
+
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    categories: Literal["one-hot", "codes"] = "one-hot"
+    """What a column of text becomes: a column of 0 and 1 for each of its words, or one of numbers."""

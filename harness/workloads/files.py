@@ -53,17 +53,17 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Published:
-    """A published data set of four IDX files.
+    """A published data set: four IDX files, or one archive.
 
     Attributes:
         folder: its name under the data folder.
         mirrors: addresses of folders, each with all the files, tried in this order.
-        files: training images, training labels, test images, test labels.
+        files: training images, training labels, test images, test labels; or the archive.
     """
 
     folder: str
     mirrors: tuple[str, ...]
-    files: tuple[PublishedFile, PublishedFile, PublishedFile, PublishedFile]
+    files: tuple[PublishedFile, ...]
 
     @property
     def checksum(self) -> str:
@@ -112,6 +112,27 @@ FASHION_MNIST = Published(
         ),
         PublishedFile(
             "t10k-labels-idx1-ubyte.gz", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
+        ),
+    ),
+)
+
+# Sizes and sums of the author's archives, as TensorFlow Datasets records them.
+CIFAR10 = Published(
+    "cifar10",
+    ("https://www.cs.toronto.edu/~kriz",),
+    (
+        PublishedFile(
+            "cifar-10-binary.tar.gz", 170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+        ),
+    ),
+)
+
+CIFAR100 = Published(
+    "cifar100",
+    ("https://www.cs.toronto.edu/~kriz",),
+    (
+        PublishedFile(
+            "cifar-100-binary.tar.gz", 168513733, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"
         ),
     ),
 )
@@ -194,7 +215,7 @@ def _make_writable(published: Published, folder: Path) -> None:
 
 
 def read_published(published: Published) -> Iterator[tuple[Path, bytes]]:
-    """Yield path and verified content of the four files, downloading what is missing first.
+    """Yield path and verified content of the files, downloading what is missing first.
 
     Raises:
         MachineError: a file can neither be found nor downloaded, or is not the published one.

@@ -5,18 +5,72 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.core.errors import InputError, one_of
+from harness.core.errors import InputError, PluginError, one_of
 from harness.workloads.batches import Samples, call, outputs_of
 from harness.workloads.entries import IGNORED, LOSSES
 
 WeightedLoss = Callable[[torch.Tensor, torch.Tensor, float | torch.Tensor], torch.Tensor]
 Reduced = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
+
+
+class Reduces(StrEnum):
+    """What a loss of the user's own returns for a batch.
+
+    Attributes:
+        EACH_SAMPLE: one number for each sample.
+        EACH_TARGET: one number for each target of each sample, 0 for those that do not count.
+        MEAN_OF_SAMPLES: the mean over the samples.
+        MEAN_OF_TARGETS: the mean over the targets that count.
+        WHOLE: one number that is no mean of its parts': a batch cannot be shared out.
+    """
+
+    EACH_SAMPLE = "one number for each sample"
+    EACH_TARGET = "one number for each target"
+    MEAN_OF_SAMPLES = "the mean over samples"
+    MEAN_OF_TARGETS = "the mean over targets"
+    WHOLE = "one number that is no mean over samples"
+
+    @property
+    def by_targets(self) -> bool:
+        """Whether parts of a batch are weighed by how many of their targets count."""
+        return self in (Reduces.EACH_TARGET, Reduces.MEAN_OF_TARGETS)
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """A loss that is a function of the user's own: of (outputs, targets).
+
+    Attributes:
+        name: what the scenario says.
+        reduces: as the trial step found it.
+    """
+
+    name: str
+    function: Callable[[torch.Tensor, torch.Tensor], Any]
+    reduces: Reduces = Reduces.MEAN_OF_SAMPLES
+
+    def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return what the function returns.
+
+        Raises:
+            PluginError: it is no tensor.
+        """
+        value = self.function(outputs, targets)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value.reshape(()) if value.numel() == 1 else value
+        got = f"a tensor of {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise PluginError(
+            f"workload.loss = {self.name}: returned {got}; return a tensor with a fraction: the mean over the samples, "
+            "or one number for each of them"
+        )
 
 
 def _widen(outputs: torch.Tensor) -> torch.Tensor:
@@ -93,7 +147,8 @@ def _squared_error(outputs: torch.Tensor, targets: torch.Tensor, reduction: str)
     """Return the squared distance to the target; to the one-hot one of a class: the mean over classes."""
     outputs = _widen(outputs)
     if targets.is_floating_point():
-        return functional.mse_loss(_as_targets(outputs, targets), targets, reduction=reduction)
+        # In the outputs' own type: torch has no backward pass for a difference of two types.
+        return functional.mse_loss(_as_targets(outputs, targets), targets.to(outputs.dtype), reduction=reduction)
     errors = functional.mse_loss(outputs, _one_hot(outputs, targets), reduction=reduction)
     if reduction == "mean":
         return errors  # torch's mean is over samples and classes already
@@ -102,22 +157,22 @@ def _squared_error(outputs: torch.Tensor, targets: torch.Tensor, reduction: str)
 
 def _binary_cross_entropy(outputs: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
     """Return the cross-entropy of yes or no, from logits; targets are 0, 1, or between."""
-    wanted = targets.to(outputs.dtype) if not targets.is_floating_point() else targets
-    return functional.binary_cross_entropy_with_logits(
-        _widen(_as_targets(outputs, wanted)), wanted, reduction=reduction
-    )
+    wide = _widen(_as_targets(outputs, targets))
+    return functional.binary_cross_entropy_with_logits(wide, targets.to(wide.dtype), reduction=reduction)
 
 
 _FUNCTIONS = dict(zip(LOSSES, map(_over_targets, (_cross_entropy, _squared_error, _binary_cross_entropy)), strict=True))
 
 
-def _function(name: str) -> Callable[..., torch.Tensor]:
+def _function(name: str | OwnLoss) -> Callable[..., torch.Tensor]:
+    if isinstance(name, OwnLoss):
+        return _summable(name)
     if name not in _FUNCTIONS:
         raise InputError([f'workload.loss = "{name}": {one_of(name, LOSSES)}'])
     return _FUNCTIONS[name]
 
 
-def weighted_loss(name: str, ragged: bool = False) -> WeightedLoss:
+def weighted_loss(name: str | OwnLoss, ragged: bool = False) -> WeightedLoss:
     """Return a function of outputs, targets and a weight that gives the weighted sum of the samples' losses.
 
     A float is one weight for all: 1/n gives the mean of a batch of n, 1/(whole batch) this part's share of the mean
@@ -129,6 +184,8 @@ def weighted_loss(name: str, ragged: bool = False) -> WeightedLoss:
     Raises:
         InputError: there is no loss of that name.
     """
+    if isinstance(name, OwnLoss) and name.reduces not in (Reduces.EACH_SAMPLE, Reduces.EACH_TARGET):
+        return _weighted_mean(name, ragged)
     function = _function(name)
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
@@ -141,6 +198,88 @@ def weighted_loss(name: str, ragged: bool = False) -> WeightedLoss:
         return function(outputs, targets, "sum", ragged) * weight
 
     return loss
+
+
+def _weighted_mean(own: OwnLoss, ragged: bool) -> WeightedLoss:
+    """Weigh a function that gives means: rows of one weight at a time, those of weight 0 left out."""
+    by_targets = ragged and own.reduces.by_targets
+
+    def share(outputs: torch.Tensor, targets: torch.Tensor, weight: float) -> torch.Tensor:
+        counted = int((targets != IGNORED).sum()) if by_targets else len(targets)
+        # A mean over nothing is not a number; this keeps the graph.
+        return own(outputs, targets) * (weight * counted) if counted else outputs.sum() * 0.0
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+        if not isinstance(weight, torch.Tensor):
+            return share(outputs, targets, weight)
+        total = outputs.sum() * 0.0
+        for each in weight.unique().tolist():
+            if each:
+                rows = weight == each
+                total = total + share(outputs[rows], targets[rows], each)
+        return total
+
+    return loss
+
+
+def _summable(own: OwnLoss) -> Callable[..., torch.Tensor]:
+    """Return a function of the user's own in the form of the built-in ones: with a reduction of ours."""
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor, reduction: str, ragged: bool = False) -> torch.Tensor:
+        if own.reduces is Reduces.EACH_TARGET:
+            each = own(outputs, targets).reshape(len(targets), -1)
+            each = each.sum(dim=1) if ragged else each.mean(dim=1)
+        elif own.reduces is Reduces.EACH_SAMPLE:
+            each = own(outputs, targets).reshape(len(targets))
+        else:
+            counted = int((targets != IGNORED).sum()) if ragged and own.reduces.by_targets else len(targets)
+            total = own(outputs, targets) * counted if counted else outputs.sum() * 0.0
+            return total / len(targets) if reduction == "mean" else total
+        return {"mean": each.mean, "sum": each.sum, "none": lambda: each}[reduction]()
+
+    return loss
+
+
+def how_it_reduces(own: OwnLoss, outputs: torch.Tensor, targets: torch.Tensor, counts: Any = None) -> Reduces:
+    """Find out what a loss of the user's own returns, from outputs for a few samples.
+
+    Args:
+        outputs, targets: of a few samples, whose targets differ.
+        counts: how many targets of each sample count, where samples differ in that.
+
+    Raises:
+        PluginError: it returns something of another shape.
+    """
+    if counts is not None:  # a mean over nothing is no number
+        kept = torch.as_tensor(counts > 0, device=outputs.device)
+        outputs, targets, counts = outputs[kept], targets[kept], counts[counts > 0]
+    with torch.no_grad():
+        value = own(outputs, targets)
+        if value.dim() and value.numel() > 1:
+            return _shaped(own, value, targets)
+        apart = [own(outputs[k : k + 1], targets[k : k + 1]).double().reshape(()) for k in range(len(targets))]
+    whole, parts = value.double().reshape(()), torch.stack(apart)
+    near = (1e-9 if outputs.dtype == torch.float64 else 1e-4) * float(parts.abs().max().clamp(min=1e-12))
+    if abs(float(whole - parts.mean())) <= near:
+        return Reduces.MEAN_OF_SAMPLES
+    if counts is not None:
+        weights = torch.as_tensor(counts, dtype=torch.float64, device=parts.device)
+        if abs(float(whole - (parts * weights).sum() / weights.sum())) <= near:
+            return Reduces.MEAN_OF_TARGETS
+    return Reduces.WHOLE
+
+
+def _shaped(own: OwnLoss, value: torch.Tensor, targets: torch.Tensor) -> Reduces:
+    if value.shape == targets.shape and targets.dim() > 1:
+        return Reduces.EACH_TARGET
+    if value.shape[0] == len(targets) and value.numel() == len(targets):
+        return Reduces.EACH_SAMPLE
+    if value.numel() == targets.numel():
+        return Reduces.EACH_TARGET  # flat, all targets of a sample behind each other
+    raise PluginError(
+        f"workload.loss = {own.name}: returned a tensor of shape {tuple(value.shape)} for targets of shape "
+        f"{tuple(targets.shape)}; return the mean over the samples, one number for each of them, or one for each target"
+    )
 
 
 @contextmanager
@@ -163,7 +302,7 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
 def evaluate(
     module: nn.Module,
     samples: Samples,
-    loss_name: str,
+    loss_name: str | OwnLoss,
     chunk: int = 1000,
     autocast: torch.dtype | None = None,
 ) -> tuple[float, float]:
@@ -186,7 +325,8 @@ def evaluate(
     if not len(samples):
         return math.nan, math.nan
     function, several = _function(loss_name), samples.targets.dim() > 1
-    ragged = several and not samples.targets.is_floating_point() and bool((samples.targets == IGNORED).any())
+    several = several and not (isinstance(loss_name, OwnLoss) and not loss_name.reduces.by_targets)
+    ragged = several and _has_ignored(samples.targets)
     losses, correct = [], []
     size = max(1, chunk // samples.targets[0].numel())
     with _evaluating(module), _autocast(samples.device, autocast):
@@ -199,8 +339,12 @@ def evaluate(
     total_loss = torch.stack(losses).cpu().double().sum().item()
     total_correct = torch.stack(correct).cpu().double().sum().item()
     targets = samples.targets
-    counted = int((targets != IGNORED).sum()) if ragged else targets.numel()
+    counted = max(1, int((targets != IGNORED).sum())) if _has_ignored(targets) else targets.numel()
     return total_loss / (counted if ragged else len(samples)), total_correct / counted
+
+
+def _has_ignored(targets: torch.Tensor) -> bool:
+    return targets.dim() > 1 and not targets.is_floating_point() and bool((targets == IGNORED).any())
 
 
 def _correct(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,394 +1,347 @@
 """What a data function of the user's own may return, and how each form becomes the same four arrays.
 
-Arrays, tensors, pandas columns, torch's map-style datasets and DataLoaders, Hugging Face's datasets. What was converted
-on the way is said in the data's remarks; what cannot be meant is refused before anything is trained.
+`data_forms` reads the forms and `judge_data` judges the splits; here types are settled: images, tokens, classes. What
+was converted on the way is said in the data's remarks; what cannot be meant is refused before anything is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.core.words import counted
-from harness.workloads.entries import IGNORED, RawData
+from harness.core.words import listed
+from harness.workloads.data_forms import MapSet, Part, iterate, joined, parts_of, read_whole
+from harness.workloads.entries import RawData, Streams
+from harness.workloads.found_data import Remarks, Split, Unfit, named
+from harness.workloads.judge_data import check_finite, judge, judge_classes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from harness.workloads.entries import Arrays
+    from harness.workloads.entries import Arrays, Keeps
 
-DATA_FORMS = (
-    "four values (train inputs, train targets, test inputs, test targets), two data sets (train, test) or one; inputs "
-    "are an array or a dict of arrays by the model's keywords, data sets are torch's (map-style), DataLoaders or "
-    "Hugging Face's"
-)
-TARGET_NAMES = ("labels", "label", "target", "targets", "y")
-"""Columns that hold what a model's output is compared with, in the order in which they are looked for."""
+    Array = npt.NDArray[np.generic]
+
+__all__ = ["Unfit", "for_loss", "raw_data"]
+
 TEST_SHARE = 0.1
 """Of a single data set, kept for the test split; chosen as usual."""
-MOST_CLASSES = 100_000
-"""More classes than this are row numbers or measurements; the largest published label sets have some 21,000. Chosen."""
-LARGEST_READ = 2**31
-"""Bytes of an iterable that are read into memory; chosen."""
+TEST_SEED = 20161
+"""Draws that split: chosen once, and never a run's seed, so that all runs are judged by the same samples."""
+LOOK = 512
+"""Samples of a streamed split that are judged, spread over it; chosen: a few batches, so seconds where a step takes
+them. The others are judged when they are trained on."""
+MOST_NAMED = 6
+"""Classes whose names a remark gives; chosen."""
 
 
-class Unfit(ValueError):
-    """What a data function returned cannot be trained on; the message goes on from "returned"."""
-
-
-@dataclass
-class Split:
-    """Inputs and targets of one split, as they were found."""
-
-    inputs: Arrays
-    targets: npt.NDArray[np.generic]
-
-
-@dataclass
-class Remarks:
-    """What was converted or left out on the way, each once."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def add(self, line: str) -> None:
-        """Keep a line."""
-        if line not in self.lines:
-            self.lines.append(line)
-
-
-def raw_data(result: Any) -> RawData:
+def raw_data(result: Any, keeps: Keeps | None = None) -> RawData:
     """Return what a data function returned as arrays.
+
+    Args:
+        keeps: told how many bytes all samples of a map-style data set take, and whether its samples are drawn anew
+            each time; says whether they are all read now. None: they are.
 
     Raises:
         Unfit: it is in none of the forms, or no model could be trained on it.
     """
+    remarks = Remarks()
+    train, test = parts_of(result, remarks)
+    if isinstance(train, MapSet) and keeps is not None:
+        streamed = _streamed(train, test, keeps, remarks)
+        if streamed is not None:
+            return streamed
+    whole = read_whole(train)
+    if test is None:
+        whole, other = _cut(whole, remarks)
+    else:
+        other = read_whole(test)
+    return _settled(whole, other, remarks)
+
+
+def _settled(train: Split, test: Split, remarks: Remarks) -> RawData:
+    """Judge two splits and give them their types."""
     from harness.workloads.datasets import content_checksum
 
-    remarks = Remarks()
-    train, test = _splits(result, remarks)
-    targets = [_targets(split.targets, part, remarks) for split, part in ((train, "training"), (test, "test"))]
-    train, test = Split(train.inputs, targets[0]), Split(test.inputs, targets[1])
-    _check(train, "training")
-    _check(test, "test")
-    _check_alike(train, test)
-    everything = [*_arrays(train.inputs), train.targets, *_arrays(test.inputs), test.targets]
-    images = _bytes_as_images(train, test, remarks)
-    classes = _classes(train.targets, test.targets)
-    ready = images or (_ready(train.inputs), _ready(test.inputs))
+    train.targets, test.targets = _target_types(train.targets, test.targets, remarks)
+    train.inputs, test.inputs = _same_type(train.inputs, test.inputs)
+    judge(train, test, remarks)
+    everything = [array for split in (train, test) for array in (*named(split.inputs).values(), split.targets)]
+    finish, full_scale = _finish(train.inputs, remarks)
+    ready = finish(train.inputs), finish(test.inputs)
     return RawData(
         ready[0],
         train.targets,
         ready[1],
         test.targets,
-        classes=classes,
-        full_scale=255.0 if images else None,
+        classes=_number_of_classes(train.targets, test.targets),
+        full_scale=full_scale,
         checksum=content_checksum(everything),
-        vocabulary=0 if images else _vocabulary(*ready),
+        vocabulary=0 if full_scale else _vocabulary(*ready),
         remarks=tuple(remarks.lines),
-    )
-
-
-# -- forms -------------------------------------------------------------------------------------------------------------
-
-
-def _splits(result: Any, remarks: Remarks) -> tuple[Split, Split]:
-    if isinstance(result, Mapping) and "train" in result:  # a DatasetDict, or a dict of splits
-        test = next((result[name] for name in ("test", "validation") if name in result), None)
-        result = (result["train"], test) if test is not None else result["train"]
-    if isinstance(result, tuple | list) and len(result) == 4:
-        inputs, targets, test_inputs, test_targets = result
-        return Split(_inputs(inputs), _array(targets)), Split(_inputs(test_inputs), _array(test_targets))
-    if isinstance(result, tuple | list) and len(result) == 2 and _is_set(result[0]):
-        return _read(result[0], remarks), _read(result[1], remarks)
-    if _is_set(result):
-        return _cut(_read(result, remarks), remarks)
-    got = counted(len(result), "value") if isinstance(result, tuple | list) else type(result).__name__
-    raise Unfit(f"{got}, expected {DATA_FORMS}")
-
-
-def _is_set(value: Any) -> bool:
-    """Whether this is a data set of samples rather than an array."""
-    return hasattr(value, "column_names") or (
-        not isinstance(value, np.ndarray | str | bytes | Mapping)
-        and not hasattr(value, "detach")
-        and not hasattr(value, "dtype")
-        and (hasattr(value, "__getitem__") or hasattr(value, "__iter__"))
-        and not isinstance(value, tuple | list)
+        judged=False,
     )
 
 
 def _cut(whole: Split, remarks: Remarks) -> tuple[Split, Split]:
-    """Keep the last samples of a single data set for the test split."""
-    number = len(whole.targets)
-    train = number - max(1, round(TEST_SHARE * number))
-    remarks.add(f"data: one data set was given; its last {number - train:,} of {number:,} samples are the test split")
-    head, tail = slice(None, train), slice(train, None)
-    return (
-        Split(_sliced(whole.inputs, head), whole.targets[head]),
-        Split(_sliced(whole.inputs, tail), whole.targets[tail]),
+    """Keep some samples of a single data set for the test split."""
+    train, test = _cut_rows(len(whole), remarks)
+    return whole.at(train), whole.at(test)
+
+
+def _cut_rows(number: int, remarks: Remarks) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Draw the test split of a single data set: data are often sorted by class, so that its last samples are not fair.
+
+    Raises:
+        Unfit: there is one sample only.
+    """
+    if number == 1:
+        raise Unfit("one sample; at least three are needed: to train on, to hold out and to test with")
+    tested = max(1, round(TEST_SHARE * number))
+    order = np.random.RandomState(TEST_SEED).permutation(number)
+    remarks.add(
+        f"data: one data set was given; {tested:,} of its {number:,} samples, the same in every run, are the test split"
+    )
+    return np.sort(order[tested:]), np.sort(order[:tested])
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def _streamed(train: MapSet, test: Part | None, keeps: Keeps, remarks: Remarks) -> RawData | None:
+    """Return data whose samples are read when they are needed; None where all are read now.
+
+    Raises:
+        Unfit: a look at them shows that they cannot be trained on.
+    """
+    number = len(train)
+    first = train.read(range(1))
+    each = sum(array.nbytes for array in (*named(first.inputs).values(), first.targets))
+    total = each * (number + (len(test) if test is not None else 0))
+    anew = draws(train)
+    if keeps(total, anew):
+        if anew:
+            remarks.add("data: samples are drawn anew each time, and were read once: every epoch sees the same ones")
+        return None
+    tested: Part = train if test is None else test
+    rows = np.arange(number), np.arange(len(tested))
+    if test is None:
+        rows = _cut_rows(number, remarks)
+    looks = _look(train, rows[0], remarks), _look(tested, rows[1], remarks)
+    settled = _settled(looks[0][0], looks[1][0], remarks)
+    # The look was converted in the end; targets of all samples are converted alike.
+    targets = [_all_targets(targets, split, remarks) for split, targets in looks]
+    finish, _ = _finish(looks[0][0].inputs, Remarks())
+    source = MapSource(train, finish), tested_source(tested, finish)
+    return replace(
+        settled,
+        train_targets=targets[0],
+        test_targets=targets[1],
+        classes=_number_of_classes(*targets),
+        remarks=tuple(remarks.lines),
+        streams=Streams(source[0].at(rows[0]), source[1].at(rows[1]), anew),
     )
 
 
-def _sliced(inputs: Arrays, part: slice) -> Arrays:
-    return {name: array[part] for name, array in inputs.items()} if isinstance(inputs, dict) else inputs[part]
+def _look(part: Part, rows: npt.NDArray[np.intp], remarks: Remarks) -> tuple[Split, Array]:
+    """Return samples spread over a split, and the targets of all of them.
 
-
-def _read(samples: Any, remarks: Remarks) -> Split:
-    """Return the arrays of a data set of any kind."""
-    if hasattr(samples, "column_names"):
-        return _of_columns(samples)
-    collate = None
-    if hasattr(samples, "dataset") and hasattr(samples, "collate_fn"):
-        remarks.add("data: of a DataLoader its data set and collate function are used, not its sampler and batch size")
-        samples, collate = samples.dataset, samples.collate_fn
-        if hasattr(samples, "column_names"):
-            return _of_columns(samples)
-    return _of_batches(_batches(samples, collate, remarks))
-
-
-def _of_columns(samples: Any) -> Split:
-    """Return the columns of a Hugging Face data set: one is the target, the others are the model's keywords."""
-    names = list(samples.column_names)
-    target = next((name for name in TARGET_NAMES if name in names), None)
-    if target is None:
-        raise Unfit(f"a data set with the columns {', '.join(names)}; one of them must be called {_or(TARGET_NAMES)}")
-    columns = samples.with_format("numpy")[:]
-    found = {name: _stacked(columns[name], name) for name in names}
-    targets = found.pop(target)
-    if not found:
-        raise Unfit(f"a data set whose only column is {target}; it has no inputs")
-    inputs = {name: array for name, array in found.items() if array.dtype.kind in "biuf"}
-    if not inputs:
-        raise Unfit(f"columns of text ({', '.join(found)}); tokenize them first: models take numbers")
-    return Split(inputs, targets)
-
-
-def _batches(samples: Any, collate: Any, remarks: Remarks) -> Iterator[Any]:
-    """Yield the samples of a data set, collated a few at a time."""
-    from torch.utils.data import default_collate
-
-    join, size = collate or default_collate, 256
-    if hasattr(samples, "__getitem__") and hasattr(samples, "__len__"):
-        for start in range(0, len(samples), size):
-            yield join([samples[k] for k in range(start, min(start + size, len(samples)))])
-        return
-    remarks.add("data: an iterable was read once, into memory")
-    waiting, held = [], 0
-    for sample in samples:
-        waiting.append(sample)
-        if len(waiting) == size:
-            batch = join(waiting)
-            held += _bytes_of(batch)
-            if held > LARGEST_READ:
-                raise Unfit(f"an iterable of more than {LARGEST_READ / 2**30:g} GiB; return a map-style data set")
-            yield batch
-            waiting = []
-    if waiting:
-        yield join(waiting)
-
-
-def _bytes_of(batch: Any) -> int:
-    if hasattr(batch, "nbytes"):
-        return int(batch.nbytes)
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    return sum(_bytes_of(value) for value in batch) if isinstance(batch, tuple | list) else 0
-
-
-def _of_batches(batches: Iterable[Any]) -> Split:
-    """Join collated batches: pairs of (inputs, targets), or dictionaries with a target among them."""
-    inputs: list[Arrays] = []
-    targets: list[npt.NDArray[np.generic]] = []
-    for batch in batches:
-        found = _pair(batch)
-        inputs.append(_inputs(found[0]))
-        targets.append(_array(found[1]))
-    if not targets:
-        raise Unfit("a data set without samples")
-    first = inputs[0]
-    try:
-        if isinstance(first, dict):
-            joined: Arrays = {name: np.concatenate([each[name] for each in inputs]) for name in first}  # type: ignore[call-overload]
-        else:
-            joined = np.concatenate(inputs)  # type: ignore[arg-type]
-        return Split(joined, np.concatenate(targets))
-    except ValueError as error:
-        raise Unfit(f"samples of different shapes ({error}); pad or crop them to one") from None
-
-
-def _pair(batch: Any) -> tuple[Any, Any]:
-    if isinstance(batch, Mapping):
-        target = next((name for name in TARGET_NAMES if name in batch), None)
-        if target is None:
-            raise Unfit(f"samples with the keys {', '.join(map(str, batch))}; one must be called {_or(TARGET_NAMES)}")
-        rest = {name: value for name, value in batch.items() if name != target}
-        return rest, batch[target]
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    got = counted(len(batch), "value") if isinstance(batch, tuple | list) else type(batch).__name__
-    raise Unfit(f"samples of {got}, expected pairs (inputs, target) or dicts with a target")
-
-
-def _or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-# -- arrays ------------------------------------------------------------------------------------------------------------
-
-
-def _inputs(value: Any) -> Arrays:
-    if isinstance(value, Mapping):
-        return {str(name): _array(each, str(name)) for name, each in value.items()}
-    if isinstance(value, tuple | list) and value and len(getattr(value[0], "shape", ())):
-        raise Unfit("several inputs without names; give them as a dict by the keywords of the model's forward")
-    return _array(value)
-
-
-def _array(value: Any, name: str = "") -> npt.NDArray[np.generic]:
-    """Return an array of numbers; bfloat16, which numpy does not know, becomes float32, exactly."""
-    where = f" as {name}" if name else ""
-    try:
-        if hasattr(value, "detach"):
-            tensor = value.detach().cpu()
-            value = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise Unfit(f"{type(value).__name__}{where}, not an array: {error}") from error
-    if array.dtype.kind not in "biuf":
-        if array.dtype.kind in "OUST":
-            raise Unfit(f"an array of text or objects{where} ({array.dtype}); give classes the numbers 0, 1, 2, ...")
-        raise Unfit(f"an array of {array.dtype}{where}, expected numbers")
-    if array.ndim == 0:
-        raise Unfit(f"a single number{where}, expected one row for each sample")
-    return array
-
-
-def _stacked(column: Any, name: str) -> npt.NDArray[np.generic]:
-    array = np.asarray(column)
-    if array.dtype.kind != "O":
-        return array
-    try:
-        return np.stack([np.asarray(each) for each in column])
-    except ValueError:
-        raise Unfit(f"rows of different lengths in the column {name}; pad them to one length") from None
-
-
-def _arrays(inputs: Arrays) -> list[npt.NDArray[np.generic]]:
-    return list(inputs.values()) if isinstance(inputs, dict) else [inputs]
-
-
-def _ready(inputs: Arrays) -> Arrays:
-    """Return inputs in the types that tensors have: float32 (float64 stays), int64 for whole numbers.
-
-    Whole numbers of two axes are tokens; of any other number of axes and without a name they are measurements.
+    All samples are read where nothing else tells their targets, or how many different tokens there are.
     """
-
-    def one(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        if array.dtype.kind == "f":
-            return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-        return array if array.dtype in (np.bool_, np.uint8) else array.astype(np.int64)
-
-    if not isinstance(inputs, dict) and inputs.dtype.kind in "iu" and inputs.ndim != 2:
-        return inputs.astype(np.float32)
-    return {name: one(array) for name, array in inputs.items()} if isinstance(inputs, dict) else one(inputs)
-
-
-def _targets(targets: npt.NDArray[np.generic], part: str, remarks: Remarks) -> npt.NDArray[np.generic]:
-    """Return classes as int64, and numbers to be met as float32."""
-    if targets.dtype.kind in "iub":
-        if targets.ndim == 2 and targets.shape[1] == 1:
-            targets = targets[:, 0]
-            remarks.add("data: targets of shape (n, 1) are read as (n,)")
-        return targets.astype(np.int64, copy=False)
-    return targets.astype(np.float32, copy=False)
+    if isinstance(part, Split):
+        return part.at(rows), part.targets[rows]
+    spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOK, len(rows))).astype(np.intp))]
+    look = joined([*iterate(part, spread)])
+    known = part.all_targets
+    tokens = any(array.dtype.kind in "iu" and array.dtype != np.uint8 for array in named(look.inputs).values())
+    if known is not None and not tokens:
+        return look, known[rows]
+    if len(spread) < len(rows):
+        why = "to count the different tokens" if tokens else "for their targets; an attribute targets would spare that"
+        remarks.add(f"data: all samples were read once {why}")
+    found, largest = [], look
+    for split in iterate(part, rows):
+        found.append(split.targets)
+        largest = _with_larger(largest, split) if tokens else largest
+    return largest, np.concatenate(found)
 
 
-def _bytes_as_images(train: Split, test: Split, remarks: Remarks) -> tuple[Arrays, Arrays] | None:
-    """Return bytes of three or four axes as images, the channels first; None where inputs are no such bytes."""
-    first, second = train.inputs, test.inputs
-    if isinstance(first, dict) or isinstance(second, dict):
-        return None
-    if not (first.dtype == second.dtype == np.uint8 and first.ndim in (3, 4)):
-        return None
-    if first.ndim == 4 and first.shape[3] in (1, 3, 4) and first.shape[1] not in (1, 3, 4):
+def _with_larger(look: Split, split: Split) -> Split:
+    """Add the samples that hold a token above all those of the look."""
+    for name, array in named(split.inputs).items():
+        seen = named(look.inputs)[name]
+        if array.dtype.kind in "iu" and array.max() > seen.max():
+            row = np.unravel_index(int(array.argmax()), array.shape)[0]
+            look = joined([look, split.at(slice(int(row), int(row) + 1))])
+    return look
+
+
+def _all_targets(targets: Array, look: Split, remarks: Remarks) -> Array:
+    if targets.dtype.kind in "US":
+        raise Unfit("targets of text in a data set that is streamed; give classes the numbers 0, 1, 2, ...")
+    return _target_types(targets, targets, remarks)[0].astype(look.targets.dtype, copy=False)
+
+
+def draws(part: MapSet) -> bool:
+    """Whether a sample read twice is another one the second time: it is augmented, or drawn."""
+    first, again = part.read(range(1)), part.read(range(1))
+    return any(
+        not np.array_equal(one, named(again.inputs)[name], equal_nan=one.dtype.kind == "f")
+        for name, one in named(first.inputs).items()
+    )
+
+
+class MapSource:
+    """Samples of a map-style data set in the types that a model gets."""
+
+    def __init__(self, part: MapSet, finish: Callable[[Arrays], Arrays], rows: Array | None = None) -> None:
+        self.part, self.finish, self.rows = part, finish, rows
+
+    def __len__(self) -> int:
+        return len(self.part) if self.rows is None else len(self.rows)
+
+    def at(self, rows: Array) -> MapSource:
+        """Return some of the samples."""
+        return MapSource(self.part, self.finish, rows if self.rows is None else self.rows[rows.astype(np.intp)])
+
+    def read(self, rows: Array, before: Callable[[int], None] | None = None) -> tuple[Arrays, Array]:
+        """Return inputs and targets of these samples, collated.
+
+        Raises:
+            Unfit: a number in them is none.
+        """
+        wanted = rows.astype(np.intp) if self.rows is None else self.rows[rows.astype(np.intp)].astype(np.intp)
+        split = self.part.read(wanted, before)
+        check_finite(split, "streamed")
+        return self.finish(split.inputs), _number_types(split.targets)
+
+
+class ArraySource:
+    """Samples of arrays in host memory."""
+
+    def __init__(self, inputs: Arrays, targets: Array) -> None:
+        self.split = Split(inputs, targets)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def at(self, rows: Array) -> ArraySource:
+        """Return some of the samples."""
+        split = self.split.at(rows.astype(np.intp))
+        return ArraySource(split.inputs, split.targets)
+
+    def read(self, rows: Array, before: Callable[[int], None] | None = None) -> tuple[Arrays, Array]:
+        """Return inputs and targets of these samples."""
+        split = self.split.at(rows.astype(np.intp))
+        return split.inputs, split.targets
+
+
+def tested_source(part: Part, finish: Callable[[Arrays], Arrays]) -> MapSource | ArraySource:
+    """Return the source of a split that may have been read already."""
+    if isinstance(part, MapSet):
+        return MapSource(part, finish)
+    return ArraySource(finish(part.inputs), _number_types(part.targets))
+
+
+# -- types of inputs ---------------------------------------------------------------------------------------------------
+
+
+def _same_type(train: Arrays, test: Arrays) -> tuple[Arrays, Arrays]:
+    """Give floats of both splits one type: the larger of the two."""
+    if named(train).keys() != named(test).keys():
+        return train, test  # refused when they are judged
+
+    def one(array: Array, other: Array) -> Array:
+        both = array.dtype.kind == other.dtype.kind == "f" and array.dtype != other.dtype
+        return array.astype(np.promote_types(array.dtype, other.dtype)) if both else array
+
+    return _each(train, lambda name, a: one(a, named(test)[name])), _each(test, lambda n, a: one(a, named(train)[n]))
+
+
+def _each(inputs: Arrays, change: Callable[[str, Array], Array]) -> Arrays:
+    if isinstance(inputs, dict):
+        return {name: change(name, array) for name, array in inputs.items()}
+    return change("", inputs)
+
+
+def _finish(inputs: Arrays, remarks: Remarks) -> tuple[Callable[[Arrays], Arrays], float | None]:
+    """Return what gives inputs like these the types that tensors have, and the full scale of images of bytes.
+
+    Floats become float32 (float64 stays), whole numbers int64. Bytes of three or four axes are images, their channels
+    first. Whole numbers of two axes are tokens; of any other number of axes, or below 0, they are measurements.
+    """
+    if not isinstance(inputs, dict):
+        if inputs.dtype == np.uint8 and inputs.ndim in (3, 4):
+            return _image_turner(inputs, remarks), 255.0
+        if inputs.dtype.kind in "iu" and inputs.dtype != np.uint8 and (inputs.ndim != 2 or inputs.min() < 0):
+            remarks.add("data: inputs of whole numbers that are no tokens became floats")
+            return lambda given: _each(given, lambda _, array: array.astype(np.float32)), None
+    return lambda given: _each(given, lambda _, array: _ready(array)), None
+
+
+def _ready(array: Array) -> Array:
+    if array.dtype.kind == "f":
+        return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+    return array if array.dtype in (np.bool_, np.uint8) else array.astype(np.int64)
+
+
+def _image_turner(images: Array, remarks: Remarks) -> Callable[[Arrays], Arrays]:
+    remarks.add(
+        "data: images of bytes were divided by 255 and normalised with the mean and deviation of the training images"
+    )
+    if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
         remarks.add("data: images of (n, height, width, channels) were turned to (n, channels, height, width)")
-        return first.transpose(0, 3, 1, 2), second.transpose(0, 3, 1, 2)
-    return first, second
+        return lambda given: _each(given, lambda _, array: array.transpose(0, 3, 1, 2))
+    return lambda given: given
 
 
 def _vocabulary(train: Arrays, test: Arrays) -> int:
     """Return how many tokens there are; 0 where inputs are no whole numbers."""
-    whole = [a for a in (*_arrays(train), *_arrays(test)) if a.dtype.kind in "iu" and a.dtype != np.uint8]
+    whole = [a for a in (*named(train).values(), *named(test).values()) if a.dtype.kind in "iu" and a.dtype != np.uint8]
     return 1 + max((int(array.max()) for array in whole if array.size), default=-1)
 
 
-def _classes(*targets: npt.NDArray[np.generic]) -> int:
+# -- types of targets --------------------------------------------------------------------------------------------------
+
+
+def _target_types(train: Array, test: Array, remarks: Remarks) -> tuple[Array, Array]:
+    """Return classes as int64, and numbers to be met as float32; names of classes are numbered."""
+    if train.dtype.kind == "U" and test.dtype.kind == "U":
+        names, numbers = np.unique(np.concatenate([train.ravel(), test.ravel()]), return_inverse=True)
+        shown = [f"{number} = {name}" for number, name in enumerate(names[:MOST_NAMED])]
+        more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+        remarks.add(f"data: names of classes were numbered in the order of the alphabet: {listed([*shown, *more])}")
+        numbers = numbers.reshape(-1).astype(np.int64)
+        return numbers[: train.size].reshape(train.shape), numbers[train.size :].reshape(test.shape)
+    if "U" in (train.dtype.kind, test.dtype.kind):
+        raise Unfit("names of classes in one split and numbers in the other; return both in one form")
+    whole = all(each.dtype.kind in "iub" for each in (train, test))
+    if whole and all(each.ndim == 2 and each.shape[1] == 1 for each in (train, test)):
+        remarks.add("data: targets of shape (n, 1) are read as (n,)")
+        train, test = train[:, 0], test[:, 0]
+    if not whole and train.dtype.kind != "f" and test.dtype.kind == "f":
+        train = train.astype(np.float32)
+    elif not whole and test.dtype.kind != "f" and train.dtype.kind == "f":
+        test = test.astype(np.float32)
+    return _number_types(train), _number_types(test)
+
+
+def _number_types(targets: Array) -> Array:
+    if targets.dtype.kind in "iub":
+        return targets.astype(np.int64, copy=False)
+    return targets.astype(np.float32, copy=False)
+
+
+def _number_of_classes(*targets: Array) -> int:
     if any(some.dtype.kind == "f" for some in targets):
         return 0
     return 1 + max((int(some.max()) for some in targets if some.size), default=-1)
 
 
-# -- judging -----------------------------------------------------------------------------------------------------------
-
-
-def _check(split: Split, part: str) -> None:
-    """Refuse one split on which nothing can be trained or judged."""
-    number = len(split.targets)
-    for name, array in split.inputs.items() if isinstance(split.inputs, dict) else [("", split.inputs)]:
-        what = f"{part} inputs {name}".rstrip()
-        if len(array) != number:
-            raise Unfit(f"{len(array):,} {what} but {number:,} {part} targets; they must be equally many")
-        _check_finite(array, what)
-    if not number:
-        raise Unfit(f"no {part} samples")
-    _check_finite(split.targets, f"{part} targets")
-    if split.targets.dtype.kind == "f":
-        return
-    lowest, highest = int(split.targets.min()), int(split.targets.max())
-    negative = {int(each) for each in np.unique(split.targets) if each < 0}  # type: ignore[operator]
-    if negative and not (split.targets.ndim > 1 and negative == {IGNORED}):
-        raise Unfit(f"{part} labels from {lowest} to {highest}; classes are numbered from 0")
-    if highest >= MOST_CLASSES:
-        raise Unfit(
-            f"{part} labels up to {highest:,}: that would be as many classes. Number the classes 0, 1, 2, ..., or give "
-            'numbers to be met as floats with loss = "mse"'
-        )
-
-
-def _check_finite(array: npt.NDArray[np.generic], what: str) -> None:
-    if array.dtype.kind != "f":
-        return
-    bad = ~np.isfinite(array)
-    if bad.any():
-        rows = np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))
-        raise Unfit(
-            f"{what} with {counted(int(bad.sum()), 'value')} not a finite number, the first in sample {rows[0]:,}; "
-            f"leave out or mend {counted(len(rows), 'sample')}"
-        )
-
-
-def _check_alike(train: Split, test: Split) -> None:
-    """Refuse splits that cannot come from one data set."""
-    first, second = train.inputs, test.inputs
-    if isinstance(first, dict) != isinstance(second, dict) or (
-        isinstance(first, dict) and isinstance(second, dict) and first.keys() != second.keys()
-    ):
-        raise Unfit("training and test inputs with different names")
-    pairs = zip(_arrays(first), _arrays(second), strict=True)
-    for one, other in (*pairs, (train.targets, test.targets)):
-        if one.shape[1:] != other.shape[1:]:
-            raise Unfit(f"training samples of shape {one.shape[1:]}, test samples of shape {other.shape[1:]}")
-        if (one.dtype.kind == "f") != (other.dtype.kind == "f"):
-            raise Unfit(
-                f"training samples of type {one.dtype}, test samples of type {other.dtype}: bytes and fractions are on "
-                "different scales; return both in one type"
-            )
-
-
-def _is_one_hot(targets: npt.NDArray[np.generic]) -> bool:
+def _is_one_hot(targets: Array) -> bool:
     if targets.ndim != 2 or targets.shape[1] < 2:
         return False
     return bool(((targets == 0) | (targets == 1)).all() and (targets.sum(axis=1) == 1).all())
@@ -398,17 +351,67 @@ def for_loss(raw: RawData, loss: str) -> RawData:
     """Return data whose targets are what a loss compares with: cross-entropy takes numbers of classes.
 
     Raises:
-        Unfit: the targets are fractions.
+        Unfit: the targets are fractions, or of one class only.
     """
-    if loss != "cross-entropy" or raw.classes:
+    if raw.judged:
         return raw
+    raw = _classes_for(raw, loss)
+    _check_for_loss(raw, loss)
+    said = judge_classes(raw.train_targets, raw.test_targets, loss) if raw.classes else []
+    if loss == "mse" and raw.classes and raw.full_scale is None:
+        said.append(
+            "data: targets of whole numbers are classes, which mse compares with 0 and 1; give numbers to be met as "
+            "floats"
+        )
+    return replace(raw, remarks=(*raw.remarks, *said), judged=True)
+
+
+def kept_out(raw: RawData, keeps: Keeps) -> RawData:
+    """Return data that are read from host memory as they are needed, where they are not to stay on the device."""
+    if raw.streams is not None:
+        return raw
+    arrays = [*named(raw.train_inputs).values(), *named(raw.test_inputs).values()]
+    if keeps(sum(array.size * max(4, array.itemsize) for array in arrays), False):
+        return raw
+    train, test = (ArraySource(*pair) for pair in _pairs_of(raw))
+    return replace(raw, streams=Streams(train, test))
+
+
+def _pairs_of(raw: RawData) -> tuple[tuple[Arrays, Array], tuple[Arrays, Array]]:
+    return (raw.train_inputs, raw.train_targets), (raw.test_inputs, raw.test_targets)
+
+
+def _classes_for(raw: RawData, loss: str) -> RawData:
+    """Turn one-hot targets, and whole numbers written as fractions, into classes where the loss wants them."""
     train, test = raw.train_targets, raw.test_targets
-    if all(_is_one_hot(t) for t in (train, test)):
+    if loss != "cross-entropy":
+        return raw
+    text = not isinstance(raw.train_inputs, dict) and raw.vocabulary and raw.train_inputs.shape == train.shape
+    if all(_is_one_hot(t) for t in (train, test)) and not text:
         said, pair = "data: one-hot targets were turned into classes", [t.argmax(axis=1) for t in (train, test)]
-    elif all((t == np.floor(t)).all() and t.min(initial=0) >= 0 for t in (train, test)):
+    elif raw.classes:
+        return raw
+    elif all((t == np.floor(t)).all() and (t.min(initial=0) >= 0) for t in (train, test)):
         said, pair = "data: targets of whole numbers written as fractions are read as classes", [train, test]
     else:
         raise Unfit('targets with fractions, which cross-entropy cannot compare with; set workload.loss = "mse"')
+    if raw.streams is not None:
+        raise Unfit("one-hot or fractional classes in a data set that is streamed; give classes as whole numbers")
     classes = [t.astype(np.int64) for t in pair]
+    if len(classes[0].shape) == 2 and classes[0].shape[1] == 1:
+        classes = [t[:, 0] for t in classes]
     remarks = (*raw.remarks, said)
-    return replace(raw, train_targets=classes[0], test_targets=classes[1], classes=_classes(*classes), remarks=remarks)
+    number = max(_number_of_classes(*classes), train.shape[1] if train.ndim == 2 and train.shape[1] > 1 else 0)
+    return replace(raw, train_targets=classes[0], test_targets=classes[1], classes=number, remarks=remarks)
+
+
+def _check_for_loss(raw: RawData, loss: str) -> None:
+    if loss != "bce-with-logits":
+        return
+    for part, targets in (("training", raw.train_targets), ("test", raw.test_targets)):
+        lowest, highest = targets.min(), targets.max()
+        if lowest < 0 or highest > 1:
+            raise Unfit(
+                f"{part} targets from {lowest:g} to {highest:g}, and bce-with-logits takes 0 to 1; set workload.loss "
+                'to "cross-entropy" for classes or "mse" for numbers'
+            )

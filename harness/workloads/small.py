@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class MlpOptions(Options):
+class MlpOptions(Options, defer_build=True):
     """Options of `mlp`."""
 
     hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (300, 100)
@@ -40,7 +40,7 @@ class MlpOptions(Options):
     """Linear pieces behind each unit; read by maxout only."""
 
 
-class Lenet5Options(Options):
+class Lenet5Options(Options, defer_build=True):
     """Options of `lenet5`."""
 
     form: Literal["relu", "1998"] = "relu"

@@ -106,3 +106,22 @@ def test_one_that_ends_elsewhere_fails_even_if_it_never_ends_after_as_many_sampl
 
 def test_cells_on_one_device_prove_nothing() -> None:
     assert exams([row("single", 0.25), row("fsdp", 0.25, gpus=1)]) == []
+
+
+def test_what_cannot_be_the_same_is_named_with_its_cause_and_not_called_rounding() -> None:
+    rows = [row("single", 0.25, s, displacement=1.0) for s in range(2)]
+    rows += [row("sync-ddp", 0.26, s, displacement=1.08, traits="batch-norm draws") for s in range(2)]
+    found = exams(rows)
+    assert failed(found) == set()  # 7 % is more than rounding ever is
+    (told,) = passes_in_words(found, "real")
+    assert told == (
+        "single and sync-ddp train alike, but not the same: in the distance that its weights move they differ by 7.4 % "
+        "(median; worst 7.4 %; 2 pairs of runs). That is not rounding: BatchNorm normalises by the samples that pass "
+        "together on one device and the model draws random numbers, and every device draws its own. "
+        "workload.sync_batchnorm = true makes replicas of sync-ddp and fsdp share statistics."
+    )
+    rows = [row("single", 0.25, displacement=1.0), row("sync-ddp", 0.25, displacement=2.0, traits="draws")]
+    assert failed(exams(rows)) == {("sync-ddp", "real")}
+    (told,) = failures_in_words(exams(rows), "real")
+    assert told.endswith("the limit is 25 %). That is not rounding: the model draws random numbers, and every device "
+                         "draws its own.")  # fmt: skip

@@ -249,7 +249,9 @@ def test_why_sixteen_are_no_faster_than_four():
     compute, exchange = SAMPLES / GPUS / 50.0, predict({}) - SAMPLES / GPUS / 50.0
     few = row(gpus=4, compute_s=4 * compute, communication_s=0.0, idle_s=0.05)
     many = row(gpus=16, compute_s=compute, communication_s=exchange)
-    first, bandwidth, batch = explain_scaling(few, many, predict, CONFIGURED)
+    account = explain_scaling(few, many, predict, CONFIGURED)
+    first, (bandwidth, batch) = account.reason, account.remedies
+    assert account.sentences == (first, bandwidth, batch)
     assert first.startswith(
         "Each step of 256 samples computes for 320 ms (1.28 s on 4 devices) and exchanges gradients"
     )
@@ -269,7 +271,7 @@ def test_what_no_bandwidth_buys_is_said():
         return 0.1 + 0.5 + 1e-3 * CONFIGURED[NODES] / overrides.get(NODES, CONFIGURED[NODES])
 
     few, many = row(gpus=4, compute_s=0.4), row(gpus=16, compute_s=0.1, communication_s=0.501)
-    _, bandwidth, _ = explain_scaling(few, many, latency_bound, CONFIGURED)
+    bandwidth, _ = explain_scaling(few, many, latency_bound, CONFIGURED).remedies
     assert bandwidth.startswith("More bandwidth would not help: latency alone keeps 16 devices below 90 % busy")
 
 
@@ -286,11 +288,13 @@ def test_who_is_slower_is_not_called_hardly_faster(seconds, title):
 
 def test_devices_that_compute_most_of_the_time_need_nothing():
     few, many = row(gpus=4, compute_s=1.0, communication_s=0.01), row(gpus=16, compute_s=0.25, communication_s=0.02)
-    assert len(explain_scaling(few, many, predict, CONFIGURED)) == 1
+    account = explain_scaling(few, many, predict, CONFIGURED)
+    assert account.reason
+    assert not account.remedies
 
 
 def test_weak_scaling_is_not_explained_as_if_it_were_strong():
-    assert explain_scaling(row(gpus=4, batch=64, compute_s=1.0), row(gpus=16, batch=256, compute_s=1.0)) == []
+    assert explain_scaling(row(gpus=4, batch=64, compute_s=1.0), row(gpus=16, batch=256, compute_s=1.0)).sentences == ()
 
 
 @pytest.mark.parametrize(

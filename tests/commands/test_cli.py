@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -303,6 +304,21 @@ def test_a_bug_of_ours_ends_with_4_and_saves_its_traceback(monkeypatch):
     path = Path(done.output.split()[-1])
     assert "ZeroDivisionError: ours" in path.read_text()
     path.unlink()
+
+
+def test_a_cell_that_a_bug_of_ours_ended_twice_ends_later_runs_with_4_and_is_not_ranked():
+    only = ("--only", "gpus=2")
+    assert harness("run", "small.toml", *only).exit_code == 0
+    (path,) = Path("results/small").glob("cells/*/record.json")
+    record = json.loads(path.read_text()) | {"status": "crashed", "cause": "harness", "attempts": 2}
+    path.write_text(json.dumps(record | {"row": record["row"] | {"status": "crashed"}}))
+    again = harness("run", "small.toml", *only)
+    assert counts(again) == (0, 1)
+    assert again.exit_code == 4
+    assert f"{path.parent.name} hit a bug of the harness, not of your scenario" in again.output
+    (row,) = csv.DictReader(Path("results/small/cells.csv").read_text().splitlines())
+    assert row["ranked"] == "False"
+    assert "  ranked: no\n" in harness("show", path.parent.name).output
 
 
 def closed_port() -> int:

@@ -198,7 +198,7 @@ def test_a_run_on_a_terminal_has_a_display_that_is_gone_at_the_end(tmp_path):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("variables", [{"CI": "true"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("variables", [{"CI": "true"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.long)])
 def test_a_run_in_ci_or_on_a_dumb_terminal_has_plain_lines(tmp_path, variables):
     (tmp_path / "small.toml").write_text(SCENARIO)
     code, shown = run_on_a_terminal(tmp_path, **variables)

@@ -12,7 +12,7 @@ from lazy import lazy
 from harness.api import schedules
 from harness.api.strategy import Layout
 from harness.core.cell import Named
-from harness.core.errors import Impossible
+from harness.core.errors import Impossible, NotForetold
 from harness.costs.memory.allocator import MIB, CachingAllocator, OutOfMemory, PlainAllocator, segment_bytes
 from harness.costs.memory.cuts import StageMemory, balance, balance_under
 from harness.costs.memory.device import (
@@ -184,7 +184,7 @@ def test_state_of_optimizers(optimizer, expected):
 
 
 def test_an_unknown_optimizer_is_named():
-    with pytest.raises(ValueError, match=r"optimizer 'lion' is not known; write one of .*adafactor"):
+    with pytest.raises(NotForetold, match=r"optimizer 'lion' is not known. Known are .*adafactor"):
         state_bytes(LayerShape("a", tensors=(1,)), Named("lion"))
 
 

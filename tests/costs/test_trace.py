@@ -66,7 +66,7 @@ def counted(module: nn.Module, shape: DataShape, samples: int, autocast: bool = 
 
     lower = torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), lower:
-        for _, layer in trace.named_layers(module):
+        for _, layer in module.named_children():
             saved.append(0)
             inputs = layer(inputs)
         losses.weighted_loss("cross-entropy")(inputs, targets, 1 / samples)
@@ -79,7 +79,7 @@ def test_a_trace_counts_what_real_tensors_take(name, shape, options, samples):
     model = MODELS[name]
     found, seen = traced(name, shape, options), seen_shape(shape, model)
     module = model.build(model.Options(**options), seen)
-    assert [layer.name for layer in found.layers] == [name for name, _ in trace.named_layers(module)]
+    assert [layer.name for layer in found.layers] == [name for name, _ in module.named_children()]
     assert [layer.activation_bytes.at(samples) for layer in found.layers] == counted(module, seen, samples)
     assert "fake tensors" in found.origin
 
@@ -101,10 +101,10 @@ def test_sizes_and_operations_are_the_models_own(name, shape, options):
     found, seen = traced(name, shape, options), seen_shape(shape, model)
     module = model.build(model.Options(**options), seen)
     assert [layer.tensors for layer in found.layers] == [
-        tuple(p.numel() for p in layer.parameters()) for _, layer in trace.named_layers(module)
+        tuple(p.numel() for p in layer.parameters()) for _, layer in module.named_children()
     ]
     assert [layer.rows for layer in found.layers] == [
-        tuple(len(p) for p in layer.parameters()) for _, layer in trace.named_layers(module)
+        tuple(len(p) for p in layer.parameters()) for _, layer in module.named_children()
     ]
     inputs, _ = real_batch(seen, 3)
     outputs = module(inputs)
@@ -179,8 +179,6 @@ def test_a_model_that_needs_real_tensors_is_run_with_them():
         def forward(self, values):
             return self.linear(values.flatten(1)) * (1.0 if values.sum().item() == 0 else 2.0)
 
-    ready = nn.Linear(16, 2)  # not built on the spot
-    assert "real tensors" in trace.trace_model(lambda: nn.Sequential(nn.Flatten(), ready), DataShape(1, 4, 4, 2)).origin
     state = torch.get_rng_state()
     found = trace.trace_model(Looks, DataShape(1, 2, 2, 2))
     assert (found.parameters, len(found.layers)) == (10, 1)

@@ -16,8 +16,9 @@ from cells import make_cell
 from lazy import lazy
 from mistaken_plugin import command, run, write
 
-from harness.core.endings import Cause, Failure, SourceLine, Status
+from harness.core.endings import Cause, Status
 from harness.core.errors import HarnessError, MachineError, PluginError
+from harness.core.failure import Failure, SourceLine
 from harness.core.step_parts import Part
 from harness.engines.processes.blame import explain
 from harness.engines.processes.foreign import (

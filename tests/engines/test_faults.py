@@ -436,8 +436,17 @@ def total_variation(a: dict[int, float], b: dict[int, float]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a quarter of a minute on a free core
-@pytest.mark.parametrize("n", [1, pytest.param(15, marks=pytest.mark.long), 30])
-@pytest.mark.parametrize("divided", [False, True], ids=["fixed rate", "rate divided by staleness"])
+@pytest.mark.parametrize(
+    ("n", "divided"),
+    [
+        pytest.param(1, False, id="fresh gradients"),
+        pytest.param(30, False, id="fixed rate"),
+        pytest.param(30, True, id="rate divided by staleness"),
+        pytest.param(15, False, id="fixed rate-15", marks=pytest.mark.long),
+        pytest.param(15, True, id="rate divided by staleness-15", marks=pytest.mark.long),
+        pytest.param(1, True, id="rate divided by staleness-1", marks=pytest.mark.long),
+    ],
+)
 def test_staleness_fails_at_a_fixed_rate_and_survives_when_the_rate_is_divided_by_it(n, divided):
     """Case C1 in kind: 30 learners with 4 samples each, n-softsync.
 

@@ -201,7 +201,7 @@ def test_a_split_backward_pass_through_recomputed_and_cut_layers_equals_single()
 
 @pytest.mark.dist
 def test_replicated_pipelines_with_batchnorm_agree_on_both_buffers_included():
-    """The stages of the first replica keep their running statistics; with padded micro-batches on both engines."""
+    """The stages of the first replica keep their running statistics; micro-batches are cut evenly on both engines."""
     changes = FEW_STEPS | options(2, 2, 1) | {"workload": FP64 | {"model": BATCHNORM}}
     measured, simulated = real("hybrid", **changes), virtual("hybrid", **changes)
     assert difference(measured, simulated) < 1e-12

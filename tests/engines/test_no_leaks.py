@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import Pipe, forkserver
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +18,11 @@ import pytest
 from cells import make_cell
 
 from harness.commands.rounds import make_record
-from harness.core.endings import Cause, Failure
+from harness.core.budget import Decision
+from harness.core.endings import Cause
+from harness.core.failure import Failure
 from harness.core.text import Text
-from harness.engines.processes.forking import fork_server
+from harness.engines.processes.forking import _first, fork_server
 from harness.engines.processes.launch import Result, _Child, _Supervisor, run_cell
 
 pytestmark = pytest.mark.dist
@@ -71,7 +73,7 @@ def settles(condition: Callable[[], bool]) -> bool:
 def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make this process's temporary files go to a folder that nobody else uses."""
     fork_server()
-    forkserver.ensure_running()  # its socket's folder is not a cell's
+    _first.ensure_running()  # its socket's folder is not a cell's
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
@@ -81,16 +83,17 @@ def run_tiny(**changes: Any) -> Result:
     return run_cell(make_cell(**settings))
 
 
-def test_sixty_cells_in_a_row_leave_nothing_behind(own_temp):
+@pytest.mark.parametrize("cells", [20, pytest.param(60, marks=pytest.mark.long)])
+def test_many_cells_in_a_row_leave_nothing_behind(own_temp, cells):
     assert run_tiny().finished  # brings the fork server up
     processes, ports, shared, files = descendants(), listening(), shared_memory(), psutil.Process().num_fds()
     seen: set[int] = set()
-    for number in range(60):
+    for number in range(cells):
         result = run_tiny()
         assert result.finished, f"cell {number}: {result.reason}"
         assert result.outcome.updates == 3
         seen |= {pid for pid, _, _ in result.targets}
-    assert len(seen) == 120
+    assert len(seen) == 2 * cells
     assert settles(lambda: descendants() <= processes)
     assert not [pid for pid in seen if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
     assert listening() <= ports
@@ -139,7 +142,7 @@ def test_a_killed_asynchronous_worker_does_not_stop_the_others(own_temp):
     dead = [k for k, worker in enumerate(log["worker"]) if worker == 1]
     assert dead, "it was killed before it had done anything; the machine is too busy for this test"
     assert {0, 2} <= set(log["worker"][dead[-1] + 1 :])
-    assert result.outcome.decision == "seconds"
+    assert result.outcome.decision is Decision.SECONDS
 
 
 def test_all_workers_killed_is_a_crash_and_not_a_wait(own_temp):

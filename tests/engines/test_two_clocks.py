@@ -10,6 +10,7 @@ from lazy import lazy
 from places import TESTS
 from trained import BATCHNORM, DROPOUT, FIFTY_STEPS, FP64, difference, real, seen, virtual
 
+from harness.core.budget import Decision
 from harness.engines.processes.launch import run_cell
 from harness.engines.shared.setup import make_setup
 
@@ -129,7 +130,7 @@ def test_one_asynchronous_worker_equals_single_bit_for_bit():
 def test_both_engines_stop_at_the_same_sample_at_the_target(strategy):
     changes = SYNCHRONOUS[strategy] | {"workload": FP64, "goal": {"target_accuracy": 0.5, "max_epochs": 6}}
     measured, simulated = real(strategy, **changes), virtual(strategy, **changes)
-    assert measured.decision == simulated.decision == "target"
+    assert measured.decision is simulated.decision is Decision.TARGET
     assert measured.samples == simulated.samples < 6 * 1293
     assert measured.samples == measured.evaluations[-1].samples
     assert difference(measured, simulated) == 0.0

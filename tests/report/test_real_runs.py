@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +13,10 @@ import pytest
 from chromium import BINARY, Browser, chromium
 from lazy import lazy
 from report_page import assert_described, assert_filters, assert_fits, assert_quiet, assert_sorts, column
+from stated_times import assert_as_stated
 
 import harness
+from harness.scenario.bundled import bundled_scenarios
 
 pd = lazy("pandas")
 time_parts = lazy("harness.analysis.time_parts")
@@ -52,11 +55,16 @@ inter_node = { bandwidth = "1 GB/s", latency = "50 us" }
 
 
 class Ran(NamedTuple):
-    """A scenario that was run."""
+    """A scenario that was run.
+
+    Attributes:
+        seconds: from its start to the end of its report.
+    """
 
     folder: Path
     cells: int
     engine: str
+    seconds: float
 
     @property
     def report(self) -> Path:
@@ -64,21 +72,21 @@ class Ran(NamedTuple):
         return self.folder / "report.html"
 
 
-def run(root: Path, scenario: str) -> str:
+def run(root: Path, scenario: str) -> float:
+    """Run a scenario and return the seconds that it took."""
     command = [sys.executable, "-m", "harness", "run", scenario, "--results", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-    return done.stdout
+    began = time.monotonic()
+    subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    return time.monotonic() - began
 
 
 @pytest.fixture(scope="module", params=["lenet", "sweep"])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     root = tmp_path_factory.mktemp(request.param)
     if request.param == "lenet":
-        run(root, "lenet")
-        return Ran(root / "lenet", 60, "real")
+        return Ran(root / "lenet", 60, "real", run(root, "lenet"))
     (root / "sweep.toml").write_text(SWEEP)
-    run(root, str(root / "sweep.toml"))
-    return Ran(root / "sweep", 200, "virtual")
+    return Ran(root / "sweep", 200, "virtual", run(root, str(root / "sweep.toml")))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +114,11 @@ def test_every_cell_has_parts_that_add_up_to_its_time(ran: Ran) -> None:
     trained = cells["wall_s"] - cells["setup_s"].fillna(0) - cells["evaluation_s"].fillna(0)
     parts = cells[list(time_parts.TRAINING)].sum(axis=1)
     pd.testing.assert_series_equal(parts, trained, check_names=False, rtol=0.02)
+
+
+@pytest.mark.parametrize("ran", ["lenet"], indirect=True)
+def test_the_default_scenario_takes_about_as_long_as_it_says(ran: Ran) -> None:
+    assert_as_stated(bundled_scenarios()["lenet"], ran.seconds)
 
 
 @pytest.mark.parametrize("ran", ["lenet"], indirect=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from cells import host
+from chromium import BINARY
+from stated_times import assert_as_stated, stated_seconds
 
 from harness.core.machine import Machine
 from harness.scenario.bundled import bundled_scenarios, find_scenario
@@ -18,7 +19,6 @@ from harness.scenario.plan import make_plan
 from harness.scenario.read import load_scenario
 
 FOLDER = Path(os.environ.get("HARNESS_DATA", ""))
-UNITS = {"second": 1, "minute": 60}
 
 
 @pytest.mark.parametrize("name", bundled_scenarios())
@@ -30,18 +30,17 @@ def test_bundled_scenario_plans_and_says_what_it_shows_and_how_long_it_takes(nam
     assert len(plan.description) > 40
 
 
-def stated_seconds(description: str) -> float:
-    """Read "About 2 minutes" at the end of a description."""
-    found = re.search(r"About (\d+) (second|minute)s?\b", description)
-    assert found, description
-    return int(found.group(1)) * UNITS[found.group(2)]
+SHORT = ["speed", "ticket", "four-gpus", "pretrain", "published/vgg16-k80-servers"]
+"""One or two of each kind: real, timed on given links, timed by layouts, published."""
+if BINARY is None:
+    SHORT.append("lenet")  # with a browser, tests/report/test_real_runs.py runs it
 
 
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.long) if "mnist" in n else n for n in bundled_scenarios()]
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in bundled_scenarios()]
 )
 def test_bundled_scenario_takes_about_as_long_as_it_says(name, tmp_path):
     if "mnist" in name and not (FOLDER / "mnist").is_dir():
@@ -51,5 +50,4 @@ def test_bundled_scenario_takes_about_as_long_as_it_says(name, tmp_path):
     seconds = time.monotonic() - began
     print(f"{name}: {seconds:.0f} s")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    stated = stated_seconds(bundled_scenarios()[name])
-    assert stated / 3 <= seconds <= 3 * stated
+    assert_as_stated(bundled_scenarios()[name], seconds)

@@ -38,7 +38,8 @@ from harness.workloads.entries import (
     training_size,
 )
 from harness.workloads.small import DATASETS, MODELS
-from harness.workloads.user import is_user_function, user_dataset, user_model
+from harness.workloads.user import user_dataset, user_model
+from harness.workloads.user_files import is_user_function
 
 torch = lazy("torch")
 nn = lazy("torch.nn")
@@ -91,7 +92,8 @@ def test_sizes_and_checksums_need_no_torch() -> None:
 def test_hooks_return_the_catalogue() -> None:
     models = ["softmax", "mlp", "lenet5", "resnet18", "alexnet", "vgg16", "resnet50", "resnet101", "resnet152"]
     assert [model.name for model in harness_models()] == [*models, "squeezenet1.0", "gpt", "bert-large"]
-    assert [d.name for d in harness_datasets()] == ["digits", "mnist", "fashion-mnist", "idx", "synthetic", "tokens"]
+    made = ["digits", "mnist", "fashion-mnist", "idx", "synthetic", "tokens"]
+    assert [d.name for d in harness_datasets()] == [*made, "text", "cifar10", "cifar100", "imagefolder", "table"]
 
 
 @pytest.mark.parametrize("entry", [*MODELS, *DATASETS], ids=lambda entry: entry.name)
@@ -686,7 +688,7 @@ def test_user_model_is_built_with_the_keywords_that_it_takes(user_folder: Path) 
         user_model("train.py:broken", user_folder).build(Options(), MNIST_LIKE)
     every = user_model("train.py:every_keyword", user_folder).build(Options(), DataShape(1, 2, 3, 5))
     assert num_parameters(every) == 35
-    assert str(user_folder) not in sys.path
+    assert sys.path.index(str(user_folder)) > sys.path.index(str(Path(np.__file__).parents[1])), "it hides nothing"
 
 
 def test_user_file_is_not_run_when_it_is_resolved(tmp_path: Path) -> None:
@@ -717,7 +719,7 @@ def test_user_dataset_gives_arrays_or_tensors(user_folder: Path) -> None:
     [
         (
             "train.py:bild_model",
-            r"no function called bild_model; did you mean build_model\? It has build_model, every_keyword",
+            r"no function called bild_model; did you mean build_model\? It has Width, build_model, every_keyword",
         ),
         ("none.py:build_model", r"none\.py cannot be read: No such file"),
         ("train.py:wants_depth", r"wants_depth \(line \d+\) wants depth; it may take the keywords channels, height"),
@@ -744,8 +746,7 @@ def test_user_dataset_with_parameters_is_refused(user_folder: Path) -> None:
 def test_user_error_surfaces_with_the_users_own_line(user_folder: Path) -> None:
     with pytest.raises(PluginError) as refused:
         user_model("train.py:broken", user_folder).build(Options(), MNIST_LIKE)
-    line = line_of("neighbour.fail()")
-    assert str(refused.value).startswith(f"{user_folder / 'train.py'}:{line}: KeyError: 'the reason'")
+    assert str(refused.value).startswith(f"{user_folder / 'neighbour.py'}:5: KeyError: 'the reason'")
     assert isinstance(refused.value.__cause__, KeyError)
 
 
@@ -764,7 +765,7 @@ def test_user_model_that_gives_no_module_is_refused(user_folder: Path, function:
         ("no_module", "returned int, expected four values"),
         ("negative_labels", "training labels from -1 to 0; classes are numbered from 0"),
         ("ragged", "returned list, not an array"),
-        ("words", r"an array of text or objects \(<U1\); give classes the numbers 0, 1, 2"),
+        ("words", r"an array of text \(<U1\); models take numbers"),
     ],
 )
 def test_user_dataset_that_gives_something_else_is_refused(user_folder: Path, function: str, message: str) -> None:

@@ -12,7 +12,8 @@ import torch
 from harness.core.errors import InputError
 from harness.workloads.batches import Samples
 from harness.workloads.data import Normalisation
-from harness.workloads.own_data import TARGET_NAMES, TEST_SHARE
+from harness.workloads.found_data import TARGET_NAMES
+from harness.workloads.own_data import TEST_SEED, TEST_SHARE
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,31 @@ def lines_for(result: Any, call: str, ready: Samples, normalisation: Normalisati
     Raises:
         InputError: the answer is in a form that scripts do not read.
     """
-    lines = list(_read(result, call))
-    given, targets = _given(result)
+    part, source, alone = _training_part(result, call)
+    lines, given, targets = _read(part, source)
+    if alone:
+        lines.append(f"order = np.random.RandomState({TEST_SEED}).permutation(len(targets))  # some are for a test")
+        lines.append(f"kept = np.sort(order[max(1, round({TEST_SHARE} * len(targets))) :])")
+        cut = (
+            "{name: values[kept] for name, values in inputs.items()}" if isinstance(given, Mapping) else "inputs[kept]"
+        )
+        lines.append(f"inputs, targets = {cut}, targets[kept]")
     named = isinstance(given, Mapping)
-    if named:
-        kept = ready.inputs if isinstance(ready.inputs, dict) else {}
-        parts = ", ".join(f'"{name}": {_tensor(given[name], f"inputs[{name!r}]", kept[name])}' for name in kept)
-        lines.append(f"inputs = {{{parts}}}".replace("'", '"'))
-    else:
-        assert isinstance(ready.inputs, torch.Tensor)
+    if named and isinstance(ready.inputs, dict):
+        parts = ", ".join(f'"{name}": {_tensor(given[name], _key(name), kept)}' for name, kept in ready.inputs.items())
+        lines.append(f"inputs = {{{parts}}}")
+    elif isinstance(ready.inputs, torch.Tensor):
         made = _tensor(given, "inputs", ready.inputs)
         lines += [] if made == "inputs" else [f"inputs = {made}"]
         lines += _image_lines(_shape(given), ready.inputs, normalisation)
+    else:
+        raise InputError([_OTHER_FORM])
     lines += _target_lines(targets, ready.targets)
-    text = "\n".join(lines)
-    return DataLines(tuple(lines), named, collates="default_collate" in text)
+    return DataLines(tuple(lines), named, collates="default_collate" in "\n".join(lines))
+
+
+def _key(name: str) -> str:
+    return f'inputs["{name}"]'
 
 
 def saved_lines(file: str, inputs: Any, targets: Any, ready: Samples, normalisation: Normalisation | None) -> DataLines:
@@ -75,86 +86,81 @@ def saved_lines(file: str, inputs: Any, targets: Any, ready: Samples, normalisat
 
 # -- forms -------------------------------------------------------------------------------------------------------------
 
-
-def _read(result: Any, call: str) -> Iterator[str]:
-    """Yield the lines that give `inputs` and `targets` of the training samples."""
-    whole, source = _training_set(result, call)
-    if source is None:
-        yield f"inputs, targets, _, _ = {call}"
-        return
-    if hasattr(whole, "column_names"):
-        yield f'columns = {source}.with_format("numpy")[:]'
-        yield f'targets = columns.pop("{_target_of(whole.column_names)}")'
-        yield "inputs = columns"
-    else:
-        join = "default_collate"
-        yield f"samples = {source}"
-        if hasattr(whole, "collate_fn"):
-            join = "samples.collate_fn"
-            yield "join, samples = samples.collate_fn, samples.dataset"
-            join = "join"
-        yield f"batch = {join}([samples[number] for number in range(len(samples))])"
-        batch = _first_batch(whole)
-        if isinstance(batch, Mapping):
-            yield f'targets = batch.pop("{_target_of(batch)}")'
-            yield "inputs = batch"
-        else:
-            yield "inputs, targets = batch"
-    if _is_alone(result):
-        yield f"number = len(targets) - max(1, round({TEST_SHARE} * len(targets)))  # the others are for a test"
-        cut = "{name: values[:number] for name, values in inputs.items()}" if _is_named(whole) else "inputs[:number]"
-        yield f"inputs, targets = {cut}, targets[:number]"
+_OTHER_FORM = "its data are in a form that scripts do not read; return four arrays, or two map-style data sets"
 
 
-def _training_set(result: Any, call: str) -> tuple[Any, str | None]:
-    """Return the training split and the Python for it; no Python where the answer is four arrays."""
+def _training_part(result: Any, call: str) -> tuple[Any, str, bool]:
+    """Return the training split, the Python for it, and whether there is no other split."""
     if isinstance(result, Mapping) and "train" in result:
-        return result["train"], f'{call}["train"]'
-    if isinstance(result, tuple | list) and len(result) == 4:
-        return result, None
-    if isinstance(result, tuple | list) and len(result) == 2:
-        return result[0], f"{call}[0]"
-    return result, call
+        return result["train"], f'{call}["train"]', not ("test" in result or "validation" in result)
+    if not isinstance(result, tuple | list):
+        return result, call, True
+    if len(result) == 4:
+        return tuple(result[:2]), f"{call}[:2]", False
+    pair = len(result) == 2 and not _holds_samples(result[0]) and not isinstance(result[0], tuple)
+    if pair and not isinstance(result[0], Mapping):
+        return tuple(result), call, True
+    return result[0], f"{call}[0]", False
 
 
-def _is_alone(result: Any) -> bool:
-    if isinstance(result, Mapping):
-        return not ("test" in result or "validation" in result)
-    return not isinstance(result, tuple | list)
+def _holds_samples(value: Any) -> bool:
+    """Whether this is a data set of samples rather than an array or a table."""
+    array = hasattr(value, "detach") or hasattr(value, "dtype") or hasattr(value, "iloc")
+    return hasattr(value, "__getitem__") and not array and not isinstance(value, Mapping | tuple | list)
 
 
-def _given(result: Any) -> tuple[Any, Any]:
-    """Return inputs and targets as the first lines leave them, or a few samples of them."""
-    whole, source = _training_set(result, "")
-    if source is None:
-        return whole[0], whole[1]
-    if hasattr(whole, "column_names"):
-        columns = dict(whole.with_format("numpy")[:])
-        targets = columns.pop(_target_of(whole.column_names))
-        return columns, targets
-    batch = _first_batch(whole)
-    if isinstance(batch, Mapping):
-        rest = dict(batch)
-        targets = rest.pop(_target_of(batch))
-        return rest, targets
-    return batch[0], batch[1]
+def _read(part: Any, source: str) -> tuple[list[str], Any, Any]:
+    """Return the lines that give `inputs` and `targets` of one split, and a few of both.
+
+    Raises:
+        InputError: scripts do not read such a split.
+    """
+    if isinstance(part, tuple) and len(part) == 2:
+        return [f"inputs, targets = {source}"], part[0], part[1]
+    if hasattr(part, "iloc") and hasattr(part, "columns"):
+        target = _target_of(part.columns)
+        lines = [
+            f"table = {source}",
+            f'inputs, targets = table.drop(columns="{target}").to_numpy(), table["{target}"].to_numpy()',
+        ]
+        return lines, part.drop(columns=target).to_numpy(), part[target].to_numpy()
+    if isinstance(part, Mapping):
+        return _popped(dict(part), source)
+    if not (_holds_samples(part) or hasattr(part, "dataset")):
+        raise InputError([_OTHER_FORM])
+    if getattr(part, "column_names", None) is not None and part.format["type"] != "custom":
+        return _popped(dict(part.with_format("numpy")[:]), f'{source}.with_format("numpy")[:]')
+    return _of_samples(part, source)
 
 
-def _first_batch(whole: Any) -> Any:
+def _popped(columns: dict[str, Any], source: str) -> tuple[list[str], Any, Any]:
+    target = _target_of(columns)
+    return [f"inputs = dict({source})", f'targets = inputs.pop("{target}")'], columns, columns.pop(target)
+
+
+def _of_samples(part: Any, source: str) -> tuple[list[str], Any, Any]:
+    """Return the lines that collate all samples of a map-style data set."""
     from torch.utils.data import default_collate
 
-    samples, join = getattr(whole, "dataset", whole), getattr(whole, "collate_fn", default_collate)
-    if not (hasattr(samples, "__getitem__") and hasattr(samples, "__len__")):
-        raise InputError(["its data are an iterable, which scripts do not read; return arrays or a map-style data set"])
-    return join([samples[number] for number in range(min(2, len(samples)))])
-
-
-def _is_named(whole: Any) -> bool:
-    return hasattr(whole, "column_names") or isinstance(_first_batch(whole), Mapping)
+    samples, join, lines = part, default_collate, [f"samples, join = {source}, default_collate"]
+    if hasattr(part, "dataset") and hasattr(part, "collate_fn"):
+        samples, join = part.dataset, part.collate_fn
+        lines = [f"loader = {source}", "samples, join = loader.dataset, loader.collate_fn"]
+    if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
+        raise InputError([_OTHER_FORM])
+    batch = join([samples[number] for number in range(min(2, len(samples)))])
+    joined = "join([samples[number] for number in range(len(samples))])"
+    if isinstance(batch, Mapping):
+        found, given, targets = _popped(dict(batch), joined)
+        return [*lines, *found], given, targets
+    return [*lines, f"inputs, targets = {joined}"], batch[0], batch[1]
 
 
 def _target_of(names: Any) -> str:
-    return next(name for name in TARGET_NAMES if name in names)
+    found = next((name for name in TARGET_NAMES if name in names), None)
+    if found is None:
+        raise InputError([_OTHER_FORM])
+    return found
 
 
 # -- tensors -----------------------------------------------------------------------------------------------------------
@@ -162,10 +168,14 @@ def _target_of(names: Any) -> str:
 
 def _tensor(given: Any, name: str, ready: torch.Tensor) -> str:
     """Return the Python that makes a tensor of the right type."""
-    made = f"torch.as_tensor({name})" if isinstance(given, np.ndarray | torch.Tensor) else f"torch.as_tensor(np.asarray({name}))"
-    found = given.dtype if isinstance(given, torch.Tensor) else torch.as_tensor(np.asarray(given)[:1]).dtype
     if isinstance(given, torch.Tensor):
-        made = name
+        found, made = given.dtype, name
+    else:
+        array = np.asarray(given)
+        if array.dtype.kind not in "biuf":
+            raise InputError([_OTHER_FORM])
+        found = torch.as_tensor(array[:1].copy()).dtype
+        made = f"torch.as_tensor({name})" if isinstance(given, np.ndarray) else f"torch.as_tensor(np.asarray({name}))"
     return made + ("" if found == ready.dtype else _CASTS.get(ready.dtype, f".to({ready.dtype})"))
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +15,31 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import nn
 
+from harness.api.host import load_host
 from harness.commands.export_script.data_lines import DataLines, lines_for, saved_lines
 from harness.commands.export_script.loss_lines import loss_lines
 from harness.commands.export_script.prove_script import Wanted, prove
-from harness.commands.export_script.refused import OPTIMIZER_CLASSES, PIPELINE_SCHEDULES
-from harness.api.host import load_host
+from harness.commands.export_script.refused import PIPELINE_SCHEDULES
 from harness.core.errors import InputError
+from harness.core.streams import stream_seed
+from harness.engines.shared.layer_timing import blocks_of, is_plain
 from harness.engines.shared.look_at import describe_module
+from harness.engines.shared.optimizers import CLASSES
 from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
-from harness.engines.shared.setup import Setup, entries_of, make_setup
-from harness.engines.shared.trial import try_model
+from harness.engines.shared.setup import DATA_SEED, Setup, entries_of, make_setup
+from harness.workloads.batches import Samples
 from harness.workloads.data import SPLIT_SEED, Normalisation, measure_normalisation
 from harness.workloads.entries import IGNORED, DataShape, RawData
 from harness.workloads.own_data import for_loss
-from harness.workloads.user import MODEL_PARAMETERS, is_user_function
+from harness.workloads.user import MODEL_PARAMETERS
+from harness.workloads.user_files import find_user_function, is_user_function
+from harness.workloads.user_import import user_object
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
     from harness.engines.shared.findings import ModelFindings
+    from harness.engines.shared.replica import Replica
+    from harness.engines.shared.shown import Trial
 
 TITLES = {
     "single": "on one device",
@@ -74,14 +80,18 @@ class Imported:
 
     Attributes:
         folder: that Python must search for it.
-        line: imports it.
+        module: that it is imported from.
+        own: the name that is imported.
         name: what it is called in the script.
+        call: the Python that names it; differs from `name` where it is an attribute of something.
     """
 
     function: Any
     folder: Path
-    line: str
+    module: str
+    own: str
     name: str
+    call: str
 
 
 def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: tuple[str, ...]) -> Script:
@@ -97,20 +107,25 @@ def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: t
     """
     setup = make_setup(cell, plugins)
     work, data = cell.workload, setup.data
+    if not isinstance(data.train, Samples):
+        raise InputError([f"{work.dataset.name}: its samples are read as they are needed; scripts keep all in memory"])
     module = build_module(setup.model, setup.model.Options(**work.model.options), setup.shape, cell.seed)
-    trial = try_model(module, data, work, cell.seed, [str(setup.model.file.path)])
+    replica = setup.replica()
+    trial = setup.trial
+    assert trial is not None  # the model is the user's own
     found = describe_module(work.model.name, module, data, trial.without_gradient, trial.draws)
     notes = [*_changed(setup)]
-    model = imported(work.model.name, cell)
+    model = imported("workload.model", work.model.name, cell)
     raw = _raw(cell, plugins)
     lines, arrays, functions = _data(cell, setup, raw, model, target)
     ragged = data.counts is not None
     losses = loss_lines(work.loss, found.outputs, data.train.targets, data.classes, ragged, work.precision == "bf16")
+    recompute = bool(cell.options.get("recompute"))
     context = {
         "cell": cell,
         "steps": steps,
         "data": lines,
-        "model": _model(found, model, setup, module),
+        "model": _model(found, model, setup, module, trial),
         "loss_lines": losses,
         "rate_lines": rate_lines(setup),
         "ragged": ragged,
@@ -120,15 +135,20 @@ def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: t
         "clip_norm": work.clip_norm,
         "bf16": work.precision == "bf16",
         "dtype": DTYPES[work.precision],
-        "recompute": bool(cell.options.get("recompute")),
-        "imports": list(dict.fromkeys(_joined([model, *functions]))),
+        "recompute": recompute,
+        "blocks": [name for name, _ in blocks_of(replica)] if recompute and not found.chain else [],
+        "data_seed": stream_seed(DATA_SEED, "data"),
+        "imports": import_lines([model, *functions]),
         "folders": folders([model, *functions], target),
         "distributed": cell.strategy != "single",
         "staged": cell.strategy == "model-split",
         "title": f"Train {work.model.name} on {work.dataset.name} {TITLES[cell.strategy]}.",
         "command": command(cell, target),
     }
-    context |= _layout(cell, setup, found, placement)
+    _refuse_idle_norms(cell, setup.num_train, trial)
+    context |= _layout(cell, setup, found, placement, trial)
+    if cell.strategy == "fsdp":
+        context["units"] = _units(replica)
     context["in_place"] = any(getattr(part, "inplace", False) for part in module.modules())
     text = render(f"{cell.strategy}.py.j2", context)
     wanted = Wanted(cell, data, convert(module, torch.device("cpu"), DTYPES[work.precision]), setup.rate, ragged)
@@ -167,40 +187,34 @@ def command(cell: Cell, target: Path) -> str:
 # -- the user's functions ----------------------------------------------------------------------------------------------
 
 
-def imported(name: str, cell: Cell) -> Imported:
-    """Import a function as the script will.
+def imported(key: str, name: str, cell: Cell, taken: Collection[str] = ()) -> Imported:
+    """Find a function of the user's, and say how the script imports it.
+
+    Args:
+        taken: names that the script has given already.
 
     Raises:
         InputError: its file's name is none that Python can import.
     """
-    place, _, function = name.rpartition(":")
-    if place.endswith(".py"):
-        path = (Path(cell.folder) / Path(place).expanduser()).resolve()
-        folder, module = path.parent, path.stem
-    else:
-        folder, module = Path(cell.folder).resolve(), place
-    first = module.partition(".")[0]
-    if not all(part.isidentifier() for part in module.split(".")) or first in sys.stdlib_module_names:
+    found = find_user_function(key, name, Path(cell.folder))
+    module = found.module or found.file.path.stem
+    top = module.partition(".")[0]
+    if not all(part.isidentifier() for part in module.split(".")) or top in sys.stdlib_module_names:
         raise InputError(
             [f"{name}: a script cannot import a module called {module}; give the file another name, such as train.py"]
         )
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    found = getattr(importlib.import_module(module), function)
-    if function in OWN_NAMES:
-        own = f"{first}_{function}"
-        return Imported(found, folder, f"from {module} import {function} as {own}", own)
-    return Imported(found, folder, f"from {module} import {function}", function)
+    own, _, rest = found.name.partition(".")
+    called = f"{module.rpartition('.')[2]}_{own}" if own in OWN_NAMES or own in taken else own
+    return Imported(user_object(found), found.root, module, own, called, f"{called}.{rest}" if rest else called)
 
 
-def _joined(functions: list[Imported]) -> Iterator[str]:
-    """Yield import lines, one for each module."""
-    by_module: dict[str, list[str]] = {}
+def import_lines(functions: list[Imported]) -> list[str]:
+    """Return import lines, one for each module."""
+    by_module: dict[str, dict[str, None]] = {}
     for each in functions:
-        module, _, names = each.line.partition(" import ")
-        by_module.setdefault(module, []).append(names)
-    for module, names in by_module.items():
-        yield f"{module} import {', '.join(sorted(dict.fromkeys(names)))}"
+        name = each.own if each.name == each.own else f"{each.own} as {each.name}"
+        by_module.setdefault(each.module, {})[name] = None
+    return [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(by_module.items())]
 
 
 def folders(functions: list[Imported], target: Path) -> list[str]:
@@ -222,7 +236,7 @@ def _changed(setup: Setup) -> Iterator[str]:
 
 def _raw(cell: Cell, plugins: tuple[str, ...]) -> RawData:
     _, dataset = entries_of(load_host(plugins), cell)
-    with seeded(cell.seed, "data"):
+    with seeded(DATA_SEED, "data"):
         loaded: RawData = dataset.load(dataset.Options(**cell.workload.dataset.options))
     return for_loss(loaded, cell.workload.loss)
 
@@ -240,18 +254,21 @@ def _data(
         arrays = {"inputs": raw.train_inputs, "targets": raw.train_targets}
         lines = saved_lines(file, raw.train_inputs, raw.train_targets, setup.data.train, normalisation)
         return lines, {file: arrays}, []
-    function = imported(name, cell)
-    if function.name == model.name and function.line != model.line:
-        function = replace(function, line=f"{function.line} as load_{function.name}", name=f"load_{function.name}")
-    with seeded(cell.seed, "data"):
+    taken = () if name.rpartition(":")[0] == cell.workload.model.name.rpartition(":")[0] else (model.name,)
+    function = imported("workload.dataset", name, cell, taken)
+    with seeded(DATA_SEED, "data"):
         result = function.function()
-    return lines_for(result, f"{function.name}()", setup.data.train, normalisation), {}, [function]
+    try:
+        lines = lines_for(result, f"{function.call}()", setup.data.train, normalisation)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise InputError([f"{name}: scripts do not read such data: {type(error).__name__}: {error}"]) from None
+    return lines, {}, [function]
 
 
 # -- model and settings ------------------------------------------------------------------------------------------------
 
 
-def _model(found: ModelFindings, model: Imported, setup: Setup, module: nn.Module) -> dict[str, Any]:
+def _model(found: ModelFindings, model: Imported, setup: Setup, module: nn.Module, trial: Trial) -> dict[str, Any]:
     values = {key: getattr(setup.shape, key) for key in MODEL_PARAMETERS}
     taken = inspect.signature(model.function).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
@@ -264,11 +281,13 @@ def _model(found: ModelFindings, model: Imported, setup: Setup, module: nn.Modul
         built = model.function(**accepted)
     lazy = any(isinstance(p, nn.parameter.UninitializedParameter) for p in built.parameters())
     return {
-        "call": f"{model.name}({', '.join(f'{key}={value}' for key, value in accepted.items())})",
+        "call": f"{model.call}({', '.join(f'{key}={value}' for key, value in accepted.items())})",
         "blank": _blank(setup.shape) if lazy else "",
         "convert": f".to({dtype})" if any(each != dtype for each in held) else "",
         "chain": found.chain,
         "draws": found.draws,
+        "draws_elsewhere": bool({"random", "numpy"} & set(trial.generators)),
+        "sparse": bool(trial.sparse),
         "result": found.result,
         "buffers": bool(found.buffers),
     }
@@ -306,7 +325,7 @@ def rate_lines(setup: Setup) -> list[str]:
 
 def optimizer_call(spec: Named, parameters: str) -> str:
     """Return the Python that makes the optimizer, with the options that differ from torch's own."""
-    made = OPTIMIZER_CLASSES[spec.name]
+    made = CLASSES[spec.name].__name__
     usual = inspect.signature(getattr(torch.optim, made)).parameters
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.options.items()}
     changed = "".join(f", {key}={value!r}" for key, value in options.items() if usual[key].default != value)
@@ -316,7 +335,7 @@ def optimizer_call(spec: Named, parameters: str) -> str:
 # -- layouts -----------------------------------------------------------------------------------------------------------
 
 
-def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Any) -> dict[str, Any]:
+def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Any, trial: Trial) -> dict[str, Any]:
     """Return what only some strategies need."""
     world, size = cell.gpus if cell.strategy != "single" else 1, cell.global_batch_size
     sizes = {size, setup.num_train % size or size}
@@ -329,46 +348,88 @@ def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Any) -> d
         "empties": any(each < world for each in sizes),
         "uneven": any(len({-(-each // micro) for each in _parts(total, world)}) > 1 for total in sizes),
         "optimizer": optimizer_call(cell.workload.optimizer, "parameters" if staged else trained),
-        "static_graph": bool(cell.options.get("static_graph")),
-        "ddp_options": _ddp_options(cell, found),
+        "static_graph": bool(cell.options.get("static_graph")) or (trial.reentrant and trial.unused),
+        "ddp_options": _ddp_options(cell, trial),
         "reshards": cell.options.get("shard", "parameters") == "parameters",
     }
-    return context | (_pipeline(cell, sizes, micro, found, placement) if staged else {})
+    return context | (_pipeline(cell, sizes, micro, found, placement, _plain(setup)) if staged else {})
+
+
+def _refuse_idle_norms(cell: Cell, num_train: int, trial: Trial) -> None:
+    """Refuse a last batch with fewer samples than devices, where BatchNorm would count what only fills up."""
+    rest = num_train % cell.global_batch_size
+    if trial.norms and 0 < rest < cell.gpus:
+        raise InputError(
+            [
+                f"the last batch of an epoch has {rest} samples for {cell.gpus} devices, and BatchNorm would count "
+                "what fills it up; choose another global_batch_size"
+            ]
+        )
+
+
+def _units(replica: Replica) -> list[str]:
+    """Return the names of the blocks that fully_shard gathers each for itself.
+
+    Raises:
+        InputError: a parameter has no axis to be cut along.
+    """
+    from harness.engines.real.layouts.sharded import units_of
+
+    odd = [name for name, p in replica.module.named_parameters() if p.dim() == 0]
+    if odd:
+        raise InputError([f"{odd[0]} is a single number, which fully_shard cannot share out; give it the shape (1,)"])
+    return [name for name, block in units_of(replica) if any(True for _ in block.parameters())]
+
+
+def _plain(setup: Setup) -> bool:
+    replica = setup.replica()
+    inputs, _ = replica.data.train.block(0, min(2, setup.num_train))
+    with replica.autocast():
+        return is_plain(replica.module, inputs)
 
 
 def _parts(total: int, world: int) -> list[int]:
     return [len(part) for part in np.array_split(np.arange(total), world)]
 
 
-def _ddp_options(cell: Cell, found: ModelFindings) -> str:
-    options = {}
+def _ddp_options(cell: Cell, trial: Trial) -> str:
+    options: dict[str, Any] = {}
+    unused = trial.unused or cell.workload.find_unused_parameters
     if cell.options.get("bucket_mib", 25.0) != 25.0:
         options["bucket_cap_mb"] = cell.options["bucket_mib"]
-    if cell.options.get("static_graph"):
+    if cell.options.get("static_graph") or (trial.reentrant and unused):
         options["static_graph"] = True
-    elif found.without_gradient:
+    elif unused:
         options["find_unused_parameters"] = True
     return "".join(f", {key}={value}" for key, value in options.items())
 
 
-def _pipeline(cell: Cell, sizes: set[int], micro: int, found: ModelFindings, placement: Any) -> dict[str, Any]:
+def _pipeline(
+    cell: Cell, sizes: set[int], micro: int, found: ModelFindings, placement: Any, plain: bool
+) -> dict[str, Any]:
     """Return the stages and torch's schedules.
 
     Raises:
         InputError: torch's own pipeline cannot run them.
     """
-    if not found.chain:
+    if not plain:
         raise InputError(
             [
-                f"{found.name} is no plain nn.Sequential; torch's own pipeline runs stages that are sequences of layers. "
-                "Export sync-ddp or fsdp, or write the model as one"
+                f"{found.name} is no plain nn.Sequential whose layers each hand one tensor on; torch's own pipeline "
+                "runs such lists only. Export sync-ddp or fsdp, or write the model as one"
             ]
         )
     if placement is None:
         raise InputError(["the cell has no record of which layers were in which stage; run it again"])
-    padded = any(each % micro for each in sizes)
-    if padded and found.batch_norms:
-        raise InputError(["its last micro-batch is filled up, which BatchNorm would count; choose sizes that divide"])
+    uneven = any(each % -(-each // micro) for each in sizes)
+    if uneven and (found.batch_norms or found.draws):
+        what = "BatchNorm would count" if found.batch_norms else "dropout would draw for"
+        raise InputError(
+            [
+                f"torch's own pipeline takes micro-batches of one size, and {what} what fills them up; choose a "
+                "global_batch_size that divides the training samples"
+            ]
+        )
     wanted, with_few = PIPELINE_SCHEDULES[cell.options["schedule"]]
     stages, counts = [list(stage) for stage in placement], {-(-each // micro) for each in sizes}
     several = wanted.startswith("ScheduleInterleaved")

@@ -24,6 +24,7 @@ from harness.workloads.losses import weighted_loss
 if TYPE_CHECKING:
     from harness.core.cell import Cell
     from harness.workloads.data import Data
+    from harness.workloads.streamed import Streamed
 
 CLOSE = 1e-6
 """Largest difference of what is computed twice in another order, relative to its size; chosen."""
@@ -56,8 +57,13 @@ def prove(text: str, target: Path, wanted: Wanted, arrays: dict[str, dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         for name, content in arrays.items():
             np.savez_compressed(Path(folder) / name, **content)
-        script = _run(text, Path(folder) / target.name if arrays else target)
-        for what, same in _comparisons(script, wanted):
+        try:
+            script = _run(text, Path(folder) / target.name if arrays else target)
+            compared = list(_comparisons(script, wanted))
+        except Exception as error:
+            name = type(error).__name__
+            raise InputError([f"a script of {wanted.cell.cell_id} would not run: {name}: {error}"]) from error
+        for what, same in compared:
             if not same:
                 raise InputError([f"a script would not repeat {wanted.cell.cell_id}: {what} would differ"])
 
@@ -107,11 +113,12 @@ def _same_inputs(one: Inputs, other: Inputs) -> bool:
     return all(_same(a, b) for a, b in zip(tensors_of(one), tensors_of(other), strict=True))
 
 
-def _same_loss(script: ModuleType, wanted: Wanted, samples: Samples) -> bool:
+def _same_loss(script: ModuleType, wanted: Wanted, samples: Samples | Streamed) -> bool:
     inputs, targets = samples.block(0, min(ROWS, len(samples)))
     with torch.no_grad(), seeded(wanted.cell.seed, "trial"):
         outputs = outputs_of(call(wanted.module, inputs))
         weights = torch.ones(len(targets), dtype=torch.float64)
         expected = weighted_loss(wanted.cell.workload.loss, wanted.ragged)(outputs, targets, weights)
         got = script.sample_losses(outputs, targets)
-    return got.shape == (len(targets),) and _same(got.sum().double(), expected.double())
+    same: bool = got.shape == (len(targets),) and _same(got.sum().double(), expected.double())
+    return same

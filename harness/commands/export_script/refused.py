@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 
 from harness.core.cell import Cell, Workload
+from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.workloads.entries import LOSSES
-from harness.workloads.user import is_user_function
+from harness.workloads.user_files import is_user_function
 
 EXPORTED = ("single", "sync-ddp", "fsdp", "model-split", "local-sgd")
 """Strategies with a script."""
@@ -22,12 +23,11 @@ WITHOUT_COUNTERPART: Mapping[str, str] = {
 KNOWN_WORK = frozenset(
     {
         *("model", "dataset", "optimizer", "lr_schedule", "loss", "precision"),
-        *("lr_warmup", "clip_norm", "step"),
+        *("lr_warmup", "clip_norm", "step", "loading", "find_unused_parameters"),
     }
 )
 """Keys of a workload that scripts follow; a cell in which another one is set is refused."""
 
-OPTIMIZER_CLASSES: Mapping[str, str] = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 RATE_SHAPES = ("constant", "cosine", "step")
 PIPELINE_SCHEDULES: Mapping[str, tuple[str, str]] = {
     "gpipe": ("ScheduleGPipe", "ScheduleInterleaved1F1B"),
@@ -53,13 +53,14 @@ def _reasons(cell: Cell) -> Iterator[str]:
     if cell.faults:
         yield "it has faults on purpose, which no script repeats"
     if not is_user_function(work.model.name):
-        yield f"its model {work.model.name} ships with the harness; scripts are for models of your own, FILE.py:FUNCTION"
+        what = f"its model {work.model.name} ships with the harness"
+        yield f"{what}; scripts are written for models of your own, FILE.py:FUNCTION"
     for field in fields(Workload):
         default = None if field.default is MISSING else field.default
         if field.name not in KNOWN_WORK and getattr(work, field.name) not in (default, None):
             yield f"workload.{field.name} is not written to scripts yet"
     named = {
-        "optimizer": (work.optimizer.name, OPTIMIZER_CLASSES),
+        "optimizer": (work.optimizer.name, OPTIMIZERS),
         "lr_schedule": (work.lr_schedule.name, RATE_SHAPES),
         "loss": (work.loss, LOSSES),
         "step": (work.step, ("eager",)),

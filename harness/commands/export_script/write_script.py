@@ -28,14 +28,14 @@ def export(what: str, root: Path, to: Path | None, plugins: Sequence[str] = ()) 
     """
     record, folder = finished(what, root, "give the id that `harness show SCENARIO` lists, or its folder")
     cell = replace(record.cell, folder=str(_folder(record.cell, folder)))
-    steps = record.row.get("steps")
+    steps = int(record.row.get("steps") or 0)
     reason = why_not(cell) or (None if steps else f"it has not trained: {record.status}, {record.reason}")
     if reason is not None:
         raise InputError([f"{cell.cell_id}: {reason}"])
     target = to or Path(f"{Path(cell.workload.model.name.partition(':')[0]).stem}_{cell.strategy.replace('-', '_')}.py")
     if target.exists():
         raise InputError([f"{target} already exists and was not changed; choose another name by --to"])
-    script = _in_child(cell, int(steps), _placement(record), target.resolve(), plugins)
+    script = _in_child(cell, steps, _placement(record), target.resolve(), plugins)
     target.write_text(script.text, encoding="utf-8")
     written = [str(target)]
     for name, arrays in script.arrays.items():
@@ -64,7 +64,7 @@ def _placement(record: Record) -> Any:
 
 
 def _in_child(cell: Cell, steps: int, placement: Any, target: Path, plugins: Sequence[str]) -> Any:
-    with started([(_make, (cell, steps, placement, target, tuple(plugins)))], threads=1) as connections:
+    with started([(_make, (cell, steps, placement, target, tuple(plugins)))], 1, cell) as connections:
         (made,) = answers(connections, f"exporting {cell.cell_id}", LOOKING_S)
     if isinstance(made, tuple):
         code, text = made

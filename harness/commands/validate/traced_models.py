@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from harness.commands.validate.case_systems import Unpredictable
 from harness.commands.validate.published import Tables
+from harness.core.not_known import NotKnown
 from harness.costs.cells import kept_or_traced, tracer_key
 from harness.costs.profiles import ModelShape
 from harness.workloads import harness_models
@@ -59,7 +60,10 @@ def _traced(name: str, text: str, precision: str) -> ModelShape:
         "sample": asdict(sample),
         "rules": [precision, "cuda", KEEPS_SOFTMAX_INPUT],
     }
-    return kept_or_traced(key, lambda: _trace(model, sample, precision))
+    found = kept_or_traced(key, lambda: _trace(model, sample, precision))
+    if isinstance(found, NotKnown):
+        raise Unpredictable(found.reason)
+    return found
 
 
 def _sample(model: Model, text: str) -> DataShape | None:
@@ -71,7 +75,7 @@ def _sample(model: Model, text: str) -> DataShape | None:
     return DataShape(int(image[1]), int(image[2]), int(image[3]), IMAGE_CLASSES) if image else None
 
 
-def _trace(model: Model, sample: DataShape, precision: str) -> ModelShape:
+def _trace(model: Model, sample: DataShape, precision: str) -> ModelShape | NotKnown:
     from harness.costs.tracing import Rules, trace_model
 
     rules = Rules(precision=precision, device="cuda", keeps_softmax_input=KEEPS_SOFTMAX_INPUT)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.core.given_cluster import LinkFigures
 from harness.core.units import GIGA
 from harness.core.words import bandwidth, exact_duration
-from harness.costs.profiles.cluster_figures import LinkFigures
 
 CARRIED = {
     "nvlink": 0.80,

@@ -1,8 +1,18 @@
 """What one cell runs on and computes: from its scenario, from the catalogue, or measured before on this machine."""
 
-from harness.costs.cells.find import cluster_of, devices_per_node, given_shape, profile_of
+from harness.costs.cells.find import cluster_of, given_shape, profile_of
 from harness.costs.cells.given import profile_hash, profile_of_file
-from harness.costs.cells.kept import find_shape, kept_or_traced, seen_by, shape_key, tracer_key
+from harness.costs.cells.kept import (
+    find_shape,
+    keep_failure,
+    keep_size,
+    kept_or_traced,
+    seen_by,
+    shape_key,
+    size_of,
+    tracer_key,
+    why_not_known,
+)
 from harness.costs.cells.link_tables import fitted_link, read_tables
 from harness.costs.cells.measured import (
     MeasuredLinks,
@@ -20,8 +30,8 @@ from harness.costs.cells.measured import (
 )
 
 __all__ = [
-    "MeasuredLinks", "MeasuredStep", "cluster_of", "devices_per_node", "find_shape", "fitted_link", "given_shape",
-    "hardware", "keep_links", "keep_step", "kept_or_traced", "load_links", "load_profile", "measured_id",
-    "missing_sizes", "needs_measuring", "neighbours_of", "profile_hash", "profile_key", "profile_of",
-    "profile_of_file", "read_tables", "seen_by", "shape_key", "tracer_key",
+    "MeasuredLinks", "MeasuredStep", "cluster_of", "find_shape", "fitted_link", "given_shape",
+    "hardware", "keep_failure", "keep_links", "keep_size", "keep_step", "kept_or_traced", "load_links",
+    "load_profile", "measured_id", "missing_sizes", "needs_measuring", "neighbours_of", "profile_hash", "profile_key",
+    "profile_of", "profile_of_file", "read_tables", "seen_by", "shape_key", "size_of", "tracer_key", "why_not_known",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, Impossible
 from harness.core.given_cluster import (
     THIS_MACHINE,
     ClusterFigures,
@@ -19,7 +19,9 @@ from harness.core.given_cluster import (
     GivenServers,
     LinkFigures,
     StepFigures,
+    devices_per_node,
 )
+from harness.core.not_known import NotKnown
 from harness.core.words import bandwidth, show
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, efficiency
 from harness.costs.catalogue.named_links import LINK_ERROR
@@ -53,14 +55,6 @@ _ELEMENT_BYTES = 4
 
 
 # -- the cluster -------------------------------------------------------------------------------------------------------
-
-
-def devices_per_node(cluster: ClusterFigures, gpus: int) -> int:
-    """Return how many devices share a node.
-
-    Where nobody says it, a link between nodes makes every device a node of its own, and without one all share a node.
-    """
-    return cluster.gpus_per_node or (1 if cluster.inter_node else max(1, gpus))
 
 
 def cluster_of(cell: Cell) -> Cluster:
@@ -148,11 +142,12 @@ def given_shape(cell: Cell) -> ModelShape | None:
     return shape_of_given(model, cell.workload.precision, cell.folder) if is_given(model) else None
 
 
-def profile_of(cell: Cell, shape: ModelShape | None = None, measured: Profile | None = None) -> Profile:
+def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured: Profile | None = None) -> Profile:
     """Return how long a cell's workload computes on one of its devices.
 
     Args:
-        shape: of the model; needed where one figure is spread over layers, and where a catalogue device is estimated.
+        shape: of the model, or why it is not known; needed where one figure is spread over layers, and where a
+            catalogue device is estimated.
         measured: this machine's profile of the workload; default: what was kept of an earlier measurement.
 
     Raises:
@@ -169,6 +164,8 @@ def profile_of(cell: Cell, shape: ModelShape | None = None, measured: Profile | 
         return found
     if shape is None:
         raise HarnessError(f"{_name(cell)}: its layers are not known yet. Run `harness plan --measure` to trace them")
+    if isinstance(shape, NotKnown):
+        raise Impossible(f"{_name(cell)}: its layers are not known, so nothing can be predicted. {shape.reason}")
     return _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
 
 
@@ -245,7 +242,7 @@ def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:
 
 
 def _update(optimizer: Named) -> str:
-    if optimizer.name.startswith("adam"):
+    if optimizer.name.startswith(("adam", "nadam", "radam", "adadelta")):
         return "adam"
     return "momentum" if optimizer.options.get("momentum") else "sgd"
 

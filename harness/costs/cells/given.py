@@ -14,6 +14,7 @@ from harness.core.cell import Named
 from harness.core.errors import InputError
 from harness.costs.profiles.device_profile import LayerTime, Profile
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
+from harness.workloads.user_files import is_user_function
 
 HEAD_SIZE = 64
 """Width of one attention head where nobody says; customary from Vaswani et al. 2017 (512 / 8) to Brown et al. 2020."""
@@ -27,7 +28,7 @@ LAYER_COLUMNS = ("name", "forward_ms", "backward_ms", "activation_bytes", "param
 
 def is_given(model: Named) -> bool:
     """Say whether a cell's workload.model is one without mathematics."""
-    return bool({"parameters", "profile"} & set(model.options)) and ".py:" not in model.name
+    return bool({"parameters", "profile"} & set(model.options)) and not is_user_function(model.name)
 
 
 def shape_of_given(model: Named, precision: str = "fp32", folder: str | Path = ".") -> ModelShape:

@@ -17,6 +17,7 @@ from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import ModelShape
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
@@ -97,6 +98,7 @@ def profile_key(cell: Cell, machine: Machine, size: int) -> Json:
         "code": [cell.code.get(kind, "") for kind in ("model", "dataset")],
         "neighbours": neighbours_of(cell, machine),
         "size": size,
+        **({"layers": "blocks"} if is_user_function(cell.workload.model.name) else {}),  # once they were one layer
     }
 
 

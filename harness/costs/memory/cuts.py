@@ -107,3 +107,46 @@ def _missing(sizes: Sequence[int], needs: Needs, limits: Sequence[int]) -> str:
     missing, stage, size = max(rows)
     layers = counted(size, "layer")
     return f"balanced by time, stage {stage} ({layers}) needs {memory_size(max(0, missing))} more"
+
+
+def named_sizes(named: Sequence[Sequence[str]], layers: Sequence[str], stages: int) -> list[int]:
+    """Return how many layers each stage has where each lists modules; a layer that none lists goes with those before.
+
+    A name may stand above a layer, and then means all layers inside, or below one, and then means that layer.
+
+    Args:
+        layers: names in their order; one may stand several times.
+
+    Raises:
+        Impossible: a name is no module's, stages do not follow the order of the layers, or one is empty.
+    """
+    among = f"The layers are, in order: {', '.join(dict.fromkeys(layers))}"
+    if len(named) != stages:
+        raise Impossible(f"placement lists {counted(len(named), 'stage')}, and there are {stages}")
+    wrong = [name for stage in named for name in stage if not any(related(name, layer) for layer in layers)]
+    if wrong:
+        raise Impossible(f"placement names {', '.join(wrong)}, which is no part of the model. {among}")
+    sizes, current = [0] * stages, 0
+    for layer in layers:
+        stage = _stage_listing(named, layer)
+        if stage is not None and stage < current:
+            raise Impossible(f"placement puts {layer} on stage {stage}, behind layers of stage {current}. {among}")
+        current = current if stage is None else stage
+        sizes[current] += 1
+    if not all(sizes):
+        raise Impossible(f"placement leaves stage {sizes.index(0)} without a layer. {among}")
+    return sizes
+
+
+def related(name: str, other: str) -> bool:
+    """Whether one of two modules is, or holds, the other one."""
+    return name == other or name.startswith(f"{other}.") or other.startswith(f"{name}.")
+
+
+def _stage_listing(named: Sequence[Sequence[str]], layer: str) -> int | None:
+    """Return the stage that lists a layer: by the deepest name that holds it, else by the first name inside of it."""
+    found = [(name, number) for number, names in enumerate(named) for name in names if related(name, layer)]
+    above = [(len(name), number) for name, number in found if len(name) <= len(layer)]
+    if above:
+        return max(above)[1]
+    return found[0][1] if found else None

@@ -13,7 +13,7 @@ from harness.core.errors import Impossible
 from harness.core.records import Json
 from harness.core.units import MIB
 from harness.costs.memory.allocator import Allocator, CachingAllocator, OutOfMemory, PlainAllocator
-from harness.costs.memory.cuts import StageMemory, balance, balance_under
+from harness.costs.memory.cuts import StageMemory, balance, balance_under, named_sizes
 from harness.costs.memory.gathered import passing_bytes
 from harness.costs.memory.replay import DevicePart, replay
 from harness.costs.memory.states import state_bytes
@@ -218,7 +218,7 @@ def stages_of(
     """
     named = placement if placement is not None else None if isinstance(layout.placement, str) else layout.placement
     if named is not None:
-        sizes = _named_sizes(named, [layer.name for layer in shape.layers], layout.stages)
+        sizes = named_sizes(named, [layer.name for layer in shape.layers], layout.stages)
     else:
         flops = [layer.forward_flops.at(1) for layer in shape.layers]
         by_time = layout.placement == "time" and any(flops)
@@ -229,15 +229,6 @@ def stages_of(
         sizes = _sizes(weights, layout.stages, memory)
     ends = list(accumulate(sizes))
     return tuple(range(end - size, end) for size, end in zip(sizes, ends, strict=True))
-
-
-def _named_sizes(named: Sequence[Sequence[str]], layers: Sequence[str], stages: int) -> list[int]:
-    if len(named) != stages or not all(named) or [name for stage in named for name in stage] != list(layers):
-        raise Impossible(
-            f"placement must list all layers in order in {stages} non-empty stages; got {[list(s) for s in named]}, "
-            f"the layers are {', '.join(layers)}"
-        )
-    return [len(stage) for stage in named]
 
 
 def _sizes(weights: Sequence[float], stages: int, memory: StageMemory | None) -> list[int]:

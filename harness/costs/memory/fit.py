@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST
-from harness.core.errors import InputError
+from harness.core.errors import HarnessError, Impossible
 from harness.core.given_cluster import is_elsewhere
 from harness.core.words import counted, memory_size
 from harness.costs.memory.device import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory, stages_of
@@ -45,9 +46,15 @@ def placement_of(cell: Cell, host: Host, shape: ModelShape) -> tuple[tuple[str, 
     One cut for what a pipeline needs and for what it takes; None without a pipeline.
 
     Raises:
-        Impossible: there are too few layers, or the named stages are not the model's layers in their order.
+        Impossible: there are too few layers, the named stages are not the model's layers in their order, or nobody
+            knows how tensor parallelism divides the model.
     """
     layout = layout_of(cell, host)
+    if layout.tensor > 1 and not shape.divisible:
+        raise Impossible(
+            "tensor parallelism cuts pairs of nn.Linear in an nn.Sequential, or what a module says in a class "
+            "attribute tensor_plan; this model has other modules with linear layers in them"
+        )
     if layout.stages == 1:
         return None
     stages = stages_of(shape, layout, _work(cell, host), constants_of(cell), limit_bytes=cell.dram_bytes)
@@ -104,15 +111,15 @@ def resolve_largest(cell: Cell, host: Host, shape: ModelShape) -> Cell:
     Its id stays: it names what was asked for. Where not a single sample fits, the number is 1, and the verdict says so.
 
     Raises:
-        InputError: a model without mathematics that does not say what it keeps.
+        Impossible: nobody knows what the model keeps.
     """
     if cell.micro_batch_size != LARGEST:
         return cell
     if cell.dram_bytes is None:
         return replace(cell, micro_batch_size=cell.batch_size)
     if not shape.activations_known:
-        raise InputError(
-            ['micro_batch_size = "largest": activations are not known. Set activations, or hidden and sequence']
+        raise Impossible(
+            'micro_batch_size = "largest": activations are not known. Set activations, or hidden and sequence'
         )
     layout, work = layout_of(cell, host), _work(replace(cell, micro_batch_size=cell.batch_size), host)
     found = largest(shape, layout, work, cell.dram_bytes, constants_of(cell), batch_size=cell.batch_size)
@@ -132,18 +139,28 @@ def _work(cell: Cell, host: Host) -> Work:
     )
 
 
+_NUMBER_BYTES = {"float": 4, "int32": 4, "int16": 2, "uint8": 1, "int8": 1, "bool": 1}
+"""Of one number of a tensor as it lies on the device; others have 8."""
+
+
 def _data_bytes(cell: Cell, host: Host) -> int:
     """Return the bytes of the whole data set, which this machine keeps on its devices; 0 where only loading it tells.
 
     A cluster of the catalogue stands for any way of feeding it.
     """
-    from harness.costs.cells.kept import seen_by
+    from harness.costs.cells.kept import seen_by, size_of
 
     seen = None if is_elsewhere(cell.cluster) else seen_by(cell, host)
     if seen is None:
         return 0
-    dataset, (_, sample) = host.datasets[cell.workload.dataset.name], seen
-    size = dataset.size(dataset.Options(**cell.workload.dataset.options))
-    numbers = 8 * sample.width if sample.vocabulary else 4 * sample.channels * sample.height * sample.width
-    labels = 8 * (sample.width if sample.labels_per_token else 1)
-    return int(size.num_train + size.num_test) * (numbers + labels)
+    _, sample = seen
+    try:
+        size = size_of(cell, host)
+    except (HarnessError, OSError):
+        return 0  # running the cell words it
+    if size is None:
+        return 0
+    tensors = (*sample.inputs, sample.targets)
+    return (size.num_train + size.num_test) * sum(
+        math.prod(one.shape) * _NUMBER_BYTES.get(one.dtype, 8) for one in tensors
+    )

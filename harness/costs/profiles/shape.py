@@ -76,6 +76,7 @@ class ModelShape:
         origin: where the figures are from, in words.
         activations_known: whether anybody said what the layers keep for the backward pass.
         timeline: what each pass allocates, where the model was traced.
+        divisible: whether it is known what tensor parallelism may divide.
     """
 
     layers: tuple[LayerShape, ...]
@@ -84,6 +85,7 @@ class ModelShape:
     origin: str = ""
     activations_known: bool = True
     timeline: Timeline | None = None
+    divisible: bool = True
 
     @property
     def parameters(self) -> int:
@@ -94,3 +96,10 @@ class ModelShape:
     def parameter_bytes(self) -> int:
         """Bytes of all parameters, and of all gradients."""
         return self.parameters * self.element_bytes
+
+    def work_shares(self, samples: float) -> list[float]:
+        """Return each layer's share of all operations; of all parameters where operations are not known."""
+        flops = [layer.forward_flops.at(samples) for layer in self.layers]
+        weights = flops if sum(flops) else [float(layer.parameters) for layer in self.layers]
+        total = sum(weights)
+        return [weight / total if total else 1 / len(weights) for weight in weights]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
+
+from harness.workloads.batches import Inputs, call
 
 WHOLE = "model"
 """What the one block of a module that cannot be opened is called."""
@@ -18,7 +19,7 @@ stages then misses an even one by half a stage at most."""
 STAGES = 2
 """A block of a list of several is opened only where it is too heavy for one of so many stages: people think in them."""
 
-Named = list[tuple[str, nn.Module]]
+NamedModules = list[tuple[str, nn.Module]]
 """Modules by their dotted names."""
 
 
@@ -47,15 +48,15 @@ class CallTree:
         return found
 
 
-def named_blocks(module: nn.Module, inputs: Any, fewest: int = 1, opened: Collection[str] = ()) -> Named:
+def named_blocks(module: nn.Module, inputs: Inputs, fewest: int = 1, opened: Collection[str] = ()) -> NamedModules:
     """Return the blocks of a module in the order of their first call.
 
     The children of an `nn.Sequential`, as far as each is called once. Of any other module the heaviest part is opened
     until none holds more than an eighth of the parameters; a block of a list stays whole unless it is too heavy for a
     stage. What lies between blocks (adding, reshaping, parameters that are used without a call) belongs to none.
 
-    The module is run once, in its present mode and without gradients; buffers and random generators are left as they
-    were, anything else that it changes in itself is not. Tensors may be fake.
+    The module is run once, in its present mode and without gradients; buffers, random generators and counters are left
+    as they were. Tensors may be fake.
 
     Args:
         inputs: one tensor, or keyword arguments.
@@ -80,7 +81,7 @@ def is_chain(module: nn.Module) -> bool:
     return len(held) == len(set(held))
 
 
-def call_tree(module: nn.Module, inputs: Any) -> CallTree:
+def call_tree(module: nn.Module, inputs: Inputs) -> CallTree:
     """Run a module once without gradients and return its calls."""
     tree, stack = CallTree(), [-1]
 
@@ -96,16 +97,33 @@ def call_tree(module: nn.Module, inputs: Any) -> CallTree:
     hooks += [part.register_forward_hook(leave, always_call=True) for part in module.modules()]
     try:
         with torch.no_grad(), undisturbed(module):
-            module(**inputs) if isinstance(inputs, dict) else module(inputs)
+            call(module, inputs)
     finally:
         for hook in hooks:
             hook.remove()
     return tree
 
 
+COUNTERS = (bool, int, float, str, type(None))
+"""Types of attributes that a module may count in."""
+
+
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put buffers and random generators back afterwards, buffers that were replaced by others too."""
+    """Put buffers, random generators and counters back afterwards, buffers that were replaced by others too."""
+    owners = list(module.modules())
+    before = [{key: value for key, value in vars(owner).items() if isinstance(value, COUNTERS)} for owner in owners]
+    try:
+        with buffers_kept(module):
+            yield
+    finally:
+        for owner, values in zip(owners, before, strict=True):
+            vars(owner).update(values)
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put buffers and random generators back afterwards."""
     owners = [(owner, name, b) for owner in module.modules() for name, b in owner.named_buffers(recurse=False)]
     before = [buffer.detach().clone() for _, _, buffer in owners]
     devices = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
@@ -156,13 +174,19 @@ def _inside(name: str, part: nn.Module, called: set[int], total: int) -> dict[st
     Nothing, where too much would lie outside of all children: a parameter that is used without a call is held by every
     stage of a pipeline.
     """
+    found = _called_inside(name, part, called)
+    held = {id(p) for child in found.values() for p in child.parameters()}
+    owners = [part, *(m for m in part.modules() if isinstance(m, nn.ParameterList | nn.ParameterDict))]
+    loose = {id(p): p.numel() for owner in owners for p in owner.parameters(recurse=False) if id(p) not in held}
+    return found if sum(loose.values()) <= total / HEAVIEST else {}
+
+
+def _called_inside(name: str, part: nn.Module, called: set[int]) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for key, child in part.named_children():
         full = f"{name}.{key}" if name else key
-        found.update({full: child} if id(child) in called else _inside(full, child, called, total))
-    held = {id(p) for child in found.values() for p in child.parameters()}
-    loose = sum(p.numel() for p in part.parameters() if id(p) not in held)
-    return found if loose <= total / HEAVIEST else {}
+        found.update({full: child} if id(child) in called else _called_inside(full, child, called))
+    return found
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -111,15 +111,18 @@ def _timeline(runs: Sequence[TracedPass]) -> Timeline:
         if e.num_bytes
     }
     slots = _slots(large)
-    passes = [
+    passes = tuple(
         Passes(
             tuple(_events(large, Phase(layer, False), lines, slots)),
             tuple(_events(large, Phase(layer, True), lines, slots)),
             _relative(slots, output.number, layer),
         )
         for layer, output in enumerate(large.layers.outputs)
-    ]
-    return Timeline(tuple(passes), large.layers.stands_for)
+    )
+    if not large.layers.repeats:
+        return Timeline(passes, large.layers.stands_for)
+    places = {each: place for place, each in enumerate(dict.fromkeys(passes))}
+    return Timeline(tuple(places), tuple(places[each] for each in passes))
 
 
 def _slots(run: TracedPass) -> dict[int, tuple[int, int]]:

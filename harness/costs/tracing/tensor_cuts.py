@@ -8,12 +8,13 @@ Source: Shoeybi, Patwary, Puri, LeGresley, Casper and Catanzaro 2019, "Megatron-
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from torch import nn
+from torch.nn.utils import parametrize
 
-from harness.core.errors import PluginError
+from harness.core.errors import Impossible, PluginError
 from harness.workloads.nets import Maxout
 
 TensorCut = Literal["colwise", "rowwise"]
@@ -35,17 +36,52 @@ def tensor_plan(module: nn.Module, ways: int) -> dict[str, TensorCut]:
     `nn.Sequential` every two linear layers with nothing but elementwise functions between them are a pair.
 
     Raises:
+        Impossible: `not_plain` says so.
         PluginError: a module's own plan names something that is no linear layer of it.
     """
     if ways == 1:
         return {}
+    if problem := not_plain(module):
+        raise Impossible(problem)
+    return found_plan(module, ways)
+
+
+def not_plain(module: nn.Module) -> str:
+    """Say why nobody knows how to cut a model by tensor parallelism; nothing where it can be.
+
+    That is known of what is passed through in order, and of modules that declare a plan. Any other forward may use a
+    layer in ways that only its author knows: it may read a weight, or a value between two layers.
+    """
+    open_modules = [("", module)]
+    for name, part in open_modules:
+        if getattr(type(part), "tensor_plan", None) is not None:
+            continue
+        if is_sequence(part):
+            open_modules += [(f"{name}.{inner}".lstrip("."), child) for inner, child in part.named_children()]
+        elif any(isinstance(inner, nn.Linear) for inner in part.modules()) and not isinstance(part, nn.Linear):
+            where = f"{name} is a {type(part).__name__}" if name else f"this model is a {type(part).__name__}"
+            return (
+                f"tensor parallelism cuts pairs of nn.Linear in an nn.Sequential; {where}, whose forward may use its "
+                'layers otherwise. Say how it is cut with a class attribute: tensor_plan = {"up": "colwise", "down": '
+                '"rowwise"}'
+            )
+    return ""
+
+
+def is_sequence(module: nn.Module) -> bool:
+    """Whether a module passes its layers in order, and does nothing else."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def found_plan(module: nn.Module, ways: int) -> dict[str, TensorCut]:
+    """Return the cuts of what can be cut, wherever it stands."""
     plan: dict[str, TensorCut] = {}
     for name, part in module.named_modules():
         prefix = f"{name}." if name else ""
         declared = getattr(type(part), "tensor_plan", None)
         if declared is not None:
             found = _declared(part, declared, ways)
-        elif isinstance(part, nn.Sequential):
+        elif is_sequence(part):
             found = dict(_pairs(part, ways))
         else:
             continue
@@ -66,7 +102,7 @@ def _declared(module: nn.Module, declared: TensorPlan, ways: int) -> dict[str, T
 def _pairs(module: nn.Sequential, ways: int) -> Iterator[tuple[str, TensorCut]]:
     first: str | None = None
     for name, layer in module.named_children():
-        if not isinstance(layer, nn.Linear):
+        if type(layer) is not nn.Linear or parametrize.is_parametrized(layer):
             first = first if isinstance(layer, ELEMENTWISE) else None
         elif first is not None and _divides(layer, "rowwise", ways) and _hidden_divides(module, first, layer, ways):
             yield first, "colwise"
@@ -87,10 +123,10 @@ def _divides(layer: Any, cut: TensorCut, ways: int) -> bool:
     return bool(side % ways == 0)
 
 
-def split_shares(module: nn.Module, plan: TensorPlan) -> dict[str, float]:
-    """Return for every top-level layer the share of its parameters that the plan divides, 0..1."""
+def split_shares(module: nn.Module, plan: TensorPlan, layers: Iterable[tuple[str, nn.Module]]) -> dict[str, float]:
+    """Return for every layer the share of its parameters that the plan divides, 0..1."""
     shares = {}
-    for name, layer in module.named_children():
+    for name, layer in layers:
         total = sum(p.numel() for p in layer.parameters())
         cuts = {full: cut for full, cut in plan.items() if full == name or full.startswith(f"{name}.")}
         divided = sum(_divided(module.get_submodule(full), cut) for full, cut in cuts.items())

@@ -1,31 +1,42 @@
-"""What a model holds, keeps and computes, layer by layer, found by running it with tensors that have no values.
+"""What a model holds, keeps and computes, block by block, found by running it with tensors that have no values.
+
+A trace is advice: where it fails, what it says is not known, and nothing else ends.
 
 Source: fake tensors and saved-tensor hooks are torch's (torch._subclasses.fake_tensor, torch.autograd.graph).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from harness.api.host import describe
+from harness.core.errors import HarnessError
+from harness.core.not_known import Hurdle, NotKnown
+from harness.core.text import Text
 from harness.costs.profiles.shape import ModelShape
+from harness.costs.tracing.blocks import NamedModules, named_blocks
 from harness.costs.tracing.cuda_rules import CudaRules
+from harness.costs.tracing.fake_kernels import FakeKernels
+from harness.costs.tracing.follow import follow
 from harness.costs.tracing.lines import Held, model_shape
-from harness.costs.tracing.tensor_cuts import split_shares, tensor_plan
-from harness.costs.tracing.watch import AllocationRecorder, Output, Phase, TracedLayers, TracedPass, storage_keys
+from harness.costs.tracing.samples import drawn
+from harness.costs.tracing.tensor_cuts import TensorPlan, found_plan, not_plain, split_shares
+from harness.costs.tracing.untouched import in_precision, is_lazy, kept_generators, kept_module, make_fake
+from harness.costs.tracing.watch import AllocationRecorder, Phase, TracedPass, storage_key, storage_keys
+from harness.workloads.batches import Inputs, call, outputs_of, tensors_of
 from harness.workloads.entries import DataShape
 from harness.workloads.losses import weighted_loss
 
 BATCH_SIZES = (2, 4)
 """Samples of the two passes that a line is drawn through. Not 1: BatchNorm over a single value is refused."""
-TRACED_OF_EQUAL = 3
-"""Layers traced of a run of equal ones: the first, the last, and one between equals, which stands for all others."""
 CUT_INTO = 2
 """Devices that tensor parallelism is asked about, to see what it divides."""
 LOWER = {"bf16": torch.bfloat16, "amp": torch.float16}
@@ -65,146 +76,189 @@ class Rules:
         return context
 
 
-def trace_model(build: Callable[[], nn.Module], shape: DataShape, rules: Rules | None = None) -> ModelShape:
-    """Trace a model that is built on the spot; no memory is allocated for its tensors.
+def trace_model(
+    build: Callable[[], nn.Module], shape: DataShape, rules: Rules | None = None, files: Sequence[str] = ()
+) -> ModelShape | NotKnown:
+    """Trace a model that is built on the spot; whatever it raises, the answer is only that nothing is known.
 
-    A model that needs values (a user's own that looks at them, say) is run with real ones instead.
+    In this order: built and run without values, so that no memory is allocated for its tensors; built with values
+    (a `build` may look at them) and run without; run with values. Random generators are left as they were, and so is
+    a module that `build` only hands out.
 
     Args:
-        build: makes the module; called where tensors are fake.
+        build: makes the module.
         shape: of one sample.
         rules: how it is run; default: in single precision on CPU.
+        files: the user's own, whose lines a reason names.
     """
     rules = rules or Rules()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with FakeTensorMode():
-                return _trace(build(), shape, rules, "fake tensors")
-        except (
-            RuntimeError,
-            TypeError,
-            AssertionError,
-        ):  # what fake tensors raise; what is wrong with the model itself
-            # is raised again
-            return _trace(build(), shape, rules, "real tensors")
+    with kept_generators(), _silence():
+        return _built_without_values(build, shape, rules) or _trace_built(build, shape, rules, files)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Let nobody warn: a cell will say it itself, about samples that mean something."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _built_without_values(build: Callable[[], nn.Module], shape: DataShape, rules: Rules) -> ModelShape | None:
+    """Return what a model says whose tensors never have values; None where it takes values."""
+    try:
+        with FakeTensorMode(), FakeKernels():
+            module = build()
+            if not all(isinstance(tensor, FakeTensor) for tensor in (*module.parameters(), *module.buffers())):
+                return None  # made before, and only handed out: not to be changed
+            return _trace(module, shape, rules, "fake tensors")
+    except Exception:  # of any type: it is the model's own code, and torch's under tensors that it never saw
+        return None
+
+
+def _trace_built(
+    build: Callable[[], nn.Module], shape: DataShape, rules: Rules, files: Sequence[str]
+) -> ModelShape | NotKnown:
+    hurdle = Hurdle.BUILD
+    try:
+        module = build()
+        hurdle = Hurdle.STEP
+        if is_lazy(module):
+            _initialise(module, shape)
+        return _without_values(module, shape, rules) or _with_values(module, shape, rules)
+    except Exception as error:  # as above; what is wrong with the model itself is raised again when a cell runs it
+        reason = str(error) if isinstance(error, HarnessError) else describe(error, files)
+        return NotKnown(hurdle, Text(reason))
+
+
+def _without_values(module: nn.Module, shape: DataShape, rules: Rules) -> ModelShape | None:
+    """Return what tensors that lose their values say; None where it takes values."""
+    try:
+        # What is no parameter and no buffer keeps its values.
+        with kept_module(module), FakeTensorMode(allow_non_fake_inputs=True) as mode, FakeKernels():
+            make_fake(module, mode)
+            return _trace(module, shape, rules, "fake tensors")
+    except Exception:  # as in `_built_without_values`
+        return None
+
+
+def _with_values(module: nn.Module, shape: DataShape, rules: Rules) -> ModelShape:
+    with kept_module(module):
+        return _trace(module, shape, rules, "real tensors")
+
+
+def _initialise(module: nn.Module, shape: DataShape) -> None:
+    """Let a lazy module find its sizes."""
+    inputs, _ = drawn(shape, BATCH_SIZES[0], torch.get_default_dtype())
+    module.train()
+    with torch.no_grad():
+        call(module, inputs)
 
 
 def _trace(module: nn.Module, shape: DataShape, rules: Rules, how: str) -> ModelShape:
+    if is_lazy(module):
+        _initialise(module, shape)
     module.train()
-    _convert(module, rules.dtype)
-    runs = [_run(module, _batch(shape, samples, rules.dtype), rules) for samples in BATCH_SIZES]
+    in_precision(module, rules.dtype)
+    batches = [drawn(shape, samples, rules.dtype) for samples in BATCH_SIZES]
+    with rules.casting():
+        blocks = named_blocks(module, batches[0][0])
+    divisible = not not_plain(module)
+    plan = found_plan(module, CUT_INTO) if divisible else {}
+    owned = _Owned.of(module, blocks)
+    runs = [_run(module, batch, rules, blocks, plan, owned) for batch in batches]
     origin = f"traced with {how} by the rules of {rules.device} in {rules.precision}"
-    shares = split_shares(module, tensor_plan(module, CUT_INTO))
-    held = [_held(layer, shares.get(name, 0.0)) for name, layer in named_layers(module)]
-    return model_shape(held, runs, rules.dtype.itemsize, origin)
+    shares = split_shares(module, plan, blocks)
+    held = [_held(owned.tensors[number], shares[name]) for number, (name, _) in enumerate(blocks)]
+    return replace(model_shape(held, runs, rules.dtype.itemsize, origin), divisible=divisible)
 
 
-def _convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """Do what `Module.to` does; that one swaps tensors in place, which fake ones refuse."""
-    converted: dict[int, nn.Parameter] = {}  # a parameter that two layers share stays one
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            if parameter.is_floating_point() and parameter.dtype != dtype:
-                made = nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad)
-                setattr(part, name, converted.setdefault(id(parameter), made))
-        for name, buffer in part.named_buffers(recurse=False):
-            if buffer.is_floating_point():
-                setattr(part, name, buffer.to(dtype))
+@dataclass
+class _Owned:
+    """Which layer counts a parameter or a buffer: of several that hold one, the first.
+
+    Attributes:
+        tensors: of each layer.
+        loose: tensors outside of all layers, by their storage; the first layer that uses one takes it.
+    """
+
+    tensors: list[list[torch.Tensor]]
+    loose: dict[int, torch.Tensor]
+
+    @classmethod
+    def of(cls, module: nn.Module, blocks: NamedModules) -> _Owned:
+        """Return what each block holds, and what none holds."""
+        seen: set[int] = set()
+        tensors = [_new((*block.parameters(), *block.buffers()), seen) for _, block in blocks]
+        outside = _new((*module.parameters(), *module.buffers()), seen)
+        return cls(tensors, {storage_key(tensor): tensor for tensor in outside})
+
+    def take(self, users: Mapping[int, int]) -> None:
+        """Give loose tensors to the layers that used them; what nobody used goes to the first."""
+        for key, tensor in self.loose.items():
+            self.tensors[users.get(key, 0)].append(tensor)
+        self.loose = {}
 
 
-def named_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return what a pipeline may cut between; a model that is no `nn.Sequential` is one layer."""
-    return list(module.named_children()) if isinstance(module, nn.Sequential) else [("model", module)]
+def _new(tensors: Iterable[torch.Tensor], seen: set[int]) -> list[torch.Tensor]:
+    """Return those that were not seen before, and note them."""
+    found = [tensor for tensor in tensors if id(tensor) not in seen]
+    seen |= {id(tensor) for tensor in found}
+    return found
 
 
-def _held(layer: nn.Module, split: float) -> Held:
+def _held(tensors: Sequence[torch.Tensor], split: float) -> Held:
     """Return what a layer holds whatever its input."""
-    trainable = [p for p in layer.parameters() if p.requires_grad]
-    fixed = [*layer.buffers(), *(p for p in layer.parameters() if not p.requires_grad)]
+    trainable = [t for t in tensors if isinstance(t, nn.Parameter) and t.requires_grad]
+    fixed = [t for t in tensors if not (isinstance(t, nn.Parameter) and t.requires_grad)]
     return Held(
-        tensors=tuple(p.numel() for p in trainable),
+        tensors=tuple(p.numel() * (2 if p.is_complex() else 1) for p in trainable),
         rows=tuple(p.shape[0] if p.dim() else 1 for p in trainable),
         buffers_bytes=sum(t.numel() * t.element_size() for t in fixed),
         split=split,
     )
 
 
-def _cut_layers(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    parts = dict(module.named_modules())
-    for name, cut in tensor_plan(module, CUT_INTO).items():
-        yield parts[name], cut
-
-
-def _batch(shape: DataShape, samples: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    targets = torch.zeros((samples, shape.width) if shape.labels_per_token else samples, dtype=torch.int64)
-    if shape.vocabulary:
-        return torch.zeros(samples, shape.width, dtype=torch.int64), targets
-    return torch.zeros(samples, shape.channels, shape.height, shape.width, dtype=dtype), targets
-
-
-def _run(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], rules: Rules) -> TracedPass:
+def _run(
+    module: nn.Module,
+    batch: tuple[Inputs, torch.Tensor],
+    rules: Rules,
+    blocks: NamedModules,
+    plan: TensorPlan,
+    owned: _Owned,
+) -> TracedPass:
     """Run one forward and backward pass and return what was seen."""
     inputs, targets = batch
-    parameters = list(module.parameters())
-    recorder = AllocationRecorder(storage_keys((*parameters, *module.buffers(), *batch)), storage_keys(parameters))
+    parameters, given = list(module.parameters()), tensors_of(inputs)
+    known = storage_keys((*parameters, *module.buffers(), *given, targets))
+    recorder = AllocationRecorder(known, storage_keys(parameters), loose=set(owned.loose))
     hooks = torch.autograd.graph.saved_tensors_hooks(recorder.pack, lambda tensor: tensor)
-    with recorder:
-        with _watching_cuts(module, recorder), hooks, rules.casting():
-            outputs, layers = _forward(module, inputs, recorder)
-            loss = weighted_loss(rules.loss)(outputs, targets, 1.0 / len(targets))
-        recorder.phase = Phase(max(layers.stands_for), True)
-        loss.backward()  # type: ignore[no-untyped-call]
-    run = recorder.run(inputs, layers, [p.grad for p in parameters if p.grad is not None])
     for parameter in parameters:
         parameter.grad = None
-    return run
+    with recorder:
+        with _watching_cuts(module, plan, recorder), hooks, rules.casting():
+            run = follow(module, inputs, recorder, blocks)
+            loss = _loss(run.result, targets, rules)
+        recorder.phase = Phase(run.last, True)
+        loss.backward()  # type: ignore[no-untyped-call]
+    seen = recorder.run(given, run.layers, [p.grad for p in parameters if p.grad is not None])
+    owned.take(recorder.users)
+    for parameter in parameters:
+        parameter.grad = None
+    return seen
 
 
-def _forward(
-    module: nn.Module, values: torch.Tensor, recorder: AllocationRecorder
-) -> tuple[torch.Tensor, TracedLayers]:
-    """Pass layer by layer; of a run of equal layers that keep their input's shape only some."""
-    names: list[str] = []
-    stands_for: list[int] = []
-    outputs: list[Output] = []
-    for group in _equal_runs(module):
-        stable, middle = True, 0
-        for place, (name, layer) in enumerate(group):
-            names.append(name)
-            if stable and TRACED_OF_EQUAL - 2 < place < len(group) - 1:
-                stands_for.append(middle)
-                continue
-            before, recorder.phase = values.shape, Phase(len(outputs), False)
-            values = layer(values)
-            stable = stable and values.shape == before
-            if values.requires_grad:
-                values.register_hook(recorder.entering(Phase(len(outputs), True)))
-            middle = len(outputs) if place == 1 else middle
-            stands_for.append(len(outputs))
-            outputs.append(Output(recorder.number_of(values), values.numel() * values.element_size()))
-    return values, TracedLayers(tuple(names), tuple(stands_for), tuple(outputs))
-
-
-def _equal_runs(module: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
-    """Yield neighbouring layers that are equal but for their values."""
-    for _, group in itertools.groupby(named_layers(module), key=lambda item: _signature(item[1])):
-        yield list(group)
-
-
-def _signature(layer: nn.Module) -> tuple[object, ...]:
-    """Return all that decides what a layer does to tensors, their values left out."""
-    tensors = [
-        (name, t.shape, t.dtype, t.requires_grad) for name, t in (*layer.named_parameters(), *layer.named_buffers())
-    ]
-    return (tuple(tensors), *((name, type(part), _plain(part)) for name, part in layer.named_modules()))
-
-
-def _plain(part: nn.Module) -> tuple[tuple[str, str], ...]:
-    return tuple((key, repr(value)) for key, value in vars(part).items() if not key.startswith("_"))
+def _loss(result: object, targets: torch.Tensor, rules: Rules) -> torch.Tensor:
+    return weighted_loss(rules.loss)(outputs_of(result), targets, 1.0 / len(targets))
 
 
 @contextmanager
-def _watching_cuts(module: nn.Module, recorder: AllocationRecorder) -> Iterator[None]:
+def _watching_cuts(module: nn.Module, plan: TensorPlan, recorder: AllocationRecorder) -> Iterator[None]:
     """Tell the recorder when values are divided: between a layer cut by outputs and one cut by inputs."""
 
     def enter(value: bool) -> Callable[..., None]:
@@ -213,7 +267,8 @@ def _watching_cuts(module: nn.Module, recorder: AllocationRecorder) -> Iterator[
 
         return divide
 
-    hooks = [part.register_forward_hook(enter(cut == "colwise")) for part, cut in _cut_layers(module)]
+    cuts = [(module.get_submodule(name), cut) for name, cut in plan.items()]
+    hooks = [part.register_forward_hook(enter(cut == "colwise")) for part, cut in cuts]
     try:
         yield
     finally:

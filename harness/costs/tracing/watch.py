@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,11 +53,13 @@ class TracedLayers(NamedTuple):
         names: of all layers.
         stands_for: for each of them, which of the traced ones it equals.
         outputs: of the traced ones.
+        repeats: all were traced, so that equal ones among them may share what is kept.
     """
 
     names: tuple[str, ...]
     stands_for: tuple[int, ...]
     outputs: tuple[Output, ...]
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,14 @@ class AllocationRecorder(TorchDispatchMode):
         inside: numbers of kept allocations that tensor parallelism divides.
         copies: numbers of allocations that are casts of parameters.
         flops: by phase, multiplications and additions.
+        loose: storages of parameters and buffers outside of all layers.
+        users: those of them that were used, to the layer that did so first.
     """
 
     known: set[int]
     parameters: set[int]
+    loose: set[int] = field(default_factory=set)
+    users: dict[int, int] = field(default_factory=dict)
     phase: Phase = START
     divided: bool = False
     events: list[Seen] = field(default_factory=list)
@@ -120,25 +126,28 @@ class AllocationRecorder(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self._count_flops(func, args, kwargs, out)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._see(tensor.untyped_storage())
-        if func is aten._to_copy.default and storage_key(args[0]) in self.parameters:
-            self.copies.add(self._numbers[storage_key(out)])
+        for storage in storages(tree_leaves(out)):
+            self._see(storage)
+        if func is aten._to_copy.default and storage_keys([args[0]]) & self.parameters:
+            self.copies |= {self._numbers[key] for key in storage_keys([out]) if key in self._numbers}
+        if self.loose:
+            for key in storage_keys(tree_leaves((args, kwargs))) & self.loose:
+                self.users.setdefault(key, self.phase.layer)
         return out
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
         """Note what autograd keeps; the first half of a pair of saved-tensor hooks."""
-        number = self._numbers.get(storage_key(tensor))
-        if number is not None and number not in self.saved:
-            self.saved[number] = self.phase.layer
-            if self.divided:
-                self.inside.add(number)
+        for key in storage_keys([tensor]):
+            number = self._numbers.get(key)
+            if number is not None and number not in self.saved:
+                self.saved[number] = self.phase.layer
+                if self.divided:
+                    self.inside.add(number)
         return tensor
 
     def number_of(self, tensor: torch.Tensor) -> int | None:
-        """Return the number of a tensor's allocation; None where it was there before."""
-        return self._numbers.get(storage_key(tensor))
+        """Return the number of a tensor's allocation; None where it was there before, or has no memory of its own."""
+        return self._numbers.get(storage_key(tensor)) if tensor.layout == torch.strided else None
 
     def entering(self, phase: Phase) -> Callable[[object], None]:
         """Return a hook that says which pass begins."""
@@ -148,17 +157,19 @@ class AllocationRecorder(TorchDispatchMode):
 
         return enter
 
-    def run(self, inputs: torch.Tensor, layers: TracedLayers, gradients: Iterable[torch.Tensor]) -> TracedPass:
+    def run(
+        self, inputs: Sequence[torch.Tensor], layers: TracedLayers, gradients: Iterable[torch.Tensor]
+    ) -> TracedPass:
         """Return what was seen so far; what ends from now on is not part of it."""
         return TracedPass(
-            samples=len(inputs),
-            input_bytes=inputs.numel() * inputs.element_size(),
+            samples=len(inputs[0]),
+            input_bytes=sum(tensor.numel() * tensor.element_size() for tensor in inputs),
             layers=layers,
             events=tuple(self.events),
             saved=dict(self.saved),
             divided=frozenset(self.inside),
             copies=frozenset(self.copies),
-            gradients=frozenset(self._numbers[storage_key(g)] for g in gradients),
+            gradients=frozenset(self._numbers[key] for key in storage_keys(gradients) & set(self._numbers)),
             flops=dict(self.flops),
         )
 
@@ -182,6 +193,8 @@ class AllocationRecorder(TorchDispatchMode):
             flops = flop_registry[packet](*args, **kwargs, out_val=out)
         elif packet is _ATTENTION_ON_CPU:  # torch counts its siblings on CUDA only
             flops = sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+        elif packet is aten._grouped_mm:  # of experts, each over its own rows; torch does not count it
+            flops = 2 * args[0].numel() * args[1].shape[-1]
         else:
             return
         self.flops[self.phase] = self.flops.get(self.phase, 0) + flops
@@ -193,6 +206,17 @@ def storage_key(tensor: torch.Tensor) -> int:
     return key
 
 
-def storage_keys(tensors: Iterable[torch.Tensor]) -> set[int]:
-    """Return the keys of all these tensors."""
-    return {storage_key(tensor) for tensor in tensors}
+def storage_keys(values: Iterable[object]) -> set[int]:
+    """Return the keys of all tensors among these values."""
+    return {storage._cdata for storage in storages(values)}
+
+
+def storages(values: Iterable[object]) -> Iterator[torch.UntypedStorage]:
+    """Yield the memory of all tensors among these values; a sparse one has that of its indices and its numbers."""
+    for value in values:
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.layout == torch.sparse_coo:
+            yield from storages((value._indices(), value._values()))
+        elif value.layout == torch.strided:
+            yield value.untyped_storage()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,6 +17,7 @@ from torch import nn
 from harness.core.records import Json
 from harness.engines.calibration.single_times import typical
 from harness.engines.processes.foreign import is_not_offered
+from harness.engines.processes.network import settle_network
 
 SIZES = tuple(4**k * 2**10 for k in range(9))
 """Bytes: 1 KiB, 4 KiB, ... 64 MiB."""
@@ -72,8 +71,7 @@ def measure_group(rank: int, ranks: int, store: str, device: str, _: Connection)
 
 
 def _join(rank: int, ranks: int, store: str, place: torch.device) -> None:
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    settle_network()
     if place.type == "cuda":
         torch.cuda.set_device(place)
     backend = "nccl" if place.type == "cuda" else "gloo"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from harness.core.errors import HarnessError, InputError, PluginError, one_of
 from harness.engines.processes.tasks import answers, started
 from harness.engines.shared.findings import Findings
-from harness.workloads.user import is_user_function, user_dataset, user_model
+from harness.workloads.user import user_dataset, user_model
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     from harness.api.host import Host

@@ -17,6 +17,7 @@ from harness.core.budget import Goal
 from harness.core.cell import Cell
 from harness.core.errors import Impossible
 from harness.core.faults import NO_FAULTS
+from harness.core.not_known import NotKnown
 from harness.costs.cells import MeasuredStep
 from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import StatusBoard, StatusLine
@@ -26,6 +27,7 @@ from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.messages import Post
 from harness.engines.shared.layer_timing import LayerCost, measure_layers
 from harness.engines.shared.replica import Replica, make_pieces
+from harness.engines.shared.sample_order import first_rows
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.shared.trace_or_find import shape_of as traced_shape
 from harness.workloads.batches import call, outputs_of, tensors_of
@@ -175,7 +177,7 @@ def measure(
     for _round in range(ROUNDS):
         for stepper in steppers:
             stepper.block()
-            stepper.layers.append(layers_of(stepper.worker.replica, stepper.size))
+            stepper.layers.append(layers_of(stepper.worker.replica, stepper.size, traced_shape(stepper.worker.setup)))
     device = steppers[0].worker.replica.device
     launch, bandwidth = launch_s(device), memory_bandwidth(device)
     return {stepper.size: measured_step(stepper, launch, bandwidth, neighbours, where) for stepper in steppers}
@@ -208,13 +210,28 @@ def spread(values: Sequence[float]) -> float:
     return statistics.median(values) / typical(values) - 1
 
 
-def layers_of(replica: Replica, size: int) -> list[LayerCost]:
-    """Return the times of all layers; of one layer, where the model is no sequence of several."""
-    piece = make_pieces(torch.arange(size).numpy(), 1.0 / size, size, pad=False)[0]
+def layers_of(replica: Replica, size: int, shape: ModelShape | NotKnown) -> list[LayerCost]:
+    """Return the times of all layers; of the whole, divided by operations, where they cannot be timed one by one."""
+    piece = make_pieces(first_rows(size, replica.data.num_train), 1.0 / size, size, pad=False)[0]
     try:
         return measure_layers(replica, piece, repeats=1)
     except Impossible:
-        return [_whole_model(replica, piece)]
+        return _spread(_whole_model(replica, piece), shape, size)
+
+
+def _spread(whole: LayerCost, shape: ModelShape | NotKnown, size: int) -> list[LayerCost]:
+    if isinstance(shape, NotKnown):
+        return [whole]
+    return [
+        LayerCost(
+            layer.name,
+            whole.forward_s * share,
+            whole.backward_s * share,
+            round(layer.output_bytes.at(size)),
+            layer.parameters,
+        )
+        for layer, share in zip(shape.layers, shape.work_shares(size), strict=True)
+    ]
 
 
 def _whole_model(replica: Replica, piece: Any) -> LayerCost:
@@ -234,7 +251,7 @@ def shape_of(stepper: Stepper) -> ModelShape:
     """Return the model's layers as traced; of one whose layers cannot be told apart that way, what a profile needs."""
     replica, size = stepper.worker.replica, stepper.size
     costs, found = stepper.layers[0], traced_shape(stepper.worker.setup)
-    if [layer.name for layer in found.layers] == [cost.name for cost in costs]:
+    if isinstance(found, ModelShape) and [layer.name for layer in found.layers] == [cost.name for cost in costs]:
         return found
     children = dict(replica.module.named_children())
     modules = [children.get(cost.name, replica.module) for cost in costs]
@@ -249,7 +266,7 @@ def shape_of(stepper: Stepper) -> ModelShape:
     ]
     tensors = tensors_of(replica.data.train.inputs)
     per_sample = Linear(0.0, float(sum(t[0].numel() * t.element_size() for t in tensors)))
-    return ModelShape(tuple(layers), per_sample, replica.dtype.itemsize, "counted here")
+    return ModelShape(tuple(layers), per_sample, replica.dtype.itemsize, "counted here", activations_known=False)
 
 
 # -- the device itself -------------------------------------------------------------------------------------------------

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from multiprocessing import connection
 from typing import TYPE_CHECKING
 
-from harness.costs.cells import find_shape
+from harness.core.errors import MachineError
+from harness.core.not_known import Hurdle, NotKnown
+from harness.core.text import Text
+from harness.costs.cells import find_shape, keep_failure
 from harness.costs.profiles import ModelShape
 from harness.engines.processes.tasks import answers, started
 
@@ -18,23 +21,24 @@ TRACING_S = 120.0
 """Longest that tracing may take; chosen: the largest bundled model takes 3 s on one core, with torch's import 10."""
 
 
-def find_or_trace(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape:
-    """Return the layers of a cell's model; what is traced is kept for later runs.
-
-    Raises:
-        MachineError: the model cannot be built or run; the message says why.
-    """
+def find_or_trace(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | NotKnown:
+    """Return the layers of a cell's model, or why they are not known; both are kept for later runs."""
     found = find_shape(cell, host)
     if found is not None:
         return found
-    with started([(_trace, (cell, tuple(plugins)))], cell.threads_per_device) as connections:
-        (content,) = answers(connections, f"tracing {cell.workload.model.name}", TRACING_S)
-    assert isinstance(content, ModelShape)
+    try:
+        with started([(_trace, (cell, tuple(plugins)))], cell.threads_per_device, cell) as connections:
+            (content,) = answers(connections, f"tracing {cell.workload.model.name}", TRACING_S)
+    except MachineError as error:  # it took too much memory or time: no reason not to run the cell
+        content = NotKnown(Hurdle.PROCESS, Text(str(error)))
+    assert isinstance(content, ModelShape | NotKnown)
+    if isinstance(content, NotKnown):
+        keep_failure(cell, host, content)
     return content
 
 
-def _trace(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> ModelShape:
+def _trace(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> ModelShape | NotKnown:
     from harness.api.host import load_host
     from harness.engines.shared.trace_or_find import trace_cell
 
-    return trace_cell(cell, load_host(plugins))
+    return trace_cell(cell, load_host(plugins), plugins)

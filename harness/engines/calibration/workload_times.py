@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.core.environment import describe_environment
+from harness.core.errors import MachineError
 from harness.core.machine import Machine, detect_machine
 from harness.core.words import counted
 from harness.costs.cells import keep_step, load_profile, missing_sizes, neighbours_of, profile_key
@@ -57,7 +58,7 @@ def missing_jobs(cells: Iterable[Cell], machine: Machine) -> list[Job]:
 
 
 def ensure_profiles(
-    cells: Iterable[Cell], plugins: Sequence[str], say: Say, machine: Machine | None = None
+    cells: Iterable[Cell], plugins: Sequence[str], say: Say, machine: Machine | None = None, *, goes_on: bool = False
 ) -> list[Profile]:
     """Measure what these cells need and was never measured here; say first how much that is.
 
@@ -66,6 +67,7 @@ def ensure_profiles(
         plugins: files to load besides the built-in ones.
         say: shows a line to the user.
         machine: what to measure on; default: this one.
+        goes_on: say what could not be measured, and measure the others; running such a cell tells why.
 
     Raises:
         MachineError: a workload could not be measured.
@@ -78,7 +80,13 @@ def ensure_profiles(
         say(f"measuring {counted(len(jobs), 'compute profile')} ({names}), at least {seconds:.0f} s")
     for job in jobs:
         began = time.monotonic()
-        measure_job(job, plugins, machine)
+        try:
+            measure_job(job, plugins, machine)
+        except MachineError as error:
+            if not goes_on:
+                raise
+            say(f"  {error}")
+            continue
         sizes = " and ".join(map(str, job.sizes))
         say(f"  {job.cell.workload.model.name} over {sizes} samples: {time.monotonic() - began:.1f} s")
     return [profile for cell in cells if (profile := load_profile(cell, machine)) is not None]
@@ -94,11 +102,11 @@ def measure_job(job: Job, plugins: Sequence[str], machine: Machine) -> None:
     count, what = neighbours_of(cell, machine), f"measuring {cell.workload.model.name}"
     with ExitStack() as stack:
         tasks = [(single.keep_busy, (cell, files, max(job.sizes)))] * count
-        neighbours = stack.enter_context(started(tasks, cell.threads_per_device))
+        neighbours = stack.enter_context(started(tasks, cell.threads_per_device, cell))
         for neighbour in neighbours:
             hear(neighbour, what, PATIENCE_S, kind="ready")
         task = (single.measure, (cell, files, job.sizes, count, device_in_words(cell, machine)))
-        (control,) = stack.enter_context(started([task], cell.threads_per_device))
+        (control,) = stack.enter_context(started([task], cell.threads_per_device, cell))
         for size, step in hear(control, what, PATIENCE_S).items():
             keep_step(cell, machine, size, step)
 

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import dis
+import os
 import sys
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 from harness.api.host import bundled, describe
 from harness.core.cell import Cell
-from harness.core.endings import Cause, Failure, SourceLine
+from harness.core.endings import Cause
 from harness.core.errors import HarnessError
+from harness.core.failure import Failure, SourceLine
 from harness.core.text import Text
 from harness.engines.processes.foreign import has_lost_peer, has_no_memory
+from harness.engines.processes.torch_errors import causes_of, mending
+from harness.workloads.user_files import UserFunction, user_functions
+from harness.workloads.user_import import user_sources
+
+_PACKAGE = str(Path(__file__).parents[2]) + os.sep
 
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
 
-def explain(error: BaseException, files: Collection[str], process: int = 0) -> Failure:
+def explain(error: BaseException, files: Collection[str], process: int = 0, his: str = "") -> Failure:
     """Say what a process failed of, by the user's own file and line where the error passed one.
 
     The user's program and model are on the way of nearly every error: a worker that runs out of memory does so inside
     `worker.gradient`. So the errors are asked one by one, from the one that was raised last to the one that caused it,
-    until one tells by itself; only then is it enough that a line of the user's was on the way.
+    until one tells by itself; only then is it enough that a line of the user's was on the way. Where none was, but the
+    workload is his and torch raised, it is his model that does not do under this strategy. What a frame of ours raised
+    without any of his is a bug of ours.
 
     Args:
         error: what ended the process.
         files: the user's own, from `own_files`.
         process: number of the process.
+        his: what of the workload is the user's, from `named_by_user`; empty where nothing is.
     """
-    errors = list(_chain(error))
+    errors = list(causes_of(error))
     for each in errors:
         cause = _cause(each, files)
         if cause is not None:
@@ -40,18 +50,41 @@ def explain(error: BaseException, files: Collection[str], process: int = 0) -> F
     passed = [each for each in errors if _own_lines(each, files)]
     if passed:  # the first cause is the nearest to the mistake: torch's pipelines raise an error of their own around it
         return _failure(Cause.USER, passed[-1], files, process)
+    of_torch = [each for each in errors if _torch_raised(each) or mending(each)] if his else []
+    if of_torch:
+        return _failure(Cause.USER, of_torch[-1], files, process, his)
     return _failure(Cause.HARNESS, errors[0], files, process)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it came from, as Python's own tracebacks follow them."""
-    seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        hidden = following.__suppress_context__
-        following = following.__cause__ or (None if hidden else following.__context__)
+def explain_in(cell: Cell, plugins: Sequence[str], error: BaseException, process: int = 0) -> Failure:
+    """Say what a process of a cell failed of, as `explain` does."""
+    return explain(error, own_files(cell, plugins), process, named_by_user(cell))
+
+
+def print_blamed(error: BaseException, failure: Failure, files: Collection[str]) -> None:
+    """Print an error's traceback; of one that is the user's it ends at his line, and not in ours below it."""
+    if isinstance(error, HarnessError) and error.cause is None and error.__cause__ is not None:
+        error = error.__cause__  # the program's own error: around it is only how we run programs
+    shown = traceback.TracebackException.from_exception(error)
+    own = [place for place, frame in enumerate(shown.stack) if frame.filename in files]
+    if failure.cause is Cause.USER and own and all(_is_ours(frame.filename) for frame in shown.stack[own[-1] + 1 :]):
+        shown.stack = traceback.StackSummary.from_list(shown.stack[: own[-1] + 1])
+    print("".join(shown.format()), end="", file=sys.stderr)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith((_PACKAGE, str(bundled("plugins")) + os.sep))
+
+
+def _torch_raised(error: BaseException) -> bool:
+    """Whether we called torch, and what raised is torch or what it called, such as the model."""
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = [place for place, filename in enumerate(frames) if _is_ours(filename)]
+    torch = sys.modules.get("torch")
+    if torch is None or torch.__file__ is None:
+        return False
+    below = frames[ours[-1] + 1 :] if ours else frames
+    return bool(below) and below[0].startswith(os.path.dirname(torch.__file__) + os.sep)
 
 
 def _cause(error: BaseException, files: Collection[str]) -> Cause | None:
@@ -95,9 +128,11 @@ def _own_lines(error: BaseException, files: Collection[str]) -> list[SourceLine]
     return [SourceLine(frame.filename, frame.lineno or 0) for frame in frames if frame.filename in files]
 
 
-def _failure(cause: Cause, error: BaseException, files: Collection[str], process: int) -> Failure:
+def _failure(cause: Cause, error: BaseException, files: Collection[str], process: int, his: str = "") -> Failure:
     own = _own_lines(error, files)
-    return Failure(cause, Text(_reason(cause, error, list(files))), process, own[-1] if own else None)
+    reason = f"{his}: {type(error).__name__}: {str(error).strip()}" if his else _reason(cause, error, list(files))
+    mended = mending(error) if cause is Cause.USER and not isinstance(error, HarnessError) else ""
+    return Failure(cause, Text(f"{reason}\n  {mended}" if mended else reason), process, own[-1] if own else None)
 
 
 def _reason(cause: Cause, error: BaseException, files: Sequence[str]) -> str:
@@ -110,11 +145,21 @@ def _reason(cause: Cause, error: BaseException, files: Sequence[str]) -> str:
 
 
 def own_files(cell: Cell, plugins: Sequence[str]) -> list[str]:
-    """Return the files whose frames are the user's: plugins, and workloads named by path."""
-    named = [work.name.rpartition(":")[0] for work in (cell.workload.model, cell.workload.dataset)]
-    files = [str((Path(cell.folder) / name).resolve()) for name in named if name.endswith(".py")]
-    files += [str(path.resolve()) for path in bundled("plugins").glob("*.py")]
+    """Return the files whose frames are the user's: plugins, and those that a workload names with their neighbours."""
+    files = [name for function in _functions(cell) for name in sorted(user_sources(function))]
     for plugin in plugins:
         path = Path(plugin).resolve()
         files += [str(p) for p in path.glob("*.py")] if path.is_dir() else [str(path)]
-    return files
+    return list(dict.fromkeys(files))
+
+
+def named_by_user(cell: Cell) -> str:
+    """Return what of a cell's workload is the user's, as the scenario names it; empty where nothing is."""
+    return " with ".join(dict.fromkeys(function.written for function in _functions(cell)))
+
+
+def _functions(cell: Cell) -> list[UserFunction]:
+    try:
+        return user_functions(cell)
+    except HarnessError:  # and that is what the process failed of
+        return []

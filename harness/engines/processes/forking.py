@@ -1,28 +1,354 @@
-"""The one server that all processes of cells, calibrations and telemetry are forked from. Imports no torch."""
+"""The servers that all processes of cells, calibrations and telemetry are forked from. Imports no torch.
+
+The first server has imported torch and the engines. A scenario that names files of the user's gets a server of its own,
+forked from the first, that has imported them too: a library that takes ten seconds to import is imported once for
+a scenario and not by every process of every cell. Another text of a file, or of a neighbour that it imports, is another
+server. `multiprocessing` has one server per program and a short path to its socket at heart; so this file has its own.
+"""
 
 from __future__ import annotations
 
-from multiprocessing import get_context
-from typing import Any
+import atexit
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.context import ForkServerProcess, set_spawning_popen
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-PRELOADED = [
-    "torch",
-    "torch._dynamo",
-    "torch.distributed",
-    "torch.nn.parallel",
-    "harness.engines.shared.setup",
-    "harness.engines.virtual.engine",
-    "harness.engines.real.endpoints",
-    "harness.workloads.data",
-    "harness.workloads.nets",
-    "harness.workloads.losses",
-    "harness.engines.telemetry.sampler",
-]
-"""What the fork server imports once, so that a cell starts in a tenth of a second instead of five."""
+from harness.core.errors import HarnessError
+from harness.core.held_files import contents
+from harness.engines.processes.serving import Imported, ToImport, serve_with_user_files
+from harness.engines.processes.slots import Descriptor
+from harness.workloads.user_files import user_functions
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from harness.core.cell import Cell
+
+_Target = Callable[..., object]
+
+IMPORTING_S = 300.0
+"""Longest that the user's files may take to import before every process does so by itself; chosen: transformers takes
+15 s on two busy cores."""
+
+MOST_SERVERS = 4
+"""Servers with files of the user's that are kept; chosen: each holds what its files import, 20 MB and more."""
+
+_LONGEST_PATH = 100
+"""Of a socket, in bytes: the system's structure has room for 108 on Linux and 104 on macOS (unix(7), sys/un.h)."""
 
 
-def fork_server() -> Any:
-    """Return the context that every cell's processes come from, its server started and warm."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
+class Forking:
+    """Where processes come from: what `multiprocessing` calls a context, of one server.
+
+    Attributes:
+        note: why the user's files were not imported in the server, for the record; empty where they were, or where
+            each process will say what is wrong with them.
+    """
+
+    def __init__(self, server: _Server, note: str = "") -> None:
+        self._server, self.note = server, note
+
+    @staticmethod
+    def Pipe() -> tuple[Connection, Connection]:  # noqa: N802  # as a context calls it
+        """Return the two ends of a pipe."""
+        return Pipe()
+
+    def Process(  # noqa: N802  # as a context calls it
+        self, target: _Target, args: tuple[object, ...] = (), *, name: str | None = None, daemon: bool | None = None
+    ) -> ForkedProcess:
+        """Return a process that is not started yet; the options are those of `multiprocessing.Process`."""
+        return ForkedProcess(self._server, target, args, name, daemon)
+
+
+class ForkedProcess(ForkServerProcess):
+    """A process that one of our servers forks."""
+
+    def __init__(
+        self, server: _Server, target: _Target, args: tuple[object, ...], name: str | None, daemon: bool | None
+    ) -> None:
+        super().__init__(target=target, args=args, name=name, daemon=daemon)
+        self.server = server
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> _Popen:  # type: ignore[override]  # noqa: N802  # multiprocessing's name
+        return _Popen(process_obj)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"server": None}  # the process itself has no use for it
+
+
+class _Popen(popen_forkserver.Popen):
+    """Asks the process's own server; `multiprocessing` asks the only one that it knows."""
+
+    def _launch(self, process_obj: ForkedProcess) -> None:
+        buffer = io.BytesIO()
+        set_spawning_popen(self)
+        try:
+            reduction.dump(_preparation(process_obj.name), buffer)
+            reduction.dump(process_obj, buffer)
+        finally:
+            set_spawning_popen(None)
+        self.sentinel, writing = process_obj.server.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
+        kept = os.dup(writing)  # its end tells the process that this one is gone
+        self.finalizer = util.Finalize(self, util.close_fds, (kept, self.sentinel))  # type: ignore[attr-defined]
+        with open(writing, "wb", closefd=True) as pipe:
+            pipe.write(buffer.getbuffer())
+        self.pid = forkserver.read_signed(self.sentinel)
+
+
+def _preparation(name: str) -> dict[str, object]:
+    """Return what a process takes over from this one; not its main module, which none of ours needs."""
+    data = {key: value for key, value in spawn.get_preparation_data(name).items() if "init_main" not in key}
+    with contextlib.suppress(FileNotFoundError):
+        data["dir"] = os.getcwd()
+    return data | {"sys_path": search_path()}
+
+
+def search_path() -> list[str]:
+    """Return where our processes import from: as here, but never from the folder where we happen to stand.
+
+    A `signal.py` there would be taken for Python's. What the user put into PYTHONPATH stays, and so does the folder
+    that this package itself lies in.
+    """
+    own = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    kept = {os.path.abspath(entry) for entry in (*own, str(Path(__file__).parents[3]))}
+    here = "" if sys.flags.safe_path else os.path.abspath(os.curdir)
+    entries = [entry for entry in sys.path if entry]
+    if entries and os.path.abspath(entries[0]) == here and here not in kept:
+        del entries[0]
+    return entries
+
+
+class _Server(forkserver.ForkServer):
+    """A server of our own beside the only one that `multiprocessing` knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = ""
+
+    def ensure_running(self) -> None:
+        """Start the server where it does not run."""
+        with self._lock:  # type: ignore[attr-defined]
+            with _safe_path():
+                resource_tracker.ensure_running()
+            if not self._runs():
+                self._start()
+
+    def _runs(self) -> bool:
+        if self._forkserver_pid is None:
+            return False
+        pid, _ = os.waitpid(self._forkserver_pid, os.WNOHANG)
+        if not pid:
+            return True
+        self.forget()
+        return False
+
+    def _start(self) -> None:
+        listener, alive_r, alive_w = self.listen()
+        try:
+            command = (
+                f"import sys; sys.path[:] = {search_path()!r}; from harness.engines.processes.serving import serve"
+            )
+            command += f"; serve({listener.fileno()}, {alive_r})"
+            flags = [flag for flag in util._args_from_interpreter_flags() if flag != "-P"]  # type: ignore[attr-defined]
+            arguments = [spawn.get_executable(), *flags, "-P", "-c", command]
+            passed = [listener.fileno(), alive_r]
+            self._forkserver_pid = util.spawnv_passfds(arguments[0], arguments, passed)  # type: ignore[attr-defined]
+        except BaseException:
+            os.close(alive_w)
+            raise
+        finally:
+            os.close(alive_r)
+            listener.close()
+        self._forkserver_alive_fd = alive_w
+
+    def listen(self) -> tuple[socket.socket, int, int]:
+        """Return the server's socket and both ends of the pipe that ends the server when nobody holds its writing end.
+
+        The socket is a file; its folder is elsewhere where the temporary folder's name is too long for one.
+        """
+        for place in (None, "/tmp", "/var/tmp", "/dev/shm"):
+            self._folder = tempfile.mkdtemp(prefix="harness-", dir=place)
+            address = str(Path(self._folder) / "socket")
+            if len(os.fsencode(address)) <= _LONGEST_PATH:
+                break
+            os.rmdir(self._folder)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(address)
+        os.chmod(address, 0o600)
+        listener.listen()
+        self._forkserver_address = address
+        return (listener, *os.pipe())
+
+    def forget(self) -> None:
+        """Let the server end, and remove its socket."""
+        if self._forkserver_alive_fd is not None:
+            os.close(self._forkserver_alive_fd)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = ""
+        for name in ("address", "alive_fd", "pid"):  # the class's own way to say that it does not run
+            setattr(self, f"_forkserver_{name}", None)
+
+
+class _UserServer(_Server):
+    """A server that has imported files of the user's: a process of the first server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process: ForkedProcess | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether processes can be forked from it."""
+        return self.process is not None and self.process.is_alive()
+
+    def ensure_running(self) -> None:
+        """Make sure of the tracker only: whoever hands this server out looks whether it runs."""
+        with _safe_path():
+            resource_tracker.ensure_running()
+
+    def take(self, alive: int) -> None:
+        """Keep the end of the pipe whose closing ends the server."""
+        self._forkserver_alive_fd = alive
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let Python processes that are started meanwhile not import from the folder where we stand."""
+    name = "PYTHONSAFEPATH"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+@dataclass
+class _Kept:
+    forking: Forking
+    server: _UserServer | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self.server is None or self.server.alive
+
+
+_first = _Server()
+_kept: dict[str, _Kept] = {}
+_owner = os.getpid()
+
+
+def fork_server(cell: Cell | None = None, plugins: Sequence[str] = (), log: str = "") -> Forking:
+    """Return where processes come from, its server started and warm.
+
+    Args:
+        cell: what the processes are for: where it names files of the user's, they are imported there.
+        plugins: files that the cell's processes load.
+        log: file that the output of importing is appended to.
+    """
+    first = Forking(_first)
+    if cell is None:
+        return first
+    sources = sources_of(cell)
+    if not sources:
+        return first
+    functions = user_functions(cell)
+    key = _key([f"{function.key} {function.written} {function.root}" for function in functions], sources)
+    if key not in _kept or not _kept[key].usable:
+        _drop(key)
+        while len(_kept) >= MOST_SERVERS:
+            _drop(next(iter(_kept)))
+        _kept[key] = _with_user_files(ToImport(cell, tuple(plugins), sources, log))
+    return _kept[key].forking
+
+
+def sources_of(cell: Cell) -> dict[str, bytes]:
+    """Return the user's files that a cell runs, by path, as they are held; none where one of them cannot be read."""
+    try:
+        return contents(path for function in user_functions(cell) for path in function.sources)
+    except (HarnessError, OSError):  # the cell's processes will say what is wrong
+        return {}
+
+
+def _key(names: Sequence[str], sources: dict[str, bytes]) -> str:
+    digest = hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogatepass"))
+    for path, content in sorted(sources.items()):
+        digest.update(f"\n{path}\n{len(content)}\n".encode(errors="surrogatepass") + content)
+    return digest.hexdigest()
+
+
+def _with_user_files(wanted: ToImport) -> _Kept:
+    """Start a server that imports the user's files; where that goes wrong, use the first one, and keep why."""
+    ours, theirs = Pipe()
+    server = _UserServer()
+    listener, alive_r, alive_w = server.listen()
+    arguments = (Descriptor(listener.fileno()), Descriptor(alive_r), theirs, wanted)
+    server.process = Forking(_first).Process(serve_with_user_files, arguments, name="user files", daemon=True)
+    try:
+        server.process.start()
+        server.take(alive_w)
+        theirs.close()  # with no copy of its end here, a dead server is the end of the pipe
+        imported = _heard(ours)
+    except BaseException:
+        _stop(server)
+        raise
+    finally:
+        os.close(alive_r)
+        listener.close()
+        ours.close()
+        theirs.close()
+    if imported.ready:
+        return _Kept(Forking(server), server)
+    _stop(server)
+    return _Kept(Forking(_first, imported.reason))
+
+
+def _heard(control: Connection) -> Imported:
+    try:
+        if control.poll(IMPORTING_S):
+            imported: Imported = control.recv()
+            return imported
+    except (EOFError, OSError):
+        return Imported(False, "the file ended the process that imported it, so that every process imports it anew")
+    return Imported(
+        False, f"the file took more than {IMPORTING_S:g} s to import, so that every process imports it anew"
+    )
+
+
+def _drop(key: str) -> None:
+    kept = _kept.pop(key, None)
+    if kept is not None and kept.server is not None:
+        _stop(kept.server)
+
+
+def _stop(server: _UserServer) -> None:
+    server.forget()
+    if server.process is not None and server.process.pid is not None:
+        server.process.kill()
+        server.process.join()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Remove the sockets; the servers end by themselves when nobody holds their pipes."""
+    if os.getpid() != _owner:
+        return
+    for key in list(_kept):
+        _drop(key)
+    _first.forget()

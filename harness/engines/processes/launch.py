@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.addresses import name_of
-from harness.core.endings import Cause, Failure, Status
+from harness.core.endings import Cause, Status
+from harness.core.failure import Failure
 from harness.core.faults import can_go_on
 from harness.core.records import Json
 from harness.core.text import Text
-from harness.engines.processes.forking import fork_server
+from harness.engines.processes.forking import fork_server, sources_of
 from harness.engines.processes.process import Job, run_process
 from harness.engines.processes.slots import Descriptor, make_slot_file
 from harness.engines.processes.status import Reached, StatusBoard
@@ -33,7 +34,19 @@ microseconds, so that anything above scheduling hiccups will do."""
 GRACE_S = 3.0
 """Time for the other processes to leave after one has failed, before they are ended; chosen."""
 
-_BLAMED_FIRST = (Cause.MACHINE, Cause.USER, Cause.DEADLOCK, Cause.FAULT, Cause.MEMORY, Cause.HARNESS, Cause.PEER)
+_BLAMED_FIRST = (
+    *(
+        Cause.MACHINE,
+        Cause.WORKLOAD,
+        Cause.IMPOSSIBLE,
+        Cause.USER,
+        Cause.DEADLOCK,
+        Cause.FAULT,
+        Cause.MEMORY,
+        Cause.HARNESS,
+    ),
+    Cause.PEER,
+)
 """Of several processes that failed: an error of one's own brings about the complaints that a peer has gone."""
 
 
@@ -88,6 +101,7 @@ class _Child:
     failure: Failure | None = None
     death: Json | None = None
     ready: bool = False
+    checksum: str = ""
     gone: bool = False
 
     @property
@@ -133,7 +147,7 @@ class _Supervisor:
     ) -> None:
         self.cell, self.plugins, self.log, self.options = cell, plugins, log, options
         self.on_progress = on_progress
-        self.context = fork_server()
+        self.context, self.sources = fork_server(cell, plugins, log), sources_of(cell)
         self.folder = tempfile.TemporaryDirectory(prefix="harness-")
         self.children: list[_Child] = []
         self.board: StatusBoard | None = None
@@ -152,6 +166,7 @@ class _Supervisor:
             self._start(job, len(jobs))
         self._close_descriptors()
         result = self._watch(deadline, until=lambda: all(child.ready for child in self._live()))
+        result = result or self._other_data()
         if result is None:
             targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
             if on_start is not None:
@@ -165,12 +180,28 @@ class _Supervisor:
         job.lines, job.label = lines, _label(job)
         assert self.board is not None
         job.status = Descriptor(self.board.descriptor)
-        process = self.context.Process(target=run_process, args=(job, theirs), daemon=True)
+        # A daemon may have no children, such as the processes that read data ahead; the kernel ends it with us anyway.
+        daemon = not self.cell.workload.loading.workers
+        process = self.context.Process(target=run_process, args=(job, theirs), daemon=daemon)
         process.start()
         theirs.close()  # with no copy of its end here, a dead child is the end of the pipe
         for pipe in job.pipes.values():
             pipe.close()
         self.children.append(_Child(job, process, mine, job.label))
+
+    def _other_data(self) -> Result | None:
+        """Refuse processes that loaded other data than each other: each would train on its own."""
+        first, *others = [child for child in self.children if child.checksum] or [self.children[0]]
+        other = next((child for child in others if child.checksum != first.checksum), None)
+        if other is None:
+            return None
+        name = self.cell.workload.dataset.name
+        reason = (
+            f"{name}: {first.label} and {other.label} loaded different data (checksums {first.checksum[:8]} and "
+            f"{other.checksum[:8]}); the function must return the same each time: give its generator a fixed seed, as "
+            "with numpy.random.default_rng(0)"
+        )
+        return Result.ended_by(Cause.USER, reason, other.job.line)
 
     def _release(self) -> None:
         self.started_s = time.monotonic()
@@ -186,6 +217,7 @@ class _Supervisor:
             log=self.log,
             environment=dict(os.environ),
             options=self.options,
+            sources=self.sources,
             **fields,
         )
 
@@ -260,7 +292,7 @@ class _Supervisor:
             child.gone = True
             return
         if kind == "ready":
-            child.ready = True
+            child.ready, child.checksum = True, content.get("data", "")
         elif kind == "done":
             child.answer = content
         elif kind == "died":
@@ -366,12 +398,16 @@ class _Supervisor:
         targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
         answers = [c.answer for c in self.children if c.answer is not None]
         if self.cell.engine == "virtual":
+            answers[0].notes += self._note_of_import()
             return Result(outcome=answers[0], targets=targets, started_s=self.started_s)
         from harness.engines.real.merge import merge
 
         outcome = merge(answers, self.cell)
-        outcome.notes += self.lost.values()
+        outcome.notes += [*self.lost.values(), *self._note_of_import()]
         return Result(outcome=outcome, targets=targets, started_s=self.started_s)
+
+    def _note_of_import(self) -> list[str]:
+        return [self.context.note] if self.context.note else []
 
     def clean_up(self) -> None:
         """End whatever still lives: terminate, wait, kill."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import random
 import signal
 import sys
 import time
-import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.core.addresses import Address
 from harness.core.cell import Cell
+from harness.core.held_files import give
 from harness.core.records import Json
-from harness.engines.processes.blame import explain, own_files
+from harness.core.streams import stream_seed
+from harness.engines.processes.blame import explain_in, own_files, print_blamed
+from harness.engines.processes.network import settle_network
+from harness.workloads.user_import import changes_by_user_files, environment_of_user_files
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +50,7 @@ class Job:
         pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
         rendezvous: file for torch's store; empty where no process group is needed.
         environment: the supervisor's environment variables; the fork server may be older than they are.
+        sources: the user's files as they were held, by path.
     """
 
     cell: Cell
@@ -66,6 +71,7 @@ class Job:
     log: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     options: Json = field(default_factory=dict)
+    sources: dict[str, bytes] = field(default_factory=dict)
 
 
 def run_process(job: Job, control: Connection) -> None:
@@ -75,8 +81,9 @@ def run_process(job: Job, control: Connection) -> None:
         answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
         control.send(("done", answer))
     except BaseException as error:
-        traceback.print_exception(error)
-        control.send(("failed", explain(error, own_files(job.cell, job.plugins), job.line)))
+        failure = explain_in(job.cell, job.plugins, error, job.line)
+        print_blamed(error, failure, own_files(job.cell, job.plugins))
+        control.send(("failed", failure))
         sys.stderr.flush()
         # Peers may be inside a collective with this process: leaving at once is what tells them.
         os._exit(1)
@@ -93,11 +100,16 @@ def _enter(job: Job) -> None:
         os.close(descriptor)
     faulthandler.enable()
     gc.freeze()  # what came from the fork server is shared memory: a collection that walks it would copy it
-    os.environ.update(job.environment)
+    os.environ.update(job.environment | environment_of_user_files())
     os.environ["OMP_NUM_THREADS"] = str(job.cell.threads_per_device)
+    give(job.sources)
+    import numpy as np
     import torch
 
     torch.set_num_threads(job.cell.threads_per_device)
+    # Processes of one server are born with the same state: without this, every seed would draw the same numbers.
+    random.seed(stream_seed(job.cell.seed, "process"))
+    np.random.seed(stream_seed(job.cell.seed, "process") % 2**32)
 
 
 def _die_with_parent() -> None:
@@ -128,7 +140,9 @@ def _run_virtual(job: Job, control: Connection) -> Outcome:
     outcome.setup_s = prepared - began
     outcome.facts["num_train"] = setup.num_train
     outcome.facts["data_checksum"] = setup.data.checksum
+    outcome.facts |= setup.model_facts()
     outcome.weights = outcome.weights.numpy() if job.options.get("keep_weights") else None
+    outcome.notes += changes_by_user_files()
     return outcome
 
 
@@ -147,8 +161,10 @@ def _run_real(job: Job, control: Connection) -> Json:
         torch.cuda.set_device(device)
     setup = make_setup(job.cell, job.plugins, job.device)
     ledger = _make_ledger(job, device)
-    endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
-    control.send(("ready", {}))
+    endpoint: Any = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
+    if job.kind == "worker":
+        endpoint.runner.read_ahead()
+    control.send(("ready", {"data": setup.data.checksum}))
     started = control.recv()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -237,28 +253,27 @@ def _make_worker(job: Job, setup: Setup, ledger: Any) -> RealWorker:
     from harness.engines.real.endpoints import RealWorker
     from harness.engines.real.layouts.choose import make_runner
 
-    if job.rendezvous:
-        _join_group(job)
+    notes = _join_group(job) if job.rendezvous else []
     runner = make_runner(setup, ledger, job.address, job.device_rank)
     if job.options.get("trace"):
         ledger.watch(runner)
     status = StatusLine(job.status.detach(), job.line, job.lines)
     post = _make_post(job, runner.shape, runner.replica.dtype)
     worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
+    worker.notes += notes
     _warm_up(setup, runner, worker)
     worker.layout_bytes = runner.bytes_sent_per_step()
     return worker
 
 
-def _join_group(job: Job) -> None:
-    """Meet the other processes through a file: no port is chosen, so none can clash."""
+def _join_group(job: Job) -> list[str]:
+    """Meet the other processes through a file: no port is chosen, so none can clash. Returns notes."""
     import datetime
 
     import torch
     import torch.distributed as dist
 
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    notes = settle_network()
     device = torch.device(job.device)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -268,6 +283,7 @@ def _join_group(job: Job) -> None:
         timeout=datetime.timedelta(seconds=job.cell.cell_timeout_s),
         device_id=device if device.type == "cuda" else None,
     )
+    return notes
 
 
 def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
@@ -276,10 +292,13 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 
     import torch
 
+    from harness.engines.shared.plain_state import plain_state, put_back
     from harness.engines.shared.sample_order import shared_batches
 
     cell = setup.cell
     before, state = runner.replica.snapshot(), torch.random.get_rng_state()
+    module = getattr(runner.replica.forward, "module", runner.replica.forward)  # below DDP's wrapper, where it has one
+    kept = plain_state(module) if runner.replica.trial is not None and module is not None else None
     order = shared_batches(cell.seed, setup.num_train, cell.global_batch_size, worker.rank, cell.workers)
     batches = list(itertools.islice(order, 2))
     if runner.placement is not None:
@@ -289,6 +308,8 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
     for batch in batches:
         runner.gradient(batch)
         runner.replica.load(before)
+        if kept is not None:
+            put_back(module, kept)
     runner.settle()
     torch.random.set_rng_state(state)
     if worker.group_size > 1:
@@ -307,7 +328,9 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     partial: Json = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
-        "notes": endpoint.notes + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
+        "notes": ([*setup.data_notes(), *setup.model_notes()] if holds else [])
+        + endpoint.notes
+        + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
         "recorded": endpoint.recorded,
         "unawaited": dict(endpoint.unawaited),
         "deliveries": {job.address: endpoint.post.taken},
@@ -320,6 +343,7 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     }
     if holds:
         partial["outcome"] = _outcome(job, setup, endpoint, training_s)
+        partial["notes"] += changes_by_user_files()
     if job.kind == "worker" and job.device_rank == 0:
         partial["dram"] = endpoint.runner.dram()
         partial["placement"] = endpoint.runner.placement
@@ -337,13 +361,14 @@ def _evaluate_copies(job: Job, setup: Setup, endpoint: Any, holds: bool) -> None
 
 
 def _outcome(job: Job, setup: Setup, endpoint: Any, training_s: float) -> Outcome:
+    from harness.core.budget import Decision
     from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
     from harness.engines.shared.displacement import learning_facts
 
-    facts = {"num_train": setup.num_train, "data_checksum": setup.data.checksum}
+    facts = {"num_train": setup.num_train, "data_checksum": setup.data.checksum} | setup.model_facts()
     keeps = job.options.get("keep_weights") and endpoint.final is not None
     return Outcome(
-        decision=endpoint.decision or "budget",
+        decision=endpoint.decision or Decision.BUDGET,
         samples=endpoint.samples,
         updates=endpoint.updates,
         training_s=training_s,
@@ -361,6 +386,7 @@ def _close(job: Job, endpoint: Any) -> None:
     """Release torch's objects in the one order that never hangs: wrappers first, then the process group."""
     if job.kind != "worker":
         return
+    endpoint.setup.stop_reading()
     endpoint.runner.close()
     if job.rendezvous:
         import torch.distributed as dist

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from multiprocessing import reduction
-from typing import Any
+from typing import Any, Protocol
+
+
+class Detachable(Protocol):
+    """What a `Descriptor` has become in the process that it was handed to."""
+
+    def detach(self) -> int:
+        """Return the descriptor, which is then the caller's."""
+        ...
 
 
 class Descriptor:

@@ -8,10 +8,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import MachineError
-from harness.engines.processes.forking import fork_server
+from harness.core.held_files import give
+from harness.engines.processes.forking import fork_server, sources_of
+from harness.workloads.user_import import environment_of_user_files
+
+if TYPE_CHECKING:
+    from harness.core.cell import Cell
 
 ENDING_S = 2.0
 """Time for a process to leave by itself before it is ended; chosen."""
@@ -20,18 +25,24 @@ Task = Callable[..., Any]
 
 
 @contextlib.contextmanager
-def started(tasks: Sequence[tuple[Task, tuple[object, ...]]], threads: int) -> Iterator[list[connection.Connection]]:
+def started(
+    tasks: Sequence[tuple[Task, tuple[object, ...]]], threads: int, cell: Cell | None = None
+) -> Iterator[list[connection.Connection]]:
     """Start one process for each (function, arguments) and yield a connection to each; end them all on leaving.
 
     A function is called with its connection behind its arguments; what it returns is sent as ("done", answer).
+
+    Args:
+        cell: whose model and data they run; None where they run neither.
     """
-    context = fork_server()
+    context = fork_server(cell)
+    sources = sources_of(cell) if cell is not None else {}
     processes, connections = [], []
     try:
         for function, arguments in tasks:
             mine, theirs = context.Pipe()
             process = context.Process(
-                target=_run, args=(function, arguments, threads, dict(os.environ), theirs), daemon=True
+                target=_run, args=(function, arguments, threads, dict(os.environ), sources, theirs), daemon=True
             )
             process.start()
             theirs.close()
@@ -53,9 +64,11 @@ def _run(
     arguments: tuple[object, ...],
     threads: int,
     environment: dict[str, str],
+    sources: dict[str, bytes],
     control: connection.Connection,
 ) -> None:
-    os.environ.update(environment)
+    os.environ.update(environment | environment_of_user_files())
+    give(sources)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 

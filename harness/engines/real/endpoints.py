@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
-from harness.core.budget import Evaluation, Marks, Referee
+from harness.core.budget import Decision, Evaluation, Marks, Referee
 from harness.core.outcome import StepRow
 from harness.core.span import COMMUNICATION
 from harness.core.step_parts import Part
@@ -34,7 +34,7 @@ from harness.engines.shared.waits import Wait
 RESOLVE_EVERY = 256
 """Steps after which a worker without marks reads its stamps; chosen: seldom enough to cost nothing."""
 
-DECISIONS = (None, "target", "seconds", "diverged")
+DECISIONS: tuple[Decision | None, ...] = (None, *Decision)
 
 
 class RealEndpoint(Endpoint):
@@ -55,7 +55,7 @@ class RealEndpoint(Endpoint):
         self.peaks: dict[str, int] = {}
         self._receives: list[Receive] = []
         self.referee = Referee(setup.budget)
-        self.decision: str | None = None
+        self.decision: Decision | None = None
         self.ended_s: float | None = None
         self.evaluation_s = 0.0
         self.test: tuple[float, float] | None = None
@@ -159,7 +159,7 @@ class RealEndpoint(Endpoint):
                 holder.detach_from_engine()
         self._lent.clear()
 
-    def evaluate(self, replica: Replica, moment: float, finite: bool = True) -> str | None:
+    def evaluate(self, replica: Replica, moment: float, finite: bool = True) -> Decision | None:
         """Evaluate off the clock and let the referee decide."""
         began = time.monotonic()
         loss = accuracy = None
@@ -230,9 +230,9 @@ class RealServer(RealEndpoint, Server):
         if self.marks.reached(self.samples) or spent:
             self._stop(self._judge(moment), moment)
         if spent:
-            self._stop("budget", moment)
+            self._stop(Decision.BUDGET, moment)
 
-    def _judge(self, moment: float) -> str | None:
+    def _judge(self, moment: float) -> Decision | None:
         if self.setup.strategy.synchrony == "synchronous":
             began = time.monotonic()
             decision = self.evaluate(self.evaluation_replica(), moment, self._finite)
@@ -241,10 +241,10 @@ class RealServer(RealEndpoint, Server):
         self.copies.append((self.samples, self.updates, moment, self.replica.snapshot(self.version)))
         limit = self.setup.budget.max_seconds
         if not self._finite:
-            return "diverged"
-        return "seconds" if limit is not None and moment >= limit else None
+            return Decision.DIVERGED
+        return Decision.SECONDS if limit is not None and moment >= limit else None
 
-    def _stop(self, decision: str | None, moment: float) -> None:
+    def _stop(self, decision: Decision | None, moment: float) -> None:
         if decision is not None and self.decision is None:
             self.decision, self.ended_s = decision, moment
         self.stopped = self.decision is not None
@@ -255,8 +255,8 @@ class RealServer(RealEndpoint, Server):
         for copied_samples, copied_updates, moment, copy in self.copies:
             self.samples, self.updates = copied_samples, copied_updates
             replica.load(copy)
-            if self.evaluate(replica, moment) == "diverged":
-                self.decision = "diverged"
+            if self.evaluate(replica, moment) is Decision.DIVERGED:
+                self.decision = Decision.DIVERGED
         self.samples, self.updates = samples, updates
         replica.load(final)
 
@@ -332,9 +332,9 @@ class RealWorker(RealEndpoint, Worker):
         self.copies.append((self.samples, steps, self.ended_s, self.replica.snapshot(self.version)))
         limit = self.setup.budget.max_seconds
         if not self._finite():
-            self.decision, self.stopped = "diverged", True
+            self.decision, self.stopped = Decision.DIVERGED, True
         elif limit is not None and self.ended_s >= limit:
-            self.decision, self.stopped = "seconds", True
+            self.decision, self.stopped = Decision.SECONDS, True
 
     # -- marks ---------------------------------------------------------------------------------------------------
 
@@ -348,7 +348,7 @@ class RealWorker(RealEndpoint, Worker):
         decision = self.evaluate(model, moment, finite) if self.leads else None
         decision = self._agree(decision)
         if decision is None and spent:
-            decision = "budget"
+            decision = Decision.BUDGET
         if decision is not None:
             self.decision, self.ended_s, self.stopped = decision, moment, True
             if self.leads:
@@ -386,7 +386,7 @@ class RealWorker(RealEndpoint, Worker):
         if model is self.replica and self.setup.strategy.model_at == "mean" and self.group_size > 1:
             self.replica.load(self._kept)
 
-    def _agree(self, decision: str | None) -> str | None:
+    def _agree(self, decision: Decision | None) -> Decision | None:
         if self.group_size == 1:
             return decision
         code = torch.tensor([DECISIONS.index(decision)], device=self.replica.device)
@@ -403,8 +403,8 @@ class RealWorker(RealEndpoint, Worker):
                 mean_over_ranks([copy.tensor(), copy.buffers])
             self.replica.load(copy)
             self.samples, self.updates = samples, updates
-            if self.leads and self.evaluate(self.replica, moment) == "diverged":
-                self.decision = "diverged"
+            if self.leads and self.evaluate(self.replica, moment) is Decision.DIVERGED:
+                self.decision = Decision.DIVERGED
         if self.leads:
             self.finish(self.replica)
 

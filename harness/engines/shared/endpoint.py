@@ -109,8 +109,7 @@ class Course:
         cell = self.setup.cell
         order = own_batches if self.own else shared_batches
         size = cell.batch_size if self.own else cell.global_batch_size
-        counts = self.setup.data.counts if self.setup.data is not None else None
-        for batch in order(cell.seed, self.setup.num_train, size, self.rank, cell.workers, counts):
+        for batch in order(cell.seed, self.setup.num_train, size, self.rank, cell.workers, self.setup.counts):
             if self.spent(batch.samples_before, batch.step):
                 return
             self.position = batch.samples_before

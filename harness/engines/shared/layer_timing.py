@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from torch import nn
 
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible
-from harness.costs.memory import Placement, StageMemory, balance_under
+from harness.costs.memory import Placement, StageMemory, balance_under, named_sizes
+from harness.costs.tracing import NamedModules, is_chain, named_blocks, undisturbed
 from harness.engines.shared.replica import Piece, Replica
+from harness.workloads.batches import Inputs
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,34 @@ def layer_names(module: nn.Module) -> list[str]:
             f"a pipeline cuts an nn.Sequential between its layers; this model is a {type(module).__name__}"
         )
     return [name for name, _ in module.named_children()]
+
+
+def blocks_of(replica: Replica) -> NamedModules:
+    """Return the blocks of a replica's model by name, found on two samples of its data."""
+    inputs, _ = replica.data.train.block(0, min(2, len(replica.data.train)))
+    with replica.autocast():
+        return named_blocks(replica.module, inputs)
+
+
+def is_plain(module: nn.Module, inputs: Inputs) -> bool:
+    """Whether a module is a list of layers that can be cut by cutting the list.
+
+    Each is called once and hands a single tensor to the next, no two share a parameter, and none changes what it is
+    given. Anything else is cut as a chain of calls.
+    """
+    if not is_chain(module) or isinstance(inputs, dict):
+        return False
+    held = [id(p) for layer in module.children() for p in layer.parameters()]
+    if len(held) != len(set(held)):
+        return False
+    values: Any = inputs
+    with torch.no_grad(), undisturbed(module):
+        for number, layer in enumerate(module.children()):
+            version = values._version
+            given, values = values, layer(values)
+            if not isinstance(values, torch.Tensor) or (number > 0 and given._version != version):
+                return False
+    return True
 
 
 def measure_layers(replica: Replica, piece: Piece, repeats: int = 3) -> list[LayerCost]:
@@ -103,36 +134,31 @@ def place(layout: Layout, costs: Sequence[LayerCost], memory: StageMemory | None
         memory: what stages need and devices have, where that has an end; named stages are taken as they are.
 
     Raises:
-        Impossible: more stages than layers, named stages that are not exactly the layers in their order, or no cut
+        Impossible: more stages than layers, named stages that do not follow the layers' order, or no cut
             that fits into memory.
     """
     names = [cost.name for cost in costs]
     if not isinstance(layout.placement, str):
-        return _as_named(layout.placement, names, layout.stages)
+        return parted(names, named_sizes(layout.placement, names, layout.stages))
     if layout.stages > len(names):
         raise Impossible(f"{layout.stages} stages need as many layers; the model has {len(names)}: {', '.join(names)}")
     by_time = layout.placement == "time"
     weights = [c.forward_s + c.backward_s if by_time else float(c.num_parameters) for c in costs]
     sizes = balance_under(weights, layout.stages, memory)
-    starts = [sum(sizes[:k]) for k in range(len(sizes))]
-    return tuple(tuple(names[start : start + size]) for start, size in zip(starts, sizes, strict=True))
+    return parted(names, sizes)
+
+
+def parted(names: Sequence[str], sizes: Sequence[int]) -> Placement:
+    """Return the names of each stage, of so many each."""
+    ends = list(accumulate(sizes))
+    return tuple(tuple(names[end - size : end]) for size, end in zip(sizes, ends, strict=True))
 
 
 def describe_stages(module: nn.Module, placement: Placement) -> str:
     """Return what each stage holds, in words: layers, parameters, tensors."""
-    children = dict(module.named_children())
     stages = []
     for number, names in enumerate(placement):
-        tensors = [p for name in names for p in children[name].parameters()]
-        size = f"{sum(p.numel() for p in tensors):,} parameters in {len(tensors)} tensors"
+        held = {id(p): p.numel() for name in names for p in module.get_submodule(name).parameters()}
+        size = f"{sum(held.values()):,} parameters in {len(held)} tensors"
         stages.append(f"stage {number}: {', '.join(names)} ({size})")
     return "; ".join(stages)
-
-
-def _as_named(stages: Placement, names: list[str], number: int) -> Placement:
-    if len(stages) != number or [n for stage in stages for n in stage] != names or not all(stages):
-        raise Impossible(
-            f"placement must list all layers in order in {number} non-empty stages; got {[list(s) for s in stages]}, "
-            f"the layers are {', '.join(names)}"
-        )
-    return tuple(tuple(stage) for stage in stages)

@@ -18,13 +18,15 @@ from harness.core.errors import HarnessError, PluginError
 from harness.costs.tracing import is_chain, named_blocks, num_parameters
 from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, ModelFindings
 from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
+from harness.engines.shared.setup import DATA_SEED
 from harness.engines.shared.trial import try_model
 from harness.workloads.batches import OUTPUT_NAME, Inputs, blank, call, outputs_of
 from harness.workloads.data import Data, prepare
 from harness.workloads.entries import Dataset, Model, RawData, seen_shape
 from harness.workloads.losses import weighted_loss
 from harness.workloads.own_data import Unfit, for_loss
-from harness.workloads.user import is_user_function, user_dataset, user_model
+from harness.workloads.user import user_dataset, user_model
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -113,7 +115,7 @@ def _with_classes(model: Model, dataset: Dataset, options: Json) -> Json:
 
 
 def _look(model: Model, dataset: Dataset, options: Json) -> Findings:
-    with seeded(SEED, "data"):
+    with seeded(DATA_SEED, "data"):
         raw = dataset.load(dataset.Options(**options))
     data = DataFindings(
         name=dataset.name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,18 +13,31 @@ import torch
 from torch import nn
 
 from harness.core.cell import Named
+from harness.core.errors import PluginError
 from harness.core.streams import stream_seed
+from harness.core.words import listed
 from harness.engines.shared.flat import Flat
+from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimizer, on_parts
+from harness.engines.shared.plain_state import PlainState, plain_state, put_back
 from harness.engines.shared.sample_order import Indices, cut
 from harness.workloads.batches import Inputs, call, outputs_of
+from harness.workloads.losses import Reduces, evaluate, weighted_loss
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from harness.engines.shared.shown import Trial
     from harness.workloads.entries import DataShape, Model
+    from harness.workloads.losses import OwnLoss
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}
 """Type of the parameters; bf16 computes under autocast and keeps fp32 parameters."""
+
+FEW = 3
+"""Names of parameters that a message lists; chosen."""
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+"""Layers whose output for a sample depends on the others that pass with it, in training."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,11 @@ def _padded(indices: Indices, weight: float, size: int) -> Piece:
     return Piece(filled, np.concatenate([np.full(len(indices), weight), np.zeros(missing)]))
 
 
+def even_pieces(indices: Indices, weight: float, pieces: int) -> list[Piece]:
+    """Cut one device's samples into so many pieces: as many as every other device's, which it meets in each."""
+    return [make_pieces(part, weight, max(1, len(part)), pad=False)[0] for part in cut(indices, pieces)]
+
+
 class Replica:
     """A module, the data it trains on, and an optimizer.
 
@@ -79,8 +98,9 @@ class Replica:
     Args:
         module: built and initialised; moved to the data's device and type.
         data: what `harness.workloads.data.prepare` returned.
-        loss: name of the loss.
-        optimizer: "sgd", "adam" or "adamw", with options.
+        loss: name of the loss, or a function of the user's own.
+        optimizer: one of torch's by name, with options; a function of the user's own; or the one that stands for
+            another replica's on these parameters.
         precision: "fp32", "fp64" or "bf16".
         clip_norm: largest norm of a gradient, or None.
         optional: whether some parameters get no gradient in some steps, or in none.
@@ -88,22 +108,23 @@ class Replica:
 
     Attributes:
         parameters: what the optimizer steps: those that require a gradient.
-        draws: whether a forward pass in training draws random numbers.
+        names: what they are called in the module.
+        generators: that a forward pass in training draws random numbers from.
+        trial: what a trial step of a model of the user's own showed; evaluations of one put back whatever they move.
+        complete: whether all of such a model is here, so that a parameter without a gradient is seen.
     """
 
     def __init__(
         self,
         module: nn.Module,
         data: Any,
-        loss: str,
-        optimizer: Named,
+        loss: str | OwnLoss,
+        optimizer: Named | OwnOptimizer | Callable[[nn.Module], torch.optim.Optimizer | None],
         precision: str = "fp32",
         clip_norm: float | None = None,
         optional: bool = False,
         buffers_of: nn.Module | None = None,
     ) -> None:
-        from harness.workloads.losses import weighted_loss
-
         self.data = data
         self.loss_name = loss
         self.loss = weighted_loss(loss, data.counts is not None)
@@ -111,6 +132,7 @@ class Replica:
         self.clip_norm = clip_norm
         self.device = data.train.device
         self.module = convert(module, self.device, DTYPES[precision])
+        self.names = [name for name, p in self.module.named_parameters() if p.requires_grad]
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self._buffer_places = buffer_places(buffers_of or self.module)
         self.dtype = DTYPES[precision]
@@ -121,13 +143,32 @@ class Replica:
         self._sizes = [flat.numel() for flat in self._flat]
         self.num_parameters = sum(self._sizes)
         self.optional = optional
-        self.draws = draws(self.module)
+        self.generators: tuple[str, ...] = ("torch",) if draws(self.module) else ()
         self._present = torch.zeros(len(self.parameters) if optional else 0, dtype=self.dtype, device=self.device)
-        # A pipeline stage may hold layers without parameters only; torch's optimizers refuse an empty list.
-        self.optimizer = make_optimizer(self.parameters, optimizer) if self.parameters else None
+        made = make_optimizer(self.module, optimizer) if isinstance(optimizer, Named | OwnOptimizer) else None
+        self.optimizer = optimizer(self.module) if callable(optimizer) else made
+        self._rates = Rates(self.optimizer)
+        self.trial: Trial | None = None
+        self.complete = False
+        self._idle = False
+        self._norms: list[Any] = [p for p in (buffers_of or self.module).modules() if isinstance(p, BATCH_NORMS)]
         self.forward: Any = self.module
         self.sum_over_ranks: Any = None  # a pipeline stage sums squared norms over the other stages
         self.norm_shares: Sequence[float] = [1.0] * len(self.parameters)  # below 1 where other ranks add it too
+
+    @property
+    def draws(self) -> bool:
+        """Whether a forward pass in training draws random numbers."""
+        return bool(self.generators)
+
+    @property
+    def loss_of_whole(self) -> bool:
+        """Whether the loss of a batch is no mean over its samples, so that none can be computed with other weights."""
+        return not isinstance(self.loss_name, str) and self.loss_name.reduces is Reduces.WHOLE
+
+    def take_on(self, trial: Trial) -> None:
+        """Know what a trial step showed."""
+        self.trial, self.generators = trial, trial.generators
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -183,7 +224,8 @@ class Replica:
 
     def gather(self, piece: Piece) -> tuple[Inputs, torch.Tensor, float | torch.Tensor]:
         """Return inputs (n, ...), targets (n, ...) and weights of a piece, on the device."""
-        inputs, targets = self.data.train.take(self._upload(torch.from_numpy(piece.indices)))
+        inputs, targets = self.data.train.rows(piece.indices)
+        self._idle = piece.num_samples == 0
         if isinstance(piece.weight, float):
             return inputs, targets, piece.weight
         return inputs, targets, self._upload(torch.from_numpy(piece.weight).to(self.dtype))
@@ -196,11 +238,29 @@ class Replica:
 
     def backward(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """Add one piece's gradient to the parameters' `.grad`; return its weighted loss, a 0-dim tensor."""
+        if self._idle and self._norms:
+            return self._only_taking_part(inputs, targets, weight)
         with self.autocast():
             outputs = outputs_of(call(self.forward, inputs))
             loss: torch.Tensor = self.loss(outputs, targets, weight)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _only_taking_part(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+        """Pass samples that do not count, for the sake of an exchange: they enter no statistics."""
+        self._idle, modes = False, [norm.training for norm in self._norms]
+        for norm in self._norms:
+            if hasattr(norm, "idle"):
+                norm.idle = True  # it meets the other replicas in the forward pass
+            else:
+                norm.eval()
+        try:
+            return self.backward(inputs, targets, weight)
+        finally:
+            for norm, training in zip(self._norms, modes, strict=True):
+                norm.train(training)
+                if hasattr(norm, "idle"):
+                    norm.idle = False
 
     def gradient(self, pieces: Sequence[Piece]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Compute the gradient of the weighted loss over all pieces, one after another.
@@ -215,10 +275,30 @@ class Replica:
         """Hand the parameters' gradients over; a parameter without one has zeros, and is remembered as absent."""
         if self.optional:
             self._present = self._present.new_tensor([p.grad is not None for p in self.parameters])
+        elif self.complete:
+            self._refuse_absent()
         gradients = [_handed_over(p) for p in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
         return gradients
+
+    def _refuse_absent(self) -> None:
+        """Stop where a parameter has no gradient that always had one: the optimizer would move it.
+
+        Raises:
+            PluginError: there is one.
+        """
+        if any(p.grad is None for p in self.parameters):
+            names = [name for name, p in zip(self.names, self.parameters, strict=True) if p.grad is None]
+            raise PluginError(
+                f"{listed(names[:FEW])} got no gradient in this step, and one in the trial step before the run. Set "
+                "workload.find_unused_parameters = true, so that the optimizer leaves such parameters alone"
+            )
+
+    @property
+    def present(self) -> torch.Tensor:
+        """Which parameters have a gradient, above 0; empty where all always have one. To be changed in place."""
+        return self._present
 
     def _set_gradients(self, gradient: Flat) -> None:
         """Give every parameter its part of a gradient, and none to those that have none in any part of it."""
@@ -227,7 +307,8 @@ class Replica:
         if self.optional and gradient.buffers is not None:
             flags = gradient.buffers[len(gradient.buffers) - len(self.parameters) :]
             for parameter, present in zip(self.parameters, flags.tolist(), strict=True):
-                if not present:
+                # A difference of weights is applied like a gradient; its flags cancel, its numbers do not.
+                if not present and parameter.grad is not None and not parameter.grad.any():
                     parameter.grad = None
 
     def step(self, gradient: Flat, rate: float) -> None:
@@ -237,8 +318,7 @@ class Replica:
         self._set_gradients(gradient)
         if self.clip_norm is not None:
             self._clip(self.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self._rates.set(self.optimizer, rate)
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -282,11 +362,40 @@ class Replica:
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def evaluate(self, split: str) -> tuple[float, float]:
-        """Return mean loss and accuracy over the "validation" or "test" split; buffers are only read."""
-        from harness.workloads.losses import evaluate
-
+        """Return mean loss and accuracy over the "validation" or "test" split; nothing that training uses is moved."""
         dtype = torch.bfloat16 if self.precision == "bf16" else None
-        return evaluate(self.module, getattr(self.data, split), self.loss_name, autocast=dtype)
+        with self._put_back() if self.trial is not None else nullcontext():
+            return evaluate(self.module, getattr(self.data, split), self.loss_name, autocast=dtype)
+
+    @contextmanager
+    def _put_back(self) -> Iterator[None]:
+        """Let a model of the user's own draw, count and write to its buffers, and forget it."""
+        state, buffers = plain_state(self.module), [(buffer, buffer.detach().clone()) for buffer in self.buffers]
+        held = [(owner, name, owner._buffers[name]) for owner, name in self._buffer_places]
+        try:
+            with seeded(0, "evaluation"):
+                yield
+        finally:
+            for owner, name, buffer in held:
+                owner._buffers[name] = buffer
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+            put_back(self.module, state)
+
+    # -- what a step leaves behind -------------------------------------------------------------------------------
+
+    def plain_state(self) -> PlainState:
+        """Return what the model keeps besides parameters and buffers."""
+        return plain_state(self.module)
+
+    def set_plain_state(self, state: PlainState) -> None:
+        """Give that back."""
+        put_back(self.module, state)
+
+    def optimizer_on(self, parts: Mapping[int, torch.Tensor]) -> torch.optim.Optimizer | None:
+        """Return this replica's optimizer for tensors that stand for its parameters, by their ids."""
+        return None if self.optimizer is None else on_parts(self.optimizer, parts)
 
 
 def convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -318,9 +427,9 @@ def buffer_places(module: nn.Module) -> list[tuple[nn.Module, str]]:
     return [(parts[owner], name) for owner, _, name in names]
 
 
-_DIGIT = 2**22
-"""A whole number travels as three numbers below this, which every float type here holds exactly, averages included."""
-_DIGITS = 3
+_DIGIT = 2**16
+"""A whole number travels as four numbers below this: every float type here holds them and sums of some hundreds."""
+_DIGITS = 4
 
 
 def _encoded_size(buffer: torch.Tensor) -> int:
@@ -353,17 +462,7 @@ def _decode(numbers: torch.Tensor, buffer: torch.Tensor) -> None:
         # The whole part exactly; what averaging left behind the point adds up in floats.
         exact += digit.floor().long() * _DIGIT**place
         whole += (digit - digit.floor()) * float(_DIGIT**place)
-    buffer.copy_((exact + whole.floor().long()).view_as(buffer))
-
-
-def make_optimizer(parameters: Sequence[torch.Tensor], spec: Named) -> torch.optim.Optimizer:
-    """Build a torch optimizer; its rate is set before every step."""
-    classes: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    options = dict(spec.options)
-    if "betas" in options:
-        options["betas"] = tuple(options["betas"])
-    made: torch.optim.Optimizer = classes[spec.name](parameters, lr=0.1, **options)
-    return made
+    buffer.copy_((exact + whole.round().long()).view_as(buffer))
 
 
 def build_module(model: Model, options: object, shape: DataShape, seed: int) -> nn.Module:
@@ -378,8 +477,6 @@ def build_module(model: Model, options: object, shape: DataShape, seed: int) -> 
 @contextmanager
 def seeded(seed: int, *stream: str | int) -> Iterator[None]:
     """Draw from a stream of the run's own, whichever global generator is asked; all are put back as they were."""
-    import random
-
     kept = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
         number = stream_seed(seed, *stream)
@@ -391,6 +488,23 @@ def seeded(seed: int, *stream: str | int) -> Iterator[None]:
         finally:
             np.random.set_state(kept[0])
             random.setstate(kept[1])
+
+
+def seed_step(generators: Sequence[str], seed: int, *origin: int) -> None:
+    """Let a forward pass draw from the stream of its worker, step and replica, whichever generators it draws from.
+
+    Args:
+        generators: as a replica has them; nothing is done where there are none.
+        origin: worker, step, number of the replica.
+    """
+    if not generators:
+        return
+    number = stream_seed(seed, "dropout", *origin)
+    torch.manual_seed(number)
+    if "numpy" in generators:
+        np.random.seed(number % 2**32)
+    if "random" in generators:
+        random.seed(number)
 
 
 def _initialise(module: nn.Module, shape: DataShape) -> None:
@@ -416,7 +530,7 @@ def mergeable(replica: Replica) -> bool:
 
     Not where a layer draws, nor where one has buffers: they are what a forward pass over many samples leaves behind.
     """
-    return not (replica.draws or replica.buffers or replica.optional)
+    return not (replica.draws or replica.buffers or replica.optional or replica.loss_of_whole)
 
 
 def draws(module: nn.Module) -> bool:

@@ -53,6 +53,17 @@ def shard(seed: int, num_samples: int, rank: int, workers: int) -> Indices:
     return np.sort(cut(shuffled, workers)[rank])
 
 
+def first_rows(size: int, num_samples: int) -> Indices:
+    """Return so many samples to time something with; the same ones again where there are fewer."""
+    return np.arange(size, dtype=np.int64) % num_samples
+
+
+def steps_of_a_pass(num_samples: int, batch_size: int, rank: int, workers: int) -> int:
+    """Return the batches in which a worker passes over its shard; over everything where `workers` is 1."""
+    even, larger = divmod(num_samples, workers)
+    return max(1, -(-(even + (rank < larger)) // batch_size))
+
+
 def cut(indices: Indices, parts: int) -> list[Indices]:
     """Cut into contiguous parts whose sizes differ by at most one, larger ones first; there may be empty ones.
 

@@ -6,23 +6,33 @@ A timing-only cell has no data and no model; nothing here imports torch before o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.api.host import Host, load_host
 from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
-from harness.core.errors import PluginError
+from harness.core.errors import Impossible, PluginError
+from harness.core.words import counted, duration
+from harness.engines.shared.model_notes import Tried, model_notes, traits
+from harness.engines.shared.own_parts import find_loss, find_optimizer, find_schedule
 from harness.engines.shared.rate_schedule import Rate, make_rate
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
-    from harness.core.cell import Cell
+    from harness.core.cell import Cell, Named
+    from harness.engines.shared.optimizers import OwnOptimizer
     from harness.engines.shared.replica import Replica
-    from harness.engines.shared.trial import Trial
+    from harness.engines.shared.shown import Trial
     from harness.workloads.entries import Dataset, Model, RawData
+    from harness.workloads.losses import OwnLoss
+
+DATA_SEED = 20162
+"""Draws what a data function draws: chosen once, and never a run's seed, so that all runs see the same data."""
 
 
 @dataclass(frozen=True)
@@ -37,39 +47,145 @@ class Setup:
     shape: Any
     budget: Budget
     rate: Rate
-    _found: dict[str, Trial] = field(default_factory=dict, repr=False, compare=False)
+    _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def replica(self) -> Replica:
         """Build the model with its seed's initial weights and an optimizer.
 
         Raises:
             PluginError: a model of the user's own does not fit the data.
+            Impossible: this strategy cannot train it.
         """
-        from harness.engines.shared.replica import Replica, build_module, draws
+        from harness.engines.shared.batch_norm import Shares, refuse_single_values, synchronised
+        from harness.engines.shared.replica import Replica, build_module
 
         work, seed = self.cell.workload, self.cell.seed
         module = build_module(self.model, self.model.Options(**work.model.options), self.shape, seed)
         trial = self._try(module)
-        optional = trial is not None and bool(trial.without_gradient)
-        made = Replica(module, self.data, work.loss, work.optimizer, work.precision, work.clip_norm, optional)
-        made.draws = trial.draws if trial is not None else draws(module)
+        if trial is not None:
+            own = self.strategy.batches == "own"
+            refuse_single_values(Shares(self.cell, self.layout, own, self.num_train, self.budget), trial)
+            refuse_sharing(self, trial)
+            _make_dense(module, trial)
+            module = synchronised(self.cell, self.layout, module, trial)
+        asked = work.find_unused_parameters
+        optional = asked or (trial is not None and trial.optional)
+        made = Replica(module, self.data, self.loss, self.optimizer, work.precision, work.clip_norm, optional)
+        if trial is not None:
+            made.take_on(trial)
+            made.complete = self.model.file is not None
+        self._found["draws"] = made.draws
         return made
 
+    @property
+    def draws(self) -> bool:
+        """Whether a forward pass in training draws random numbers; known once a replica was built."""
+        return bool(self._found.get("draws"))
+
     def _try(self, module: nn.Module) -> Trial | None:
-        """Take a trial step with a model of the user's own, once; built-in ones are known."""
-        if self.model.file is None:
+        """Take a trial step, once, where model or loss is the user's own or BatchNorm is in it; others are known."""
+        from harness.engines.shared.replica import BATCH_NORMS
+
+        own = self.model.file is not None or not isinstance(self._given_loss, str)
+        if not own and not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
             return None
         if "trial" not in self._found:
             from harness.engines.shared.trial import try_model
 
-            work, files = self.cell.workload, [str(self.model.file.path)]
-            self._found["trial"] = try_model(module, self.data, work, self.cell.seed, files)
-        return self._found["trial"]
+            work, files = self.cell.workload, [] if self.model.file is None else [str(self.model.file.path)]
+            self._found["trial"] = try_model(module, self.data, work, self.cell.seed, files, self._given_loss)
+        found: Trial = self._found["trial"]
+        return found
+
+    @property
+    def shares_statistics(self) -> bool:
+        """Whether replicas meet in every forward pass, to normalise by the statistics of all."""
+        asked = self.cell.workload.sync_batchnorm and self.layout.data > 1
+        return asked and self.trial is not None and bool(self.trial.norms)
+
+    @property
+    def trial(self) -> Trial | None:
+        """What a trial step has shown; None before a replica was built, and where none was taken."""
+        return self._found.get("trial")
+
+    @property
+    def _given_loss(self) -> str | OwnLoss:
+        if "loss" not in self._found:
+            self._found["loss"] = find_loss(self.cell)
+        found: str | OwnLoss = self._found["loss"]
+        return found
+
+    @property
+    def loss(self) -> str | OwnLoss:
+        """The loss: a name, or the user's function with what the trial step has shown of it."""
+        given = self._given_loss
+        if isinstance(given, str) or self.trial is None or self.trial.reduces is None:
+            return given
+        return replace(given, reduces=self.trial.reduces)
+
+    @property
+    def optimizer(self) -> Named | OwnOptimizer:
+        """The optimizer: one of torch's with options, or the user's function."""
+        if "optimizer" not in self._found:
+            self._found["optimizer"] = find_optimizer(self.cell)
+        found: Named | OwnOptimizer = self._found["optimizer"]
+        return found
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64] | None:
+        """How many targets of each training sample count; None where the loss weighs all samples alike."""
+        if self.data is None or self.data.counts is None:
+            return None
+        given = self.loss
+        found: npt.NDArray[np.int64] = self.data.counts
+        return found if isinstance(given, str) or given.reduces.by_targets else None
+
+    def begin_step(self, rank: int, step: int) -> None:
+        """Say which step of a worker is under way: samples that are drawn anew follow the pass over the data."""
+        if self.data is not None and self.data.train.draws:
+            self.data.train.epoch = self.pass_of(rank, step)
+
+    def pass_of(self, rank: int, step: int) -> int:
+        """Return which pass over its data a worker's step belongs to; 0 where nothing is drawn anew."""
+        if not self.data.train.draws:
+            return 0
+        from harness.engines.shared.sample_order import steps_of_a_pass
+
+        cell = self.cell
+        own = self.strategy.batches == "own"
+        size = cell.batch_size if own else cell.global_batch_size
+        workers = cell.workers if own else 1
+        return step // steps_of_a_pass(self.num_train, size, rank if own else 0, workers)
 
     @property
     def server_counts(self) -> bool:
         """The cell's own `server_counts`."""
         return self.cell.server_counts
+
+    def stop_reading(self) -> None:
+        """End the processes that read samples ahead."""
+        from harness.workloads.streamed import Streamed
+
+        if self.data is not None and isinstance(self.data.train, Streamed):
+            self.data.train.close()
+
+    def data_notes(self) -> list[str]:
+        """Return what was converted or noticed when the data were loaded, and how they are read."""
+        return [] if self.data is None else [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+
+    @property
+    def _tried(self) -> Tried:
+        return Tried(
+            self.cell, self.layout, self.model, self.shape, self.trial, self.draws, bool(self.shares_statistics)
+        )
+
+    def model_notes(self) -> list[str]:
+        """Return what a trial step showed of the model, and what follows from it."""
+        return model_notes(self._tried)
+
+    def model_facts(self) -> dict[str, str]:
+        """Return why the trained weights may differ from those of one device, for the cell's row."""
+        return {"traits": traits(self._tried)}
 
     @property
     def num_train(self) -> int:
@@ -96,14 +212,16 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     total = budget.max_samples
     if total is None and budget.max_updates is not None:
         total = budget.max_updates * cell.global_batch_size
+    own = find_schedule(cell)
     schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup
-    rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total)
+    rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total, own, cell.global_batch_size)
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
 
 
 def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
     """Return the entries of a cell's model and data set."""
-    from harness.workloads.user import is_user_function, user_dataset, user_model
+    from harness.workloads.user import user_dataset, user_model
+    from harness.workloads.user_files import is_user_function
 
     model, dataset = cell.workload.model.name, cell.workload.dataset.name
     folder = Path(cell.folder)
@@ -111,6 +229,24 @@ def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
         user_model(model, folder) if is_user_function(model) else host.models[model],
         user_dataset(dataset, folder) if is_user_function(dataset) else host.datasets[dataset],
     )
+
+
+def reading_in_words(train: Any, cell: Cell) -> list[str]:
+    """Say that samples are read as they are needed, and what that costs."""
+    from harness.workloads.streamed import Streamed
+
+    if not isinstance(train, Streamed):
+        return []
+    workers = cell.workload.loading.workers
+    who = f"{counted(workers, 'process', 'processes')} of each device" if workers else "the device's own process"
+    told = [f"data: samples are read as they are needed, by {who}"]
+    if train.num_read and cell.engine == "virtual":
+        each = duration(train.read_s / train.num_read)
+        told.append(
+            f"data: reading a sample took {each} here; simulated steps include that only where they were measured on "
+            "this machine"
+        )
+    return told
 
 
 def make_strategy(host: Host, cell: Cell) -> Strategy:
@@ -123,17 +259,31 @@ def make_strategy(host: Host, cell: Cell) -> Strategy:
     return chosen(chosen.Options(**cell.options))
 
 
-def _loaded(dataset: Dataset, cell: Cell) -> RawData:
-    """Load a data set under the run's own seeds, with targets as the loss takes them."""
-    from harness.engines.shared.replica import seeded
-    from harness.workloads.own_data import Unfit, for_loss
+def _loaded(dataset: Dataset, cell: Cell, device: str) -> RawData:
+    """Load a data set with targets as the loss takes them; as much of it as stays in memory.
 
-    with seeded(cell.seed, "data"):
-        raw = dataset.load(dataset.Options(**cell.workload.dataset.options))
+    What is drawn on the way comes from one stream for all seeds: they are compared on the same data.
+
+    Raises:
+        PluginError: it cannot be trained on with this loss.
+    """
+    from harness.engines.shared.keeping import keeps
+    from harness.engines.shared.replica import seeded
+    from harness.workloads.own_data import Unfit, for_loss, kept_out
+
+    stays = keeps(cell, device)
+    with seeded(DATA_SEED, "data"):
+        options = dataset.Options(**cell.workload.dataset.options)
+        raw = dataset.load(options) if dataset.stream is None else dataset.stream(options, stays)
     try:
-        return for_loss(raw, cell.workload.loss)
+        return kept_out(for_loss(raw, cell.workload.loss), stays)
     except Unfit as error:
-        raise PluginError(f"{dataset.name}: returned {error}") from None
+        raise PluginError(f"{_where(dataset)} returned {error}") from None
+
+
+def _where(dataset: Dataset) -> str:
+    """Return what messages call a data set: file and line of the user's own."""
+    return f"{dataset.source}: {dataset.name.rpartition(':')[2]}" if dataset.file is not None else dataset.name
 
 
 def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Any, Any]:
@@ -141,12 +291,59 @@ def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tup
 
     Raises:
         MachineError: the data cannot be had.
+        PluginError: the user's own cannot be trained on, or leave nothing to validate with.
     """
+    from harness.costs.cells import keep_size
     from harness.engines.shared.replica import DTYPES
     from harness.workloads.data import prepare
-    from harness.workloads.entries import seen_shape
+    from harness.workloads.entries import DatasetSize, seen_shape
+    from harness.workloads.judge_data import judge_validation
+    from harness.workloads.own_data import Unfit
 
-    raw = _loaded(dataset, cell)
+    raw = _loaded(dataset, cell, device)
+    size = DatasetSize(len(raw.train_targets), len(raw.test_targets), raw.shape)
+    keep_size(dataset, cell.workload.dataset, size)
     shape = seen_shape(raw.shape, model)
-    dtype, kept = DTYPES[cell.workload.precision], cell.goal.validation_fraction
-    return prepare(raw, model.input_size, kept, dtype, device, as_images=model.takes == "images"), shape
+    work, kept = cell.workload, cell.goal.validation_fraction
+    data = prepare(
+        raw,
+        model.input_size,
+        kept,
+        DTYPES[work.precision],
+        device,
+        as_images=model.takes == "images",
+        loading=work.loading,
+        seed=cell.seed,
+    )
+    try:
+        said = judge_validation(len(data.train), len(data.validation), cell.goal.evaluate_every is not None)
+    except Unfit as error:
+        raise PluginError(f"{_where(dataset)} returned {error}") from None
+    return replace(data, remarks=(*data.remarks, *said)), shape
+
+
+def _make_dense(module: nn.Module, trial: Trial) -> None:
+    """Let embeddings give dense gradients: every exchange and optimizer here takes those, and they are the same."""
+    for name in trial.sparse:
+        module.get_submodule(name).sparse = False  # type: ignore[assignment]
+
+
+def refuse_sharing(setup: Setup, trial: Trial) -> None:
+    """Refuse to compute the loss of a batch from its parts where it is no mean over them.
+
+    Raises:
+        Impossible: the strategy shares a batch out, or cuts it.
+    """
+    from harness.workloads.losses import Reduces
+
+    if trial.reduces is not Reduces.WHOLE:
+        return
+    cell, layout = setup.cell, setup.layout
+    shared = cell.workers > 1 or layout.data > 1
+    if not shared and layout.pipeline == 1 and cell.micro_batch_size >= cell.global_batch_size:
+        return
+    how = f"is shared out over {cell.workers * layout.data} devices" if shared else "passes in micro-batches"
+    raise Impossible(
+        f"workload.loss = {cell.workload.loss}: the loss of a batch is not the mean over its samples, and a batch "
+        f"{how} here. Return one number for each sample, or train with single and without micro_batch_size"
+    )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
     from multiprocessing.process import BaseProcess
 
+    from harness.engines.processes.forking import Forking
+
 # Chosen: what a killed process gets to disappear. One that is stuck in a driver is left to the system after that.
 REAP_S = 1.0
 
@@ -194,7 +196,7 @@ class Sampler:
 
     def __init__(
         self,
-        context: ForkServerContext | SpawnContext,
+        context: Forking | ForkServerContext | SpawnContext,
         targets: Iterable[Target],
         interval_s: float,
         probes: Iterable[str | type[Probe]] = ("nvml", "host"),

@@ -12,7 +12,7 @@ import simpy
 
 from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
 from harness.core.addresses import Address
-from harness.core.budget import Marks
+from harness.core.budget import Decision, Marks
 from harness.core.step_parts import Part
 from harness.engines.shared.endpoint import Endpoint, check_address, everybody
 from harness.engines.shared.parcel import Parcel
@@ -41,7 +41,7 @@ class Arbiter(Protocol):
         decision: why the run has ended; None while it goes on.
     """
 
-    decision: str | None
+    decision: Decision | None
 
     def arrive(self, mark: int, worker: VirtualWorker) -> None:
         """Note that a worker stands at a mark; the last one there brings about the evaluation."""
@@ -49,7 +49,7 @@ class Arbiter(Protocol):
     def judge(self, model: Flat, samples: int, updates: int, moment: float, may_stop: bool) -> None:
         """Evaluate while the clock stands, and decide."""
 
-    def stop(self, decision: str, moment: float) -> None:
+    def stop(self, decision: Decision, moment: float) -> None:
         """End the run: nothing is applied or counted any more."""
 
 
@@ -335,7 +335,7 @@ class VirtualServer(VirtualEndpoint, Server):
             may_stop = self.setup.strategy.synchrony == "synchronous"
             self.arbiter.judge(self.state, self.samples, self.updates, self.busy_until, may_stop)
         if spent:
-            self.arbiter.stop("budget", self.busy_until)
+            self.arbiter.stop(Decision.BUDGET, self.busy_until)
         self.stopped = self.arbiter.decision is not None
 
 

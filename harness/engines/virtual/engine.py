@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import simpy
 
 from harness.core.addresses import Address, name_of
-from harness.core.budget import Evaluation, Referee
+from harness.core.budget import Decision, Evaluation, Referee
 from harness.core.endings import Cause
 from harness.core.errors import HarnessError
+from harness.core.not_known import NotKnown
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, StepRow, columns
 from harness.core.records import Json
 from harness.engines.shared.displacement import learning_facts
@@ -67,7 +68,7 @@ class VirtualEngine:
         cluster.present = self.endpoints
         self.referee = Referee(self.setup.budget)
         self.arrivals: dict[int, dict[Address, tuple[Flat, float, int, int]]] = {}
-        self.decision: str | None = None
+        self.decision: Decision | None = None
         self.halted = False
         self.failure: tuple[Address, BaseException] | None = None
         self.evaluation_s = 0.0
@@ -162,7 +163,7 @@ class VirtualEngine:
         _, _, samples, updates = at_mark[0]
         self.judge(model, samples, updates, moment, self.setup.strategy.synchrony != "asynchronous")
         if self.setup.budget.spent(samples, updates):
-            self.stop("budget", moment)
+            self.stop(Decision.BUDGET, moment)
 
     def judge(self, model: Flat, samples: int, updates: int, moment: float, may_stop: bool) -> None:
         """Evaluate while the clock stands, and decide."""
@@ -176,7 +177,7 @@ class VirtualEngine:
         self.model, self.samples, self.updates = model, samples, updates
         # An asynchronous run on real devices cannot stop at a target (its copies are evaluated afterwards); neither
         # does this one, so that both see the same samples.
-        if decision is not None and (may_stop or decision != "target"):
+        if decision is not None and (may_stop or decision is not Decision.TARGET):
             self.stop(decision, moment)
 
     def _tell(self, updates: int, loss: float | None) -> None:
@@ -189,12 +190,12 @@ class VirtualEngine:
         """Whether all losses known since the last mark are numbers."""
         return all(worker.ledger.take_losses_finite() for worker in self.workers)
 
-    def stop(self, decision: str, moment: float) -> None:
+    def stop(self, decision: Decision, moment: float) -> None:
         """End the run: nothing is applied or counted any more."""
         if self.decision is None:
             self.decision, self.ended_s = decision, moment
         # A spent budget ends every worker's batches by itself, and a server's stop travels with its answers.
-        self.halted = decision != "budget" and not self.setup.server_counts
+        self.halted = decision is not Decision.BUDGET and not self.setup.server_counts
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class VirtualEngine:
         rows, weights = self._rows(), self.executor.vector(self.model)
         steps = max(1, sum(1 for row in rows if row["worker"] == 0))
         return Outcome(
-            decision=self.decision or "budget",
+            decision=self.decision or Decision.BUDGET,
             samples=self.samples,
             updates=self.updates,
             training_s=self.ended_s,
@@ -229,7 +230,7 @@ class VirtualEngine:
         holder = self.servers[0] if self.setup.server_counts else self.workers[0]
         now = self.cluster.env.now
         if self.decision is None:
-            self.stop("budget", now)
+            self.stop(Decision.BUDGET, now)
         if not self.referee.evaluations:
             self.judge(holder.state, holder.samples, holder.updates, now, may_stop=False)
         began = time.perf_counter()
@@ -248,7 +249,8 @@ class VirtualEngine:
 
     def _notes(self) -> list[str]:
         costs = self.cluster.costs
-        return [*self.executor.notes(costs.placement), f"virtual cluster with {costs.origin}"]
+        told = [*self.setup.data_notes(), *self.setup.model_notes(), *self.executor.notes(costs.placement)]
+        return [*told, f"virtual cluster with {costs.origin}"]
 
     def _facts(self) -> Json:
         costs = self.cluster.costs
@@ -261,7 +263,7 @@ class VirtualEngine:
         part = self.cluster.costs.step(self.setup.layout, self.setup.cell.batch_size, self.setup.cell.micro_batch_size)
         return part.idle_s / part.total_s
 
-    def _dram(self) -> dict[str, int]:
+    def _dram(self) -> dict[str, int] | NotKnown:
         layout, cell = self.setup.layout, self.setup.cell
         table: Any = ()
         if layout.schedule is not None:

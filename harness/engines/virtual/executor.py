@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from harness.api.strategy import Table, Value
 from harness.core.addresses import Address
-from harness.core.streams import stream_seed
+from harness.core.not_known import NotKnown
 from harness.costs.memory import Placement
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.layer_timing import describe_stages
-from harness.engines.shared.replica import Piece, Replica, make_pieces, mergeable
+from harness.engines.shared.optimizers import group_state, set_group_state
+from harness.engines.shared.padding import fills_up
+from harness.engines.shared.plain_state import PlainState
+from harness.engines.shared.replica import Piece, Replica, make_pieces, mergeable, seed_step
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
 from harness.engines.virtual.lazy import Average, Gradient
+from harness.workloads.user_files import is_user_function
 
 State = dict[int, dict[str, Any]]
 """An optimizer's state by parameter number: immutable here, copied in before every step."""
+
+_GROUPS = -1
+"""Stands in a state for the number of a parameter: what the optimizer's groups hold."""
 
 REMEMBERED = 64
 """Updates kept for endpoints that take the same step from the same state; more workers than this recompute."""
@@ -41,8 +50,12 @@ class Executor:
     def __init__(self, setup: Setup, merge: bool = True, shared_steps: bool = False) -> None:
         self.setup = setup
         self.replica: Replica = setup.replica()
-        self.merges = merge and mergeable(self.replica)
-        self.draws = self.replica.draws
+        self.merges = merge and mergeable(self.replica) and not self.replica.data.train.draws
+        self._fills_up = setup.layout.pipeline > 1 and fills_up(setup, self.replica.module)
+        self._keeps = self.replica.trial is not None and bool(self.replica.trial.keeps)
+        self._first_state = self.replica.plain_state() if self._keeps else {}
+        self._kept: dict[tuple[int, int], PlainState] = {}
+        self._own_optimizer = is_user_function(setup.cell.workload.optimizer.name)
         self.shared_steps = shared_steps
         self.loaded: Flat | None = None
         self._steps: OrderedDict[tuple[int, ...], tuple[Any, ...]] = OrderedDict()
@@ -86,12 +99,16 @@ class Executor:
         """Compute one worker's gradient as its layout would: replica by replica, micro-batch by micro-batch."""
         if self.merges:
             return self.merged_gradient(weights, indices, weight)
+        if self.setup.shares_statistics:
+            return self._gradient_of_all(weights, indices, weight, origin)
         replicas = self.setup.layout.data
         parts, losses, buffers = [], [], None
+        self.setup.begin_step(*origin)
         for number, pieces in enumerate(self._pieces(indices, weight * replicas)):
             self.at(weights)
-            self._seed(origin, number)
-            gradients, loss = self.replica.gradient(pieces)
+            seed_step(self.replica.generators, self.setup.cell.seed, *origin, number)
+            with self._as_left_by(origin[0], number):
+                gradients, loss = self.replica.gradient(pieces)
             parts.append(gradients)
             losses.append(loss)
             found = self.replica.buffer_vector()
@@ -101,6 +118,17 @@ class Executor:
                 tail = len(self.replica.parameters)  # a parameter has a gradient where any replica has one
                 buffers[-tail:] = torch.maximum(buffers[-tail:], found[-tail:])
         return Flat(_mean(parts), buffers, loss=torch.stack(losses).mean())
+
+    def _gradient_of_all(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Flat:
+        """Compute the gradient of replicas that share statistics: what passes in them at once passes together."""
+        self.at(weights)
+        self.setup.begin_step(*origin)
+        seed_step(self.replica.generators, self.setup.cell.seed, *origin, 0)
+        parts = cut(indices, self.setup.layout.data)
+        pieces = -(-len(parts[0]) // self.setup.cell.micro_batch_size) if len(indices) else 1
+        together = [np.concatenate(same) for same in zip(*(cut(part, pieces) for part in parts), strict=True)]
+        gradients, loss = self.replica.gradient([make_pieces(p, weight, max(1, len(p)), False)[0] for p in together])
+        return Flat(gradients, self.replica.buffer_vector(), loss=loss)
 
     def merged_gradient(self, weights: Flat, indices: Indices, weight: Any) -> Flat:
         """Compute the gradient over all samples in one pass; `weight` is a number or one for each sample."""
@@ -113,11 +141,17 @@ class Executor:
     def _pieces(self, indices: Indices, weight: float) -> list[list[Piece]]:
         layout, size = self.setup.layout, self.setup.cell.micro_batch_size
         parts = cut(indices, layout.data)
-        return [make_pieces(part, weight, size, pad=layout.pipeline > 1) for part in parts]
+        return [make_pieces(part, weight, size, self._fills_up) for part in parts]
 
-    def _seed(self, origin: tuple[int, int], replica: int) -> None:
-        if self.draws:
-            torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", *origin, replica))
+    @contextmanager
+    def _as_left_by(self, worker: int, replica: int) -> Iterator[None]:
+        """Let the model find what the same worker's last step left in it besides parameters and buffers."""
+        if not self._keeps:
+            yield
+            return
+        self.replica.set_plain_state(self._kept.get((worker, replica), self._first_state))
+        yield
+        self._kept[worker, replica] = self.replica.plain_state()
 
     # -- updates -------------------------------------------------------------------------------------------------
 
@@ -144,14 +178,25 @@ class Executor:
         optimizer, parameters = self.replica.optimizer, self.replica.parameters
         assert optimizer is not None
         optimizer.state.clear()
+        set_group_state(optimizer, state.get(_GROUPS, {}).values())
         for number, entries in state.items():
+            if number == _GROUPS:
+                continue
             copied = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entries.items()}
             optimizer.state[parameters[number]] = copied
 
     def _take_state(self) -> State:
         assert self.replica.optimizer is not None
         state = self.replica.optimizer.state
-        return {n: dict(state[p]) for n, p in enumerate(self.replica.parameters) if p in state}
+        taken = {n: dict(state[p]) for n, p in enumerate(self.replica.parameters) if p in state}
+        return taken | self._group_state()
+
+    def _group_state(self) -> State:
+        """Return what a user's optimizer holds by group; torch's own hold nothing there that steps change."""
+        if not self._own_optimizer:
+            return {}
+        assert self.replica.optimizer is not None
+        return {_GROUPS: {str(n): group for n, group in enumerate(group_state(self.replica.optimizer))}}
 
     # -- what the engine reports -----------------------------------------------------------------------------------
 
@@ -167,7 +212,7 @@ class Executor:
         """Return what the record should say about the model's cut."""
         return [] if placement is None else [describe_stages(self.replica.module, placement)]
 
-    def dram(self, placement: Placement | None, table: Table) -> dict[str, int]:
+    def dram(self, placement: Placement | None, table: Table) -> dict[str, int] | NotKnown:
         """Count the tensors on the device that holds most."""
         return count_dram(self.setup, placement)
 

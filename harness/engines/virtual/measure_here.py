@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from harness.core.errors import Impossible
 from harness.costs.memory import Placement
 from harness.costs.profiles import LayerTime, ModelShape, Profile, TimeCurve
 from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.layer_timing import LayerCost, measure_layers, place
 from harness.engines.shared.replica import make_pieces
 from harness.engines.shared.setup import Setup
-from harness.engines.shared.trace_or_find import shape_of
+from harness.engines.shared.trace_or_find import counted_whole, shape_of
 from harness.engines.virtual.executor import Executor
+from harness.workloads.batches import tensors_of
 
 REPEATS = 5
 """Of each measurement in this process; chosen: the least of five, a second for a small network."""
@@ -47,7 +49,7 @@ def placed(setup: Setup, profile: Profile) -> Placement | None:
 def measured_alone(executor: Executor) -> Profile:
     """Measure a cell's workload in this process, at its batch and at half of it, with nobody busy beside it."""
     setup = executor.setup
-    shape, whole = shape_of(setup), max(1, min(setup.cell.micro_batch_size, setup.num_train))
+    shape, whole = _shape(executor), max(1, min(setup.cell.micro_batch_size, setup.num_train))
     sizes = sorted({max(1, whole // 2), whole})
     seconds = [_gradient_s(executor, size) for size in sizes]
     shares = _shares(executor, shape, whole)
@@ -62,6 +64,13 @@ def measured_alone(executor: Executor) -> Profile:
     return Profile(shape, times, apply_s, origin="measured", text=text, error=ALONE_ERROR)
 
 
+def _shape(executor: Executor) -> ModelShape:
+    found, replica = shape_of(executor.setup), executor.replica
+    if isinstance(found, ModelShape):
+        return found
+    return counted_whole(replica.module, tensors_of(replica.data.train.inputs), replica.dtype)
+
+
 def _gradient_s(executor: Executor, size: int) -> float:
     pieces = make_pieces(torch.arange(size).numpy(), 1 / size, size, pad=False)
     return _least(lambda: executor.replica.gradient(pieces))
@@ -69,10 +78,13 @@ def _gradient_s(executor: Executor, size: int) -> float:
 
 def _shares(executor: Executor, shape: ModelShape, size: int) -> Sequence[tuple[float, float]]:
     """Return each layer's (forward, backward) share of a gradient."""
-    if len(shape.layers) == 1:
-        return [(1 / 3, 2 / 3)]  # as many operations; of a single layer only their sum matters
     piece = make_pieces(torch.arange(size).numpy(), 1.0, size, pad=False)[0]
-    layers = measure_layers(executor.replica, piece)
+    try:
+        layers = measure_layers(executor.replica, piece) if len(shape.layers) > 1 else []
+    except Impossible:
+        layers = []
+    if [layer.name for layer in layers] != [layer.name for layer in shape.layers]:
+        return [(share / 3, 2 * share / 3) for share in shape.work_shares(size)]  # backward is two products for one
     total = sum(layer.forward_s + layer.backward_s for layer in layers)
     return [(layer.forward_s / total, layer.backward_s / total) for layer in layers]
 

@@ -14,6 +14,7 @@ import numpy as np
 from harness.api.strategy import Batch, Table, Value
 from harness.core.budget import Marks
 from harness.core.errors import PluginError
+from harness.core.not_known import NotKnown
 from harness.costs.memory import Placement
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.sample_order import Indices
@@ -118,7 +119,7 @@ class Sizes:
     """
 
     def __init__(
-        self, setup: Setup, parameter_bytes: int, buffer_bytes: int, dram: Callable[[], dict[str, int]]
+        self, setup: Setup, parameter_bytes: int, buffer_bytes: int, dram: Callable[[], dict[str, int] | NotKnown]
     ) -> None:
         self.setup = setup
         self.num_bytes = parameter_bytes + buffer_bytes
@@ -167,7 +168,7 @@ class Sizes:
         stages = "; ".join(f"stage {k}: {_span(names)}" for k, names in enumerate(placement))
         return [stages]
 
-    def dram(self, placement: Placement | None, table: Table) -> dict[str, int]:
+    def dram(self, placement: Placement | None, table: Table) -> dict[str, int] | NotKnown:
         """Return bytes by kind on the device that holds most."""
         return self._dram()
 

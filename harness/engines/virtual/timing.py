@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.core.budget import Budget
-from harness.costs.cells import cluster_of, find_shape, profile_of
+from harness.core.errors import NotForetold
+from harness.core.not_known import Hurdle, NotKnown
+from harness.core.text import Text
+from harness.costs.cells import cluster_of, find_shape, given_shape, profile_of
 from harness.costs.memory import counted_kinds, placement_of
 from harness.costs.profiles import ModelShape
 from harness.engines.shared.rate_schedule import make_rate
@@ -35,11 +38,11 @@ class Uncounted:
     counts: None = None
 
 
-def run_timing(cell: Cell, host: Host, shape: ModelShape | None = None, trace: int | None = None) -> Outcome:
+def run_timing(cell: Cell, host: Host, shape: ModelShape | NotKnown | None = None, trace: int | None = None) -> Outcome:
     """Run a cell without computing anything.
 
     Args:
-        shape: of a model that was traced; not needed where the workload gives one.
+        shape: of a model that was traced, or why it could not be; not needed where the workload gives one.
         trace: steps to record spans of.
 
     Raises:
@@ -49,16 +52,24 @@ def run_timing(cell: Cell, host: Host, shape: ModelShape | None = None, trace: i
     setup = timing_setup(cell, host)
     profile = profile_of(cell, shape)
     costs = Costs(profile, cluster_of(cell), placement_of(cell, host, profile.shape))
-    shape = profile.shape
-    buffers = sum(layer.buffers_bytes for layer in shape.layers)
-    traced = find_shape(cell, host) or shape
-    executor: Any = Sizes(setup, shape.parameter_bytes, buffers, lambda: counted_kinds(cell, host, traced))
+    buffers = sum(layer.buffers_bytes for layer in profile.shape.layers)
+    traced = find_shape(cell, host) or profile.shape
+    executor: Any = Sizes(setup, profile.shape.parameter_bytes, buffers, lambda: _counted(cell, host, traced))
     engine = build(setup, costs=costs, executor=executor, trace=trace)
     prepared = time.perf_counter()
     outcome = engine.run()
     outcome.setup_s = prepared - began
     outcome.facts |= {"num_train": setup.num_train, "data_checksum": "", "timing_only": True}
     return outcome
+
+
+def _counted(cell: Cell, host: Host, shape: ModelShape) -> dict[str, int] | NotKnown:
+    if not shape.activations_known and given_shape(cell) is None:
+        return NotKnown(Hurdle.STEP, Text("what its layers keep was not found by running it"))
+    try:
+        return counted_kinds(cell, host, shape)
+    except NotForetold as error:
+        return NotKnown(Hurdle.COUNT, Text(str(error)))
 
 
 def timing_setup(cell: Cell, host: Host) -> Setup:

@@ -6,6 +6,7 @@ import gc
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from harness.api.strategy import Batch
@@ -42,6 +43,9 @@ class Exchanged(OneDevice):
         losses = [self.one_piece(piece, last=piece is pieces[-1]) for piece in pieces]
         self.parts.take_gradients()
         gradients = self.replica.take_gradients()
+        if replicated and self.replica.optional:
+            # A parameter has a gradient where any replica has one.
+            dist.all_reduce(self.replica.present, dist.ReduceOp.MAX, self.grid.group("data"))
         self.ledger.moment("_ready_s", self.ledger.stamp())
         self.ledger.row["_group"] = self.grid.tensor
         if replicated:

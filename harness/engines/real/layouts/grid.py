@@ -49,6 +49,10 @@ class Grid:
         """Return the process group of the devices that differ from this one along one axis only."""
         return self.mesh.get_group(axis)
 
+    def own_stages(self, layout: Layout) -> range:
+        """Return the numbers of this device's stages."""
+        return range(self.pipeline, layout.stages, layout.pipeline)
+
     def sum_over_parts(self, tensor: torch.Tensor) -> None:
         """Add up in place what the devices of one replica hold."""
         for axis in ("tensor", "pipeline"):

@@ -15,16 +15,20 @@ import torch.distributed as dist
 from torch import nn
 
 from harness.api.strategy import Batch
+from harness.core.errors import Impossible
+from harness.core.not_known import NotKnown
 from harness.core.step_parts import Part
-from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger, Stamp
-from harness.engines.real.layouts.recompute import recompute_layers
+from harness.engines.real.layouts.recompute import recompute_blocks
 from harness.engines.shared.dram_count import count_dram
+from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat
-from harness.engines.shared.replica import Piece, Replica, make_pieces
+from harness.engines.shared.layer_timing import blocks_of
+from harness.engines.shared.replica import Piece, Replica, even_pieces, make_pieces, seed_step
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
+from harness.workloads.streamed import Streamed
 
 
 class OneDevice:
@@ -39,8 +43,7 @@ class OneDevice:
         self.number = 0
         self.replica = setup.replica()
         if setup.layout.recompute:
-            recompute_layers(self.replica.module)
-        self.draws = self.replica.draws
+            recompute_blocks((block for _, block in blocks_of(self.replica)), self.draws)
         self.placement: Placement | None = None
 
     @property
@@ -48,12 +51,26 @@ class OneDevice:
         """Parameters, and values in buffers."""
         return self.replica.num_parameters, self.replica.num_buffer_values
 
+    @property
+    def reads(self) -> bool:
+        """Whether this device reads samples."""
+        return True
+
+    @property
+    def draws(self) -> bool:
+        """Whether a forward pass in training draws random numbers."""
+        return self.replica.draws
+
     def pieces(self, batch: Batch) -> list[Piece]:
         """Return this replica's samples, cut into what passes forward at once.
 
         They are weighted so that the mean over replicas is the sum over the batch.
         """
-        return make_pieces(self.part(batch), self.weight(batch), self.setup.cell.micro_batch_size, pad=False)
+        size = self.setup.cell.micro_batch_size
+        if self.setup.shares_statistics:
+            largest = -(-len(batch.indices) // self.setup.layout.data)
+            return even_pieces(self.part(batch), self.weight(batch), -(-largest // size))
+        return make_pieces(self.part(batch), self.weight(batch), size, pad=False)
 
     def part(self, batch: Batch) -> Indices:
         """Return this replica's samples of a batch."""
@@ -82,9 +99,9 @@ class OneDevice:
         return loss
 
     def seed(self, batch: Batch) -> None:
-        """Give dropout the stream of this worker, step and replica; the virtual engine draws from the same."""
-        if self.draws:
-            torch.manual_seed(stream_seed(self.setup.cell.seed, "dropout", self.worker, batch.step, self.number))
+        """Let the model draw from the stream of this worker, step and replica; the virtual engine does the same."""
+        self.setup.begin_step(self.worker, batch.step)
+        seed_step(self.replica.generators, self.setup.cell.seed, self.worker, batch.step, self.number)
 
     def step(self, gradient: Flat, rate: float) -> None:
         """Take one optimizer step."""
@@ -94,7 +111,7 @@ class OneDevice:
         """Return the trained model; complete on rank 0."""
         return self.replica
 
-    def dram(self) -> dict[str, int]:
+    def dram(self) -> dict[str, int] | NotKnown:
         """Count this layout's tensors on the fullest device; without any communication."""
         return count_dram(self.setup, self.placement)
 
@@ -105,6 +122,17 @@ class OneDevice:
     def notes(self) -> list[str]:
         """Return what the user should know about this layout."""
         return []
+
+    def read_ahead(self) -> None:
+        """Let processes of their own read the samples of the coming steps, where the scenario asks for them."""
+        train = self.replica.data.train
+        if isinstance(train, Streamed) and self.reads:
+            course = Course(self.setup, self.worker)
+            train.follow(
+                (piece.indices, self.setup.pass_of(self.worker, batch.step))
+                for batch in course.batches()
+                for piece in self.pieces(batch)
+            )
 
     def settle(self) -> None:
         """Called once after the warm-up: measure no more than a run needs."""
@@ -120,21 +148,44 @@ class DataParallel(OneDevice):
         super().__init__(setup, ledger, worker, rank)
         self.number = rank
         self.ready: Stamp = None
-        # A static graph is recorded in the first pass, which torch wants synchronised: no accumulation there.
-        self._records_graph = setup.layout.static_graph
         layout = setup.layout
+        # A search for unused parameters cannot follow torch's older checkpoints; a static graph can.
+        static = layout.static_graph or self._needs_static_graph()
+        self._records_graph = static
         devices = [self.replica.device.index] if self.replica.device.type == "cuda" else None
         self.ddp = nn.parallel.DistributedDataParallel(
             self.replica.module,
             device_ids=devices,
             bucket_cap_mb=layout.bucket_bytes / 2**20,
-            static_graph=layout.static_graph,
-            find_unused_parameters=self.replica.optional and not layout.static_graph,
+            static_graph=static,
+            find_unused_parameters=self._unused and not static,
             gradient_as_bucket_view=True,
         )
         self.replica.forward = self.ddp
         self._last_ready: Any = None
         self._hooks = [p.register_post_accumulate_grad_hook(self._note_last) for p in self.replica.parameters]
+
+    @property
+    def _unused(self) -> bool:
+        asked, trial = self.setup.cell.workload.find_unused_parameters, self.replica.trial
+        return asked or (trial is not None and trial.unused)
+
+    def _needs_static_graph(self) -> bool:
+        """Whether DDP must be told that the graph never changes.
+
+        Raises:
+            Impossible: it changes.
+        """
+        trial = self.replica.trial
+        if trial is None or not trial.reentrant or not self._unused:
+            return False
+        if trial.looks or trial.keeps or self.setup.cell.workload.find_unused_parameters:
+            raise Impossible(
+                "some parameters have no gradient in some steps, and the model calls checkpoint with "
+                "use_reentrant=True, which DDP's search for such parameters cannot follow; call it with "
+                "use_reentrant=False"
+            )
+        return True
 
     def _note_last(self, parameter: torch.Tensor) -> None:
         self._last_ready, self.ready = parameter, self.ledger.stamp()
@@ -150,7 +201,10 @@ class DataParallel(OneDevice):
 
     def pieces(self, batch: Batch) -> list[Piece]:
         """Return this replica's samples, in one piece while DDP records its static graph."""
+        if self.setup.shares_statistics and not self._records_graph:
+            return super().pieces(batch)
         part = self.part(batch)
+        # A static graph is recorded in the first pass, which torch wants synchronised: no accumulation there.
         size = len(part) if self._records_graph else self.setup.cell.micro_batch_size
         self._records_graph = False
         return make_pieces(part, self.weight(batch), max(1, size), pad=False)

@@ -6,13 +6,15 @@ The one file that touches private names of torch; each is guarded by a test, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from harness.api.strategy import Table
+from harness.costs.tracing import undisturbed
 from harness.engines.real.clock import Ledger, Stamp
 
 if TYPE_CHECKING:
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
     from torch.distributed.pipelining import PipelineStage
     from torch.distributed.pipelining.schedules import _PipelineScheduleRuntime
+    from torch.distributed.pipelining.stage import _RecvInfo
+
+
+class StagePlace(NamedTuple):
+    """Where a stage stands in its pipeline."""
+
+    stage: int
+    stages: int
+    device: torch.device
+    group: dist.ProcessGroup
+
 
 PassSpan = tuple[tuple[str, int, int], Stamp, Stamp]
 """A pass of a pipeline's stage: (kind, stage, micro-batch), start and end."""
@@ -81,33 +94,69 @@ def make_runtime(
     return runtime
 
 
+class StageShapes(NamedTuple):
+    """What a stage takes and gives for so many samples, as tensors without memory: then torch need not find out."""
+
+    takes: Callable[[int], tuple[torch.Tensor, ...]]
+    gives: Callable[[int], tuple[torch.Tensor, ...]]
+
+
 def timed_stage(
-    ledger: Ledger,
+    place: StagePlace,
     module: nn.Module,
-    stage: int,
-    stages: int,
-    device: torch.device,
-    group: dist.ProcessGroup,
+    ledger: Ledger,
     spans: list[PassSpan],
+    sizes: Sequence[int] = (),
+    shapes: StageShapes | None = None,
 ) -> PipelineStage:
-    """Return torch's pipeline stage; every pass is added to `spans` as ((kind, stage, micro-batch), start, end)."""
+    """Return torch's pipeline stage; every pass is added to `spans` as ((kind, stage, micro-batch), start, end).
+
+    Args:
+        module: the stage; its `before_pass`, where it has one, is called with the number of each micro-batch.
+        sizes: samples of each micro-batch, where they differ; `shapes` is needed then.
+    """
     from torch.distributed.pipelining import PipelineStage
+
+    before_pass: Callable[[int], None] = getattr(module, "before_pass", lambda microbatch: None)
 
     class TimedStage(PipelineStage):  # type: ignore[misc]
         output_bytes = 0
 
         def forward_one_chunk(self, fwd_chunk_id: int, *args: object, **kwargs: object) -> object:
+            before_pass(fwd_chunk_id)
             output = self._timed("forward", fwd_chunk_id, super().forward_one_chunk, *args, **kwargs)
-            self.output_bytes = output.numel() * output.element_size()
+            outputs = output if isinstance(output, tuple) else (output,)
+            self.output_bytes = sum(t.numel() * t.element_size() for t in outputs)
             return output
 
         def backward_one_chunk(self, bwd_chunk_id: int, *args: object, **kwargs: object) -> object:
             kind = "backward" if kwargs.get("full_backward", True) else "backward_input"
-            return self._timed(kind, bwd_chunk_id, super().backward_one_chunk, *args, **kwargs)
+            inputs = self.fwd_cache[bwd_chunk_id][1]
+            answer = self._timed(kind, bwd_chunk_id, super().backward_one_chunk, *args, **kwargs)
+            if shapes is not None:
+                self.bwd_cache[bwd_chunk_id] = _without_gaps(self.bwd_cache[bwd_chunk_id], inputs)
+            return answer
 
         def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: object, **kwargs: object) -> object:
             call = super().backward_weight_one_chunk
             return self._timed("backward_weight", bwd_chunk_id, call, *args, **kwargs)
+
+        def _compute_outputs(self, *args: object, **kwargs: object) -> object:
+            # torch finds shapes out by a pass over memory that holds anything: no statistics of that.
+            with undisturbed(module):
+                return super()._compute_outputs(*args, **kwargs)
+
+        def _setup_forward_recv_info(self, num_microbatches: int, has_backward: bool) -> None:
+            super()._setup_forward_recv_info(num_microbatches, has_backward)
+            if shapes is not None and not self.is_first:
+                for chunk, infos in self.args_recv_info.items():
+                    _resize(infos, shapes.takes(sizes[chunk]))
+
+        def _setup_backward_recv_info(self, num_microbatches: int) -> None:
+            super()._setup_backward_recv_info(num_microbatches)
+            if shapes is not None and not self.is_last:
+                for chunk, infos in self.grad_recv_info.items():
+                    _resize(infos, shapes.gives(sizes[chunk]))
 
         def _timed(
             self, kind: str, chunk: int, call: Callable[..., torch.Tensor], *args: object, **kwargs: object
@@ -117,4 +166,21 @@ def timed_stage(
             spans.append(((kind, self.stage_index, chunk), start, ledger.stamp()))
             return answer
 
-    return TimedStage(module, stage, stages, device, group=group)
+    known = {} if shapes is None else {"input_args": shapes.takes(sizes[0]), "output_args": shapes.gives(sizes[0])}
+    return TimedStage(module, place.stage, place.stages, place.device, group=place.group, **known)
+
+
+def _without_gaps(
+    gradients: tuple[torch.Tensor | None, ...], inputs: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor | None, ...]:
+    """Put zeros for gradients that the stage before expects and this micro-batch has none of, in its own shape."""
+    pairs = zip(gradients, inputs, strict=False)
+    return tuple(x.new_zeros(x.shape) if g is None and x.requires_grad else g for g, x in pairs)
+
+
+def _resize(infos: Sequence[_RecvInfo], like: Sequence[torch.Tensor]) -> None:
+    """Make room for a micro-batch of another size than the first one."""
+    for info, tensor in zip(infos, like, strict=True):
+        if info.buffer is not None and info.buffer.shape != tensor.shape:
+            info.buffer = info.buffer.new_empty(tensor.shape)
+            info.tensor_meta = replace(info.tensor_meta, shape=tensor.shape, stride=tensor.stride())

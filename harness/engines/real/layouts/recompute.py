@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -12,13 +13,16 @@ from torch.utils.checkpoint import checkpoint
 from harness.engines.shared.replica import draws
 
 
-def recompute_layers(module: nn.Module) -> None:
-    """Make every top-level layer keep its input only; parameters and their names stay as they are.
+def recompute_blocks(blocks: Iterable[nn.Module], drawing: bool = False) -> None:
+    """Make every block keep its input only; parameters and their names stay as they are.
+
+    Args:
+        drawing: the model draws random numbers, and not only where its layers show it.
 
     Source: Chen, Xu, Zhang and Guestrin 2016, "Training Deep Nets with Sublinear Memory Cost", section 4.
     """
-    for layer in list(module.children()) if isinstance(module, nn.Sequential) else [module]:
-        again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=draws(layer))
+    for layer in blocks:
+        again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=drawing or draws(layer))
         layer.forward = partial(again, context_fn=partial(_contexts, layer))  # type: ignore[method-assign]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections import Counter
 
 import torch
 from torch import nn
@@ -14,16 +15,19 @@ from harness.api.strategy import Batch
 from harness.core.step_parts import Part
 from harness.costs.profiles import LayerShape, ModelShape
 from harness.costs.steps import bytes_sent, fsdp_step_messages
+from harness.costs.tracing import NamedModules
 from harness.engines.real.clock import Ledger, Stamp
-from harness.engines.real.layouts.one_device import OneDevice
+from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
 from harness.engines.real.layouts.parts import Parts, assembled, parts_replica, same_buffers, whole
 from harness.engines.real.layouts.private import time_exchanges
+from harness.engines.shared.chain.loose import used_without_call
+from harness.engines.shared.layer_timing import blocks_of
 from harness.engines.shared.replica import Piece, Replica, make_pieces
 from harness.engines.shared.setup import Setup
 
 
 class FullySharded(OneDevice):
-    """Each top-level layer with parameters is gathered before it computes, its gradient scattered afterwards.
+    """Each block with parameters is gathered before it computes, its gradient scattered afterwards.
 
     Where only the optimizer is shared out, parameters stay gathered from the forward pass to the end of the backward
     pass: `reshard_after_forward=False`. torch's ZeroRedundancyOptimizer would keep all gradients on every replica and
@@ -39,10 +43,13 @@ class FullySharded(OneDevice):
         self._reshards = setup.layout.shard == "parameters"
         # torch warns of a view that we never write to.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
-        self.sharded = shard_module(self.replica.module, self.replica.device.type, setup.layout.data, self._reshards)
+        self.units = units_of(self.replica)
+        module, device = self.replica.module, self.replica.device.type
+        self.sharded = shard_module(module, device, setup.layout.data, self._reshards, self.units)
         self.replica = parts_replica(setup, self.sharded, self.sharded, self.replica)
         self.replica.sum_over_ranks = torch.distributed.all_reduce
         self.parts: Parts = self.replica.module  # type: ignore[assignment]
+        self.replica.norm_shares = self.parts.norm_shares(copies=setup.layout.data)
         time_exchanges(ledger, self.sharded, self._spans)
 
     def pieces(self, batch: Batch) -> list[Piece]:
@@ -58,6 +65,7 @@ class FullySharded(OneDevice):
         self.seed(batch)
         losses = [self.one_piece(piece, last=piece is pieces[-1]) for piece in pieces]
         self._account()
+        self._average_whole_ones()
         self.parts.take_gradients()
         return self.replica.take_gradients(), torch.stack(losses).sum(), sum(p.num_samples for p in pieces)
 
@@ -68,6 +76,13 @@ class FullySharded(OneDevice):
             self.sharded.set_reshard_after_backward(last)
         self.sharded.set_is_last_backward(last)
         return super().one_piece(piece, last)
+
+    def _average_whole_ones(self) -> None:
+        """Exchange the gradients of what is not spread; all replicas have them, or none has."""
+        whole_ones = [p for p in self.parts.sources if p.dim() == 0 and p.grad is not None]
+        if whole_ones:
+            with self.ledger.span(Part.COMMUNICATION, "exchange"):
+                mean_over_ranks([p.grad for p in whole_ones])
 
     def _account(self) -> None:
         """Take waits out of computing, and note when each began: who was late is found out later."""
@@ -89,34 +104,65 @@ class FullySharded(OneDevice):
         """Return a ring's share of all gathers and scatters of a full batch."""
         cell, layout = self.setup.cell, self.setup.layout
         pieces = -(-cell.batch_size // cell.micro_batch_size)
-        return bytes_sent(fsdp_step_messages(module_shape(self.sharded), layout, pieces), layout.data)
+        return bytes_sent(fsdp_step_messages(module_shape(self.sharded, self.units), layout, pieces), layout.data)
 
     def close(self) -> None:
         """Let go of the module before its process group."""
-        del self.sharded, self.parts, self.replica
+        del self.sharded, self.units, self.parts, self.replica
         gc.collect()
 
 
-def shard_module(module: nn.Module, device_type: str, ranks: int, reshard: bool) -> nn.Module:
-    """Spread the parameters over all ranks, each top-level layer a unit; any other module than a sequence is one unit.
+def units_of(replica: Replica) -> NamedModules:
+    """Return the blocks that can be gathered each for itself; what is in none of them is gathered with the root.
+
+    Not a block that shares a parameter with another one, or whose weights are used without calling it: who uses them
+    would find only this device's part.
+    """
+    module, (inputs, _) = replica.module, replica.data.train.block(0, min(2, len(replica.data.train)))
+    blocks = [(name, block) for name, block in blocks_of(replica) if block is not module]
+    with replica.autocast():
+        loose = used_without_call(module, [name for name, _ in blocks], inputs)
+    holders = Counter(p for _, block in blocks for p in block.parameters())
+    inside = {id(part) for _, block in blocks for part in block.modules()}
+    outside = {p for m in module.modules() if id(m) not in inside for p in m.parameters(recurse=False)}
+    rooted = loose | outside | {p for p, count in holders.items() if count > 1}
+    return [(n, b) for n, b in blocks if (held := set(b.parameters())) and not held & rooted]
+
+
+def shard_module(
+    module: nn.Module, device_type: str, ranks: int, reshard: bool, units: NamedModules | None = None
+) -> nn.Module:
+    """Spread the parameters over all ranks, each unit gathered for itself, what is left with the root.
+
+    A parameter without axes cannot be spread, and stays whole everywhere.
 
     Args:
         reshard: give a unit's parameters back after its forward pass.
+        units: default: the layers of an `nn.Sequential`.
     """
+    blocks = [unit for _, unit in units or _layers(module) if next(unit.parameters(), None) is not None]
     mesh = init_device_mesh(device_type, (ranks,))
-    units = [layer for layer in module.children() if next(layer.parameters(), None) is not None]
-    for unit in units if isinstance(module, nn.Sequential) else []:
+    whole_ones = {p for p in module.parameters() if p.dim() == 0}
+    for unit in blocks:
         # What the backward pass needs first is not given back: it would be gathered again at once.
-        fully_shard(unit, mesh=mesh, reshard_after_forward=reshard and unit is not units[-1])
-    return fully_shard(module, mesh=mesh, reshard_after_forward=False)
+        again = reshard and unit is not blocks[-1]
+        fully_shard(unit, mesh=mesh, reshard_after_forward=again, ignored_params=whole_ones)
+    return fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=whole_ones)
 
 
-def module_shape(module: nn.Module) -> ModelShape:
-    """Return the tensors of every layer, as far as sharing them out asks for them; they may be spread already."""
-    layers = dict(module.named_children()) if isinstance(module, nn.Sequential) else {type(module).__name__: module}
-    tensors = {name: list(layer.parameters()) for name, layer in layers.items()}
+def module_shape(module: nn.Module, units: NamedModules | None = None) -> ModelShape:
+    """Return the tensors of every unit and of the root, as far as sharing them out asks for; they may be spread."""
+    spread = {name: list(unit.parameters()) for name, unit in units or _layers(module)}
+    inside = {id(p) for found in spread.values() for p in found}
+    root = [p for p in module.parameters() if id(p) not in inside]
+    if root:
+        spread[type(module).__name__] = root
     shapes = [
-        LayerShape(name, tuple(p.numel() for p in found), rows=tuple(len(p) for p in found))
-        for name, found in tensors.items()
+        LayerShape(name, tuple(p.numel() for p in found), rows=tuple(len(p) if p.dim() else 1 for p in found))
+        for name, found in spread.items()
     ]
     return ModelShape(tuple(shapes), element_bytes=next(module.parameters()).element_size())
+
+
+def _layers(module: nn.Module) -> NamedModules:
+    return list(module.named_children()) if isinstance(module, nn.Sequential) else []

@@ -1,0 +1,99 @@
+"""What of a cell's training is a function of the user's own: its loss, its optimizer, its learning-rate schedule."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import PluginError
+from harness.workloads.user_files import UserFunction, find_user_function, is_user_function
+from harness.workloads.user_import import own_errors, user_object
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.core.cell import Cell, Named
+    from harness.engines.shared.optimizers import OwnOptimizer
+    from harness.workloads.losses import OwnLoss
+
+Factor = Callable[[int], float]
+"""From the number of updates behind the weights to what the learning rate is multiplied by."""
+
+
+def find_loss(cell: Cell) -> str | OwnLoss:
+    """Return a cell's loss: its name, or the function that it names.
+
+    Raises:
+        PluginError: the user's file raised when it was run.
+    """
+    name = cell.workload.loss
+    if not is_user_function(name):
+        return name
+    from harness.workloads.losses import OwnLoss
+
+    return OwnLoss(name, _callable(find_user_function("workload.loss", name, Path(cell.folder))))
+
+
+def _callable(own: UserFunction) -> Callable[..., Any]:
+    found = user_object(own)
+    if not callable(found):
+        raise own.refused(f"is of type {type(found).__name__}, which cannot be called; name a function")
+    return found
+
+
+def find_optimizer(cell: Cell) -> Named | OwnOptimizer:
+    """Return a cell's optimizer: its name with options, or the function that it names.
+
+    Raises:
+        PluginError: the user's file raised when it was run.
+    """
+    named = cell.workload.optimizer
+    if not is_user_function(named.name):
+        return named
+    from harness.engines.shared.optimizers import OwnOptimizer
+
+    own = find_user_function("workload.optimizer", named.name, Path(cell.folder))
+    return OwnOptimizer(named.name, lambda module: _made(own, module, cell.learning_rate))
+
+
+def _made(own: UserFunction, module: nn.Module, rate: float) -> Any:
+    """Call a function by what its parameters are called: the model, or its parameters; and the rate, if it asks."""
+    function = _callable(own)
+    names = list(inspect.signature(function).parameters)
+    first = names[0] if names else ""
+    given: Any = module
+    if first in ("params", "parameters"):
+        given = module.parameters()
+    elif first == "named_parameters":
+        given = list(module.named_parameters())
+    rates = {name: rate for name in names[1:] if name in ("lr", "learning_rate")}
+    with own_errors(own):
+        return function(given, **rates)
+
+
+def find_schedule(cell: Cell) -> Factor | None:
+    """Return the function that a cell's schedule names, checked at every call; None for the built-in ones.
+
+    Raises:
+        PluginError: the user's file raised when it was run.
+    """
+    name = cell.workload.lr_schedule.name
+    if not is_user_function(name):
+        return None
+    own = find_user_function("workload.lr_schedule", name, Path(cell.folder))
+    function = _callable(own)
+
+    def factor(step: int) -> float:
+        with own_errors(own):
+            value = function(step)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise PluginError(
+                f"workload.lr_schedule = {name}: returned {value!r} for step {step}; return a number of at least 0, "
+                "which the learning rate is multiplied by"
+            )
+        return float(value)
+
+    return factor

@@ -1,0 +1,163 @@
+"""A folder of images by class: one folder for each class, with its PNG and JPEG files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.core.errors import MachineError
+from harness.core.words import listed
+from harness.workloads.data_forms import MapSet
+from harness.workloads.datasets import content_checksum
+from harness.workloads.entries import ImageFolderOptions, RawData, Streams
+from harness.workloads.own_data import MapSource
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from harness.workloads.entries import Keeps
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+TEST_FOLDERS = ("test", "val", "validation", "valid")
+"""What the test split's folder is called, in this order."""
+SPLIT_SEED = 20164
+"""Draws the test split where the folder has none: chosen once, so that all runs are judged by the same images."""
+LOOK = 256
+"""Images that are read to measure mean and deviation where the others are read as they are needed; chosen."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files of one split, with the number of their class."""
+
+    files: tuple[Path, ...]
+    labels: npt.NDArray[np.int64]
+
+    def at(self, rows: npt.NDArray[np.intp]) -> Listing:
+        """Return some of them."""
+        return Listing(tuple(self.files[row] for row in rows), self.labels[rows])
+
+
+class Images:
+    """A map-style data set of images, uint8, (channels, size, size), and their classes."""
+
+    def __init__(self, listing: Listing, size: int, grey: bool) -> None:
+        self.files, self.targets, self.size, self.grey = listing.files, listing.labels, size, grey
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> tuple[npt.NDArray[np.uint8], int]:
+        return read_image(self.files[row], self.size, self.grey), int(self.targets[row])
+
+
+def read_image(path: Path, size: int, grey: bool) -> npt.NDArray[np.uint8]:
+    """Return an image of (channels, size, size): its shorter side becomes `size` pixels, and its middle is kept.
+
+    Raises:
+        MachineError: the file is no image that Pillow reads.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            fitted = ImageOps.fit(image.convert("L" if grey else "RGB"), (size, size), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MachineError(f"dataset imagefolder: {path}: no image that can be read: {error}") from error
+    pixels = np.asarray(fitted, dtype=np.uint8)
+    return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def listings(options: ImageFolderOptions) -> tuple[Listing, Listing]:
+    """Return the files of the training and of the test split.
+
+    Raises:
+        MachineError: the folder is not laid out as one with classes.
+    """
+    root = options.path.expanduser()
+    if not root.is_dir():
+        raise MachineError(f"dataset imagefolder: {root} is no folder; give one as `path`")
+    train = root / "train" if (root / "train").is_dir() else root
+    test = next((root / name for name in TEST_FOLDERS if train is not root and (root / name).is_dir()), None)
+    classes = _classes(train)
+    whole = _listing(train, classes)
+    if test is not None:
+        other = [name for name in _classes(test) if name not in classes]
+        if other:
+            raise MachineError(f"dataset imagefolder: {test} has the classes {listed(other)}, which {train} has not")
+        return whole, _listing(test, classes)
+    tested = max(1, round(options.test_fraction * len(whole.files)))
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(whole.files))
+    return whole.at(np.sort(order[tested:])), whole.at(np.sort(order[:tested]))
+
+
+def _classes(folder: Path) -> list[str]:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < 2:
+        there = f"has only {names[0]}" if names else "has none"
+        raise MachineError(f"dataset imagefolder: {folder} must have one folder for each class, and {there}")
+    return names
+
+
+def _listing(folder: Path, classes: list[str]) -> Listing:
+    files, labels = [], []
+    for number, name in enumerate(classes):
+        found = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+        files += found
+        labels += [number] * len(found)
+    if not files:
+        raise MachineError(f"dataset imagefolder: {folder} has no {listed(IMAGE_ENDINGS, 'or')} files in its folders")
+    return Listing(tuple(files), np.array(labels, dtype=np.int64))
+
+
+def load_images(options: ImageFolderOptions, keeps: Keeps | None = None) -> RawData:
+    """Read a folder of images: all of them, or some where they do not stay in memory.
+
+    Raises:
+        MachineError: the folder or an image cannot be read.
+    """
+    train, test = listings(options)
+    grey = options.channels == 1
+    sets = [MapSet(Images(each, options.size, grey)) for each in (train, test)]
+    total = (len(train.files) + len(test.files)) * options.channels * options.size**2
+    stay = keeps is None or keeps(4 * total, False)
+    looks = [np.arange(len(each)) if stay else _spread(len(each)) for each in sets]
+    arrays = [np.stack([part.samples[row][0] for row in rows]) for part, rows in zip(sets, looks, strict=True)]
+    sources = [MapSource(part, lambda inputs: inputs) for part in sets]
+    streams = None if stay else Streams(sources[0], sources[1])
+    return RawData(
+        arrays[0],
+        train.labels,
+        arrays[1],
+        test.labels,
+        1 + int(train.labels.max()),
+        full_scale=255.0,
+        checksum=folder_checksum(options),
+        remarks=() if stay else (f"data: images are normalised by {len(looks[0]):,} of them",),
+        streams=streams,
+        judged=False,
+    )
+
+
+def _spread(count: int) -> npt.NDArray[np.intp]:
+    return np.unique(np.linspace(0, count - 1, min(LOOK, count)).astype(np.intp))
+
+
+def folder_checksum(options: ImageFolderOptions) -> str:
+    """Return sha256 in hex of the files' names, sizes and dates, and of how they are read: all bytes would take long.
+
+    Raises:
+        MachineError: the folder is not laid out as one with classes.
+    """
+    digest = hashlib.sha256(options.model_dump_json(exclude={"path"}).encode())
+    root = options.path.expanduser()
+    for listing in listings(options):
+        digest.update(content_checksum([listing.labels]).encode())
+        for path in listing.files:
+            about = path.stat()
+            digest.update(f"{path.relative_to(root)} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,194 @@
+"""A split that does not stay on the device: its samples are read when they are needed, or a few batches before."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from harness.core.errors import PluginError
+from harness.core.streams import stream_seed
+from harness.workloads.batches import Inputs, mapped
+from harness.workloads.found_data import Unfit
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from harness.core.cell import Loading
+    from harness.workloads.entries import Arrays, Source
+
+    Rows = npt.NDArray[np.integer[Any]]
+    Batch = tuple[Inputs, torch.Tensor]
+
+Convert = Callable[["Arrays", "npt.NDArray[np.generic]"], "Batch"]
+"""Makes tensors in host memory of the inputs and targets of some samples."""
+
+
+class Streamed:
+    """A split as training sees it, like `Samples`, but read as it is needed.
+
+    Args:
+        source: reads the samples.
+        targets: of all of them, on the device.
+        convert: makes tensors of what was read.
+        device: where batches go.
+        loading: how they are read ahead.
+        draws: whether samples are drawn anew each time; they then are by their number, the pass over the data, and
+            `seed`, whoever reads them.
+
+    Attributes:
+        epoch: which pass over the data is under way.
+        inputs: one sample, for its shape and type.
+        read_s, num_read: seconds that this process spent on reading, and the samples that it read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        targets: torch.Tensor,
+        convert: Convert,
+        device: torch.device,
+        loading: Loading,
+        draws: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.source, self.targets, self.convert, self.device = source, targets, convert, device
+        self.loading, self.draws, self.seed = loading, draws, seed
+        self.epoch = self.num_read = 0
+        self.read_s = 0.0
+        self._ahead: _Ahead | None = None
+        self.inputs = self.read(np.zeros(1, dtype=np.int64), 0)[0]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, index: torch.Tensor) -> Batch:
+        """Return the samples that `index` lists, and their targets, on the device."""
+        return self.rows(index.cpu().numpy())
+
+    def block(self, start: int, end: int) -> Batch:
+        """Return neighbouring samples."""
+        return self.rows(np.arange(start, min(end, len(self)), dtype=np.int64))
+
+    def rows(self, rows: Rows) -> Batch:
+        """Return the samples of these numbers on the device: read ahead where they are the next ones, else now."""
+        batch = self._ahead.next(rows, self.epoch) if self._ahead is not None else None
+        inputs, targets = batch if batch is not None else self.read(rows, self.epoch)
+        return mapped(self._upload, inputs), self._upload(targets)
+
+    def read(self, rows: Rows, epoch: int) -> Batch:
+        """Read samples into host memory.
+
+        Raises:
+            PluginError: the data set gave something else than when it was judged.
+        """
+        began = time.perf_counter()
+        try:
+            if self.draws:
+                with _generators_kept():
+                    found = self.source.read(rows, lambda row: _seed(stream_seed(self.seed, "sample", epoch, row)))
+            else:
+                found = self.source.read(rows)
+        except Unfit as error:
+            raise PluginError(f"the data set gave {error}") from None
+        batch = self.convert(*found)
+        self.read_s += time.perf_counter() - began
+        self.num_read += len(rows)
+        return batch
+
+    def _upload(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return tensor
+        pinned = tensor.pin_memory() if self.loading.pin_memory and not tensor.is_pinned() else tensor
+        return pinned.to(self.device, non_blocking=self.loading.pin_memory)
+
+    def follow(self, upcoming: Iterable[tuple[Rows, int]]) -> None:
+        """Let the loading's processes read what comes next: (samples, pass over the data) of every micro-batch."""
+        if self.loading.workers:
+            self._ahead = _Ahead(self, upcoming)
+
+    def close(self) -> None:
+        """End the processes that read ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+
+class _Ahead:
+    """What torch's DataLoader reads ahead, in the order of training."""
+
+    def __init__(self, streamed: Streamed, upcoming: Iterable[tuple[Rows, int]]) -> None:
+        from torch.utils.data import DataLoader
+
+        self.expected: deque[tuple[Rows, int]] = deque()
+        self.upcoming = iter(upcoming)
+        loading = streamed.loading
+        loader: Any = DataLoader(
+            _Micro(streamed),
+            batch_size=None,
+            sampler=self._keys(),  # type: ignore[arg-type]  # any iterable will do
+            num_workers=loading.workers,
+            prefetch_factor=loading.prefetch,
+            pin_memory=loading.pin_memory and streamed.device.type == "cuda",
+            # A data set of the user's own may be a class that no other process could import.
+            multiprocessing_context="fork",
+        )
+        self.iterator: Any = iter(loader)
+
+    def _keys(self) -> Iterator[tuple[Rows, int]]:
+        for rows, epoch in self.upcoming:
+            self.expected.append((rows, epoch))
+            yield rows, epoch
+
+    def next(self, rows: Rows, epoch: int) -> Batch | None:
+        """Return the next batch where it is this one; what is asked out of turn, as evaluations do, is not here."""
+        if not self.expected or self.iterator is None:
+            return None
+        wanted, when = self.expected[0]
+        if when != epoch or not np.array_equal(wanted, rows):
+            return None
+        self.expected.popleft()
+        try:
+            batch: Batch = next(self.iterator)
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(f"a process that reads the data set ahead failed: {error}") from error
+        return batch
+
+    def close(self) -> None:
+        self.iterator = None  # torch ends its processes when nothing holds it any more
+
+
+class _Micro(torch.utils.data.Dataset["Batch"]):
+    """Micro-batches by (samples, pass over the data), for torch's DataLoader."""
+
+    def __init__(self, streamed: Streamed) -> None:
+        self.streamed = streamed
+
+    def __getitem__(self, key: tuple[Rows, int]) -> Batch:
+        return self.streamed.read(*key)
+
+
+def _seed(number: int) -> None:
+    """Seed what a sample may be drawn with; not the device's generator, which belongs to the model."""
+    torch.default_generator.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(kept[0])
+        np.random.set_state(kept[1])
+        random.setstate(kept[2])

@@ -1,0 +1,143 @@
+"""A table in a file, CSV or Parquet: each row is a sample, one of its columns is what a model is to tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.core.errors import MachineError, nearest
+from harness.core.words import counted, listed
+from harness.workloads.datasets import content_checksum
+from harness.workloads.entries import RawData, TableOptions
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+
+    Array = npt.NDArray[np.generic]
+
+SPLIT_SEED = 20165
+"""Draws the test split: chosen once, and never a run's seed, so that all runs are judged by the same rows."""
+MOST_CATEGORIES = 64
+"""Of a column of text that becomes one column for each; more are numbered. Chosen: wider inputs say little more."""
+
+
+def load_table(options: TableOptions) -> RawData:
+    """Read a table: float32 inputs (n, columns), and classes (n,) or numbers to be met (n, 1).
+
+    Numbers are standardised by the training rows; a column of text or of truth values becomes one column for each of
+    its words. A target of text or whole numbers is a class, one with a fraction is a number to be met.
+
+    Raises:
+        MachineError: the file cannot be read, or has no such column.
+    """
+    train, test = _frames(options)
+    for name, frame in (("path", train), ("test_path", test)):
+        if options.target not in frame.columns:
+            raise MachineError(
+                f"dataset table: {getattr(options, name) or options.path} has no column {options.target}"
+                f"{nearest(options.target, list(map(str, frame.columns)))}; it has {listed(map(str, frame.columns))}"
+            )
+    remarks: list[str] = []
+    train, test = _without_gaps(train, remarks), _without_gaps(test, remarks)
+    if len(train) < 2 or not len(test):
+        raise MachineError(f"dataset table: {counted(len(train), 'training row')} and {counted(len(test), 'test row')}")
+    targets, classes = _targets(train[options.target], test[options.target], remarks)
+    columns = [name for name in train.columns if name != options.target]
+    missing = [str(name) for name in columns if name not in test.columns]
+    if missing or not columns:
+        what = (
+            f"no column {listed(missing)} in {options.test_path}" if missing else f"no column beside {options.target}"
+        )
+        raise MachineError(f"dataset table: {what}")
+    parts = [_column(train[name], test[name], options.categories, remarks) for name in columns]
+    inputs = [np.concatenate([part[k] for part in parts], axis=1).astype(np.float32) for k in (0, 1)]
+    return RawData(
+        inputs[0],
+        targets[0],
+        inputs[1],
+        targets[1],
+        classes,
+        full_scale=None,
+        checksum=content_checksum([*inputs, *targets]),
+        remarks=tuple(remarks),
+        judged=False,
+    )
+
+
+def _frames(options: TableOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
+    whole = _read(options.path)
+    if options.test_path is not None:
+        return whole, _read(options.test_path)
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(whole))
+    tested = max(1, round(options.test_fraction * len(whole)))
+    return whole.iloc[np.sort(order[tested:])], whole.iloc[np.sort(order[:tested])]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    path = path.expanduser()
+    try:
+        if path.suffix in (".parquet", ".pq"):
+            return pd.read_parquet(path)
+        frame: pd.DataFrame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise MachineError(f"dataset table: {path} is not there; give the file as `path`") from error
+    except (OSError, ValueError) as error:
+        raise MachineError(f"dataset table: {path}: cannot be read: {error}") from error
+    return frame
+
+
+def _without_gaps(frame: pd.DataFrame, remarks: list[str]) -> pd.DataFrame:
+    """Leave out rows in which something is missing, and say how many."""
+    whole = frame.dropna()
+    if len(whole) < len(frame):
+        remarks.append(f"data: {counted(len(frame) - len(whole), 'row')} of {len(frame):,} with a gap left out")
+    return whole
+
+
+def _is_number(column: pd.Series[Any]) -> bool:
+    return column.dtype.kind in "iuf"
+
+
+def _targets(train: pd.Series[Any], test: pd.Series[Any], remarks: list[str]) -> tuple[tuple[Array, Array], int]:
+    if _is_number(train) and _is_number(test):
+        values = train.to_numpy(), test.to_numpy()
+        if any(each.dtype.kind == "f" and (each != np.floor(each)).any() for each in values):
+            return (values[0].astype(np.float32)[:, None], values[1].astype(np.float32)[:, None]), 0
+        numbers = values[0].astype(np.int64), values[1].astype(np.int64)
+        if min(each.min() for each in numbers) >= 0:
+            return numbers, 1 + int(max(each.max() for each in numbers))
+    names = np.unique(np.concatenate([train.astype(str).to_numpy(str), test.astype(str).to_numpy(str)]))
+    remarks.append(
+        f"data: {counted(len(names), 'class', 'classes')} of {train.name} numbered in the order of the alphabet"
+    )
+    return (
+        np.searchsorted(names, train.astype(str).to_numpy(str)).astype(np.int64),
+        np.searchsorted(names, test.astype(str).to_numpy(str)).astype(np.int64),
+    ), len(names)
+
+
+def _column(
+    train: pd.Series[Any], test: pd.Series[Any], categories: str, remarks: list[str]
+) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
+    """Return a column's part of the inputs, (rows, 1 or more), for training and test."""
+    if _is_number(train) and _is_number(test):
+        values = train.to_numpy(np.float64), test.to_numpy(np.float64)
+        mean, sd = values[0].mean(), values[0].std() or 1.0
+        return ((values[0] - mean) / sd)[:, None], ((values[1] - mean) / sd)[:, None]
+    words = train.astype(str).to_numpy(str), test.astype(str).to_numpy(str)
+    names = np.unique(words[0])
+    codes = [np.where(np.isin(each, names), np.searchsorted(names, each), -1) for each in words]
+    unseen = int((codes[1] < 0).sum())
+    if unseen:
+        remarks.append(f"data: {counted(unseen, 'test row')} with a word in {train.name} that no training row has")
+    if categories == "codes" or len(names) > MOST_CATEGORIES:
+        if categories != "codes":
+            remarks.append(f"data: {train.name} has {len(names):,} different words, and was numbered")
+        return codes[0][:, None].astype(np.float64), codes[1][:, None].astype(np.float64)
+    everything = np.arange(len(names))
+    return tuple((each[:, None] == everything).astype(np.float64) for each in codes)  # type: ignore[return-value]

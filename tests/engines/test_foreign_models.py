@@ -1,0 +1,36 @@
+"""Models that nobody here wrote, under every strategy on two processes: they train as plain PyTorch would."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from foreign_models import NAMES, NOT_EQUAL, STRATEGIES, verdict
+
+pytestmark = pytest.mark.dist
+
+
+def check(name: str, strategy: str) -> None:
+    pytest.importorskip("timm" if name.startswith("timm_") else "transformers")
+    status, reason, error = verdict(name, strategy)
+    if status == "not-possible":
+        assert reason
+        return
+    assert status == "ok", reason
+    assert error is not None
+    assert np.isfinite(error)
+    if strategy in ("single", "async-ps", "local-sgd") or name not in NOT_EQUAL:
+        assert error < 1e-9, (status, reason, error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", NAMES[::3])
+def test_a_third_of_the_models_train_as_in_plain_pytorch(name, strategy):
+    check(name, strategy)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", [name for number, name in enumerate(NAMES) if number % 3])
+def test_the_other_models_train_as_in_plain_pytorch(name, strategy):
+    check(name, strategy)
