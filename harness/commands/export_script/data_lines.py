@@ -106,7 +106,8 @@ def _training_part(result: Any, call: str) -> tuple[Any, str, bool]:
 def _holds_samples(value: Any) -> bool:
     """Whether this is a data set of samples rather than an array or a table."""
     array = hasattr(value, "detach") or hasattr(value, "dtype") or hasattr(value, "iloc")
-    return hasattr(value, "__getitem__") and not array and not isinstance(value, Mapping | tuple | list)
+    reads = hasattr(value, "__getitem__") or hasattr(value, "collate_fn")
+    return reads and not array and not isinstance(value, Mapping | tuple | list)
 
 
 def _read(part: Any, source: str) -> tuple[list[str], Any, Any]:
@@ -126,7 +127,7 @@ def _read(part: Any, source: str) -> tuple[list[str], Any, Any]:
         return lines, part.drop(columns=target).to_numpy(), part[target].to_numpy()
     if isinstance(part, Mapping):
         return _popped(dict(part), source)
-    if not (_holds_samples(part) or hasattr(part, "dataset")):
+    if not _holds_samples(part):
         raise InputError([_OTHER_FORM])
     if getattr(part, "column_names", None) is not None and part.format["type"] != "custom":
         return _popped(dict(part.with_format("numpy")[:]), f'{source}.with_format("numpy")[:]')

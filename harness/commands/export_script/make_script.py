@@ -142,7 +142,7 @@ def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: t
         "folders": folders([model, *functions], target),
         "distributed": cell.strategy != "single",
         "staged": cell.strategy == "model-split",
-        "title": f"Train {work.model.name} on {work.dataset.name} {TITLES[cell.strategy]}.",
+        "title": f"Train {_short(work.model.name)} on {_short(work.dataset.name)} {TITLES[cell.strategy]}.",
         "command": command(cell, target),
     }
     _refuse_idle_norms(cell, setup.num_train, trial)
@@ -154,6 +154,11 @@ def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: t
     wanted = Wanted(cell, data, convert(module, torch.device("cpu"), DTYPES[work.precision]), setup.rate, ragged)
     prove(text, target, wanted, arrays)
     return Script(text, arrays, tuple(notes))
+
+
+def _short(name: str) -> str:
+    """Return a function's name with its file, without folders."""
+    return name.replace("\\", "/").rpartition("/")[2]
 
 
 def render(template: str, context: dict[str, Any]) -> str:
@@ -352,7 +357,7 @@ def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Any, tria
         "ddp_options": _ddp_options(cell, trial),
         "reshards": cell.options.get("shard", "parameters") == "parameters",
     }
-    return context | (_pipeline(cell, sizes, micro, found, placement, _plain(setup)) if staged else {})
+    return context | (_pipeline(cell, sizes, micro, found, placement, setup) if staged else {})
 
 
 def _refuse_idle_norms(cell: Cell, num_train: int, trial: Trial) -> None:
@@ -381,11 +386,18 @@ def _units(replica: Replica) -> list[str]:
     return [name for name, block in units_of(replica) if any(True for _ in block.parameters())]
 
 
-def _plain(setup: Setup) -> bool:
+def _plain(setup: Setup, found: ModelFindings) -> bool:
+    """Whether a model is a list of layers; one that changes what it is given is, once the script keeps it from that."""
     replica = setup.replica()
     inputs, _ = replica.data.train.block(0, min(2, setup.num_train))
     with replica.autocast():
-        return is_plain(replica.module, inputs)
+        if is_plain(replica.module, inputs):
+            return True
+        for part in replica.module.modules():
+            if hasattr(part, "inplace"):
+                part.inplace = False
+        # Anything that is no list was cut in another way, in which stages draw other masks.
+        return not found.draws and is_plain(replica.module, inputs)
 
 
 def _parts(total: int, world: int) -> list[int]:
@@ -405,14 +417,14 @@ def _ddp_options(cell: Cell, trial: Trial) -> str:
 
 
 def _pipeline(
-    cell: Cell, sizes: set[int], micro: int, found: ModelFindings, placement: Any, plain: bool
+    cell: Cell, sizes: set[int], micro: int, found: ModelFindings, placement: Any, setup: Setup
 ) -> dict[str, Any]:
     """Return the stages and torch's schedules.
 
     Raises:
         InputError: torch's own pipeline cannot run them.
     """
-    if not plain:
+    if not _plain(setup, found):
         raise InputError(
             [
                 f"{found.name} is no plain nn.Sequential whose layers each hand one tensor on; torch's own pipeline "
@@ -421,6 +433,9 @@ def _pipeline(
         )
     if placement is None:
         raise InputError(["the cell has no record of which layers were in which stage; run it again"])
+    names = [block.name for block in found.blocks]
+    if [name for stage in placement for name in stage] != names:
+        raise InputError(["the cell's stages are no neighbouring layers of the model as it is now; run it again"])
     uneven = any(each % -(-each // micro) for each in sizes)
     if uneven and (found.batch_norms or found.draws):
         what = "BatchNorm would count" if found.batch_norms else "dropout would draw for"

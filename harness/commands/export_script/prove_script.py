@@ -120,5 +120,4 @@ def _same_loss(script: ModuleType, wanted: Wanted, samples: Samples | Streamed) 
         weights = torch.ones(len(targets), dtype=torch.float64)
         expected = weighted_loss(wanted.cell.workload.loss, wanted.ragged)(outputs, targets, weights)
         got = script.sample_losses(outputs, targets)
-    same: bool = got.shape == (len(targets),) and _same(got.sum().double(), expected.double())
-    return same
+    return tuple(got.shape) == (len(targets),) and _same(got.sum().double(), expected.double())
