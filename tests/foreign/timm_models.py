@@ -67,4 +67,4 @@ def build_timm_effnet():
 
 
 def build_timm_mixer():
-    return made("mixer_s16_224", img_size=SIZE, num_blocks=2)
+    return timm.models.mlp_mixer.MlpMixer(CLASSES, img_size=SIZE, patch_size=8, num_blocks=4, embed_dim=32)
