@@ -199,3 +199,7 @@ class Blocks(nn.Module):
         for block in self.blocks:
             values = values + block(values)
         return self.head(values)
+
+
+def compiled():
+    return torch.compile(Skips())

@@ -5,14 +5,16 @@ from harness.costs.tracing.blocks import (
     NamedModules,
     buffers_kept,
     is_chain,
+    is_compiled,
     named_blocks,
     num_parameters,
+    uncompiled,
     undisturbed,
 )
 from harness.costs.tracing.tensor_cuts import TensorPlan, tensor_plan
 from harness.costs.tracing.trace import Rules, trace_model
 
 __all__ = [
-    "WHOLE", "NamedModules", "Rules", "TensorPlan", "buffers_kept", "is_chain", "named_blocks", "num_parameters",
-    "tensor_plan", "trace_model", "undisturbed",
+    "WHOLE", "NamedModules", "Rules", "TensorPlan", "buffers_kept", "is_chain", "is_compiled", "named_blocks",
+    "num_parameters", "tensor_plan", "trace_model", "uncompiled", "undisturbed",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from harness.core.errors import Impossible
-from harness.costs.tracing import buffers_kept
+from harness.costs.tracing import buffers_kept, is_compiled, uncompiled
 from harness.workloads.batches import Inputs, call, outputs_of, rows
 
 Args = tuple[object, ...]
@@ -115,24 +116,30 @@ class Chain:
 class Intercepted:
     """Calls of some modules go to functions of ours, while it is entered; each gets the module's own forward.
 
-    A call inside another one of the modules is a part of that one, and is left alone.
+    A call inside another one of the modules is a part of that one, and is left alone. Nothing is compiled meanwhile.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], handle: Handle) -> None:
         """`handle(name, forward, args, kwargs)` answers each call."""
         self._modules = {name: model.get_submodule(name) for name in dict.fromkeys(names)}
+        self._model = model
+        self._compiled = is_compiled(model)
         self._handle = handle
+        self._eager: AbstractContextManager[object] = nullcontext()
         self._inside = False
         self._before: dict[str, object] = {}
 
     def __enter__(self) -> None:
         self._inside = False
+        self._eager = uncompiled(self._model) if self._compiled else nullcontext()
+        self._eager.__enter__()
         # Past __setattr__, which costs as much as a small layer. A forward of the module's own (checkpointing) returns.
         self._before = {name: module.__dict__.get("forward") for name, module in self._modules.items()}
         for name, module in self._modules.items():
             module.__dict__["forward"] = self._answer(name, module.forward)
 
     def __exit__(self, *_: object) -> None:
+        self._eager.__exit__(None, None, None)
         for name, module in self._modules.items():
             del module.__dict__["forward"]
             if self._before[name] is not None:

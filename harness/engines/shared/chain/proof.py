@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from harness.core.errors import Impossible
+from harness.costs.tracing import uncompiled
 from harness.engines.shared.chain.chain_stage import ChainSlice, ChainStage, SeedOf
 from harness.engines.shared.chain.events import Chain
 from harness.engines.shared.chain.needs import keywords
@@ -99,7 +100,8 @@ def _named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 def _whole_step(model: nn.Module, chain: Chain, inputs: Inputs, loss: LossOf, seed_of: SeedOf | None) -> Step:
     """Run the plain model; one that draws runs as a single stage, whose draws are those of any number of stages."""
     if seed_of is None:
-        value = loss(outputs_of(call(model, inputs)))
+        with uncompiled(model):
+            value = loss(outputs_of(call(model, inputs)))
     else:
         stage = ChainStage(
             model, chain, ChainSlice(0, len(chain.events), (), (), frozenset()), isinstance(inputs, dict)
