@@ -16,7 +16,7 @@ from harness.costs.tracing import WHOLE, named_blocks
 from harness.engines.shared.chain.chain_stage import ChainSlice, SeedOf
 from harness.engines.shared.chain.event_times import measure_events
 from harness.engines.shared.chain.needs import StageTrials
-from harness.engines.shared.chain.proof import Build, prove
+from harness.engines.shared.chain.proof import Build, prove, stages_tried
 from harness.engines.shared.chain.try_on import Batches, find_chain
 from harness.engines.shared.layer_timing import LayerCost
 
@@ -95,7 +95,8 @@ def make_chain_plan(
     with batches.autocast():
         costs = measure_events(model, names, batches.inputs, batches.loss)
         sizes = stage_sizes(layout, costs, memory)
-        cuts = StageTrials(model, chain, seen, batches.inputs, batches.loss).cuts(sizes)
+        with stages_tried():
+            cuts = StageTrials(model, chain, seen, batches.inputs, batches.loss).cuts(sizes)
         del model, seen
         prove(build, chain, cuts, batches.other, batches.other_loss, precision, seed_of)
     return ChainPlan(tuple(chain.names), tuple(cuts))

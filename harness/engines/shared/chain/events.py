@@ -158,6 +158,19 @@ class Intercepted:
         return answer
 
 
+def watched(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Return the names of blocks, and of modules beside them that hold parameters: a call of one of those is news."""
+    blocks = {id(part) for name in names for part in model.get_submodule(name).modules()}
+    beside = [
+        name
+        for name, part in model.named_modules()
+        if id(part) not in blocks
+        and next(part.parameters(recurse=False), None) is not None
+        and not any(id(inner) in blocks for inner in part.modules())
+    ]
+    return [*names, *beside]
+
+
 def survey(model: nn.Module, names: Sequence[str], inputs: Inputs) -> Survey:
     """Run a model once and record the calls of its blocks; buffers and random generators are left as they were.
 
@@ -174,7 +187,7 @@ def survey(model: nn.Module, names: Sequence[str], inputs: Inputs) -> Survey:
         calls.append(Recorded(name, spec, [_kept(name, leaf) for leaf in leaves]))
         return output
 
-    with buffers_kept(model), torch.enable_grad(), Intercepted(model, names, note):
+    with buffers_kept(model), torch.enable_grad(), Intercepted(model, watched(model, names), note):
         output = outputs_of(call(model, inputs))
     return Survey(rows(inputs), calls, output.detach().requires_grad_(output.requires_grad))
 
