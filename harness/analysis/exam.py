@@ -170,7 +170,7 @@ def not_examined_in_words(rows: Sequence[Row], engine: str) -> Text:
     if not names:
         return NO_TEXT
     are = "is" if len(names) == 1 else "are"
-    return Text(f"{listed(names)} {are} not mathematically equivalent to single. Compare the accuracy curves.")
+    return Text(f"{listed(names)} {are} not mathematically equivalent to single. Compare their curves.")
 
 
 def _same(same: Sequence[Exam], engine: str) -> Text:
