@@ -8,7 +8,6 @@ from harness.costs.tracing.blocks import (
     is_compiled,
     named_blocks,
     num_parameters,
-    uncompiled,
     undisturbed,
 )
 from harness.costs.tracing.tensor_cuts import TensorPlan, tensor_plan
@@ -16,5 +15,5 @@ from harness.costs.tracing.trace import Rules, trace_model
 
 __all__ = [
     "WHOLE", "NamedModules", "Rules", "TensorPlan", "buffers_kept", "is_chain", "is_compiled", "named_blocks",
-    "num_parameters", "tensor_plan", "trace_model", "uncompiled", "undisturbed",
+    "num_parameters", "tensor_plan", "trace_model", "undisturbed",
 ]  # fmt: skip

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from harness.workloads.batches import Inputs, call
+from harness.workloads.batches import Inputs, as_written, call
 
 WHOLE = "model"
 """What the one block of a module that cannot be opened is called."""
@@ -96,7 +96,7 @@ def call_tree(module: nn.Module, inputs: Inputs) -> CallTree:
     hooks = [part.register_forward_pre_hook(enter) for part in module.modules()]
     hooks += [part.register_forward_hook(leave, always_call=True) for part in module.modules()]
     try:
-        with torch.no_grad(), undisturbed(module), uncompiled(module):
+        with torch.no_grad(), undisturbed(module), as_written():
             call(module, inputs)
     finally:
         for hook in hooks:
@@ -108,14 +108,6 @@ def is_compiled(module: nn.Module) -> bool:
     """Whether `torch.compile` was asked for a module, or for any part of it."""
     parts = list(module.modules())
     return any(part._compiled_call_impl is not None or "_orig_mod" in part._modules for part in parts)
-
-
-def uncompiled(module: nn.Module) -> AbstractContextManager[object]:
-    """Run a module as it was written: hooks and forwards of ours are no code to compile."""
-    if not is_compiled(module):
-        return nullcontext()
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 COUNTERS = (bool, int, float, str, type(None))

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from harness.core.errors import Impossible
-from harness.costs.tracing import buffers_kept, is_compiled, uncompiled
-from harness.workloads.batches import Inputs, call, outputs_of, rows
+from harness.costs.tracing import buffers_kept, is_compiled
+from harness.workloads.batches import Inputs, as_written, call, outputs_of, rows
 
 Args = tuple[object, ...]
 Kwargs = dict[str, object]
@@ -131,7 +131,7 @@ class Intercepted:
 
     def __enter__(self) -> None:
         self._inside = False
-        self._eager = uncompiled(self._model) if self._compiled else nullcontext()
+        self._eager = as_written() if self._compiled else nullcontext()
         self._eager.__enter__()
         # Past __setattr__, which costs as much as a small layer. A forward of the module's own (checkpointing) returns.
         self._before = {name: module.__dict__.get("forward") for name, module in self._modules.items()}

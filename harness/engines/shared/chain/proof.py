@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from harness.core.errors import Impossible
-from harness.costs.tracing import uncompiled
 from harness.engines.shared.chain.chain_stage import ChainSlice, ChainStage, SeedOf
 from harness.engines.shared.chain.events import Chain
 from harness.engines.shared.chain.needs import keywords
 from harness.engines.shared.chain.try_on import LossOf
-from harness.workloads.batches import Inputs, call, outputs_of
+from harness.workloads.batches import Inputs, as_written, call, outputs_of
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 3e-2}
 """Largest difference of a tensor relative to its largest number, by precision. Chosen: cuts of 40 models that were
@@ -112,7 +111,7 @@ def _named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 def _whole_step(model: nn.Module, chain: Chain, inputs: Inputs, loss: LossOf, seed_of: SeedOf | None) -> Step:
     """Run the plain model; one that draws runs as a single stage, whose draws are those of any number of stages."""
     if seed_of is None:
-        with uncompiled(model):
+        with as_written():
             value = loss(outputs_of(call(model, inputs)))
     else:
         stage = ChainStage(
