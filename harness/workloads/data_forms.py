@@ -36,6 +36,9 @@ LARGEST_READ = 4 * 2**30
 MOST_VALUES = 16
 """A list of more is one of samples; chosen: no function returns so many inputs and splits."""
 
+TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
+"""What a split to test with is called, in this order."""
+
 
 class MapSet:
     """A data set whose samples are read by their numbers.
@@ -101,15 +104,24 @@ def parts_of(result: Any, remarks: Remarks) -> tuple[Part, Part | None]:
     if _has_bfloat16(result):
         remarks.add("data: bfloat16 became float32, which holds the same numbers")
     if isinstance(result, Mapping) and "train" in result:  # a DatasetDict, or a dict of splits
-        test = next((name for name in ("test", "validation") if name in result), None)
-        left = [str(name) for name in result if name not in ("train", test)]
-        _say_left(left, remarks)
-        return _part(result["train"], remarks), None if test is None else _part(result[test], remarks)
+        return _part(result["train"], remarks), _test_part(result, remarks)
     if isinstance(result, tuple | list):
         return _parts_of_values(result, remarks)
     if _is_set(result) or isinstance(result, Mapping) or hasattr(result, "iloc"):
         return _part(result, remarks), None
     raise Unfit(f"{type(result).__name__}, expected {DATA_FORMS}")
+
+
+def _test_part(splits: Mapping[Any, Any], remarks: Remarks) -> Part | None:
+    """Return the split to test with; published test splits often have -1 for every target, and are none."""
+    for name in (name for name in TEST_SPLITS if name in splits):
+        part = _part(splits[name], remarks)
+        if isinstance(part, Split) and part.targets.dtype.kind == "i" and len(part) and (part.targets == -1).all():
+            remarks.add(f"data: the split {name} has -1 for every target, and is not used")
+            continue
+        _say_left([str(other) for other in splits if other not in ("train", *TEST_SPLITS[:1], name)], remarks)
+        return part
+    return None
 
 
 def _parts_of_values(values: tuple[Any, ...] | list[Any], remarks: Remarks) -> tuple[Part, Part | None]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 100_000
 """More classes than this are row numbers or measurements; the largest published label sets have some 21,000. Chosen."""
+MOST_TOKENS = 2_000_000
+"""The same of tokens and pixels; the largest published vocabularies have some 260,000. Chosen."""
 FEW_OF_EACH = 2
 """Samples of a class below which, on average, labels look like row numbers; chosen: nobody learns a class from one."""
 APART = 10.0
@@ -98,7 +100,7 @@ def _check_labels(targets: Array, part: str) -> None:
         if targets.ndim == 1 or negative != {IGNORED}:
             ignored = "" if targets.ndim == 1 else f"; positions that do not count are {IGNORED}"
             raise Unfit(f"{part} labels from {lowest} to {highest}; classes are numbered from 0{ignored}")
-    if highest >= MOST_CLASSES:
+    if highest >= (MOST_CLASSES if targets.ndim == 1 else MOST_TOKENS):
         raise Unfit(
             f"{part} labels up to {highest:,}: that would be as many classes. Number the classes 0, 1, 2, ..., or give "
             'numbers to be met as floats with loss = "mse"'

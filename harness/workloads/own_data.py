@@ -117,15 +117,22 @@ def _streamed(train: MapSet, test: Part | None, keeps: Keeps, remarks: Remarks) 
     Raises:
         Unfit: a look at them shows that they cannot be trained on.
     """
+    from harness.workloads.datasets import content_checksum
+
     number = len(train)
     first = train.read(range(1))
-    each = sum(array.nbytes for array in (*named(first.inputs).values(), first.targets))
+    each = sum(array.size * max(4, array.itemsize) for array in (*named(first.inputs).values(), first.targets))
     total = each * (number + (len(test) if test is not None else 0))
     anew = draws(train)
     if keeps(total, anew):
         if anew:
             remarks.add("data: samples are drawn anew each time, and were read once: every epoch sees the same ones")
         return None
+    if anew and draws(train, seeds=True):
+        remarks.add(
+            "data: samples are drawn from a generator of the data set's own, which the run's seed does not reach, so "
+            "that devices draw others than one device would; draw with torch, numpy.random or random instead"
+        )
     tested: Part = train if test is None else test
     rows = np.arange(number), np.arange(len(tested))
     if test is None:
@@ -141,6 +148,7 @@ def _streamed(train: MapSet, test: Part | None, keeps: Keeps, remarks: Remarks) 
         train_targets=targets[0],
         test_targets=targets[1],
         classes=_number_of_classes(*targets),
+        checksum=content_checksum([*arrays_of(settled), *targets]),
         remarks=tuple(remarks.lines),
         streams=Streams(source[0].at(rows[0]), source[1].at(rows[1]), anew),
     )
@@ -156,6 +164,8 @@ def _look(part: Part, rows: npt.NDArray[np.intp], remarks: Remarks) -> tuple[Spl
     spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOK, len(rows))).astype(np.intp))]
     look = joined([*iterate(part, spread)])
     known = part.all_targets
+    if known is not None and not np.array_equal(known[spread], look.targets):
+        known = None  # they are changed on their way out, as by torchvision's target_transform
     tokens = any(array.dtype.kind in "iu" and array.dtype != np.uint8 for array in named(look.inputs).values())
     if known is not None and not tokens:
         return look, known[rows]
@@ -185,9 +195,22 @@ def _all_targets(targets: Array, look: Split, remarks: Remarks) -> Array:
     return _target_types(targets, targets, remarks)[0].astype(look.targets.dtype, copy=False)
 
 
-def draws(part: MapSet) -> bool:
-    """Whether a sample read twice is another one the second time: it is augmented, or drawn."""
-    first, again = part.read(range(1)), part.read(range(1))
+def arrays_of(raw: RawData) -> list[Array]:
+    """Return the inputs of both splits."""
+    return [*named(raw.train_inputs).values(), *named(raw.test_inputs).values()]
+
+
+def draws(part: MapSet, seeds: bool = False) -> bool:
+    """Whether a sample read twice is another one the second time: it is augmented, or drawn.
+
+    Args:
+        seeds: give the global generators the same seed both times.
+    """
+    from harness.workloads.streamed import generators_kept, seed_generators
+
+    before = seed_generators if seeds else None
+    with generators_kept():
+        first, again = part.read(range(1), before), part.read(range(1), before)
     return any(
         not np.array_equal(one, named(again.inputs)[name], equal_nan=one.dtype.kind == "f")
         for name, one in named(first.inputs).items()
@@ -370,8 +393,7 @@ def kept_out(raw: RawData, keeps: Keeps) -> RawData:
     """Return data that are read from host memory as they are needed, where they are not to stay on the device."""
     if raw.streams is not None:
         return raw
-    arrays = [*named(raw.train_inputs).values(), *named(raw.test_inputs).values()]
-    if keeps(sum(array.size * max(4, array.itemsize) for array in arrays), False):
+    if keeps(sum(array.size * max(4, array.itemsize) for array in arrays_of(raw)), False):
         return raw
     train, test = (ArraySource(*pair) for pair in _pairs_of(raw))
     return replace(raw, streams=Streams(train, test))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ class Fails(Samples):
 
 def fails():
     return Fails(90), Samples(30)
+
+
+class OwnGenerator(Samples):
+    def __getitem__(self, row):
+        self.draw = getattr(self, "draw", None) or np.random.default_rng(0)
+        return torch.from_numpy(self.inputs[row]) + self.draw.normal(), int(self.targets[row])
+
+
+def own_generator():
+    return OwnGenerator(90), OwnGenerator(30)
 
 
 def few():
@@ -166,6 +177,11 @@ def test_samples_that_are_drawn_anew_are_others_in_the_next_pass_unless_they_are
     assert any("were read once: every epoch sees the same ones" in remark for remark in kept.data.remarks)
 
 
+def test_samples_that_no_seed_reaches_are_said(train: Path) -> None:
+    assert any("does not reach" in remark for remark in make_setup(cell(train, "own_generator")).data.remarks)
+    assert not any("does not reach" in remark for remark in make_setup(cell(train, "noisy")).data.remarks)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_passes_are_as_long_as_the_order_makes_them(workers: int) -> None:
     for rank in range(workers):
@@ -200,7 +216,7 @@ def test_data_that_are_drawn_from_the_global_generators_are_the_same_in_every_ru
 def test_an_error_of_the_data_set_is_the_users(train: Path, loading: Any) -> None:
     failed = run(train, "fails", loading=loading)
     assert failed.cause is Cause.USER
-    assert "no sample 77" in failed.reason
+    assert re.search(r"train\.py:\d+: LookupError: no sample 77", failed.reason)
 
 
 def test_an_empty_validation_split_is_refused_where_it_is_needed(train: Path) -> None:
