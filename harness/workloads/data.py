@@ -13,7 +13,7 @@ import torch
 from harness.core.cell import Loading
 from harness.core.errors import InputError
 from harness.workloads.batches import Inputs, Samples
-from harness.workloads.entries import IGNORED, RawData, Source, enlarge, training_size
+from harness.workloads.entries import IGNORED, RawData, SampleSource, enlarge, training_size
 from harness.workloads.streamed import Streamed
 
 if TYPE_CHECKING:
@@ -217,7 +217,9 @@ class _Splits:
     def _kept(self, inputs: Arrays, targets: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Samples:
         return Samples(self._tensors(inputs, order), _as_given(targets, order, self.dtype, self.device))
 
-    def _streamed(self, source: Source, targets: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Streamed:
+    def _streamed(
+        self, source: SampleSource, targets: npt.NDArray[np.generic], order: npt.NDArray[np.intp]
+    ) -> Streamed:
         assert self.raw.streams is not None
         known = _as_given(targets, order, self.dtype, self.device)
         anew = self.raw.streams.draws

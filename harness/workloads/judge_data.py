@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.core.words import counted, listed, share_in_percent
 from harness.workloads.entries import IGNORED
-from harness.workloads.found_data import Remarks, Split, Unfit, named, pairs
+from harness.workloads.found_data import Remarks, Split, Unfit, by_name, pairs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,7 +27,7 @@ APART = 10.0
 chosen: splits drawn from the same data differ by a few percent."""
 BYTES_AGAINST_FRACTIONS = (100.0, 400.0)
 """Where the largest values are so far apart, and the smaller one is about 1, one split is in 0..255."""
-LOOKED_AT = 1 << 22
+SAMPLED_VALUES = 1 << 22
 """Values of an array that statistics are taken of: they need no more; chosen, some 10 ms."""
 MOST_LISTED = 5
 """Classes that a remark lists; chosen."""
@@ -52,7 +52,7 @@ def judge(train: Split, test: Split, remarks: Remarks) -> None:
 
 def _check_counts(split: Split, part: str) -> None:
     number = len(split)
-    for name, array in named(split.inputs).items():
+    for name, array in by_name(split.inputs).items():
         what = f"{part} inputs {name}".rstrip()
         if len(array) == number:
             continue
@@ -77,7 +77,7 @@ def check_finite(split: Split, part: str) -> None:
     Raises:
         Unfit: there is one.
     """
-    arrays = {f"{part} inputs {name}".rstrip(): array for name, array in named(split.inputs).items()}
+    arrays = {f"{part} inputs {name}".rstrip(): array for name, array in by_name(split.inputs).items()}
     for what, array in {**arrays, f"{part} targets": split.targets}.items():
         if array.dtype.kind != "f":
             continue
@@ -109,7 +109,7 @@ def _check_labels(targets: Array, part: str) -> None:
 
 def _check_alike(train: Split, test: Split) -> None:
     """Refuse splits that cannot come from one data set."""
-    if named(train.inputs).keys() != named(test.inputs).keys():
+    if by_name(train.inputs).keys() != by_name(test.inputs).keys():
         raise Unfit("training and test inputs with different names")
     both = [*pairs(train.inputs, test.inputs), ("targets", train.targets, test.targets)]
     for name, one, other in both:
@@ -129,7 +129,7 @@ def _check_alike(train: Split, test: Split) -> None:
 def _sampled(array: Array) -> npt.NDArray[np.float64]:
     """Return values of samples spread over the array."""
     each = max(1, math.prod(array.shape[1:]))
-    step = max(1, len(array) * each // LOOKED_AT)
+    step = max(1, len(array) * each // SAMPLED_VALUES)
     return np.asarray(array[::step], dtype=np.float64)
 
 
@@ -174,7 +174,7 @@ def _scales_in_words(first: Array, second: Array) -> str:
 
 
 def _remark_on_layout(train: Split, remarks: Remarks) -> None:
-    for name, array in named(train.inputs).items():
+    for name, array in by_name(train.inputs).items():
         last = array.ndim == 4 and array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3, 4)
         if last and array.dtype.kind == "f":
             what = f"inputs {name}".rstrip()

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from harness.core.cell import Loading
-    from harness.workloads.entries import Arrays, Source
+    from harness.workloads.entries import Arrays, SampleSource
 
-    Rows = npt.NDArray[np.integer[Any]]
+    Rows = npt.NDArray[np.int64]
     Batch = tuple[Inputs, torch.Tensor]
 
 Convert = Callable[["Arrays", "npt.NDArray[np.generic]"], "Batch"]
@@ -51,7 +51,7 @@ class Streamed:
 
     def __init__(
         self,
-        source: Source,
+        source: SampleSource,
         targets: torch.Tensor,
         convert: Convert,
         device: torch.device,
@@ -132,7 +132,7 @@ class _Ahead:
         self.expected: deque[tuple[Rows, int]] = deque()
         self.upcoming = iter(upcoming)
         loading = streamed.loading
-        loader: Any = DataLoader(
+        loader: DataLoader[Batch | str] = DataLoader(
             _Micro(streamed),
             batch_size=None,
             sampler=self._keys(),  # type: ignore[arg-type]  # any iterable will do
@@ -142,7 +142,7 @@ class _Ahead:
             # A data set of the user's own may be a class that no other process could import.
             multiprocessing_context="fork",
         )
-        self.iterator: Any = iter(loader)
+        self.iterator: Iterator[Batch | str] | None = iter(loader)
 
     def _keys(self) -> Iterator[tuple[Rows, int]]:
         for rows, epoch in self.upcoming:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from lazy import lazy
 
@@ -17,6 +16,7 @@ from harness.workloads.found_data import Unfit
 from harness.workloads.judge_data import judge_validation
 from harness.workloads.own_data import for_loss, raw_data
 
+pd = lazy("pandas")
 torch = lazy("torch")
 workload_data = lazy("harness.workloads.data")
 
