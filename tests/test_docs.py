@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import harness
 from harness.api import hooks
 from harness.api.host import load_host
+from harness.api.strategy import Options
 from harness.commands.cli import main
 from harness.core.machine import Machine
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS
@@ -25,6 +26,7 @@ from harness.report.definitions import DEFINITIONS
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
 from harness.scenario.schema import key_paths
+from harness.workloads.user import user_dataset
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -191,6 +193,7 @@ def test_command_lines_are_accepted(line, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", snippets("toml"))
 def test_scenarios_can_be_planned(code, tmp_path):
+    (tmp_path / "train.py").write_text("def build_model():\n    ...\n\n\ndef load():\n    ...\n", encoding="utf-8")
     scenario = parse_scenario(code, load_host(), tmp_path / "shown.toml")
     assert make_plan(scenario, load_host(), Machine(cores=2)).cells
 
@@ -203,6 +206,15 @@ def test_plugins_load_and_register(code, tmp_path):
     assert host.broken == {}
     from_file = [name for (_, name), origin in host.origins.items() if origin == str(path)]
     assert from_file or host.listeners or host.report_sections
+
+
+@pytest.mark.parametrize("code", [param for param in snippets("python") if "def load(" in param.values[0]])
+def test_data_functions_load(code, tmp_path):
+    if "from datasets" in code:
+        pytest.importorskip("datasets")
+    (tmp_path / "shown.py").write_text(code, encoding="utf-8")
+    raw = user_dataset("shown.py:load", tmp_path).load(Options())
+    assert len(raw.train_targets) > len(raw.test_targets) > 0
 
 
 def test_the_model_that_plugins_shows_is_built(tmp_path):

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from harness.engines.shared.optimizers import OwnOptimizer
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.shown import Trial
+    from harness.workloads.batches import Samples
     from harness.workloads.entries import Dataset, Model, RawData
     from harness.workloads.losses import Metric, OwnLoss
+    from harness.workloads.streamed import Streamed
 
 DATA_SEED = 20162
 """Draws what a data function draws: chosen once, and never a run's seed, so that all runs see the same data."""
@@ -241,11 +243,11 @@ def _entries(host: Host, cell: Cell) -> tuple[Model, Dataset]:
     )
 
 
-def reading_in_words(train: Any, cell: Cell) -> list[str]:
+def reading_in_words(train: Samples | Streamed, cell: Cell) -> list[str]:
     """Say that samples are read as they are needed, and what that costs."""
-    from harness.workloads.streamed import Streamed
+    from harness.workloads import streamed
 
-    if not isinstance(train, Streamed):
+    if not isinstance(train, streamed.Streamed):
         return []
     workers = cell.workload.loading.workers
     who = f"{counted(workers, 'process', 'processes')} of each device" if workers else "the device's own process"
