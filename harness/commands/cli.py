@@ -287,6 +287,23 @@ def show(
         click.echo(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
 
 
+@main.command()
+@click.argument("cell")
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), help="Default: named after model and strategy, in this folder.")
+@plugins_option
+@click.pass_obj
+def export(outer: tuple[str, ...], cell: str, root: Path, to: Path | None, plugins: tuple[str, ...]) -> None:
+    """Write a plain PyTorch script that trains as CELL did: its strategy, settings, first weights and batches.
+
+    CELL is a cell's id or its folder. The script runs under torchrun and imports your model and data, and nothing of
+    this package. Scripts are written for single, sync-ddp, fsdp, model-split and local-sgd.
+    """
+    from harness.commands.export_script.write_script import export as write
+
+    click.echo(write(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
+
+
 def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Accept what decides how two nights are compared."""
     other = "Compare even if the processor or GPU is a different model."

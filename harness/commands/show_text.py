@@ -46,15 +46,21 @@ def show_pair(first: str, second: str, root: Path, plugins: Sequence[str] = ()) 
     """
     from harness.commands.explain_text import pair_text
 
-    return pair_text(_finished(first, root), _finished(second, root), plugins)
+    beside = "two of them stand side by side, each by its id or its folder"
+    return pair_text(finished(first, root, beside)[0], finished(second, root, beside)[0], plugins)
 
 
-def _finished(what: str, root: Path) -> Record:
+def finished(what: str, root: Path, then: str) -> tuple[Record, Path]:
+    """Return the record of a cell, by its id or its folder, and the folder of its scenario's results.
+
+    Raises:
+        InputError: there is none of that name; `then` says what to do.
+    """
     found = _cell(what, root)
     record = found[0].record(found[1]) if found else None
-    if record is None:
-        raise InputError([f"{what}: no finished cell; two of them stand side by side, each by its id or its folder"])
-    return record
+    if found is None or record is None:
+        raise InputError([f"{what}: no finished cell; {then}"])
+    return record, found[0].folder
 
 
 def _cell(what: str, root: Path) -> tuple[Results, str] | None:

@@ -18,6 +18,7 @@ from harness.core.errors import HarnessError, PluginError
 from harness.costs.tracing import is_chain, named_blocks, num_parameters
 from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, ModelFindings
 from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
+from harness.engines.shared.setup import DATA_SEED
 from harness.engines.shared.trial import try_model
 from harness.workloads.batches import OUTPUT_NAME, Inputs, blank, call, outputs_of
 from harness.workloads.data import Data, prepare
@@ -114,7 +115,7 @@ def _with_classes(model: Model, dataset: Dataset, options: Json) -> Json:
 
 
 def _look(model: Model, dataset: Dataset, options: Json) -> Findings:
-    with seeded(SEED, "data"):
+    with seeded(DATA_SEED, "data"):
         raw = dataset.load(dataset.Options(**options))
     data = DataFindings(
         name=dataset.name,

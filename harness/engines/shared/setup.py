@@ -219,7 +219,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     """
     host = load_host(plugins)
     strategy = make_strategy(host, cell)
-    model, dataset = _entries(host, cell)
+    model, dataset = entries_of(host, cell)
     data, shape = prepare_data(dataset, model, cell, device)
     budget = Budget.of(cell.goal, data.num_train, judged_by(cell, data.classes))
     total = budget.max_samples
@@ -231,7 +231,8 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
 
 
-def _entries(host: Host, cell: Cell) -> tuple[Model, Dataset]:
+def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
+    """Return the entries of a cell's model and data set."""
     from harness.workloads.user import user_dataset, user_model
     from harness.workloads.user_files import is_user_function
 

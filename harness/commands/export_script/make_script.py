@@ -1,0 +1,450 @@
+"""Make a cell's script in a process of its own: look at model and data, render, and prove it. Imports torch."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import nn
+
+from harness.api.host import load_host
+from harness.commands.export_script.data_lines import DataLines, lines_for, saved_lines
+from harness.commands.export_script.loss_lines import loss_lines
+from harness.commands.export_script.prove_script import Wanted, prove
+from harness.commands.export_script.refused import PIPELINE_SCHEDULES
+from harness.core.errors import InputError
+from harness.core.streams import stream_seed
+from harness.engines.shared.layer_timing import blocks_of, is_plain
+from harness.engines.shared.look_at import describe_module
+from harness.engines.shared.optimizers import CLASSES
+from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
+from harness.engines.shared.setup import DATA_SEED, Setup, entries_of, make_setup
+from harness.workloads.batches import Samples
+from harness.workloads.data import SPLIT_SEED, Normalisation, measure_normalisation
+from harness.workloads.entries import IGNORED, DataShape, RawData
+from harness.workloads.own_data import for_loss
+from harness.workloads.user import MODEL_PARAMETERS
+from harness.workloads.user_files import find_user_function, is_user_function
+from harness.workloads.user_import import user_object
+
+if TYPE_CHECKING:
+    from harness.core.cell import Cell, Named
+    from harness.engines.shared.findings import ModelFindings
+    from harness.engines.shared.replica import Replica
+    from harness.engines.shared.shown import Trial
+
+TITLES = {
+    "single": "on one device",
+    "sync-ddp": "with DistributedDataParallel",
+    "fsdp": "with fully_shard",
+    "model-split": "as a pipeline",
+    "local-sgd": "by local SGD",
+}
+
+OWN_NAMES = frozenset(
+    {
+        *("argparse", "hashlib", "itertools", "math", "os", "random", "sys", "np", "torch", "dist", "nn", "functional"),
+        *("stream", "seed", "samples", "take", "make_model", "forward", "sample_losses", "batches", "learning_rate"),
+        *("validation_loss", "pieces", "micro_batches", "make_schedule", "average", "start", "main", "Path", "partial"),
+        *("checkpoint", "default_collate", "OrderedDict", "PipelineStage", "nullcontext"),
+    }
+)
+"""What scripts call their own: a function of the user's with such a name gets another one there."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script, and the arrays that it reads.
+
+    Attributes:
+        arrays: name of a file beside the script to arrays by name; empty where the user's function loads the data.
+        notes: what the user should know.
+    """
+
+    text: str
+    arrays: dict[str, dict[str, Any]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A function of the user's, as the script gets at it.
+
+    Attributes:
+        folder: that Python must search for it.
+        module: that it is imported from.
+        own: the name that is imported.
+        name: what it is called in the script.
+        call: the Python that names it; differs from `name` where it is an attribute of something.
+    """
+
+    function: Any
+    folder: Path
+    module: str
+    own: str
+    name: str
+    call: str
+
+
+def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: tuple[str, ...]) -> Script:
+    """Return the script of a cell.
+
+    Args:
+        steps: that it takes unless told otherwise.
+        placement: names of the layers of each pipeline stage, as they were recorded.
+        target: where it will lie.
+
+    Raises:
+        HarnessError: the model or the data fail, or there is no script for them; the message says why.
+    """
+    setup = make_setup(cell, plugins)
+    work, data = cell.workload, setup.data
+    if not isinstance(data.train, Samples):
+        raise InputError([f"{work.dataset.name}: its samples are read as they are needed; scripts keep all in memory"])
+    module = build_module(setup.model, setup.model.Options(**work.model.options), setup.shape, cell.seed)
+    replica = setup.replica()
+    trial = setup.trial
+    assert trial is not None  # the model is the user's own
+    found = describe_module(work.model.name, module, data, trial.without_gradient, trial.draws)
+    notes = [*_changed(setup)]
+    model = imported("workload.model", work.model.name, cell)
+    raw = _raw(cell, plugins)
+    lines, arrays, functions = _data(cell, setup, raw, model, target)
+    ragged = data.counts is not None
+    losses = loss_lines(work.loss, found.outputs, data.train.targets, data.classes, ragged, work.precision == "bf16")
+    recompute = bool(cell.options.get("recompute"))
+    context = {
+        "cell": cell,
+        "steps": steps,
+        "data": lines,
+        "model": _model(found, model, setup, module, trial),
+        "loss_lines": losses,
+        "rate_lines": rate_lines(setup),
+        "ragged": ragged,
+        "ignored": IGNORED,
+        "split_seed": SPLIT_SEED,
+        "held_out": len(data.validation),
+        "clip_norm": work.clip_norm,
+        "bf16": work.precision == "bf16",
+        "dtype": DTYPES[work.precision],
+        "recompute": recompute,
+        "blocks": [name for name, _ in blocks_of(replica)] if recompute and not found.chain else [],
+        "data_seed": stream_seed(DATA_SEED, "data"),
+        "imports": import_lines([model, *functions]),
+        "folders": folders([model, *functions], target),
+        "distributed": cell.strategy != "single",
+        "staged": cell.strategy == "model-split",
+        "title": f"Train {work.model.name} on {work.dataset.name} {TITLES[cell.strategy]}.",
+        "command": command(cell, target),
+    }
+    _refuse_idle_norms(cell, setup.num_train, trial)
+    context |= _layout(cell, setup, found, placement, trial)
+    if cell.strategy == "fsdp":
+        context["units"] = _units(replica)
+    context["in_place"] = any(getattr(part, "inplace", False) for part in module.modules())
+    text = render(f"{cell.strategy}.py.j2", context)
+    wanted = Wanted(cell, data, convert(module, torch.device("cpu"), DTYPES[work.precision]), setup.rate, ragged)
+    prove(text, target, wanted, arrays)
+    return Script(text, arrays, tuple(notes))
+
+
+def render(template: str, context: dict[str, Any]) -> str:
+    """Return a filled-in template, with no more than two empty lines in a row."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template(template).render(context)
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.strip() or lines[-2:] != ["", ""]:
+            lines.append(line.rstrip())
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def command(cell: Cell, target: Path) -> str:
+    """Return how the script is started."""
+    if cell.strategy == "single":
+        return f"python {target.name}"
+    if cell.nodes > 1:
+        each = -(-cell.gpus // cell.nodes)
+        rendezvous = "--rdzv-backend c10d --rdzv-endpoint HOST:29500"
+        return f"torchrun --nnodes {cell.nodes} --nproc-per-node {each} {rendezvous} {target.name}"
+    return f"torchrun --standalone --nproc-per-node {cell.gpus} {target.name}"
+
+
+# -- the user's functions ----------------------------------------------------------------------------------------------
+
+
+def imported(key: str, name: str, cell: Cell, taken: Collection[str] = ()) -> Imported:
+    """Find a function of the user's, and say how the script imports it.
+
+    Args:
+        taken: names that the script has given already.
+
+    Raises:
+        InputError: its file's name is none that Python can import.
+    """
+    found = find_user_function(key, name, Path(cell.folder))
+    module = found.module or found.file.path.stem
+    top = module.partition(".")[0]
+    if not all(part.isidentifier() for part in module.split(".")) or top in sys.stdlib_module_names:
+        raise InputError(
+            [f"{name}: a script cannot import a module called {module}; give the file another name, such as train.py"]
+        )
+    own, _, rest = found.name.partition(".")
+    called = f"{module.rpartition('.')[2]}_{own}" if own in OWN_NAMES or own in taken else own
+    return Imported(user_object(found), found.root, module, own, called, f"{called}.{rest}" if rest else called)
+
+
+def import_lines(functions: list[Imported]) -> list[str]:
+    """Return import lines, one for each module."""
+    by_module: dict[str, dict[str, None]] = {}
+    for each in functions:
+        name = each.own if each.name == each.own else f"{each.own} as {each.name}"
+        by_module.setdefault(each.module, {})[name] = None
+    return [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(by_module.items())]
+
+
+def folders(functions: list[Imported], target: Path) -> list[str]:
+    """Return the folders that Python does not search by itself, relative to the script's, as Python writes them."""
+    here = target.resolve().parent
+    there = dict.fromkeys(each.folder for each in functions if each.folder != here)
+    return [f'"{Path(os.path.relpath(folder, here)).as_posix()}"' for folder in there]
+
+
+def _changed(setup: Setup) -> Iterator[str]:
+    """Yield what is no longer as it was."""
+    now = setup.model.code_hash
+    if setup.cell.code.get("model", now) != now:
+        yield f"{setup.model.name} has changed since the cell ran; the script trains it as it is now"
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def _raw(cell: Cell, plugins: tuple[str, ...]) -> RawData:
+    _, dataset = entries_of(load_host(plugins), cell)
+    with seeded(DATA_SEED, "data"):
+        loaded: RawData = dataset.load(dataset.Options(**cell.workload.dataset.options))
+    return for_loss(loaded, cell.workload.loss)
+
+
+def _data(
+    cell: Cell, setup: Setup, raw: RawData, model: Imported, target: Path
+) -> tuple[DataLines, dict[str, dict[str, Any]], list[Imported]]:
+    """Return the lines that read the data, arrays to be saved beside the script, and functions to import."""
+    normalisation: Normalisation | None = None
+    if raw.full_scale is not None and not isinstance(raw.train_inputs, dict):
+        normalisation = measure_normalisation(raw.train_inputs, raw.full_scale)
+    name = cell.workload.dataset.name
+    if not is_user_function(name):
+        file = f"{name}.npz"
+        arrays = {"inputs": raw.train_inputs, "targets": raw.train_targets}
+        lines = saved_lines(file, raw.train_inputs, raw.train_targets, setup.data.train, normalisation)
+        return lines, {file: arrays}, []
+    taken = () if name.rpartition(":")[0] == cell.workload.model.name.rpartition(":")[0] else (model.name,)
+    function = imported("workload.dataset", name, cell, taken)
+    with seeded(DATA_SEED, "data"):
+        result = function.function()
+    try:
+        lines = lines_for(result, f"{function.call}()", setup.data.train, normalisation)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise InputError([f"{name}: scripts do not read such data: {type(error).__name__}: {error}"]) from None
+    return lines, {}, [function]
+
+
+# -- model and settings ------------------------------------------------------------------------------------------------
+
+
+def _model(found: ModelFindings, model: Imported, setup: Setup, module: nn.Module, trial: Trial) -> dict[str, Any]:
+    values = {key: getattr(setup.shape, key) for key in MODEL_PARAMETERS}
+    taken = inspect.signature(model.function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        accepted = values
+    else:
+        accepted = {key: value for key, value in values.items() if key in taken}
+    dtype = DTYPES[setup.cell.workload.precision]
+    held = [t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    with seeded(setup.cell.seed, "init"):
+        built = model.function(**accepted)
+    lazy = any(isinstance(p, nn.parameter.UninitializedParameter) for p in built.parameters())
+    return {
+        "call": f"{model.call}({', '.join(f'{key}={value}' for key, value in accepted.items())})",
+        "blank": _blank(setup.shape) if lazy else "",
+        "convert": f".to({dtype})" if any(each != dtype for each in held) else "",
+        "chain": found.chain,
+        "draws": found.draws,
+        "draws_elsewhere": bool({"random", "numpy"} & set(trial.generators)),
+        "sparse": bool(trial.sparse),
+        "result": found.result,
+        "buffers": bool(found.buffers),
+    }
+
+
+def _blank(shape: DataShape) -> str:
+    """Return the Python for a batch of zeros."""
+
+    def zeros(field: Any) -> str:
+        dtype = "" if field.dtype == "float" else f", dtype=torch.{field.dtype}"
+        return f"torch.zeros({', '.join(map(str, (2, *field.shape)))}{dtype})"
+
+    fields = shape.inputs
+    if len(fields) == 1 and not fields[0].name:
+        return zeros(fields[0])
+    return ", ".join(f"{field.name}={zeros(field)}" for field in fields)
+
+
+def rate_lines(setup: Setup) -> list[str]:
+    """Return the body of the function from samples to the learning rate; nothing where it never changes."""
+    cell, num_train = setup.cell, setup.num_train
+    schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup * num_train
+    lines = [f"rate = LEARNING_RATE * min(1.0, (before + 1) / {warmup:.12g})  # warm-up"] if warmup else []
+    rate = "rate" if warmup else "LEARNING_RATE"
+    if schedule.name == "cosine":
+        budget = setup.budget
+        steps = budget.max_updates
+        total = budget.max_samples or (steps * cell.global_batch_size if steps is not None else None) or num_train
+        return [*lines, f"return {rate} * 0.5 * (1 + math.cos(math.pi * min(1.0, before / {total})))"]
+    if schedule.name == "step":
+        length, factor = schedule.options["epochs"] * num_train, schedule.options["factor"]
+        return [*lines, f"return {rate} * {factor} ** (before // {length:.12g})"]
+    return [*lines, f"return {rate}"] if lines else []
+
+
+def optimizer_call(spec: Named, parameters: str) -> str:
+    """Return the Python that makes the optimizer, with the options that differ from torch's own."""
+    made = CLASSES[spec.name].__name__
+    usual = inspect.signature(getattr(torch.optim, made)).parameters
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.options.items()}
+    changed = "".join(f", {key}={value!r}" for key, value in options.items() if usual[key].default != value)
+    return f"torch.optim.{made}({parameters}, lr=LEARNING_RATE{changed})"
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Any, trial: Trial) -> dict[str, Any]:
+    """Return what only some strategies need."""
+    world, size = cell.gpus if cell.strategy != "single" else 1, cell.global_batch_size
+    sizes = {size, setup.num_train % size or size}
+    micro = cell.micro_batch_size or cell.batch_size
+    trained = "[p for p in model.parameters() if p.requires_grad]" if found.frozen else "model.parameters()"
+    staged = cell.strategy == "model-split"
+    context: dict[str, Any] = {
+        "pieces": any(-(-each // world) > micro for each in sizes),
+        "piece": micro,
+        "empties": any(each < world for each in sizes),
+        "uneven": any(len({-(-each // micro) for each in _parts(total, world)}) > 1 for total in sizes),
+        "optimizer": optimizer_call(cell.workload.optimizer, "parameters" if staged else trained),
+        "static_graph": bool(cell.options.get("static_graph")) or (trial.reentrant and trial.unused),
+        "ddp_options": _ddp_options(cell, trial),
+        "reshards": cell.options.get("shard", "parameters") == "parameters",
+    }
+    return context | (_pipeline(cell, sizes, micro, found, placement, _plain(setup)) if staged else {})
+
+
+def _refuse_idle_norms(cell: Cell, num_train: int, trial: Trial) -> None:
+    """Refuse a last batch with fewer samples than devices, where BatchNorm would count what only fills up."""
+    rest = num_train % cell.global_batch_size
+    if trial.norms and 0 < rest < cell.gpus:
+        raise InputError(
+            [
+                f"the last batch of an epoch has {rest} samples for {cell.gpus} devices, and BatchNorm would count "
+                "what fills it up; choose another global_batch_size"
+            ]
+        )
+
+
+def _units(replica: Replica) -> list[str]:
+    """Return the names of the blocks that fully_shard gathers each for itself.
+
+    Raises:
+        InputError: a parameter has no axis to be cut along.
+    """
+    from harness.engines.real.layouts.sharded import units_of
+
+    odd = [name for name, p in replica.module.named_parameters() if p.dim() == 0]
+    if odd:
+        raise InputError([f"{odd[0]} is a single number, which fully_shard cannot share out; give it the shape (1,)"])
+    return [name for name, block in units_of(replica) if any(True for _ in block.parameters())]
+
+
+def _plain(setup: Setup) -> bool:
+    replica = setup.replica()
+    inputs, _ = replica.data.train.block(0, min(2, setup.num_train))
+    with replica.autocast():
+        return is_plain(replica.module, inputs)
+
+
+def _parts(total: int, world: int) -> list[int]:
+    return [len(part) for part in np.array_split(np.arange(total), world)]
+
+
+def _ddp_options(cell: Cell, trial: Trial) -> str:
+    options: dict[str, Any] = {}
+    unused = trial.unused or cell.workload.find_unused_parameters
+    if cell.options.get("bucket_mib", 25.0) != 25.0:
+        options["bucket_cap_mb"] = cell.options["bucket_mib"]
+    if cell.options.get("static_graph") or (trial.reentrant and unused):
+        options["static_graph"] = True
+    elif unused:
+        options["find_unused_parameters"] = True
+    return "".join(f", {key}={value}" for key, value in options.items())
+
+
+def _pipeline(
+    cell: Cell, sizes: set[int], micro: int, found: ModelFindings, placement: Any, plain: bool
+) -> dict[str, Any]:
+    """Return the stages and torch's schedules.
+
+    Raises:
+        InputError: torch's own pipeline cannot run them.
+    """
+    if not plain:
+        raise InputError(
+            [
+                f"{found.name} is no plain nn.Sequential whose layers each hand one tensor on; torch's own pipeline "
+                "runs such lists only. Export sync-ddp or fsdp, or write the model as one"
+            ]
+        )
+    if placement is None:
+        raise InputError(["the cell has no record of which layers were in which stage; run it again"])
+    uneven = any(each % -(-each // micro) for each in sizes)
+    if uneven and (found.batch_norms or found.draws):
+        what = "BatchNorm would count" if found.batch_norms else "dropout would draw for"
+        raise InputError(
+            [
+                f"torch's own pipeline takes micro-batches of one size, and {what} what fills them up; choose a "
+                "global_batch_size that divides the training samples"
+            ]
+        )
+    wanted, with_few = PIPELINE_SCHEDULES[cell.options["schedule"]]
+    stages, counts = [list(stage) for stage in placement], {-(-each // micro) for each in sizes}
+    several = wanted.startswith("ScheduleInterleaved")
+    few = min(counts) < len(stages) and not several
+    if several or few:
+        rounds = {count: max(1, count // cell.gpus) for count in counts if several or count < len(stages)}
+        odd = [count for count, each in rounds.items() if count % each]
+        if odd:
+            raise InputError(
+                [f"torch's {wanted} cannot run {odd[0]} micro-batches on {cell.gpus} devices; choose sizes that divide"]
+            )
+    schedules = (wanted, with_few if few else wanted)
+    return {
+        "stages": [repr(stage).replace("'", '"') for stage in stages],
+        "schedules": schedules,
+        "schedule_names": sorted(set(schedules)),
+        "several": several,
+    }
