@@ -102,7 +102,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
         return False
     if not one.is_floating_point():
         return bool((one == other).all())
-    return torch.allclose(one, other, rtol=CLOSE, atol=CLOSE)
+    return bool(torch.allclose(one, other, rtol=CLOSE, atol=CLOSE))
 
 
 def _same_inputs(one: Inputs, other: Inputs) -> bool:
