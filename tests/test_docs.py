@@ -193,7 +193,8 @@ def test_command_lines_are_accepted(line, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", snippets("toml"))
 def test_scenarios_can_be_planned(code, tmp_path):
-    (tmp_path / "train.py").write_text("def build_model():\n    ...\n\n\ndef load():\n    ...\n", encoding="utf-8")
+    names = ("build_model", "load", "optimizer", "loss", "schedule", "top3")
+    (tmp_path / "train.py").write_text("".join(f"def {name}():\n    ...\n" for name in names), encoding="utf-8")
     scenario = parse_scenario(code, load_host(), tmp_path / "shown.toml")
     assert make_plan(scenario, load_host(), Machine(cores=2)).cells
 
@@ -223,6 +224,22 @@ def test_the_model_that_plugins_shows_is_built(tmp_path):
     model = load_host([tmp_path / "shown.py"]).models["small-mlp"]
     built = model.build(model.Options(), harness.DataShape(1, 8, 8, 10))
     assert sum(parameter.numel() for parameter in built.parameters()) == 64 * 32 + 32 + 32 * 10 + 10
+
+
+def test_the_model_of_ones_own_trains_as_it_is_shown(tmp_path):
+    from dataclasses import replace
+
+    from harness.engines.shared.setup import make_setup
+
+    page = dict(FENCE.findall(read(DOCS / "own-model.md")))
+    (tmp_path / "train.py").write_text(page["python"], encoding="utf-8")
+    scenario = parse_scenario(page["toml"], load_host(), tmp_path / "shown.toml")
+    cell = make_plan(scenario, load_host(), Machine(cores=2)).cells[0]
+    setup = make_setup(replace(cell, folder=str(tmp_path)))
+    replica = setup.replica()
+    assert [group["weight_decay"] for group in replica.optimizer.param_groups] == [0.1, 0.0]
+    assert 0 <= replica.evaluate("validation")[1] <= 1
+    assert setup.rate(0) == pytest.approx(1e-3 / 20)
 
 
 def test_the_program_in_the_readme_is_that_of_a_new_strategy(tmp_path, monkeypatch):

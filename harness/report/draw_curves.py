@@ -53,7 +53,6 @@ class Learnt:
     loss: bool = False
 
 
-ACCURACY = Learnt("accuracy", "validation accuracy")
 LOSS = Learnt("train_loss", "training loss", loss=True)
 
 

@@ -481,4 +481,6 @@ def _default(value: Any, required: bool) -> str:
         return ""
     if isinstance(value, str):
         return f' = "{value}"'
+    if isinstance(value, bool):
+        return f" = {str(value).lower()}"
     return f" = {value}"

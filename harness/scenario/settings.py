@@ -340,7 +340,7 @@ def _metric(document: Document) -> tuple[str, str]:
     metric, target = document.workload.metric, document.goal.target
     if metric is not None:
         return metric.name, metric.better or ""
-    return (target.metric, "") if target is not None and target.metric != LOSS else ("", "")
+    return (target.metric, "") if target is not None and target.metric != LOSS_AS_TARGET else ("", "")
 
 
 def _workload(document: Document, entries: dict[str, Entry]) -> Workload:
@@ -370,7 +370,7 @@ def _loading(section: LoadingSection | None) -> Loading:
     return Loading(section.workers, section.prefetch, section.pin_memory, stays)
 
 
-LOSS = "loss"
+LOSS_AS_TARGET = "loss"
 """What goal.target calls the loss."""
 
 
@@ -386,14 +386,14 @@ def _target(document: Document, source: Source) -> Goal | None:
     if accuracy not in (None, "none") or goal.target_loss is not None:
         source.problem(("goal", "target"), "give target, target_accuracy or target_loss, not several")
         return None
-    if target.metric == LOSS:
+    if target.metric == LOSS_AS_TARGET:
         return Goal(target_loss=target.value)
     if document.workload.metric and target.metric != named:
         allowed = f'"{named}", which is workload.metric, or "loss"'
         source.problem(("goal", "target", "metric"), allowed, target.metric)
         return None
     if not document.workload.metric and target.metric not in WORDS:
-        source.problem(("goal", "target", "metric"), one_of(target.metric, (LOSS, *WORDS)), target.metric)
+        source.problem(("goal", "target", "metric"), one_of(target.metric, (LOSS_AS_TARGET, *WORDS)), target.metric)
         return None
     if target.metric in ACCURACIES:
         if not 0 < target.value <= 1:

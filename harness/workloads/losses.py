@@ -393,7 +393,7 @@ class Measured:
         except ValueError as error:
             if self._metric.asked:
                 raise PluginError(f"workload.metric = {self._metric.judged.name}: {error}") from error
-            self._sums.append(torch.full((), torch.nan))
+            self._sums.append(torch.full((), torch.nan, device=outputs.device))
 
     def result(self, counted: int) -> float:
         """Return the metric of all that passed.
@@ -406,7 +406,7 @@ class Measured:
         """
         if self._metric.function is not None:
             return self._of_all(self._metric.function)
-        mean = torch.stack([each.cpu().double() for each in self._sums]).sum().item() / counted
+        mean = torch.stack([each.double() for each in self._sums]).sum().item() / counted
         # exp(700) is the largest that a float holds, nearly.
         return math.exp(min(mean, 700.0)) if self._metric.judged.name == PERPLEXITY else float(mean)
 

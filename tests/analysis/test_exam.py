@@ -48,9 +48,9 @@ def test_who_fails_is_told_before_who_passes_and_who_makes_no_promise_last() -> 
     assert [line.split()[0] for line in (*found.failed_exam, *found.exam, found.no_promise)] == [
         "wrong", "single", "gossip",
     ]  # fmt: skip
-    assert found.no_promise == "gossip is not mathematically equivalent to single. Compare the accuracy curves."
+    assert found.no_promise == "gossip is not mathematically equivalent to single. Compare their curves."
     both = not_examined_in_words([*rows, row("async-ps", 0.3, equivalence=None)], "real")
-    assert both == "gossip and async-ps are not mathematically equivalent to single. Compare the accuracy curves."
+    assert both == "gossip and async-ps are not mathematically equivalent to single. Compare their curves."
     assert not_examined_in_words(rows, "virtual") == ""
 
 

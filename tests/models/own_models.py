@@ -80,6 +80,13 @@ class ReentrantUnused(Reentrant):
         self.spare = nn.Linear(16, 16)
 
 
+class ReentrantBranches(Branches):
+    def forward(self, x):
+        self.passes += 1
+        way = self.ways[self.passes % 2]
+        return self.c(checkpoint(lambda t: way(t).relu(), self.a(x.flatten(1)), use_reentrant=True))
+
+
 class Sparse(nn.Module):
     def __init__(self):
         super().__init__()
@@ -218,6 +225,10 @@ def reentrant():
 
 def reentrant_unused():
     return ReentrantUnused()
+
+
+def reentrant_branches():
+    return ReentrantBranches()
 
 
 def sparse():

@@ -97,7 +97,7 @@ def find_metric(cell: Cell, judged: Judged) -> Metric:
     return Metric(judged, measure, asked=True)
 
 
-def find_schedule(cell: Cell) -> Factor | None:
+def find_lr_factor(cell: Cell) -> Factor | None:
     """Return the function that a cell's schedule names, checked at every call; None for the built-in ones.
 
     Raises:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}
 """Type of the parameters; bf16 computes under autocast and keeps fp32 parameters."""
 
-FEW = 3
+_FEW = 3
 """Names of parameters that a message lists; chosen."""
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -293,7 +293,7 @@ class Replica:
         if any(p.grad is None for p in self.parameters):
             names = [name for name, p in zip(self.names, self.parameters, strict=True) if p.grad is None]
             raise PluginError(
-                f"{listed(names[:FEW])} got no gradient in this step, and one in the trial step before the run. Set "
+                f"{listed(names[:_FEW])} got no gradient in this step, and one in the trial step before the run. Set "
                 "workload.find_unused_parameters = true, so that the optimizer leaves such parameters alone"
             )
 

@@ -17,7 +17,7 @@ from harness.core.errors import Impossible, PluginError, Untrainable
 from harness.core.metrics import SQUARED_ERROR, Judged
 from harness.core.words import counted, duration
 from harness.engines.shared.model_notes import Tried, model_notes, traits
-from harness.engines.shared.own_parts import find_loss, find_metric, find_optimizer, find_schedule
+from harness.engines.shared.own_parts import find_loss, find_lr_factor, find_metric, find_optimizer
 from harness.engines.shared.rate_schedule import Rate, make_rate
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     total = budget.max_samples
     if total is None and budget.max_updates is not None:
         total = budget.max_updates * cell.global_batch_size
-    own = find_schedule(cell)
+    own = find_lr_factor(cell)
     schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup
     rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total, own, cell.global_batch_size)
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)

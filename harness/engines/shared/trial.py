@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.host import describe
 from harness.core.errors import PluginError, Untrainable
-from harness.engines.shared.plain_state import differs, plain_state
+from harness.engines.shared.plain_state import changed, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
 from harness.engines.shared.shown import GENERATORS, Trial
 from harness.workloads.batches import Inputs, as_written, call, outputs_of, tensors_of
@@ -152,7 +152,7 @@ class _Seen:
         pairs = zip(GENERATORS, before, _generators(), strict=False)
         self.generators |= {name for name, old, new in pairs if old != new}
         kept = plain_state(module)
-        self.keeps |= set(differs(held, kept))
+        self.keeps |= set(changed(held, kept))
         self._backward(outputs, targets, data)
         self.without |= {n for n, p in module.named_parameters() if p.requires_grad and p.grad is None}
         for parameter in module.parameters():
