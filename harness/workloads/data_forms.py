@@ -84,7 +84,7 @@ class MapSet:
             before: called with each number before the sample is read.
 
         Raises:
-            Unfit: they are no samples, or cannot be joined_splits.
+            Unfit: they are no samples, or cannot be joined.
         """
         return self.joined([self._one(int(row), before) for row in rows])
 
