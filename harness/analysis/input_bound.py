@@ -52,7 +52,7 @@ def input_bound_in_words(found: Sequence[InputBound]) -> tuple[Text, ...]:
     return (
         Text(
             f"{label(worst.point)} spends {share_in_percent(worst.share)} of a step ({duration(worst.input_s)}) on "
-            f"reading its data.{others} More processes that read ahead help (workload.loading.workers = 4), or data "
-            "that stay in memory (workload.loading.resident = true), or less work for each sample in the data set."
+            f"reading its data.{others} Let more processes read ahead (workload.loading.workers), keep the data in "
+            "memory (workload.loading.resident = true), or do less for each sample in the data set."
         ),
     )

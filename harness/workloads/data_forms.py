@@ -60,7 +60,9 @@ class HubTable(Protocol):
         """Return it with its rows as arrays of a library."""
         ...
 
-    def __getitem__(self, rows: slice, /) -> Mapping[str, Iterable[object]]: ...
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | list[int], /) -> Mapping[str, Iterable[object]]: ...
 
 
 class MapSet:
@@ -84,7 +86,7 @@ class MapSet:
             before: called with each number before the sample is read.
 
         Raises:
-            Unfit: they are no samples, or cannot be joined_splits.
+            Unfit: they are no samples, or cannot be joined.
         """
         return self.joined([self._one(int(row), before) for row in rows])
 
@@ -112,6 +114,42 @@ class MapSet:
         except Unfit:
             return None
         return targets if targets is not None and len(targets) == len(self) else None
+
+
+class HubSet(MapSet):
+    """The columns of a data set of Hugging Face: one is the target, the others are the model's keywords.
+
+    A single column of images is the input itself. With `set_format(columns=...)` only those columns are read.
+    """
+
+    def __init__(self, samples: HubTable, remarks: Remarks) -> None:
+        names = list(samples.format["columns"] or samples.column_names)
+        self.target = _target_among(names, "a data set with the columns")
+        self.table = samples.with_format("numpy", columns=names)
+        self.only_targets = samples.with_format("numpy", columns=[self.target])
+        first = self.table[[0]]
+        found = {name: _stacked(first[name], name) for name in names if name != self.target}
+        self.names = list(_numeric(found, remarks))
+        images = [name for name in self.names if type(samples.features.get(name)).__name__ == "Image"]
+        self.alone = images[0] if len(images) == len(self.names) == 1 else ""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def read(self, rows: npt.NDArray[np.intp] | range, before: Callable[[int], None] | None = None) -> Split:
+        """Return the samples of these numbers; nothing is drawn on the way, so that `before` is not called.
+
+        Raises:
+            Unfit: they have different shapes.
+        """
+        columns = self.table[[int(row) for row in rows]]
+        inputs = {name: _stacked(columns[name], name) for name in self.names}
+        return Split(inputs[self.alone] if self.alone else inputs, _stacked(columns[self.target], self.target))
+
+    @property
+    def all_targets(self) -> Array:
+        """The targets of all samples."""
+        return _stacked(self.only_targets[:][self.target], self.target)
 
 
 SplitOrSet = Split | MapSet
@@ -223,7 +261,7 @@ def _of_set(samples: object, remarks: Remarks) -> SplitOrSet:
     if not len(samples):
         raise Unfit("a data set without samples")
     if collate is None and getattr(samples, "column_names", None) and _format_of(samples) != "custom":
-        return _of_columns(cast("HubTable", samples), remarks)
+        return HubSet(cast("HubTable", samples), remarks)
     return MapSet(samples, collate)
 
 
@@ -233,21 +271,6 @@ def _format_of(samples: object) -> object:
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------
-
-
-def _of_columns(samples: HubTable, remarks: Remarks) -> Split:
-    """Read the columns of a Hugging Face data set: one is the target, the others are the model's keywords.
-
-    A single column of images is the input itself. With `set_format(columns=...)` only those columns are read.
-    """
-    names = list(samples.format["columns"] or samples.column_names)
-    target = _target_among(names, "a data set with the columns")
-    columns = samples.with_format("numpy", columns=names)[:]
-    found = {name: _stacked(columns[name], name) for name in names}
-    targets = found.pop(target)
-    inputs = _numeric(found, remarks)
-    images = [name for name in inputs if type(samples.features.get(name)).__name__ == "Image"]
-    return Split(inputs[images[0]] if len(images) == len(inputs) == 1 else inputs, targets)
 
 
 def _of_frame(frame: pd.DataFrame, remarks: Remarks) -> Split:

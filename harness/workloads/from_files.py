@@ -38,7 +38,7 @@ def _text_size(options: TextOptions) -> DatasetSize:
     from harness.workloads import text_files
 
     each = options.sequence
-    count = (len(text_files.text_of(options)) - 1) // each
+    count = (len(text_files.corpus_of(options)) - 1) // each
     train = max(0, min(options.samples, count - options.test_samples))
     return DatasetSize(
         train, options.test_samples, DataShape(1, 1, each, text_files.BYTE_VALUES, text_files.BYTE_VALUES, True)

@@ -30,7 +30,7 @@ def load_text(options: TextOptions) -> RawData:
     Raises:
         MachineError: there is no text, or not enough of it.
     """
-    text = text_of(options)
+    text = corpus_of(options)
     each = options.sequence
     count = (len(text) - 1) // each
     wanted = options.samples + options.test_samples
@@ -61,7 +61,7 @@ def text_checksum(options: TextOptions) -> str:
     Raises:
         MachineError: there is no text.
     """
-    return _checksum(text_of(options), options)
+    return _checksum(corpus_of(options), options)
 
 
 def _checksum(text: bytes, options: TextOptions) -> str:
@@ -69,7 +69,7 @@ def _checksum(text: bytes, options: TextOptions) -> str:
     return hashlib.sha256(f"{TEXT_RECIPE}\n{cut}\n".encode() + hashlib.sha256(text).digest()).hexdigest()
 
 
-def text_of(options: TextOptions) -> bytes:
+def corpus_of(options: TextOptions) -> bytes:
     """Return as much text as the options ask for, one file after another in the order of their names.
 
     Raises:

@@ -187,6 +187,11 @@ def test_hugging_face_columns_by_name() -> None:
         read((doubled, doubled)).train_inputs["input_ids"],  # type: ignore[call-overload]
         2 * np.array(made["input_ids"]),
     )
+    streamed = raw_data(hub.DatasetDict({"train": made, "test": made}), lambda num_bytes, anew: False)
+    assert streamed.streams is not None
+    inputs, targets = streamed.streams.train.read(np.array([4, 1]))
+    np.testing.assert_array_equal(inputs["input_ids"], np.array(made["input_ids"])[[4, 1]])  # type: ignore[call-overload]
+    assert targets.tolist() == [1, 1]
     ragged = hub.Dataset.from_dict({"input_ids": [[1], [1, 2]], "label": [0, 1]})
     with pytest.raises(Unfit, match="rows of different shapes in the column input_ids; pad"):
         read((ragged, ragged))

@@ -183,7 +183,7 @@ class Setup:
 
     def data_notes(self) -> list[str]:
         """Return what was converted or noticed when the data were loaded, and how they are read."""
-        return [] if self.data is None else [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+        return [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
 
     @property
     def _tried(self) -> Tried:
@@ -244,8 +244,10 @@ def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
     )
 
 
-def reading_in_words(train: Samples | Streamed, cell: Cell) -> list[str]:
+def reading_in_words(train: Samples | Streamed | None, cell: Cell) -> list[str]:
     """Say that samples are read as they are needed, and what that costs."""
+    if train is None:
+        return []
     from harness.workloads import streamed
 
     if not isinstance(train, streamed.Streamed):

@@ -36,6 +36,7 @@ class Uncounted:
     num_train: int
     checksum: str = ""
     counts: None = None
+    train: None = None
     remarks: tuple[str, ...] = ()
 
 
