@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import harness
 from harness.api import hooks
 from harness.api.host import load_host
+from harness.api.strategy import Options
 from harness.commands.cli import main
 from harness.core.machine import Machine
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS
@@ -25,6 +26,7 @@ from harness.report.definitions import DEFINITIONS
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
 from harness.scenario.schema import key_paths
+from harness.workloads.user import user_dataset
 
 ROOT = Path(harness.__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -198,6 +200,8 @@ def test_command_lines_are_accepted(line, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", snippets("toml"))
 def test_scenarios_can_be_planned(code, tmp_path):
+    names = ("build_model", "load", "optimizer", "loss", "schedule", "top3")
+    (tmp_path / "train.py").write_text("".join(f"def {name}():\n    ...\n" for name in names), encoding="utf-8")
     scenario = parse_scenario(code, load_host(), tmp_path / "shown.toml")
     assert make_plan(scenario, load_host(), Machine(cores=2)).cells
 
@@ -212,12 +216,37 @@ def test_plugins_load_and_register(code, tmp_path):
     assert from_file or host.listeners or host.report_sections
 
 
+@pytest.mark.parametrize("code", [param for param in snippets("python") if "def load(" in param.values[0]])
+def test_data_functions_load(code, tmp_path):
+    if "from datasets" in code:
+        pytest.importorskip("datasets")
+    (tmp_path / "shown.py").write_text(code, encoding="utf-8")
+    raw = user_dataset("shown.py:load", tmp_path).load(Options())
+    assert len(raw.train_targets) > len(raw.test_targets) > 0
+
+
 def test_the_model_that_plugins_shows_is_built(tmp_path):
     code = next(param.values[0] for param in snippets("python") if "harness_models" in param.values[0])
     (tmp_path / "shown.py").write_text(code, encoding="utf-8")
     model = load_host([tmp_path / "shown.py"]).models["small-mlp"]
     built = model.build(model.Options(), harness.DataShape(1, 8, 8, 10))
     assert sum(parameter.numel() for parameter in built.parameters()) == 64 * 32 + 32 + 32 * 10 + 10
+
+
+def test_the_model_of_ones_own_trains_as_it_is_shown(tmp_path):
+    from dataclasses import replace
+
+    from harness.engines.shared.setup import make_setup
+
+    page = dict(FENCE.findall(read(DOCS / "own-model.md")))
+    (tmp_path / "train.py").write_text(page["python"], encoding="utf-8")
+    scenario = parse_scenario(page["toml"], load_host(), tmp_path / "shown.toml")
+    cell = make_plan(scenario, load_host(), Machine(cores=2)).cells[0]
+    setup = make_setup(replace(cell, folder=str(tmp_path)))
+    replica = setup.replica()
+    assert [group["weight_decay"] for group in replica.optimizer.param_groups] == [0.1, 0.0]
+    assert 0 <= replica.evaluate("validation")[1] <= 1
+    assert setup.rate(0) == pytest.approx(1e-3 / 20)
 
 
 def test_the_program_in_the_readme_is_that_of_a_new_strategy(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def difference(a: Outcome, b: Outcome) -> float:
 
 def seen(outcome: Outcome) -> list[tuple[int, int, float | None]]:
     """What was evaluated when, and how it came out; times left out."""
-    return [(e.samples, e.updates, e.validation_accuracy) for e in outcome.evaluations]
+    return [(e.samples, e.updates, e.validation_metric) for e in outcome.evaluations]
 
 
 # 1,293 training samples in batches of 32: 41 steps an epoch, the last one of 13 samples, so every shard is uneven.

@@ -30,6 +30,7 @@ from harness.analysis.confidence import (
     recommended_first,
 )
 from harness.analysis.input_bound import input_bound, input_bound_in_words
+from harness.analysis.judged_rows import metric_of
 from harness.analysis.ledger import (
     LedgerEntry,
     at_one_rate,
@@ -58,6 +59,7 @@ from harness.analysis.points import (
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
 from harness.analysis.winners import DRAM, DevicePrice, price_of, winners
+from harness.core.metrics import Judged
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import aligned, counted, escaped, listed, memory_size
 
@@ -382,9 +384,10 @@ def _none_reached(common: Answer, best: Sequence[Standing]) -> Answer:
     closest = best[0]
     goal = "reached the target" if closest.point.by_target else "ran to its end"
     near = ""
-    if closest.point.by_target and closest.accuracy:
-        seeds = counted(closest.seeds, "seed")
-        near = f"{label(closest.point)} came closest: validation accuracy {closest.accuracy:.3f} ({seeds})."
+    if closest.point.by_target and closest.learnt:
+        seeds, metric = counted(closest.seeds, "seed"), metric_of(closest.point.row)
+        value = metric.written(closest.learnt)
+        near = f"{label(closest.point)} came closest: validation {metric.words} {value} ({seeds})."
     return replace(
         common,
         advice=Text(f"No recommendation: no cell {goal}."),
@@ -411,6 +414,9 @@ def judged(rows: Sequence[Row], plan: Plan) -> Answer:
 
 def target_in_words(cells: Sequence[Cell]) -> str:
     """Return such as "95 % accuracy"; "the target" where cells have several, or one that is more than that."""
-    goals = {(cell.goal.target_accuracy, cell.goal.target_loss) for cell in cells}
-    accuracy, loss = next(iter(goals)) if len(goals) == 1 else (None, None)
-    return f"{100 * accuracy:g} % accuracy" if accuracy is not None and loss is None else TARGET
+    targets = {(cell.goal.target_accuracy, cell.goal.target_loss, cell.goal.target_metric) for cell in cells}
+    metrics = {(cell.workload.metric, cell.workload.metric_better) for cell in cells}
+    accuracy, loss, value = next(iter(targets)) if len(targets) == len(metrics) == 1 else (None, None, None)
+    if accuracy is not None and loss is None:
+        return f"{100 * accuracy:g} % accuracy"
+    return TARGET if value is None else f"a {Judged.of(*next(iter(metrics))).words} of {value:g}"

@@ -26,7 +26,7 @@ def _speed_only(leader: Standing) -> tuple[Text, ...]:
     if leader.point.by_target or "equivalence" not in row or row["equivalence"] == "single":
         return ()
     told = f"This ranks speed only, but {leader.point.strategy} trains differently from single."
-    return (Text(f"{told} Set goal.target_accuracy before you rely on it."),)
+    return (Text(f"{told} Set a target in [goal] before you rely on it."),)
 
 
 _UNSTEADY: dict[Shape, str] = {

@@ -13,11 +13,12 @@ from harness.analysis.gradient_noise import known_squares, noise_scale
 from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
 from harness.core.budget import Budget, Decision, target_reached
-from harness.core.cell import Cell
+from harness.core.cell import Cell, without_later
 from harness.core.endings import Status
+from harness.core.metrics import Judged
 from harness.core.not_known import NotKnown
 from harness.core.outcome import Outcome, TableColumns
-from harness.core.records import Json, to_json
+from harness.core.records import Json
 from harness.core.row import Row, WholeRow
 from harness.core.step_parts import PART_COLUMNS, Part
 from harness.core.uncertainty import combined_error
@@ -69,7 +70,13 @@ def as_shown(row: Row) -> Json:
 
 def trajectory_id(cell: Cell) -> str:
     """Return a name that cells share which must produce the same weights: one gradient stream, same data and rates."""
-    decides = [to_json(cell.workload), to_json(cell.goal), cell.global_batch_size, cell.learning_rate, cell.seed]
+    decides = [
+        without_later(cell.workload),
+        without_later(cell.goal),
+        cell.global_batch_size,
+        cell.learning_rate,
+        cell.seed,
+    ]
     if cell.equals != "single":
         decides.append(cell.cell_id)
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
@@ -99,14 +106,33 @@ def convergence_row(outcome: Outcome, budget: Budget) -> WholeRow:
     return {
         "samples_seen": outcome.samples,
         "steps": outcome.updates,
-        "validation_accuracy": last.validation_accuracy if last else None,
+        **_measured(outcome, budget.metric, last.validation_metric if last else None),
         "validation_loss": last.validation_loss if last else None,
-        "test_accuracy": outcome.test[1] if outcome.test else None,
         "train_loss": statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else None,
         "time_to_target_s": reached.time_s if reached else None,
         "samples_to_target": reached.samples if reached else None,
         "updates_to_target": reached.updates if reached else None,
     }
+
+
+def _measured(outcome: Outcome, metric: Judged, last: float | None) -> WholeRow:
+    """Return what the last evaluation and the test found, in the columns of accuracies or in those of any metric."""
+    test = known(outcome.test[1]) if outcome.test else None
+    if metric.is_accuracy:
+        return {"validation_accuracy": known(last), "test_accuracy": test}
+    return {
+        "validation_accuracy": None,
+        "test_accuracy": None,
+        "metric": metric.name,
+        "better": metric.better,
+        "validation_metric": known(last),
+        "test_metric": test,
+    }
+
+
+def known(value: float | None) -> float | None:
+    """Return a number; None for what is none, as of data without samples."""
+    return None if value is None or math.isnan(value) else value
 
 
 def loss_curve(outcome: Outcome) -> list[tuple[int, float]]:
@@ -139,13 +165,15 @@ def curve_table(outcome: Outcome) -> TableColumns:
     """Return the columns of evals.csv; train_loss is the mean since the evaluation before."""
     curve, before = loss_curve(outcome), 0
     table: TableColumns = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
-    table |= {"validation_loss": [], "validation_accuracy": []}
+    column = "validation_metric" if outcome.facts.get("metric") else "validation_accuracy"
+    table |= {"validation_loss": [], column: []}
     for evaluation in outcome.evaluations:
         since = [loss for samples, loss in curve if before < samples <= evaluation.samples]
         before = evaluation.samples
         table["train_loss"].append(statistics.fmean(since) if since else None)
-        for name in ("samples", "updates", "time_s", "validation_loss", "validation_accuracy"):
+        for name in ("samples", "updates", "time_s", "validation_loss"):
             table[name].append(getattr(evaluation, name))
+        table[column].append(known(evaluation.validation_metric))
     return table
 
 

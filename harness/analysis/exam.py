@@ -170,7 +170,7 @@ def not_examined_in_words(rows: Sequence[Row], engine: str) -> Text:
     if not names:
         return NO_TEXT
     are = "is" if len(names) == 1 else "are"
-    return Text(f"{listed(names)} {are} not mathematically equivalent to single. Compare the accuracy curves.")
+    return Text(f"{listed(names)} {are} not mathematically equivalent to single. Compare their curves.")
 
 
 def _same(same: Sequence[Exam], engine: str) -> Text:
@@ -196,12 +196,13 @@ _CAUSES = {
 
 def _alike(same: Sequence[Exam], causes: Sequence[str]) -> Text:
     """Say how far those are apart who cannot be the same."""
-    names = listed(["single", *(exam.strategy for exam in same)])
+    names = listed(exam.strategy for exam in same)
+    trains = "trains" if len(same) == 1 else "each train"
     typical, worst = max(exam.typical for exam in same), max(exam.worst for exam in same)
     pairs = counted(sum(exam.pairs for exam in same), "pair of runs", "pairs of runs")
     by = Counter(exam.by for exam in same).most_common(1)[0][0]
     return Text(
-        f"{names} train alike, but not the same: in {by} they differ by {share_in_percent(typical)} (median; worst "
+        f"{names} {trains} like single, but not the same: {by} differs by {share_in_percent(typical)} (median; worst "
         f"{share_in_percent(worst)}; {pairs}). {_why(causes)}"
     )
 

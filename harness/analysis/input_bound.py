@@ -11,9 +11,9 @@ from harness.core.step_parts import STEP_PARTS, Part
 from harness.core.text import Text
 from harness.core.words import duration, share_in_percent
 
-LEAST_SHARE = 0.2
+LEAST_INPUT_SHARE = 0.2
 """Of a step from which it is said to be bound by its input; chosen: a fifth of the time is worth an hour's work."""
-LEAST_S = 1e-3
+LEAST_INPUT_S = 1e-3
 """Input of a step below which nothing is said: taking resident samples costs some 0.1 ms, which nobody could mend."""
 
 
@@ -37,7 +37,7 @@ def input_bound(points: Sequence[Point]) -> list[InputBound]:
     for point in points:
         whole = point.per_update(tuple(part.column for part in STEP_PARTS))
         input_s = point.per_update((Part.INPUT.column,))
-        if whole and input_s is not None and input_s >= LEAST_S and input_s >= LEAST_SHARE * whole:
+        if whole and input_s is not None and input_s >= LEAST_INPUT_S and input_s >= LEAST_INPUT_SHARE * whole:
             found.append(InputBound(point, input_s, input_s / whole))
     return sorted(found, key=lambda bound: -bound.share)
 
@@ -52,7 +52,7 @@ def input_bound_in_words(found: Sequence[InputBound]) -> tuple[Text, ...]:
     return (
         Text(
             f"{label(worst.point)} spends {share_in_percent(worst.share)} of a step ({duration(worst.input_s)}) on "
-            f"reading its data.{others} More processes that read ahead help (workload.loading.workers = 4), or data "
-            "that stay in memory (workload.loading.resident = true), or less work for each sample in the data set."
+            f"reading its data.{others} Let more processes read ahead (workload.loading.workers), keep the data in "
+            "memory (workload.loading.resident = true), or do less for each sample in the data set."
         ),
     )

@@ -13,6 +13,7 @@ from statistics import median
 
 from harness.analysis.censored import Beats, SeedRun, beats, expected_time, probability_interval, run_of
 from harness.analysis.exact import MIN_SEEDS, median_interval
+from harness.analysis.judged_rows import judged_value, metric_of
 from harness.analysis.points import Point, Row, number
 from harness.core.endings import Status
 
@@ -64,15 +65,20 @@ class Standing:
         return median_interval([run.spent for run in self.runs]) if self.sure else None
 
     @property
-    def accuracy(self) -> float | None:
-        """Median validation accuracy at the end."""
-        return self.point.median_of(lambda row: number(row, "validation_accuracy"))
+    def learnt(self) -> float | None:
+        """Median on the validation split at the end, of what the cells are judged by."""
+        return self.point.median_of(judged_value)
 
     @property
     def rank(self) -> tuple[bool, float, float, float]:
-        """Smaller is better: fewer than half got there, the share that broke, the seconds, then the accuracy."""
+        """Smaller is better: fewer than half got there, the share that broke, the seconds, then what was learnt."""
         broken = 1 - len(self.runs) / self.seeds
-        return self.reached < ENOUGH * self.seeds, broken, self.seconds, -(self.accuracy or 0.0)
+        return (
+            self.reached < ENOUGH * self.seeds,
+            broken,
+            self.seconds,
+            metric_of(self.point.row).rank(self.learnt),
+        )
 
     @property
     def middle(self) -> Row:

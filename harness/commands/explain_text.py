@@ -144,8 +144,11 @@ def pair_text(first: Record, second: Record, plugins: Sequence[str] = ()) -> str
 def _settings(first: Record, second: Record) -> str:
     """Return what the cells are, and in which settings they differ."""
     shown = ("strategy", "options", "engine", "gpus", "workers", "global_batch_size", "learning_rate", "seed", "status")
-    results = ("throughput_samples_per_s", "step_time_s", "time_to_target_s", "validation_accuracy")
-    rows = [(name, *(recorded(record.row.get(name)) for record in (first, second))) for name in (*shown, *results)]
+    results = ("throughput_samples_per_s", "step_time_s", "time_to_target_s")
+    learnt = ("validation_accuracy", "metric", "validation_metric")
+    rows = [
+        (name, *(recorded(record.row.get(name)) for record in (first, second))) for name in (*shown, *results, *learnt)
+    ]
     return table(("", first.cell.cell_id, second.cell.cell_id), [row for row in rows if any(row[1:])])
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.analysis.judged_rows import judged_in_words
 from harness.commands.plan_text import differences
 from harness.core.device_words import engine_in_words
 from harness.core.words import duration, rate, three
@@ -174,13 +175,13 @@ def ending(record: Record) -> str:
     if not record.status.trained:
         return f"{record.status}, {record.reason}"
     parts = [str(record.status)]
-    accuracy, reached_s = row.get("validation_accuracy"), row.get("time_to_target_s")
-    if accuracy is not None:
-        parts.append(f"accuracy {accuracy:.3f}")
+    learnt, reached_s = judged_in_words(row), row.get("time_to_target_s")
+    if learnt:
+        parts.append(learnt)
     if reached_s is not None:
         parts.append(
             f"target reached in {duration(reached_s)}{' (simulated)' if record.cell.engine == 'virtual' else ''}"
         )
-    if accuracy is None and row.get("throughput_samples_per_s"):
+    if not learnt and row.get("throughput_samples_per_s"):
         parts.append(rate(row["throughput_samples_per_s"]))
     return ", ".join(parts)

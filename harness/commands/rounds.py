@@ -18,6 +18,7 @@ from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
 from harness.core.errors import InputError, MachineError, PluginError
+from harness.core.metrics import ACCURACY, Judged
 from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
 from harness.core.records import Json, to_json
@@ -286,7 +287,8 @@ def make_record(
 
 def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, TableColumns]]:
     outcome = result.outcome
-    budget = Budget.of(record.cell.goal, outcome.facts["num_train"])
+    judged = Judged.of(outcome.facts.get("metric", ACCURACY), outcome.facts.get("better", ""))
+    budget = Budget.of(record.cell.goal, outcome.facts["num_train"], judged)
     status, reason = outcome.status(budget)
     notes = [*record.notes, *outcome.notes]
     notes += [

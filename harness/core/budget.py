@@ -7,6 +7,10 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from harness.core.metrics import Judged
+
+ACCURACY = Judged()
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -14,6 +18,7 @@ class Goal:
 
     Attributes:
         target_accuracy: fraction of the validation split, 0..1.
+        target_metric: of the workload's metric, where that is no accuracy.
         max_seconds: on the cell's own clock.
         evaluate_every: samples, or text such as "0.25 epoch"; None: never.
         validation_fraction: of the training data.
@@ -26,6 +31,7 @@ class Goal:
     max_seconds: float | None = None
     evaluate_every: int | str | None = None
     validation_fraction: float = 0.1
+    target_metric: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,14 +41,14 @@ class Evaluation:
     Attributes:
         samples, updates: applied so far.
         time_s: on the training clock.
-        validation_loss, validation_accuracy: None where the scenario asks for speed only.
+        validation_loss, validation_metric: None where the scenario asks for speed only.
     """
 
     samples: int
     updates: int
     time_s: float
     validation_loss: float | None = None
-    validation_accuracy: float | None = None
+    validation_metric: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -58,7 +64,8 @@ class Budget:
         max_samples, max_updates, max_seconds: the first one reached ends the run; None is no limit.
         evaluate_every: samples between marks.
         evaluates: False leaves the validation out (speed and memory only).
-        target_accuracy, target_loss: on the validation split.
+        target_accuracy, target_loss, target_metric: on the validation split.
+        metric: what evaluations measure beside the loss.
     """
 
     max_samples: int | None
@@ -68,10 +75,12 @@ class Budget:
     evaluates: bool = True
     target_accuracy: float | None = None
     target_loss: float | None = None
+    target_metric: float | None = None
+    metric: Judged = ACCURACY
 
     @classmethod
-    def of(cls, goal: Goal, num_train: int) -> Budget:
-        """Translate a cell's goal, now that the size of the training set is known."""
+    def of(cls, goal: Goal, num_train: int, metric: Judged = ACCURACY) -> Budget:
+        """Translate a cell's goal, now that the size of the training set and what is measured are known."""
         epochs, every = goal.max_epochs, goal.evaluate_every
         return cls(
             max_samples=None if epochs is None else round(epochs * num_train),
@@ -82,6 +91,8 @@ class Budget:
             evaluates=every is not None,
             target_accuracy=goal.target_accuracy,
             target_loss=goal.target_loss,
+            target_metric=goal.target_metric,
+            metric=metric,
         )
 
     def spent(self, samples: int, updates: int) -> bool:
@@ -92,9 +103,10 @@ class Budget:
 
     def met_by(self, evaluation: Evaluation) -> bool:
         """Whether one evaluation is at the target or better."""
-        checks = []
-        if self.target_accuracy is not None and evaluation.validation_accuracy is not None:
-            checks.append(evaluation.validation_accuracy >= self.target_accuracy)
+        checks, value = [], evaluation.validation_metric
+        wanted = self.target_accuracy if self.metric.is_accuracy else self.target_metric
+        if wanted is not None and value is not None:
+            checks.append(self.metric.meets(value, wanted))
         if self.target_loss is not None and evaluation.validation_loss is not None:
             checks.append(evaluation.validation_loss <= self.target_loss)
         return bool(checks) and all(checks)
@@ -102,7 +114,8 @@ class Budget:
     @property
     def has_target(self) -> bool:
         """Whether there is anything to reach."""
-        return self.evaluates and (self.target_accuracy is not None or self.target_loss is not None)
+        targets = (self.target_accuracy, self.target_loss, self.target_metric)
+        return self.evaluates and any(target is not None for target in targets)
 
 
 def evaluate_every_samples(text: str | int, num_train: int) -> int:

@@ -75,10 +75,7 @@ every edit of a strategy's file, and whether an edit made it worse may be the qu
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
     content = {key: to_json(getattr(cell, key)) for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
-    defaults = {key: to_json(getattr(Workload, key)) for key in _ONLY_WHERE_SET}
-    content["workload"] = {
-        key: value for key, value in content["workload"].items() if key not in defaults or value != defaults[key]
-    }
+    content |= {"workload": without_later(cell.workload), "goal": without_later(cell.goal)}
     if cell.faults:
         content["faults"] = to_json(cell.faults)
     if cell.dram_bytes is not None:
@@ -128,6 +125,8 @@ class Workload:
         step: how a step is executed.
         loading: how samples reach a device.
         sync_batchnorm: BatchNorm's statistics are those of all replicas together.
+        metric: what evaluations measure beside the loss, by its name or as FILE.py:FUNCTION; empty: by the targets.
+        metric_better: "higher" or "lower", of a function.
         find_unused_parameters: parameters without a gradient in some steps are looked for in every step.
     """
 
@@ -143,10 +142,19 @@ class Workload:
     loading: Loading = Loading()
     sync_batchnorm: bool = False
     find_unused_parameters: bool = False
+    metric: str = ""
+    metric_better: str = ""
 
 
-_ONLY_WHERE_SET = ("loading", "sync_batchnorm", "find_unused_parameters")
-"""Keys of a workload that came later: left at their default they are no part of an id, so that no cell runs again."""
+_ONLY_WHERE_SET = ("loading", "sync_batchnorm", "find_unused_parameters", "metric", "metric_better", "target_metric")
+"""Keys of workload and goal that came later: left at their default they are no part of an id, so that no cell runs
+again."""
+
+
+def without_later(part: Workload | Goal) -> Json:
+    """Return a workload or goal as it decides an id."""
+    defaults = {key: to_json(getattr(type(part), key)) for key in _ONLY_WHERE_SET if hasattr(type(part), key)}
+    return {key: value for key, value in to_json(part).items() if key not in defaults or value != defaults[key]}
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,10 @@ class WholeRow(CellRow, total=False):
     displacement: float | None
     num_train: int | None
     traits: str
+    metric: str
+    better: str
+    validation_metric: float | None
+    test_metric: float | None
     fitting: str
     stated_error: float
     pipeline: int

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from harness.analysis.curves import MOST_POINTS, median_curve, thin
+from harness.core.metrics import Judged
 from harness.core.words import three, time_unit
 from harness.report.svg import (
     INK,
@@ -52,8 +53,12 @@ class Learnt:
     loss: bool = False
 
 
-ACCURACY = Learnt("accuracy", "validation accuracy")
 LOSS = Learnt("train_loss", "training loss", loss=True)
+
+
+def learnt_of(metric: Judged) -> Learnt:
+    """Return what the curves of a metric are drawn of."""
+    return Learnt("accuracy", f"validation {metric.words}", loss=not metric.higher)
 
 
 def curve_panels(curves: pd.DataFrame, learnt: Learnt, target: float | None = None) -> list[Panel]:
@@ -62,9 +67,13 @@ def curve_panels(curves: pd.DataFrame, learnt: Learnt, target: float | None = No
     Args:
         curves: columns as in harness.report.frames.CURVE_COLUMNS.
         learnt: what is drawn.
-        target: the accuracy that was asked for.
+        target: what was asked for of it.
     """
-    found = (curve_panel(p, learnt, against, target) for p in best_panels(curves) for against in ("samples", "time_s"))
+    found = (
+        curve_panel(p, learnt, against, target)
+        for p in best_panels(curves, lower=learnt.loss)
+        for against in ("samples", "time_s")
+    )
     return [item for item in found if item is not None]
 
 
@@ -73,9 +82,15 @@ def panels_left_out(curves: pd.DataFrame) -> int:
     return max(0, int(curves.groupby(["simulated", "panel"]).ngroups) - MOST_PANELS)
 
 
-def best_panels(curves: pd.DataFrame, most: int = MOST_PANELS) -> list[pd.DataFrame]:
-    """Return the curves of each batch and rate, those that reached the highest accuracies first."""
+def best_panels(curves: pd.DataFrame, most: int = MOST_PANELS, lower: bool = False) -> list[pd.DataFrame]:
+    """Return the curves of each batch and rate, those that reached the highest accuracies first.
+
+    Args:
+        lower: the less the better.
+    """
     groups = [group for _, group in curves.groupby(["simulated", "panel"], sort=False)]
+    if lower:
+        return sorted(groups, key=lambda group: group.groupby("line")["accuracy"].min().median())[:most]
     return sorted(groups, key=lambda group: -group.groupby("line")["accuracy"].max().median())[:most]
 
 
@@ -128,7 +143,8 @@ def _best_in_words(panel: pd.DataFrame, learnt: Learnt, against: str, target: fl
         both = f"{highest} with {best} ({ends[best]:.3g}), {lowest} with {worst} ({ends[worst]:.3g})"
         text = f"{learnt.name.capitalize()} ends {both}."
     if target is not None:
-        above = compared[compared["y"] >= target].groupby(["line", "seed"], sort=False)["x"].min()
+        met = compared["y"] <= target if learnt.loss else compared["y"] >= target
+        above = compared[met].groupby(["line", "seed"], sort=False)["x"].min()
         first = above.groupby("line", sort=False).median().sort_values()
         if len(first):
             text += f" The first to reach {target:g} (dotted) is {first.index[0]}, at {three(first.iloc[0])} {against}."

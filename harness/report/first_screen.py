@@ -7,7 +7,7 @@ from harness.analysis.points import number
 from harness.analysis.ranking import Standing
 from harness.analysis.time_to_accuracy import reached_by
 from harness.report.draw_bars import throughput_panels
-from harness.report.draw_curves import ACCURACY, curve_panel
+from harness.report.draw_curves import curve_panel, learnt_of
 from harness.report.draw_memory import dram_panels
 from harness.report.draw_scaling import scaling_panels
 from harness.report.draw_target import SAMPLES, TIME, Spent, ToTarget, target_panels
@@ -27,7 +27,7 @@ def first_panels(frames: PageFrames) -> list[Panel]:
     found += part_panels(steps_by_part(frames.best_bars), "Where the time of a step went")
     if len(frames.best_curves):
         curves = frames.best_curves.assign(panel="each strategy at its best rate and batch")
-        curve = curve_panel(curves, ACCURACY, "time_s", frames.target)
+        curve = curve_panel(curves, learnt_of(frames.metric), "time_s", frames.target)
         found += [curve] if curve else []
     found += dram_panels(frames.best_bars) if len(found) < MOST_PICTURES else []
     return found[:MOST_PICTURES]

@@ -12,6 +12,7 @@ from harness.analysis.answer import pool_of
 from harness.analysis.confidence import recommended_first
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.exam import exams, failed
+from harness.analysis.judged_rows import judged_value, metric_of
 from harness.analysis.noise_windows import noise_frame
 from harness.analysis.points import (
     TRIED,
@@ -29,6 +30,7 @@ from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
 from harness.analysis.usage import computing_frame, sampled_frame
 from harness.core.cell import Cell
 from harness.core.device_words import engine_in_words
+from harness.core.metrics import Judged
 from harness.core.records import Json
 from harness.core.row import COLUMNS
 from harness.core.words import show, varied_settings
@@ -37,7 +39,7 @@ from harness.report.svg import MOST_BARS, NOT_RANKED
 from harness.results.store import Record
 
 LEARNT = ("accuracy", "train_loss", "validation_loss")
-READ = ("samples", "time_s", "validation_accuracy", "train_loss", "validation_loss")
+READ = ("samples", "time_s", "train_loss", "validation_loss")
 CURVE_COLUMNS = (
     *("panel", "simulated", "ranked", "strategy", "gpus", "line", "seed", "cell_id"),
     *("samples", "time_s", *LEARNT),
@@ -63,6 +65,12 @@ MOST_WAYS = 6
 """Points of a single strategy in a small picture; chosen."""
 
 
+def _judged(row: Mapping[str, object]) -> object:
+    """Return what an evaluation found, accuracy or any other metric."""
+    found = row.get("validation_accuracy")
+    return row.get("validation_metric") if found is None else found
+
+
 class PageFrames:
     """What a scenario's figures are drawn from, each frame made when it is first asked for."""
 
@@ -78,10 +86,16 @@ class PageFrames:
 
     @cached_property
     def target(self) -> float | None:
-        """The accuracy that all cells were to reach; None where there is none or they differ."""
-        targets = {cell.goal.target_accuracy for cell in self.scenario.plan.cells}
+        """The accuracy, or other metric, that all cells were to reach; None where there is none or they differ."""
+        goals = [cell.goal for cell in self.scenario.plan.cells]
+        targets = {g.target_metric if g.target_accuracy is None else g.target_accuracy for g in goals}
         (target,) = targets if len(targets) == 1 else (None,)
         return target if isinstance(target, float) else None
+
+    @cached_property
+    def metric(self) -> Judged:
+        """What the cells were judged by; the first where they differ."""
+        return next((metric_of(row) for row in self.scenario.rows if judged_value(row) is not None), Judged())
 
     @cached_property
     def barred(self) -> set[tuple[str, str]]:
@@ -139,7 +153,7 @@ class PageFrames:
         cells = [cell for cell in self.scenario.plan.cells if self.scenario.evaluations.get(cell.cell_id)]
         varied = varied_settings((cell.strategy, cell.options) for cell in cells)
         rows = [
-            (*head, *(row.get(key) for key in READ))
+            (*head, *(row.get(key) for key in READ[:2]), _judged(row), *(row.get(key) for key in READ[2:]))
             for cell in cells
             for head in [self._curve_head(cell, varied)]
             for row in self.scenario.evaluations[cell.cell_id]

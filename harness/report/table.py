@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import compress
 
+from harness.analysis.judged_rows import judged_in_words, judged_value
 from harness.analysis.points import Row
 from harness.core.cell import Cell
 from harness.core.device_words import engine_in_words
@@ -193,6 +194,12 @@ CELL_COLUMNS = (
         "Share of the test set that the trained model classified correctly. The test set is used once, at the end.",
         "test_accuracy",
         "{:.4f}".format,
+    ),
+    CellColumn(
+        "validation metric",
+        "What workload.metric came to on the validation split in the last evaluation, where it is no accuracy.",
+        lambda _, row: judged_in_words(row) if row.get("metric") else "",
+        order=lambda _, row: judged_value(row),
     ),
     CellColumn(
         "rate's regime",

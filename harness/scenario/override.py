@@ -23,7 +23,7 @@ EXCLUSIVE = (
 WITH_OPTIONS = ("workload.model", "workload.dataset", "workload.optimizer", "workload.lr_schedule")
 """Keys whose value is a name with options, each of which has a path too: workload.optimizer.momentum."""
 
-TABLES = ("cluster.servers", "workload.loading")
+TABLES = ("cluster.servers", "workload.loading", "workload.metric", "goal.target")
 """Keys whose value is a table of fixed keys, each of which has a path too: cluster.servers.count."""
 
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[{]*[\]}])")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from harness.api.strategy import Options
 from harness.core.faults import Death, Jitter, Straggler
 from harness.core.given_cluster import ServerPlacement
+from harness.core.metrics import DIRECTIONS, WORDS
 from harness.core.records import Json
 from harness.core.words import aligned
 from harness.scenario.optimizer_options import OPTIMIZERS
@@ -49,6 +50,7 @@ from harness.scenario.value_types import (
     word_or_function,
 )
 from harness.workloads.entries import LOSSES, PRECISIONS
+from harness.workloads.user_files import is_user_function
 
 EPOCHS_BY_DEFAULT = 10
 STEPS_WITHOUT_TARGET = 60
@@ -75,11 +77,12 @@ def _only(allowed: str, later: str) -> tuple[BeforeValidator, WithJsonSchema]:
     return BeforeValidator(only(allowed, later)), WithJsonSchema({"const": allowed})
 
 
-Loss = Annotated[
-    str,
-    BeforeValidator(word_or_function(*LOSSES)),
-    WithJsonSchema({"anyOf": [{"enum": list(LOSSES)}, {"type": "string", "pattern": r":\w+$"}]}),
-]
+def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
+    schema = {"anyOf": [{"enum": list(words)}, {"type": "string", "pattern": r":\w+$"}]}
+    return BeforeValidator(word_or_function(*words)), WithJsonSchema(schema)
+
+
+Loss = Annotated[str, *_word_or_function(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
 Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
@@ -117,6 +120,36 @@ class LoadingSection(SectionModel):
     resident: Resident = Field(default="auto", description='whether all samples stay in memory; "auto": where they fit')
 
 
+class MetricName(Options):
+    """What is measured on samples that are not trained on."""
+
+    name: Annotated[str, *_word_or_function(*WORDS)] = Field(description="a metric, or file.py:function")
+    better: Annotated[str, *_words(*DIRECTIONS)] | None = Field(
+        default=None, description="of a function: its direction"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _functions_have_a_direction(self) -> MetricName:
+        own = is_user_function(self.name)
+        if own and self.better is None:
+            raise ValueError(f'{{ name = "{self.name}", better = "higher" }}, or "lower": nobody knows which is better')
+        if not own and self.better is not None:
+            raise ValueError(f"better belongs to functions of your own; that of {self.name} is known")
+        return self
+
+
+class MetricTarget(Options):
+    """When training has reached what was asked for."""
+
+    metric: str = Field(description="workload.metric, or loss", strict=True)
+    value: float = Field(description="at or beyond which it is reached", strict=True)
+
+
 class WorkloadSection(SectionModel):
     """What is trained."""
 
@@ -139,6 +172,11 @@ class WorkloadSection(SectionModel):
         description="constant, cosine or step, or file.py:function from the number of updates to a factor",
     )
     lr_warmup: AtLeastZero = Field(default=0.0, description="epochs in which the rate rises to its full value")
+    metric: MetricName | None = Field(
+        default=None,
+        description=f'{", ".join(WORDS)}, or {{ name = "file.py:function", better = "higher" }} of outputs and '
+        "targets; default: accuracy, of numbers mse",
+    )
     clip_norm: Limit = Field(default=None, description='largest norm of a gradient; default "none"')
     sync_batchnorm: bool = Field(
         default=False, strict=True, description="BatchNorm by the statistics of all replicas of sync-ddp or fsdp"
@@ -211,6 +249,9 @@ class GoalSection(SectionModel):
         default=None, description="accuracy on the validation split; default: the dataset's own"
     )
     target_loss: Limit = Field(default=None, description="loss to reach, instead of target_accuracy")
+    target: MetricTarget | None = Field(
+        default=None, description='{ metric = "perplexity", value = 12 }: of any metric, or of the loss'
+    )
     max_epochs: Limit = Field(default=None, description=f"default {EPOCHS_BY_DEFAULT} if no other limit is set")
     max_steps: Count | None = Field(default=None, description=f"default {STEPS_WITHOUT_TARGET} if there is no target")
     max_seconds: Limit = Field(
@@ -440,4 +481,6 @@ def _default(value: Any, required: bool) -> str:
         return ""
     if isinstance(value, str):
         return f' = "{value}"'
+    if isinstance(value, bool):
+        return f" = {str(value).lower()}"
     return f" = {value}"

@@ -16,6 +16,7 @@ from harness.core.code_hash import file_hash
 from harness.core.errors import HarnessError, one_of
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
+from harness.core.metrics import ACCURACIES, WORDS
 from harness.core.records import Json, to_json
 from harness.scenario.mistakes import ABSENT, Source, validated, wordings
 from harness.scenario.optimizer_options import OPTIMIZERS
@@ -27,7 +28,6 @@ from harness.scenario.schema import (
     NOT_SWEPT,
     STEPS_WITHOUT_TARGET,
     Document,
-    GoalSection,
     LoadingSection,
     WorkloadSection,
     key_paths,
@@ -187,7 +187,8 @@ def _entries(workload: WorkloadSection, host: Host, folder: FilePath, source: So
         else _registered("dataset", workload.dataset, host, folder, source),
         "optimizer": _builtin_or_own("optimizer", workload.optimizer, OPTIMIZERS, folder, source),
         "lr_schedule": _builtin_or_own("lr_schedule", workload.lr_schedule, LR_SCHEDULES, folder, source),
-        "loss": _loss(workload.loss, folder, source),
+        "loss": _named_or_own("loss", workload.loss, folder, source),
+        "metric": _named_or_own("metric", workload.metric.name if workload.metric else "", folder, source),
     }
     entries = {key: entry for key, entry in found.items() if entry is not None}
     return entries if len(entries) == len(found) else None
@@ -206,8 +207,8 @@ def _builtin_or_own(
     return _own(path, named.name, folder, source)
 
 
-def _loss(name: str, folder: FilePath, source: Source) -> Entry | None:
-    return _own(("workload", "loss"), name, folder, source) if is_user_function(name) else Entry(None, Options())
+def _named_or_own(key: str, name: str, folder: FilePath, source: Source) -> Entry | None:
+    return _own(("workload", key), name, folder, source) if is_user_function(name) else Entry(None, Options())
 
 
 def _own(path: tuple[str, ...], name: str, folder: FilePath, source: Source) -> Entry | None:
@@ -296,7 +297,8 @@ def _completed(
     source: Source,
 ) -> Settings | None:
     dataset = entries["dataset"].entry
-    goal = _goal(document.goal, dataset.target_accuracy if dataset else None, source)
+    default = dataset.target_accuracy if dataset and _metric(document)[0] in ("", *ACCURACIES) else None
+    goal = _goal(document, default, source)
     code = _code(document.workload, entries, source) if dataset else {}
     if goal is None or code is None:
         return None
@@ -308,7 +310,7 @@ def _completed(
         engine=document.engine,
         device=document.device,
         threads_per_device=document.threads_per_device,
-        workload=_workload(document.workload, entries),
+        workload=_workload(document, entries),
         goal=goal,
         cluster=cluster,
         measure=Measure(document.measure.warmup_steps, interval_s),
@@ -333,8 +335,17 @@ def _faults(document: Document) -> Faults:
     return Faults(written.compute_jitter, tuple(written.stragglers), tuple(written.deaths), floor)
 
 
-def _workload(workload: WorkloadSection, entries: dict[str, Entry]) -> Workload:
-    names = {key: getattr(workload, key).name for key in entries if key != "loss"}
+def _metric(document: Document) -> tuple[str, str]:
+    """Return the metric and its direction as a cell has them: the workload's, or that of the target."""
+    metric, target = document.workload.metric, document.goal.target
+    if metric is not None:
+        return metric.name, metric.better or ""
+    return (target.metric, "") if target is not None and target.metric != LOSS_AS_TARGET else ("", "")
+
+
+def _workload(document: Document, entries: dict[str, Entry]) -> Workload:
+    workload = document.workload
+    names = {key: getattr(workload, key).name for key in entries if key not in ("loss", "metric")}
     if is_without_data(workload.model):
         names |= {"model": entries["model"].entry.name, "dataset": "none"}
     return Workload(
@@ -347,6 +358,8 @@ def _workload(workload: WorkloadSection, entries: dict[str, Entry]) -> Workload:
         loading=_loading(workload.loading),
         sync_batchnorm=workload.sync_batchnorm,
         find_unused_parameters=workload.find_unused_parameters,
+        metric=_metric(document)[0],
+        metric_better=_metric(document)[1],
     )
 
 
@@ -357,17 +370,54 @@ def _loading(section: LoadingSection | None) -> Loading:
     return Loading(section.workers, section.prefetch, section.pin_memory, stays)
 
 
-def _goal(goal: GoalSection, target_of_dataset: float | None, source: Source) -> Goal | None:
+LOSS_AS_TARGET = "loss"
+"""What goal.target calls the loss."""
+
+
+def _target(document: Document, source: Source) -> Goal | None:
+    """Return the targets alone: goal.target says in one form what three keys say; None after adding a problem."""
+    goal, named = document.goal, _metric(document)[0]
+    target, accuracy = goal.target, goal.target_accuracy
+    if named and named not in ACCURACIES and isinstance(accuracy, float):
+        source.problem(("goal", "target_accuracy"), f"workload.metric is {named}; write goal.target", accuracy)
+        return None
+    if target is None:
+        return Goal(accuracy if isinstance(accuracy, float) else None, goal.target_loss)
+    if accuracy not in (None, "none") or goal.target_loss is not None:
+        source.problem(("goal", "target"), "give target, target_accuracy or target_loss, not several")
+        return None
+    if target.metric == LOSS_AS_TARGET:
+        return Goal(target_loss=target.value)
+    if document.workload.metric and target.metric != named:
+        allowed = f'"{named}", which is workload.metric, or "loss"'
+        source.problem(("goal", "target", "metric"), allowed, target.metric)
+        return None
+    if not document.workload.metric and target.metric not in WORDS:
+        source.problem(("goal", "target", "metric"), one_of(target.metric, (LOSS_AS_TARGET, *WORDS)), target.metric)
+        return None
+    if target.metric in ACCURACIES:
+        if not 0 < target.value <= 1:
+            source.problem(("goal", "target", "value"), "a share above 0 and up to 1, such as 0.95", target.value)
+            return None
+        return Goal(target_accuracy=target.value)
+    return Goal(target_metric=target.value)
+
+
+def _goal(document: Document, target_of_dataset: float | None, source: Source) -> Goal | None:
     """Complete the goal: the data set's own target, ten epochs, or sixty steps where there is nothing to reach."""
+    goal, given = document.goal, _target(document, source)
+    if given is None:
+        return None
     if goal.target_accuracy not in (None, "none") and goal.target_loss is not None:
         source.problem(("goal", "target_loss"), "give target_accuracy or target_loss, not both", goal.target_loss)
         return None
     epochs, steps = goal.max_epochs, goal.max_steps
     limited = any(limit is not None for limit in (epochs, steps, goal.max_seconds))
-    accuracy = goal.target_accuracy
-    if accuracy is None and goal.target_loss is None:
+    accuracy = "none" if goal.target_accuracy == "none" else given.target_accuracy
+    others = given.target_loss is not None or given.target_metric is not None
+    if accuracy is None and not others:
         accuracy = target_of_dataset
-    no_target = accuracy in (None, "none") and goal.target_loss is None
+    no_target = accuracy in (None, "none") and not others
     speed_only = no_target and (accuracy == "none" or not limited)
     if not limited and speed_only:
         steps = STEPS_WITHOUT_TARGET
@@ -375,7 +425,8 @@ def _goal(goal: GoalSection, target_of_dataset: float | None, source: Source) ->
         epochs = float(EPOCHS_BY_DEFAULT)
     return Goal(
         target_accuracy=None if isinstance(accuracy, str) else accuracy,
-        target_loss=goal.target_loss,
+        target_loss=given.target_loss,
+        target_metric=given.target_metric,
         max_epochs=epochs,
         max_steps=steps,
         max_seconds=goal.max_seconds,
@@ -388,7 +439,7 @@ def _code(workload: WorkloadSection, entries: dict[str, Entry], source: Source) 
     """Hash what names and options do not identify: the code behind them, and data in files of the user's own."""
     model, dataset = entries["model"].entry, entries["dataset"]
     code = {"model": model.code_hash, "dataset": dataset.entry.code_hash}
-    owns = {key: entries[key].entry for key in ("loss", "optimizer", "lr_schedule")}
+    owns = {key: entries[key].entry for key in ("loss", "metric", "optimizer", "lr_schedule")}
     code |= {key: file_hash(own.file.path, own.file.text) for key, own in owns.items() if own is not None}
     if not any(isinstance(value, FilePath) for _, value in dataset.options):
         return code

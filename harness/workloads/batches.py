@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -24,6 +26,17 @@ OUTPUT_NAME = "logits"
 def call(module: Callable[..., Any], inputs: Inputs) -> Any:
     """Run a model on its inputs, and return whatever it returns."""
     return module(**inputs) if isinstance(inputs, dict) else module(inputs)
+
+
+def as_written() -> AbstractContextManager[object]:
+    """Run what `torch.compile` was given as it was written: who looks at one step must not wait for a compiler.
+
+    What was compiled already stays so for later.
+    """
+    if "torch._dynamo" not in sys.modules:  # nobody has compiled anything
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def outputs_of(result: Any) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from harness.core.cell import Loading
 from harness.core.errors import InputError
 from harness.workloads.batches import Inputs, Samples
-from harness.workloads.entries import IGNORED, RawData, Source, enlarge, training_size
+from harness.workloads.entries import IGNORED, RawData, SampleSource, enlarge, training_size
 from harness.workloads.streamed import Streamed
 
 if TYPE_CHECKING:
@@ -173,51 +173,67 @@ def prepare(
         InputError: images larger than the model's input, pixels that are not finite, or nothing left to train on.
     """
     device = torch.device(device)
-    train, validation = split(len(raw.train_targets), validation_fraction)
     convert = _converter(raw, model_input_size, dtype, torch.device("cpu") if raw.streams else device, as_images)
-
-    def resident(inputs: Arrays, labels: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Samples:
-        named = inputs if isinstance(inputs, dict) else {"": inputs}
-        tensors = {name: convert(array, order) for name, array in named.items()}
-        targets = _as_given(labels, order, dtype, device)
-        return Samples(tensors if isinstance(inputs, dict) else tensors[""], targets)
-
-    def batch(inputs: Arrays, labels: npt.NDArray[np.generic]) -> tuple[Inputs, torch.Tensor]:
-        named = inputs if isinstance(inputs, dict) else {"": inputs}
-        everything = np.arange(len(labels))
-        tensors = {name: convert(array, everything) for name, array in named.items()}
-        targets = _as_given(labels, everything, dtype, torch.device("cpu"))
-        return tensors if isinstance(inputs, dict) else tensors[""], targets
-
-    def streamed(source: Source, labels: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Streamed:
-        assert raw.streams is not None
-        targets = _as_given(labels, order, dtype, device)
-        return Streamed(source.at(order), targets, batch, device, loading, raw.streams.draws, seed)
-
+    train, validation = split(len(raw.train_targets), validation_fraction)
     tested = np.arange(len(raw.test_targets))
-    if raw.streams is not None:
-        sources = raw.streams.train, raw.streams.train, raw.streams.test
-        orders = (raw.train_targets, train), (raw.train_targets, validation), (raw.test_targets, tested)
-        splits: list[Samples | Streamed] = [
-            streamed(source, *order) if len(order[1]) else resident(raw.train_inputs, *order)
-            for source, order in zip(sources, orders, strict=True)
-        ]
-    else:
-        splits = [
-            resident(raw.train_inputs, raw.train_targets, train),
-            resident(raw.train_inputs, raw.train_targets, validation),
-            resident(raw.test_inputs, raw.test_targets, tested),
-        ]
+    maker = _Splits(raw, convert, dtype, device, loading, seed)
     return Data(
-        train=splits[0],
-        validation=splits[1],
-        test=splits[2],
+        train=maker.of_training(train),
+        validation=maker.of_training(validation),
+        test=maker.of_test(tested),
         classes=raw.classes,
         checksum=raw.checksum,
         vocabulary=raw.vocabulary,
         counts=_counted(raw.train_targets[train]),
         remarks=(*raw.remarks, *_rounded(raw, dtype)),
     )
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """Makes splits of samples by their numbers: kept on the device, or read as they are needed."""
+
+    raw: RawData
+    convert: Callable[[npt.NDArray[np.generic], npt.NDArray[np.intp]], torch.Tensor]
+    dtype: torch.dtype
+    device: torch.device
+    loading: Loading
+    seed: int
+
+    def of_training(self, order: npt.NDArray[np.intp]) -> Samples | Streamed:
+        """Return those of the training samples that `order` lists."""
+        raw = self.raw
+        if raw.streams is not None and len(order):
+            return self._streamed(raw.streams.train, raw.train_targets, order)
+        return self._kept(raw.train_inputs, raw.train_targets, order)
+
+    def of_test(self, order: npt.NDArray[np.intp]) -> Samples | Streamed:
+        """Return those of the test samples that `order` lists."""
+        raw = self.raw
+        if raw.streams is not None and len(order):
+            return self._streamed(raw.streams.test, raw.test_targets, order)
+        return self._kept(raw.test_inputs, raw.test_targets, order)
+
+    def _kept(self, inputs: Arrays, targets: npt.NDArray[np.generic], order: npt.NDArray[np.intp]) -> Samples:
+        return Samples(self._tensors(inputs, order), _as_given(targets, order, self.dtype, self.device))
+
+    def _streamed(
+        self, source: SampleSource, targets: npt.NDArray[np.generic], order: npt.NDArray[np.intp]
+    ) -> Streamed:
+        assert self.raw.streams is not None
+        known = _as_given(targets, order, self.dtype, self.device)
+        anew = self.raw.streams.draws
+        return Streamed(source.at(order), known, self._batch, self.device, self.loading, anew, self.seed)
+
+    def _batch(self, inputs: Arrays, targets: npt.NDArray[np.generic]) -> tuple[Inputs, torch.Tensor]:
+        """Return a batch that was read as tensors in host memory."""
+        everything = np.arange(len(targets))
+        return self._tensors(inputs, everything), _as_given(targets, everything, self.dtype, torch.device("cpu"))
+
+    def _tensors(self, inputs: Arrays, order: npt.NDArray[np.intp]) -> Inputs:
+        if isinstance(inputs, dict):
+            return {name: self.convert(array, order) for name, array in inputs.items()}
+        return self.convert(inputs, order)
 
 
 COARSE = 1e-3

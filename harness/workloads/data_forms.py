@@ -7,17 +7,18 @@ iterables. Imports torch only where torch's own data sets are collated.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 import numpy as np
 
 from harness.core.words import counted, listed
-from harness.workloads.found_data import TARGET_NAMES, Remarks, Split, Unfit, alternatives, named
+from harness.workloads.found_data import TARGET_NAMES, Remarks, Split, Unfit, alternatives, by_name
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import pandas as pd
 
     from harness.workloads.entries import Arrays
 
@@ -36,6 +37,33 @@ LARGEST_READ = 4 * 2**30
 MOST_VALUES = 16
 """A list of more is one of samples; chosen: no function returns so many inputs and splits."""
 
+TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
+"""What a split to test with is called, in this order."""
+
+
+class MapStyle(Protocol):
+    """What torch calls a map-style data set: it has a length, and gives a sample for each number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> object: ...
+
+
+class HubTable(Protocol):
+    """What is used of a data set of Hugging Face."""
+
+    column_names: list[str]
+    features: Mapping[str, object]
+    format: Mapping[str, list[str]]
+
+    def with_format(self, type: str, columns: list[str]) -> HubTable:  # as they call it
+        """Return it with its rows as arrays of a library."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | list[int], /) -> Mapping[str, Iterable[object]]: ...
+
 
 class MapSet:
     """A data set whose samples are read by their numbers.
@@ -45,7 +73,7 @@ class MapSet:
         collate: joins samples to a batch; torch's own where there is none.
     """
 
-    def __init__(self, samples: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
+    def __init__(self, samples: MapStyle, collate: Callable[[list[object]], object] | None = None) -> None:
         self.samples, self.collate = samples, collate
 
     def __len__(self) -> int:
@@ -62,12 +90,12 @@ class MapSet:
         """
         return self.joined([self._one(int(row), before) for row in rows])
 
-    def _one(self, row: int, before: Callable[[int], None] | None) -> Any:
+    def _one(self, row: int, before: Callable[[int], None] | None) -> object:
         if before is not None:
             before(row)
         return self.samples[row]
 
-    def joined(self, samples: list[Any]) -> Split:
+    def joined(self, samples: list[object]) -> Split:
         """Return samples as one split."""
         return _batch(_collated(samples, self.collate))
 
@@ -88,11 +116,47 @@ class MapSet:
         return targets if targets is not None and len(targets) == len(self) else None
 
 
-Part = Split | MapSet
+class HubSet(MapSet):
+    """The columns of a data set of Hugging Face: one is the target, the others are the model's keywords.
+
+    A single column of images is the input itself. With `set_format(columns=...)` only those columns are read.
+    """
+
+    def __init__(self, samples: HubTable, remarks: Remarks) -> None:
+        names = list(samples.format["columns"] or samples.column_names)
+        self.target = _target_among(names, "a data set with the columns")
+        self.table = samples.with_format("numpy", columns=names)
+        self.only_targets = samples.with_format("numpy", columns=[self.target])
+        first = self.table[[0]]
+        found = {name: _stacked(first[name], name) for name in names if name != self.target}
+        self.names = list(_numeric(found, remarks))
+        images = [name for name in self.names if type(samples.features.get(name)).__name__ == "Image"]
+        self.alone = images[0] if len(images) == len(self.names) == 1 else ""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def read(self, rows: npt.NDArray[np.intp] | range, before: Callable[[int], None] | None = None) -> Split:
+        """Return the samples of these numbers; nothing is drawn on the way, so that `before` is not called.
+
+        Raises:
+            Unfit: they have different shapes.
+        """
+        columns = self.table[[int(row) for row in rows]]
+        inputs = {name: _stacked(columns[name], name) for name in self.names}
+        return Split(inputs[self.alone] if self.alone else inputs, _stacked(columns[self.target], self.target))
+
+    @property
+    def all_targets(self) -> Array:
+        """The targets of all samples."""
+        return _stacked(self.only_targets[:][self.target], self.target)
+
+
+SplitOrSet = Split | MapSet
 """A split: read already, or to be read by numbers."""
 
 
-def parts_of(result: Any, remarks: Remarks) -> tuple[Part, Part | None]:
+def splits_of(result: object, remarks: Remarks) -> tuple[SplitOrSet, SplitOrSet | None]:
     """Return the training and the test split that a data function returned; None where it returned no test split.
 
     Raises:
@@ -101,18 +165,29 @@ def parts_of(result: Any, remarks: Remarks) -> tuple[Part, Part | None]:
     if _has_bfloat16(result):
         remarks.add("data: bfloat16 became float32, which holds the same numbers")
     if isinstance(result, Mapping) and "train" in result:  # a DatasetDict, or a dict of splits
-        test = next((name for name in ("test", "validation") if name in result), None)
-        left = [str(name) for name in result if name not in ("train", test)]
-        _say_left(left, remarks)
-        return _part(result["train"], remarks), None if test is None else _part(result[test], remarks)
+        return _part(result["train"], remarks), _test_part(result, remarks)
     if isinstance(result, tuple | list):
-        return _parts_of_values(result, remarks)
+        return _splits_of_values(result, remarks)
     if _is_set(result) or isinstance(result, Mapping) or hasattr(result, "iloc"):
         return _part(result, remarks), None
     raise Unfit(f"{type(result).__name__}, expected {DATA_FORMS}")
 
 
-def _parts_of_values(values: tuple[Any, ...] | list[Any], remarks: Remarks) -> tuple[Part, Part | None]:
+def _test_part(splits: Mapping[object, object], remarks: Remarks) -> SplitOrSet | None:
+    """Return the split to test with; published test splits often have -1 for every target, and are none."""
+    for name in (name for name in TEST_SPLITS if name in splits):
+        part = _part(splits[name], remarks)
+        if isinstance(part, Split) and part.targets.dtype.kind == "i" and len(part) and (part.targets == -1).all():
+            remarks.add(f"data: the split {name} has -1 for every target, and is not used")
+            continue
+        _say_left([str(other) for other in splits if other not in ("train", *TEST_SPLITS[:1], name)], remarks)
+        return part
+    return None
+
+
+def _splits_of_values(
+    values: tuple[object, ...] | list[object], remarks: Remarks
+) -> tuple[SplitOrSet, SplitOrSet | None]:
     if len(values) == 4:
         return pair_of_arrays(values[0], values[1]), pair_of_arrays(values[2], values[3])
     if len(values) == 3 and all(_is_set(value) for value in values):
@@ -127,7 +202,7 @@ def _parts_of_values(values: tuple[Any, ...] | list[Any], remarks: Remarks) -> t
     raise Unfit(f"{counted(len(values), 'value')}, expected {DATA_FORMS}")
 
 
-def _has_bfloat16(value: Any) -> bool:
+def _has_bfloat16(value: object) -> bool:
     """Whether tensors that were returned are in a type that numpy does not know."""
     if isinstance(value, Mapping):
         value = [*value.values()]
@@ -136,7 +211,7 @@ def _has_bfloat16(value: Any) -> bool:
     return hasattr(value, "detach") and not _plain(value)
 
 
-def _has_target(value: Any) -> bool:
+def _has_target(value: object) -> bool:
     """Whether these are columns with a target among them."""
     columns = value if isinstance(value, Mapping) else getattr(value, "columns", ())
     return any(name in columns for name in TARGET_NAMES)
@@ -150,7 +225,7 @@ def _say_left(left: list[str], remarks: Remarks) -> None:
         )
 
 
-def _part(value: Any, remarks: Remarks) -> Part:
+def _part(value: object, remarks: Remarks) -> SplitOrSet:
     """Read one split in any form."""
     if isinstance(value, tuple | list) and len(value) == 2:
         return pair_of_arrays(*value)
@@ -163,7 +238,7 @@ def _part(value: Any, remarks: Remarks) -> Part:
     raise Unfit(f"{type(value).__name__} as a split, expected {DATA_FORMS}")
 
 
-def _is_set(value: Any) -> bool:
+def _is_set(value: object) -> bool:
     """Whether this is a data set of samples rather than an array or a table."""
     array = hasattr(value, "detach") or hasattr(value, "dtype") or hasattr(value, "iloc")
     plain = isinstance(value, np.ndarray | str | bytes | Mapping | tuple | list)
@@ -171,7 +246,7 @@ def _is_set(value: Any) -> bool:
     return reads and not (array or plain)
 
 
-def _of_set(samples: Any, remarks: Remarks) -> Part:
+def _of_set(samples: object, remarks: Remarks) -> SplitOrSet:
     collate = None
     if hasattr(samples, "dataset") and hasattr(samples, "collate_fn"):
         remarks.add("data: of a DataLoader its data set and collate function are used, not its sampler and batch size")
@@ -180,33 +255,25 @@ def _of_set(samples: Any, remarks: Remarks) -> Part:
         collate = None if samples.collate_fn is default_collate else samples.collate_fn
         samples = samples.dataset
     if not hasattr(samples, "__len__") or not hasattr(samples, "__getitem__"):
+        if not isinstance(samples, Iterable):
+            raise Unfit(f"{type(samples).__name__} as a split, expected {DATA_FORMS}")
         return _of_iterable(samples, collate, remarks)
     if not len(samples):
         raise Unfit("a data set without samples")
-    if collate is None and getattr(samples, "column_names", None) and samples.format["type"] != "custom":
-        return _of_columns(samples, remarks)
+    if collate is None and getattr(samples, "column_names", None) and _format_of(samples) != "custom":
+        return HubSet(cast("HubTable", samples), remarks)
     return MapSet(samples, collate)
+
+
+def _format_of(samples: object) -> object:
+    """Return what a data set of Hugging Face gives its rows as: "custom" where a transform of the user's does."""
+    return getattr(samples, "format", {}).get("type")
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------
 
 
-def _of_columns(samples: Any, remarks: Remarks) -> Split:
-    """Read the columns of a Hugging Face data set: one is the target, the others are the model's keywords.
-
-    A single column of images is the input itself. With `set_format(columns=...)` only those columns are read.
-    """
-    names = list(samples.format["columns"] or samples.column_names)
-    target = _target_among(names, "a data set with the columns")
-    columns = samples.with_format("numpy", columns=names)[:]
-    found = {name: _stacked(columns[name], name) for name in names}
-    targets = found.pop(target)
-    inputs = _numeric(found, remarks)
-    images = [name for name in inputs if type(samples.features.get(name)).__name__ == "Image"]
-    return Split(inputs[images[0]] if len(images) == len(inputs) == 1 else inputs, targets)
-
-
-def _of_frame(frame: Any, remarks: Remarks) -> Split:
+def _of_frame(frame: pd.DataFrame, remarks: Remarks) -> Split:
     """Read a pandas table: the numbers of a row are one vector."""
     names = [str(name) for name in frame.columns]
     target = _target_among(names, "a table with the columns")
@@ -218,7 +285,7 @@ def _of_frame(frame: Any, remarks: Remarks) -> Split:
     return pair_of_arrays(rest.to_numpy(), frame[target])
 
 
-def _of_mapping(columns: Mapping[Any, Any], what: str) -> Split:
+def _of_mapping(columns: Mapping[object, object], what: str) -> Split:
     names = [str(name) for name in columns]
     target = _target_among(names, what)
     rest = {str(name): as_array(value, str(name)) for name, value in columns.items() if name != target}
@@ -247,7 +314,7 @@ def _numeric(found: dict[str, Array], remarks: Remarks) -> dict[str, Array]:
     return inputs
 
 
-def _stacked(column: Any, name: str) -> Array:
+def _stacked(column: Iterable[object], name: str) -> Array:
     array = np.asarray(column)
     if array.dtype.kind != "O" or not len(array) or isinstance(array[0], str):
         return array
@@ -260,7 +327,7 @@ def _stacked(column: Any, name: str) -> Array:
 # -- samples -----------------------------------------------------------------------------------------------------------
 
 
-def _collated(samples: list[Any], collate: Callable[[list[Any]], Any] | None) -> Any:
+def _collated(samples: list[object], collate: Callable[[list[object]], object] | None) -> object:
     if collate is not None:
         return collate(samples)
     from torch.utils.data import default_collate
@@ -273,7 +340,7 @@ def _collated(samples: list[Any], collate: Callable[[list[Any]], Any] | None) ->
         raise Unfit(f"samples that cannot be joined to a batch: {error}") from None
 
 
-def _without_pictures(value: Any) -> Any:
+def _without_pictures(value: object) -> object:
     """Return a sample with Pillow's images as arrays, which torch can collate."""
     if isinstance(value, Mapping):
         return {name: _without_pictures(each) for name, each in value.items()}
@@ -282,7 +349,7 @@ def _without_pictures(value: Any) -> Any:
     return np.array(value) if hasattr(value, "getbands") else value
 
 
-def _batch(batch: Any) -> Split:
+def _batch(batch: object) -> Split:
     """Return a collated batch as a split: a pair of (inputs, targets), or a dictionary with a target."""
     if isinstance(batch, Mapping):
         return _of_mapping(batch, "samples with the keys")
@@ -292,7 +359,7 @@ def _batch(batch: Any) -> Split:
     raise Unfit(f"samples of {got}, expected pairs (inputs, target) or dicts with a target")
 
 
-def read_whole(part: Part) -> Split:
+def read_whole(part: SplitOrSet) -> Split:
     """Return all samples of a split as arrays.
 
     Raises:
@@ -301,27 +368,33 @@ def read_whole(part: Part) -> Split:
     if isinstance(part, Split):
         return part
     size = len(part)
-    return joined([part.read(range(start, min(start + READ_AT_ONCE, size))) for start in range(0, size, READ_AT_ONCE)])
+    return joined_splits(
+        [part.read(range(start, min(start + READ_AT_ONCE, size))) for start in range(0, size, READ_AT_ONCE)]
+    )
 
 
-def joined(parts: list[Split]) -> Split:
+def joined_splits(parts: list[Split]) -> Split:
     """Return several batches as one split.
 
     Raises:
         Unfit: they do not belong together.
     """
     first = parts[0]
-    if any(named(each.inputs).keys() != named(first.inputs).keys() for each in parts):
+    if any(by_name(each.inputs).keys() != by_name(first.inputs).keys() for each in parts):
         raise Unfit("samples with different keys; every sample must have the same ones")
     try:
-        arrays = {name: np.concatenate([named(each.inputs)[name] for each in parts]) for name in named(first.inputs)}
+        arrays = {
+            name: np.concatenate([by_name(each.inputs)[name] for each in parts]) for name in by_name(first.inputs)
+        }
         targets = np.concatenate([each.targets for each in parts])
     except ValueError as error:
         raise Unfit(f"samples of different shapes ({error}); pad, crop or resize them to one") from None
     return Split(arrays if isinstance(first.inputs, dict) else arrays[""], targets)
 
 
-def _of_iterable(samples: Any, collate: Callable[[list[Any]], Any] | None, remarks: Remarks) -> Split:
+def _of_iterable(
+    samples: Iterable[object], collate: Callable[[list[object]], object] | None, remarks: Remarks
+) -> Split:
     """Read an iterable once, into files that are mapped into memory.
 
     Raises:
@@ -386,13 +459,13 @@ _TARGETS = "\0targets"
 
 
 def _with_targets(split: Split) -> dict[str, Array]:
-    return {**named(split.inputs), _TARGETS: split.targets}
+    return {**by_name(split.inputs), _TARGETS: split.targets}
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
 
 
-def pair_of_arrays(inputs: Any, targets: Any) -> Split:
+def pair_of_arrays(inputs: object, targets: object) -> Split:
     """Return inputs and targets as a split.
 
     Raises:
@@ -402,7 +475,7 @@ def pair_of_arrays(inputs: Any, targets: Any) -> Split:
     return Split(inputs_of(inputs, rows=len(found)), found)
 
 
-def inputs_of(value: Any, rows: int = 0, collated: bool = False) -> Arrays:
+def inputs_of(value: object, rows: int = 0, collated: bool = False) -> Arrays:
     """Return inputs as an array, or as arrays by name.
 
     Args:
@@ -421,12 +494,11 @@ def inputs_of(value: Any, rows: int = 0, collated: bool = False) -> Arrays:
     return as_array(value)
 
 
-def target_array(value: Any) -> Array:
+def target_array(value: object) -> Array:
     """Return targets: numbers, or names of classes."""
-    dtype = getattr(value, "dtype", None)
-    if hasattr(value, "cat") and str(dtype) == "category":
+    if hasattr(value, "astype") and str(getattr(value, "dtype", "")) == "category":
         return np.asarray(value.astype(str), dtype=np.str_)
-    if hasattr(value, "iloc") and getattr(value, "ndim", 1) == 2 and value.shape[1] == 1:
+    if hasattr(value, "iloc") and getattr(value, "shape", ())[1:] == (1,):
         value = value.iloc[:, 0]
     try:
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") and _plain(value) else value)
@@ -436,11 +508,11 @@ def target_array(value: Any) -> Array:
     return array.astype(np.str_) if words else as_array(value)
 
 
-def _plain(tensor: Any) -> bool:
-    return str(tensor.dtype) != "torch.bfloat16"
+def _plain(tensor: object) -> bool:
+    return str(getattr(tensor, "dtype", "")) != "torch.bfloat16"
 
 
-def as_array(value: Any, name: str = "") -> Array:
+def as_array(value: object, name: str = "") -> Array:
     """Return an array of numbers; bfloat16, which numpy does not know, becomes float32, exactly.
 
     Raises:
@@ -469,7 +541,7 @@ def as_array(value: Any, name: str = "") -> Array:
     return array
 
 
-def _strided() -> Any:
+def _strided() -> object:
     import torch
 
     return torch.strided

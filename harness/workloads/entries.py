@@ -113,14 +113,14 @@ class SourceFile:
     text: str
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Samples that are read when they are needed."""
 
     def __len__(self) -> int:
         """How many there are."""
         ...
 
-    def at(self, rows: npt.NDArray[np.generic]) -> Source:
+    def at(self, rows: npt.NDArray[np.generic]) -> SampleSource:
         """Return some of the samples, in this order."""
         ...
 
@@ -143,8 +143,8 @@ class Streams:
         draws: whether a sample is drawn anew each time it is read, as augmented images are.
     """
 
-    train: Source
-    test: Source
+    train: SampleSource
+    test: SampleSource
     draws: bool = False
 
 

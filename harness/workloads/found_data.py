@@ -32,7 +32,7 @@ class Split:
 
     def at(self, rows: npt.NDArray[np.intp] | slice) -> Split:
         """Return some of the samples."""
-        taken = {name: array[rows] for name, array in named(self.inputs).items()}
+        taken = {name: array[rows] for name, array in by_name(self.inputs).items()}
         return Split(taken if isinstance(self.inputs, dict) else taken[""], self.targets[rows])
 
 
@@ -48,15 +48,15 @@ class Remarks:
             self.lines.append(line)
 
 
-def named(inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+def by_name(inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
     """Return inputs by name; "" where they are one array."""
     return inputs if isinstance(inputs, dict) else {"": inputs}
 
 
 def pairs(first: Arrays, second: Arrays) -> Iterator[tuple[str, npt.NDArray[np.generic], npt.NDArray[np.generic]]]:
     """Yield each array of the first with its like in the second."""
-    others = named(second)
-    return ((name, array, others[name]) for name, array in named(first).items())
+    others = by_name(second)
+    return ((name, array, others[name]) for name, array in by_name(first).items())
 
 
 def alternatives(names: Sequence[str]) -> str:

@@ -38,9 +38,11 @@ def _text_size(options: TextOptions) -> DatasetSize:
     from harness.workloads import text_files
 
     each = options.sequence
-    count = (len(text_files.read_text(options)) - 1) // each
+    count = (len(text_files.corpus_of(options)) - 1) // each
     train = max(0, min(options.samples, count - options.test_samples))
-    return DatasetSize(train, options.test_samples, DataShape(1, 1, each, text_files.BYTES, text_files.BYTES, True))
+    return DatasetSize(
+        train, options.test_samples, DataShape(1, 1, each, text_files.BYTE_VALUES, text_files.BYTE_VALUES, True)
+    )
 
 
 def _load_cifar10(options: Options) -> RawData:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 TEST_FOLDERS = ("test", "val", "validation", "valid")
 """What the test split's folder is called, in this order."""
-SPLIT_SEED = 20164
+IMAGE_SEED = 20164
 """Draws the test split where the folder has none: chosen once, so that all runs are judged by the same images."""
-LOOK = 256
+LOOK_IMAGES = 256
 """Images that are read to measure mean and deviation where the others are read as they are needed; chosen."""
 
 
@@ -91,7 +91,7 @@ def listings(options: ImageFolderOptions) -> tuple[Listing, Listing]:
             raise MachineError(f"dataset imagefolder: {test} has the classes {listed(other)}, which {train} has not")
         return whole, _listing(test, classes)
     tested = max(1, round(options.test_fraction * len(whole.files)))
-    order = np.random.RandomState(SPLIT_SEED).permutation(len(whole.files))
+    order = np.random.RandomState(IMAGE_SEED).permutation(len(whole.files))
     return whole.at(np.sort(order[tested:])), whole.at(np.sort(order[:tested]))
 
 
@@ -122,12 +122,12 @@ def load_images(options: ImageFolderOptions, keeps: Keeps | None = None) -> RawD
     """
     train, test = listings(options)
     grey = options.channels == 1
-    sets = [MapSet(Images(each, options.size, grey)) for each in (train, test)]
+    images = [Images(each, options.size, grey) for each in (train, test)]
     total = (len(train.files) + len(test.files)) * options.channels * options.size**2
     stay = keeps is None or keeps(4 * total, False)
-    looks = [np.arange(len(each)) if stay else _spread(len(each)) for each in sets]
-    arrays = [np.stack([part.samples[row][0] for row in rows]) for part, rows in zip(sets, looks, strict=True)]
-    sources = [MapSource(part, lambda inputs: inputs) for part in sets]
+    looks = [np.arange(len(each)) if stay else _spread(len(each)) for each in images]
+    arrays = [np.stack([each[row][0] for row in rows]) for each, rows in zip(images, looks, strict=True)]
+    sources = [MapSource(MapSet(each), lambda inputs: inputs) for each in images]
     streams = None if stay else Streams(sources[0], sources[1])
     return RawData(
         arrays[0],
@@ -144,7 +144,7 @@ def load_images(options: ImageFolderOptions, keeps: Keeps | None = None) -> RawD
 
 
 def _spread(count: int) -> npt.NDArray[np.intp]:
-    return np.unique(np.linspace(0, count - 1, min(LOOK, count)).astype(np.intp))
+    return np.unique(np.linspace(0, count - 1, min(LOOK_IMAGES, count)).astype(np.intp))
 
 
 def folder_checksum(options: ImageFolderOptions) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.core.words import counted, listed, share_in_percent
 from harness.workloads.entries import IGNORED
-from harness.workloads.found_data import Remarks, Split, Unfit, named, pairs
+from harness.workloads.found_data import Remarks, Split, Unfit, by_name, pairs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 100_000
 """More classes than this are row numbers or measurements; the largest published label sets have some 21,000. Chosen."""
+MOST_TOKENS = 2_000_000
+"""The same of tokens and pixels; the largest published vocabularies have some 260,000. Chosen."""
 FEW_OF_EACH = 2
 """Samples of a class below which, on average, labels look like row numbers; chosen: nobody learns a class from one."""
 APART = 10.0
@@ -25,7 +27,7 @@ APART = 10.0
 chosen: splits drawn from the same data differ by a few percent."""
 BYTES_AGAINST_FRACTIONS = (100.0, 400.0)
 """Where the largest values are so far apart, and the smaller one is about 1, one split is in 0..255."""
-LOOKED_AT = 1 << 22
+SAMPLED_VALUES = 1 << 22
 """Values of an array that statistics are taken of: they need no more; chosen, some 10 ms."""
 MOST_LISTED = 5
 """Classes that a remark lists; chosen."""
@@ -50,7 +52,7 @@ def judge(train: Split, test: Split, remarks: Remarks) -> None:
 
 def _check_counts(split: Split, part: str) -> None:
     number = len(split)
-    for name, array in named(split.inputs).items():
+    for name, array in by_name(split.inputs).items():
         what = f"{part} inputs {name}".rstrip()
         if len(array) == number:
             continue
@@ -75,7 +77,7 @@ def check_finite(split: Split, part: str) -> None:
     Raises:
         Unfit: there is one.
     """
-    arrays = {f"{part} inputs {name}".rstrip(): array for name, array in named(split.inputs).items()}
+    arrays = {f"{part} inputs {name}".rstrip(): array for name, array in by_name(split.inputs).items()}
     for what, array in {**arrays, f"{part} targets": split.targets}.items():
         if array.dtype.kind != "f":
             continue
@@ -98,7 +100,7 @@ def _check_labels(targets: Array, part: str) -> None:
         if targets.ndim == 1 or negative != {IGNORED}:
             ignored = "" if targets.ndim == 1 else f"; positions that do not count are {IGNORED}"
             raise Unfit(f"{part} labels from {lowest} to {highest}; classes are numbered from 0{ignored}")
-    if highest >= MOST_CLASSES:
+    if highest >= (MOST_CLASSES if targets.ndim == 1 else MOST_TOKENS):
         raise Unfit(
             f"{part} labels up to {highest:,}: that would be as many classes. Number the classes 0, 1, 2, ..., or give "
             'numbers to be met as floats with loss = "mse"'
@@ -107,7 +109,7 @@ def _check_labels(targets: Array, part: str) -> None:
 
 def _check_alike(train: Split, test: Split) -> None:
     """Refuse splits that cannot come from one data set."""
-    if named(train.inputs).keys() != named(test.inputs).keys():
+    if by_name(train.inputs).keys() != by_name(test.inputs).keys():
         raise Unfit("training and test inputs with different names")
     both = [*pairs(train.inputs, test.inputs), ("targets", train.targets, test.targets)]
     for name, one, other in both:
@@ -127,7 +129,7 @@ def _check_alike(train: Split, test: Split) -> None:
 def _sampled(array: Array) -> npt.NDArray[np.float64]:
     """Return values of samples spread over the array."""
     each = max(1, math.prod(array.shape[1:]))
-    step = max(1, len(array) * each // LOOKED_AT)
+    step = max(1, len(array) * each // SAMPLED_VALUES)
     return np.asarray(array[::step], dtype=np.float64)
 
 
@@ -172,7 +174,7 @@ def _scales_in_words(first: Array, second: Array) -> str:
 
 
 def _remark_on_layout(train: Split, remarks: Remarks) -> None:
-    for name, array in named(train.inputs).items():
+    for name, array in by_name(train.inputs).items():
         last = array.ndim == 4 and array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3, 4)
         if last and array.dtype.kind == "f":
             what = f"inputs {name}".rstrip()

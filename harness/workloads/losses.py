@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from harness.core.errors import InputError, PluginError, one_of
+from harness.core.metrics import ABSOLUTE_ERROR, PERPLEXITY, SQUARED_ERROR, Judged
 from harness.workloads.batches import Samples, call, outputs_of
 from harness.workloads.entries import IGNORED, LOSSES
 
@@ -305,8 +306,9 @@ def evaluate(
     loss_name: str | OwnLoss,
     chunk: int = 1000,
     autocast: torch.dtype | None = None,
+    metric: Metric | None = None,
 ) -> tuple[float, float]:
-    """Return (mean loss, accuracy in 0..1) over all samples, in eval mode and without gradients.
+    """Return (mean loss, metric) over all samples, in eval mode and without gradients.
 
     Args:
         module: left in the modes that it came in.
@@ -314,10 +316,10 @@ def evaluate(
         loss_name: one of LOSSES.
         chunk: labels that are judged at once; bounds memory, changes nothing else.
         autocast: dtype to compute in; None: the module's own.
+        metric: what is measured; None: accuracy, 0..1, of labels: of tokens, where each has one.
 
     Returns:
-        Two floats; both nan where there are no samples. Accuracy is of labels: of tokens, where each has one; nan where
-        targets are numbers.
+        Two floats; both nan where there are no samples. The metric is nan where targets and outputs have none.
 
     Raises:
         InputError: there is no loss of that name.
@@ -327,32 +329,132 @@ def evaluate(
     function, several = _function(loss_name), samples.targets.dim() > 1
     several = several and not (isinstance(loss_name, OwnLoss) and not loss_name.reduces.by_targets)
     ragged = several and _has_ignored(samples.targets)
-    losses, correct = [], []
+    measured = Measured(metric or Metric())
+    losses = []
     size = max(1, chunk // samples.targets[0].numel())
     with _evaluating(module), _autocast(samples.device, autocast):
         for start in range(0, len(samples), size):
             inputs, targets = samples.block(start, start + size)
             outputs = outputs_of(call(module, inputs))
             losses.append(function(outputs, targets, "sum", ragged) if several else function(outputs, targets, "sum"))
-            correct.append(_correct(outputs, targets))
+            measured.add(outputs, targets)
     # One copy off the device for each sum, not one for each chunk: every .item() waits for a GPU to run dry.
     total_loss = torch.stack(losses).cpu().double().sum().item()
-    total_correct = torch.stack(correct).cpu().double().sum().item()
     targets = samples.targets
     counted = max(1, int((targets != IGNORED).sum())) if _has_ignored(targets) else targets.numel()
-    return total_loss / (counted if ragged else len(samples)), total_correct / counted
+    return total_loss / (counted if ragged else len(samples)), measured.result(counted)
 
 
 def _has_ignored(targets: torch.Tensor) -> bool:
     return targets.dim() > 1 and not targets.is_floating_point() and bool((targets == IGNORED).any())
 
 
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+ACCURATE = Judged()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured beside the loss.
+
+    Attributes:
+        judged: its name and direction.
+        function: of the user's own, of (outputs, targets) of a whole split; None for built-in ones.
+        asked: whether the scenario names it; else outputs that it cannot be computed from are let pass.
+    """
+
+    judged: Judged = ACCURATE
+    function: Callable[[torch.Tensor, torch.Tensor], Any] | None = None
+    asked: bool = False
+
+
+class Measured:
+    """A metric while the samples pass."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._sums: list[torch.Tensor] = []
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._of_chunk = _SUMS.get(metric.judged.name, _correct)
+
+    def add(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """Take outputs and targets of a chunk.
+
+        Raises:
+            PluginError: the metric was asked for, and cannot be computed from them.
+        """
+        if self._metric.function is not None:
+            self._kept.append((outputs.cpu(), targets.cpu()))
+            return
+        try:
+            self._sums.append(self._of_chunk(outputs, targets))
+        except ValueError as error:
+            if self._metric.asked:
+                raise PluginError(f"workload.metric = {self._metric.judged.name}: {error}") from error
+            self._sums.append(torch.full((), torch.nan, device=outputs.device))
+
+    def result(self, counted: int) -> float:
+        """Return the metric of all that passed.
+
+        Args:
+            counted: targets that count.
+
+        Raises:
+            PluginError: a function of the user's own returned no number.
+        """
+        if self._metric.function is not None:
+            return self._of_all(self._metric.function)
+        mean = torch.stack([each.double() for each in self._sums]).sum().item() / counted
+        # exp(700) is the largest that a float holds, nearly.
+        return math.exp(min(mean, 700.0)) if self._metric.judged.name == PERPLEXITY else float(mean)
+
+    def _of_all(self, function: Callable[[torch.Tensor, torch.Tensor], Any]) -> float:
+        value = function(torch.cat([outputs for outputs, _ in self._kept]), torch.cat([t for _, t in self._kept]))
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            got = type(value).__name__
+            raise PluginError(f"workload.metric = {self._metric.judged.name}: returned {got}, expected a number")
+        return float(value)
+
+
 def _correct(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return how many labels are right, a 0-dim tensor; not a number where targets are numbers."""
-    if targets.is_floating_point():
-        return torch.full((), torch.nan)
+    """Return how many labels are right, a 0-dim tensor.
+
+    Raises:
+        ValueError: outputs and targets do not belong together, or targets are no classes.
+    """
     if outputs.shape == targets.shape or outputs.shape == (*targets.shape, 1):  # one logit for yes or no
-        return ((outputs.reshape(targets.shape) > 0) == targets.bool()).sum()
+        sure = targets > 0.5 if targets.is_floating_point() else targets.bool()
+        return ((outputs.reshape(targets.shape) > 0) == sure).sum()
+    if targets.is_floating_point():
+        raise ValueError("accuracy needs classes, and the targets are numbers")
     if targets.dim() > 1:
         outputs = _classes_last(outputs, targets)
+    if outputs.shape[:-1] != targets.shape:
+        raise ValueError(f"outputs are {tuple(outputs.shape)}, the targets {tuple(targets.shape)}")
     return (outputs.argmax(dim=-1) == targets).sum()
+
+
+def _entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if targets.is_floating_point():
+        raise ValueError("perplexity needs classes, and the targets are numbers")
+    if targets.dim() == 1:
+        return _cross_entropy(outputs, targets, "sum")
+    return _cross_entropy(*_flat(outputs, targets), "sum")
+
+
+def _errors(power: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def errors(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if not targets.is_floating_point():
+            raise ValueError("an error needs targets that are numbers, and these are classes")
+        away = (_widen(_as_targets(outputs, targets)) - targets).abs()
+        return (away if power == 1 else away * away).sum()
+
+    return errors
+
+
+_SUMS = {PERPLEXITY: _entropy, SQUARED_ERROR: _errors(2), ABSOLUTE_ERROR: _errors(1)}
+"""By metric, what is added up over targets; all others are accuracies."""

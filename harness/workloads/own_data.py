@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.core.words import listed
-from harness.workloads.data_forms import MapSet, Part, iterate, joined, parts_of, read_whole
+from harness.workloads.data_forms import MapSet, SplitOrSet, iterate, joined_splits, read_whole, splits_of
 from harness.workloads.entries import RawData, Streams
-from harness.workloads.found_data import Remarks, Split, Unfit, named
+from harness.workloads.found_data import Remarks, Split, Unfit, by_name
 from harness.workloads.judge_data import check_finite, judge, judge_classes
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ MOST_NAMED = 6
 """Classes whose names a remark gives; chosen."""
 
 
-def raw_data(result: Any, keeps: Keeps | None = None) -> RawData:
+def raw_data(result: object, keeps: Keeps | None = None) -> RawData:
     """Return what a data function returned as arrays.
 
     Args:
@@ -49,7 +49,7 @@ def raw_data(result: Any, keeps: Keeps | None = None) -> RawData:
         Unfit: it is in none of the forms, or no model could be trained on it.
     """
     remarks = Remarks()
-    train, test = parts_of(result, remarks)
+    train, test = splits_of(result, remarks)
     if isinstance(train, MapSet) and keeps is not None:
         streamed = _streamed(train, test, keeps, remarks)
         if streamed is not None:
@@ -69,7 +69,7 @@ def _settled(train: Split, test: Split, remarks: Remarks) -> RawData:
     train.targets, test.targets = _target_types(train.targets, test.targets, remarks)
     train.inputs, test.inputs = _same_type(train.inputs, test.inputs)
     judge(train, test, remarks)
-    everything = [array for split in (train, test) for array in (*named(split.inputs).values(), split.targets)]
+    everything = [array for split in (train, test) for array in (*by_name(split.inputs).values(), split.targets)]
     finish, full_scale = _finish(train.inputs, remarks)
     ready = finish(train.inputs), finish(test.inputs)
     return RawData(
@@ -111,22 +111,29 @@ def _cut_rows(number: int, remarks: Remarks) -> tuple[npt.NDArray[np.intp], npt.
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
-def _streamed(train: MapSet, test: Part | None, keeps: Keeps, remarks: Remarks) -> RawData | None:
+def _streamed(train: MapSet, test: SplitOrSet | None, keeps: Keeps, remarks: Remarks) -> RawData | None:
     """Return data whose samples are read when they are needed; None where all are read now.
 
     Raises:
         Unfit: a look at them shows that they cannot be trained on.
     """
+    from harness.workloads.datasets import content_checksum
+
     number = len(train)
     first = train.read(range(1))
-    each = sum(array.nbytes for array in (*named(first.inputs).values(), first.targets))
+    each = sum(array.size * max(4, array.itemsize) for array in (*by_name(first.inputs).values(), first.targets))
     total = each * (number + (len(test) if test is not None else 0))
-    anew = draws(train)
+    anew = draws_anew(train)
     if keeps(total, anew):
         if anew:
             remarks.add("data: samples are drawn anew each time, and were read once: every epoch sees the same ones")
         return None
-    tested: Part = train if test is None else test
+    if anew and draws_anew(train, seeds=True):
+        remarks.add(
+            "data: samples are drawn from a generator of the data set's own, which the run's seed does not reach, so "
+            "that devices draw others than one device would; draw with torch, numpy.random or random instead"
+        )
+    tested: SplitOrSet = train if test is None else test
     rows = np.arange(number), np.arange(len(tested))
     if test is None:
         rows = _cut_rows(number, remarks)
@@ -141,12 +148,13 @@ def _streamed(train: MapSet, test: Part | None, keeps: Keeps, remarks: Remarks) 
         train_targets=targets[0],
         test_targets=targets[1],
         classes=_number_of_classes(*targets),
+        checksum=content_checksum([*arrays_of(settled), *targets]),
         remarks=tuple(remarks.lines),
         streams=Streams(source[0].at(rows[0]), source[1].at(rows[1]), anew),
     )
 
 
-def _look(part: Part, rows: npt.NDArray[np.intp], remarks: Remarks) -> tuple[Split, Array]:
+def _look(part: SplitOrSet, rows: npt.NDArray[np.intp], remarks: Remarks) -> tuple[Split, Array]:
     """Return samples spread over a split, and the targets of all of them.
 
     All samples are read where nothing else tells their targets, or how many different tokens there are.
@@ -154,9 +162,11 @@ def _look(part: Part, rows: npt.NDArray[np.intp], remarks: Remarks) -> tuple[Spl
     if isinstance(part, Split):
         return part.at(rows), part.targets[rows]
     spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOK, len(rows))).astype(np.intp))]
-    look = joined([*iterate(part, spread)])
+    look = joined_splits([*iterate(part, spread)])
     known = part.all_targets
-    tokens = any(array.dtype.kind in "iu" and array.dtype != np.uint8 for array in named(look.inputs).values())
+    if known is not None and not np.array_equal(known[spread], look.targets):
+        known = None  # they are changed on their way out, as by torchvision's target_transform
+    tokens = any(array.dtype.kind in "iu" and array.dtype != np.uint8 for array in by_name(look.inputs).values())
     if known is not None and not tokens:
         return look, known[rows]
     if len(spread) < len(rows):
@@ -171,11 +181,11 @@ def _look(part: Part, rows: npt.NDArray[np.intp], remarks: Remarks) -> tuple[Spl
 
 def _with_larger(look: Split, split: Split) -> Split:
     """Add the samples that hold a token above all those of the look."""
-    for name, array in named(split.inputs).items():
-        seen = named(look.inputs)[name]
+    for name, array in by_name(split.inputs).items():
+        seen = by_name(look.inputs)[name]
         if array.dtype.kind in "iu" and array.max() > seen.max():
             row = np.unravel_index(int(array.argmax()), array.shape)[0]
-            look = joined([look, split.at(slice(int(row), int(row) + 1))])
+            look = joined_splits([look, split.at(slice(int(row), int(row) + 1))])
     return look
 
 
@@ -185,12 +195,25 @@ def _all_targets(targets: Array, look: Split, remarks: Remarks) -> Array:
     return _target_types(targets, targets, remarks)[0].astype(look.targets.dtype, copy=False)
 
 
-def draws(part: MapSet) -> bool:
-    """Whether a sample read twice is another one the second time: it is augmented, or drawn."""
-    first, again = part.read(range(1)), part.read(range(1))
+def arrays_of(raw: RawData) -> list[Array]:
+    """Return the inputs of both splits."""
+    return [*by_name(raw.train_inputs).values(), *by_name(raw.test_inputs).values()]
+
+
+def draws_anew(part: MapSet, seeds: bool = False) -> bool:
+    """Whether a sample read twice is another one the second time: it is augmented, or drawn.
+
+    Args:
+        seeds: give the global generators the same seed both times.
+    """
+    from harness.workloads.streamed import generators_kept, seed_generators
+
+    before = seed_generators if seeds else None
+    with generators_kept():
+        first, again = part.read(range(1), before), part.read(range(1), before)
     return any(
-        not np.array_equal(one, named(again.inputs)[name], equal_nan=one.dtype.kind == "f")
-        for name, one in named(first.inputs).items()
+        not np.array_equal(one, by_name(again.inputs)[name], equal_nan=one.dtype.kind == "f")
+        for name, one in by_name(first.inputs).items()
     )
 
 
@@ -239,7 +262,7 @@ class ArraySource:
         return split.inputs, split.targets
 
 
-def tested_source(part: Part, finish: Callable[[Arrays], Arrays]) -> MapSource | ArraySource:
+def tested_source(part: SplitOrSet, finish: Callable[[Arrays], Arrays]) -> MapSource | ArraySource:
     """Return the source of a split that may have been read already."""
     if isinstance(part, MapSet):
         return MapSource(part, finish)
@@ -251,14 +274,16 @@ def tested_source(part: Part, finish: Callable[[Arrays], Arrays]) -> MapSource |
 
 def _same_type(train: Arrays, test: Arrays) -> tuple[Arrays, Arrays]:
     """Give floats of both splits one type: the larger of the two."""
-    if named(train).keys() != named(test).keys():
+    if by_name(train).keys() != by_name(test).keys():
         return train, test  # refused when they are judged
 
     def one(array: Array, other: Array) -> Array:
         both = array.dtype.kind == other.dtype.kind == "f" and array.dtype != other.dtype
         return array.astype(np.promote_types(array.dtype, other.dtype)) if both else array
 
-    return _each(train, lambda name, a: one(a, named(test)[name])), _each(test, lambda n, a: one(a, named(train)[n]))
+    return _each(train, lambda name, a: one(a, by_name(test)[name])), _each(
+        test, lambda n, a: one(a, by_name(train)[n])
+    )
 
 
 def _each(inputs: Arrays, change: Callable[[str, Array], Array]) -> Arrays:
@@ -300,7 +325,9 @@ def _image_turner(images: Array, remarks: Remarks) -> Callable[[Arrays], Arrays]
 
 def _vocabulary(train: Arrays, test: Arrays) -> int:
     """Return how many tokens there are; 0 where inputs are no whole numbers."""
-    whole = [a for a in (*named(train).values(), *named(test).values()) if a.dtype.kind in "iu" and a.dtype != np.uint8]
+    whole = [
+        a for a in (*by_name(train).values(), *by_name(test).values()) if a.dtype.kind in "iu" and a.dtype != np.uint8
+    ]
     return 1 + max((int(array.max()) for array in whole if array.size), default=-1)
 
 
@@ -370,8 +397,7 @@ def kept_out(raw: RawData, keeps: Keeps) -> RawData:
     """Return data that are read from host memory as they are needed, where they are not to stay on the device."""
     if raw.streams is not None:
         return raw
-    arrays = [*named(raw.train_inputs).values(), *named(raw.test_inputs).values()]
-    if keeps(sum(array.size * max(4, array.itemsize) for array in arrays), False):
+    if keeps(sum(array.size * max(4, array.itemsize) for array in arrays_of(raw)), False):
         return raw
     train, test = (ArraySource(*pair) for pair in _pairs_of(raw))
     return replace(raw, streams=Streams(train, test))

@@ -7,11 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from harness.api.host import describe
 from harness.core.errors import PluginError
 from harness.core.streams import stream_seed
 from harness.workloads.batches import Inputs, mapped
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from harness.core.cell import Loading
-    from harness.workloads.entries import Arrays, Source
+    from harness.workloads.entries import Arrays, SampleSource
 
-    Rows = npt.NDArray[np.integer[Any]]
+    Rows = npt.NDArray[np.int64]
     Batch = tuple[Inputs, torch.Tensor]
 
 Convert = Callable[["Arrays", "npt.NDArray[np.generic]"], "Batch"]
@@ -50,7 +51,7 @@ class Streamed:
 
     def __init__(
         self,
-        source: Source,
+        source: SampleSource,
         targets: torch.Tensor,
         convert: Convert,
         device: torch.device,
@@ -91,8 +92,10 @@ class Streamed:
         began = time.perf_counter()
         try:
             if self.draws:
-                with _generators_kept():
-                    found = self.source.read(rows, lambda row: _seed(stream_seed(self.seed, "sample", epoch, row)))
+                with generators_kept():
+                    found = self.source.read(
+                        rows, lambda row: seed_generators(stream_seed(self.seed, "sample", epoch, row))
+                    )
             else:
                 found = self.source.read(rows)
         except Unfit as error:
@@ -129,7 +132,7 @@ class _Ahead:
         self.expected: deque[tuple[Rows, int]] = deque()
         self.upcoming = iter(upcoming)
         loading = streamed.loading
-        loader: Any = DataLoader(
+        loader: DataLoader[Batch | str] = DataLoader(
             _Micro(streamed),
             batch_size=None,
             sampler=self._keys(),  # type: ignore[arg-type]  # any iterable will do
@@ -139,7 +142,7 @@ class _Ahead:
             # A data set of the user's own may be a class that no other process could import.
             multiprocessing_context="fork",
         )
-        self.iterator: Any = iter(loader)
+        self.iterator: Iterator[Batch | str] | None = iter(loader)
 
     def _keys(self) -> Iterator[tuple[Rows, int]]:
         for rows, epoch in self.upcoming:
@@ -155,28 +158,32 @@ class _Ahead:
             return None
         self.expected.popleft()
         try:
-            batch: Batch = next(self.iterator)
-        except PluginError:
-            raise
-        except Exception as error:
+            found: Batch | str = next(self.iterator)
+        except RuntimeError as error:  # the process died
             raise PluginError(f"a process that reads the data set ahead failed: {error}") from error
-        return batch
+        if isinstance(found, str):
+            raise PluginError(found)
+        return found
 
     def close(self) -> None:
         self.iterator = None  # torch ends its processes when nothing holds it any more
 
 
-class _Micro(torch.utils.data.Dataset["Batch"]):
+class _Micro(torch.utils.data.Dataset["Batch | str"]):
     """Micro-batches by (samples, pass over the data), for torch's DataLoader."""
 
     def __init__(self, streamed: Streamed) -> None:
         self.streamed = streamed
 
-    def __getitem__(self, key: tuple[Rows, int]) -> Batch:
-        return self.streamed.read(*key)
+    def __getitem__(self, key: tuple[Rows, int]) -> Batch | str:
+        """Return the batch, or what went wrong: torch would bring the error home without the line that raised it."""
+        try:
+            return self.streamed.read(*key)
+        except Exception as error:
+            return describe(error)
 
 
-def _seed(number: int) -> None:
+def seed_generators(number: int) -> None:
     """Seed what a sample may be drawn with; not the device's generator, which belongs to the model."""
     torch.default_generator.manual_seed(number)
     np.random.seed(number % 2**32)
@@ -184,7 +191,8 @@ def _seed(number: int) -> None:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
+def generators_kept() -> Iterator[None]:
+    """Put the generators back as they were."""
     kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
     try:
         yield

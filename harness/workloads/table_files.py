@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Array = npt.NDArray[np.generic]
+    Column: TypeAlias = pd.Series
 
-SPLIT_SEED = 20165
+TABLE_SEED = 20165
 """Draws the test split: chosen once, and never a run's seed, so that all runs are judged by the same rows."""
 MOST_CATEGORIES = 64
 """Of a column of text that becomes one column for each; more are numbered. Chosen: wider inputs say little more."""
@@ -71,7 +72,7 @@ def _frames(options: TableOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
     whole = _read(options.path)
     if options.test_path is not None:
         return whole, _read(options.test_path)
-    order = np.random.RandomState(SPLIT_SEED).permutation(len(whole))
+    order = np.random.RandomState(TABLE_SEED).permutation(len(whole))
     tested = max(1, round(options.test_fraction * len(whole)))
     return whole.iloc[np.sort(order[tested:])], whole.iloc[np.sort(order[:tested])]
 
@@ -99,11 +100,11 @@ def _without_gaps(frame: pd.DataFrame, remarks: list[str]) -> pd.DataFrame:
     return whole
 
 
-def _is_number(column: pd.Series[Any]) -> bool:
+def _is_number(column: Column) -> bool:
     return column.dtype.kind in "iuf"
 
 
-def _targets(train: pd.Series[Any], test: pd.Series[Any], remarks: list[str]) -> tuple[tuple[Array, Array], int]:
+def _targets(train: Column, test: Column, remarks: list[str]) -> tuple[tuple[Array, Array], int]:
     if _is_number(train) and _is_number(test):
         values = train.to_numpy(), test.to_numpy()
         if any(each.dtype.kind == "f" and (each != np.floor(each)).any() for each in values):
@@ -122,8 +123,8 @@ def _targets(train: pd.Series[Any], test: pd.Series[Any], remarks: list[str]) ->
 
 
 def _column(
-    train: pd.Series[Any], test: pd.Series[Any], categories: str, remarks: list[str]
-) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
+    train: Column, test: Column, categories: str, remarks: list[str]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return a column's part of the inputs, (rows, 1 or more), for training and test."""
     if _is_number(train) and _is_number(test):
         values = train.to_numpy(np.float64), test.to_numpy(np.float64)

@@ -12,11 +12,11 @@ import numpy as np
 from harness.core.errors import MachineError
 from harness.workloads.entries import RawData, TextOptions
 
-BYTES = 256
+BYTE_VALUES = 256
 """Different tokens: a byte is one."""
-RECIPE = "samples of bytes in a row, drawn apart for training and test"
+TEXT_RECIPE = "samples of bytes in a row, drawn apart for training and test"
 """Part of the checksum; changes whenever the same text makes other samples."""
-SEED = 20163
+TEXT_SEED = 20163
 """Draws which samples are the test split: those at the end of the text are of other files than the others."""
 TEXT_ENDINGS = (".txt", ".md", ".py", ".rst", ".html", ".csv", ".json")
 """Files of a folder that are read; chosen: what is commonly text."""
@@ -30,7 +30,7 @@ def load_text(options: TextOptions) -> RawData:
     Raises:
         MachineError: there is no text, or not enough of it.
     """
-    text = read_text(options)
+    text = corpus_of(options)
     each = options.sequence
     count = (len(text) - 1) // each
     wanted = options.samples + options.test_samples
@@ -39,7 +39,7 @@ def load_text(options: TextOptions) -> RawData:
             f"dataset text: {len(text):,} bytes in {_where(options)} make {max(count, 0):,} samples of {each} bytes, "
             f"and test_samples = {options.test_samples} leaves none to train on; give more text or a shorter sequence"
         )
-    order = np.random.RandomState(SEED).permutation(count)[:wanted]
+    order = np.random.RandomState(TEXT_SEED).permutation(count)[:wanted]
     places = order[:, None] * each + np.arange(each + 1)
     samples = np.frombuffer(text, np.uint8)[places].astype(np.int64)
     test, train = samples[: options.test_samples], samples[options.test_samples :]
@@ -48,10 +48,10 @@ def load_text(options: TextOptions) -> RawData:
         train[:, 1:].copy(),
         test[:, :-1].copy(),
         test[:, 1:].copy(),
-        BYTES,
+        BYTE_VALUES,
         full_scale=1.0,
         checksum=_checksum(text, options),
-        vocabulary=BYTES,
+        vocabulary=BYTE_VALUES,
     )
 
 
@@ -61,15 +61,15 @@ def text_checksum(options: TextOptions) -> str:
     Raises:
         MachineError: there is no text.
     """
-    return _checksum(read_text(options), options)
+    return _checksum(corpus_of(options), options)
 
 
 def _checksum(text: bytes, options: TextOptions) -> str:
     cut = options.model_dump_json(exclude={"path"})
-    return hashlib.sha256(f"{RECIPE}\n{cut}\n".encode() + hashlib.sha256(text).digest()).hexdigest()
+    return hashlib.sha256(f"{TEXT_RECIPE}\n{cut}\n".encode() + hashlib.sha256(text).digest()).hexdigest()
 
 
-def read_text(options: TextOptions) -> bytes:
+def corpus_of(options: TextOptions) -> bytes:
     """Return as much text as the options ask for, one file after another in the order of their names.
 
     Raises:

@@ -143,6 +143,7 @@ def user_functions(cell: Cell) -> list[UserFunction]:
     work = cell.workload
     named = {"workload.model": work.model.name, "workload.dataset": work.dataset.name, "workload.loss": work.loss}
     named |= {"workload.optimizer": work.optimizer.name, "workload.lr_schedule": work.lr_schedule.name}
+    named |= {"workload.metric": work.metric}
     base = Path(cell.folder)
     return [find_user_function(key, name, base) for key, name in named.items() if is_user_function(name)]
 

@@ -609,7 +609,7 @@ def test_speed_alone_does_not_recommend_what_learns_otherwise_without_a_warning(
     timed = {"time_to_target_s": None, "gpus": 2}
     local = row("local-sgd", throughput_samples_per_s=2000.0, equivalence=None, **timed)
     ddp = row("sync-ddp", throughput_samples_per_s=1500.0, equivalence="single", **timed)
-    told = "This ranks speed only, but local-sgd trains differently from single. Set goal.target_accuracy before you "
+    told = "This ranks speed only, but local-sgd trains differently from single. Set a target in [goal] before you "
     assert f"{told}rely on it." in answer([local, ddp], 2).caveats
     assert answer([ddp], 1).caveats == ()
 

@@ -48,9 +48,9 @@ def test_who_fails_is_told_before_who_passes_and_who_makes_no_promise_last() -> 
     assert [line.split()[0] for line in (*found.failed_exam, *found.exam, found.no_promise)] == [
         "wrong", "single", "gossip",
     ]  # fmt: skip
-    assert found.no_promise == "gossip is not mathematically equivalent to single. Compare the accuracy curves."
+    assert found.no_promise == "gossip is not mathematically equivalent to single. Compare their curves."
     both = not_examined_in_words([*rows, row("async-ps", 0.3, equivalence=None)], "real")
-    assert both == "gossip and async-ps are not mathematically equivalent to single. Compare the accuracy curves."
+    assert both == "gossip and async-ps are not mathematically equivalent to single. Compare their curves."
     assert not_examined_in_words(rows, "virtual") == ""
 
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_the_same_is_named_with_its_cause_and_not_called_rounding
     assert failed(found) == set()  # 7 % is more than rounding ever is
     (told,) = passes_in_words(found, "real")
     assert told == (
-        "single and sync-ddp train alike, but not the same: in the distance that its weights move they differ by 7.4 % "
+        "sync-ddp trains like single, but not the same: the distance that its weights move differs by 7.4 % "
         "(median; worst 7.4 %; 2 pairs of runs). That is not rounding: BatchNorm normalises by the samples that pass "
         "together on one device and the model draws random numbers, and every device draws its own. "
         "workload.sync_batchnorm = true makes replicas of sync-ddp and fsdp share statistics."

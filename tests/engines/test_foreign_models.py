@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from foreign_models import NAMES, NOT_EQUAL, STRATEGIES, verdict
+from foreign_models import NAMES, STRATEGIES, verdict
 
 pytestmark = pytest.mark.dist
 
@@ -12,14 +11,9 @@ pytestmark = pytest.mark.dist
 def check(name: str, strategy: str) -> None:
     pytest.importorskip("timm" if name.startswith("timm_") else "transformers")
     status, reason, error = verdict(name, strategy)
-    if status == "not-possible":
-        assert reason
-        return
     assert status == "ok", reason
     assert error is not None
-    assert np.isfinite(error)
-    if strategy in ("single", "async-ps", "local-sgd") or name not in NOT_EQUAL:
-        assert error < 1e-9, (status, reason, error)
+    assert error < 1e-9
 
 
 @pytest.mark.slow

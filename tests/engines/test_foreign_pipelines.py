@@ -68,13 +68,18 @@ def test_schedules_that_compute_whole_backward_passes_take_any_module(model, sch
     [
         ("tied", "zb-1p", "zero-bubble schedules compute the gradients of weights apart"),
         ("alternating", "1f1b", "the order of calls changes between steps"),
+        (
+            "late",
+            "1f1b",
+            "the order of calls changed in training: call 1 was of b.1, in the trial before training of b.0",
+        ),
     ],
 )
 def test_what_a_pipeline_cannot_do_is_said_and_is_no_crash(model, schedule, reason):
     cell = make_cell(engine="real", sweep__strategy="model-split", **changes(model), **pipeline(schedule))
     result = run_cell(cell)
     assert result.status is Status.NOT_POSSIBLE
-    assert str(result.reason).removeprefix("rank 0: ").startswith(reason)
+    assert reason in str(result.reason)
 
 
 @pytest.mark.dist

@@ -121,7 +121,7 @@ def test_a_module_says_itself_what_may_be_cut_and_into_how_many_parts():
     module = nn.Sequential(declares(12, parts=3), nn.Linear(4, 4))
     assert tensor_cuts.tensor_plan(module, 3) == {"0.up": "colwise", "0.down": "rowwise"}
     assert tensor_cuts.tensor_plan(module, 2) == {}
-    shares = tensor_cuts.split_shares(module, tensor_cuts.tensor_plan(module, 3))
+    shares = tensor_cuts.split_shares(module, tensor_cuts.tensor_plan(module, 3), list(module.named_children()))
     assert shares == {"0": (4 * 12 + 12 + 12 * 4) / (4 * 12 + 12 + 12 * 4 + 4), "1": 0.0}
 
 
@@ -141,7 +141,7 @@ def test_cuts_come_in_pairs_that_divide_evenly(widths, ways):
 
 def test_shares_leave_out_the_bias_that_every_device_has():
     module = nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 6))
-    assert tensor_cuts.split_shares(module, tensor_cuts.tensor_plan(module, 2)) == {
+    assert tensor_cuts.split_shares(module, tensor_cuts.tensor_plan(module, 2), list(module.named_children())) == {
         "0": 1.0,
         "1": 0.0,
         "2": 8 * 6 / (8 * 6 + 6),

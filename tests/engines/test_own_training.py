@@ -9,7 +9,7 @@ import pytest
 from cells import make_cell
 from lazy import lazy
 from plain_loops import FILE, SAME, apart, executed, plain, points, sgd
-from trained import real
+from trained import real, virtual
 
 from harness.core.endings import Cause
 from harness.core.errors import Impossible, InputError, PluginError, Untrainable
@@ -19,6 +19,7 @@ from harness.engines.shared.setup import make_setup
 torch = lazy("torch")
 optimizers = lazy("harness.engines.shared.optimizers")
 losses = lazy("harness.workloads.losses")
+flats = lazy("harness.engines.shared.flat")
 replicas = lazy("harness.engines.shared.replica")
 
 
@@ -460,3 +461,23 @@ def test_the_row_says_why_weights_differ_from_one_devices():
         setup = make_setup(make_cell(sweep__strategy=strategy, **points(model, gpus=gpus)))
         setup.replica()
         assert setup.model_facts() == {"traits": wanted}
+
+
+def test_memory_is_counted_under_a_loss_and_an_optimizer_of_ones_own():
+    given = {"loss": f"{FILE}:smoothed", "optimizer": f"{FILE}:two_groups"}
+    outcome = virtual("single", **points("tied", workload_changes=given))
+    assert outcome.dram["parameters"] > 0
+    assert outcome.dram["optimizer"] == 2 * outcome.dram["parameters"]
+
+
+@pytest.mark.parametrize("strategy", ["local-sgd", "async-ps", "sync-ps"])
+def test_what_has_no_gradient_stays_as_it_was_built_under_every_strategy(strategy):
+    changes = points("unused", gpus=2)
+    setup = make_setup(make_cell(engine="virtual", sweep__strategy=strategy, **changes))
+    built = setup.replica()
+    before = dict(zip(built.names, built.split(built.snapshot()), strict=True))
+    weights = virtual(strategy, **changes).weights
+    built.load(flats.Flat([torch.as_tensor(weights)]))
+    after = dict(zip(built.names, built.split(built.snapshot()), strict=True))
+    assert torch.equal(before["spare.weight"], after["spare.weight"])
+    assert not torch.equal(before["a.weight"], after["a.weight"])

@@ -167,7 +167,7 @@ RAISED: dict[str, list[Callable[[], object]]] = {
 @pytest.mark.parametrize(
     ("what", "call"),
     [(what, call) for what, calls in RAISED.items() for call in calls],
-    ids=lambda value: str(value)[:30],
+    ids=[f"{what}-{number}" for what, calls in RAISED.items() for number, _ in enumerate(calls)],
 )
 def test_torch_still_says_what_we_know(what, call):
     with pytest.raises(Exception) as caught:  # noqa: PT011

@@ -207,8 +207,8 @@ def build_wav2vec2():
     return image(tf.Wav2Vec2ForSequenceClassification, tf.Wav2Vec2Config, **shape)
 
 
-def splits(make, train=64, test=16):
-    """Return four values from one function of (generator, number of samples)."""
+def splits(make, train=80, test=16):
+    """Return four values from one function of (generator, number of samples): 72 are trained on, in batches of 8."""
     random = np.random.default_rng(0)
     return (*make(random, train), *make(random, test))
 

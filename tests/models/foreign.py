@@ -157,3 +157,15 @@ class Scaled(nn.Module):
 
 def scaled(classes):
     return Scaled(classes)
+
+
+class Late(Alternating):
+    """Calls another layer from its twelfth pass on."""
+
+    def forward(self, images):
+        self.calls += 1
+        return self.c(self.b[self.calls > 12](self.a(images.flatten(1)).relu()).relu())
+
+
+def late(classes):
+    return Late(classes)

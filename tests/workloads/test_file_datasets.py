@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from lazy import lazy
 
@@ -19,6 +18,7 @@ from harness.workloads.entries import Dataset, Feature, RawData
 from harness.workloads.from_files import FILE_DATASETS
 from harness.workloads.own_data import for_loss
 
+pd = lazy("pandas")
 torch = lazy("torch")
 workload_data = lazy("harness.workloads.data")
 image_file = lazy("PIL.Image")

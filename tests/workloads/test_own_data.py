@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from lazy import lazy
 
@@ -17,6 +16,7 @@ from harness.workloads.found_data import Unfit
 from harness.workloads.judge_data import judge_validation
 from harness.workloads.own_data import for_loss, raw_data
 
+pd = lazy("pandas")
 torch = lazy("torch")
 workload_data = lazy("harness.workloads.data")
 
@@ -187,11 +187,53 @@ def test_hugging_face_columns_by_name() -> None:
         read((doubled, doubled)).train_inputs["input_ids"],  # type: ignore[call-overload]
         2 * np.array(made["input_ids"]),
     )
+    streamed = raw_data(hub.DatasetDict({"train": made, "test": made}), lambda num_bytes, anew: False)
+    assert streamed.streams is not None
+    inputs, targets = streamed.streams.train.read(np.array([4, 1]))
+    np.testing.assert_array_equal(inputs["input_ids"], np.array(made["input_ids"])[[4, 1]])  # type: ignore[call-overload]
+    assert targets.tolist() == [1, 1]
     ragged = hub.Dataset.from_dict({"input_ids": [[1], [1, 2]], "label": [0, 1]})
     with pytest.raises(Unfit, match="rows of different shapes in the column input_ids; pad"):
         read((ragged, ragged))
     with pytest.raises(Unfit, match="the columns text; one of them must be called labels, label"):
         read(made.select_columns(["text"]))
+
+
+def test_a_published_test_split_without_targets_is_not_used() -> None:
+    hidden = (vectors(), np.full(N, -1))
+    raw = read({"train": (vectors(), labels()), "test": hidden, "validation": (vectors(7), labels(7))})
+    assert len(raw.test_targets) == 7
+    assert "the split test has -1 for every target, and is not used" in said(raw)
+
+
+class WithTargets(Pairs):
+    """Keeps its targets as torchvision's data sets do, and gives out others where it changes them."""
+
+    def __init__(self, inputs: Any, targets: Any, change: int = 0) -> None:
+        super().__init__(inputs, targets)
+        self.targets, self.change, self.reads = targets, change, 0
+
+    def __getitem__(self, row: int) -> Any:
+        self.reads += 1
+        return self.inputs[row], (self.of[row] + self.change) % 3
+
+
+def test_targets_that_a_data_set_keeps_spare_reading_it_unless_it_gives_out_others() -> None:
+    kept, changing = (WithTargets(vectors(900), labels(900), change) for change in (0, 1))
+    test = WithTargets(vectors(), labels())
+    raw, changed = (raw_data((train, test), lambda num_bytes, anew: False) for train in (kept, changing))
+    assert kept.reads < 900 < changing.reads
+    assert raw.train_targets.tolist() == labels(900).tolist()
+    assert changed.train_targets.tolist() == ((labels(900) + 1) % 3).tolist()
+    assert "all samples were read once for their targets" in said(changed)
+    assert len(raw.train_inputs) < 900
+
+
+def test_tokens_of_a_streamed_data_set_are_all_counted() -> None:
+    ids = np.zeros((900, 4), np.int64)
+    ids[437, 2] = 99
+    raw = raw_data((Pairs(ids, labels(900)), Pairs(ids[:9], labels(9))), lambda num_bytes, anew: False)
+    assert (raw.vocabulary, len(raw.train_targets)) == (100, 900)
 
 
 def test_hugging_face_images_are_turned_and_scaled() -> None:

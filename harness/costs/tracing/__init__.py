@@ -5,6 +5,7 @@ from harness.costs.tracing.blocks import (
     NamedModules,
     buffers_kept,
     is_chain,
+    is_compiled,
     named_blocks,
     num_parameters,
     undisturbed,
@@ -13,6 +14,6 @@ from harness.costs.tracing.tensor_cuts import TensorPlan, tensor_plan
 from harness.costs.tracing.trace import Rules, trace_model
 
 __all__ = [
-    "WHOLE", "NamedModules", "Rules", "TensorPlan", "buffers_kept", "is_chain", "named_blocks", "num_parameters",
-    "tensor_plan", "trace_model", "undisturbed",
+    "WHOLE", "NamedModules", "Rules", "TensorPlan", "buffers_kept", "is_chain", "is_compiled", "named_blocks",
+    "num_parameters", "tensor_plan", "trace_model", "undisturbed",
 ]  # fmt: skip

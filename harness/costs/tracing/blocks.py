@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from harness.workloads.batches import Inputs, call
+from harness.workloads.batches import Inputs, as_written, call
 
 WHOLE = "model"
 """What the one block of a module that cannot be opened is called."""
@@ -96,12 +96,18 @@ def call_tree(module: nn.Module, inputs: Inputs) -> CallTree:
     hooks = [part.register_forward_pre_hook(enter) for part in module.modules()]
     hooks += [part.register_forward_hook(leave, always_call=True) for part in module.modules()]
     try:
-        with torch.no_grad(), undisturbed(module):
+        with torch.no_grad(), undisturbed(module), as_written():
             call(module, inputs)
     finally:
         for hook in hooks:
             hook.remove()
     return tree
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` was asked for a module, or for any part of it."""
+    parts = list(module.modules())
+    return any(part._compiled_call_impl is not None or "_orig_mod" in part._modules for part in parts)
 
 
 COUNTERS = (bool, int, float, str, type(None))

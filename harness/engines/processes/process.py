@@ -161,9 +161,7 @@ def _run_real(job: Job, control: Connection) -> Json:
         torch.cuda.set_device(device)
     setup = make_setup(job.cell, job.plugins, job.device)
     ledger = _make_ledger(job, device)
-    endpoint: Any = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
-    if job.kind == "worker":
-        endpoint.runner.read_ahead()
+    endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
     control.send(("ready", {"data": setup.data.checksum}))
     started = control.recv()
     if device.type == "cuda":
@@ -263,6 +261,7 @@ def _make_worker(job: Job, setup: Setup, ledger: Any) -> RealWorker:
     worker.notes += notes
     _warm_up(setup, runner, worker)
     worker.layout_bytes = runner.bytes_sent_per_step()
+    runner.read_ahead()
     return worker
 
 

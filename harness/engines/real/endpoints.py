@@ -162,11 +162,11 @@ class RealEndpoint(Endpoint):
     def evaluate(self, replica: Replica, moment: float, finite: bool = True) -> Decision | None:
         """Evaluate off the clock and let the referee decide."""
         began = time.monotonic()
-        loss = accuracy = None
+        loss = metric = None
         if self.setup.budget.evaluates:
-            loss, accuracy = replica.evaluate("validation")
+            loss, metric = replica.evaluate("validation")
             self.status.evaluated(loss)
-        decision = self.referee.judge(Evaluation(self.samples, self.updates, moment, loss, accuracy), finite)
+        decision = self.referee.judge(Evaluation(self.samples, self.updates, moment, loss, metric), finite)
         self.evaluation_s += time.monotonic() - began
         return decision
 

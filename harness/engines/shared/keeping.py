@@ -38,5 +38,6 @@ def room_bytes(cell: Cell, device: str) -> float:
     if device.startswith("cuda"):
         import torch
 
-        room = min(room, SHARE * torch.cuda.get_device_properties(device).total_memory)
+        whole = float(torch.cuda.get_device_properties(device).total_memory)
+        room = min(room, SHARE * whole)
     return room

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.engines.shared.shown import Trial
     from harness.workloads.entries import DataShape, Model
 
-FEW = 3
+NAMED_AT_MOST = 3
 """Names that a sentence lists; chosen."""
 
 MOST_COMPARED = 50_000_000
@@ -73,18 +73,19 @@ def model_notes(tried: Tried) -> list[str]:
 def _about_gradients(tried: Tried, trial: Trial) -> Iterator[str]:
     if trial.without_gradient:
         number = counted(len(trial.without_gradient), "parameter")
-        some = listed(trial.without_gradient[:FEW])
+        some = listed(trial.without_gradient[:NAMED_AT_MOST])
         yield f"{number} had no gradient in a trial step ({some}); the optimizer leaves a parameter without one alone"
     if trial.keeps:
         yield (
-            f"the model counts or keeps {listed(trial.keeps[:FEW])} from step to step, in no buffer: every device has "
-            "its own, and evaluations leave it as it was"
+            f"the model counts or keeps {listed(trial.keeps[:NAMED_AT_MOST])} from step to step, in no buffer: every "
+            "device has its own, and evaluations leave it as it was"
         )
     ddp = tried.layout.data > 1 and tried.layout.shard == "none" and tried.layout.overlap
     if ddp and (trial.unused or tried.cell.workload.find_unused_parameters):
         yield "DDP looks for parameters without a gradient in every step (find_unused_parameters)"
     if trial.sparse:
-        yield f"the gradients of {listed(trial.sparse[:FEW])} are dense here: their rows all decay and keep momentum"
+        some = listed(trial.sparse[:NAMED_AT_MOST])
+        yield f"the gradients of {some} are dense here: their rows all decay and keep momentum"
 
 
 def _about_draws(tried: Tried, trial: Trial) -> Iterator[str]:

@@ -13,11 +13,13 @@ from harness.workloads.user_files import UserFunction, find_user_function, is_us
 from harness.workloads.user_import import own_errors, user_object
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from harness.core.cell import Cell, Named
+    from harness.core.metrics import Judged
     from harness.engines.shared.optimizers import OwnOptimizer
-    from harness.workloads.losses import OwnLoss
+    from harness.workloads.losses import Metric, OwnLoss
 
 Factor = Callable[[int], float]
 """From the number of updates behind the weights to what the learning rate is multiplied by."""
@@ -74,7 +76,28 @@ def _made(own: UserFunction, module: nn.Module, rate: float) -> Any:
         return function(given, **rates)
 
 
-def find_schedule(cell: Cell) -> Factor | None:
+def find_metric(cell: Cell, judged: Judged) -> Metric:
+    """Return what a cell's evaluations measure: a built-in metric, or the user's function.
+
+    Raises:
+        PluginError: the user's file raised when it was run.
+    """
+    from harness.workloads.losses import Metric
+
+    name = cell.workload.metric
+    if not is_user_function(name):
+        return Metric(judged, asked=bool(name))
+    own = find_user_function("workload.metric", name, Path(cell.folder))
+    function = _callable(own)
+
+    def measure(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        with own_errors(own):
+            return function(outputs, targets)
+
+    return Metric(judged, measure, asked=True)
+
+
+def find_lr_factor(cell: Cell) -> Factor | None:
     """Return the function that a cell's schedule names, checked at every call; None for the built-in ones.
 
     Raises:

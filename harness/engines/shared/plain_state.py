@@ -33,7 +33,7 @@ def put_back(module: nn.Module, state: Mapping[str, Mapping[str, object]]) -> No
         vars(part).update(state.get(name, {}))
 
 
-def differs(before: PlainState, after: PlainState) -> tuple[str, ...]:
+def changed(before: PlainState, after: PlainState) -> tuple[str, ...]:
     """Return what a step changed, as "submodule.attribute"; a tensor that was not there before is a cache."""
     return tuple(
         f"{name}.{key}".lstrip(".")

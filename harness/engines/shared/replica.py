@@ -21,7 +21,7 @@ from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimize
 from harness.engines.shared.plain_state import PlainState, plain_state, put_back
 from harness.engines.shared.sample_order import Indices, cut
 from harness.workloads.batches import Inputs, call, outputs_of
-from harness.workloads.losses import Reduces, evaluate, weighted_loss
+from harness.workloads.losses import Metric, Reduces, evaluate, weighted_loss
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}
 """Type of the parameters; bf16 computes under autocast and keeps fp32 parameters."""
 
-FEW = 3
+_FEW = 3
 """Names of parameters that a message lists; chosen."""
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -110,6 +110,7 @@ class Replica:
         parameters: what the optimizer steps: those that require a gradient.
         names: what they are called in the module.
         generators: that a forward pass in training draws random numbers from.
+        metric: what evaluations measure beside the loss; None: accuracy.
         trial: what a trial step of a model of the user's own showed; evaluations of one put back whatever they move.
         complete: whether all of such a model is here, so that a parameter without a gradient is seen.
     """
@@ -149,6 +150,7 @@ class Replica:
         self.optimizer = optimizer(self.module) if callable(optimizer) else made
         self._rates = Rates(self.optimizer)
         self.trial: Trial | None = None
+        self.metric: Metric | None = None
         self.complete = False
         self._idle = False
         self._norms: list[Any] = [p for p in (buffers_of or self.module).modules() if isinstance(p, BATCH_NORMS)]
@@ -291,7 +293,7 @@ class Replica:
         if any(p.grad is None for p in self.parameters):
             names = [name for name, p in zip(self.names, self.parameters, strict=True) if p.grad is None]
             raise PluginError(
-                f"{listed(names[:FEW])} got no gradient in this step, and one in the trial step before the run. Set "
+                f"{listed(names[:_FEW])} got no gradient in this step, and one in the trial step before the run. Set "
                 "workload.find_unused_parameters = true, so that the optimizer leaves such parameters alone"
             )
 
@@ -362,10 +364,10 @@ class Replica:
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def evaluate(self, split: str) -> tuple[float, float]:
-        """Return mean loss and accuracy over the "validation" or "test" split; nothing that training uses is moved."""
+        """Return mean loss and metric over the "validation" or "test" split; nothing that training uses is moved."""
         dtype = torch.bfloat16 if self.precision == "bf16" else None
         with self._put_back() if self.trial is not None else nullcontext():
-            return evaluate(self.module, getattr(self.data, split), self.loss_name, autocast=dtype)
+            return evaluate(self.module, getattr(self.data, split), self.loss_name, autocast=dtype, metric=self.metric)
 
     @contextmanager
     def _put_back(self) -> Iterator[None]:

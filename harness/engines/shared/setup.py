@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from harness.api.host import Host, load_host
 from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
-from harness.core.errors import Impossible, PluginError
+from harness.core.errors import Impossible, PluginError, Untrainable
+from harness.core.metrics import SQUARED_ERROR, Judged
 from harness.core.words import counted, duration
 from harness.engines.shared.model_notes import Tried, model_notes, traits
-from harness.engines.shared.own_parts import find_loss, find_optimizer, find_schedule
+from harness.engines.shared.own_parts import find_loss, find_lr_factor, find_metric, find_optimizer
 from harness.engines.shared.rate_schedule import Rate, make_rate
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from harness.engines.shared.optimizers import OwnOptimizer
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.shown import Trial
+    from harness.workloads.batches import Samples
     from harness.workloads.entries import Dataset, Model, RawData
-    from harness.workloads.losses import OwnLoss
+    from harness.workloads.losses import Metric, OwnLoss
+    from harness.workloads.streamed import Streamed
 
 DATA_SEED = 20162
 """Draws what a data function draws: chosen once, and never a run's seed, so that all runs see the same data."""
@@ -71,6 +74,7 @@ class Setup:
         asked = work.find_unused_parameters
         optional = asked or (trial is not None and trial.optional)
         made = Replica(module, self.data, self.loss, self.optimizer, work.precision, work.clip_norm, optional)
+        made.metric = self.metric
         if trial is not None:
             made.take_on(trial)
             made.complete = self.model.file is not None
@@ -132,6 +136,14 @@ class Setup:
         return found
 
     @property
+    def metric(self) -> Metric:
+        """What evaluations measure beside the loss."""
+        if "metric" not in self._found:
+            self._found["metric"] = find_metric(self.cell, self.budget.metric)
+        found: Metric = self._found["metric"]
+        return found
+
+    @property
     def counts(self) -> npt.NDArray[np.int64] | None:
         """How many targets of each training sample count; None where the loss weighs all samples alike."""
         if self.data is None or self.data.counts is None:
@@ -171,7 +183,7 @@ class Setup:
 
     def data_notes(self) -> list[str]:
         """Return what was converted or noticed when the data were loaded, and how they are read."""
-        return [] if self.data is None else [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+        return [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
 
     @property
     def _tried(self) -> Tried:
@@ -185,7 +197,8 @@ class Setup:
 
     def model_facts(self) -> dict[str, str]:
         """Return why the trained weights may differ from those of one device, for the cell's row."""
-        return {"traits": traits(self._tried)}
+        facts, judged = {"traits": traits(self._tried)}, self.budget.metric
+        return facts if judged.is_accuracy else facts | {"metric": judged.name, "better": judged.better}
 
     @property
     def num_train(self) -> int:
@@ -208,11 +221,11 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     strategy = make_strategy(host, cell)
     model, dataset = entries_of(host, cell)
     data, shape = prepare_data(dataset, model, cell, device)
-    budget = Budget.of(cell.goal, data.num_train)
+    budget = Budget.of(cell.goal, data.num_train, judged_by(cell, data.classes))
     total = budget.max_samples
     if total is None and budget.max_updates is not None:
         total = budget.max_updates * cell.global_batch_size
-    own = find_schedule(cell)
+    own = find_lr_factor(cell)
     schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup
     rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total, own, cell.global_batch_size)
     return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
@@ -231,11 +244,13 @@ def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
     )
 
 
-def reading_in_words(train: Any, cell: Cell) -> list[str]:
+def reading_in_words(train: Samples | Streamed | None, cell: Cell) -> list[str]:
     """Say that samples are read as they are needed, and what that costs."""
-    from harness.workloads.streamed import Streamed
+    if train is None:
+        return []
+    from harness.workloads import streamed
 
-    if not isinstance(train, Streamed):
+    if not isinstance(train, streamed.Streamed):
         return []
     workers = cell.workload.loading.workers
     who = f"{counted(workers, 'process', 'processes')} of each device" if workers else "the device's own process"
@@ -320,6 +335,25 @@ def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tup
     except Unfit as error:
         raise PluginError(f"{_where(dataset)} returned {error}") from None
     return replace(data, remarks=(*data.remarks, *said)), shape
+
+
+def judged_by(cell: Cell, classes: int) -> Judged:
+    """Return what a cell is judged by: what the scenario names, else accuracy of classes and errors of numbers.
+
+    Raises:
+        Untrainable: it asks for an accuracy of targets that have none.
+    """
+    work = cell.workload
+    if work.metric:
+        return Judged.of(work.metric, work.metric_better)
+    if classes or work.loss == "bce-with-logits":
+        return Judged()
+    if cell.goal.target_accuracy is not None:
+        raise Untrainable(
+            f"goal.target_accuracy = {cell.goal.target_accuracy:g}: the targets of {work.dataset.name} are numbers, of "
+            'which there is no accuracy; write goal.target = { metric = "mse", value = ... }, or target_loss'
+        )
+    return Judged.of(SQUARED_ERROR)
 
 
 def _make_dense(module: nn.Module, trial: Trial) -> None:

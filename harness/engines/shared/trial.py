@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.host import describe
 from harness.core.errors import PluginError, Untrainable
-from harness.engines.shared.plain_state import differs, plain_state
+from harness.engines.shared.plain_state import changed, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
 from harness.engines.shared.shown import GENERATORS, Trial
-from harness.workloads.batches import Inputs, call, outputs_of, tensors_of
+from harness.workloads.batches import Inputs, as_written, call, outputs_of, tensors_of
 from harness.workloads.losses import OwnLoss, Reduces, how_it_reduces, weighted_loss
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def try_model(
     refuse_untrainable(name, module)
     seen = _Seen(name, work, files, loss or work.loss)
     copied = convert(_copied(name, module, files), data.train.device, DTYPES[work.precision]).train()
-    with seeded(seed, "trial"), _uncompiled():
+    with seeded(seed, "trial"), as_written():
         blocks = iter(_blocks(data))
         seen.step(copied, data, next(blocks))
         if seen.looks or seen.keeps or {"random", "numpy"} & seen.generators:
@@ -105,14 +104,6 @@ def _copied(name: str, module: nn.Module, files: list[str]) -> nn.Module:
             f"{name}: cannot be copied, which a trial step before the run needs: {reason}. Keep what Python cannot "
             "copy (an open file, a lock, a tensor with a history) outside the module, or detach it"
         ) from error
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    """Run compiled code as it was written: a trial must not wait for a compiler."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 def _blocks(data: Data) -> Iterator[torch.Tensor]:
@@ -161,7 +152,7 @@ class _Seen:
         pairs = zip(GENERATORS, before, _generators(), strict=False)
         self.generators |= {name for name, old, new in pairs if old != new}
         kept = plain_state(module)
-        self.keeps |= set(differs(held, kept))
+        self.keeps |= set(changed(held, kept))
         self._backward(outputs, targets, data)
         self.without |= {n for n, p in module.named_parameters() if p.requires_grad and p.grad is None}
         for parameter in module.parameters():

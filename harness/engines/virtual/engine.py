@@ -168,12 +168,12 @@ class VirtualEngine:
     def judge(self, model: Flat, samples: int, updates: int, moment: float, may_stop: bool) -> None:
         """Evaluate while the clock stands, and decide."""
         began = time.perf_counter()
-        loss = accuracy = None
+        loss = metric = None
         if self.setup.budget.evaluates:
-            loss, accuracy = self.executor.evaluate(model, "validation")
+            loss, metric = self.executor.evaluate(model, "validation")
         self._tell(updates, loss)
         self.evaluation_s += time.perf_counter() - began
-        decision = self.referee.judge(Evaluation(samples, updates, moment, loss, accuracy), self.losses_finite())
+        decision = self.referee.judge(Evaluation(samples, updates, moment, loss, metric), self.losses_finite())
         self.model, self.samples, self.updates = model, samples, updates
         # An asynchronous run on real devices cannot stop at a target (its copies are evaluated afterwards); neither
         # does this one, so that both see the same samples.

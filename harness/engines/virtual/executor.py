@@ -219,7 +219,7 @@ class Executor:
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def evaluate(self, weights: Flat, split: str) -> tuple[float, float]:
-        """Return (loss, accuracy) of these weights."""
+        """Return (loss, metric) of these weights."""
         self.at(weights)
         return self.replica.evaluate(split)
 

@@ -36,6 +36,8 @@ class Uncounted:
     num_train: int
     checksum: str = ""
     counts: None = None
+    train: None = None
+    remarks: tuple[str, ...] = ()
 
 
 def run_timing(cell: Cell, host: Host, shape: ModelShape | NotKnown | None = None, trace: int | None = None) -> Outcome:

@@ -12,13 +12,15 @@ from torch import nn
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible
 from harness.core.streams import stream_seed
+from harness.costs.profiles import ModelShape
+from harness.costs.tracing import is_compiled
 from harness.engines.real.layouts.agree import found_by_all, found_by_first
 from harness.engines.real.layouts.assemble import Assembly
 from harness.engines.real.layouts.grid import Grid, rank_at
 from harness.engines.real.layouts.parts import Parts
 from harness.engines.real.layouts.private import StageShapes
 from harness.engines.real.layouts.recompute import recompute_blocks
-from harness.engines.shared.chain.chain_plan import ChainPlan, describe_cut, held_by, make_chain_plan
+from harness.engines.shared.chain.chain_plan import ChainPlan, MemoryOfBlocks, describe_cut, held_by, make_chain_plan
 from harness.engines.shared.chain.chain_stage import ChainStage
 from harness.engines.shared.chain.events import Chain, Key
 from harness.engines.shared.chain.needs import keywords
@@ -27,6 +29,7 @@ from harness.engines.shared.chain.try_on import find_chain, tried_on
 from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.replica import Replica, as_real
 from harness.engines.shared.setup import Setup
+from harness.engines.shared.trace_or_find import shape_of
 from harness.workloads.batches import Inputs, joined
 
 
@@ -47,16 +50,19 @@ class ChainCut:
         _refuse(setup.layout)
         self._draws = replica.draws
         batches = tried_on(setup, replica)
-        limits = stage_limits(setup) if setup.cell.dram_bytes is not None else None
         proof_seed = partial(stream_seed, setup.cell.seed, "proof") if replica.draws else None
         plan: ChainPlan = found_by_first(
             rank,
-            lambda: make_chain_plan(self._build, setup.layout, batches, replica.precision, limits, proof_seed),
+            lambda: make_chain_plan(
+                self._build, setup.layout, batches, replica.precision, _memory_limits(setup), proof_seed
+            ),
         )
         names = list(dict.fromkeys(plan.blocks))
         self.chain = found_by_all(lambda: _same_chain(plan, find_chain(replica.module, names, batches)[0]))
         self.plan, self.placement, self.by_keyword = plan, plan.placement, isinstance(batches.inputs, dict)
         self.notes = [describe_cut(replica.module, plan)]
+        if is_compiled(replica.module):
+            self.notes.append("stages run uncompiled: torch.compile takes no model that is cut between its blocks")
         self._holders = held_by(plan, replica.module)
         self.stages = nn.ModuleList(self._stage(number) for number in grid.own_stages(setup.layout))
         self.trained: nn.Module = HeldParameters(self.stages)
@@ -149,6 +155,13 @@ class ChainCut:
             mine |= stage.kept()
             mine |= buffers if stage.is_last else {name: buffers[name] for name in own_buffers(stage)}
         return self._assembly.bring(self.setup, mine, self._device)
+
+
+def _memory_limits(setup: Setup) -> MemoryOfBlocks | None:
+    limits, shape = stage_limits(setup), shape_of(setup) if setup.cell.dram_bytes is not None else None
+    if limits is None or not isinstance(shape, ModelShape):
+        return None
+    return MemoryOfBlocks(tuple(layer.name for layer in shape.layers), limits)
 
 
 def _refuse(layout: Layout) -> None:

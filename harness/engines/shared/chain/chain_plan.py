@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from harness.costs.tracing import WHOLE, named_blocks
 from harness.engines.shared.chain.chain_stage import ChainSlice, SeedOf
 from harness.engines.shared.chain.event_times import measure_events
 from harness.engines.shared.chain.needs import StageTrials
-from harness.engines.shared.chain.proof import Build, prove
+from harness.engines.shared.chain.proof import Build, prove, stages_tried
 from harness.engines.shared.chain.try_on import Batches, find_chain
 from harness.engines.shared.layer_timing import LayerCost
 
@@ -38,6 +39,13 @@ class ChainPlan:
         first = dict(reversed([(name, number) for number, name in enumerate(self.blocks)]))
         names = sorted(first, key=first.__getitem__)
         return tuple(tuple(n for n in names if cut.start <= first[n] < cut.end) for cut in self.cuts)
+
+
+class MemoryOfBlocks(NamedTuple):
+    """What stages of these blocks need, and what their devices have."""
+
+    blocks: tuple[str, ...]
+    stages: StageMemory
 
 
 def block_names(model: nn.Module, layout: Layout, batches: Batches) -> list[str]:
@@ -68,14 +76,14 @@ def make_chain_plan(
     layout: Layout,
     batches: Batches,
     precision: str,
-    memory: StageMemory | None = None,
+    memory: MemoryOfBlocks | None = None,
     seed_of: SeedOf | None = None,
 ) -> ChainPlan:
     """Cut a model into the layout's stages, and prove the cut by one step.
 
     Args:
         build: makes the whole model, in training mode; called several times.
-        memory: what stages of blocks need and devices have, where that has an end.
+        memory: of stages, where their devices' has an end.
         seed_of: seeds of events where the model draws random numbers.
 
     Raises:
@@ -87,13 +95,14 @@ def make_chain_plan(
     with batches.autocast():
         costs = measure_events(model, names, batches.inputs, batches.loss)
         sizes = stage_sizes(layout, costs, memory)
-        cuts = StageTrials(model, chain, seen, batches.inputs, batches.loss).cuts(sizes)
+        with stages_tried():
+            cuts = StageTrials(model, chain, seen, batches.inputs, batches.loss).cuts(sizes)
         del model, seen
         prove(build, chain, cuts, batches.other, batches.other_loss, precision, seed_of)
     return ChainPlan(tuple(chain.names), tuple(cuts))
 
 
-def stage_sizes(layout: Layout, costs: Sequence[LayerCost], memory: StageMemory | None = None) -> list[int]:
+def stage_sizes(layout: Layout, costs: Sequence[LayerCost], memory: MemoryOfBlocks | None = None) -> list[int]:
     """Return how many events each stage runs: as the user named blocks, or so that the heaviest stage is lightest.
 
     Raises:
@@ -109,9 +118,9 @@ def stage_sizes(layout: Layout, costs: Sequence[LayerCost], memory: StageMemory 
         )
     by_time = layout.placement == "time"
     weights = [c.forward_s + c.backward_s if by_time else float(c.num_parameters) for c in costs]
-    # Memory is counted by blocks: where one is called several times, a run of calls is no run of blocks.
-    counted = memory if len({cost.name for cost in costs}) == len(costs) else None
-    return balance_under(weights, layout.stages, counted)
+    # Memory is counted by blocks: where one is called several times or opened, a run of calls is no run of blocks.
+    counted = memory is not None and memory.blocks == tuple(cost.name for cost in costs)
+    return balance_under(weights, layout.stages, memory.stages if memory is not None and counted else None)
 
 
 def describe_cut(model: nn.Module, plan: ChainPlan) -> str:

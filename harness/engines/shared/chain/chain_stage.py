@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_unflatten
 
-from harness.engines.shared.chain.events import Args, BlockCall, Chain, Forward, Intercepted, Key, Kwargs, Leaf
+from harness.core.errors import Impossible
+from harness.engines.shared.chain.events import Args, BlockCall, Chain, Forward, Intercepted, Key, Kwargs, Leaf, watched
 from harness.workloads.batches import Inputs, call, outputs_of, rows
 
 INPUTS = "inputs"
@@ -29,8 +30,15 @@ SeedOf = Callable[[int], int]
 """The random seed of an event, or of the glue."""
 
 
-class ChainChanged(RuntimeError):
+class ChainChanged(Impossible):
     """A forward pass called the blocks in another order than the survey saw."""
+
+    def __init__(self, call: int, now: str, before: str) -> None:
+        super().__init__(
+            f"the order of calls changed in training: call {call} was of {now}, in the trial before training of "
+            f"{before}. A pipeline needs the same order at each step. Use a strategy that keeps the model whole, such "
+            "as sync-ddp"
+        )
 
 
 class _End(BaseException):
@@ -80,7 +88,7 @@ class ChainStage(nn.Module):
         self.device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         self.seeds: Callable[[int, int], int] | None = None
         self.seed_of: SeedOf | None = None
-        self._blocks = Intercepted(model, chain.names, self._call)
+        self._blocks = Intercepted(model, watched(model, chain.names), self._call)
         self._now = _Pass({}, 0)
 
     @property
@@ -117,7 +125,7 @@ class ChainStage(nn.Module):
         finally:
             self._now = _Pass({}, 0)
         if now.at < len(self.chain.events):
-            raise ChainChanged(f"the pass ended before call {now.at}, of {self.chain.names[now.at]}")
+            raise ChainChanged(now.at, "none", self.chain.names[now.at])
         return output
 
     def _call(self, name: str, forward: Forward, args: Args, kwargs: Kwargs) -> object:
@@ -125,7 +133,7 @@ class ChainStage(nn.Module):
         now.at += 1
         expected = self.chain.names[event] if event < len(self.chain.events) else "none"
         if expected != name:
-            raise ChainChanged(f"call {event} was of {name}; in the trial before training it was of {expected}")
+            raise ChainChanged(event, name, expected)
         if event >= self.cut.end:
             raise _End
         if event < self.cut.start:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,8 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from harness.core.errors import Impossible
-from harness.costs.tracing import buffers_kept
-from harness.workloads.batches import Inputs, call, outputs_of, rows
+from harness.costs.tracing import buffers_kept, is_compiled
+from harness.workloads.batches import Inputs, as_written, call, outputs_of, rows
 
 Args = tuple[object, ...]
 Kwargs = dict[str, object]
@@ -115,24 +116,30 @@ class Chain:
 class Intercepted:
     """Calls of some modules go to functions of ours, while it is entered; each gets the module's own forward.
 
-    A call inside another one of the modules is a part of that one, and is left alone.
+    A call inside another one of the modules is a part of that one, and is left alone. Nothing is compiled meanwhile.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], handle: Handle) -> None:
         """`handle(name, forward, args, kwargs)` answers each call."""
         self._modules = {name: model.get_submodule(name) for name in dict.fromkeys(names)}
+        self._model = model
+        self._compiled = is_compiled(model)
         self._handle = handle
+        self._eager: AbstractContextManager[object] = nullcontext()
         self._inside = False
         self._before: dict[str, object] = {}
 
     def __enter__(self) -> None:
         self._inside = False
+        self._eager = as_written() if self._compiled else nullcontext()
+        self._eager.__enter__()
         # Past __setattr__, which costs as much as a small layer. A forward of the module's own (checkpointing) returns.
         self._before = {name: module.__dict__.get("forward") for name, module in self._modules.items()}
         for name, module in self._modules.items():
             module.__dict__["forward"] = self._answer(name, module.forward)
 
     def __exit__(self, *_: object) -> None:
+        self._eager.__exit__(None, None, None)
         for name, module in self._modules.items():
             del module.__dict__["forward"]
             if self._before[name] is not None:
@@ -151,6 +158,19 @@ class Intercepted:
         return answer
 
 
+def watched(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Return the names of blocks, and of modules beside them that hold parameters: a call of one of those is news."""
+    blocks = {id(part) for name in names for part in model.get_submodule(name).modules()}
+    beside = [
+        name
+        for name, part in model.named_modules()
+        if id(part) not in blocks
+        and next(part.parameters(recurse=False), None) is not None
+        and not any(id(inner) in blocks for inner in part.modules())
+    ]
+    return [*names, *beside]
+
+
 def survey(model: nn.Module, names: Sequence[str], inputs: Inputs) -> Survey:
     """Run a model once and record the calls of its blocks; buffers and random generators are left as they were.
 
@@ -167,7 +187,7 @@ def survey(model: nn.Module, names: Sequence[str], inputs: Inputs) -> Survey:
         calls.append(Recorded(name, spec, [_kept(name, leaf) for leaf in leaves]))
         return output
 
-    with buffers_kept(model), torch.enable_grad(), Intercepted(model, names, note):
+    with buffers_kept(model), torch.enable_grad(), Intercepted(model, watched(model, names), note):
         output = outputs_of(call(model, inputs))
     return Survey(rows(inputs), calls, output.detach().requires_grad_(output.requires_grad))
 

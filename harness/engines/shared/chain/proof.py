@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from harness.engines.shared.chain.chain_stage import ChainSlice, ChainStage, See
 from harness.engines.shared.chain.events import Chain
 from harness.engines.shared.chain.needs import keywords
 from harness.engines.shared.chain.try_on import LossOf
-from harness.workloads.batches import Inputs, call, outputs_of
+from harness.workloads.batches import Inputs, as_written, call, outputs_of
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 3e-2}
 """Largest difference of a tensor relative to its largest number, by precision. Chosen: cuts of 40 models that were
@@ -60,17 +61,14 @@ def prove(
     model = _nudged(build(), nudges)
     values = {name: tensor.detach().clone() for name, tensor in _named_tensors(model).items()}
     whole = _whole_step(model, chain, inputs, loss, seed_of)
-    try:
+    with stages_tried():
         staged = _staged_step(build, values, chain, cuts, inputs, loss, seed_of)
-    except Impossible:
-        raise
-    except Exception as error:  # whatever the model's code raises where a block is stood in for
-        raise Impossible(
-            f"{_tried(len(cuts))} and a stage failed: {type(error).__name__}: {error}. {CUT_ADVICE}"
-        ) from error
     difference = _largest_difference(whole, staged, TOLERANCE[precision])
     if difference:
-        raise Impossible(f"{_tried(len(cuts))}: {difference}. {CUT_ADVICE}")
+        raise Impossible(
+            f"a step of the model cut into {len(cuts)} stages was compared with one of the whole model: {difference}. "
+            f"{CUT_ADVICE}"
+        )
 
 
 CUT_ADVICE = (
@@ -79,8 +77,22 @@ CUT_ADVICE = (
 )
 
 
-def _tried(stages: int) -> str:
-    return f"a step of the model cut into {stages} stages was compared with one of the whole model"
+@contextmanager
+def stages_tried() -> Iterator[None]:
+    """Run stages on trial: what the model's own code raises where a block is stood in for says that it cannot be cut.
+
+    Raises:
+        Impossible: it raised something.
+    """
+    try:
+        yield
+    except (Impossible, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise Impossible(
+            f"a stage of the model was tried without the others and failed: {type(error).__name__}: {error}. "
+            f"{CUT_ADVICE}"
+        ) from error
 
 
 def _nudged(model: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -99,7 +111,8 @@ def _named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 def _whole_step(model: nn.Module, chain: Chain, inputs: Inputs, loss: LossOf, seed_of: SeedOf | None) -> Step:
     """Run the plain model; one that draws runs as a single stage, whose draws are those of any number of stages."""
     if seed_of is None:
-        value = loss(outputs_of(call(model, inputs)))
+        with as_written():
+            value = loss(outputs_of(call(model, inputs)))
     else:
         stage = ChainStage(
             model, chain, ChainSlice(0, len(chain.events), (), (), frozenset()), isinstance(inputs, dict)

@@ -1,0 +1,22 @@
+"""What a finished cell was judged by, and how it came out, as its row has it. Imports the standard library only."""
+
+from __future__ import annotations
+
+from harness.analysis.points import Row, number
+from harness.core.metrics import ACCURACY, Judged
+
+
+def metric_of(row: Row) -> Judged:
+    """Return the metric of a row; accuracy where it names none."""
+    return Judged.of(str(row.get("metric") or ACCURACY), str(row.get("better") or ""))
+
+
+def judged_value(row: Row) -> float | None:
+    """Return the metric on the validation split at the end."""
+    return number(row, "validation_accuracy" if metric_of(row).is_accuracy else "validation_metric")
+
+
+def judged_in_words(row: Row) -> str:
+    """Return such as "accuracy 0.950" or "perplexity 12.3"; nothing where nothing was measured."""
+    value, metric = judged_value(row), metric_of(row)
+    return "" if value is None else f"{metric.words} {metric.written(value)}"
