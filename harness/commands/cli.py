@@ -299,9 +299,9 @@ def export(outer: tuple[str, ...], cell: str, root: Path, to: Path | None, plugi
     CELL is a cell's id or its folder. The script runs under torchrun and imports your model and data, and nothing of
     this package. Scripts are written for single, sync-ddp, fsdp, model-split and local-sgd.
     """
-    from harness.commands.export_script.write_script import export as write
+    from harness.commands.export_script.write_script import write_exported
 
-    click.echo(write(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
+    click.echo(write_exported(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
 
 
 def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
