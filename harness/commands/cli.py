@@ -430,7 +430,7 @@ def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str
     click.echo(describe_entry(host, name) if name else list_entries(host))
 
 
-def look_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def look_options(command: Callable[..., object]) -> Callable[..., object]:
     """Accept a model and data of one's own, to be looked at."""
     data = "Its data; default: the first built-in data that the model takes."
     command = click.option("--data", metavar="FILE:FUNCTION", help=data)(command)
