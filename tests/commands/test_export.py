@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -204,6 +205,15 @@ def test_a_script_is_formatted_and_without_slips(here, strategy, micro, precisio
     checked = subprocess.run([*ruff, "check", "--isolated", "--select", "E,F,W,I,B", *settings], capture_output=True)
     assert checked.returncode == 0, checked.stdout.decode()
     assert len(Path("script.py").read_text().splitlines()) < 190
+    assert _bound(Path("script.py").read_text()) - making.OWN_NAMES == {"small", "pictures"}
+
+
+def _bound(text: str) -> set[str]:
+    """Return the names that a script imports and defines."""
+    body = ast.parse(text).body
+    imports = [alias for node in body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    found = {(alias.asname or alias.name).partition(".")[0] for alias in imports}
+    return found | {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
 
 def test_settings_are_written_as_torch_calls_them(here):

@@ -56,10 +56,26 @@ TRAINED_HOW = {
 
 OWN_NAMES = frozenset(
     {
-        *("argparse", "hashlib", "itertools", "math", "os", "random", "sys", "np", "torch", "dist", "nn", "functional"),
+        *(
+            "argparse",
+            "gc",
+            "hashlib",
+            "itertools",
+            "math",
+            "os",
+            "random",
+            "sys",
+            "np",
+            "torch",
+            "dist",
+            "nn",
+            "functional",
+        ),
         *("stream", "seed", "samples", "take", "make_model", "forward", "sample_losses", "batches", "learning_rate"),
         *("validation_loss", "pieces", "micro_batches", "make_schedule", "average", "start", "main", "Path", "partial"),
-        *("checkpoint", "default_collate", "OrderedDict", "PipelineStage", "nullcontext"),
+        *("checkpoint", "default_collate", "OrderedDict", "PipelineStage", "nullcontext", "DistributedDataParallel"),
+        *("fully_shard", "init_device_mesh", "get_model_state_dict", "StateDictOptions"),
+        *(name for names in PIPELINE_SCHEDULES.values() for name in names),
     }
 )
 """What scripts call their own: a function of the user's with such a name gets another one there."""
