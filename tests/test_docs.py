@@ -175,6 +175,10 @@ LOOKS_ONLY = ("plan", "plugins", "schema", "new", "doctor")
 """Commands that neither train nor need results: they are run as they are shown."""
 
 
+TRAIN = next(param.values[0] for param in snippets("python") if "def build()" in param.values[0])
+"""The page on models of one's own shows this file."""
+
+
 @pytest.mark.parametrize("line", command_lines())
 def test_command_lines_are_accepted(line, tmp_path, monkeypatch):
     words = shlex.split(line)[1:]
@@ -186,7 +190,10 @@ def test_command_lines_are_accepted(line, tmp_path, monkeypatch):
     command.make_context(line, words, parent=main.make_context("harness", ["schema"]))
     if line == "harness run" or shlex.split(line)[1] in LOOKS_ONLY:
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "train.py").write_text("def build_model():\n    ...\n", encoding="utf-8")
+        (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
+        (tmp_path / "mine.toml").write_text(
+            '[sweep]\nstrategy = "single"\n', encoding="utf-8"
+        ) if "plan" in line else None
         done = CliRunner().invoke(main, shlex.split(line)[1:])
         assert done.exit_code == 0, done.output
 

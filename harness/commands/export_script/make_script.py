@@ -1,11 +1,11 @@
-"""Make a cell's script in a process of its own: look at model and data, render, and prove it. Imports torch."""
+"""Make a cell's script in a process of its own: see model and data, fill a template, prove it. Imports torch."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from torch import nn
 from harness.api.host import load_host
 from harness.commands.export_script.data_lines import DataLines, lines_for, saved_lines
 from harness.commands.export_script.loss_lines import loss_lines
-from harness.commands.export_script.prove_script import Wanted, prove
+from harness.commands.export_script.prove_script import SavedFiles, Wanted, prove_parts
 from harness.commands.export_script.refused import PIPELINE_SCHEDULES
 from harness.core.errors import InputError
 from harness.core.streams import stream_seed
@@ -29,7 +29,7 @@ from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
 from harness.engines.shared.setup import DATA_SEED, Setup, entries_of, make_setup
 from harness.workloads.batches import Samples
 from harness.workloads.data import SPLIT_SEED, Normalisation, measure_normalisation
-from harness.workloads.entries import IGNORED, DataShape, RawData
+from harness.workloads.entries import IGNORED, DataShape, Feature, RawData
 from harness.workloads.own_data import for_loss
 from harness.workloads.user import MODEL_PARAMETERS
 from harness.workloads.user_files import find_user_function, is_user_function
@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.shown import Trial
 
-TITLES = {
+Context = dict[str, Any]
+"""What a template is filled with."""
+Stages = Sequence[Sequence[str]]
+"""Names of the layers of each stage of a pipeline."""
+
+TRAINED_HOW = {
     "single": "on one device",
     "sync-ddp": "with DistributedDataParallel",
     "fsdp": "with fully_shard",
@@ -61,7 +66,7 @@ OWN_NAMES = frozenset(
 
 
 @dataclass(frozen=True)
-class Script:
+class PlainScript:
     """A script, and the arrays that it reads.
 
     Attributes:
@@ -70,12 +75,12 @@ class Script:
     """
 
     text: str
-    arrays: dict[str, dict[str, Any]]
+    arrays: SavedFiles
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Imported:
+class UserImport:
     """A function of the user's, as the script gets at it.
 
     Attributes:
@@ -86,7 +91,7 @@ class Imported:
         call: the Python that names it; differs from `name` where it is an attribute of something.
     """
 
-    function: Any
+    function: Callable[..., object]
     folder: Path
     module: str
     own: str
@@ -94,7 +99,9 @@ class Imported:
     call: str
 
 
-def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: tuple[str, ...]) -> Script:
+def make_script(
+    cell: Cell, steps: int, placement: Stages | None, target: Path, plugins: tuple[str, ...]
+) -> PlainScript:
     """Return the script of a cell.
 
     Args:
@@ -142,7 +149,7 @@ def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: t
         "folders": folders([model, *functions], target),
         "distributed": cell.strategy != "single",
         "staged": cell.strategy == "model-split",
-        "title": f"Train {work.model.name} on {work.dataset.name} {TITLES[cell.strategy]}.",
+        "title": f"Train {_short(work.model.name)} on {_short(work.dataset.name)} {TRAINED_HOW[cell.strategy]}.",
         "command": command(cell, target),
     }
     _refuse_idle_norms(cell, setup.num_train, trial)
@@ -150,13 +157,18 @@ def make_script(cell: Cell, steps: int, placement: Any, target: Path, plugins: t
     if cell.strategy == "fsdp":
         context["units"] = _units(replica)
     context["in_place"] = any(getattr(part, "inplace", False) for part in module.modules())
-    text = render(f"{cell.strategy}.py.j2", context)
+    text = filled_in(f"{cell.strategy}.py.j2", context)
     wanted = Wanted(cell, data, convert(module, torch.device("cpu"), DTYPES[work.precision]), setup.rate, ragged)
-    prove(text, target, wanted, arrays)
-    return Script(text, arrays, tuple(notes))
+    prove_parts(text, target, wanted, arrays)
+    return PlainScript(text, arrays, tuple(notes))
 
 
-def render(template: str, context: dict[str, Any]) -> str:
+def _short(name: str) -> str:
+    """Return a function's name with its file, without folders."""
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def filled_in(template: str, context: Context) -> str:
     """Return a filled-in template, with no more than two empty lines in a row."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -187,7 +199,7 @@ def command(cell: Cell, target: Path) -> str:
 # -- the user's functions ----------------------------------------------------------------------------------------------
 
 
-def imported(key: str, name: str, cell: Cell, taken: Collection[str] = ()) -> Imported:
+def imported(key: str, name: str, cell: Cell, taken: Collection[str] = ()) -> UserImport:
     """Find a function of the user's, and say how the script imports it.
 
     Args:
@@ -205,10 +217,12 @@ def imported(key: str, name: str, cell: Cell, taken: Collection[str] = ()) -> Im
         )
     own, _, rest = found.name.partition(".")
     called = f"{module.rpartition('.')[2]}_{own}" if own in OWN_NAMES or own in taken else own
-    return Imported(user_object(found), found.root, module, own, called, f"{called}.{rest}" if rest else called)
+    function = user_object(found)
+    assert callable(function)  # the cell has called it
+    return UserImport(function, found.root, module, own, called, f"{called}.{rest}" if rest else called)
 
 
-def import_lines(functions: list[Imported]) -> list[str]:
+def import_lines(functions: list[UserImport]) -> list[str]:
     """Return import lines, one for each module."""
     by_module: dict[str, dict[str, None]] = {}
     for each in functions:
@@ -217,7 +231,7 @@ def import_lines(functions: list[Imported]) -> list[str]:
     return [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(by_module.items())]
 
 
-def folders(functions: list[Imported], target: Path) -> list[str]:
+def folders(functions: list[UserImport], target: Path) -> list[str]:
     """Return the folders that Python does not search by itself, relative to the script's, as Python writes them."""
     here = target.resolve().parent
     there = dict.fromkeys(each.folder for each in functions if each.folder != here)
@@ -242,8 +256,8 @@ def _raw(cell: Cell, plugins: tuple[str, ...]) -> RawData:
 
 
 def _data(
-    cell: Cell, setup: Setup, raw: RawData, model: Imported, target: Path
-) -> tuple[DataLines, dict[str, dict[str, Any]], list[Imported]]:
+    cell: Cell, setup: Setup, raw: RawData, model: UserImport, target: Path
+) -> tuple[DataLines, SavedFiles, list[UserImport]]:
     """Return the lines that read the data, arrays to be saved beside the script, and functions to import."""
     normalisation: Normalisation | None = None
     if raw.full_scale is not None and not isinstance(raw.train_inputs, dict):
@@ -268,7 +282,7 @@ def _data(
 # -- model and settings ------------------------------------------------------------------------------------------------
 
 
-def _model(found: ModelFindings, model: Imported, setup: Setup, module: nn.Module, trial: Trial) -> dict[str, Any]:
+def _model(found: ModelFindings, model: UserImport, setup: Setup, module: nn.Module, trial: Trial) -> Context:
     values = {key: getattr(setup.shape, key) for key in MODEL_PARAMETERS}
     taken = inspect.signature(model.function).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
@@ -279,6 +293,7 @@ def _model(found: ModelFindings, model: Imported, setup: Setup, module: nn.Modul
     held = [t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
     with seeded(setup.cell.seed, "init"):
         built = model.function(**accepted)
+    assert isinstance(built, nn.Module)
     lazy = any(isinstance(p, nn.parameter.UninitializedParameter) for p in built.parameters())
     return {
         "call": f"{model.call}({', '.join(f'{key}={value}' for key, value in accepted.items())})",
@@ -296,7 +311,7 @@ def _model(found: ModelFindings, model: Imported, setup: Setup, module: nn.Modul
 def _blank(shape: DataShape) -> str:
     """Return the Python for a batch of zeros."""
 
-    def zeros(field: Any) -> str:
+    def zeros(field: Feature) -> str:
         dtype = "" if field.dtype == "float" else f", dtype=torch.{field.dtype}"
         return f"torch.zeros({', '.join(map(str, (2, *field.shape)))}{dtype})"
 
@@ -335,14 +350,14 @@ def optimizer_call(spec: Named, parameters: str) -> str:
 # -- layouts -----------------------------------------------------------------------------------------------------------
 
 
-def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Any, trial: Trial) -> dict[str, Any]:
+def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Stages | None, trial: Trial) -> Context:
     """Return what only some strategies need."""
     world, size = cell.gpus if cell.strategy != "single" else 1, cell.global_batch_size
     sizes = {size, setup.num_train % size or size}
     micro = cell.micro_batch_size or cell.batch_size
     trained = "[p for p in model.parameters() if p.requires_grad]" if found.frozen else "model.parameters()"
     staged = cell.strategy == "model-split"
-    context: dict[str, Any] = {
+    context: Context = {
         "pieces": any(-(-each // world) > micro for each in sizes),
         "piece": micro,
         "empties": any(each < world for each in sizes),
@@ -352,7 +367,7 @@ def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Any, tria
         "ddp_options": _ddp_options(cell, trial),
         "reshards": cell.options.get("shard", "parameters") == "parameters",
     }
-    return context | (_pipeline(cell, sizes, micro, found, placement, _plain(setup)) if staged else {})
+    return context | (_pipeline(cell, sizes, micro, found, placement, setup) if staged else {})
 
 
 def _refuse_idle_norms(cell: Cell, num_train: int, trial: Trial) -> None:
@@ -381,11 +396,18 @@ def _units(replica: Replica) -> list[str]:
     return [name for name, block in units_of(replica) if any(True for _ in block.parameters())]
 
 
-def _plain(setup: Setup) -> bool:
+def _plain(setup: Setup, found: ModelFindings) -> bool:
+    """Whether a model is a list of layers; one that changes what it is given is, once the script keeps it from that."""
     replica = setup.replica()
     inputs, _ = replica.data.train.block(0, min(2, setup.num_train))
     with replica.autocast():
-        return is_plain(replica.module, inputs)
+        if is_plain(replica.module, inputs):
+            return True
+        for part in replica.module.modules():
+            if hasattr(part, "inplace"):
+                part.inplace = False
+        # Anything that is no list was cut in another way, in which stages draw other masks.
+        return not found.draws and is_plain(replica.module, inputs)
 
 
 def _parts(total: int, world: int) -> list[int]:
@@ -393,7 +415,7 @@ def _parts(total: int, world: int) -> list[int]:
 
 
 def _ddp_options(cell: Cell, trial: Trial) -> str:
-    options: dict[str, Any] = {}
+    options: Context = {}
     unused = trial.unused or cell.workload.find_unused_parameters
     if cell.options.get("bucket_mib", 25.0) != 25.0:
         options["bucket_cap_mb"] = cell.options["bucket_mib"]
@@ -405,14 +427,14 @@ def _ddp_options(cell: Cell, trial: Trial) -> str:
 
 
 def _pipeline(
-    cell: Cell, sizes: set[int], micro: int, found: ModelFindings, placement: Any, plain: bool
-) -> dict[str, Any]:
+    cell: Cell, sizes: set[int], micro: int, found: ModelFindings, placement: Stages | None, setup: Setup
+) -> Context:
     """Return the stages and torch's schedules.
 
     Raises:
         InputError: torch's own pipeline cannot run them.
     """
-    if not plain:
+    if not _plain(setup, found):
         raise InputError(
             [
                 f"{found.name} is no plain nn.Sequential whose layers each hand one tensor on; torch's own pipeline "
@@ -421,6 +443,9 @@ def _pipeline(
         )
     if placement is None:
         raise InputError(["the cell has no record of which layers were in which stage; run it again"])
+    names = [block.name for block in found.blocks]
+    if [name for stage in placement for name in stage] != names:
+        raise InputError(["the cell's stages are no neighbouring layers of the model as it is now; run it again"])
     uneven = any(each % -(-each // micro) for each in sizes)
     if uneven and (found.batch_norms or found.draws):
         what = "BatchNorm would count" if found.batch_norms else "dropout would draw for"

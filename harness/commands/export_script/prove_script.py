@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,7 +24,11 @@ from harness.workloads.losses import weighted_loss
 if TYPE_CHECKING:
     from harness.core.cell import Cell
     from harness.workloads.data import Data
+    from harness.workloads.entries import Arrays
     from harness.workloads.streamed import Streamed
+
+SavedFiles = dict[str, dict[str, "Arrays"]]
+"""Arrays by the name of the file that holds them."""
 
 CLOSE = 1e-6
 """Largest difference of what is computed twice in another order, relative to its size; chosen."""
@@ -48,7 +52,7 @@ class Wanted:
     ragged: bool
 
 
-def prove(text: str, target: Path, wanted: Wanted, arrays: dict[str, dict[str, Any]]) -> None:
+def prove_parts(text: str, target: Path, wanted: Wanted, arrays: SavedFiles) -> None:
     """Compare a script's parts with what the cell ran.
 
     Raises:
@@ -56,7 +60,7 @@ def prove(text: str, target: Path, wanted: Wanted, arrays: dict[str, dict[str, A
     """
     with tempfile.TemporaryDirectory() as folder:
         for name, content in arrays.items():
-            np.savez_compressed(Path(folder) / name, **content)
+            np.savez_compressed(Path(folder) / name, **content)  # type: ignore[arg-type]
         try:
             script = _run(text, Path(folder) / target.name if arrays else target)
             compared = list(_comparisons(script, wanted))
@@ -120,5 +124,6 @@ def _same_loss(script: ModuleType, wanted: Wanted, samples: Samples | Streamed) 
         weights = torch.ones(len(targets), dtype=torch.float64)
         expected = weighted_loss(wanted.cell.workload.loss, wanted.ragged)(outputs, targets, weights)
         got = script.sample_losses(outputs, targets)
-    same: bool = got.shape == (len(targets),) and _same(got.sum().double(), expected.double())
-    return same
+    if tuple(got.shape) != (len(targets),):
+        return False
+    return _same(got.sum().double(), expected.double())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from harness.commands.export_script.refused import why_not
 from harness.commands.show_text import finished
@@ -15,7 +15,10 @@ from harness.engines.calibration.look_in_child import LOOKING_S
 from harness.engines.processes.tasks import answers, started
 
 if TYPE_CHECKING:
+    from harness.commands.export_script.make_script import PlainScript
     from harness.core.cell import Cell
+
+    Stages = Sequence[Sequence[str]]
     from harness.results.store import Record
 
 
@@ -41,7 +44,7 @@ def export(what: str, root: Path, to: Path | None, plugins: Sequence[str] = ()) 
     for name, arrays in script.arrays.items():
         import numpy as np
 
-        np.savez_compressed(target.with_name(name), **arrays)
+        np.savez_compressed(target.with_name(name), **arrays)  # type: ignore[arg-type]
         written.append(str(target.with_name(name)))
     start = next(line.strip() for line in script.text.splitlines()[1:] if line.strip())
     return "\n".join([f"wrote {' and '.join(written)}; next: {start}", *(f"note: {note}" for note in script.notes)])
@@ -56,25 +59,30 @@ def _folder(cell: Cell, results: Path) -> Path:
     return next((folder for folder in there if (folder / name).exists()), given).resolve()
 
 
-def _placement(record: Record) -> Any:
+def _placement(record: Record) -> Stages | None:
     """Return the names of each stage's layers: as recorded, else as the scenario names them."""
     recorded = ((record.detail or {}).get("facts") or {}).get("placement")
     given = record.cell.options.get("placement")
     return recorded or (None if isinstance(given, str) else given)
 
 
-def _in_child(cell: Cell, steps: int, placement: Any, target: Path, plugins: Sequence[str]) -> Any:
+def _in_child(cell: Cell, steps: int, placement: Stages | None, target: Path, plugins: Sequence[str]) -> PlainScript:
     with started([(_make, (cell, steps, placement, target, tuple(plugins)))], 1, cell) as connections:
         (made,) = answers(connections, f"exporting {cell.cell_id}", LOOKING_S)
     if isinstance(made, tuple):
         code, text = made
         raise InputError([text]) if code == InputError.exit_code else PluginError(text)
-    return made
+    return cast("PlainScript", made)
 
 
 def _make(
-    cell: Cell, steps: int, placement: Any, target: Path, plugins: tuple[str, ...], control: connection.Connection
-) -> Any:
+    cell: Cell,
+    steps: int,
+    placement: Stages | None,
+    target: Path,
+    plugins: tuple[str, ...],
+    control: connection.Connection,
+) -> PlainScript | tuple[int, str]:
     """Return the script, or the exit code and the words of its refusal: an exception would arrive without its kind."""
     from harness.commands.export_script.make_script import make_script
 

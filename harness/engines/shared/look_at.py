@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from harness.core.records import Json
     from harness.workloads.entries import Arrays
 
-SEED = 0
-LOOKED_AT = 64
+LOOK_SEED = 0
+SAMPLES_LOOKED_AT = 64
 """Of a data set, that a look prepares; chosen: a batch and a validation split, small enough for any model."""
 BATCH_SIZE = 32
 """Samples behind an update that are proposed; the harness's own default."""
@@ -105,8 +105,8 @@ def _with_classes(model: Model, dataset: Dataset, options: Json) -> Json:
         return options
     try:
         shape = seen_shape(size.shape, model)
-        module = build_module(model, model.Options(), shape, SEED)
-        with torch.no_grad(), seeded(SEED, "trial"):
+        module = build_module(model, model.Options(), shape, LOOK_SEED)
+        with torch.no_grad(), seeded(LOOK_SEED, "trial"):
             outputs = outputs_of(call(module.eval(), blank(shape, 2)[0]))
     except Exception:
         return options  # the trial step says why, in the user's terms
@@ -154,10 +154,10 @@ def _with_loss(model: Model, raw: RawData, data: DataFindings, loss: str) -> Fin
     except Unfit as error:
         raise PluginError(f"{data.name}: returned {error}") from None
     shape = seen_shape(ready.shape, model)
-    module = build_module(model, model.Options(), shape, SEED)
+    module = build_module(model, model.Options(), shape, LOOK_SEED)
     few = prepare(_few(ready), model.input_size, 0.1, as_images=model.takes == "images")
     work = workload(model.name, data.name, loss)
-    trial = try_model(module, few, work, SEED, [str(model.file.path)] if model.file else [])
+    trial = try_model(module, few, work, LOOK_SEED, [str(model.file.path)] if model.file else [])
     size, step_s = _timed(module, few, loss)
     data = replace(data, inputs=shape.inputs, target=shape.targets, classes=ready.classes, remarks=ready.remarks)
     return Findings(
@@ -175,16 +175,16 @@ def _few(raw: RawData) -> RawData:
     return replace(
         raw,
         train_inputs=_first(raw.train_inputs),
-        train_targets=raw.train_targets[:LOOKED_AT],
+        train_targets=raw.train_targets[:SAMPLES_LOOKED_AT],
         test_inputs=_first(raw.test_inputs),
-        test_targets=raw.test_targets[:LOOKED_AT],
+        test_targets=raw.test_targets[:SAMPLES_LOOKED_AT],
     )
 
 
 def _first(inputs: Arrays) -> Arrays:
     if isinstance(inputs, dict):
-        return {name: array[:LOOKED_AT] for name, array in inputs.items()}
-    return inputs[:LOOKED_AT]
+        return {name: array[:SAMPLES_LOOKED_AT] for name, array in inputs.items()}
+    return inputs[:SAMPLES_LOOKED_AT]
 
 
 def _timed(module: nn.Module, data: Data, loss: str) -> tuple[int, float]:
@@ -194,7 +194,7 @@ def _timed(module: nn.Module, data: Data, loss: str) -> tuple[int, float]:
     inputs, targets = data.train.block(0, size)
     function = weighted_loss(loss, data.counts is not None)
     times: list[float] = []
-    with seeded(SEED, "trial"):
+    with seeded(LOOK_SEED, "trial"):
         while len(times) < 3 and sum(times) < TIMED_S:
             began = time.perf_counter()
             function(outputs_of(call(copied, inputs)), targets, 1.0 / size).backward()  # type: ignore[no-untyped-call]
@@ -208,7 +208,7 @@ def describe_module(
     """Return what a module is made of; it is run twice more."""
     inputs, _ = data.train.block(0, 2)
     copied = convert(copy.deepcopy(module), data.train.device, DTYPES["fp32"])
-    with torch.no_grad(), seeded(SEED, "trial"):
+    with torch.no_grad(), seeded(LOOK_SEED, "trial"):
         returned = call(copied.train(), inputs)
     return ModelFindings(
         name=name,
@@ -219,7 +219,7 @@ def describe_module(
         ties=ties(module),
         buffers=tuple(n for n, _ in module.named_buffers()),
         batch_norms=tuple(n for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)),
-        blocks=blocks_of(copied, inputs),
+        blocks=found_blocks(copied, inputs),
         chain=is_chain(module),
         draws=draws,
         normalises=any(type(part).__name__.endswith(NORMALISING) for part in module.modules()),
@@ -236,7 +236,7 @@ def ties(module: nn.Module) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in names.values() if len(group) > 1)
 
 
-def blocks_of(module: nn.Module, inputs: Inputs) -> tuple[FoundBlock, ...]:
+def found_blocks(module: nn.Module, inputs: Inputs) -> tuple[FoundBlock, ...]:
     """Return the blocks of a module, as costs, sharding and pipelines take them."""
     found = named_blocks(module, inputs)
     return tuple(FoundBlock(name, type(part).__name__, num_parameters(part)) for name, part in found)
