@@ -299,9 +299,9 @@ def export(outer: tuple[str, ...], cell: str, root: Path, to: Path | None, plugi
     CELL is a cell's id or its folder. The script runs under torchrun and imports your model and data, and nothing of
     this package. Scripts are written for single, sync-ddp, fsdp, model-split and local-sgd.
     """
-    from harness.commands.export_script.write_script import export as write
+    from harness.commands.export_script.write_script import write_exported
 
-    click.echo(write(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
+    click.echo(write_exported(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
 
 
 def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -430,7 +430,7 @@ def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str
     click.echo(describe_entry(host, name) if name else list_entries(host))
 
 
-def look_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def look_options(command: Callable[..., object]) -> Callable[..., object]:
     """Accept a model and data of one's own, to be looked at."""
     data = "Its data; default: the first built-in data that the model takes."
     command = click.option("--data", metavar="FILE:FUNCTION", help=data)(command)

@@ -15,7 +15,7 @@ from harness.workloads.data import Normalisation
 from harness.workloads.found_data import TARGET_NAMES
 from harness.workloads.own_data import TEST_SEED, TEST_SHARE
 
-ReturnedData: TypeAlias = Any
+GivenData: TypeAlias = Any
 """What a function of the user's returned, or a part of it."""
 
 
@@ -35,7 +35,7 @@ class DataLines:
     saved: bool = False
 
 
-def lines_for(result: ReturnedData, call: str, ready: Samples, normalisation: Normalisation | None) -> DataLines:
+def lines_for(result: GivenData, call: str, ready: Samples, normalisation: Normalisation | None) -> DataLines:
     """Return the lines for what a data function returned.
 
     Args:
@@ -75,7 +75,7 @@ def _key(name: str) -> str:
 
 
 def saved_lines(
-    file: str, inputs: ReturnedData, targets: ReturnedData, ready: Samples, normalisation: Normalisation | None
+    file: str, inputs: GivenData, targets: GivenData, ready: Samples, normalisation: Normalisation | None
 ) -> DataLines:
     """Return the lines that read arrays from a file beside the script."""
     assert isinstance(ready.inputs, torch.Tensor)
@@ -94,7 +94,7 @@ def saved_lines(
 _OTHER_FORM = "its data are in a form that scripts do not read; return four arrays, or two map-style data sets"
 
 
-def _training_part(result: ReturnedData, call: str) -> tuple[ReturnedData, str, bool]:
+def _training_part(result: GivenData, call: str) -> tuple[GivenData, str, bool]:
     """Return the training split, the Python for it, and whether there is no other split."""
     if isinstance(result, Mapping) and "train" in result:
         return result["train"], f'{call}["train"]', not ("test" in result or "validation" in result)
@@ -108,14 +108,14 @@ def _training_part(result: ReturnedData, call: str) -> tuple[ReturnedData, str, 
     return result[0], f"{call}[0]", False
 
 
-def _holds_samples(value: ReturnedData) -> bool:
+def _holds_samples(value: GivenData) -> bool:
     """Whether this is a data set of samples rather than an array or a table."""
     array = hasattr(value, "detach") or hasattr(value, "dtype") or hasattr(value, "iloc")
     reads = hasattr(value, "__getitem__") or hasattr(value, "collate_fn")
     return reads and not array and not isinstance(value, Mapping | tuple | list)
 
 
-def _read(part: ReturnedData, source: str) -> tuple[list[str], ReturnedData, ReturnedData]:
+def _read(part: GivenData, source: str) -> tuple[list[str], GivenData, GivenData]:
     """Return the lines that give `inputs` and `targets` of one split, and a few of both.
 
     Raises:
@@ -139,12 +139,12 @@ def _read(part: ReturnedData, source: str) -> tuple[list[str], ReturnedData, Ret
     return _of_samples(part, source)
 
 
-def _popped(columns: dict[str, ReturnedData], source: str) -> tuple[list[str], ReturnedData, ReturnedData]:
+def _popped(columns: dict[str, GivenData], source: str) -> tuple[list[str], GivenData, GivenData]:
     target = _target_of(columns)
     return [f"inputs = dict({source})", f'targets = inputs.pop("{target}")'], columns, columns.pop(target)
 
 
-def _of_samples(part: ReturnedData, source: str) -> tuple[list[str], ReturnedData, ReturnedData]:
+def _of_samples(part: GivenData, source: str) -> tuple[list[str], GivenData, GivenData]:
     """Return the lines that collate all samples of a map-style data set."""
     from torch.utils.data import default_collate
 
@@ -162,7 +162,7 @@ def _of_samples(part: ReturnedData, source: str) -> tuple[list[str], ReturnedDat
     return [*lines, f"inputs, targets = {joined}"], batch[0], batch[1]
 
 
-def _target_of(names: ReturnedData) -> str:
+def _target_of(names: GivenData) -> str:
     found = next((name for name in TARGET_NAMES if name in names), None)
     if found is None:
         raise InputError([_OTHER_FORM])
@@ -172,7 +172,7 @@ def _target_of(names: ReturnedData) -> str:
 # -- tensors -----------------------------------------------------------------------------------------------------------
 
 
-def _tensor(given: ReturnedData, name: str, ready: torch.Tensor) -> str:
+def _tensor(given: GivenData, name: str, ready: torch.Tensor) -> str:
     """Return the Python that makes a tensor of the right type."""
     if isinstance(given, torch.Tensor):
         found, made = given.dtype, name
@@ -188,7 +188,7 @@ def _tensor(given: ReturnedData, name: str, ready: torch.Tensor) -> str:
 _CASTS = {torch.float32: ".float()", torch.float64: ".double()", torch.int64: ".long()"}
 
 
-def _shape(given: ReturnedData) -> tuple[int, ...]:
+def _shape(given: GivenData) -> tuple[int, ...]:
     return tuple(given.shape if hasattr(given, "shape") else np.asarray(given).shape)
 
 
@@ -206,7 +206,7 @@ def _image_lines(shape: tuple[int, ...], ready: torch.Tensor, normalisation: Nor
         yield f"inputs = (inputs - {mean!r}) / {sd!r}  # mean and deviation of all training pixels"
 
 
-def _target_lines(given: ReturnedData, ready: torch.Tensor) -> Iterator[str]:
+def _target_lines(given: GivenData, ready: torch.Tensor) -> Iterator[str]:
     shape, made = _shape(given), _tensor(given, "targets", ready)
     if made != "targets":
         yield f"targets = {made}"

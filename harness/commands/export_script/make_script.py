@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.shown import Trial
 
-Context = dict[str, Any]
+Context = dict[str, object]
 """What a template is filled with."""
 Stages = Sequence[Sequence[str]]
 """Names of the layers of each stage of a pipeline."""

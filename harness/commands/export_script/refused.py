@@ -23,7 +23,7 @@ WITHOUT_COUNTERPART: Mapping[str, str] = {
 KNOWN_WORK = frozenset(
     {
         *("model", "dataset", "optimizer", "lr_schedule", "loss", "precision"),
-        *("lr_warmup", "clip_norm", "step", "loading", "find_unused_parameters"),
+        *("lr_warmup", "clip_norm", "step", "loading", "find_unused_parameters", "metric", "metric_better"),
     }
 )
 """Keys of a workload that scripts follow; a cell in which another one is set is refused."""

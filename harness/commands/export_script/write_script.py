@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.results.store import Record
 
 
-def export(what: str, root: Path, to: Path | None, plugins: Sequence[str] = ()) -> str:
+def write_exported(what: str, root: Path, to: Path | None, plugins: Sequence[str] = ()) -> str:
     """Write a cell's script; return what to say of it.
 
     Raises:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -242,7 +242,7 @@ def found_blocks(module: nn.Module, inputs: Inputs) -> tuple[FoundBlock, ...]:
     return tuple(FoundBlock(name, type(part).__name__, num_parameters(part)) for name, part in found)
 
 
-def way_to_outputs(returned: Any) -> str:
+def way_to_outputs(returned: object) -> str:
     """Return the Python that takes the outputs from what a model returned: "" for the tensor itself."""
     if isinstance(returned, torch.Tensor):
         return ""
@@ -250,4 +250,5 @@ def way_to_outputs(returned: Any) -> str:
         return f".{OUTPUT_NAME}"
     if isinstance(returned, Mapping) and OUTPUT_NAME in returned:
         return f'["{OUTPUT_NAME}"]{way_to_outputs(returned[OUTPUT_NAME])}'
+    assert isinstance(returned, tuple | list)  # the trial step has taken outputs from it
     return f"[0]{way_to_outputs(returned[0])}"
