@@ -361,7 +361,7 @@ def test_plugins_lists_what_is_broken_and_goes_on(plugin):
     path = plugin("x = \n")
     text = list_entries(load_host([path]))
     assert "single" in text
-    assert f"broken:\n  {path}: {path}:1: SyntaxError" in text
+    assert f"broken:\n  {path}:1: SyntaxError" in text
     with pytest.raises(InputError, match=r"is broken: .*SyntaxError"):
         describe_entry(load_host([path]), "mine")
 

@@ -88,7 +88,9 @@ def measure_layers(replica: Replica, piece: Piece, repeats: int = 3) -> list[Lay
     return [_least(runs) for runs in zip(*costs, strict=True)]
 
 
-def _measure_once(replica: Replica, inputs: torch.Tensor, targets: torch.Tensor, weight: Any) -> list[LayerCost]:
+def _measure_once(
+    replica: Replica, inputs: torch.Tensor, targets: torch.Tensor, weight: float | torch.Tensor
+) -> list[LayerCost]:
     forward: list[float] = []
     tape: list[tuple[Any, Any]] = []
     for _, layer in replica.module.named_children():

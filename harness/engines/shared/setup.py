@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.shown import Trial
     from harness.workloads.batches import Samples
-    from harness.workloads.entries import Dataset, Model, RawData
+    from harness.workloads.data import Data
+    from harness.workloads.entries import Dataset, DataShape, Model, RawData
     from harness.workloads.losses import Metric, OwnLoss
     from harness.workloads.streamed import Streamed
 
@@ -301,7 +302,7 @@ def _where(dataset: Dataset) -> str:
     return f"{dataset.source}: {dataset.name.rpartition(':')[2]}" if dataset.file is not None else dataset.name
 
 
-def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Any, Any]:
+def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Data, DataShape]:
     """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape.
 
     Raises:

@@ -207,8 +207,8 @@ class _Seen:
             for hook in hooks:
                 hook.remove()
 
-    def _norm_hook(self, name: str) -> Callable[[nn.Module, Any], None]:
-        def note(part: nn.Module, inputs: Any) -> None:
+    def _norm_hook(self, name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def note(part: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             if part.training or part.running_mean is None:
                 values = inputs[0].numel() // max(1, inputs[0].shape[0] * inputs[0].shape[1])
                 self.norms[name] = min(values, self.norms.get(name, values))
@@ -246,10 +246,10 @@ def _shapes(inputs: Inputs) -> str:
     return str(tuple(inputs.shape))
 
 
-def _generators() -> tuple[Any, ...]:
+def _generators() -> tuple[object, ...]:
     """Return the states of all generators that a model may draw from, in the order of GENERATORS, to be compared."""
     drawn = str(np.random.get_state(legacy=False))
-    states: list[Any] = [torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn]
+    states: list[object] = [torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn]
     if torch.cuda.is_available():
         states.append(torch.cuda.get_rng_state().numpy().tobytes())
     return tuple(states)

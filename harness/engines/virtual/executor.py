@@ -34,7 +34,7 @@ State = dict[int, dict[str, Any]]
 _GROUPS = -1
 """Stands in a state for the number of a parameter: what the optimizer's groups hold."""
 
-REMEMBERED = 64
+REMEMBERED_STEPS = 64
 """Updates kept for endpoints that take the same step from the same state; more workers than this recompute."""
 
 
@@ -170,7 +170,7 @@ class Executor:
         if self.shared_steps:
             # The inputs are kept too: an id is only a name for as long as its object lives.
             self._steps[key] = (after, new_state, weights, gradient, state)
-            while len(self._steps) > REMEMBERED:
+            while len(self._steps) > REMEMBERED_STEPS:
                 self._steps.popitem(last=False)
         return after, new_state
 
