@@ -141,10 +141,11 @@ def failed(found: Sequence[Exam]) -> set[tuple[str, str]]:
 def passes_in_words(found: Sequence[Exam], engine: str) -> tuple[Text, ...]:
     """Say on one engine who trains what single trains."""
     same = [exam for exam in found if exam.engine == engine and exam.passed and exam.pairs]
-    exact = [exam for exam in same if not exam.causes]
+    exact = [exam for exam in same if not exam.causes or exam.worst < IDENTICAL]
     told = [_same(exact, engine)] if exact else []
-    several = dict.fromkeys(exam.causes for exam in same if exam.causes)
-    return (*told, *(_alike([exam for exam in same if exam.causes == causes], causes) for causes in several))
+    apart = [exam for exam in same if exam not in exact]
+    several = dict.fromkeys(exam.causes for exam in apart)
+    return (*told, *(_alike([exam for exam in apart if exam.causes == causes], causes) for causes in several))
 
 
 def failures_in_words(found: Sequence[Exam], engine: str) -> tuple[Text, ...]:

@@ -53,6 +53,7 @@ def input_bound_in_words(found: Sequence[InputBound]) -> tuple[Text, ...]:
         Text(
             f"{label(worst.point)} spends {share_in_percent(worst.share)} of a step ({duration(worst.input_s)}) on "
             f"reading its data.{others} Let more processes read ahead (workload.loading.workers), keep the data in "
-            "memory (workload.loading.resident = true), or do less for each sample in the data set."
+            "memory (workload.loading.resident = true; samples that are drawn anew then stay as they were first read), "
+            "or do less for each sample in the data set."
         ),
     )

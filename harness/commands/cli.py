@@ -433,7 +433,7 @@ def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str
 def look_options(command: Callable[..., object]) -> Callable[..., object]:
     """Accept a model and data of one's own, to be looked at."""
     data = "Its data; default: the first built-in data that the model takes."
-    command = click.option("--data", metavar="FILE:FUNCTION", help=data)(command)
+    command = click.option("--data", metavar="FILE.py:FUNCTION|NAME|TABLE", help=data)(command)
     return click.option("--model", metavar="FILE:FUNCTION", help="Your own model: train.py:build_model.")(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from multiprocessing import connection
 from pathlib import Path
@@ -15,6 +16,8 @@ from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     from harness.api.host import Host
+    from harness.api.strategy import Options
+    from harness.core.records import Json
 
 LOOKING_S = 600.0
 """Longest that a look may take; chosen: libraries take 20 s to import, data sets minutes to read."""
@@ -45,12 +48,47 @@ def refuse_unknown(model: str, dataset: str | None, folder: Path, host: Host) ->
         user_model(model, folder)
     elif model not in host.models:
         raise InputError([f"--model {model}: {one_of(model, host.models, 'harness plugins')}, or FILE.py:FUNCTION"])
-    if dataset is not None and is_user_function(dataset):
-        user_dataset(dataset, folder)
-    elif dataset is not None and dataset not in host.datasets:
+    if dataset is None:
+        return
+    name, options = data_as_written(dataset)
+    if is_user_function(name):
+        user_dataset(name, folder)
+    elif name not in host.datasets:
+        raise InputError([f"--data {name}: {one_of(name, host.datasets, 'harness plugins')}, or FILE.py:FUNCTION"])
+    else:
+        _check_options(name, host.datasets[name].Options, options)
+
+
+def data_as_written(text: str) -> tuple[str, Json]:
+    """Read what `--data` says: a name, or a name with options as a scenario writes them.
+
+    Raises:
+        InputError: it begins like a table of TOML and is none, or has no name.
+    """
+    if not text.lstrip().startswith("{"):
+        return text, {}
+    try:
+        options: Json = tomllib.loads(f"data = {text}")["data"]
+    except tomllib.TOMLDecodeError as error:
+        raise InputError([f"--data {text}: {error}; write it as in a scenario: {_EXAMPLE}"]) from None
+    if not isinstance(options.get("name"), str):
+        raise InputError([f"--data {text}: has no name; write it as in a scenario: {_EXAMPLE}"])
+    return options.pop("name"), options
+
+
+_EXAMPLE = """--data '{ name = "table", path = "houses.csv", target = "price" }'"""
+
+
+def _check_options(name: str, kind: type[Options], options: Json) -> None:
+    from pydantic import ValidationError
+
+    try:
+        kind(**options)
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
         raise InputError(
-            [f"--data {dataset}: {one_of(dataset, host.datasets, 'harness plugins')}, or FILE.py:FUNCTION"]
-        )
+            [f"--data {name}: {'; '.join(found)}; options are written as in a scenario: {_EXAMPLE}"]
+        ) from None
 
 
 def _look(
@@ -61,6 +99,6 @@ def _look(
     from harness.engines.shared.look_at import look_at
 
     try:
-        return look_at(model, dataset, folder, load_host(plugins))
+        return look_at(model, None if dataset is None else data_as_written(dataset), folder, load_host(plugins))
     except HarnessError as error:
         return str(error)

@@ -175,11 +175,17 @@ def _unfit_to_fork() -> str:
     return "starts CUDA" if _has_started_cuda() else ""
 
 
+_ENDS_BY_ITSELF = "jemalloc_bg_thd"
+"""The thread of an allocator (pyarrow's, which pandas imports) that knows of forks: in a child it is switched off."""
+
+
 def _num_threads() -> int:
+    """Count this process's threads, those left out that survive a fork or are not missed there."""
     try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:  # not Linux
-        return 1
+        names = [Path(f"/proc/self/task/{number}/comm").read_text().strip() for number in os.listdir("/proc/self/task")]
+    except OSError:  # not Linux, or a thread that has just ended
+        return threading.active_count()
+    return sum(name != _ENDS_BY_ITSELF for name in names)
 
 
 def _has_started_cuda() -> bool:

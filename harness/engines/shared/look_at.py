@@ -55,12 +55,12 @@ TEXT_CANDIDATES: tuple[tuple[str, Json], ...] = (("tokens", {}), ("tokens", {"la
 NORMALISING = ("LayerNorm", "RMSNorm")
 
 
-def look_at(model: str, dataset: str | None, folder: Path, host: Host) -> Findings:
+def look_at(model: str, dataset: tuple[str, Json] | None, folder: Path, host: Host) -> Findings:
     """Build a model, load its data, and take one training step.
 
     Args:
         model: what a scenario would say: FILE.py:FUNCTION, or a name.
-        dataset: likewise; None: the first built-in one that the model takes.
+        dataset: likewise, with options; None: the first built-in one that the model takes.
         folder: what files are relative to.
 
     Raises:
@@ -68,8 +68,9 @@ def look_at(model: str, dataset: str | None, folder: Path, host: Host) -> Findin
     """
     found = user_model(model, folder) if is_user_function(model) else host.models[model]
     if dataset is not None:
-        entry = user_dataset(dataset, folder) if is_user_function(dataset) else host.datasets[dataset]
-        return _look(found, entry, {})
+        name, options = dataset
+        entry = user_dataset(name, folder) if is_user_function(name) else host.datasets[name]
+        return _look(found, entry, options)
     return _propose(found, host)
 
 
