@@ -257,6 +257,6 @@ def judge_validation(num_train: int, num_validation: int, evaluates: bool) -> li
     if num_validation < TINY:
         return [
             f"data: the validation split has {counted(num_validation, 'sample')}: one of them is "
-            f"{share_in_percent(1 / num_validation)} of the accuracy"
+            f"{share_in_percent(1 / num_validation)} of what is judged"
         ]
     return []
