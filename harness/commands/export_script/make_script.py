@@ -276,7 +276,7 @@ def _data(
 ) -> tuple[DataLines, SavedFiles, list[UserImport]]:
     """Return the lines that read the data, arrays to be saved beside the script, and functions to import."""
     normalisation: Normalisation | None = None
-    if raw.full_scale is not None and not isinstance(raw.train_inputs, dict):
+    if raw.full_scale is not None and not raw.vocabulary and not isinstance(raw.train_inputs, dict):
         normalisation = measure_normalisation(raw.train_inputs, raw.full_scale)
     name = cell.workload.dataset.name
     if not is_user_function(name):
