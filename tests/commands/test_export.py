@@ -59,6 +59,10 @@ def main():
     return Marked()
 
 
+def words(vocabulary):
+    return nn.Sequential(nn.Embedding(vocabulary, 8), nn.Linear(8, vocabulary))
+
+
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.ReLU(inplace=True), nn.Linear(4, 4))
 
@@ -149,7 +153,7 @@ def harness(*words: str) -> Result:
 def cell_of(here: Path, model: str, data: str, strategy: str = "single", **changes):
     """Return a cell that trains a model of one's own."""
     work = {"model": f"{here}/exported_models.py:{model}", "dataset": data, **changes.pop("workload", {})}
-    if "_" not in data and data not in ("digits", "synthetic"):
+    if "_" not in data and data not in ("digits", "synthetic", "text"):
         work["dataset"] = f"{here}/exported_data.py:{data}"
     gpus = [1 if strategy == "single" else 2]
     sweep = {"sweep__strategy": strategy, "sweep__gpus": gpus, "sweep__global_batch_size": [16]}
@@ -174,6 +178,7 @@ FORMS = [
     ("plain_numbers", "loaded", "mse"),
     ("plain_numbers", "columns", "bce-with-logits"),
     ("lazy", "pictures", "cross-entropy"),
+    ("words", "text", "cross-entropy"),
 ]
 
 
