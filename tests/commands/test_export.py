@@ -379,6 +379,14 @@ FIVE = '"single", "sync-ddp", "fsdp", "local-sgd"'
 
 @pytest.mark.dist
 @pytest.mark.slow
+def test_scripts_of_every_strategy_have_the_losses_of_their_cells():
+    work = 'loss = "mse"\nlr_warmup = 1.0'
+    apart = exported(SCENARIO, MODEL="plain_numbers", DATA="rows", STRATEGIES=f'{FIVE}, "model-split"', WORK=work)
+    assert max(apart.values()) < 1e-5, apart
+
+
+@pytest.mark.dist
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "data", "strategies", "work"),
     [
@@ -389,7 +397,6 @@ FIVE = '"single", "sync-ddp", "fsdp", "local-sgd"'
             ", ".join(f'{{ name = "model-split", schedule = "{s}" }}' for s in PIPELINE_SCHEDULES),
             "",
         ),
-        ("plain_numbers", "rows", f'{FIVE}, "model-split"', 'loss = "mse"\nlr_warmup = 1.0'),
         ("normed", "pictures", FIVE, "clip_norm = 0.5"),
         ("main", "sentences", FIVE, 'precision = "bf16"'),
         ("small", "pictures", '{ name = "fsdp", shard = "optimizer" }, { name = "fsdp", recompute = true }', ""),
