@@ -68,7 +68,7 @@ def look(tmp_path: Path):
 
     (tmp_path / "train.py").write_text(TRAIN)
     (tmp_path / "data.py").write_text(DATA)
-    return lambda model, data=None: look_at(f"train.py:{model}", data and f"data.py:{data}", tmp_path, host())
+    return lambda model, data=None: look_at(f"train.py:{model}", data and (f"data.py:{data}", {}), tmp_path, host())
 
 
 def test_a_plain_sequence_on_the_digits(look):
