@@ -206,7 +206,8 @@ def draws_anew(part: MapSet, seeds: bool = False) -> bool:
     Args:
         seeds: give the global generators the same seed both times.
     """
-    from harness.workloads.streamed import generators_kept, seed_generators
+    from harness.workloads.generators import generators_kept
+    from harness.workloads.streamed import seed_generators
 
     before = seed_generators if seeds else None
     with generators_kept():

@@ -6,7 +6,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from harness.core.errors import PluginError
 from harness.core.streams import stream_seed
 from harness.workloads.batches import Inputs, mapped
 from harness.workloads.found_data import Unfit
+from harness.workloads.generators import generators_kept
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -188,15 +188,3 @@ def seed_generators(number: int) -> None:
     torch.default_generator.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Put the generators back as they were."""
-    kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(kept[0])
-        np.random.set_state(kept[1])
-        random.setstate(kept[2])

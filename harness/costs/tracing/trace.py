@@ -29,10 +29,11 @@ from harness.costs.tracing.follow import follow
 from harness.costs.tracing.lines import Held, model_shape
 from harness.costs.tracing.samples import drawn
 from harness.costs.tracing.tensor_cuts import TensorPlan, found_plan, not_plain, split_shares
-from harness.costs.tracing.untouched import in_precision, is_lazy, kept_generators, kept_module, make_fake
+from harness.costs.tracing.untouched import in_precision, is_lazy, kept_module, make_fake
 from harness.costs.tracing.watch import AllocationRecorder, Phase, TracedPass, storage_key, storage_keys
 from harness.workloads.batches import Inputs, call, outputs_of, tensors_of
 from harness.workloads.entries import LOSSES, DataShape
+from harness.workloads.generators import generators_kept
 from harness.workloads.losses import weighted_loss
 
 BATCH_SIZES = (2, 4)
@@ -92,7 +93,7 @@ def trace_model(
         files: the user's own, whose lines a reason names.
     """
     rules = rules or Rules()
-    with kept_generators(), _silence():
+    with generators_kept(), _silence():
         return _built_without_values(build, shape, rules) or _trace_built(build, shape, rules, files)
 
 

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import parameter as parameters
-
-
-@contextmanager
-def kept_generators() -> Iterator[None]:
-    """Put the states of torch's, numpy's and Python's own generators back: a model may draw from any of them."""
-    python, numpys = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpys)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from multiprocessing import connection
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.core.errors import HarnessError, InputError, PluginError, one_of
 from harness.engines.processes.tasks import answers, started
 from harness.engines.shared.findings import Findings
+from harness.scenario.mistakes import Source, parse_toml, validated
 from harness.workloads.user import user_dataset, user_model
 from harness.workloads.user_files import is_user_function
 
@@ -67,12 +67,11 @@ def data_as_written(text: str) -> tuple[str, Json]:
     """
     if not text.lstrip().startswith("{"):
         return text, {}
-    try:
-        options: Json = tomllib.loads(f"data = {text}")["data"]
-    except tomllib.TOMLDecodeError as error:
-        raise InputError([f"--data {text}: {error}; write it as in a scenario: {_EXAMPLE}"]) from None
+    content, source = parse_toml(f"data = {text}", f"--data {text}")
+    options: Json = content["data"]
     if not isinstance(options.get("name"), str):
-        raise InputError([f"--data {text}: has no name; write it as in a scenario: {_EXAMPLE}"])
+        source.problem(("data",), f"has no name; write it as in a scenario: {_EXAMPLE}")
+        source.raise_problems()
     return options.pop("name"), options
 
 
@@ -80,15 +79,10 @@ _EXAMPLE = """--data '{ name = "table", path = "houses.csv", target = "price" }'
 
 
 def _check_options(name: str, kind: type[Options], options: Json) -> None:
-    from pydantic import ValidationError
-
-    try:
-        kind(**options)
-    except ValidationError as error:
-        found = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
-        raise InputError(
-            [f"--data {name}: {'; '.join(found)}; options are written as in a scenario: {_EXAMPLE}"]
-        ) from None
+    how = "" if options else f" (options are written as in a scenario: {_EXAMPLE})"
+    source = Source(f"--data {name}{how}")
+    validated(kind, options, source)
+    source.raise_problems()
 
 
 def _look(

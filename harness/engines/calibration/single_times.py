@@ -25,7 +25,7 @@ from harness.engines.real.clock import Ledger
 from harness.engines.real.endpoints import RealWorker
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.messages import Post
-from harness.engines.shared.layer_timing import LayerCost, measure_layers
+from harness.engines.shared.layer_timing import LayerCost, measure_layers, now_s
 from harness.engines.shared.replica import Replica, make_pieces
 from harness.engines.shared.sample_order import first_rows
 from harness.engines.shared.setup import Setup, make_setup
@@ -236,12 +236,12 @@ def _spread(whole: LayerCost, shape: ModelShape | NotKnown, size: int) -> list[L
 
 def _whole_model(replica: Replica, piece: Any) -> LayerCost:
     inputs, targets, weight = replica.gather(piece)
-    start = _now(replica.device)
+    start = now_s(replica.device)
     with replica.autocast():
         outputs = outputs_of(call(replica.forward, inputs))
-    middle = _now(replica.device)
+    middle = now_s(replica.device)
     replica.loss(outputs, targets, weight).backward()
-    end = _now(replica.device)
+    end = now_s(replica.device)
     replica.take_gradients()
     size = outputs.numel() * outputs.element_size()
     return LayerCost("model", middle - start, end - middle, size, replica.num_parameters)
@@ -290,14 +290,8 @@ def least(function: Callable[[], object], device: torch.device, repeats: int, bl
     function()
     times = []
     for _ in range(blocks):
-        start = _now(device)
+        start = now_s(device)
         for _ in range(repeats):
             function()
-        times.append((_now(device) - start) / repeats)
+        times.append((now_s(device) - start) / repeats)
     return min(times)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

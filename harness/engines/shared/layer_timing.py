@@ -85,7 +85,7 @@ def measure_layers(replica: Replica, piece: Piece, repeats: int = 3) -> list[Lay
     replica.take_gradients()
     with torch.no_grad():
         replica.set_buffers(buffers)
-    return [_least(runs) for runs in zip(*costs, strict=True)]
+    return [least_cost(runs) for runs in zip(*costs, strict=True)]
 
 
 def _measure_once(
@@ -95,20 +95,20 @@ def _measure_once(
     tape: list[tuple[Any, Any]] = []
     for _, layer in replica.module.named_children():
         entry = inputs.detach().requires_grad_(bool(tape))
-        start = _now(replica.device)
+        start = now_s(replica.device)
         with replica.autocast():
             inputs = layer(entry)
-        forward.append(_now(replica.device) - start)
+        forward.append(now_s(replica.device) - start)
         tape.append((entry, inputs))
     outputs = inputs.detach().requires_grad_()
     with replica.autocast():
         replica.loss(outputs, targets, weight).backward()
     gradient, backward = outputs.grad, []
     for entry, output in reversed(tape):
-        start = _now(replica.device)
+        start = now_s(replica.device)
         if output.requires_grad:
             output.backward(gradient)
-        backward.append(_now(replica.device) - start)
+        backward.append(now_s(replica.device) - start)
         gradient = entry.grad
     rows = zip(replica.module.named_children(), forward, reversed(backward), tape, strict=True)
     return [
@@ -117,13 +117,15 @@ def _measure_once(
     ]
 
 
-def _now(device: torch.device) -> float:
+def now_s(device: torch.device) -> float:
+    """Return this process's clock once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def _least(runs: Sequence[LayerCost]) -> LayerCost:
+def least_cost(runs: Sequence[LayerCost]) -> LayerCost:
+    """Return what one layer takes where nothing disturbs it: the least of several repeats."""
     first = runs[0]
     forward, backward = min(r.forward_s for r in runs), min(r.backward_s for r in runs)
     return LayerCost(first.name, forward, backward, first.output_bytes, first.num_parameters)

@@ -21,6 +21,7 @@ from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimize
 from harness.engines.shared.plain_state import PlainState, plain_state, put_back
 from harness.engines.shared.sample_order import Indices, cut
 from harness.workloads.batches import Inputs, call, outputs_of
+from harness.workloads.generators import drawing_from
 from harness.workloads.losses import Metric, Reduces, evaluate, weighted_loss
 
 if TYPE_CHECKING:
@@ -479,17 +480,8 @@ def build_module(model: Model, options: object, shape: DataShape, seed: int) -> 
 @contextmanager
 def seeded(seed: int, *stream: str | int) -> Iterator[None]:
     """Draw from a stream of the run's own, whichever global generator is asked; all are put back as they were."""
-    kept = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        number = stream_seed(seed, *stream)
-        torch.manual_seed(number)
-        np.random.seed(number % 2**32)
-        random.seed(number)
-        try:
-            yield
-        finally:
-            np.random.set_state(kept[0])
-            random.setstate(kept[1])
+    with drawing_from(stream_seed(seed, *stream)):
+        yield
 
 
 def seed_step(generators: Sequence[str], seed: int, *origin: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,12 +118,9 @@ class Setup:
         """What a trial step has shown; None before a replica was built, and where none was taken."""
         return self._found.get("trial")
 
-    @property
+    @cached_property
     def _given_loss(self) -> str | OwnLoss:
-        if "loss" not in self._found:
-            self._found["loss"] = find_loss(self.cell)
-        found: str | OwnLoss = self._found["loss"]
-        return found
+        return find_loss(self.cell)
 
     @property
     def loss(self) -> str | OwnLoss:
@@ -132,21 +130,15 @@ class Setup:
             return given
         return replace(given, reduces=self.trial.reduces)
 
-    @property
+    @cached_property
     def optimizer(self) -> Named | OwnOptimizer:
         """The optimizer: one of torch's with options, or the user's function."""
-        if "optimizer" not in self._found:
-            self._found["optimizer"] = find_optimizer(self.cell)
-        found: Named | OwnOptimizer = self._found["optimizer"]
-        return found
+        return find_optimizer(self.cell)
 
-    @property
+    @cached_property
     def metric(self) -> Metric:
         """What evaluations measure beside the loss."""
-        if "metric" not in self._found:
-            self._found["metric"] = find_metric(self.cell, self.budget.metric)
-        found: Metric = self._found["metric"]
-        return found
+        return find_metric(self.cell, self.budget.metric)
 
     @property
     def counts(self) -> npt.NDArray[np.int64] | None:

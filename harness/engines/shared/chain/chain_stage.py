@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils._pytree import tree_unflatten
@@ -17,6 +15,7 @@ from torch.utils._pytree import tree_unflatten
 from harness.core.errors import Impossible
 from harness.engines.shared.chain.events import Args, BlockCall, Chain, Forward, Intercepted, Key, Kwargs, Leaf, watched
 from harness.workloads.batches import Inputs, call, outputs_of, rows
+from harness.workloads.generators import drawing_from
 
 INPUTS = "inputs"
 """Keyword under which a stage is given the one tensor of a model that takes no keywords."""
@@ -166,17 +165,8 @@ class ChainStage(nn.Module):
         if self.seed_of is None:
             yield
             return
-        number = self.seed_of(event)
-        kept = np.random.get_state(), random.getstate()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(number)
-            np.random.seed(number % 2**32)
-            random.seed(number)
-            try:
-                yield
-            finally:
-                np.random.set_state(kept[0])
-                random.setstate(kept[1])
+        with drawing_from(self.seed_of(event), [self.device] if self.device.type == "cuda" else []):
+            yield
 
     # -- parameters ------------------------------------------------------------------------------------------------
 

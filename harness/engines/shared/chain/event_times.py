@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -12,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.costs.tracing import num_parameters, undisturbed
 from harness.engines.shared.chain.events import Args, Forward, Intercepted, Kwargs
-from harness.engines.shared.layer_timing import LayerCost
+from harness.engines.shared.layer_timing import LayerCost, least_cost, now_s
 from harness.workloads.batches import Inputs, call, outputs_of
 
 
@@ -28,7 +27,7 @@ def measure_events(
         runs = [_one_pass(model, names, inputs, loss) for _ in range(repeats + 1)][1:]
     for parameter in model.parameters():
         parameter.grad = None
-    return [_least(costs) for costs in zip(*runs, strict=True)]
+    return [least_cost(costs) for costs in zip(*runs, strict=True)]
 
 
 def _one_pass(
@@ -39,19 +38,19 @@ def _one_pass(
     entered: list[tuple[float, int]] = []
 
     def timed(name: str, forward: Forward, args: Args, kwargs: Kwargs) -> object:
-        number, start = len(called), _now(device)
+        number, start = len(called), now_s(device)
         output = forward(*args, **kwargs)
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-        called.append((name, _now(device) - start, sum(t.numel() * t.element_size() for t in tensors)))
+        called.append((name, now_s(device) - start, sum(t.numel() * t.element_size() for t in tensors)))
         for tensor in tensors:
             if tensor.requires_grad:
-                tensor.register_hook(lambda _: entered.append((_now(device), number)))
+                tensor.register_hook(lambda _: entered.append((now_s(device), number)))
         return output
 
     with Intercepted(model, names, timed):
         value = loss(outputs_of(call(model, inputs)))
     value.backward()
-    entered.append((_now(device), -1))
+    entered.append((now_s(device), -1))
     backward = [0.0] * len(called)
     # From the gradient of an event's output to the next event's: what lies between is its backward pass.
     for (start, number), (end, _) in pairwise(entered):
@@ -63,15 +62,3 @@ def _one_pass(
         counted.add(name)
         costs.append(LayerCost(name, forward_s, backward_s, size, parameters))
     return costs
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def _least(runs: Sequence[LayerCost]) -> LayerCost:
-    first = runs[0]
-    forward, backward = min(r.forward_s for r in runs), min(r.backward_s for r in runs)
-    return LayerCost(first.name, forward, backward, first.output_bytes, first.num_parameters)
