@@ -4,17 +4,17 @@ Imports the standard library only, so that `harness show` answers at once. Works
 for what was not measured.
 
 Rules: the seeds of a point stand together; each strategy stands with its best point; measured and simulated are never
-in one ranking; what fails the entry exam is in none. Where cells have a target the shortest time to it wins: the median
-where every seed reached it, else the expected time with failed runs repeated, and points that half of the seeds miss
-come last. Without a target the highest median throughput wins. Medians of fewer than five seeds get no interval. If
-several strategies are statistically tied, the one on the fewest devices is recommended.
+in one ranking; what fails the entry exam is in none. Several models, data sets, links or faults are several questions,
+each with an answer of its own. Where cells have a target the shortest time to it wins: the geometric mean where every
+seed reached it, else the expected time with failed runs repeated, and points that half of the seeds miss come last.
+Without a target the highest throughput wins. Of those that nobody surely beats by more than 5 %, the one on the fewest
+devices is recommended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,12 @@ from harness.analysis.confidence import (
     achieves,
     evidence,
     is_level,
-    is_open,
     lead_in_words,
     open_in_words,
     recommended_first,
+    target_reading,
 )
+from harness.analysis.contrast import Contrast, Verdict, contrast
 from harness.analysis.input_bound import input_bound, input_bound_in_words
 from harness.analysis.judged_rows import metric_of
 from harness.analysis.ledger import (
@@ -40,24 +41,14 @@ from harness.analysis.ledger import (
     one_rate_rows,
     rate_advice,
     too_large,
-    too_large_for,
     tried_in_words,
+    unsteady,
 )
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
 from harness.analysis.point_names import device_noun, devices_in_words, differs, label, real, sentences, setting
-from harness.analysis.points import (
-    TRIED,
-    Point,
-    Row,
-    has_target,
-    not_ranked,
-    number,
-    points,
-    ranked_rows,
-    status_counts,
-    without_controls,
-)
-from harness.analysis.ranking import ENOUGH, Standing, best_standings
+from harness.analysis.points import Row, number, status_counts
+from harness.analysis.ranking import ENOUGH, Ranking, Standing
+from harness.analysis.result_findings import Question, ResultFindings, findings_of
 from harness.analysis.winners import DRAM, DevicePrice, price_of, winners
 from harness.core.metrics import Judged
 from harness.core.text import NO_TEXT, Text
@@ -74,7 +65,6 @@ __all__ = [
     "answer_as_text",
     "devices_in_words",
     "judged",
-    "pool_of",
     "status_counts",
     "with_flips",
 ]
@@ -96,9 +86,30 @@ class Recommendation(StrEnum):
     """One strategy was asked about, and its devices do less than half the work that they could."""
     UNRELIABLE = "unreliable"
     """No setting reaches the target with half of its seeds."""
+    EACH = "each"
+    """Several models, data sets or environments were asked about: each has an answer of its own."""
     NONE_REACHED = "none-reached"
     NO_RESULT = "no-result"
     NOTHING_YET = "nothing-yet"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of several questions with its answer.
+
+    Attributes:
+        of: what was asked about, such as `cluster.inter_node "25 Gb/s"`.
+    """
+
+    of: Text
+    answer: Answer
+
+    @property
+    def lines(self) -> tuple[Text, ...]:
+        """What the answer says beside its headline and grounds."""
+        given = self.answer
+        said = (*given.input_bound, given.runner_up, *given.why, *given.flips, given.one_rate, *given.try_next)
+        return tuple(line for line in (*said, *edges_in_words(given.ledger), *given.caveats) if line)
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,9 @@ class Answer:
         ledger: the settings that each strategy stands with, and what it could choose from.
         contest: (cell id, name, seconds) of the winner and of whoever could take its place, where both are simulated.
         poor: cell ids of the winner on few devices and on many, where that is the answer: many are hardly faster.
+        contrast: the runner-up beside the recommended one; None without.
+        cases: the answers where there are several questions.
+        findings: what all of this was read from.
     """
 
     kind: Recommendation
@@ -150,6 +164,9 @@ class Answer:
     ledger: tuple[LedgerEntry, ...] = ()
     contest: tuple[tuple[str, str, float], ...] = ()
     poor: tuple[str, str] | None = None
+    contrast: Contrast | None = None
+    cases: tuple[Case, ...] = ()
+    findings: ResultFindings | None = field(default=None, compare=False, repr=False)
 
     @property
     def headline(self) -> Text:
@@ -171,49 +188,81 @@ def answer(rows: Sequence[Row], planned: int, price: DevicePrice | None = None, 
         price: of a device; without one device time stands for money.
         target: the target in words.
     """
-    examined = exams.exams(rows)
-    pool = pool_of(rows, exams.failed(examined))
-    found = without_controls(points(pool, has_target(pool)))
-    best = best_standings(found)
-    caveats = caveats_of(rows, planned, pool)
-    if not best:
-        return replace(_nothing(rows, planned), caveats=caveats if rows else ())
-    engine = str(pool[0]["engine"])
-    at_one = at_one_rate(found, best)
+    found = findings_of(rows)
+    caveats = caveats_of(rows, planned, found)
+    if not found.questions:
+        return replace(_nothing(rows, planned), caveats=caveats if rows else (), findings=found)
+    engine = str(found.pool[0]["engine"])
     common = Answer(
         kind=Recommendation.NONE_REACHED,
         advice=NO_TEXT,
-        simulated=not real(best[0].point),
+        simulated=engine == "virtual",
         caveats=caveats,
-        failed_exam=exams.failures_in_words(examined, engine),
-        exam=exams.passes_in_words(examined, engine),
-        input_bound=input_bound_in_words(input_bound(found)),
-        no_promise=_no_promise(rows, found, engine),
+        failed_exam=exams.failures_in_words(found.exams, engine),
+        exam=(
+            *exams.passes_in_words(found.exams, engine),
+            *filter(None, [exams.not_judged_in_words(found.pool, found.exams, engine)]),
+        ),
+        no_promise=_no_promise(found, engine),
+        findings=found,
+    )
+    parts = [_of_question(common, question, price, target) for question in found.questions]
+    if len(parts) == 1:
+        return parts[0]
+    return _for_each(common, found.questions, parts)
+
+
+def _of_question(common: Answer, question: Question, price: DevicePrice | None, target: str) -> Answer:
+    """Return the answer to one question."""
+    ranking = question.ranking
+    at_one = at_one_rate(ranking)
+    common = replace(
+        common,
+        input_bound=input_bound_in_words(input_bound(ranking.points)),
         one_rate=one_rate_in_words(at_one),
         one_rate_rows=one_rate_rows(at_one),
-        too_large=too_large(found),
-        try_next=rate_advice(found),
-        ledger=ledger(found, best),
+        too_large=too_large(ranking),
+        try_next=rate_advice(ranking),
+        ledger=ledger(ranking),
     )
-    if not best[0].reached:
-        return _none_reached(common, best)
-    return _ranked(common, recommended_first(best, found), found, price, target)
+    if not ranking.best[0].reached:
+        return _none_reached(common, ranking.best)
+    return _ranked(common, ranking, price, target)
 
 
-def pool_of(rows: Sequence[Row], barred: AbstractSet[tuple[str, str]] = frozenset()) -> list[Row]:
-    """Return what is ranked: cells of one engine that were tried, with a device for each worker.
+def _for_each(common: Answer, questions: Sequence[Question], parts: Sequence[Answer]) -> Answer:
+    """Return one answer for each question: what is swept there is nothing that a strategy could be recommended for."""
+    cases = tuple(
+        Case(Text(question.words), replace(part, caveats=part.caveats[len(common.caveats) :]))
+        for question, part in zip(questions, parts, strict=True)
+    )
+    keys = listed(dict.fromkeys(key for question in questions for key, _ in question.values))
+    alike = len({_recommended(part) for part in parts}) == 1 and parts[0].leader is not None
+    each = tuple(Text(f"{case.of}: {case.answer.advice}") for case in cases)
+    return replace(
+        common,
+        kind=Recommendation.EACH,
+        advice=parts[0].advice if alike else Text(f"There is one answer for each {keys}."),
+        grounds=(Text(f"The answer is the same for each {keys}."),) if alike else each,
+        cases=cases,
+        ledger=tuple(entry for part in parts for entry in part.ledger),
+        winners=tuple((f"{what}, {case.of}", who, value) for case in cases for what, who, value in case.answer.winners),
+        poor=next((part.poor for part in parts if part.poor), None),
+    )
 
-    Args:
-        barred: (strategy, engine) of those that failed the entry exam.
-    """
-    tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
-    return ranked_rows([row for row in tried if (row["strategy"], row["engine"]) not in barred])
+
+def _recommended(part: Answer) -> Hashable:
+    """Return what two answers have in common that recommend the same, whatever was asked about."""
+    rows = part.findings.rows if part.findings else ()
+    leader = next((row for row in rows if row["cell_id"] == part.leader), {})
+    keys = ("strategy", "options", "gpus", "global_batch_size", "micro_batch_size", "learning_rate")
+    return part.kind, *(leader.get(key) for key in keys)
 
 
-def _no_promise(rows: Sequence[Row], found: Sequence[Point], engine: str) -> Text:
+def _no_promise(found: ResultFindings, engine: str) -> Text:
     """Return who makes no promise to train what single trains; where nobody trains there is none to make."""
-    trained = any(row.get("regime") for point in found for row in point.rows)
-    return exams.not_examined_in_words(rows, engine) if trained else NO_TEXT
+    trained = any(row.get("regime") for row in found.pool)
+    return exams.not_examined_in_words(found.rows, engine) if trained else NO_TEXT
 
 
 def with_flips(given: Answer, flips: Sequence[Text]) -> Answer:
@@ -226,31 +275,39 @@ def with_flips(given: Answer, flips: Sequence[Text]) -> Answer:
 
 def answer_as_text(given: Answer) -> Text:
     """Return the answer as lines for a terminal: the advice, its grounds, then one line for everything else."""
-    notes = [f"note: {line}" for line in (*given.caveats, *edges_in_words(given.ledger))]
-    lines = [given.headline, " ".join(given.grounds), *_body(given), *_winners_in_lines(given), *notes]
+    notes = [f"note: {line}" for line in _notes(given)]
+    cases = [f"\n{case.of}:\n{answer_as_text(case.answer)}" for case in given.cases]
+    lines = [given.headline, " ".join(given.grounds), *_body(given), *_winners_in_lines(given), *notes, *cases]
     return Text("\n".join(line for line in lines if line))
 
 
 def answer_as_markdown(given: Answer) -> Text:
     """Return the answer as Markdown; nothing in it is taken for markup."""
-    items = [*_body(given), *(f"Note: {line}" for line in (*given.caveats, *edges_in_words(given.ledger)))]
+    items = [*_body(given), *(f"Note: {line}" for line in _notes(given))]
     head = " ".join([f"**{escaped(given.headline)}**", *map(escaped, given.grounds)]) + "\n"
     head += "".join(f"\n- {escaped(item)}" for item in items) + ("\n" if items else "")
-    if not given.winners:
+    for case in given.cases:
+        head += f"\n### {escaped(case.of)}\n\n{answer_as_markdown(case.answer)}"
+    if not given.winners or given.cases:
         return Text(head)
     table = [("best by", "is", "with"), ("---", "---", "---"), *(map(escaped, line) for line in given.winners)]
     return Text(head + "\n" + "".join(f"| {' | '.join(line)} |\n" for line in table))
 
 
+def _notes(given: Answer) -> tuple[Text, ...]:
+    return given.caveats if given.cases else (*given.caveats, *edges_in_words(given.ledger))
+
+
 def _body(given: Answer) -> list[str]:
     about_training = [*given.failed_exam, *given.exam, given.no_promise]
     about_speed = [*given.input_bound, given.runner_up, *given.why, *given.flips]
-    about_rates = [tried_in_words(given.ledger), given.one_rate, given.too_large, *given.try_next]
+    tried = NO_TEXT if given.cases else tried_in_words(given.ledger)
+    about_rates = [tried, given.one_rate, given.too_large, *given.try_next]
     return [line for line in (*about_training, *about_speed, *about_rates) if line]
 
 
 def _winners_in_lines(given: Answer) -> list[str]:
-    if not given.winners:
+    if not given.winners or given.cases:
         return []
     return ["best by", *(f"  {line}" for line in aligned(given.winners))]
 
@@ -258,77 +315,91 @@ def _winners_in_lines(given: Answer) -> list[str]:
 # -- the recommendation ------------------------------------------------------------------------------------------------
 
 
-def _ranked(
-    common: Answer, best: Sequence[Standing], found: Sequence[Point], price: DevicePrice | None, target: str
-) -> Answer:
-    leader, others = best[0], [*best[1:]] or _settings_of_one(best[0], found)
-    standings = [standing for standing in map(Standing, found) if standing.reached >= ENOUGH * standing.seeds]
+def _ranked(common: Answer, ranking: Ranking, price: DevicePrice | None, target: str) -> Answer:
+    best = recommended_first(ranking)
+    leader, others = best[0], [*best[1:]] or _settings_of_one(best[0], ranking)
+    beside = [contrast(ranking, leader, other) for other in others]
+    standings = [standing for standing in ranking.standings if standing.reached >= ENOUGH * standing.seeds]
     few = fewer(leader, standings)
     poor = few if few and hardly_faster(leader, few) else None
-    split, reason = _explained(leader, others)
-    open_ = open_in_words(leader, others[0]) if others else NO_TEXT
-    scaling = scaling_in_words(leader, poor, evidence(leader)) if poor else ()
+    split, reason = _explained(ranking, leader, others, beside)
+    open_ = open_in_words(beside[0], leader, others[0]) if others else NO_TEXT
+    proof = evidence(leader, ranking)
+    scaling = scaling_in_words(leader, poor, proof) if poor else ()
     if split:
-        told = _stay(leader, reason, open_, target)
+        told = _stay(leader, proof, reason, open_, target)
     elif poor and not others:
         told = Recommendation.HARDLY_FASTER, hardly(leader, poor), scaling
     else:
-        told = _use(leader, open_, target)
+        told = _use(leader, proof, open_, target)
     scaled = sentences(hardly(leader, poor), *scaling) if poor and others else NO_TEXT
-    lost = [why(s, leader) for s in others if s is not split and s.rank > leader.rank and not is_level(leader, s)]
+    lost = [
+        why(other, leader, ranking.is_same(leader.point) and ranking.is_same(other.point))
+        for other, found in zip(others, beside, strict=True)
+        if other is not split and other.rank > leader.rank and not (is_level(found) or found.verdict is Verdict.OPEN)
+    ]
     kind, advice, grounds = told
+    level = leader if others and beside[0].is_open and others[0].rank < leader.rank else None
     return replace(
         common,
         kind=kind,
         advice=advice,
-        grounds=tuple(filter(None, grounds)),
-        runner_up=_runner_up(others[0], leader) if others else NO_TEXT,
+        grounds=tuple(filter(None, [*grounds, target_reading(ranking)])),
+        runner_up=_runner_up(beside[0], leader, others[0], ranking) if others else NO_TEXT,
+        contrast=beside[0] if others else None,
         why=tuple(filter(None, [scaled, *lost])),
         caveats=(*common.caveats, *about(leader)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, standings),
-        winners=winners(standings, price),
-        contest=_contest(leader, _rival(leader, others) or few),
+        winners=winners(standings, price, level),
+        contest=_contest(leader, _rival(others, beside) or few),
         poor=(str(poor.middle["cell_id"]), str(leader.middle["cell_id"])) if poor else None,
     )
 
 
-def _explained(leader: Standing, others: Sequence[Standing]) -> tuple[Standing | None, Text]:
-    """Return the best of several devices that measurably lost to one, with the reason; none where nothing says why."""
+def _explained(
+    ranking: Ranking, leader: Standing, others: Sequence[Standing], beside: Sequence[Contrast]
+) -> tuple[Standing | None, Text]:
+    """Return the best of several devices that lost to one, with the reason; none where nothing says why."""
     if leader.point.gpus > 1:
         return None, NO_TEXT
-    splits = (other for other in others if other.point.gpus > 1 and real(other.point))
-    reasons = ((other, because(other.point, leader.point)) for other in splits)
-    return next(((other, reason) for other, reason in reasons if reason), (None, NO_TEXT))
+    for other, _ in zip(others, beside, strict=True):
+        if other.point.gpus > 1 and real(other.point):
+            same = ranking.is_same(leader.point) and ranking.is_same(other.point)
+            reason = because(other.point, leader.point, same)
+            if reason:
+                return other, reason
+    return None, NO_TEXT
 
 
-def _settings_of_one(leader: Standing, found: Sequence[Point]) -> list[Standing]:
+def _settings_of_one(leader: Standing, ranking: Ranking) -> list[Standing]:
     """Return, where one strategy is all there is, its other settings on as many devices: they are what was asked."""
-    rest = [Standing(point) for point in found if point.gpus == leader.point.gpus and point is not leader.point]
-    return sorted(rest, key=lambda standing: standing.rank)[:MOST_SETTINGS]
+    alike = (s for s in ranking.standings if s.point.gpus == leader.point.gpus and s.point is not leader.point)
+    return list(alike)[:MOST_SETTINGS]
 
 
 _Told = tuple[Recommendation, Text, tuple[Text, ...]]
 
 
-def _stay(leader: Standing, reason: Text, open_: Text, target: str) -> _Told:
+def _stay(leader: Standing, proof: str, reason: Text, open_: Text, target: str) -> _Told:
     """Recommend one device, and say why several lose.
 
     Args:
+        proof: what its time rests on.
         open_: who else could be the fastest; empty where that is known.
     """
     point = leader.point
-    ground = f"{point.strategy} ({setting(point)}) {achieves(leader, target)} ({evidence(leader)})."
+    ground = f"{point.strategy} ({setting(point)}) {achieves(leader, target)} ({proof})."
     advice = Text(f"Stay on one {device_noun(point.row)}.")
     return Recommendation.STAY, advice, (Text(ground), open_, reason)
 
 
-def _use(leader: Standing, open_: Text, target: str) -> _Told:
+def _use(leader: Standing, proof: str, open_: Text, target: str) -> _Told:
     if leader.reached < ENOUGH * leader.seeds:
-        ground = f"The closest is {label(leader.point)}: it {achieves(leader, target)} ({evidence(leader)})."
+        ground = f"The closest is {label(leader.point)}: it {achieves(leader, target)} ({proof})."
         advice = Text("No setting reaches the target with half of its seeds.")
         return Recommendation.UNRELIABLE, advice, (Text(ground), open_)
-    ground = f"It {achieves(leader, target)} ({evidence(leader)})."
+    ground = f"It {achieves(leader, target)} ({proof})."
     return Recommendation.USE, Text(f"Use {label(leader.point)}."), (Text(ground), open_)
 
 
@@ -344,10 +415,10 @@ def _closed_form(leader: Standing, standings: Sequence[Standing]) -> tuple[Text,
     return tuple(filter(None, [pays_down_to(leader.point, one.point)]))
 
 
-def _rival(leader: Standing, others: Sequence[Standing]) -> Standing | None:
-    """Return the best that is separated from the winner, else the best: where two are level anything turns them."""
-    apart = (other for other in others if other.reached and not is_open(leader, other))
-    return next(apart, others[0] if others else None)
+def _rival(others: Sequence[Standing], beside: Sequence[Contrast]) -> Standing | None:
+    """Return the best that is not level with the winner: what is turns at anything."""
+    pairs = zip(others, beside, strict=True)
+    return next((s for s, found in pairs if s.reached and not (is_level(found) or found.is_open)), None)
 
 
 def _contest(leader: Standing, rival: Standing | None) -> tuple[tuple[str, str, float], ...]:
@@ -357,13 +428,13 @@ def _contest(leader: Standing, rival: Standing | None) -> tuple[tuple[str, str, 
     return tuple((str(s.middle["cell_id"]), differs(s.point, other.point), s.seconds) for s, other in pairs)
 
 
-def _runner_up(standing: Standing, leader: Standing) -> Text:
+def _runner_up(found: Contrast, leader: Standing, standing: Standing, ranking: Ranking) -> Text:
     if len(standing.runs) < standing.seeds or not standing.reached:
         return Text(f"Runner-up: {failure(standing)}")
-    told = f"Runner-up: {label(standing.point)} {achieves(standing)} ({evidence(standing)})."
-    memory = _by_memory(leader, standing) if is_level(leader, standing) else ""
-    wobbles = "Its loss curves show that this learning rate is too large." if too_large_for(standing.point) else ""
-    return sentences(told, lead_in_words(leader, standing), memory, wobbles)
+    told = f"Runner-up: {label(standing.point)} {achieves(standing)} ({evidence(standing, ranking)})."
+    memory = _by_memory(leader, standing) if is_level(found) else ""
+    wobbles = "Its loss curves show that this learning rate is close to unstable." if unsteady(standing) else ""
+    return sentences(told, lead_in_words(found, leader, standing), memory, wobbles)
 
 
 def _by_memory(leader: Standing, other: Standing) -> str:

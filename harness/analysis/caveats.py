@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from harness.analysis.confidence import achieves
 from harness.analysis.loss_shape import RateVerdict, Shape
 from harness.analysis.point_names import devices_in_words, label, on_devices
-from harness.analysis.points import RESULTS, TRIED, Row, has_target, not_ranked, points, status_counts, without_controls
-from harness.analysis.ranking import Standing, best_standings
-from harness.analysis.votes import vote
+from harness.analysis.points import RESULTS, TRIED, Row, has_target, not_ranked, points, status_counts
+from harness.analysis.ranking import Standing, rank
+from harness.analysis.result_findings import ResultFindings
+from harness.analysis.votes import vote_of
 from harness.core.endings import Status
 from harness.core.text import Text
 from harness.core.words import counted, listed
@@ -38,20 +39,21 @@ _UNSTEADY: dict[Shape, str] = {
 
 def _unsteady(leader: Standing) -> tuple[Text, ...]:
     """Return a warning where the winner's own curves say that its rate is too large: it reached the target by luck."""
-    found = vote([row.get("regime") for row in leader.point.rows])
-    if found.shape is None or found.verdict is not RateVerdict.TOO_LARGE:
+    found = vote_of(leader)
+    if found.shape is None or found.verdict not in (RateVerdict.TOO_LARGE, RateVerdict.UNSTEADY):
         return ()
     seeds = f"{found.counts[found.shape]} of {counted(found.seeds, 'seed')}"
     return (Text(f"The recommended learning rate is close to unstable: {_UNSTEADY[found.shape]} in {seeds}."),)
 
 
-def caveats_of(rows: Sequence[Row], planned: int, pool: Sequence[Row]) -> tuple[Text, ...]:
+def caveats_of(rows: Sequence[Row], planned: int, found: ResultFindings) -> tuple[Text, ...]:
     """Return what is missing, broken, noisy or shown without being ranked.
 
     Args:
         planned: cells of the plan.
-        pool: rows that are ranked.
+        found: in the rows.
     """
+    pool = found.pool
     missing = planned - sum(row["status"] != Status.INTERRUPTED for row in rows)
     counts, ended = status_counts(rows), {Status.CRASHED: "crashed", Status.TIMEOUT: "ran out of time"}
     lines = [f"{missing} of {counted(planned, 'cell')} {_have(missing)} not run yet."] if missing > 0 else []
@@ -60,7 +62,7 @@ def caveats_of(rows: Sequence[Row], planned: int, pool: Sequence[Row]) -> tuple[
         for status, words in ended.items()
         if status in counts
     ]
-    lines += [_noisy(pool), _unranked(rows), _controls(pool), _simulated(rows, pool)]
+    lines += [_noisy(pool), _unranked(rows), _controls(found), _simulated(rows, pool)]
     return tuple(Text(line) for line in lines if line)
 
 
@@ -82,10 +84,8 @@ def _unranked(rows: Sequence[Row]) -> str:
     return f"{listed(found)} {_have(len(found))} more workers than devices: shown, but not ranked." if found else ""
 
 
-def _controls(pool: Sequence[Row]) -> str:
-    found = points(pool, by_target=False)
-    kept = {id(point) for point in without_controls(found)}
-    controls = [point for point in found if id(point) not in kept]
+def _controls(found: ResultFindings) -> str:
+    controls = [point for question in found.questions for point in question.controls]
     if not controls:
         return ""
     names = dict.fromkeys(point.strategy for point in controls)
@@ -97,8 +97,10 @@ def _simulated(rows: Sequence[Row], pool: Sequence[Row]) -> str:
     if not pool or pool[0]["engine"] == "virtual":
         return ""
     virtual = [row for row in rows if row["engine"] == "virtual" and row["status"] in TRIED and not not_ranked(row)]
-    best = best_standings(points(virtual, has_target(virtual)))
-    if not best or not best[0].reached:
+    if not virtual:
+        return ""
+    best = rank(points(virtual, has_target(virtual))).best
+    if not best[0].reached:
         return ""
     shown = f"{label(best[0].point)} {achieves(best[0])} ({counted(best[0].seeds, 'seed')})"
     return f"Simulated results are not ranked with measured ones; the best of them: {shown}."

@@ -112,7 +112,16 @@ def convergence_row(outcome: Outcome, budget: Budget) -> WholeRow:
         "time_to_target_s": reached.time_s if reached else None,
         "samples_to_target": reached.samples if reached else None,
         "updates_to_target": reached.updates if reached else None,
+        **_early(outcome),
     }
+
+
+def _early(outcome: Outcome) -> WholeRow:
+    """Return how far the weights had moved at the first evaluation; nothing where nobody compares it."""
+    first = outcome.evaluations[0] if outcome.evaluations else None
+    if first is None or first.displacement is None or not math.isfinite(first.displacement):
+        return {}
+    return {"early_displacement": first.displacement, "early_samples": first.samples}
 
 
 def _measured(outcome: Outcome, metric: Judged, last: float | None) -> WholeRow:
@@ -205,7 +214,9 @@ def fitting_row(outcome: Outcome, row: WholeRow) -> WholeRow:
         row: with `train_loss` and `initial_loss`.
     """
     curve = curve_table(outcome)
-    found = fitting(curve["train_loss"], curve["validation_loss"], row.get("train_loss"), row.get("initial_loss"))
+    found = fitting(
+        curve["train_loss"], curve["validation_loss"], row.get("train_loss"), row.get("initial_loss"), row.get("regime")
+    )
     return {"fitting": found} if found else {}
 
 

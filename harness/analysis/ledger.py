@@ -12,8 +12,8 @@ from enum import StrEnum
 from harness.analysis.loss_shape import RateVerdict
 from harness.analysis.point_names import devices_in_words, sentences
 from harness.analysis.points import Point, number
-from harness.analysis.ranking import Standing, best_standings
-from harness.analysis.votes import vote
+from harness.analysis.ranking import Ranking, Standing
+from harness.analysis.votes import vote_of
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import counted, duration, listed, rate
 
@@ -65,13 +65,12 @@ class LedgerEntry:
     edges: tuple[Edge, ...] = ()
 
 
-def ledger(found: Sequence[Point], best: Iterable[Standing]) -> tuple[LedgerEntry, ...]:
-    """Return one entry for each strategy, in the order in which they stand.
-
-    Args:
-        found: every point that was ranked.
-    """
-    return tuple(_entry(standing, [p for p in found if p.strategy == standing.point.strategy]) for standing in best)
+def ledger(ranking: Ranking) -> tuple[LedgerEntry, ...]:
+    """Return one entry for each strategy, in the order in which they stand."""
+    return tuple(
+        _entry(standing, [p for p in ranking.points if p.strategy == standing.point.strategy])
+        for standing in ranking.best
+    )
 
 
 def _entry(standing: Standing, tried: Sequence[Point]) -> LedgerEntry:
@@ -101,14 +100,20 @@ def _edges(standing: Standing, tried: Sequence[Point]) -> tuple[Edge, ...]:
 
 
 def _edge(standing: Standing, tried: Sequence[Point], key: str) -> Edge | None:
-    """Return the end of what was tried at which the best lies, all else equal; None where its own curve warns."""
+    """Return the end of what was tried at which the best lies, all else equal; None where its own curve warns.
+
+    Where speed alone counts no rate is better than another.
+    """
     row = standing.point.row
+    if key == RATE and not standing.point.by_target:
+        return None
     like = [p for p in tried if p.gpus == standing.point.gpus and p.varied == standing.point.varied]
     values = _list(like, key)
     if len(values) < 2 or row[key] not in (values[0], values[-1]):
         return None
     highest = row[key] == values[-1]
-    if key == RATE and _verdict(standing.point) == (RateVerdict.TOO_LARGE if highest else RateVerdict.TOO_SMALL):
+    warned = (RateVerdict.TOO_LARGE, RateVerdict.UNSTEADY) if highest else (RateVerdict.TOO_SMALL,)
+    if key == RATE and vote_of(standing).verdict in warned:
         return None
     return Edge(key, highest, row[key])
 
@@ -134,28 +139,29 @@ def tried_in_words(entries: Sequence[LedgerEntry]) -> Text:
     return Text(f"Each strategy is ranked at its best setting (settings tried: {each}).")
 
 
-def _verdict(point: Point) -> RateVerdict | None:
-    return vote([row.get("regime") for row in point.rows]).verdict
-
-
-def too_large_for(point: Point) -> bool:
-    """Say whether a point's own curves call its learning rate too large."""
-    return _verdict(point) == RateVerdict.TOO_LARGE
+def unsteady(standing: Standing) -> bool:
+    """Say whether a point's own curves warn of its learning rate, be the target reached or not."""
+    return vote_of(standing).verdict in (RateVerdict.TOO_LARGE, RateVerdict.UNSTEADY)
 
 
 # -- the same rate for all ---------------------------------------------------------------------------------------------
 
 
-def at_one_rate(found: Sequence[Point], best: Sequence[Standing]) -> tuple[float, list[Standing]] | None:
+def at_one_rate(ranking: Ranking) -> tuple[float, list[Standing]] | None:
     """Return the rate that most strategies share, the best of each at it; None where the ranking is at one rate anyway.
 
     Of several such rates the one at which most reach what was asked counts, then the winner's own.
     """
-    if len({standing.point.row[RATE] for standing in best}) < 2:
+    best = ranking.best
+    if len({standing.point.row[RATE] for standing in best}) < 2 or not best[0].point.by_target:
         return None
-    by_rate = {r: best_standings(p for p in found if p.row[RATE] == r) for r in _list(found, RATE)}
+    by_rate: dict[float, list[Standing]] = {}
+    for standing in ranking.standings:
+        there = by_rate.setdefault(standing.point.row[RATE], [])
+        if all(standing.point.strategy != other.point.strategy for other in there):
+            there.append(standing)
     winners = best[0].point.row[RATE]
-    chosen = max(by_rate, key=lambda r: (len(by_rate[r]), sum(s.sure for s in by_rate[r]), r == winners))
+    chosen = max(sorted(by_rate), key=lambda r: (len(by_rate[r]), sum(s.sure for s in by_rate[r]), r == winners))
     return (chosen, by_rate[chosen]) if len(by_rate[chosen]) > 1 else None
 
 
@@ -245,13 +251,13 @@ class RateAdvice:
                 return Text(f"No learning rate tried suits {who}.")
 
 
-def rate_advice(found: Sequence[Point]) -> tuple[Text, ...]:
+def rate_advice(ranking: Ranking) -> tuple[Text, ...]:
     """Say for which strategies on how many devices no rate did, and on which side of all of them a good one lies."""
     alike: dict[tuple[str, RateAdvice], list[Point]] = {}
-    for (strategy, _), group in sorted(_groups(found).items()):
+    for (strategy, _), group in _groups(ranking):
         advice = _advice(group)
         if advice:
-            alike.setdefault((strategy, advice), []).append(group[0])
+            alike.setdefault((strategy, advice), []).append(group[0].point)
     return tuple(advice.words(_who(points)) for (_, advice), points in alike.items())
 
 
@@ -261,20 +267,21 @@ def _who(points: Sequence[Point]) -> str:
     return f"{most.strategy} on {counts}"
 
 
-def _groups(found: Sequence[Point]) -> dict[tuple[str, int], list[Point]]:
-    groups: dict[tuple[str, int], list[Point]] = {}
-    for point in found:
-        groups.setdefault((point.strategy, point.gpus), []).append(point)
-    return groups
+def _groups(ranking: Ranking) -> list[tuple[tuple[str, int], list[Standing]]]:
+    groups: dict[tuple[str, int], list[Standing]] = {}
+    for standing in ranking.standings:
+        groups.setdefault((standing.point.strategy, standing.point.gpus), []).append(standing)
+    return sorted(groups.items())
 
 
-def _advice(group: Sequence[Point]) -> RateAdvice | None:
+def _advice(group: Sequence[Standing]) -> RateAdvice | None:
     """Return what to try; None where some rate did, or nothing is known."""
-    if any(Standing(point).reached for point in group):
+    if any(standing.reached for standing in group):
         return None
-    verdicts = {point.row[RATE]: _verdict(point) for point in sorted(group, key=lambda point: point.row[RATE])}
+    verdicts = {s.point.row[RATE]: vote_of(s).verdict for s in sorted(group, key=lambda s: s.point.row[RATE])}
     small, good, large = (
-        tuple(rate for rate, found in verdicts.items() if found == verdict) for verdict in RateVerdict
+        tuple(rate for rate, found in verdicts.items() if found == verdict)
+        for verdict in (RateVerdict.TOO_SMALL, RateVerdict.GOOD, RateVerdict.TOO_LARGE)
     )
     rates = tuple(verdicts)
     if large == rates:
@@ -288,14 +295,14 @@ def _advice(group: Sequence[Point]) -> RateAdvice | None:
     return RateAdvice(RateFault.UNKNOWN, ()) if small or large else None
 
 
-def too_large(found: Sequence[Point]) -> Text:
+def too_large(ranking: Ranking) -> Text:
     """Say from which rate on each strategy on so many devices has too large a one; empty where none has.
 
     Where options or batches differ too, the largest rate that one of them still takes well decides.
     """
     limits: dict[str, dict[float, list[int]]] = {}
-    for (strategy, gpus), group in sorted(_groups(found).items()):
-        verdicts = [(point.row[RATE], _verdict(point)) for point in group]
+    for (strategy, gpus), group in _groups(ranking):
+        verdicts = [(standing.point.row[RATE], vote_of(standing).verdict) for standing in group]
         fine = max((rate for rate, verdict in verdicts if verdict != RateVerdict.TOO_LARGE), default=0)
         beyond = [rate for rate, verdict in verdicts if verdict == RateVerdict.TOO_LARGE and rate > fine]
         if beyond:

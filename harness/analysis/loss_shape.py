@@ -25,6 +25,8 @@ class RateVerdict(StrEnum):
     TOO_SMALL = "too small"
     GOOD = "good"
     TOO_LARGE = "too large"
+    UNSTEADY = "unsteady"
+    """Most seeds reach the target with it, though the loss does not fall steadily."""
 
 
 MEANS: dict[Shape, RateVerdict] = {
@@ -39,6 +41,10 @@ MEANS: dict[Shape, RateVerdict] = {
 
 LEAST_STEPS = 20
 """With fewer the tail would be most of the curve: no verdict; chosen."""
+
+SLOW_STEPS = 100
+"""Below this nothing is called too small: little has been learnt yet at any rate; chosen below the 160 steps of the
+shortest curves that the thresholds were checked on."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Thresholds:
         peak: multiple of the initial loss.
         slow: share of the initial loss gone below which a run is slow.
         falling: share of the initial loss lost in the second half above which a run is still on its way.
+        arrived: share gone from which it has arrived, however much of that went in the second half.
     """
 
     lost: float = 1.5
@@ -73,6 +80,7 @@ class Thresholds:
     peak: float = 1.2
     slow: float = 0.6
     falling: float = 0.1
+    arrived: float = 0.9
 
 
 DEFAULTS = Thresholds()
@@ -122,16 +130,17 @@ def classify(
         return "diverged"
     low, high = thresholds.chance
     at_chance = chance_loss is not None and low <= seen.tail / chance_loss <= high
-    if seen.progress < thresholds.learnt or at_chance:
+    brief = len(losses) < SLOW_STEPS
+    if seen.progress < thresholds.learnt or (at_chance and seen.late <= thresholds.falling):
         if displacement is None:
             return None
-        return "collapsed" if displacement >= thresholds.moved else "stuck"
+        return "collapsed" if displacement >= thresholds.moved else None if brief else "stuck"
     if seen.drawdown >= thresholds.drawdown or seen.peak >= thresholds.peak:
         return "oscillating"
-    if seen.progress >= thresholds.slow and seen.late <= thresholds.falling:
+    if seen.progress >= thresholds.slow and (seen.late <= thresholds.falling or seen.progress >= thresholds.arrived):
         return "good"
     thrown = seen.progress < thresholds.slow and displacement is not None and displacement >= thresholds.thrown
-    return "oscillating" if thrown else "slow"
+    return "oscillating" if thrown else None if brief else "slow"
 
 
 def features(losses: Sequence[float], initial_loss: float) -> Features:

@@ -22,20 +22,23 @@ HARDLY = 0.5
 chosen."""
 
 
-def because(split: Point, one: Point) -> Text:
+def because(split: Point, one: Point, same: bool = False) -> Text:
     """Say why several devices lost to one, and from how much more work per step on they would win.
 
     From the rows come, per update: c1, one device's computing (input, compute, other); cN, the same per device where
     the step is split; y, what the split exchanges (communication and idle). With k times the work per step computing
     grows k-fold and the exchange stays, so splitting pays when k c1 > k cN + y, that is from k = y / (c1 - cN) on.
     Both points must have the same global batch, or a step is not the same work.
+
+    Args:
+        same: both train the same model, so that none learns less from a sample.
     """
     found = _three_costs(split, one)
     if found is None:
         return NO_TEXT
     c1, cn, y = found
     if one.row["global_batch_size"] != split.row["global_batch_size"] or cn + y <= c1:
-        return more_samples(split, one)
+        return NO_TEXT if same else more_samples(split, one)
     pays = "No larger step that we measured would make splitting worthwhile."
     if c1 - cn > LEAST_GAIN * c1:
         pays = f"Splitting pays off once a step has at least {times(y / (c1 - cn))}x the work."
@@ -79,12 +82,16 @@ def more_samples(point: Point, leader: Point, name: str = "") -> Text:
     return Text(f"{name or point.strategy} {needs}.")
 
 
-def why(standing: Standing, leader: Standing) -> Text:
-    """Say what a strategy lost by: failed seeds, more samples to the target, or the part of a step that grew most."""
+def why(standing: Standing, leader: Standing, same: bool = False) -> Text:
+    """Say what a strategy lost by: failed seeds, more samples to the target, or the part of a step that grew most.
+
+    Args:
+        same: both train the same model, so that none learns less from a sample.
+    """
     point, best = standing.point, leader.point
     if not standing.sure:
         return failure(standing)
-    slower, more = _time_per_sample(point, best), _sample_ratio(point, best)
+    slower, more = _time_per_sample(point, best), 0.0 if same else _sample_ratio(point, best)
     if more > max(slower, 1):
         return more_samples(point, best, label(point))
     return _longer_step(point, best)

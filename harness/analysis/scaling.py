@@ -160,7 +160,17 @@ def _throughput(point: Point) -> float:
 
 
 def _line(point: Point) -> Json:
-    keys = ("strategy", "options", "engine", "device", "gpus", "batch_size", "global_batch_size", "learning_rate")
+    keys = (
+        "cell_id",
+        "strategy",
+        "options",
+        "engine",
+        "device",
+        "gpus",
+        "batch_size",
+        "global_batch_size",
+        "learning_rate",
+    )
     speed = {"details": point.details, "runs": len(point.rows), "throughput_samples_per_s": _throughput(point)}
     return {key: point.row.get(key) for key in keys} | speed
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.loss_shape import MEANS, SHAPES, RateVerdict, Shape
+from harness.analysis.ranking import ENOUGH, Standing
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ class Vote:
 
     @property
     def verdict(self) -> RateVerdict | None:
-        """Too small, good or too large."""
-        return MEANS[self.shape] if self.shape else None
+        """Too small, good, too large or unsteady; none of the wrong ones where most seeds reach the target."""
+        if self.shape is None:
+            return None
+        if not self.reached or self.reached < ENOUGH * self.seeds:
+            return MEANS[self.shape]
+        return RateVerdict.UNSTEADY if MEANS[self.shape] is RateVerdict.TOO_LARGE else RateVerdict.GOOD
 
     @property
     def text(self) -> str:
@@ -45,3 +50,9 @@ def vote(shapes: Sequence[Shape | None], reached: int | None = None) -> Vote:
     counts = {shape: counted[shape] for shape in SHAPES if counted[shape]}
     winner = max(counts, key=lambda shape: (counts[shape], SHAPES.index(shape)), default=None)
     return Vote(winner, counts, len(shapes), reached)
+
+
+def vote_of(standing: Standing) -> Vote:
+    """Let the seeds of a point vote on its learning rate; how many of them got there counts."""
+    reached = standing.reached if standing.point.by_target else None
+    return vote([row.get("regime") for row in standing.point.rows], reached)

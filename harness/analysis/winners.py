@@ -37,18 +37,24 @@ def price_of(cells: Sequence[Cell]) -> DevicePrice | None:
     return None if amount is None else DevicePrice(amount, currency)
 
 
-def winners(standings: Sequence[Standing], price: DevicePrice | None = None) -> tuple[tuple[str, str, str], ...]:
+def winners(
+    standings: Sequence[Standing], price: DevicePrice | None = None, level: Standing | None = None
+) -> tuple[tuple[str, str, str], ...]:
     """Return (measure, strategy with its devices, value) of whoever is best by each measure that was taken of all.
 
     Args:
         standings: every point that stands a comparison, not only each strategy's fastest.
+        level: the recommended one, where it is not the fastest and cannot be told from it.
     """
     usable = [standing for standing in standings if standing.reached and standing.seconds > 0]
     if not usable:
         return ()
     by_target = usable[0].point.by_target
     what = "time to the target" if by_target else "throughput"
-    lines = [_least(what, usable, lambda s: s.seconds, duration if by_target else _as_rate)]
+    fastest = _least(what, usable, lambda s: s.seconds, duration if by_target else _as_rate)
+    if fastest and level:
+        fastest = (*fastest[:2], f"{fastest[2]}, not told apart from {_who(level.point)}")
+    lines = [fastest]
     lines.append(_least(*_spending(by_target, price, usable)))
     lines.append(_energy(usable, by_target))
     lines += [_dram(usable)]

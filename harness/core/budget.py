@@ -42,6 +42,7 @@ class Evaluation:
         samples, updates: applied so far.
         time_s: on the training clock.
         validation_loss, validation_metric: None where the scenario asks for speed only.
+        displacement: how far the weights moved, relative to their length at first; of the first evaluation only.
     """
 
     samples: int
@@ -49,6 +50,7 @@ class Evaluation:
     time_s: float
     validation_loss: float | None = None
     validation_metric: float | None = None
+    displacement: float | None = None
 
     @property
     def finite(self) -> bool:

@@ -88,6 +88,8 @@ class WholeRow(CellRow, total=False):
 
     initial_loss: float
     displacement: float | None
+    early_displacement: float | None
+    early_samples: int
     num_train: int | None
     traits: str
     metric: str

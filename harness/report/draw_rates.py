@@ -106,7 +106,7 @@ def _map(group: pd.DataFrame, batch: str) -> Panel:
             _field(axes, row, rates.index(row.learning_rate), len(columns))
         _name_axes(axes, columns, rates)
         present = [shape for shape in SHAPES if shape in set(group["regime"])]
-        names = [shape if shape == "good" else f"{shape}: {MEANS[shape]}" for shape in present]
+        names = [_meaning(shape, group) for shape in present]
         paints = [PAINT[shape][0] for shape in present]
         handles = [Patch(facecolor=paint, label=name) for paint, name in zip(paints, names, strict=True)]
         legend_below(axes, handles, 3, fontsize=8)
@@ -119,6 +119,15 @@ def _map(group: pd.DataFrame, batch: str) -> Panel:
         details=" ".join(f"{r.name}, {r.on}, rate {r.learning_rate:g}: {r.text}." for r in group.itertuples()),
         table=group.drop(columns=["name", "on", "place", "shown", "simulated"]),
     )
+
+
+def _meaning(shape: Shape, group: pd.DataFrame) -> str:
+    """Return a shape with what it says of the rate, which is less where seeds reach the target all the same."""
+    verdicts = set(group[group["regime"] == shape]["verdict"])
+    wrong = MEANS[shape]
+    if shape == "good" or wrong not in verdicts:
+        return shape
+    return f"{shape}: {wrong}" + (" unless most seeds reach the target" if len(verdicts) > 1 else "")
 
 
 def _field(axes: Axes, row: Any, place: int, columns: int) -> None:

@@ -1,17 +1,18 @@
-"""How much each strategy needs to the target, in seconds or in samples: every seed, medians with their intervals."""
+"""How much each strategy needs to the target, in seconds or in samples: every seed, means with their intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.analysis.censored import SeedRun
-from harness.analysis.exact import MIN_SEEDS
+from harness.analysis.exact import MIN_SEEDS, Interval
 from harness.analysis.time_to_accuracy import Reached
 from harness.core.words import duration, listed, time_unit
 from harness.report.svg import (
@@ -69,6 +70,7 @@ class ToTarget:
     Attributes:
         runs: its seeds, in seconds or samples; those that never trained to an end are not among them.
         found: what they say together.
+        mean: their geometric mean where all of them reached it, as the answer has it; interval: of that.
         epoch: samples of one; None where that is not known.
         ranked: whether a caption may compare it.
     """
@@ -78,22 +80,26 @@ class ToTarget:
     label: str
     runs: tuple[SeedRun, ...]
     found: Reached
+    mean: float | None = None
+    interval: Interval | None = None
     epoch: float | None = None
     ranked: bool = True
 
     @property
     def sure(self) -> bool:
-        """Whether every seed reached it: then the median stands for them, else the expected time with restarts."""
+        """Whether every seed reached it: then their mean stands for them, else the expected time with restarts."""
         return self.found.reached == self.found.runs
 
     @property
     def value(self) -> float:
         """What stands for the point; inf where no seed got there."""
-        return self.found.median if self.sure else self.found.expected
+        if not self.sure:
+            return self.found.expected
+        return self.mean if self.mean is not None else geometric_mean(run.spent for run in self.runs)
 
 
 def target_panels(rows: Sequence[ToTarget], measure: Spent = TIME) -> list[Panel]:
-    """Draw what every seed needed to the target, their median and its interval; measured and simulated apart.
+    """Draw what every seed needed to the target, their mean and its interval; measured and simulated apart.
 
     Args:
         rows: in the order in which they are drawn.
@@ -149,19 +155,20 @@ def _row(axes: Axes, place: int, row: ToTarget, colour: str, size: float) -> Non
     if math.isfinite(row.value):
         marker = "|" if row.sure else "x"
         axes.scatter([row.value / size], [place], s=210 if row.sure else 50, marker=marker, color=INK, zorder=4)
-    # Of the median: where a seed never got there the expected value stands for the point, and has none.
-    interval = row.found.interval if row.sure else None
-    if interval is not None:
-        axes.plot([interval.low / size, interval.high / size], [place, place], color=INK, linewidth=1.2, zorder=2)
+    # Of the mean: where a seed never got there the expected value stands for the point, and has none.
+    if row.interval is not None and row.sure:
+        axes.plot(
+            [row.interval.low / size, row.interval.high / size], [place, place], color=INK, linewidth=1.2, zorder=2
+        )
 
 
 def _legend(axes: Axes, rows: Sequence[ToTarget]) -> None:
     full = "none" if rows[0].simulated else INK
     shapes = {
         "one seed": ("o", 5, full, True),
-        "median": ("|", 11, full, any(row.sure for row in rows)),
+        "mean": ("|", 11, full, any(row.sure for row in rows)),
         "expected if failed runs are repeated": ("x", 7, full, any(not row.sure and row.found.reached for row in rows)),
-        "interval of the median": ("_", 12, full, any(row.found.interval is not None and row.sure for row in rows)),
+        "interval of the mean": ("_", 12, full, any(row.interval is not None and row.sure for row in rows)),
         "seed that never reached it": (">", 6, "none", any(not run.reached for row in rows for run in row.runs)),
     }
     handles = [
@@ -184,10 +191,10 @@ def to_target_in_words(row: ToTarget, measure: Spent) -> str:
     found = row.found
     text = f"{row.label}: {found.reached} of {found.runs} seeds reached the target"
     if row.sure:
-        text += f", median {measure.write(found.median)}"
-    if found.interval is not None and row.sure:
-        low, high = measure.write(found.interval.low), measure.write(found.interval.high)
-        text += f" ({100 * found.interval.coverage:.4g} % interval {low} to {high})"
+        text += f", mean {measure.write(row.value)}"
+    if row.interval is not None and row.sure:
+        low, high = measure.write(row.interval.low), measure.write(row.interval.high)
+        text += f" ({100 * row.interval.coverage:.4g} % interval {low} to {high})"
     if 0 < found.reached < found.runs:
         text += f"; {measure.write(found.expected)} expected if failed runs are repeated"
     return text + "."
@@ -208,7 +215,9 @@ def _caption(rows: Sequence[ToTarget], measure: Spent) -> str:
         )
     never = [row.label for row in rows if not row.found.reached]
     text += f" No seed of {listed(never)} reached it." if never else ""
-    return text + (f" Set seeds = {MIN_SEEDS} to get a confidence interval." if best.found.runs < MIN_SEEDS else "")
+    return text + (
+        f" Set seeds = {MIN_SEEDS} to get a confidence interval." if best.sure and best.interval is None else ""
+    )
 
 
 def _table(rows: Sequence[ToTarget], measure: Spent) -> pd.DataFrame:

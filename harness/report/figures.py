@@ -8,7 +8,6 @@ from itertools import count
 
 import pandas as pd
 
-from harness.analysis.points import TRIED, has_target, points
 from harness.analysis.predicted import compare_twins
 from harness.analysis.ranking import Standing
 from harness.analysis.rate_regimes import map_frame
@@ -86,7 +85,7 @@ class Page:
 def figures_of(scenario: ScenarioResults, page: Page) -> Figures:
     """Draw a scenario."""
     frames = PageFrames(scenario)
-    rates = map_frame(frames.cells)
+    rates = map_frame(frames.findings.standings)
     maps, first = page.drawn(rate_panels(rates)), is_a_map(rates)
     galleries = [
         Gallery("Learning rates", () if first else maps),
@@ -123,11 +122,8 @@ def _convergence(frames: PageFrames, page: Page) -> Gallery:
 def _to_target(frames: PageFrames) -> Iterator[Panel]:
     """Draw each strategy on each number of devices at its best rate and batch."""
     scenario = frames.scenario
-    tried = [row for row in scenario.rows if row["status"] in TRIED]
-    if not has_target(tried):
-        return
     best: dict[tuple[str, str, str, int], Standing] = {}
-    for standing in sorted(map(Standing, points(tried, by_target=True)), key=lambda standing: standing.rank):
+    for standing in (found for found in frames.findings.standings if found.point.by_target):
         point = standing.point
         best.setdefault((point.row["engine"], point.strategy, point.details, point.gpus), standing)
     order = {cell.strategy: place for place, cell in reversed(list(enumerate(scenario.plan.cells)))}

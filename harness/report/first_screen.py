@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from harness.analysis.censored import run_of
+from collections.abc import Sequence
+
+from harness.analysis.censored import SeedRun, run_of
+from harness.analysis.confidence import interval, mean_of
+from harness.analysis.exact import Interval
 from harness.analysis.points import number
 from harness.analysis.ranking import Standing
 from harness.analysis.time_to_accuracy import reached_by
@@ -42,15 +46,28 @@ def to_target(standing: Standing, frames: PageFrames, measure: Spent = TIME) -> 
     if not runs:
         return None
     cell_id = point.row["cell_id"]
+    mean, ends = _mean(standing, frames, runs, measure) if all(run.reached for run in runs) else (None, None)
     return ToTarget(
         simulated=point.row["engine"] == "virtual",
         strategy=point.strategy,
         label=frames.labels[cell_id],
         runs=runs,
         found=reached_by(runs),
+        mean=mean,
+        interval=ends,
         epoch=number(point.row, "num_train") if measure is SAMPLES else None,
         ranked=cell_id not in frames.unranked,
     )
+
+
+def _mean(
+    standing: Standing, frames: PageFrames, runs: Sequence[SeedRun], measure: Spent
+) -> tuple[float, Interval | None]:
+    """Return what stands for a point whose seeds all got there, with its interval: in seconds as the answer has it."""
+    if measure is not TIME:
+        return mean_of([run.spent for run in runs])
+    ranking = frames.findings.ranking_of(standing)
+    return standing.seconds, interval(standing, ranking) if ranking else None
 
 
 def _speed(frames: PageFrames) -> list[Panel]:

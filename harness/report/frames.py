@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from harness.analysis.answer import pool_of
 from harness.analysis.confidence import recommended_first
 from harness.analysis.exact import MIN_SEEDS
-from harness.analysis.exam import exams, failed
 from harness.analysis.judged_rows import judged_value, metric_of
 from harness.analysis.noise_windows import noise_frame
 from harness.analysis.points import (
-    TRIED,
     Point,
     Row,
-    has_target,
-    not_ranked,
     number,
     points,
-    without_controls,
 )
-from harness.analysis.ranking import Standing, best_standings
+from harness.analysis.ranking import Ranking, Standing
+from harness.analysis.result_findings import ResultFindings
 from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
 from harness.analysis.usage import computing_frame, sampled_frame
@@ -97,24 +92,26 @@ class PageFrames:
         """What the cells were judged by; the first where they differ."""
         return next((metric_of(row) for row in self.scenario.rows if judged_value(row) is not None), Judged())
 
-    @cached_property
-    def barred(self) -> set[tuple[str, str]]:
-        """(strategy, engine) of those that failed the entry exam."""
-        return failed(exams(self.scenario.rows))
+    @property
+    def findings(self) -> ResultFindings:
+        """What the rows say, as the answer has it."""
+        return self.scenario.findings
 
     @cached_property
     def unranked(self) -> set[str]:
         """Ids of the cells that are shown but not ranked: barred, or more workers than devices."""
-        rows = self.scenario.rows
-        return {r["cell_id"] for r in rows if not_ranked(r) or (r["strategy"], r["engine"]) in self.barred}
+        return {row["cell_id"] for row in self.scenario.rows if not self.findings.is_ranked(row)}
 
     @cached_property
     def best(self) -> list[Standing]:
-        """Each ranked strategy's best point, the recommended first; of a single strategy the ways to split it."""
-        pool = pool_of(self.scenario.rows, self.barred)
-        found = without_controls(points(pool, has_target(pool)))
-        best = best_standings(found)
-        return recommended_first(best, found) if len(best) > 1 else _ways(found)
+        """Each ranked strategy's best point, the recommended first; of a single strategy the ways to split it.
+
+        Of several questions those of each.
+        """
+        rankings = [question.ranking for question in self.findings.questions]
+        return [
+            s for ranking in rankings for s in (recommended_first(ranking) if len(ranking.best) > 1 else _ways(ranking))
+        ]
 
     @cached_property
     def best_ids(self) -> list[str]:
@@ -264,7 +261,7 @@ class PageFrames:
         several = fixed.groupby(found["scaling"]).transform("nunique") > 1
         held = found["scaling"].map({"strong": "global batch", "weak": "batch"})
         batch = (held + " " + fixed.astype(int).astype(str)).where(several, "")
-        ranked = [who not in self.barred for who in zip(found["strategy"], found["engine"], strict=True)]
+        ranked = [cell_id not in self.unranked for cell_id in found["cell_id"]]
         parts = zip(found["strategy"], found["details"], batch, ranked, strict=True)
         names = [", ".join(filter(None, words)) + NOT_RANKED * (not known) for *words, known in parts]
         return found.assign(simulated=found["engine"] == "virtual", line=names, ranked=ranked)
@@ -294,9 +291,8 @@ class PageFrames:
     @cached_property
     def noise(self) -> pd.DataFrame:
         """The noise scale over the course of training of each label at its best rate, median over seeds."""
-        tried = [row for row in self.scenario.rows if row["status"] in TRIED]
         best: dict[str, Point] = {}
-        for standing in sorted(map(Standing, points(tried, has_target(tried))), key=lambda standing: standing.rank):
+        for standing in self.findings.standings:
             if standing.point.median_of(_noise_scale) is not None:
                 best.setdefault(self.labels[standing.point.row["cell_id"]], standing.point)
         frames = []
@@ -315,10 +311,10 @@ def cells_frame(scenario: ScenarioResults) -> pd.DataFrame:
     return pd.DataFrame(list(scenario.rows), columns=[*COLUMNS, *extra])
 
 
-def _ways(found: Sequence[Point]) -> list[Standing]:
+def _ways(ranking: Ranking) -> list[Standing]:
     """Return the best point of each number of devices, option and micro-batch, by devices or else the best first."""
     ways: dict[tuple[object, ...], Standing] = {}
-    for standing in sorted(map(Standing, found), key=lambda standing: standing.rank):
+    for standing in ranking.standings:
         point = standing.point
         ways.setdefault((point.gpus, point.details, point.row.get("micro_batch_size")), standing)
     kept = list(ways.values())[:MOST_WAYS]

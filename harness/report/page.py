@@ -188,7 +188,8 @@ class ScenarioShown:
     def advice(self) -> Iterator[str]:
         """Rates to try instead, and lists to widen."""
         yield from self.answer.try_next
-        yield from edges_in_words(self.answer.ledger)
+        if not self.answer.cases:
+            yield from edges_in_words(self.answer.ledger)
 
     @cached_property
     def figures(self) -> Figures:

@@ -16,6 +16,7 @@ from harness.analysis.explain import Account
 from harness.analysis.more_devices import ScalingAccount, explain_scaling, poor_scaling
 from harness.analysis.points import Row
 from harness.analysis.predicted import MOST_EXPLAINED, PredictionCheck, compare_observed
+from harness.analysis.result_findings import ResultFindings, findings_of
 from harness.core.cell import Cell, Plan
 from harness.core.text import Text
 from harness.results.store import Record, Results
@@ -86,6 +87,11 @@ class ScenarioResults:
     poor: Sequence[PoorScaling]
     accounts: Mapping[str, Text]
     table: Callable[[str, str], pd.DataFrame]
+
+    @cached_property
+    def findings(self) -> ResultFindings:
+        """What the rows say, as the answer read it."""
+        return self.answer.findings or findings_of(self.rows)
 
     @cached_property
     def observed(self) -> list[PredictionCheck]:

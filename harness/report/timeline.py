@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from harness.analysis.points import Row, points
-from harness.analysis.ranking import Standing
+from harness.analysis.result_findings import ResultFindings
 from harness.core.endings import Status
 from harness.core.step_parts import PART_COLUMNS
 from harness.report.frames import PageFrames
@@ -30,7 +30,9 @@ def timeline_frame(frames: PageFrames) -> pd.DataFrame:
     """
     scenario, found = frames.scenario, []
     for engine in ("real", "virtual"):
-        tables = [(row, _lanes(scenario.table("steps", row["cell_id"]))) for row in _shown(scenario, engine)]
+        tables = [
+            (row, _lanes(scenario.table("steps", row["cell_id"]))) for row in _shown(scenario, frames.findings, engine)
+        ]
         tables = [(row, table) for row, table in tables if len(table)]
         if not tables:
             continue
@@ -46,7 +48,7 @@ def timeline_frame(frames: PageFrames) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def _shown(scenario: ScenarioResults, engine: str) -> list[Row]:
+def _shown(scenario: ScenarioResults, findings: ResultFindings, engine: str) -> list[Row]:
     """Return a row of results for each strategy: the first seed of its best point on most of few devices.
 
     A strategy that stands alone is shown on each number of devices.
@@ -59,8 +61,8 @@ def _shown(scenario: ScenarioResults, engine: str) -> list[Row]:
         few = [point.gpus for point in found if point.gpus <= MOST_LANES] or [min(point.gpus for point in found)]
         counts = [max(few)] if len(names) > 1 else sorted({point.gpus for point in found})[:MOST_STRATEGIES]
         for gpus in counts:
-            best = min((point for point in found if point.gpus == gpus), key=lambda point: Standing(point).rank)
-            shown.append(best.row)
+            best = min((findings.standing(p) for p in found if p.gpus == gpus), key=lambda standing: standing.rank)
+            shown.append(best.point.row)
     return shown
 
 

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.cell import Observation
 from harness.core.errors import one_of, unknown
+from harness.core.swept_keys import is_environment, is_problem
+from harness.core.words import listed, show, show_path
 from harness.scenario.mistakes import Source, validated
 from harness.scenario.schema import ObservedSection
 
 if TYPE_CHECKING:
     from harness.api.strategy import Strategy
     from harness.core.cell import Cell
+
+Swept = Mapping[str, Sequence[object]]
+"""By key, the values that it is swept over."""
 
 _VALUES = ("throughput", "step_time", "source")
 
@@ -67,14 +72,34 @@ def _value(cell: Cell, key: str) -> Any:
     return cell.swept.get(key, getattr(cell, key, None))
 
 
-def of_cell(measurements: Sequence[Observation], cell: Cell) -> tuple[Observation, ...]:
-    """Return the measurements of a cell."""
-    return tuple(item for item in measurements if fits(item, cell))
+def of_cell(measurements: Sequence[Observation], cell: Cell, swept: Swept) -> tuple[Observation, ...]:
+    """Return the measurements of a cell; one that does not say in which environment it was taken is of none.
+
+    Args:
+        swept: keys swept by their path, with their values.
+    """
+    return tuple(item for item in measurements if fits(item, cell) and not _unsaid(item, swept))
 
 
-def unmatched(measurements: Sequence[Observation], cells: Sequence[Cell]) -> Iterable[str]:
-    """Say which measurements fit no cell."""
+def _unsaid(measurement: Observation, swept: Swept) -> list[str]:
+    """Return the problems and environments that a scenario has several of and a measurement does not name."""
+    asked = (key for key, values in swept.items() if len(values) > 1 and (is_problem(key) or is_environment(key)))
+    return [key for key in asked if key not in measurement.keys]
+
+
+def unmatched(measurements: Sequence[Observation], cells: Sequence[Cell], swept: Swept) -> Iterable[str]:
+    """Say which measurements fit no cell, and ask for what would tell which they are of.
+
+    Args:
+        swept: keys swept by their path, with their values.
+    """
     for number, item in enumerate(measurements, start=1):
+        for key in _unsaid(item, swept):
+            values = listed(map(show, swept[key]), "or")
+            yield (
+                f"[[observed]] {number} is compared with no cell: it does not say its {key}, which is swept; add "
+                f"{show_path([key])} = {show(swept[key][0])}, or whichever of {values} it was"
+            )
         if not any(fits(item, cell) for cell in cells):
             keys = ", ".join(f"{key} {value}" for key, value in item.keys.items())
             yield f"[[observed]] {number} ({keys or 'no key'}) matches no cell"

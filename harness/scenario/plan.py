@@ -86,7 +86,7 @@ def _plan_notes(scenario: Scenario, cells: Sequence[Cell], repeated: int) -> Ite
             yield "virtual cells combine this machine's measured devices with the links given in the scenario"
             break
     yield from _about_batch_norm(scenario, cells)
-    yield from unmatched(scenario.observed, cells)
+    yield from unmatched(scenario.observed, cells, scenario.axes.paths)
 
 
 def _about_batch_norm(scenario: Scenario, cells: Sequence[Cell]) -> Iterator[str]:
@@ -181,7 +181,7 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         layout=LayoutDegrees(*(getattr(demand.layout, key) for key in ("data", "pipeline", "tensor", "shard"))),
         code={**settings.code, "strategy": source},
     )
-    cell = replace(cell, observed=of_cell(scenario.observed, cell))
+    cell = replace(cell, observed=of_cell(scenario.observed, cell, scenario.axes.paths))
     if simulated:
         from harness.costs.cells import measured_id, needs_measuring  # late: a plan of real cells answers sooner
 

@@ -18,6 +18,7 @@ from harness.analysis.answer import (
     status_counts,
     target_in_words,
 )
+from harness.analysis.contrast import Basis, Verdict
 from harness.analysis.exact import median_interval
 from harness.analysis.ledger import Edge, edges_in_words
 from harness.analysis.winners import DevicePrice
@@ -61,6 +62,9 @@ def seeds(strategy: str, times: list[float], **changes: Any) -> list[Row]:
     return [row(strategy, seed, time_to_target_s=time, **changes) for seed, time in enumerate(times)]
 
 
+WOBBLE = (1.0, 1.01, 0.99, 1.015, 0.985)
+"""What runs of one setting differ by."""
+
 SPLIT = {"gpus": 2, "compute_s": 0.2, "communication_s": 0.15, "idle_s": 0.05}
 
 
@@ -69,7 +73,7 @@ def test_the_fastest_to_the_target_wins_with_its_seeds_and_interval() -> None:
         [*seeds("fast", [1, 2, 3, 4, 5], gpus=2), *seeds("slow", [6, 7, 8, 9, 10], gpus=2, compute_s=0.9)], 10
     )
     assert found.sentence.startswith("Use fast on 2 CPU cores (global batch 32, learning rate 0.1)")
-    assert "It reaches the target in 3.00 s (median of 5 seeds, 94 % interval 1.00 s to 5.00 s)." in found.grounds
+    assert "It reaches the target in 2.61 s (mean of 5 seeds, 95 % interval 1.18 s to 5.73 s)." in found.grounds
     assert found.runner_up.startswith("Runner-up: slow on 2 CPU cores")
     assert "cannot separate" not in found.sentence + found.runner_up
     assert found.leader == "fast-2-s2"
@@ -90,7 +94,7 @@ def test_a_headline_says_what_to_do_and_the_rest_why() -> None:
 
 def test_the_target_is_named_where_it_is_known() -> None:
     found = answer(seeds("fast", [1, 2, 3, 4, 5]), 5, target="95 % accuracy")
-    assert found.grounds[0].startswith("It reaches 95 % accuracy in 3.00 s")
+    assert found.grounds[0].startswith("It reaches 95 % accuracy in 2.61 s")
 
 
 @pytest.mark.parametrize(
@@ -109,20 +113,43 @@ def test_a_target_is_put_in_words_where_all_cells_have_the_same_accuracy(goals: 
     assert target_in_words(cells) == words
 
 
-def test_overlapping_intervals_are_not_resolved() -> None:
-    found = answer([*seeds("a", [1, 2, 3, 4, 5]), *seeds("b", [2, 3, 4, 5, 6])], 10)
-    assert found.grounds[1] == (
-        "b on 1 CPU core looks slower (4.00 s), but 5 seeds cannot separate the two. Set seeds = 21 to separate them."
+def test_a_lead_that_seeds_do_not_agree_on_is_open_and_says_what_would_settle_it() -> None:
+    found = answer([*seeds("a", [1.0, 1.1, 1.2, 1.3, 1.4]), *seeds("b", [1.25, 1.0, 1.5, 1.2, 1.45])], 10)
+    assert found.contrast is not None
+    assert (found.contrast.verdict, found.contrast.basis) == (Verdict.OPEN, Basis.TARGET)
+    settled = found.contrast.settled_by
+    assert settled is not None
+    apart = "b on 1 CPU core looks slower (1.27 s), but 5 seeds cannot separate the two. "
+    ask = f"Set seeds = {settled.blocks} to settle it (8 times in 10): told apart, or the same within 20 %."
+    assert found.grounds[1] == apart + ask
+    told = "a is 1.06 times as fast (95 % interval 0.88 to 1.29 times): 5 seeds cannot separate the two."
+    assert found.runner_up.endswith(told)
+
+
+def test_seeds_that_all_agree_tell_two_apart_however_much_they_differ_from_each_other() -> None:
+    times = [1.0, 2.0, 3.0, 4.0, 5.0]
+    found = answer(
+        [*seeds("a", times), *seeds("b", [1.2 * time * w for time, w in zip(times, WOBBLE, strict=True)])], 10
     )
-    assert found.runner_up.endswith(
-        "a is faster with probability 0.68 (95 % interval 0.33 to 0.90): 5 seeds cannot separate the two. "
-        "Set seeds = 21 to separate them."
-    )
+    assert found.contrast is not None
+    assert found.contrast.verdict is Verdict.FASTER
+    assert found.runner_up.endswith("a is 1.20 times as fast (at least 1.18 times).")
+
+
+def test_what_differs_by_less_than_a_twentieth_is_the_same_and_the_fewest_devices_are_recommended() -> None:
+    few = [1.0, 2.0, 3.0, 4.0, 5.0]
+    many = [0.98 * time * w for time, w in zip(few, WOBBLE, strict=True)]
+    found = answer([*seeds("single", few), *seeds("async-ps", many, **SPLIT)], 10)
+    assert found.advice == "Stay on one CPU core."
+    assert found.contrast is not None
+    assert found.contrast.verdict is Verdict.SAME
+    assert found.grounds[1] == "async-ps on 2 CPU cores is as fast: the two are the same within 5 %."
+    assert "The two are the same within 5 % (95 % interval 1.00 to 1.04 times)." in found.runner_up
 
 
 def test_few_seeds_get_no_interval() -> None:
     found = answer([*seeds("a", [1, 2]), *seeds("b", [3, 4])], 4)
-    assert "(median of 2 seeds; set seeds = 5 to get a confidence interval)" in found.sentence
+    assert "(mean of 2 seeds; set seeds = 5 to get a confidence interval)" in found.sentence
     assert "% interval" not in answer_as_text(found)
 
 
@@ -155,7 +182,9 @@ def test_a_point_that_missed_with_one_seed_pays_for_trying_again() -> None:
         "if failed runs are repeated (4 of 5 seeds reached it; 95 % interval for the success rate 28 to 99 %)"
         in found.runner_up
     )
-    assert found.why[0].endswith("reached the target with 4 of 5 seeds (1 target-missed).")
+    assert found.contrast is not None
+    assert found.contrast.basis is Basis.ORDER  # there is no time of a seed that never got there
+    assert "but 5 seeds cannot separate the two. Give runs a larger budget" in found.grounds[1]
 
 
 def test_a_point_that_misses_now_and_then_wins_where_trying_again_is_still_faster() -> None:
@@ -251,8 +280,8 @@ def test_where_splitting_pays_it_is_recommended() -> None:
     assert found.sentence.startswith("Use sync-ddp on 2 CPU cores")
 
 
-LEADS = [0.8, 0.9, 1.0, 1.1, 1.3]
-"""Seconds ahead of `LEVEL` in the median; five seeds cannot separate the two."""
+LEADS = [1.1, 0.8, 1.0, 0.9, 1.3]
+"""Seconds ahead of `LEVEL` in the mean; five seeds cannot separate the two."""
 LEVEL = [0.85, 1.05, 1.15, 1.2, 1.4]
 
 
@@ -261,17 +290,16 @@ def test_a_lead_that_chance_explains_as_well_is_no_reason_to_pay_for_more_device
     slower = seeds("sync-ddp", [2] * 5, **SPLIT)
     found = answer([*seeds("single", LEVEL), *seeds("async-ps", LEADS, **learns_less), *slower], 15)
     assert found.advice == "Stay on one CPU core."
-    assert found.grounds[0].startswith(
-        "single (global batch 32, learning rate 0.1) reaches the target in 1.15 s (median"
-    )
+    assert found.grounds[0].startswith("single (global batch 32, learning rate 0.1) reaches the target in 1.12 s (mean")
     assert found.grounds[1].startswith(
-        "async-ps on 2 CPU cores looks faster (1.00 s), but 5 seeds cannot separate the two. Set seeds = "
+        "async-ps on 2 CPU cores looks faster (1.01 s), but 5 seeds cannot separate the two. "
+        "Up to 25 seeds would hardly settle it."
     )
     assert found.grounds[2].startswith("async-ps needs 1.50 times the samples to reach the target")
     assert found.leader == "single-1-s2"
     assert found.runner_up.startswith("Runner-up: async-ps on 2 CPU cores")
-    assert "It is faster with probability 0.68 (95 % interval 0.33 to 0.90)" in found.runner_up
-    assert found.winners[0][1] == "async-ps on 2 CPU cores"  # who is fastest is another question
+    assert "It is 1.11 times as fast (95 % interval 0.84 to 1.46 times)" in found.runner_up
+    assert found.winners[0][1:] == ("async-ps on 2 CPU cores", "1.01 s, not told apart from single on 1 CPU core")
 
 
 def test_where_the_one_that_leads_has_no_reason_to_lose_the_next_split_explains() -> None:
@@ -283,11 +311,11 @@ def test_where_the_one_that_leads_has_no_reason_to_lose_the_next_split_explains(
 
 
 def test_a_strategy_may_be_level_with_itself_on_fewer_devices() -> None:
-    many, few = [0.9, 1.9, 2.9, 3.9, 4.9], [1.0, 2.0, 3.0, 4.0, 5.0]
+    many, few = [1.1, 1.7, 3.1, 3.5, 5.2], [1.0, 2.0, 3.0, 4.0, 5.0]
     rows = [*seeds("sync-ddp", many, **{**SPLIT, "gpus": 4}), *seeds("sync-ddp", few, **SPLIT)]
     found = answer([*rows, *seeds("single", [9.2] * 5)], 15)
     assert found.sentence.startswith("Use sync-ddp on 2 CPU cores")
-    assert "sync-ddp on 4 CPU cores looks faster (2.90 s), but 5 seeds cannot separate the two." in found.sentence
+    assert "sync-ddp on 4 CPU cores looks faster (2.54 s), but 5 seeds cannot separate the two." in found.sentence
     assert found.runner_up.startswith("Runner-up: sync-ddp on 4 CPU cores")
 
 
@@ -299,7 +327,7 @@ def test_who_leads_is_who_ranks_first_and_not_who_is_expected_to_be_faster() -> 
 
 
 def test_one_that_did_not_lose_is_not_said_to_have() -> None:
-    faster = seeds("local-sgd", [0.82, 0.95, 1.02, 1.12, 1.32], **{**SPLIT, "samples_to_target": 9600})
+    faster = seeds("local-sgd", [1.0, 0.82, 1.12, 0.95, 1.32], **{**SPLIT, "samples_to_target": 9600})
     found = answer([*seeds("single", LEVEL), *seeds("async-ps", LEADS, **SPLIT), *faster], 15)
     assert found.leader == "single-1-s2"
     assert not any("times the samples" in line for line in found.why)
@@ -313,10 +341,11 @@ def test_a_setting_with_a_colon_does_not_end_the_headline() -> None:
     assert found.grounds[0].startswith("It reaches the target")
 
 
-@pytest.mark.parametrize("count", [3, 4])
-def test_below_five_seeds_the_fastest_stands_first(count: int) -> None:
-    found = answer([*seeds("single", LEVEL[:count]), *seeds("async-ps", LEADS[:count], **SPLIT)], 2 * count)
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_seeds_are_too_few_to_say_how_sure_it_is_the_fastest_stands_first(count: int) -> None:
+    found = answer([*seeds("single", [1.2] * count), *seeds("async-ps", LEADS[1 : count + 1], **SPLIT)], 2 * count)
     assert found.sentence.startswith("Use async-ps on 2 CPU cores")
+    assert "too few to say how sure that is" in found.runner_up
 
 
 def test_a_lead_that_is_certain_is_worth_its_devices() -> None:
@@ -569,7 +598,7 @@ def test_splitting_that_pays_says_down_to_how_little_work() -> None:
 def test_from_which_rate_on_training_suffers_is_told_by_devices() -> None:
     shapes = {2: ("slow", "good", "oscillating"), 16: ("slow", "oscillating", "collapsed")}
     rows = [
-        row("async-ps", learning_rate=rate, regime=shape, gpus=gpus)
+        row("async-ps", learning_rate=rate, regime=shape, gpus=gpus, **({} if shape == "good" else MISSED))
         for gpus, regimes in shapes.items()
         for rate, shape in zip((0.01, 0.1, 1.0), regimes, strict=True)
     ]
@@ -577,11 +606,13 @@ def test_from_which_rate_on_training_suffers_is_told_by_devices() -> None:
     assert answer(rows, 6).too_large == told
     assert told in answer_as_text(answer(rows, 6))
     assert answer(rows[:2], 2).too_large == ""
+    # The same curves, but every seed reaches the target: then no rate is called too large.
+    assert answer([r | {"status": "ok", "time_to_target_s": 1.0} for r in rows], 6).too_large == ""
 
 
-def test_a_lead_of_few_seeds_that_did_not_all_get_there_asks_for_more() -> None:
+def test_a_lead_of_few_seeds_that_did_not_all_get_there_asks_for_a_larger_budget() -> None:
     rows = [*seeds("a", [1, 1]), row("a", 2, **MISSED | {"wall_s": 1.0}), *seeds("b", [2, 2, 2])]
-    told = "b on 1 CPU core looks slower (2.00 s), but 3 seeds cannot separate the two. Set seeds = "
+    told = "b on 1 CPU core looks slower (2.00 s), but 3 seeds cannot separate the two. Give runs a larger budget"
     assert told in answer(rows, 6).sentence
 
 

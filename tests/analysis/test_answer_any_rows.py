@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.analysis.answer import Recommendation, answer, answer_as_markdown, answer_as_text
-from harness.analysis.exam import exams, failed
+from harness.analysis.exam import combination_of, exams, failed
 from harness.analysis.loss_shape import SHAPES
 from harness.analysis.points import has_target, points, ranked_rows
-from harness.analysis.ranking import Standing, best_standings
+from harness.analysis.ranking import Standing, rank
 from harness.analysis.winners import DevicePrice
 from harness.core.endings import Status
 
@@ -83,7 +83,7 @@ def test_what_is_recommended_ended_well_and_is_ranked(found: list[Row]) -> None:
     leader = by_id[told.leader]
     assert leader["status"] == "ok"
     assert leader["ranked"] is not False
-    assert (leader["strategy"], leader["engine"]) not in failed(exams(found))
+    assert combination_of(leader) not in failed(exams(found))
     without = {Recommendation.NONE_REACHED, Recommendation.NO_RESULT, Recommendation.NOTHING_YET}
     assert told.kind not in without
     assert told.simulated == (leader["engine"] == "virtual")
@@ -97,7 +97,7 @@ def test_what_is_recommended_ended_well_and_is_ranked(found: list[Row]) -> None:
 def test_rankings_never_mix_engines_and_run_from_best_to_worst(found: list[Row]) -> None:
     pool = ranked_rows(found)
     assert len({row["engine"] for row in pool}) <= 1
-    best = best_standings(points(pool, has_target(pool)))
+    best = rank(points(pool, has_target(pool))).best
     assert [standing.rank for standing in best] == sorted(standing.rank for standing in best)
     assert len({standing.point.strategy for standing in best}) == len(best)
 

@@ -31,3 +31,10 @@ FALLING = [2.0, 1.0, 0.5, 0.3, 0.2, 0.1]
 def test_a_run_that_went_on_falling_while_validation_rose_has_overfitted(training, validation, final, found):
     assert fitting(training, validation, final, 2.3) == found
     assert fitting(training, validation, final, None) is None
+
+
+def test_a_run_that_oscillates_has_not_overfitted():
+    validation = [2.0, 1.0, 0.9, 1.2, 1.3, 1.4]
+    assert fitting(FALLING, validation, 0.1, 2.3, "good") == "overfit"
+    assert fitting(FALLING, validation, 0.1, 2.3, "oscillating") is None
+    assert fitting(FALLING, validation, 0.1, 2.3, "diverged") is None

@@ -11,6 +11,7 @@ import pytest
 from lazy import lazy
 
 from harness.analysis.censored import SeedRun
+from harness.analysis.confidence import mean_of
 from harness.analysis.loss_shape import MEANS, SHAPES
 from harness.core.words import byte_unit, time_unit
 
@@ -186,7 +187,13 @@ def test_staleness_is_told_by_its_median_and_tail() -> None:
 
 
 def way(label: str, *runs: SeedRun, simulated: bool = False) -> draw_target.ToTarget:
-    return draw_target.ToTarget(simulated, "single", label, runs, time_to_accuracy.reached_by(runs))
+    return to_target(label, runs, simulated=simulated)
+
+
+def to_target(label: str, runs: tuple[SeedRun, ...], *, simulated: bool = False, **given: Any) -> draw_target.ToTarget:
+    mean, interval = mean_of([run.spent for run in runs])
+    found = time_to_accuracy.reached_by(runs)
+    return draw_target.ToTarget(simulated, "single", label, runs, found, mean, interval, **given)
 
 
 def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
@@ -194,33 +201,30 @@ def test_seeds_that_never_got_there_are_drawn_and_counted() -> None:
     half = way("half", SeedRun(1.0, True), SeedRun(4.0, False), SeedRun(4.0, False))
     never = way("never", SeedRun(4.0, False))
     (drawing,) = drawn(draw_target.target_panels, [sure, half, never])
-    assert "sure: 5 of 5 seeds reached the target, median 2.20 s (93.75 % interval 2.00 s to 2.40 s)" in (
-        drawing.caption
-    )
+    assert "sure: 5 of 5 seeds reached the target, mean 2.20 s (95 % interval 2.01 s to 2.40 s)" in (drawing.caption)
     assert "No seed of never reached it." in drawing.caption
     assert "half: 9.00 s expected (1 of 3 seeds)" in texts_of(drawing)
     assert "never: 0 of 1 seeds reached it" in texts_of(drawing)
     assert table_of(drawing)["reached"].sum() == 6
 
 
-def test_fewer_than_five_seeds_get_no_interval() -> None:
-    (drawing,) = drawn(draw_target.target_panels, [way("few", *(SeedRun(value, True) for value in (1.0, 2.0, 3.0)))])
+def test_fewer_than_three_seeds_get_no_interval() -> None:
+    (drawing,) = drawn(draw_target.target_panels, [way("few", *(SeedRun(value, True) for value in (1.0, 2.0)))])
     assert "Set seeds = 5 to get a confidence interval." in drawing.caption
-    assert "interval of the median" not in texts_of(drawing)
+    assert "interval of the mean" not in texts_of(drawing)
     assert drawn(draw_target.target_panels, [way("never", SeedRun(1.0, False))]) == []
 
 
 def test_samples_to_the_target_stand_under_their_epochs() -> None:
     runs = tuple(SeedRun(value, True) for value in (3200.0, 6400.0, 9600.0, 6400.0, 6400.0))
-    one = draw_target.ToTarget(False, "single", "one", runs, time_to_accuracy.reached_by(runs), epoch=1600.0)
+    one = to_target("one", runs, epoch=1600.0)
     (drawing,) = drawn(draw_target.target_panels, [one], draw_target.SAMPLES)
-    assert (
-        "one: 5 of 5 seeds reached the target, median 6,400 samples (93.75 % interval 3,200 samples to 9,600 samples"
-        in (drawing.caption)
+    assert "one: 5 of 5 seeds reached the target, mean 6,042 samples (95 % interval 3,694 samples to 9,884 samples" in (
+        drawing.caption
     )
     assert {"epochs", "samples seen to the target"} <= set(texts_of(drawing))
     assert table_of(drawing)["samples"].sum() == 32000
-    other = draw_target.ToTarget(False, "single", "other", runs, time_to_accuracy.reached_by(runs), epoch=800.0)
+    other = to_target("other", runs, epoch=800.0)
     (drawing,) = drawn(draw_target.target_panels, [one, other], draw_target.SAMPLES)
     assert "epochs" not in texts_of(drawing)  # an epoch of one is none of the other
 
@@ -366,9 +370,7 @@ def test_devices_over_time_tell_their_means_and_engines_apart() -> None:
 
 def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
     runs = (SeedRun(0.1, True),) * 5
-    fast = draw_target.ToTarget(
-        False, "single", f"wrong{svg.NOT_RANKED}", runs, time_to_accuracy.reached_by(runs), ranked=False
-    )
+    fast = to_target(f"wrong{svg.NOT_RANKED}", runs, ranked=False)
     slow = way("right", *(SeedRun(value, True) for value in (2.0, 2.1, 2.2, 2.3, 2.4)))
     (drawing,) = drawn(draw_target.target_panels, [fast, slow])
     assert drawing.caption.startswith("right: 5 of 5 seeds")
@@ -387,18 +389,16 @@ def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:
     assert "right is fastest: 100 samples per simulated second, 2 times as many as slower (50)" in speed.caption
 
 
-def test_an_interval_of_a_median_does_not_stand_beside_an_expected_time() -> None:
+def test_an_interval_of_a_mean_does_not_stand_beside_an_expected_time() -> None:
     runs = [SeedRun(1.0 + k / 10, True) for k in range(9)] + [SeedRun(4.0, False)]
     (drawing,) = drawn(draw_target.target_panels, [way("most", *runs)])
     assert "interval" not in drawing.caption
-    assert "interval of the median" not in texts_of(drawing)
+    assert "interval of the mean" not in texts_of(drawing)
 
 
 def test_where_all_need_as_many_samples_nobody_needs_more() -> None:
     runs = tuple(SeedRun(value, True) for value in (3200.0, 6400.0, 9600.0))
-    rows = [
-        draw_target.ToTarget(False, "single", name, runs, time_to_accuracy.reached_by(runs)) for name in ("one", "two")
-    ]
+    rows = [to_target(name, runs) for name in ("one", "two")]
     (drawing,) = drawn(draw_target.target_panels, rows, draw_target.SAMPLES)
     assert "All need equally many." in drawing.caption
 

@@ -22,6 +22,7 @@ from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
 from harness.engines.real.messages import Post, Receive
+from harness.engines.shared.displacement import early_displacement
 from harness.engines.shared.endpoint import Course, Endpoint, check_address
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.shared.flat import Flat, force
@@ -166,7 +167,8 @@ class RealEndpoint(Endpoint):
         if self.setup.budget.evaluates:
             loss, metric = replica.evaluate("validation")
             self.status.evaluated(loss)
-        decision = self.referee.judge(Evaluation(self.samples, self.updates, moment, loss, metric), finite)
+        moved = early_displacement(self.setup, replica.vector, len(self.referee.evaluations))
+        decision = self.referee.judge(Evaluation(self.samples, self.updates, moment, loss, metric, moved), finite)
         self.evaluation_s += time.monotonic() - began
         return decision
 

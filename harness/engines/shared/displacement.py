@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,28 @@ def learning_facts(setup: Setup, final: torch.Tensor | None) -> dict[str, Any]:
         return {}
     import math
 
+    facts: dict[str, Any] = {"displacement": _moved(setup, final)}
+    if setup.cell.workload.loss == "cross-entropy" and setup.data.classes:
+        facts["chance_loss"] = math.log(setup.data.classes)
+    return facts
+
+
+def early_displacement(setup: Setup, weights: Callable[[], torch.Tensor], evaluations: int) -> float | None:
+    """Return how far the weights moved up to the first evaluation, where rounding has hardly grown yet.
+
+    Args:
+        weights: returns the trained parameters as one vector, wherever it lies.
+        evaluations: so far.
+
+    Returns:
+        None at every later evaluation, without evaluations, and where nothing promises to train what one device trains.
+    """
+    if evaluations or not setup.budget.evaluates or setup.cell.equals != "single":
+        return None
+    return _moved(setup, weights())
+
+
+def _moved(setup: Setup, final: torch.Tensor) -> float:
     import torch
 
     from harness.engines.shared.replica import as_real, build_module
@@ -33,8 +56,4 @@ def learning_facts(setup: Setup, final: torch.Tensor | None) -> dict[str, Any]:
     module = build_module(setup.model, options, setup.shape, setup.cell.seed)
     trained = [as_real(p.detach()).reshape(-1) for p in module.parameters() if p.requires_grad]
     initial = torch.cat(trained).to(final.dtype)
-    moved = torch.linalg.vector_norm(final.cpu() - initial) / torch.linalg.vector_norm(initial)
-    facts: dict[str, Any] = {"displacement": float(moved)}
-    if setup.cell.workload.loss == "cross-entropy" and setup.data.classes:
-        facts["chance_loss"] = math.log(setup.data.classes)
-    return facts
+    return float(torch.linalg.vector_norm(final.cpu() - initial) / torch.linalg.vector_norm(initial))

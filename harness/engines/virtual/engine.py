@@ -20,7 +20,7 @@ from harness.core.errors import HarnessError
 from harness.core.not_known import NotKnown
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, StepRow, columns
 from harness.core.records import Json
-from harness.engines.shared.displacement import learning_facts
+from harness.engines.shared.displacement import early_displacement, learning_facts
 from harness.engines.shared.fault_draws import Lost, PlannedDeath, words_of_loss
 from harness.engines.shared.recorder import Recorder
 from harness.engines.shared.started_words import foreign
@@ -171,9 +171,10 @@ class VirtualEngine:
         loss = metric = None
         if self.setup.budget.evaluates:
             loss, metric = self.executor.evaluate(model, "validation")
+        moved = early_displacement(self.setup, lambda: self.executor.vector(model), len(self.referee.evaluations))
         self._tell(updates, loss)
         self.evaluation_s += time.perf_counter() - began
-        decision = self.referee.judge(Evaluation(samples, updates, moment, loss, metric), self.losses_finite())
+        decision = self.referee.judge(Evaluation(samples, updates, moment, loss, metric, moved), self.losses_finite())
         self.model, self.samples, self.updates = model, samples, updates
         # An asynchronous run on real devices cannot stop at a target (its copies are evaluated afterwards); neither
         # does this one, so that both see the same samples.

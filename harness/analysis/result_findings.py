@@ -1,0 +1,126 @@
+"""What the results say, found once: headline, map, table, figures and notes all read it here.
+
+Cells of several models or data sets are different problems, and links, devices, faults and limits are environments that
+nobody chooses: each combination is a question of its own, with a ranking of its own. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.analysis.exam import Exam, combination_of, exams, failed, same_model
+from harness.analysis.points import (
+    SWEPT,
+    TRIED,
+    Point,
+    Row,
+    has_target,
+    not_ranked,
+    point_of,
+    points,
+    ranked_rows,
+    without_controls,
+)
+from harness.analysis.ranking import Ranking, Standing, rank
+from harness.core.swept_keys import is_environment, is_problem
+from harness.core.words import show
+
+
+@dataclass(frozen=True)
+class Question:
+    """Cells that are ranked with each other: one problem in one environment.
+
+    Attributes:
+        values: what tells it from the other questions: keys with their values, problems first.
+        controls: points that are shown only: on one device single stands for them.
+    """
+
+    values: tuple[tuple[str, object], ...]
+    ranking: Ranking
+    controls: tuple[Point, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """Return such as `cluster.inter_node "25 Gb/s"`; empty where there is one question only."""
+        return ", ".join(f"{key} {show(value)}" for key, value in self.values)
+
+
+@dataclass(frozen=True)
+class ResultFindings:
+    """All that is found in the rows of one scenario.
+
+    Attributes:
+        exams: who trains what single trains.
+        pool: rows that are ranked.
+        questions: rankings, each with what it is about.
+    """
+
+    rows: tuple[Row, ...]
+    exams: tuple[Exam, ...]
+    pool: tuple[Row, ...]
+    questions: tuple[Question, ...]
+
+    @cached_property
+    def barred(self) -> set[Hashable]:
+        """Combinations that failed the entry exam."""
+        return failed(self.exams)
+
+    def is_ranked(self, row: Row) -> bool:
+        """Say whether a row may be ranked: neither barred nor with more workers than devices."""
+        return not not_ranked(row) and combination_of(row) not in self.barred
+
+    @cached_property
+    def _standings(self) -> dict[Hashable, Standing]:
+        every = (standing for question in self.questions for standing in question.ranking.standings)
+        return {point_of(standing.point.row): standing for standing in every}
+
+    def standing(self, point: Point) -> Standing:
+        """Return what is said of a point; of one that is not ranked what its own runs say."""
+        return self._standings.get(point_of(point.row)) or Standing(point)
+
+    def ranking_of(self, standing: Standing) -> Ranking | None:
+        """Return the ranking that a standing is in; None where it is in none."""
+        found = (question.ranking for question in self.questions)
+        return next((ranking for ranking in found if any(s is standing for s in ranking.standings)), None)
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """Every point that was tried, ranked or not, the best first."""
+        tried = [row for row in self.rows if row["status"] in TRIED]
+        found = (self.standing(point) for point in points(tried, has_target(tried)))
+        return sorted(found, key=lambda standing: standing.rank)
+
+
+def findings_of(rows: Sequence[Row]) -> ResultFindings:
+    """Find what rows say.
+
+    Args:
+        rows: finished cells, keys as in cells.csv.
+    """
+    examined = exams(rows)
+    barred = failed(examined)
+    tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
+    pool = ranked_rows([row for row in tried if combination_of(row) not in barred])
+    same = same_model(examined)
+    return ResultFindings(tuple(rows), tuple(examined), tuple(pool), tuple(_questions(pool, same)))
+
+
+def _questions(pool: Sequence[Row], same: frozenset[str]) -> Iterable[Question]:
+    keys = [key for key in _asked(pool) if len({str(row.get(f"{SWEPT}{key}")) for row in pool}) > 1]
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in pool:
+        groups.setdefault(tuple(str(row.get(f"{SWEPT}{key}")) for key in keys), []).append(row)
+    for group in groups.values():
+        found = points(group, has_target(group))
+        kept = without_controls(found)
+        controls = tuple(point for point in found if not any(point is other for other in kept))
+        values = tuple((key, group[0].get(f"{SWEPT}{key}")) for key in keys)
+        yield Question(values, rank(kept, same), controls)
+
+
+def _asked(pool: Sequence[Row]) -> list[str]:
+    """Return the swept keys that make questions of their own, problems first."""
+    swept = sorted({key.removeprefix(SWEPT) for row in pool for key in row if key.startswith(SWEPT)})
+    return [*filter(is_problem, swept), *filter(is_environment, swept)]
