@@ -47,7 +47,7 @@ from harness.analysis.ledger import (
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
 from harness.analysis.point_names import device_noun, devices_in_words, differs, label, real, sentences, setting
 from harness.analysis.points import Row, number, status_counts
-from harness.analysis.ranking import ENOUGH, Ranking, Standing
+from harness.analysis.ranking import ENOUGH, Ranking, Standing, layout_key
 from harness.analysis.result_findings import Question, ResultFindings, findings_of
 from harness.analysis.winners import DRAM, DevicePrice, price_of, winners
 from harness.core.metrics import Judged
@@ -374,8 +374,10 @@ def _explained(
 
 def _settings_of_one(leader: Standing, ranking: Ranking) -> list[Standing]:
     """Return, where one strategy is all there is, its other settings on as many devices: they are what was asked."""
-    alike = (s for s in ranking.standings if s.point.gpus == leader.point.gpus and s.point is not leader.point)
-    return list(alike)[:MOST_SETTINGS]
+    alike = [leader, *(s for s in ranking.standings if s.point.gpus == leader.point.gpus and s is not leader)]
+    if not leader.point.by_target:  # rates of one layout are runs of one speed
+        alike = list({layout_key(s.point.row): s for s in reversed(alike)}.values())[::-1]
+    return alike[1 : MOST_SETTINGS + 1]
 
 
 _Told = tuple[Recommendation, Text, tuple[Text, ...]]

@@ -29,7 +29,7 @@ def label(point: Point) -> str:
 
 
 def setting(point: Point) -> str:
-    """Return batch, learning rate and what else tells a point from its like; timing-only cells have no rate."""
+    """Return batch, learning rate and what else tells a point from its like; of speed alone no rate decides."""
     return ", ".join(_settings(point))
 
 
@@ -51,7 +51,7 @@ def in_full(point: Point, other: Point) -> str:
 
 def _settings(point: Point) -> list[str]:
     row = point.row
-    at = f"learning rate {row['learning_rate']:g}" if row["learning_rate"] else ""
+    at = f"learning rate {row['learning_rate']:g}" if row["learning_rate"] and point.by_target else ""
     parts = [f"global batch {row['global_batch_size']}", micro_batch(row), at, *point.varied]
     return [part for part in parts if part]
 
