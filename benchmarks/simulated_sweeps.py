@@ -7,10 +7,15 @@ what `harness.analysis.answer` says of them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -325,12 +330,97 @@ def _settled(world: World, words: str, draws: int, demanded: bool) -> Iterator[L
         yield Line(text, 100 * right / given, *((70, 97) if demanded else ()))
 
 
+# -- real runs ---------------------------------------------------------------------------------------------------------
+
+SCENARIO = """
+engine = "virtual"
+[workload]
+model = "softmax"
+dataset = "digits"
+[sweep]
+strategy = ["single", "local-sgd", "async-ps"]
+gpus = [1, 2, 4]
+learning_rate = [0.1]
+seeds = 20
+exclude = [
+    { strategy = "single", gpus = [2, 4] },
+    { strategy = ["local-sgd", "async-ps"], gpus = 1 },
+    { strategy = "async-ps", gpus = 4 },
+    { strategy = "local-sgd", gpus = 2 },
+]
+[goal]
+target_accuracy = 0.90
+max_epochs = 15
+"""
+"""What is run where no results are given: samples to the target that no formula made."""
+
+MEASURED = ("samples_to_target", "samples_to_target_fit", "time_to_target_s", "throughput_samples_per_s", "samples_seen",
+            "wall_s", "status", "validation_accuracy", "regime")  # fmt: skip
+"""Columns that say how a run came out."""
+
+READ = {"samples_to_target": "first of two in a row", "samples_to_target_fit": "rising curve"}
+
+
+def real_rows(folders: Sequence[str]) -> list[Row]:
+    """Return the rows of finished results; of a run of this script's own where there are none."""
+    from harness.results.store import find_results
+
+    if folders:
+        return [row for folder in folders for results in find_results(Path(folder)) for row in results.rows()]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "softmax.toml").write_text(SCENARIO)
+        command = [sys.executable, "-m", "harness", "run", "softmax.toml", "--results", "results"]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        return find_results(Path(folder, "results", "softmax"))[0].rows()
+
+
+def real_runs(draws: int, folders: Sequence[str] = ()) -> Iterator[Line]:
+    """Yield how often five seeds of real runs name one, both readings: results exchanged seed by seed, and as they are."""
+    by_point: dict[tuple[str, int], dict[int, Row]] = {}
+    for row in real_rows(folders):
+        by_point.setdefault((row["strategy"], row["gpus"]), {})[row["seed"]] = row
+    for read, words in READ.items():
+        for first, second in itertools.combinations(by_point, 2):
+            pair = [by_point[first], by_point[second]]
+            shared = sorted(set(pair[0]) & set(pair[1]))
+            if first[0] == second[0] or len(shared) < 10:
+                continue
+            names = " and ".join(f"{name} on {gpus}" for name, gpus in (first, second))
+            for exchanged in (True, False):
+                random, count = np.random.default_rng(8), 0
+                for _ in range(draws):
+                    rows = _five(pair, shared, read, exchanged, random)
+                    count += is_named(answer(rows, len(rows)))
+                how = "exchanged by seed" if exchanged else "as they are"
+                text = f"{names}, {words}, {how}: one is named"
+                yield Line(text, 100 * count / draws, most=6 if exchanged else 100)
+
+
+def _five(
+    pair: Sequence[dict[int, Row]], shared: Sequence[int], read: str, exchanged: bool, random: np.random.Generator
+) -> list[Row]:
+    """Return five seeds of two points; which of the two a seed's results belong to is drawn where they are exchanged."""
+    rows = []
+    for place, seed in enumerate(random.choice(shared, 5, replace=False)):
+        both = [dict(side[seed]) for side in pair]
+        if exchanged and random.random() < 0.5:
+            came_out = [{key: row.get(key) for key in MEASURED} for row in both]
+            both = [row | other for row, other in zip(both, reversed(came_out), strict=True)]
+        for row in both:
+            if read != "samples_to_target_fit":
+                row["samples_to_target_fit"] = None
+            # Of their own trajectories: simulated speeds are exact, and what is asked is how the target is read.
+            rows.append(row | {"seed": place, "engine": "real", "equivalence": None, "synchrony": "synchronous"})
+    return rows
+
+
 PARTS = {
     "shared": shared_trajectories,
     "own": own_trajectories,
     "intervals": intervals,
     "equality": equality,
     "settling": settling,
+    "real": real_runs,
 }
 
 
@@ -338,13 +428,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--runs", nargs="*", default=(), help="results whose seeds are drawn; else some are run")
     given = parser.parse_args(arguments)
     missed = 0
     for name, part in PARTS.items():
         if given.only in (None, name):
             began = time.perf_counter()
-            print(part.__doc__.splitlines()[0].removeprefix("Yield ").capitalize())
-            for line in part(given.draws):
+            print(str(part.__doc__).splitlines()[0].removeprefix("Yield ").capitalize())
+            more = (given.runs,) if part is real_runs else ()
+            for line in part(given.draws, *more):
                 print(line, flush=True)
                 missed += not line.least <= line.share <= line.most
             print(f"  {time.perf_counter() - began:.0f} s")

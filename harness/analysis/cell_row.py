@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from harness.analysis.gradient_noise import known_squares, noise_scale
 from harness.analysis.loss_shape import classify
 from harness.analysis.overfit import fitting
+from harness.analysis.rising_curve import crossing
 from harness.core.budget import Budget, Decision, target_reached
 from harness.core.cell import Cell, without_later
 from harness.core.endings import Status
@@ -113,7 +114,26 @@ def convergence_row(outcome: Outcome, budget: Budget) -> WholeRow:
         "samples_to_target": reached.samples if reached else None,
         "updates_to_target": reached.updates if reached else None,
         **_early(outcome),
+        **_read_finely(outcome, budget),
     }
+
+
+def _read_finely(outcome: Outcome, budget: Budget) -> WholeRow:
+    """Return when a rising curve through the evaluations meets the target; nothing where it has none, or two of them.
+
+    The first of two in a row that meet it lies on the grid of evaluations, and a dip moves it by several. The curve ends
+    with the second of the two, where synchronous runs stop: else those that go on would be read otherwise.
+    """
+    target = budget.target_accuracy if budget.metric.is_accuracy else budget.target_metric
+    reached = target_reached(outcome.evaluations, budget)
+    if target is None or budget.target_loss is not None or reached is None:
+        return {}
+    until = outcome.evaluations[: outcome.evaluations.index(reached) + 2]
+    seen = [(float(e.samples), e.validation_metric) for e in until if e.samples > 0]
+    known = [(samples, value) for samples, value in seen if value is not None and math.isfinite(value)]
+    sign = 1 if budget.metric.higher else -1
+    found = crossing([samples for samples, _ in known], [sign * value for _, value in known], sign * target)
+    return {"samples_to_target_fit": found} if found else {}
 
 
 def _early(outcome: Outcome) -> WholeRow:

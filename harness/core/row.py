@@ -88,6 +88,7 @@ class WholeRow(CellRow, total=False):
 
     initial_loss: float
     displacement: float | None
+    samples_to_target_fit: float
     early_displacement: float | None
     early_samples: int
     num_train: int | None

@@ -651,3 +651,55 @@ def test_down_to_how_little_work_splitting_pays_is_told_against_one_device_at_th
     found = answer([*other, *seeds("single", [2] * 5), *seeds("sync-ddp", [1] * 5, **split)], 15)
     assert "down to 0.2x the work" in found.flips[0]
     assert answer([*other, *seeds("sync-ddp", [1] * 5, **split)], 10).flips == ()
+
+
+# -- several questions -------------------------------------------------------------------------------------------------
+
+LINK, MODEL = "swept cluster.inter_node", "swept workload.model"
+
+
+def test_a_link_is_no_choice_and_each_value_has_an_answer_of_its_own() -> None:
+    rows = [speed("a", 4, 100.0, **{LINK: "25 Gb/s"}, cell_id="a25"), speed("b", 4, 200.0, **{LINK: "25 Gb/s"})]
+    rows += [
+        speed("a", 4, 900.0, **{LINK: "nvlink3"}, cell_id="an"),
+        speed("b", 4, 300.0, **{LINK: "nvlink3"}, cell_id="bn"),
+    ]
+    found = answer(rows, 4)
+    assert found.kind is Recommendation.EACH
+    assert found.headline == "Simulated: There is one answer for each cluster.inter_node."
+    assert found.grounds == (
+        'cluster.inter_node "25 Gb/s": Use b on 4 simulated GPUs (global batch 32).',
+        'cluster.inter_node "nvlink3": Use a on 4 simulated GPUs (global batch 32).',
+    )
+    assert [case.answer.leader for case in found.cases] == ["b-4-s0", "an"]
+    text = answer_as_text(found)
+    assert "2.00 times as fast" in text
+    assert "9.00 times" not in text  # nobody is compared across links
+    assert '### cluster.inter\\_node "nvlink3"' in answer_as_markdown(found)
+
+
+def test_models_are_different_problems_and_where_all_have_one_answer_it_is_given_once() -> None:
+    rows = [
+        speed(name, 4, rate * times, **{MODEL: model}, cell_id=f"{name}{model}")
+        for model, times in (("mlp", 1), ("softmax", 7))
+        for name, rate in (("a", 100.0), ("b", 300.0))
+    ]
+    found = answer(rows, 4)
+    assert found.sentence == (
+        "Simulated: Use b on 4 simulated GPUs (global batch 32). The answer is the same for each workload.model."
+    )
+    assert [measure for measure, _, _ in found.winners[:1]] == ['throughput, workload.model "mlp"']
+
+
+def test_an_option_that_is_swept_by_its_path_is_a_choice() -> None:
+    key = "swept workload.optimizer"
+    rows = [speed("a", 4, 100.0, **{key: "sgd"}), speed("a", 4, 200.0, **{key: "adam"}, cell_id="adam")]
+    assert answer(rows, 2).cases == ()
+    assert answer(rows, 2).leader == "adam"
+
+
+def test_what_is_level_with_the_winner_is_not_said_to_lose_at_any_bandwidth() -> None:
+    found = answer([speed("a", 4, 200.0), speed("b", 4, 195.0)], 2)
+    assert found.contrast is not None
+    assert found.contrast.verdict is Verdict.PREDICTION
+    assert found.contest == ()  # nothing to look for a turning point between

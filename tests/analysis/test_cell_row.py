@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.analysis.cell_row import (
+    convergence_row,
     curve_table,
     identity_row,
     loss_curve,
@@ -341,3 +342,24 @@ def test_every_speedup_is_positive_and_names_its_base(points):
         assert row["scaling"] in ("strong", "weak")
     ones = [row["speedup"] for row in rows if row["gpus"] == 1]
     assert not ones or statistics.median(ones) == pytest.approx(1.0, rel=1e-6) or len(ones) % 2 == 0
+
+
+def test_the_target_is_read_off_a_rising_curve_that_ends_with_the_second_evaluation_at_it() -> None:
+    seen = [(320, 0.5), (640, 0.7), (960, 0.91), (1280, 0.92)]
+    goes_on = [*seen, (1600, 0.6), (1920, 0.95)]  # an asynchronous run does not stop at its target
+    budget = Budget(10_000, None, None, 320, target_accuracy=0.9)
+    rows = []
+    for points in (seen, goes_on):
+        evaluations = [Evaluation(s, s // 32, s * 1e-3, 0.5, accuracy) for s, accuracy in points]
+        rows.append(convergence_row(Outcome(evaluations=evaluations), budget))
+    assert rows[0]["samples_to_target"] == 960
+    assert rows[0]["samples_to_target_fit"] == rows[1]["samples_to_target_fit"] == pytest.approx(942, abs=1)
+    missed = Outcome(evaluations=[Evaluation(320, 10, 0.3, 0.5, 0.5)])
+    assert "samples_to_target_fit" not in convergence_row(missed, budget)
+
+
+def test_how_far_the_weights_moved_by_the_first_evaluation_is_kept_for_the_exam() -> None:
+    first, second = Evaluation(320, 10, 0.3, 0.5, 0.5, 0.06), Evaluation(640, 20, 0.6, 0.4, 0.6)
+    row = convergence_row(Outcome(evaluations=[first, second]), Budget(640, None, None, 320))
+    assert (row["early_displacement"], row["early_samples"]) == (0.06, 320)
+    assert "early_displacement" not in convergence_row(Outcome(evaluations=[second]), Budget(640, None, None, 320))

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from harness.analysis.answer import answer, answer_as_text
 from harness.analysis.exam import (
+    Moment,
     combination_of,
     exams,
     failed,
     failures_in_words,
     not_examined_in_words,
+    not_judged_in_words,
     passes_in_words,
+    same_model,
 )
 
 Row = dict[str, Any]
@@ -132,3 +137,87 @@ def test_what_cannot_be_the_same_is_named_with_its_cause_and_not_called_rounding
     (told,) = failures_in_words(exams(rows), "real")
     assert told.endswith("the limit is 25 %). That is not rounding: the model draws random numbers, and every device "
                          "draws its own.")  # fmt: skip
+
+
+# -- each combination by itself ----------------------------------------------------------------------------------------
+
+
+def test_a_combination_that_fails_is_not_hidden_by_those_that_pass() -> None:
+    """Nine models in order and one that is wrong: the median over all of them saw nothing."""
+    rows = []
+    for number in range(10):
+        own = {"swept workload.model": f"model{number}", "trajectory_id": f"m{number}", "time_to_target_s": 2.0}
+        rows += [row("single", 0.25, displacement=1.0, **own), row("fsdp", 0.25, displacement=1.0, **own)]
+    rows[-1] |= {"displacement": 2.0, "cell_id": "wrong"}
+    found = exams(rows)
+    assert failed(found) == {combination_of(rows[-1])}
+    (told,) = failures_in_words(found, "real")
+    assert told.startswith(
+        'fsdp (on 2 devices, global batch 32, workload.model "model9") does not train the same model'
+    )
+    assert "Its other combinations pass" in told
+    ranked = {r["cell_id"] for r in answer(rows, 20).findings.pool if r["strategy"] == "fsdp"}
+    assert "wrong" not in ranked
+
+
+@pytest.mark.parametrize("column", ["precision", "options", "global_batch_size", "gpus"])
+def test_precision_options_batch_and_devices_are_examined_apart(column: str) -> None:
+    values = {"precision": ("fp32", "bf16"), "options": ("{}", '{"shard": "all"}'), "global_batch_size": (32, 64),
+              "gpus": (2, 4)}[column]  # fmt: skip
+    rows = []
+    for value, moved in zip(values, (1.0, 2.0), strict=True):
+        shared = {"trajectory_id": str(value)} | (
+            {column: value} if column in ("precision", "global_batch_size") else {}
+        )
+        rows.append(row("single", 0.25, displacement=1.0, **shared))
+        rows.append(row("fsdp", 0.25, displacement=moved, **(shared | {column: value})))
+    assert [exam.passed for exam in exams(rows)] == [True, False]
+
+
+def test_rounding_that_grows_over_ten_epochs_fails_nobody_and_is_named() -> None:
+    """The weights of a ViT moved otherwise by 7.5 % after ten epochs, by 2e-6 at the first evaluation."""
+    early = {"early_samples": 320}
+    rows = [row("single", 0.25, displacement=1.0, early_displacement=0.1, **early)]
+    rows.append(row("sync-ddp", 0.30, displacement=1.08, early_displacement=0.1 * (1 + 2e-6), **early))
+    (exam,) = exams(rows)
+    assert exam.passed
+    assert exam.same
+    assert exam.grown
+    assert passes_in_words([exam], "real")[0].startswith(
+        "single and sync-ddp train the same model up to rounding, which grows from 2e-6 at the first evaluation to "
+        "7.4 % at the end: numbers are added in another order (1 pair of runs)."
+    )
+
+
+def test_a_wrong_gradient_is_seen_at_the_first_evaluation_though_both_end_alike() -> None:
+    early = {"early_samples": 320}
+    rows = [row("single", 0.25, displacement=1.0, early_displacement=0.1, **early)]
+    rows.append(row("wrong", 0.25, displacement=1.0, early_displacement=0.2, **early))
+    assert failed(exams(rows)) == {combination_of(rows[-1])}
+    (told,) = failures_in_words(exams(rows), "real")
+    assert "differs by 50 % at the first evaluation (median; the limit is 5 %)" in told
+
+
+def test_first_evaluations_after_other_samples_are_not_compared() -> None:
+    rows = [row("single", 0.25, displacement=1.0, early_displacement=0.1, early_samples=320)]
+    rows.append(row("fsdp", 0.25, displacement=1.0, early_displacement=0.2, early_samples=640))
+    assert exams(rows)[0].moment is Moment.END
+
+
+def test_what_cannot_be_examined_is_said() -> None:
+    rows = [row("single", 0.25), row("fsdp", 0.25), row("sync-ddp", 0.25, trajectory_id="another")]
+    found = exams(rows)
+    told = not_judged_in_words(rows, found, "real")
+    assert told.startswith(
+        "Not judged whether sync-ddp trains the same model as single in every combination: single did"
+    )
+    assert told in answer_as_text(answer(rows, 3))
+    assert not_judged_in_words(rows[:2], found, "real") == ""
+    assert same_model(found) == {"single-0", "fsdp-0"}  # the other shares no samples with them
+
+
+def test_other_masks_pass_but_share_no_samples() -> None:
+    rows = [row("single", 0.25, displacement=1.0), row("fsdp", 0.25, displacement=1.08, traits="draws")]
+    (exam,) = exams(rows)
+    assert (exam.passed, exam.same) == (True, False)
+    assert same_model([exam]) == frozenset()

@@ -584,6 +584,20 @@ def test_measurements_from_elsewhere_go_to_the_cells_that_their_keys_fit() -> No
     assert from_json(Plan, json.loads(json.dumps(to_json(found)))) == found
 
 
+def test_a_measurement_that_does_not_say_its_environment_is_asked_for_it_and_compared_with_no_cell() -> None:
+    text = sweep("sync-ddp", 'gpus = 4\n"cluster.inter_node" = ["25 Gb/s", "100 Gb/s"]') + BERT
+    text += ELSEWHERE + '[[observed]]\ngpus = 4\nstep_time = "1 s"\n'
+    found = plan(text)
+    assert [cell.observed for cell in found.cells] == [(), ()]
+    assert any(
+        note == "[[observed]] 1 is compared with no cell: it does not say its cluster.inter_node, which is swept; add "
+        '"cluster.inter_node" = "25 Gb/s", or whichever of "25 Gb/s" or "100 Gb/s" it was'
+        for note in found.notes
+    )
+    named = plan(text + '"cluster.inter_node" = "100 Gb/s"\n')
+    assert [len(cell.observed) for cell in named.cells] == [0, 1]
+
+
 def test_memory_is_the_devices_own_or_what_the_scenario_allows() -> None:
     text = sweep("sync-ddp", "gpus = 2")
     assert plan(text).cells[0].dram_bytes is None
