@@ -284,7 +284,8 @@ def equality(draws: int) -> Iterator[Line]:
         )
 
 
-MOST_SEEDS = 25
+FIRST_SEEDS, MOST_SEEDS = 5, 25
+ASKED_WITHIN = 0.1
 
 
 def settling(draws: int) -> Iterator[Line]:
@@ -303,31 +304,32 @@ def settling(draws: int) -> Iterator[Line]:
 
 
 def _settled(world: World, words: str, draws: int, demanded: bool) -> Iterator[Line]:
-    random, open_, numbers, right = np.random.default_rng(7), 0, [], 0
-    within: list[float] = []
+    random, open_ = np.random.default_rng(7), 0
+    right: dict[float, list[bool]] = {}
+    numbers: list[int] = []
     for _ in range(draws):
         rows = draw(world, random)
-        first = [row for row in rows if row["seed"] < 5]
+        first = [row for row in rows if row["seed"] < FIRST_SEEDS]
         found = answer(first, len(first)).contrast
-        if found is None or found.verdict is not Verdict.OPEN:
+        open_ += found is not None and found.verdict is Verdict.OPEN
+        if found is None or found.settled_by is None:
             continue
-        open_ += 1
-        if found.settled_by is None:
-            continue
-        numbers.append(found.settled_by.blocks)
-        within.append(found.settled_by.within)
-        more = [row for row in rows if row["seed"] < found.settled_by.blocks]
+        seeds, within = found.settled_by.blocks, found.settled_by.within
+        numbers.append(seeds)
+        more = [row for row in rows if row["seed"] < seeds]
         last = answer(more, len(more)).contrast
-        right += last is not None and (
-            last.verdict is not Verdict.OPEN or (last.within is not None and last.within <= found.settled_by.within)
-        )
-    given = len(numbers)
-    middle = sorted(numbers)[given // 2] if given else 0
-    shares = ", ".join(f"{100 * w:g} %: {within.count(w)}" for w in sorted(set(within)))
-    of = f"given in {100 * given / max(open_, 1):.0f} % of {open_} open, median {middle}; {shares}"
-    text = f"{words}: n settles it ({of})"
-    if given:
-        yield Line(text, 100 * right / given, *((70, 97) if demanded else ()))
+        same = last is not None and last.within is not None and last.within <= within
+        right.setdefault(within, []).append(same or (last is not None and last.verdict is not Verdict.OPEN))
+    told = [known for group in right.values() for known in group]
+    if not told:
+        return
+    given = f"given in {100 * len(told) / open_:.0f} % of {open_} open, median {sorted(numbers)[len(told) // 2]}"
+    bounds = (70, 97) if demanded else ()
+    yield Line(f"{words}: n settles it ({given})", 100 * sum(told) / len(told), *bounds)
+    for within, group in sorted(right.items()):
+        bounds = (70, 97) if demanded and within == ASKED_WITHIN else ()
+        text = f"  of those told apart or the same within {100 * within:g} % ({len(group)})"
+        yield Line(text, 100 * sum(group) / len(group), *bounds)
 
 
 # -- real runs ---------------------------------------------------------------------------------------------------------
@@ -354,8 +356,10 @@ max_epochs = 15
 """
 """What is run where no results are given: samples to the target that no formula made."""
 
-MEASURED = ("samples_to_target", "samples_to_target_fit", "time_to_target_s", "throughput_samples_per_s", "samples_seen",
-            "wall_s", "status", "validation_accuracy", "regime")  # fmt: skip
+MEASURED = (
+    *("samples_to_target", "samples_to_target_fit", "time_to_target_s", "throughput_samples_per_s"),
+    *("samples_seen", "wall_s", "status", "validation_accuracy", "regime"),
+)
 """Columns that say how a run came out."""
 
 READ = {"samples_to_target": "first of two in a row", "samples_to_target_fit": "rising curve"}
@@ -375,7 +379,7 @@ def real_rows(folders: Sequence[str]) -> list[Row]:
 
 
 def real_runs(draws: int, folders: Sequence[str] = ()) -> Iterator[Line]:
-    """Yield how often five seeds of real runs name one, both readings: results exchanged seed by seed, and as they are."""
+    """Yield how often five seeds of real runs name one, by both readings: results exchanged by seed, or as they are."""
     by_point: dict[tuple[str, int], dict[int, Row]] = {}
     for row in real_rows(folders):
         by_point.setdefault((row["strategy"], row["gpus"]), {})[row["seed"]] = row
@@ -399,7 +403,7 @@ def real_runs(draws: int, folders: Sequence[str] = ()) -> Iterator[Line]:
 def _five(
     pair: Sequence[dict[int, Row]], shared: Sequence[int], read: str, exchanged: bool, random: np.random.Generator
 ) -> list[Row]:
-    """Return five seeds of two points; which of the two a seed's results belong to is drawn where they are exchanged."""
+    """Return five seeds of two points; where they are exchanged it is drawn which one a seed's results are of."""
     rows = []
     for place, seed in enumerate(random.choice(shared, 5, replace=False)):
         both = [dict(side[seed]) for side in pair]

@@ -121,8 +121,8 @@ def convergence_row(outcome: Outcome, budget: Budget) -> WholeRow:
 def _read_finely(outcome: Outcome, budget: Budget) -> WholeRow:
     """Return when a rising curve through the evaluations meets the target; nothing where it has none, or two of them.
 
-    The first of two in a row that meet it lies on the grid of evaluations, and a dip moves it by several. The curve ends
-    with the second of the two, where synchronous runs stop: else those that go on would be read otherwise.
+    The first of two in a row that meet it lies on the grid of evaluations, and a dip moves it by several. The curve
+    ends with the second of the two, where synchronous runs stop: else those that go on would be read otherwise.
     """
     target = budget.target_accuracy if budget.metric.is_accuracy else budget.target_metric
     reached = target_reached(outcome.evaluations, budget)

@@ -269,6 +269,6 @@ def target_reading(ranking: Ranking) -> Text:
     if ranking.read == READINGS[-1]:
         return NO_TEXT
     return Text(
-        "Samples to the target are read off a rising curve through the evaluations, which wobbles less than the first of "
-        "two in a row that meet it."
+        "Samples to the target are read off a rising curve through the evaluations, which wobbles less than the first "
+        "of two in a row that meet it."
     )

@@ -16,19 +16,38 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "How many seeds show the regime in the field. The field names the most frequent one; of equally frequent "
             "ones it names the one with the larger rate.",
         ),
-        ("reached 4/5", "How many seeds reached the target. This is independent of the regime."),
+        (
+            "reached 4/5",
+            "How many seeds reached the target. Where at least half did, the rate is called neither too small nor too "
+            "large, whatever the regime.",
+        ),
         ("workers", "Processes that hold their own copy of the training state. Devices, if there is only one copy."),
     ),
     "Convergence": (
         (
             "time to the target",
-            "Training time until the first of two consecutive evaluations at or above the target, on the validation "
-            "split. Setup and evaluation do not count.",
+            "Training time until the target is met on the validation split: samples to the target times the time of "
+            "a sample. Setup and evaluation do not count. Strategies that train the same model share their samples to "
+            "the target, so they differ by the time of a sample only.",
         ),
         (
+            "samples to the target",
+            "Where a rising curve through the evaluations meets the target (pool adjacent violators, on the logarithm "
+            "of samples), provided two evaluations in a row met it. Results without that reading use the first of the "
+            "two.",
+        ),
+        ("mean", "Geometric mean over seeds: a factor up and the same factor down cancel."),
+        (
             "interval",
-            "Interval for the median, taken between order statistics of the seeds. It covers the median with the "
-            "stated probability for any distribution. It needs at least five seeds.",
+            "Interval for the geometric mean, from how seeds and runs differ (Student's t on logarithms). It needs at "
+            "least three seeds. For the best of several settings its upper end is further out, because the best of "
+            "several looks better than it is.",
+        ),
+        (
+            "times as fast, at least",
+            "Ratio of two strategies, seed by seed. The faster one is named only if it certainly beats every setting "
+            "of the other (95 %); at least is the lower end of that. The same within 5 %: the 90 % interval lies "
+            "inside.",
         ),
         (
             "expected",
