@@ -72,6 +72,9 @@ __all__ = [
 MOST_SETTINGS = 3
 """Other settings of a single strategy that the answer speaks of; chosen: the best few, the table of cells has all."""
 
+MOST_AT_ONCE = 4
+"""Questions whose answers stand in the headline's grounds too; chosen: of more the list below is sooner read."""
+
 TARGET = "the target"
 
 
@@ -108,7 +111,16 @@ class Case:
     def lines(self) -> tuple[Text, ...]:
         """What the answer says beside its headline and grounds."""
         given = self.answer
-        said = (*given.input_bound, given.runner_up, *given.why, *given.flips, given.one_rate, *given.try_next)
+        said = (
+            *given.failed_exam,
+            *given.exam,
+            *given.input_bound,
+            given.runner_up,
+            *given.why,
+            *given.flips,
+            given.one_rate,
+            *given.try_next,
+        )
         return tuple(line for line in (*said, *edges_in_words(given.ledger), *given.caveats) if line)
 
 
@@ -198,26 +210,27 @@ def answer(rows: Sequence[Row], planned: int, price: DevicePrice | None = None, 
         advice=NO_TEXT,
         simulated=engine == "virtual",
         caveats=caveats,
-        failed_exam=exams.failures_in_words(found.exams, engine),
-        exam=(
-            *exams.passes_in_words(found.exams, engine),
-            *filter(None, [exams.not_judged_in_words(found.pool, found.exams, engine)]),
-        ),
         no_promise=_no_promise(found, engine),
         findings=found,
     )
-    parts = [_of_question(common, question, price, target) for question in found.questions]
+    parts = [_of_question(common, found, question, price, target) for question in found.questions]
     if len(parts) == 1:
         return parts[0]
     return _for_each(common, found.questions, parts)
 
 
-def _of_question(common: Answer, question: Question, price: DevicePrice | None, target: str) -> Answer:
+def _of_question(
+    common: Answer, found: ResultFindings, question: Question, price: DevicePrice | None, target: str
+) -> Answer:
     """Return the answer to one question."""
-    ranking = question.ranking
+    ranking, engine, examined = question.ranking, str(found.pool[0]["engine"]), found.exams_of(question)
+    rows = [row for row in found.pool if question.is_about(row)]
+    not_judged = exams.not_judged_in_words(rows, examined, engine)
     at_one = at_one_rate(ranking)
     common = replace(
         common,
+        failed_exam=exams.failures_in_words(examined, engine),
+        exam=(*exams.passes_in_words(examined, engine), *filter(None, [not_judged])),
         input_bound=input_bound_in_words(input_bound(ranking.points)),
         one_rate=one_rate_in_words(at_one),
         one_rate_rows=one_rate_rows(at_one),
@@ -233,12 +246,12 @@ def _of_question(common: Answer, question: Question, price: DevicePrice | None, 
 def _for_each(common: Answer, questions: Sequence[Question], parts: Sequence[Answer]) -> Answer:
     """Return one answer for each question: what is swept there is nothing that a strategy could be recommended for."""
     cases = tuple(
-        Case(Text(question.words), replace(part, caveats=part.caveats[len(common.caveats) :]))
+        Case(Text(question.words), replace(part, caveats=part.caveats[len(common.caveats) :], no_promise=NO_TEXT))
         for question, part in zip(questions, parts, strict=True)
     )
     keys = listed(dict.fromkeys(key for question in questions for key, _ in question.values))
     alike = len({_recommended(part) for part in parts}) == 1 and parts[0].leader is not None
-    each = tuple(Text(f"{case.of}: {case.answer.advice}") for case in cases)
+    each = tuple(Text(f"{case.of}: {case.answer.advice}") for case in cases) if len(cases) <= MOST_AT_ONCE else ()
     return replace(
         common,
         kind=Recommendation.EACH,

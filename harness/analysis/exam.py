@@ -7,7 +7,7 @@ library only; works on rows of cells.csv.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
@@ -250,8 +250,9 @@ def passes_in_words(found: Sequence[Exam], engine: str) -> tuple[Text, ...]:
     same = [exam for exam in passed if exam.same]
     told = [_same(same, engine)] if same else []
     apart = [exam for exam in passed if not exam.same]
-    several = dict.fromkeys(exam.causes for exam in apart)
-    return (*told, *(_alike([exam for exam in apart if exam.causes == causes], causes) for causes in several))
+    several, elsewhere = dict.fromkeys(exam.causes for exam in apart), {exam.strategy for exam in same}
+    groups = (([exam for exam in apart if exam.causes == causes], causes) for causes in several)
+    return (*told, *(_alike(group, causes, elsewhere) for group, causes in groups))
 
 
 def failures_in_words(found: Sequence[Exam], engine: str) -> tuple[Text, ...]:
@@ -341,9 +342,13 @@ _CAUSES = {
 }
 
 
-def _alike(same: Sequence[Exam], causes: Sequence[str]) -> Text:
-    """Say how far those are apart who cannot be the same."""
-    names = list(dict.fromkeys(exam.strategy for exam in same))
+def _alike(same: Sequence[Exam], causes: Sequence[str], elsewhere: Collection[str]) -> Text:
+    """Say how far those are apart who cannot be the same.
+
+    Args:
+        elsewhere: strategies that train the same in other combinations: there the combination is named.
+    """
+    names = list(dict.fromkeys(_in_full(exam) if exam.strategy in elsewhere else exam.strategy for exam in same))
     trains = "trains" if len(names) == 1 else "each train"
     typical, worst = max(exam.typical for exam in same), max(exam.worst for exam in same)
     pairs = counted(sum(exam.pairs for exam in same), "pair of runs", "pairs of runs")

@@ -41,6 +41,10 @@ class Question:
     ranking: Ranking
     controls: tuple[Point, ...] = ()
 
+    def is_about(self, row: Row) -> bool:
+        """Say whether a row belongs to it, ranked or not."""
+        return all(str(row.get(f"{SWEPT}{key}")) == str(value) for key, value in self.values)
+
     @property
     def words(self) -> str:
         """Return such as `cluster.inter_node "25 Gb/s"`; empty where there is one question only."""
@@ -79,6 +83,11 @@ class ResultFindings:
     def standing(self, point: Point) -> Standing:
         """Return what is said of a point; of one that is not ranked what its own runs say."""
         return self._standings.get(point_of(point.row)) or Standing(point)
+
+    def exams_of(self, question: Question) -> tuple[Exam, ...]:
+        """Return the exams of a question's combinations, failed ones too."""
+        by_id = {str(row.get("cell_id")): row for row in self.rows}
+        return tuple(exam for exam in self.exams if all(question.is_about(by_id[name]) for name in exam.cell_ids))
 
     def ranking_of(self, standing: Standing) -> Ranking | None:
         """Return the ranking that a standing is in; None where it is in none."""

@@ -16,8 +16,8 @@ SAME_WITHIN = (0.05, 0.1, 0.2)
 otherwise, above a fifth nobody would call it the same."""
 
 CHANCE = 0.82
-"""With which a number of seeds is to settle it, as far as five seeds foretell; simulated: it does in 77 to 97 % where the
-two differ by 0 to 15 % and a seed's difference spreads by 14 %."""
+"""With which a number of seeds is to settle it, as far as five seeds foretell; simulated: it does in 77 to 97 % where
+the two differ by 0 to 15 % and a seed's difference spreads by 14 %."""
 
 SHOWN = 0.7
 """With which a number of seeds must show two the same that are: a number that could only tell two apart is asked for

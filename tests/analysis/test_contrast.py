@@ -243,7 +243,7 @@ def agree(found: Any, rows: list[dict[str, Any]]) -> None:
     name = f"{leader['strategy']} becomes unstable at a learning rate of {leader['learning_rate']:g} on"
     assert name not in found.too_large or found.kind is Recommendation.UNRELIABLE or not standing.point.by_target
     ends = interval(standing, ranking)
-    assert ends is None or ends.holds(standing.seconds)
+    assert ends is None or ends.low * (1 - 1e-9) <= standing.seconds <= ends.high * (1 + 1e-9)
     if found.contrast is None:
         return
     assert found.contrast.verdict is not Verdict.SLOWER  # whoever surely is faster is recommended

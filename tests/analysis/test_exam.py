@@ -216,6 +216,19 @@ def test_what_cannot_be_examined_is_said() -> None:
     assert same_model(found) == {"single-0", "fsdp-0"}  # the other shares no samples with them
 
 
+def test_each_question_tells_of_its_own_exams_only() -> None:
+    rows = []
+    for model, moved in (("plain", 1.0), ("odd", 1.08)):
+        own = {"swept workload.model": model, "trajectory_id": model, "learning_rate": 0.1}
+        traits = {"traits": "draws"} if model == "odd" else {}
+        rows.append(row("single", 0.25, displacement=1.0, cell_id=f"s{model}", **own))
+        rows.append(row("fsdp", 0.25, displacement=moved, cell_id=f"f{model}", **(own | traits)))
+    found = answer(rows, 4)
+    assert (found.failed_exam, found.exam) == ((), ())
+    assert found.cases[0].answer.exam[0].startswith("single and fsdp train the same model to the last digit (1 pair")
+    assert found.cases[1].answer.exam[0].startswith("fsdp trains like single, but not the same")
+
+
 def test_other_masks_pass_but_share_no_samples() -> None:
     rows = [row("single", 0.25, displacement=1.0), row("fsdp", 0.25, displacement=1.08, traits="draws")]
     (exam,) = exams(rows)
