@@ -111,17 +111,9 @@ class Case:
     def lines(self) -> tuple[Text, ...]:
         """What the answer says beside its headline and grounds."""
         given = self.answer
-        said = (
-            *given.failed_exam,
-            *given.exam,
-            *given.input_bound,
-            given.runner_up,
-            *given.why,
-            *given.flips,
-            given.one_rate,
-            *given.try_next,
-        )
-        return tuple(line for line in (*said, *edges_in_words(given.ledger), *given.caveats) if line)
+        about_training = (*given.failed_exam, *given.exam, *given.input_bound)
+        said = (*about_training, given.runner_up, *given.why, *given.flips, given.reading, given.one_rate)
+        return tuple(line for line in (*said, *given.try_next, *edges_in_words(given.ledger), *given.caveats) if line)
 
 
 @dataclass(frozen=True)
@@ -150,6 +142,7 @@ class Answer:
         ledger: the settings that each strategy stands with, and what it could choose from.
         contest: (cell id, name, seconds) of the winner and of whoever could take its place, where both are simulated.
         poor: cell ids of the winner on few devices and on many, where that is the answer: many are hardly faster.
+        reading: how it was read off when the target was reached; empty for the plain way.
         contrast: the runner-up beside the recommended one; None without.
         cases: the answers where there are several questions.
         findings: what all of this was read from.
@@ -176,6 +169,7 @@ class Answer:
     ledger: tuple[LedgerEntry, ...] = ()
     contest: tuple[tuple[str, str, float], ...] = ()
     poor: tuple[str, str] | None = None
+    reading: Text = NO_TEXT
     contrast: Contrast | None = None
     cases: tuple[Case, ...] = ()
     findings: ResultFindings | None = field(default=None, compare=False, repr=False)
@@ -315,7 +309,7 @@ def _body(given: Answer) -> list[str]:
     about_training = [*given.failed_exam, *given.exam, given.no_promise]
     about_speed = [*given.input_bound, given.runner_up, *given.why, *given.flips]
     tried = NO_TEXT if given.cases else tried_in_words(given.ledger)
-    about_rates = [tried, given.one_rate, given.too_large, *given.try_next]
+    about_rates = [tried, given.reading, given.one_rate, given.too_large, *given.try_next]
     return [line for line in (*about_training, *about_speed, *about_rates) if line]
 
 
@@ -357,7 +351,8 @@ def _ranked(common: Answer, ranking: Ranking, price: DevicePrice | None, target:
         common,
         kind=kind,
         advice=advice,
-        grounds=tuple(filter(None, [*grounds, target_reading(ranking)])),
+        grounds=tuple(filter(None, grounds)),
+        reading=target_reading(ranking),
         runner_up=_runner_up(beside[0], leader, others[0], ranking) if others else NO_TEXT,
         contrast=beside[0] if others else None,
         why=tuple(filter(None, [scaled, *lost])),

@@ -268,7 +268,4 @@ def target_reading(ranking: Ranking) -> Text:
     """Say how it was read off when the target was reached, where that is not the plain way; empty otherwise."""
     if ranking.read == READINGS[-1]:
         return NO_TEXT
-    return Text(
-        "Samples to the target are read off a rising curve through the evaluations, which wobbles less than the first "
-        "of two in a row that meet it."
-    )
+    return Text("Samples to the target are read off a rising curve through the evaluations.")

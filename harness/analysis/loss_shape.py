@@ -131,7 +131,8 @@ def classify(
     low, high = thresholds.chance
     at_chance = chance_loss is not None and low <= seen.tail / chance_loss <= high
     brief = len(losses) < SLOW_STEPS
-    if seen.progress < thresholds.learnt or (at_chance and seen.late <= thresholds.falling):
+    # Whoever is still on the way down from far above has neither died nor never started.
+    if (seen.progress < thresholds.learnt or at_chance) and seen.late <= thresholds.falling:
         if displacement is None:
             return None
         return "collapsed" if displacement >= thresholds.moved else None if brief else "stuck"

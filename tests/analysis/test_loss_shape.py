@@ -136,7 +136,7 @@ def test_every_curve_has_a_verdict_and_the_unit_of_the_loss_is_none_of_its_busin
 
 
 def test_a_virtual_run_knows_how_far_it_went_and_its_regime():
-    cell = make_cell(sweep__strategy="async-ps", sweep__gpus=[2], workload__model="mlp", goal__max_epochs=1)
+    cell = make_cell(sweep__strategy="async-ps", sweep__gpus=[2], workload__model="mlp", goal__max_epochs=3)
     setup = make_setup(cell)
     outcome = virtual_engine.run_virtual(setup)
     outcome.facts["num_train"] = setup.num_train  # as the process that runs a cell does
