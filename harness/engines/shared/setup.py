@@ -100,12 +100,27 @@ class Setup:
         if not own and not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
             return None
         if "trial" not in self._found:
-            from harness.engines.shared.trial import try_model
-
-            work, files = self.cell.workload, [] if self.model.file is None else [str(self.model.file.path)]
-            self._found["trial"] = try_model(module, self.data, work, self.cell.seed, files, self._given_loss)
+            self._found["trial"] = self._trial_of(module)
         found: Trial = self._found["trial"]
         return found
+
+    def _trial_of(self, module: nn.Module) -> Trial:
+        from harness.engines.shared.trial import try_model
+
+        work, files = self.cell.workload, [] if self.model.file is None else [str(self.model.file.path)]
+        return try_model(module, self.data, work, self.cell.seed, files, self._given_loss)
+
+    def refuse_misfit(self) -> None:
+        """Build the model and take a trial step, whoever wrote it.
+
+        Raises:
+            Misfit: it does not take the data.
+            Untrainable: nothing of it can be trained.
+        """
+        from harness.engines.shared.replica import build_module
+
+        work = self.cell.workload
+        self._trial_of(build_module(self.model, self.model.Options(**work.model.options), self.shape, self.cell.seed))
 
     @property
     def shares_statistics(self) -> bool:
