@@ -17,8 +17,8 @@ from harness.core.cell import Named, Workload
 from harness.core.errors import HarnessError, PluginError
 from harness.costs.tracing import is_chain, named_blocks, num_parameters
 from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, ModelFindings
+from harness.engines.shared.loads import DATA_SEED
 from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
-from harness.engines.shared.setup import DATA_SEED
 from harness.engines.shared.trial import try_model
 from harness.workloads.batches import OUTPUT_NAME, Inputs, blank, call, outputs_of
 from harness.workloads.data import Data, prepare

@@ -5,7 +5,6 @@ A timing-only cell has no data and no model; nothing here imports torch before o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,20 +27,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.core.cell import Cell, Named
+    from harness.engines.shared.loads import Load
     from harness.engines.shared.optimizers import OwnOptimizer
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.shown import Trial
     from harness.workloads.batches import Samples
     from harness.workloads.data import Data
-    from harness.workloads.entries import Dataset, DataShape, Model, RawData
+    from harness.workloads.entries import Dataset, DataShape, Model
     from harness.workloads.losses import Metric, OwnLoss
     from harness.workloads.streamed import Streamed
-
-SLOW_READING_S = 1.0
-"""A data set of the user's that takes longer to read is spoken of: in a loop of his own each epoch would pay for it."""
-
-DATA_SEED = 20162
-"""Draws what a data function draws: chosen once, and never a run's seed, so that all runs see the same data."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +50,7 @@ class Setup:
     shape: Any
     budget: Budget
     rate: Rate
+    load: Load | None = None
     _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def replica(self) -> Replica:
@@ -195,7 +190,8 @@ class Setup:
 
     def data_notes(self) -> list[str]:
         """Return what was converted or noticed when the data were loaded, and how they are read."""
-        return [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+        told = [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+        return told if self.load is None else [*told, *self.load.compared(self.data.checksum)]
 
     @property
     def _tried(self) -> Tried:
@@ -232,7 +228,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     host = load_host(plugins)
     strategy = make_strategy(host, cell)
     model, dataset = entries_of(host, cell)
-    data, shape = prepare_data(dataset, model, cell, device)
+    data, shape, load = prepare_data(dataset, model, cell, device)
     budget = Budget.of(cell.goal, data.num_train, judged_by(cell, data.classes))
     total = budget.max_samples
     if total is None and budget.max_updates is not None:
@@ -240,7 +236,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     own = find_lr_factor(cell)
     schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup
     rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total, own, cell.global_batch_size)
-    return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
+    return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate, load)
 
 
 def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
@@ -286,55 +282,25 @@ def make_strategy(host: Host, cell: Cell) -> Strategy:
     return chosen(chosen.Options(**cell.options))
 
 
-def _loaded(dataset: Dataset, cell: Cell, device: str) -> RawData:
-    """Load a data set with targets as the loss takes them; as much of it as stays in memory.
+def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Data, DataShape, Load]:
+    """Load a dataset, enlarge it to the model's input, split it and put it on the device.
 
-    What is drawn on the way comes from one stream for all seeds: they are compared on the same data.
-
-    Raises:
-        PluginError: it cannot be trained on with this loss.
-    """
-    from harness.engines.shared.keeping import keeps
-    from harness.engines.shared.replica import seeded
-    from harness.workloads.own_data import Unfit, for_loss, kept_out
-
-    stays, began = keeps(cell, device), time.perf_counter()
-    with seeded(DATA_SEED, "data"):
-        options = dataset.Options(**cell.workload.dataset.options)
-        raw = dataset.load(options) if dataset.stream is None else dataset.stream(options, stays)
-    read_s = time.perf_counter() - began
-    try:
-        raw = kept_out(for_loss(raw, cell.workload.loss), stays)
-    except Unfit as error:
-        raise PluginError(f"{_where(dataset)} returned {error}") from None
-    number = len(raw.train_targets) + len(raw.test_targets)
-    if dataset.file is None or raw.streams is not None or read_s < SLOW_READING_S:
-        return raw
-    each = f"all {number:,} samples were read once, in {duration(read_s)} ({duration(read_s / number)} each)"
-    kept = "They stay in memory, so that no step waits for one. workload.loading.resident = false reads them as needed"
-    return replace(raw, remarks=(*raw.remarks, f"data: {each}. {kept}"))
-
-
-def _where(dataset: Dataset) -> str:
-    """Return what messages call a data set: file and line of the user's own."""
-    return f"{dataset.source}: {dataset.name.rpartition(':')[2]}" if dataset.file is not None else dataset.name
-
-
-def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Data, DataShape]:
-    """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape.
+    Returns:
+        The data, the shape of a sample as the model sees it, and how they were loaded.
 
     Raises:
         MachineError: the data cannot be had.
         PluginError: the user's own cannot be trained on, or leave nothing to validate with.
     """
     from harness.costs.cells import keep_size
+    from harness.engines.shared.loads import loaded, where
     from harness.engines.shared.replica import DTYPES
     from harness.workloads.data import prepare
     from harness.workloads.entries import DatasetSize, seen_shape
     from harness.workloads.judge_data import judge_validation
     from harness.workloads.own_data import Unfit
 
-    raw = _loaded(dataset, cell, device)
+    load, raw = loaded(dataset, cell, device)
     size = DatasetSize(len(raw.train_targets), len(raw.test_targets), raw.shape)
     keep_size(dataset, cell.workload.dataset, size)
     shape = seen_shape(raw.shape, model)
@@ -352,8 +318,8 @@ def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tup
     try:
         said = judge_validation(len(data.train), len(data.validation), cell.goal.evaluate_every is not None)
     except Unfit as error:
-        raise PluginError(f"{_where(dataset)} returned {error}") from None
-    return replace(data, remarks=(*data.remarks, *said)), shape
+        raise PluginError(f"{where(dataset)} returned {error}") from None
+    return replace(data, remarks=(*data.remarks, *said)), shape, load
 
 
 def judged_by(cell: Cell, classes: int) -> Judged:
