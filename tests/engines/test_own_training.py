@@ -195,6 +195,23 @@ def test_an_optimizer_of_ones_own_trains_on_sharded_parameters_or_says_why_not()
     assert "does not take the same step where a device holds a part of each parameter" in result.reason
 
 
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("model", "optimizer", "options"),
+    [
+        ("tied", "two_groups", {}),  # a parameter of two stages
+        ("listed", "by_order", {"schedule": "interleaved-1f1b", "chunks": 2}),  # a group spans stages
+        ("listed", "by_order", {"schedule": "zb-1p"}),
+    ],
+)
+def test_an_optimizer_of_ones_own_steps_its_groups_parts_on_the_stages_of_a_pipeline(model, optimizer, options):
+    own = {"optimizer": f"{FILE}:{optimizer}"}
+    changes = points(model, gpus=2, workload_changes=own, sweep__learning_rate=[0.001], sweep__micro_batch_size=[8])
+    options = {"strategy__model-split": options} if options else {}
+    made = function(optimizer)
+    assert apart(real("model-split", **changes, **options).weights, plain(changes, made)) < SAME
+
+
 def test_an_optimizer_of_ones_own_needs_a_rate_and_must_be_one():
     changes = points("tied", workload_changes={"optimizer": f"{FILE}:two_groups"})
     del changes["sweep__learning_rate"]

@@ -281,6 +281,18 @@ def two_groups(model):
     return torch.optim.AdamW([{"params": rest, "weight_decay": 0.1}, {"params": head, "lr": 0.01}], lr=0.001)
 
 
+def listed():
+    layers = [nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(16, 10))
+
+
+def by_order(model):
+    """Two groups with parameters from all over the model, and one that only the last layer is in."""
+    weights, biases = ([p for n, p in model.named_parameters() if n.endswith(kind)] for kind in ("weight", "bias"))
+    groups = [{"params": weights[:-1], "weight_decay": 0.1}, {"params": biases, "lr": 0.01}]
+    return torch.optim.AdamW([*groups, {"params": weights[-1:], "lr": 0.002, "betas": (0.8, 0.9)}], lr=0.001)
+
+
 def of_parameters(params, lr):
     return torch.optim.RMSprop(params, lr=lr, alpha=0.9)
 

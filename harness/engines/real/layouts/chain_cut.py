@@ -123,6 +123,12 @@ class ChainCut:
             assert isinstance(stage, ChainStage)
             stage.seeds = partial(seed_of, self.grid.data)
 
+    @property
+    def names(self) -> list[str]:
+        """What the parameters that are trained here are called in the whole model."""
+        assert isinstance(self.trained, HeldParameters)
+        return [name for name, parameter in self.trained.kept.items() if parameter.requires_grad]
+
     def share_gradients(self) -> None:
         """Sum the gradients of parameters that several stages hold."""
         self._shared.add_up()

@@ -84,6 +84,12 @@ class LayerCut:
         """
         torch.manual_seed(seed_of(self.grid.data * self.setup.layout.pipeline + self.grid.pipeline))
 
+    @property
+    def names(self) -> list[str]:
+        """What the parameters that are trained here are called in the whole model."""
+        named = (pair for stage in self.stages for pair in stage.named_parameters())
+        return [name for name, parameter in named if parameter.requires_grad]
+
     shares = False
 
     def share_gradients(self) -> None:
