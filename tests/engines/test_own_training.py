@@ -498,3 +498,25 @@ def test_what_has_no_gradient_stays_as_it_was_built_under_every_strategy(strateg
     after = dict(zip(built.names, built.split(built.snapshot()), strict=True))
     assert torch.equal(before["spare.weight"], after["spare.weight"])
     assert not torch.equal(before["a.weight"], after["a.weight"])
+
+
+def test_what_is_computed_again_draws_the_same_numbers_again_whichever_generator_it_asks():
+    import random
+
+    from harness.engines.real.layouts.recompute import recompute_blocks
+
+    class Noisy(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x * float(np.random.normal())) * random.random() * torch.rand(())
+
+    def gradients(again: bool) -> Any:
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)
+        module = torch.nn.Sequential(Noisy(4, 4), torch.nn.Tanh(), Noisy(4, 2))
+        if again:
+            recompute_blocks(module, ("torch", "random", "numpy"))
+        module(torch.ones(3, 4)).square().sum().backward()
+        left = torch.rand(()), np.random.normal(), random.random()
+        return [*(p.grad for p in module.parameters()), *map(torch.as_tensor, left)]
+
+    for plainly, again in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(plainly, again)

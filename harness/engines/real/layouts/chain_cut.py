@@ -48,7 +48,7 @@ class ChainCut:
     def __init__(self, setup: Setup, replica: Replica, grid: Grid, rank: int) -> None:
         self.setup, self.grid, self.rank, self._device = setup, grid, rank, replica.device
         _refuse(setup.layout)
-        self._draws = replica.draws
+        self._generators = replica.generators
         batches = tried_on(setup, replica)
         proof_seed = partial(stream_seed, setup.cell.seed, "proof") if replica.draws else None
         plan: ChainPlan = found_by_first(
@@ -78,7 +78,7 @@ class ChainCut:
             parameter.data = parameter.data.contiguous()
         stage.let_go()
         if self.setup.layout.recompute:
-            recompute_blocks(stage.own_blocks(), self._draws)
+            recompute_blocks(stage.own_blocks(), self._generators)
         return stage
 
     def _senders(self, model: nn.Module) -> dict[str, int]:
