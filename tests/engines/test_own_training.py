@@ -316,6 +316,24 @@ def apart_vectors(one: Any, other: Any) -> float:
     return float(np.abs(np.asarray(one) - np.asarray(other)).max() / np.abs(np.asarray(other)).max())
 
 
+@pytest.mark.dist
+@pytest.mark.parametrize(("model", "micro"), [("batchnorm_drops", 16), ("batchnorm_drops", 4), ("normalised_rows", 16)])
+def test_replicas_that_share_statistics_draw_alike_on_both_engines(model, micro):
+    shared = {"sync_batchnorm": True}
+    changes = points(model, gpus=2, workload_changes=shared, sweep__micro_batch_size=[micro])
+    weights = np.asarray(real("sync-ddp", **changes).weights)
+    assert np.abs(executed("sync-ddp", changes) - weights).max() < SAME
+
+
+def test_draws_that_cannot_be_told_apart_are_refused_where_replicas_are_simulated():
+    for model, reason in {
+        "normalised_numpy": "draws from numpy",
+        "normalised_all": r"draws random numbers \(rand\)",
+    }.items():
+        with pytest.raises(Impossible, match=reason):
+            executed("sync-ddp", points(model, gpus=2, workload_changes={"sync_batchnorm": True}), steps=1)
+
+
 def test_workers_that_compute_apart_cannot_share_statistics():
     changes = points("batchnorm", gpus=2, workload_changes={"sync_batchnorm": True})
     with pytest.raises(Impossible, match="the 2 workers of sync-ps compute apart from each other"):

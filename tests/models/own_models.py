@@ -168,6 +168,43 @@ class Drops(Body):
         return self.c(functional.dropout(self.a(x.flatten(1)).relu(), 0.5, self.training))
 
 
+def batchnorm_drops():
+    layers = [nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, 16), nn.BatchNorm1d(16)]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Dropout(0.2), nn.Linear(16, 10))
+
+
+class NormalisedNoise(Body):
+    """Draws of torch by rows, of numpy and of torch for all rows together."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.norm = kind, nn.BatchNorm1d(16)
+
+    def forward(self, x):
+        h = self.norm(self.a(x.flatten(1)))
+        if self.training:
+            h = h * {"rows": torch.randn_like, "numpy": self.of_numpy, "all": self.of_all}[self.kind](h)
+        return self.c(h)
+
+    def of_numpy(self, h):
+        return float(np.random.normal())
+
+    def of_all(self, h):
+        return torch.rand(16, dtype=h.dtype)
+
+
+def normalised_rows():
+    return NormalisedNoise("rows")
+
+
+def normalised_numpy():
+    return NormalisedNoise("numpy")
+
+
+def normalised_all():
+    return NormalisedNoise("all")
+
+
 class NumpyNoise(Body):
     def forward(self, x):
         if self.training:
