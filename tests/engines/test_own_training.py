@@ -195,6 +195,19 @@ def test_an_optimizer_of_ones_own_trains_on_sharded_parameters_or_says_why_not()
     assert "does not take the same step where a device holds a part of each parameter" in result.reason
 
 
+@pytest.mark.parametrize(
+    ("strategy", "optimizer", "held"),
+    [("fsdp", "by_norm", "a part of each parameter"), ("model-split", "by_group", "some of the parameters")],
+)
+def test_an_optimizer_that_takes_other_steps_on_parts_is_refused_on_the_virtual_engine_too(strategy, optimizer, held):
+    changes = points("body", gpus=2, workload_changes={"optimizer": f"{FILE}:{optimizer}"})
+    for engine in ("virtual", "real"):
+        setup = make_setup(make_cell(sweep__strategy=strategy, engine=engine, **changes))
+        with pytest.raises(Impossible, match=f"does not take the same step where a device holds {held}"):
+            setup.replica()
+    assert executed("sync-ddp", changes, steps=1).size  # every replica holds the whole
+
+
 @pytest.mark.dist
 @pytest.mark.parametrize(
     ("model", "optimizer", "options"),

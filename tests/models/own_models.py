@@ -364,6 +364,21 @@ class ByNorm(torch.optim.SGD):
                     p.add_(p.grad / (p.grad.norm() + 1e-6), alpha=-group["lr"])
 
 
+class ByGroup(torch.optim.SGD):
+    """Divides every gradient by the norm of its group's: a stage would have to know the others'."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            norm = sum(p.grad.square().sum() for p in group["params"]) ** 0.5
+            for p in group["params"]:
+                p.add_(p.grad / norm, alpha=-group["lr"])
+
+
+def by_group(model):
+    return ByGroup(model.parameters(), lr=0.1)
+
+
 def by_norm(model):
     return ByNorm(model.parameters(), lr=0.1)
 

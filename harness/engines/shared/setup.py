@@ -20,11 +20,13 @@ from harness.core.words import counted, duration
 from harness.engines.shared.model_notes import Tried, model_notes, traits
 from harness.engines.shared.own_parts import find_loss, find_lr_factor, find_metric, find_optimizer
 from harness.engines.shared.rate_schedule import Rate, make_rate
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from torch import nn
+    from torch.optim import Optimizer
 
     from harness.core.cell import Cell, Named
     from harness.engines.shared.loads import Load
@@ -80,6 +82,7 @@ class Setup:
             made.take_on(trial)
             made.complete = self.model.file is not None
         self._found["draws"] = made.draws
+        refuse_parts(self, made.optimizer)
         return made
 
     @property
@@ -242,7 +245,6 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
 def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
     """Return the entries of a cell's model and data set."""
     from harness.workloads.user import user_dataset, user_model
-    from harness.workloads.user_files import is_user_function
 
     model, dataset = cell.workload.model.name, cell.workload.dataset.name
     folder = Path(cell.folder)
@@ -345,6 +347,30 @@ def _make_dense(module: nn.Module, trial: Trial) -> None:
     """Let embeddings give dense gradients: every exchange and optimizer here takes those, and they are the same."""
     for name in trial.sparse:
         module.get_submodule(name).sparse = False  # type: ignore[assignment]
+
+
+def refuse_parts(setup: Setup, optimizer: Optimizer | None) -> None:
+    """Refuse an optimizer of the user's own that takes other steps where a device holds parts of the model only.
+
+    Raises:
+        Impossible: the strategy spreads the model like that; simulated devices would hide it.
+    """
+    layout = setup.layout
+    spread = layout.tensor > 1 or (layout.shard != "none" and layout.data > 1)
+    if optimizer is None or not is_user_function(setup.cell.workload.optimizer.name):
+        return
+    if not spread and layout.pipeline == 1:
+        return
+    from harness.engines.shared.optimizers import separable
+
+    can = separable(optimizer)
+    if can.by_number if spread else can.by_parameter:
+        return
+    held = "a part of each parameter" if spread else "some of the parameters"
+    raise Impossible(
+        f"workload.optimizer: {type(optimizer).__name__} does not take the same step where a device holds {held}, as "
+        "this strategy's devices do; choose an optimizer that treats every number for itself, or another strategy"
+    )
 
 
 def refuse_sharing(setup: Setup, trial: Trial) -> None:
