@@ -393,7 +393,8 @@ def test_shared_batch_norm_is_batch_norm_over_all_processes(tmp_path):
         ("branches", {"keeps": ("passes",)}),
         ("by_value", {"looks": True}),
         ("reentrant", {"reentrant": True}),
-        ("sparse", {"sparse": ("table",), "looks": False}),
+        ("sparse", {"sparse": ("table.weight",), "looks": False}),
+        ("sparse_function", {"sparse": ("table",)}),
         ("drops", {"generators": ("torch",)}),
         ("numpy_noise", {"generators": ("random", "numpy")}),
         ("batchnorm", {"norms": ("2",), "norms_of_one": ("2",)}),
@@ -411,6 +412,23 @@ def test_what_nothing_can_be_trained_of_is_refused():
     for model, told in {"all_frozen": "all its parameters are frozen", "nothing": "it has no parameters"}.items():
         with pytest.raises(Untrainable, match=f"there is nothing to train: {told}"):
             make_setup(make_cell(sweep__strategy="single", **points(model))).replica()
+
+
+@pytest.mark.dist
+def test_sparse_gradients_that_no_layer_shows_are_made_dense_too():
+    changes = points("sparse_function", gpus=2, sweep__micro_batch_size=[8])
+    assert apart(real("sync-ddp", **changes).weights, plain(changes, dense_sgd)) < SAME
+    assert apart(executed("sync-ddp", changes), plain(changes, dense_sgd)) < SAME
+    with pytest.raises(Impossible, match="the gradient of table is sparse, which fully_shard cannot exchange"):
+        executed("fsdp", changes)
+
+
+def dense_sgd(module: Any) -> Any:
+    def make_dense(parameter: Any) -> None:
+        parameter.grad = parameter.grad.to_dense()
+
+    module.table.register_post_accumulate_grad_hook(make_dense)
+    return sgd(module)
 
 
 def test_sparse_gradients_are_exchanged_as_dense_ones():

@@ -96,6 +96,18 @@ class Sparse(nn.Module):
         return self.c(self.table((x.flatten(1) * 2).long().clamp(0, 16)).flatten(1))
 
 
+class SparseFunction(Sparse):
+    """Asks for sparse gradients where no layer shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(0.1 * torch.randn(17, 4))
+
+    def forward(self, x):
+        codes = (x.flatten(1) * 2).long().clamp(0, 16)
+        return self.c(functional.embedding(codes, self.table, sparse=True).flatten(1))
+
+
 class Counter(Body):
     """Counts in a whole number, replaces a buffer, and does both in evaluations too."""
 
@@ -270,6 +282,10 @@ def reentrant_branches():
 
 def sparse():
     return Sparse()
+
+
+def sparse_function():
+    return SparseFunction()
 
 
 def counter():

@@ -319,10 +319,15 @@ def _model(found: ModelFindings, model: UserImport, setup: Setup, module: nn.Mod
         "chain": found.chain,
         "draws": found.draws,
         "draws_elsewhere": bool({"random", "numpy"} & set(trial.generators)),
-        "sparse": bool(trial.sparse),
+        "sparse": any(getattr(part, "sparse", False) is True for part in built.modules()),
+        "sparse_parameters": [name for name in trial.sparse if not hasattr(_owner(module, name), "sparse")],
         "result": found.result,
         "buffers": bool(found.buffers),
     }
+
+
+def _owner(module: nn.Module, parameter: str) -> nn.Module:
+    return module.get_submodule(parameter.rpartition(".")[0])
 
 
 def _blank(shape: DataShape) -> str:

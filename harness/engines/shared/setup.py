@@ -16,7 +16,7 @@ from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
 from harness.core.errors import Impossible, PluginError, Untrainable
 from harness.core.metrics import SQUARED_ERROR, Judged
-from harness.core.words import counted, duration
+from harness.core.words import counted, duration, listed
 from harness.engines.shared.model_notes import Tried, model_notes, traits
 from harness.engines.shared.own_parts import find_loss, find_lr_factor, find_metric, find_optimizer
 from harness.engines.shared.rate_schedule import Rate, make_rate
@@ -25,7 +25,7 @@ from harness.workloads.user_files import is_user_function
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from harness.core.cell import Cell, Named
@@ -72,7 +72,7 @@ class Setup:
             own = self.strategy.batches == "own"
             refuse_single_values(Shares(self.cell, self.layout, own, self.num_train, self.budget), trial)
             refuse_sharing(self, trial)
-            _make_dense(module, trial)
+            _make_dense(self, module, trial)
             module = synchronised(self.cell, self.layout, module, trial)
         asked = work.find_unused_parameters
         optional = asked or (trial is not None and trial.optional)
@@ -343,10 +343,29 @@ def judged_by(cell: Cell, classes: int) -> Judged:
     return Judged.of(SQUARED_ERROR)
 
 
-def _make_dense(module: nn.Module, trial: Trial) -> None:
-    """Let embeddings give dense gradients: every exchange and optimizer here takes those, and they are the same."""
-    for name in trial.sparse:
-        module.get_submodule(name).sparse = False  # type: ignore[assignment]
+def _make_dense(setup: Setup, module: nn.Module, trial: Trial) -> None:
+    """Let gradients be dense: every exchange and optimizer here takes those, and they are the same numbers.
+
+    Raises:
+        Impossible: FSDP meets a sparse gradient that is not a layer's own to change.
+    """
+    for part in module.modules():
+        if getattr(part, "sparse", False) is True:
+            part.sparse = False  # type: ignore[assignment]
+    own = [name for name in trial.sparse if not hasattr(module.get_submodule(name.rpartition(".")[0]), "sparse")]
+    if own and setup.layout.shard != "none":
+        raise Impossible(
+            f"the gradient of {listed(own)} is sparse, which fully_shard cannot exchange; leave sparse=True out where "
+            "the model looks it up, or choose sync-ddp"
+        )
+    for name in own:
+        module.get_parameter(name).register_post_accumulate_grad_hook(_make_gradient_dense)
+
+
+def _make_gradient_dense(parameter: Tensor) -> None:
+    """Called before DDP takes the gradient; a hook on the gradient itself may not change its form."""
+    if parameter.grad is not None and parameter.grad.is_sparse:
+        parameter.grad = parameter.grad.to_dense()
 
 
 def refuse_parts(setup: Setup, optimizer: Optimizer | None) -> None:

@@ -79,7 +79,7 @@ def try_model(
         looks=seen.looks,
         keeps=tuple(sorted(seen.keeps)),
         reentrant=seen.reentrant,
-        sparse=tuple(n for n, part in copied.named_modules() if getattr(part, "sparse", False) is True),
+        sparse=tuple(n for n, _ in copied.named_parameters() if n in seen.sparse | _embeddings(copied)),
         norms=tuple(seen.norms),
         norms_of_one=tuple(n for n, values in seen.norms.items() if values == 1),
         reduces=seen.reduces,
@@ -141,6 +141,7 @@ class _Seen:
     def __init__(self, name: str, work: Workload, files: list[str], loss: str | OwnLoss) -> None:
         self.name, self.work, self.files, self.loss = name, work, files, loss
         self.without: set[str] = set()
+        self.sparse: set[str] = set()
         self.generators: set[str] = set()
         self.looks = self.reentrant = False
         self.keeps: set[str] = set()
@@ -160,6 +161,7 @@ class _Seen:
         kept = plain_state(module)
         self.keeps |= set(changed(held, kept))
         self._backward(outputs, targets, data)
+        self.sparse |= {n for n, p in module.named_parameters() if p.grad is not None and p.grad.is_sparse}
         self.without |= {n for n, p in module.named_parameters() if p.requires_grad and p.grad is None}
         for parameter in module.parameters():
             parameter.grad = None
@@ -234,6 +236,14 @@ class _Seen:
                 self.norms[name] = min(values, self.norms.get(name, values))
 
         return note
+
+
+def _embeddings(module: nn.Module) -> set[str]:
+    """Return the weights of layers that were asked for sparse gradients, whether the steps have reached them or not."""
+    layers = [name for name, part in module.named_modules() if getattr(part, "sparse", False) is True]
+    return {
+        f"{layer}.{name}".lstrip(".") for layer in layers for name, _ in module.get_submodule(layer).named_parameters()
+    }
 
 
 def _no_memory(error: Exception) -> bool:
