@@ -27,6 +27,7 @@ from harness.engines.shared.chain.needs import keywords
 from harness.engines.shared.chain.proof import own_buffers
 from harness.engines.shared.chain.try_on import find_chain, tried_on
 from harness.engines.shared.dram_count import stage_limits
+from harness.engines.shared.kept_times import kept_costs
 from harness.engines.shared.replica import Replica, as_real
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of
@@ -54,7 +55,13 @@ class ChainCut:
         plan: ChainPlan = found_by_first(
             rank,
             lambda: make_chain_plan(
-                self._build, setup.layout, batches, replica.precision, _memory_limits(setup), proof_seed
+                self._build,
+                setup.layout,
+                batches,
+                replica.precision,
+                _memory_limits(setup),
+                proof_seed,
+                partial(kept_costs, setup.cell, setup.layout),
             ),
         )
         names = list(dict.fromkeys(plan.blocks))
