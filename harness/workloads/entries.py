@@ -224,6 +224,7 @@ class Model:
         file: the user's own file, where the model comes from one.
         takes: what one sample is; "any": that is between the model and the data.
         least_size: fewest pixels on either side that its layers leave anything of.
+        check: raises InputError where the model with these options does not fit data of this shape.
     """
 
     name: str
@@ -236,6 +237,7 @@ class Model:
     file: SourceFile | None = None
     takes: Literal["images", "tokens", "any"] = "images"
     least_size: int = 1
+    check: Callable[[Any, DataShape], None] | None = None
 
     @cached_property
     def names_batch_norm(self) -> bool:
