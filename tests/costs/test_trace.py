@@ -167,6 +167,14 @@ def test_tensor_parallelism_divides_a_block_but_not_what_stands_around_it():
     assert found.layers[2].activation_split * kept >= 4 * s * (3 * h + h + 8 * h)
 
 
+def test_a_tied_tensor_counts_once_and_is_known_where_it_is_used_again():
+    tied, own = (traced("gpt", TEXT, TINY | {"tied": tied}) for tied in (True, False))
+    assert (tied.layers[-1].tensors, tied.layers[-1].shared) == ((), ((0, 0),))
+    assert tied.layers[0].tensors[0] == 11 * 16
+    assert all(layer.shared == () for layer in own.layers)
+    assert own.parameters - tied.parameters == 11 * 16
+
+
 def test_a_model_that_needs_real_tensors_is_run_with_them():
     class Looks(nn.Module):
         def __init__(self):
