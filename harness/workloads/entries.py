@@ -474,6 +474,10 @@ class GptOptions(Options, defer_build=True):
     attention: AttentionName = "fused"
     """fused: no matrix of tokens by tokens is kept; eager: scores and probabilities are."""
 
+    tied: bool = True
+    """The head shares the weights of the tokens' embedding, as the published models do; false: it has its own, so that
+    a pipeline may also cut layers by tensor parallelism and split its backward passes."""
+
     dropout: Chance = 0.0
 
     @property
