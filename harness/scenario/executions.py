@@ -32,6 +32,7 @@ def _reasons(work: Workload, layout: Layout, alone: bool) -> Iterator[str]:
         "pipeline stages": layout.pipeline > 1,
         "layers that are cut over devices": layout.tensor > 1,
         "blocks whose activations are computed again": layout.recompute,
+        "BatchNorm layers that exchange statistics": work.sync_batchnorm and layout.data > 1,
     }
     for what in (what for what, so in eager.items() if so and work.step == COMPILED):
         yield f"{named}: {what} are not compiled. {_EAGER}"

@@ -79,7 +79,7 @@ def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
 
 Loss = Annotated[str, *_word_or_function(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
-Execution = Annotated[str, *_words(*EXECUTIONS)]
+StepWord = Annotated[str, *_words(*EXECUTIONS)]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
 AttentionKind = Annotated[str, *_words("fused", "eager")]
@@ -181,7 +181,7 @@ class WorkloadSection(SectionModel):
         strict=True,
         description="look in every step for parameters without a gradient; default: where a trial step finds some",
     )
-    step: Execution = Field(
+    step: StepWord = Field(
         default="eager",
         description="how a step is executed: as Python calls it, by torch.compile, or replayed as CUDA graphs",
     )

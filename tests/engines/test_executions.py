@@ -12,7 +12,7 @@ from places import TESTS
 
 from harness.analysis.cell_row import outcome_row
 from harness.core.budget import Budget
-from harness.core.endings import Cause
+from harness.core.cell import Cell, Named
 from harness.core.errors import Impossible
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.shared.setup import Setup, make_setup
@@ -21,6 +21,7 @@ torch = lazy("torch")
 choose = lazy("harness.engines.real.layouts.choose")
 captured = lazy("harness.engines.real.layouts.captured")
 clock = lazy("harness.engines.real.clock")
+execution = lazy("harness.engines.real.layouts.execution")
 flat = lazy("harness.engines.shared.flat")
 optimizers = lazy("harness.engines.shared.optimizers")
 replicas = lazy("harness.engines.shared.replica")
@@ -112,8 +113,6 @@ def test_a_fused_update_is_the_same(optimizer):
 
 
 def test_a_kernel_that_torch_does_not_have_ends_the_cell_in_words():
-    from harness.core.cell import Named
-
     module = torch.nn.Linear(2, 2, dtype=torch.complex64)
     with pytest.raises(Impossible, match=r"torch has no fused sgd for complex64 on cpu: .* Set fused = false"):
         optimizers.make_optimizer(module, Named("sgd", {"fused": True}))
@@ -161,29 +160,43 @@ def test_tf32_is_torchs_own_switch():
 # -- compiled steps ----------------------------------------------------------------------------------------------------
 
 
-def run(strategy: str, gpus: int, **workload: Any) -> Result:
+def cell_of(strategy: str, gpus: int, **workload: Any) -> Cell:
     goal = {"target_accuracy": "none", "max_steps": 45, "evaluate_every": "1 epoch"}
     sweep = {"sweep__strategy": strategy, "sweep__gpus": [gpus], "sweep__learning_rate": [0.02]}
-    cell = make_cell(engine="real", workload=workload, goal=goal, **sweep)
+    return make_cell(engine="real", workload=workload, goal=goal, **sweep)
+
+
+def run(cell: Cell) -> Result:
     return run_cell(cell, options={"keep_weights": True})
+
+
+def test_a_model_that_torch_does_not_compile_ends_its_cell_in_words(monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def step() -> None:
+        raise TorchDynamoException("no such thing")
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "set here, so that it is put back")
+    monkeypatch.setattr("harness.engines.real.layouts.private.compile_each_size", lambda alone: None)
+    monkeypatch.setattr("harness.engines.real.layouts.private.compiled_graphs", lambda: 0)
+    compiled = execution.Compiled("mlp", [], torch.device("cpu"))
+    with pytest.raises(Impossible, match=r"torch.compile fails on mlp: .*no such thing.* Set workload.step"):
+        compiled.first(step)
+    with pytest.raises(ZeroDivisionError):
+        compiled.first(lambda: 1 / 0)  # of the model's own
+    with pytest.raises(Impossible, match=r"torch.compile finds nothing in mlp"):
+        compiled.settle()
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_compiled_steps_train_what_eager_ones_train(monkeypatch, tmp_path):
+def test_compiled_steps_train_what_eager_ones_train():
     """The 41st step is of 13 samples: computed eagerly, and nothing is compiled for it."""
-    with monkeypatch.context() as without:
-        without.setenv("CXX", "/bin/false")
-        without.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-        failed = run("single", 1, model="mlp", step="compiled")
-        assert failed.cause is Cause.IMPOSSIBLE
-        assert "torch.compile fails on mlp" in failed.reason
-        assert "C++ compiler" in failed.reason
-    for strategy, gpus, model in (("single", 1, "mlp"), ("single", 1, "lenet5"), ("sync-ddp", 2, "mlp")):
-        compiled, eager = (run(strategy, gpus, model=model, step=step) for step in ("compiled", "eager"))
+    for strategy, gpus, model in (("single", 1, "lenet5"), ("sync-ddp", 2, "mlp")):
+        cell = cell_of(strategy, gpus, model=model, step="compiled")
+        compiled, eager = run(cell), run(cell_of(strategy, gpus, model=model))
         assert compiled.finished, compiled.reason
         assert trained.difference(compiled.outcome, eager.outcome) < ROUNDING
-        cell = make_cell(sweep__strategy=strategy, sweep__gpus=[gpus])
         row = outcome_row(cell, compiled.outcome, Budget.of(cell.goal, 1293))
         assert f"compiled: 1 graph of {model} before the clock started" in compiled.outcome.notes[-1]
         assert row["setup_s"] > row["compile_s"] > 10 * row["step_time_s"]

@@ -23,7 +23,7 @@ def make_runner(setup: Setup, ledger: Ledger, worker: int, rank: int) -> OneDevi
     if work.step == COMPILED:
         from harness.engines.real.layouts.execution import Compiled
 
-        runner.execution = Compiled(runner, work.model.name)
+        runner.execution = Compiled(work.model.name, runner.to_compile(), runner.replica.device)
     return runner
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from harness.core import cache
 from harness.core.errors import Impossible
 from harness.core.words import counted, duration
 from harness.workloads.entries import COMPILED
-
-if TYPE_CHECKING:
-    from harness.engines.real.layouts.one_device import OneDevice
 
 
 class Execution:
@@ -53,16 +50,14 @@ class Compiled(Execution):
     Graph Compilation".
     """
 
-    def __init__(self, runner: OneDevice, model: str) -> None:
+    def __init__(self, model: str, modules: Sequence[nn.Module], device: torch.device) -> None:
+        """Compile the forward passes of modules, each for itself, and what autograd makes of them."""
         from harness.engines.real.layouts.private import compile_each_size
 
-        self.model, self.device = model, runner.replica.device.type
+        self.model = model
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.folder() / "inductor"))
-        if self.device == "cpu":
-            # A pool of compiling processes would outlive the compilation beside what is measured.
-            os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-        compile_each_size()
-        for module in runner.to_compile():
+        compile_each_size(alone=device.type == "cpu")
+        for module in modules:
             # Not the module: hooks, and what a layout wraps around it, stay outside of what is compiled.
             module.forward = _compiled(module.forward)
 
