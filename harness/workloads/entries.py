@@ -37,6 +37,9 @@ _BATCH_NORM = re.compile(r"\b(Lazy|Sync)?BatchNorm([123]d)?\b")
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
+EXECUTIONS = EAGER, COMPILED, CUDA_GRAPH = ("eager", "compiled", "cuda-graph")
+"""How a step is executed."""
+
 
 @dataclass(frozen=True)
 class Feature:
