@@ -75,6 +75,7 @@ class Bench:
     def __init__(self, probes: Sequence[str | type[Probe]]) -> None:
         self.columns = Columns()
         self.unavailable: dict[str, str] = {}
+        self.lost: dict[str, float] = {}  # device, or probe, to the first tick without its figures
         self._classes: list[type[Probe]] = []
         self._open: list[Probe] = []
         self._notes: dict[str, None] = {}  # an ordered set: reopened probes repeat themselves
@@ -103,6 +104,7 @@ class Bench:
         """Read every open probe once, stamped `now` (seconds, monotonic); one that fails is not tried again."""
         for probe in tuple(self._open):
             if not self._guard(probe.name, "sample", self._read, probe, now):
+                self.lost.setdefault(probe.name, now)
                 self._open.remove(probe)
                 self._classes.remove(type(probe))
                 self._close_one(probe)
@@ -118,10 +120,15 @@ class Bench:
 
     def _close_one(self, probe: Probe) -> None:
         self._guard(probe.name, "notes", self._keep_notes, probe)
+        self._guard(probe.name, "lost", self._keep_lost, probe)
         self._guard(probe.name, "close", probe.close)
 
     def _keep_notes(self, probe: Probe) -> None:
         self._notes.update(dict.fromkeys(probe.notes()))
+
+    def _keep_lost(self, probe: Probe) -> None:
+        for device, since_s in probe.lost().items():
+            self.lost.setdefault(device, since_s)
 
     def _guard(self, name: str, what: str, action: Callable[..., object], *args: object) -> bool:
         """Do what a probe does; answer whether it went well, and keep the first reason where it did not."""
