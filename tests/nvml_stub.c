@@ -97,6 +97,8 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, Device **device) {
     return NOT_FOUND;
 }
 
+int nvmlDeviceGetIndex(Device *device, unsigned *index) { *index = device->index; return refused(device, "index"); }
+
 int nvmlDeviceGetUUID(Device *device, char *text, unsigned length) {
     ASK(device, "uuid");
     snprintf(text, length, "%s", (device->parent ? mig_uuids : uuids)[device->index]);
@@ -358,6 +360,7 @@ int nvmlDeviceGetMemoryAffinity(Device *device, unsigned room, unsigned long *se
 }
 
 int nvmlDeviceGetCudaComputeCapability(Device *device, int *major, int *minor) {
+    ASK(device, "capability");
     *major = 9;
     *minor = 0;
     return SUCCESS;
@@ -384,6 +387,13 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Device *device, unsigned *room, Proc
 
 int nvmlDeviceGetComputeRunningProcesses_v2(Device *device, unsigned *room, Process *processes) {
     return list_processes(device, room, processes);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(Device *device, unsigned *room, Process *processes) {
+    NEEDS_NEW_DRIVER;
+    ASK(device, "processes");
+    *room = 0;
+    return SUCCESS;
 }
 
 int nvmlGpmQueryDeviceSupport(Device *device, GpmSupport *support) {

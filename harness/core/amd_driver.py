@@ -26,14 +26,19 @@ class NoAmdSmi(MachineError):
     """AMD's library cannot be asked; the message is the reason."""
 
 
+class NoAmdDriver(NoAmdSmi):
+    """The machine has no driver of AMD's."""
+
+
 def open_amdsmi() -> ModuleType:
     """Return amdsmi, initialised; the caller shuts it down.
 
     Raises:
-        NoAmdSmi: no driver, Python package, library or GPU.
+        NoAmdDriver: no driver of AMD's.
+        NoAmdSmi: no Python package, library or GPU.
     """
     if not KFD.exists():
-        raise NoAmdSmi(f"no AMD GPU driver ({KFD}) on this machine")
+        raise NoAmdDriver(f"no AMD GPU driver ({KFD}) on this machine")
     try:
         # Where its library is missing amdsmi prints, and raises a KeyError.
         with contextlib.redirect_stdout(io.StringIO()):

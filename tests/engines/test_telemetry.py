@@ -128,7 +128,7 @@ def test_sampler_follows_a_busy_process(context, busy_child):
     assert num_ticks >= 10
     assert telemetry.interval_s == pytest.approx(0.02 * (1 + telemetry.missed_ticks / num_ticks), rel=0.25)
     assert telemetry.sampler_cpu_cores < 0.3
-    assert telemetry.unavailable == {"nvml": "no process of this cell computes on a GPU"}
+    assert telemetry.unavailable == {}  # that there is no GPU to read lacks nothing
     assert not is_running(sampler.pid)
     assert sampler.stop(5) is telemetry
 

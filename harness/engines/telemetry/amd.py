@@ -6,14 +6,15 @@ Source: AMD SMI Python API reference, ROCm documentation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
 
-from harness.core.amd_driver import NoAmdSmi, error_in_words, open_amdsmi, visible_amd_gpus
+from harness.core.amd_driver import NoAmdDriver, NoAmdSmi, error_in_words, open_amdsmi, visible_amd_gpus
 from harness.core.words import counted
 from harness.engines.telemetry.driver import cuda_index
-from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Sample, Target
+from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
 from harness.engines.telemetry.readings import Driver, Reading, Readings, Refusal
 
 MIB = 2**20
@@ -167,7 +168,8 @@ class AmdGpu:
         self.name = name
         self._amdsmi = amdsmi
         self._handle = handle
-        self._labels = {target.pid: target.label for target in targets}
+        # A process that only looks, as `harness doctor` does, computes on no GPU.
+        self._labels = {target.pid: target.label for target in targets if target.pid != os.getpid()}
         self._saw_target = False
         self.readings = Readings(amdsmi_driver(amdsmi), name, amd_readings(amdsmi, handle))
         self._violations = violation_reading(amdsmi, handle)
@@ -191,7 +193,7 @@ class AmdGpu:
     def notes(self) -> Iterator[str]:
         """Yield what was left out, with the reason, and what held the clocks back."""
         yield from self.readings.notes()
-        if not self._saw_target and not self.readings.is_left_out(PROCESS_MEMORY):
+        if self._labels and not self._saw_target and not self.readings.is_left_out(PROCESS_MEMORY):
             yield f"{self.name}: {PROCESS_MEMORY}: the driver lists none of this cell's processes"
 
 
@@ -221,13 +223,16 @@ class AmdSmiProbe(Probe):
         """Find the GPU of each target.
 
         Raises:
-            ProbeUnavailable: no target computes on a GPU; no library, driver or GPU; HIP does not see the GPU.
+            ProbeUnneeded: no target computes on a GPU, or the machine has no driver of AMD's.
+            ProbeUnavailable: no library or GPU; HIP does not see the GPU.
         """
         indices = sorted({index for target in targets if (index := cuda_index(target.device)) is not None})
         if not indices:
-            raise ProbeUnavailable("no process of this cell computes on a GPU")
+            raise ProbeUnneeded("no process of this cell computes on a GPU")
         try:
             self._amdsmi = open_amdsmi()
+        except NoAmdDriver as error:
+            raise ProbeUnneeded(str(error)) from error
         except NoAmdSmi as error:
             raise ProbeUnavailable(str(error)) from error
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.core.errors import one_of
 from harness.engines.telemetry.columns import Columns
-from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Target
+from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Target
 
 
 def probe_path(probe: str | type[Probe]) -> str:
@@ -75,6 +75,7 @@ class Bench:
     def __init__(self, probes: Sequence[str | type[Probe]]) -> None:
         self.columns = Columns()
         self.unavailable: dict[str, str] = {}
+        self.unneeded: dict[str, str] = {}
         self.lost: dict[str, float] = {}  # device, or probe, to the first tick without its figures
         self._classes: list[type[Probe]] = []
         self._open: list[Probe] = []
@@ -93,6 +94,7 @@ class Bench:
         self.close()
         for probe_class in self._classes:
             self.unavailable.pop(probe_class.name, None)
+            self.unneeded.pop(probe_class.name, None)
             self._guard(probe_class.name, "open", self._open_one, probe_class, targets)
 
     def _open_one(self, probe_class: type[Probe], targets: Sequence[Target]) -> None:
@@ -134,6 +136,8 @@ class Bench:
         """Do what a probe does; answer whether it went well, and keep the first reason where it did not."""
         try:
             action(*args)
+        except ProbeUnneeded as error:
+            self.unneeded.setdefault(name, error.reason)
         except ProbeUnavailable as error:
             self.unavailable.setdefault(name, error.reason)
         except Exception as error:  # a stranger's probe may raise anything

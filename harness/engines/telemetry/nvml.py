@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from harness.engines.telemetry.driver import (
     order_note,
     running_processes,
 )
-from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Sample, Target
+from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
 from harness.engines.telemetry.readings import Reading, Readings, Refusal, lost_devices
 
 # Chosen: DCGM's shortest interval for profiling fields; over less, the counters' own refresh shows as noise.
@@ -204,7 +205,8 @@ class Gpu:
         self.name = name
         self._nvml = nvml
         self._handle = handle
-        self._labels = {target.pid: target.label for target in targets}
+        # A process that only looks, as `harness doctor` does, computes on no GPU.
+        self._labels = {target.pid: target.label for target in targets if target.pid != os.getpid()}
         self._saw_target = False
         is_instance = is_mig_instance(nvml, handle)
         calls = mig_readings(nvml, handle) if is_instance else readings(nvml, handle)
@@ -253,7 +255,7 @@ class Gpu:
     def notes(self) -> Iterator[str]:
         """Yield what was left out, with the reason, and what held the clocks back."""
         yield from self.readings.notes()
-        if not self._saw_target and not self.readings.is_left_out(PROCESS_MEMORY):
+        if self._labels and not self._saw_target and not self.readings.is_left_out(PROCESS_MEMORY):
             yield (
                 f"{self.name}: {PROCESS_MEMORY}: the driver lists none of this cell's processes (in a container "
                 "process ids are hidden); the whole device's memory stands instead"
@@ -279,11 +281,12 @@ class NvmlProbe(Probe):
         """Find the GPU of each target; where one of several cannot be read the others are.
 
         Raises:
-            ProbeUnavailable: no target computes on a GPU; no library, driver or GPU; CUDA sees none of the GPUs.
+            ProbeUnneeded: no target computes on a GPU.
+            ProbeUnavailable: no library, driver or GPU; CUDA sees none of the GPUs.
         """
         indices = sorted({index for target in targets if (index := cuda_index(target.device)) is not None})
         if not indices:
-            raise ProbeUnavailable("no process of this cell computes on a GPU")
+            raise ProbeUnneeded("no process of this cell computes on a GPU")
         self._nvml = open_library()
         try:
             self._find(self._nvml, indices, targets)

@@ -54,6 +54,10 @@ class ProbeUnavailable(MachineError):
         return str(self)
 
 
+class ProbeUnneeded(ProbeUnavailable):
+    """There is nothing here that a probe could read, so that no record has to say that it is lacking."""
+
+
 class Probe(abc.ABC):
     """A source of samples. It lives in the sampler process: opened, sampled at each tick and closed there.
 
