@@ -16,12 +16,11 @@ from harness.core.amd_driver import (
     opened_amdsmi,
     visible_amd_gpus,
 )
+from harness.core.units import BINARY_BYTES
 from harness.core.words import counted, memory_size
 from harness.engines.telemetry.amd import Missing, amdsmi_refusal, process_memory
 
 T = TypeVar("T")
-
-MIB = 2**20
 
 
 def amd_facts() -> Facts:
@@ -57,7 +56,8 @@ def _one_gpu(amdsmi: ModuleType, handle: object) -> Facts:
 
 def _memory(amdsmi: ModuleType, handle: object) -> str:
     usage = amdsmi.amdsmi_get_gpu_vram_usage(handle)
-    return f"{memory_size(usage['vram_used'] * MIB)} used of {memory_size(usage['vram_total'] * MIB)}"
+    used, total = (memory_size(usage[key] * BINARY_BYTES["MiB"]) for key in ("vram_used", "vram_total"))
+    return f"{used} used of {total}"
 
 
 def _processes(amdsmi: ModuleType, handle: object) -> str:

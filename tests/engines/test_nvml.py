@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import pytest
-from stub_driver import environment
+from stub_driver import environment, sample_nvml
 
 from harness.core.clock_reasons import NVML_REASONS, clock_reasons_in_words
-from harness.engines.telemetry import Sample
 from harness.engines.telemetry.driver import cuda_index
 from harness.engines.telemetry.summary import energy_by_device, summarise, summary_notes
 
@@ -23,37 +21,6 @@ def by_series(samples):
     for sample in samples:
         groups.setdefault((sample.device, sample.quantity), []).append(sample)
     return groups
-
-
-# What a fresh interpreter does with the driver library that its environment leads to.
-SAMPLE_NVML = """
-import json, sys
-from harness.engines.telemetry import ProbeUnavailable, Target
-from harness.engines.telemetry.nvml import NvmlProbe
-request = json.loads(sys.argv[1])
-probe = NvmlProbe()
-try:
-    probe.open([Target(*target) for target in request["targets"]])
-except ProbeUnavailable as unavailable:
-    print(json.dumps({"unavailable": unavailable.reason}))
-else:
-    samples = [s for tick in range(request["ticks"]) for s in probe.sample(request["interval_s"] * tick)]
-    print(json.dumps({"samples": samples, "notes": probe.notes(), "lost": probe.lost()}))
-    probe.close()
-    probe.close()
-"""
-
-
-def sample_nvml(library_folder, targets=((7, "worker 0", "cuda:0"),), ticks=3, interval_s=0.2, **variables):
-    """Return what the NVML probe answers in a process with this driver library."""
-    request = json.dumps({"targets": targets, "ticks": ticks, "interval_s": interval_s})
-    command = [sys.executable, "-W", "error", "-c", SAMPLE_NVML, request]
-    done = subprocess.run(
-        command, env=environment(library_folder, **variables), capture_output=True, text=True, check=False, timeout=20
-    )
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    return answer | {"samples": [Sample(*sample) for sample in answer.get("samples", [])]}
 
 
 def test_nvml_every_quantity_has_its_value_and_unit(driver):

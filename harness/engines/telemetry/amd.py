@@ -12,20 +12,17 @@ from contextlib import suppress
 from types import ModuleType
 
 from harness.core.amd_driver import NoAmdDriver, NoAmdSmi, error_in_words, open_amdsmi, visible_amd_gpus
+from harness.core.units import BINARY_BYTES
 from harness.core.words import counted
 from harness.engines.telemetry.driver import cuda_index
 from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
-from harness.engines.telemetry.readings import Driver, Reading, Readings, Refusal
-
-MIB = 2**20
+from harness.engines.telemetry.readings import PROCESS_MEMORY, Driver, Reading, Readings, Refusal
 
 VIOLATIONS_EVERY_S = 1.0
 """Chosen: the call takes 0.1 s, and a tenth of the time may go to it."""
 
 NOT_TOLD = "N/A"
 """What amdsmi answers in place of a number that the device does not have."""
-
-PROCESS_MEMORY = "memory of each process"
 
 # Source: amdsmi.h, amdsmi_status_t.
 REFUSALS = {
@@ -111,7 +108,9 @@ def _scaled(value: float | None, scale: float) -> float | None:
 def _memory(amdsmi: ModuleType, handle: object) -> tuple[float | None, float | None]:
     """Return bytes in use and bytes in all; amdsmi counts MiB, as torch.cuda.device_memory_used reads it too."""
     usage = _asked(amdsmi, "amdsmi_get_gpu_vram_usage", handle)
-    return _scaled(_number(usage, "vram_used"), MIB), _scaled(_number(usage, "vram_total"), MIB)
+    return _scaled(_number(usage, "vram_used"), BINARY_BYTES["MiB"]), _scaled(
+        _number(usage, "vram_total"), BINARY_BYTES["MiB"]
+    )
 
 
 def _utilisation(amdsmi: ModuleType, handle: object) -> tuple[float | None, float | None]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import ModuleType
 
 from harness.core.nvidia_driver import is_mig_instance
+from harness.core.units import BINARY_BYTES
 from harness.engines.telemetry.driver import (
     cuda_index,
     find_gpu,
@@ -20,19 +21,15 @@ from harness.engines.telemetry.driver import (
     running_processes,
 )
 from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
-from harness.engines.telemetry.readings import Reading, Readings, Refusal, lost_devices
+from harness.engines.telemetry.readings import PROCESS_MEMORY, Reading, Readings, Refusal, lost_devices
 
 # Chosen: DCGM's shortest interval for profiling fields; over less, the counters' own refresh shows as noise.
 GPM_WINDOW_S = 0.1
 
-# What a note calls the readings that are no `Reading`.
-PROCESS_MEMORY = "memory of each process"
 GPM = "activity of SMs, pipes and links (GPM)"
 
 OF_ALL_INSTANCES = "counted for the whole GPU, and this is one MIG instance of it"
 """Why a MIG instance has neither power nor energy."""
-
-MIB = 2**20
 
 
 def readings(nvml: ModuleType, handle: object) -> list[Reading]:
@@ -187,7 +184,7 @@ def gpm_metrics(nvml: ModuleType) -> dict[int, tuple[str, str, float]]:
         nvml.NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC: "nvml_nvlink_received",
     }
     return {metric: (quantity, "fraction", 0.01) for metric, quantity in fractions.items()} | {
-        metric: (quantity, "bytes/s", MIB) for metric, quantity in rates.items()
+        metric: (quantity, "bytes/s", BINARY_BYTES["MiB"]) for metric, quantity in rates.items()
     }
 
 

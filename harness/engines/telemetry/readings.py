@@ -11,6 +11,9 @@ from harness.core.clock_reasons import REASONS, clock_reasons_in_words
 from harness.core.words import counted
 from harness.engines.telemetry.probe import Sample
 
+PROCESS_MEMORY = "memory of each process"
+"""What a note calls the reading that is made for each process of the cell."""
+
 T = TypeVar("T")
 
 
