@@ -25,6 +25,7 @@ from harness.engines.telemetry.columns import Columns
 from harness.engines.telemetry.cpu import HostProbe, Meter
 from harness.engines.telemetry.sampler import Sampler, Telemetry, Ticks
 from harness.engines.telemetry.summary import summarise, summary_notes
+from harness.results.store import Results, load
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -256,18 +257,54 @@ if __name__ == "__main__":
     print(sampler.pid, flush=True)
     sys.stdin.readline()
     telemetry = sampler.stop(5)
-    print(json.dumps({"quantities": sorted({s.quantity for s in telemetry.samples}), "un": telemetry.unavailable}))
+    told = {"un": telemetry.unavailable, "lost": telemetry.lost, "notes": telemetry.notes}
+    told |= {"quantities": sorted({s.quantity for s in telemetry.samples})}
+    told |= {"last": {s.device: s.time_s for s in telemetry.samples}}
+    print(json.dumps(told))
+"""
+
+# A run on CPUs whose sampler looks at the first GPU, as the sampler of a run on GPUs does.
+LOOKS_AT_A_GPU = """
+from dataclasses import replace
+from harness import hookimpl
+from harness.engines.telemetry.nvml import NvmlProbe
+
+class Looking(NvmlProbe):
+    name = "looking"
+
+    def open(self, targets):
+        super().open([replace(target, device="cuda:0") for target in targets])
+
+@hookimpl
+def harness_probes():
+    return [Looking]
+"""
+SHORT_RUN = """
+engine = "real"
+device = "cpu"
+[workload]
+model = "softmax"
+dataset = "digits"
+[sweep]
+strategy = ["single"]
+gpus = [1]
+learning_rate = [0.1]
+[goal]
+target_accuracy = 0.999
+max_epochs = 8
+[measure]
+telemetry_interval = "20 ms"
 """
 
 
 @pytest.fixture
-def parent(tmp_path, driver):
-    """A process with a sampler of its own, on a machine with the stub's GPUs."""
+def parent(tmp_path, driver, request):
+    """A process with a sampler of its own, on a machine with the stub's GPUs; a parameter is the stub's variables."""
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     process = subprocess.Popen(
         [sys.executable, "-W", "error", script],
-        env=environment(driver),
+        env=environment(driver, **getattr(request, "param", {})),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -289,6 +326,37 @@ def test_sampler_reads_gpu_and_host_side_by_side(parent):
     answer = json.loads(parent.communicate("stop\n", timeout=10)[0])
     assert answer["un"] == {}
     assert {"nvml_used", "nvml_energy", "host_rss"} <= set(answer["quantities"])
+
+
+@pytest.mark.parametrize("parent", [{"NVML_STUB_LOST": "0:4"}], indirect=True)
+def test_sampler_goes_on_when_its_gpu_is_lost_and_says_from_when_on(parent):
+    parent.stdout.readline()
+    time.sleep(0.3)
+    told = json.loads(parent.communicate("stop\n", timeout=10)[0])
+    assert told["un"] == {}
+    assert "gpu0: the driver lost this GPU" in told["notes"]
+    assert told["last"]["gpu0"] <= told["lost"]["gpu0"] < told["last"]["worker 0"]
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_cell_whose_gpu_is_lost_midway_ends_well_and_says_from_when_on_no_figures_came(tmp_path, driver):
+    (tmp_path / "looking.py").write_text(LOOKS_AT_A_GPU)
+    (tmp_path / "short.toml").write_text(SHORT_RUN)
+    command = [sys.executable, "-m", "harness", "--plugins", "looking.py", "run", "short.toml"]
+    lost = environment(driver, NVML_STUB_LOST="0:5")
+    done = subprocess.run(command, env=lost, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = Results(tmp_path / "results" / "short").records().values()
+    told = record.detail["telemetry"]
+    assert record.status == "target-missed"  # it trained to its end
+    assert list(told["lost"]) == ["gpu0"]
+    samples = load(tmp_path / "results" / "short").telemetry
+    of_gpu = samples[samples["device"] == "gpu0"]["time_s"]
+    assert of_gpu.max() <= told["lost"]["gpu0"] < samples["time_s"].max()
+    assert "gpu0: the driver lost this GPU" in told["notes"]
+    assert any(note.startswith("gpu0 gave no figures from ") for note in told["notes"])
+    assert "looking" not in told["unavailable"]
 
 
 @given(
