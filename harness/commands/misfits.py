@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.core.cell import Cell, Plan
 
 
-class Tried(NamedTuple):
+class Misfits(NamedTuple):
     """What is to be said of several pairs of model and data.
 
     Attributes:
@@ -27,7 +27,7 @@ class Tried(NamedTuple):
     unknown: list[str]
 
 
-def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Tried:
+def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Misfits:
     """Try every model on its data where one of them, or the loss, is the user's own; others are known to fit.
 
     Cells that are timed without any training are left out: they need no data.
@@ -37,7 +37,7 @@ def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Tried:
     """
     tried = [cell for cell in cells if not cell.timing_only and _is_own(cell)]
     if not tried:
-        return Tried([], [])
+        return Misfits([], [])
     from harness.engines.calibration.fit_in_child import fit_in_child, trial_key  # late: built-in models need no trial
 
     by_pair: dict[str, Cell] = {}
@@ -48,7 +48,7 @@ def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Tried:
     told = list(dict.fromkeys(map(str, refused.values())))
     if len(tried) == len(cells) and len(refused) == len(by_pair):
         raise InputError(told)
-    return Tried(told, [_unknown(by_pair[key], why) for key, why in found.items() if isinstance(why, NotKnown)])
+    return Misfits(told, [_unknown(by_pair[key], why) for key, why in found.items() if isinstance(why, NotKnown)])
 
 
 def _is_own(cell: Cell) -> bool:
