@@ -450,6 +450,8 @@ def look_options(command: Callable[..., object]) -> Callable[..., object]:
 def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins: tuple[str, ...]) -> None:
     """Show this machine's cores, memory and GPUs, and what else is using them.
 
+    Of each GPU it shows how it is set, where it sits and who uses it; of each probe whether it answers.
+
     With --model it shows what one training step tells of a model and its data: inputs, parameters, blocks, what can be
     cut.
     """
@@ -459,11 +461,12 @@ def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins:
         return click.echo(findings_text(_look_at(model, data, (*outer, *plugins))))
     if data is not None:
         raise InputError(["doctor: --data means nothing without --model; add --model FILE.py:FUNCTION"])
+    from harness.api.host import load_host
     from harness.commands.doctor import describe_machine
     from harness.core.environment import PACKAGES, cpu_model
 
     click.echo(f"processor: {cpu_model()}")
-    for name, fact in describe_machine():
+    for name, fact in describe_machine(load_host((*outer, *plugins)).probes.values()):
         click.echo(f"{name}: {fact}")
     from importlib import metadata
 

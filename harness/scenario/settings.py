@@ -18,6 +18,7 @@ from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.metrics import ACCURACIES, WORDS
 from harness.core.records import Json, to_json
+from harness.core.words import listed
 from harness.scenario.mistakes import ABSENT, Source, validated, wordings
 from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.scenario.override import put, resolve_key
@@ -121,6 +122,7 @@ def read_settings(
     if is_without_data(document.workload.model):
         refuse_training(content, source)
     _refuse_precision(document.workload.precision, cluster.device, source)
+    _refuse_tf32(document.workload.tf32, cluster.device, source)
     _refuse_servers(document.engine, cluster, source)
     return _completed(document, dict(swept), entries, cluster, source)
 
@@ -129,6 +131,11 @@ def _refuse_precision(precision: str, device: DeviceFigures | StepFigures | None
     if isinstance(device, DeviceFigures) and precision not in device.peak_flops_per_s:
         known = ", ".join(device.peak_flops_per_s)
         source.problem(("workload", "precision"), f"{device.name} supports {known}; choose one of these", precision)
+
+
+def _refuse_tf32(tf32: bool | None, device: DeviceFigures | StepFigures | None, source: Source) -> None:
+    if tf32 and isinstance(device, DeviceFigures) and "tf32" not in device.peak_flops_per_s:
+        source.problem(("workload", "tf32"), f"{device.name} does not compute in TF32; remove this key", tf32)
 
 
 def _refuse_servers(engine: str, cluster: ClusterFigures, source: Source) -> None:
@@ -243,6 +250,10 @@ def builtin(
         return None
     for key in {"lr", "learning_rate"} & set(named.options):
         source.problem((*path, key), "no such key; set the rate in sweep.learning_rate")
+        return None
+    fusable = [name for name, options in known.items() if "fused" in options.model_fields]
+    if "fused" in named.options and fusable and named.name not in fusable:
+        source.problem((*path, "fused"), f"no such key; torch has fused kernels of {listed(fusable)} only")
         return None
     options = validated(known[named.name], named.options, source, path)
     return None if options is None else Entry(None, options)
@@ -377,6 +388,8 @@ def _workload(document: Document, entries: dict[str, Entry]) -> Workload:
         find_unused_parameters=workload.find_unused_parameters,
         metric=_metric(document)[0],
         metric_better=_metric(document)[1],
+        channels_last=workload.channels_last,
+        tf32=workload.tf32,
     )
 
 

