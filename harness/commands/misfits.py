@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import click
+
 from harness.core.errors import InputError, PluginError
 from harness.core.not_known import NotKnown
 from harness.workloads.user_files import is_user_function
@@ -35,6 +37,7 @@ def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Misfits:
     Raises:
         InputError: not one cell can be trained.
     """
+    cells = [cell for cell in cells if not cell.not_possible]
     tried = [cell for cell in cells if not cell.timing_only and _is_own(cell)]
     if not tried:
         return Misfits([], [])
@@ -43,12 +46,17 @@ def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Misfits:
     by_pair: dict[str, Cell] = {}
     for cell in tried:
         by_pair.setdefault(json.dumps(trial_key(cell), sort_keys=True), cell)
-    found = {key: fit_in_child(cell, plugins) for key, cell in by_pair.items()}
+    found = {key: fit_in_child(cell, plugins, _tell) for key, cell in by_pair.items()}
     refused = {key: error for key, error in found.items() if isinstance(error, PluginError)}
     told = list(dict.fromkeys(map(str, refused.values())))
     if len(tried) == len(cells) and len(refused) == len(by_pair):
         raise InputError(told)
     return Misfits(told, [_unknown(by_pair[key], why) for key, why in found.items() if isinstance(why, NotKnown)])
+
+
+def _tell(text: str) -> None:
+    """Say what takes seconds, and leave the output to the plan."""
+    click.echo(text, err=True)
 
 
 def _is_own(cell: Cell) -> bool:

@@ -17,7 +17,7 @@ from harness.core.errors import PluginError
 from harness.core.streams import stream_seed
 from harness.core.words import listed
 from harness.engines.shared.flat import Flat
-from harness.engines.shared.misfit import Offered, not_taken
+from harness.engines.shared.misfit import GivenBatch, not_taken
 from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimizer, on_parts
 from harness.engines.shared.plain_state import PlainState, plain_state, put_back
 from harness.engines.shared.sample_order import Indices, cut
@@ -544,7 +544,7 @@ def _initialise(model: Model, module: nn.Module, shape: DataShape) -> None:
             call(module.eval(), inputs)
     except Exception as error:
         files = [str(model.file.path)] if model.file else []
-        raise not_taken(model.name, files, module, error, Offered("the data", (), inputs)) from error
+        raise not_taken(model.name, files, module, error, GivenBatch("the data", (), inputs)) from error
     module.train(training)
 
 

@@ -18,7 +18,7 @@ from harness.api.host import describe
 from harness.core.errors import Misfit, PluginError, Untrainable
 from harness.engines.processes.foreign import has_no_memory
 from harness.engines.processes.torch_errors import mending
-from harness.engines.shared.misfit import Offered, classes_expected, not_taken
+from harness.engines.shared.misfit import GivenBatch, classes_expected, not_taken
 from harness.engines.shared.plain_state import changed, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
 from harness.engines.shared.shown import GENERATORS, Trial
@@ -185,7 +185,7 @@ class _Seen:
             if _no_memory(error):
                 raise
             named = self.work.dataset
-            sample = Offered(named.name, tuple(named.options), inputs)
+            sample = GivenBatch(named.name, tuple(named.options), inputs)
             raise not_taken(self.name, self.files, module, error, sample) from error
         try:
             return outputs_of(result)

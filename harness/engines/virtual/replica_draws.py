@@ -52,8 +52,7 @@ class DrawsOfReplicas(TorchDispatchMode):  # type: ignore[misc]
         drawn = [self._drawn(number, func, part, kwargs) for number, part in enumerate(parts) if self.rows[number]]
         if name.endswith("_"):
             return args[0]
-        several = isinstance(drawn[0], tuple)
-        return tuple(map(torch.cat, zip(*drawn, strict=True))) if several else torch.cat(drawn)
+        return _joined(drawn)
 
     def _drawn(self, replica: int, func: OpOverload, args: Arguments, kwargs: dict[str, object]) -> object:
         """Run an operation on the rows of one replica, which its stream goes on from."""
@@ -61,6 +60,15 @@ class DrawsOfReplicas(TorchDispatchMode):  # type: ignore[misc]
         found = func(*args, **kwargs)
         self._states[replica] = torch.get_rng_state()
         return found
+
+
+def _joined(drawn: Sequence[object]) -> object:
+    """Return what one operation over all rows would have returned."""
+    tensors = [each for each in drawn if isinstance(each, torch.Tensor)]
+    if tensors:
+        return torch.cat(tensors)
+    several = [each for each in drawn if isinstance(each, tuple)]
+    return tuple(torch.cat(each) for each in zip(*several, strict=True))
 
 
 def _draws_nothing(func: OpOverload, args: Arguments) -> bool:
@@ -73,15 +81,14 @@ def _parts(name: str, args: Arguments, rows: Sequence[int]) -> list[Arguments] |
     """Return the arguments of each replica's part; None where the operation is not of so many samples."""
     total, first = sum(rows), args[0] if args else None
     if isinstance(first, torch.Tensor) and first.dim() and first.shape[0] == total:
-        cut = [_cut(arg, rows) for arg in args]
+        cut = [_split(arg, rows) for arg in args]
         return list(zip(*cut, strict=True))
     if name in _OF_SIZES and isinstance(first, list) and first and first[0] == total:
         return [([own, *first[1:]], *args[1:]) for own in rows]
     return None
 
 
-def _cut(value: object, rows: Sequence[int]) -> Sequence[object]:
-    if isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == sum(rows):
-        parts: Sequence[object] = value.split(list(rows))
-        return parts
-    return [value] * len(rows)
+def _split(value: object, rows: Sequence[int]) -> Sequence[object]:
+    """Return the rows of each replica, or the whole for each where a value is none of rows."""
+    of_rows = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == sum(rows)
+    return value.split(list(rows)) if isinstance(value, torch.Tensor) and of_rows else [value] * len(rows)
