@@ -288,12 +288,12 @@ def test_a_cpu_runs_its_part(script, tmp_path):
     assert [f for f in found if f.verdict == "FAILED"] == [], done.stdout
     seen = {finding.what: finding for finding in found}
     assert seen["known load: share of the time at work"].value == pytest.approx(0.5, abs=0.1)
-    for name in ("lenet5 single", "resnet18 single", "lenet5 async-ps x 2"):
+    for name in ("lenet5 single", "lenet5 async-ps x 2"):
         assert seen[f"{name}: throughput"].value > 0
     assert seen["lenet5 single over the shortest loop, median of 1"].value > 0.5
     assert seen["tests marked gpu"].verdict == "not run here"
     page = (folder / "README.md").read_text()
-    assert "small/report.html" in page
+    assert "lenet5/report.html" in page
     assert str(ROOT) not in page
     with tarfile.open(archive) as packed:
-        assert f"{folder.name}/small/cells.csv" in packed.getnames()
+        assert f"{folder.name}/lenet5/cells.csv" in packed.getnames()

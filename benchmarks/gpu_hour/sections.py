@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from hour import Notebook, Section, Verdict
+from hour import Notebook, Section, Verdict, how_it_ended
 from machine import FOR_TESTS, ROOT, lacking, requirements
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Sizes:
 
     Attributes:
         seconds: of each small cell, and of each known load.
+        models: the small networks.
         batch: of the small networks; big_batch: of resnet50; text_batch: of the GPTs.
         samples: of the small networks' data.
         steps: of a cell whose overhead is measured; rounds: how often.
@@ -48,6 +49,7 @@ class Sizes:
     """
 
     seconds: float
+    models: tuple[str, ...]
     batch: int
     samples: int
     steps: int
@@ -68,14 +70,16 @@ class Sizes:
 
 SIZES = {
     "full": Sizes(
-        seconds=4.0, batch=128, samples=8192, steps=3000, rounds=3, side=8192, block_bytes=2**32, image=224,
-        classes=1000, big_batch=256, big_steps=30, gpts=('size = "small"', 'size = "xl"'), text_batch=8, sequence=1024,
-        vocabulary=50257, published=124_439_808, threads=8,
+        seconds=4.0, models=("lenet5", "resnet18"), batch=128, samples=8192, steps=3000, rounds=3, side=8192,
+        block_bytes=2**32, image=224, classes=1000, big_batch=256, big_steps=30,
+        gpts=('size = "small"', 'size = "xl"'), text_batch=8, sequence=1024, vocabulary=50257, published=124_439_808,
+        threads=8,
     ),
     "tiny": Sizes(
-        seconds=1.0, batch=16, samples=256, steps=60, rounds=1, side=256, block_bytes=2**24, image=32, classes=10,
-        big_batch=4, big_steps=6, gpts=("layers = 2, hidden = 32, heads = 2", "layers = 4, hidden = 64, heads = 4"),
-        text_batch=2, sequence=32, vocabulary=64, published=0, threads=1,
+        seconds=1.0, models=("lenet5",), batch=16, samples=256, steps=60, rounds=1, side=256,
+        block_bytes=2**24, image=32, classes=10, big_batch=4, big_steps=6,
+        gpts=("layers = 2, hidden = 32, heads = 2", "layers = 4, hidden = 64, heads = 4"), text_batch=2, sequence=32,
+        vocabulary=64, published=0, threads=1,
     ),
 }  # fmt: skip
 
@@ -115,10 +119,12 @@ class Look:
         path.write_text(text.strip() + "\n", encoding="utf-8")
         budget = f"{max(1.0, self.left_s - KEPT_S):.0f} s"
         command = [sys.executable, "-m", "harness", "run", str(path), "--results", str(self.folder)]
-        done = subprocess.run([*command, "--budget", budget])
+        log = self.folder / "logs" / f"{self.notes.section}-{name}.txt"
+        with log.open("w", encoding="utf-8") as output:
+            done = subprocess.run([*command, "--budget", budget], stdout=output, stderr=subprocess.STDOUT)
         plan = self.folder / name / "plan.json"
         if not plan.is_file():
-            self.notes.failed(f"harness run {path.name}", f"exit code {done.returncode}; the section's log says why")
+            self.notes.failed(f"harness run {path.name}", how_it_ended(done.returncode, log))
             return []
         results = Results(plan.parent)
         records = results.records()
@@ -193,9 +199,9 @@ SMALL = """
 device = "{device}"
 engine = "{engine}"
 [workload]
+model = "{model}"
 dataset = {{ name = "synthetic", samples = {samples}, channels = 3, size = 32 }}
 [sweep]
-"workload.model" = ["lenet5", "resnet18"]
 strategy = ["single", "async-ps"]
 batch_size = [{batch}]
 learning_rate = [0.01]
@@ -212,18 +218,19 @@ cell_timeout = "60 s"
 """
 
 
-def small_cells(look: Look, engine: str) -> list[Record]:
-    """Run lenet5 and resnet18: alone, and by two asynchronous workers that share the device."""
+def small_cells(look: Look, model: str, engine: str) -> list[Record]:
+    """Run a small network: alone, and by two asynchronous workers that share the device."""
     sizes = look.sizes
     values = {"samples": sizes.samples, "batch": sizes.batch, "seconds": sizes.seconds}
-    return look.cells("small", SMALL.format(device=look.device, engine=engine, **values))
+    return look.cells(model, SMALL.format(device=look.device, engine=engine, model=model, **values))
 
 
 def telemetry(look: Look) -> None:
     """Compare what is sampled with loads that are known, then sample cells."""
     known_loads(look)
-    for record in small_cells(look, "real"):
-        _sampled_cell(look, record)
+    for model in look.sizes.models:
+        for record in small_cells(look, model, "real"):
+            _sampled_cell(look, record)
 
 
 def _sampled_cell(look: Look, record: Record) -> None:
@@ -457,18 +464,16 @@ def plain_rate(look: Look, setup: Any) -> float:
 
 def predictions(look: Look) -> None:
     """Measure profiles, predict the cells of section b from them, and compare."""
-    for real, virtual in twins(small_cells(look, "both")):
-        name, notes = in_words(real.cell), look.notes
-        shared = "; two workers share the device, which predictions give each its own" if real.cell.gpus > 1 else ""
-        notes.within(
-            f"{name}: predicted step{shared}",
-            1e3 * virtual.row["step_time_s"],
-            1e3 * real.row["step_time_s"],
-            0.05,
-            "ms",
-            ["predicted-time"],
-        )
-        _memory_predicted(look, name, real, virtual)
+    for model in look.sizes.models:
+        for real, virtual in twins(small_cells(look, model, "both")):
+            _predicted(look, in_words(real.cell), real, virtual)
+
+
+def _predicted(look: Look, name: str, real: Record, virtual: Record) -> None:
+    shared = "; two workers share the device, of which a prediction gives each one" if real.cell.gpus > 1 else ""
+    values = 1e3 * virtual.row["step_time_s"], 1e3 * real.row["step_time_s"]
+    look.notes.within(f"{name}: predicted step{shared}", *values, 0.05, "ms", ["predicted-time"])
+    _memory_predicted(look, name, real, virtual)
 
 
 def twins(records: Sequence[Record]) -> Iterator[tuple[Record, Record]]:
@@ -529,7 +534,7 @@ def large_models(look: Look) -> None:
     for name, model, dataset, batch, optimizer in (
         ("resnet50", '"resnet50"', images, sizes.big_batch, "sgd"),
         ("gpt-small", small, text, 2 * sizes.text_batch, "adamw"),
-        ("gpt-1.3b", large, text, sizes.text_batch, "adamw"),
+        ("gpt-xl", large, text, sizes.text_batch, "adamw"),
     ):
         values = {"batch": batch, "steps": sizes.big_steps, "threads": sizes.threads, "optimizer": optimizer}
         for record in look.cells(name, LARGE.format(device=look.device, model=model, dataset=dataset, **values)):
@@ -564,7 +569,7 @@ def compiled(look: Look) -> None:
         return look.notes.not_run("compiled steps", "workload.step has no compiled in this version")
     if shutil.which(os.environ.get("CXX") or "g++") is None and shutil.which("gcc") is None:
         return look.notes.not_run("compiled steps", "torch.compile needs a C++ compiler, such as gcc")
-    for model in ("lenet5", "resnet18"):
+    for model in look.sizes.models:
         eager = cell_rate(overhead_cell(look, model))
         ratio = cell_rate(overhead_cell(look, model, "compiled")) / eager
         look.notes.seen(f"{model}: compiled over eager", ratio)
