@@ -142,7 +142,11 @@ def test_heads_must_divide_the_width():
     [
         ("gpt", DataShape(1, 1, 8, 2, 11), 'set labels = "next"'),
         ("bert-large", next_tokens(), 'set labels = "kind"'),
-        ("bert-large", DataShape(1, 1, 513, 2, 100), "513 tokens out of 100 do not fit bert-large with 512 positions"),
+        (
+            "bert-large",
+            DataShape(1, 1, 513, 2, 100),
+            "have 513 tokens, and bert-large has 512 positions; set sequence = 512",
+        ),
     ],
 )
 def test_data_that_does_not_fit_a_language_model_is_named(name, shape, said):
