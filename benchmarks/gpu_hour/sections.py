@@ -567,8 +567,9 @@ def compiled(look: Look) -> None:
     """Compare compiled steps with eager ones."""
     if not offers_step("compiled"):
         return look.notes.not_run("compiled steps", "workload.step has no compiled in this version")
-    if shutil.which(os.environ.get("CXX") or "g++") is None and shutil.which("gcc") is None:
-        return look.notes.not_run("compiled steps", "torch.compile needs a C++ compiler, such as gcc")
+    asked = ("CC", "gcc", "cc", "clang") if look.on_gpu else ("CXX", "g++")  # of Triton; of torch's own C++
+    if not any(shutil.which(os.environ.get(name, name)) for name in asked):
+        return look.notes.not_run("compiled steps", f"torch.compile needs a compiler, such as {asked[1]}")
     for model in look.sizes.models:
         eager = cell_rate(overhead_cell(look, model))
         ratio = cell_rate(overhead_cell(look, model, "compiled")) / eager
