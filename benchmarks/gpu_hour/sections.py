@@ -236,6 +236,7 @@ def telemetry(look: Look) -> None:
 def _sampled_cell(look: Look, record: Record) -> None:
     name, row, notes = in_words(record.cell), record.row, look.notes
     notes.seen(f"{name}: throughput", row["throughput_samples_per_s"], "samples/s")
+    notes.holds(f"{name}: runs in processes of its own", True, confirms=["fork-server"])
     told = (record.detail or {}).get("telemetry", {})
     _missing_probes(look, name, told.get("unavailable", {}))
     if not look.on_gpu:
@@ -249,11 +250,18 @@ def _sampled_cell(look: Look, record: Record) -> None:
             notes.seen(f"{name}: {key}", row[key], unit)
     reserved, used = row.get("dram_reserved_peak_bytes"), row.get("nvml_used_peak_bytes")
     if reserved and used:
-        beside = (used - reserved) / MIB
-        notes.seen(f"{name}: memory that NVML counts beside the largest allocator's", beside, "MiB")
-        notes.holds(
-            f"{name}: NVML counts at least what the allocator holds", used >= reserved, confirms=["nvml-memory"]
-        )
+        holds = f"{name}: NVML counts at least what the allocator holds"
+        notes.holds(holds, used >= reserved, confirms=["nvml-memory"])
+        if record.cell.gpus == 1:
+            _context(look, name, (used - reserved) / MIB)
+
+
+def _context(look: Look, name: str, beside: float) -> None:
+    """Judge what a process takes of a GPU beside its tensors by what predictions add; a fifth: chosen."""
+    from harness.costs.memory import CUDA
+
+    what = f"{name}: memory that NVML counts beside the allocator's"
+    look.notes.within(what, beside, CUDA.context_bytes / MIB, 0.2, "MiB", confirms=["context-memory"])
 
 
 def _missing_probes(look: Look, what: str, unavailable: Mapping[str, str]) -> None:
@@ -280,44 +288,54 @@ def known_loads(look: Look) -> None:
     notes.seen("known load: share of the time at work", load.duty, "%")
     if not look.on_gpu:
         cores = series.mean("host_cpu", load.began_s, load.ended_s)
-        return _near(notes, "known load: CPU cores that the system counts", cores, load.cores, (), "cores")
-    busy = {"NVML's utilisation": "nvml_gpu_utilisation", "GPM's SM activity": "nvml_sm_activity"}
-    for words, quantity in busy.items():
-        ids = ["nvml-utilisation" if "NVML" in words else "gpm-sm-activity"]
-        _near(notes, f"known load: {words}", series.mean(quantity, load.began_s + 1, load.ended_s), load.duty, ids)
+        return _near(notes, "known load: CPU cores that the system counts", cores, load.cores, "cores")
+    seen = series.mean("nvml_gpu_utilisation", load.began_s + 1, load.ended_s)
+    _near(notes, "known load: NVML's utilisation", seen, load.duty, confirms=["nvml-utilisation"])
+    seen = series.mean("nvml_sm_activity", load.began_s + 1, load.ended_s)
+    _near(notes, "known load: GPM's SM activity", seen, load.duty, confirms=["gpm"])
     energy = series.rise("nvml_energy", load.began_s, load.ended_s)
     power = series.mean("nvml_power", load.began_s, load.ended_s)
     if energy is None or power is None:
         notes.failed("known load: energy", "the driver tells no energy, or no power")
     else:
         watts = "known load: energy counter over its time, against the mean of the power samples"
-        notes.within(watts, energy / load.seconds, power, 0.1, "W", ["nvml-energy"])
+        notes.within(watts, energy / load.seconds, power, 0.1, "W", confirms=["energy"])
     if copies is not None:
         _dram_traffic(look, series, copies)
     if block is not None:
         _memory_of_block(notes, series, *block)
 
 
-def _near(notes: Notebook, what: str, value: float | None, true: float, ids: Sequence[str], unit: str = "%") -> None:
+def _near(
+    notes: Notebook, what: str, value: float | None, true: float, unit: str = "%", confirms: Sequence[str] = ()
+) -> None:
     """Judge a mean of samples by what the load is known to have been; a tenth: chosen, samples have their edges."""
     if value is None:
         notes.failed(what, "no sample was taken")
     else:
-        notes.within(what, value, true, 0.1, unit, ids)
+        notes.within(what, value, true, 0.1, unit, confirms)
 
 
-def _dram_traffic(look: Look, series: Series, copies: Any) -> None:
+NOT_IN_CATALOGUE = "the catalogue does not know this GPU"
+
+
+def catalogue_bandwidth() -> float | None:
+    """Return the bytes per second of this GPU's memory by its data sheet."""
     from harness.api.host import load_host
     from harness.core.machine import detect_machine
     from harness.costs.catalogue import find_devices
 
     found = find_devices(detect_machine().gpu_name, load_host().devices.values())[1]
-    if not found:
-        return look.notes.not_run("known copies: GPM's DRAM bandwidth", "the catalogue does not know this GPU")
-    moved = 2 * look.sizes.block_bytes * copies.times / copies.seconds
-    share = moved / found[0].memory_bandwidth_bytes_per_s
+    return found[0].memory_bandwidth_bytes_per_s if found else None
+
+
+def _dram_traffic(look: Look, series: Series, copies: Any) -> None:
+    bandwidth, what = catalogue_bandwidth(), "known copies: GPM's DRAM bandwidth"
+    if bandwidth is None:
+        return look.notes.not_run(what, NOT_IN_CATALOGUE)
+    share = 2 * look.sizes.block_bytes * copies.times / copies.seconds / bandwidth
     value = series.mean("nvml_dram_bandwidth_utilisation", copies.began_s + 1, copies.ended_s)
-    _near(look.notes, "known copies: GPM's DRAM bandwidth", value, share, ["gpm-dram-bandwidth"])
+    _near(look.notes, what, value, share, confirms=["gpm"])
 
 
 def _allocated(device: Any, num_bytes: int) -> tuple[float, float, int]:
@@ -341,7 +359,7 @@ def _memory_of_block(notes: Notebook, series: Series, before_s: float, there_s: 
     if before is None or after is None:
         return notes.failed("known block: NVML's memory", "no sample was taken")
     what = "known block: NVML's memory, against the allocator's"
-    notes.within(what, (after - before) / MIB, reserved / MIB, 0.01, "MiB", ["nvml-memory"])
+    notes.within(what, (after - before) / MIB, reserved / MIB, 0.01, "MiB", confirms=["nvml-memory"])
 
 
 class Series:
@@ -401,7 +419,7 @@ def overhead(look: Look) -> None:
         if look.left_s < 15:
             break
     what = f"lenet5 single over the shortest loop, median of {len(ratios)}"
-    look.notes.at_least(what, statistics.median(ratios), 0.98)
+    look.notes.at_least(what, statistics.median(ratios), 0.98, confirms=["event-cost"])
     if not offers_step("cuda-graph"):
         return look.notes.not_run("lenet5 as a CUDA graph", "workload.step has no cuda-graph in this version")
     if not look.on_gpu:
@@ -467,12 +485,27 @@ def predictions(look: Look) -> None:
     for model in look.sizes.models:
         for real, virtual in twins(small_cells(look, model, "both")):
             _predicted(look, in_words(real.cell), real, virtual)
+            if look.on_gpu and real.cell.strategy == "single":
+                _bandwidth_of_profile(look, model, virtual.cell)
+
+
+def _bandwidth_of_profile(look: Look, model: str, cell: Cell) -> None:
+    """Judge the copy that profiles measure by the data sheet, of which copies reach 0.75 to 0.92."""
+    from harness.core.machine import detect_machine
+    from harness.costs.cells import load_profile
+
+    profile, bandwidth = load_profile(cell, detect_machine()), catalogue_bandwidth()
+    what = f"{model}: bandwidth of its profile over the data sheet's"
+    if profile is None or bandwidth is None:
+        return look.notes.not_run(what, NOT_IN_CATALOGUE if profile else "no profile was measured")
+    reached = profile.memory_bandwidth_bytes_per_s / bandwidth
+    look.notes.at_least(what, reached, 0.75, "%", confirms=["bandwidth-probe"])
 
 
 def _predicted(look: Look, name: str, real: Record, virtual: Record) -> None:
     shared = "; two workers share the device, of which a prediction gives each one" if real.cell.gpus > 1 else ""
     values = 1e3 * virtual.row["step_time_s"], 1e3 * real.row["step_time_s"]
-    look.notes.within(f"{name}: predicted step{shared}", *values, 0.05, "ms", ["predicted-time"])
+    look.notes.within(f"{name}: predicted step{shared}", *values, 0.05, "ms", confirms=["profile-time"])
     _memory_predicted(look, name, real, virtual)
 
 
@@ -496,7 +529,8 @@ def _memory_predicted(look: Look, name: str, real: Record, virtual: Record) -> N
             look.notes.failed(f"{name}: {kind} memory", "it was not predicted, or not measured")
             continue
         values = predicted / MIB, measured / MIB
-        look.notes.within(f"{name}: predicted {kind} memory", *values, 0.02, "MiB", [f"{kind}-memory"])
+        what = f"{name}: predicted {kind} memory"
+        look.notes.within(what, *values, 0.02, "MiB", confirms=["reserved-of-training"] if kind == "reserved" else [])
 
 
 # -- e: large models ---------------------------------------------------------------------------------------------------
