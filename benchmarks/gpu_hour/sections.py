@@ -38,7 +38,8 @@ class Sizes:
         seconds: of each small cell, and of each known load.
         models: the small networks.
         batch: of the small networks; big_batch: of resnet50; text_batch: of the GPTs.
-        samples: of the small networks' data.
+        small_batches: of the small networks' data; every data set has whole batches only, else the last one of a pass
+            would count among the steps that are timed.
         steps: of a cell whose overhead is measured; rounds: how often.
         side: of the matrices; block_bytes: that is allocated, and copied.
         image, classes: of resnet50's data; big_steps: of the large models.
@@ -51,7 +52,7 @@ class Sizes:
     seconds: float
     models: tuple[str, ...]
     batch: int
-    samples: int
+    small_batches: int
     steps: int
     rounds: int
     side: int
@@ -70,13 +71,13 @@ class Sizes:
 
 SIZES = {
     "full": Sizes(
-        seconds=4.0, models=("lenet5", "resnet18"), batch=128, samples=8192, steps=3000, rounds=3, side=8192,
+        seconds=4.0, models=("lenet5", "resnet18"), batch=128, small_batches=64, steps=3000, rounds=3, side=8192,
         block_bytes=2**32, image=224, classes=1000, big_batch=256, big_steps=30,
         gpts=('size = "small"', 'size = "xl"'), text_batch=8, sequence=1024, vocabulary=50257, published=124_439_808,
         threads=8,
     ),
     "tiny": Sizes(
-        seconds=1.0, models=("lenet5",), batch=16, samples=256, steps=60, rounds=1, side=256,
+        seconds=1.0, models=("lenet5",), batch=16, small_batches=16, steps=60, rounds=1, side=256,
         block_bytes=2**24, image=32, classes=10, big_batch=4, big_steps=6,
         gpts=("layers = 2, hidden = 32, heads = 2", "layers = 4, hidden = 64, heads = 4"), text_batch=2, sequence=32,
         vocabulary=64, published=0, threads=1,
@@ -135,6 +136,15 @@ class Look:
             elif not record.status.trained:
                 self.notes.failed(in_words(cell), f"{record.status}: {record.reason}")
         return [record for record in records.values() if record.status.trained]
+
+
+def samples_for(trained: int) -> int:
+    """Return how many samples a data set must have so that so many are trained on: the others are for validation."""
+    from harness.core.budget import Goal
+    from harness.workloads.entries import training_size
+
+    sizes = range(trained, 2 * trained + 2)
+    return next(size for size in sizes if training_size(size, Goal().validation_fraction) == trained)
 
 
 def in_words(cell: Cell) -> str:
@@ -218,10 +228,15 @@ cell_timeout = "60 s"
 """
 
 
+def small_samples(sizes: Sizes) -> int:
+    """Return the samples of the small networks' data."""
+    return samples_for(sizes.small_batches * sizes.batch)
+
+
 def small_cells(look: Look, model: str, engine: str) -> list[Record]:
     """Run a small network: alone, and by two asynchronous workers that share the device."""
     sizes = look.sizes
-    values = {"samples": sizes.samples, "batch": sizes.batch, "seconds": sizes.seconds}
+    values = {"samples": small_samples(sizes), "batch": sizes.batch, "seconds": sizes.seconds}
     return look.cells(model, SMALL.format(device=look.device, engine=engine, model=model, **values))
 
 
@@ -445,7 +460,7 @@ def overhead_cell(look: Look, model: str, step: str = "eager") -> Cell:
 
     sizes, host = look.sizes, load_host()
     written = "" if step == "eager" else f'step = "{step}"'
-    values = {"batch": sizes.batch, "samples": sizes.samples, "steps": sizes.steps, "step": written}
+    values = {"batch": sizes.batch, "samples": small_samples(sizes), "steps": sizes.steps, "step": written}
     text = OVERHEAD.format(device=look.device, model=model, **values)
     (cell,) = make_plan(parse_scenario(text, host, Path("overhead.toml")), host, detect_machine()).cells
     return cell
@@ -560,10 +575,10 @@ cell_timeout = "120 s"
 def large_models(look: Look) -> None:
     """Train resnet50, a GPT of 124 million parameters and one of 1.3 billion in bf16, and say what share they reach."""
     sizes = look.sizes
-    images = f'{{ name = "synthetic", samples = {2 * sizes.big_batch}, test_samples = 8, channels = 3, '
+    images = f'{{ name = "synthetic", samples = {samples_for(2 * sizes.big_batch)}, test_samples = 8, channels = 3, '
     images += f"size = {sizes.image}, classes = {sizes.classes} }}"
-    text = f'{{ name = "tokens", samples = {4 * sizes.text_batch}, test_samples = 8, sequence = {sizes.sequence}, '
-    text += f"vocabulary = {sizes.vocabulary} }}"
+    text = f'{{ name = "tokens", samples = {samples_for(8 * sizes.text_batch)}, test_samples = 8, '
+    text += f"sequence = {sizes.sequence}, vocabulary = {sizes.vocabulary} }}"
     small, large = (f'{{ name = "gpt", {options} }}' for options in sizes.gpts)
     for name, model, dataset, batch, optimizer in (
         ("resnet50", '"resnet50"', images, sizes.big_batch, "sgd"),
@@ -611,11 +626,11 @@ def compiled(look: Look) -> None:
 
 
 SECTIONS = (
-    Section("a", "the tests that need a GPU", 70, tests),
+    Section("a", "the tests that need a GPU", 105, tests),
     Section("b", "telemetry against known loads, and of small cells", 85, telemetry),
-    Section("c", "overhead against the shortest loop", 55, overhead),
-    Section("d", "predicted against measured", 80, predictions),
-    Section("e", "large models in bf16", 130, large_models),
-    Section("f", "compiled steps", 50, compiled),
+    Section("c", "overhead against the shortest loop", 50, overhead),
+    Section("d", "predicted against measured", 70, predictions),
+    Section("e", "large models in bf16", 115, large_models),
+    Section("f", "compiled steps", 45, compiled),
 )
 """In the order in which they run. Seconds are of 8 minutes, of which 10 are kept for the page."""
