@@ -172,7 +172,7 @@ def conclude(chosen: argparse.Namespace, run: Hour, sections: Sequence[Section],
 def one_section(chosen: argparse.Namespace) -> int:
     """Run one section in this process; what it raises is found, like everything else."""
     (section,) = [section for section in SECTIONS if section.key == chosen.section]
-    notes = Notebook(chosen.folder / "findings.jsonl", section.key)
+    notes = Notebook(chosen.folder / "findings.jsonl", section.key, confirms=chosen.device == "cuda")
     until = time.monotonic() + chosen.seconds
     try:
         section.run(Look(chosen.device, SIZES[chosen.sizes], chosen.folder, notes, until))

@@ -69,15 +69,21 @@ def figure_in_words(value: float, unit: str) -> str:
     """Write a number with its unit; shares as percent."""
     if unit == "%":
         return f"{100 * value:.1f} %"
-    return f"{value:,.4g} {unit}".rstrip() if abs(value) < 1e5 else f"{value:,.0f} {unit}".rstrip()
+    whole = abs(value) >= 1e5 or (value == round(value) and abs(value) >= 1e3)
+    return (f"{value:,.0f} {unit}" if whole else f"{value:.4g} {unit}").rstrip()
 
 
 @dataclass
 class Notebook:
-    """Where a section writes what it finds, line by line: what is written stays, however the section ends."""
+    """Where a section writes what it finds, line by line: what is written stays, however the section ends.
+
+    Attributes:
+        confirms: whether what is found here bears out what is assumed of GPUs.
+    """
 
     path: Path
     section: str
+    confirms: bool = True
 
     def add(self, what: str, verdict: Verdict, value: float | None = None, **more: object) -> Finding:
         """Write a finding; further fields as of `Finding`."""
@@ -86,9 +92,9 @@ class Notebook:
             file.write(json.dumps(asdict(found)) + "\n")
         return found
 
-    def seen(self, what: str, value: float, unit: str = "", *, why: str = "", confirms: Sequence[str] = ()) -> None:
+    def seen(self, what: str, value: float, unit: str = "", why: str = "") -> None:
         """Write a figure that has no aim."""
-        self.add(what, Verdict.SEEN, value, unit=unit, why=why, confirms=tuple(confirms))
+        self.add(what, Verdict.SEEN, value, unit=unit, why=why)
 
     def at_least(self, what: str, value: float, aim: float, unit: str = "", confirms: Sequence[str] = ()) -> None:
         """Write a figure that has to reach its aim."""
@@ -115,7 +121,7 @@ class Notebook:
 
     def _judge(self, what: str, value: float | None, good: bool, confirms: Sequence[str] = (), **more: object) -> None:
         verdict = Verdict.OK if good else Verdict.MISSED
-        self.add(what, verdict, value, confirms=tuple(confirms) if good else (), **more)
+        self.add(what, verdict, value, confirms=tuple(confirms) if good and self.confirms else (), **more)
 
 
 def read_findings(path: Path) -> list[Finding]:
@@ -218,7 +224,7 @@ class Hour:
             if stopped:
                 notes.add(section.title, Verdict.FAILED, why=f"stopped at its limit of {allowed:.0f} s")
             elif process.returncode:
-                notes.add(section.title, Verdict.FAILED, why=_how_it_ended(process.returncode, log))
+                notes.add(section.title, Verdict.FAILED, why=how_it_ended(process.returncode, log))
             self._tell(lines)
         return time.monotonic() - began
 
@@ -263,7 +269,8 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 LAST_LINES = 30
 
 
-def _how_it_ended(code: int, log: Path) -> str:
+def how_it_ended(code: int, log: Path) -> str:
+    """Return the end of what a process printed, and how it ended."""
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
     return "\n".join([*lines, f"ended with {how}; logs/{log.name} has more"])

@@ -67,6 +67,12 @@ def test_no_peak_is_guessed(cell, gpu):
     assert utilisation(cell, host(), 10.0, gpu, 1) is None
 
 
+@pytest.mark.parametrize(("tf32", "peak"), [(True, 494.7e12), (False, 67e12)])
+def test_single_precision_has_one_peak_where_it_is_said_which(tf32, peak):
+    work = {"model": {"parameters": "1 B", "layers": 4, "hidden": 64, "forward_flops": 2e12}, "tf32": tf32}
+    assert found(here(sized(workload=work, cluster={"device": "h200"}))).peak_flops_per_s == peak
+
+
 def test_a_gpu_without_tf32_has_one_peak_in_single_precision():
     assert found(here(sized("fp32")), "Tesla V100-SXM2-16GB").peak_flops_per_s == 15.7e12
 

@@ -142,3 +142,10 @@ def test_nccl_starts_and_ends_with_ddp_and_fully_shard(record_property, tmp_path
     command = [sys.executable, "-c", NCCL, str(tmp_path / "rendezvous")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip().endswith("done"), done.stderr
+
+
+@pytest.mark.parametrize("step", ["cuda-graph", "compiled"])
+def test_steps_that_are_executed_otherwise_train_as_eager_ones(record_property, step):
+    record_property("confirms", f"{step}-steps")
+    other, eager = (trained("single", workload=FP64 | {"step": word}, **GPU) for word in (step, "eager"))
+    assert difference(other, eager) < 1e-9

@@ -51,8 +51,9 @@ def utilisation(cell: Cell, host: Host, samples_per_s: float, gpu: str = "", gpu
     """
     here = cell.engine == "real" or cell.cluster.device is None
     device = _named(gpu, host) if here and cell.device == "cuda" else None if here else cell.cluster.catalogue_device
-    arithmetic = ARITHMETIC.get(cell.workload.precision, cell.workload.precision)
-    peak = None if device is None else _peak(device.peak_flops_per_s, arithmetic, here)
+    arithmetic = _arithmetic(cell)
+    unsaid = here and arithmetic == "fp32" and cell.workload.tf32 is None
+    peak = None if device is None else _peak(device.peak_flops_per_s, arithmetic, unsaid)
     shape = find_shape(cell, host) if peak else None
     samples = cell.micro_batch_size or cell.batch_size
     forward = sum(layer.forward_flops.at(samples) for layer in shape.layers) / samples if shape else 0.0
@@ -68,14 +69,20 @@ def _named(gpu: str, host: Host) -> Device | None:
     return next(iter(find_devices(gpu, host.devices.values())[1]), None) if gpu else None
 
 
-def _peak(peaks: Mapping[str, float], arithmetic: str, measured: bool) -> float | None:
+def _arithmetic(cell: Cell) -> str:
+    precision = "tf32" if cell.workload.tf32 and cell.workload.precision == "fp32" else cell.workload.precision
+    return ARITHMETIC.get(precision, precision)
+
+
+def _peak(peaks: Mapping[str, float], arithmetic: str, unsaid: bool) -> float | None:
     """Return the peak that a cell can reach; none is guessed.
 
-    In single precision torch computes convolutions in TF32 where there is any, and products of matrices do not: then
-    what was measured has no single peak.
+    Args:
+        unsaid: single precision was measured, and nobody said whether in TF32. Where there is any, torch then computes
+            convolutions in it and products of matrices not, so that there is no single peak.
     """
     found = peaks.get(arithmetic)
-    return None if measured and arithmetic == "fp32" and peaks.get("tf32", found) != found else found
+    return None if unsaid and peaks.get("tf32", found) != found else found
 
 
 def _source(device: Device | DeviceFigures, host: Host) -> str:
