@@ -174,12 +174,16 @@ def run(
     if scenario is None:
         return _list_scenarios()
     from harness.commands import run as session
+    from harness.commands.misfits import refuse_misfits, with_notes
+    from harness.scenario.plan import select
 
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
+    misfits = [] if options["debug"] else refuse_misfits(select(plan, only), files).misfits
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
+    plan = with_notes(plan, misfits)
     steps = options.pop("trace_steps")
     options["trace"] = steps if options["trace"] else None
     if options.pop("debug"):
@@ -197,17 +201,19 @@ def run(
 def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
     """Show which cells would run, and what is left out and why."""
     with _without_collector():
+        from harness.commands.misfits import refuse_misfits, with_notes
         from harness.commands.plan_text import describe
 
         made, host, files = _plan(scenario, sets, (*outer, *plugins))
+        tried = refuse_misfits(made.cells, files)
         if not measure:
-            return click.echo(describe(made, host))
+            return click.echo(describe(with_notes(made, [*tried.misfits, *tried.unknown]), host))
     from harness.commands import run as session
 
     session.prepare(made, host, (), files)
     session.trace_models(made, host, files)
     made, host, _ = _plan(scenario, sets, (*outer, *plugins))
-    click.echo(describe(made, host))
+    click.echo(describe(with_notes(made, [*tried.misfits, *tried.unknown]), host))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from harness.analysis.cell_row import NOISY_CORES, curve_table, identity_row, outcome_row
 from harness.api.host import Host, describe
-from harness.commands.admission import admit, with_memory
+from harness.commands.admission import admit, with_memory, with_utilisation
 from harness.commands.timed import run_in_this_process
 from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
@@ -170,7 +170,7 @@ def _run_one(
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
-    record = with_memory(record, host)
+    record = with_utilisation(with_memory(record, host), host)
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)

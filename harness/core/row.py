@@ -99,6 +99,7 @@ class WholeRow(CellRow, total=False):
     fitting: str
     stated_error: float
     pipeline: int
+    compile_s: float
 
 
 COLUMNS = tuple(CellRow.__annotations__)

@@ -152,6 +152,7 @@ def _run_virtual(job: Job, control: Connection) -> Outcome:
 def _run_real(job: Job, control: Connection) -> Json:
     import torch
 
+    from harness.engines.real.layouts.captured import allow_tf32
     from harness.engines.shared.fault_draws import Lost
     from harness.engines.shared.setup import make_setup
 
@@ -159,6 +160,7 @@ def _run_real(job: Job, control: Connection) -> Json:
     device = torch.device(job.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    allow_tf32(job.cell.workload.tf32)
     setup = make_setup(job.cell, job.plugins, job.device)
     ledger = _make_ledger(job, device)
     endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
@@ -293,9 +295,10 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 
     from harness.engines.shared.plain_state import plain_state, put_back
     from harness.engines.shared.sample_order import shared_batches
+    from harness.workloads.generators import generators_kept
 
     cell = setup.cell
-    before, state = runner.replica.snapshot(), torch.random.get_rng_state()
+    before = runner.replica.snapshot()
     module = getattr(runner.replica.forward, "module", runner.replica.forward)  # below DDP's wrapper, where it has one
     kept = plain_state(module) if runner.replica.trial is not None and module is not None else None
     order = shared_batches(cell.seed, setup.num_train, cell.global_batch_size, worker.rank, cell.workers)
@@ -304,13 +307,14 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
         # An epoch's last batch may have fewer micro-batches, for which torch needs a runtime of its own.
         left = setup.num_train % cell.global_batch_size
         batches += [b for b in itertools.islice(order, setup.num_train // cell.global_batch_size) if b.size == left]
-    for batch in batches:
-        runner.gradient(batch)
-        runner.replica.load(before)
-        if kept is not None:
-            put_back(module, kept)
-    runner.settle()
-    torch.random.set_rng_state(state)
+    with generators_kept([torch.device(runner.replica.device)] if cell.device == "cuda" else []):
+        for batch in batches:
+            runner.warm_up(batch)
+            runner.replica.load(before)
+            if kept is not None:
+                put_back(module, kept)
+        runner.settle()
+        runner.execution.settle()
     if worker.group_size > 1:
         import torch.distributed as dist
 
@@ -324,12 +328,13 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
         endpoint.note_peak()
     holds = job.address == -1 if setup.server_counts else job.kind == "worker" and endpoint.leads
     _evaluate_copies(job, setup, endpoint, holds)
+    leads = job.kind == "worker" and endpoint.leads
     partial: Json = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
         "notes": ([*setup.data_notes(), *setup.model_notes()] if holds else [])
         + endpoint.notes
-        + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
+        + ([*endpoint.runner.notes(), *endpoint.runner.execution.notes()] if leads else []),
         "recorded": endpoint.recorded,
         "unawaited": dict(endpoint.unawaited),
         "deliveries": {job.address: endpoint.post.taken},
@@ -345,6 +350,7 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
         partial["notes"] += changes_by_user_files()
     if job.kind == "worker" and job.device_rank == 0:
         partial["dram"] = endpoint.runner.dram()
+        partial["compile_s"] = endpoint.runner.execution.prepared_s
         partial["placement"] = endpoint.runner.placement
     return partial
 
