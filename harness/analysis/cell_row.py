@@ -233,9 +233,20 @@ def speed_row(cell: Cell, outcome: Outcome) -> WholeRow:
         counted = sum(s["samples"] for s in steps if s["start_s"] >= begin)
     return {
         "throughput_samples_per_s": counted / (outcome.training_s - begin) if outcome.training_s > begin else None,
-        "step_time_s": statistics.median(times) if times else None,
+        "step_time_s": _typical(times, cell.workload.loading.workers),
         "step_time_p95_s": percentile(times, 0.95) if times else None,
     }
+
+
+def _typical(times: Sequence[float], readers: int) -> float | None:
+    """Return the median step time.
+
+    Args:
+        readers: processes that read ahead. They finish together, so that one step in so many waits for all of their
+            batches: neighbouring steps are taken together.
+    """
+    together = [statistics.fmean(times[k : k + readers]) for k in range(0, len(times) - readers + 1, max(1, readers))]
+    return statistics.median(together if readers and together else times) if times else None
 
 
 def time_row(cell: Cell, outcome: Outcome) -> WholeRow:

@@ -5,8 +5,9 @@ A timing-only cell has no data and no model; nothing here imports torch before o
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,12 +172,29 @@ class Setup:
         """The cell's own `server_counts`."""
         return self.cell.server_counts
 
-    def stop_reading(self) -> None:
-        """End the processes that read samples ahead."""
+    @property
+    def _streamed(self) -> Streamed | None:
         from harness.workloads.streamed import Streamed
 
-        if self.data is not None and isinstance(self.data.train, Streamed):
-            self.data.train.close()
+        return self.data.train if self.data is not None and isinstance(self.data.train, Streamed) else None
+
+    def let_read(self) -> None:
+        """Let the processes that read samples ahead begin; until now they are held."""
+        if self._streamed is not None:
+            self._streamed.go_on()
+
+    @contextlib.contextmanager
+    def reading_held(self) -> Iterator[None]:
+        """Hold the processes that read samples ahead while the training clock stands."""
+        if self._streamed is not None:
+            self._streamed.hold()
+        yield
+        self.let_read()
+
+    def stop_reading(self) -> None:
+        """End the processes that read samples ahead."""
+        if self._streamed is not None:
+            self._streamed.close()
 
     def data_notes(self) -> list[str]:
         """Return what was converted or noticed when the data were loaded, and how they are read."""
