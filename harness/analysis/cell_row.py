@@ -245,8 +245,9 @@ def _typical(times: Sequence[float], readers: int) -> float | None:
         readers: processes that read ahead. They finish together, so that one step in so many waits for all of their
             batches: neighbouring steps are taken together.
     """
-    together = [statistics.fmean(times[k : k + readers]) for k in range(0, len(times) - readers + 1, max(1, readers))]
-    return statistics.median(together if readers and together else times) if times else None
+    size = max(1, readers)
+    together = [statistics.fmean(times[k : k + size]) for k in range(0, len(times) - size + 1, size)]
+    return statistics.median(together or times) if times else None
 
 
 def time_row(cell: Cell, outcome: Outcome) -> WholeRow:
