@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from answered_rows import Row, row
 from cells import make_cell
 
 from harness.analysis.answer import (
@@ -23,38 +24,6 @@ from harness.analysis.ledger import Edge, edges_in_words
 from harness.analysis.winners import DevicePrice
 from harness.core.text import Text
 from harness.core.words import duration
-
-Row = dict[str, Any]
-
-
-def row(strategy: str = "single", seed: int = 0, **changes: Any) -> Row:
-    """One second to the target over 100 updates, of which 3 ms each are computing."""
-    given: Row = {
-        "cell_id": f"{strategy}-{changes.get('gpus', 1)}-s{seed}",
-        "strategy": strategy,
-        "options": "{}",
-        "synchrony": "synchronous",
-        "engine": "real",
-        "device": "cpu",
-        "gpus": 1,
-        "batch_size": 32,
-        "micro_batch_size": 32,
-        "global_batch_size": 32,
-        "learning_rate": 0.1,
-        "seed": seed,
-        "status": "ok",
-        "steps": 100,
-        "time_to_target_s": 1.0,
-        "samples_to_target": 3200,
-        "throughput_samples_per_s": 1000.0,
-        "validation_accuracy": 0.96,
-        "input_s": 0.0,
-        "compute_s": 0.3,
-        "communication_s": 0.0,
-        "idle_s": 0.0,
-        "other_s": 0.0,
-    }
-    return given | changes
 
 
 def seeds(strategy: str, times: list[float], **changes: Any) -> list[Row]:
