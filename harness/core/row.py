@@ -90,6 +90,7 @@ class WholeRow(CellRow, total=False):
     displacement: float | None
     num_train: int | None
     traits: str
+    unscaled: str
     metric: str
     better: str
     validation_metric: float | None

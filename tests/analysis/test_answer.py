@@ -589,3 +589,26 @@ def test_down_to_how_little_work_splitting_pays_is_told_against_one_device_at_th
     found = answer([*other, *seeds("single", [2] * 5), *seeds("sync-ddp", [1] * 5, **split)], 15)
     assert "down to 0.2x the work" in found.flips[0]
     assert answer([*other, *seeds("sync-ddp", [1] * 5, **split)], 10).flips == ()
+
+
+# -- everything diverged -----------------------------------------------------------------------------------------------
+
+
+def test_where_all_diverged_nobody_trains_the_same_and_the_rates_are_blamed_once() -> None:
+    told = {"status": "diverged", "regime": "diverged", "time_to_target_s": None, "trajectory_id": "t"}
+    rows = [row(**told), row("sync-ddp", gpus=2, equivalence="single", **told), row("model-split", gpus=2, **told)]
+    given = answer(rows, 3)
+    assert given.advice == "No recommendation: all 3 runs diverged."
+    assert given.exam == given.why == ()
+    (advice,) = given.try_next
+    assert advice.endswith("single on 1 CPU core and sync-ddp on 2 CPU cores. Try one below 0.1.")
+    assert "unstable" not in answer_as_text(given)
+
+
+def test_data_without_a_scale_are_blamed_before_any_rate() -> None:
+    told = {"status": "diverged", "regime": "diverged", "time_to_target_s": None}
+    large = "column lot has values up to 3e+07"
+    given = answer([row(unscaled=large, **told), row("sync-ddp", gpus=2, unscaled=large, **told)], 2)
+    assert given.grounds == (f"The data are not scaled: {large}. Scale them before you try other learning rates.",)
+    assert given.try_next == ()
+    assert "not scaled" not in answer_as_text(answer([row(unscaled=large)], 1))

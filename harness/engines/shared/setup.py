@@ -211,8 +211,8 @@ class Setup:
         return model_notes(self._tried)
 
     def model_facts(self) -> dict[str, str]:
-        """Return why the trained weights may differ from those of one device, for the cell's row."""
-        facts, judged = {"traits": traits(self._tried)}, self.budget.metric
+        """Return for the cell's row why weights may differ from those of one device, and how numbers are scaled."""
+        facts, judged = {"traits": traits(self._tried), "unscaled": "; ".join(self.data.unscaled)}, self.budget.metric
         return facts if judged.is_accuracy else facts | {"metric": judged.name, "better": judged.better}
 
     @property
