@@ -149,7 +149,7 @@ def unscaled(inputs: Arrays, targets: Array, columns: Sequence[str] = ()) -> tup
     """
     said = [words for name, array in by_name(inputs).items() for words in _large_inputs(name, array, columns)]
     if targets.dtype.kind == "f" and targets.size and (peak := float(np.abs(_sampled(targets)).max())) > LARGE:
-        said.append(f"the targets have values up to {peak:.2g}")
+        said.append(f"the targets have values up to {_peak(peak)}")
     return tuple(said)
 
 
@@ -160,14 +160,18 @@ def _large_inputs(name: str, array: Array, columns: Sequence[str]) -> Iterator[s
     if array.ndim != 2:
         peak = float(np.abs(_sampled(array)).max())
         if peak > LARGE:
-            yield f"the inputs{of} have values up to {peak:.2g}"
+            yield f"the inputs{of} have values up to {_peak(peak)}"
         return
     peaks = np.abs(_sampled(array)).max(axis=0)
     large = np.flatnonzero(peaks > LARGE)
     for k in large[:MOST_LISTED]:
-        yield f"column {columns[k] if len(columns) == len(peaks) else k}{of} has values up to {peaks[k]:.2g}"
+        yield f"column {columns[k] if len(columns) == len(peaks) else k}{of} has values up to {_peak(peaks[k])}"
     if len(large) > MOST_LISTED:
         yield f"{counted(len(large) - MOST_LISTED, 'more column')} too"
+
+
+def _peak(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e9 else f"{value:.2g}"
 
 
 def scale_remarks(found: Sequence[str]) -> list[str]:

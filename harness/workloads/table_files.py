@@ -93,7 +93,7 @@ def _without(options: TableOptions, frame: pd.DataFrame) -> pd.DataFrame:
             raise MachineError(f"dataset table: drop: there is no column {name}{nearest(name, known)}")
         if name == options.target:
             raise MachineError(f"dataset table: drop: {name} is the target; name another column")
-    return frame.drop(columns=options.drop)
+    return frame.drop(columns=list(options.drop))
 
 
 def _frames(options: TableOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
