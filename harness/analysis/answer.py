@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from harness.analysis import exam as exams
-from harness.analysis.caveats import about, caveats_of
+from harness.analysis.caveats import about, caveats_of, unequal
 from harness.analysis.confidence import (
     achieves,
     evidence,
@@ -285,7 +285,7 @@ def _ranked(
         grounds=tuple(filter(None, grounds)),
         runner_up=_runner_up(others[0], leader) if others else NO_TEXT,
         why=tuple(filter(None, [scaled, *lost])),
-        caveats=(*common.caveats, *about(leader)),
+        caveats=(*common.caveats, *about(leader), *unequal(leader, others)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, standings),
         winners=winners(standings, price),

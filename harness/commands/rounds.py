@@ -327,7 +327,7 @@ def _with_telemetry(record: Record, telemetry: Telemetry, result: Result) -> Rec
     neighbours = summary.pop("host_cpu_other_cores", None)
     row = record.row | summary
     if neighbours is not None:
-        row["noisy"] = neighbours > NOISY_CORES
+        row |= {"noisy": neighbours > NOISY_CORES, "other_cores": neighbours}
     detail = (record.detail or {}) | {
         "telemetry": {
             "unavailable": telemetry.unavailable,

@@ -91,6 +91,7 @@ class WholeRow(CellRow, total=False):
     num_train: int | None
     traits: str
     unscaled: str
+    other_cores: float
     metric: str
     better: str
     validation_metric: float | None

@@ -212,7 +212,7 @@ class ScenarioShown:
         }
         for title, found in tables.items():
             if found:
-                yield ComparedTable(title, tuple(summary(found)), tuple(map(in_cells, found)))
+                yield ComparedTable(title, tuple(f"{line}." for line in summary(found)), tuple(map(in_cells, found)))
         lead = tuple(f"{poor.strategy}: {line}" for poor in self.scenario.poor for line in poor.account.sentences)
         if lead:
             yield ComparedTable("Why more devices help little", lead, ())

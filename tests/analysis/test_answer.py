@@ -612,3 +612,25 @@ def test_data_without_a_scale_are_blamed_before_any_rate() -> None:
     assert given.grounds == (f"The data are not scaled: {large}. Scale them before you try other learning rates.",)
     assert given.try_next == ()
     assert "not scaled" not in answer_as_text(answer([row(unscaled=large)], 1))
+
+
+# -- unequal resources -------------------------------------------------------------------------------------------------
+
+CUT = {"gpus": 2, "pipeline": 2, "equivalence": "single", "time_to_target_s": 0.7}
+
+
+def test_a_lead_on_a_quieter_machine_is_called_one() -> None:
+    quiet = row("sync-ddp", gpus=2, batch_size=16, time_to_target_s=0.7, other_cores=0.1)
+    (said,) = answer([row(other_cores=0.9), quiet], 2).caveats
+    assert said.startswith(
+        "Other processes used 0.900 cores while single on 1 CPU core ran, and 0.100 while sync-ddp on 2"
+    )
+    assert answer([row(other_cores=0.3), quiet], 2).caveats == ()
+    assert answer([row(other_cores=0.1), quiet | {"other_cores": 0.9}], 2).caveats == ()
+
+
+def test_a_pipeline_without_overlap_is_not_faster_by_itself() -> None:
+    (said,) = answer([row(), row("model-split", **CUT)], 2).caveats
+    assert said.startswith("model-split passes one micro-batch at a time")
+    assert answer([row(), row("model-split", **CUT, micro_batch_size=8)], 2).caveats == ()
+    assert answer([row(), row("model-split", **CUT | {"time_to_target_s": 1.5})], 2).caveats == ()
