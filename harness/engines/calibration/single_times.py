@@ -140,10 +140,11 @@ def make_stepper(setup: Setup, size: int) -> Stepper:
     """Return a stepper over the data of a setup."""
     setup = replace(setup, cell=single_of(setup.cell, size))
     device = setup.data.train.device
-    ledger, board = Ledger(device, 0, 0), StatusBoard(1)
+    status = StatusLine(StatusBoard(1).descriptor, 0, 1)
+    ledger = Ledger(device, 0, 0, status)
     runner = make_runner(setup, ledger, 0, 0)
     post = Post({}, runner.shape, runner.replica.dtype)
-    worker = RealWorker(setup, 0, runner, ledger, post, StatusLine(board.descriptor, 0, 1), group_size=1)
+    worker = RealWorker(setup, 0, runner, ledger, post, status, group_size=1)
     return Stepper(worker, size)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from harness.core.outcome import StepRow
 from harness.core.span import COMPUTE
 from harness.core.step_parts import PART_COLUMNS, Part
+from harness.engines.processes.status import StatusLine
 
 Stamp = Any
 """A moment: a number on the host, or a recorded event on a GPU's stream; mypy skips torch and does not know events."""
@@ -21,11 +21,15 @@ class Ledger:
     """Rows of a process, one for each step, with seconds by part.
 
     The host's clock is CLOCK_MONOTONIC, which all processes of a host share: that is what lets the slowest of several
-    workers be found afterwards.
+    workers be found afterwards. Standstills of the cell are left out of it.
+
+    Args:
+        status: knows how long the cell has stood still.
     """
 
-    def __init__(self, device: torch.device, worker: int, rank_in_worker: int) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, worker: int, rank_in_worker: int, status: StatusLine) -> None:
+        self.device, self._status = device, status
+        self.clock = status.clock
         self.rows: list[StepRow] = []
         self._who = {"worker": worker, "device": rank_in_worker}
         self._pending: list[tuple[StepRow, Part, Stamp, Stamp]] = []
@@ -52,18 +56,19 @@ class Ledger:
         torch.cuda.synchronize(self.device)
         event = self.stamp()
         event.synchronize()
-        self._base = (event, time.monotonic())
+        self._base = (event, self.clock())
 
     def now(self) -> float:
         """Return the training clock: pauses left out."""
-        return time.monotonic() - self.started_s - self.paused_s
+        return self.clock() - self.started_s - self.paused_s
 
     def stamp(self) -> Stamp:
         """Return this moment: a number on the host, a recorded event on a GPU's stream."""
         if self.device.type != "cuda":
-            return time.monotonic()
+            return self.clock()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
+        event.stood_s = self._status.stood_s()
         return event
 
     def begin(self, step: int, version: int) -> StepRow:
@@ -118,7 +123,7 @@ class Ledger:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             mine = (item for item in self._pending if item[0] is self.row and item[1] is Part.COMPUTE)
-            seconds += sum(start.elapsed_time(end) / 1000 for _, _, start, end in mine)
+            seconds += sum(_elapsed_s(start, end) for _, _, start, end in mine)
         return seconds
 
     def moment(self, name: str, stamp: Stamp) -> None:
@@ -133,7 +138,7 @@ class Ledger:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             for row, part, start, end in self._pending:
-                row[part.column] += start.elapsed_time(end) / 1000
+                row[part.column] += _elapsed_s(start, end)
             for row, name, stamp in self._moments:
                 row[name] = self._on_host(stamp)
             for row, stamp, paused_s in self._starts:
@@ -150,4 +155,9 @@ class Ledger:
     def _on_host(self, stamp: Stamp) -> float:
         assert self._base is not None
         event, host = self._base
-        return float(host + event.elapsed_time(stamp) / 1000)
+        return host + _elapsed_s(event, stamp)
+
+
+def _elapsed_s(start: Stamp, end: Stamp) -> float:
+    """Return the seconds between two events of a GPU; it idles while the host stands still."""
+    return max(0.0, float(start.elapsed_time(end) / 1000 - (end.stood_s - start.stood_s)))

@@ -18,6 +18,7 @@ from harness.core.budget import Decision, Evaluation, Marks, Referee
 from harness.core.outcome import StepRow
 from harness.core.span import COMMUNICATION
 from harness.core.step_parts import Part
+from harness.engines.processes.standstill import Standstill
 from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
@@ -94,7 +95,7 @@ class RealEndpoint(Endpoint):
         value = awaited(value)
         check_address(self.setup, self.rank, to)
         with self.ledger.span(Part.COMMUNICATION, "send", COMMUNICATION):
-            sent = self.post.send(to, value, time.monotonic(), self.ledger.paused_s, self.stopped)
+            sent = self.post.send(to, value, self.ledger.clock(), self.stopped)
         self.bytes_sent += sent
         return self._done("send")
 
@@ -105,7 +106,7 @@ class RealEndpoint(Endpoint):
         return Ready(name, self.unawaited, lambda: self._finish_receive(started))
 
     def _finish_receive(self, started: Receive) -> Message | None:
-        began = time.monotonic()
+        began = self.ledger.clock()
         self._match_receives()
         while not started.over:
             if not self.post.pump(0):
@@ -115,7 +116,7 @@ class RealEndpoint(Endpoint):
             self._match_receives()
         if started.parcel is None:
             return None
-        self._account_wait(started.parcel, began, time.monotonic())
+        self._account_wait(started.parcel, began, self.ledger.clock())
         return self._take(started.parcel)
 
     def _match_receives(self) -> None:
@@ -126,11 +127,9 @@ class RealEndpoint(Endpoint):
                 self._receives.remove(started)
 
     def _account_wait(self, parcel: Parcel, began: float, ended: float) -> None:
-        """Before the message left, this endpoint was idle; after that it was on the wire. Pauses are neither."""
-        pause = max(0.0, parcel.paused_s - self.ledger.paused_s)
-        self.ledger.paused_s += pause
-        waited = max(0.0, ended - began - pause)
-        idle = min(waited, max(0.0, parcel.sent_s - began - pause))
+        """Before the message left, this endpoint was idle; after that it was on the wire."""
+        waited = max(0.0, ended - began)
+        idle = min(waited, max(0.0, parcel.sent_s - began))
         self.ledger.waited(idle, waited - idle)
 
     def _take(self, parcel: Parcel) -> Message:
@@ -186,7 +185,7 @@ class RealServer(RealEndpoint, Server):
         super().__init__(*args)
         self.marks = Marks(self.setup.budget.evaluate_every)
         self.log: list[StepRow] = []
-        self.copies: list[tuple[int, int, float, Flat]] = []
+        self.standstill = Standstill(self.status)
         self._finite = True
         self.make_evaluator: Callable[[], Replica] = lambda: self.replica
         self._evaluator: Replica | None = None
@@ -233,32 +232,15 @@ class RealServer(RealEndpoint, Server):
             self._stop(Decision.BUDGET, moment)
 
     def _judge(self, moment: float) -> Decision | None:
-        if self.setup.strategy.synchrony == "synchronous":
-            began = time.monotonic()
-            decision = self.evaluate(self.evaluation_replica(), moment, self._finite)
-            self.ledger.paused_s += time.monotonic() - began
-            return decision
-        self.copies.append((self.samples, self.updates, moment, self.replica.snapshot(self.version)))
-        limit = self.setup.budget.max_seconds
-        if not self._finite:
-            return Decision.DIVERGED
-        return Decision.SECONDS if limit is not None and moment >= limit else None
+        if not self.setup.budget.evaluates:
+            return self.evaluate(self.replica, moment, self._finite)
+        with self.standstill.kept():
+            return self.evaluate(self.evaluation_replica(), moment, self._finite)
 
     def _stop(self, decision: Decision | None, moment: float) -> None:
         if decision is not None and self.decision is None:
             self.decision, self.ended_s = decision, moment
         self.stopped = self.decision is not None
-
-    def evaluate_copies(self, replica: Replica) -> None:
-        """Evaluate what was copied at the marks, now that no training is disturbed."""
-        final, samples, updates = replica.snapshot(), self.samples, self.updates
-        for copied_samples, copied_updates, moment, copy in self.copies:
-            self.samples, self.updates = copied_samples, copied_updates
-            replica.load(copy)
-            if self.evaluate(replica, moment) is Decision.DIVERGED:
-                self.decision = Decision.DIVERGED
-        self.samples, self.updates = samples, updates
-        replica.load(final)
 
 
 class RealWorker(RealEndpoint, Worker):
@@ -343,10 +325,16 @@ class RealWorker(RealEndpoint, Worker):
         self.ledger.resolve()
         self.note_peak()
         finite = self._all_finite()
-        moment, began = self.ledger.now(), time.monotonic()
+        moment, began = self.ledger.now(), self.ledger.clock()
+        with self.setup.reading_held():
+            self._judge_mark(moment, finite, spent)
+        if self.replica.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.replica.device)
+        self.ledger.paused_s += self.ledger.clock() - began
+
+    def _judge_mark(self, moment: float, finite: bool, spent: bool) -> None:
         model = self._model()
-        decision = self.evaluate(model, moment, finite) if self.leads else None
-        decision = self._agree(decision)
+        decision = self._agree(self.evaluate(model, moment, finite) if self.leads else None)
         if decision is None and spent:
             decision = Decision.BUDGET
         if decision is not None:
@@ -354,9 +342,6 @@ class RealWorker(RealEndpoint, Worker):
             if self.leads:
                 self.finish(model)
         self._restore(model)
-        if self.replica.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.replica.device)
-        self.ledger.paused_s += time.monotonic() - began
 
     def _all_finite(self) -> bool:
         """Ask all processes; this is also where they wait for each other, on the clock."""
@@ -394,19 +379,29 @@ class RealWorker(RealEndpoint, Worker):
         return DECISIONS[int(code.item())]
 
     def evaluate_copies(self) -> None:
-        """Bring the copies of all workers together, mark by mark, after training."""
-        count = torch.tensor([len(self.copies)], device=self.replica.device)
-        if self.group_size > 1:
-            dist.all_reduce(count, op=dist.ReduceOp.MIN)
-        for samples, updates, moment, copy in self.copies[: int(count)]:
+        """Bring the copies of all workers together, mark by mark, after training.
+
+        The run ends where they decide it: what was trained beyond that mark does not count.
+        """
+        for samples, updates, moment, copy in self.copies[: int(self._over_ranks(len(self.copies), dist.ReduceOp.MIN))]:
+            latest_s = self._over_ranks(moment, dist.ReduceOp.MAX)
             if self.group_size > 1:
                 mean_over_ranks([copy.tensor(), copy.buffers])
             self.replica.load(copy)
-            self.samples, self.updates = samples, updates
-            if self.leads and self.evaluate(self.replica, moment) is Decision.DIVERGED:
-                self.decision = Decision.DIVERGED
+            self.samples, self.updates, self.ended_s = samples, updates, latest_s
+            decision = self._agree(self.evaluate(self.replica, latest_s) if self.leads else None)
+            if decision is not None:
+                self.decision = decision
+                break
         if self.leads:
             self.finish(self.replica)
+
+    def _over_ranks(self, number: float, operation: dist.ReduceOp) -> float:
+        if self.group_size == 1:
+            return number
+        shared = torch.tensor([number], dtype=torch.float64, device=self.replica.device)
+        dist.all_reduce(shared, op=operation)
+        return float(shared.item())
 
     # -- words ---------------------------------------------------------------------------------------------------
 
@@ -435,9 +430,11 @@ class RealWorker(RealEndpoint, Worker):
         before = self.ledger.computed_s()
         answer = self.runner.gradient(batch)
         (factor,) = self.faults.of(self.devices, batch.step)
-        began = time.monotonic()
-        time.sleep((factor - 1) * (self.ledger.computed_s() - before))
-        self.ledger.host(Part.COMPUTE, time.monotonic() - began, "slowed")
+        began = self.ledger.clock()
+        until = began + (factor - 1) * (self.ledger.computed_s() - before)
+        while (left_s := until - self.ledger.clock()) > 0:  # a standstill does not shorten the sleep
+            time.sleep(left_s)
+        self.ledger.host(Part.COMPUTE, self.ledger.clock() - began, "slowed")
         return answer
 
     def _rescue_gradient(self) -> None:

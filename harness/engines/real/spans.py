@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from harness.core.span import COMMUNICATION, COMPUTE, Span
 from harness.core.step_parts import Part
+from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.shared.recorder import Recorder
 
@@ -44,9 +44,15 @@ class TracingLedger(Ledger):
     """
 
     def __init__(
-        self, device: torch.device, worker: int, rank_in_worker: int, process: str, recorder: Recorder
+        self,
+        device: torch.device,
+        worker: int,
+        rank_in_worker: int,
+        status: StatusLine,
+        process: str,
+        recorder: Recorder,
     ) -> None:
-        super().__init__(device, worker, rank_in_worker)
+        super().__init__(device, worker, rank_in_worker, status)
         self.process, self.recorder = process, recorder
         self._unread: list[tuple[_Kept, Stamp, Stamp, float]] = []
         self._forward_ends: list[Stamp] = []
@@ -103,13 +109,13 @@ class TracingLedger(Ledger):
     def host(self, part: Part, seconds: float, name: str = "") -> None:
         """Account seconds of the host's clock that have just passed."""
         super().host(part, seconds, name)
-        now = time.monotonic()
+        now = self.clock()
         self._on_host_clock(name or _UNNAMED[part], part, now - seconds, now)
 
     def waited(self, idle_s: float, transfer_s: float) -> None:
         """Account a wait that has just ended."""
         super().waited(idle_s, transfer_s)
-        now = time.monotonic()
+        now = self.clock()
         self._on_host_clock("wait", Part.IDLE, now - transfer_s - idle_s, now - transfer_s)
         self._on_host_clock("receive", Part.COMMUNICATION, now - transfer_s, now, COMMUNICATION)
 
