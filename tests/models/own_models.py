@@ -281,6 +281,12 @@ def two_groups(model):
     return torch.optim.AdamW([{"params": rest, "weight_decay": 0.1}, {"params": head, "lr": 0.01}], lr=0.001)
 
 
+def by_axes(model):
+    """Matrices decay, vectors do not and learn more slowly."""
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) is many] for many in (True, False))
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "lr": 1e-4}], lr=0.001)
+
+
 def of_parameters(params, lr):
     return torch.optim.RMSprop(params, lr=lr, alpha=0.9)
 

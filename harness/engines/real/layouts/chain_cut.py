@@ -123,6 +123,12 @@ class ChainCut:
             assert isinstance(stage, ChainStage)
             stage.seeds = partial(seed_of, self.grid.data)
 
+    @property
+    def trained_names(self) -> list[str]:
+        """What the trained parameters of `trained` are called in the whole model, in their order."""
+        assert isinstance(self.trained, HeldParameters)
+        return [name for name, p in self.trained.kept.items() if p.requires_grad]
+
     def share_gradients(self) -> None:
         """Sum the gradients of parameters that several stages hold."""
         self._shared.add_up()

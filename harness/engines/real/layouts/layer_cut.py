@@ -84,6 +84,11 @@ class LayerCut:
         """
         torch.manual_seed(seed_of(self.grid.data * self.setup.layout.pipeline + self.grid.pipeline))
 
+    @property
+    def trained_names(self) -> list[str]:
+        """What the trained parameters of `trained` are called in the whole model, in their order."""
+        return [name for stage in self.stages for name, p in stage.named_parameters() if p.requires_grad]
+
     shares = False
 
     def share_gradients(self) -> None:

@@ -107,14 +107,14 @@ def _optimizer_on(parts: Parts, like: Replica, names: Sequence[str], _: nn.Modul
             f"{_named(like)} does not take the same step where a device holds {held}, as this strategy's devices "
             "do; choose an optimizer that treats every number for itself, or another strategy"
         )
-    own = dict(zip(names, parts.parameters(), strict=False))
-    if len(own) < len(parts.sources) or not set(own) <= set(like.names):
+    if len(names) != len(parts.sources) or not set(names) <= set(like.names):
         raise Impossible(
             f"{_named(like)}: the groups of its parameters are not known on a device that holds some of the "
             "layers; choose an optimizer of torch's by name, or another strategy"
         )
     of_like = dict(zip(like.names, like.parameters, strict=True))
-    return like.optimizer_on({id(of_like[name]): part for name, part in own.items()})
+    pairs = zip(names, parts.parameters(), strict=True)
+    return like.optimizer_on({id(of_like[name]): part for name, part in pairs})
 
 
 def _named(like: Replica) -> str:
