@@ -346,6 +346,12 @@ def by_order(model):
     return torch.optim.AdamW([*groups, {"params": weights[-1:], "lr": 0.002, "betas": (0.8, 0.9)}], lr=0.001)
 
 
+def by_axes(model):
+    """Matrices decay, vectors do not and learn more slowly."""
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) is many] for many in (True, False))
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "lr": 1e-4}], lr=0.001)
+
+
 def of_parameters(params, lr):
     return torch.optim.RMSprop(params, lr=lr, alpha=0.9)
 
