@@ -90,6 +90,8 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Json:
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
     row["bubble_fraction"] = outcome.bubble_fraction
     row["pipeline"] = cell.layout.pipeline
+    if "compile_s" in outcome.facts:
+        row["compile_s"] = outcome.facts["compile_s"]
     if outcome.facts.get("traits"):
         row["traits"] = outcome.facts["traits"]
     row["dram_tensors_peak_bytes"] = None if isinstance(outcome.dram, NotKnown) else sum(outcome.dram.values()) or None

@@ -37,6 +37,9 @@ _BATCH_NORM = re.compile(r"\b(Lazy|Sync)?BatchNorm([123]d)?\b")
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
+EXECUTIONS = EAGER, COMPILED, CUDA_GRAPH = ("eager", "compiled", "cuda-graph")
+"""How a step is executed."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -224,6 +227,7 @@ class Model:
         file: the user's own file, where the model comes from one.
         takes: what one sample is; "any": that is between the model and the data.
         least_size: fewest pixels on either side that its layers leave anything of.
+        check: raises InputError where the model with these options does not fit data of this shape.
     """
 
     name: str
@@ -236,6 +240,7 @@ class Model:
     file: SourceFile | None = None
     takes: Literal["images", "tokens", "any"] = "images"
     least_size: int = 1
+    check: Callable[[Any, DataShape], None] | None = None
 
     @cached_property
     def names_batch_norm(self) -> bool:
@@ -471,6 +476,10 @@ class GptOptions(Options, defer_build=True):
 
     attention: AttentionName = "fused"
     """fused: no matrix of tokens by tokens is kept; eager: scores and probabilities are."""
+
+    tied: bool = True
+    """The head shares the weights of the tokens' embedding, as the published models do; false: it has its own, so that
+    a pipeline may also cut layers by tensor parallelism and split its backward passes."""
 
     dropout: Chance = 0.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,20 +12,12 @@ import torch
 from harness.workloads.accelerator import has_queue
 
 
-def torch_generators_kept(device: torch.device | None = None) -> AbstractContextManager[None]:
-    """Put torch's generator back as it was, and that of a device which has one of its own."""
-    if device is None or not has_queue(device):
-        kept: AbstractContextManager[None] = torch.random.fork_rng(devices=())
-    else:
-        kept = torch.random.fork_rng(devices=(device,), device_type=device.type)
-    return kept
-
-
 @contextmanager
 def generators_kept(device: torch.device | None = None) -> Iterator[None]:
     """Put the generators back as they were, that of a device included."""
     kept = np.random.get_state(), random.getstate()
-    with torch_generators_kept(device):
+    own = device if device is not None and has_queue(device) else None
+    with torch.random.fork_rng(devices=[own] if own else [], device_type=own.type if own else None):
         try:
             yield
         finally:

@@ -31,6 +31,7 @@ from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
 from harness.costs.profiles.constants import PLAIN, PUBLISHED
 from harness.costs.profiles.device_profile import NO_TIME, LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
+from harness.workloads.entries import EAGER
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
@@ -179,7 +180,8 @@ def _unmeasured(cell: Cell) -> str:
             f"{_name(cell)}: this model has sizes only, so it cannot be timed on this machine. Set cluster.device or "
             "cluster.preset, or give a measured speed: cluster.device = { samples_per_second = ..., batch_size = ... }"
         )
-    return f"{_name(cell)}: not measured on this machine yet. Run `harness plan --measure`"
+    how = "" if cell.workload.step == EAGER else f' with step = "{cell.workload.step}"'
+    return f"{_name(cell)}{how}: not measured on this machine yet. Run `harness plan --measure`"
 
 
 def _of_file(cell: Cell, device: DeviceFigures | StepFigures | None) -> Profile:
@@ -225,7 +227,12 @@ def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:
             "estimated. Set sequence (tokens per sample) or forward_flops in workload.model, or give a measured speed: "
             "cluster.device = { samples_per_second = ..., batch_size = ... }"
         )
-    precision = cell.workload.precision
+    if cell.workload.step != EAGER:
+        raise Impossible(
+            f'workload.step = "{cell.workload.step}": a data sheet tells the time of eager steps only. Measure such '
+            "steps on this machine, or give a measured speed: cluster.device = { step_time = ..., batch_size = ... }"
+        )
+    precision = "tf32" if cell.workload.tf32 else cell.workload.precision
     bandwidth = device.memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY
     times = tuple(_roofline(layer, device, precision, bandwidth) for layer in shape.layers)
     moved = OPTIMIZER_TRANSFERS[_update(cell.workload.optimizer)] * _ELEMENT_BYTES * shape.parameters

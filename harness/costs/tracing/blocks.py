@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.workloads.batches import Inputs, as_written, call
-from harness.workloads.generators import torch_generators_kept
+from harness.workloads.generators import generators_kept
 
 WHOLE = "model"
 """What the one block of a module that cannot be opened is called."""
@@ -134,7 +134,7 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     owners = [(owner, name, b) for owner in module.modules() for name, b in owner.named_buffers(recurse=False)]
     before = [buffer.detach().clone() for _, _, buffer in owners]
     try:
-        with torch_generators_kept(next((p.device for p in module.parameters()), None)):
+        with generators_kept(next((p.device for p in module.parameters()), None)):
             yield
     finally:
         for (owner, name, buffer), values in zip(owners, before, strict=True):

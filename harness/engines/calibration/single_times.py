@@ -23,7 +23,8 @@ from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.endpoints import RealWorker
-from harness.engines.real.layouts.one_device import OneDevice
+from harness.engines.real.layouts.captured import allow_tf32
+from harness.engines.real.layouts.choose import make_runner
 from harness.engines.real.messages import Post
 from harness.engines.shared.layer_timing import LayerCost, measure_layers, now_s
 from harness.engines.shared.replica import Replica, make_pieces
@@ -65,6 +66,11 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self.batches = self.worker.batches()
+
+    def warm_up(self) -> None:
+        """Let torch do what it does only once."""
+        self.worker.runner.warm_up(self._next_full())
+        self.worker.runner.settle()
 
     def block(self) -> None:
         """Take steps for a while and keep their times; the first one only warms up."""
@@ -139,7 +145,7 @@ def make_stepper(setup: Setup, size: int) -> Stepper:
     setup = replace(setup, cell=single_of(setup.cell, size))
     device = setup.data.train.device
     ledger, board = Ledger(device, 0, 0), StatusBoard(1)
-    runner = OneDevice(setup, ledger, 0, 0)
+    runner = make_runner(setup, ledger, 0, 0)
     post = Post({}, runner.shape, runner.replica.dtype)
     worker = RealWorker(setup, 0, runner, ledger, post, StatusLine(board.descriptor, 0, 1), group_size=1)
     return Stepper(worker, size)
@@ -148,9 +154,13 @@ def make_stepper(setup: Setup, size: int) -> Stepper:
 def prepare(cell: Cell, plugins: Sequence[str], sizes: Sequence[int]) -> list[Stepper]:
     """Return a stepper for each size, warmed up."""
     device = "cpu" if cell.device == "cpu" else f"{cell.device}:0"
+    allow_tf32(cell.workload.tf32)
     setup = make_setup(single_of(cell, max(sizes)), plugins, device)
     steppers = [make_stepper(setup, size) for size in sizes]
     for stepper in steppers:
+        stepper.warm_up()
+    for stepper in steppers:
+        stepper.worker.runner.execution.settle()
         stepper.block()
         for times in (stepper.gradients, stepper.applies, stepper.rests):
             times.clear()

@@ -154,6 +154,7 @@ def _run_virtual(job: Job, control: Connection) -> Outcome:
 def _run_real(job: Job, control: Connection) -> Json:
     import torch
 
+    from harness.engines.real.layouts.captured import allow_tf32
     from harness.engines.shared.fault_draws import Lost
     from harness.engines.shared.setup import make_setup
     from harness.workloads.accelerator import forget_peaks, has_queue, module_of
@@ -162,6 +163,7 @@ def _run_real(job: Job, control: Connection) -> Json:
     device = torch.device(job.device)
     if has_queue(device):
         module_of(device).set_device(device)
+    allow_tf32(job.cell.workload.tf32)
     setup = make_setup(job.cell, job.plugins, job.device)
     ledger = _make_ledger(job, device)
     endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
@@ -281,7 +283,7 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
     from harness.engines.shared.plain_state import plain_state, put_back
     from harness.engines.shared.sample_order import shared_batches
     from harness.workloads.accelerator import give_back_unused
-    from harness.workloads.generators import torch_generators_kept
+    from harness.workloads.generators import generators_kept
 
     cell, device = setup.cell, runner.replica.device
     # Off the device, and what set-up left there given back: what training reserves is measured.
@@ -295,13 +297,14 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
         # An epoch's last batch may have fewer micro-batches, for which torch needs a runtime of its own.
         left = setup.num_train % cell.global_batch_size
         batches += [b for b in itertools.islice(order, setup.num_train // cell.global_batch_size) if b.size == left]
-    with torch_generators_kept(device):
+    with generators_kept(device):
         for batch in batches:
-            runner.gradient(batch)
+            runner.warm_up(batch)
             runner.replica.load(before.on(device))
             if kept is not None:
                 put_back(module, kept)
-    runner.settle()
+        runner.settle()
+        runner.execution.settle()
     if worker.group_size > 1:
         import torch.distributed as dist
 
@@ -314,12 +317,13 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     endpoint.note_peak()  # where a mark has looked already, nothing but what is left of it
     holds = job.address == -1 if setup.server_counts else job.kind == "worker" and endpoint.leads
     _evaluate_copies(job, setup, endpoint, holds)
+    leads = job.kind == "worker" and endpoint.leads
     partial: Json = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
         "notes": ([*setup.data_notes(), *setup.model_notes()] if holds else [])
         + endpoint.notes
-        + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
+        + ([*endpoint.runner.notes(), *endpoint.runner.execution.notes()] if leads else []),
         "recorded": endpoint.recorded,
         "unawaited": dict(endpoint.unawaited),
         "deliveries": {job.address: endpoint.post.taken},
@@ -335,6 +339,7 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
         partial["notes"] += changes_by_user_files()
     if job.kind == "worker" and job.device_rank == 0:
         partial["dram"] = endpoint.runner.dram()
+        partial["compile_s"] = endpoint.runner.execution.prepared_s
         partial["placement"] = endpoint.runner.placement
     return partial
 

@@ -460,9 +460,9 @@ class RealWorker(RealEndpoint, Worker):
         return answer
 
     def _rescue_gradient(self) -> None:
-        """DDP's gradients are views of buckets that the next backward pass overwrites: copy one still in use."""
+        """Copy a gradient still in use that the next backward pass overwrites."""
         value = self._gradient() if self._gradient is not None else None
-        if value is not None and self.setup.layout.data > 1:
+        if value is not None and self.runner.lends_gradients:
             value.detach_from_engine()
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Ready:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from harness.core.nvidia_driver import VISIBLE, NoNvml, num_gpus, open_nvml, visible_gpus
+from harness.core.nvidia_driver import VISIBLE, NoNvml, gpu_name, num_gpus, open_nvml, present_gpus, visible_gpus
 from harness.core.words import counted
 from harness.engines.telemetry.probe import ProbeUnavailable
+from harness.engines.telemetry.readings import Driver, Refusal
 
 
 def open_library() -> ModuleType:
@@ -23,6 +24,24 @@ def open_library() -> ModuleType:
         return open_nvml()
     except NoNvml as error:
         raise ProbeUnavailable(str(error)) from error
+
+
+def nvml_driver(nvml: ModuleType) -> Driver:
+    """Return how NVML refuses."""
+    return Driver("nvml", (nvml.NVMLError,), lambda error: nvml_refusal(nvml, error))
+
+
+def nvml_refusal(nvml: ModuleType, error: Exception) -> Refusal | None:
+    """Return why NVML will never answer a call, None where it may answer the next time."""
+    refusals = {
+        nvml.NVML_ERROR_NOT_SUPPORTED: Refusal.NOT_SUPPORTED,
+        nvml.NVML_ERROR_FUNCTION_NOT_FOUND: Refusal.OLD_DRIVER,
+        nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH: Refusal.OLD_DRIVER,
+        nvml.NVML_ERROR_NO_PERMISSION: Refusal.NO_PERMISSION,
+        nvml.NVML_ERROR_GPU_IS_LOST: Refusal.LOST,
+        nvml.NVML_ERROR_RESET_REQUIRED: Refusal.LOST,
+    }
+    return refusals.get(getattr(error, "value", None))
 
 
 def first_that_works(nvml: ModuleType, *calls: Callable[[], Any]) -> Any:
@@ -77,10 +96,7 @@ def find_gpu(nvml: ModuleType, index: int) -> object:
     Raises:
         ProbeUnavailable: there is no such GPU.
     """
-    try:
-        gpus = visible_gpus(nvml)
-    except nvml.NVMLError as error:
-        raise ProbeUnavailable(f"the driver does not give its GPUs: {error}") from error
+    gpus = visible_gpus(nvml)
     if index < len(gpus):
         return gpus[index]
     variable = os.environ.get(VISIBLE)
@@ -92,7 +108,7 @@ def order_note(nvml: ModuleType) -> str | None:
     """Return a warning where CUDA may number the GPUs in another order than NVML does."""
     if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
         return None
-    names = {str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(k))) for k in range(num_gpus(nvml))}
+    names = {gpu_name(nvml, gpu.handle) for gpu in present_gpus(nvml) if gpu.handle is not None}
     if len(names) < 2:
         return None
     return (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from harness.core.not_known import NotKnown
 from harness.core.step_parts import Part
 from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger, Stamp
+from harness.engines.real.layouts.execution import Execution
 from harness.engines.real.layouts.recompute import recompute_blocks
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
@@ -44,8 +46,9 @@ class OneDevice:
         self.number = 0
         self.replica = setup.replica()
         if setup.layout.recompute:
-            recompute_blocks((block for _, block in blocks_of(self.replica)), self.draws)
+            recompute_blocks((block for _, block in blocks_of(self.replica)), self.replica.generators)
         self.placement: Placement | None = None
+        self.execution = Execution()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,6 +59,11 @@ class OneDevice:
     def reads(self) -> bool:
         """Whether this device reads samples."""
         return True
+
+    @property
+    def lends_gradients(self) -> bool:
+        """Whether the next gradient overwrites the memory of this one."""
+        return False
 
     @property
     def draws(self) -> bool:
@@ -135,6 +143,14 @@ class OneDevice:
                 for piece in self.pieces(batch)
             )
 
+    def warm_up(self, batch: Batch) -> None:
+        """Compute a gradient that is discarded: what torch does only once is then behind us."""
+        self.execution.first(partial(self.gradient, batch))
+
+    def to_compile(self) -> list[nn.Module]:
+        """Return the modules whose forward passes are compiled, each for itself."""
+        return [self.replica.module]
+
     def settle(self) -> None:
         """Called once after the warm-up: measure no more than a run needs."""
 
@@ -170,6 +186,11 @@ class DataParallel(OneDevice):
     def _unused(self) -> bool:
         asked, trial = self.setup.cell.workload.find_unused_parameters, self.replica.trial
         return asked or (trial is not None and trial.unused)
+
+    @property
+    def lends_gradients(self) -> bool:
+        """Whether the next gradient overwrites the memory of this one: they are views of DDP's buckets."""
+        return True
 
     def _needs_static_graph(self) -> bool:
         """Whether DDP must be told that the graph never changes.
@@ -232,6 +253,7 @@ class DataParallel(OneDevice):
     def close(self) -> None:
         """Destroy the DDP module before its process group: otherwise gloo hangs at exit in a third of all cells."""
         self.replica.forward = self.replica.module
+        self.execution.close()
         del self.ddp
         gc.collect()
 
