@@ -143,6 +143,7 @@ class Event:
 
     def record(self, stream: object = None) -> None:
         """Put it behind what was given so far."""
+        refuse_in_capture("record an event")
         self.at = Queue.given
         note("record", self.at)
 
@@ -166,6 +167,47 @@ class Event:
         return float(end_event.at - self.at)
 
 
+class Graph:
+    """Operations that are done again, on the same memory; unlike a GPU, this device does them while it records too."""
+
+    recording: Graph | None = None
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Any, Any, dict[str, Any], Any]] = []
+
+    def replay(self) -> None:
+        """Do all again, and write where it was written."""
+        note("replay", len(self.done))
+        Queue.given += len(self.done)
+        for func, args, kwargs, before in self.done:
+            again = func(*args, **kwargs)
+            pairs = zip(tree_leaves(before), tree_leaves(again), strict=True)
+            for old, new in (pair for pair in pairs if isinstance(pair[0], torch.Tensor)):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class Recording:
+    """What `torch.cuda.graph` is: operations inside are recorded."""
+
+    def __init__(self, graph: Graph, stream: Stream | None = None) -> None:
+        self.graph = graph
+
+    def __enter__(self) -> None:
+        note("capture", "begins")
+        Graph.recording = self.graph
+
+    def __exit__(self, *_: object) -> None:
+        Graph.recording = None
+        note("capture", "ends", len(self.graph.done))
+
+
+def refuse_in_capture(what: str) -> None:
+    """Refuse what the host cannot do while a stream is recorded."""
+    if Graph.recording is not None:
+        raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what}")
+
+
 class Properties:
     """Of the device."""
 
@@ -175,7 +217,7 @@ class Properties:
 class Module:
     """What `torch.get_device_module("fakegpu")` gives."""
 
-    Stream, Event = Stream, Event
+    Stream, Event, CUDAGraph, graph = Stream, Event, Graph, Recording
     chosen = 0
 
     def is_available(self) -> bool:
@@ -201,6 +243,7 @@ class Module:
         note("set_device", self.chosen)
 
     def synchronize(self, device: object = None) -> None:
+        refuse_in_capture("synchronize")
         note("wait", "synchronize")
 
     def current_stream(self, device: object = None) -> Stream:
@@ -324,13 +367,17 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func.namespace == "c10d":
         _note_collective(name, leaves)
     elif name in WAITED_FOR:
+        refuse_in_capture(name)
         note("wait", name)
     Queue.given += 1
     inner = dict(tree_map(_unwrapped, kwargs))
     if inner.get("device") is not None:
         inner["device"] = torch.device("cpu")
     inner.pop("pin_memory", None)
-    answer = func(*tree_map(_unwrapped, args), **inner)
+    given = tree_map(_unwrapped, args)
+    answer = func(*given, **inner)
+    if Graph.recording is not None:
+        Graph.recording.done.append((func, given, inner, answer))
     known = {id(leaf.inner): leaf for leaf in wrapped}
     on = device is not None and device.type == NAME
 
@@ -376,6 +423,8 @@ def _note_copies(name: str, args: Any, kwargs: dict[str, Any]) -> None:
         if asked and (not up or not pinned):
             note("careless", f"{name}: not waited for, and not from page-locked memory")
         waits = not asked or (up and not pinned)
+        if waits:
+            refuse_in_capture(name)
         size = tensor.numel() * tensor.element_size()
         note("wait" if waits else "sent", f"{'to' if up else 'from'} the device", size)
 

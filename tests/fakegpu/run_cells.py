@@ -53,5 +53,8 @@ if __name__ == "__main__":
     found = {}
     for name, wanted in json.loads(sys.argv[1]).items():
         (cell,) = make_cells(engine="real", device="cpu", **wanted["cell"])
-        found[name] = {device: on(device, cell, wanted["options"]) for device in ("cpu", "fakegpu:0")}
+        there = replace(cell, workload=replace(cell.workload, **wanted.get("workload", {})))
+        found[name] = {
+            device: on(device, asked, wanted["options"]) for device, asked in (("cpu", cell), ("fakegpu:0", there))
+        }
     print(json.dumps(found))
