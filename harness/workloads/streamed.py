@@ -18,6 +18,7 @@ from harness.api.host import describe
 from harness.core.errors import PluginError
 from harness.core.parents import die_with_parent
 from harness.core.streams import stream_seed
+from harness.workloads.accelerator import has_queue, upload
 from harness.workloads.batches import Inputs, mapped
 from harness.workloads.found_data import Unfit
 from harness.workloads.generators import generators_kept
@@ -110,10 +111,7 @@ class Streamed:
         return batch
 
     def _upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type != "cuda":
-            return tensor
-        pinned = tensor.pin_memory() if self.loading.pin_memory and not tensor.is_pinned() else tensor
-        return pinned.to(self.device, non_blocking=self.loading.pin_memory)
+        return upload(tensor, self.device, self.loading.pin_memory)
 
     def follow(self, upcoming: Iterable[tuple[Rows, int]]) -> None:
         """Start the loading's processes, and hold them until `go_on`.
@@ -157,7 +155,7 @@ class _Ahead:
             sampler=self._keys(),  # type: ignore[arg-type]  # any iterable will do
             num_workers=loading.workers,
             prefetch_factor=loading.prefetch,
-            pin_memory=loading.pin_memory and streamed.device.type == "cuda",
+            pin_memory=loading.pin_memory and has_queue(streamed.device),
             # A data set of the user's own may be a class that no other process could import.
             multiprocessing_context="fork",
             worker_init_fn=_begin,

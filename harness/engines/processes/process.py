@@ -20,7 +20,7 @@ from harness.core.parents import die_with_parent
 from harness.core.records import Json
 from harness.core.streams import stream_seed
 from harness.engines.processes.blame import explain_in, own_files, print_blamed
-from harness.engines.processes.network import settle_network
+from harness.engines.processes.network import join_group
 from harness.workloads.user_import import changes_by_user_files, environment_of_user_files
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Job:
         address: of the worker or server.
         device_rank: which device of its worker.
         device: torch device.
+        evaluates_on: torch device of a server's evaluations: it computes on the CPU, and evaluates where workers do.
         label: what messages and traces call the process.
         line: which line of the status board is this process's.
         pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
@@ -61,6 +62,7 @@ class Job:
     address: Address = 0
     device_rank: int = 0
     device: str = "cpu"
+    evaluates_on: str = "cpu"
     line: int = 0
     lines: int = 1
     status: Any = None
@@ -149,12 +151,13 @@ def _run_real(job: Job, control: Connection) -> Json:
     from harness.engines.real.layouts.captured import allow_tf32
     from harness.engines.shared.fault_draws import Lost
     from harness.engines.shared.setup import make_setup
+    from harness.workloads.accelerator import forget_peaks, has_queue, module_of
 
     began = time.monotonic()
     status = StatusLine(job.status.detach(), job.line, job.lines)
     device = torch.device(job.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if has_queue(device):
+        module_of(device).set_device(device)
     allow_tf32(job.cell.workload.tf32)
     setup = make_setup(job.cell, job.plugins, job.device)
     ledger = _make_ledger(job, device, status)
@@ -162,8 +165,7 @@ def _run_real(job: Job, control: Connection) -> Json:
     endpoint = make(job, setup, ledger, status)
     control.send(("ready", {"data": setup.data.checksum}))
     started = control.recv()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    forget_peaks(device)
     ledger.start(started)
     setup.let_read()
     try:
@@ -236,18 +238,23 @@ def _make_server(job: Job, setup: Setup, ledger: Ledger, status: StatusLine) -> 
     replica = setup.replica()
     shape = (replica.num_parameters, replica.num_buffer_values)
     server = RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
-    if job.cell.device == "cuda":
+    if job.evaluates_on != job.device:
         from harness.engines.shared.setup import make_setup
 
-        server.make_evaluator = lambda: make_setup(setup.cell, job.plugins, "cuda:0").replica()
+        server.make_evaluator = lambda: make_setup(setup.cell, job.plugins, job.evaluates_on).replica()
     return server
 
 
 def _make_worker(job: Job, setup: Setup, ledger: Any, status: StatusLine) -> RealWorker:
+    import torch
+
     from harness.engines.real.endpoints import RealWorker
     from harness.engines.real.layouts.choose import make_runner
 
-    notes = _join_group(job) if job.rendezvous else []
+    notes = []
+    if job.rendezvous:
+        place = torch.device(job.device)
+        notes = join_group(job.rendezvous, job.group_rank, job.group_size, place, job.cell.cell_timeout_s)
     runner = make_runner(setup, ledger, job.address, job.device_rank)
     if job.options.get("trace"):
         ledger.watch(runner)
@@ -260,26 +267,6 @@ def _make_worker(job: Job, setup: Setup, ledger: Any, status: StatusLine) -> Rea
     return worker
 
 
-def _join_group(job: Job) -> list[str]:
-    """Meet the other processes through a file: no port is chosen, so none can clash. Returns notes."""
-    import datetime
-
-    import torch
-    import torch.distributed as dist
-
-    notes = settle_network()
-    device = torch.device(job.device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=dist.FileStore(job.rendezvous, job.group_size),
-        rank=job.group_rank,
-        world_size=job.group_size,
-        timeout=datetime.timedelta(seconds=job.cell.cell_timeout_s),
-        device_id=device if device.type == "cuda" else None,
-    )
-    return notes
-
-
 def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
     """Compute discarded gradients (DDP rebuilds its buckets after the first), then put everything back."""
     import itertools
@@ -288,10 +275,13 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 
     from harness.engines.shared.plain_state import plain_state, put_back
     from harness.engines.shared.sample_order import shared_batches
+    from harness.workloads.accelerator import give_back_unused
     from harness.workloads.generators import generators_kept
 
-    cell = setup.cell
-    before = runner.replica.snapshot()
+    cell, device = setup.cell, runner.replica.device
+    # Off the device, and what set-up left there given back: what training reserves is measured.
+    before = runner.replica.snapshot().on(torch.device("cpu"))
+    give_back_unused(device)
     module = getattr(runner.replica.forward, "module", runner.replica.forward)  # below DDP's wrapper, where it has one
     kept = plain_state(module) if runner.replica.trial is not None and module is not None else None
     order = shared_batches(cell.seed, setup.num_train, cell.global_batch_size, worker.rank, cell.workers)
@@ -300,10 +290,10 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
         # An epoch's last batch may have fewer micro-batches, for which torch needs a runtime of its own.
         left = setup.num_train % cell.global_batch_size
         batches += [b for b in itertools.islice(order, setup.num_train // cell.global_batch_size) if b.size == left]
-    with generators_kept([torch.device(runner.replica.device)] if cell.device == "cuda" else []):
+    with generators_kept(device):
         for batch in batches:
             runner.warm_up(batch)
-            runner.replica.load(before)
+            runner.replica.load(before.on(device))
             if kept is not None:
                 put_back(module, kept)
         runner.settle()
@@ -317,8 +307,7 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     """Return what this process knows; the one that holds the model knows most."""
     ended_at_s = time.monotonic()
-    if not endpoint.decision or job.kind == "server":
-        endpoint.note_peak()
+    endpoint.note_peak()  # where a mark has looked already, nothing but what is left of it
     holds = job.address == -1 if setup.server_counts else job.kind == "worker" and endpoint.leads
     if job.kind == "worker" and endpoint.copies_marks:
         endpoint.evaluate_copies()

@@ -31,9 +31,16 @@ from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.started_words import Ready, awaited
 from harness.engines.shared.waits import Wait
+from harness.workloads.accelerator import ALLOCATED, RESERVED, forget_peaks, has_queue, peak_bytes
 
 RESOLVE_EVERY = 256
 """Steps after which a worker without marks reads its stamps; chosen: seldom enough to cost nothing."""
+
+MOST_UNREAD = 1024
+"""Steps after which stamps and losses are read where no mark came before; chosen: losses of so many steps take half a
+MiB of a GPU's memory, whose least block is 512 bytes (torch, CUDACachingAllocator.h)."""
+
+HOST = torch.device("cpu")
 
 DECISIONS: tuple[Decision | None, ...] = (None, *Decision)
 
@@ -45,7 +52,7 @@ class RealEndpoint(Endpoint):
         replica: parameters and optimizer of this process.
         version: updates behind this endpoint's weights.
         own_samples: behind the gradients that it has applied itself; loading weights does not change it.
-        peaks: the CUDA allocator's, evaluations left out.
+        peaks: of the device's allocator, evaluations left out; none on a CPU.
     """
 
     def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: StatusLine):
@@ -77,11 +84,15 @@ class RealEndpoint(Endpoint):
         return lent
 
     def note_peak(self) -> None:
-        """Keep the allocator's peaks of training; called before anything is evaluated on the device."""
-        if self.replica.device.type == "cuda":
-            device, cuda = self.replica.device, torch.cuda
-            now = {"allocated": cuda.max_memory_allocated(device), "reserved": cuda.max_memory_reserved(device)}
-            self.peaks = {kind: max(count, self.peaks.get(kind, 0)) for kind, count in now.items()}
+        """Keep the allocator's peaks of training; called before anything is evaluated on the device.
+
+        What is reserved counts up to the first evaluation: the allocator keeps the blocks of that, used or not.
+        """
+        now = peak_bytes(self.replica.device)
+        if now and self.peaks:
+            used = max(now[ALLOCATED], self.peaks[ALLOCATED])
+            now = {ALLOCATED: used, RESERVED: max(used, self.peaks[RESERVED])}
+        self.peaks = now
 
     def load(self, weights: Value) -> Ready:
         flat = force(awaited(weights))
@@ -134,7 +145,7 @@ class RealEndpoint(Endpoint):
 
     def _take(self, parcel: Parcel) -> Message:
         self.stopped = self.stopped or parcel.stop
-        if isinstance(parcel.value, Flat) and self.replica.device.type != "cpu":
+        if isinstance(parcel.value, Flat) and has_queue(self.replica.device):
             parcel.value.move_to(self.replica.device)
         return Message(parcel.source, parcel.value)
 
@@ -195,7 +206,7 @@ class RealServer(RealEndpoint, Server):
         if self._evaluator is None:
             self._evaluator = self.make_evaluator()
         if self._evaluator is not self.replica:
-            self._evaluator.load(self.replica.snapshot())
+            self._evaluator.load(self.replica.snapshot().on(self._evaluator.device))
         return self._evaluator
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Ready:
@@ -301,6 +312,8 @@ class RealWorker(RealEndpoint, Worker):
                 self._copy_at_mark(steps)
             else:
                 self._meet_at_mark(self.course.spent(samples, steps))
+        elif steps % MOST_UNREAD == 0:
+            self._read_ledger()
 
     @property
     def copies_marks(self) -> bool:
@@ -308,10 +321,16 @@ class RealWorker(RealEndpoint, Worker):
         asynchronous = self.setup.strategy.synchrony == "asynchronous"
         return self.course.own and asynchronous and not self.setup.server_counts
 
+    def _read_ledger(self) -> None:
+        """Read stamps and losses, with the clock stopped: a plain loop has none to read."""
+        self.ledger.paused_s += self.ledger.resolve()
+
     def _copy_at_mark(self, steps: int) -> None:
-        self.ledger.resolve()
+        self._read_ledger()
         self.ended_s = self.ledger.now()
-        self.copies.append((self.samples, steps, self.ended_s, self.replica.snapshot(self.version)))
+        copy = self.replica.snapshot(self.version)
+        # Not beside the training on its device, whose memory is measured, and which has less of it than the host.
+        self.copies.append((self.samples, steps, self.ended_s, copy.on(HOST)))
         limit = self.setup.budget.max_seconds
         if not self._finite():
             self.decision, self.stopped = Decision.DIVERGED, True
@@ -322,14 +341,13 @@ class RealWorker(RealEndpoint, Worker):
 
     def _meet_at_mark(self, spent: bool) -> None:
         """Evaluate while all wait and the clock stands; one decides, all obey at the same step."""
-        self.ledger.resolve()
+        self._read_ledger()
         self.note_peak()
         finite = self._all_finite()
         moment, began = self.ledger.now(), self.ledger.clock()
         with self.setup.reading_held():
             self._judge_mark(moment, finite, spent)
-        if self.replica.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.replica.device)
+        forget_peaks(self.replica.device)
         self.ledger.paused_s += self.ledger.clock() - began
 
     def _judge_mark(self, moment: float, finite: bool, spent: bool) -> None:
@@ -383,8 +401,9 @@ class RealWorker(RealEndpoint, Worker):
 
         The run ends where they decide it: what was trained beyond that mark does not count.
         """
-        for samples, updates, moment, copy in self.copies[: int(self._over_ranks(len(self.copies), dist.ReduceOp.MIN))]:
+        for samples, updates, moment, kept in self.copies[: int(self._over_ranks(len(self.copies), dist.ReduceOp.MIN))]:
             latest_s = self._over_ranks(moment, dist.ReduceOp.MAX)
+            copy = kept.on(self.replica.device)
             if self.group_size > 1:
                 mean_over_ranks([copy.tensor(), copy.buffers])
             self.replica.load(copy)
@@ -463,8 +482,9 @@ class RealWorker(RealEndpoint, Worker):
         weight = float(flat.num_samples) if by_samples else 1.0
         with self.ledger.span(Part.COMMUNICATION, "pack"):
             parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
-            counts = flat.tensor().new_tensor([weight, flat.num_samples])
-            vector = torch.cat([*parts, counts])
+            # Filled in, not copied: a copy from the host would make it wait for the device.
+            counts = [flat.tensor().new_full((1,), number) for number in (weight, flat.num_samples)]
+            vector = torch.cat([*parts, *counts])
             work = dist.all_reduce(vector, async_op=True)
         self.bytes_sent += 2 * (self.group_size - 1) * flat.num_bytes // self.group_size
         return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat, by_samples))

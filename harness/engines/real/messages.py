@@ -25,6 +25,7 @@ from harness.core.addresses import Address
 from harness.core.errors import MachineError, PluginError
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.parcel import Parcel
+from harness.workloads.accelerator import has_queue
 
 HEADER = struct.Struct("<BiqqqBddBiiq")
 """kind, slot, version, samples, sequence, whether there is a loss, loss, sent_s, stop, origin worker, origin step,
@@ -178,6 +179,8 @@ class Post:
         slot = peer.outgoing.free()
         num_buffers = 0 if value.buffers is None else value.buffers.numel()
         vector = peer.outgoing.vector(slot, self.shape[0] + num_buffers, self.dtype)
+        if len(value.pieces) > 1 and has_queue(value.pieces[0].device):
+            value.tensor()  # in one copy: each one off the device makes the host wait
         offset = 0
         for piece in value.pieces if num_buffers == 0 else [*value.pieces, value.buffers]:
             vector[offset : offset + piece.numel()].copy_(piece.detach().reshape(-1))

@@ -124,7 +124,7 @@ class TracingLedger(Ledger):
     def _keep(self, kept: _Kept, start: Stamp, end: Stamp, paused_s: float) -> None:
         if not self.recorder.wants(kept.step):
             return
-        if self.device.type == "cuda":
+        if self._queue is not None:
             self._unread.append((kept, start, end, paused_s))
         else:
             self._add_span(kept, start - paused_s, end - paused_s)
@@ -142,11 +142,8 @@ class TracingLedger(Ledger):
             self.recorder.carve(end, begin, kept.part)
         self.recorder.add(Span(self.process, kept.stream, kept.name, kept.part, begin, end, kept.step))
 
-    def resolve(self) -> None:
-        """Read all stamps."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            for kept, start, end, paused_s in self._unread:
-                self._add_span(kept, self._on_host(start) - paused_s, self._on_host(end) - paused_s)
-            self._unread.clear()
-        super().resolve()
+    def _read_stamps(self) -> None:
+        for kept, start, end, paused_s in self._unread:
+            self._add_span(kept, self._on_host(start) - paused_s, self._on_host(end) - paused_s)
+        self._unread.clear()
+        super()._read_stamps()
