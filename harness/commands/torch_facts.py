@@ -11,13 +11,17 @@ from harness.core.nvidia_driver import NoNvml, opened
 from harness.core.words import counted
 
 
+TORCH = "torch and GPUs"
+"""What the line is called."""
+
+
 def torch_facts() -> Facts:
     """Return what torch was built for, whether that fits the driver, and how many GPUs it sees; imports torch."""
     import torch
 
     if torch.version.hip:
-        return [("torch and GPUs", f"built for ROCm {torch.version.hip}; {_seen()}")]
-    facts = [("torch and GPUs", build_in_words(torch.version.cuda, _cuda_of_driver()))]
+        return [(TORCH, f"built for ROCm {torch.version.hip}; {_seen()}")]
+    facts = [(TORCH, build_in_words(torch.version.cuda, _cuda_of_driver()))]
     if torch.version.cuda is not None:
         facts[0] = (facts[0][0], f"{facts[0][1]}; {_seen()}")
         facts.append(("NCCL", _nccl()))

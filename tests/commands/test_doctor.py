@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ from amdsmi_stub import GIB, NO_PERMISSION, AmdSmi
 from lazy import lazy
 from stub_driver import environment
 
+from harness.commands import doctor
 from harness.commands.amd_facts import amd_facts
 from harness.commands.doctor import _quota_v2, describe_machine
 from harness.commands.gpu_facts import bits_of
@@ -68,6 +70,17 @@ def test_who_is_on_a_gpu_is_named(driver):
     name = psutil.Process().name()
     users = f"{name} ({os.getpid()}) 1 GiB, a process outside this container (4000000) 2 GiB"
     assert f"('  processes', '{users}')" in done.stdout
+
+
+def test_a_driver_that_does_not_return_is_named(monkeypatch):
+    gone = threading.Event()
+    monkeypatch.setattr(doctor, "PATIENCE_S", {"open": 0.1})
+    monkeypatch.setattr(doctor, "nvidia_facts", lambda: gone.wait(20))
+    monkeypatch.setattr(doctor, "detect_machine", lambda: gone.wait(20))
+    facts = dict(describe_machine([Mine]))
+    gone.set()
+    assert facts["NVIDIA GPUs"] == "the driver did not return within 0.1 s: reset its GPUs, or restart the machine"
+    assert facts["probe mine"] == "answers: answer"
 
 
 def test_limits_of_control_groups_are_read():
