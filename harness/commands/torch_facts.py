@@ -10,7 +10,6 @@ from harness.commands.gpu_facts import Facts, cuda_of_driver
 from harness.core.nvidia_driver import NoNvml, opened
 from harness.core.words import counted
 
-
 TORCH = "torch and GPUs"
 """What the line is called."""
 
@@ -21,11 +20,10 @@ def torch_facts() -> Facts:
 
     if torch.version.hip:
         return [(TORCH, f"built for ROCm {torch.version.hip}; {_seen()}")]
-    facts = [(TORCH, build_in_words(torch.version.cuda, _cuda_of_driver()))]
-    if torch.version.cuda is not None:
-        facts[0] = (facts[0][0], f"{facts[0][1]}; {_seen()}")
-        facts.append(("NCCL", _nccl()))
-    return facts
+    built = build_in_words(torch.version.cuda, _cuda_of_driver())
+    if torch.version.cuda is None:
+        return [(TORCH, built)]
+    return [(TORCH, f"{built}; {_seen()}"), ("NCCL", _nccl())]
 
 
 def build_in_words(built: str | None, driver: tuple[int, int] | None) -> str:

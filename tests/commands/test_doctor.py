@@ -139,6 +139,18 @@ def test_a_gpu_that_torch_has_no_code_for_is_found(capability, built_for, fits):
     assert runs_on(capability, built_for) is fits
 
 
+def test_a_torch_for_cuda_says_what_it_sees_and_lacks(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", [(9, 0), (7, 0)].__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    monkeypatch.setattr("torch.cuda.nccl.version", lambda: (2, 27, 3))
+    assert torch_facts() == [
+        ("torch and GPUs", "built for CUDA 13.0; it sees 2 GPUs; it has no code for cuda:1: install a build for it"),
+        ("NCCL", "2.27.3"),
+    ]
+
+
 def test_a_torch_for_rocm_says_so(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.4.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
