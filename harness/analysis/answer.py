@@ -30,7 +30,7 @@ from harness.analysis.confidence import (
     recommended_first,
 )
 from harness.analysis.input_bound import input_bound, input_bound_in_words
-from harness.analysis.judged_rows import metric_of
+from harness.analysis.judged_rows import sought_of
 from harness.analysis.ledger import (
     LedgerEntry,
     at_one_rate,
@@ -413,7 +413,7 @@ def _none_reached(common: Answer, best: Sequence[Standing], pool: Sequence[Row])
     goal = "reached the target" if closest.point.by_target else "ran to its end"
     near = ""
     if closest.point.by_target and closest.learnt:
-        seeds, metric = counted(closest.seeds, "seed"), metric_of(closest.point.row)
+        seeds, metric = counted(closest.seeds, "seed"), sought_of(closest.point.row)
         value = metric.written(closest.learnt)
         near = f"{label(closest.point)} came closest: validation {metric.words} {value} ({seeds})."
     return replace(

@@ -92,6 +92,7 @@ class WholeRow(CellRow, total=False):
     traits: str
     unscaled: str
     other_cores: float
+    target_loss: float
     metric: str
     better: str
     validation_metric: float | None
