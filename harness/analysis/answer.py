@@ -447,4 +447,6 @@ def target_in_words(cells: Sequence[Cell]) -> str:
     accuracy, loss, value = next(iter(targets)) if len(targets) == len(metrics) == 1 else (None, None, None)
     if accuracy is not None and loss is None:
         return f"{100 * accuracy:g} % accuracy"
+    if loss is not None and accuracy is value is None:
+        return f"a loss of {loss:g}"
     return TARGET if value is None else f"a {Judged.of(*next(iter(metrics))).words} of {value:g}"
