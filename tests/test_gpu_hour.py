@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -431,6 +433,48 @@ def test_tests_of_a_gpu_are_read_with_what_they_bear_out(script, tmp_path):
 
 def test_tests_of_a_gpu_are_found_without_importing_any(script):
     assert ROOT / "tests" / "engines" / "test_on_gpu.py" in script["sections"].files_with_gpu_tests()
+
+
+def test_tests_that_are_asked_to_stop_say_first_what_they_have_done(tmp_path):
+    said = tmp_path / "said"
+    inner = (
+        f"import pathlib, time; said = pathlib.Path({str(said)!r}); said.write_text('up')\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(0.5); said.write_text('done')"
+    )
+    outer = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import sections\n"
+        f"print(sections._ends_by_itself([sys.executable, '-c', 'pass']))\n"
+        f"print(sections._ends_by_itself([sys.executable, '-c', {inner!r}]))"
+    )
+    program = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while not (said.is_file() and said.read_text(encoding="utf-8")):
+        time.sleep(0.02)
+        assert program.poll() is None
+    os.killpg(program.pid, signal.SIGINT)
+    assert program.communicate(timeout=20)[0].split() == ["True", "False"]
+    assert said.read_text(encoding="utf-8") == "done"
+
+
+def test_the_list_of_assumptions_names_what_there_is(script):
+    """Its rows name tests and sections that exist, and these bear out rows that exist."""
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    rows = [row for row in rows if row[0] != "id" and set(row[0]) != {"-"}]
+    ids = [row[0] for row in rows]
+    assert len(ids) == len(set(ids)) == len(script["page"].assumptions(text))
+    assert all(len(row) == 5 and all(row) for row in rows)
+    tests = (ROOT / "tests" / "engines" / "test_on_gpu.py").read_text(encoding="utf-8")
+    sections = {section.key for section in script["sections"].SECTIONS}
+    for name, _, _, confirmed_by, _ in rows:
+        for test in re.findall(r"test_\w+", confirmed_by):
+            assert f"def {test}(" in tests, name
+        for key in re.findall(r"section (\w)", confirmed_by):
+            assert key in sections, name
+    borne_out = re.findall(r'"confirms", "([\w-]+)"', tests)
+    for file in FOLDER.glob("*.py"):
+        for listed in re.findall(r"confirms=\[([^\]]*)\]", file.read_text(encoding="utf-8")):
+            borne_out += re.findall(r'"([\w-]+)"', listed)
+    assert set(borne_out) <= set(ids)
 
 
 def test_the_archive_holds_all_and_names_no_path_of_the_machine(script, tmp_path):

@@ -46,7 +46,7 @@ def _facts_of(amdsmi: ModuleType) -> Facts:
 def _one_gpu(amdsmi: ModuleType, handle: object) -> Facts:
     told: Facts = []
     untold: list[str] = []
-    for name, tell in TELLERS.items():
+    for name, tell in AMD_LINES.items():
         try:
             told.append((f"  {name}", tell(amdsmi, handle)))
         except (amdsmi.AmdSmiException, Missing, KeyError, AttributeError) as error:
@@ -87,7 +87,7 @@ def _pcie(amdsmi: ModuleType, handle: object) -> str:
     return f"{pcie['pcie_metric']['pcie_width']} of {pcie['pcie_static']['max_pcie_width']} lanes"
 
 
-TELLERS: dict[str, Callable[[ModuleType, object], str]] = {
+AMD_LINES: dict[str, Callable[[ModuleType, object], str]] = {
     "memory": _memory,
     "processes": _processes,
     "ECC": _ecc,

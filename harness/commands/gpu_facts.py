@@ -149,7 +149,7 @@ def _one_gpu(nvml: ModuleType, index: int, handle: object) -> Facts:
     capability = gpu.ask("compute capability", lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
     able = f", compute capability {capability[0]}.{capability[1]}" if capability else ""
     lines = [(f"GPU {index}", f"{gpu_name(nvml, handle)}, {_uuid(gpu, handle)}{able}")]
-    lines += [(f"  {name}", text) for name, tell in TELLERS.items() if (text := tell(gpu, handle))]
+    lines += [(f"  {name}", text) for name, tell in GPU_LINES.items() if (text := tell(gpu, handle))]
     if gpu.is_lost:
         return [lines[0], ("  lost", "the driver lost this GPU and answers nothing: reset it, or restart the machine")]
     untold = gpu.untold()
@@ -333,7 +333,7 @@ def _on(mode: int) -> str:
     return "on" if mode else "off"
 
 
-TELLERS: dict[str, Callable[[Asked, object], str]] = {
+GPU_LINES: dict[str, Callable[[Asked, object], str]] = {
     "memory": _memory,
     "processes": _processes,
     "MIG": _mig,

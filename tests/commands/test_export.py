@@ -19,13 +19,15 @@ from harness.commands.export_script.refused import EXPORTED, KNOWN_WORK, PIPELIN
 from harness.core.cell import Workload
 from harness.core.errors import InputError
 from harness.core.faults import Faults
+from harness.workloads.entries import LOSSES
 
 np, pd, torch = lazy("numpy"), lazy("pandas"), lazy("torch")
-making = lazy("harness.commands.export_script.make_script")
+making, names = lazy("harness.commands.export_script.make_script"), lazy("harness.commands.export_script.user_imports")
 
 MODELS = '''
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 def small(channels, classes):
@@ -39,6 +41,10 @@ def normed(channels, classes):
         nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Dropout(0.2),
         nn.Linear(144, classes),
     )
+
+
+def counting(channels, classes):
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, classes))
 
 
 class Marked(nn.Module):
@@ -93,6 +99,70 @@ def careless():
 
 def step(channels, classes):
     return small(channels, classes)
+
+
+def of_pixels(channels, classes):
+    return nn.Sequential(nn.Conv2d(channels, 4, 1), nn.Tanh(), nn.Conv2d(4, classes, 1))
+
+
+class Answers(nn.Module):
+    """Yes or no to six questions, in another shape than the targets."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x):
+        return self.two(torch.tanh(self.one(x))).unsqueeze(-1)
+
+
+class Twice(nn.Module):
+    """A block that is called twice, a skip over it, a state of an LSTM, a parameter of its own, and BatchNorm."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.shift, self.rows = nn.Parameter(torch.zeros(8)), nn.LSTM(8 * channels, 8, batch_first=True)
+        self.block, self.norm = nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, images):
+        hidden, (last, _) = self.rows(images.permute(0, 2, 1, 3).flatten(2))
+        once = self.norm((torch.relu_(self.block(hidden)) + self.shift).movedim(1, 2)).movedim(1, 2)
+        return {"logits": self.head((self.block(once) + hidden)[:, -1] + last[0])}
+
+
+def each_sample(outputs, targets):
+    return functional.cross_entropy(outputs, targets, reduction="none", label_smoothing=0.1)
+
+
+def each_token(outputs, targets):
+    return functional.cross_entropy(outputs.movedim(-1, 1), targets, reduction="none")
+
+
+def mean(outputs, targets):
+    return functional.cross_entropy(outputs, targets)
+
+
+def mean_of_tokens(outputs, targets):
+    return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+
+def of_whole(outputs, targets):
+    return functional.cross_entropy(outputs, targets) + outputs.std()
+
+
+def optimizer(model):
+    heads = [p for name, p in model.named_parameters() if "head" in name]
+    others = [p for name, p in model.named_parameters() if "head" not in name]
+    return torch.optim.AdamW([{"params": others}, {"params": heads, "lr": 3e-3}], lr=1e-3)
+
+
+def of_parameters(params, lr):
+    return torch.optim.SGD(params, lr, momentum=0.9)
+
+
+def rate(number):
+    return 1 / (1 + number)
 '''
 
 DATA = """
@@ -104,6 +174,24 @@ def pictures():
     draw = np.random.RandomState(1)
     images, classes = draw.randint(0, 255, (118, 8, 8, 3)).astype(np.uint8), draw.randint(0, 4, 118)
     return images[:100], classes[:100], images[100:], classes[100:]
+
+
+def maps():
+    images, _, tests, _ = pictures()
+    wanted = [np.random.RandomState(2).randint(0, 3, (len(part), 8, 8)) for part in (images, tests)]
+    for part in wanted:
+        part[::2, :3] = -100
+    return images, wanted[0], tests, wanted[1]
+
+
+def filled():
+    images, wanted, tests, others = maps()
+    return images, wanted.clip(0), tests, others.clip(0)
+
+
+def answers():
+    numbers = np.random.randn(90, 6).astype(np.float32)
+    return numbers[:70], (numbers[:70] > 0).astype(np.float32), numbers[70:], (numbers[70:] > 0).astype(np.float32)
 
 
 class Sentences(torch.utils.data.Dataset):
@@ -195,12 +283,21 @@ FORMS = [
     ("lazy", "pictures", "cross-entropy"),
     ("words", "text", "cross-entropy"),
     ("looked_up", "text", "cross-entropy"),
+    ("of_pixels", "maps", "cross-entropy"),
+    ("of_pixels", "filled", "mse"),
+    ("Answers", "answers", "bce-with-logits"),
+    ("small", "pictures", "each_sample"),
+    ("small", "pictures", "mean"),
+    ("small", "pictures", "of_whole"),
+    ("main", "sentences", "each_token"),
+    ("main", "sentences", "mean_of_tokens"),
 ]
 
 
 @pytest.mark.parametrize(("model", "data", "loss"), FORMS)
 def test_a_script_makes_the_same_data_weights_losses_and_order(here, model, data, loss):
     """The proof is part of writing: a script that would differ is refused."""
+    loss = loss if loss in LOSSES else f"{here}/exported_models.py:{loss}"
     text = script_of(here, cell_of(here, model, data, workload={"loss": loss}))
     assert "harness" not in text.lower().replace(str(here).lower(), "")
     compile(text, "script.py", "exec")
@@ -210,7 +307,6 @@ def test_a_script_makes_the_same_data_weights_losses_and_order(here, model, data
 @pytest.mark.parametrize("micro", [8, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_script_is_formatted_and_without_slips(here, strategy, micro, precision):
-    pytest.importorskip("ruff")
     changes = {
         "optimizer": "adamw",
         "clip_norm": 1.0,
@@ -219,14 +315,28 @@ def test_a_script_is_formatted_and_without_slips(here, strategy, micro, precisio
         "precision": precision,
     }
     cell = cell_of(here, "small", "pictures", strategy, sweep__micro_batch_size=[micro], workload=changes)
-    Path("script.py").write_text(script_of(here, cell))
-    settings = ["--line-length", "120", "script.py"]
-    ruff = [sys.executable, "-m", "ruff"]
-    assert subprocess.run([*ruff, "format", "--check", *settings], capture_output=True).returncode == 0
-    checked = subprocess.run([*ruff, "check", "--isolated", "--select", "E,F,W,I,B", *settings], capture_output=True)
-    assert checked.returncode == 0, checked.stdout.decode()
-    assert len(Path("script.py").read_text().splitlines()) < 190
-    assert _bound(Path("script.py").read_text()) - making.OWN_NAMES == {"small", "pictures"}
+    text = script_of(here, cell)
+    _check_formatted(text)
+    assert len(text.splitlines()) < 190
+    assert _bound(text) - names.MODULE_NAMES == {"small", "pictures"}
+
+
+def _check_formatted(text: str) -> None:
+    """Check layout and slips, and that no name that a script holds may hide a function of the user's."""
+    pytest.importorskip("ruff")
+    ruff, settings = [sys.executable, "-m", "ruff"], ["--line-length", "120", "-"]
+    for command in (["format", "--diff"], ["check", "--isolated", "--select", "E,F,W,I,B"]):
+        checked = subprocess.run([*ruff, *command, *settings], input=text, capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert not _held(text) - names.LOCAL_NAMES, sorted(_held(text) - names.LOCAL_NAMES)
+
+
+def _held(text: str) -> set[str]:
+    """Return the names of what functions hold."""
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    inside = [node for function in functions for node in ast.walk(function)]
+    stored = {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return stored | {node.arg for node in inside if isinstance(node, ast.arg)}
 
 
 def _bound(text: str) -> set[str]:
@@ -234,7 +344,7 @@ def _bound(text: str) -> set[str]:
     body = ast.parse(text).body
     imports = [alias for node in body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
     found = {(alias.asname or alias.name).partition(".")[0] for alias in imports}
-    return found | {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    return found | {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
 def test_settings_are_written_as_torch_calls_them(here):
@@ -267,6 +377,32 @@ def test_a_script_in_another_folder_finds_the_files(here):
     assert 'sys.path.insert(0, str(Path(__file__).parent / ".."))' in text
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "stages", "lines"),
+    [
+        ("main", "sentences", [["embed", "mix"], ["drop"]], ['"embed.weight": (0, 1),', "BETWEEN = {"]),
+        ("normed", "pictures", [["0", "1", "2", "3"], ["4", "5"]], ["def drawing("]),
+        (
+            "Twice",
+            "pictures",
+            [["rows"], ["block", "norm", "head"]],
+            ['["block", "norm", "block", "head"]', '1: ["shift"]'],
+        ),
+        ("Twice", "pictures", [["rows", "block", "norm"], ["head"]], ['0: ["shift"],', "[(0, 0), (0, 1), (3, 0)]"]),
+        ("Twice", "pictures", [["rows", "block"], ["norm", "head"]], ['"block.weight": (0, 1),', '["block", "head"]']),
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_any_model_is_cut_between_its_calls(here, model, data, stages, lines, precision):
+    """The proof is part of writing: loss and gradients of the stages are those of the whole model."""
+    split = {"name": "model-split", "schedule": "gpipe"}
+    own = {"precision": precision, "optimizer": f"{here}/exported_models.py:optimizer", "clip_norm": 1.0}
+    cell = cell_of(here, model, data, split, sweep__micro_batch_size=[8], workload=own)
+    text = script_of(here, cell, placement=stages)
+    assert all(line in text for line in lines), text
+    _check_formatted(text)
+
+
 def test_stages_are_those_that_were_recorded(here):
     cell = cell_of(here, "small", "pictures", {"name": "model-split", "schedule": "gpipe"}, sweep__micro_batch_size=[8])
     text = script_of(here, cell, placement=[["0", "1", "2"], ["3", "4", "5"]])
@@ -293,9 +429,9 @@ def test_cells_that_no_script_repeats_are_refused(here):
     assert "program of its own" in why_not(replace(cell, strategy="mine"))
     work = cell.workload
     for changed in (
-        replace(work, loss="train.py:loss"),
-        replace(work, optimizer=replace(work.optimizer, name="train.py:optimizer")),
-        replace(work, lr_schedule=replace(work.lr_schedule, name="train.py:schedule")),
+        replace(work, loss="hinge"),
+        replace(work, optimizer=replace(work.optimizer, name="lbfgs")),
+        replace(work, lr_schedule=replace(work.lr_schedule, name="sawtooth")),
         replace(work, sync_batchnorm=True),
     ):
         assert "not written to scripts yet" in why_not(replace(cell, workload=changed))
@@ -313,8 +449,7 @@ def test_every_key_of_a_workload_is_written_or_refused():
     [
         ("careless", "rows", "single", "the first weights"),
         ("plain_numbers", "anything", "single", "in a form that scripts do not read"),
-        ("main", "sentences", {"name": "model-split"}, "no plain nn.Sequential"),
-        ("normed", "pictures", {"name": "model-split"}, "no plain nn.Sequential"),
+        ("small", "pictures", {"name": "model-split", "schedule": "1f1b"}, "no neighbouring layers"),
     ],
 )
 def test_what_a_script_would_do_otherwise_is_refused(here, model, data, strategy, reason):
@@ -322,6 +457,17 @@ def test_what_a_script_would_do_otherwise_is_refused(here, model, data, strategy
     cell = cell_of(here, model, data, strategy, workload=loss)
     with pytest.raises(InputError, match=reason):
         script_of(here, cell, placement=[["0"], ["1"]])
+
+
+@pytest.mark.parametrize(
+    ("model", "schedule", "reason"),
+    [("small", "interleaved-1f1b", "choose sizes that divide"), ("counting", "zb-1p", "BatchNorm counts what fills")],
+)
+def test_what_a_schedule_of_torch_cannot_run_is_refused(here, model, schedule, reason):
+    split = {"name": "model-split", "schedule": schedule}
+    cell = cell_of(here, model, "pictures", split, sweep__micro_batch_size=[2 if model == "small" else 4])
+    with pytest.raises(InputError, match=reason):
+        script_of(here, cell, placement=[["0", "1", "2"], ["3", "4", "5"]])
 
 
 def test_a_name_that_python_cannot_import_is_refused(here):

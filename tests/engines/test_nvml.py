@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 from stub_driver import environment, sample_nvml
 
 from harness.core.clock_reasons import NVML_REASONS, clock_reasons_in_words
-from harness.engines.telemetry.driver import cuda_index
+from harness.engines.telemetry.driver import cuda_index, first_that_works
 from harness.engines.telemetry.summary import energy_by_device, summarise, summary_notes
 
 GIB = 2**30
@@ -148,6 +149,19 @@ def test_nvml_older_driver_is_asked_the_older_way(driver):
     assert "gpu0: activity of SMs, pipes and links (GPM): needs a newer driver" in answer["notes"]
 
 
+def test_nvml_an_older_package_is_asked_the_older_way_too():
+    pynvml = pytest.importorskip("pynvml")
+    old = ModuleType("pynvml")  # as nvidia-ml-py 12.535, which has no nvmlDeviceGetTemperatureV
+    for name in ("NVMLError", "NVMLError_FunctionNotFound", "NVMLError_ArgumentVersionMismatch"):
+        setattr(old, name, getattr(pynvml, name))
+    old.NVML_ERROR_FUNCTION_NOT_FOUND = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    assert first_that_works(old, lambda: old.nvmlDeviceGetTemperatureV(), lambda: 40) == 40
+    with pytest.raises(pynvml.NVMLError_FunctionNotFound):
+        first_that_works(old, lambda: old.nvmlDeviceGetTemperatureV())
+    with pytest.raises(AttributeError):  # a mistake of ours is none of the driver's
+        first_that_works(old, lambda: None.used, lambda: 40)
+
+
 def test_nvml_a_reading_that_fails_at_times_goes_on_and_is_counted(driver):
     answer = sample_nvml(driver, ticks=4, NVML_STUB_FLAKY="1")
     assert [sample.value for sample in by_series(answer["samples"])["gpu0", "nvml_power"]] == [200, 220]
@@ -224,17 +238,37 @@ def test_nvml_warns_where_cuda_may_count_differently(driver):
     ],
 )
 def test_a_plan_counts_gpus_by_the_rule_of_the_probe(driver, visible, gpus, first):
+    assert counted_by_a_plan(driver, visible, {"NVML_STUB_MIXED": "1"}) == f"{gpus} 999.1 {first}".strip()
+
+
+@pytest.mark.parametrize(
+    ("variables", "visible", "told"),
+    [
+        ({"NVML_STUB_MIG": "1"}, None, "1 999.1 Stub 1000 MIG 1g.10gb"),
+        ({"NVML_STUB_MIG": "1"}, "1", "1 999.1 Stub 1000"),
+        ({"NVML_STUB_FORBIDDEN": "handle1"}, None, "1 999.1 Stub 1000"),
+        ({"NVML_STUB_FORBIDDEN": "name,uuid"}, None, "2 999.1 GPU"),
+        ({"NVML_STUB_LOST": "1:0"}, None, "1 999.1 Stub 1000"),
+        ({"NVML_STUB_OLD": "1"}, None, "2 999.1 Stub 1000"),
+    ],
+)
+def test_a_plan_counts_what_cuda_can_use(driver, variables, visible, told):
+    assert counted_by_a_plan(driver, visible, variables) == told
+
+
+def counted_by_a_plan(driver, visible, variables):
+    """Return how many GPUs a plan finds, the driver, and what they are called."""
     script = "from harness.core.machine import detect_machine; from harness.core.nvidia_driver import driver_version; "
     script += "m = detect_machine(); print(m.gpus, driver_version(), m.gpu_name)"
-    variables = {"NVML_STUB_MIXED": "1"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
-        env=environment(driver, **variables),
+        env=environment(driver, **variables, **shown),
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == f"{gpus} 999.1 {first}".strip()
+    return done.stdout.strip()
 
 
 def test_clock_reasons_are_decoded_with_what_is_unknown_named():

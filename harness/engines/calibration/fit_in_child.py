@@ -6,7 +6,7 @@ it may lie in a file of data that nobody has read here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from multiprocessing import connection
 from pathlib import Path
@@ -30,12 +30,17 @@ import. What takes longer is left to the cells."""
 _KIND = "fits"
 
 
-def fit_in_child(cell: Cell, plugins: Sequence[str]) -> PluginError | NotKnown | None:
-    """Return why a cell's model cannot be trained on its data, or why nobody knows; None where it can."""
+def fit_in_child(cell: Cell, plugins: Sequence[str], tell: Callable[[str], None]) -> PluginError | NotKnown | None:
+    """Return why a cell's model cannot be trained on its data, or why nobody knows; None where it can.
+
+    Args:
+        tell: called with what is tried, where it was not tried before.
+    """
     key = trial_key(cell)
     if cache.load(_KIND, key) is not None:
         return None
     what = f"trying {cell.workload.model.name} on {cell.workload.dataset.name}"
+    tell(what)
     try:
         with started([(_try, (cell, tuple(plugins)))], cell.threads_per_device, cell) as connections:
             (found,) = answers(connections, what, FITTING_S)

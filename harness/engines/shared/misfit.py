@@ -52,7 +52,7 @@ def raised_in(module: nn.Module, error: BaseException) -> Raised | None:
 
 
 @dataclass(frozen=True)
-class Sample:
+class GivenBatch:
     """What the data give to a model.
 
     Attributes:
@@ -66,7 +66,7 @@ class Sample:
     inputs: Inputs
 
 
-def not_taken(name: str, files: Sequence[str], module: nn.Module, error: Exception, sample: Sample) -> Misfit:
+def not_taken(name: str, files: Sequence[str], module: nn.Module, error: Exception, sample: GivenBatch) -> Misfit:
     """Return what is to be raised where a model failed on its inputs.
 
     Args:
@@ -82,14 +82,14 @@ def _shapes(inputs: Inputs) -> str:
     return str(tuple(inputs.shape))
 
 
-def _why(module: nn.Module, error: BaseException, sample: Sample) -> str:
+def _why(module: nn.Module, error: BaseException, sample: GivenBatch) -> str:
     """Return which layer raised and what usually mends it, in lines; empty where nothing is known."""
     raised = raised_in(module, error)
     lines = [] if raised is None else [raised.words]
     return "".join(f"\n  {line}" for line in [*lines, *_advice(module, error, raised, sample)][:3])
 
 
-def _advice(module: nn.Module, error: BaseException, raised: Raised | None, sample: Sample) -> Iterator[str]:
+def _advice(module: nn.Module, error: BaseException, raised: Raised | None, sample: GivenBatch) -> Iterator[str]:
     most = most_places(module, sample.inputs)
     if most:
         yield _too_long(most, sample)
@@ -133,7 +133,7 @@ def _takes(module: nn.Module, inputs: Inputs, places: int) -> bool:
     return True
 
 
-def _too_long(most: int, sample: Sample) -> str:
+def _too_long(most: int, sample: GivenBatch) -> str:
     length = max(tensor.shape[1] for tensor in tensors_of(sample.inputs) if tensor.dim() > 1)
     shorter = (
         f"set sequence = {most} in workload.dataset"
@@ -148,7 +148,7 @@ def _too_long(most: int, sample: Sample) -> str:
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-def _of_layer(raised: Raised, sample: Sample) -> str:
+def _of_layer(raised: Raised, sample: GivenBatch) -> str:
     """Return what a layer of torch's wants and did not get; empty for others, and where it got what it wants."""
     if not raised.got:
         return ""
@@ -186,7 +186,7 @@ _WANTED: tuple[tuple[type[nn.Module], _Wanted, int, str], ...] = (
 """Which axis of its input a layer wants of which size."""
 
 
-def _sized(raised: Raised, wanted: int, got: int, what: str, sample: Sample) -> str:
+def _sized(raised: Raised, wanted: int, got: int, what: str, sample: GivenBatch) -> str:
     direct = any(tensor.shape == raised.got[0].shape for tensor in tensors_of(sample.inputs))
     whose = f"the samples of {sample.data} have {got}" if direct else f"what the layers before it make has {got}"
     if direct and what == "channels":
@@ -197,7 +197,7 @@ def _sized(raised: Raised, wanted: int, got: int, what: str, sample: Sample) -> 
     return f"it takes {wanted} {what}, and {whose}. {how}{lazy}"
 
 
-def _of_embedding(layer: nn.Embedding, got: torch.Tensor, sample: Sample) -> str:
+def _of_embedding(layer: nn.Embedding, got: torch.Tensor, sample: GivenBatch) -> str:
     if got.is_floating_point():
         return "it takes whole numbers and got fractions. Give data of whole numbers, or begin with a Linear layer"
     rows, largest = layer.num_embeddings, int(got.max()) if got.numel() else 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.core.nvidia_driver import VISIBLE, NoNvml, gpu_name, num_gpus, open_nvml, present_gpus, visible_gpus
 from harness.core.words import counted
 from harness.engines.telemetry.probe import ProbeUnavailable
 from harness.engines.telemetry.readings import Driver, Refusal
+
+T = TypeVar("T")
 
 
 def open_library() -> ModuleType:
@@ -44,18 +47,30 @@ def nvml_refusal(nvml: ModuleType, error: Exception) -> Refusal | None:
     return refusals.get(getattr(error, "value", None))
 
 
-def first_that_works(nvml: ModuleType, *calls: Callable[[], Any]) -> Any:
-    """Return the first answer; a call that this driver is too old for gives way to the next one.
+def first_that_works(nvml: ModuleType, *calls: Callable[[], T]) -> T:
+    """Return the first answer; a call that this driver or pynvml is too old for gives way to the next one.
 
     Raises:
         NVMLError: of the last call.
     """
     for call in calls[:-1]:
-        try:
-            return call()
-        except (nvml.NVMLError_FunctionNotFound, nvml.NVMLError_ArgumentVersionMismatch):
-            continue
-    return calls[-1]()
+        with suppress(nvml.NVMLError_FunctionNotFound, nvml.NVMLError_ArgumentVersionMismatch):
+            return _called(nvml, call)
+    return _called(nvml, calls[-1])
+
+
+def _called(nvml: ModuleType, call: Callable[[], T]) -> T:
+    """Return what a call answers; one that pynvml does not have is not found, as where the driver does not have it.
+
+    Raises:
+        NVMLError: the driver refuses, or nobody has the call.
+    """
+    try:
+        return call()
+    except AttributeError as error:
+        if error.obj is not nvml:
+            raise
+        raise nvml.NVMLError(nvml.NVML_ERROR_FUNCTION_NOT_FOUND) from error
 
 
 def memory_info(nvml: ModuleType, handle: object) -> Any:
