@@ -269,6 +269,10 @@ class Module:
         note("memory", "max_memory_reserved", ALLOCATOR.most_held)
         return ALLOCATOR.most_held
 
+    def memory_reserved(self, device: object = None) -> int:
+        note("memory", "memory_reserved", ALLOCATOR.held)
+        return ALLOCATOR.held
+
     def reset_peak_memory_stats(self, device: object = None) -> None:
         ALLOCATOR.most, ALLOCATOR.most_held = ALLOCATOR.used, ALLOCATOR.held
         note("memory", "reset_peak_memory_stats")
