@@ -13,7 +13,7 @@ from harness.api.strategy import Options
 from harness.core.budget import Goal
 from harness.core.cell import Loading, Measure, Named, Workload
 from harness.core.code_hash import file_hash
-from harness.core.errors import HarnessError, one_of
+from harness.core.errors import HarnessError, InputError, one_of
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.metrics import ACCURACIES, WORDS
@@ -35,7 +35,7 @@ from harness.scenario.schema import (
 )
 from harness.scenario.toml_lines import Path
 from harness.scenario.without_data import is_without_data, read_given, refuse_training
-from harness.workloads.entries import training_size
+from harness.workloads.entries import seen_shape, training_size
 from harness.workloads.user_files import UserFunctionError, find_user_function, is_user_function
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def _completed(
     default = dataset.target_accuracy if dataset and _metric(document)[0] in ("", *ACCURACIES) else None
     goal = _goal(document, default, source)
     code = _code(document.workload, entries, source) if dataset else {}
-    if goal is None or code is None:
+    if goal is None or code is None or not _fit(entries, source):
         return None
     price = document.cost.per_gpu_hour or {}
     interval_s = document.measure.telemetry_interval
@@ -337,6 +337,23 @@ def _completed(
         currency=price.get("currency", ""),
         profile_id=entries["model"].entry.file_hash if dataset is None else "",
     )
+
+
+def _fit(entries: Mapping[str, Entry], source: Source) -> bool:
+    """Add a problem where the shape of the data, as far as it is known unread, is none that the model takes."""
+    model, dataset = entries["model"], entries["dataset"]
+    size = dataset.entry.size(dataset.options) if dataset.entry is not None else None
+    if size is None:
+        return True
+    try:
+        shape = seen_shape(size.shape, model.entry)
+        if model.entry.check is not None:
+            model.entry.check(model.options, shape)
+    except InputError as error:
+        for problem in error.problems:
+            source.add(("workload", "dataset"), problem)
+        return False
+    return True
 
 
 def _faults(document: Document) -> Faults:

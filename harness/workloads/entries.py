@@ -227,6 +227,7 @@ class Model:
         file: the user's own file, where the model comes from one.
         takes: what one sample is; "any": that is between the model and the data.
         least_size: fewest pixels on either side that its layers leave anything of.
+        check: raises InputError where the model with these options does not fit data of this shape.
     """
 
     name: str
@@ -239,6 +240,7 @@ class Model:
     file: SourceFile | None = None
     takes: Literal["images", "tokens", "any"] = "images"
     least_size: int = 1
+    check: Callable[[Any, DataShape], None] | None = None
 
     @cached_property
     def names_batch_norm(self) -> bool:
@@ -474,6 +476,10 @@ class GptOptions(Options, defer_build=True):
 
     attention: AttentionName = "fused"
     """fused: no matrix of tokens by tokens is kept; eager: scores and probabilities are."""
+
+    tied: bool = True
+    """The head shares the weights of the tokens' embedding, as the published models do; false: it has its own, so that
+    a pipeline may also cut layers by tensor parallelism and split its backward passes."""
 
     dropout: Chance = 0.0
 

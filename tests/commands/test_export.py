@@ -63,6 +63,21 @@ def words(vocabulary):
     return nn.Sequential(nn.Embedding(vocabulary, 8), nn.Linear(8, vocabulary))
 
 
+class LookedUp(nn.Module):
+    """Sparse gradients that no layer shows."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.rows, self.head = nn.Parameter(torch.randn(vocabulary, 8)), nn.Linear(8, vocabulary)
+
+    def forward(self, tokens):
+        return self.head(nn.functional.embedding(tokens, self.rows, sparse=True))
+
+
+def looked_up(vocabulary):
+    return LookedUp(vocabulary)
+
+
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.ReLU(inplace=True), nn.Linear(4, 4))
 
@@ -179,6 +194,7 @@ FORMS = [
     ("plain_numbers", "columns", "bce-with-logits"),
     ("lazy", "pictures", "cross-entropy"),
     ("words", "text", "cross-entropy"),
+    ("looked_up", "text", "cross-entropy"),
 ]
 
 
@@ -238,6 +254,12 @@ def test_what_a_trial_showed_is_written_too(here):
     assert 'torch.manual_seed(stream("dropout", 0, step, rank))' in text
     assert "max(1, int((targets[torch.from_numpy(batch)] != -100).sum()))" in text
     assert "import main as exported_models_main" in text  # the script has a main of its own
+
+
+def test_gradients_that_no_layer_makes_sparse_are_made_dense(here):
+    text = script_of(here, cell_of(here, "looked_up", "text", "sync-ddp"))
+    assert 'for name in ["rows"]:' in text
+    assert "register_post_accumulate_grad_hook(make_dense)" in text
 
 
 def test_a_script_in_another_folder_finds_the_files(here):

@@ -260,6 +260,7 @@ def test_cells_that_need_the_same_are_measured_once():
 
 
 @pytest.mark.dist
+@pytest.mark.timed
 def test_profiles_are_measured_once_and_then_give_the_same_run_again():
     cell, said = measured_cell(sweep__strategy="sync-ps", sweep__gpus=[2]), []
     (profile,) = workload_times.ensure_profiles([cell], [], said.append)

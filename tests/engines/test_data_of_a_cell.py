@@ -92,6 +92,16 @@ def own_generator():
     return OwnGenerator(90), OwnGenerator(30)
 
 
+calls = []
+
+
+def only_once():
+    calls.append(1)
+    if len(calls) > 1:
+        raise LookupError("gone")
+    return same()
+
+
 def few():
     return np.zeros((4, 4, 4)), np.arange(4) % 2, np.zeros((4, 4, 4)), np.arange(4) % 2
 """
@@ -202,6 +212,27 @@ def test_data_that_differ_between_devices_are_refused_before_the_first_step(trai
     refused = run(train, "other_each_time", "sync-ddp", gpus=2)
     assert refused.cause is Cause.USER
     assert "other_each_time: rank 0 and rank 1 loaded different data" in refused.reason
+
+
+def test_data_that_are_others_when_they_are_loaded_again_are_said(train: Path) -> None:
+    def said(function: str) -> list[str]:
+        return [note for note in make_setup(cell(train, function)).data_notes() if "two loads" in note]
+
+    (note,) = said("other_each_time")
+    assert f"two loads of {train}:other_each_time differ" in note
+    assert "default_rng(0)" in note
+    assert not said("same")
+    assert not said("drawn")  # from the generators that are seeded
+    assert not said("noisy")
+
+
+def test_data_that_can_be_loaded_once_only_end_no_cell(train: Path) -> None:
+    assert any("cannot be called twice" in note for note in make_setup(cell(train, "only_once")).data_notes())
+
+
+def test_data_that_take_long_to_load_are_loaded_once(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.engines.shared.loads.SLOW_READING_S", 0.0)
+    assert not [note for note in make_setup(cell(train, "other_each_time")).data_notes() if "two loads" in note]
 
 
 def test_data_that_are_drawn_from_the_global_generators_are_the_same_in_every_run(train: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,28 @@ def test_image_folder_without_splits_is_cut(tmp_path: Path) -> None:
     write_images(tmp_path, 5)
     raw = load("imagefolder", path=tmp_path, size=8, test_fraction=0.2)
     assert (len(raw.train_targets), len(raw.test_targets)) == (8, 2)
+
+
+def test_a_folder_of_images_is_what_its_images_hold_and_not_when_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checksum(folder: Path) -> str | None:
+        dataset = dataset_named("imagefolder")
+        return dataset.checksum(dataset.Options(path=folder, size=8))
+
+    write_images(tmp_path / "one", 4)
+    first = checksum(tmp_path / "one")
+    for path in (tmp_path / "one").rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    assert checksum(tmp_path / "one") == first
+    assert checksum(Path(shutil.copytree(tmp_path / "one", tmp_path / "two"))) == first
+    with monkeypatch.context() as patched:  # the old dates are trusted: nothing is read again
+        patched.setattr(hashlib, "file_digest", None)
+        assert checksum(tmp_path / "one") == first
+    image = tmp_path / "one" / "cat" / "1.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # as large as before
+    assert checksum(tmp_path / "one") != first
 
 
 def test_images_that_do_not_stay_in_memory_are_read_as_they_are_needed(tmp_path: Path) -> None:

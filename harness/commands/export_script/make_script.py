@@ -23,10 +23,11 @@ from harness.commands.export_script.refused import PIPELINE_SCHEDULES
 from harness.core.errors import InputError
 from harness.core.streams import stream_seed
 from harness.engines.shared.layer_timing import blocks_of, is_plain
+from harness.engines.shared.loads import DATA_SEED
 from harness.engines.shared.look_at import describe_module
 from harness.engines.shared.optimizers import CLASSES
 from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
-from harness.engines.shared.setup import DATA_SEED, Setup, entries_of, make_setup
+from harness.engines.shared.setup import Setup, entries_of, make_setup
 from harness.workloads.batches import Samples
 from harness.workloads.data import SPLIT_SEED, Normalisation, measure_normalisation
 from harness.workloads.entries import IGNORED, DataShape, Feature, RawData
@@ -318,10 +319,15 @@ def _model(found: ModelFindings, model: UserImport, setup: Setup, module: nn.Mod
         "chain": found.chain,
         "draws": found.draws,
         "draws_elsewhere": bool({"random", "numpy"} & set(trial.generators)),
-        "sparse": bool(trial.sparse),
+        "sparse": any(getattr(part, "sparse", False) is True for part in built.modules()),
+        "sparse_parameters": [name for name in trial.sparse if not hasattr(_owner(module, name), "sparse")],
         "result": found.result,
         "buffers": bool(found.buffers),
     }
+
+
+def _owner(module: nn.Module, parameter: str) -> nn.Module:
+    return module.get_submodule(parameter.rpartition(".")[0])
 
 
 def _blank(shape: DataShape) -> str:

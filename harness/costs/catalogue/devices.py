@@ -25,6 +25,9 @@ MEMORY_EFFICIENCY = 0.8
 LAUNCH_S = 10e-6
 """Least time of one layer's pass: an eager operator keeps the host busy for about this long; chosen, 5 to 20 us."""
 
+ARITHMETIC = {"amp": "fp16", "mixed": "fp16"}
+"""Whose peak holds for products under a precision that is a way of working, not a type."""
+
 ESTIMATE_ERROR = 0.3
 """Relative uncertainty of a time that is estimated from a data sheet; chosen to cover the spread of `EFFICIENCY`."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from harness.workloads.batches import Inputs, as_written, call
+from harness.workloads.generators import generators_kept
 
 WHOLE = "model"
 """What the one block of a module that cannot be opened is called."""
@@ -134,7 +135,7 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     before = [buffer.detach().clone() for _, _, buffer in owners]
     devices = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=sorted(devices)):
+        with generators_kept(sorted(devices)):
             yield
     finally:
         for (owner, name, buffer), values in zip(owners, before, strict=True):

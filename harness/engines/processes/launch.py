@@ -354,7 +354,9 @@ class _Supervisor:
         silent = [c for c in self.children if c.silent]
         if failure.cause is Cause.PEER and silent:
             return self._loss(silent[0])
-        return replace(failure, reason=Text(f"{child.label}: {failure.reason}")) if len(self.children) > 1 else failure
+        if failure.cause.of_whole_cell or len(self.children) == 1:
+            return failure
+        return replace(failure, reason=Text(f"{child.label}: {failure.reason}"))
 
     def _killed(self) -> _Child | None:
         """Return a process that a signal ended: what others raise, who got no more from it, follows from that.

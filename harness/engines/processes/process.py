@@ -295,9 +295,10 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 
     from harness.engines.shared.plain_state import plain_state, put_back
     from harness.engines.shared.sample_order import shared_batches
+    from harness.workloads.generators import generators_kept
 
     cell = setup.cell
-    before, state = runner.replica.snapshot(), torch.random.get_rng_state()
+    before = runner.replica.snapshot()
     module = getattr(runner.replica.forward, "module", runner.replica.forward)  # below DDP's wrapper, where it has one
     kept = plain_state(module) if runner.replica.trial is not None and module is not None else None
     order = shared_batches(cell.seed, setup.num_train, cell.global_batch_size, worker.rank, cell.workers)
@@ -306,14 +307,14 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
         # An epoch's last batch may have fewer micro-batches, for which torch needs a runtime of its own.
         left = setup.num_train % cell.global_batch_size
         batches += [b for b in itertools.islice(order, setup.num_train // cell.global_batch_size) if b.size == left]
-    for batch in batches:
-        runner.warm_up(batch)
-        runner.replica.load(before)
-        if kept is not None:
-            put_back(module, kept)
-    runner.settle()
-    runner.execution.settle()
-    torch.random.set_rng_state(state)
+    with generators_kept([torch.device(runner.replica.device)] if cell.device == "cuda" else []):
+        for batch in batches:
+            runner.warm_up(batch)
+            runner.replica.load(before)
+            if kept is not None:
+                put_back(module, kept)
+        runner.settle()
+        runner.execution.settle()
     if worker.group_size > 1:
         import torch.distributed as dist
 

@@ -17,8 +17,8 @@ from harness.core.cell import Named, Workload
 from harness.core.errors import HarnessError, PluginError
 from harness.costs.tracing import is_chain, named_blocks, num_parameters
 from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, ModelFindings
+from harness.engines.shared.loads import DATA_SEED
 from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
-from harness.engines.shared.setup import DATA_SEED
 from harness.engines.shared.trial import try_model
 from harness.workloads.batches import OUTPUT_NAME, Inputs, blank, call, outputs_of
 from harness.workloads.data import Data, prepare
@@ -116,6 +116,7 @@ def _with_classes(model: Model, dataset: Dataset, options: Json) -> Json:
 
 
 def _look(model: Model, dataset: Dataset, options: Json) -> Findings:
+    chosen = Named(dataset.name, dataset.Options(**options).model_dump(mode="json"))
     with seeded(DATA_SEED, "data"):
         raw = dataset.load(dataset.Options(**options))
     data = DataFindings(
@@ -132,7 +133,7 @@ def _look(model: Model, dataset: Dataset, options: Json) -> Findings:
     refused: list[HarnessError] = []
     for loss in fitting_losses(raw.train_targets, raw.classes):
         try:
-            return _with_loss(model, raw, data, loss)
+            return _with_loss(model, raw, data, chosen, loss)
         except HarnessError as error:
             refused.append(error)
     raise refused[0]
@@ -149,7 +150,7 @@ def fitting_losses(targets: npt.NDArray[np.generic], classes: int) -> tuple[str,
     return ("cross-entropy", "mse") if one_hot else ("bce-with-logits", "mse")
 
 
-def _with_loss(model: Model, raw: RawData, data: DataFindings, loss: str) -> Findings:
+def _with_loss(model: Model, raw: RawData, data: DataFindings, chosen: Named, loss: str) -> Findings:
     try:
         ready = for_loss(raw, loss)
     except Unfit as error:
@@ -157,7 +158,7 @@ def _with_loss(model: Model, raw: RawData, data: DataFindings, loss: str) -> Fin
     shape = seen_shape(ready.shape, model)
     module = build_module(model, model.Options(), shape, LOOK_SEED)
     few = prepare(_few(ready), model.input_size, 0.1, as_images=model.takes == "images")
-    work = workload(model.name, data.name, loss)
+    work = workload(model.name, chosen, loss)
     trial = try_model(module, few, work, LOOK_SEED, [str(model.file.path)] if model.file else [])
     size, step_s = _timed(module, few, loss)
     data = replace(data, inputs=shape.inputs, target=shape.targets, classes=ready.classes, remarks=ready.remarks)
@@ -166,9 +167,9 @@ def _with_loss(model: Model, raw: RawData, data: DataFindings, loss: str) -> Fin
     )
 
 
-def workload(model: str, dataset: str, loss: str) -> Workload:
+def workload(model: str, dataset: Named, loss: str) -> Workload:
     """Return a workload for a trial step."""
-    return Workload(Named(model), Named(dataset), Named("sgd"), Named("constant"), loss, "fp32")
+    return Workload(Named(model), dataset, Named("sgd"), Named("constant"), loss, "fp32")
 
 
 def _few(raw: RawData) -> RawData:

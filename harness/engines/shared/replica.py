@@ -17,6 +17,7 @@ from harness.core.errors import PluginError
 from harness.core.streams import stream_seed
 from harness.core.words import listed
 from harness.engines.shared.flat import Flat
+from harness.engines.shared.misfit import GivenBatch, not_taken
 from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimizer, on_parts
 from harness.engines.shared.plain_state import PlainState, plain_state, put_back
 from harness.engines.shared.sample_order import Indices, cut
@@ -500,7 +501,7 @@ def build_module(model: Model, options: object, shape: DataShape, seed: int) -> 
     with seeded(seed, "init"):
         module: nn.Module = model.build(options, shape)
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
-            _initialise(module, shape)
+            _initialise(model, module, shape)
     return module
 
 
@@ -528,13 +529,22 @@ def seed_step(generators: Sequence[str], seed: int, *origin: int) -> None:
         random.seed(number)
 
 
-def _initialise(module: nn.Module, shape: DataShape) -> None:
-    """Let lazy layers see what they take, without training anything."""
+def _initialise(model: Model, module: nn.Module, shape: DataShape) -> None:
+    """Let lazy layers see what they take, without training anything.
+
+    Raises:
+        Misfit: the model does not take such data.
+    """
     from harness.workloads.batches import blank
 
     training = module.training
-    with torch.no_grad():
-        call(module.eval(), blank(shape, 2, next_dtype(module))[0])
+    inputs = blank(shape, 2, next_dtype(module))[0]
+    try:
+        with torch.no_grad():
+            call(module.eval(), inputs)
+    except Exception as error:
+        files = [str(model.file.path)] if model.file else []
+        raise not_taken(model.name, files, module, error, GivenBatch("the data", (), inputs)) from error
     module.train(training)
 
 

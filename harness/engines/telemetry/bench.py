@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.core.errors import one_of
 from harness.engines.telemetry.columns import Columns
-from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Target
+from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Target
 
 
 def probe_path(probe: str | type[Probe]) -> str:
@@ -75,6 +75,8 @@ class Bench:
     def __init__(self, probes: Sequence[str | type[Probe]]) -> None:
         self.columns = Columns()
         self.unavailable: dict[str, str] = {}
+        self.unneeded: dict[str, str] = {}
+        self.lost: dict[str, float] = {}  # device, or probe, to the first tick without its figures
         self._classes: list[type[Probe]] = []
         self._open: list[Probe] = []
         self._notes: dict[str, None] = {}  # an ordered set: reopened probes repeat themselves
@@ -92,6 +94,7 @@ class Bench:
         self.close()
         for probe_class in self._classes:
             self.unavailable.pop(probe_class.name, None)
+            self.unneeded.pop(probe_class.name, None)
             self._guard(probe_class.name, "open", self._open_one, probe_class, targets)
 
     def _open_one(self, probe_class: type[Probe], targets: Sequence[Target]) -> None:
@@ -103,6 +106,7 @@ class Bench:
         """Read every open probe once, stamped `now` (seconds, monotonic); one that fails is not tried again."""
         for probe in tuple(self._open):
             if not self._guard(probe.name, "sample", self._read, probe, now):
+                self.lost.setdefault(probe.name, now)
                 self._open.remove(probe)
                 self._classes.remove(type(probe))
                 self._close_one(probe)
@@ -118,15 +122,22 @@ class Bench:
 
     def _close_one(self, probe: Probe) -> None:
         self._guard(probe.name, "notes", self._keep_notes, probe)
+        self._guard(probe.name, "lost", self._keep_lost, probe)
         self._guard(probe.name, "close", probe.close)
 
     def _keep_notes(self, probe: Probe) -> None:
         self._notes.update(dict.fromkeys(probe.notes()))
 
+    def _keep_lost(self, probe: Probe) -> None:
+        for device, since_s in probe.lost().items():
+            self.lost.setdefault(device, since_s)
+
     def _guard(self, name: str, what: str, action: Callable[..., object], *args: object) -> bool:
         """Do what a probe does; answer whether it went well, and keep the first reason where it did not."""
         try:
             action(*args)
+        except ProbeUnneeded as error:
+            self.unneeded.setdefault(name, error.reason)
         except ProbeUnavailable as error:
             self.unavailable.setdefault(name, error.reason)
         except Exception as error:  # a stranger's probe may raise anything

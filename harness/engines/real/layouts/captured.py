@@ -42,7 +42,7 @@ def allow_tf32(allowed: bool | None) -> None:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedGraph:
     """Forward and backward pass over samples of one shape: a graph that reads and writes the same memory each time.
 
     Attributes:
@@ -50,7 +50,7 @@ class Recorded:
         loss, gradients: what it writes.
     """
 
-    graph: Any
+    graph: torch.cuda.CUDAGraph
     inputs: Inputs
     targets: torch.Tensor
     weights: torch.Tensor
@@ -82,7 +82,7 @@ class Captured(OneDevice):
         self._stream = self._cuda.Stream()
         self._rate = torch.zeros((), dtype=torch.float32, device=device)
         self.replica.optimizer = make_optimizer(self.replica.module, _capturable(setup.optimizer), self._rate)
-        self._recorded: dict[tuple[torch.Size, ...], Recorded] = {}
+        self._recorded: dict[tuple[torch.Size, ...], RecordedGraph] = {}
         self._update: Any = None
         self._applied = Flat([torch.zeros_like(p) for p in self.replica.parameters])
 
@@ -164,14 +164,14 @@ class Captured(OneDevice):
         self.ledger.add(Part.COMPUTE, gathered, self.ledger.stamp())
         return loss, gradients
 
-    def _graph_of(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> Recorded | None:
+    def _graph_of(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> RecordedGraph | None:
         """Return the graph of samples of this shape; None where the warm-up is over and has seen none."""
         key = tuple(tensor.shape for tensor in (*tensors_of(inputs), targets))
         if key not in self._recorded and self._update is None:
             self._recorded[key] = self._record(mapped(torch.clone, inputs), targets.clone(), weight)
         return self._recorded.get(key)
 
-    def _record(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> Recorded:
+    def _record(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> RecordedGraph:
         weights = torch.empty(len(targets), dtype=self.replica.dtype, device=targets.device)
         _fill(weights, weight)
 
@@ -179,7 +179,7 @@ class Captured(OneDevice):
             return self.replica.backward(inputs, targets, weights)
 
         graph, loss = self._capture(work, between=self.replica.take_gradients)
-        return Recorded(graph, inputs, targets, weights, loss, self.replica.take_gradients())
+        return RecordedGraph(graph, inputs, targets, weights, loss, self.replica.take_gradients())
 
     # -- update --------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class OneDevice:
         self.number = 0
         self.replica = setup.replica()
         if setup.layout.recompute:
-            recompute_blocks((block for _, block in blocks_of(self.replica)), self.draws)
+            recompute_blocks((block for _, block in blocks_of(self.replica)), self.replica.generators)
         self.placement: Placement | None = None
         self.execution = Execution()
 
