@@ -350,6 +350,11 @@ def _bound(text: str) -> set[str]:
     return found | {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
+def test_a_cell_in_fp64_has_a_script_in_fp64(here):
+    cell = cell_of(here, "small", "pictures", workload={"precision": "fp64"})
+    assert "return model.to(torch.float64)" in script_of(here, cell)
+
+
 def test_settings_are_written_as_torch_calls_them(here):
     momentum = {"optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True}, "clip_norm": 0.5}
     text = script_of(here, cell_of(here, "small", "pictures", "sync-ddp", workload=momentum))

@@ -88,7 +88,7 @@ def make_script(
     replica = setup.replica()
     trial = setup.trial
     assert trial is not None  # the model is the user's own
-    found = describe_module(work.model.name, module, data, trial.without_gradient, trial.draws)
+    found = describe_module(work.model.name, module, data, trial.without_gradient, trial.draws, work.precision)
     notes = [*_changed(setup)]
     imports = UserImports(cell)
     model = imports.add("workload.model", work.model.name)

@@ -233,11 +233,11 @@ def _timed(module: nn.Module, data: Data, loss: str) -> tuple[int, float]:
 
 
 def describe_module(
-    name: str, module: nn.Module, data: Data, without_gradient: Sequence[str], draws: bool
+    name: str, module: nn.Module, data: Data, without_gradient: Sequence[str], draws: bool, precision: str = "fp32"
 ) -> ModelFindings:
-    """Return what a module is made of; it is run twice more."""
+    """Return what a module is made of; it is run twice more, in the precision of the data."""
     inputs, _ = data.train.block(0, 2)
-    copied = convert(copy.deepcopy(module), data.train.device, DTYPES["fp32"])
+    copied = convert(copy.deepcopy(module), data.train.device, DTYPES[precision])
     with torch.no_grad(), seeded(LOOK_SEED, "trial"):
         returned = call(copied.train(), inputs)
     return ModelFindings(
