@@ -30,7 +30,7 @@ from harness.analysis.confidence import (
     recommended_first,
 )
 from harness.analysis.input_bound import input_bound, input_bound_in_words
-from harness.analysis.judged_rows import metric_of
+from harness.analysis.judged_rows import sought_of
 from harness.analysis.ledger import (
     LedgerEntry,
     at_one_rate,
@@ -413,7 +413,7 @@ def _none_reached(common: Answer, best: Sequence[Standing], pool: Sequence[Row])
     goal = "reached the target" if closest.point.by_target else "ran to its end"
     near = ""
     if closest.point.by_target and closest.learnt:
-        seeds, metric = counted(closest.seeds, "seed"), metric_of(closest.point.row)
+        seeds, metric = counted(closest.seeds, "seed"), sought_of(closest.point.row)
         value = metric.written(closest.learnt)
         near = f"{label(closest.point)} came closest: validation {metric.words} {value} ({seeds})."
     return replace(
@@ -447,4 +447,6 @@ def target_in_words(cells: Sequence[Cell]) -> str:
     accuracy, loss, value = next(iter(targets)) if len(targets) == len(metrics) == 1 else (None, None, None)
     if accuracy is not None and loss is None:
         return f"{100 * accuracy:g} % accuracy"
+    if loss is not None and accuracy is value is None:
+        return f"a loss of {loss:g}"
     return TARGET if value is None else f"a {Judged.of(*next(iter(metrics))).words} of {value:g}"

@@ -94,6 +94,8 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Json:
         row["compile_s"] = outcome.facts["compile_s"]
     if outcome.facts.get("traits"):
         row["traits"] = outcome.facts["traits"]
+    if budget.target_loss is not None and budget.target_accuracy is budget.target_metric is None:
+        row["target_loss"] = budget.target_loss
     if outcome.facts.get("unscaled"):
         row["unscaled"] = outcome.facts["unscaled"]
     row["dram_tensors_peak_bytes"] = None if isinstance(outcome.dram, NotKnown) else sum(outcome.dram.values()) or None

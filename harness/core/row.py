@@ -94,6 +94,7 @@ class WholeRow(CellRow, total=False):
     traits: str
     unscaled: str
     other_cores: float
+    target_loss: float
     metric: str
     better: str
     validation_metric: float | None

@@ -634,3 +634,12 @@ def test_a_pipeline_without_overlap_is_not_faster_by_itself() -> None:
     assert said.startswith("model-split passes one micro-batch at a time")
     assert answer([row(), row("model-split", **CUT, micro_batch_size=8)], 2).caveats == ()
     assert answer([row(), row("model-split", **CUT | {"time_to_target_s": 1.5})], 2).caveats == ()
+
+
+def test_where_a_loss_is_the_target_the_lowest_came_closest() -> None:
+    missed = {"status": "target-missed", "time_to_target_s": None, "target_loss": 0.5}
+    better = row(**missed, validation_loss=0.6, validation_accuracy=0.7)
+    worse = row("sync-ddp", gpus=2, **missed, validation_loss=0.9, validation_accuracy=0.9)
+    (ground,) = answer([worse, better], 2).grounds
+    assert ground.startswith("single on 1 CPU core")
+    assert "came closest: validation loss 0.6 (1 seed)" in ground

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from harness.core.faults import Faults
 from harness.workloads.entries import LOSSES
 
 np, pd, torch = lazy("numpy"), lazy("pandas"), lazy("torch")
+engine, setups = lazy("harness.engines.virtual.engine"), lazy("harness.engines.shared.setup")
 making, names = lazy("harness.commands.export_script.make_script"), lazy("harness.commands.export_script.user_imports")
 
 MODELS = '''
@@ -392,11 +395,14 @@ def test_a_script_in_another_folder_finds_the_files(here):
         ("Twice", "pictures", [["rows", "block"], ["norm", "head"]], ['"block.weight": (0, 1),', '["block", "head"]']),
     ],
 )
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_any_model_is_cut_between_its_calls(here, model, data, stages, lines, precision):
+def test_any_model_is_cut_between_its_calls(here, model, data, stages, lines):
     """The proof is part of writing: loss and gradients of the stages are those of the whole model."""
     split = {"name": "model-split", "schedule": "gpipe"}
-    own = {"precision": precision, "optimizer": f"{here}/exported_models.py:optimizer", "clip_norm": 1.0}
+    own = {
+        "precision": "bf16" if model == "normed" else "fp32",
+        "optimizer": f"{here}/exported_models.py:optimizer",
+        "clip_norm": 1.0,
+    }
     cell = cell_of(here, model, data, split, sweep__micro_batch_size=[8], workload=own)
     text = script_of(here, cell, placement=stages)
     assert all(line in text for line in lines), text
@@ -525,32 +531,79 @@ def _difference(folder: Path) -> float:
     ran = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert all(torch.isfinite(value).all() for value in torch.load("w.pt").values())
-    return _apart(pd.read_parquet(folder / "steps.parquet").dropna(subset="loss"), pd.read_csv("losses.csv"))
+    losses = pd.read_csv("losses.csv")["loss"]
+    assert f"step 0: loss {losses[0]:.4f}\n" in ran.stdout  # of the whole batch, not of the first device's part
+    return _apart(pd.read_parquet(folder / "steps.parquet"), losses)
 
 
 def _apart(steps, losses) -> float:
     """Return the largest difference over the steps of which every device's row was kept."""
-    by_step = steps.groupby("step")["loss"].agg(["mean", "count"])
+    by_step = steps.dropna(subset="loss").groupby("step")["loss"].agg(["mean", "count"])
     whole = by_step[by_step["count"] == by_step["count"].max()]["mean"]
     assert len(whole) > len(losses) / 2
-    return float((whole - losses["loss"].reindex(whole.index)).abs().max())
+    return float((whole - losses.reindex(whole.index)).abs().max())
 
 
 @pytest.mark.dist
 def test_an_exported_script_has_the_losses_of_its_cell():
-    apart = exported(SCENARIO, MODEL="normed", DATA="pictures", STRATEGIES='"sync-ddp"', WORK="clip_norm = 1.0")
+    """A pipeline with a tie, keyword inputs, dropout and ignored targets, all of whose parts are the user's own."""
+    work = 'loss = "exported_models.py:mean_of_tokens"\nlr_schedule = "exported_models.py:rate"\nclip_norm = 1.0'
+    scenario = SCENARIO.replace('{ name = "sgd", momentum = 0.9 }', '"exported_models.py:optimizer"')
+    apart = exported(scenario, MODEL="main", DATA="sentences", STRATEGIES='"model-split"', WORK=work)
     assert max(apart.values()) < 1e-5, apart
 
 
-FIVE = '"single", "sync-ddp", "fsdp", "local-sgd"'
+LAUNCHER = """
+import os, runpy, sys
+rank, *runs = sys.argv[1:]
+os.environ |= dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+for run in runs:
+    script, os.environ["MASTER_PORT"] = run.split(":")
+    sys.argv = [script, "--losses", f"{script}.{rank}.csv"]
+    runpy.run_path(script, run_name="__main__")
+assert not any(name.partition(".")[0] == "harness" for name in sys.modules)
+"""
+"""Runs scripts one after another in the same processes, which import torch once."""
+
+OWN = {"optimizer": "optimizer", "lr_schedule": "rate"}
+IN_ONE_START = {
+    "single": ("plain_numbers", "rows", "single", {"loss": "mse", "lr_warmup": 1.0}),
+    "ddp": ("normed", "pictures", "sync-ddp", {"loss": "each_sample", "clip_norm": 1.0}),
+    "fsdp": ("of_pixels", "maps", "fsdp", OWN),
+    "local": ("Answers", "answers", {"name": "local-sgd", "steps": 3}, {"loss": "bce-with-logits"}),
+    "listed": ("small", "pictures", {"name": "model-split", "schedule": "gpipe"}, OWN),
+    "calls": ("Twice", "pictures", {"name": "model-split", "schedule": "1f1b"}, {"loss": "mean", "clip_norm": 0.5}),
+}
+"""Model, data, strategy and what else the workload says."""
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_scripts_of_every_strategy_have_the_losses_of_their_cells():
-    work = 'loss = "mse"\nlr_warmup = 1.0'
-    apart = exported(SCENARIO, MODEL="plain_numbers", DATA="rows", STRATEGIES=f'{FIVE}, "model-split"', WORK=work)
+def test_scripts_of_every_strategy_have_the_losses_of_their_cells(here):
+    """Cells are run on the virtual engine, which computes the same, and scripts in one start of two processes."""
+    steps = {}
+    for name, (model, data, strategy, work) in IN_ONE_START.items():
+        own = {key: value if value in LOSSES else f"{here}/exported_models.py:{value}" for key, value in work.items()}
+        own |= {key: value for key, value in work.items() if not isinstance(value, str)}
+        cell = cell_of(here, model, data, strategy, sweep__micro_batch_size=[4], workload=own)
+        outcome = engine.run_virtual(setups.make_setup(cell))
+        steps[name] = pd.DataFrame(outcome.steps)
+        script = making.make_script(cell, 9, outcome.facts["placement"], here / f"{name}.py", ())
+        Path(f"{name}.py").write_text(script.text)
+    Path("launcher.py").write_text(LAUNCHER)
+    with ExitStack() as held:
+        ports = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in steps]
+    runs = [f"{name}.py:{port}" for name, port in zip(steps, ports, strict=True)]
+    started = [subprocess.Popen([sys.executable, "launcher.py", rank, *runs], stderr=subprocess.PIPE) for rank in "01"]
+    ended = [process.communicate(timeout=120)[1].decode()[-2000:] for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+    apart = {
+        name: _apart(rows[rows["step"] < 9], pd.read_csv(f"{name}.py.0.csv")["loss"]) for name, rows in steps.items()
+    }
     assert max(apart.values()) < 1e-5, apart
+
+
+FOUR = '"single", "sync-ddp", "fsdp", "local-sgd"'
 
 
 @pytest.mark.dist
@@ -558,16 +611,29 @@ def test_scripts_of_every_strategy_have_the_losses_of_their_cells():
 @pytest.mark.parametrize(
     ("model", "data", "strategies", "work"),
     [
-        ("small", "pictures", f'{FIVE}, {{ name = "model-split", schedule = "1f1b" }}', 'lr_schedule = "cosine"'),
+        ("plain_numbers", "rows", f'{FOUR}, "model-split"', 'loss = "mse"\nlr_warmup = 1.0'),
+        ("small", "pictures", f'{FOUR}, {{ name = "model-split", schedule = "1f1b" }}', 'lr_schedule = "cosine"'),
         (
             "small",
             "pictures",
             ", ".join(f'{{ name = "model-split", schedule = "{s}" }}' for s in PIPELINE_SCHEDULES),
             "",
         ),
-        ("normed", "pictures", FIVE, "clip_norm = 0.5"),
-        ("main", "sentences", FIVE, 'precision = "bf16"'),
+        (
+            "Twice",
+            "pictures",
+            ", ".join(f'{{ name = "model-split", schedule = "{s}" }}' for s in PIPELINE_SCHEDULES if s != "zb-1p"),
+            'loss = "exported_models.py:mean"',
+        ),
+        ("normed", "pictures", f'{FOUR}, "model-split"', "clip_norm = 0.5"),
+        ("counting", "pictures", '"model-split"', 'loss = "exported_models.py:each_sample"'),
+        ("main", "sentences", f'{FOUR}, "model-split"', 'precision = "bf16"'),
+        ("main", "sentences", FOUR, 'loss = "exported_models.py:each_token"'),
+        ("of_pixels", "maps", f'{FOUR}, "model-split"', "clip_norm = 0.5"),
+        ("of_pixels", "filled", f'{FOUR}, "model-split"', 'loss = "mse"'),
+        ("Answers", "answers", f'{FOUR}, "model-split"', 'loss = "bce-with-logits"'),
         ("small", "pictures", '{ name = "fsdp", shard = "optimizer" }, { name = "fsdp", recompute = true }', ""),
+        ("main", "sentences", '{ name = "model-split", recompute = true }', ""),
     ],
 )
 def test_exported_scripts_have_the_losses_of_their_cells(model, data, strategies, work):

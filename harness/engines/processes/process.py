@@ -367,6 +367,7 @@ def _close(job: Job, endpoint: Any) -> None:
     if job.kind != "worker":
         return
     endpoint.setup.stop_reading()
+    endpoint.runner.execution.close()
     endpoint.runner.close()
     if job.rendezvous:
         import torch.distributed as dist

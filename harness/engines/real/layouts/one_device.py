@@ -253,7 +253,6 @@ class DataParallel(OneDevice):
     def close(self) -> None:
         """Destroy the DDP module before its process group: otherwise gloo hangs at exit in a third of all cells."""
         self.replica.forward = self.replica.module
-        self.execution.close()
         del self.ddp
         gc.collect()
 
