@@ -532,7 +532,7 @@ def _bandwidth_of_profile(look: Look, model: str, cell: Cell) -> None:
 
 
 def _predicted(look: Look, name: str, real: Record, virtual: Record) -> None:
-    shared = "; two workers share the device, of which a prediction gives each one" if real.cell.gpus > 1 else ""
+    shared = "; two workers share the device, of which a prediction gives each one" if real.cell.oversubscribed else ""
     values = 1e3 * virtual.row["step_time_s"], 1e3 * real.row["step_time_s"]
     look.notes.within(f"{name}: predicted step{shared}", *values, 0.05, "ms", confirms=["profile-time"])
     _memory_predicted(look, name, real, virtual)
