@@ -7,6 +7,7 @@
  *   NVML_STUB_FORBIDDEN=a,b    these calls say "no permission"; handle1 is GPU 1 itself
  *   NVML_STUB_OLD=1            calls that came with later drivers are "not found"
  *   NVML_STUB_LOST=1:3         GPU 1 is lost from its third reading of memory on: every call to it says so
+ *   NVML_STUB_HANG=1:3         likewise, but no call to it returns any more
  *   NVML_STUB_MIG=1            GPU 0 is split into two MIG instances
  *   NVML_STUB_HIDE_PIDS=1      no process is listed, as in a container
  *   NVML_STUB_NO_PROCESS_MEMORY=1  processes are listed, their memory is "not available"
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
        DRIVER_NOT_LOADED = 9, FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15, UNKNOWN = 999 };
@@ -55,14 +57,18 @@ static int listed(const char *variable, const char *what) {
     return at && (at == list || at[-1] == ',') && strchr(",", at[strlen(what)]);
 }
 
-static int is_lost(Device *device) {
+/* Whether a variable such as 1:3 names this GPU and a reading that has come. */
+static int is_due(const char *variable, Device *device) {
     int index, from;
-    const char *text = getenv("NVML_STUB_LOST");
+    const char *text = getenv(variable);
     device = device->parent ? device->parent : device;
     return text && sscanf(text, "%d:%d", &index, &from) == 2 && device->index == index && device->asked >= from;
 }
 
+static int is_lost(Device *device) { return is_due("NVML_STUB_LOST", device); }
+
 static int refused(Device *device, const char *what) {
+    while (is_due("NVML_STUB_HANG", device)) sleep(1);
     if (is_lost(device)) return GPU_IS_LOST;
     if (listed("NVML_STUB_FORBIDDEN", what)) return NO_PERMISSION;
     return listed("NVML_STUB_UNSUPPORTED", what) ? NOT_SUPPORTED : SUCCESS;

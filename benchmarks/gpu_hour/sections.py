@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from hour import Notebook, Section, Verdict, how_it_ended
+from hour import GRACE_S, Notebook, Section, Verdict, how_it_ended
 from machine import FOR_TESTS, ROOT, lacking, requirements
 
 if TYPE_CHECKING:
@@ -175,10 +175,24 @@ def tests(look: Look) -> None:
     files = files_with_gpu_tests()
     report = look.folder / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", f"--junit-xml={report}", "-p", "no:cacheprovider"]
-    subprocess.run([*command, *map(str, files)], cwd=ROOT)
-    if not report.is_file():
-        return look.notes.failed("tests marked gpu", "pytest wrote no report; the section's log says why")
-    read_tests(report, look.notes)
+    asked_to_stop = not _ends_by_itself([*command, *map(str, files)])
+    if report.is_file():
+        read_tests(report, look.notes)
+    else:
+        look.notes.failed("tests marked gpu", "pytest wrote no report; the section's log says why")
+    if asked_to_stop:
+        raise KeyboardInterrupt
+
+
+def _ends_by_itself(command: list[str]) -> bool:
+    """Run a program to its end; where the section is asked to stop, so is the program, which says what it has done."""
+    with subprocess.Popen(command, cwd=ROOT) as program:
+        try:
+            program.wait()
+        except KeyboardInterrupt:
+            program.wait(GRACE_S / 2)
+            return False
+    return True
 
 
 def files_with_gpu_tests() -> list[Path]:

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from harness.analysis import exam as exams
-from harness.analysis.caveats import about, caveats_of
+from harness.analysis.caveats import about, caveats_of, unequal
 from harness.analysis.confidence import (
     achieves,
     evidence,
@@ -30,7 +30,7 @@ from harness.analysis.confidence import (
     recommended_first,
 )
 from harness.analysis.input_bound import input_bound, input_bound_in_words
-from harness.analysis.judged_rows import metric_of
+from harness.analysis.judged_rows import sought_of
 from harness.analysis.ledger import (
     LedgerEntry,
     at_one_rate,
@@ -59,6 +59,7 @@ from harness.analysis.points import (
 )
 from harness.analysis.ranking import ENOUGH, Standing, best_standings
 from harness.analysis.winners import DRAM, DevicePrice, price_of, winners
+from harness.core.endings import Status
 from harness.core.metrics import Judged
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import aligned, counted, escaped, listed, memory_size
@@ -196,7 +197,7 @@ def answer(rows: Sequence[Row], planned: int, price: DevicePrice | None = None, 
         ledger=ledger(found, best),
     )
     if not best[0].reached:
-        return _none_reached(common, best)
+        return _all_diverged(common, pool) or _none_reached(common, best, pool)
     return _ranked(common, recommended_first(best, found), found, price, target)
 
 
@@ -284,7 +285,7 @@ def _ranked(
         grounds=tuple(filter(None, grounds)),
         runner_up=_runner_up(others[0], leader) if others else NO_TEXT,
         why=tuple(filter(None, [scaled, *lost])),
-        caveats=(*common.caveats, *about(leader)),
+        caveats=(*common.caveats, *about(leader), *unequal(leader, others)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, standings),
         winners=winners(standings, price),
@@ -379,19 +380,46 @@ def _by_memory(leader: Standing, other: Standing) -> str:
 # -- no recommendation -------------------------------------------------------------------------------------------------
 
 
-def _none_reached(common: Answer, best: Sequence[Standing]) -> Answer:
+def _all_diverged(common: Answer, pool: Sequence[Row]) -> Answer | None:
+    """Return the answer where no run stayed finite; None where one did."""
+    if any(row["status"] != Status.DIVERGED for row in pool):
+        return None
+    data = _not_scaled(pool)
+    return replace(
+        common,
+        advice=Text(f"No recommendation: {_every_run(len(pool))} diverged."),
+        grounds=(data,) if data else (),
+        too_large=NO_TEXT,  # the advice on rates says it
+        try_next=() if data else common.try_next,
+        ledger=(),
+    )
+
+
+def _every_run(number: int) -> str:
+    return "the only run" if number == 1 else f"all {number} runs"
+
+
+def _not_scaled(pool: Sequence[Row]) -> Text:
+    """Say where runs diverged that the data's scale is the likelier cause than any rate; empty where it is none."""
+    found = dict.fromkeys(str(row["unscaled"]) for row in pool if row.get("unscaled"))
+    if not found or not any(row["status"] == Status.DIVERGED for row in pool):
+        return NO_TEXT
+    return Text(f"The data are not scaled: {'; '.join(found)}. Scale them before you try other learning rates.")
+
+
+def _none_reached(common: Answer, best: Sequence[Standing], pool: Sequence[Row]) -> Answer:
     """Return the answer where nobody reached what was asked for."""
     closest = best[0]
     goal = "reached the target" if closest.point.by_target else "ran to its end"
     near = ""
     if closest.point.by_target and closest.learnt:
-        seeds, metric = counted(closest.seeds, "seed"), metric_of(closest.point.row)
+        seeds, metric = counted(closest.seeds, "seed"), sought_of(closest.point.row)
         value = metric.written(closest.learnt)
         near = f"{label(closest.point)} came closest: validation {metric.words} {value} ({seeds})."
     return replace(
         common,
         advice=Text(f"No recommendation: no cell {goal}."),
-        grounds=(Text(near),) if near else (),
+        grounds=tuple(filter(None, (Text(near), _not_scaled(pool)))),
         why=tuple(failure(standing) for standing in best),
     )
 
@@ -419,4 +447,6 @@ def target_in_words(cells: Sequence[Cell]) -> str:
     accuracy, loss, value = next(iter(targets)) if len(targets) == len(metrics) == 1 else (None, None, None)
     if accuracy is not None and loss is None:
         return f"{100 * accuracy:g} % accuracy"
+    if loss is not None and accuracy is value is None:
+        return f"a loss of {loss:g}"
     return TARGET if value is None else f"a {Judged.of(*next(iter(metrics))).words} of {value:g}"

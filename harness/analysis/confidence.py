@@ -9,10 +9,8 @@ from harness.analysis.point_names import differs, in_full, real, sentences
 from harness.analysis.points import Point, number
 from harness.analysis.ranking import Standing, duel, seeds_to_tell
 from harness.core.text import NO_TEXT, Text
+from harness.core.uncertainty import STATED
 from harness.core.words import counted, duration, rate, share_in_percent
-
-STATED = 2.0
-"""Standard deviations that a prediction is said to be good to: 95 % of a normal."""
 
 
 def _deterministic(standing: Standing) -> bool:

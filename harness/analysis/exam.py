@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from harness.analysis.points import RESULTS, Row, number
+from harness.core.endings import Status
 from harness.core.row import BATCH_NORM, DRAWS
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import counted, listed, share_in_percent
@@ -75,7 +76,8 @@ def exams(rows: Sequence[Row]) -> list[Exam]:
     for row in rows:
         base = single.get(_trajectory(row))
         candidate = row.get("equivalence") == "single" and row["gpus"] > 1 and row["status"] in RESULTS
-        if candidate and base is not None:
+        # Two that diverged may have done so for any reason: they say nothing of each other.
+        if candidate and base is not None and (base["status"], row["status"]) != (Status.DIVERGED, Status.DIVERGED):
             differs = difference(base, row)
             if differs is not None:
                 pair = _Pair(*differs, _as_long(base, row), _causes(base, row))

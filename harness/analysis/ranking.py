@@ -13,7 +13,7 @@ from statistics import median
 
 from harness.analysis.censored import Beats, SeedRun, beats, expected_time, probability_interval, run_of
 from harness.analysis.exact import MIN_SEEDS, median_interval
-from harness.analysis.judged_rows import judged_value, metric_of
+from harness.analysis.judged_rows import sought_of, sought_value
 from harness.analysis.points import Point, Row, number
 from harness.core.endings import Status
 
@@ -66,8 +66,8 @@ class Standing:
 
     @property
     def learnt(self) -> float | None:
-        """Median on the validation split at the end, of what the cells are judged by."""
-        return self.point.median_of(judged_value)
+        """Median on the validation split at the end, of what the cells were after."""
+        return self.point.median_of(sought_value)
 
     @property
     def rank(self) -> tuple[bool, float, float, float]:
@@ -77,7 +77,7 @@ class Standing:
             self.reached < ENOUGH * self.seeds,
             broken,
             self.seconds,
-            metric_of(self.point.row).rank(self.learnt),
+            sought_of(self.point.row).rank(self.learnt),
         )
 
     @property

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import ModuleType
 
 from harness.commands.amd_facts import amd_facts
 from harness.commands.gpu_facts import Facts, nvidia_facts
-from harness.commands.torch_facts import torch_facts
+from harness.commands.torch_facts import TORCH, torch_facts
 from harness.core.machine import detect_machine
 from harness.core.nvidia_driver import NoNvml
 from harness.core.words import memory_size
 from harness.engines.telemetry import Probe, Target
-from harness.engines.telemetry.bench import Bench
+from harness.engines.telemetry.bench import PATIENCE_S, Bench
+from harness.engines.telemetry.helper import Helper, NoReturn
 
 # Chosen: long enough that the 10 ms ticks of process times tell a busy core from an idle one.
 BUSY_WINDOW_S = 0.3
@@ -125,11 +126,27 @@ def _own_group(controller: str) -> str:
 
 def _gpus() -> Facts:
     """Return what each vendor's driver says of its GPUs, and whether torch can use them; or that there is none."""
-    amd = amd_facts()
+    amd = _asked(amd_facts, "AMD GPUs")
     try:
-        return [*nvidia_facts(), *amd, *torch_facts()]
+        return [*_asked(nvidia_facts, "NVIDIA GPUs"), *amd, *_asked(torch_facts, TORCH)]
     except NoNvml as error:
-        return [*amd, *torch_facts()] if amd else [("GPUs", f"none ({error})")]
+        return [*amd, *_asked(torch_facts, TORCH)] if amd else [("GPUs", f"none ({error})")]
+
+
+def _asked(facts: Callable[[], Facts], whose: str) -> Facts:
+    """Return what a driver says, or that it does not return: one that lost a device may hang."""
+    try:
+        return Helper().call(facts, PATIENCE_S["open"])
+    except NoReturn as error:
+        return [(whose, f"the driver {error}: reset its GPUs, or restart the machine")]
+
+
+def _num_gpus() -> int:
+    """Return how many GPUs a plan would count, 0 where the driver does not return."""
+    try:
+        return Helper().call(detect_machine, PATIENCE_S["open"]).gpus
+    except NoReturn:
+        return 0
 
 
 def _probes(probes: Collection[type[Probe]]) -> Facts:
@@ -138,7 +155,7 @@ def _probes(probes: Collection[type[Probe]]) -> Facts:
     Each is asked as a cell would: once for the GPUs that this process may use, again after a window.
     """
     bench = Bench(list(probes))
-    devices = [f"cuda:{k}" for k in range(max(1, detect_machine().gpus))]
+    devices = [f"cuda:{k}" for k in range(max(1, _num_gpus()))]
     bench.open([Target(os.getpid(), f"doctor on {device}", device) for device in devices])
     bench.sample(time.monotonic())
     time.sleep(PROBES_WINDOW_S)

@@ -335,7 +335,7 @@ def _with_telemetry(record: Record, telemetry: Telemetry, result: Result) -> Rec
     neighbours = summary.pop("host_cpu_other_cores", None)
     row = record.row | summary
     if neighbours is not None:
-        row["noisy"] = neighbours > NOISY_CORES
+        row |= {"noisy": neighbours > NOISY_CORES, "other_cores": neighbours}
     origin_s = _origin_s(telemetry, result)
     lost_s = {device: since_s - origin_s for device, since_s in telemetry.lost.items()}
     detail = (record.detail or {}) | {

@@ -10,18 +10,20 @@ from harness.commands.gpu_facts import Facts, cuda_of_driver
 from harness.core.nvidia_driver import NoNvml, opened
 from harness.core.words import counted
 
+TORCH = "torch and GPUs"
+"""What the line is called."""
+
 
 def torch_facts() -> Facts:
     """Return what torch was built for, whether that fits the driver, and how many GPUs it sees; imports torch."""
     import torch
 
     if torch.version.hip:
-        return [("torch and GPUs", f"built for ROCm {torch.version.hip}; {_seen()}")]
-    facts = [("torch and GPUs", build_in_words(torch.version.cuda, _cuda_of_driver()))]
-    if torch.version.cuda is not None:
-        facts[0] = (facts[0][0], f"{facts[0][1]}; {_seen()}")
-        facts.append(("NCCL", _nccl()))
-    return facts
+        return [(TORCH, f"built for ROCm {torch.version.hip}; {_seen()}")]
+    built = build_in_words(torch.version.cuda, _cuda_of_driver())
+    if torch.version.cuda is None:
+        return [(TORCH, built)]
+    return [(TORCH, f"{built}; {_seen()}"), ("NCCL", _nccl())]
 
 
 def build_in_words(built: str | None, driver: tuple[int, int] | None) -> str:

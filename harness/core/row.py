@@ -92,6 +92,9 @@ class WholeRow(CellRow, total=False):
     displacement: float | None
     num_train: int | None
     traits: str
+    unscaled: str
+    other_cores: float
+    target_loss: float
     metric: str
     better: str
     validation_metric: float | None

@@ -317,7 +317,8 @@ def _forced(demand: Demand, machine: Machine, hindrance: Hindrance | None) -> Pl
 
 def _shares_one_gpu(demand: Demand, machine: Machine, hindrance: Hindrance | None) -> bool:
     """Say whether asynchronous workers can share the only GPU: they never wait for each other, and need no NCCL."""
-    independent = demand.strategy.synchrony == "asynchronous" and demand.servers > 0 and demand.layout.devices == 1
+    meets_nobody = demand.servers > 0 and demand.strategy.model_at == "server"
+    independent = demand.strategy.synchrony == "asynchronous" and meets_nobody and demand.layout.devices == 1
     scarce = hindrance is not None and hindrance.shortage > 0
     return scarce and demand.device == "cuda" and machine.gpus == 1 and independent
 

@@ -170,6 +170,7 @@ class RawData:
         remarks: what was converted or left out on the way, in words; the record keeps them.
         streams: what reads the samples; inputs are then those of a few of them only, targets those of all.
         judged: whether its targets fit the losses that it is for; the user's own are asked for every loss.
+        unscaled: what is too large to be trained on as it is, in words.
     """
 
     train_inputs: Arrays
@@ -183,6 +184,7 @@ class RawData:
     remarks: tuple[str, ...] = ()
     streams: Streams | None = None
     judged: bool = True
+    unscaled: tuple[str, ...] = ()
 
     @property
     def shape(self) -> DataShape:
@@ -596,3 +598,9 @@ class TableOptions(Options):
 
     categories: Literal["one-hot", "codes"] = "one-hot"
     """What a column of text becomes: a column of 0 and 1 for each of its words, or one of numbers."""
+
+    standardize: tuple[Literal["inputs", "target"], ...] = ("inputs",)
+    """Numbers that get mean 0 and deviation 1, by the training rows; losses then count in the target's variance."""
+
+    drop: tuple[str, ...] = ()
+    """Columns that are left out."""

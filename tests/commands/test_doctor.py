@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ from amdsmi_stub import GIB, NO_PERMISSION, AmdSmi
 from lazy import lazy
 from stub_driver import environment
 
+from harness.commands import doctor
 from harness.commands.amd_facts import amd_facts
 from harness.commands.doctor import _quota_v2, describe_machine
 from harness.commands.gpu_facts import bits_of
@@ -70,6 +72,17 @@ def test_who_is_on_a_gpu_is_named(driver):
     assert f"('  processes', '{users}')" in done.stdout
 
 
+def test_a_driver_that_does_not_return_is_named(monkeypatch):
+    gone = threading.Event()
+    monkeypatch.setattr(doctor, "PATIENCE_S", {"open": 0.1})
+    monkeypatch.setattr(doctor, "nvidia_facts", lambda: gone.wait(20))
+    monkeypatch.setattr(doctor, "detect_machine", lambda: gone.wait(20))
+    facts = dict(describe_machine([Mine]))
+    gone.set()
+    assert facts["NVIDIA GPUs"] == "the driver did not return within 0.1 s: reset its GPUs, or restart the machine"
+    assert facts["probe mine"] == "answers: answer"
+
+
 def test_limits_of_control_groups_are_read():
     assert _quota_v2("150000 100000") == 1.5
     assert _quota_v2("max 100000") is None
@@ -124,6 +137,18 @@ def test_a_build_of_torch_is_held_against_the_driver(built, driver, words):
 )
 def test_a_gpu_that_torch_has_no_code_for_is_found(capability, built_for, fits):
     assert runs_on(capability, built_for) is fits
+
+
+def test_a_torch_for_cuda_says_what_it_sees_and_lacks(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", [(9, 0), (7, 0)].__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    monkeypatch.setattr("torch.cuda.nccl.version", lambda: (2, 27, 3))
+    assert torch_facts() == [
+        ("torch and GPUs", "built for CUDA 13.0; it sees 2 GPUs; it has no code for cuda:1: install a build for it"),
+        ("NCCL", "2.27.3"),
+    ]
 
 
 def test_a_torch_for_rocm_says_so(monkeypatch):

@@ -281,6 +281,18 @@ def test_the_default_loading_leaves_ids_as_they_were(train: Path) -> None:
     assert cell(train, "same", loading=AHEAD).cell_id != default.cell_id
 
 
+@pytest.mark.dist
+@pytest.mark.parametrize(("strategy", "gpus"), [("single", 1), ("async-ps", 2)])
+def test_nothing_is_read_ahead_while_the_clock_stands(train: Path, strategy: str, gpus: int) -> None:
+    """Two processes of each device, 2 ms a sample: an evaluation of 45 samples takes as long as three steps' data."""
+    goal = {"max_steps": 16, "evaluate_every": 30, "validation_fraction": 0.5}
+    done = run(train, "slow", strategy, gpus=gpus, loading={"resident": False, "workers": 2}, goal=goal)
+    assert done.finished, done.reason
+    outcome = done.outcome
+    assert outcome.evaluation_s > outcome.samples * 0.001
+    assert outcome.samples / outcome.training_s < 1.1 * gpus * 2 / 0.002
+
+
 def test_a_data_set_that_is_too_slow_is_named_in_the_answer(train: Path) -> None:
     slow = run(train, "slow", loading=READ)
     rows = slow.outcome.steps

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cells import make_cell
 from lazy import lazy
+from places import TESTS
 from trained import FP64, difference, real
 
 from harness.analysis.cell_row import speed_row, time_row
@@ -19,6 +21,8 @@ from harness.core.outcome import Outcome
 from harness.engines.processes.launch import run_cell
 
 torch = lazy("torch")
+clock = lazy("harness.engines.real.clock")
+single_times = lazy("harness.engines.calibration.single_times")
 
 pytestmark = [pytest.mark.gpu, pytest.mark.dist]
 
@@ -55,6 +59,78 @@ def test_the_parts_of_a_step_are_timed_by_events_and_add_up(record_property):
     starts = outcome.steps["start_s"]
     assert starts == sorted(starts)
     assert speed_row(cell, outcome)["step_time_s"] == pytest.approx(outcome.training_s / 400, rel=0.5)
+
+
+def test_the_time_between_events_has_a_sign(record_property):
+    record_property("confirms", "event-order")
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    matrix = torch.ones(2048, 2048, device="cuda")
+    first.record()
+    for _ in range(20):
+        matrix = matrix @ matrix
+    last.record()
+    torch.cuda.synchronize()
+    assert first.elapsed_time(last) > 0
+    assert last.elapsed_time(first) == pytest.approx(-first.elapsed_time(last))
+
+
+def test_events_are_tied_to_the_hosts_clock(record_property):
+    record_property("confirms", "event-clock")
+    ledger = clock.Ledger(torch.device("cuda", 0), 0, 0)
+    ledger.start(time.monotonic())
+    away = []
+    for _ in range(20):
+        time.sleep(0.01)
+        stamp, now = ledger.stamp(), time.monotonic()
+        ledger.wait()
+        away.append(abs(ledger._on_host(stamp) - now))
+    assert sorted(away)[10] < 2e-4
+
+
+def test_no_step_makes_the_host_wait(record_property):
+    record_property("confirms", "host-runs-ahead")
+    record_property("confirms", "pinned-copies")
+    cell = make_cell(engine="real", sweep__strategy="single", **(FEW | GPU))
+    (stepper,) = single_times.prepare(cell, [], [cell.global_batch_size])
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            gradient = single_times.answer_of(stepper.worker.gradient(next(stepper.batches)))
+            single_times.answer_of(stepper.worker.apply(gradient))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    stepper.worker.ledger.resolve()
+    assert all(row["loss"] < 10 for row in stepper.worker.ledger.rows)
+
+
+def test_dropout_draws_the_same_in_each_run(record_property):
+    record_property("confirms", "own-generator")
+    workload = {"model": f"{TESTS}/models/own_models.py:dropout", "dataset": {"name": "synthetic", "size": 8}}
+    first, second = (trained("single", workload=workload, **GPU).steps["loss"] for _ in range(2))
+    assert first[:5] == pytest.approx(second[:5], rel=1e-4)
+    assert first[0] != first[1]
+
+
+def test_data_is_read_ahead_beside_a_started_gpu(record_property):
+    record_property("confirms", "fork-readers")
+    loading = {"workers": 1, "resident": False}
+    workload = {"model": "mlp", "dataset": {"name": "synthetic", "size": 8}, "loading": loading}
+    assert trained("single", workload=workload, **GPU).updates == 40
+
+
+def test_a_cpu_cell_leaves_the_gpu_alone(record_property):
+    record_property("confirms", "cpu-stays-cpu")
+
+    def used() -> int:
+        with opened() as nvml:
+            return int(nvml.nvmlDeviceGetMemoryInfo(visible_gpus(nvml)[0]).used)
+
+    workload = {"model": f"{TESTS}/models/own_models.py:dropout", "dataset": {"name": "synthetic", "size": 8}}
+    cell = make_cell(engine="real", sweep__strategy="single", workload=workload, **(FEW | CPU))
+    before, during = used(), []
+    assert run_cell(cell, on_start=lambda targets: during.append(used())).finished
+    assert during[0] - before < 100 * 2**20  # a context takes several times as much
 
 
 def test_the_allocators_peaks_are_those_of_training(record_property):

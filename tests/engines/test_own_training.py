@@ -144,6 +144,7 @@ def test_optimizers_of_torch_by_name_train_as_a_plain_loop_does(name):
 OWN = {
     "two_groups": lambda m: function("two_groups")(m),
     "of_parameters": lambda m: function("of_parameters")(m.parameters(), 0.001),
+    "by_axes": lambda m: function("by_axes")(m),
     "own_class": lambda m: function("own_class")(m.parameters(), 0.001),
     "by_norm": lambda m: function("by_norm")(m),
 }
@@ -226,6 +227,20 @@ def test_an_optimizer_of_ones_own_steps_its_groups_parts_on_the_stages_of_a_pipe
     options = {"strategy__model-split": options} if options else {}
     made = function(optimizer)
     assert apart(real("model-split", **changes, **options).weights, plain(changes, made)) < SAME
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("model", "stages", "own"),
+    [("body", [["a"], ["b", "c"]], "two_groups"), ("batchnorm", [["0", "1"], ["2", "3", "4"]], "by_axes")],
+    ids=["calls", "layers"],
+)
+def test_groups_keep_to_their_parameters_on_the_stages_of_a_pipeline(model, stages, own):
+    changes = points(model, gpus=2, workload_changes={"optimizer": f"{FILE}:{own}"}, sweep__learning_rate=[0.001])
+    cell = make_cell(engine="real", sweep__strategy={"name": "model-split", "placement": stages}, **changes)
+    split = run_cell(cell, options={"keep_weights": True})
+    assert split.finished, split.reason
+    assert apart(split.outcome.weights, plain(changes, OWN[own])) < SAME
 
 
 def test_an_optimizer_of_ones_own_needs_a_rate_and_must_be_one():

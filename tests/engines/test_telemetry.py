@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import defaultdict
 
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 from stub_driver import environment
 
 from harness.engines.telemetry import Probe, ProbeUnavailable, Sample, Target, harness_probes
-from harness.engines.telemetry.bench import Bench, load_probe, probe_path
+from harness.engines.telemetry.bench import PATIENCE_S, Bench, load_probe, probe_path
 from harness.engines.telemetry.columns import Columns
 from harness.engines.telemetry.cpu import HostProbe, Meter
+from harness.engines.telemetry.helper import Helper
 from harness.engines.telemetry.sampler import Sampler, Telemetry, Ticks
 from harness.engines.telemetry.summary import summarise, summary_notes
 from harness.results.store import Results, load
@@ -247,6 +249,7 @@ def test_sampler_refuses_an_interval_that_is_none(context, interval_s):
 PARENT = """
 import json, multiprocessing, os, sys
 from harness.engines.telemetry import Target
+from harness.engines.telemetry.helper import Helper
 from harness.engines.telemetry.sampler import Sampler
 
 if __name__ == "__main__":
@@ -420,6 +423,53 @@ def test_bench_a_failing_probe_is_closed_and_the_others_go_on():
     assert len(series["worker 0", "host_rss"]) == 4
 
 
+class Hanging(Failing):
+    """Reads once; then its driver does not return."""
+
+    name = "hanging"
+    gone = threading.Event()
+
+    def sample(self, now):
+        self.num_ticks += 1
+        if self.num_ticks > 1:
+            self.gone.wait(20)
+        return super().sample(now)
+
+    def notes(self):
+        return ["read once"]
+
+
+def test_bench_a_probe_that_does_not_return_is_left_alone_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr("harness.engines.telemetry.bench.PATIENCE_S", dict.fromkeys(PATIENCE_S, 0.2))
+    num_closed = Failing.num_closed
+    bench = Bench([Hanging, HostProbe])
+    bench.open([Target(os.getpid(), "worker 0", "cpu")])
+    for tick in range(3):
+        bench.sample(float(tick))
+    bench.close()
+    Hanging.gone.set()
+    assert bench.unavailable == {"hanging": "sample() did not return within 0.2 s"}
+    assert bench.lost == {"hanging": 1.0}
+    assert bench.notes == ["read once"]
+    assert Failing.num_closed == num_closed  # its driver would not return from that either
+    series = by_series(bench.columns)
+    assert len(series["d", "q"]) == 1
+    assert len(series["worker 0", "host_rss"]) == 3
+
+
+def test_helper_ends_its_thread_and_starts_another():
+    helper = Helper()
+    first = helper.call(threading.get_ident, 5)
+    assert helper.call(threading.get_ident, 5) == first != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        helper.call(lambda: 1 / 0, 5)
+    helper.close()
+    helper.close()
+    assert until(lambda: first not in [thread.ident for thread in threading.enumerate()])
+    assert helper.call(lambda: "again", 5) == "again"
+    helper.close()
+
+
 class Unmade(Probe):
     """Forgets the methods of a probe, so that it cannot be made."""
 
@@ -533,7 +583,9 @@ def test_summary_of_a_lost_device_has_no_energy():
     samples = readings("nvml_energy", "gpu0", (0, 1.0), (1, 2.0))
     assert summarise(samples)["energy_j"] == 1.0
     assert "energy_j" not in summarise(samples, {"gpu0": 1.5})
-    assert summary_notes(samples, {"gpu0": 1.5}) == ["energy_j: left out, because gpu0 gave no figures to the end"]
+    for lost in ({"gpu0": 1.5}, {"nvml": 1.5}):  # the device, or the probe that read it
+        assert summary_notes(samples, lost) == ["energy_j: left out, because gpu0 gave no figures to the end"]
+    assert summarise(samples, {"host": 1.5})["energy_j"] == 1.0
 
 
 def test_summary_of_amds_gpus_has_names_of_its_own():

@@ -171,6 +171,10 @@ def batchnorm():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
 
 
+def dropout():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10))
+
+
 def batchnorm2d():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
 
@@ -344,6 +348,12 @@ def by_order(model):
     weights, biases = ([p for n, p in model.named_parameters() if n.endswith(kind)] for kind in ("weight", "bias"))
     groups = [{"params": weights[:-1], "weight_decay": 0.1}, {"params": biases, "lr": 0.01}]
     return torch.optim.AdamW([*groups, {"params": weights[-1:], "lr": 0.002, "betas": (0.8, 0.9)}], lr=0.001)
+
+
+def by_axes(model):
+    """Matrices decay, vectors do not and learn more slowly."""
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) is many] for many in (True, False))
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "lr": 1e-4}], lr=0.001)
 
 
 def of_parameters(params, lr):

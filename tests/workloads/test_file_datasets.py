@@ -279,6 +279,23 @@ def test_table_with_a_target_of_fractions_is_for_regression(tmp_path: Path) -> N
     assert for_loss(raw, "mse").train_targets.dtype == np.float32
 
 
+def test_table_gives_its_target_a_scale_and_drops_columns_where_it_is_told(tmp_path: Path) -> None:
+    rows = frame()
+    rows["price"] = 1e5 + 3e4 * rows["price"]
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    given = {"path": tmp_path / "rows.csv", "target": "price"}
+    plain = load("table", **given)
+    assert len(plain.unscaled) == 1
+    assert "the targets have values up to 1" in "\n".join(plain.remarks)
+    raw = load("table", **given, standardize=["inputs", "target"], drop=["colour", "kind"])
+    assert raw.shape.inputs == (Feature("", (2,)),)
+    np.testing.assert_allclose([raw.train_targets.mean(), raw.train_targets.std()], [0, 1], atol=1e-5)
+    assert raw.unscaled == ()
+    assert "price was standardised: mean 1" in "\n".join(raw.remarks)
+    as_it_is = load("table", **given, standardize=[], drop=["colour", "kind"])
+    assert as_it_is.train_inputs[:, 0].mean() == pytest.approx(100, abs=5)
+
+
 def test_table_with_a_file_of_test_rows(tmp_path: Path) -> None:
     frame().to_csv(tmp_path / "train.csv", index=False)
     other = frame(10)
@@ -295,6 +312,8 @@ def test_table_with_a_file_of_test_rows(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"target": "knd"}, "has no column knd; did you mean kind.*it has size, count, colour, price and kind"),
+        ({"target": "kind", "drop": ["colr"]}, "drop: there is no column colr; did you mean colour"),
+        ({"target": "kind", "drop": ["kind"]}, "drop: kind is the target; name another column"),
         ({"target": "kind", "path": "none.csv"}, "none.csv is not there; give the file as `path`"),
         ({"target": "kind", "path": "broken.parquet"}, "broken.parquet: cannot be read"),
         ({"target": "kind", "path": "single.csv"}, "no column beside kind"),

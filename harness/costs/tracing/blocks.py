@@ -133,9 +133,8 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     """Put buffers and random generators back afterwards."""
     owners = [(owner, name, b) for owner in module.modules() for name, b in owner.named_buffers(recurse=False)]
     before = [buffer.detach().clone() for _, _, buffer in owners]
-    devices = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     try:
-        with generators_kept(sorted(devices)):
+        with generators_kept(next((p.device for p in module.parameters()), None)):
             yield
     finally:
         for (owner, name, buffer), values in zip(owners, before, strict=True):

@@ -21,6 +21,7 @@ from harness.engines.shared.misfit import GivenBatch, not_taken
 from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimizer, on_parts
 from harness.engines.shared.plain_state import PlainState, plain_state, put_back
 from harness.engines.shared.sample_order import Indices, cut
+from harness.workloads.accelerator import upload
 from harness.workloads.batches import Inputs, call, mapped, outputs_of
 from harness.workloads.generators import drawing_from
 from harness.workloads.losses import Metric, Reduces, evaluate, weighted_loss
@@ -252,13 +253,7 @@ class Replica:
         self._idle = piece.num_samples == 0
         if isinstance(piece.weight, float):
             return inputs, targets, piece.weight
-        return inputs, targets, self._upload(torch.from_numpy(piece.weight).to(self.dtype))
-
-    def _upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Bring a small tensor to the device without making the host wait for it."""
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return inputs, targets, upload(torch.from_numpy(piece.weight).to(self.dtype), self.device)
 
     def backward(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """Add one piece's gradient to the parameters' `.grad`; return its weighted loss, a 0-dim tensor."""
@@ -298,7 +293,8 @@ class Replica:
     def take_gradients(self) -> list[torch.Tensor]:
         """Hand the parameters' gradients over; a parameter without one has zeros, and is remembered as absent."""
         if self.optional:
-            self._present = self._present.new_tensor([p.grad is not None for p in self.parameters])
+            present = torch.tensor([p.grad is not None for p in self.parameters], dtype=self.dtype)
+            self._present = upload(present, self.device)
         elif self.complete:
             self._refuse_absent()
         gradients = [_handed_over(p) for p in self.parameters]
@@ -332,7 +328,7 @@ class Replica:
             parameter.grad = torch.view_as_complex(ordered) if parameter.is_complex() else ordered
         if self.optional and gradient.buffers is not None:
             flags = gradient.buffers[len(gradient.buffers) - len(self.parameters) :]
-            for parameter, present in zip(self.parameters, flags.tolist(), strict=True):
+            for parameter, present in zip(self.parameters, flags.cpu().tolist(), strict=True):
                 # A difference of weights is applied like a gradient; its flags cancel, its numbers do not.
                 if not present and parameter.grad is not None and not parameter.grad.any():
                     parameter.grad = None
@@ -404,7 +400,7 @@ class Replica:
         state, buffers = plain_state(self.module), [(buffer, buffer.detach().clone()) for buffer in self.buffers]
         held = [(owner, name, owner._buffers[name]) for owner, name in self._buffer_places]
         try:
-            with seeded(0, "evaluation"):
+            with seeded(0, "evaluation", device=self.device):
                 yield
         finally:
             for owner, name, buffer in held:
@@ -506,9 +502,13 @@ def build_module(model: Model, options: object, shape: DataShape, seed: int) -> 
 
 
 @contextmanager
-def seeded(seed: int, *stream: str | int) -> Iterator[None]:
-    """Draw from a stream of the run's own, whichever global generator is asked; all are put back as they were."""
-    with drawing_from(stream_seed(seed, *stream)):
+def seeded(seed: int, *stream: str | int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from a stream of the run's own, whichever generator is asked; all are put back as they were.
+
+    Args:
+        device: whose own generator is put back too, where it has one.
+    """
+    with drawing_from(stream_seed(seed, *stream), device):
         yield
 
 

@@ -5,7 +5,8 @@ A timing-only cell has no data and no model; nothing here imports torch before o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -193,12 +194,29 @@ class Setup:
         """The cell's own `server_counts`."""
         return self.cell.server_counts
 
-    def stop_reading(self) -> None:
-        """End the processes that read samples ahead."""
+    @property
+    def _streamed(self) -> Streamed | None:
         from harness.workloads.streamed import Streamed
 
-        if self.data is not None and isinstance(self.data.train, Streamed):
-            self.data.train.close()
+        return self.data.train if self.data is not None and isinstance(self.data.train, Streamed) else None
+
+    def let_read(self) -> None:
+        """Let the processes that read samples ahead begin; until now they are held."""
+        if self._streamed is not None:
+            self._streamed.go_on()
+
+    @contextlib.contextmanager
+    def reading_held(self) -> Iterator[None]:
+        """Hold the processes that read samples ahead while the training clock stands."""
+        if self._streamed is not None:
+            self._streamed.hold()
+        yield
+        self.let_read()
+
+    def stop_reading(self) -> None:
+        """End the processes that read samples ahead."""
+        if self._streamed is not None:
+            self._streamed.close()
 
     def data_notes(self) -> list[str]:
         """Return what was converted or noticed when the data were loaded, and how they are read."""
@@ -216,8 +234,8 @@ class Setup:
         return model_notes(self._tried)
 
     def model_facts(self) -> dict[str, str]:
-        """Return why the trained weights may differ from those of one device, for the cell's row."""
-        facts, judged = {"traits": traits(self._tried)}, self.budget.metric
+        """Return for the cell's row why weights may differ from those of one device, and how numbers are scaled."""
+        facts, judged = {"traits": traits(self._tried), "unscaled": "; ".join(self.data.unscaled)}, self.budget.metric
         return facts if judged.is_accuracy else facts | {"metric": judged.name, "better": judged.better}
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.workloads.losses import Reduces
 
-GENERATORS = ("torch", "random", "numpy", "torch on CUDA")
+GENERATORS = ("torch", "random", "numpy", "the device")
 """Whose states tell whether a model draws random numbers."""
 
 

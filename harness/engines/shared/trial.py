@@ -22,6 +22,7 @@ from harness.engines.shared.misfit import GivenBatch, classes_expected, not_take
 from harness.engines.shared.plain_state import changed, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
 from harness.engines.shared.shown import GENERATORS, Trial
+from harness.workloads.accelerator import generator_state
 from harness.workloads.batches import Inputs, Samples, as_written, call, outputs_of, tensors_of
 from harness.workloads.losses import OwnLoss, Reduces, how_it_reduces, weighted_loss
 
@@ -66,7 +67,7 @@ def try_model(
     refuse_untrainable(name, module)
     seen = _Seen(name, work, files, loss or work.loss)
     copied = convert(_copied(name, module, files), data.train.device, DTYPES[work.precision]).train()
-    with seeded(seed, "trial"), as_written():
+    with seeded(seed, "trial", device=data.train.device), as_written():
         blocks = iter(_blocks(data))
         seen.step(copied, data, next(blocks))
         if seen.looks or seen.keeps or {"random", "numpy"} & seen.generators:
@@ -151,12 +152,13 @@ class _Seen:
     def step(self, module: nn.Module, data: Data, index: torch.Tensor) -> None:
         """Pass forward and backward once."""
         inputs, targets = data.train.take(index)
-        before, held = _generators(), plain_state(module)
+        device = targets.device
+        before, held = _generators(device), plain_state(module)
         looks = _Looks()
         with self._watched_norms(module), looks:
             outputs = self._forward(module, inputs)
         self.looks = self.looks or looks.seen
-        pairs = zip(GENERATORS, before, _generators(), strict=False)
+        pairs = zip(GENERATORS, before, _generators(device), strict=True)
         self.generators |= {name for name, old, new in pairs if old != new}
         kept = plain_state(module)
         self.keeps |= set(changed(held, kept))
@@ -274,10 +276,10 @@ def _has_node(tensor: torch.Tensor, name: str) -> bool:
     return False
 
 
-def _generators() -> tuple[object, ...]:
-    """Return the states of all generators that a model may draw from, in the order of GENERATORS, to be compared."""
+def _generators(device: torch.device) -> tuple[object, ...]:
+    """Return the states of all generators that a model may draw from, in the order of GENERATORS, to be compared.
+
+    No device is asked but the one that the model is on: asking a GPU starts CUDA in this process.
+    """
     drawn = str(np.random.get_state(legacy=False))
-    states: list[object] = [torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn]
-    if torch.cuda.is_available():
-        states.append(torch.cuda.get_rng_state().numpy().tobytes())
-    return tuple(states)
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn, generator_state(device)

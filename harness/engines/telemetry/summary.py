@@ -34,7 +34,7 @@ def summarise(samples: Iterable[Sample], lost: Collection[str] = ()) -> dict[str
 
     Args:
         samples: in order of time.
-        lost: devices that stopped to answer on the way: their energy is not known.
+        lost: devices, and probes, that stopped to answer on the way: energy from there on is not known.
     """
     groups = _grouped(samples)
     energy, _ = _energy(groups, lost)
@@ -104,7 +104,8 @@ def _energy(groups: Groups, lost: Collection[str]) -> tuple[float | None, list[s
     shown, so its integral lags behind (at idle the two were seen to disagree by a factor 1.7; ml-energy/zeus, issue
     181).
     """
-    gone = [device for device in _gpus(groups) if device in lost]
+    without_probe = any(source in lost for source in GPU_SOURCES)
+    gone = [device for device in _gpus(groups) if without_probe or device in lost]
     if gone:
         return None, [f"energy_j: left out, because {', '.join(gone)} gave no figures to the end"]
     parts = {device: _device_energies(groups, device) for device in _gpus(groups)}

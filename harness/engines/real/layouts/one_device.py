@@ -30,6 +30,7 @@ from harness.engines.shared.layer_timing import blocks_of
 from harness.engines.shared.replica import Piece, Replica, even_pieces, make_pieces, seed_step
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
+from harness.workloads.accelerator import has_queue
 from harness.workloads.streamed import Streamed
 
 
@@ -168,7 +169,7 @@ class DataParallel(OneDevice):
         # A search for unused parameters cannot follow torch's older checkpoints; a static graph can.
         static = layout.static_graph or self._needs_static_graph()
         self._records_graph = static
-        devices = [self.replica.device.index] if self.replica.device.type == "cuda" else None
+        devices = [self.replica.device.index] if has_queue(self.replica.device) else None
         self.ddp = nn.parallel.DistributedDataParallel(
             self.replica.module,
             device_ids=devices,

@@ -94,9 +94,9 @@ def _optimizer_on(parts: Parts, like: Replica, names: Sequence[str], _: nn.Modul
     """Return the whole model's optimizer for the parts, each in its parameter's group."""
     if like.optimizer is None:
         return None
-    own = dict(zip(names, parts.parameters(), strict=True))
     of_like = dict(zip(like.names, like.parameters, strict=True))
-    return like.optimizer_on({id(of_like[name]): part for name, part in own.items()})
+    pairs = zip(names, parts.parameters(), strict=True)
+    return like.optimizer_on({id(of_like[name]): part for name, part in pairs})
 
 
 def average_gradients(gradients: Sequence[torch.Tensor], group: object, bucket_bytes: int) -> list[torch.Tensor]:

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from harness.api.strategy import Table
 from harness.costs.tracing import undisturbed
 from harness.engines.real.clock import Ledger, Stamp
+from harness.workloads.accelerator import has_queue
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +44,10 @@ PassSpan = tuple[tuple[str, int, int], Stamp, Stamp]
 def time_exchanges(ledger: Ledger, module: nn.Module, spans: list[tuple[str, Stamp, Stamp]]) -> None:
     """Put a stamp before and after everything in which a sharded module stands still for others.
 
-    On CPU a gather blocks where it is started, on CUDA where it is waited for; the last gradients on their way out
-    are waited for at the end of the backward pass.
+    On CPU a gather blocks where it is started, on a device with a queue where it is waited for; the last gradients on
+    their way out are waited for at the end of the backward pass.
     """
-    gather = "wait_for_unshard" if ledger.device.type == "cuda" else "unshard"
+    gather = "wait_for_unshard" if has_queue(ledger.device) else "unshard"
     for part in module.modules():
         if isinstance(part, FSDPModule):
             for group in part._get_fsdp_state()._fsdp_param_groups:
