@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
@@ -41,6 +41,13 @@ def allow_tf32(allowed: bool | None) -> None:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
+class DeviceGraph(Protocol):
+    """What a device was given to do while it was captured."""
+
+    def replay(self) -> None:
+        """Give it all of that again."""
+
+
 @dataclass(frozen=True)
 class RecordedGraph:
     """Forward and backward pass over samples of one shape: a graph that reads and writes the same memory each time.
@@ -50,7 +57,7 @@ class RecordedGraph:
         loss, gradients: what it writes.
     """
 
-    graph: torch.cuda.CUDAGraph
+    graph: DeviceGraph
     inputs: Inputs
     targets: torch.Tensor
     weights: torch.Tensor
@@ -83,7 +90,7 @@ class Captured(OneDevice):
         self._rate = torch.zeros((), dtype=torch.float32, device=device)
         self.replica.optimizer = make_optimizer(self.replica.module, _capturable(setup.optimizer), self._rate)
         self._recorded: dict[tuple[torch.Size, ...], RecordedGraph] = {}
-        self._update: Any = None
+        self._update: DeviceGraph | None = None
         self._applied = Flat([torch.zeros_like(p) for p in self.replica.parameters])
 
     def _refuse(self) -> None:
@@ -106,7 +113,7 @@ class Captured(OneDevice):
         """Whether the next gradient overwrites the memory of this one: a graph always writes to the same."""
         return True
 
-    def _capture(self, work: Callable[[], T], between: Callable[[], object]) -> tuple[Any, T]:
+    def _capture(self, work: Callable[[], T], between: Callable[[], object]) -> tuple[DeviceGraph, T]:
         """Record what the device is given to do; return the graph, and where it writes.
 
         Args:
@@ -122,7 +129,7 @@ class Captured(OneDevice):
                 work()
                 between()
         current.wait_stream(self._stream)
-        graph = self._cuda.CUDAGraph()
+        graph: DeviceGraph = self._cuda.CUDAGraph()
         try:
             with self._cuda.graph(graph, stream=self._stream):
                 written = work()
@@ -197,6 +204,7 @@ class Captured(OneDevice):
         """Replay the update."""
         torch._foreach_copy_(list(self._applied.pieces), self.replica.split(gradient))
         self._rate.fill_(rate)
+        assert self._update is not None  # recorded before the clock started
         self._update.replay()
         with torch.no_grad():
             self.replica.set_buffers(gradient.buffers)
