@@ -28,6 +28,13 @@ class DeviceEvent(Protocol):
         """Return the milliseconds until another one, below 0 where that came first; both have been passed."""
 
 
+class DeviceGraph(Protocol):
+    """Work that a device was given once, recorded."""
+
+    def replay(self) -> None:
+        """Give it to the device again."""
+
+
 class DeviceModule(Protocol):
     """What is asked of `torch.cuda` and its relatives."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,6 @@ from places import ROOT
 
 from harness.core.machine import Machine
 from harness.core.text import Text
-from harness.engines.processes.status import StatusBoard, StatusLine
 
 torch = lazy("torch")
 accelerator = lazy("harness.workloads.accelerator")
@@ -117,7 +117,7 @@ def ledger(monkeypatch) -> Any:
     waits: list[object] = []
     module = SimpleNamespace(Event=Event, synchronize=waits.append)
     monkeypatch.setattr("harness.engines.real.clock.module_of", lambda device: module)
-    made = clock.Ledger(SimpleNamespace(type="none"), 0, 0, StatusLine(StatusBoard(1).descriptor, 0, 1))
+    made = clock.Ledger(SimpleNamespace(type="none"), 0, 0, SimpleNamespace(clock=time.monotonic, stood_s=lambda: 0.0))
     made.waits = waits
     made.start(0.0)
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from harness.engines.shared.flat import Flat
 from harness.engines.shared.optimizers import OwnOptimizer, make_optimizer
 from harness.engines.shared.replica import Piece
 from harness.engines.shared.setup import Setup
+from harness.workloads.accelerator import DeviceGraph
 from harness.workloads.batches import Inputs, mapped, tensors_of
 from harness.workloads.entries import CUDA_GRAPH
 
@@ -39,13 +40,6 @@ def allow_tf32(allowed: bool | None) -> None:
     if allowed is not None:
         torch.set_float32_matmul_precision("high" if allowed else "highest")
         torch.backends.cudnn.allow_tf32 = allowed
-
-
-class DeviceGraph(Protocol):
-    """What a device was given to do while it was captured."""
-
-    def replay(self) -> None:
-        """Give it all of that again."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,7 @@ class Captured(OneDevice):
                 work()
                 between()
         current.wait_stream(self._stream)
-        graph: DeviceGraph = self._cuda.CUDAGraph()
+        graph = self._cuda.CUDAGraph()
         try:
             with self._cuda.graph(graph, stream=self._stream):
                 written = work()
@@ -204,7 +198,7 @@ class Captured(OneDevice):
         """Replay the update."""
         torch._foreach_copy_(list(self._applied.pieces), self.replica.split(gradient))
         self._rate.fill_(rate)
-        assert self._update is not None  # recorded before the clock started
+        assert self._update is not None  # a worker settles before its first step
         self._update.replay()
         with torch.no_grad():
             self.replica.set_buffers(gradient.buffers)
