@@ -15,6 +15,7 @@ from harness.core.budget import Budget
 from harness.core.cell import Cell, Named
 from harness.core.errors import Impossible
 from harness.engines.processes.launch import Result, run_cell
+from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.shared.setup import Setup, make_setup
 
 torch = lazy("torch")
@@ -42,7 +43,9 @@ def setup_of(**workload: Any) -> Setup:
 
 def steps_of(setup: Setup, number: int = 6) -> Any:
     """Return the weights and buffers after steps at growing rates: as a process takes them, warm-up included."""
-    runner = choose.make_runner(setup, clock.Ledger(torch.device("cpu"), 0, 0), 0, 0)
+    runner = choose.make_runner(
+        setup, clock.Ledger(torch.device("cpu"), 0, 0, StatusLine(StatusBoard(1).descriptor, 0, 1)), 0, 0
+    )
     batches = list(itertools.islice(sample_order.shared_batches(0, setup.num_train, 30, 0, 1), 43 + 1))
     before = runner.replica.snapshot()
     runner.warm_up(batches[0])

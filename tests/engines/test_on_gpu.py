@@ -19,6 +19,7 @@ from harness.core.endings import Status
 from harness.core.nvidia_driver import opened, visible_gpus
 from harness.core.outcome import Outcome
 from harness.engines.processes.launch import run_cell
+from harness.engines.processes.status import StatusBoard, StatusLine
 
 torch = lazy("torch")
 clock = lazy("harness.engines.real.clock")
@@ -76,7 +77,7 @@ def test_the_time_between_events_has_a_sign(record_property):
 
 def test_events_are_tied_to_the_hosts_clock(record_property):
     record_property("confirms", "event-clock")
-    ledger = clock.Ledger(torch.device("cuda", 0), 0, 0)
+    ledger = clock.Ledger(torch.device("cuda", 0), 0, 0, StatusLine(StatusBoard(1).descriptor, 0, 1))
     ledger.start(time.monotonic())
     away = []
     for _ in range(20):

@@ -62,8 +62,8 @@ class OneDevice:
 
     @property
     def lends_gradients(self) -> bool:
-        """Whether the next gradient overwrites the memory of this one."""
-        return False
+        """Whether the next gradient may overwrite the memory of this one: DDP's are views of its buckets."""
+        return self.setup.layout.data > 1
 
     @property
     def draws(self) -> bool:
@@ -186,11 +186,6 @@ class DataParallel(OneDevice):
     def _unused(self) -> bool:
         asked, trial = self.setup.cell.workload.find_unused_parameters, self.replica.trial
         return asked or (trial is not None and trial.unused)
-
-    @property
-    def lends_gradients(self) -> bool:
-        """Whether the next gradient overwrites the memory of this one: they are views of DDP's buckets."""
-        return True
 
     def _needs_static_graph(self) -> bool:
         """Whether DDP must be told that the graph never changes.
