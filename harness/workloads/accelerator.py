@@ -28,6 +28,13 @@ class DeviceEvent(Protocol):
         """Return the milliseconds until another one, below 0 where that came first; both have been passed."""
 
 
+class DeviceGraph(Protocol):
+    """Work that was recorded once, and is given to a device as a whole."""
+
+    def replay(self) -> None:
+        """Do it again, on the same memory."""
+
+
 class DeviceModule(Protocol):
     """What is asked of `torch.cuda` and its relatives."""
 

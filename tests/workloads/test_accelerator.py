@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -116,7 +117,8 @@ def ledger(monkeypatch) -> Any:
     waits: list[object] = []
     module = SimpleNamespace(Event=Event, synchronize=waits.append)
     monkeypatch.setattr("harness.engines.real.clock.module_of", lambda device: module)
-    made = clock.Ledger(SimpleNamespace(type="none"), 0, 0)
+    status = SimpleNamespace(clock=time.monotonic, stood_s=lambda: 0.0)
+    made = clock.Ledger(SimpleNamespace(type="none"), 0, 0, status)
     made.waits = waits
     made.start(0.0)
     return made

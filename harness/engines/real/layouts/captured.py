@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from harness.engines.shared.flat import Flat
 from harness.engines.shared.optimizers import OwnOptimizer, make_optimizer
 from harness.engines.shared.replica import Piece
 from harness.engines.shared.setup import Setup
+from harness.workloads.accelerator import DeviceGraph
 from harness.workloads.batches import Inputs, mapped, tensors_of
 from harness.workloads.entries import CUDA_GRAPH
 
@@ -50,7 +51,7 @@ class RecordedGraph:
         loss, gradients: what it writes.
     """
 
-    graph: torch.cuda.CUDAGraph
+    graph: DeviceGraph
     inputs: Inputs
     targets: torch.Tensor
     weights: torch.Tensor
@@ -83,7 +84,7 @@ class Captured(OneDevice):
         self._rate = torch.zeros((), dtype=torch.float32, device=device)
         self.replica.optimizer = make_optimizer(self.replica.module, _capturable(setup.optimizer), self._rate)
         self._recorded: dict[tuple[torch.Size, ...], RecordedGraph] = {}
-        self._update: Any = None
+        self._update: DeviceGraph | None = None
         self._applied = Flat([torch.zeros_like(p) for p in self.replica.parameters])
 
     def _refuse(self) -> None:
@@ -106,7 +107,7 @@ class Captured(OneDevice):
         """Whether the next gradient overwrites the memory of this one: a graph always writes to the same."""
         return True
 
-    def _capture(self, work: Callable[[], T], between: Callable[[], object]) -> tuple[Any, T]:
+    def _capture(self, work: Callable[[], T], between: Callable[[], object]) -> tuple[DeviceGraph, T]:
         """Record what the device is given to do; return the graph, and where it writes.
 
         Args:
@@ -197,6 +198,7 @@ class Captured(OneDevice):
         """Replay the update."""
         torch._foreach_copy_(list(self._applied.pieces), self.replica.split(gradient))
         self._rate.fill_(rate)
+        assert self._update is not None  # recorded before the clock starts
         self._update.replay()
         with torch.no_grad():
             self.replica.set_buffers(gradient.buffers)
