@@ -15,7 +15,7 @@ from harness.core.machine import detect_machine
 from harness.core.nvidia_driver import NoNvml
 from harness.core.words import memory_size
 from harness.engines.telemetry import Probe, Target
-from harness.engines.telemetry.bench import PATIENCE_S, Bench
+from harness.engines.telemetry.bench import MOST_ASKED_S, Bench
 from harness.engines.telemetry.helper import Helper, NoReturn
 
 # Chosen: long enough that the 10 ms ticks of process times tell a busy core from an idle one.
@@ -136,7 +136,7 @@ def _gpus() -> Facts:
 def _asked(facts: Callable[[], Facts], whose: str) -> Facts:
     """Return what a driver says, or that it does not return: one that lost a device may hang."""
     try:
-        return Helper().call(facts, PATIENCE_S["open"])
+        return Helper().call(facts, MOST_ASKED_S["open"])
     except NoReturn as error:
         return [(whose, f"the driver {error}: reset its GPUs, or restart the machine")]
 
@@ -144,7 +144,7 @@ def _asked(facts: Callable[[], Facts], whose: str) -> Facts:
 def _num_gpus() -> int:
     """Return how many GPUs a plan would count, 0 where the driver does not return."""
     try:
-        return Helper().call(detect_machine, PATIENCE_S["open"]).gpus
+        return Helper().call(detect_machine, MOST_ASKED_S["open"]).gpus
     except NoReturn:
         return 0
 

@@ -14,7 +14,7 @@ from harness.analysis.ranking import Standing
 from harness.analysis.rate_regimes import map_frame
 from harness.report.draw_bars import throughput_panels
 from harness.report.draw_batches import batch_panels
-from harness.report.draw_curves import LOSS, best_panels, curve_panels, learnt_of, panels_left_out
+from harness.report.draw_curves import LEARNT_LOSS, best_panels, curve_panels, learnt_of, panels_left_out
 from harness.report.draw_fit import fit_panels
 from harness.report.draw_memory import memory_panels
 from harness.report.draw_noise import noise_panels
@@ -116,7 +116,7 @@ def _convergence(frames: PageFrames, page: Page) -> Gallery:
         missing = "No curves: no finished cell measured a validation accuracy or another metric."
         return Gallery("Convergence", (), remarks=(missing,) if frames.scenario.records else ())
     accuracies = curve_panels(known, learnt_of(frames.metric), frames.target)
-    losses = curve_panels(pd.concat(best_panels(known, LOSSES_SHOWN, not frames.metric.higher)), LOSS)
+    losses = curve_panels(pd.concat(best_panels(known, LOSSES_SHOWN, not frames.metric.higher)), LEARNT_LOSS)
     shown = [*_to_target(frames), *accuracies[:CURVES_OPEN], *losses[:CURVES_OPEN]]
     fits = {row["cell_id"]: row["fitting"] for row in frames.scenario.rows if row.get("fitting")}
     shown += fit_panels(frames.best_curves, fits)

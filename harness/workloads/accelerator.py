@@ -29,10 +29,10 @@ class DeviceEvent(Protocol):
 
 
 class DeviceGraph(Protocol):
-    """Work that was recorded once, and is given to a device as a whole."""
+    """Work that a device was given once, recorded."""
 
     def replay(self) -> None:
-        """Do it again, on the same memory."""
+        """Give it to the device again."""
 
 
 class DeviceModule(Protocol):

@@ -36,6 +36,11 @@ Convert = Callable[["Arrays", "npt.NDArray[np.generic]"], "Batch"]
 """Makes tensors in host memory of the inputs and targets of some samples."""
 
 
+BEGIN_S = 10.0
+"""Longest that processes are waited for before they may be held; chosen: they need milliseconds, and one that died is
+found at the first batch."""
+
+
 class Streamed:
     """A split as training sees it, like `Samples`, but read as it is needed.
 
@@ -158,11 +163,19 @@ class _Ahead:
             pin_memory=loading.pin_memory and has_queue(streamed.device),
             # A data set of the user's own may be a class that no other process could import.
             multiprocessing_context="fork",
-            worker_init_fn=_begin,
+            worker_init_fn=self._begin,
         )
         before = set(multiprocessing.active_children())
+        self._begun = multiprocessing.get_context("fork").Semaphore(0)
         self.iterator: Iterator[Batch | str] | None = iter(loader)
         self._processes = [each for each in multiprocessing.active_children() if each not in before]
+        for _ in self._processes:
+            self._begun.acquire(timeout=BEGIN_S)
+
+    def _begin(self, _: int) -> None:
+        """What each of the processes does first: one that is held could not end with us if it had not asked to."""
+        die_with_parent()
+        self._begun.release()
 
     def tell(self, number: signal.Signals) -> None:
         """Send a signal to the processes; one that has died is found at the next batch."""
@@ -194,11 +207,6 @@ class _Ahead:
     def close(self) -> None:
         self.tell(signal.SIGCONT)
         self.iterator = None  # torch ends its processes when nothing holds it any more
-
-
-def _begin(_: int) -> None:
-    """What each of the processes does first."""
-    die_with_parent()  # a held one would not notice that nobody waits for it any more
 
 
 class _Micro(torch.utils.data.Dataset["Batch | str"]):

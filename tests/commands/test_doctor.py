@@ -74,7 +74,7 @@ def test_who_is_on_a_gpu_is_named(driver):
 
 def test_a_driver_that_does_not_return_is_named(monkeypatch):
     gone = threading.Event()
-    monkeypatch.setattr(doctor, "PATIENCE_S", {"open": 0.1})
+    monkeypatch.setattr(doctor, "MOST_ASKED_S", {"open": 0.1})
     monkeypatch.setattr(doctor, "nvidia_facts", lambda: gone.wait(20))
     monkeypatch.setattr(doctor, "detect_machine", lambda: gone.wait(20))
     facts = dict(describe_machine([Mine]))

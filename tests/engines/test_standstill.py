@@ -5,11 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
+import psutil
 import pytest
+from lazy import lazy
 
+from harness.core.cell import Loading
 from harness.engines.processes.standstill import Standstill
 from harness.engines.processes.status import StatusBoard, StatusLine
+
+torch = lazy("torch")
+streamed = lazy("harness.workloads.streamed")
 
 
 def count(descriptor: int) -> None:
@@ -64,3 +72,37 @@ def test_the_clock_of_every_process_leaves_a_standstill_out(board: StatusBoard) 
             time.sleep(0.05)
     assert mine.stood_s() == other.stood_s() >= 0.1
     assert time.monotonic() - other.clock() - before == pytest.approx(mine.stood_s(), abs=1e-3)
+
+
+# -- processes that read ahead -----------------------------------------------------------------------------------------
+
+
+class Zeros:
+    def __len__(self) -> int:
+        return 100
+
+    def read(self, rows: Any, *_: object) -> Any:
+        return np.zeros((len(rows), 4), dtype=np.float32), np.zeros(len(rows), dtype=np.int64)
+
+
+def read_ahead(said: Any) -> None:
+    def convert(inputs: Any, targets: Any) -> Any:
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    loading = Loading(workers=2, prefetch=2)
+    split = streamed.Streamed(Zeros(), torch.zeros(100), convert, torch.device("cpu"), loading)
+    split.follow([(np.arange(10), 0)] * 50)
+    said.send([child.pid for child in psutil.Process().children()])
+    time.sleep(60)
+
+
+def test_readers_that_are_held_end_with_whoever_they_read_for() -> None:
+    mine, theirs = multiprocessing.Pipe()
+    reader = multiprocessing.get_context("fork").Process(target=read_ahead, args=(theirs,))
+    reader.start()
+    held = [psutil.Process(pid) for pid in mine.recv()]
+    soon(lambda: all(process.status() == psutil.STATUS_STOPPED for process in held))
+    assert len(held) == 2
+    reader.kill()
+    reader.join()
+    soon(lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in held))

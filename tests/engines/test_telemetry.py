@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from stub_driver import environment
 
 from harness.engines.telemetry import Probe, ProbeUnavailable, Sample, Target, harness_probes
-from harness.engines.telemetry.bench import PATIENCE_S, Bench, load_probe, probe_path
+from harness.engines.telemetry.bench import MOST_ASKED_S, Bench, load_probe, probe_path
 from harness.engines.telemetry.columns import Columns
 from harness.engines.telemetry.cpu import HostProbe, Meter
 from harness.engines.telemetry.helper import Helper
@@ -440,7 +440,7 @@ class Hanging(Failing):
 
 
 def test_bench_a_probe_that_does_not_return_is_left_alone_and_the_others_go_on(monkeypatch):
-    monkeypatch.setattr("harness.engines.telemetry.bench.PATIENCE_S", dict.fromkeys(PATIENCE_S, 0.2))
+    monkeypatch.setattr("harness.engines.telemetry.bench.MOST_ASKED_S", dict.fromkeys(MOST_ASKED_S, 0.2))
     num_closed = Failing.num_closed
     bench = Bench([Hanging, HostProbe])
     bench.open([Target(os.getpid(), "worker 0", "cpu")])

@@ -117,8 +117,7 @@ def ledger(monkeypatch) -> Any:
     waits: list[object] = []
     module = SimpleNamespace(Event=Event, synchronize=waits.append)
     monkeypatch.setattr("harness.engines.real.clock.module_of", lambda device: module)
-    status = SimpleNamespace(clock=time.monotonic, stood_s=lambda: 0.0)
-    made = clock.Ledger(SimpleNamespace(type="none"), 0, 0, status)
+    made = clock.Ledger(SimpleNamespace(type="none"), 0, 0, SimpleNamespace(clock=time.monotonic, stood_s=lambda: 0.0))
     made.waits = waits
     made.start(0.0)
     return made

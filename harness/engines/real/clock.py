@@ -29,8 +29,8 @@ class Queued(NamedTuple):
     stood_s: float
 
     def seconds_to(self, later: Queued) -> float:
-        """Return the seconds between two moments, standstills left out; waits for neither."""
-        return max(0.0, self.event.elapsed_time(later.event) / 1000 - (later.stood_s - self.stood_s))
+        """Return the seconds until another moment, standstills left out; below 0 where that came first."""
+        return self.event.elapsed_time(later.event) / 1000 - (later.stood_s - self.stood_s)
 
 
 class Ledger:

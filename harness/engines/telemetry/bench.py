@@ -74,7 +74,7 @@ def _load_module(where: str) -> object:
     return module
 
 
-PATIENCE_S = {"open": 30.0, "sample": 3.0, "notes": 3.0, "lost": 3.0, "close": 3.0}
+MOST_ASKED_S = {"open": 30.0, "sample": 3.0, "notes": 3.0, "lost": 3.0, "close": 3.0}
 """Seconds that a probe's methods may take; chosen: a driver that has to be loaded takes some, and who stops a sampler
 waits 5 s for the last reading."""
 
@@ -149,7 +149,7 @@ class Bench:
     def _guard(self, name: str, what: str, action: Callable[[], T]) -> T | None:
         """Return what a probe answers; None where it fails or does not return, and the first reason is kept."""
         try:
-            return self._helper.call(action, PATIENCE_S[what])
+            return self._helper.call(action, MOST_ASKED_S[what])
         except NoReturn as error:
             self._hanging.add(name)
             self.unavailable.setdefault(name, f"{what}() {error}")

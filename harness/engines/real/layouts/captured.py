@@ -198,7 +198,7 @@ class Captured(OneDevice):
         """Replay the update."""
         torch._foreach_copy_(list(self._applied.pieces), self.replica.split(gradient))
         self._rate.fill_(rate)
-        assert self._update is not None  # recorded before the clock starts
+        assert self._update is not None  # a worker settles before its first step
         self._update.replay()
         with torch.no_grad():
             self.replica.set_buffers(gradient.buffers)
