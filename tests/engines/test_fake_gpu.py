@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -211,6 +212,23 @@ def test_events_stand_before_and_behind_the_work_that_they_time(ran):
     assert input_ops == 4
     assert compute_ops > 40
     assert [round(steps["communication_s"][k] * 1000) for k in full] == [0] * len(full)
+
+
+@pytest.mark.parametrize("name", ["single", "sync-ddp", "fsdp"])
+def test_the_parts_of_a_step_are_no_more_than_the_step(ran, name):
+    """Counted in operations: what is called waiting has been taken out of computing."""
+    steps = ran[name]["fakegpu:0"]["steps"]
+    parts = [key for key in steps if key in ("input_s", "compute_s", "communication_s", "idle_s")]
+    mine = [k for k in range(len(steps["step"])) if (steps["worker"][k], steps["device"][k]) == (0, 0)]
+    counted = 0
+    for this, following in itertools.pairwise(mine):
+        operations = 1000 * (steps["start_s"][following] - steps["start_s"][this])
+        if abs(operations - round(operations)) > 1e-3:
+            continue  # a mark lies between them, at which the device's clock is tied anew to the host's
+        counted += 1
+        assert 0 < 1000 * sum(steps[part][this] for part in parts) < operations + 0.5
+        assert min(steps[part][this] for part in parts) >= 0
+    assert counted > 2
 
 
 def test_a_step_recorded_as_graphs_computes_what_an_eager_one_does(ran):

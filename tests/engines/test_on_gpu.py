@@ -77,12 +77,13 @@ def test_the_time_between_events_has_a_sign(record_property):
 
 def test_events_are_tied_to_the_hosts_clock(record_property):
     record_property("confirms", "event-clock")
-    ledger = clock.Ledger(torch.device("cuda", 0), 0, 0, StatusLine(StatusBoard(1).descriptor, 0, 1))
-    ledger.start(time.monotonic())
+    status = StatusLine(StatusBoard(1).descriptor, 0, 1)
+    ledger = clock.Ledger(torch.device("cuda", 0), 0, 0, status)
+    ledger.start(ledger.clock())
     away = []
     for _ in range(20):
         time.sleep(0.01)
-        stamp, now = ledger.stamp(), time.monotonic()
+        stamp, now = ledger.stamp(), ledger.clock()
         ledger.wait()
         away.append(abs(ledger._on_host(stamp) - now))
     assert sorted(away)[10] < 2e-4
@@ -152,6 +153,14 @@ def test_two_asynchronous_workers_share_one_gpu(record_property):
     outcome = trained("async-ps", sweep__gpus=[2], **GPU)
     assert set(outcome.updates_log["worker"]) == {0, 1}
     assert outcome.updates >= 40
+
+
+def test_workers_that_stand_still_on_a_gpu_go_on_behind_an_evaluation_there(record_property):
+    record_property("confirms", "standstill")
+    goal = {"goal": {"target_accuracy": 0.999, "max_epochs": 1}}
+    outcome = trained("async-ps", sweep__gpus=[2], **(goal | GPU))
+    assert len(outcome.evaluations) > 1
+    assert set(outcome.updates_log["worker"]) == {0, 1}
 
 
 def test_evaluations_on_a_gpu_find_what_those_on_a_cpu_find(record_property):

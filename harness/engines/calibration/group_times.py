@@ -37,7 +37,7 @@ FEWEST = 8
 STALL_ROUNDS = 5
 """Times that all gaps are measured in turn; chosen: the median of five leaves out two that others disturbed."""
 
-TIMEOUT_S = 120.0
+LONGEST_COLLECTIVE_S = 120.0
 """For one collective; chosen: a peer that is gone is noticed at once, this is for one that hangs."""
 
 ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -57,7 +57,7 @@ def measure_group(rank: int, ranks: int, store: str, device: str, _: Connection)
     place = torch.device("cpu" if device == "cpu" else f"{device}:{rank}")
     if has_queue(place):
         module_of(place).set_device(place)
-    join_group(store, rank, ranks, place, TIMEOUT_S)
+    join_group(store, rank, ranks, place, LONGEST_COLLECTIVE_S)
     timed = _timer(place)
     collectives = {}
     for name, make in COLLECTIVES.items():
