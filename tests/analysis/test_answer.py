@@ -68,7 +68,7 @@ def test_the_target_is_named_where_it_is_known() -> None:
         ([(0.985, None)], "98.5 % accuracy"),
         ([(0.9, None), (0.95, None)], "the target"),
         ([(0.9, 0.3)], "the target"),
-        ([(None, 0.3)], "the target"),
+        ([(None, 0.3)], "a loss of 0.3"),
     ],
 )
 def test_a_target_is_put_in_words_where_all_cells_have_the_same_accuracy(goals: list[Any], words: str) -> None:
