@@ -8,12 +8,13 @@ CODE := harness plugins tests benchmarks docs
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTEST := $(BIN)/python -m pytest
-# What starts processes or a browser measures time, binds ports and fills both cores: one test at a time.
-ALONE := (dist or browser)
+TWO := $(PYTEST) -n $(WORKERS) --dist worksteal
+# What judges time has the machine for itself. What only starts processes waits for them half of its time.
+PROCESSES := (dist or browser)
 SHORT := not slow and not long and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help run check format test test-unit test-processes test-one test-slow test-long bench docs clean
+.PHONY: help run check format test test-unit test-processes test-one test-slow test-long test-gpu bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,20 +34,26 @@ format: $(VENV)/.tested ## let the formatter and the linter mend what they can
 test: test-unit test-processes ## the fast suite: test-unit, then test-processes
 
 test-unit: $(VENV)/.tested ## tests without processes, WORKERS=2 at a time
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "$(SHORT) and not $(ALONE)"
+	$(TWO) -m "$(SHORT) and not $(PROCESSES)"
 
-test-processes: $(VENV)/.tested ## tests with processes or a browser, one at a time
-	$(PYTEST) -m "$(SHORT) and $(ALONE)"
+test-processes: $(VENV)/.tested ## tests with processes or a browser; what judges time alone
+	$(TWO) -m "$(SHORT) and $(PROCESSES) and not timed"
+	$(PYTEST) -m "$(SHORT) and $(PROCESSES) and timed"
 
 test-one: $(VENV)/.tested ## one file or test: make test-one T=tests/core/test_units.py
 	@test -n "$(T)" || { echo "make test-one T=tests/...: name a file, a folder or a test"; exit 2; }
 	$(PYTEST) $(T)
 
 test-slow: $(VENV)/.tested ## one short form of each slow kind: accuracies, bundled scenarios, reports of real runs
-	$(PYTEST) -m "slow and not long and not gpu"
+	$(TWO) -m "slow and not long and not gpu and not timed"
+	$(PYTEST) -m "slow and not long and not gpu and timed"
 
 test-long: $(VENV)/.tested ## everything slow, with the full matrices; before a large change is closed
-	$(PYTEST) -m "(slow or long) and not gpu"
+	$(TWO) -m "(slow or long) and not gpu and not timed"
+	$(PYTEST) -m "(slow or long) and not gpu and timed"
+
+test-gpu: $(VENV)/.tested ## what only a GPU can show, in 8 minutes: a page in results/reference/ and an archive
+	$(BIN)/python benchmarks/gpu_hour
 
 bench: $(VENV)/.installed ## what the harness adds to a training loop
 	$(BIN)/python benchmarks/overhead.py

@@ -1,8 +1,9 @@
 """What the harness costs: its throughput as a ratio to what people write without it, in one interleaved run.
 
-    python benchmarks/overhead.py [--rounds 7] [--steps 400]
+    python benchmarks/overhead.py [--rounds 7] [--steps 400] [--only compiled]
 
 Prints the median ratio with the lowest and highest of all rounds; single timings on a shared machine mean nothing.
+Compiled steps are compared with eager ones of the same cell; what compiling takes is no part of either.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ HERE = Path(__file__).resolve().parent
 SCENARIO = """
 engine = "{engine}"
 [workload]
-model = "lenet5"
+model = "{model}"
 dataset = {dataset}
+step = "{step}"
 [sweep]
 strategy = ["{strategy}"]
 global_batch_size = [64]
@@ -53,12 +55,13 @@ def host() -> Any:
     return load_host()
 
 
-def cell(strategy: str, gpus: int, steps: int, engine: str) -> Any:
+def cell(strategy: str, gpus: int, steps: int, engine: str, model: str = "lenet5", step: str = "eager") -> Any:
     from harness.core.machine import Machine
     from harness.scenario.plan import make_plan
     from harness.scenario.read import parse_scenario
 
-    text = SCENARIO.format(strategy=strategy, gpus=gpus, steps=steps, engine=engine, dataset=dataset())
+    point = {"strategy": strategy, "gpus": gpus, "steps": steps, "engine": engine, "model": model, "step": step}
+    text = SCENARIO.format(**point, dataset=dataset())
     return make_plan(parse_scenario(text, host(), Path("bench.toml")), host(), Machine(cores=64)).cells[0]
 
 
@@ -82,12 +85,14 @@ def raw_pictures() -> Any:
     return torch.from_numpy(images), torch.from_numpy(raw.train_targets)
 
 
-def harness(strategy: str, gpus: int, steps: int, engine: str = "real") -> tuple[float, float]:
+def harness(
+    strategy: str, gpus: int, steps: int, engine: str = "real", model: str = "lenet5", step: str = "eager"
+) -> tuple[float, float]:
     """Return samples per second, and seconds outside training and evaluation."""
     from harness.analysis.cell_row import speed_row
     from harness.engines.processes.launch import run_cell
 
-    made = cell(strategy, gpus, steps, engine)
+    made = cell(strategy, gpus, steps, engine, model, step)
     began = time.perf_counter()
     result = run_cell(made)
     wall = time.perf_counter() - began
@@ -111,18 +116,33 @@ def without(kind: str, steps: int) -> float:
     return float(found.group(1))
 
 
-def report(name: str, ratios: list[float], aim: float) -> None:
+def report(name: str, ratios: list[float], aim: float | None = None) -> None:
     middle = statistics.median(ratios)
-    verdict = "ok" if middle >= aim else "MISSED"
+    verdict = "" if aim is None else f"; aim {aim}) {'ok' if middle >= aim else 'MISSED'}"
     low, high = min(ratios), max(ratios)
-    print(f"{name:<52} {middle:6.3f}  ({low:.3f} to {high:.3f}, n = {len(ratios)}; aim {aim}) {verdict}", flush=True)
+    print(f"{name:<52} {middle:6.3f}  ({low:.3f} to {high:.3f}, n = {len(ratios)}{verdict or ')'}", flush=True)
+
+
+def compiled(rounds: int, steps: int) -> None:
+    """Compare compiled steps with eager ones; the first compiled cell fills torch's cache for the others."""
+    for model in ("lenet5", "mlp"):
+        harness("single", 1, 10, model=model, step="compiled")
+        ratios = []
+        for _ in range(rounds):
+            before = harness("single", 1, steps, model=model)[0]
+            ours = harness("single", 1, steps, model=model, step="compiled")[0]
+            ratios.append(2 * ours / (before + harness("single", 1, steps, model=model)[0]))
+        report(f"{model}: compiled / eager", ratios)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--only", choices=["compiled"])
     chosen = parser.parse_args()
+    if chosen.only:
+        return compiled(chosen.rounds, chosen.steps)
     found: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:
@@ -156,6 +176,7 @@ def main() -> None:
     print(
         f"seconds of a cell outside training and evaluation: median {statistics.median(found['outside']):.2f} (aim < 1)"
     )
+    compiled(chosen.rounds, chosen.steps)
 
 
 if __name__ == "__main__":

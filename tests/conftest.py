@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from places import SHARED
+from stub_driver import build_stub
 
 # Two cores and many processes: more threads than cores makes everything twenty times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -24,3 +26,9 @@ settings.load_profile("harness")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the golden texts be written anew."""
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ as the texts read now")
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a libnvidia-ml.so.1 that is the stub."""
+    return build_stub(tmp_path_factory.mktemp("driver"))

@@ -82,11 +82,11 @@ def mask_figures(text: str) -> str:
 def mask_predictions(text: str) -> str:
     """Mask the figures in a plan's table, which are predicted; what the scenario says stays."""
     lines = mask_places(text).split("\n")
-    found = [at for at, line in enumerate(lines) if "  minutes" in line]
+    found = [at for at, line in enumerate(lines) if "  seeds" in line]
     if not found:
         return "\n".join(lines)
     head, end = found[0], lines.index("", found[0])
-    num_kept = GAP.split(lines[head]).index("minutes")
+    num_kept = GAP.split(lines[head]).index("seeds") + 1
     for at in range(head, end):
         cells = GAP.split(lines[at])
         lines[at] = "  ".join(cells[:num_kept] + [NUMBER.sub("#", cell) for cell in cells[num_kept:]])

@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from golden_texts import (
     mask_predictions,
     typed,
 )
+from stub_driver import environment
 
 Hold = Callable[[str, str], None]
 
@@ -223,6 +228,37 @@ def test_doctor(golden):
         pytest.skip("the text is that of a machine without an NVIDIA driver")
 
 
+# One process looks at all of them: the stub reads its variables at every call.
+GPU_MACHINES = {
+    "well": {"NVML_STUB_PIDS": "4000000,4000001"},
+    "with much to mend": {"NVML_STUB_WORN": "1", "NVML_STUB_MIXED": "1", "CUDA_VISIBLE_DEVICES": "1,0"},
+    "split into instances": {"NVML_STUB_MIG": "1"},
+    "of several users, one GPU lost": {"NVML_STUB_FORBIDDEN": "processes,ecc,gpm,powerlimit", "NVML_STUB_LOST": "1:1"},
+    "with a GPU of somebody else": {"NVML_STUB_FORBIDDEN": "handle1", "CUDA_VISIBLE_DEVICES": "GPU-bbbb"},
+    "with an old driver": {"NVML_STUB_OLD": "1", "NVML_STUB_UNSUPPORTED": "nvlink,ecc,appclock"},
+}
+LOOK_AT_MACHINES = """
+import json, os, sys
+from harness.commands.cli import main
+for machine, variables in json.loads(sys.argv[1]).items():
+    print(f"-- a machine {machine}", flush=True)
+    os.environ.update(variables)
+    main(["doctor"], standalone_mode=False)
+    for name in variables:
+        del os.environ[name]
+"""
+
+
+def test_doctor_of_machines_with_gpus(driver, golden):
+    """What is told of GPUs, figures and all: they are the stub's."""
+    command = [sys.executable, "-W", "error", "-c", LOOK_AT_MACHINES, json.dumps(GPU_MACHINES)]
+    done = subprocess.run(command, env=environment(driver), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    of_this_machine = ("processor", "cores", "memory", "torch", "load", "busiest", "numpy", "simpy", "nvidia-nccl")
+    kept = [line for line in done.stdout.splitlines() if not line.startswith(of_this_machine)]
+    golden("doctor-gpus", re.sub(r"may use \d+", "may use #", "\n".join(kept)) + "\n")
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 ONE = ("--set", "gpus=1", "--set", "seeds=1", "--set", "learning_rate=0.1")
@@ -396,7 +432,16 @@ def test_report_of_a_comparison(nights, golden):
 
 
 def test_every_file_is_a_text_that_is_held():
-    single = ("doctor", "plugins-broken", "run", "run-again", "show-cell", "show-two-cells", "report-first-screen")
+    single = (
+        "doctor",
+        "doctor-gpus",
+        "plugins-broken",
+        "run",
+        "run-again",
+        "show-cell",
+        "show-two-cells",
+        "report-first-screen",
+    )
     single += ("report-against-base", "error-unknown-cell", "show-crashed-cell")
     single += ("error-strategy-crashes-in-debug", "error-strategy-crashes-for-real")
     errors = {f"error-{name}" for name in (*REFUSED, *FAILING)}

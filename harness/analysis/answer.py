@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from harness.analysis import exam as exams
-from harness.analysis.caveats import about, caveats_of
+from harness.analysis.caveats import about, caveats_of, unequal
 from harness.analysis.confidence import (
     achieves,
     evidence,
@@ -31,7 +31,7 @@ from harness.analysis.confidence import (
 )
 from harness.analysis.contrast import Contrast, Verdict, contrast
 from harness.analysis.input_bound import input_bound, input_bound_in_words
-from harness.analysis.judged_rows import metric_of
+from harness.analysis.judged_rows import sought_of
 from harness.analysis.ledger import (
     LedgerEntry,
     at_one_rate,
@@ -50,6 +50,7 @@ from harness.analysis.points import Row, number, status_counts
 from harness.analysis.ranking import ENOUGH, Ranking, Standing, layout_key
 from harness.analysis.result_findings import Question, ResultFindings, findings_of
 from harness.analysis.winners import DRAM, DevicePrice, price_of, winners
+from harness.core.endings import Status
 from harness.core.metrics import Judged
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import aligned, counted, escaped, listed, memory_size
@@ -233,7 +234,7 @@ def _of_question(
         ledger=ledger(ranking),
     )
     if not ranking.best[0].reached:
-        return _none_reached(common, ranking.best)
+        return _all_diverged(common, rows) or _none_reached(common, ranking.best, rows)
     return _ranked(common, ranking, price, target)
 
 
@@ -346,6 +347,7 @@ def _ranked(common: Answer, ranking: Ranking, price: DevicePrice | None, target:
         if other is not split and other.rank > leader.rank and not (is_level(found) or found.verdict is Verdict.OPEN)
     ]
     kind, advice, grounds = told
+    behind = [s for s, found in zip(others, beside, strict=True) if s.rank > leader.rank and not is_level(found)]
     level = leader if others and beside[0].is_open and others[0].rank < leader.rank else None
     return replace(
         common,
@@ -356,7 +358,7 @@ def _ranked(common: Answer, ranking: Ranking, price: DevicePrice | None, target:
         runner_up=_runner_up(beside[0], leader, others[0], ranking) if others else NO_TEXT,
         contrast=beside[0] if others else None,
         why=tuple(filter(None, [scaled, *lost])),
-        caveats=(*common.caveats, *about(leader)),
+        caveats=(*common.caveats, *about(leader), *unequal(leader, behind)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, standings),
         winners=winners(standings, price, level),
@@ -460,19 +462,46 @@ def _by_memory(leader: Standing, other: Standing) -> str:
 # -- no recommendation -------------------------------------------------------------------------------------------------
 
 
-def _none_reached(common: Answer, best: Sequence[Standing]) -> Answer:
+def _all_diverged(common: Answer, pool: Sequence[Row]) -> Answer | None:
+    """Return the answer where no run stayed finite; None where one did."""
+    if any(row["status"] != Status.DIVERGED for row in pool):
+        return None
+    data = _not_scaled(pool)
+    return replace(
+        common,
+        advice=Text(f"No recommendation: {_every_run(len(pool))} diverged."),
+        grounds=(data,) if data else (),
+        too_large=NO_TEXT,  # the advice on rates says it
+        try_next=() if data else common.try_next,
+        ledger=(),
+    )
+
+
+def _every_run(number: int) -> str:
+    return "the only run" if number == 1 else f"all {number} runs"
+
+
+def _not_scaled(pool: Sequence[Row]) -> Text:
+    """Say where runs diverged that the data's scale is the likelier cause than any rate; empty where it is none."""
+    found = dict.fromkeys(str(row["unscaled"]) for row in pool if row.get("unscaled"))
+    if not found or not any(row["status"] == Status.DIVERGED for row in pool):
+        return NO_TEXT
+    return Text(f"The data are not scaled: {'; '.join(found)}. Scale them before you try other learning rates.")
+
+
+def _none_reached(common: Answer, best: Sequence[Standing], pool: Sequence[Row]) -> Answer:
     """Return the answer where nobody reached what was asked for."""
     closest = best[0]
     goal = "reached the target" if closest.point.by_target else "ran to its end"
     near = ""
     if closest.point.by_target and closest.learnt:
-        seeds, metric = counted(closest.seeds, "seed"), metric_of(closest.point.row)
+        seeds, metric = counted(closest.seeds, "seed"), sought_of(closest.point.row)
         value = metric.written(closest.learnt)
         near = f"{label(closest.point)} came closest: validation {metric.words} {value} ({seeds})."
     return replace(
         common,
         advice=Text(f"No recommendation: no cell {goal}."),
-        grounds=(Text(near),) if near else (),
+        grounds=tuple(filter(None, (Text(near), _not_scaled(pool)))),
         why=tuple(failure(standing) for standing in best),
     )
 
@@ -500,4 +529,6 @@ def target_in_words(cells: Sequence[Cell]) -> str:
     accuracy, loss, value = next(iter(targets)) if len(targets) == len(metrics) == 1 else (None, None, None)
     if accuracy is not None and loss is None:
         return f"{100 * accuracy:g} % accuracy"
+    if loss is not None and accuracy is value is None:
+        return f"a loss of {loss:g}"
     return TARGET if value is None else f"a {Judged.of(*next(iter(metrics))).words} of {value:g}"

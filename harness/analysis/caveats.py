@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from harness.analysis.cell_row import NOISY_CORES
 from harness.analysis.confidence import achieves
 from harness.analysis.loss_shape import RateVerdict, Shape
-from harness.analysis.point_names import devices_in_words, label, on_devices
-from harness.analysis.points import RESULTS, TRIED, Row, has_target, not_ranked, points, status_counts
+from harness.analysis.point_names import devices_in_words, in_full, label, on_devices, real
+from harness.analysis.points import RESULTS, TRIED, Point, Row, has_target, not_ranked, number, points, status_counts
 from harness.analysis.ranking import Standing, rank
 from harness.analysis.result_findings import ResultFindings
 from harness.analysis.votes import vote_of
 from harness.core.endings import Status
 from harness.core.text import Text
-from harness.core.words import counted, listed
+from harness.core.words import counted, listed, three
 
 
 def about(leader: Standing) -> tuple[Text, ...]:
@@ -44,6 +45,49 @@ def _unsteady(leader: Standing) -> tuple[Text, ...]:
         return ()
     seeds = f"{found.counts[found.shape]} of {counted(found.seeds, 'seed')}"
     return (Text(f"The recommended learning rate is close to unstable: {_UNSTEADY[found.shape]} in {seeds}."),)
+
+
+def unequal(leader: Standing, others: Iterable[Standing]) -> tuple[Text, ...]:
+    """Return what gave the winner an advantage that is not its own, such as a quieter machine.
+
+    Args:
+        others: whom it is ahead of.
+    """
+    point, found = leader.point, [other.point for other in others]
+    if not real(point):
+        return ()
+    lines = []
+    worst, most = max(
+        ((other, _other_cores(other) or 0.0) for other in found), key=lambda pair: pair[1], default=(point, 0)
+    )
+    mine = _other_cores(point)
+    if mine is not None and most - mine > NOISY_CORES:
+        lines.append(
+            f"Other processes used {three(most)} cores while {in_full(worst, point)} ran, and {three(mine)} while "
+            f"{in_full(point, worst)} did. That is no comparison at equal resources: run them again on a quiet machine."
+        )
+    one = next((other for other in found if other.gpus == 1 and _same_work(other, point)), None)
+    if one is not None and _one_at_a_time(point.row):
+        lines.append(
+            f"{point.strategy} passes one micro-batch at a time, so that one device computes while the others wait: it "
+            f"does the work of {one.strategy} one stage after the other. Its lead must come from elsewhere, such as "
+            "what else ran. Set sweep.microbatches to let its stages overlap."
+        )
+    return tuple(map(Text, lines))
+
+
+def _other_cores(point: Point) -> float | None:
+    return point.median_of(lambda row: number(row, "other_cores"))
+
+
+def _same_work(one: Point, other: Point) -> bool:
+    return bool(one.row["global_batch_size"] == other.row["global_batch_size"])
+
+
+def _one_at_a_time(row: Row) -> bool:
+    """Say whether a row is of a pipeline alone, whose stages have nothing to overlap."""
+    alone = (number(row, "pipeline") or 1) == row["gpus"] > 1
+    return bool(alone and row["micro_batch_size"] == row["batch_size"])
 
 
 def caveats_of(rows: Sequence[Row], planned: int, found: ResultFindings) -> tuple[Text, ...]:

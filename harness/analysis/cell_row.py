@@ -91,8 +91,14 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Json:
     row["bytes_sent_per_step"] = outcome.bytes_sent_per_step
     row["bubble_fraction"] = outcome.bubble_fraction
     row["pipeline"] = cell.layout.pipeline
+    if "compile_s" in outcome.facts:
+        row["compile_s"] = outcome.facts["compile_s"]
     if outcome.facts.get("traits"):
         row["traits"] = outcome.facts["traits"]
+    if budget.target_loss is not None and budget.target_accuracy is budget.target_metric is None:
+        row["target_loss"] = budget.target_loss
+    if outcome.facts.get("unscaled"):
+        row["unscaled"] = outcome.facts["unscaled"]
     row["dram_tensors_peak_bytes"] = None if isinstance(outcome.dram, NotKnown) else sum(outcome.dram.values()) or None
     row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
     row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
@@ -264,9 +270,21 @@ def speed_row(cell: Cell, outcome: Outcome) -> WholeRow:
         counted = sum(s["samples"] for s in steps if s["start_s"] >= begin)
     return {
         "throughput_samples_per_s": counted / (outcome.training_s - begin) if outcome.training_s > begin else None,
-        "step_time_s": statistics.median(times) if times else None,
+        "step_time_s": _typical(times, cell.workload.loading.workers),
         "step_time_p95_s": percentile(times, 0.95) if times else None,
     }
+
+
+def _typical(times: Sequence[float], readers: int) -> float | None:
+    """Return the median step time.
+
+    Args:
+        readers: processes that read ahead. They finish together, so that one step in so many waits for all of their
+            batches: neighbouring steps are taken together.
+    """
+    size = max(1, readers)
+    together = [statistics.fmean(times[k : k + size]) for k in range(0, len(times) - size + 1, size)]
+    return statistics.median(together or times) if times else None
 
 
 def time_row(cell: Cell, outcome: Outcome) -> WholeRow:

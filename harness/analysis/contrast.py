@@ -18,9 +18,7 @@ from harness.analysis.points import Point, number
 from harness.analysis.ranking import ENOUGH, Ranking, Standing, layout_key, setting_key
 from harness.analysis.settle import SAME_WITHIN, Settled, same_within, settles
 from harness.analysis.two_way import Difference, TwoWay
-
-STATED = 2.0
-"""Standard deviations that a prediction is said to be good to: 95 % of a normal."""
+from harness.core.uncertainty import STATED
 
 LEAST_PAIRS = 3
 """Seeds from which on times to the target are compared; chosen: below it an interval is wider than any difference."""

@@ -14,6 +14,7 @@ from statistics import median
 from typing import NamedTuple
 
 from harness.analysis.points import RESULTS, Row, number, point_of, points
+from harness.core.endings import Status
 from harness.core.row import BATCH_NORM, DRAWS
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import counted, listed, share_in_percent
@@ -110,7 +111,7 @@ def exams(rows: Sequence[Row]) -> list[Exam]:
     found: dict[Hashable, list[_Pair]] = {}
     for row in rows:
         base = single.get(_trajectory(row))
-        if base is not None and _must_equal(row):
+        if base is not None and _must_equal(row) and not _both_diverged(base, row):
             differs = difference(base, row)
             if differs is not None:
                 found.setdefault(combination_of(row), []).append(_pair(base, row, *differs))
@@ -122,6 +123,11 @@ def exams(rows: Sequence[Row]) -> list[Exam]:
 
 def _must_equal(row: Row) -> bool:
     return row.get("equivalence") == "single" and row["gpus"] > 1 and row["status"] in RESULTS
+
+
+def _both_diverged(base: Row, row: Row) -> bool:
+    """Say whether two runs may have ended where they did for any reason: they say nothing of each other."""
+    return bool(base["status"] == row["status"] == Status.DIVERGED)
 
 
 def _who(row: Row) -> tuple[str, str]:
@@ -291,7 +297,10 @@ def not_judged_in_words(rows: Sequence[Row], found: Sequence[Exam], engine: str)
     names = dict.fromkeys(
         str(row["strategy"])
         for row in rows
-        if row["engine"] == engine and _must_equal(row) and combination_of(row) not in known
+        if row["engine"] == engine
+        and _must_equal(row)
+        and row["status"] != Status.DIVERGED  # it trained nothing that single could have trained
+        and combination_of(row) not in known
     )
     if not names:
         return NO_TEXT

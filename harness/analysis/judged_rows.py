@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.analysis.points import Row, number
-from harness.core.metrics import ACCURACY, Judged
+from harness.core.metrics import ACCURACY, LOSS, Judged
 
 
 def metric_of(row: Row) -> Judged:
@@ -16,7 +16,25 @@ def judged_value(row: Row) -> float | None:
     return number(row, "validation_accuracy" if metric_of(row).is_accuracy else "validation_metric")
 
 
+def sought_of(row: Row) -> Judged:
+    """Return what a cell was after: the loss where only that has a target, else its metric."""
+    return metric_of(row) if number(row, "target_loss") is None else LOSS
+
+
+def sought_value(row: Row) -> float | None:
+    """Return that on the validation split at the end."""
+    return judged_value(row) if number(row, "target_loss") is None else number(row, "validation_loss")
+
+
 def judged_in_words(row: Row) -> str:
     """Return such as "accuracy 0.950" or "perplexity 12.3"; nothing where nothing was measured."""
-    value, metric = judged_value(row), metric_of(row)
+    return _in_words(judged_value(row), metric_of(row))
+
+
+def sought_in_words(row: Row) -> str:
+    """Return the same of what the cell was after."""
+    return _in_words(sought_value(row), sought_of(row))
+
+
+def _in_words(value: float | None, metric: Judged) -> str:
     return "" if value is None else f"{metric.words} {metric.written(value)}"

@@ -232,8 +232,9 @@ class RateAdvice:
     fault: RateFault
     rates: tuple[float, ...]
 
-    def words(self, who: str) -> Text:
-        """Return it as sentences about `who`."""
+    def words(self, whom: Sequence[str]) -> Text:
+        """Return it as sentences about strategies on so many devices."""
+        who, train = listed(whom), "trains" if len(whom) == 1 else "train"
         given, several = listed(f"{rate:g}" for rate in self.rates), len(self.rates) > 1
         tried = f"All learning rates tried ({given}) are" if several else f"The only learning rate tried ({given}) is"
         match self.fault:
@@ -242,7 +243,7 @@ class RateAdvice:
             case RateFault.TOO_SMALL:
                 return Text(f"{tried} too small for {who}. Try one above {self.rates[-1]:g}.")
             case RateFault.TOO_SHORT:
-                return Text(f"{who} trains steadily with learning rate {given}, but too briefly. Give it more epochs.")
+                return Text(f"{who} {train} steadily with learning rate {given}, but too briefly. Give it more epochs.")
             case RateFault.BETWEEN:
                 small, large = self.rates
                 ends = f"{small:g} is too small and {large:g} is too large. Try one in between."
@@ -253,12 +254,12 @@ class RateAdvice:
 
 def rate_advice(ranking: Ranking) -> tuple[Text, ...]:
     """Say for which strategies on how many devices no rate did, and on which side of all of them a good one lies."""
-    alike: dict[tuple[str, RateAdvice], list[Point]] = {}
+    alike: dict[RateAdvice, dict[str, list[Point]]] = {}
     for (strategy, _), group in _groups(ranking):
         advice = _advice(group)
         if advice:
-            alike.setdefault((strategy, advice), []).append(group[0].point)
-    return tuple(advice.words(_who(points)) for (_, advice), points in alike.items())
+            alike.setdefault(advice, {}).setdefault(strategy, []).append(group[0].point)
+    return tuple(advice.words([*map(_who, by.values())]) for advice, by in alike.items())
 
 
 def _who(points: Sequence[Point]) -> str:

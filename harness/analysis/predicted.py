@@ -14,10 +14,8 @@ from harness.analysis.points import Row, number, point_of_twins, points
 from harness.analysis.quantities import Quantity
 from harness.core.cell import Observation
 from harness.core.text import Text
+from harness.core.uncertainty import STATED
 from harness.core.words import counted, share_in_percent
-
-INSIDE = 2.0
-"""Standard deviations within which a measurement is said to lie inside the stated uncertainty: 95 % of a normal."""
 
 MOST_EXPLAINED = 3
 """Observations outside the stated uncertainty, and poor scalings, that are explained with a folder's answer, the worst
@@ -74,7 +72,7 @@ class PredictionCheck:
             return None
         # As a ratio, so that too much and too little count alike however wide the band is.
         ratio = max(self.measured / self.predicted, self.predicted / self.measured)
-        return ratio <= 1 + INSIDE * self.stated
+        return ratio <= 1 + STATED * self.stated
 
 
 def compare_twins(rows: Sequence[Row]) -> list[PredictionCheck]:
@@ -179,7 +177,7 @@ def in_cells(check: PredictionCheck) -> tuple[str, ...]:
     elif check.source:
         measured += f" ({check.source})"
     inside = {True: "yes", False: "no", None: ""}[check.inside]
-    stated = "" if check.stated is None else f"±{share_in_percent(INSIDE * check.stated)}"
+    stated = "" if check.stated is None else f"±{share_in_percent(STATED * check.stated)}"
     error = f"{100 * check.error:+.1f} %"
     return check.where, check.quantity.name, words(check.predicted), measured, error, stated, inside
 

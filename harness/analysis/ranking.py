@@ -14,7 +14,7 @@ from functools import cached_property
 from statistics import fmean, median, median_low
 
 from harness.analysis.censored import SeedRun, expected_time, run_of, training_s
-from harness.analysis.judged_rows import judged_value, metric_of
+from harness.analysis.judged_rows import sought_of, sought_value
 from harness.analysis.points import SWEPT, Point, Row, number, point_of
 from harness.analysis.two_way import TwoWay
 from harness.core.endings import Status
@@ -94,8 +94,8 @@ class Standing:
 
     @property
     def learnt(self) -> float | None:
-        """Median on the validation split at the end, of what the cells are judged by."""
-        return self.point.median_of(judged_value)
+        """Median on the validation split at the end, of what the cells were after."""
+        return self.point.median_of(sought_value)
 
     @property
     def rank(self) -> tuple[bool, float, float, float]:
@@ -105,7 +105,7 @@ class Standing:
             self.reached < ENOUGH * self.seeds,
             broken,
             self.seconds,
-            metric_of(self.point.row).rank(self.learnt),
+            sought_of(self.point.row).rank(self.learnt),
         )
 
     @property

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.analysis.points import Row, number
+from harness.core.clock_reasons import REASONS
 from harness.core.step_parts import PART_COLUMNS
 
 MOST_WINDOWS = 40
@@ -17,6 +18,11 @@ STEPS_IN_A_WINDOW = 3
 
 LEAST_WINDOWS = 4
 """With fewer there is no course to show."""
+
+
+SUMMED = ("_power",)
+FULLEST = ("_used",)
+"""How quantities end that are summed over a cell's devices, or are those of the fullest one."""
 
 
 def computing_frame(steps: pd.DataFrame) -> pd.DataFrame:
@@ -59,25 +65,63 @@ def _computed(lane: pd.DataFrame, at: NDArray[np.float64]) -> NDArray[np.float64
 def sampled_frame(telemetry: pd.DataFrame, row: Row, quantity: str) -> pd.DataFrame:
     """Return what a probe saw of a cell's devices while it trained: one value for each reading.
 
-    CPU time is summed over processes and divided by devices; a utilisation is the mean over devices; memory is that of
-    the fullest device.
+    CPU time is summed over processes and divided by devices; power is summed over devices; memory is that of the
+    fullest device; all else is the mean over devices. Where a device stops to answer, the course ends.
 
     Args:
         telemetry: of one cell, as `harness.load` has it: seconds from the start of training.
         row: of cells.csv.
-        quantity: "host_cpu", "nvml_gpu_utilisation" or "nvml_used".
+        quantity: such as "host_cpu", "nvml_gpu_utilisation" or "nvml_used".
 
     Returns:
         Columns time_s and value.
+    """
+    ticks = _known(telemetry, row, quantity).groupby("time_s")["value"]
+    if quantity == "host_cpu":
+        values = ticks.sum() / row["gpus"]
+    elif quantity.endswith(SUMMED):
+        values = ticks.sum()
+    else:
+        values = ticks.max() if quantity.endswith(FULLEST) else ticks.mean()
+    return _frame(values.index, values)
+
+
+def limits_frame(telemetry: pd.DataFrame, row: Row, quantity: str) -> pd.DataFrame:
+    """Return what held a cell's clocks back while it trained, reading by reading.
+
+    Args:
+        telemetry: of one cell, as `harness.load` has it: seconds from the start of training.
+        row: of cells.csv.
+        quantity: of `harness.core.clock_reasons.REASONS`.
+
+    Returns:
+        Columns reason (in words, only those that were told at all), time_s and value: the share of devices (0..1).
+    """
+    known = _known(telemetry, row, quantity)
+    bits = known["value"].astype(int)
+    found = [
+        known.assign(reason=word, value=(bits & bit > 0).astype(float))
+        for bit, word in REASONS[quantity].items()
+        if (bits & bit).any()
+    ]
+    if not found:
+        return pd.DataFrame(columns=["reason", "time_s", "value"])
+    return pd.concat(found).groupby(["reason", "time_s"], as_index=False)["value"].mean()
+
+
+def _known(telemetry: pd.DataFrame, row: Row, quantity: str) -> pd.DataFrame:
+    """Return the samples of one quantity while the cell trained, columns time_s and value.
+
+    Of GPUs only what all told in one reading: a sum or a mean over those that are left would pass for the whole.
     """
     if not len(telemetry):
         return _frame([], [])
     end = (number(row, "wall_s") or 0.0) - (number(row, "setup_s") or 0.0)
     known = telemetry[(telemetry["quantity"] == quantity) & telemetry["time_s"].between(0.0, end)]
-    ticks = known.groupby("time_s")["value"]
-    values = {"host_cpu": ticks.sum, "nvml_used": ticks.max}.get(quantity, ticks.mean)()
-    values = values / row["gpus"] if quantity == "host_cpu" else values
-    return _frame(values.index, values)
+    if not quantity.startswith("host_"):
+        told = known.groupby("time_s")["device"].transform("nunique")
+        known = known[told == told.max()]
+    return known[["time_s", "value"]]
 
 
 def _frame(times: object, values: object) -> pd.DataFrame:

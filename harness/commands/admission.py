@@ -1,4 +1,4 @@
-"""Whether a cell may start, as far as memory goes, and the table for its record."""
+"""Whether a cell may start, as far as memory goes, and what its record says of it once its model is known."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from harness.core.cell import LARGEST
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, Impossible, NotForetold
 from harness.core.not_known import NotKnown
+from harness.core.records import to_json
 from harness.core.words import memory_size
-from harness.costs.cells import find_shape
+from harness.costs.cells import find_shape, utilisation
 from harness.costs.memory import memory_of, memory_verdict, resolve_largest
 
 if TYPE_CHECKING:
@@ -72,3 +73,16 @@ def with_memory(record: Record, host: Host) -> Record:
     except HarnessError:
         return record  # it has run: what it would have needed is no matter of its status
     return replace(record, detail={**detail, "facts": {**facts, "memory": estimate.to_dict()}})
+
+
+def with_utilisation(record: Record, host: Host) -> Record:
+    """Add the share of the device's peak that was reached, and the peak with its source; nothing is guessed."""
+    throughput, facts = record.row.get("throughput_samples_per_s"), record.environment
+    if not throughput:
+        return record
+    found = utilisation(record.cell, host, throughput, facts.get("gpu", ""), facts.get("gpus", 0))
+    if found is None:
+        return record
+    detail = record.detail or {}
+    detail = {**detail, "facts": {**detail.get("facts", {}), "utilisation": to_json(found)}}
+    return replace(record, row={**record.row, "mfu": found.mfu}, detail=detail)

@@ -174,12 +174,16 @@ def run(
     if scenario is None:
         return _list_scenarios()
     from harness.commands import run as session
+    from harness.commands.misfits import refuse_misfits, with_notes
+    from harness.scenario.plan import select
 
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
+    misfits = [] if options["debug"] else refuse_misfits(select(plan, only), files).misfits
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
+    plan = with_notes(plan, misfits)
     steps = options.pop("trace_steps")
     options["trace"] = steps if options["trace"] else None
     if options.pop("debug"):
@@ -197,17 +201,19 @@ def run(
 def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
     """Show which cells would run, and what is left out and why."""
     with _without_collector():
+        from harness.commands.misfits import refuse_misfits, with_notes
         from harness.commands.plan_text import describe
 
         made, host, files = _plan(scenario, sets, (*outer, *plugins))
+        tried = refuse_misfits(made.cells, files)
         if not measure:
-            return click.echo(describe(made, host))
+            return click.echo(describe(with_notes(made, [*tried.misfits, *tried.unknown]), host))
     from harness.commands import run as session
 
     session.prepare(made, host, (), files)
     session.trace_models(made, host, files)
     made, host, _ = _plan(scenario, sets, (*outer, *plugins))
-    click.echo(describe(made, host))
+    click.echo(describe(with_notes(made, [*tried.misfits, *tried.unknown]), host))
 
 
 @contextmanager
@@ -444,6 +450,8 @@ def look_options(command: Callable[..., object]) -> Callable[..., object]:
 def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins: tuple[str, ...]) -> None:
     """Show this machine's cores, memory and GPUs, and what else is using them.
 
+    Of each GPU it shows how it is set, where it sits and who uses it; of each probe whether it answers.
+
     With --model it shows what one training step tells of a model and its data: inputs, parameters, blocks, what can be
     cut.
     """
@@ -453,11 +461,12 @@ def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins:
         return click.echo(findings_text(_look_at(model, data, (*outer, *plugins))))
     if data is not None:
         raise InputError(["doctor: --data means nothing without --model; add --model FILE.py:FUNCTION"])
+    from harness.api.host import load_host
     from harness.commands.doctor import describe_machine
     from harness.core.environment import PACKAGES, cpu_model
 
     click.echo(f"processor: {cpu_model()}")
-    for name, fact in describe_machine():
+    for name, fact in describe_machine(load_host((*outer, *plugins)).probes.values()):
         click.echo(f"{name}: {fact}")
     from importlib import metadata
 

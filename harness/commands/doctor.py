@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import ModuleType
 
-from harness.core.nvidia_driver import NoNvml, num_gpus, opened
+from harness.commands.amd_facts import amd_facts
+from harness.commands.gpu_facts import Facts, nvidia_facts
+from harness.commands.torch_facts import TORCH, torch_facts
+from harness.core.machine import detect_machine
+from harness.core.nvidia_driver import NoNvml
 from harness.core.words import memory_size
-from harness.engines.telemetry.driver import memory_info, running_processes
+from harness.engines.telemetry import Probe, Target
+from harness.engines.telemetry.bench import MOST_ASKED_S, Bench
+from harness.engines.telemetry.helper import Helper, NoReturn
 
 # Chosen: long enough that the 10 ms ticks of process times tell a busy core from an idle one.
 BUSY_WINDOW_S = 0.3
 NUM_BUSIEST = 5
 BUSY_CORES = 0.05  # chosen: below two ticks in the window lies noise
 
+PROBES_WINDOW_S = 0.12
+"""Chosen: what reads counters over 0.1 s has read them twice."""
+
 CGROUP = Path("/sys/fs/cgroup")
 
-Facts = list[tuple[str, str]]
 
-
-def describe_machine() -> Facts:
-    """Return (what, in words) about cores, memory, GPUs, load and the busiest other processes.
+def describe_machine(probes: Collection[type[Probe]]) -> Facts:
+    """Return (what, in words) about cores, memory, GPUs, probes, load and the busiest other processes.
 
     Takes `BUSY_WINDOW_S` to see who is busy. What cannot be read says why, or is left out.
+
+    Args:
+        probes: to be asked whether they answer.
 
     Raises:
         ImportError: psutil is not installed.
@@ -34,7 +45,8 @@ def describe_machine() -> Facts:
     return [
         ("cores", _cores(psutil)),
         ("memory", _memory(psutil)),
-        *_gpus(psutil),
+        *_gpus(),
+        *_probes(probes),
         ("load", _load(psutil)),
         ("busiest other processes", _busiest(psutil)),
     ]
@@ -112,49 +124,54 @@ def _own_group(controller: str) -> str:
     return next((path.lstrip("/") for _, names, path in entries if controller in names.split(",")), "")
 
 
-def _gpus(psutil: ModuleType) -> Facts:
-    """Return a line for the driver and one for each GPU, or why there is none."""
+def _gpus() -> Facts:
+    """Return what each vendor's driver says of its GPUs, and whether torch can use them; or that there is none."""
+    amd = _asked(amd_facts, "AMD GPUs")
     try:
-        with opened() as nvml:
-            return _gpus_of(psutil, nvml)
+        return [*_asked(nvidia_facts, "NVIDIA GPUs"), *amd, *_asked(torch_facts, TORCH)]
     except NoNvml as error:
-        return [("GPUs", f"none ({error})")]
+        return [*amd, *_asked(torch_facts, TORCH)] if amd else [("GPUs", f"none ({error})")]
 
 
-def _gpus_of(psutil: ModuleType, nvml: ModuleType) -> Facts:
+def _asked(facts: Callable[[], Facts], whose: str) -> Facts:
+    """Return what a driver says, or that it does not return: one that lost a device may hang."""
     try:
-        gpus = [(f"GPU {index}", _gpu(psutil, nvml, index)) for index in range(num_gpus(nvml))]
-        return [("NVIDIA driver", str(nvml.nvmlSystemGetDriverVersion())), *gpus]
-    except nvml.NVMLError as error:
-        return [("GPUs", f"the driver gives no information: {error}")]
+        return Helper().call(facts, MOST_ASKED_S["open"])
+    except NoReturn as error:
+        return [(whose, f"the driver {error}: reset its GPUs, or restart the machine")]
 
 
-def _gpu(psutil: ModuleType, nvml: ModuleType, index: int) -> str:
-    """Return a GPU's name, memory, and the processes that compute on it."""
+def _num_gpus() -> int:
+    """Return how many GPUs a plan would count, 0 where the driver does not return."""
     try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        memory = memory_info(nvml, handle)
-        size = f"{nvml.nvmlDeviceGetName(handle)}, {memory_size(memory.used)} used of {memory_size(memory.total)}"
-    except nvml.NVMLError as error:
-        return f"cannot be read: {error}"
-    return f"{size}, {_gpu_processes(psutil, nvml, handle)}"
+        return Helper().call(detect_machine, MOST_ASKED_S["open"]).gpus
+    except NoReturn:
+        return 0
 
 
-def _gpu_processes(psutil: ModuleType, nvml: ModuleType, handle: object) -> str:
-    """Return the names of the processes that compute on a GPU."""
-    try:
-        pids = [process.pid for process in running_processes(nvml, handle)]
-    except nvml.NVMLError:
-        return "the driver does not list its processes"
-    return f"used by {', '.join(_name(psutil, pid) for pid in pids)}" if pids else "no process uses it"
+def _probes(probes: Collection[type[Probe]]) -> Facts:
+    """Return of each probe whether it answers here, and otherwise why not; takes `PROBES_WINDOW_S`.
+
+    Each is asked as a cell would: once for the GPUs that this process may use, again after a window.
+    """
+    bench = Bench(list(probes))
+    devices = [f"cuda:{k}" for k in range(max(1, _num_gpus()))]
+    bench.open([Target(os.getpid(), f"doctor on {device}", device) for device in devices])
+    bench.sample(time.monotonic())
+    time.sleep(PROBES_WINDOW_S)
+    bench.sample(time.monotonic())
+    bench.close()
+    notes = [("  note", note) for note in bench.notes]
+    return [*((f"probe {probe.name}", _answer(bench, probe.name)) for probe in probes), *notes]
 
 
-def _name(psutil: ModuleType, pid: int) -> str:
-    """Return a process' name; one of another container is hidden from this one."""
-    try:
-        return str(psutil.Process(pid).name())
-    except psutil.Error:
-        return "a process outside this container"
+def _answer(bench: Bench, name: str) -> str:
+    """Return what a probe told, or why it tells nothing."""
+    reason = (bench.unneeded | bench.unavailable).get(name)
+    if reason is not None:
+        return f"does not answer: {reason}"
+    told = {series.quantity.removeprefix(f"{name}_") for series in bench.columns.series if series.source == name}
+    return f"answers: {', '.join(sorted(told))}" if told else "is open, and tells nothing"
 
 
 def _load(psutil: ModuleType) -> str:

@@ -49,7 +49,7 @@ def model_facts(model: ModelFindings) -> WordedFacts:
 def step_fact(found: Findings) -> tuple[str, str]:
     """Return how long a step took."""
     samples = counted(found.batch_size, "sample")
-    return "step", f"{duration(found.step_s)} for {samples}, forward and backward on one CPU core"
+    return "step", f"{duration(found.step_s)} for {samples}: forward, backward and update on one CPU core"
 
 
 def block_lines(model: ModelFindings) -> Iterator[str]:

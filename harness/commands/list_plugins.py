@@ -101,7 +101,7 @@ def _figures(entry: Device | Link | Preset) -> Iterator[str]:
         yield f"link: {entry.link}"
         shares = ", ".join(f"{p} {share_in_percent(efficiency(entry, p, 'gemm'))}" for p in entry.peak_flops_per_s)
         yield f"assumed efficiency (share of the peak that a layer reaches): {shares}"
-        yield f"assumed shortest forward or backward pass of a layer: {exact_duration(entry.launch_s)}"
+        yield f"assumed time of one operator at least: {exact_duration(entry.launch_s)}"
     elif isinstance(entry, Preset):
         yield f"host: {entry.host_link}, shared by {entry.host_shared_by}"
         for size, (latency_s, rate) in entry.by_group.items():

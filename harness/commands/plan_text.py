@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.cell import LARGEST, Cell, LeftOut, Plan
 from harness.core.device_words import engine_in_words, machine_in_words
+from harness.core.uncertainty import STATED
 from harness.core.words import counted, duration, memory_size, show, table, three, varied_settings
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from harness.costs.price import Prediction
     from harness.costs.profiles import Profile
 
-_HEAD = ("strategy", "synchrony", "engine", "workers", "batch", "learning rate", "seeds", "minutes")
-_PREDICTED = ("step", "samples/s", "memory")
+_HEAD = ("strategy", "synchrony", "engine", "batch", "learning rate", "seeds")
+_PREDICTED = ("step", "samples/s", "training", "memory")
 
 
 def describe(plan: Plan, host: Host | None = None) -> str:
@@ -79,12 +80,11 @@ def _points(plan: Plan, predictions: Mapping[str, Prediction]) -> str:
         seeds.setdefault(row, []).append(cell.seed)
     if not seeds:
         return ""
-    columns = [*_HEAD[:6], *swept]
+    columns = [*_HEAD[:-1], *swept]
     width = len(columns)
     predicted = (*_PREDICTED, *_money_columns(possible)) if predictions else ()
-    # Nothing measures a cell before it is run, so its minutes are not known here.
-    rows = [(*row[:width], _numbers(numbers), "?", *row[width:]) for row, numbers in seeds.items()]
-    return table((*columns, *_HEAD[6:], *predicted), rows)
+    rows = [(*row[:width], _numbers(numbers), *row[width:]) for row, numbers in seeds.items()]
+    return table((*columns, _HEAD[-1], *predicted), rows)
 
 
 def _money_columns(cells: Iterable[Cell]) -> tuple[str, ...]:
@@ -95,16 +95,26 @@ def _outlook(cell: Cell, prediction: Prediction | None) -> tuple[str, ...]:
     """Write what is predicted of a point."""
     if prediction is None:
         return ("",) * (len(_PREDICTED) + len(_money_columns([cell])))
-    time, rate, memory = prediction.step_time_s, prediction.throughput_samples_per_s, prediction.dram_bytes
-    band = f" +- {max(1, round(100 * prediction.error))} %" if prediction.error else ""
-    fits = "?" if memory is None else memory_size(memory)
-    fits += f", micro-batch {prediction.micro_batch_size}" if cell.micro_batch_size == LARGEST and memory else ""
-    fits = "out of memory" if prediction.out_of_memory else fits
+    time, rate, training = prediction.step_time_s, prediction.throughput_samples_per_s, prediction.training_s
+    band = f" +- {max(1, round(100 * STATED * prediction.error))} %" if prediction.error else ""
     columns = ["?" if time is None else duration(time) + band]
-    columns += ["?" if rate is None else three(rate) + _beside(cell), fits]
+    columns += ["?" if rate is None else three(rate) + _beside(cell)]
+    columns += ["?" if training is None else duration(training), _memory(cell, prediction)]
     if cell.per_gpu_hour is not None:
         columns.append("?" if prediction.cost is None else f"{three(prediction.cost)} {cell.currency}")
     return tuple(columns)
+
+
+def _memory(cell: Cell, prediction: Prediction) -> str:
+    """Write what tensors take, as results count them, and what the device must have."""
+    if prediction.out_of_memory:
+        return "out of memory"
+    if prediction.tensor_bytes is None or prediction.dram_bytes is None:
+        return "?"
+    text = memory_size(prediction.tensor_bytes)
+    if prediction.dram_bytes > prediction.tensor_bytes:
+        text += f", {memory_size(prediction.dram_bytes)} in all"
+    return text + (f", micro-batch {prediction.micro_batch_size}" if cell.micro_batch_size == LARGEST else "")
 
 
 def _beside(cell: Cell) -> str:
@@ -167,7 +177,6 @@ def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequ
         cell.strategy + (f" {show(options)}" if options else ""),
         cell.synchrony,
         engine_in_words(cell, gpu_name),
-        str(cell.workers),
         _batch(cell),
         rate,
         *(values.get(key, "") for key in swept),

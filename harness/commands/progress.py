@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.analysis.judged_rows import judged_in_words
+from harness.analysis.judged_rows import sought_in_words
 from harness.commands.plan_text import differences
 from harness.core.device_words import engine_in_words
 from harness.core.words import duration, rate, three
@@ -175,7 +175,7 @@ def ending(record: Record) -> str:
     if not record.status.trained:
         return f"{record.status}, {record.reason}"
     parts = [str(record.status)]
-    learnt, reached_s = judged_in_words(row), row.get("time_to_target_s")
+    learnt, reached_s = sought_in_words(row), row.get("time_to_target_s")
     if learnt:
         parts.append(learnt)
     if reached_s is not None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from harness.analysis.cell_row import NOISY_CORES, curve_table, identity_row, outcome_row
 from harness.api.host import Host, describe
-from harness.commands.admission import admit, with_memory
+from harness.commands.admission import admit, with_memory, with_utilisation
 from harness.commands.timed import run_in_this_process
 from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
@@ -22,14 +22,14 @@ from harness.core.metrics import ACCURACY, Judged
 from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
 from harness.core.records import Json, to_json
-from harness.core.words import counted
+from harness.core.words import counted, three
 from harness.engines.processes.blame import explain, own_files
 from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.processes.status import Reached
 from harness.engines.telemetry import Sample
 from harness.engines.telemetry.sampler import Sampler, Telemetry
-from harness.engines.telemetry.summary import summarise, summary_notes
+from harness.engines.telemetry.summary import energy_by_device, summarise, summary_notes
 from harness.results.store import Record, Results
 from harness.results.trace_files import TRACED, steps_to_record, write_trace
 
@@ -170,7 +170,7 @@ def _run_one(
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
-    record = with_memory(record, host)
+    record = with_utilisation(with_memory(record, host), host)
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)
@@ -277,9 +277,7 @@ def make_record(
         record, tables = _with_outcome(record, result)
     if telemetry is not None:
         record = _with_telemetry(record, telemetry, result)
-        # From the start of training on, evaluations included; from the first sample where it never ended well.
-        origin_s = result.started_s or min(telemetry.columns.time_s, default=0.0)
-        tables["telemetry.parquet"] = telemetry.columns.table(origin_s)
+        tables["telemetry.parquet"] = telemetry.columns.table(_origin_s(telemetry, result))
     final = {"status": record.status, "reason": record.reason, "notes": "; ".join(record.notes)}
     record = replace(record, row=record.row | final)
     return record, tables
@@ -321,13 +319,25 @@ def _during_training(telemetry: Telemetry, result: Result) -> list[Sample]:
     return [s for s in telemetry.samples if result.started_s - tick <= s.time_s <= ended_s + tick]
 
 
+def _origin_s(telemetry: Telemetry, result: Result) -> float:
+    """Return what counts as time 0: the start of training, or the first sample where it never ended well."""
+    return result.started_s or min(telemetry.columns.time_s, default=0.0)
+
+
+def _lost_note(lost: tuple[str, float]) -> str:
+    device, since_s = lost
+    return f"{device} gave no figures from {three(max(0.0, since_s))} s after training began"
+
+
 def _with_telemetry(record: Record, telemetry: Telemetry, result: Result) -> Record:
     samples = _during_training(telemetry, result)
-    summary = summarise(samples)
+    summary = summarise(samples, telemetry.lost)
     neighbours = summary.pop("host_cpu_other_cores", None)
     row = record.row | summary
     if neighbours is not None:
-        row["noisy"] = neighbours > NOISY_CORES
+        row |= {"noisy": neighbours > NOISY_CORES, "other_cores": neighbours}
+    origin_s = _origin_s(telemetry, result)
+    lost_s = {device: since_s - origin_s for device, since_s in telemetry.lost.items()}
     detail = (record.detail or {}) | {
         "telemetry": {
             "unavailable": telemetry.unavailable,
@@ -335,7 +345,9 @@ def _with_telemetry(record: Record, telemetry: Telemetry, result: Result) -> Rec
             "missed_ticks": telemetry.missed_ticks,
             "sampler_cpu_cores": telemetry.sampler_cpu_cores,
             "other_cores": neighbours,
-            "notes": [*telemetry.notes, *summary_notes(samples)],
+            "energy": energy_by_device(samples),
+            "lost": lost_s,
+            "notes": [*telemetry.notes, *map(_lost_note, lost_s.items()), *summary_notes(samples, telemetry.lost)],
         }
     }
     return replace(record, row=row, detail=detail)

@@ -108,8 +108,10 @@ def cell_text(results: Results, cell_id: str) -> str:
 
 
 def _telemetry(record: Record) -> list[str]:
+    """Return what the probes did not measure, and what a reader of their figures must know."""
     telemetry = (record.detail or {}).get("telemetry", {})
-    return [f"  not measured: {probe}: {reason}" for probe, reason in telemetry.get("unavailable", {}).items()]
+    lacking = [f"  not measured: {probe}: {reason}" for probe, reason in telemetry.get("unavailable", {}).items()]
+    return lacking + [f"  telemetry: {note}" for note in telemetry.get("notes", ())]
 
 
 def _tail(log: Path) -> str:

@@ -122,7 +122,9 @@ class Workload:
         precision: of the arithmetic in forward and backward.
         lr_warmup: epochs in which the rate rises to its full value.
         clip_norm: largest norm of a gradient; None: none is clipped.
-        step: how a step is executed.
+        step: how a step is executed: "eager", "compiled" or "cuda-graph".
+        channels_last: pictures, and the weights that convolve them, lie channel by channel of each pixel.
+        tf32: whether single precision may be computed in TF32 on GPUs; None: as torch has it.
         loading: how samples reach a device.
         sync_batchnorm: BatchNorm's statistics are those of all replicas together.
         metric: what evaluations measure beside the loss, by its name or as FILE.py:FUNCTION; empty: by the targets.
@@ -144,9 +146,14 @@ class Workload:
     find_unused_parameters: bool = False
     metric: str = ""
     metric_better: str = ""
+    channels_last: bool = False
+    tf32: bool | None = None
 
 
-_ONLY_WHERE_SET = ("loading", "sync_batchnorm", "find_unused_parameters", "metric", "metric_better", "target_metric")
+_ONLY_WHERE_SET = (
+    *("loading", "sync_batchnorm", "find_unused_parameters", "metric", "metric_better", "target_metric"),
+    *("channels_last", "tf32"),
+)
 """Keys of workload and goal that came later: left at their default they are no part of an id, so that no cell runs
 again."""
 

@@ -79,6 +79,11 @@ class Cause(StrEnum):
         """The status of a cell that it ended."""
         return _ENDS_AS.get(self, Status.CRASHED)
 
+    @property
+    def of_whole_cell(self) -> bool:
+        """Whether it says something of the cell, and not of the process that happened to say it first."""
+        return self in (Cause.IMPOSSIBLE, Cause.WORKLOAD, Cause.MACHINE)
+
 
 _ENDS_AS = {
     Cause.MEMORY: Status.OUT_OF_MEMORY,

@@ -9,6 +9,7 @@ import platform
 from functools import cache
 from importlib import metadata
 
+from harness.core.amd_driver import amd_driver_version
 from harness.core.machine import Machine
 from harness.core.nvidia_driver import driver_version
 from harness.core.records import Json
@@ -28,7 +29,7 @@ def describe_environment(machine: Machine) -> Json:
         "cores": machine.cores,
         "gpus": machine.gpus,
         "gpu": machine.gpu_name,
-        "driver": driver_version() if machine.gpus else "",
+        "driver": (driver_version() or amd_driver_version()) if machine.gpus else "",
     }
     facts |= {name: version for name in PACKAGES if (version := _version(name))}
     return facts | {"id": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]}

@@ -53,6 +53,10 @@ class PluginError(HarnessError):
     """A plugin is broken, or did what a plugin must not do; the message carries its file and line."""
 
 
+class Misfit(PluginError):
+    """A model does not take its data, or its outputs do not fit their targets: no strategy will do."""
+
+
 class Untrainable(PluginError):
     """Nothing of a model can be trained: no strategy will do."""
 

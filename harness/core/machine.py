@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from harness.core.amd_driver import amd_gpu_names
 from harness.core.nvidia_driver import gpu_names
 
 
@@ -24,8 +25,11 @@ class Machine:
 
 
 def detect_machine() -> Machine:
-    """Count usable cores by affinity and GPUs by the driver's own library; CUDA_VISIBLE_DEVICES hides some."""
-    names = gpu_names()
+    """Count usable cores by affinity and GPUs by the driver's own library; CUDA_VISIBLE_DEVICES hides some.
+
+    GPUs of NVIDIA's and, where there is none, of AMD's: torch calls both "cuda".
+    """
+    names = gpu_names() or amd_gpu_names()
     return Machine(_cores(), len(names), names[0] if names else "")
 
 

@@ -68,3 +68,7 @@ class Judged:
         if value is None or math.isnan(value):
             return math.inf
         return -value if self.higher else value
+
+
+LOSS = Judged("loss", higher=False)
+"""What is always measured beside the metric, and may be the target in its place."""

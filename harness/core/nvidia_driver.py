@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
@@ -71,14 +72,73 @@ def num_gpus(nvml: ModuleType) -> int:
         return 0
 
 
-def visible_gpus(nvml: ModuleType) -> list[object]:
-    """Return the NVML handles of the GPUs that CUDA shows, in CUDA's order.
+@dataclass(frozen=True)
+class Present:
+    """A GPU that the driver counts.
 
-    Raises:
-        NVMLError: the driver does not give a GPU that it has.
+    Attributes:
+        index: the driver's own, as `nvidia-smi` shows it.
+        handle: None where the driver does not hand it out; CUDA cannot use it then either.
+        reason: why it does not, as the driver says it.
     """
-    present = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(num_gpus(nvml))]
-    return shown(os.environ.get(VISIBLE), present, lambda uuid: _by_uuid(nvml, uuid, present))
+
+    index: int
+    handle: object | None
+    reason: str = ""
+
+
+def present_gpus(nvml: ModuleType) -> list[Present]:
+    """Return every GPU that the driver counts, those of others in a shared machine and lost ones included."""
+    return [_present(nvml, index) for index in range(num_gpus(nvml))]
+
+
+def _present(nvml: ModuleType, index: int) -> Present:
+    try:
+        return Present(index, nvml.nvmlDeviceGetHandleByIndex(index))
+    except nvml.NVMLError as error:
+        return Present(index, None, str(error))
+
+
+def visible_gpus(nvml: ModuleType) -> list[object]:
+    """Return the NVML handles of the GPUs that CUDA shows, in CUDA's order; of MIG instances the first alone.
+
+    Source: NVIDIA MIG User Guide, CUDA device enumeration: a process sees one compute instance, the first of several,
+    and no whole GPU beside it.
+    """
+    handles = [gpu.handle for gpu in present_gpus(nvml) if gpu.handle is not None]
+    found = shown(os.environ.get(VISIBLE), handles, lambda uuid: _by_uuid(nvml, uuid, handles))
+    instances = [instance for handle in found for instance in mig_instances(nvml, handle)]
+    return instances[:1] or [handle for handle in found if not in_mig_mode(nvml, handle)]
+
+
+def mig_instances(nvml: ModuleType, handle: object) -> list[object]:
+    """Return the MIG instances of a GPU, or the one that the handle stands for; none without MIG."""
+    if is_mig_instance(nvml, handle):
+        return [handle]
+    if not in_mig_mode(nvml, handle):
+        return []
+    found: list[object] = []
+    with suppress(nvml.NVMLError):
+        for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            with suppress(nvml.NVMLError_NotFound):  # not every place has an instance
+                found.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+    return found
+
+
+def is_mig_instance(nvml: ModuleType, handle: object) -> bool:
+    """Answer whether a handle is a MIG instance; a driver that knows no MIG has none."""
+    try:
+        return bool(nvml.nvmlDeviceIsMigDeviceHandle(handle))
+    except nvml.NVMLError:
+        return False
+
+
+def in_mig_mode(nvml: ModuleType, handle: object) -> bool:
+    """Answer whether a GPU is split into MIG instances, so that nothing runs on the whole of it."""
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except nvml.NVMLError:
+        return False
 
 
 def shown(variable: str | None, present: Sequence[T], by_uuid: Callable[[str], T | None]) -> list[T]:
@@ -111,20 +171,33 @@ def _by_uuid(nvml: ModuleType, uuid: str, present: Sequence[object]) -> object |
         exact: object = nvml.nvmlDeviceGetHandleByUUID(uuid)
         return exact
     except nvml.NVMLError:
-        matches = [handle for handle in present if str(nvml.nvmlDeviceGetUUID(handle)).startswith(uuid)]
+        matches = [handle for handle in present if _uuid(nvml, handle).startswith(uuid)]
         return matches[0] if len(matches) == 1 else None
+
+
+def _uuid(nvml: ModuleType, handle: object) -> str:
+    """Return a GPU's UUID, empty where the driver does not tell it."""
+    try:
+        return str(nvml.nvmlDeviceGetUUID(handle))
+    except nvml.NVMLError:
+        return ""
 
 
 def gpu_names() -> tuple[str, ...]:
     """Return what the driver calls the GPUs that CUDA shows, such as "NVIDIA H200"; () where there is none."""
     try:
         with opened() as nvml:
-            try:
-                return tuple(str(nvml.nvmlDeviceGetName(handle)) for handle in visible_gpus(nvml))
-            except nvml.NVMLError:
-                return ()
+            return tuple(gpu_name(nvml, handle) for handle in visible_gpus(nvml))
     except NoNvml:
         return ()
+
+
+def gpu_name(nvml: ModuleType, handle: object) -> str:
+    """Return a GPU's name; one that does not tell it is there all the same."""
+    try:
+        return str(nvml.nvmlDeviceGetName(handle))
+    except nvml.NVMLError:
+        return "GPU"
 
 
 def driver_version() -> str:

@@ -86,6 +86,8 @@ class CellRow(TypedDict, total=False):
 class WholeRow(CellRow, total=False):
     """What a row has beside them, where it is known; columns of cells.csv where any row has them."""
 
+    amdsmi_used_peak_bytes: float
+    amdsmi_utilisation_mean: float
     initial_loss: float
     displacement: float | None
     samples_to_target_fit: float
@@ -93,6 +95,9 @@ class WholeRow(CellRow, total=False):
     early_samples: int
     num_train: int | None
     traits: str
+    unscaled: str
+    other_cores: float
+    target_loss: float
     metric: str
     better: str
     validation_metric: float | None
@@ -100,6 +105,7 @@ class WholeRow(CellRow, total=False):
     fitting: str
     stated_error: float
     pipeline: int
+    compile_s: float
 
 
 COLUMNS = tuple(CellRow.__annotations__)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+STATED = 2.0
+"""Standard deviations that a prediction is said to be good to, wherever its uncertainty is shown: 95 % of a normal."""
+
 
 def combined_error(errors: Mapping[str, float], seconds: Mapping[str, float]) -> float:
     """Return how far a step's time may be off, relative, one standard deviation; its parts' errors are independent.

@@ -11,7 +11,7 @@ from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
 from harness.costs.cells.find import cluster_of, profile_of
 from harness.costs.cells.kept import find_shape, size_of, why_not_known
-from harness.costs.memory.fit import memory_of, memory_verdict, placement_of, resolve_largest
+from harness.costs.memory.fit import counted_kinds, memory_of, memory_verdict, placement_of, resolve_largest
 from harness.costs.steps.step import optimizer_s, step_cost
 from harness.workloads.entries import DatasetSize, training_size
 
@@ -30,7 +30,9 @@ class Prediction:
 
     Attributes:
         step_time_s: of one update, the optimizer included.
-        dram_bytes: needed by the fullest device.
+        training_s: of the whole cell on its own clock, where no target ends it before.
+        tensor_bytes: counted on the fullest device, as results count them.
+        dram_bytes: that device must have: what its allocator and its driver hold too.
         micro_batch_size: where the cell asked for the largest that fits.
         cost: of the whole cell, in the cell's currency.
         error: relative uncertainty of the step's time, one standard deviation.
@@ -43,6 +45,8 @@ class Prediction:
 
     step_time_s: float | None = None
     throughput_samples_per_s: float | None = None
+    training_s: float | None = None
+    tensor_bytes: float | None = None
     dram_bytes: float | None = None
     micro_batch_size: int | None = None
     cost: float | None = None
@@ -96,9 +100,14 @@ def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
             )
         return Prediction(micro_batch_size=cell.micro_batch_size)
     cell = resolve_largest(cell, host, shape)
-    needed = memory_of(cell, host, shape).fullest.total_bytes
     verdict = memory_verdict(cell, host, shape) or ""
-    return Prediction(micro_batch_size=cell.micro_batch_size, dram_bytes=needed, out_of_memory=verdict, reason=verdict)
+    return Prediction(
+        micro_batch_size=cell.micro_batch_size,
+        tensor_bytes=sum(counted_kinds(cell, host, shape).values()),
+        dram_bytes=memory_of(cell, host, shape).fullest.total_bytes,
+        out_of_memory=verdict,
+        reason=verdict,
+    )
 
 
 def _timed(
@@ -116,6 +125,7 @@ def _timed(
         memory,
         step_time_s=seconds,
         throughput_samples_per_s=cell.global_batch_size / seconds,
+        training_s=None if steps is None else steps * seconds,
         cost=_money(cell, seconds, steps),
         error=combined_error(errors, {"compute_s": cost.compute_s + update_s, "communication_s": cost.communication_s}),
         text=profile.text,

@@ -125,6 +125,21 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "the GPU the kernel used, nor whether it computed.",
         ),
         (
+            "SMs busy, tensor cores busy, DRAM bandwidth",
+            "What the GPU's own counters (GPM, on H100 and later) say: how many multiprocessors had work, how often "
+            "tensor cores computed, how much of the memory's speed was used.",
+        ),
+        (
+            "what held the clocks back",
+            "The reasons that the driver gives for clocks below the highest: a power limit, heat, a setting, or that "
+            "the GPU was idle.",
+        ),
+        (
+            "energy",
+            "What the GPU's own counter says, and the integral of its power samples. The two differ where power "
+            "changes faster than it is sampled.",
+        ),
+        (
             "share of time spent computing",
             "Computing time divided by training time in a window of several steps, mean over devices. Within a step, "
             "computing is spread evenly.",

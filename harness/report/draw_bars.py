@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 
-from harness.analysis.predicted import INSIDE
+from harness.core.uncertainty import STATED
 from harness.core.words import share_in_percent
 from harness.report.svg import (
     INK,
@@ -80,14 +80,14 @@ def _bands(axes: Axes, medians: pd.Series, stated: pd.Series) -> None:
     """Draw how far off each prediction says it may be: two standard deviations to either side."""
     for place, label in enumerate(medians.index):
         if not pd.isna(stated[label]):
-            ends = [medians[label] * (1 - INSIDE * stated[label]), medians[label] * (1 + INSIDE * stated[label])]
+            ends = [medians[label] * (1 - STATED * stated[label]), medians[label] * (1 + STATED * stated[label])]
             axes.plot(ends, [place, place], "--|", color=INK, linewidth=1, markersize=9)
 
 
 def _stated(stated: pd.Series) -> str:
     if stated.isna().all():
         return ""
-    return f" Dashed lines show the stated error, at most \N{PLUS-MINUS SIGN}{share_in_percent(INSIDE * stated.max())}."
+    return f" Dashed lines show the stated error, at most \N{PLUS-MINUS SIGN}{share_in_percent(STATED * stated.max())}."
 
 
 def shown_bars(bars: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:

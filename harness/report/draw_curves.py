@@ -53,7 +53,7 @@ class Learnt:
     loss: bool = False
 
 
-LOSS = Learnt("train_loss", "training loss", loss=True)
+LEARNT_LOSS = Learnt("train_loss", "training loss", loss=True)
 
 
 def learnt_of(metric: Judged) -> Learnt:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.analysis.predicted import INSIDE, PredictionCheck
+from harness.analysis.predicted import PredictionCheck
+from harness.core.uncertainty import STATED
 from harness.report.svg import INK, MOST_MARKED, Palette, Panel, legend_below, name_rows, sample, shorten
 
 
@@ -50,7 +51,7 @@ def _row(axes: Axes, place: int, item: PredictionCheck, colour: str) -> None:
     axes.scatter([100], [place + 0.1], s=30, color=colour, zorder=3)
     axes.scatter([share], [place - 0.1], s=34, facecolor="none", edgecolor=colour, linewidth=1.4, zorder=3)
     if item.stated is not None:
-        band = INSIDE * item.stated * share
+        band = STATED * item.stated * share
         axes.plot([share - band, share + band], [place - 0.1] * 2, "--", color=colour, linewidth=1.2)
 
 

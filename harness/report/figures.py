@@ -13,7 +13,7 @@ from harness.analysis.ranking import Standing
 from harness.analysis.rate_regimes import map_frame
 from harness.report.draw_bars import throughput_panels
 from harness.report.draw_batches import batch_panels
-from harness.report.draw_curves import LOSS, best_panels, curve_panels, learnt_of, panels_left_out
+from harness.report.draw_curves import LEARNT_LOSS, best_panels, curve_panels, learnt_of, panels_left_out
 from harness.report.draw_fit import fit_panels
 from harness.report.draw_memory import memory_panels
 from harness.report.draw_noise import noise_panels
@@ -23,7 +23,7 @@ from harness.report.draw_scaling import scaling_panels
 from harness.report.draw_steps import tail_panels
 from harness.report.draw_target import SAMPLES, TIME, target_panels
 from harness.report.draw_time import bubble_panels, part_panels, staleness_panels, timeline_panels
-from harness.report.draw_usage import usage_panels
+from harness.report.draw_usage import limit_panels, usage_panels
 from harness.report.first_screen import first_panels, to_target
 from harness.report.frames import PageFrames, steps_by_part
 from harness.report.scenario_results import ScenarioResults
@@ -37,6 +37,10 @@ LOSSES_SHOWN = 2
 """Combinations of batch and rate whose losses are drawn, those with the best accuracy; chosen: the page stays small."""
 
 
+MOST_NOTES = 12
+"""Notes of probes on a page; chosen: of several GPUs each has its own, and they repeat themselves."""
+
+
 @dataclass(frozen=True)
 class Gallery:
     """Figures under one heading.
@@ -44,12 +48,14 @@ class Gallery:
     Attributes:
         more: one click away.
         remarks: sentences on what is not drawn.
+        notes: what the probes had to say, one click away.
     """
 
     title: str
     drawings: tuple[Drawing, ...]
     more: tuple[Drawing, ...] = ()
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,14 +98,14 @@ def figures_of(scenario: ScenarioResults, page: Page) -> Figures:
         _convergence(frames, page),
         Gallery("Throughput and scaling", page.drawn(_speed(frames))),
         Gallery("Where the time went", page.drawn(_time(frames))),
-        Gallery("Devices over time", page.drawn(usage_panels(frames.usage))),
+        _devices(frames, page),
         Gallery("Memory", page.drawn(memory_panels(frames.bars))),
         Gallery("Predicted and measured", page.drawn(_predicted(scenario))),
     ]
     return Figures(
         maps=maps if first else (),
         first=page.drawn(first_panels(frames)),
-        galleries=tuple(item for item in galleries if item.drawings or item.remarks),
+        galleries=tuple(item for item in galleries if item.drawings or item.remarks or item.notes),
     )
 
 
@@ -109,7 +115,7 @@ def _convergence(frames: PageFrames, page: Page) -> Gallery:
         missing = "No curves: no finished cell measured a validation accuracy or another metric."
         return Gallery("Convergence", (), remarks=(missing,) if frames.scenario.records else ())
     accuracies = curve_panels(known, learnt_of(frames.metric), frames.target)
-    losses = curve_panels(pd.concat(best_panels(known, LOSSES_SHOWN, not frames.metric.higher)), LOSS)
+    losses = curve_panels(pd.concat(best_panels(known, LOSSES_SHOWN, not frames.metric.higher)), LEARNT_LOSS)
     shown = [*_to_target(frames), *accuracies[:CURVES_OPEN], *losses[:CURVES_OPEN]]
     fits = {row["cell_id"]: row["fitting"] for row in frames.scenario.rows if row.get("fitting")}
     shown += fit_panels(frames.best_curves, fits)
@@ -117,6 +123,14 @@ def _convergence(frames: PageFrames, page: Page) -> Gallery:
     left_out = panels_left_out(known)
     remarks = (f"{left_out} more combinations of batch and rate are in the table only.",) if left_out else ()
     return Gallery("Convergence", page.drawn(shown), more, remarks)
+
+
+def _devices(frames: PageFrames, page: Page) -> Gallery:
+    """Draw how busy devices were, and say what the probes of GPUs did not tell."""
+    drawings = page.drawn([*usage_panels(frames.usage), *limit_panels(frames.limits)])
+    notes = [f"{note} ({'; '.join(labels)})" for note, labels in frames.probe_notes.items()]
+    more = (f"{len(notes) - MOST_NOTES} more notes of probes are in the records.",) if len(notes) > MOST_NOTES else ()
+    return Gallery("Devices over time", drawings, notes=(*notes[:MOST_NOTES], *more))
 
 
 def _to_target(frames: PageFrames) -> Iterator[Panel]:

@@ -22,13 +22,15 @@ from harness.analysis.ranking import Ranking, Standing
 from harness.analysis.result_findings import ResultFindings
 from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
-from harness.analysis.usage import computing_frame, sampled_frame
+from harness.analysis.usage import computing_frame, limits_frame, sampled_frame
 from harness.core.cell import Cell
+from harness.core.clock_reasons import REASONS
 from harness.core.device_words import engine_in_words
 from harness.core.metrics import Judged
 from harness.core.records import Json
 from harness.core.row import COLUMNS
 from harness.core.words import show, varied_settings
+from harness.report.draw_usage import GPU_GAUGES
 from harness.report.scenario_results import ScenarioResults
 from harness.report.svg import MOST_BARS, NOT_RANKED
 from harness.results.store import Record
@@ -224,17 +226,49 @@ class PageFrames:
     def usage(self) -> pd.DataFrame:
         """How busy the devices of the median run of each of `best` were over time, by every gauge that was read."""
         found = []
-        for row in (standing.middle for standing in self.best if standing.reached):
+        for row in self._best_runs:
             telemetry = self.scenario.table("telemetry", row["cell_id"])
-            gauges = {name: sampled_frame(telemetry, row, name) for name in ("nvml_gpu_utilisation", "host_cpu")}
-            if row["device"] == "cuda":  # there the host's cores feed the devices, and are none
-                gauges["nvml_used"] = sampled_frame(telemetry, row, "nvml_used")
-                del gauges["host_cpu"]
+            names = GPU_GAUGES if row["device"] == "cuda" else ("host_cpu",)  # a GPU's host feeds it, and is no device
+            gauges = {name: sampled_frame(telemetry, row, name) for name in names}
             gauges["computing"] = computing_frame(self.scenario.table("steps", row["cell_id"]))
-            head = {"simulated": row["engine"] == "virtual", "strategy": row["strategy"], "gpus": row["gpus"]}
-            head |= {"label": self.labels[row["cell_id"]]}
+            head = self._usage_head(row) | {"energy_j": number(row, "energy_j")}
             found += [frame.assign(gauge=name, **head) for name, frame in gauges.items() if len(frame) > 1]
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+    @property
+    def _best_runs(self) -> list[Row]:
+        """The median run of each of `best`."""
+        return [standing.middle for standing in self.best if standing.reached]
+
+    @property
+    def _gpu_runs(self) -> list[Row]:
+        """Of them those on GPUs of this machine."""
+        return [row for row in self._best_runs if row["device"] == "cuda" and row["engine"] != "virtual"]
+
+    def _usage_head(self, row: Row) -> Json:
+        head: Json = {"simulated": row["engine"] == "virtual", "strategy": row["strategy"], "gpus": row["gpus"]}
+        return head | {"label": self.labels[row["cell_id"]]}
+
+    @cached_property
+    def limits(self) -> pd.DataFrame:
+        """What held the clocks back in the median run of each of `best`, reading by reading."""
+        found = []
+        for row in self._gpu_runs:
+            telemetry = self.scenario.table("telemetry", row["cell_id"])
+            frames = [limits_frame(telemetry, row, quantity) for quantity in REASONS]
+            found += [frame.assign(**self._usage_head(row)) for frame in frames if len(frame)]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+    @cached_property
+    def probe_notes(self) -> dict[str, list[str]]:
+        """What the probes had to say of the GPUs in the median run of each of `best`, with the labels it is said of."""
+        found: dict[str, list[str]] = {}
+        for row in self._gpu_runs:
+            telemetry = (self.scenario.records[row["cell_id"]].detail or {}).get("telemetry") or {}
+            lacking = [f"{probe}: {reason}" for probe, reason in telemetry.get("unavailable", {}).items()]
+            for note in [*lacking, *telemetry.get("notes", ())]:
+                found.setdefault(note, []).append(self.labels[row["cell_id"]])
+        return found
 
     # -- scaling, bubbles, staleness, noise ----------------------------------------------------------------------------
 

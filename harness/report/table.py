@@ -214,6 +214,14 @@ CELL_COLUMNS = (
         "{:,.0f}".format,
     ),
     CellColumn.number(
+        "MFU",
+        "Model FLOPs utilisation: the operations of three forward passes for each sample, per second and device, as a "
+        "share of the peak that the device's data sheet promises for this precision. What is recomputed does not "
+        "count. The cell's record names device, peak and source.",
+        "mfu",
+        "{:.1%}".format,
+    ),
+    CellColumn.number(
         "speed-up",
         "Throughput divided by that of single with the same global batch (strong scaling) or the same batch per rank "
         "(weak scaling) on the same engine, otherwise by that of the same strategy on the fewest devices.",

@@ -66,9 +66,12 @@ class Source:
     def problem(self, path: Sequence[str | int], allowed: str, got: object = ABSENT) -> None:
         """Add a problem once: key path, what was got, what is allowed, where it was written."""
         value = "" if got is ABSENT else f" = {show(got)}"
-        head = f"{show_path(path)}{value}: " if path else ""
+        self.add(path, f"{show_path(path)}{value}: {allowed}" if path else allowed)
+
+    def add(self, path: Sequence[str | int], words: str) -> None:
+        """Add a problem once that names its key itself, with where that was written."""
         line, written = self._written(path)
-        problem = Problem(line, f"{head}{allowed}{written}")
+        problem = Problem(line, f"{words}{written}")
         if problem not in self.problems:
             self.problems.append(problem)
 

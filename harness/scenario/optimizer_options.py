@@ -1,22 +1,36 @@
 """The options of torch's optimizers, under torch's own names and with its defaults; a test compares them with torch.
 
 Written out, since reading a scenario must not import torch. The learning rate is no option: it is the sweep's.
+`fused` is false where torch chooses by itself, as it does by default.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from harness.api.strategy import Options
+from harness.core.records import Json
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(ge=0)]
 Above = Annotated[float, Field(gt=0)]
 
 
-class Sgd(Options, defer_build=True):
+class Fusable(Options, defer_build=True):
+    """What torch can also do in one kernel over all parameters."""
+
+    fused: bool = Field(default=False, strict=True)
+
+    @model_serializer(mode="wrap")
+    def _only_where_set(self, written: SerializerFunctionWrapHandler) -> Json:
+        """Leave `fused` out where it is false: it came later, and the ids of cells stay."""
+        kept: Json = written(self)
+        return kept if self.fused else {key: value for key, value in kept.items() if key != "fused"}
+
+
+class Sgd(Fusable, defer_build=True):
     """Stochastic gradient descent."""
 
     momentum: Beta = 0.0
@@ -30,12 +44,16 @@ class Sgd(Options, defer_build=True):
         return self
 
 
-class Adam(Options, defer_build=True):
-    """Kingma and Ba 2015; the defaults are theirs and torch's."""
+class TwoMoments(Options, defer_build=True):
+    """What Adam and its relatives share; the defaults are Kingma and Ba's, and torch's."""
 
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: Above = 1e-8
     weight_decay: Decay = 0.0
+
+
+class Adam(TwoMoments, Fusable, defer_build=True):
+    """Kingma and Ba 2015."""
 
 
 class AdamW(Adam, defer_build=True):
@@ -54,7 +72,7 @@ class RmsProp(Options, defer_build=True):
     centered: bool = False
 
 
-class Adagrad(Options, defer_build=True):
+class Adagrad(Fusable, defer_build=True):
     """Duchi, Hazan and Singer 2011."""
 
     lr_decay: Decay = 0.0
@@ -63,20 +81,20 @@ class Adagrad(Options, defer_build=True):
     eps: Above = 1e-10
 
 
-class NAdam(Adam, defer_build=True):
+class NAdam(TwoMoments, defer_build=True):
     """Dozat 2016."""
 
     momentum_decay: Decay = 0.004
     decoupled_weight_decay: bool = False
 
 
-class RAdam(Adam, defer_build=True):
+class RAdam(TwoMoments, defer_build=True):
     """Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond"."""
 
     decoupled_weight_decay: bool = False
 
 
-class Adamax(Adam, defer_build=True):
+class Adamax(TwoMoments, defer_build=True):
     """Kingma and Ba 2015, section 7.1."""
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.core.cell import LARGEST
+from harness.core.cell import LARGEST, Workload
 from harness.core.errors import HarnessError, Impossible, PluginError
 from harness.core.given_cluster import devices_per_node, is_elsewhere
 from harness.core.machine import Machine
 from harness.core.text import Text
 from harness.core.words import counted
+from harness.scenario.executions import why_never, why_not_here
 from harness.scenario.read import Point, Scenario
+from harness.workloads.entries import EAGER
 
 if TYPE_CHECKING:
     from harness.api.strategy import Layout, Strategy
@@ -62,6 +64,9 @@ def demand_of(point: Point, scenario: Scenario, strategy: type[Strategy], machin
     if isinstance(spread, str):
         return spread
     layout, workers, servers = spread
+    never = why_never(_workload(point), layout, workers, servers)
+    if never:
+        return never
     # Workers with batches of their own each bring a whole update; only their layout cuts it.
     ranks = layout.data * (workers if strategy.batches == "shared" else 1)
     batches = _batches(point, scenario, strategy.name, ranks, layout.accumulate)
@@ -69,6 +74,12 @@ def demand_of(point: Point, scenario: Scenario, strategy: type[Strategy], machin
         return None
     device = _device(point, machine)
     return Demand(point, strategy, layout, device, workers, servers, *batches)
+
+
+def _workload(point: Point) -> Workload:
+    """Return what a point trains, with the optimizer of its strategy where that has one of its own."""
+    workload = point.settings.workload
+    return replace(workload, optimizer=point.variant.optimizer or workload.optimizer)
 
 
 def _spread(point: Point, strategy: type[Strategy]) -> tuple[Layout, int, int] | str:
@@ -188,6 +199,25 @@ SHARING_BY_ITSELF = 2
 
 
 def place(demand: Demand, machine: Machine) -> list[Placed]:
+    """Return where a point runs, and why it is not possible there where its steps cannot be executed so."""
+    return [_judged(demand, placed) for placed in _places(demand, machine)]
+
+
+def _judged(demand: Demand, placed: Placed) -> Placed:
+    settings, simulated = demand.point.settings, placed.engine == "virtual"
+    trains = not settings.timing_only and settings.goal.evaluate_every is not None
+    timed_here = settings.cluster.device is None and not settings.timing_only
+    reason = why_not_here(settings.workload, placed.device, computed_here=not simulated or timed_here)
+    if reason and not placed.not_possible:
+        return replace(placed, not_possible=reason)
+    if simulated and trains and settings.workload.step != EAGER:
+        return replace(
+            placed, notes=(*placed.notes, f"its times are those of {settings.workload.step} steps; it computes eagerly")
+        )
+    return placed
+
+
+def _places(demand: Demand, machine: Machine) -> list[Placed]:
     """Return where a point runs: on the real engine as far as devices exist, virtually beyond; twice for "both".
 
     Two asynchronous workers on a machine with one GPU share it: a real run, noted and not ranked, says more than none.
@@ -287,7 +317,8 @@ def _forced(demand: Demand, machine: Machine, hindrance: Hindrance | None) -> Pl
 
 def _shares_one_gpu(demand: Demand, machine: Machine, hindrance: Hindrance | None) -> bool:
     """Say whether asynchronous workers can share the only GPU: they never wait for each other, and need no NCCL."""
-    independent = demand.strategy.synchrony == "asynchronous" and demand.servers > 0 and demand.layout.devices == 1
+    meets_nobody = demand.servers > 0 and demand.strategy.model_at == "server"
+    independent = demand.strategy.synchrony == "asynchronous" and meets_nobody and demand.layout.devices == 1
     scarce = hindrance is not None and hindrance.shortage > 0
     return scarce and demand.device == "cuda" and machine.gpus == 1 and independent
 

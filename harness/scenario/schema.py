@@ -43,13 +43,12 @@ from harness.scenario.value_types import (
     TextValue,
     Time,
     file_list,
-    only,
     resident,
     table_list,
     word,
     word_or_function,
 )
-from harness.workloads.entries import LOSSES, PRECISIONS
+from harness.workloads.entries import EXECUTIONS, LOSSES, PRECISIONS
 from harness.workloads.user_files import is_user_function
 
 EPOCHS_BY_DEFAULT = 10
@@ -73,10 +72,6 @@ def _words(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
     return BeforeValidator(word(*words)), WithJsonSchema({"enum": list(words)})
 
 
-def _only(allowed: str, later: str) -> tuple[BeforeValidator, WithJsonSchema]:
-    return BeforeValidator(only(allowed, later)), WithJsonSchema({"const": allowed})
-
-
 def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
     schema = {"anyOf": [{"enum": list(words)}, {"type": "string", "pattern": r":\w+$"}]}
     return BeforeValidator(word_or_function(*words)), WithJsonSchema(schema)
@@ -84,7 +79,7 @@ def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
 
 Loss = Annotated[str, *_word_or_function(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
-Execution = Annotated[str, *_only("eager", "compiled and cuda-graph are")]
+StepWord = Annotated[str, *_words(*EXECUTIONS)]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
 AttentionKind = Annotated[str, *_words("fused", "eager")]
@@ -186,8 +181,17 @@ class WorkloadSection(SectionModel):
         strict=True,
         description="look in every step for parameters without a gradient; default: where a trial step finds some",
     )
-    step: Execution = Field(
-        default="eager", description="how a step is executed; compiled and cuda-graph are not yet there"
+    step: StepWord = Field(
+        default="eager",
+        description="how a step is executed: as Python calls it, by torch.compile, or replayed as CUDA graphs",
+    )
+    channels_last: bool = Field(
+        default=False, strict=True, description="pictures and weights of convolutions in torch's channels_last order"
+    )
+    tf32: bool | None = Field(
+        default=None,
+        strict=True,
+        description="single precision in TF32 on NVIDIA GPUs; default: torch's own, convolutions only",
     )
     loading: LoadingSection | None = Field(
         default=None,

@@ -13,11 +13,12 @@ from harness.api.strategy import Options
 from harness.core.budget import Goal
 from harness.core.cell import Loading, Measure, Named, Workload
 from harness.core.code_hash import file_hash
-from harness.core.errors import HarnessError, one_of
+from harness.core.errors import HarnessError, InputError, one_of
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.metrics import ACCURACIES, WORDS
 from harness.core.records import Json, to_json
+from harness.core.words import listed
 from harness.scenario.mistakes import ABSENT, Source, validated, wordings
 from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.scenario.override import put, resolve_key
@@ -34,7 +35,7 @@ from harness.scenario.schema import (
 )
 from harness.scenario.toml_lines import Path
 from harness.scenario.without_data import is_without_data, read_given, refuse_training
-from harness.workloads.entries import training_size
+from harness.workloads.entries import seen_shape, training_size
 from harness.workloads.user_files import UserFunctionError, find_user_function, is_user_function
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def read_settings(
     if is_without_data(document.workload.model):
         refuse_training(content, source)
     _refuse_precision(document.workload.precision, cluster.device, source)
+    _refuse_tf32(document.workload.tf32, cluster.device, source)
     _refuse_servers(document.engine, cluster, source)
     return _completed(document, dict(swept), entries, cluster, source)
 
@@ -129,6 +131,11 @@ def _refuse_precision(precision: str, device: DeviceFigures | StepFigures | None
     if isinstance(device, DeviceFigures) and precision not in device.peak_flops_per_s:
         known = ", ".join(device.peak_flops_per_s)
         source.problem(("workload", "precision"), f"{device.name} supports {known}; choose one of these", precision)
+
+
+def _refuse_tf32(tf32: bool | None, device: DeviceFigures | StepFigures | None, source: Source) -> None:
+    if tf32 and isinstance(device, DeviceFigures) and "tf32" not in device.peak_flops_per_s:
+        source.problem(("workload", "tf32"), f"{device.name} does not compute in TF32; remove this key", tf32)
 
 
 def _refuse_servers(engine: str, cluster: ClusterFigures, source: Source) -> None:
@@ -244,6 +251,10 @@ def builtin(
     for key in {"lr", "learning_rate"} & set(named.options):
         source.problem((*path, key), "no such key; set the rate in sweep.learning_rate")
         return None
+    fusable = [name for name, options in known.items() if "fused" in options.model_fields]
+    if "fused" in named.options and fusable and named.name not in fusable:
+        source.problem((*path, "fused"), f"no such key; torch has fused kernels of {listed(fusable)} only")
+        return None
     options = validated(known[named.name], named.options, source, path)
     return None if options is None else Entry(None, options)
 
@@ -300,7 +311,7 @@ def _completed(
     default = dataset.target_accuracy if dataset and _metric(document)[0] in ("", *ACCURACIES) else None
     goal = _goal(document, default, source)
     code = _code(document.workload, entries, source) if dataset else {}
-    if goal is None or code is None:
+    if goal is None or code is None or not _fit(entries, source):
         return None
     price = document.cost.per_gpu_hour or {}
     interval_s = document.measure.telemetry_interval
@@ -326,6 +337,23 @@ def _completed(
         currency=price.get("currency", ""),
         profile_id=entries["model"].entry.file_hash if dataset is None else "",
     )
+
+
+def _fit(entries: Mapping[str, Entry], source: Source) -> bool:
+    """Add a problem where the shape of the data, as far as it is known unread, is none that the model takes."""
+    model, dataset = entries["model"], entries["dataset"]
+    size = dataset.entry.size(dataset.options) if dataset.entry is not None else None
+    if size is None:
+        return True
+    try:
+        shape = seen_shape(size.shape, model.entry)
+        if model.entry.check is not None:
+            model.entry.check(model.options, shape)
+    except InputError as error:
+        for problem in error.problems:
+            source.add(("workload", "dataset"), problem)
+        return False
+    return True
 
 
 def _faults(document: Document) -> Faults:
@@ -360,6 +388,8 @@ def _workload(document: Document, entries: dict[str, Entry]) -> Workload:
         find_unused_parameters=workload.find_unused_parameters,
         metric=_metric(document)[0],
         metric_better=_metric(document)[1],
+        channels_last=workload.channels_last,
+        tf32=workload.tf32,
     )
 
 

@@ -232,17 +232,6 @@ def _part(key: str, check: Callable[[Any], Any], table: Mapping[str, Any]) -> An
         raise ValueError(f"{key}: {error}") from None
 
 
-def only(allowed: str, later: str) -> Callable[[object], str]:
-    """Accept one word; answer the words of later versions with "not yet"."""
-
-    def check(value: object) -> str:
-        if value != allowed:
-            raise ValueError(f'{later} not supported yet; choose "{allowed}"')
-        return allowed
-
-    return check
-
-
 def _micro(value: object) -> int | None:
     """Accept a whole number, or "largest": the largest that fits, which only memory can tell."""
     if value == "largest":

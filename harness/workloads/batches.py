@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 
+from harness.workloads.accelerator import has_queue, upload
 from harness.workloads.entries import DataShape, Feature
 
 if TYPE_CHECKING:
@@ -119,9 +120,8 @@ class Samples:
     def rows(self, rows: npt.NDArray[np.int64]) -> tuple[Inputs, torch.Tensor]:
         """Return copies of the samples of these numbers, and their targets."""
         index = torch.from_numpy(rows)
-        if self.device.type == "cuda":
-            index = index.pin_memory().to(self.device, non_blocking=True)  # the host need not wait for it
-        return self.take(index)
+        device = self.targets.device
+        return self.take(upload(index, device) if has_queue(device) else index)
 
     def block(self, start: int, end: int) -> tuple[Inputs, torch.Tensor]:
         """Return copies of neighbouring samples."""

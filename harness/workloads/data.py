@@ -39,6 +39,7 @@ class Data:
         checksum: of the raw data.
         counts: how many targets count in each training sample; None where they are equally many.
         remarks: what was converted on the way, in words.
+        unscaled: what is too large to be trained on as it is, in words.
     """
 
     train: Samples | Streamed
@@ -49,6 +50,7 @@ class Data:
     vocabulary: int = 0
     counts: npt.NDArray[np.int64] | None = None
     remarks: tuple[str, ...] = ()
+    unscaled: tuple[str, ...] = ()
 
     @property
     def num_train(self) -> int:
@@ -186,6 +188,7 @@ def prepare(
         vocabulary=raw.vocabulary,
         counts=_counted(raw.train_targets[train]),
         remarks=(*raw.remarks, *_rounded(raw, dtype)),
+        unscaled=raw.unscaled,
     )
 
 

@@ -37,6 +37,9 @@ _BATCH_NORM = re.compile(r"\b(Lazy|Sync)?BatchNorm([123]d)?\b")
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
+EXECUTIONS = EAGER, COMPILED, CUDA_GRAPH = ("eager", "compiled", "cuda-graph")
+"""How a step is executed."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -167,6 +170,7 @@ class RawData:
         remarks: what was converted or left out on the way, in words; the record keeps them.
         streams: what reads the samples; inputs are then those of a few of them only, targets those of all.
         judged: whether its targets fit the losses that it is for; the user's own are asked for every loss.
+        unscaled: what is too large to be trained on as it is, in words.
     """
 
     train_inputs: Arrays
@@ -180,6 +184,7 @@ class RawData:
     remarks: tuple[str, ...] = ()
     streams: Streams | None = None
     judged: bool = True
+    unscaled: tuple[str, ...] = ()
 
     @property
     def shape(self) -> DataShape:
@@ -224,6 +229,7 @@ class Model:
         file: the user's own file, where the model comes from one.
         takes: what one sample is; "any": that is between the model and the data.
         least_size: fewest pixels on either side that its layers leave anything of.
+        check: raises InputError where the model with these options does not fit data of this shape.
     """
 
     name: str
@@ -236,6 +242,7 @@ class Model:
     file: SourceFile | None = None
     takes: Literal["images", "tokens", "any"] = "images"
     least_size: int = 1
+    check: Callable[[Any, DataShape], None] | None = None
 
     @cached_property
     def names_batch_norm(self) -> bool:
@@ -472,6 +479,10 @@ class GptOptions(Options, defer_build=True):
     attention: AttentionName = "fused"
     """fused: no matrix of tokens by tokens is kept; eager: scores and probabilities are."""
 
+    tied: bool = True
+    """The head shares the weights of the tokens' embedding, as the published models do; false: it has its own, so that
+    a pipeline may also cut layers by tensor parallelism and split its backward passes."""
+
     dropout: Chance = 0.0
 
     @property
@@ -587,3 +598,9 @@ class TableOptions(Options):
 
     categories: Literal["one-hot", "codes"] = "one-hot"
     """What a column of text becomes: a column of 0 and 1 for each of its words, or one of numbers."""
+
+    standardize: tuple[Literal["inputs", "target"], ...] = ("inputs",)
+    """Numbers that get mean 0 and deviation 1, by the training rows; losses then count in the target's variance."""
+
+    drop: tuple[str, ...] = ()
+    """Columns that are left out."""

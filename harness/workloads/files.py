@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DATA_VARIABLE = "HARNESS_DATA"
 
-TIMEOUT_S = 20.0
+SILENCE_S = 20.0
 """How long a silent mirror is waited for. Chosen: longer delays the next mirror, shorter cuts off slow links."""
 
 
@@ -153,7 +153,7 @@ def _fetch(url: str, file: PublishedFile, folder: Path) -> str:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")  # it would announce every file on stderr
-    downloader = pooch.HTTPDownloader(timeout=TIMEOUT_S)
+    downloader = pooch.HTTPDownloader(timeout=SILENCE_S)
     try:
         pooch.retrieve(url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
     except OSError as error:  # what requests raises is one too

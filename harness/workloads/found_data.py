@@ -38,9 +38,14 @@ class Split:
 
 @dataclass
 class Remarks:
-    """What was converted, left out or noticed on the way, each once."""
+    """What was converted, left out or noticed on the way, each once.
+
+    Attributes:
+        columns: names of the numbers of a vector, where they have some.
+    """
 
     lines: list[str] = field(default_factory=list)
+    columns: tuple[str, ...] = ()
 
     def add(self, line: str) -> None:
         """Keep a line."""

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
+from harness.workloads.accelerator import has_queue
+
 
 @contextmanager
-def generators_kept(devices: Sequence[torch.device | int] = ()) -> Iterator[None]:
-    """Put the generators back as they were.
-
-    Args:
-        devices: GPUs whose generators are put back too.
-    """
+def generators_kept(device: torch.device | None = None) -> Iterator[None]:
+    """Put the generators back as they were, that of a device included."""
     kept = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=devices):
+    own = device if device is not None and has_queue(device) else None
+    with torch.random.fork_rng(devices=[own] if own else [], device_type=own.type if own else None):
         try:
             yield
         finally:
@@ -27,9 +26,9 @@ def generators_kept(devices: Sequence[torch.device | int] = ()) -> Iterator[None
 
 
 @contextmanager
-def drawing_from(number: int, devices: Sequence[torch.device | int] = ()) -> Iterator[None]:
+def drawing_from(number: int, device: torch.device | None = None) -> Iterator[None]:
     """Draw from the stream of a seed, whichever generator is asked; see `generators_kept`."""
-    with generators_kept(devices):
+    with generators_kept(device):
         torch.manual_seed(number)
         np.random.seed(number % 2**32)
         random.seed(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ from harness.workloads.found_data import Remarks, Split, Unfit, by_name, pairs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from harness.workloads.entries import Arrays
 
     Array = npt.NDArray[np.generic]
 
@@ -131,6 +134,49 @@ def _sampled(array: Array) -> npt.NDArray[np.float64]:
     each = max(1, math.prod(array.shape[1:]))
     step = max(1, len(array) * each // SAMPLED_VALUES)
     return np.asarray(array[::step], dtype=np.float64)
+
+
+LARGE = 1000.0
+"""Values from which on numbers are said to need a scale; chosen: layers are initialised for numbers of about 1, and the
+rates that suit those diverge here."""
+
+
+def unscaled(inputs: Arrays, targets: Array, columns: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return what is too large to be trained on as it is, in words: "column lot has values up to 3e+07".
+
+    Args:
+        columns: names of a vector's numbers, where they have some.
+    """
+    said = [words for name, array in by_name(inputs).items() for words in _large_inputs(name, array, columns)]
+    if targets.dtype.kind == "f" and targets.size and (peak := float(np.abs(_sampled(targets)).max())) > LARGE:
+        said.append(f"the targets have values up to {_peak(peak)}")
+    return tuple(said)
+
+
+def _large_inputs(name: str, array: Array, columns: Sequence[str]) -> Iterator[str]:
+    if array.dtype.kind != "f" or not array.size:
+        return
+    of = f" of {name}" if name else ""
+    if array.ndim != 2:
+        peak = float(np.abs(_sampled(array)).max())
+        if peak > LARGE:
+            yield f"the inputs{of} have values up to {_peak(peak)}"
+        return
+    peaks = np.abs(_sampled(array)).max(axis=0)
+    large = np.flatnonzero(peaks > LARGE)
+    for k in large[:MOST_LISTED]:
+        yield f"column {columns[k] if len(columns) == len(peaks) else k}{of} has values up to {_peak(peaks[k])}"
+    if len(large) > MOST_LISTED:
+        yield f"{counted(len(large) - MOST_LISTED, 'more column')} too"
+
+
+def _peak(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e9 else f"{value:.2g}"
+
+
+def scale_remarks(found: Sequence[str]) -> list[str]:
+    """Return the remark on what is too large, if anything is."""
+    return [f"data: {'; '.join(found)}. Scale that: subtract its mean, divide by its deviation"] if found else []
 
 
 def _compare_scales(train: Split, test: Split, remarks: Remarks) -> None:

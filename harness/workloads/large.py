@@ -18,6 +18,7 @@ from harness.workloads.entries import (
     RawData,
     TokensOptions,
 )
+from harness.workloads.text_shapes import check_bert_large, check_gpt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,6 +143,7 @@ LARGE_MODELS = (
         input_size=None,
         build=_build_gpt,
         takes="tokens",
+        check=check_gpt,
     ),
     Model(
         name="bert-large",
@@ -152,6 +154,7 @@ LARGE_MODELS = (
         input_size=None,
         build=_build_bert_large,
         takes="tokens",
+        check=check_bert_large,
     ),
 )
 

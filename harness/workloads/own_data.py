@@ -15,8 +15,8 @@ import numpy as np
 from harness.core.words import listed
 from harness.workloads.data_forms import MapSet, SplitOrSet, iterate, joined_splits, read_whole, splits_of
 from harness.workloads.entries import RawData, Streams
-from harness.workloads.found_data import Remarks, Split, Unfit, by_name
-from harness.workloads.judge_data import check_finite, judge, judge_classes
+from harness.workloads.found_data import TARGET_NAMES, Remarks, Split, Unfit, by_name
+from harness.workloads.judge_data import check_finite, judge, judge_classes, scale_remarks, unscaled
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -48,7 +48,7 @@ def raw_data(result: object, keeps: Keeps | None = None) -> RawData:
     Raises:
         Unfit: it is in none of the forms, or no model could be trained on it.
     """
-    remarks = Remarks()
+    remarks = Remarks(columns=_names_of_columns(result))
     train, test = splits_of(result, remarks)
     if isinstance(train, MapSet) and keeps is not None:
         streamed = _streamed(train, test, keeps, remarks)
@@ -62,6 +62,14 @@ def raw_data(result: object, keeps: Keeps | None = None) -> RawData:
     return _settled(whole, other, remarks)
 
 
+def _names_of_columns(result: object) -> tuple[str, ...]:
+    """Return the names of a vector's numbers, where they are columns of a table of pandas."""
+    first = result[0] if isinstance(result, tuple | list) and result else result
+    if not (hasattr(first, "iloc") and hasattr(first, "columns")):
+        return ()
+    return tuple(str(name) for name in first.columns if str(name) not in TARGET_NAMES)
+
+
 def _settled(train: Split, test: Split, remarks: Remarks) -> RawData:
     """Judge two splits and give them their types."""
     from harness.workloads.datasets import content_checksum
@@ -72,6 +80,7 @@ def _settled(train: Split, test: Split, remarks: Remarks) -> RawData:
     everything = [array for split in (train, test) for array in (*by_name(split.inputs).values(), split.targets)]
     finish, full_scale = _finish(train.inputs, remarks)
     ready = finish(train.inputs), finish(test.inputs)
+    large = () if full_scale else unscaled(ready[0], train.targets, remarks.columns)
     return RawData(
         ready[0],
         train.targets,
@@ -81,8 +90,9 @@ def _settled(train: Split, test: Split, remarks: Remarks) -> RawData:
         full_scale=full_scale,
         checksum=content_checksum(everything),
         vocabulary=0 if full_scale else _vocabulary(*ready),
-        remarks=tuple(remarks.lines),
+        remarks=(*remarks.lines, *scale_remarks(large)),
         judged=False,
+        unscaled=large,
     )
 
 

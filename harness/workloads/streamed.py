@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +16,9 @@ import torch
 
 from harness.api.host import describe
 from harness.core.errors import PluginError
+from harness.core.parents import die_with_parent
 from harness.core.streams import stream_seed
+from harness.workloads.accelerator import has_queue, upload
 from harness.workloads.batches import Inputs, mapped
 from harness.workloads.found_data import Unfit
 from harness.workloads.generators import generators_kept
@@ -29,6 +34,11 @@ if TYPE_CHECKING:
 
 Convert = Callable[["Arrays", "npt.NDArray[np.generic]"], "Batch"]
 """Makes tensors in host memory of the inputs and targets of some samples."""
+
+
+BEGIN_S = 10.0
+"""Longest that processes are waited for before they may be held; chosen: they need milliseconds, and one that died is
+found at the first batch."""
 
 
 class Streamed:
@@ -106,15 +116,27 @@ class Streamed:
         return batch
 
     def _upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type != "cuda":
-            return tensor
-        pinned = tensor.pin_memory() if self.loading.pin_memory and not tensor.is_pinned() else tensor
-        return pinned.to(self.device, non_blocking=self.loading.pin_memory)
+        return upload(tensor, self.device, self.loading.pin_memory)
 
     def follow(self, upcoming: Iterable[tuple[Rows, int]]) -> None:
-        """Let the loading's processes read what comes next: (samples, pass over the data) of every micro-batch."""
+        """Start the loading's processes, and hold them until `go_on`.
+
+        Args:
+            upcoming: (samples, pass over the data) of every micro-batch.
+        """
         if self.loading.workers:
             self._ahead = _Ahead(self, upcoming)
+            self.hold()
+
+    def hold(self) -> None:
+        """Stop the processes that read ahead: what they read while a clock stands would be a present to it."""
+        if self._ahead is not None:
+            self._ahead.tell(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let them go on."""
+        if self._ahead is not None:
+            self._ahead.tell(signal.SIGCONT)
 
     def close(self) -> None:
         """End the processes that read ahead."""
@@ -138,11 +160,28 @@ class _Ahead:
             sampler=self._keys(),  # type: ignore[arg-type]  # any iterable will do
             num_workers=loading.workers,
             prefetch_factor=loading.prefetch,
-            pin_memory=loading.pin_memory and streamed.device.type == "cuda",
+            pin_memory=loading.pin_memory and has_queue(streamed.device),
             # A data set of the user's own may be a class that no other process could import.
             multiprocessing_context="fork",
+            worker_init_fn=self._begin,
         )
+        before = set(multiprocessing.active_children())
+        self._begun = multiprocessing.get_context("fork").Semaphore(0)
         self.iterator: Iterator[Batch | str] | None = iter(loader)
+        self._processes = [each for each in multiprocessing.active_children() if each not in before]
+        for _ in self._processes:
+            self._begun.acquire(timeout=BEGIN_S)
+
+    def _begin(self, _: int) -> None:
+        """What each of the processes does first: one that is held could not end with us if it had not asked to."""
+        die_with_parent()
+        self._begun.release()
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send a signal to the processes; one that has died is found at the next batch."""
+        for process in self._processes:
+            if process.is_alive():
+                os.kill(process.pid, number)  # type: ignore[arg-type]  # a started process has one
 
     def _keys(self) -> Iterator[tuple[Rows, int]]:
         for rows, epoch in self.upcoming:
@@ -166,6 +205,7 @@ class _Ahead:
         return found
 
     def close(self) -> None:
+        self.tell(signal.SIGCONT)
         self.iterator = None  # torch ends its processes when nothing holds it any more
 
 

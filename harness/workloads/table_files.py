@@ -11,6 +11,7 @@ from harness.core.errors import MachineError, nearest
 from harness.core.words import counted, listed
 from harness.workloads.datasets import content_checksum
 from harness.workloads.entries import RawData, TableOptions
+from harness.workloads.judge_data import scale_remarks, unscaled
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,8 +29,9 @@ MOST_CATEGORIES = 64
 def load_table(options: TableOptions) -> RawData:
     """Read a table: float32 inputs (n, columns), and classes (n,) or numbers to be met (n, 1).
 
-    Numbers are standardised by the training rows; a column of text or of truth values becomes one column for each of
-    its words. A target of text or whole numbers is a class, one with a fraction is a number to be met.
+    Numbers are standardised by the training rows where the options say so; a column of text or of truth values becomes
+    one column for each of its words. A target of text or whole numbers is a class, one with a fraction is a number to
+    be met.
 
     Raises:
         MachineError: the file cannot be read, or has no such column.
@@ -42,10 +44,17 @@ def load_table(options: TableOptions) -> RawData:
                 f"{nearest(options.target, list(map(str, frame.columns)))}; it has {listed(map(str, frame.columns))}"
             )
     remarks: list[str] = []
+    train, test = (_without(options, frame) for frame in (train, test))
     train, test = _without_gaps(train, remarks), _without_gaps(test, remarks)
     if len(train) < 2 or not len(test):
         raise MachineError(f"dataset table: {counted(len(train), 'training row')} and {counted(len(test), 'test row')}")
     targets, classes = _targets(train[options.target], test[options.target], remarks)
+    if "target" in options.standardize and not classes:
+        mean, deviation = _scale_of(targets[0])
+        targets = _scaled(targets[0], mean, deviation), _scaled(targets[1], mean, deviation)
+        remarks.append(
+            f"data: {options.target} was standardised: mean {mean:.4g} and deviation {deviation:.4g} in training"
+        )
     columns = [name for name in train.columns if name != options.target]
     missing = [str(name) for name in columns if name not in test.columns]
     if missing or not columns:
@@ -53,8 +62,11 @@ def load_table(options: TableOptions) -> RawData:
             f"no column {listed(missing)} in {options.test_path}" if missing else f"no column beside {options.target}"
         )
         raise MachineError(f"dataset table: {what}")
-    parts = [_column(train[name], test[name], options.categories, remarks) for name in columns]
+    scaled = "inputs" in options.standardize
+    parts = [_column(train[name], test[name], options.categories, scaled, remarks) for name in columns]
+    names = [str(name) for name, part in zip(columns, parts, strict=True) for _ in range(part[0].shape[1])]
     inputs = [np.concatenate([part[k] for part in parts], axis=1).astype(np.float32) for k in (0, 1)]
+    large = unscaled(inputs[0], targets[0], names)
     return RawData(
         inputs[0],
         targets[0],
@@ -63,9 +75,25 @@ def load_table(options: TableOptions) -> RawData:
         classes,
         full_scale=None,
         checksum=content_checksum([*inputs, *targets]),
-        remarks=tuple(remarks),
+        remarks=(*remarks, *scale_remarks(large)),
         judged=False,
+        unscaled=large,
     )
+
+
+def _without(options: TableOptions, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that are not dropped.
+
+    Raises:
+        MachineError: one of them is not there, or is the target.
+    """
+    known = list(map(str, frame.columns))
+    for name in options.drop:
+        if name not in known:
+            raise MachineError(f"dataset table: drop: there is no column {name}{nearest(name, known)}")
+        if name == options.target:
+            raise MachineError(f"dataset table: drop: {name} is the target; name another column")
+    return frame.drop(columns=list(options.drop))
 
 
 def _frames(options: TableOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -122,14 +150,24 @@ def _targets(train: Column, test: Column, remarks: list[str]) -> tuple[tuple[Arr
     ), len(names)
 
 
+def _scale_of(values: Array) -> tuple[float, float]:
+    """Return mean and deviation; of what does not vary the deviation is 1."""
+    return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)) or 1.0
+
+
+def _scaled(values: Array, mean: float, deviation: float) -> Array:
+    scaled: npt.NDArray[np.float64] = (values.astype(np.float64) - mean) / deviation
+    return scaled.astype(np.float32)
+
+
 def _column(
-    train: Column, test: Column, categories: str, remarks: list[str]
+    train: Column, test: Column, categories: str, scaled: bool, remarks: list[str]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return a column's part of the inputs, (rows, 1 or more), for training and test."""
     if _is_number(train) and _is_number(test):
         values = train.to_numpy(np.float64), test.to_numpy(np.float64)
-        mean, sd = values[0].mean(), values[0].std() or 1.0
-        return ((values[0] - mean) / sd)[:, None], ((values[1] - mean) / sd)[:, None]
+        mean, deviation = _scale_of(values[0]) if scaled else (0.0, 1.0)
+        return ((values[0] - mean) / deviation)[:, None], ((values[1] - mean) / deviation)[:, None]
     words = train.astype(str).to_numpy(str), test.astype(str).to_numpy(str)
     names = np.unique(words[0])
     codes = [np.where(np.isin(each, names), np.searchsorted(names, each), -1) for each in words]

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.core.errors import InputError
 from harness.workloads.entries import AttentionName, BertLargeOptions, DataShape, GptOptions
+from harness.workloads.text_shapes import check_bert_large, check_gpt
 
 EMBEDDING_SD = 0.02
 
@@ -85,7 +85,6 @@ class Block(nn.Module):
     Attributes:
         tensor_plan: "colwise" layers are cut by their outputs, "rowwise" ones by their inputs (Shoeybi et al. 2019,
             section 3); everything else is whole on every device.
-        tensor_parts: into how many at most: a device has whole heads.
         tensor_parts: the most parts that it can be cut into: its heads.
     """
 
@@ -99,7 +98,6 @@ class Block(nn.Module):
     def __init__(self, hidden: int, heads: int, dropout: float, causal: bool, kind: AttentionName) -> None:
         """Make the layers."""
         super().__init__()
-        self.tensor_parts = heads
         self.norm1 = nn.LayerNorm(hidden)
         self.attn = Attention(hidden, heads, dropout, causal, kind)
         self.norm2 = nn.LayerNorm(hidden)
@@ -178,29 +176,25 @@ class FirstToken(nn.Module):
 def gpt(shape: DataShape, options: GptOptions) -> nn.Sequential:
     """Return a decoder: logits (n, tokens, vocabulary) for each token's successor.
 
-    The head has weights of its own: it does not share the embedding's, which may be on another device.
+    A tied head's weights are those of the tokens' embedding: one tensor under two names.
 
     Raises:
         InputError: the data has no label for each token, more tokens than positions, or a larger vocabulary.
 
-    Source: Radford et al. 2019, section 2.3.
+    Source: Radford et al. 2019, section 2.3; ties: Press and Wolf 2017, "Using the Output Embedding to Improve
+    Language Models", section 3.
     """
-    if not shape.labels_per_token:
-        raise InputError(
-            ['workload.dataset: gpt predicts every next token; set labels = "next" of the data set tokens']
-        )
+    check_gpt(options, shape)
     vocabulary, positions = options.vocabulary or shape.vocabulary, options.sequence or shape.width
-    _check_fit("gpt", shape, vocabulary, positions)
-    if shape.classes > vocabulary:
-        raise InputError([f"workload.model: gpt has {vocabulary} outputs, the data {shape.classes} classes"])
     size = options.dimensions
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        embedding=Embedding(vocabulary, positions, size.hidden, options.dropout)
-    )
+    embedding = Embedding(vocabulary, positions, size.hidden, options.dropout)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(embedding=embedding)
     for number in range(1, size.layers + 1):
         layers[f"block{number}"] = PreNormBlock(size.hidden, size.heads, options.dropout, True, options.attention)
     layers["norm"] = nn.LayerNorm(size.hidden)
-    layers["head"] = nn.Linear(size.hidden, vocabulary, bias=False)
+    layers["head"] = head = nn.Linear(size.hidden, vocabulary, bias=False)
+    if options.tied:
+        head.weight = embedding.tokens.weight
     return nn.Sequential(layers)
 
 
@@ -216,9 +210,7 @@ def bert_large(shape: DataShape, options: BertLargeOptions) -> nn.Sequential:
 
     Source: Devlin et al. 2019, section 3 and figure 4b.
     """
-    if shape.labels_per_token:
-        raise InputError(['workload.dataset: bert-large classifies texts; set labels = "kind" of the data set tokens'])
-    _check_fit("bert-large", shape, options.vocabulary, options.positions)
+    check_bert_large(options, shape)
     hidden = options.hidden
     embedding = Embedding(options.vocabulary, options.positions, hidden, options.dropout, SEGMENTS, normalised=True)
     layers: OrderedDict[str, nn.Module] = OrderedDict(embedding=embedding)
@@ -228,13 +220,3 @@ def bert_large(shape: DataShape, options: BertLargeOptions) -> nn.Sequential:
     layers["dropout"] = nn.Dropout(options.dropout)
     layers["classifier"] = nn.Linear(hidden, shape.classes)
     return nn.Sequential(layers)
-
-
-def _check_fit(name: str, shape: DataShape, vocabulary: int, positions: int) -> None:
-    if shape.vocabulary > vocabulary or shape.width > positions:
-        raise InputError(
-            [
-                f"workload.dataset: {shape.width} tokens out of {shape.vocabulary} do not fit {name} with {positions} "
-                f"positions and a vocabulary of {vocabulary}; make the model larger or the data smaller"
-            ]
-        )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from answered_rows import Row, row
 from cells import make_cell
 
 from harness.analysis.answer import (
@@ -24,38 +25,6 @@ from harness.analysis.ledger import Edge, edges_in_words
 from harness.analysis.winners import DevicePrice
 from harness.core.text import Text
 from harness.core.words import duration
-
-Row = dict[str, Any]
-
-
-def row(strategy: str = "single", seed: int = 0, **changes: Any) -> Row:
-    """One second to the target over 100 updates, of which 3 ms each are computing."""
-    given: Row = {
-        "cell_id": f"{strategy}-{changes.get('gpus', 1)}-s{seed}",
-        "strategy": strategy,
-        "options": "{}",
-        "synchrony": "synchronous",
-        "engine": "real",
-        "device": "cpu",
-        "gpus": 1,
-        "batch_size": 32,
-        "micro_batch_size": 32,
-        "global_batch_size": 32,
-        "learning_rate": 0.1,
-        "seed": seed,
-        "status": "ok",
-        "steps": 100,
-        "time_to_target_s": 1.0,
-        "samples_to_target": 3200,
-        "throughput_samples_per_s": 1000.0,
-        "validation_accuracy": 0.96,
-        "input_s": 0.0,
-        "compute_s": 0.3,
-        "communication_s": 0.0,
-        "idle_s": 0.0,
-        "other_s": 0.0,
-    }
-    return given | changes
 
 
 def seeds(strategy: str, times: list[float], **changes: Any) -> list[Row]:
@@ -103,7 +72,7 @@ def test_the_target_is_named_where_it_is_known() -> None:
         ([(0.985, None)], "98.5 % accuracy"),
         ([(0.9, None), (0.95, None)], "the target"),
         ([(0.9, 0.3)], "the target"),
-        ([(None, 0.3)], "the target"),
+        ([(None, 0.3)], "a loss of 0.3"),
     ],
 )
 def test_a_target_is_put_in_words_where_all_cells_have_the_same_accuracy(goals: list[Any], words: str) -> None:
@@ -703,3 +672,66 @@ def test_what_is_level_with_the_winner_is_not_said_to_lose_at_any_bandwidth() ->
     assert found.contrast is not None
     assert found.contrast.verdict is Verdict.PREDICTION
     assert found.contest == ()  # nothing to look for a turning point between
+
+
+# -- everything diverged -----------------------------------------------------------------------------------------------
+
+
+def test_where_all_diverged_nobody_trains_the_same_and_the_rates_are_blamed_once() -> None:
+    told = {"status": "diverged", "regime": "diverged", "time_to_target_s": None, "trajectory_id": "t"}
+    rows = [row(**told), row("sync-ddp", gpus=2, equivalence="single", **told), row("model-split", gpus=2, **told)]
+    given = answer(rows, 3)
+    assert given.advice == "No recommendation: all 3 runs diverged."
+    assert given.exam == given.why == ()
+    (advice,) = given.try_next
+    assert advice.endswith("single on 1 CPU core and sync-ddp on 2 CPU cores. Try one below 0.1.")
+    assert "unstable" not in answer_as_text(given)
+
+
+def test_where_all_diverged_on_one_model_only_the_other_still_has_its_answer() -> None:
+    told = {"status": "diverged", "regime": "diverged", "time_to_target_s": None, MODEL: "mlp"}
+    found = answer([row(**told, cell_id="m"), row(**{MODEL: "softmax"}, cell_id="s")], 2)
+    assert [case.answer.kind for case in found.cases] == [Recommendation.NONE_REACHED, Recommendation.USE]
+    assert found.grounds[0] == 'workload.model "mlp": No recommendation: the only run diverged.'
+
+
+def test_data_without_a_scale_are_blamed_before_any_rate() -> None:
+    told = {"status": "diverged", "regime": "diverged", "time_to_target_s": None}
+    large = "column lot has values up to 3e+07"
+    given = answer([row(unscaled=large, **told), row("sync-ddp", gpus=2, unscaled=large, **told)], 2)
+    assert given.grounds == (f"The data are not scaled: {large}. Scale them before you try other learning rates.",)
+    assert given.try_next == ()
+    assert "not scaled" not in answer_as_text(answer([row(unscaled=large)], 1))
+
+
+# -- unequal resources -------------------------------------------------------------------------------------------------
+
+CUT = {"gpus": 2, "pipeline": 2, "equivalence": "single", "time_to_target_s": 0.7}
+
+
+def test_a_lead_on_a_quieter_machine_is_called_one() -> None:
+    quiet = row("sync-ddp", gpus=2, batch_size=16, time_to_target_s=0.7, other_cores=0.1)
+    (said,) = answer([row(other_cores=0.9), quiet], 2).caveats
+    assert said.startswith(
+        "Other processes used 0.900 cores while single on 1 CPU core ran, and 0.100 while sync-ddp on 2"
+    )
+    assert answer([row(other_cores=0.3), quiet], 2).caveats == ()
+    assert answer([row(other_cores=0.1), quiet | {"other_cores": 0.9}], 2).caveats == ()
+    level = [*seeds("single", [1.0] * 5, other_cores=0.9), *seeds("sync-ddp", [0.99] * 5, gpus=2, other_cores=0.1)]
+    assert answer(level, 10).caveats == ()  # nobody leads
+
+
+def test_a_pipeline_without_overlap_is_not_faster_by_itself() -> None:
+    (said,) = answer([row(), row("model-split", **CUT)], 2).caveats
+    assert said.startswith("model-split passes one micro-batch at a time")
+    assert answer([row(), row("model-split", **CUT, micro_batch_size=8)], 2).caveats == ()
+    assert answer([row(), row("model-split", **CUT | {"time_to_target_s": 1.5})], 2).caveats == ()
+
+
+def test_where_a_loss_is_the_target_the_lowest_came_closest() -> None:
+    missed = {"status": "target-missed", "time_to_target_s": None, "target_loss": 0.5}
+    better = row(**missed, validation_loss=0.6, validation_accuracy=0.7)
+    worse = row("sync-ddp", gpus=2, **missed, validation_loss=0.9, validation_accuracy=0.9)
+    (ground,) = answer([worse, better], 2).grounds
+    assert ground.startswith("single on 1 CPU core")
+    assert "came closest: validation loss 0.6 (1 seed)" in ground

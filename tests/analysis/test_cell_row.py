@@ -144,6 +144,15 @@ def test_throughput_behind_a_server_counts_what_was_applied():
     assert row["throughput_samples_per_s"] == pytest.approx(4 * 32 / 5.0)
 
 
+def test_steps_that_are_fed_in_bursts_count_their_burst():
+    """Four processes finish a batch each at the same time: one step waits for it, three do not."""
+    starts = [4.0 * (k // 4) + (3.6 + 0.1 * (k % 4) if k % 4 else 0.0) for k in range(40)]
+    cell = cell_of(workload={"loading": {"workers": 4, "resident": False}})
+    row = speed_row(cell, outcome_of([step(k, at) for k, at in enumerate(starts)], 40.0))
+    assert row["step_time_s"] == pytest.approx(1.0)
+    assert row["step_time_p95_s"] == pytest.approx(3.7)
+
+
 def test_a_run_without_a_step_has_no_speed_rather_than_zero():
     assert speed_row(cell_of(), outcome_of([], 0.0)) == {}
 

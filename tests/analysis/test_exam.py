@@ -216,6 +216,14 @@ def test_what_cannot_be_examined_is_said() -> None:
     assert same_model(found) == {"single-0", "fsdp-0"}  # the other shares no samples with them
 
 
+def test_two_that_diverged_say_nothing_of_each_other_and_nothing_is_said_of_them() -> None:
+    told = {"status": "diverged", "time_to_target_s": None, "early_displacement": 9.0, "early_samples": 320}
+    rows = [row("single", 1e9, **told), row("sync-ddp", 3e7, **told)]
+    assert exams(rows) == []
+    assert not_judged_in_words(rows, [], "real") == ""
+    assert failed(exams([rows[0] | {"status": "ok", "early_displacement": 0.1}, rows[1]])) == {combination_of(rows[1])}
+
+
 def test_each_question_tells_of_its_own_exams_only() -> None:
     rows = []
     for model, moved in (("plain", 1.0), ("odd", 1.08)):

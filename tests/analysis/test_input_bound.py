@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from answered_rows import row
 
 from harness.analysis.answer import answer, answer_as_text
 from harness.analysis.input_bound import LEAST_INPUT_S, LEAST_INPUT_SHARE, input_bound
-from harness.analysis.points import Row, points
+from harness.analysis.points import points
 
 UPDATES = 100
-
-
-def row(strategy: str = "single", **changes: object) -> Row:
-    """Return 100 updates of 10 ms, all of them computing."""
-    given = {
-        "cell_id": strategy,
-        "strategy": strategy,
-        "options": "{}",
-        "synchrony": "synchronous",
-        "engine": "real",
-        "device": "cpu",
-        "gpus": 1,
-        "batch_size": 32,
-        "micro_batch_size": 32,
-        "global_batch_size": 32,
-        "learning_rate": 0.1,
-        "seed": 0,
-        "status": "ok",
-        "steps": UPDATES,
-        "throughput_samples_per_s": 3200.0,
-        "input_s": 0.0,
-        "compute_s": 1.0,
-        "communication_s": 0.0,
-        "idle_s": 0.0,
-    }
-    return given | changes
+"""Of the rows."""
 
 
 @pytest.mark.parametrize(
@@ -54,7 +30,8 @@ def test_a_fifth_of_the_step_is_worth_a_word(input_s: float | None, compute_s: f
 
 
 def test_the_answer_names_who_loses_most_and_what_helps() -> None:
-    rows = [row(input_s=1.0), row("sync-ddp", gpus=2, batch_size=16, input_s=3.0), row("fsdp", gpus=2, batch_size=16)]
+    two = {"gpus": 2, "batch_size": 16, "compute_s": 1.0}
+    rows = [row(input_s=1.0, compute_s=1.0), row("sync-ddp", input_s=3.0, **two), row("fsdp", **two)]
     given = answer(rows, 3)
     assert len(given.input_bound) == 1
     assert given.input_bound[0].startswith("sync-ddp on 2 CPU cores")

@@ -57,6 +57,7 @@ def test_parts_of_virtual_cells_add_up_where_workers_wait(changes):
 
 
 @pytest.mark.dist
+@pytest.mark.timed
 @pytest.mark.parametrize(("strategy", "gpus"), [("single", 1), ("sync-ddp", 2), ("async-ps", 2), ("model-split", 2)])
 def test_parts_of_real_cells_add_up(strategy, gpus):
     goal = {"target_accuracy": 0.95, "max_epochs": 3}

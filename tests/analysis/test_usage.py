@@ -98,3 +98,18 @@ def test_what_was_read_before_training_and_after_it_is_left_out():
     assert usage.sampled_frame(telemetry, ROW, "host_cpu")["time_s"].tolist() == [0.5]
     assert usage.sampled_frame(telemetry, ROW, "nvml_used").empty
     assert usage.sampled_frame(pd.DataFrame(), ROW, "host_cpu").empty
+
+
+def test_power_is_summed_while_every_gpu_tells_it():
+    readings = ((0.1, "gpu0", 100.0), (0.1, "gpu1", 200.0), (0.2, "gpu0", 110.0))  # then gpu1 was lost
+    found = usage.sampled_frame(samples("nvml_power", *readings), ROW, "nvml_power")
+    assert found.to_numpy().tolist() == [[0.1, 300.0]]
+
+
+def test_what_held_clocks_back_is_told_reason_by_reason():
+    readings = ((0.1, "gpu0", 1.0), (0.1, "gpu1", 4.0), (0.2, "gpu0", 4.0), (0.2, "gpu1", 4.0), (9.0, "gpu0", 32.0))
+    found = usage.limits_frame(samples("nvml_throttle_reasons", *readings), ROW, "nvml_throttle_reasons")
+    shares = {reason: run["value"].tolist() for reason, run in found.groupby("reason")}
+    assert shares == {"idle": [0.5, 0.0], "power cap (software)": [0.5, 1.0]}
+    assert usage.limits_frame(samples("nvml_power"), ROW, "nvml_throttle_reasons").empty
+    assert usage.limits_frame(pd.DataFrame(), ROW, "amdsmi_throttle_reasons").empty

@@ -455,7 +455,12 @@ def test_new_scenario_is_a_copy_that_plans_and_is_never_overwritten():
 
 
 def test_new_scenario_with_a_model_in_the_place_of_a_bundled_one_names_it(here):
-    (here / "train.py").write_text("def build(classes):\n    from torch import nn\n    return nn.Flatten()\n")
+    lines = [
+        "from torch import nn",
+        "def build(classes):",
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))",
+    ]
+    (here / "train.py").write_text("\n".join(lines))
     assert harness("new", "scenario", "mine", "--from", "lenet", "--model", "train.py:build").exit_code == 0
     assert 'model = "train.py:build"' in Path("mine.toml").read_text()
     assert harness("plan", "mine.toml").exit_code == 0

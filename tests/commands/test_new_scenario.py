@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.commands.cli import main
-from harness.commands.write_scenario import propose, scenario_text
+from harness.commands.write_scenario import CELL_S, propose, scenario_text
 from harness.core.machine import Machine
-from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, ModelFindings
+from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, Guess, ModelFindings
 from harness.workloads.entries import Feature
 
 TRAIN = """
@@ -141,6 +141,45 @@ def test_a_slow_model_gets_few_steps_and_a_quick_one_ten_epochs():
     assert propose(FOUND, Machine(2)).epochs == 10
     slow = propose(replace(FOUND, step_s=20.0), Machine(2))
     assert (slow.epochs, slow.steps) == (None, 20)
+
+
+def test_the_time_that_is_proposed_counts_what_every_cell_takes_beside_training():
+    found = replace(FOUND, step_s=1e-6, data=replace(DATA, load_s=3.0))
+    proposed = propose(found, Machine(2))
+    cells = 2 * len(proposed.strategies)
+    assert cells * (CELL_S + 3.0) < proposed.run_s < cells * (CELL_S + 3.1)
+    judged = propose(replace(FOUND, data=replace(DATA, num_test=10**6)), Machine(2))
+    assert judged.run_s > propose(FOUND, Machine(2)).run_s + 2 * 10**6 / 32 * 1e-3 / 3
+
+
+@pytest.mark.parametrize(
+    ("guess", "vocabulary", "line"),
+    [
+        (Guess(2.3, 0.1), 0, "# target_accuracy = 0.82 "),
+        (Guess(0.2, 0.95), 0, "# target_accuracy = 0.99 "),
+        (Guess(7.8e9), 0, "# target_loss = 1.6e+09 "),
+        (Guess(3.0, 0.17), 256, "# target_loss = 2.4 "),
+    ],
+)
+def test_a_target_lies_where_guessing_does_not_reach(guess, vocabulary, line):
+    data = replace(DATA, guess=guess, vocabulary=vocabulary)
+    (target,) = [
+        each for each in scenario_text(replace(FOUND, data=data), Machine(2)).splitlines() if "target_" in each
+    ]
+    assert target.startswith(line)
+    assert tomllib.loads(target.removeprefix("# "))
+
+
+def test_a_scale_is_offered_where_numbers_have_none():
+    large = replace(
+        DATA, name="table", options={"target": "price"}, unscaled=("column lot has values up to 30,000,000",)
+    )
+    text = scenario_text(replace(FOUND, data=replace(large, standardizes=True)), Machine(2))
+    (offered,) = [line for line in text.splitlines() if line.startswith("# dataset = ")]
+    assert tomllib.loads(offered.removeprefix("# "))["dataset"]["standardize"] == ["inputs", "target"]
+    assert "# column lot has values up to 30,000,000: training may diverge at any rate." in text
+    assert "Scale it in table" in scenario_text(replace(FOUND, data=large), Machine(2))
+    assert "diverge" not in scenario_text(FOUND, Machine(2))
 
 
 def test_every_fact_is_a_comment():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -269,6 +270,7 @@ def test_the_report_shows_what_show_prints(results):
     assert "205 samples/s (the ticket)" in page
     assert "<h2>Why more devices help little</h2>" in page
     assert "Each step of 256 samples computes for 308 ms (1.23 s on 4 devices)" in page
+    assert not re.search(r"[a-z)]\.\.(?!\.)", page.partition("<h1")[2])  # no sentence ends twice
     assert "<b>What if:</b> " in page
     assert "Gb/s (configured: " in page
     assert "Predicted and measured, in numbers" not in page

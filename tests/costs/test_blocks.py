@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 from lazy import lazy
 
-torch = lazy("torch")
+np, torch = lazy("numpy"), lazy("torch")
 nn = lazy("torch.nn")
 models = lazy("models.chain_models")
 fake_tensor = lazy("torch._subclasses.fake_tensor")
@@ -57,6 +59,16 @@ def test_finding_blocks_leaves_buffers_and_random_numbers_as_they_were():
     tracing.named_blocks(model, torch.randn(3, 4, generator=torch.Generator().manual_seed(1)))
     assert torch.equal(model.blocks[0][1].running_mean, before)
     assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_finding_blocks_leaves_the_generators_of_numpy_and_python_as_they_were():
+    class Noisy(nn.Sequential):
+        def forward(self, values):
+            return super().forward(values + np.random.normal() + random.random())
+
+    before = str(np.random.get_state()), random.getstate()
+    tracing.named_blocks(Noisy(nn.Linear(4, 4), nn.Linear(4, 2)), torch.zeros(2, 4))
+    assert (str(np.random.get_state()), random.getstate()) == before
 
 
 def test_finding_blocks_leaves_counters_as_they_were():

@@ -17,14 +17,16 @@ from places import ROOT
 from harness.core.cell import Named
 from harness.core.errors import HarnessError, InputError
 from harness.core.given_cluster import LinkFigures
-from harness.costs.catalogue.devices import DEVICES, EFFICIENCY, MEMORY_EFFICIENCY
+from harness.costs.catalogue.devices import DEVICES, EFFICIENCY, ESTIMATE_ERROR, LAUNCH_ERROR, MEMORY_EFFICIENCY
 from harness.costs.cells.find import LOOPBACK, cluster_of, given_shape, profile_of
 from harness.costs.cells.given import profile_of_file, shape_of_given
 from harness.costs.cells.link_tables import fitted_link, read_tables
+from harness.costs.profiles.allocations import Event, Passes, Timeline
 from harness.costs.profiles.constants import PLAIN, PUBLISHED
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import ring_s
+from harness.costs.steps.layer_times import layer_seconds
 
 BERT = {"parameters": "335 M", "layers": 24, "hidden": 1024, "heads": 16, "sequence": 512}
 TWO_LAYERS = ModelShape(
@@ -97,6 +99,40 @@ def test_faster_arithmetic_and_small_batches_are_bound_by_memory_and_launches() 
     tiny = {"parameters": 1000, "layers": 10, "sequence": 1}
     profile = profile_of(given_cell(tiny, cluster={"device": "a100"}))
     assert profile.forward_s(1) == pytest.approx(10 * profile.launch_s)
+
+
+def traced(operators: int, layers: int = 4) -> ModelShape:
+    """Layers of next to no arithmetic, whose passes make so many tensors, and twice as many."""
+    event = Event("tensor", 0, 0, 64.0)
+    passes = Passes((event,) * operators + (Event("free", 0, 0),), (event,) * 2 * operators)
+    layer = LayerShape("block", tensors=(16, 4), forward_flops=Linear(0.0, 64.0))
+    return ModelShape((layer,) * layers, timeline=Timeline((passes,), (0,) * layers))
+
+
+def test_every_operator_of_a_traced_model_is_launched() -> None:
+    cell = given_cell(cluster={"device": "a100"})
+    profile = profile_of(cell, traced(15))
+    assert profile.forward_s(8) == pytest.approx(4 * 15 * profile.launch_s)
+    assert profile.backward_s(8) == pytest.approx(4 * 30 * profile.launch_s)
+    assert profile.optimizer_s == profile.launch_s  # one kernel over all eight tensors
+    assert profile.error == pytest.approx(LAUNCH_ERROR)
+
+
+def test_an_estimate_is_as_uncertain_as_what_bounds_it() -> None:
+    cell = given_cell(cluster={"device": "a100"})
+    error = profile_of(cell).error
+    assert min(LAUNCH_ERROR, ESTIMATE_ERROR) / 2**0.5 <= error <= max(LAUNCH_ERROR, ESTIMATE_ERROR)
+    assert profile_of(given_cell(cluster={"device": "v100-sxm2-32gb"})).error == pytest.approx(ESTIMATE_ERROR, rel=0.05)
+
+
+def test_no_cut_goes_below_what_a_layer_launches() -> None:
+    cell = given_cell(cluster={"device": "a100"})
+    shape = traced(15)
+    cut = replace(shape, layers=tuple(replace(layer, split=1.0) for layer in shape.layers))
+    profile, cluster = profile_of(cell, cut), cluster_of(cell)
+    (first, *_) = layer_seconds(profile, replace(cluster, gpus_per_node=8), 4, 8)
+    assert first.forward_s == pytest.approx(15 * profile.launch_s)
+    assert first.backward_s == pytest.approx(30 * profile.launch_s)
 
 
 @given(st.integers(1, 4096))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -23,6 +24,7 @@ from harness.costs.memory.device import (
     device_memory,
     largest_micro_batch,
     missing_bytes,
+    stage_memory,
     stages_of,
 )
 from harness.costs.memory.states import state_bytes
@@ -221,6 +223,27 @@ def test_stages_keep_as_many_stashes_as_their_table_says(gpt):
     assert kept(schedules.gpipe) == [8 * size for size in once]
     assert kept(schedules.one_forward_one_backward) == [n * size for n, size in zip((4, 3, 2, 1), once, strict=True)]
     assert kept(schedules.zb_2p) == [7 * size for size in once]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_a_tied_head_is_held_by_the_stage_of_the_embedding_and_by_its_own(gpt, stages):
+    layout = Layout(pipeline=stages, schedule=schedules.one_forward_one_backward if stages > 1 else None)
+    devices = device_memory(gpt, layout, Work(ADAM, samples=1, microbatches=4), CPU).devices
+    tied = 4 * 50 * 64
+    assert sum(device.kinds["parameters"] for device in devices) == gpt.parameter_bytes + (stages > 1) * tied
+    assert sum(device.kinds["optimizer"] for device in devices) == 2 * (gpt.parameter_bytes + (stages > 1) * tied)
+    assert gpt.shared_by([range(len(gpt.layers))]) == []
+    assert gpt.shared_by([[0, 1], [2, 3], [len(gpt.layers) - 1]]) == [((0, 2), 50 * 64)]
+
+
+def test_a_cut_under_a_limit_counts_what_a_stage_holds_of_another(gpt):
+    layout = Layout(pipeline=2, schedule=schedules.one_forward_one_backward)
+    work, last = Work(ADAM, samples=1, microbatches=2), len(gpt.layers)
+    with_ties = stage_memory(gpt, layout, work, CPU, [2**30] * 2).needs
+    untied = replace(gpt, layers=tuple(replace(layer, shared=()) for layer in gpt.layers))
+    without = stage_memory(untied, layout, work, CPU, [2**30] * 2).needs
+    assert with_ties(1, 4, last) - without(1, 4, last) == 16 * 50 * 64  # weight, gradient and two moments
+    assert with_ties(0, 0, last) == without(0, 0, last)
 
 
 def test_memory_shrinks_with_every_way_of_spreading_it(gpt):

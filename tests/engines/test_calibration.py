@@ -199,6 +199,10 @@ def test_a_profile_joins_sizes_and_never_falls_with_samples():
         {"workload__precision": "fp64"},
         {"workload__optimizer": "adam"},
         {"workload__clip_norm": 1.0},
+        {"workload__step": "compiled"},
+        {"workload__channels_last": True},
+        {"workload__tf32": False},
+        {"workload__optimizer": {"name": "sgd", "fused": True}},
         {"threads_per_device": 2},
         {"sweep__strategy": "sync-ddp", "sweep__gpus": [2], "sweep__global_batch_size": [64]},
     ],
@@ -210,7 +214,11 @@ def test_whatever_changes_a_steps_time_changes_the_key(changes):
 
 def test_whatever_leaves_a_steps_time_alone_leaves_the_key():
     cell = measured_cell(sweep__strategy="sync-ps", sweep__gpus=[2])
-    for changes in ({"sweep__learning_rate": [0.5]}, {"sweep__strategy": "local-sgd"}, {"goal__max_steps": 3}):
+    ways = (
+        {"workload__step": "eager"},
+        {"workload__optimizer": {"name": "sgd", "fused": False}},
+    )  # as without the keys
+    for changes in ({"sweep__learning_rate": [0.5]}, {"sweep__strategy": "local-sgd"}, {"goal__max_steps": 3}, *ways):
         other = measured_cell(**({"sweep__strategy": "sync-ps", "sweep__gpus": [2]} | changes))
         assert profile_key(cell, MACHINE, 16) == profile_key(other, MACHINE, 16)
 
@@ -252,6 +260,7 @@ def test_cells_that_need_the_same_are_measured_once():
 
 
 @pytest.mark.dist
+@pytest.mark.timed
 def test_profiles_are_measured_once_and_then_give_the_same_run_again():
     cell, said = measured_cell(sweep__strategy="sync-ps", sweep__gpus=[2]), []
     (profile,) = workload_times.ensure_profiles([cell], [], said.append)

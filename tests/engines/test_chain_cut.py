@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
+from cells import make_cell
 from lazy import lazy
 
 from harness.api.strategy import Layout
@@ -16,6 +18,8 @@ models = lazy("models.chain_models")
 batches = lazy("harness.workloads.batches")
 chain_plan = lazy("harness.engines.shared.chain.chain_plan")
 chain_stage = lazy("harness.engines.shared.chain.chain_stage")
+kept_times = lazy("harness.engines.shared.kept_times")
+layer_timing = lazy("harness.engines.shared.layer_timing")
 needs = lazy("harness.engines.shared.chain.needs")
 try_on = lazy("harness.engines.shared.chain.try_on")
 
@@ -152,3 +156,49 @@ def test_what_cannot_be_cut_is_refused_with_the_reason(kind, reason):
 def test_more_stages_than_blocks_are_refused():
     with pytest.raises(Impossible, match="9 stages need as many blocks; the model has 7: 0, 1, 2"):
         plan_of("shared_activation", 9)
+
+
+# -- one cut for all seeds ---------------------------------------------------------------------------------------------
+
+
+def cost(name: str, seconds: float) -> Any:
+    return layer_timing.LayerCost(name, seconds, seconds, 8, 1)
+
+
+def test_seeds_of_a_point_are_cut_by_one_measurement(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    names, measured = ["a", "b"], []
+
+    def costs_of(seed: int, micro: int = 8, names: Any = names, placement: str = "time") -> Any:
+        def measure() -> Any:
+            measured.append(seed)
+            return [cost(name, 1.0 + len(measured)) for name in names]
+
+        point = {"sweep__strategy": "model-split", "sweep__gpus": [2], "sweep__micro_batch_size": [micro]}
+        cell = make_cell(engine="real", sweep__seeds=[seed], **point)
+        return kept_times.kept_costs(cell, Layout(pipeline=2, placement=placement), names, measure)
+
+    first = costs_of(0)
+    assert costs_of(1) == first
+    assert costs_of(2) == first
+    assert measured == [0]
+    costs_of(3, micro=4)
+    costs_of(4, names=["a", "c"])
+    costs_of(5, placement="parameters")  # no time decides
+    costs_of(6, placement="parameters")
+    assert measured == [0, 3, 4, 5, 6]
+
+
+def test_a_chain_is_cut_by_the_costs_that_it_is_given():
+    def heavy(name: str) -> Any:
+        return lambda names, measure: [cost(each, 100.0 if each == name else 1.0) for each in names]
+
+    layout = Layout(pipeline=2, placement="time")
+    cuts = []
+    for name in ("down.0", "head"):
+        made = chain_plan.make_chain_plan(
+            partial(build, "Skips"), layout, batches_for("Skips"), "fp64", costs_of=heavy(name)
+        )
+        cuts.append(made.placement)
+    assert cuts[0][0] == ("down.0",)
+    assert cuts[1][1] == ("head",)

@@ -92,6 +92,16 @@ def own_generator():
     return OwnGenerator(90), OwnGenerator(30)
 
 
+calls = []
+
+
+def only_once():
+    calls.append(1)
+    if len(calls) > 1:
+        raise LookupError("gone")
+    return same()
+
+
 def few():
     return np.zeros((4, 4, 4)), np.arange(4) % 2, np.zeros((4, 4, 4)), np.arange(4) % 2
 """
@@ -204,6 +214,27 @@ def test_data_that_differ_between_devices_are_refused_before_the_first_step(trai
     assert "other_each_time: rank 0 and rank 1 loaded different data" in refused.reason
 
 
+def test_data_that_are_others_when_they_are_loaded_again_are_said(train: Path) -> None:
+    def said(function: str) -> list[str]:
+        return [note for note in make_setup(cell(train, function)).data_notes() if "two loads" in note]
+
+    (note,) = said("other_each_time")
+    assert f"two loads of {train}:other_each_time differ" in note
+    assert "default_rng(0)" in note
+    assert not said("same")
+    assert not said("drawn")  # from the generators that are seeded
+    assert not said("noisy")
+
+
+def test_data_that_can_be_loaded_once_only_end_no_cell(train: Path) -> None:
+    assert any("cannot be called twice" in note for note in make_setup(cell(train, "only_once")).data_notes())
+
+
+def test_data_that_take_long_to_load_are_loaded_once(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.engines.shared.loads.SLOW_READING_S", 0.0)
+    assert not [note for note in make_setup(cell(train, "other_each_time")).data_notes() if "two loads" in note]
+
+
 def test_data_that_are_drawn_from_the_global_generators_are_the_same_in_every_run(train: Path) -> None:
     one, other = (make_setup(cell(train, "drawn")).data.checksum for _ in range(2))
     assert one == other
@@ -248,6 +279,18 @@ def test_the_default_loading_leaves_ids_as_they_were(train: Path) -> None:
     assert default.workload.loading == Loading()
     assert cell(train, "same", loading={"workers": 0}).cell_id == default.cell_id
     assert cell(train, "same", loading=AHEAD).cell_id != default.cell_id
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(("strategy", "gpus"), [("single", 1), ("async-ps", 2)])
+def test_nothing_is_read_ahead_while_the_clock_stands(train: Path, strategy: str, gpus: int) -> None:
+    """Two processes of each device, 2 ms a sample: an evaluation of 45 samples takes as long as three steps' data."""
+    goal = {"max_steps": 16, "evaluate_every": 30, "validation_fraction": 0.5}
+    done = run(train, "slow", strategy, gpus=gpus, loading={"resident": False, "workers": 2}, goal=goal)
+    assert done.finished, done.reason
+    outcome = done.outcome
+    assert outcome.evaluation_s > outcome.samples * 0.001
+    assert outcome.samples / outcome.training_s < 1.1 * gpus * 2 / 0.002
 
 
 def test_a_data_set_that_is_too_slow_is_named_in_the_answer(train: Path) -> None:

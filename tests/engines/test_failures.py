@@ -267,6 +267,10 @@ SAID = {
     ),
     "CUDA's runtime": "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
     "cuBLAS and its relatives": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "NCCL": (
+        "NCCL error in: NCCLUtils.hpp:275, unhandled cuda error, NCCL version 2.27.5\nncclUnhandledCudaError: Call to "
+        "CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'"
+    ),
     "a backend of torch.distributed": "Backend gloo does not support reduce_scatter_tensor_coalesced",
     "gloo": "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv",
 }

@@ -400,6 +400,7 @@ def test_a_real_server_goes_on_without_the_dead_worker_and_its_steps_are_kept():
 
 
 @pytest.mark.dist
+@pytest.mark.timed
 def test_when_the_last_real_worker_dies_the_cell_says_so():
     deaths = [{"rank": 1, "after": "50 ms"}, {"rank": 0, "after_steps": 400}]
     _, result = on_processes("async-ps", 100_000, faults={"deaths": deaths})
@@ -407,6 +408,7 @@ def test_when_the_last_real_worker_dies_the_cell_says_so():
 
 
 @pytest.mark.dist
+@pytest.mark.timed
 @pytest.mark.parametrize("strategy", ["async-ps", "sync-ddp"])
 def test_real_workers_sleep_for_what_was_drawn(strategy):
     """The same factors as a virtual worker's, of what each step really computed."""
@@ -473,6 +475,7 @@ def test_staleness_fails_at_a_fixed_rate_and_survives_when_the_rate_is_divided_b
 
 @pytest.mark.slow
 @pytest.mark.dist
+@pytest.mark.timed
 @pytest.mark.timeout(1800)  # half a minute on two free cores
 def test_a_real_straggler_and_its_virtual_twin_agree(tmp_path):
     """Two asynchronous workers, one at a third of the pace, over five seeds on both engines."""

@@ -174,16 +174,31 @@ def test_factorisations_of_a_dense_network_equal_single_with_adam_and_clipping(s
     check(FEW_STEPS | options(*spread) | {"workload": work, "sweep__learning_rate": [0.003]})
 
 
+GPT = {"name": "gpt", "layers": 2, "hidden": 8, "heads": 2}
+TOKENS = {"name": "tokens", "samples": 64, "test_samples": 16, "sequence": 8, "vocabulary": 12}
+TWO_PASSES = {"goal__max_epochs": 2, "sweep__learning_rate": [0.05]}
+TWO_PASSES |= {"sweep__global_batch_size": [16], "sweep__micro_batch_size": 4}
+
+
 @pytest.mark.dist
 def test_attention_and_its_mlp_are_cut_by_heads():
-    data = {"name": "tokens", "samples": 64, "test_samples": 16, "sequence": 8, "vocabulary": 12}
-    model = {"name": "gpt", "layers": 2, "hidden": 8, "heads": 2}
-    changes = {"workload": FP64 | {"dataset": data, "model": model}, "goal__max_epochs": 2}
-    batches = {"sweep__learning_rate": [0.05], "sweep__global_batch_size": [16], "sweep__micro_batch_size": 4}
-    measured = check(changes | batches | options(1, 2, 2))
+    work = FP64 | {"dataset": TOKENS, "model": GPT | {"tied": False}}
+    measured = check(TWO_PASSES | {"workload": work} | options(1, 2, 2))
     (told,) = [note for note in measured.notes if note.startswith("tensor parallelism over 2: ")]
     for block in ("block1", "block2"):
         assert f"{block}.attn.qkv (colwise), {block}.attn.out (rowwise)" in told
+
+
+@pytest.mark.dist
+def test_a_tied_head_and_the_embedding_on_another_stage_train_as_one_tensor():
+    changes = TWO_PASSES | {"workload": FP64 | {"dataset": TOKENS, "model": GPT}} | options(1, 2, 1)
+    measured = check(changes)
+    # Eight bytes a number: the tied gradient to the other stage and back, activations of 8 x 8 to each sample likewise.
+    whole, rest = ((12 * 8 + samples * 8 * 8) * 8 for samples in (16, 10))
+    assert measured.bytes_sent_per_step == whole
+    simulated = virtual("hybrid", **changes)
+    assert simulated.bytes_sent_per_step == (3 * whole + rest) / 4  # an epoch's last batch is smaller
+    assert measured.dram["parameters"] == simulated.dram["parameters"]
 
 
 @pytest.mark.dist

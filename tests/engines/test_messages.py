@@ -62,7 +62,7 @@ def posts():
 
 
 def send(post: messages.Post, to: int, value: object, stop: bool = False) -> int:
-    return post.send(to, value, time.monotonic(), 0.0, stop)
+    return post.send(to, value, time.monotonic(), stop)
 
 
 def take(post: messages.Post, source: int | None = None, leavers: bool = False):
@@ -260,7 +260,7 @@ from harness.engines.shared.flat import Flat
 pipe, out, back, count = map(int, sys.argv[1:])
 post = Post({0: Peer(0, Connection(pipe), Slots(out, 4000), Slots(back, 4000))}, (1000, 0), torch.float32)
 for k in range(50):
-    post.send(0, Flat([torch.full((1000,), float(k))], version=k), time.monotonic(), 0.0, False)
+    post.send(0, Flat([torch.full((1000,), float(k))], version=k), time.monotonic(), False)
 print("sent", flush=True)
 if count:
     post.leave()
@@ -338,7 +338,7 @@ def test_send_never_waits_however_many_messages_are_unread_and_none_is_lost(post
     """Some 300 headers fill a pipe; the rest is kept and follows as the receiver reads."""
     left, right = posts([0, 1]).values()
     for number in range(2000):
-        left.send(1, number, 0.0, 0.0, stop=False)
+        left.send(1, number, 0.0, stop=False)
     assert left.peers[1].unsent
     got = []
     while len(got) < 2000:
@@ -353,4 +353,4 @@ def test_send_never_waits_however_many_messages_are_unread_and_none_is_lost(post
 def test_a_plain_value_too_large_for_a_pipe_is_refused(posts):
     left, _ = posts([0, 1]).values()
     with pytest.raises(PluginError, match="at most 32768"):
-        left.send(1, "x" * 40000, 0.0, 0.0, stop=False)
+        left.send(1, "x" * 40000, 0.0, stop=False)

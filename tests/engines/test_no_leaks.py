@@ -25,7 +25,7 @@ from harness.core.text import Text
 from harness.engines.processes.forking import _first, fork_server
 from harness.engines.processes.launch import Result, _Child, _Supervisor, run_cell
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.timed]
 
 TINY = {
     "workload": {

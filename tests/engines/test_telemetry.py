@@ -6,11 +6,11 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import defaultdict
 
@@ -18,17 +18,16 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import ROOT, TESTS
+from stub_driver import environment
 
-from harness.commands.doctor import _quota_v2, describe_machine
 from harness.engines.telemetry import Probe, ProbeUnavailable, Sample, Target, harness_probes
-from harness.engines.telemetry.bench import Bench, load_probe, probe_path
+from harness.engines.telemetry.bench import MOST_ASKED_S, Bench, load_probe, probe_path
 from harness.engines.telemetry.columns import Columns
 from harness.engines.telemetry.cpu import HostProbe, Meter
-from harness.engines.telemetry.driver import cuda_index
-from harness.engines.telemetry.nvml import CLOCK_REASONS, decode_clock_reasons
+from harness.engines.telemetry.helper import Helper
 from harness.engines.telemetry.sampler import Sampler, Telemetry, Ticks
 from harness.engines.telemetry.summary import summarise, summary_notes
+from harness.results.store import Results, load
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -56,256 +55,6 @@ def by_series(samples):
     for sample in samples:
         groups[sample.device, sample.quantity].append(sample)
     return dict(groups)
-
-
-# What a fresh interpreter does with the driver library that its environment leads to.
-SAMPLE_NVML = """
-import json, sys
-from harness.engines.telemetry import ProbeUnavailable, Target
-from harness.engines.telemetry.nvml import NvmlProbe
-request = json.loads(sys.argv[1])
-probe = NvmlProbe()
-try:
-    probe.open([Target(*target) for target in request["targets"]])
-except ProbeUnavailable as unavailable:
-    print(json.dumps({"unavailable": unavailable.reason}))
-else:
-    samples = [s for tick in range(request["ticks"]) for s in probe.sample(request["interval_s"] * tick)]
-    print(json.dumps({"samples": samples, "notes": probe.notes()}))
-    probe.close()
-    probe.close()
-"""
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory):
-    """A folder with a libnvidia-ml.so.1 that is the stub."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler to build the stub of the NVIDIA driver library")
-    folder = tmp_path_factory.mktemp("driver")
-    source = TESTS / "nvml_stub.c"
-    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", folder / "libnvidia-ml.so.1"], check=True)
-    return folder
-
-
-def environment(library_folder, **variables):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CUDA_", "NVML_"))}
-    return kept | {"LD_LIBRARY_PATH": str(library_folder), "PYTHONPATH": str(ROOT)} | variables
-
-
-def sample_nvml(library_folder, targets=((7, "worker 0", "cuda:0"),), ticks=3, interval_s=0.2, **variables):
-    """Return what the NVML probe answers in a process with this driver library."""
-    request = json.dumps({"targets": targets, "ticks": ticks, "interval_s": interval_s})
-    command = [sys.executable, "-W", "error", "-c", SAMPLE_NVML, request]
-    done = subprocess.run(
-        command, env=environment(library_folder, **variables), capture_output=True, text=True, check=False, timeout=20
-    )
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    return answer | {"samples": [Sample(*sample) for sample in answer.get("samples", [])]}
-
-
-def test_nvml_every_quantity_has_its_value_and_unit(driver):
-    answer = sample_nvml(driver, NVML_STUB_PIDS="7,8")
-    series = by_series(answer["samples"])
-    expected = {
-        ("gpu0", "nvml_used"): ("bytes", [10 * GIB, 11 * GIB, 12 * GIB]),
-        ("gpu0", "nvml_total"): ("bytes", [80 * GIB] * 3),
-        ("gpu0", "nvml_gpu_utilisation"): ("fraction", [0.5, 0.6, 0.7]),
-        ("gpu0", "nvml_memory_utilisation"): ("fraction", [0.25] * 3),
-        ("gpu0", "nvml_sm_clock"): ("MHz", [1500, 1501, 1502]),
-        ("gpu0", "nvml_power"): ("W", [200, 210, 220]),
-        ("gpu0", "nvml_energy"): ("J", [5_000_000, 5_000_002.5, 5_000_005]),
-        ("gpu0", "nvml_temperature"): ("C", [40, 41, 42]),
-        ("gpu0", "nvml_throttle_reasons"): ("bitmask", [1, 4, 4]),
-        ("gpu0", "nvml_targets_used"): ("bytes", [GIB] * 3),
-        ("worker 0 on gpu0", "nvml_process_used"): ("bytes", [GIB] * 3),
-        ("gpu0", "nvml_sm_activity"): ("fraction", [0.2, 0.3]),
-        ("gpu0", "nvml_dram_bandwidth_utilisation"): ("fraction", [0.1, 0.15]),
-    }
-    assert series.keys() == expected.keys()
-    for key, (unit, values) in expected.items():
-        assert {sample.unit for sample in series[key]} == {unit}, key
-        assert [sample.value for sample in series[key]] == pytest.approx(values), key
-    assert [sample.time_s for sample in series["gpu0", "nvml_used"]] == pytest.approx([0, 0.2, 0.4])
-    assert {sample.source for sample in answer["samples"]} == {"nvml"}
-    assert answer["notes"] == ["gpu0: clocks were limited by: idle, power cap (software)"]
-
-
-def test_nvml_samples_sum_up_to_a_record(driver):
-    samples = sample_nvml(driver, NVML_STUB_PIDS="7")["samples"]
-    assert summarise(samples) == pytest.approx(
-        {"nvml_used_peak_bytes": GIB, "nvml_utilisation_mean": 0.6, "energy_j": 5.0}
-    )
-    assert summary_notes(samples) == ["nvml_used_peak_bytes: memory of this cell's processes on the busiest GPU"]
-
-
-def test_nvml_gpm_waits_for_its_window(driver):
-    answer = sample_nvml(driver, ticks=11, interval_s=0.02)
-    assert len(by_series(answer["samples"])["gpu0", "nvml_sm_activity"]) == 2
-
-
-ALL_REFUSED = "power,energy,clock,temperature,throttle,utilisation,memory,processes,gpm"
-
-
-@pytest.mark.parametrize(
-    ("refused", "lacking", "notes"),
-    [
-        ("power", {"nvml_power"}, ["gpu0: power: not supported by this device"]),
-        (
-            "energy,gpm",
-            {"nvml_energy", "nvml_sm_activity", "nvml_dram_bandwidth_utilisation"},
-            [
-                "gpu0: SM activity and DRAM bandwidth (GPM): not supported by this device",
-                "gpu0: energy: not supported by this device",
-            ],
-        ),
-    ],
-)
-def test_nvml_unsupported_quantities_are_absent_with_a_reason_each(driver, refused, lacking, notes):
-    everything = {sample.quantity for sample in sample_nvml(driver, NVML_STUB_PIDS="7")["samples"]}
-    answer = sample_nvml(driver, NVML_STUB_PIDS="7", NVML_STUB_UNSUPPORTED=refused)
-    assert everything - {sample.quantity for sample in answer["samples"]} == lacking
-    assert [note for note in answer["notes"] if "not supported" in note] == notes
-
-
-def test_nvml_device_without_anything_gives_only_reasons(driver):
-    answer = sample_nvml(driver, NVML_STUB_UNSUPPORTED=ALL_REFUSED)
-    assert answer["samples"] == []
-    assert len(answer["notes"]) == 9
-    assert summarise(answer["samples"]) == {}
-
-
-def test_nvml_energy_is_integrated_from_power_where_there_is_no_counter(driver):
-    samples = sample_nvml(driver, NVML_STUB_UNSUPPORTED="energy")["samples"]
-    assert summarise(samples)["energy_j"] == pytest.approx(0.2 * 205 + 0.2 * 215)
-    assert "energy_j: integral of the power samples on gpu0" in summary_notes(samples)
-
-
-@pytest.mark.parametrize(
-    ("variables", "reason"),
-    [
-        ({"NVML_STUB_HIDE_PIDS": "1"}, "lists none of this cell's processes"),
-        ({"NVML_STUB_PIDS": "999"}, "lists none of this cell's processes"),
-        ({"NVML_STUB_PIDS": "7", "NVML_STUB_NO_PROCESS_MEMORY": "1"}, "the driver does not tell it"),
-    ],
-)
-def test_nvml_hidden_process_memory_is_absent_and_the_devices_stands_in(driver, variables, reason):
-    answer = sample_nvml(driver, **variables)
-    assert not {"nvml_process_used", "nvml_targets_used"} & {sample.quantity for sample in answer["samples"]}
-    assert any("memory of each process" in note and reason in note for note in answer["notes"])
-    assert summarise(answer["samples"])["nvml_used_peak_bytes"] == 12 * GIB
-    assert "other processes' included" in summary_notes(answer["samples"])[0]
-
-
-def test_nvml_older_driver_is_asked_the_older_way(driver):
-    answer = sample_nvml(driver, NVML_STUB_PIDS="7", NVML_STUB_OLD="1")
-    series = by_series(answer["samples"])
-    assert series["gpu0", "nvml_used"][0].value == 11 * GIB
-    assert series["gpu0", "nvml_temperature"][0].value == 40
-    assert series["gpu0", "nvml_targets_used"][0].value == GIB
-    assert "gpu0: SM activity and DRAM bandwidth (GPM): needs a newer driver" in answer["notes"]
-
-
-def test_nvml_a_reading_that_fails_at_times_goes_on_and_is_counted(driver):
-    answer = sample_nvml(driver, ticks=4, NVML_STUB_FLAKY="1")
-    assert [sample.value for sample in by_series(answer["samples"])["gpu0", "nvml_power"]] == [200, 220]
-    assert "gpu0: power: failed with Unknown Error, 2 times" in answer["notes"]
-
-
-@pytest.mark.parametrize(
-    ("visible", "device", "first_gib"),
-    [
-        (None, "cuda:1", 20),
-        (None, "cuda", 10),
-        ("1", "cuda:0", 20),
-        ("1,0", "cuda:1", 10),
-        ("GPU-bbbb2222-stub", "cuda:0", 20),
-        ("GPU-bbbb", "cuda:0", 20),
-    ],
-)
-def test_nvml_counts_gpus_as_cuda_does(driver, visible, device, first_gib):
-    variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    samples = sample_nvml(driver, [(7, "worker 0", device)], ticks=1, **variables)["samples"]
-    assert by_series(samples)[f"gpu{cuda_index(device)}", "nvml_used"][0].value == first_gib * GIB
-
-
-@pytest.mark.parametrize(
-    ("device", "variables", "reason"),
-    [
-        ("cpu", {}, "no process of this cell computes on a GPU"),
-        ("cuda:0", {"NVML_STUB_NO_GPU": "1"}, "the NVIDIA driver sees no GPU on this machine"),
-        ("cuda:0", {"NVML_STUB_NO_DRIVER": "1"}, "the NVIDIA driver is not loaded"),
-        (
-            "cuda:1",
-            {"CUDA_VISIBLE_DEVICES": "0,-1"},
-            "CUDA shows no cuda:1: 1 GPU of 2, since CUDA_VISIBLE_DEVICES is '0,-1'",
-        ),
-        (
-            "cuda:0",
-            {"CUDA_VISIBLE_DEVICES": "GPU-cccc"},
-            "CUDA shows no cuda:0: 0 GPUs of 2, since CUDA_VISIBLE_DEVICES is 'GPU-cccc'",
-        ),
-        ("cuda:5", {}, "CUDA shows no cuda:5: 2 GPUs of 2"),
-    ],
-)
-def test_nvml_that_cannot_work_says_why(driver, device, variables, reason):
-    answer = sample_nvml(driver, [(7, "worker 0", device)], **variables)
-    assert answer["unavailable"].startswith(reason)
-
-
-def test_nvml_without_a_driver_library_says_so(tmp_path):
-    # A file that is no library hides a real one from the loader, so that this holds on GPU machines too.
-    (tmp_path / "libnvidia-ml.so.1").write_bytes(b"")
-    answer = sample_nvml(tmp_path)
-    assert answer["unavailable"] == "no NVIDIA driver library (libnvidia-ml.so.1) on this machine"
-
-
-def test_nvml_warns_where_cuda_may_count_differently(driver):
-    mixed = {"NVML_STUB_MIXED": "1"}
-    assert "GPUs of different kinds" in sample_nvml(driver, **mixed)["notes"][0]
-    in_order = sample_nvml(driver, CUDA_DEVICE_ORDER="PCI_BUS_ID", **mixed)
-    assert not any("different kinds" in note for note in in_order["notes"])
-
-
-@pytest.mark.parametrize(
-    ("visible", "gpus", "first"),
-    [
-        (None, 2, "Stub 1000"),
-        ("", 0, ""),
-        ("1", 1, "Stub 2000"),
-        ("1,0", 2, "Stub 2000"),
-        ("GPU-bbbb", 1, "Stub 2000"),
-        ("GPU-bbbb2222-stub,-1,0", 1, "Stub 2000"),
-        ("GPU-cccc,0", 0, ""),
-        ("GPU-", 0, ""),
-        ("MIG-cccc", 0, ""),
-    ],
-)
-def test_a_plan_counts_gpus_by_the_rule_of_the_probe(driver, visible, gpus, first):
-    script = "from harness.core.machine import detect_machine; from harness.core.nvidia_driver import driver_version; "
-    script += "m = detect_machine(); print(m.gpus, driver_version(), m.gpu_name)"
-    variables = {"NVML_STUB_MIXED": "1"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env=environment(driver, **variables),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == f"{gpus} 999.1 {first}".strip()
-
-
-def test_clock_reasons_are_decoded_with_what_is_unknown_named():
-    assert decode_clock_reasons(0) == []
-    assert decode_clock_reasons(0x44) == ["power cap (software)", "temperature (hardware)"]
-    assert decode_clock_reasons(0x1001) == ["idle", "unknown bits 0x1000"]
-
-
-def test_clock_reasons_match_those_of_pynvml():
-    pynvml = pytest.importorskip("pynvml")
-    assert sum(CLOCK_REASONS) == pynvml.nvmlClocksThrottleReasonAll
 
 
 @pytest.fixture
@@ -382,7 +131,7 @@ def test_sampler_follows_a_busy_process(context, busy_child):
     assert num_ticks >= 10
     assert telemetry.interval_s == pytest.approx(0.02 * (1 + telemetry.missed_ticks / num_ticks), rel=0.25)
     assert telemetry.sampler_cpu_cores < 0.3
-    assert telemetry.unavailable == {"nvml": "no process of this cell computes on a GPU"}
+    assert telemetry.unavailable == {}  # that there is no GPU to read lacks nothing
     assert not is_running(sampler.pid)
     assert sampler.stop(5) is telemetry
 
@@ -500,6 +249,7 @@ def test_sampler_refuses_an_interval_that_is_none(context, interval_s):
 PARENT = """
 import json, multiprocessing, os, sys
 from harness.engines.telemetry import Target
+from harness.engines.telemetry.helper import Helper
 from harness.engines.telemetry.sampler import Sampler
 
 if __name__ == "__main__":
@@ -510,18 +260,54 @@ if __name__ == "__main__":
     print(sampler.pid, flush=True)
     sys.stdin.readline()
     telemetry = sampler.stop(5)
-    print(json.dumps({"quantities": sorted({s.quantity for s in telemetry.samples}), "un": telemetry.unavailable}))
+    told = {"un": telemetry.unavailable, "lost": telemetry.lost, "notes": telemetry.notes}
+    told |= {"quantities": sorted({s.quantity for s in telemetry.samples})}
+    told |= {"last": {s.device: s.time_s for s in telemetry.samples}}
+    print(json.dumps(told))
+"""
+
+# A run on CPUs whose sampler looks at the first GPU, as the sampler of a run on GPUs does.
+LOOKS_AT_A_GPU = """
+from dataclasses import replace
+from harness import hookimpl
+from harness.engines.telemetry.nvml import NvmlProbe
+
+class Looking(NvmlProbe):
+    name = "looking"
+
+    def open(self, targets):
+        super().open([replace(target, device="cuda:0") for target in targets])
+
+@hookimpl
+def harness_probes():
+    return [Looking]
+"""
+SHORT_RUN = """
+engine = "real"
+device = "cpu"
+[workload]
+model = "softmax"
+dataset = "digits"
+[sweep]
+strategy = ["single"]
+gpus = [1]
+learning_rate = [0.1]
+[goal]
+target_accuracy = 0.999
+max_epochs = 8
+[measure]
+telemetry_interval = "20 ms"
 """
 
 
 @pytest.fixture
-def parent(tmp_path, driver):
-    """A process with a sampler of its own, on a machine with the stub's GPUs."""
+def parent(tmp_path, driver, request):
+    """A process with a sampler of its own, on a machine with the stub's GPUs; a parameter is the stub's variables."""
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     process = subprocess.Popen(
         [sys.executable, "-W", "error", script],
-        env=environment(driver),
+        env=environment(driver, **getattr(request, "param", {})),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -543,6 +329,37 @@ def test_sampler_reads_gpu_and_host_side_by_side(parent):
     answer = json.loads(parent.communicate("stop\n", timeout=10)[0])
     assert answer["un"] == {}
     assert {"nvml_used", "nvml_energy", "host_rss"} <= set(answer["quantities"])
+
+
+@pytest.mark.parametrize("parent", [{"NVML_STUB_LOST": "0:4"}], indirect=True)
+def test_sampler_goes_on_when_its_gpu_is_lost_and_says_from_when_on(parent):
+    parent.stdout.readline()
+    time.sleep(0.3)
+    told = json.loads(parent.communicate("stop\n", timeout=10)[0])
+    assert told["un"] == {}
+    assert "gpu0: the driver lost this GPU" in told["notes"]
+    assert told["last"]["gpu0"] <= told["lost"]["gpu0"] < told["last"]["worker 0"]
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_cell_whose_gpu_is_lost_midway_ends_well_and_says_from_when_on_no_figures_came(tmp_path, driver):
+    (tmp_path / "looking.py").write_text(LOOKS_AT_A_GPU)
+    (tmp_path / "short.toml").write_text(SHORT_RUN)
+    command = [sys.executable, "-m", "harness", "--plugins", "looking.py", "run", "short.toml"]
+    lost = environment(driver, NVML_STUB_LOST="0:5")
+    done = subprocess.run(command, env=lost, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = Results(tmp_path / "results" / "short").records().values()
+    told = record.detail["telemetry"]
+    assert record.status == "target-missed"  # it trained to its end
+    assert list(told["lost"]) == ["gpu0"]
+    samples = load(tmp_path / "results" / "short").telemetry
+    of_gpu = samples[samples["device"] == "gpu0"]["time_s"]
+    assert of_gpu.max() <= told["lost"]["gpu0"] < samples["time_s"].max()
+    assert "gpu0: the driver lost this GPU" in told["notes"]
+    assert any(note.startswith("gpu0 gave no figures from ") for note in told["notes"])
+    assert "looking" not in told["unavailable"]
 
 
 @given(
@@ -595,14 +412,62 @@ def test_bench_a_failing_probe_is_closed_and_the_others_go_on():
     for tick in range(4):
         bench.sample(float(tick))
     assert bench.unavailable["failing"] == "failed in sample() with KeyError: 'counter'"
-    assert bench.unavailable["nvmll"] == "no probe has this name; did you mean nvml? Write one of nvml, host"
+    assert bench.unavailable["nvmll"] == "no probe has this name; did you mean nvml? Write one of nvml, amdsmi, host"
     assert bench.unavailable["no.such.module:Probe"].startswith("cannot be loaded from no.such.module: ModuleNotFound")
+    assert bench.lost == {"failing": 2.0}
     assert Failing.num_closed == 1
     bench.open([Target(os.getpid(), "worker 0", "cpu")])
     assert "failing" in bench.unavailable  # not tried again: its series would have a hole that nothing explains
     series = by_series(bench.columns)
     assert len(series["d", "q"]) == 2
     assert len(series["worker 0", "host_rss"]) == 4
+
+
+class Hanging(Failing):
+    """Reads once; then its driver does not return."""
+
+    name = "hanging"
+    gone = threading.Event()
+
+    def sample(self, now):
+        self.num_ticks += 1
+        if self.num_ticks > 1:
+            self.gone.wait(20)
+        return super().sample(now)
+
+    def notes(self):
+        return ["read once"]
+
+
+def test_bench_a_probe_that_does_not_return_is_left_alone_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr("harness.engines.telemetry.bench.MOST_ASKED_S", dict.fromkeys(MOST_ASKED_S, 0.2))
+    num_closed = Failing.num_closed
+    bench = Bench([Hanging, HostProbe])
+    bench.open([Target(os.getpid(), "worker 0", "cpu")])
+    for tick in range(3):
+        bench.sample(float(tick))
+    bench.close()
+    Hanging.gone.set()
+    assert bench.unavailable == {"hanging": "sample() did not return within 0.2 s"}
+    assert bench.lost == {"hanging": 1.0}
+    assert bench.notes == ["read once"]
+    assert Failing.num_closed == num_closed  # its driver would not return from that either
+    series = by_series(bench.columns)
+    assert len(series["d", "q"]) == 1
+    assert len(series["worker 0", "host_rss"]) == 3
+
+
+def test_helper_ends_its_thread_and_starts_another():
+    helper = Helper()
+    first = helper.call(threading.get_ident, 5)
+    assert helper.call(threading.get_ident, 5) == first != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        helper.call(lambda: 1 / 0, 5)
+    helper.close()
+    helper.close()
+    assert until(lambda: first not in [thread.ident for thread in threading.enumerate()])
+    assert helper.call(lambda: "again", 5) == "again"
+    helper.close()
 
 
 class Unmade(Probe):
@@ -645,7 +510,13 @@ def test_columns_give_back_what_was_put_in(samples):
     columns = Columns(samples)
     assert list(columns) == samples
     assert len(columns) == len(samples)
-    assert list(zip(*columns.table().values(), strict=True)) == [tuple(sample) for sample in samples]
+    assert list(zip(*columns.table().values(), strict=True)) == [(*sample, "") for sample in samples]
+
+
+def test_a_table_says_in_words_what_held_clocks_back():
+    reasons = [Sample(float(bits), "nvml", "gpu0", "nvml_throttle_reasons", bits, "bitmask") for bits in (0, 4, 0x24)]
+    words = ["", "power cap (software)", "power cap (software), temperature (software)"]
+    assert Columns(reasons).table()["words"] == words
 
 
 def test_a_table_counts_seconds_from_where_training_began():
@@ -696,13 +567,36 @@ def test_summary_adds_counters_and_power_of_different_devices():
         *readings("nvml_power", "gpu1", (0, 10.0), (1, 20.0), (3, 20.0)),
     ]
     assert summarise(samples)["energy_j"] == pytest.approx(7 + 15 + 40)
-    assert summary_notes(samples) == ["energy_j: integral of the power samples on gpu1"]
+    assert summary_notes(samples) == [
+        "energy_j: integral of the power samples on gpu1",
+        "energy_j: the counter of gpu0 says 7.00 J, the integral of its power samples 200 J",
+    ]
 
 
 def test_summary_leaves_energy_out_where_a_device_lacks_it():
     samples = [*readings("nvml_energy", "gpu0", (0, 1.0), (1, 2.0)), *readings("nvml_used", "gpu1", (0, 1.0))]
     assert "energy_j" not in summarise(samples)
     assert "energy_j: left out, because gpu1 tells neither energy nor power" in summary_notes(samples)
+
+
+def test_summary_of_a_lost_device_has_no_energy():
+    samples = readings("nvml_energy", "gpu0", (0, 1.0), (1, 2.0))
+    assert summarise(samples)["energy_j"] == 1.0
+    assert "energy_j" not in summarise(samples, {"gpu0": 1.5})
+    for lost in ({"gpu0": 1.5}, {"nvml": 1.5}):  # the device, or the probe that read it
+        assert summary_notes(samples, lost) == ["energy_j: left out, because gpu0 gave no figures to the end"]
+    assert summarise(samples, {"host": 1.5})["energy_j"] == 1.0
+
+
+def test_summary_of_amds_gpus_has_names_of_its_own():
+    samples = [
+        *readings("amdsmi_used", "gpu0", (0, 5.0), (1, 6.0)),
+        *readings("amdsmi_gpu_utilisation", "gpu0", (0, 0.5), (1, 0.7)),
+        *readings("amdsmi_energy", "gpu0", (0, 10.0), (1, 12.0)),
+    ]
+    assert summarise(samples) == pytest.approx(
+        {"amdsmi_used_peak_bytes": 6.0, "amdsmi_utilisation_mean": 0.6, "energy_j": 2.0}
+    )
 
 
 def test_summary_energy_is_never_negative():
@@ -716,41 +610,13 @@ def test_telemetry_survives_the_way_through_a_pipe():
     sample = Sample(1.0, "host", "host", "host_cpu_all", 2.0, "cores")
     here, there = multiprocessing.Pipe()
     with here, there:
-        there.send(Telemetry(Columns([sample]), {"nvml": "no"}, ["note"], 3, 0.02, 0.01))
+        there.send(Telemetry(Columns([sample]), {"nvml": "no"}, ["note"], 3, 0.02, 0.01, {"gpu0": 4.0}))
         received = here.recv()
     assert received.samples == [sample]
     received.columns.extend([sample])
     assert len(received.columns.series) == 1
     assert (received.unavailable, received.missed_ticks, received.interval_s) == ({"nvml": "no"}, 3, 0.02)
-
-
-def test_doctor_describes_this_machine():
-    facts = dict(describe_machine())
-    assert {"cores", "memory", "load", "busiest other processes"} <= facts.keys()
-    assert "usable of" in facts["cores"]
-    assert "GiB available of" in facts["memory"]
-
-
-def test_doctor_describes_gpus_and_who_is_on_them(driver):
-    script = "from harness.commands.doctor import describe_machine; print(dict(describe_machine()))"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env=environment(driver, NVML_STUB_PIDS=f"{os.getpid()},4000000"),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "'NVIDIA driver': '999.1'" in done.stdout
-    name = psutil.Process().name()
-    assert (
-        f"'GPU 1': 'Stub 1000, 20 GiB used of 80 GiB, used by {name}, a process outside this container" in done.stdout
-    )
-
-
-def test_doctor_reads_limits_of_control_groups():
-    assert _quota_v2("150000 100000") == 1.5
-    assert _quota_v2("max 100000") is None
-    assert _quota_v2("-1 100000") is None
+    assert received.lost == {"gpu0": 4.0}
 
 
 def test_importing_telemetry_loads_no_heavy_library():

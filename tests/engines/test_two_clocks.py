@@ -136,6 +136,30 @@ def test_both_engines_stop_at_the_same_sample_at_the_target(strategy):
     assert difference(measured, simulated) == 0.0
 
 
+@pytest.mark.parametrize("strategy", ["async-ps", "softsync"])
+def test_an_asynchronous_run_stops_at_the_target_and_replays_up_to_it(strategy):
+    changes = THREE_WORKERS | {"goal": {"target_accuracy": 0.5, "max_epochs": 20}}
+    measured = real(strategy, **changes)
+    replayed = virtual(strategy, script=measured.deliveries, **changes)
+    assert measured.decision is replayed.decision is Decision.TARGET
+    assert measured.samples == replayed.samples == measured.evaluations[-1].samples < 10 * 1293
+    assert difference(measured, replayed) == 0.0
+    assert seen(measured) == seen(replayed)
+    assert len(measured.updates_log["update"]) == measured.updates
+
+
+def test_workers_that_never_meet_end_where_their_mean_reached_the_target():
+    changes = {"sweep__gpus": [2], "workload": FP64, "plugins": (AVERAGES,)}
+    changes |= {"goal": {"target_accuracy": 0.5, "max_epochs": 6}, "sweep__strategy": "own-asynchronous"}
+    measured = run_cell(make_cell(engine="real", **changes), [AVERAGES], options={"keep_weights": True})
+    assert measured.finished, measured.reason
+    simulated = virtual_engine.run_virtual(make_setup(make_cell(**changes), [AVERAGES]), merge=False)
+    assert measured.outcome.decision is simulated.decision is Decision.TARGET
+    assert measured.outcome.samples == simulated.samples == simulated.evaluations[-1].samples < 6 * 1293
+    assert difference(measured.outcome, simulated) < 1e-12
+    assert measured.outcome.training_s == measured.outcome.evaluations[-1].time_s
+
+
 def test_a_deadlock_is_named_on_the_virtual_engine():
     setup = make_setup(make_cell(sweep__strategy="waits-forever", plugins=(BROKEN,)), [BROKEN])
     with pytest.raises(

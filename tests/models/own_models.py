@@ -96,6 +96,18 @@ class Sparse(nn.Module):
         return self.c(self.table((x.flatten(1) * 2).long().clamp(0, 16)).flatten(1))
 
 
+class SparseFunction(Sparse):
+    """Asks for sparse gradients where no layer shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(0.1 * torch.randn(17, 4))
+
+    def forward(self, x):
+        codes = (x.flatten(1) * 2).long().clamp(0, 16)
+        return self.c(functional.embedding(codes, self.table, sparse=True).flatten(1))
+
+
 class Counter(Body):
     """Counts in a whole number, replaces a buffer, and does both in evaluations too."""
 
@@ -159,6 +171,10 @@ def batchnorm():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
 
 
+def dropout():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10))
+
+
 def batchnorm2d():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
 
@@ -166,6 +182,43 @@ def batchnorm2d():
 class Drops(Body):
     def forward(self, x):
         return self.c(functional.dropout(self.a(x.flatten(1)).relu(), 0.5, self.training))
+
+
+def batchnorm_drops():
+    layers = [nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, 16), nn.BatchNorm1d(16)]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Dropout(0.2), nn.Linear(16, 10))
+
+
+class NormalisedNoise(Body):
+    """Draws of torch by rows, of numpy and of torch for all rows together."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.norm = kind, nn.BatchNorm1d(16)
+
+    def forward(self, x):
+        h = self.norm(self.a(x.flatten(1)))
+        if self.training:
+            h = h * {"rows": torch.randn_like, "numpy": self.of_numpy, "all": self.of_all}[self.kind](h)
+        return self.c(h)
+
+    def of_numpy(self, h):
+        return float(np.random.normal())
+
+    def of_all(self, h):
+        return torch.rand(16, dtype=h.dtype)
+
+
+def normalised_rows():
+    return NormalisedNoise("rows")
+
+
+def normalised_numpy():
+    return NormalisedNoise("numpy")
+
+
+def normalised_all():
+    return NormalisedNoise("all")
 
 
 class NumpyNoise(Body):
@@ -235,6 +288,10 @@ def sparse():
     return Sparse()
 
 
+def sparse_function():
+    return SparseFunction()
+
+
 def counter():
     return Counter()
 
@@ -281,6 +338,24 @@ def two_groups(model):
     return torch.optim.AdamW([{"params": rest, "weight_decay": 0.1}, {"params": head, "lr": 0.01}], lr=0.001)
 
 
+def listed():
+    layers = [nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(16, 10))
+
+
+def by_order(model):
+    """Two groups with parameters from all over the model, and one that only the last layer is in."""
+    weights, biases = ([p for n, p in model.named_parameters() if n.endswith(kind)] for kind in ("weight", "bias"))
+    groups = [{"params": weights[:-1], "weight_decay": 0.1}, {"params": biases, "lr": 0.01}]
+    return torch.optim.AdamW([*groups, {"params": weights[-1:], "lr": 0.002, "betas": (0.8, 0.9)}], lr=0.001)
+
+
+def by_axes(model):
+    """Matrices decay, vectors do not and learn more slowly."""
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) is many] for many in (True, False))
+    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "lr": 1e-4}], lr=0.001)
+
+
 def of_parameters(params, lr):
     return torch.optim.RMSprop(params, lr=lr, alpha=0.9)
 
@@ -313,6 +388,21 @@ class ByNorm(torch.optim.SGD):
             for p in group["params"]:
                 if p.grad is not None:
                     p.add_(p.grad / (p.grad.norm() + 1e-6), alpha=-group["lr"])
+
+
+class ByGroup(torch.optim.SGD):
+    """Divides every gradient by the norm of its group's: a stage would have to know the others'."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            norm = sum(p.grad.square().sum() for p in group["params"]) ** 0.5
+            for p in group["params"]:
+                p.add_(p.grad / norm, alpha=-group["lr"])
+
+
+def by_group(model):
+    return ByGroup(model.parameters(), lr=0.1)
 
 
 def by_norm(model):

@@ -53,7 +53,7 @@ MEASURES = {
     "regime": st.sampled_from([None, *SHAPES]),
     "fitting": st.sampled_from([None, "fits", "overfit", "underfit"]),
 }
-QUANTITIES = ["host_cpu", "nvml_gpu_utilisation", "nvml_used"]
+QUANTITIES = ["host_cpu", "nvml_gpu_utilisation", "nvml_used", "nvml_power", "nvml_throttle_reasons"]
 
 
 def table(columns: dict[str, st.SearchStrategy[Any]], most: int) -> st.SearchStrategy[dict[str, list[Any]]]:

@@ -347,7 +347,8 @@ def test_train_against_validation_says_who_overfitted() -> None:
 
 
 def usage(label: str, values: list[float], gauge: str = "computing", **changes: Any) -> pd.DataFrame:
-    row = {"gauge": gauge, "simulated": False, "strategy": "single", "gpus": 1, "label": label} | changes
+    row = {"gauge": gauge, "simulated": False, "strategy": "single", "gpus": 1, "label": label, "energy_j": math.nan}
+    row |= changes
     return pd.DataFrame({"time_s": [0.1 * (k + 1) for k in range(len(values))], "value": values}).assign(**row)
 
 
@@ -366,6 +367,35 @@ def test_devices_over_time_tell_their_means_and_engines_apart() -> None:
     mixed = pd.concat([both, usage("clock", [0.5, 0.7], simulated=True)])
     assert [item.title.split(", ")[-1] for item in drawn(draw_usage.usage_panels, mixed)] == ["measured", "simulated"]
     assert drawn(draw_usage.usage_panels, usage("steady", [0.5, 0.5, 0.5])) == []
+
+
+def test_power_is_held_against_the_energy_that_was_recorded() -> None:
+    watts = [100.0, 200.0, 200.0]
+    (drawing,) = drawn(draw_usage.usage_panels, usage("one", watts, "nvml_power", energy_j=40.0))
+    assert drawing.title == "Power as NVML reports it, measured"
+    assert "Energy of one: 35.0 J as the integral, 40.0 J recorded." in drawing.caption
+    (drawing,) = drawn(draw_usage.usage_panels, usage("one", watts, "amdsmi_power"))
+    assert drawing.title == "Power as AMD SMI reports it, measured"
+    assert "Energy of one: 35.0 J as the integral." in drawing.caption
+
+
+def limits(reason: str, shares: list[float], label: str = "one") -> pd.DataFrame:
+    row = {"simulated": False, "strategy": "single", "gpus": 2, "label": label, "reason": reason}
+    return pd.DataFrame({"time_s": [0.1 * k for k in range(len(shares))], "value": shares}).assign(**row)
+
+
+def test_what_held_clocks_back_has_a_lane_for_each_reason() -> None:
+    both = pd.concat([limits("power cap (software)", [0, 1, 1, 0.5, 0]), limits("idle", [1, 0, 0, 0, 0])])
+    (drawing,) = drawn(draw_usage.limit_panels, both)
+    assert drawing.title == "What held the clocks back, measured"
+    assert drawing.caption.startswith("one: power cap (software) 50 % of the time, idle 20 % of the time.")
+    assert {"power cap (software): one", "idle: one"} <= set(texts_of(drawing))
+    assert drawn(draw_usage.limit_panels, pd.DataFrame()) == []
+
+
+def test_a_reason_holds_from_each_reading_to_the_next() -> None:
+    spans = list(draw_usage.held_spans(limits("idle", [0, 1, 1, 0.5, 0, 1])))
+    assert spans == [pytest.approx((0.1, 0.2, 1.0)), pytest.approx((0.3, 0.1, 0.5))]
 
 
 def test_what_is_not_ranked_is_drawn_but_in_no_comparison() -> None:

@@ -24,6 +24,7 @@ time_parts = lazy("harness.analysis.time_parts")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.dist,
+    pytest.mark.timed,
     pytest.mark.browser,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(BINARY is None, reason="no Chromium on the path"),

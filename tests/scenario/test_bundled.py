@@ -38,6 +38,7 @@ if BINARY is None:
 
 @pytest.mark.slow
 @pytest.mark.dist
+@pytest.mark.timed
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in bundled_scenarios()]

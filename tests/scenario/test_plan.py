@@ -325,6 +325,73 @@ def test_only_that_fits_nothing_is_refused(only: str, says: str) -> None:
     assert says in caught.value.problems[0]
 
 
+# -- how steps are executed --------------------------------------------------------------------------------------------
+
+
+def test_steps_are_swept_and_those_that_a_strategy_cannot_execute_are_left_out() -> None:
+    ways = '"workload.step" = ["eager", "compiled", "cuda-graph"]'
+    found = plan(sweep("single sync-ddp model-split hybrid", f"gpus = [1, 4]\n{ways}"), FOUR_GPUS)
+    ran = {(cell.strategy, cell.workload.step) for cell in found.cells}
+    assert ran == {
+        *(("single", step) for step in ("eager", "compiled", "cuda-graph")),
+        *(("sync-ddp", step) for step in ("eager", "compiled", "cuda-graph")),  # cuda-graph on one device
+        *(("hybrid", step) for step in ("eager", "compiled", "cuda-graph")),
+        ("model-split", "eager"),
+    }
+    reasons = {item.reason for item in found.left_out if "workload.step" in item.reason}
+    assert reasons == {
+        'workload.step = "compiled": pipeline stages are not compiled. Set workload.step = "eager"',
+        'workload.step = "cuda-graph": only a step of one device alone is captured, that of single. Set workload.step '
+        '= "eager" or "compiled"',
+    }
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes", "says"),
+    [
+        ("fsdp", ["workload.channels_last=true"], "only whole models on one device or under torch's DDP"),
+        ("fsdp", ["workload.step=compiled", "strategy.fsdp.recompute=true"], "computed again are not compiled"),
+        ("single", ["workload.step=cuda-graph", "optimizer=nadam", "gpus=1"], "of sgd, adam and adamw can be captured"),
+    ],
+)
+def test_what_no_machine_can_do_is_left_out(strategy: str, changes: list[str], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        plan(sweep(strategy, "gpus = 2"), FOUR_GPUS, *changes)
+    assert says in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("workload.step=cuda-graph", "a CPU has no CUDA graphs"),
+        ("workload.tf32=true", "TF32 is arithmetic of NVIDIA GPUs"),
+        ("workload.step=compiled", "torch.compile needs a C++ compiler, and there is no no-such-compiler"),
+    ],
+)
+def test_what_a_cpu_cannot_do_ends_its_cell_only(change: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for engine in ("real", "virtual"):
+        (cell,) = plan(sweep("single", "gpus = 1"), LAPTOP, change, f"engine={engine}").cells
+        assert says in cell.not_possible
+    (cell,) = plan(sweep("single", "gpus = 1"), FOUR_GPUS, change).cells
+    assert cell.not_possible == ""
+
+
+def test_a_data_sheet_tells_times_of_eager_steps_only() -> None:
+    """TF32 is in it; a compiled step has to be measured, or given as a whole."""
+    text = sweep("single", "gpus = 1") + "[workload]\nmodel = { parameters = '1 G', layers = 8, sequence = 128 }\n"
+    found = {
+        change: price(plan(text, FOUR_GPUS, "cluster.device=h100-sxm-80gb", change).cells[0], host())
+        for change in ("workload.tf32=false", "workload.tf32=true", "workload.step=compiled")
+    }
+    plain, tf32, compiled = found.values()
+    assert plain.step_time_s > 2 * tf32.step_time_s > 0
+    assert "a data sheet tells the time of eager steps only" in compiled.not_possible
+    given = 'cluster.device={ step_time = "5 ms", batch_size = 32 }'
+    (cell,) = plan(text, FOUR_GPUS, given, "workload.step=compiled").cells
+    assert price(cell, host()).step_time_s == pytest.approx(5e-3, rel=0.01)
+
+
 def test_plans_and_cells_survive_json() -> None:
     found = plan(sweep("model-split sync-ddp single", "seeds = 2") + '[cluster]\ninter_node = "25 Gb/s"')
     assert from_json(Plan, json.loads(json.dumps(to_json(found)))) == found
@@ -353,6 +420,10 @@ def test_ids_are_readable() -> None:
         "loss=mse",
         "optimizer=adam",
         "workload.optimizer.momentum=0.5",
+        "workload.optimizer.fused=true",
+        "workload.step=compiled",
+        "workload.channels_last=true",
+        "workload.tf32=false",
         "precision=bf16",
         "lr_schedule=cosine",
         "lr_warmup=1",
@@ -382,7 +453,10 @@ def test_ids_depend_on_what_decides_the_outcome(change: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["name=other", "description=text", 'cell_timeout="1 min"', 'budget="1 h"', 'inter_node="25 Gb/s"', "device=cpu"],
+    [
+        *("name=other", "description=text", 'cell_timeout="1 min"', 'budget="1 h"', 'inter_node="25 Gb/s"'),
+        *("device=cpu", "workload.step=eager", "workload.channels_last=false", "workload.optimizer.fused=false"),
+    ],
 )
 def test_ids_do_not_depend_on_anything_else(change: str) -> None:
     assert identity(BASE, LAPTOP, change) == identity(BASE)
@@ -510,7 +584,8 @@ def test_times_are_predicted_where_costs_are_known() -> None:
     shown = describe(plan(text), host())
     (single, *_) = [line for line in shown.splitlines() if line.startswith("single")]
     # 16 samples at 52 a second take 308 ms, and 3,600 such steps 0.31 hours at 2.50 EUR.
-    assert "308 ms +- 3 %" in single
+    assert "308 ms +- 6 %" in single  # two standard deviations, as the answer has them
+    assert "18.5 min" in single
     assert single.split()[-2:] == ["0.769", "EUR"]
     assert sum("(observed 205)" in line for line in shown.splitlines()) == 1
     assert "given by the scenario for a whole step" in shown

@@ -102,7 +102,15 @@ MALFORMED = [
     ("[workload]\noptimizer.name = 'sgd'\noptimizer.momentum = 1", "workload.optimizer.momentum = 1: ", "below 1", 5),
     ("[workload]\noptimizer = { name = 'sgd', nesterov = true }", "workload.optimizer: ", "momentum above 0", 4),
     ("[workload]\nprecision = ['fp32', 'bf16']", "workload.precision = [", 'write "workload.precision" = [...]', 4),
-    ("[workload]\nstep = 'compiled'", 'workload.step = "compiled": ', "not supported yet", 4),
+    ("[workload]\nstep = 'compile'", 'workload.step = "compile": ', "did you mean compiled?", 4),
+    ("[workload]\ntf32 = 'yes'", 'workload.tf32 = "yes": ', "true or false", 4),
+    ("[workload]\noptimizer = { name = 'rmsprop', fused = true }", "workload.optimizer.fused: ", "sgd, adam, adamw", 4),
+    (
+        "[workload]\ntf32 = true\n[cluster]\ndevice = 'v100-sxm2-32gb'",
+        "workload.tf32 = true: ",
+        "does not compute in",
+        4,
+    ),
     ("[workload]\ngpus = 2", "workload.gpus: ", "did you mean sweep.gpus?", 4),
     ("[strategy.single]\nfast = true", "strategy.single.fast: ", "no such key", 4),
     ("[strategy.sync-ddp]\nbucket_mib = [25, -1]", "strategy.sync-ddp.bucket_mib = -1: ", "above 0", 4),
@@ -173,7 +181,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_lines() -> None:
     name = "a b"
     [workload]
     model = "lenet"
-    step = "compiled"
+    step = "compile"
     [sweep]
     strategy = ["ddp", "single"]
     gpus = [0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,28 @@ def test_image_folder_without_splits_is_cut(tmp_path: Path) -> None:
     assert (len(raw.train_targets), len(raw.test_targets)) == (8, 2)
 
 
+def test_a_folder_of_images_is_what_its_images_hold_and_not_when_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checksum(folder: Path) -> str | None:
+        dataset = dataset_named("imagefolder")
+        return dataset.checksum(dataset.Options(path=folder, size=8))
+
+    write_images(tmp_path / "one", 4)
+    first = checksum(tmp_path / "one")
+    for path in (tmp_path / "one").rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    assert checksum(tmp_path / "one") == first
+    assert checksum(Path(shutil.copytree(tmp_path / "one", tmp_path / "two"))) == first
+    with monkeypatch.context() as patched:  # the old dates are trusted: nothing is read again
+        patched.setattr(hashlib, "file_digest", None)
+        assert checksum(tmp_path / "one") == first
+    image = tmp_path / "one" / "cat" / "1.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # as large as before
+    assert checksum(tmp_path / "one") != first
+
+
 def test_images_that_do_not_stay_in_memory_are_read_as_they_are_needed(tmp_path: Path) -> None:
     write_images(tmp_path, 6)
     dataset = dataset_named("imagefolder")
@@ -255,6 +279,23 @@ def test_table_with_a_target_of_fractions_is_for_regression(tmp_path: Path) -> N
     assert for_loss(raw, "mse").train_targets.dtype == np.float32
 
 
+def test_table_gives_its_target_a_scale_and_drops_columns_where_it_is_told(tmp_path: Path) -> None:
+    rows = frame()
+    rows["price"] = 1e5 + 3e4 * rows["price"]
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    given = {"path": tmp_path / "rows.csv", "target": "price"}
+    plain = load("table", **given)
+    assert len(plain.unscaled) == 1
+    assert "the targets have values up to 1" in "\n".join(plain.remarks)
+    raw = load("table", **given, standardize=["inputs", "target"], drop=["colour", "kind"])
+    assert raw.shape.inputs == (Feature("", (2,)),)
+    np.testing.assert_allclose([raw.train_targets.mean(), raw.train_targets.std()], [0, 1], atol=1e-5)
+    assert raw.unscaled == ()
+    assert "price was standardised: mean 1" in "\n".join(raw.remarks)
+    as_it_is = load("table", **given, standardize=[], drop=["colour", "kind"])
+    assert as_it_is.train_inputs[:, 0].mean() == pytest.approx(100, abs=5)
+
+
 def test_table_with_a_file_of_test_rows(tmp_path: Path) -> None:
     frame().to_csv(tmp_path / "train.csv", index=False)
     other = frame(10)
@@ -271,6 +312,8 @@ def test_table_with_a_file_of_test_rows(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"target": "knd"}, "has no column knd; did you mean kind.*it has size, count, colour, price and kind"),
+        ({"target": "kind", "drop": ["colr"]}, "drop: there is no column colr; did you mean colour"),
+        ({"target": "kind", "drop": ["kind"]}, "drop: kind is the target; name another column"),
         ({"target": "kind", "path": "none.csv"}, "none.csv is not there; give the file as `path`"),
         ({"target": "kind", "path": "broken.parquet"}, "broken.parquet: cannot be read"),
         ({"target": "kind", "path": "single.csv"}, "no column beside kind"),

@@ -64,8 +64,16 @@ def test_gpt_sizes_have_their_published_counts(size, billions):
     shape = next_tokens(2048, 50257)
     with torch.device("meta"):
         module = built("gpt", shape, size=size)
-    head = 50257 * GPT_SIZES[size].hidden  # the published models share it with the embedding
-    assert sum(p.numel() for p in module.parameters()) - head == pytest.approx(billions * 1e9, rel=0.05)
+    assert sum(p.numel() for p in module.parameters()) == pytest.approx(billions * 1e9, rel=0.05)
+
+
+def test_gpt_small_is_gpt_2s_to_the_last_parameter_and_an_untied_head_has_its_own():
+    shape = next_tokens(1024, 50257)
+    with torch.device("meta"):
+        tied, own = built("gpt", shape), built("gpt", shape, tied=False)
+    assert sum(p.numel() for p in tied.parameters()) == 124_439_808
+    assert tied.head.weight is tied.embedding.tokens.weight
+    assert sum(p.numel() for p in own.parameters()) == 124_439_808 + 50257 * GPT_SIZES["small"].hidden
 
 
 @pytest.mark.parametrize(("name", "side"), [("alexnet", 63), ("vgg16", 32), ("resnet50", 32), ("squeezenet1.0", 21)])
@@ -134,7 +142,11 @@ def test_heads_must_divide_the_width():
     [
         ("gpt", DataShape(1, 1, 8, 2, 11), 'set labels = "next"'),
         ("bert-large", next_tokens(), 'set labels = "kind"'),
-        ("bert-large", DataShape(1, 1, 513, 2, 100), "513 tokens out of 100 do not fit bert-large with 512 positions"),
+        (
+            "bert-large",
+            DataShape(1, 1, 513, 2, 100),
+            "have 513 tokens, and bert-large has 512 positions; set sequence = 512",
+        ),
     ],
 )
 def test_data_that_does_not_fit_a_language_model_is_named(name, shape, said):

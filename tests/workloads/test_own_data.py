@@ -513,3 +513,21 @@ def test_the_users_arrays_are_left_as_they_were() -> None:
     train.block(0, 3)[0].zero_()
     np.testing.assert_array_equal(inputs, vectors())
     assert float(train.take(torch.arange(3))[0].abs().min()) > 0
+
+
+# -- scales of columns -------------------------------------------------------------------------------------------------
+
+
+def test_columns_without_a_scale_are_named() -> None:
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame({"area": draw.uniform(30, 300, 60), "lot": draw.uniform(0, 3e7, 60)})
+    price = 2e5 + 1e4 * draw.normal(size=60)
+    raw = raw_data((table[:50], price[:50], table[50:], price[50:]))
+    assert [words.split(" has ")[0] for words in raw.unscaled[:1]] == ["column lot"]
+    assert raw.unscaled[1].startswith("the targets have values up to 2")
+    (said,) = [remark for remark in raw.remarks if "Scale that" in remark]
+    assert "area" not in said
+    unnamed = raw_data((table.to_numpy()[:50], price[:50] / 1e5, table.to_numpy()[50:], price[50:] / 1e5))
+    assert [words.split(" has ")[0] for words in unnamed.unscaled] == ["column 1"]
+    scaled = (table - table.mean()) / table.std()
+    assert raw_data((scaled[:50], price[:50] / 1e5, scaled[50:], price[50:] / 1e5)).unscaled == ()

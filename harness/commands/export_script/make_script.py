@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
-import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,23 +15,25 @@ from torch import nn
 
 from harness.api.host import load_host
 from harness.commands.export_script.data_lines import DataLines, lines_for, saved_lines
-from harness.commands.export_script.loss_lines import loss_lines
+from harness.commands.export_script.loss_lines import loss_lines, own_loss_lines
+from harness.commands.export_script.pipeline_stages import PipelineStages, Stages
 from harness.commands.export_script.prove_script import SavedFiles, Wanted, prove_parts
-from harness.commands.export_script.refused import PIPELINE_SCHEDULES
+from harness.commands.export_script.user_imports import UserImport, UserImports
 from harness.core.errors import InputError
 from harness.core.streams import stream_seed
-from harness.engines.shared.layer_timing import blocks_of, is_plain
+from harness.engines.shared.layer_timing import blocks_of
+from harness.engines.shared.loads import DATA_SEED
 from harness.engines.shared.look_at import describe_module
-from harness.engines.shared.optimizers import CLASSES
+from harness.engines.shared.optimizers import CLASSES, OwnOptimizer
+from harness.engines.shared.own_parts import what_it_takes
 from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
-from harness.engines.shared.setup import DATA_SEED, Setup, entries_of, make_setup
+from harness.engines.shared.setup import Setup, entries_of, make_setup
 from harness.workloads.batches import Samples
 from harness.workloads.data import SPLIT_SEED, Normalisation, measure_normalisation
 from harness.workloads.entries import IGNORED, DataShape, Feature, RawData
 from harness.workloads.own_data import for_loss
 from harness.workloads.user import MODEL_PARAMETERS
-from harness.workloads.user_files import find_user_function, is_user_function
-from harness.workloads.user_import import user_object
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 Context = dict[str, object]
 """What a template is filled with."""
-Stages = Sequence[Sequence[str]]
-"""Names of the layers of each stage of a pipeline."""
 
 TRAINED_HOW = {
     "single": "on one device",
@@ -53,32 +51,6 @@ TRAINED_HOW = {
     "model-split": "as a pipeline",
     "local-sgd": "by local SGD",
 }
-
-OWN_NAMES = frozenset(
-    {
-        *(
-            "argparse",
-            "gc",
-            "hashlib",
-            "itertools",
-            "math",
-            "os",
-            "random",
-            "sys",
-            "np",
-            "torch",
-            "dist",
-            "nn",
-            "functional",
-        ),
-        *("stream", "seed", "samples", "take", "make_model", "forward", "sample_losses", "batches", "learning_rate"),
-        *("validation_loss", "pieces", "micro_batches", "make_schedule", "average", "start", "main", "Path", "partial"),
-        *("checkpoint", "default_collate", "OrderedDict", "PipelineStage", "nullcontext", "DistributedDataParallel"),
-        *("fully_shard", "init_device_mesh", "get_model_state_dict", "StateDictOptions"),
-        *(name for names in PIPELINE_SCHEDULES.values() for name in names),
-    }
-)
-"""What scripts call their own: a function of the user's with such a name gets another one there."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +65,6 @@ class PlainScript:
     text: str
     arrays: SavedFiles
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class UserImport:
-    """A function of the user's, as the script gets at it.
-
-    Attributes:
-        folder: that Python must search for it.
-        module: that it is imported from.
-        own: the name that is imported.
-        name: what it is called in the script.
-        call: the Python that names it; differs from `name` where it is an attribute of something.
-    """
-
-    function: Callable[..., object]
-    folder: Path
-    module: str
-    own: str
-    name: str
-    call: str
 
 
 def make_script(
@@ -136,22 +88,22 @@ def make_script(
     replica = setup.replica()
     trial = setup.trial
     assert trial is not None  # the model is the user's own
-    found = describe_module(work.model.name, module, data, trial.without_gradient, trial.draws)
+    found = describe_module(work.model.name, module, data, trial.without_gradient, trial.draws, work.precision)
     notes = [*_changed(setup)]
-    model = imported("workload.model", work.model.name, cell)
-    raw = _raw(cell, plugins)
-    lines, arrays, functions = _data(cell, setup, raw, model, target)
-    ragged = data.counts is not None
-    losses = loss_lines(work.loss, found.outputs, data.train.targets, data.classes, ragged, work.precision == "bf16")
+    imports = UserImports(cell)
+    model = imports.add("workload.model", work.model.name)
+    lines, arrays = _data(setup, _raw(cell, plugins), imports)
     recompute = bool(cell.options.get("recompute"))
     context = {
         "cell": cell,
         "steps": steps,
         "data": lines,
         "model": _model(found, model, setup, module, trial),
-        "loss_lines": losses,
-        "rate_lines": rate_lines(setup),
-        "ragged": ragged,
+        "loss_lines": _loss(setup, found, imports),
+        "rate_lines": rate_lines(setup, imports),
+        "optimizer": _optimizer(setup, found, imports),
+        "own_optimizer": isinstance(setup.optimizer, OwnOptimizer),
+        "ragged": setup.counts is not None,
         "ignored": IGNORED,
         "split_seed": SPLIT_SEED,
         "held_out": len(data.validation),
@@ -161,10 +113,11 @@ def make_script(
         "recompute": recompute,
         "blocks": [name for name, _ in blocks_of(replica)] if recompute and not found.chain else [],
         "data_seed": stream_seed(DATA_SEED, "data"),
-        "imports": import_lines([model, *functions]),
-        "folders": folders([model, *functions], target),
+        "imports": imports.lines(),
+        "folders": imports.folders(target),
         "distributed": cell.strategy != "single",
         "staged": cell.strategy == "model-split",
+        "listed": False,
         "title": f"Train {_short(work.model.name)} on {_short(work.dataset.name)} {TRAINED_HOW[cell.strategy]}.",
         "command": command(cell, target),
     }
@@ -174,8 +127,7 @@ def make_script(
         context["units"] = _units(replica)
     context["in_place"] = any(getattr(part, "inplace", False) for part in module.modules())
     text = filled_in(f"{cell.strategy}.py.j2", context)
-    wanted = Wanted(cell, data, convert(module, torch.device("cpu"), DTYPES[work.precision]), setup.rate, ragged)
-    prove_parts(text, target, wanted, arrays)
+    prove_parts(text, target, Wanted(setup, convert(module, torch.device("cpu"), DTYPES[work.precision])), arrays)
     return PlainScript(text, arrays, tuple(notes))
 
 
@@ -212,48 +164,6 @@ def command(cell: Cell, target: Path) -> str:
     return f"torchrun --standalone --nproc-per-node {cell.gpus} {target.name}"
 
 
-# -- the user's functions ----------------------------------------------------------------------------------------------
-
-
-def imported(key: str, name: str, cell: Cell, taken: Collection[str] = ()) -> UserImport:
-    """Find a function of the user's, and say how the script imports it.
-
-    Args:
-        taken: names that the script has given already.
-
-    Raises:
-        InputError: its file's name is none that Python can import.
-    """
-    found = find_user_function(key, name, Path(cell.folder))
-    module = found.module or found.file.path.stem
-    top = module.partition(".")[0]
-    if not all(part.isidentifier() for part in module.split(".")) or top in sys.stdlib_module_names:
-        raise InputError(
-            [f"{name}: a script cannot import a module called {module}; give the file another name, such as train.py"]
-        )
-    own, _, rest = found.name.partition(".")
-    called = f"{module.rpartition('.')[2]}_{own}" if own in OWN_NAMES or own in taken else own
-    function = user_object(found)
-    assert callable(function)  # the cell has called it
-    return UserImport(function, found.root, module, own, called, f"{called}.{rest}" if rest else called)
-
-
-def import_lines(functions: list[UserImport]) -> list[str]:
-    """Return import lines, one for each module."""
-    by_module: dict[str, dict[str, None]] = {}
-    for each in functions:
-        name = each.own if each.name == each.own else f"{each.own} as {each.name}"
-        by_module.setdefault(each.module, {})[name] = None
-    return [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(by_module.items())]
-
-
-def folders(functions: list[UserImport], target: Path) -> list[str]:
-    """Return the folders that Python does not search by itself, relative to the script's, as Python writes them."""
-    here = target.resolve().parent
-    there = dict.fromkeys(each.folder for each in functions if each.folder != here)
-    return [f'"{Path(os.path.relpath(folder, here)).as_posix()}"' for folder in there]
-
-
 def _changed(setup: Setup) -> Iterator[str]:
     """Yield what is no longer as it was."""
     now = setup.model.code_hash
@@ -271,28 +181,25 @@ def _raw(cell: Cell, plugins: tuple[str, ...]) -> RawData:
     return for_loss(loaded, cell.workload.loss)
 
 
-def _data(
-    cell: Cell, setup: Setup, raw: RawData, model: UserImport, target: Path
-) -> tuple[DataLines, SavedFiles, list[UserImport]]:
-    """Return the lines that read the data, arrays to be saved beside the script, and functions to import."""
+def _data(setup: Setup, raw: RawData, imports: UserImports) -> tuple[DataLines, SavedFiles]:
+    """Return the lines that read the data, and arrays to be saved beside the script."""
     normalisation: Normalisation | None = None
     if raw.full_scale is not None and not raw.vocabulary and not isinstance(raw.train_inputs, dict):
         normalisation = measure_normalisation(raw.train_inputs, raw.full_scale)
-    name = cell.workload.dataset.name
+    name = setup.cell.workload.dataset.name
     if not is_user_function(name):
         file = f"{name}.npz"
         arrays = {"inputs": raw.train_inputs, "targets": raw.train_targets}
         lines = saved_lines(file, raw.train_inputs, raw.train_targets, setup.data.train, normalisation)
-        return lines, {file: arrays}, []
-    taken = () if name.rpartition(":")[0] == cell.workload.model.name.rpartition(":")[0] else (model.name,)
-    function = imported("workload.dataset", name, cell, taken)
+        return lines, {file: arrays}
+    function = imports.add("workload.dataset", name)
     with seeded(DATA_SEED, "data"):
         result = function.function()
     try:
         lines = lines_for(result, f"{function.call}()", setup.data.train, normalisation)
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise InputError([f"{name}: scripts do not read such data: {type(error).__name__}: {error}"]) from None
-    return lines, {}, [function]
+    return lines, {}
 
 
 # -- model and settings ------------------------------------------------------------------------------------------------
@@ -318,10 +225,15 @@ def _model(found: ModelFindings, model: UserImport, setup: Setup, module: nn.Mod
         "chain": found.chain,
         "draws": found.draws,
         "draws_elsewhere": bool({"random", "numpy"} & set(trial.generators)),
-        "sparse": bool(trial.sparse),
+        "sparse": any(getattr(part, "sparse", False) is True for part in built.modules()),
+        "sparse_parameters": [name for name in trial.sparse if not hasattr(_owner(module, name), "sparse")],
         "result": found.result,
         "buffers": bool(found.buffers),
     }
+
+
+def _owner(module: nn.Module, parameter: str) -> nn.Module:
+    return module.get_submodule(parameter.rpartition(".")[0])
 
 
 def _blank(shape: DataShape) -> str:
@@ -337,12 +249,25 @@ def _blank(shape: DataShape) -> str:
     return ", ".join(f"{field.name}={zeros(field)}" for field in fields)
 
 
-def rate_lines(setup: Setup) -> list[str]:
+def _loss(setup: Setup, found: ModelFindings, imports: UserImports) -> list[str]:
+    """Return the body of the function from outputs and targets to the sum of the losses."""
+    loss, ragged = setup.loss, setup.counts is not None
+    if not isinstance(loss, str):
+        return own_loss_lines(imports.add("workload.loss", loss.name).call, loss.reduces, ragged)
+    low_precision = setup.cell.workload.precision == "bf16"
+    return loss_lines(loss, found.outputs, setup.data.train.targets, ragged, low_precision)
+
+
+def rate_lines(setup: Setup, imports: UserImports) -> list[str]:
     """Return the body of the function from samples to the learning rate; nothing where it never changes."""
     cell, num_train = setup.cell, setup.num_train
     schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup * num_train
     lines = [f"rate = LEARNING_RATE * min(1.0, (before + 1) / {warmup:.12g})  # warm-up"] if warmup else []
     rate = "rate" if warmup else "LEARNING_RATE"
+    if is_user_function(schedule.name):
+        own, an_epoch = imports.add("workload.lr_schedule", schedule.name), -(-num_train // cell.global_batch_size)
+        counted = f"epochs, rest = divmod(before, {num_train})"
+        return [*lines, counted, f"return {rate} * {own.call}(epochs * {an_epoch} + rest // BATCH)"]
     if schedule.name == "cosine":
         budget = setup.budget
         steps = budget.max_updates
@@ -351,11 +276,33 @@ def rate_lines(setup: Setup) -> list[str]:
     if schedule.name == "step":
         length, factor = schedule.options["epochs"] * num_train, schedule.options["factor"]
         return [*lines, f"return {rate} * {factor} ** (before // {length:.12g})"]
-    return [*lines, f"return {rate}"] if lines else []
+    asked = lines or isinstance(setup.optimizer, OwnOptimizer)
+    return [*lines, f"return {rate}"] if asked else []
+
+
+def _optimizer(setup: Setup, found: ModelFindings, imports: UserImports) -> str:
+    """Return the Python that makes the optimizer."""
+    spec, cell = setup.optimizer, setup.cell
+    if not isinstance(spec, OwnOptimizer):
+        # A device of a pipeline keeps its own of them only, and some hold none that are trained.
+        trained = found.frozen and cell.strategy != "model-split"
+        return optimizer_call(spec, f"[p for p in {_PARAMETERS} if p.requires_grad]" if trained else _PARAMETERS)
+    own = imports.add("workload.optimizer", spec.name)
+    form, rates = what_it_takes(own.function)
+    model = "model.module" if cell.strategy == "sync-ddp" else "model"
+    first = {
+        "model": model,
+        "parameters": f"{model}.parameters()",
+        "named_parameters": f"list({model}.named_parameters())",
+    }[form]
+    return f"{own.call}({', '.join([first, *(f'{name}=LEARNING_RATE' for name in rates)])})"
+
+
+_PARAMETERS = "model.parameters()"
 
 
 def optimizer_call(spec: Named, parameters: str) -> str:
-    """Return the Python that makes the optimizer, with the options that differ from torch's own."""
+    """Return the Python that makes one of torch's optimizers, with the options that differ from torch's own."""
     made = CLASSES[spec.name].__name__
     usual = inspect.signature(getattr(torch.optim, made)).parameters
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.options.items()}
@@ -371,19 +318,17 @@ def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Stages | 
     world, size = cell.gpus if cell.strategy != "single" else 1, cell.global_batch_size
     sizes = {size, setup.num_train % size or size}
     micro = cell.micro_batch_size or cell.batch_size
-    trained = "[p for p in model.parameters() if p.requires_grad]" if found.frozen else "model.parameters()"
-    staged = cell.strategy == "model-split"
     context: Context = {
         "pieces": any(-(-each // world) > micro for each in sizes),
         "piece": micro,
         "empties": any(each < world for each in sizes),
         "uneven": any(len({-(-each // micro) for each in _parts(total, world)}) > 1 for total in sizes),
-        "optimizer": optimizer_call(cell.workload.optimizer, "parameters" if staged else trained),
         "static_graph": bool(cell.options.get("static_graph")) or (trial.reentrant and trial.unused),
         "ddp_options": _ddp_options(cell, trial),
         "reshards": cell.options.get("shard", "parameters") == "parameters",
     }
-    return context | (_pipeline(cell, sizes, micro, found, placement, setup) if staged else {})
+    staged = cell.strategy == "model-split"
+    return context | (PipelineStages(setup, found, placement, frozenset(sizes)).context() if staged else {})
 
 
 def _refuse_idle_norms(cell: Cell, num_train: int, trial: Trial) -> None:
@@ -412,20 +357,6 @@ def _units(replica: Replica) -> list[str]:
     return [name for name, block in units_of(replica) if any(True for _ in block.parameters())]
 
 
-def _plain(setup: Setup, found: ModelFindings) -> bool:
-    """Whether a model is a list of layers; one that changes what it is given is, once the script keeps it from that."""
-    replica = setup.replica()
-    inputs, _ = replica.data.train.block(0, min(2, setup.num_train))
-    with replica.autocast():
-        if is_plain(replica.module, inputs):
-            return True
-        for part in replica.module.modules():
-            if hasattr(part, "inplace"):
-                part.inplace = False
-        # Anything that is no list was cut in another way, in which stages draw other masks.
-        return not found.draws and is_plain(replica.module, inputs)
-
-
 def _parts(total: int, world: int) -> list[int]:
     return [len(part) for part in np.array_split(np.arange(total), world)]
 
@@ -440,52 +371,3 @@ def _ddp_options(cell: Cell, trial: Trial) -> str:
     elif unused:
         options["find_unused_parameters"] = True
     return "".join(f", {key}={value}" for key, value in options.items())
-
-
-def _pipeline(
-    cell: Cell, sizes: set[int], micro: int, found: ModelFindings, placement: Stages | None, setup: Setup
-) -> Context:
-    """Return the stages and torch's schedules.
-
-    Raises:
-        InputError: torch's own pipeline cannot run them.
-    """
-    if not _plain(setup, found):
-        raise InputError(
-            [
-                f"{found.name} is no plain nn.Sequential whose layers each hand one tensor on; torch's own pipeline "
-                "runs such lists only. Export sync-ddp or fsdp, or write the model as one"
-            ]
-        )
-    if placement is None:
-        raise InputError(["the cell has no record of which layers were in which stage; run it again"])
-    names = [block.name for block in found.blocks]
-    if [name for stage in placement for name in stage] != names:
-        raise InputError(["the cell's stages are no neighbouring layers of the model as it is now; run it again"])
-    uneven = any(each % -(-each // micro) for each in sizes)
-    if uneven and (found.batch_norms or found.draws):
-        what = "BatchNorm would count" if found.batch_norms else "dropout would draw for"
-        raise InputError(
-            [
-                f"torch's own pipeline takes micro-batches of one size, and {what} what fills them up; choose a "
-                "global_batch_size that divides the training samples"
-            ]
-        )
-    wanted, with_few = PIPELINE_SCHEDULES[cell.options["schedule"]]
-    stages, counts = [list(stage) for stage in placement], {-(-each // micro) for each in sizes}
-    several = wanted.startswith("ScheduleInterleaved")
-    few = min(counts) < len(stages) and not several
-    if several or few:
-        rounds = {count: max(1, count // cell.gpus) for count in counts if several or count < len(stages)}
-        odd = [count for count, each in rounds.items() if count % each]
-        if odd:
-            raise InputError(
-                [f"torch's {wanted} cannot run {odd[0]} micro-batches on {cell.gpus} devices; choose sizes that divide"]
-            )
-    schedules = (wanted, with_few if few else wanted)
-    return {
-        "stages": [repr(stage).replace("'", '"') for stage in stages],
-        "schedules": schedules,
-        "schedule_names": sorted(set(schedules)),
-        "several": several,
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,14 +16,22 @@ import torch
 from torch import nn
 
 from harness.core.errors import InputError
+from harness.engines.shared.chain.proof import (
+    TOLERANCE,
+    Step,
+    largest_difference,
+    nudged,
+    pass_through,
+    summed_gradients,
+)
 from harness.engines.shared.replica import seeded
 from harness.engines.shared.sample_order import shared_batches
-from harness.workloads.batches import Inputs, Samples, call, outputs_of, tensors_of
+from harness.workloads.batches import Inputs, Samples, as_written, call, outputs_of, tensors_of
 from harness.workloads.losses import weighted_loss
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
-    from harness.workloads.data import Data
+    from harness.engines.shared.setup import Setup
     from harness.workloads.entries import Arrays
     from harness.workloads.streamed import Streamed
 
@@ -42,14 +50,15 @@ class Wanted:
 
     Attributes:
         module: with its first weights, in the cell's precision.
-        rate: from samples to the learning rate.
     """
 
-    cell: Cell
-    data: Data
+    setup: Setup
     module: nn.Module
-    rate: Callable[[int], float]
-    ragged: bool
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that is repeated."""
+        return self.setup.cell
 
 
 def prove_parts(text: str, target: Path, wanted: Wanted, arrays: SavedFiles) -> None:
@@ -82,7 +91,8 @@ def _run(text: str, place: Path) -> ModuleType:
 
 def _comparisons(script: ModuleType, wanted: Wanted) -> Iterator[tuple[str, bool]]:
     """Yield (what was compared, whether it is the same)."""
-    data, cell = wanted.data, wanted.cell
+    setup, cell = wanted.setup, wanted.cell
+    data = setup.data
     inputs, targets, *_ = script.samples(torch.device("cpu"))
     yield "the training inputs", _same_inputs(inputs, data.train.inputs)
     yield "the training targets", _same(targets, data.train.targets)
@@ -98,7 +108,10 @@ def _comparisons(script: ModuleType, wanted: Wanted) -> Iterator[tuple[str, bool
     yield "the order", all(a.samples_before == b and (a.indices == rows).all() for a, (b, rows) in pairs)
     rate = getattr(script, "learning_rate", lambda _: script.LEARNING_RATE)
     places = range(0, 4 * number, max(1, number // 7))
-    yield "the learning rate", all(abs(rate(k) - wanted.rate(k)) <= CLOSE * cell.learning_rate for k in places)
+    yield "the learning rate", all(abs(rate(k) - setup.rate(k)) <= CLOSE * cell.learning_rate for k in places)
+    if hasattr(script, "Stage"):
+        difference = _difference_of_step(script, wanted)
+        yield f"a step of the pipeline: {difference}", not difference
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -118,12 +131,45 @@ def _same_inputs(one: Inputs, other: Inputs) -> bool:
 
 
 def _same_loss(script: ModuleType, wanted: Wanted, samples: Samples | Streamed) -> bool:
+    setup = wanted.setup
     inputs, targets = samples.block(0, min(ROWS, len(samples)))
-    with torch.no_grad(), seeded(wanted.cell.seed, "trial"):
+    with torch.no_grad(), seeded(wanted.cell.seed, "trial"), as_written():
         outputs = outputs_of(call(wanted.module, inputs))
         weights = torch.ones(len(targets), dtype=torch.float64)
-        expected = weighted_loss(wanted.cell.workload.loss, wanted.ragged)(outputs, targets, weights)
-        got = script.sample_losses(outputs, targets)
-    if tuple(got.shape) != (len(targets),):
-        return False
-    return _same(got.sum().double(), expected.double())
+        expected = weighted_loss(setup.loss, setup.counts is not None)(outputs, targets, weights)
+        got = script.loss_sum(outputs, targets)
+    return not got.dim() and _same(got.double(), expected.double())
+
+
+def _difference_of_step(script: ModuleType, wanted: Wanted) -> str:
+    """Say how a step of the stages, one behind the other, differs from one of the whole model; nothing: in nothing."""
+    setup, cell, cpu = wanted.setup, wanted.cell, torch.device("cpu")
+    size = min(cell.micro_batch_size or cell.batch_size, len(setup.data.train))
+    inputs, targets = setup.data.train.block(0, size)
+    given = {"rows": torch.arange(size)} | ({"micro": torch.zeros(1)} if hasattr(script, "drawing") else {})
+
+    def model() -> nn.Module:
+        # What is drawn depends on where a model is cut: without it.
+        made: nn.Module = script.make_model().train(not setup.draws)
+        return nudged(made, torch.Generator().manual_seed(0))
+
+    def loss(outputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = script.loss_sum(outputs, targets) / size
+        return found
+
+    def stage(number: int) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+        part = model()
+        own: dict[str, nn.Parameter] = script.own_parameters(part, [number])
+        script.move(part, own, cpu)
+        script.answer_calls(part)
+        return script.Stage(part, number, inputs, cpu, few, more, size), own
+
+    with seeded(cell.seed, "trial"), as_written(), setup.replica().autocast():
+        whole = model()
+        value = loss(script.forward(whole, inputs))
+        value.backward()  # type: ignore[no-untyped-call]
+        few, more = (script.returned(model(), script.take(inputs, torch.arange(n))) for n in (2, 3))
+        stages, kept = zip(*map(stage, range(len(script.STAGES))), strict=True)
+        staged = Step(pass_through(stages, given, loss), summed_gradients(kept))
+    gradients = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
+    return largest_difference(Step(value.detach(), gradients), staged, TOLERANCE[cell.workload.precision])

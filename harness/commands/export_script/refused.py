@@ -66,7 +66,7 @@ def _reasons(cell: Cell) -> Iterator[str]:
         "step": (work.step, ("eager",)),
     }
     for key, (name, known) in named.items():
-        if name not in known:
+        if name not in known and not is_user_function(name):
             yield f'workload.{key} = "{name}" is not written to scripts yet'
     schedule = cell.options.get("schedule") if cell.strategy == "model-split" else None
     if schedule is not None and schedule not in PIPELINE_SCHEDULES:

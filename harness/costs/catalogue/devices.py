@@ -23,10 +23,18 @@ MEMORY_EFFICIENCY = 0.8
 """Share of the memory bandwidth that elementwise arithmetic reaches; chosen, because copies reach 0.75 to 0.92."""
 
 LAUNCH_S = 10e-6
-"""Least time of one layer's pass: an eager operator keeps the host busy for about this long; chosen, 5 to 20 us."""
+"""What one operator of an eager framework takes at least: the host is busy with it for about this long, from Python to
+the driver's queue; chosen, 5 to 20 us."""
+
+ARITHMETIC = {"amp": "fp16", "mixed": "fp16"}
+"""Whose peak holds for products under a precision that is a way of working, not a type."""
 
 ESTIMATE_ERROR = 0.3
 """Relative uncertainty of a time that is estimated from a data sheet; chosen to cover the spread of `EFFICIENCY`."""
+
+LAUNCH_ERROR = 0.35
+"""Relative uncertainty of a time that launches take; chosen: log(2) / 2, so that two of it are the factor of two that
+`LAUNCH_S` may be off."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Device:
         source: data sheet.
         doubt: which figures to take with care, and why; empty where there is none.
         matrix: precisions whose peak is that of matrix units.
-        launch_s: least time of one layer's pass.
+        launch_s: least time of one operator.
         dies_per_board: devices that share one board's power.
     """
 

@@ -28,10 +28,12 @@ from harness.costs.cells.measured import (
     neighbours_of,
     profile_key,
 )
+from harness.costs.cells.utilised import Utilisation, utilisation
 
 __all__ = [
-    "MeasuredLinks", "MeasuredStep", "cluster_of", "find_shape", "fitted_link", "given_shape",
+    "MeasuredLinks", "MeasuredStep", "Utilisation", "cluster_of", "find_shape", "fitted_link", "given_shape",
     "hardware", "keep_failure", "keep_links", "keep_size", "keep_step", "kept_or_traced", "load_links",
     "load_profile", "measured_id", "missing_sizes", "needs_measuring", "neighbours_of", "profile_hash", "profile_key",
-    "profile_of", "profile_of_file", "read_tables", "seen_by", "shape_key", "size_of", "tracer_key", "why_not_known",
+    "profile_of", "profile_of_file", "read_tables", "seen_by", "shape_key", "size_of", "tracer_key",
+    "utilisation", "why_not_known",
 ]  # fmt: skip

@@ -22,15 +22,17 @@ from harness.core.given_cluster import (
     devices_per_node,
 )
 from harness.core.not_known import NotKnown
+from harness.core.uncertainty import combined_error
 from harness.core.words import bandwidth, show
-from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, efficiency
+from harness.costs.catalogue.devices import ESTIMATE_ERROR, LAUNCH_ERROR, MEMORY_EFFICIENCY, efficiency
 from harness.costs.catalogue.named_links import LINK_ERROR
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
 from harness.costs.profiles.constants import PLAIN, PUBLISHED
-from harness.costs.profiles.device_profile import NO_TIME, LayerTime, Profile, TimeCurve
+from harness.costs.profiles.device_profile import NO_TIME, Launches, LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
+from harness.workloads.entries import EAGER
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
@@ -49,6 +51,13 @@ FORWARD_SHARE = 1 / 3
 
 OPTIMIZER_TRANSFERS = {"sgd": 3, "momentum": 5, "adam": 7}
 """Reads and writes of one element in an update: weight and gradient read, weight written; states read and written."""
+
+UPDATE_KERNELS = {"sgd": 1, "momentum": 2, "adam": 8}
+"""Operations of an update, each over many tensors at once. Source: torch.optim, the multi-tensor functions, which are
+the default on GPUs."""
+
+TENSORS_AT_ONCE = 48
+"""That one such operation takes. Source: torch, MultiTensorApply.cuh: 110 where it reads one list, 48 for three."""
 
 _ELEMENT_BYTES = 4
 """Of weights, gradients and states, whatever the precision of the arithmetic."""
@@ -179,7 +188,8 @@ def _unmeasured(cell: Cell) -> str:
             f"{_name(cell)}: this model has sizes only, so it cannot be timed on this machine. Set cluster.device or "
             "cluster.preset, or give a measured speed: cluster.device = { samples_per_second = ..., batch_size = ... }"
         )
-    return f"{_name(cell)}: not measured on this machine yet. Run `harness plan --measure`"
+    how = "" if cell.workload.step == EAGER else f' with step = "{cell.workload.step}"'
+    return f"{_name(cell)}{how}: not measured on this machine yet. Run `harness plan --measure`"
 
 
 def _of_file(cell: Cell, device: DeviceFigures | StepFigures | None) -> Profile:
@@ -218,27 +228,64 @@ def _spread(shape: ModelShape, device: StepFigures) -> Profile:
 
 
 def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:
-    """Estimate a profile from a data sheet: each layer computes or moves data, whichever takes longer."""
+    """Estimate a profile from a data sheet: each layer computes, moves data or launches, whichever takes longest."""
     if not any(layer.forward_flops.at(1) for layer in shape.layers):
         raise HarnessError(
             f"{_name(cell)}: its number of operations is not known, so its speed on {device.name} cannot be "
             "estimated. Set sequence (tokens per sample) or forward_flops in workload.model, or give a measured speed: "
             "cluster.device = { samples_per_second = ..., batch_size = ... }"
         )
-    precision = cell.workload.precision
+    if cell.workload.step != EAGER:
+        raise Impossible(
+            f'workload.step = "{cell.workload.step}": a data sheet tells the time of eager steps only. Measure such '
+            "steps on this machine, or give a measured speed: cluster.device = { step_time = ..., batch_size = ... }"
+        )
+    precision = "tf32" if cell.workload.tf32 else cell.workload.precision
     bandwidth = device.memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY
-    times = tuple(_roofline(layer, device, precision, bandwidth) for layer in shape.layers)
-    moved = OPTIMIZER_TRANSFERS[_update(cell.workload.optimizer)] * _ELEMENT_BYTES * shape.parameters
-    return Profile(
+    launches = [_launches(shape, k) for k in range(len(shape.layers))]
+    times = tuple(
+        _roofline(layer, device, precision, bandwidth, counts)
+        for layer, counts in zip(shape.layers, launches, strict=True)
+    )
+    update = _update(cell.workload.optimizer)
+    moving_s = OPTIMIZER_TRANSFERS[update] * _ELEMENT_BYTES * shape.parameters / bandwidth
+    tensors = sum(len(layer.tensors) for layer in shape.layers)
+    update_launches = UPDATE_KERNELS[update] * -(-tensors // TENSORS_AT_ONCE)
+    profile = Profile(
         shape,
         times,
-        optimizer_s=moved / bandwidth,
+        optimizer_s=max(moving_s, update_launches * device.launch_s),
         launch_s=device.launch_s,
         memory_bandwidth_bytes_per_s=bandwidth,
         origin="estimated",
         text=f"estimated from the data sheet of {device.name}, {precision}",
-        error=ESTIMATE_ERROR,
     )
+    counted = [*launches, Launches(update_launches, 0)]
+    return replace(profile, error=_estimate_error(profile, counted, cell.batch_size))
+
+
+def _launches(shape: ModelShape, layer: int) -> Launches:
+    """Return one operator for each tensor that a pass makes, as `eager_profile` does; one a pass if not traced."""
+    if shape.timeline is None:
+        return Launches(1, 1)
+    passes = shape.timeline.of(layer)
+    return Launches(*(max(1, sum(e.kind != "free" for e in each)) for each in (passes.forward, passes.backward)))
+
+
+def _estimate_error(profile: Profile, launches: Sequence[Launches], samples: float) -> float:
+    """Return how far a step of so many samples may be off: arithmetic and launches are wrong each by themselves.
+
+    Args:
+        launches: of each layer, and of the update.
+    """
+    passes = [(each.forward.at(samples), each.backward.at(samples)) for each in profile.times]
+    passes += [(profile.optimizer_s, 0.0)]
+    spent = {"arithmetic": 0.0, "launches": 0.0}
+    for seconds, counts in zip(passes, launches, strict=True):
+        for taken, count in zip(seconds, counts, strict=True):
+            bound = "launches" if taken <= count * profile.launch_s * (1 + 1e-9) else "arithmetic"
+            spent[bound] += taken
+    return combined_error({"arithmetic": ESTIMATE_ERROR, "launches": LAUNCH_ERROR}, spent)
 
 
 def _update(optimizer: Named) -> str:
@@ -247,8 +294,10 @@ def _update(optimizer: Named) -> str:
     return "momentum" if optimizer.options.get("momentum") else "sgd"
 
 
-def _roofline(layer: LayerShape, device: DeviceFigures, precision: str, bandwidth: float) -> LayerTime:
-    """Return a layer's passes: the longer of arithmetic and memory traffic, and never less than a launch.
+def _roofline(
+    layer: LayerShape, device: DeviceFigures, precision: str, bandwidth: float, launches: Launches
+) -> LayerTime:
+    """Return a layer's passes: the longer of arithmetic and memory traffic, and never less than its launches.
 
     What is kept for the backward pass is written once and was read once before; backward does twice of everything.
 
@@ -264,10 +313,11 @@ def _roofline(layer: LayerShape, device: DeviceFigures, precision: str, bandwidt
     def seconds(samples: float, passes: int) -> float:
         computing = flops.at(samples) / peak
         moving = (parameter_bytes + 2 * kept.at(samples)) / bandwidth
-        return max(passes * max(computing, moving), device.launch_s)
+        return max(passes * max(computing, moving), launches[passes - 1] * device.launch_s)
 
     knees = _knees(layer, peak, bandwidth)
-    return LayerTime(*(TimeCurve(tuple((n, seconds(n, passes)) for n in knees)) for passes in (1, 2)))
+    forward, backward = (TimeCurve(tuple((n, seconds(n, passes)) for n in knees)) for passes in (1, 2))
+    return LayerTime(forward, backward, launches)
 
 
 _MOST_SAMPLES = 2.0**16

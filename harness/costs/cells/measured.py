@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.core import cache
+from harness.core.cell import Workload
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
 from harness.core.records import Json, Unreadable, from_json, to_json
@@ -98,8 +99,13 @@ def profile_key(cell: Cell, machine: Machine, size: int) -> Json:
         "code": [cell.code.get(kind, "") for kind in ("model", "dataset")],
         "neighbours": neighbours_of(cell, machine),
         "size": size,
+        **{name: written[name] for name in _ONLY_WHERE_SET if written[name] != getattr(Workload, name)},
         **({"layers": "blocks"} if is_user_function(cell.workload.model.name) else {}),  # once they were one layer
     }
+
+
+_ONLY_WHERE_SET = ("step", "channels_last", "tf32")
+"""Keys of a workload that a profile depends on and that came later."""
 
 
 def needs_measuring(cell: Cell) -> bool:

@@ -254,14 +254,27 @@ def stage_memory(
     kept = inputs if layout.recompute else [float(m.activations) for m in per_layer]
     sums = [[0.0, *accumulate(values)] for values in (fixed, kept)]
     own = constants.context_bytes + constants.library_bytes + work.data_bytes
+    guests = _guests(shape, layout, work)
 
     stash = stashes(table, layout.stages)
 
     def needs(stage: int, start: int, end: int) -> float:
         fixed_bytes, kept_bytes = (values[end] - values[start] for values in sums)
+        fixed_bytes += sum(size for layer, owner, size in guests if owner < start <= layer < end)
         return own / layout.chunks + fixed_bytes + stash[stage] * kept_bytes
 
     return StageMemory(needs, [limits[k % len(limits)] // layout.chunks for k in range(layout.stages)])
+
+
+def _guests(shape: ModelShape, layout: Layout, work: Work) -> list[tuple[int, int, int]]:
+    """Return (layer, owner, bytes) of each tensor that a layer holds and an earlier one counts, with all it takes."""
+    found = []
+    for number, layer in enumerate(shape.layers):
+        for owner, tensor in layer.shared:
+            held = shape.layers[owner]
+            guest = LayerShape("", held.tensors[tensor : tensor + 1], rows=held.rows[tensor : tensor + 1])
+            found.append((number, owner, _layer_memory(guest, shape, layout, work).total))
+    return found
 
 
 def _table(layout: Layout, microbatches: int) -> Table:
@@ -283,7 +296,7 @@ def _row(
     shape: ModelShape, layout: Layout, work: Work, stages: Sequence[range], rank: int, actions: Sequence[Action]
 ) -> _Row:
     mine = {number: stage for number, stage in enumerate(stages) if number % layout.pipeline == rank}
-    layers = [shape.layers[k] for stage in mine.values() for k in stage]
+    layers = shape.held_by([k for stage in mine.values() for k in stage])
     memory = [_layer_memory(layer, shape, layout, work) for layer in layers]
     kinds = {
         "parameters": sum(m.parameters for m in memory),
@@ -337,13 +350,13 @@ def _activations(
 
 def _unplayed(shape: ModelShape, work: Work, constants: DeviceConstants, row: _Row) -> int:
     """Return what is allocated at most, as far as counting tells."""
-    layers = [shape.layers[k] for stage in row.stages.values() for k in stage]
+    layers = shape.held_by([k for stage in row.stages.values() for k in stage])
     workspace = max((layer.workspace_bytes.at(work.samples) for layer in layers), default=0.0)
     return sum(row.kinds.values()) + round(workspace) + constants.library_bytes
 
 
 def _part(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConstants, row: _Row) -> DevicePart:
-    layers = [shape.layers[k] for stage in row.stages.values() for k in stage]
+    layers = shape.held_by([k for stage in row.stages.values() for k in stage])
     tensors = [
         _cut(size * shape.element_bytes, layer.split, layout.tensor) for layer in layers for size in layer.tensors
     ]

@@ -37,12 +37,23 @@ class TimeCurve(NamedTuple):
 NO_TIME = TimeCurve()
 
 
+class Launches(NamedTuple):
+    """Operators of a layer's passes; gradients of inputs and of weights are kernels of their own."""
+
+    forward: int = 1
+    backward: int = 2
+
+
+UNCOUNTED = Launches()
+
+
 @dataclass(frozen=True)
 class LayerTime:
     """One layer's passes on one device."""
 
     forward: TimeCurve = NO_TIME
     backward: TimeCurve = NO_TIME
+    launches: Launches = UNCOUNTED
 
     @classmethod
     def at(cls, samples: float, forward_s: float, backward_s: float) -> LayerTime:
@@ -59,7 +70,7 @@ class Profile:
         times: one entry for each layer of the shape.
         optimizer_s: one optimizer step over all parameters on one device.
         step_s: what every step adds whatever its batch: zeroing gradients, the loss, the loop.
-        launch_s: least seconds of one layer's pass; no cutting (tensor parallelism, micro-batches) goes below.
+        launch_s: least seconds of one operator; no cutting (tensor parallelism, micro-batches) goes below.
         weight_fraction: share of the backward pass that computes gradients of weights; both matrices of a layer are
             equally large.
         memory_bandwidth_bytes_per_s: of the device, for arithmetic that only moves data; 0 where unknown.
@@ -93,5 +104,7 @@ class Profile:
 
     def slowed(self, factor: float) -> Profile:
         """Return the profile of a device that computes `factor` times as long."""
-        times = tuple(LayerTime(t.forward.scaled(factor), t.backward.scaled(factor)) for t in self.times)
+        times = tuple(
+            replace(t, forward=t.forward.scaled(factor), backward=t.backward.scaled(factor)) for t in self.times
+        )
         return replace(self, times=times, optimizer_s=self.optimizer_s * factor, step_s=self.step_s * factor)

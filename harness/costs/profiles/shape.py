@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from harness.costs.profiles.allocations import Timeline
@@ -37,6 +38,8 @@ class LayerShape:
         rows: length of each tensor's first dimension, along which FSDP cuts; empty where unknown.
         activation_split: share of the activations that tensor parallelism divides, 0..1.
         copies_bytes: copies of weights in lower precision that autocast keeps as long as activations, once.
+        shared: (layer, tensor) by number of each tensor that it holds too, but that an earlier layer counts. A pipeline
+            that puts the two on different devices keeps it on both.
     """
 
     name: str
@@ -50,6 +53,7 @@ class LayerShape:
     rows: tuple[int, ...] = ()
     activation_split: float = 0.0
     copies_bytes: int = 0
+    shared: tuple[tuple[int, int], ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -96,6 +100,33 @@ class ModelShape:
     def parameter_bytes(self) -> int:
         """Bytes of all parameters, and of all gradients."""
         return self.parameters * self.element_bytes
+
+    def held_by(self, numbers: Collection[int]) -> list[LayerShape]:
+        """Return the layers of one device, each tensor once; with what it holds of layers that are elsewhere."""
+        own = set(numbers)
+        guests = {place for k in numbers for place in self.layers[k].shared if place[0] not in own}
+        layers = [self.layers[k] for k in numbers]
+        if guests:
+            tensors = [self.layers[layer].tensors[tensor] for layer, tensor in sorted(guests)]
+            rows = [size for layer, tensor in sorted(guests) for size in self.layers[layer].rows[tensor : tensor + 1]]
+            last = layers[-1]
+            layers[-1] = replace(last, tensors=(*last.tensors, *tensors), rows=(*last.rows, *rows))
+        return layers
+
+    def shared_by(self, devices: Sequence[Collection[int]]) -> list[tuple[tuple[int, ...], int]]:
+        """Return which devices hold a tensor together, and its scalars, for each tensor that several of them hold.
+
+        Args:
+            devices: numbers of the layers of each.
+        """
+        places = dict.fromkeys(place for layer in self.layers for place in layer.shared)
+        found = []
+        for layer, tensor in places:
+            users = [k for k, other in enumerate(self.layers) if k == layer or (layer, tensor) in other.shared]
+            at = tuple(rank for rank, held in enumerate(devices) if any(k in held for k in users))
+            if len(at) > 1:
+                found.append((at, self.layers[layer].tensors[tensor]))
+        return found
 
     def work_shares(self, samples: float) -> list[float]:
         """Return each layer's share of all operations; of all parameters where operations are not known."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from harness.costs.catalogue.devices import ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
+from harness.costs.catalogue.devices import ARITHMETIC, ESTIMATE_ERROR, MEMORY_EFFICIENCY, Device
 from harness.costs.memory.states import QUANTISED_FROM
 from harness.costs.profiles.allocations import Event
 from harness.costs.profiles.device_profile import LayerTime, Profile
@@ -31,9 +31,6 @@ a V100 of 112 with half-precision inputs, seven times the rate in single precisi
 
 TRANSFERS_PER_TENSOR = 2
 """Every tensor is written once and read once; what is read twice and what products hide about cancel. Chosen."""
-
-ARITHMETIC = {"amp": "fp16", "mixed": "fp16"}
-"""Whose peak holds for products under a precision that is a way of working, not a type."""
 
 
 class Update(NamedTuple):

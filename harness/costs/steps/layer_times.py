@@ -45,9 +45,8 @@ def layer_seconds(profile: Profile, cluster: Cluster, tensor: int, samples: floa
         exchange = EXCHANGES_PER_PASS * collectives.all_reduce_s(cluster, tensor, num_bytes)
         found.append(
             LayerSeconds(
-                max(forward * share, min(forward, profile.launch_s)),
-                # Gradients of inputs and of weights are kernels of their own: a backward pass launches twice as many.
-                max(backward * share, min(backward, 2 * profile.launch_s)),
+                max(forward * share, min(forward, time.launches.forward * profile.launch_s)),
+                max(backward * share, min(backward, time.launches.backward * profile.launch_s)),
                 exchange,
                 EXCHANGES_PER_PASS * 2 * (tensor - 1) / tensor * num_bytes,
             )

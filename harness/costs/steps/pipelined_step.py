@@ -10,6 +10,7 @@ from harness.api.strategy import Layout, Table
 from harness.costs.memory.cuts import Placement, balance
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
+from harness.costs.steps.collectives import all_reduce_s
 from harness.costs.steps.data_parallel import slowest_of
 from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
 from harness.costs.steps.replicated_step import bucket_s
@@ -51,10 +52,13 @@ def pipelined_step(
         overhead_s=runtime.action_s + _cutting_s(table, pieces, cluster.constants.action_s),
         tasks=tasks,
     )
+    shared = _shared(profile, layout, cuts)
     exchanged = _exchange_s(profile, cluster, layout, cuts)
+    exchanged += sum(all_reduce_s(cluster, holders, num_bytes) for holders, num_bytes in shared)
     # What a stage hands on goes there as an activation and comes back as its gradient.
-    handed_on = sum(profile.shape.layers[last - 1].output_bytes.at(samples) for _, last in cuts[:-1])
-    return _cost(profile, cluster, layout, times, exchanged, total(layers), pieces, 2 * pieces * handed_on)
+    handed_on = 2 * pieces * sum(profile.shape.layers[last - 1].output_bytes.at(samples) for _, last in cuts[:-1])
+    handed_on += sum(2 * (holders - 1) * num_bytes for holders, num_bytes in shared)
+    return _cost(profile, cluster, layout, times, exchanged, total(layers), pieces, handed_on)
 
 
 def _cost(
@@ -140,14 +144,23 @@ def _hop_latency_s(cluster: Cluster, layout: Layout) -> float:
     return link.latency_s
 
 
+def _devices(layout: Layout, cuts: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Return the numbers of the layers of each device of a pipeline."""
+    ranks = layout.pipeline
+    return [[k for stage in cuts[rank::ranks] for k in range(*stage)] for rank in range(ranks)]
+
+
+def _shared(profile: Profile, layout: Layout, cuts: Sequence[tuple[int, int]]) -> list[tuple[int, float]]:
+    """Return how many devices sum the gradient of a parameter that they hold together, and its bytes."""
+    shape = profile.shape
+    return [(len(at), float(size * shape.element_bytes)) for at, size in shape.shared_by(_devices(layout, cuts))]
+
+
 def _exchange_s(profile: Profile, cluster: Cluster, layout: Layout, cuts: Sequence[tuple[int, int]]) -> float:
-    """Return the seconds of the data-parallel exchange of the stage that has most parameters."""
+    """Return the seconds of the data-parallel exchange of the device that has most parameters."""
     if layout.data == 1:
         return 0.0
-    ranks = layout.pipeline
-    held = [0.0] * ranks
-    for number, (first, last) in enumerate(cuts):
-        parameters = sum(layer.parameters for layer in profile.shape.layers[first:last])
-        held[number % ranks] += parameters * profile.shape.element_bytes / layout.tensor
+    shape = profile.shape
+    held = [sum(layer.parameters for layer in shape.held_by(numbers)) for numbers in _devices(layout, cuts)]
     # The reduce-scatter and the all-gather of a sharded optimizer move what an all-reduce moves.
-    return bucket_s(cluster, layout, max(held))
+    return bucket_s(cluster, layout, max(held) * shape.element_bytes / layout.tensor)

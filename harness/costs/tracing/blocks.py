@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from harness.workloads.batches import Inputs, as_written, call
+from harness.workloads.generators import generators_kept
 
 WHOLE = "model"
 """What the one block of a module that cannot be opened is called."""
@@ -132,9 +133,8 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     """Put buffers and random generators back afterwards."""
     owners = [(owner, name, b) for owner in module.modules() for name, b in owner.named_buffers(recurse=False)]
     before = [buffer.detach().clone() for _, _, buffer in owners]
-    devices = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=sorted(devices)):
+        with generators_kept(next((p.device for p in module.parameters()), None)):
             yield
     finally:
         for (owner, name, buffer), values in zip(owners, before, strict=True):

@@ -19,6 +19,7 @@ class Held:
     rows: tuple[int, ...]
     buffers_bytes: int
     split: float
+    shared: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def _layer_shape(name: str, held: Held, sums: Sequence[_Sums], samples: Sequence
         rows=held.rows,
         buffers_bytes=held.buffers_bytes,
         split=held.split,
+        shared=held.shared,
         activation_bytes=_line([s.activations for s in sums], samples),
         activation_split=sums[-1].divided / kept if kept else 0.0,
         copies_bytes=sums[-1].copies,

@@ -175,7 +175,11 @@ def _trace(module: nn.Module, shape: DataShape, rules: Rules, how: str) -> Model
     runs = [_run(module, batch, rules, blocks, plan, owned) for batch in batches]
     origin = f"traced with {how} by the rules of {rules.device} in {rules.precision}"
     shares = split_shares(module, plan, blocks)
-    held = [_held(owned.tensors[number], shares[name]) for number, (name, _) in enumerate(blocks)]
+    places = owned.places()
+    held = [
+        replace(_held(owned.tensors[number], shares[name]), shared=_shared(block, number, places))
+        for number, (name, block) in enumerate(blocks)
+    ]
     return replace(model_shape(held, runs, rules.dtype.itemsize, origin), divisible=divisible)
 
 
@@ -205,6 +209,21 @@ class _Owned:
             self.tensors[users.get(key, 0)].append(tensor)
         self.loose = {}
 
+    def places(self) -> dict[int, tuple[int, int]]:
+        """Return of each trainable parameter the layer that counts it, and its number there."""
+        trainable = [[t for t in tensors if _is_trained(t)] for tensors in self.tensors]
+        return {id(t): (layer, number) for layer, mine in enumerate(trainable) for number, t in enumerate(mine)}
+
+
+def _shared(block: nn.Module, layer: int, places: Mapping[int, tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return where what a block holds is counted, as far as that is another one."""
+    found = [places[id(p)] for p in block.parameters() if id(p) in places]
+    return tuple(place for place in found if place[0] != layer)
+
+
+def _is_trained(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) and tensor.requires_grad
+
 
 def _new(tensors: Iterable[torch.Tensor], seen: set[int]) -> list[torch.Tensor]:
     """Return those that were not seen before, and note them."""
@@ -215,8 +234,8 @@ def _new(tensors: Iterable[torch.Tensor], seen: set[int]) -> list[torch.Tensor]:
 
 def _held(tensors: Sequence[torch.Tensor], split: float) -> Held:
     """Return what a layer holds whatever its input."""
-    trainable = [t for t in tensors if isinstance(t, nn.Parameter) and t.requires_grad]
-    fixed = [t for t in tensors if not (isinstance(t, nn.Parameter) and t.requires_grad)]
+    trainable = [t for t in tensors if _is_trained(t)]
+    fixed = [t for t in tensors if not _is_trained(t)]
     return Held(
         tensors=tuple(p.numel() * (2 if p.is_complex() else 1) for p in trainable),
         rows=tuple(p.shape[0] if p.dim() else 1 for p in trainable),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from torch import nn
 from harness.core.records import Json
 from harness.engines.calibration.single_times import typical
 from harness.engines.processes.foreign import is_not_offered
-from harness.engines.processes.network import settle_network
+from harness.engines.processes.network import join_group
+from harness.workloads.accelerator import has_queue, module_of, wait_for
 
 SIZES = tuple(4**k * 2**10 for k in range(9))
 """Bytes: 1 KiB, 4 KiB, ... 64 MiB."""
@@ -37,7 +37,7 @@ FEWEST = 8
 STALL_ROUNDS = 5
 """Times that all gaps are measured in turn; chosen: the median of five leaves out two that others disturbed."""
 
-TIMEOUT = datetime.timedelta(seconds=120)
+LONGEST_COLLECTIVE_S = 120.0
 """For one collective; chosen: a peer that is gone is noticed at once, this is for one that hangs."""
 
 ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -54,8 +54,10 @@ def measure_group(rank: int, ranks: int, store: str, device: str, _: Connection)
         store: file through which the processes meet.
         device: "cpu" or "cuda".
     """
-    place = torch.device("cpu" if device == "cpu" else f"cuda:{rank}")
-    _join(rank, ranks, store, place)
+    place = torch.device("cpu" if device == "cpu" else f"{device}:{rank}")
+    if has_queue(place):
+        module_of(place).set_device(place)
+    join_group(store, rank, ranks, place, LONGEST_COLLECTIVE_S)
     timed = _timer(place)
     collectives = {}
     for name, make in COLLECTIVES.items():
@@ -70,20 +72,11 @@ def measure_group(rank: int, ranks: int, store: str, device: str, _: Connection)
     return {"collectives": collectives, "stall": stall, "wrapper": wrapper}
 
 
-def _join(rank: int, ranks: int, store: str, place: torch.device) -> None:
-    settle_network()
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    backend = "nccl" if place.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.FileStore(store, ranks), rank=rank, world_size=ranks, timeout=TIMEOUT)
-
-
 def _timer(place: torch.device) -> Timed:
     """Return a function that measures one call; all processes measure it equally often."""
 
     def now() -> float:
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
+        wait_for(place)
         return time.perf_counter()
 
     def timed(call: Callable[[], object]) -> float:
@@ -241,7 +234,7 @@ def _wrapper(size: int, place: torch.device, timed: Timed) -> tuple[float, float
     """Return the seconds of a step without DDP, wrapped but without an exchange, and with it."""
     plain = Parameters(size, place)
     wrapped = nn.parallel.DistributedDataParallel(
-        plain, device_ids=[place.index] if place.type == "cuda" else None, gradient_as_bucket_view=True
+        plain, device_ids=[place.index] if has_queue(place) else None, gradient_as_bucket_view=True
     )
     alone = timed(lambda: _step(plain, plain))
     silent = timed(lambda: _step(wrapped, plain, exchange=False))

@@ -61,7 +61,7 @@ def _begin(post: Post, size: int) -> tuple[float, float]:
     for _ in range(REPEATS[size] + 2):
         _compute(PAUSE_S)
         start = time.monotonic()
-        post.send(1, value, start, 0.0, False)
+        post.send(1, value, start, False)
         sends.append(time.monotonic() - start)
         _receive(post)
         rounds.append(time.monotonic() - start)
@@ -74,7 +74,7 @@ def _answer(post: _TimedPost, size: int) -> tuple[float, float]:
     for _ in range(REPEATS[size] + 2):
         sent_s = _receive(post)
         ways.append(time.monotonic() - sent_s)
-        post.send(0, value, time.monotonic(), 0.0, False)
+        post.send(0, value, time.monotonic(), False)
     return typical(post.takes[2:]), typical(ways[2:])
 
 

@@ -21,15 +21,17 @@ from harness.core.not_known import NotKnown
 from harness.costs.cells import MeasuredStep
 from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import StatusBoard, StatusLine
-from harness.engines.real.clock import Ledger
+from harness.engines.real.clock import Ledger, Queued
 from harness.engines.real.endpoints import RealWorker
-from harness.engines.real.layouts.one_device import OneDevice
+from harness.engines.real.layouts.captured import allow_tf32
+from harness.engines.real.layouts.choose import make_runner
 from harness.engines.real.messages import Post
 from harness.engines.shared.layer_timing import LayerCost, measure_layers, now_s
 from harness.engines.shared.replica import Replica, make_pieces
 from harness.engines.shared.sample_order import first_rows
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.shared.trace_or_find import shape_of as traced_shape
+from harness.workloads.accelerator import has_queue
 from harness.workloads.batches import call, outputs_of, tensors_of
 
 ROUNDS = 6
@@ -39,7 +41,11 @@ BLOCK_S = 0.12
 """Least time that a size is measured in one round; chosen: 100 steps of a small network, one step of a large one."""
 
 PROBE_BYTES = 2**26
-"""Copied to find the memory's bandwidth; chosen: larger than the last level of any cache."""
+"""Copied to find the bandwidth of a host's memory; chosen: larger than the last level of most caches."""
+
+DEVICE_PROBE_BYTES = 2**29
+"""Copied to find the bandwidth of a GPU's memory; chosen: eight times the 50 MiB of an H100's L2 cache (NVIDIA's H100
+whitepaper), and 0.2 ms of copying, beside which waiting for it is nothing."""
 
 
 @dataclass
@@ -60,6 +66,11 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self.batches = self.worker.batches()
+
+    def warm_up(self) -> None:
+        """Let torch do what it does only once."""
+        self.worker.runner.warm_up(self._next_full())
+        self.worker.runner.settle()
 
     def block(self) -> None:
         """Take steps for a while and keep their times; the first one only warms up."""
@@ -82,8 +93,7 @@ class Stepper:
                 return batch
 
     def _keep(self, stamps: list[list[object]]) -> None:
-        if self.worker.replica.device.type == "cuda":
-            torch.cuda.synchronize(self.worker.replica.device)
+        self.worker.ledger.wait()
         for (_, _, before), (start, middle, end) in itertools.pairwise(stamps):
             self.rests.append(seconds_between(before, start))
             self.gradients.append(seconds_between(start, middle))
@@ -101,8 +111,8 @@ def answer_of(word: Any) -> Any:
 
 
 def seconds_between(start: Any, end: Any) -> float:
-    """Return the seconds between two stamps of a ledger: numbers, or events of a GPU."""
-    return float(start.elapsed_time(end) / 1000 if isinstance(start, torch.cuda.Event) else end - start)
+    """Return the seconds between two stamps of a ledger: numbers, or moments in a device's queue."""
+    return float(start.seconds_to(end) if isinstance(start, Queued) else end - start)
 
 
 def typical(values: Sequence[float]) -> float:
@@ -134,19 +144,24 @@ def make_stepper(setup: Setup, size: int) -> Stepper:
     """Return a stepper over the data of a setup."""
     setup = replace(setup, cell=single_of(setup.cell, size))
     device = setup.data.train.device
-    ledger, board = Ledger(device, 0, 0), StatusBoard(1)
-    runner = OneDevice(setup, ledger, 0, 0)
+    status = StatusLine(StatusBoard(1).descriptor, 0, 1)
+    ledger = Ledger(device, 0, 0, status)
+    runner = make_runner(setup, ledger, 0, 0)
     post = Post({}, runner.shape, runner.replica.dtype)
-    worker = RealWorker(setup, 0, runner, ledger, post, StatusLine(board.descriptor, 0, 1), group_size=1)
+    worker = RealWorker(setup, 0, runner, ledger, post, status, group_size=1)
     return Stepper(worker, size)
 
 
 def prepare(cell: Cell, plugins: Sequence[str], sizes: Sequence[int]) -> list[Stepper]:
     """Return a stepper for each size, warmed up."""
-    device = "cuda:0" if cell.device == "cuda" else "cpu"
+    device = "cpu" if cell.device == "cpu" else f"{cell.device}:0"
+    allow_tf32(cell.workload.tf32)
     setup = make_setup(single_of(cell, max(sizes)), plugins, device)
     steppers = [make_stepper(setup, size) for size in sizes]
     for stepper in steppers:
+        stepper.warm_up()
+    for stepper in steppers:
+        stepper.worker.runner.execution.settle()
         stepper.block()
         for times in (stepper.gradients, stepper.applies, stepper.rests):
             times.clear()
@@ -280,9 +295,10 @@ def launch_s(device: torch.device) -> float:
 
 def memory_bandwidth(device: torch.device) -> float:
     """Return the bytes that are read and written in a second by a copy."""
-    source = torch.zeros(PROBE_BYTES, dtype=torch.uint8, device=device)
+    size = DEVICE_PROBE_BYTES if has_queue(device) else PROBE_BYTES
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * PROBE_BYTES / least(lambda: target.copy_(source), device, repeats=4)
+    return 2 * size / least(lambda: target.copy_(source), device, repeats=4)
 
 
 def least(function: Callable[[], object], device: torch.device, repeats: int, blocks: int = 5) -> float:

@@ -16,6 +16,7 @@ from harness.costs.cells import keep_step, load_profile, missing_sizes, neighbou
 from harness.costs.profiles import Profile
 from harness.engines.calibration import single_times as single
 from harness.engines.processes.tasks import hear, started
+from harness.workloads.entries import EAGER
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
@@ -121,8 +122,9 @@ def measure_profile(cell: Cell, plugins: Sequence[str] = (), machine: Machine | 
 
 
 def device_in_words(cell: Cell, machine: Machine) -> str:
-    """Return what was measured on."""
+    """Return what was measured on, and how steps were executed where they were not eager."""
+    how = "" if cell.workload.step == EAGER else f", {cell.workload.step} steps"
     if cell.device == "cuda":
-        return machine.gpu_name
+        return f"{machine.gpu_name}{how}"
     threads = counted(cell.threads_per_device, "thread")
-    return f"{threads} of {describe_environment(machine)['cpu']}, {machine.cores} cores"
+    return f"{threads} of {describe_environment(machine)['cpu']}, {machine.cores} cores{how}"

@@ -13,9 +13,11 @@ NO_MEMORY: dict[str, Pattern[str]] = {
     "CPU allocator, Linux": re.compile(r"DefaultCPUAllocator: can't allocate memory: you tried to allocate \d+"),
     "CPU allocator, elsewhere": re.compile(r"DefaultCPUAllocator: not enough memory: you tried to allocate \d+"),
     "CUDA's runtime": re.compile(r"^CUDA error: out of memory"),
+    "NCCL": re.compile(r"Cuda failure (?:2 )?'out of memory'"),
     "cuBLAS and its relatives": re.compile(r"^CUDA error: CU\w+_STATUS_ALLOC_FAILED when calling"),
 }
-"""By who says so, from its source: torch c10/core/impl/alloc_cpu.cpp and c10/cuda/CUDAException.h, 2.13."""
+"""By who says so, from its source: torch c10/core/impl/alloc_cpu.cpp and c10/cuda/CUDAException.h, 2.13; NCCL's
+src/include/checks.h, whose last words torch quotes in its own error."""
 
 PEER_LOST: dict[str, Pattern[str]] = {
     "gloo": re.compile(r"\[[^\]]*\bgloo/[^\]]*\.(?:cc|h):\d+\] "),

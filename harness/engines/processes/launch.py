@@ -227,15 +227,20 @@ class _Supervisor:
         # Workers that hold the model meet at marks; where the server holds it they never do, and one may die.
         together = devices > 1 or (cell.workers > 1 and not cell.server_counts)
         rendezvous = str(Path(self.folder.name) / "store") if together else ""
+        present = 1 if cell.device == "cpu" else self._gpus_present()
         jobs = []
         for number in range(cell.gpus):
             worker, device_rank = divmod(number, devices)
             place = {"rendezvous": rendezvous, "group_rank": number, "group_size": cell.gpus if together else 1}
-            device = f"cuda:{number % self._gpus_present()}" if cell.device == "cuda" else "cpu"
+            device = _device_of(cell, number % present)
             jobs.append(
                 self._job("worker", address=worker, device_rank=device_rank, device=device, line=number, **place)
             )
-        jobs += [self._job("server", address=-1 - k, line=cell.gpus + k) for k in range(cell.servers)]
+        evaluates_on = _device_of(cell, 0)
+        jobs += [
+            self._job("server", address=-1 - k, line=cell.gpus + k, evaluates_on=evaluates_on)
+            for k in range(cell.servers)
+        ]
         self._connect(jobs)
         return jobs
 
@@ -354,7 +359,9 @@ class _Supervisor:
         silent = [c for c in self.children if c.silent]
         if failure.cause is Cause.PEER and silent:
             return self._loss(silent[0])
-        return replace(failure, reason=Text(f"{child.label}: {failure.reason}")) if len(self.children) > 1 else failure
+        if failure.cause.of_whole_cell or len(self.children) == 1:
+            return failure
+        return replace(failure, reason=Text(f"{child.label}: {failure.reason}"))
 
     def _killed(self) -> _Child | None:
         """Return a process that a signal ended: what others raise, who got no more from it, follows from that.
@@ -424,6 +431,11 @@ class _Supervisor:
         if self.board is not None:
             self.board.close()
         self.folder.cleanup()
+
+
+def _device_of(cell: Cell, number: int) -> str:
+    """Return what torch calls a device of the cell's kind."""
+    return cell.device if cell.device == "cpu" else f"{cell.device}:{number}"
 
 
 def _label(job: Job) -> str:

@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import socket
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+
+
+def join_group(store: str, rank: int, ranks: int, device: torch.device, timeout_s: float) -> list[str]:
+    """Meet the other processes of a group through a file: no port is chosen, so none can clash.
+
+    Each rank has a device of its own: NCCL refuses two on one GPU ("Duplicate GPU detected").
+
+    Args:
+        store: the file.
+        device: what this process computes on; torch's backend for it carries the exchanges.
+        timeout_s: for one collective.
+
+    Returns:
+        Notes on the network.
+    """
+    import torch.distributed as dist
+
+    from harness.workloads.accelerator import has_queue
+
+    notes = settle_network()
+    dist.init_process_group(
+        dist.get_default_backend_for_device(device),
+        store=dist.FileStore(store, ranks),
+        rank=rank,
+        world_size=ranks,
+        timeout=datetime.timedelta(seconds=timeout_s),
+        device_id=device if has_queue(device) else None,
+    )
+    return notes
 
 
 def settle_network() -> list[str]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from harness.core.addresses import Address
 from harness.core.cell import Cell
 from harness.core.held_files import give
+from harness.core.parents import die_with_parent
 from harness.core.records import Json
 from harness.core.streams import stream_seed
 from harness.engines.processes.blame import explain_in, own_files, print_blamed
-from harness.engines.processes.network import settle_network
+from harness.engines.processes.network import join_group
 from harness.workloads.user_import import changes_by_user_files, environment_of_user_files
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from harness.api.strategy import Strategy
     from harness.core.outcome import Outcome
+    from harness.engines.processes.status import StatusLine
     from harness.engines.real.clock import Ledger
     from harness.engines.real.endpoints import RealEndpoint, RealServer, RealWorker
     from harness.engines.real.layouts.one_device import OneDevice
@@ -45,6 +47,7 @@ class Job:
         address: of the worker or server.
         device_rank: which device of its worker.
         device: torch device.
+        evaluates_on: torch device of a server's evaluations: it computes on the CPU, and evaluates where workers do.
         label: what messages and traces call the process.
         line: which line of the status board is this process's.
         pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
@@ -59,6 +62,7 @@ class Job:
     address: Address = 0
     device_rank: int = 0
     device: str = "cpu"
+    evaluates_on: str = "cpu"
     line: int = 0
     lines: int = 1
     status: Any = None
@@ -92,7 +96,7 @@ def run_process(job: Job, control: Connection) -> None:
 def _enter(job: Job) -> None:
     """Settle signals, output and threads before torch does anything."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
-    _die_with_parent()
+    die_with_parent()
     if job.log:
         descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
@@ -110,15 +114,6 @@ def _enter(job: Job) -> None:
     # Processes of one server are born with the same state: without this, every seed would draw the same numbers.
     random.seed(stream_seed(job.cell.seed, "process"))
     np.random.seed(stream_seed(job.cell.seed, "process") % 2**32)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process with the one that forked it: no orphans, however the supervisor ends."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 # -- virtual -----------------------------------------------------------------------------------------------------------
@@ -152,21 +147,27 @@ def _run_virtual(job: Job, control: Connection) -> Outcome:
 def _run_real(job: Job, control: Connection) -> Json:
     import torch
 
+    from harness.engines.processes.status import StatusLine
+    from harness.engines.real.layouts.captured import allow_tf32
     from harness.engines.shared.fault_draws import Lost
     from harness.engines.shared.setup import make_setup
+    from harness.workloads.accelerator import forget_peaks, has_queue, module_of
 
     began = time.monotonic()
+    status = StatusLine(job.status.detach(), job.line, job.lines)
     device = torch.device(job.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if has_queue(device):
+        module_of(device).set_device(device)
+    allow_tf32(job.cell.workload.tf32)
     setup = make_setup(job.cell, job.plugins, job.device)
-    ledger = _make_ledger(job, device)
-    endpoint = _make_server(job, setup, ledger) if job.kind == "server" else _make_worker(job, setup, ledger)
+    ledger = _make_ledger(job, device, status)
+    make = _make_server if job.kind == "server" else _make_worker
+    endpoint = make(job, setup, ledger, status)
     control.send(("ready", {"data": setup.data.checksum}))
     started = control.recv()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    forget_peaks(device)
     ledger.start(started)
+    setup.let_read()
     try:
         _drive(setup.strategy, endpoint, job.kind)
     except Lost as lost:
@@ -180,16 +181,16 @@ def _run_real(job: Job, control: Connection) -> Json:
     return answer
 
 
-def _make_ledger(job: Job, device: torch.device) -> Ledger:
+def _make_ledger(job: Job, device: torch.device, status: StatusLine) -> Ledger:
     from harness.engines.real.clock import Ledger
     from harness.engines.shared.recorder import Recorder
 
     if not job.options.get("trace"):
-        return Ledger(device, job.address, job.device_rank)
+        return Ledger(device, job.address, job.device_rank, status)
     from harness.engines.real.spans import TracingLedger
 
     recorder = Recorder(job.options["trace"])
-    return TracingLedger(device, job.address, job.device_rank, job.label, recorder)
+    return TracingLedger(device, job.address, job.device_rank, status, job.label, recorder)
 
 
 def _die(job: Job, setup: Setup, endpoint: RealEndpoint, lost: Lost, control: Connection, setup_s: float) -> NoReturn:
@@ -231,31 +232,32 @@ def _make_post(job: Job, shape: tuple[int, int], dtype: torch.dtype) -> Post:
     return Post(peers, shape, dtype)
 
 
-def _make_server(job: Job, setup: Setup, ledger: Ledger) -> RealServer:
-    from harness.engines.processes.status import StatusLine
+def _make_server(job: Job, setup: Setup, ledger: Ledger, status: StatusLine) -> RealServer:
     from harness.engines.real.endpoints import RealServer
 
     replica = setup.replica()
     shape = (replica.num_parameters, replica.num_buffer_values)
-    status = StatusLine(job.status.detach(), job.line, job.lines)
     server = RealServer(setup, job.address, replica, ledger, _make_post(job, shape, replica.dtype), status)
-    if job.cell.device == "cuda":
+    if job.evaluates_on != job.device:
         from harness.engines.shared.setup import make_setup
 
-        server.make_evaluator = lambda: make_setup(setup.cell, job.plugins, "cuda:0").replica()
+        server.make_evaluator = lambda: make_setup(setup.cell, job.plugins, job.evaluates_on).replica()
     return server
 
 
-def _make_worker(job: Job, setup: Setup, ledger: Any) -> RealWorker:
-    from harness.engines.processes.status import StatusLine
+def _make_worker(job: Job, setup: Setup, ledger: Any, status: StatusLine) -> RealWorker:
+    import torch
+
     from harness.engines.real.endpoints import RealWorker
     from harness.engines.real.layouts.choose import make_runner
 
-    notes = _join_group(job) if job.rendezvous else []
+    notes = []
+    if job.rendezvous:
+        place = torch.device(job.device)
+        notes = join_group(job.rendezvous, job.group_rank, job.group_size, place, job.cell.cell_timeout_s)
     runner = make_runner(setup, ledger, job.address, job.device_rank)
     if job.options.get("trace"):
         ledger.watch(runner)
-    status = StatusLine(job.status.detach(), job.line, job.lines)
     post = _make_post(job, runner.shape, runner.replica.dtype)
     worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
     worker.notes += notes
@@ -263,26 +265,6 @@ def _make_worker(job: Job, setup: Setup, ledger: Any) -> RealWorker:
     worker.layout_bytes = runner.bytes_sent_per_step()
     runner.read_ahead()
     return worker
-
-
-def _join_group(job: Job) -> list[str]:
-    """Meet the other processes through a file: no port is chosen, so none can clash. Returns notes."""
-    import datetime
-
-    import torch
-    import torch.distributed as dist
-
-    notes = settle_network()
-    device = torch.device(job.device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=dist.FileStore(job.rendezvous, job.group_size),
-        rank=job.group_rank,
-        world_size=job.group_size,
-        timeout=datetime.timedelta(seconds=job.cell.cell_timeout_s),
-        device_id=device if device.type == "cuda" else None,
-    )
-    return notes
 
 
 def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
@@ -293,9 +275,13 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 
     from harness.engines.shared.plain_state import plain_state, put_back
     from harness.engines.shared.sample_order import shared_batches
+    from harness.workloads.accelerator import give_back_unused
+    from harness.workloads.generators import generators_kept
 
-    cell = setup.cell
-    before, state = runner.replica.snapshot(), torch.random.get_rng_state()
+    cell, device = setup.cell, runner.replica.device
+    # Off the device, and what set-up left there given back: what training reserves is measured.
+    before = runner.replica.snapshot().on(torch.device("cpu"))
+    give_back_unused(device)
     module = getattr(runner.replica.forward, "module", runner.replica.forward)  # below DDP's wrapper, where it has one
     kept = plain_state(module) if runner.replica.trial is not None and module is not None else None
     order = shared_batches(cell.seed, setup.num_train, cell.global_batch_size, worker.rank, cell.workers)
@@ -304,13 +290,14 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
         # An epoch's last batch may have fewer micro-batches, for which torch needs a runtime of its own.
         left = setup.num_train % cell.global_batch_size
         batches += [b for b in itertools.islice(order, setup.num_train // cell.global_batch_size) if b.size == left]
-    for batch in batches:
-        runner.gradient(batch)
-        runner.replica.load(before)
-        if kept is not None:
-            put_back(module, kept)
-    runner.settle()
-    torch.random.set_rng_state(state)
+    with generators_kept(device):
+        for batch in batches:
+            runner.warm_up(batch)
+            runner.replica.load(before.on(device))
+            if kept is not None:
+                put_back(module, kept)
+        runner.settle()
+        runner.execution.settle()
     if worker.group_size > 1:
         import torch.distributed as dist
 
@@ -319,17 +306,20 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 
 def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     """Return what this process knows; the one that holds the model knows most."""
-    training_s, ended_at_s = endpoint.ended_s, time.monotonic()
-    if not endpoint.decision or job.kind == "server":
-        endpoint.note_peak()
+    ended_at_s = time.monotonic()
+    endpoint.note_peak()  # where a mark has looked already, nothing but what is left of it
     holds = job.address == -1 if setup.server_counts else job.kind == "worker" and endpoint.leads
-    _evaluate_copies(job, setup, endpoint, holds)
+    if job.kind == "worker" and endpoint.copies_marks:
+        endpoint.evaluate_copies()
+    if setup.server_counts and holds:
+        endpoint.finish(endpoint.evaluation_replica())
+    leads = job.kind == "worker" and endpoint.leads
     partial: Json = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],
         "notes": ([*setup.data_notes(), *setup.model_notes()] if holds else [])
         + endpoint.notes
-        + (endpoint.runner.notes() if job.kind == "worker" and endpoint.leads else []),
+        + ([*endpoint.runner.notes(), *endpoint.runner.execution.notes()] if leads else []),
         "recorded": endpoint.recorded,
         "unawaited": dict(endpoint.unawaited),
         "deliveries": {job.address: endpoint.post.taken},
@@ -337,29 +327,20 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
         "allocator": endpoint.peaks,
         "ended_at_s": ended_at_s,
         "setup_s": setup_s,
-        "training_s": training_s,
+        "training_s": endpoint.ended_s,
         "spans": endpoint.ledger.recorder.spans if job.options.get("trace") else [],
     }
     if holds:
-        partial["outcome"] = _outcome(job, setup, endpoint, training_s)
+        partial["outcome"] = _outcome(job, setup, endpoint)
         partial["notes"] += changes_by_user_files()
     if job.kind == "worker" and job.device_rank == 0:
         partial["dram"] = endpoint.runner.dram()
+        partial["compile_s"] = endpoint.runner.execution.prepared_s
         partial["placement"] = endpoint.runner.placement
     return partial
 
 
-def _evaluate_copies(job: Job, setup: Setup, endpoint: Any, holds: bool) -> None:
-    """Look at the copies that a run which never pauses took on its way; a server looks at its last model too."""
-    if setup.server_counts and holds and setup.strategy.synchrony == "asynchronous":
-        endpoint.evaluate_copies(endpoint.evaluation_replica())
-    elif job.kind == "worker" and endpoint.copies_marks:
-        endpoint.evaluate_copies()
-    if setup.server_counts and holds:
-        endpoint.finish(endpoint.evaluation_replica())
-
-
-def _outcome(job: Job, setup: Setup, endpoint: Any, training_s: float) -> Outcome:
+def _outcome(job: Job, setup: Setup, endpoint: Any) -> Outcome:
     from harness.core.budget import Decision
     from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
     from harness.engines.shared.displacement import learning_facts
@@ -370,7 +351,7 @@ def _outcome(job: Job, setup: Setup, endpoint: Any, training_s: float) -> Outcom
         decision=endpoint.decision or Decision.BUDGET,
         samples=endpoint.samples,
         updates=endpoint.updates,
-        training_s=training_s,
+        training_s=endpoint.ended_s,
         evaluation_s=endpoint.evaluation_s,
         evaluations=endpoint.referee.evaluations,
         test=endpoint.test,
@@ -386,6 +367,7 @@ def _close(job: Job, endpoint: Any) -> None:
     if job.kind != "worker":
         return
     endpoint.setup.stop_reading()
+    endpoint.runner.execution.close()
     endpoint.runner.close()
     if job.rendezvous:
         import torch.distributed as dist

@@ -84,9 +84,10 @@ class Imported:
 
 def serve(listener: int, alive: int) -> NoReturn:
     """Be the first server. What cannot be imported here fails in the process that needs it, which says so."""
-    for name in PRELOADED:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+    with _looking_for_gpus_without_cuda():
+        for name in PRELOADED:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
     forkserver.main(listener, alive, [])
     raise SystemExit
 
@@ -150,14 +151,15 @@ def _output_to(log: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_threads_of_libraries() -> Iterator[None]:
-    """Let libraries that are loaded meanwhile start no threads of their own, and torch look for GPUs without CUDA."""
-    import torch
+def _looking_for_gpus_without_cuda(**more: str) -> Iterator[None]:
+    """Let torch look for GPUs by the driver's library: CUDA's own way starts CUDA, which a forked process then lacks.
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # https://docs.pytorch.org/docs/stable/cuda_environment_variables.html; OpenBLAS starts its threads when loaded.
-    wanted = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    Args:
+        more: variables for the time, where they are not set.
+
+    Source: https://docs.pytorch.org/docs/stable/cuda_environment_variables.html
+    """
+    wanted = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} | more
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -165,6 +167,19 @@ def _without_threads_of_libraries() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _without_threads_of_libraries() -> Iterator[None]:
+    """Let libraries that are loaded meanwhile start no threads of their own, and torch look for GPUs without CUDA."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _looking_for_gpus_without_cuda(OPENBLAS_NUM_THREADS="1"):  # it starts its threads when loaded
+            yield
+    finally:
         torch.set_num_threads(threads)
 
 
@@ -189,8 +204,9 @@ def _num_threads() -> int:
 
 
 def _has_started_cuda() -> bool:
-    torch = sys.modules["torch"]
-    if torch.cuda.is_initialized():
+    from harness.workloads.accelerator import cuda_is_started
+
+    if cuda_is_started():
         return True
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:

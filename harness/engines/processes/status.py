@@ -20,8 +20,18 @@ STEPS, EVALUATED = struct.Struct("<q"), struct.Struct("<qd")
 
 STEPS_AT, EVALUATED_AT = 32, 40
 
+PROCESS, PROCESS_AT = struct.Struct("<q"), 56
+"""which process writes this line"""
+
+STOOD = struct.Struct("<d")
+"""how long the cell has stood still in all; on a line behind those of the processes"""
+
 RECORD_BYTES = 64
 """Of a process's line: one cache line, so that nobody's writing slows another's."""
+
+
+def _board_bytes(lines: int) -> int:
+    return max((lines + 1) * RECORD_BYTES, mmap.PAGESIZE)
 
 
 class Reached(NamedTuple):
@@ -35,8 +45,32 @@ class StatusLine:
     """One process's line in a file that the supervisor maps too."""
 
     def __init__(self, descriptor: int, line: int, lines: int) -> None:
-        self._map = mmap.mmap(descriptor, max(lines * RECORD_BYTES, mmap.PAGESIZE))
-        self._offset = line * RECORD_BYTES
+        self._map = mmap.mmap(descriptor, _board_bytes(lines))
+        self._offset, self._lines = line * RECORD_BYTES, lines
+        PROCESS.pack_into(self._map, self._offset + PROCESS_AT, os.getpid())
+
+    def clock(self) -> float:
+        """Return the host's clock less the time that the cell has stood still."""
+        while True:
+            stood_s = self.stood_s()
+            now = time.monotonic()
+            if stood_s == self.stood_s():  # else a standstill lay between the two readings
+                return now - stood_s
+
+    def stood(self, seconds: float) -> None:
+        """Say that the cell has stood still for so long; one process at a time may."""
+        STOOD.pack_into(self._map, self._lines * RECORD_BYTES, self.stood_s() + seconds)
+
+    def stood_s(self) -> float:
+        """Return how long the cell has stood still in all."""
+        (seconds,) = STOOD.unpack_from(self._map, self._lines * RECORD_BYTES)
+        return float(seconds)
+
+    def other_processes(self) -> list[int]:
+        """Return the other processes of the cell."""
+        starts = (line * RECORD_BYTES for line in range(self._lines))
+        found = [PROCESS.unpack_from(self._map, at + PROCESS_AT)[0] for at in starts if at != self._offset]
+        return [process for process in found if process]  # one that has not begun is 0: to a signal, all of us
 
     def waiting(self, wait: Wait, source: Address | None = None) -> None:
         """Say that this process waits from now on."""
@@ -61,8 +95,8 @@ class StatusBoard:
     def __init__(self, lines: int) -> None:
         self.descriptor = make_slot_file()
         self.lines = lines
-        os.ftruncate(self.descriptor, max(lines * RECORD_BYTES, mmap.PAGESIZE))
-        self._map = mmap.mmap(self.descriptor, max(lines * RECORD_BYTES, mmap.PAGESIZE))
+        os.ftruncate(self.descriptor, _board_bytes(lines))
+        self._map = mmap.mmap(self.descriptor, _board_bytes(lines))
 
     def read(self, line: int) -> Waits | None:
         """Return what a process waits for, or None while it runs."""

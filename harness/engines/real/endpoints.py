@@ -18,6 +18,7 @@ from harness.core.budget import Decision, Evaluation, Marks, Referee
 from harness.core.outcome import StepRow
 from harness.core.span import COMMUNICATION
 from harness.core.step_parts import Part
+from harness.engines.processes.standstill import Standstill
 from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
@@ -31,9 +32,16 @@ from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.started_words import Ready, awaited
 from harness.engines.shared.waits import Wait
+from harness.workloads.accelerator import ALLOCATED, RESERVED, forget_peaks, has_queue, peak_bytes
 
 RESOLVE_EVERY = 256
 """Steps after which a worker without marks reads its stamps; chosen: seldom enough to cost nothing."""
+
+MOST_UNREAD = 1024
+"""Steps after which stamps and losses are read where no mark came before; chosen: losses of so many steps take half a
+MiB of a GPU's memory, whose least block is 512 bytes (torch, CUDACachingAllocator.h)."""
+
+HOST = torch.device("cpu")
 
 DECISIONS: tuple[Decision | None, ...] = (None, *Decision)
 
@@ -45,7 +53,7 @@ class RealEndpoint(Endpoint):
         replica: parameters and optimizer of this process.
         version: updates behind this endpoint's weights.
         own_samples: behind the gradients that it has applied itself; loading weights does not change it.
-        peaks: the CUDA allocator's, evaluations left out.
+        peaks: of the device's allocator, evaluations left out; none on a CPU.
     """
 
     def __init__(self, setup: Setup, rank: Address, replica: Replica, ledger: Ledger, post: Post, status: StatusLine):
@@ -77,11 +85,15 @@ class RealEndpoint(Endpoint):
         return lent
 
     def note_peak(self) -> None:
-        """Keep the allocator's peaks of training; called before anything is evaluated on the device."""
-        if self.replica.device.type == "cuda":
-            device, cuda = self.replica.device, torch.cuda
-            now = {"allocated": cuda.max_memory_allocated(device), "reserved": cuda.max_memory_reserved(device)}
-            self.peaks = {kind: max(count, self.peaks.get(kind, 0)) for kind, count in now.items()}
+        """Keep the allocator's peaks of training; called before anything is evaluated on the device.
+
+        What is reserved counts up to the first evaluation: the allocator keeps the blocks of that, used or not.
+        """
+        now = peak_bytes(self.replica.device)
+        if now and self.peaks:
+            used = max(now[ALLOCATED], self.peaks[ALLOCATED])
+            now = {ALLOCATED: used, RESERVED: max(used, self.peaks[RESERVED])}
+        self.peaks = now
 
     def load(self, weights: Value) -> Ready:
         flat = force(awaited(weights))
@@ -95,7 +107,7 @@ class RealEndpoint(Endpoint):
         value = awaited(value)
         check_address(self.setup, self.rank, to)
         with self.ledger.span(Part.COMMUNICATION, "send", COMMUNICATION):
-            sent = self.post.send(to, value, time.monotonic(), self.ledger.paused_s, self.stopped)
+            sent = self.post.send(to, value, self.ledger.clock(), self.stopped)
         self.bytes_sent += sent
         return self._done("send")
 
@@ -106,7 +118,7 @@ class RealEndpoint(Endpoint):
         return Ready(name, self.unawaited, lambda: self._finish_receive(started))
 
     def _finish_receive(self, started: Receive) -> Message | None:
-        began = time.monotonic()
+        began = self.ledger.clock()
         self._match_receives()
         while not started.over:
             if not self.post.pump(0):
@@ -116,7 +128,7 @@ class RealEndpoint(Endpoint):
             self._match_receives()
         if started.parcel is None:
             return None
-        self._account_wait(started.parcel, began, time.monotonic())
+        self._account_wait(started.parcel, began, self.ledger.clock())
         return self._take(started.parcel)
 
     def _match_receives(self) -> None:
@@ -127,16 +139,14 @@ class RealEndpoint(Endpoint):
                 self._receives.remove(started)
 
     def _account_wait(self, parcel: Parcel, began: float, ended: float) -> None:
-        """Before the message left, this endpoint was idle; after that it was on the wire. Pauses are neither."""
-        pause = max(0.0, parcel.paused_s - self.ledger.paused_s)
-        self.ledger.paused_s += pause
-        waited = max(0.0, ended - began - pause)
-        idle = min(waited, max(0.0, parcel.sent_s - began - pause))
+        """Before the message left, this endpoint was idle; after that it was on the wire."""
+        waited = max(0.0, ended - began)
+        idle = min(waited, max(0.0, parcel.sent_s - began))
         self.ledger.waited(idle, waited - idle)
 
     def _take(self, parcel: Parcel) -> Message:
         self.stopped = self.stopped or parcel.stop
-        if isinstance(parcel.value, Flat) and self.replica.device.type != "cpu":
+        if isinstance(parcel.value, Flat) and has_queue(self.replica.device):
             parcel.value.move_to(self.replica.device)
         return Message(parcel.source, parcel.value)
 
@@ -188,7 +198,7 @@ class RealServer(RealEndpoint, Server):
         super().__init__(*args)
         self.marks = Marks(self.setup.budget.evaluate_every)
         self.log: list[StepRow] = []
-        self.copies: list[tuple[int, int, float, Flat]] = []
+        self.standstill = Standstill(self.status)
         self._finite = True
         self.make_evaluator: Callable[[], Replica] = lambda: self.replica
         self._evaluator: Replica | None = None
@@ -198,7 +208,7 @@ class RealServer(RealEndpoint, Server):
         if self._evaluator is None:
             self._evaluator = self.make_evaluator()
         if self._evaluator is not self.replica:
-            self._evaluator.load(self.replica.snapshot())
+            self._evaluator.load(self.replica.snapshot().on(self._evaluator.device))
         return self._evaluator
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Ready:
@@ -235,32 +245,15 @@ class RealServer(RealEndpoint, Server):
             self._stop(Decision.BUDGET, moment)
 
     def _judge(self, moment: float) -> Decision | None:
-        if self.setup.strategy.synchrony == "synchronous":
-            began = time.monotonic()
-            decision = self.evaluate(self.evaluation_replica(), moment, self._finite)
-            self.ledger.paused_s += time.monotonic() - began
-            return decision
-        self.copies.append((self.samples, self.updates, moment, self.replica.snapshot(self.version)))
-        limit = self.setup.budget.max_seconds
-        if not self._finite:
-            return Decision.DIVERGED
-        return Decision.SECONDS if limit is not None and moment >= limit else None
+        if not self.setup.budget.evaluates:
+            return self.evaluate(self.replica, moment, self._finite)
+        with self.standstill.kept():
+            return self.evaluate(self.evaluation_replica(), moment, self._finite)
 
     def _stop(self, decision: Decision | None, moment: float) -> None:
         if decision is not None and self.decision is None:
             self.decision, self.ended_s = decision, moment
         self.stopped = self.decision is not None
-
-    def evaluate_copies(self, replica: Replica) -> None:
-        """Evaluate what was copied at the marks, now that no training is disturbed."""
-        final, samples, updates = replica.snapshot(), self.samples, self.updates
-        for copied_samples, copied_updates, moment, copy in self.copies:
-            self.samples, self.updates = copied_samples, copied_updates
-            replica.load(copy)
-            if self.evaluate(replica, moment) is Decision.DIVERGED:
-                self.decision = Decision.DIVERGED
-        self.samples, self.updates = samples, updates
-        replica.load(final)
 
 
 class RealWorker(RealEndpoint, Worker):
@@ -321,6 +314,8 @@ class RealWorker(RealEndpoint, Worker):
                 self._copy_at_mark(steps)
             else:
                 self._meet_at_mark(self.course.spent(samples, steps))
+        elif steps % MOST_UNREAD == 0:
+            self._read_ledger()
 
     @property
     def copies_marks(self) -> bool:
@@ -328,10 +323,16 @@ class RealWorker(RealEndpoint, Worker):
         asynchronous = self.setup.strategy.synchrony == "asynchronous"
         return self.course.own and asynchronous and not self.setup.server_counts
 
+    def _read_ledger(self) -> None:
+        """Read stamps and losses, with the clock stopped: a plain loop has none to read."""
+        self.ledger.paused_s += self.ledger.resolve()
+
     def _copy_at_mark(self, steps: int) -> None:
-        self.ledger.resolve()
+        self._read_ledger()
         self.ended_s = self.ledger.now()
-        self.copies.append((self.samples, steps, self.ended_s, self.replica.snapshot(self.version)))
+        copy = self.replica.snapshot(self.version)
+        # Not beside the training on its device, whose memory is measured, and which has less of it than the host.
+        self.copies.append((self.samples, steps, self.ended_s, copy.on(HOST)))
         limit = self.setup.budget.max_seconds
         if not self._finite():
             self.decision, self.stopped = Decision.DIVERGED, True
@@ -342,13 +343,18 @@ class RealWorker(RealEndpoint, Worker):
 
     def _meet_at_mark(self, spent: bool) -> None:
         """Evaluate while all wait and the clock stands; one decides, all obey at the same step."""
-        self.ledger.resolve()
+        self._read_ledger()
         self.note_peak()
         finite = self._all_finite()
-        moment, began = self.ledger.now(), time.monotonic()
+        moment, began = self.ledger.now(), self.ledger.clock()
+        with self.setup.reading_held():
+            self._judge_mark(moment, finite, spent)
+        forget_peaks(self.replica.device)
+        self.ledger.paused_s += self.ledger.clock() - began
+
+    def _judge_mark(self, moment: float, finite: bool, spent: bool) -> None:
         model = self._model()
-        decision = self.evaluate(model, moment, finite) if self.leads else None
-        decision = self._agree(decision)
+        decision = self._agree(self.evaluate(model, moment, finite) if self.leads else None)
         if decision is None and spent:
             decision = Decision.BUDGET
         if decision is not None:
@@ -356,9 +362,6 @@ class RealWorker(RealEndpoint, Worker):
             if self.leads:
                 self.finish(model)
         self._restore(model)
-        if self.replica.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.replica.device)
-        self.ledger.paused_s += time.monotonic() - began
 
     def _all_finite(self) -> bool:
         """Ask all processes; this is also where they wait for each other, on the clock."""
@@ -396,19 +399,30 @@ class RealWorker(RealEndpoint, Worker):
         return DECISIONS[int(code.item())]
 
     def evaluate_copies(self) -> None:
-        """Bring the copies of all workers together, mark by mark, after training."""
-        count = torch.tensor([len(self.copies)], device=self.replica.device)
-        if self.group_size > 1:
-            dist.all_reduce(count, op=dist.ReduceOp.MIN)
-        for samples, updates, moment, copy in self.copies[: int(count)]:
+        """Bring the copies of all workers together, mark by mark, after training.
+
+        The run ends where they decide it: what was trained beyond that mark does not count.
+        """
+        for samples, updates, moment, kept in self.copies[: int(self._over_ranks(len(self.copies), dist.ReduceOp.MIN))]:
+            latest_s = self._over_ranks(moment, dist.ReduceOp.MAX)
+            copy = kept.on(self.replica.device)
             if self.group_size > 1:
                 mean_over_ranks([copy.tensor(), copy.buffers])
             self.replica.load(copy)
-            self.samples, self.updates = samples, updates
-            if self.leads and self.evaluate(self.replica, moment) is Decision.DIVERGED:
-                self.decision = Decision.DIVERGED
+            self.samples, self.updates, self.ended_s = samples, updates, latest_s
+            decision = self._agree(self.evaluate(self.replica, latest_s) if self.leads else None)
+            if decision is not None:
+                self.decision = decision
+                break
         if self.leads:
             self.finish(self.replica)
+
+    def _over_ranks(self, number: float, operation: dist.ReduceOp) -> float:
+        if self.group_size == 1:
+            return number
+        shared = torch.tensor([number], dtype=torch.float64, device=self.replica.device)
+        dist.all_reduce(shared, op=operation)
+        return float(shared.item())
 
     # -- words ---------------------------------------------------------------------------------------------------
 
@@ -437,15 +451,17 @@ class RealWorker(RealEndpoint, Worker):
         before = self.ledger.computed_s()
         answer = self.runner.gradient(batch)
         (factor,) = self.faults.of(self.devices, batch.step)
-        began = time.monotonic()
-        time.sleep((factor - 1) * (self.ledger.computed_s() - before))
-        self.ledger.host(Part.COMPUTE, time.monotonic() - began, "slowed")
+        began = self.ledger.clock()
+        until = began + (factor - 1) * (self.ledger.computed_s() - before)
+        while (left_s := until - self.ledger.clock()) > 0:  # a standstill does not shorten the sleep
+            time.sleep(left_s)
+        self.ledger.host(Part.COMPUTE, self.ledger.clock() - began, "slowed")
         return answer
 
     def _rescue_gradient(self) -> None:
-        """DDP's gradients are views of buckets that the next backward pass overwrites: copy one still in use."""
+        """Copy a gradient still in use that the next backward pass overwrites."""
         value = self._gradient() if self._gradient is not None else None
-        if value is not None and self.setup.layout.data > 1:
+        if value is not None and self.runner.lends_gradients:
             value.detach_from_engine()
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Ready:
@@ -468,8 +484,9 @@ class RealWorker(RealEndpoint, Worker):
         weight = float(flat.num_samples) if by_samples else 1.0
         with self.ledger.span(Part.COMMUNICATION, "pack"):
             parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
-            counts = flat.tensor().new_tensor([weight, flat.num_samples])
-            vector = torch.cat([*parts, counts])
+            # Filled in, not copied: a copy from the host would make it wait for the device.
+            counts = [flat.tensor().new_full((1,), number) for number in (weight, flat.num_samples)]
+            vector = torch.cat([*parts, *counts])
             work = dist.all_reduce(vector, async_op=True)
         self.bytes_sent += 2 * (self.group_size - 1) * flat.num_bytes // self.group_size
         return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat, by_samples))

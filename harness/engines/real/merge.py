@@ -24,6 +24,8 @@ def merge(partials: list[StepRow], cell: Cell) -> Outcome:
     _join_staleness(rows, outcome, cell)
     outcome.steps = columns(rows, STEP_COLUMNS)
     outcome.setup_s = max(p["setup_s"] for p in partials)
+    if compile_s := max(p.get("compile_s", 0.0) for p in partials):
+        outcome.facts["compile_s"] = compile_s
     outcome.facts["ended_at_s"] = max(p["ended_at_s"] for p in partials)
     for partial in partials:
         outcome.notes += [note for note in partial["notes"] if note not in outcome.notes]

@@ -25,10 +25,11 @@ from harness.core.addresses import Address
 from harness.core.errors import MachineError, PluginError
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.parcel import Parcel
+from harness.workloads.accelerator import has_queue
 
-HEADER = struct.Struct("<BiqqqBdddBiiq")
-"""kind, slot, version, samples, sequence, whether there is a loss, loss, sent_s, paused_s, stop, origin worker, origin
-step, bytes of JSON"""
+HEADER = struct.Struct("<BiqqqBddBiiq")
+"""kind, slot, version, samples, sequence, whether there is a loss, loss, sent_s, stop, origin worker, origin step,
+bytes of JSON"""
 
 VALUE, PLAIN, LEAVE = 0, 1, 2
 LARGEST_PLAIN = 2**15
@@ -152,7 +153,7 @@ class Post:
 
     # -- sending -------------------------------------------------------------------------------------------------
 
-    def send(self, to: Address, value: Any, sent_s: float, paused_s: float, stop: bool) -> int:
+    def send(self, to: Address, value: Any, sent_s: float, stop: bool) -> int:
         """Copy a value into shared memory, or a plain one into the pipe; return the bytes sent.
 
         A receiver that is gone takes nothing; that is not the sender's error.
@@ -166,18 +167,20 @@ class Post:
             return 0
         peer.sent += 1
         if isinstance(value, Flat):
-            return self._send_value(peer, value, sent_s, paused_s, stop)
+            return self._send_value(peer, value, sent_s, stop)
         text = json.dumps(value).encode()
         if len(text) > LARGEST_PLAIN:
             limit = f"at most {LARGEST_PLAIN}; weights and gradients have no limit"
             raise PluginError(f"send of {len(text)} bytes of plain values: {limit}")
-        header = HEADER.pack(PLAIN, -1, 0, 0, peer.sent, 0, 0.0, sent_s, paused_s, stop, -1, -1, len(text))
+        header = HEADER.pack(PLAIN, -1, 0, 0, peer.sent, 0, 0.0, sent_s, stop, -1, -1, len(text))
         return HEADER.size + len(text) if peer.put(header + text) else 0
 
-    def _send_value(self, peer: Peer, value: Flat, sent_s: float, paused_s: float, stop: bool) -> int:
+    def _send_value(self, peer: Peer, value: Flat, sent_s: float, stop: bool) -> int:
         slot = peer.outgoing.free()
         num_buffers = 0 if value.buffers is None else value.buffers.numel()
         vector = peer.outgoing.vector(slot, self.shape[0] + num_buffers, self.dtype)
+        if len(value.pieces) > 1 and has_queue(value.pieces[0].device):
+            value.tensor()  # in one copy: each one off the device makes the host wait
         offset = 0
         for piece in value.pieces if num_buffers == 0 else [*value.pieces, value.buffers]:
             vector[offset : offset + piece.numel()].copy_(piece.detach().reshape(-1))
@@ -185,7 +188,7 @@ class Post:
         peer.outgoing.mark(slot, full=True)
         loss = (0, 0.0) if value.loss is None else (1, float(value.loss))
         origin = getattr(value, "origin", (-1, -1))
-        header = (VALUE, slot, value.version, value.num_samples, peer.sent, *loss, sent_s, paused_s, stop, *origin)
+        header = (VALUE, slot, value.version, value.num_samples, peer.sent, *loss, sent_s, stop, *origin)
         if not peer.put(HEADER.pack(*header, 0)):
             peer.outgoing.mark(slot, full=False)
             return 0
@@ -194,7 +197,7 @@ class Post:
     def leave(self) -> None:
         """Tell everybody that nothing more will come, and stay until all that was sent is in the pipes."""
         for peer in self.peers.values():
-            peer.put(HEADER.pack(LEAVE, -1, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, -1, -1, 0))
+            peer.put(HEADER.pack(LEAVE, -1, 0, 0, 0, 0, 0.0, 0.0, 0, -1, -1, 0))
         while any(peer.unsent for peer in self.peers.values() if peer.address not in self.gone):
             self.pump(UNSENT_WAIT_S)
 
@@ -236,7 +239,7 @@ class Post:
 
     def _read(self, peer: Peer, raw: bytes) -> Parcel:
         fields = HEADER.unpack_from(raw)
-        kind, slot, version, samples, _, has_loss, loss, sent_s, paused_s, stop, worker, step, _ = fields
+        kind, slot, version, samples, _, has_loss, loss, sent_s, stop, worker, step, _ = fields
         value: Any = None
         if kind == PLAIN:
             value = json.loads(raw[HEADER.size :])
@@ -244,7 +247,7 @@ class Post:
             value = self._value(peer, slot)
             value.version, value.num_samples, value.loss = version, samples, loss if has_loss else None
             value.origin = (worker, step)
-        return Parcel(peer.address, value, sent_s, bool(stop), kind == LEAVE, paused_s)
+        return Parcel(peer.address, value, sent_s, bool(stop), kind == LEAVE)
 
     def _value(self, peer: Peer, slot: int) -> Flat:
         parameters, buffers = self.shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from harness.core.span import COMMUNICATION, COMPUTE, Span
 from harness.core.step_parts import Part
+from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.shared.recorder import Recorder
 
@@ -44,9 +44,15 @@ class TracingLedger(Ledger):
     """
 
     def __init__(
-        self, device: torch.device, worker: int, rank_in_worker: int, process: str, recorder: Recorder
+        self,
+        device: torch.device,
+        worker: int,
+        rank_in_worker: int,
+        status: StatusLine,
+        process: str,
+        recorder: Recorder,
     ) -> None:
-        super().__init__(device, worker, rank_in_worker)
+        super().__init__(device, worker, rank_in_worker, status)
         self.process, self.recorder = process, recorder
         self._unread: list[tuple[_Kept, Stamp, Stamp, float]] = []
         self._forward_ends: list[Stamp] = []
@@ -103,13 +109,13 @@ class TracingLedger(Ledger):
     def host(self, part: Part, seconds: float, name: str = "") -> None:
         """Account seconds of the host's clock that have just passed."""
         super().host(part, seconds, name)
-        now = time.monotonic()
+        now = self.clock()
         self._on_host_clock(name or _UNNAMED[part], part, now - seconds, now)
 
     def waited(self, idle_s: float, transfer_s: float) -> None:
         """Account a wait that has just ended."""
         super().waited(idle_s, transfer_s)
-        now = time.monotonic()
+        now = self.clock()
         self._on_host_clock("wait", Part.IDLE, now - transfer_s - idle_s, now - transfer_s)
         self._on_host_clock("receive", Part.COMMUNICATION, now - transfer_s, now, COMMUNICATION)
 
@@ -118,7 +124,7 @@ class TracingLedger(Ledger):
     def _keep(self, kept: _Kept, start: Stamp, end: Stamp, paused_s: float) -> None:
         if not self.recorder.wants(kept.step):
             return
-        if self.device.type == "cuda":
+        if self._queue is not None:
             self._unread.append((kept, start, end, paused_s))
         else:
             self._add_span(kept, start - paused_s, end - paused_s)
@@ -136,11 +142,8 @@ class TracingLedger(Ledger):
             self.recorder.carve(end, begin, kept.part)
         self.recorder.add(Span(self.process, kept.stream, kept.name, kept.part, begin, end, kept.step))
 
-    def resolve(self) -> None:
-        """Read all stamps."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            for kept, start, end, paused_s in self._unread:
-                self._add_span(kept, self._on_host(start) - paused_s, self._on_host(end) - paused_s)
-            self._unread.clear()
-        super().resolve()
+    def _read_stamps(self) -> None:
+        for kept, start, end, paused_s in self._unread:
+            self._add_span(kept, self._on_host(start) - paused_s, self._on_host(end) - paused_s)
+        self._unread.clear()
+        super()._read_stamps()

@@ -128,7 +128,8 @@ def synchronised(cell: Cell, layout: Layout, module: nn.Module, trial: Trial) ->
     """Return the module with BatchNorm layers whose statistics are those of all replicas, where that is asked for.
 
     Raises:
-        Impossible: it is asked for, and the devices of this strategy compute apart from each other.
+        Impossible: it is asked for, and the devices of this strategy compute apart from each other, or their draws
+            cannot be simulated.
     """
     if not cell.workload.sync_batchnorm or not trial.norms:
         return module
@@ -143,6 +144,13 @@ def synchronised(cell: Cell, layout: Layout, module: nn.Module, trial: Trial) ->
         raise Impossible(
             "workload.sync_batchnorm: replicas that are themselves cut over devices do not share statistics; use "
             "sync-ddp or fsdp"
+        )
+    others = [name for name in ("numpy", "random") if name in trial.generators]
+    if cell.engine == "virtual" and others:
+        raise Impossible(
+            f"workload.sync_batchnorm: the model draws from {listed(others)}, and simulated replicas that share "
+            "statistics pass together, so that their draws cannot be told apart. Draw from torch, or set "
+            'engine = "real"'
         )
     if cell.engine == "real":
         for name in trial.norms:

@@ -9,6 +9,19 @@ from harness.workloads.entries import Feature
 
 
 @dataclass(frozen=True)
+class Guess:
+    """The best answer that is the same for every sample: the commonest class, the frequencies of classes, the mean.
+
+    Attributes:
+        loss: entropy of the classes' frequencies in nats, or variance of the numbers.
+        accuracy: share of the commonest class; None for numbers.
+    """
+
+    loss: float
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
 class DataFindings:
     """A data set that a model was tried on.
 
@@ -21,6 +34,10 @@ class DataFindings:
         num_train: samples before the validation split is taken from them.
         remarks: what was converted on the way, in words.
         proposed: whether nobody named it: the model was tried on several, and this is the first that fits.
+        guess: what is reached without looking at any input; None where that is not known.
+        standardizes: whether its options can give numbers a scale.
+        unscaled: what is too large to be trained on as it is, in words.
+        load_s: what loading it took.
     """
 
     name: str
@@ -33,6 +50,10 @@ class DataFindings:
     num_test: int
     remarks: tuple[str, ...] = ()
     proposed: bool = False
+    guess: Guess | None = None
+    standardizes: bool = False
+    unscaled: tuple[str, ...] = ()
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +118,7 @@ class Findings:
     Attributes:
         loss: the first that fits outputs and targets.
         batch_size: samples of the step that was timed.
-        step_s: of its forward and backward pass on one CPU core.
+        step_s: of its forward and backward pass and its update on one CPU core.
     """
 
     model: ModelFindings

@@ -78,6 +78,13 @@ class Flat(Value):
         self.pieces = [piece.to(device) for piece in self.pieces]
         self.buffers = None if self.buffers is None else self.buffers.to(device)
 
+    def on(self, device: torch.device) -> Flat:
+        """Return this value's numbers on a device; itself where it is there already."""
+        if self.tensor().device == device:
+            return self
+        buffers = None if self.buffers is None else self.buffers.to(device)
+        return Flat([self.tensor().to(device)], buffers, num_samples=self.num_samples, version=self.version)
+
     def averaged_with(self, others: Sequence[Value]) -> Flat:
         """Sum in the order given, then divide: the order is part of the result."""
         values = [self, *(force(other) for other in others)]

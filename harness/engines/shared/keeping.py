@@ -35,9 +35,13 @@ def room_bytes(cell: Cell, device: str) -> float:
 
     processes = 1 if cell.engine == "virtual" else cell.gpus + cell.servers
     room: float = SHARE * psutil.virtual_memory().available / processes
-    if device.startswith("cuda"):
+    if device != "cpu":
         import torch
 
-        whole = float(torch.cuda.get_device_properties(device).total_memory)
-        room = min(room, SHARE * whole)
+        from harness.workloads.accelerator import memory_bytes, module_of
+
+        place = torch.device(device)
+        # Workers that share a device, and a server that evaluates on it, each keep their own copy there too.
+        sharing = -(-cell.gpus // module_of(place).device_count()) + bool(cell.servers)
+        room = min(room, SHARE * memory_bytes(place) / sharing)
     return room

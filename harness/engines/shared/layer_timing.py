@@ -16,6 +16,7 @@ from harness.core.errors import Impossible
 from harness.costs.memory import Placement, StageMemory, balance_under, named_sizes
 from harness.costs.tracing import NamedModules, is_chain, named_blocks, undisturbed
 from harness.engines.shared.replica import Piece, Replica
+from harness.workloads.accelerator import wait_for
 from harness.workloads.batches import Inputs
 
 
@@ -119,8 +120,7 @@ def _measure_once(
 
 def now_s(device: torch.device) -> float:
     """Return this process's clock once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter()
 
 

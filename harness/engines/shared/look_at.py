@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +17,13 @@ from torch import nn
 from harness.core.cell import Named, Workload
 from harness.core.errors import HarnessError, PluginError
 from harness.costs.tracing import is_chain, named_blocks, num_parameters
-from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, ModelFindings
+from harness.engines.shared.findings import DataFindings, Findings, FoundBlock, Guess, ModelFindings
+from harness.engines.shared.loads import DATA_SEED
 from harness.engines.shared.replica import DTYPES, build_module, convert, seeded
-from harness.engines.shared.setup import DATA_SEED
 from harness.engines.shared.trial import try_model
 from harness.workloads.batches import OUTPUT_NAME, Inputs, blank, call, outputs_of
 from harness.workloads.data import Data, prepare
-from harness.workloads.entries import Dataset, Model, RawData, seen_shape
+from harness.workloads.entries import IGNORED, Dataset, Model, RawData, seen_shape
 from harness.workloads.losses import weighted_loss
 from harness.workloads.own_data import Unfit, for_loss
 from harness.workloads.user import user_dataset, user_model
@@ -42,6 +43,8 @@ BATCH_SIZE = 32
 """Samples behind an update that are proposed; the harness's own default."""
 TIMED_S = 5.0
 """Longest that steps are repeated for a time without the first one's set-up; chosen."""
+TIMED_STEPS = 9
+"""Chosen: the median of eight does not follow a single hiccup."""
 
 IMAGE_CANDIDATES: tuple[tuple[str, Json], ...] = (
     ("digits", {}),
@@ -116,6 +119,8 @@ def _with_classes(model: Model, dataset: Dataset, options: Json) -> Json:
 
 
 def _look(model: Model, dataset: Dataset, options: Json) -> Findings:
+    began = time.perf_counter()
+    chosen = Named(dataset.name, dataset.Options(**options).model_dump(mode="json"))
     with seeded(DATA_SEED, "data"):
         raw = dataset.load(dataset.Options(**options))
     data = DataFindings(
@@ -128,11 +133,14 @@ def _look(model: Model, dataset: Dataset, options: Json) -> Findings:
         num_train=len(raw.train_targets),
         num_test=len(raw.test_targets),
         remarks=raw.remarks,
+        standardizes="standardize" in dataset.Options.model_fields,
+        unscaled=raw.unscaled,
+        load_s=time.perf_counter() - began,
     )
     refused: list[HarnessError] = []
     for loss in fitting_losses(raw.train_targets, raw.classes):
         try:
-            return _with_loss(model, raw, data, loss)
+            return _with_loss(model, raw, data, chosen, loss)
         except HarnessError as error:
             refused.append(error)
     raise refused[0]
@@ -149,7 +157,7 @@ def fitting_losses(targets: npt.NDArray[np.generic], classes: int) -> tuple[str,
     return ("cross-entropy", "mse") if one_hot else ("bce-with-logits", "mse")
 
 
-def _with_loss(model: Model, raw: RawData, data: DataFindings, loss: str) -> Findings:
+def _with_loss(model: Model, raw: RawData, data: DataFindings, chosen: Named, loss: str) -> Findings:
     try:
         ready = for_loss(raw, loss)
     except Unfit as error:
@@ -157,18 +165,36 @@ def _with_loss(model: Model, raw: RawData, data: DataFindings, loss: str) -> Fin
     shape = seen_shape(ready.shape, model)
     module = build_module(model, model.Options(), shape, LOOK_SEED)
     few = prepare(_few(ready), model.input_size, 0.1, as_images=model.takes == "images")
-    work = workload(model.name, data.name, loss)
+    work = workload(model.name, chosen, loss)
     trial = try_model(module, few, work, LOOK_SEED, [str(model.file.path)] if model.file else [])
     size, step_s = _timed(module, few, loss)
-    data = replace(data, inputs=shape.inputs, target=shape.targets, classes=ready.classes, remarks=ready.remarks)
+    data = replace(
+        data,
+        inputs=shape.inputs,
+        target=shape.targets,
+        classes=ready.classes,
+        remarks=ready.remarks,
+        guess=_guess(ready.train_targets, loss),
+    )
     return Findings(
         describe_module(model.name, module, few, trial.without_gradient, trial.draws), data, loss, size, step_s
     )
 
 
-def workload(model: str, dataset: str, loss: str) -> Workload:
+def _guess(targets: npt.NDArray[np.generic], loss: str) -> Guess | None:
+    """Return what the best constant answer reaches."""
+    if loss == "mse" and targets.dtype.kind == "f":
+        return Guess(float(targets.astype(np.float64).var(axis=0).mean()))
+    if loss != "cross-entropy" or targets.dtype.kind == "f":
+        return None
+    counts = np.bincount(targets[targets != IGNORED].astype(np.int64))
+    shares = counts[counts > 0] / counts.sum()
+    return Guess(float(-(shares * np.log(shares)).sum()), float(shares.max()))
+
+
+def workload(model: str, dataset: Named, loss: str) -> Workload:
     """Return a workload for a trial step."""
-    return Workload(Named(model), Named(dataset), Named("sgd"), Named("constant"), loss, "fp32")
+    return Workload(Named(model), dataset, Named("sgd"), Named("constant"), loss, "fp32")
 
 
 def _few(raw: RawData) -> RawData:
@@ -189,26 +215,29 @@ def _first(inputs: Arrays) -> Arrays:
 
 
 def _timed(module: nn.Module, data: Data, loss: str) -> tuple[int, float]:
-    """Return the samples of a batch, and the seconds of its forward and backward pass; the module is left as it was."""
+    """Return the samples of a batch, and the seconds of a step, its update included; the module is left as it was."""
     size = min(BATCH_SIZE, len(data.train))
     copied = convert(copy.deepcopy(module), data.train.device, DTYPES["fp32"]).train()
     inputs, targets = data.train.block(0, size)
     function = weighted_loss(loss, data.counts is not None)
+    optimizer = torch.optim.AdamW(copied.parameters(), lr=0.0)
     times: list[float] = []
     with seeded(LOOK_SEED, "trial"):
-        while len(times) < 3 and sum(times) < TIMED_S:
+        while len(times) < TIMED_STEPS and sum(times) < TIMED_S:
             began = time.perf_counter()
+            optimizer.zero_grad()
             function(outputs_of(call(copied, inputs)), targets, 1.0 / size).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
             times.append(time.perf_counter() - began)
-    return size, min(times)
+    return size, statistics.median(times[1:] or times)
 
 
 def describe_module(
-    name: str, module: nn.Module, data: Data, without_gradient: Sequence[str], draws: bool
+    name: str, module: nn.Module, data: Data, without_gradient: Sequence[str], draws: bool, precision: str = "fp32"
 ) -> ModelFindings:
-    """Return what a module is made of; it is run twice more."""
+    """Return what a module is made of; it is run twice more, in the precision of the data."""
     inputs, _ = data.train.block(0, 2)
-    copied = convert(copy.deepcopy(module), data.train.device, DTYPES["fp32"])
+    copied = convert(copy.deepcopy(module), data.train.device, DTYPES[precision])
     with torch.no_grad(), seeded(LOOK_SEED, "trial"):
         returned = call(copied.train(), inputs)
     return ModelFindings(

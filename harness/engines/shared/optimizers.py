@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from harness.core.cell import Named
-from harness.core.errors import PluginError
+from harness.core.errors import Impossible, PluginError
 
 CLASSES: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -44,11 +45,17 @@ class OwnOptimizer:
     make: Callable[[nn.Module], Any]
 
 
-def make_optimizer(module: nn.Module, spec: Named | OwnOptimizer) -> torch.optim.Optimizer | None:
+def make_optimizer(
+    module: nn.Module, spec: Named | OwnOptimizer, rate: float | torch.Tensor = _GIVEN_RATE
+) -> torch.optim.Optimizer | None:
     """Build the optimizer of all parameters that require a gradient; None where there are none.
+
+    Args:
+        rate: that one of torch's is built with.
 
     Raises:
         PluginError: a function of the user's own returned something that cannot be stepped.
+        Impossible: a fused kernel is asked for, and torch has none for these parameters.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
@@ -56,8 +63,32 @@ def make_optimizer(module: nn.Module, spec: Named | OwnOptimizer) -> torch.optim
     if isinstance(spec, OwnOptimizer):
         return _checked(spec, module)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.options.items()}
-    made: Callable[..., torch.optim.Optimizer] = CLASSES[spec.name]
-    return made(parameters, lr=_GIVEN_RATE, **options)
+    named: Callable[..., torch.optim.Optimizer] = CLASSES[spec.name]
+    make = partial(named, lr=rate, **options)
+    if options.get("fused"):
+        _try_fused(spec.name, make, {(p.device, p.dtype) for p in parameters})
+    return make(parameters)
+
+
+def _try_fused(
+    name: str, make: Callable[..., torch.optim.Optimizer], kinds: Iterable[tuple[torch.device, torch.dtype]]
+) -> None:
+    """Take a step on a single number of each kind: which of them a kernel takes differs from release to release.
+
+    Raises:
+        Impossible: torch refuses.
+    """
+    for device, dtype in kinds:
+        number = nn.Parameter(torch.zeros(1, dtype=dtype, device=device))
+        number.grad = torch.zeros_like(number)
+        try:
+            make([number]).step()
+        except (RuntimeError, NotImplementedError) as error:
+            kind = f"{str(dtype).removeprefix('torch.')} on {device.type}"
+            reason = str(error).partition("\n")[0]
+            raise Impossible(
+                f"workload.optimizer.fused: torch has no fused {name} for {kind}: {reason}. Set fused = false"
+            ) from error
 
 
 def _checked(own: OwnOptimizer, module: nn.Module) -> torch.optim.Optimizer:

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core.errors import PluginError
 from harness.workloads.user_files import UserFunction, find_user_function, is_user_function
@@ -62,18 +62,28 @@ def find_optimizer(cell: Cell) -> Named | OwnOptimizer:
 
 
 def _made(own: UserFunction, module: nn.Module, rate: float) -> Any:
-    """Call a function by what its parameters are called: the model, or its parameters; and the rate, if it asks."""
     function = _callable(own)
-    names = list(inspect.signature(function).parameters)
-    first = names[0] if names else ""
+    form, rates = what_it_takes(function)
     given: Any = module
-    if first in ("params", "parameters"):
+    if form == "parameters":
         given = module.parameters()
-    elif first == "named_parameters":
+    elif form == "named_parameters":
         given = list(module.named_parameters())
-    rates = {name: rate for name in names[1:] if name in ("lr", "learning_rate")}
     with own_errors(own):
-        return function(given, **rates)
+        return function(given, **dict.fromkeys(rates, rate))
+
+
+def what_it_takes(function: Callable[..., Any]) -> tuple[Literal["model", "parameters", "named_parameters"], list[str]]:
+    """Return what a function that makes an optimizer takes, by what its parameters are called.
+
+    Returns:
+        The model or its parameters, and the names of those that the learning rate is given to.
+    """
+    names = list(inspect.signature(function).parameters)
+    rates = [name for name in names[1:] if name in ("lr", "learning_rate")]
+    if names[:1] in (["params"], ["parameters"]):
+        return "parameters", rates
+    return "named_parameters" if names[:1] == ["named_parameters"] else "model", rates
 
 
 def find_metric(cell: Cell, judged: Judged) -> Metric:

@@ -15,7 +15,6 @@ class Parcel:
     Attributes:
         sent_s: when, on the host's clock or the simulated one.
         stop: whether its source knew that the run has ended.
-        paused_s: how long its source's clock had stood still till then; the simulated clock never does.
     """
 
     source: Address
@@ -23,4 +22,3 @@ class Parcel:
     sent_s: float
     stop: bool = False
     leaves: bool = False
-    paused_s: float = 0.0

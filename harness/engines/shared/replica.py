@@ -17,10 +17,12 @@ from harness.core.errors import PluginError
 from harness.core.streams import stream_seed
 from harness.core.words import listed
 from harness.engines.shared.flat import Flat
+from harness.engines.shared.misfit import GivenBatch, not_taken
 from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimizer, on_parts
 from harness.engines.shared.plain_state import PlainState, plain_state, put_back
 from harness.engines.shared.sample_order import Indices, cut
-from harness.workloads.batches import Inputs, call, outputs_of
+from harness.workloads.accelerator import upload
+from harness.workloads.batches import Inputs, call, mapped, outputs_of
 from harness.workloads.generators import drawing_from
 from harness.workloads.losses import Metric, Reduces, evaluate, weighted_loss
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}
 """Type of the parameters; bf16 computes under autocast and keeps fp32 parameters."""
+
+_PICTURE_AXES = 4
+"""Samples, channels, height and width: of pictures, and of weights that convolve them."""
 
 _FEW = 3
 """Names of parameters that a message lists; chosen."""
@@ -106,6 +111,7 @@ class Replica:
         clip_norm: largest norm of a gradient, or None.
         optional: whether some parameters get no gradient in some steps, or in none.
         buffers_of: the module whose buffers are meant, where it is another one.
+        channels_last: keep what has four axes channel by channel of each pixel, and give the model its inputs so.
 
     Attributes:
         parameters: what the optimizer steps: those that require a gradient.
@@ -114,6 +120,7 @@ class Replica:
         metric: what evaluations measure beside the loss; None: accuracy.
         trial: what a trial step of a model of the user's own showed; evaluations of one put back whatever they move.
         complete: whether all of such a model is here, so that a parameter without a gradient is seen.
+        forward: what a gradient calls: the module, or what a layout wraps around it.
     """
 
     def __init__(
@@ -126,6 +133,7 @@ class Replica:
         clip_norm: float | None = None,
         optional: bool = False,
         buffers_of: nn.Module | None = None,
+        channels_last: bool = False,
     ) -> None:
         self.data = data
         self.loss_name = loss
@@ -133,6 +141,7 @@ class Replica:
         self.precision = precision
         self.clip_norm = clip_norm
         self.device = data.train.device
+        self._order = torch.channels_last if channels_last else torch.contiguous_format
         self.module = convert(module, self.device, DTYPES[precision])
         self.names = [name for name, p in self.module.named_parameters() if p.requires_grad]
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
@@ -140,9 +149,11 @@ class Replica:
         self.dtype = DTYPES[precision]
         # The same memory as the parameters, seen flat: made once, since ten views a step cost as much as the copy.
         for parameter in self.parameters:
-            parameter.data = parameter.data.contiguous()
-        self._flat = [as_real(p.detach()).view(-1) for p in self.parameters]
-        self._sizes = [flat.numel() for flat in self._flat]
+            parameter.data = self._ordered(parameter.data)
+        parts = [as_real(p.detach()) for p in self.parameters]
+        self._in_order = all(part.is_contiguous() for part in parts)
+        self._flat = [part.view(-1) for part in parts] if self._in_order else parts
+        self._sizes = [part.numel() for part in parts]
         self.num_parameters = sum(self._sizes)
         self.optional = optional
         self.generators: tuple[str, ...] = ("torch",) if draws(self.module) else ()
@@ -193,7 +204,12 @@ class Replica:
         """
         if not self.parameters:
             return torch.zeros(0, dtype=self.dtype, device=self.device)
-        return torch.cat(self._flat)
+        return torch.cat(self._flat if self._in_order else [part.reshape(-1) for part in self._flat])
+
+    def _ordered(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor in this replica's order of memory; only what has four axes can have another one."""
+        whole = tensor.dim() != _PICTURE_AXES
+        return tensor.contiguous(memory_format=torch.contiguous_format if whole else self._order)
 
     def buffer_vector(self) -> torch.Tensor | None:
         """Return a copy of all buffers as one float vector, or None; behind them, which parameters have a gradient."""
@@ -220,7 +236,11 @@ class Replica:
         """Copy parameters and buffers in."""
         with torch.no_grad():
             if self.parameters:
-                torch._foreach_copy_(self._flat, list(weights.tensor().split(self._sizes)))
+                parts = list(weights.tensor().split(self._sizes))
+                views = (
+                    parts if self._in_order else [part.view_as(p) for part, p in zip(parts, self._flat, strict=True)]
+                )
+                torch._foreach_copy_(self._flat, views)
             self.set_buffers(weights.buffers)
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -228,16 +248,12 @@ class Replica:
     def gather(self, piece: Piece) -> tuple[Inputs, torch.Tensor, float | torch.Tensor]:
         """Return inputs (n, ...), targets (n, ...) and weights of a piece, on the device."""
         inputs, targets = self.data.train.rows(piece.indices)
+        if self._order is torch.channels_last:
+            inputs = mapped(self._ordered, inputs)
         self._idle = piece.num_samples == 0
         if isinstance(piece.weight, float):
             return inputs, targets, piece.weight
-        return inputs, targets, self._upload(torch.from_numpy(piece.weight).to(self.dtype))
-
-    def _upload(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Bring a small tensor to the device without making the host wait for it."""
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        return inputs, targets, upload(torch.from_numpy(piece.weight).to(self.dtype), self.device)
 
     def backward(self, inputs: Inputs, targets: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """Add one piece's gradient to the parameters' `.grad`; return its weighted loss, a 0-dim tensor."""
@@ -277,7 +293,8 @@ class Replica:
     def take_gradients(self) -> list[torch.Tensor]:
         """Hand the parameters' gradients over; a parameter without one has zeros, and is remembered as absent."""
         if self.optional:
-            self._present = self._present.new_tensor([p.grad is not None for p in self.parameters])
+            present = torch.tensor([p.grad is not None for p in self.parameters], dtype=self.dtype)
+            self._present = upload(present, self.device)
         elif self.complete:
             self._refuse_absent()
         gradients = [_handed_over(p) for p in self.parameters]
@@ -306,10 +323,12 @@ class Replica:
     def _set_gradients(self, gradient: Flat) -> None:
         """Give every parameter its part of a gradient, and none to those that have none in any part of it."""
         for parameter, part in zip(self.parameters, self.split(gradient), strict=True):
-            parameter.grad = torch.view_as_complex(part) if parameter.is_complex() else part
+            # Kernels over all parameters walk through memory: gradients lie as their parameters do.
+            ordered = part if self._in_order else self._ordered(part)
+            parameter.grad = torch.view_as_complex(ordered) if parameter.is_complex() else ordered
         if self.optional and gradient.buffers is not None:
             flags = gradient.buffers[len(gradient.buffers) - len(self.parameters) :]
-            for parameter, present in zip(self.parameters, flags.tolist(), strict=True):
+            for parameter, present in zip(self.parameters, flags.cpu().tolist(), strict=True):
                 # A difference of weights is applied like a gradient; its flags cancel, its numbers do not.
                 if not present and parameter.grad is not None and not parameter.grad.any():
                     parameter.grad = None
@@ -318,15 +337,20 @@ class Replica:
         """Take one optimizer step; the gradient's buffers become the model's."""
         if self.optimizer is None:
             return self._step_without_parameters(gradient)
+        self._rates.set(self.optimizer, rate)
+        self.update(gradient)
+        with torch.no_grad():
+            self.set_buffers(gradient.buffers)
+
+    def update(self, gradient: Flat) -> None:
+        """Let the optimizer step along a gradient, at the rate that it has."""
+        assert self.optimizer is not None
         self._set_gradients(gradient)
         if self.clip_norm is not None:
             self._clip(self.clip_norm)
-        self._rates.set(self.optimizer, rate)
         self.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
-        with torch.no_grad():
-            self.set_buffers(gradient.buffers)
 
     def _step_without_parameters(self, gradient: Flat) -> None:
         """Take part in what the other stages of a pipeline do together, and keep buffers."""
@@ -376,7 +400,7 @@ class Replica:
         state, buffers = plain_state(self.module), [(buffer, buffer.detach().clone()) for buffer in self.buffers]
         held = [(owner, name, owner._buffers[name]) for owner, name in self._buffer_places]
         try:
-            with seeded(0, "evaluation"):
+            with seeded(0, "evaluation", device=self.device):
                 yield
         finally:
             for owner, name, buffer in held:
@@ -473,14 +497,18 @@ def build_module(model: Model, options: object, shape: DataShape, seed: int) -> 
     with seeded(seed, "init"):
         module: nn.Module = model.build(options, shape)
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
-            _initialise(module, shape)
+            _initialise(model, module, shape)
     return module
 
 
 @contextmanager
-def seeded(seed: int, *stream: str | int) -> Iterator[None]:
-    """Draw from a stream of the run's own, whichever global generator is asked; all are put back as they were."""
-    with drawing_from(stream_seed(seed, *stream)):
+def seeded(seed: int, *stream: str | int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from a stream of the run's own, whichever generator is asked; all are put back as they were.
+
+    Args:
+        device: whose own generator is put back too, where it has one.
+    """
+    with drawing_from(stream_seed(seed, *stream), device):
         yield
 
 
@@ -501,13 +529,22 @@ def seed_step(generators: Sequence[str], seed: int, *origin: int) -> None:
         random.seed(number)
 
 
-def _initialise(module: nn.Module, shape: DataShape) -> None:
-    """Let lazy layers see what they take, without training anything."""
+def _initialise(model: Model, module: nn.Module, shape: DataShape) -> None:
+    """Let lazy layers see what they take, without training anything.
+
+    Raises:
+        Misfit: the model does not take such data.
+    """
     from harness.workloads.batches import blank
 
     training = module.training
-    with torch.no_grad():
-        call(module.eval(), blank(shape, 2, next_dtype(module))[0])
+    inputs = blank(shape, 2, next_dtype(module))[0]
+    try:
+        with torch.no_grad():
+            call(module.eval(), inputs)
+    except Exception as error:
+        files = [str(model.file.path)] if model.file else []
+        raise not_taken(model.name, files, module, error, GivenBatch("the data", (), inputs)) from error
     module.train(training)
 
 

@@ -5,8 +5,8 @@ A timing-only cell has no data and no model; nothing here imports torch before o
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,31 +17,28 @@ from harness.api.strategy import Layout, Strategy
 from harness.core.budget import Budget
 from harness.core.errors import Impossible, PluginError, Untrainable
 from harness.core.metrics import SQUARED_ERROR, Judged
-from harness.core.words import counted, duration
+from harness.core.words import counted, duration, listed
 from harness.engines.shared.model_notes import Tried, model_notes, traits
 from harness.engines.shared.own_parts import find_loss, find_lr_factor, find_metric, find_optimizer
 from harness.engines.shared.rate_schedule import Rate, make_rate
+from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from harness.core.cell import Cell, Named
+    from harness.engines.shared.loads import Load
     from harness.engines.shared.optimizers import OwnOptimizer
     from harness.engines.shared.replica import Replica
     from harness.engines.shared.shown import Trial
     from harness.workloads.batches import Samples
     from harness.workloads.data import Data
-    from harness.workloads.entries import Dataset, DataShape, Model, RawData
+    from harness.workloads.entries import Dataset, DataShape, Model
     from harness.workloads.losses import Metric, OwnLoss
     from harness.workloads.streamed import Streamed
-
-SLOW_READING_S = 1.0
-"""A data set of the user's that takes longer to read is spoken of: in a loop of his own each epoch would pay for it."""
-
-DATA_SEED = 20162
-"""Draws what a data function draws: chosen once, and never a run's seed, so that all runs see the same data."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,7 @@ class Setup:
     shape: Any
     budget: Budget
     rate: Rate
+    load: Load | None = None
     _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def replica(self) -> Replica:
@@ -75,16 +73,26 @@ class Setup:
             own = self.strategy.batches == "own"
             refuse_single_values(Shares(self.cell, self.layout, own, self.num_train, self.budget), trial)
             refuse_sharing(self, trial)
-            _make_dense(module, trial)
+            _make_dense(self, module, trial)
             module = synchronised(self.cell, self.layout, module, trial)
         asked = work.find_unused_parameters
         optional = asked or (trial is not None and trial.optional)
-        made = Replica(module, self.data, self.loss, self.optimizer, work.precision, work.clip_norm, optional)
+        made = Replica(
+            module,
+            self.data,
+            self.loss,
+            self.optimizer,
+            work.precision,
+            work.clip_norm,
+            optional,
+            channels_last=work.channels_last,
+        )
         made.metric = self.metric
         if trial is not None:
             made.take_on(trial)
             made.complete = self.model.file is not None
         self._found["draws"] = made.draws
+        refuse_parts(self, made.optimizer)
         return made
 
     @property
@@ -100,12 +108,27 @@ class Setup:
         if not own and not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
             return None
         if "trial" not in self._found:
-            from harness.engines.shared.trial import try_model
-
-            work, files = self.cell.workload, [] if self.model.file is None else [str(self.model.file.path)]
-            self._found["trial"] = try_model(module, self.data, work, self.cell.seed, files, self._given_loss)
+            self._found["trial"] = self._trial_of(module)
         found: Trial = self._found["trial"]
         return found
+
+    def _trial_of(self, module: nn.Module) -> Trial:
+        from harness.engines.shared.trial import try_model
+
+        work, files = self.cell.workload, [] if self.model.file is None else [str(self.model.file.path)]
+        return try_model(module, self.data, work, self.cell.seed, files, self._given_loss)
+
+    def refuse_misfit(self) -> None:
+        """Build the model and take a trial step, whoever wrote it.
+
+        Raises:
+            Misfit: it does not take the data.
+            Untrainable: nothing of it can be trained.
+        """
+        from harness.engines.shared.replica import build_module
+
+        work = self.cell.workload
+        self._trial_of(build_module(self.model, self.model.Options(**work.model.options), self.shape, self.cell.seed))
 
     @property
     def shares_statistics(self) -> bool:
@@ -171,16 +194,34 @@ class Setup:
         """The cell's own `server_counts`."""
         return self.cell.server_counts
 
-    def stop_reading(self) -> None:
-        """End the processes that read samples ahead."""
+    @property
+    def _streamed(self) -> Streamed | None:
         from harness.workloads.streamed import Streamed
 
-        if self.data is not None and isinstance(self.data.train, Streamed):
-            self.data.train.close()
+        return self.data.train if self.data is not None and isinstance(self.data.train, Streamed) else None
+
+    def let_read(self) -> None:
+        """Let the processes that read samples ahead begin; until now they are held."""
+        if self._streamed is not None:
+            self._streamed.go_on()
+
+    @contextlib.contextmanager
+    def reading_held(self) -> Iterator[None]:
+        """Hold the processes that read samples ahead while the training clock stands."""
+        if self._streamed is not None:
+            self._streamed.hold()
+        yield
+        self.let_read()
+
+    def stop_reading(self) -> None:
+        """End the processes that read samples ahead."""
+        if self._streamed is not None:
+            self._streamed.close()
 
     def data_notes(self) -> list[str]:
         """Return what was converted or noticed when the data were loaded, and how they are read."""
-        return [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+        told = [*self.data.remarks, *reading_in_words(self.data.train, self.cell)]
+        return told if self.load is None else [*told, *self.load.compared(self.data.checksum)]
 
     @property
     def _tried(self) -> Tried:
@@ -193,8 +234,8 @@ class Setup:
         return model_notes(self._tried)
 
     def model_facts(self) -> dict[str, str]:
-        """Return why the trained weights may differ from those of one device, for the cell's row."""
-        facts, judged = {"traits": traits(self._tried)}, self.budget.metric
+        """Return for the cell's row why weights may differ from those of one device, and how numbers are scaled."""
+        facts, judged = {"traits": traits(self._tried), "unscaled": "; ".join(self.data.unscaled)}, self.budget.metric
         return facts if judged.is_accuracy else facts | {"metric": judged.name, "better": judged.better}
 
     @property
@@ -217,7 +258,7 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     host = load_host(plugins)
     strategy = make_strategy(host, cell)
     model, dataset = entries_of(host, cell)
-    data, shape = prepare_data(dataset, model, cell, device)
+    data, shape, load = prepare_data(dataset, model, cell, device)
     budget = Budget.of(cell.goal, data.num_train, judged_by(cell, data.classes))
     total = budget.max_samples
     if total is None and budget.max_updates is not None:
@@ -225,13 +266,12 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     own = find_lr_factor(cell)
     schedule, warmup = cell.workload.lr_schedule, cell.workload.lr_warmup
     rate = make_rate(cell.learning_rate, schedule, warmup, data.num_train, total, own, cell.global_batch_size)
-    return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate)
+    return Setup(cell, strategy, strategy.layout(cell.gpus), model, data, shape, budget, rate, load)
 
 
 def entries_of(host: Host, cell: Cell) -> tuple[Model, Dataset]:
     """Return the entries of a cell's model and data set."""
     from harness.workloads.user import user_dataset, user_model
-    from harness.workloads.user_files import is_user_function
 
     model, dataset = cell.workload.model.name, cell.workload.dataset.name
     folder = Path(cell.folder)
@@ -271,55 +311,25 @@ def make_strategy(host: Host, cell: Cell) -> Strategy:
     return chosen(chosen.Options(**cell.options))
 
 
-def _loaded(dataset: Dataset, cell: Cell, device: str) -> RawData:
-    """Load a data set with targets as the loss takes them; as much of it as stays in memory.
+def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Data, DataShape, Load]:
+    """Load a dataset, enlarge it to the model's input, split it and put it on the device.
 
-    What is drawn on the way comes from one stream for all seeds: they are compared on the same data.
-
-    Raises:
-        PluginError: it cannot be trained on with this loss.
-    """
-    from harness.engines.shared.keeping import keeps
-    from harness.engines.shared.replica import seeded
-    from harness.workloads.own_data import Unfit, for_loss, kept_out
-
-    stays, began = keeps(cell, device), time.perf_counter()
-    with seeded(DATA_SEED, "data"):
-        options = dataset.Options(**cell.workload.dataset.options)
-        raw = dataset.load(options) if dataset.stream is None else dataset.stream(options, stays)
-    read_s = time.perf_counter() - began
-    try:
-        raw = kept_out(for_loss(raw, cell.workload.loss), stays)
-    except Unfit as error:
-        raise PluginError(f"{_where(dataset)} returned {error}") from None
-    number = len(raw.train_targets) + len(raw.test_targets)
-    if dataset.file is None or raw.streams is not None or read_s < SLOW_READING_S:
-        return raw
-    each = f"all {number:,} samples were read once, in {duration(read_s)} ({duration(read_s / number)} each)"
-    kept = "They stay in memory, so that no step waits for one. workload.loading.resident = false reads them as needed"
-    return replace(raw, remarks=(*raw.remarks, f"data: {each}. {kept}"))
-
-
-def _where(dataset: Dataset) -> str:
-    """Return what messages call a data set: file and line of the user's own."""
-    return f"{dataset.source}: {dataset.name.rpartition(':')[2]}" if dataset.file is not None else dataset.name
-
-
-def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tuple[Data, DataShape]:
-    """Load a dataset, enlarge it to the model's input, split it and put it on the device; return data and shape.
+    Returns:
+        The data, the shape of a sample as the model sees it, and how they were loaded.
 
     Raises:
         MachineError: the data cannot be had.
         PluginError: the user's own cannot be trained on, or leave nothing to validate with.
     """
     from harness.costs.cells import keep_size
+    from harness.engines.shared.loads import loaded, where
     from harness.engines.shared.replica import DTYPES
     from harness.workloads.data import prepare
     from harness.workloads.entries import DatasetSize, seen_shape
     from harness.workloads.judge_data import judge_validation
     from harness.workloads.own_data import Unfit
 
-    raw = _loaded(dataset, cell, device)
+    load, raw = loaded(dataset, cell, device)
     size = DatasetSize(len(raw.train_targets), len(raw.test_targets), raw.shape)
     keep_size(dataset, cell.workload.dataset, size)
     shape = seen_shape(raw.shape, model)
@@ -337,8 +347,8 @@ def prepare_data(dataset: Dataset, model: Model, cell: Cell, device: str) -> tup
     try:
         said = judge_validation(len(data.train), len(data.validation), cell.goal.evaluate_every is not None)
     except Unfit as error:
-        raise PluginError(f"{_where(dataset)} returned {error}") from None
-    return replace(data, remarks=(*data.remarks, *said)), shape
+        raise PluginError(f"{where(dataset)} returned {error}") from None
+    return replace(data, remarks=(*data.remarks, *said)), shape, load
 
 
 def judged_by(cell: Cell, classes: int) -> Judged:
@@ -360,10 +370,53 @@ def judged_by(cell: Cell, classes: int) -> Judged:
     return Judged.of(SQUARED_ERROR)
 
 
-def _make_dense(module: nn.Module, trial: Trial) -> None:
-    """Let embeddings give dense gradients: every exchange and optimizer here takes those, and they are the same."""
-    for name in trial.sparse:
-        module.get_submodule(name).sparse = False  # type: ignore[assignment]
+def _make_dense(setup: Setup, module: nn.Module, trial: Trial) -> None:
+    """Let gradients be dense: every exchange and optimizer here takes those, and they are the same numbers.
+
+    Raises:
+        Impossible: FSDP meets a sparse gradient that is not a layer's own to change.
+    """
+    for part in module.modules():
+        if getattr(part, "sparse", False) is True:
+            part.sparse = False  # type: ignore[assignment]
+    own = [name for name in trial.sparse if not hasattr(module.get_submodule(name.rpartition(".")[0]), "sparse")]
+    if own and setup.layout.shard != "none":
+        raise Impossible(
+            f"the gradient of {listed(own)} is sparse, which fully_shard cannot exchange; leave sparse=True out where "
+            "the model looks it up, or choose sync-ddp"
+        )
+    for name in own:
+        module.get_parameter(name).register_post_accumulate_grad_hook(_make_gradient_dense)
+
+
+def _make_gradient_dense(parameter: Tensor) -> None:
+    """Called before DDP takes the gradient; a hook on the gradient itself may not change its form."""
+    if parameter.grad is not None and parameter.grad.is_sparse:
+        parameter.grad = parameter.grad.to_dense()
+
+
+def refuse_parts(setup: Setup, optimizer: Optimizer | None) -> None:
+    """Refuse an optimizer of the user's own that takes other steps where a device holds parts of the model only.
+
+    Raises:
+        Impossible: the strategy spreads the model like that; simulated devices would hide it.
+    """
+    layout = setup.layout
+    spread = layout.tensor > 1 or (layout.shard != "none" and layout.data > 1)
+    if optimizer is None or not is_user_function(setup.cell.workload.optimizer.name):
+        return
+    if not spread and layout.pipeline == 1:
+        return
+    from harness.engines.shared.optimizers import separable
+
+    can = separable(optimizer)
+    if can.by_number if spread else can.by_parameter:
+        return
+    held = "a part of each parameter" if spread else "some of the parameters"
+    raise Impossible(
+        f"workload.optimizer: {type(optimizer).__name__} does not take the same step where a device holds {held}, as "
+        "this strategy's devices do; choose an optimizer that treats every number for itself, or another strategy"
+    )
 
 
 def refuse_sharing(setup: Setup, trial: Trial) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.workloads.losses import Reduces
 
-GENERATORS = ("torch", "random", "numpy", "torch on CUDA")
+GENERATORS = ("torch", "random", "numpy", "the device")
 """Whose states tell whether a model draws random numbers."""
 
 
@@ -21,7 +21,7 @@ class Trial:
             a gradient in other steps.
         keeps: attributes that are neither parameters nor buffers and change in a step.
         reentrant: whether it checkpoints in the way that DDP's search for unused parameters cannot take.
-        sparse: embeddings whose gradients are sparse.
+        sparse: parameters whose gradients are sparse.
         norms: BatchNorm layers that use the statistics of a batch.
         norms_of_one: those among them that see a single value for each channel of a sample.
         reduces: how a loss of the user's own makes one number of a batch; None for built-in ones.

@@ -15,11 +15,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.host import describe
-from harness.core.errors import PluginError, Untrainable
+from harness.core.errors import Misfit, PluginError, Untrainable
+from harness.engines.processes.foreign import has_no_memory
+from harness.engines.processes.torch_errors import mending
+from harness.engines.shared.misfit import GivenBatch, classes_expected, not_taken
 from harness.engines.shared.plain_state import changed, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
 from harness.engines.shared.shown import GENERATORS, Trial
-from harness.workloads.batches import Inputs, as_written, call, outputs_of, tensors_of
+from harness.workloads.accelerator import generator_state
+from harness.workloads.batches import Inputs, Samples, as_written, call, outputs_of, tensors_of
 from harness.workloads.losses import OwnLoss, Reduces, how_it_reduces, weighted_loss
 
 if TYPE_CHECKING:
@@ -55,25 +59,28 @@ def try_model(
         loss: the workload's, where it is a function of the user's own.
 
     Raises:
-        PluginError: the model does not take the data, its output does not fit the targets, or nothing can be trained.
+        Misfit: the model does not take the data, or its output does not fit the targets.
+        Untrainable: nothing of it can be trained.
+        PluginError: it cannot be copied.
     """
     name = work.model.name
     refuse_untrainable(name, module)
     seen = _Seen(name, work, files, loss or work.loss)
     copied = convert(_copied(name, module, files), data.train.device, DTYPES[work.precision]).train()
-    with seeded(seed, "trial"), as_written():
+    with seeded(seed, "trial", device=data.train.device), as_written():
         blocks = iter(_blocks(data))
         seen.step(copied, data, next(blocks))
         if seen.looks or seen.keeps or {"random", "numpy"} & seen.generators:
             for block in blocks:
                 seen.step(copied, data, block)
+        seen.largest(copied, data)
     return Trial(
         without_gradient=tuple(n for n, _ in copied.named_parameters() if n in seen.without),
         generators=tuple(g for g in GENERATORS if g in seen.generators),
         looks=seen.looks,
         keeps=tuple(sorted(seen.keeps)),
         reentrant=seen.reentrant,
-        sparse=tuple(n for n, part in copied.named_modules() if getattr(part, "sparse", False) is True),
+        sparse=tuple(n for n, _ in copied.named_parameters() if n in seen.sparse | _embeddings(copied)),
         norms=tuple(seen.norms),
         norms_of_one=tuple(n for n, values in seen.norms.items() if values == 1),
         reduces=seen.reduces,
@@ -135,6 +142,7 @@ class _Seen:
     def __init__(self, name: str, work: Workload, files: list[str], loss: str | OwnLoss) -> None:
         self.name, self.work, self.files, self.loss = name, work, files, loss
         self.without: set[str] = set()
+        self.sparse: set[str] = set()
         self.generators: set[str] = set()
         self.looks = self.reentrant = False
         self.keeps: set[str] = set()
@@ -144,19 +152,31 @@ class _Seen:
     def step(self, module: nn.Module, data: Data, index: torch.Tensor) -> None:
         """Pass forward and backward once."""
         inputs, targets = data.train.take(index)
-        before, held = _generators(), plain_state(module)
+        device = targets.device
+        before, held = _generators(device), plain_state(module)
         looks = _Looks()
         with self._watched_norms(module), looks:
             outputs = self._forward(module, inputs)
         self.looks = self.looks or looks.seen
-        pairs = zip(GENERATORS, before, _generators(), strict=False)
+        pairs = zip(GENERATORS, before, _generators(device), strict=True)
         self.generators |= {name for name, old, new in pairs if old != new}
         kept = plain_state(module)
         self.keeps |= set(changed(held, kept))
         self._backward(outputs, targets, data)
+        self.sparse |= {n for n, p in module.named_parameters() if p.grad is not None and p.grad.is_sparse}
         self.without |= {n for n, p in module.named_parameters() if p.requires_grad and p.grad is None}
         for parameter in module.parameters():
             parameter.grad = None
+
+    def largest(self, module: nn.Module, data: Data) -> None:
+        """Pass the samples with the largest tokens and codes: an embedding may have too few rows for them."""
+        if not isinstance(data.train, Samples):
+            return  # what is read as it is needed nobody has seen
+        whole = [tensor for tensor in tensors_of(data.train.inputs) if not tensor.is_floating_point()]
+        if whole:
+            rows = torch.stack([tensor.reshape(len(tensor), -1).amax(1).argmax() for tensor in whole]).unique()
+            with torch.no_grad():
+                self._forward(module.eval(), data.train.take(rows)[0])
 
     def _forward(self, module: nn.Module, inputs: Inputs) -> torch.Tensor:
         device = tensors_of(inputs)[0].device.type
@@ -164,22 +184,22 @@ class _Seen:
             with torch.autocast(device, torch.bfloat16, enabled=self.work.precision == "bf16"):
                 result = call(module, inputs)
         except Exception as error:
-            reason = describe(error, self.files)
-            raise PluginError(f"{self.name}: fails on inputs of shape {_shapes(inputs)}: {reason}") from error
+            if _no_memory(error):
+                raise
+            named = self.work.dataset
+            sample = GivenBatch(named.name, tuple(named.options), inputs)
+            raise not_taken(self.name, self.files, module, error, sample) from error
         try:
             return outputs_of(result)
         except TypeError as error:
-            raise PluginError(f"{self.name}: returned {error}") from None
+            raise Misfit(f"{self.name}: returned {error}") from None
 
     def _backward(self, outputs: torch.Tensor, targets: torch.Tensor, data: Data) -> None:
         classes, rows = data.classes, len(targets)
         named = isinstance(self.loss, str) and self.loss in ("cross-entropy", "mse")
         one_class = targets.dim() == 1 and not targets.is_floating_point() and named
         if one_class and tuple(outputs.shape) != (rows, classes):
-            got = tuple(outputs.shape)
-            raise PluginError(
-                f"{self.name}: must give outputs of shape {(rows, classes)}, one for each class; got {got}"
-            )
+            raise Misfit(classes_expected(self.name, self.work.dataset.name, rows, classes, tuple(outputs.shape)))
         if isinstance(self.loss, OwnLoss) and self.reduces is None:
             self.reduces = _reduction(self.loss, outputs.detach(), data)
             self.loss = replace(self.loss, reduces=self.reduces)
@@ -189,9 +209,13 @@ class _Seen:
             self.reentrant = self.reentrant or _has_node(loss, _REENTRANT)
             loss.backward()  # type: ignore[no-untyped-call]
         except Exception as error:
+            if _no_memory(error):
+                raise
             reason = describe(error, self.files)
             shapes = f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}"
-            raise PluginError(f"{self.name}: a training step fails on {shapes}: {reason}") from error
+            known = mending(error)
+            then = f"\n  {known}" if known else ""
+            raise Misfit(f"{self.name}: a training step fails on {shapes}: {reason}{then}") from error
 
     @contextmanager
     def _watched_norms(self, module: nn.Module) -> Iterator[None]:
@@ -214,6 +238,18 @@ class _Seen:
                 self.norms[name] = min(values, self.norms.get(name, values))
 
         return note
+
+
+def _embeddings(module: nn.Module) -> set[str]:
+    """Return the weights of layers that were asked for sparse gradients, whether the steps have reached them or not."""
+    layers = [name for name, part in module.named_modules() if getattr(part, "sparse", False) is True]
+    return {
+        f"{layer}.{name}".lstrip(".") for layer in layers for name, _ in module.get_submodule(layer).named_parameters()
+    }
+
+
+def _no_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or has_no_memory(error)
 
 
 def _reduction(loss: OwnLoss, outputs: torch.Tensor, data: Data) -> Reduces:
@@ -240,16 +276,10 @@ def _has_node(tensor: torch.Tensor, name: str) -> bool:
     return False
 
 
-def _shapes(inputs: Inputs) -> str:
-    if isinstance(inputs, dict):
-        return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
-    return str(tuple(inputs.shape))
+def _generators(device: torch.device) -> tuple[object, ...]:
+    """Return the states of all generators that a model may draw from, in the order of GENERATORS, to be compared.
 
-
-def _generators() -> tuple[object, ...]:
-    """Return the states of all generators that a model may draw from, in the order of GENERATORS, to be compared."""
+    No device is asked but the one that the model is on: asking a GPU starts CUDA in this process.
+    """
     drawn = str(np.random.get_state(legacy=False))
-    states: list[object] = [torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn]
-    if torch.cuda.is_available():
-        states.append(torch.cuda.get_rng_state().numpy().tobytes())
-    return tuple(states)
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn, generator_state(device)

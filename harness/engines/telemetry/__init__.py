@@ -1,7 +1,7 @@
 """DRAM and utilisation, sampled from a process outside training so that reading costs the training nothing.
 
-What a plugin with a probe of its own imports stands here. Nothing below imports torch, pandas, pynvml or psutil: the
-two libraries are loaded where a probe is opened, in the sampler process.
+What a plugin with a probe of its own imports stands here. Nothing below imports torch, pandas, pynvml, amdsmi or
+psutil: libraries are loaded where a probe is opened, in the sampler process.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ __all__ = ["Probe", "ProbeUnavailable", "Sample", "Target", "harness_probes"]
 
 @hookimpl
 def harness_probes() -> list[type[Probe]]:
-    """Return the built-in probes: GPUs through NVML, and the host."""
+    """Return the built-in probes: GPUs through NVML, AMD's through amdsmi, and the host."""
     # Here and not above: the probes' modules import from this package.
+    from harness.engines.telemetry.amd import AmdSmiProbe
     from harness.engines.telemetry.cpu import HostProbe
     from harness.engines.telemetry.nvml import NvmlProbe
 
-    return [NvmlProbe, HostProbe]
+    return [NvmlProbe, AmdSmiProbe, HostProbe]

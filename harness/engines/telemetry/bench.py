@@ -6,12 +6,17 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import TypeVar
 
 from harness.core.errors import one_of
 from harness.engines.telemetry.columns import Columns
-from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Target
+from harness.engines.telemetry.helper import Helper, NoReturn
+from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
+
+T = TypeVar("T")
 
 
 def probe_path(probe: str | type[Probe]) -> str:
@@ -69,14 +74,33 @@ def _load_module(where: str) -> object:
     return module
 
 
+MOST_ASKED_S = {"open": 30.0, "sample": 3.0, "notes": 3.0, "lost": 3.0, "close": 3.0}
+"""Seconds that a probe's methods may take; chosen: a driver that has to be loaded takes some, and who stops a sampler
+waits 5 s for the last reading."""
+
+
+def _opened(probe_class: type[Probe], targets: Sequence[Target]) -> Probe:
+    probe = probe_class()
+    probe.open(targets)
+    return probe
+
+
+def _sampled(probe: Probe, now: float) -> list[Sample]:
+    return list(probe.sample(now))
+
+
 class Bench:
     """The probes of one sampler; one that fails is closed and explained, and the others go on."""
 
     def __init__(self, probes: Sequence[str | type[Probe]]) -> None:
         self.columns = Columns()
         self.unavailable: dict[str, str] = {}
+        self.unneeded: dict[str, str] = {}
+        self.lost: dict[str, float] = {}  # device, or probe, to the first tick without its figures
         self._classes: list[type[Probe]] = []
         self._open: list[Probe] = []
+        self._hanging: set[str] = set()
+        self._helper = Helper()
         self._notes: dict[str, None] = {}  # an ordered set: reopened probes repeat themselves
         for probe in probes:
             self._load(probe)
@@ -92,48 +116,50 @@ class Bench:
         self.close()
         for probe_class in self._classes:
             self.unavailable.pop(probe_class.name, None)
-            self._guard(probe_class.name, "open", self._open_one, probe_class, targets)
-
-    def _open_one(self, probe_class: type[Probe], targets: Sequence[Target]) -> None:
-        probe = probe_class()
-        probe.open(targets)
-        self._open.append(probe)
+            self.unneeded.pop(probe_class.name, None)
+            probe = self._guard(probe_class.name, "open", partial(_opened, probe_class, targets))
+            self._open += [probe] if probe is not None else []
 
     def sample(self, now: float) -> None:
         """Read every open probe once, stamped `now` (seconds, monotonic); one that fails is not tried again."""
         for probe in tuple(self._open):
-            if not self._guard(probe.name, "sample", self._read, probe, now):
-                self._open.remove(probe)
-                self._classes.remove(type(probe))
-                self._close_one(probe)
-
-    def _read(self, probe: Probe, now: float) -> None:
-        self.columns.extend(probe.sample(now))
+            samples = self._guard(probe.name, "sample", partial(_sampled, probe, now))
+            if samples is not None:
+                self.columns.extend(samples)
+                continue
+            self.lost.setdefault(probe.name, now)
+            self._open.remove(probe)
+            self._classes.remove(type(probe))
+            self._close_one(probe)
 
     def close(self) -> None:
         """Close every open probe, keeping what it has to say."""
         for probe in self._open:
             self._close_one(probe)
         self._open.clear()
+        self._helper.close()
 
     def _close_one(self, probe: Probe) -> None:
-        self._guard(probe.name, "notes", self._keep_notes, probe)
-        self._guard(probe.name, "close", probe.close)
+        self._notes.update(dict.fromkeys(self._guard(probe.name, "notes", lambda: list(probe.notes())) or ()))
+        for device, since_s in (self._guard(probe.name, "lost", lambda: dict(probe.lost())) or {}).items():
+            self.lost.setdefault(device, since_s)
+        if probe.name not in self._hanging:  # its driver would not return from this either
+            self._guard(probe.name, "close", probe.close)
 
-    def _keep_notes(self, probe: Probe) -> None:
-        self._notes.update(dict.fromkeys(probe.notes()))
-
-    def _guard(self, name: str, what: str, action: Callable[..., object], *args: object) -> bool:
-        """Do what a probe does; answer whether it went well, and keep the first reason where it did not."""
+    def _guard(self, name: str, what: str, action: Callable[[], T]) -> T | None:
+        """Return what a probe answers; None where it fails or does not return, and the first reason is kept."""
         try:
-            action(*args)
+            return self._helper.call(action, MOST_ASKED_S[what])
+        except NoReturn as error:
+            self._hanging.add(name)
+            self.unavailable.setdefault(name, f"{what}() {error}")
+        except ProbeUnneeded as error:
+            self.unneeded.setdefault(name, error.reason)
         except ProbeUnavailable as error:
             self.unavailable.setdefault(name, error.reason)
         except Exception as error:  # a stranger's probe may raise anything
             self.unavailable.setdefault(name, f"failed in {what}() with {type(error).__name__}: {error}")
-        else:
-            return True
-        return False
+        return None
 
     @property
     def notes(self) -> list[str]:

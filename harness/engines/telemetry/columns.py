@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from harness.core.clock_reasons import REASONS, clock_reasons_in_words
 from harness.engines.telemetry.probe import Sample
 
 
@@ -67,4 +68,8 @@ class Columns:
             "quantity": [series.quantity for series in words],
             "value": list(self.value),
             "unit": [series.unit for series in words],
+            "words": [
+                ", ".join(clock_reasons_in_words(series.quantity, int(value))) if series.quantity in REASONS else ""
+                for series, value in zip(words, self.value, strict=True)
+            ],
         }

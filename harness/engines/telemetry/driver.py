@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.core.nvidia_driver import VISIBLE, NoNvml, num_gpus, open_nvml, visible_gpus
+from harness.core.nvidia_driver import VISIBLE, NoNvml, gpu_name, num_gpus, open_nvml, present_gpus, visible_gpus
 from harness.core.words import counted
 from harness.engines.telemetry.probe import ProbeUnavailable
+from harness.engines.telemetry.readings import Driver, Refusal
+
+T = TypeVar("T")
 
 
 def open_library() -> ModuleType:
@@ -25,18 +29,48 @@ def open_library() -> ModuleType:
         raise ProbeUnavailable(str(error)) from error
 
 
-def first_that_works(nvml: ModuleType, *calls: Callable[[], Any]) -> Any:
-    """Return the first answer; a call that this driver is too old for gives way to the next one.
+def nvml_driver(nvml: ModuleType) -> Driver:
+    """Return how NVML refuses."""
+    return Driver("nvml", (nvml.NVMLError,), lambda error: nvml_refusal(nvml, error))
+
+
+def nvml_refusal(nvml: ModuleType, error: Exception) -> Refusal | None:
+    """Return why NVML will never answer a call, None where it may answer the next time."""
+    refusals = {
+        nvml.NVML_ERROR_NOT_SUPPORTED: Refusal.NOT_SUPPORTED,
+        nvml.NVML_ERROR_FUNCTION_NOT_FOUND: Refusal.OLD_DRIVER,
+        nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH: Refusal.OLD_DRIVER,
+        nvml.NVML_ERROR_NO_PERMISSION: Refusal.NO_PERMISSION,
+        nvml.NVML_ERROR_GPU_IS_LOST: Refusal.LOST,
+        nvml.NVML_ERROR_RESET_REQUIRED: Refusal.LOST,
+    }
+    return refusals.get(getattr(error, "value", None))
+
+
+def first_that_works(nvml: ModuleType, *calls: Callable[[], T]) -> T:
+    """Return the first answer; a call that this driver or pynvml is too old for gives way to the next one.
 
     Raises:
         NVMLError: of the last call.
     """
     for call in calls[:-1]:
-        try:
-            return call()
-        except (nvml.NVMLError_FunctionNotFound, nvml.NVMLError_ArgumentVersionMismatch):
-            continue
-    return calls[-1]()
+        with suppress(nvml.NVMLError_FunctionNotFound, nvml.NVMLError_ArgumentVersionMismatch):
+            return _called(nvml, call)
+    return _called(nvml, calls[-1])
+
+
+def _called(nvml: ModuleType, call: Callable[[], T]) -> T:
+    """Return what a call answers; one that pynvml does not have is not found, as where the driver does not have it.
+
+    Raises:
+        NVMLError: the driver refuses, or nobody has the call.
+    """
+    try:
+        return call()
+    except AttributeError as error:
+        if error.obj is not nvml:
+            raise
+        raise nvml.NVMLError(nvml.NVML_ERROR_FUNCTION_NOT_FOUND) from error
 
 
 def memory_info(nvml: ModuleType, handle: object) -> Any:
@@ -77,10 +111,7 @@ def find_gpu(nvml: ModuleType, index: int) -> object:
     Raises:
         ProbeUnavailable: there is no such GPU.
     """
-    try:
-        gpus = visible_gpus(nvml)
-    except nvml.NVMLError as error:
-        raise ProbeUnavailable(f"the driver does not give its GPUs: {error}") from error
+    gpus = visible_gpus(nvml)
     if index < len(gpus):
         return gpus[index]
     variable = os.environ.get(VISIBLE)
@@ -92,7 +123,7 @@ def order_note(nvml: ModuleType) -> str | None:
     """Return a warning where CUDA may number the GPUs in another order than NVML does."""
     if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
         return None
-    names = {str(nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(k))) for k in range(num_gpus(nvml))}
+    names = {gpu_name(nvml, gpu.handle) for gpu in present_gpus(nvml) if gpu.handle is not None}
     if len(names) < 2:
         return None
     return (

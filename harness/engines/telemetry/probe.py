@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -19,7 +19,7 @@ class Sample(NamedTuple):
         device: what was read: "gpu0", "worker 0", "host".
         quantity: name of what was read, for example "nvml_gpu_utilisation".
         value: the reading, in `unit`.
-        unit: "bytes", "fraction" (0..1), "cores", "MHz", "W", "J", "C" or "bitmask".
+        unit: "bytes", "bytes/s", "fraction" (0..1), "cores", "MHz", "W", "J", "C" or "bitmask".
     """
 
     time_s: float
@@ -54,6 +54,10 @@ class ProbeUnavailable(MachineError):
         return str(self)
 
 
+class ProbeUnneeded(ProbeUnavailable):
+    """There is nothing here that a probe could read, so that no record has to say that it is lacking."""
+
+
 class Probe(abc.ABC):
     """A source of samples. It lives in the sampler process: opened, sampled at each tick and closed there.
 
@@ -81,3 +85,7 @@ class Probe(abc.ABC):
     def notes(self) -> Sequence[str]:
         """Return what a reader of the samples must know: quantities left out and why. Called before `close`."""
         return ()
+
+    def lost(self) -> Mapping[str, float]:
+        """Return devices that stopped to answer, with the first tick without figures. Called before `close`."""
+        return {}

@@ -42,6 +42,7 @@ class Telemetry:
         missed_ticks: ticks that were skipped because the one before took too long.
         interval_s: achieved mean seconds between ticks; None with fewer than two ticks.
         sampler_cpu_cores: CPU that the sampler itself used while it sampled, 1.0 = one core busy; None if it died.
+        lost: device, or probe, that stopped to answer, to the first tick (seconds, monotonic) without its figures.
     """
 
     columns: Columns = field(default_factory=Columns)
@@ -50,6 +51,7 @@ class Telemetry:
     missed_ticks: int = 0
     interval_s: float | None = None
     sampler_cpu_cores: float | None = None
+    lost: dict[str, float] = field(default_factory=dict)
 
     @property
     def samples(self) -> list[Sample]:
@@ -132,7 +134,9 @@ def _telemetry(connection: Connection, bench: Bench, interval_s: float) -> Telem
     _sample_until_stop(connection, bench, ticks)
     cpu_cores = (time.process_time() - cpu_before_s) / max(time.monotonic() - ticks.start_s, 1e-9)
     bench.close()
-    return Telemetry(bench.columns, bench.unavailable, bench.notes, ticks.num_missed, ticks.achieved_s, cpu_cores)
+    return Telemetry(
+        bench.columns, bench.unavailable, bench.notes, ticks.num_missed, ticks.achieved_s, cpu_cores, bench.lost
+    )
 
 
 def _sample_until_stop(connection: Connection, bench: Bench, ticks: Ticks) -> None:

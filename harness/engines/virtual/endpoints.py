@@ -46,7 +46,7 @@ class Arbiter(Protocol):
     def arrive(self, mark: int, worker: VirtualWorker) -> None:
         """Note that a worker stands at a mark; the last one there brings about the evaluation."""
 
-    def judge(self, model: Flat, samples: int, updates: int, moment: float, may_stop: bool) -> None:
+    def judge(self, model: Flat, samples: int, updates: int, moment: float) -> None:
         """Evaluate while the clock stands, and decide."""
 
     def stop(self, decision: Decision, moment: float) -> None:
@@ -332,8 +332,7 @@ class VirtualServer(VirtualEndpoint, Server):
     def _mark(self) -> None:
         spent = self.setup.budget.spent(self.samples, self.updates)
         if self.marks.reached(self.samples) or spent:
-            may_stop = self.setup.strategy.synchrony == "synchronous"
-            self.arbiter.judge(self.state, self.samples, self.updates, self.busy_until, may_stop)
+            self.arbiter.judge(self.state, self.samples, self.updates, self.busy_until)
         if spent:
             self.arbiter.stop(Decision.BUDGET, self.busy_until)
         self.stopped = self.arbiter.decision is not None

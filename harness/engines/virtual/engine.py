@@ -161,11 +161,11 @@ class VirtualEngine:
             model = self.executor.mean_model(states)
         moment = max(entry[1] for entry in at_mark.values())
         _, _, samples, updates = at_mark[0]
-        self.judge(model, samples, updates, moment, self.setup.strategy.synchrony != "asynchronous")
+        self.judge(model, samples, updates, moment)
         if self.setup.budget.spent(samples, updates):
             self.stop(Decision.BUDGET, moment)
 
-    def judge(self, model: Flat, samples: int, updates: int, moment: float, may_stop: bool) -> None:
+    def judge(self, model: Flat, samples: int, updates: int, moment: float) -> None:
         """Evaluate while the clock stands, and decide."""
         began = time.perf_counter()
         loss = metric = None
@@ -176,9 +176,7 @@ class VirtualEngine:
         self.evaluation_s += time.perf_counter() - began
         decision = self.referee.judge(Evaluation(samples, updates, moment, loss, metric, moved), self.losses_finite())
         self.model, self.samples, self.updates = model, samples, updates
-        # An asynchronous run on real devices cannot stop at a target (its copies are evaluated afterwards); neither
-        # does this one, so that both see the same samples.
-        if decision is not None and (may_stop or decision is not Decision.TARGET):
+        if decision is not None:
             self.stop(decision, moment)
 
     def _tell(self, updates: int, loss: float | None) -> None:
@@ -233,7 +231,7 @@ class VirtualEngine:
         if self.decision is None:
             self.stop(Decision.BUDGET, now)
         if not self.referee.evaluations:
-            self.judge(holder.state, holder.samples, holder.updates, now, may_stop=False)
+            self.judge(holder.state, holder.samples, holder.updates, now)
         began = time.perf_counter()
         test = self.executor.evaluate(self.model, "test") if self.setup.budget.evaluates else None
         self.evaluation_s += time.perf_counter() - began

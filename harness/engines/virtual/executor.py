@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from harness.api.strategy import Table, Value
 from harness.core.addresses import Address
 from harness.core.not_known import NotKnown
+from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
@@ -26,6 +27,7 @@ from harness.engines.shared.replica import Piece, Replica, make_pieces, mergeabl
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
 from harness.engines.virtual.lazy import Average, Gradient
+from harness.engines.virtual.replica_draws import DrawsOfReplicas
 from harness.workloads.user_files import is_user_function
 
 State = dict[int, dict[str, Any]]
@@ -123,12 +125,26 @@ class Executor:
         """Compute the gradient of replicas that share statistics: what passes in them at once passes together."""
         self.at(weights)
         self.setup.begin_step(*origin)
-        seed_step(self.replica.generators, self.setup.cell.seed, *origin, 0)
         parts = cut(indices, self.setup.layout.data)
         pieces = -(-len(parts[0]) // self.setup.cell.micro_batch_size) if len(indices) else 1
-        together = [np.concatenate(same) for same in zip(*(cut(part, pieces) for part in parts), strict=True)]
-        gradients, loss = self.replica.gradient([make_pieces(p, weight, max(1, len(p)), False)[0] for p in together])
-        return Flat(gradients, self.replica.buffer_vector(), loss=loss)
+        together = list(zip(*(cut(part, pieces) for part in parts), strict=True))
+        losses = []
+        with self._drawing(origin) as draws:
+            for same in together:
+                samples = np.concatenate(same)
+                (piece,) = make_pieces(samples, weight, max(1, len(samples)), False)
+                draws.rows = [len(part) for part in same] if len(samples) else [1]
+                losses.append(self.replica.backward(*self.replica.gather(piece)))
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return Flat(self.replica.take_gradients(), self.replica.buffer_vector(), loss=loss)
+
+    @contextmanager
+    def _drawing(self, origin: tuple[int, int]) -> Iterator[DrawsOfReplicas]:
+        """Let samples that pass together draw from the streams of the replicas that they belong to."""
+        seed = self.setup.cell.seed
+        draws = DrawsOfReplicas([stream_seed(seed, "dropout", *origin, k) for k in range(self.setup.layout.data)])
+        with draws if self.replica.draws else nullcontext():
+            yield draws
 
     def merged_gradient(self, weights: Flat, indices: Indices, weight: Any) -> Flat:
         """Compute the gradient over all samples in one pass; `weight` is a number or one for each sample."""

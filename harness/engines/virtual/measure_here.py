@@ -53,12 +53,11 @@ def measured_alone(executor: Executor) -> Profile:
     sizes = sorted({max(1, whole // 2), whole})
     seconds = [_gradient_s(executor, size) for size in sizes]
     shares = _shares(executor, shape, whole)
-    times = tuple(
-        LayerTime(
-            *(TimeCurve(tuple((float(n), s * part) for n, s in zip(sizes, seconds, strict=True))) for part in layer)
-        )
-        for layer in shares
-    )
+
+    def curve(part: float) -> TimeCurve:
+        return TimeCurve(tuple((float(n), s * part) for n, s in zip(sizes, seconds, strict=True)))
+
+    times = tuple(LayerTime(curve(forward), curve(backward)) for forward, backward in shares)
     text = f"in this process over {' and '.join(map(str, sizes))} samples, alone"
     apply_s = _apply_s(executor)
     return Profile(shape, times, apply_s, origin="measured", text=text, error=ALONE_ERROR)

@@ -27,6 +27,7 @@ from harness.engines.shared.chain.needs import keywords
 from harness.engines.shared.chain.proof import own_buffers
 from harness.engines.shared.chain.try_on import find_chain, tried_on
 from harness.engines.shared.dram_count import stage_limits
+from harness.engines.shared.kept_times import kept_costs
 from harness.engines.shared.replica import Replica, as_real
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of
@@ -48,13 +49,19 @@ class ChainCut:
     def __init__(self, setup: Setup, replica: Replica, grid: Grid, rank: int) -> None:
         self.setup, self.grid, self.rank, self._device = setup, grid, rank, replica.device
         _refuse(setup.layout)
-        self._draws = replica.draws
+        self._generators = replica.generators
         batches = tried_on(setup, replica)
         proof_seed = partial(stream_seed, setup.cell.seed, "proof") if replica.draws else None
         plan: ChainPlan = found_by_first(
             rank,
             lambda: make_chain_plan(
-                self._build, setup.layout, batches, replica.precision, _memory_limits(setup), proof_seed
+                self._build,
+                setup.layout,
+                batches,
+                replica.precision,
+                _memory_limits(setup),
+                proof_seed,
+                partial(kept_costs, setup.cell, setup.layout),
             ),
         )
         names = list(dict.fromkeys(plan.blocks))
@@ -78,7 +85,7 @@ class ChainCut:
             parameter.data = parameter.data.contiguous()
         stage.let_go()
         if self.setup.layout.recompute:
-            recompute_blocks(stage.own_blocks(), self._draws)
+            recompute_blocks(stage.own_blocks(), self._generators)
         return stage
 
     def _senders(self, model: nn.Module) -> dict[str, int]:
@@ -122,6 +129,12 @@ class ChainCut:
         for stage in self.stages:
             assert isinstance(stage, ChainStage)
             stage.seeds = partial(seed_of, self.grid.data)
+
+    @property
+    def names(self) -> list[str]:
+        """What the parameters that are trained here are called in the whole model."""
+        assert isinstance(self.trained, HeldParameters)
+        return [name for name, parameter in self.trained.kept.items() if parameter.requires_grad]
 
     def share_gradients(self) -> None:
         """Sum the gradients of parameters that several stages hold."""
@@ -167,14 +180,16 @@ def _memory_limits(setup: Setup) -> MemoryOfBlocks | None:
 def _refuse(layout: Layout) -> None:
     if layout.tensor > 1:
         raise Impossible(
-            "tensor parallelism inside a pipeline needs an nn.Sequential whose layers share nothing. Set tensor = 1"
+            "tensor parallelism inside a pipeline needs an nn.Sequential whose layers share nothing. Set tensor = 1, "
+            "or give gpt a head of its own: tied = false"
         )
     assert layout.schedule is not None
     kinds = {action.kind for order in layout.schedule(layout.pipeline, layout.pipeline) for action in order}
     if "backward_weight" in kinds:
         raise Impossible(
             "zero-bubble schedules compute the gradients of weights apart, which torch can do for an nn.Sequential "
-            'whose layers share nothing only. Set schedule = "1f1b" or "gpipe"'
+            'whose layers share nothing only. Set schedule = "1f1b" or "gpipe", or give gpt a head of its own: '
+            "tied = false"
         )
 
 

@@ -5,9 +5,29 @@ from __future__ import annotations
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import DataParallel, OneDevice
 from harness.engines.shared.setup import Setup
+from harness.workloads.entries import COMPILED, CUDA_GRAPH
 
 
 def make_runner(setup: Setup, ledger: Ledger, worker: int, rank: int) -> OneDevice:
+    """Return the runner of a layout, its steps executed as the cell asks.
+
+    Raises:
+        Impossible: torch cannot execute them so.
+    """
+    work = setup.cell.workload
+    if work.step == CUDA_GRAPH:
+        from harness.engines.real.layouts.captured import Captured
+
+        return Captured(setup, ledger, worker, rank)
+    runner = _runner(setup, ledger, worker, rank)
+    if work.step == COMPILED:
+        from harness.engines.real.layouts.execution import Compiled
+
+        runner.execution = Compiled(work.model.name, runner.to_compile(), runner.replica.device)
+    return runner
+
+
+def _runner(setup: Setup, ledger: Ledger, worker: int, rank: int) -> OneDevice:
     """Return the runner of a layout; what only some layouts need of torch is imported for them alone."""
     layout = setup.layout
     if layout.pipeline > 1:

@@ -72,6 +72,10 @@ class Exchanged(OneDevice):
         ways = self.setup.layout.tensor
         return [describe_cuts(self.cuts.plan, ways)] if ways > 1 else []
 
+    def to_compile(self) -> list[nn.Module]:
+        """Return the module: the replica holds its parameters only."""
+        return [self.module]
+
     def settle(self) -> None:
         """Keep no hooks."""
         self.cuts.settle()

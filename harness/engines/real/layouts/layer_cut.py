@@ -17,6 +17,7 @@ from harness.engines.real.layouts.private import StageShapes
 from harness.engines.shared.chain.events import Chain
 from harness.engines.shared.chain.try_on import find_chain, tried_on
 from harness.engines.shared.dram_count import stage_limits
+from harness.engines.shared.kept_times import kept_costs
 from harness.engines.shared.layer_timing import describe_stages, measure_layers, place
 from harness.engines.shared.padding import fills_up
 from harness.engines.shared.replica import Piece, Replica
@@ -39,12 +40,15 @@ class LayerCut:
         self.setup, self.grid, self.rank = setup, grid, rank
         self.fills_up = fills_up(setup, replica.module)
         probe = Piece(first_rows(setup.cell.micro_batch_size, setup.num_train), 1.0)
-        self.placement: Placement = found_by_first(
-            rank, lambda: place(setup.layout, measure_layers(replica, probe), stage_limits(setup))
-        )
+        names = [name for name, _ in replica.module.named_children()]
+
+        def found_place() -> Placement:
+            costs = kept_costs(setup.cell, setup.layout, names, lambda: measure_layers(replica, probe))
+            return place(setup.layout, costs, stage_limits(setup))
+
+        self.placement: Placement = found_by_first(rank, found_place)
         self._chain: Chain | None = None
         if not self.fills_up:
-            names = [name for name, _ in replica.module.named_children()]
             self._chain = found_by_all(lambda: find_chain(replica.module, names, tried_on(setup, replica))[0])
         self.notes = list(_descriptions(replica.module, self.placement, setup.layout.tensor))
         owners = {name: k for k, names in enumerate(self.placement) for name in names}
@@ -83,6 +87,12 @@ class LayerCut:
             seed_of: returns the seed of a purpose within this step.
         """
         torch.manual_seed(seed_of(self.grid.data * self.setup.layout.pipeline + self.grid.pipeline))
+
+    @property
+    def names(self) -> list[str]:
+        """What the parameters that are trained here are called in the whole model."""
+        named = (pair for stage in self.stages for pair in stage.named_parameters())
+        return [name for name, parameter in named if parameter.requires_grad]
 
     shares = False
 

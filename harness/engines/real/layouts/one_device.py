@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from harness.core.not_known import NotKnown
 from harness.core.step_parts import Part
 from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger, Stamp
+from harness.engines.real.layouts.execution import Execution
 from harness.engines.real.layouts.recompute import recompute_blocks
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
@@ -28,6 +30,7 @@ from harness.engines.shared.layer_timing import blocks_of
 from harness.engines.shared.replica import Piece, Replica, even_pieces, make_pieces, seed_step
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
+from harness.workloads.accelerator import has_queue
 from harness.workloads.streamed import Streamed
 
 
@@ -43,8 +46,9 @@ class OneDevice:
         self.number = 0
         self.replica = setup.replica()
         if setup.layout.recompute:
-            recompute_blocks((block for _, block in blocks_of(self.replica)), self.draws)
+            recompute_blocks((block for _, block in blocks_of(self.replica)), self.replica.generators)
         self.placement: Placement | None = None
+        self.execution = Execution()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,6 +59,11 @@ class OneDevice:
     def reads(self) -> bool:
         """Whether this device reads samples."""
         return True
+
+    @property
+    def lends_gradients(self) -> bool:
+        """Whether the next gradient may overwrite the memory of this one: DDP's are views of its buckets."""
+        return self.setup.layout.data > 1
 
     @property
     def draws(self) -> bool:
@@ -134,6 +143,14 @@ class OneDevice:
                 for piece in self.pieces(batch)
             )
 
+    def warm_up(self, batch: Batch) -> None:
+        """Compute a gradient that is discarded: what torch does only once is then behind us."""
+        self.execution.first(partial(self.gradient, batch))
+
+    def to_compile(self) -> list[nn.Module]:
+        """Return the modules whose forward passes are compiled, each for itself."""
+        return [self.replica.module]
+
     def settle(self) -> None:
         """Called once after the warm-up: measure no more than a run needs."""
 
@@ -152,7 +169,7 @@ class DataParallel(OneDevice):
         # A search for unused parameters cannot follow torch's older checkpoints; a static graph can.
         static = layout.static_graph or self._needs_static_graph()
         self._records_graph = static
-        devices = [self.replica.device.index] if self.replica.device.type == "cuda" else None
+        devices = [self.replica.device.index] if has_queue(self.replica.device) else None
         self.ddp = nn.parallel.DistributedDataParallel(
             self.replica.module,
             device_ids=devices,

@@ -12,9 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate
 
-from harness.core.errors import Impossible
 from harness.engines.shared.flat import Flat
-from harness.engines.shared.optimizers import OwnOptimizer, separable
+from harness.engines.shared.optimizers import OwnOptimizer
 from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 
@@ -79,9 +78,6 @@ def parts_replica(
     Args:
         like: the replica that the module was taken from: what its trial step showed holds for the parts too.
         names: what the module's trained parameters are called in the whole model; default: all of them, in its order.
-
-    Raises:
-        Impossible: an optimizer of the user's own does not take the same steps on parts.
     """
     work, parts = setup.cell.workload, Parts(module)
     optimizer: Any = work.optimizer
@@ -98,28 +94,9 @@ def _optimizer_on(parts: Parts, like: Replica, names: Sequence[str], _: nn.Modul
     """Return the whole model's optimizer for the parts, each in its parameter's group."""
     if like.optimizer is None:
         return None
-    can = separable(like.optimizer)
-    spread = any(isinstance(source, DTensor) for source in parts.sources)
-    some = len(parts.sources) < len(like.parameters)
-    if (spread and not can.by_number) or (some and not can.by_parameter):
-        held = "a part of each parameter" if spread else "some of the parameters"
-        raise Impossible(
-            f"{_named(like)} does not take the same step where a device holds {held}, as this strategy's devices "
-            "do; choose an optimizer that treats every number for itself, or another strategy"
-        )
-    own = dict(zip(names, parts.parameters(), strict=False))
-    if len(own) < len(parts.sources) or not set(own) <= set(like.names):
-        raise Impossible(
-            f"{_named(like)}: the groups of its parameters are not known on a device that holds some of the "
-            "layers; choose an optimizer of torch's by name, or another strategy"
-        )
     of_like = dict(zip(like.names, like.parameters, strict=True))
-    return like.optimizer_on({id(of_like[name]): part for name, part in own.items()})
-
-
-def _named(like: Replica) -> str:
-    """Name the optimizer in a message."""
-    return f"workload.optimizer: {type(like.optimizer).__name__}"
+    pairs = zip(names, parts.parameters(), strict=True)
+    return like.optimizer_on({id(of_like[name]): part for name, part in pairs})
 
 
 def average_gradients(gradients: Sequence[torch.Tensor], group: object, bucket_bytes: int) -> list[torch.Tensor]:

@@ -52,7 +52,7 @@ class Pipeline(OneDevice):
         self.cut = self._cut()
         self.placement = self.cut.placement
         self.last = setup.layout.stages - 1 in self.grid.own_stages(setup.layout)
-        self.replica = parts_replica(setup, self.cut.trained, None, self.replica)
+        self.replica = parts_replica(setup, self.cut.trained, None, self.replica, self.cut.names)
         self.parts: Parts = self.replica.module  # type: ignore[assignment]
         self.replica.norm_shares = self.cut.norm_shares(self.parts)
         self.replica.sum_over_ranks = self.grid.sum_over_parts

@@ -1,10 +1,11 @@
-"""What torch keeps private and a real run needs: a pipeline's own table, stamps around passes and FSDP's waits.
+"""What torch keeps private and a real run needs: a pipeline's table, stamps around passes and FSDP's waits, compilers.
 
 The one file that touches private names of torch; each is guarded by a test, so that a new torch fails there first.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -16,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from harness.api.strategy import Table
 from harness.costs.tracing import undisturbed
 from harness.engines.real.clock import Ledger, Stamp
+from harness.workloads.accelerator import has_queue
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +44,10 @@ PassSpan = tuple[tuple[str, int, int], Stamp, Stamp]
 def time_exchanges(ledger: Ledger, module: nn.Module, spans: list[tuple[str, Stamp, Stamp]]) -> None:
     """Put a stamp before and after everything in which a sharded module stands still for others.
 
-    On CPU a gather blocks where it is started, on CUDA where it is waited for; the last gradients on their way out
-    are waited for at the end of the backward pass.
+    On CPU a gather blocks where it is started, on a device with a queue where it is waited for; the last gradients on
+    their way out are waited for at the end of the backward pass.
     """
-    gather = "wait_for_unshard" if ledger.device.type == "cuda" else "unshard"
+    gather = "wait_for_unshard" if has_queue(ledger.device) else "unshard"
     for part in module.modules():
         if isinstance(part, FSDPModule):
             for group in part._get_fsdp_state()._fsdp_param_groups:
@@ -68,6 +70,41 @@ def _stamped(
         return answer
 
     return stamped
+
+
+MOST_SIZES = 1024
+"""Compiled versions of one function, such as the forward pass of a kind of layer; chosen: layers of a large model."""
+
+
+def compile_each_size(alone: bool) -> None:
+    """Let torch.compile make as many versions of a function as there are sizes, and say where it gives up.
+
+    Args:
+        alone: in this process: a pool of others would outlive the compilation, beside what is measured.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch's own, while it imports its compiler
+        from torch._dynamo import config
+        from torch._inductor import config as inductor
+
+    config.recompile_limit = config.accumulated_recompile_limit = MOST_SIZES
+    config.fail_on_recompile_limit_hit = True
+    if alone:
+        inductor.compile_threads = 1
+
+
+def compiled_graphs() -> int:
+    """Return how many graphs torch.compile has made in this process."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def is_of_compiler(error: BaseException) -> bool:
+    """Whether torch.compile raised an error, and not what it compiles."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
 
 
 def make_runtime(

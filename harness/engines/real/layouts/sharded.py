@@ -94,6 +94,10 @@ class FullySharded(OneDevice):
         self.ledger.row["_waits"] = len(self._spans)
         self._spans.clear()
 
+    def to_compile(self) -> list[nn.Module]:
+        """Return the units: gathering and scattering stay around what is compiled."""
+        return [unit for _, unit in self.units if next(unit.parameters(), None) is not None]
+
     def whole(self) -> Replica:
         """Gather all parameters, one after another; rank 0 builds a model of them."""
         with torch.no_grad():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,10 @@ class ChainPlan:
         first = dict(reversed([(name, number) for number, name in enumerate(self.blocks)]))
         names = sorted(first, key=first.__getitem__)
         return tuple(tuple(n for n in names if cut.start <= first[n] < cut.end) for cut in self.cuts)
+
+
+CostsOf = Callable[[Sequence[str], Callable[[], list[LayerCost]]], list[LayerCost]]
+"""Of the events' names, and of what measures them."""
 
 
 class MemoryOfBlocks(NamedTuple):
@@ -78,6 +83,7 @@ def make_chain_plan(
     precision: str,
     memory: MemoryOfBlocks | None = None,
     seed_of: SeedOf | None = None,
+    costs_of: CostsOf | None = None,
 ) -> ChainPlan:
     """Cut a model into the layout's stages, and prove the cut by one step.
 
@@ -85,6 +91,7 @@ def make_chain_plan(
         build: makes the whole model, in training mode; called several times.
         memory: of stages, where their devices' has an end.
         seed_of: seeds of events where the model draws random numbers.
+        costs_of: measures what events cost, or knows it; default: measures.
 
     Raises:
         Impossible: it cannot be cut like that; the message says why, and what to do.
@@ -93,7 +100,8 @@ def make_chain_plan(
     names = block_names(model, layout, batches)
     chain, seen = find_chain(model, names, batches)
     with batches.autocast():
-        costs = measure_events(model, names, batches.inputs, batches.loss)
+        measure = partial(measure_events, model, names, batches.inputs, batches.loss)
+        costs = measure() if costs_of is None else costs_of(chain.names, measure)
         sizes = stage_sizes(layout, costs, memory)
         with stages_tried():
             cuts = StageTrials(model, chain, seen, batches.inputs, batches.loss).cuts(sizes)

@@ -165,7 +165,7 @@ class ChainStage(nn.Module):
         if self.seed_of is None:
             yield
             return
-        with drawing_from(self.seed_of(event), [self.device] if self.device.type == "cuda" else []):
+        with drawing_from(self.seed_of(event), self.device):
             yield
 
     # -- parameters ------------------------------------------------------------------------------------------------

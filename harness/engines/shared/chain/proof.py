@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -58,12 +58,12 @@ def prove(
         Impossible: the step differs, or a stage fails; the message names what and by how much.
     """
     nudges = torch.Generator().manual_seed(0)
-    model = _nudged(build(), nudges)
+    model = nudged(build(), nudges)
     values = {name: tensor.detach().clone() for name, tensor in _named_tensors(model).items()}
     whole = _whole_step(model, chain, inputs, loss, seed_of)
     with stages_tried():
         staged = _staged_step(build, values, chain, cuts, inputs, loss, seed_of)
-    difference = _largest_difference(whole, staged, TOLERANCE[precision])
+    difference = largest_difference(whole, staged, TOLERANCE[precision])
     if difference:
         raise Impossible(
             f"a step of the model cut into {len(cuts)} stages was compared with one of the whole model: {difference}. "
@@ -95,7 +95,8 @@ def stages_tried() -> Iterator[None]:
         ) from error
 
 
-def _nudged(model: nn.Module, generator: torch.Generator) -> nn.Module:
+def nudged(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Move every parameter a little, in their order."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point():
@@ -139,12 +140,8 @@ def _staged_step(
         stage.let_go()
         stage.seed_of = seed_of
         stages.append(stage)
-    step = Step(_pass_through(stages, inputs, loss))
-    for stage in stages:
-        for name, parameter in stage.kept().items():
-            if parameter.grad is not None:
-                before = step.gradients.get(name)
-                step.gradients[name] = parameter.grad if before is None else before + parameter.grad
+    step = Step(pass_through(stages, inputs, loss))
+    step.gradients = summed_gradients([stage.kept() for stage in stages])
     step.buffers = assembled_buffers(stages)
     return step
 
@@ -156,7 +153,7 @@ def _filled(model: nn.Module, values: dict[str, torch.Tensor]) -> nn.Module:
     return model
 
 
-def _pass_through(stages: Sequence[ChainStage], inputs: Inputs, loss: LossOf) -> torch.Tensor:
+def pass_through(stages: Sequence[nn.Module], inputs: Inputs, loss: LossOf) -> torch.Tensor:
     """Pass one micro-batch there and back, as a pipeline does: stages know only what they send each other."""
     sent: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
     received: list[torch.Tensor] = []
@@ -174,6 +171,16 @@ def _pass_through(stages: Sequence[ChainStage], inputs: Inputs, loss: LossOf) ->
     return value.detach()
 
 
+def summed_gradients(kept: Sequence[Mapping[str, nn.Parameter]]) -> dict[str, torch.Tensor]:
+    """Return the gradients of what stages hold by name; several stages may hold a parameter."""
+    found: dict[str, torch.Tensor] = {}
+    for held in kept:
+        for name, parameter in held.items():
+            if parameter.grad is not None:
+                found[name] = found[name] + parameter.grad if name in found else parameter.grad
+    return found
+
+
 def assembled_buffers(stages: Sequence[ChainStage]) -> dict[str, torch.Tensor]:
     """Return the buffers of the whole model: a block's from the stage that calls it, others from the last stage."""
     found = dict(stages[-1].model.named_buffers())
@@ -189,7 +196,7 @@ def own_buffers(stage: ChainStage) -> set[str]:
     return {name for name, b in stage.model.named_buffers() if id(b) in own}
 
 
-def _largest_difference(whole: Step, staged: Step, tolerance: float) -> str:
+def largest_difference(whole: Step, staged: Step, tolerance: float) -> str:
     """Say what differs most, or nothing."""
     largest = max((float(g.abs().max()) for g in whole.gradients.values() if g.numel()), default=0.0)
     found = [(_relative(whole.loss, staged.loss, 0.0), "the loss")]
