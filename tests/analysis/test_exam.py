@@ -175,7 +175,7 @@ def test_precision_options_batch_and_devices_are_examined_apart(column: str) -> 
 
 
 def test_rounding_that_grows_over_ten_epochs_fails_nobody_and_is_named() -> None:
-    """The weights of a ViT moved otherwise by 7.5 % after ten epochs, by 2e-6 at the first evaluation."""
+    """As on a ViT with a large rate: other weights by several percent after ten epochs, not at first."""
     early = {"early_samples": 320}
     rows = [row("single", 0.25, displacement=1.0, early_displacement=0.1, **early)]
     rows.append(row("sync-ddp", 0.30, displacement=1.08, early_displacement=0.1 * (1 + 2e-6), **early))
