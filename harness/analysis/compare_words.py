@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.analysis.compared import STATUS, Change, ChangeKind, Comparison, Detectable, Finding
+from harness.analysis.compared import STATUS, Change, ChangeKind, Comparison, Detectable, Finding, Verdict
+from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.point_names import micro_batch, on_devices, sentences
 from harness.analysis.points import Row, settings_of
 from harness.core.records import Json
@@ -26,16 +27,28 @@ _HOW_IMPLAUSIBLE = "Check that the same work is still done."
 def conclusion(found: Comparison) -> Text:
     """Return the verdict in one sentence."""
     counts = Counter(finding.kind for finding in found.findings)
-    cells = counted(found.cells - found.copies, "cell")
-    if not counts[ChangeKind.REGRESSION]:
+    if found.verdict is Verdict.NOTHING_COMPARED:
+        return _nothing_compared(found)
+    if found.verdict is Verdict.NO_REGRESSION:
         too_good = counts[ChangeKind.IMPLAUSIBLE]
         looks = f"{counted(too_good, 'improvement')} {'looks' if too_good == 1 else 'look'} too good to be true."
         timed = counted(found.timed, "timed comparison")
-        none = f"No regression in {cells} ({found.exact} exact and {timed})."
+        none = f"No regression in {counted(found.ended, 'cell')} ({found.exact} exact and {timed})."
         return sentences(none, looks if too_good else "")
+    cells = counted(found.cells - found.copies, "cell")
     points = dict.fromkeys(point_in_words(f.row) for f in found.regressions)
     regressions = counted(counts[ChangeKind.REGRESSION], "regression")
     return Text(f"{regressions} in {counted(len(points), 'point')} ({cells} compared).")
+
+
+def _nothing_compared(found: Comparison) -> Text:
+    """Say why there is no verdict: "no regression" would be one."""
+    if not found.ended:
+        then = "Let a night that ran to its end be BASE."
+        return sentences("Nothing was compared: no cell ran to the same end on both sides.", then)
+    ended = f"{counted(found.ended, 'cell')} {'has' if found.ended == 1 else 'have'}"
+    then = f"Set seeds = {MIN_SEEDS}, or train for more steps."
+    return sentences(f"Nothing was compared: {ended} no value that can be compared.", then)
 
 
 def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:

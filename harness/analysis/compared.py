@@ -9,9 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from harness.analysis.exact import Interval
-from harness.analysis.points import Row
+from harness.analysis.points import Row, number
 from harness.analysis.quantities import Quantity
-from harness.core.endings import Status
 from harness.core.text import NO_TEXT, Text
 
 
@@ -22,6 +21,19 @@ class ChangeKind(StrEnum):
     IMPLAUSIBLE = "implausible"
     UNDECIDED = "undecided"
     IMPROVEMENT = "improvement"
+
+
+class Verdict(StrEnum):
+    """What a comparison ends with."""
+
+    REGRESSION = "regression"
+    NOTHING_COMPARED = "nothing-compared"
+    NO_REGRESSION = "no-regression"
+
+    @property
+    def exit_code(self) -> int:
+        """What `harness compare` ends with."""
+        return {Verdict.REGRESSION: 1, Verdict.NOTHING_COMPARED: 5}.get(self, 0)
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,6 @@ class MeasuredCell:
         return int(self.row["seed"])
 
     @property
-    def ok(self) -> bool:
-        """Whether it is as it should be."""
-        return bool(self.row["status"] == Status.OK)
-
-    @property
     def real(self) -> bool:
         """Whether it was measured."""
         return bool(self.row["engine"] != "virtual")
@@ -60,6 +67,21 @@ UPDATE_TIME = Quantity("step", "step time", "s")
 TO_TARGET = Quantity("time_to_target_s", "time to target", "s")
 ALLOCATED = Quantity("dram_allocated_peak_bytes", "allocated DRAM", "bytes")
 STATUS = Quantity("status", "status")
+
+
+def deterministic(quantity: Quantity, before: MeasuredCell, after: MeasuredCell) -> bool:
+    """Say whether the same code must give the same number again.
+
+    On the virtual engine everything but where simulated times decide, in which order updates arrive or when a run
+    ends: there only if these times are the same. On real devices counted memory, and the bytes of synchronous
+    strategies.
+    """
+    synchronous = before.row.get("synchrony") == "synchronous"
+    if before.real:
+        counted = quantity.column == "dram_tensors_peak_bytes"
+        return counted or (quantity.column == "bytes_sent_per_step" and synchronous and not before.timed)
+    times = [number(cell.row, "step_time_s") for cell in (before, after)]
+    return (synchronous and not before.timed) or times[0] == times[1]
 
 
 @dataclass(frozen=True)
@@ -141,6 +163,7 @@ class Comparison:
         changes: of all times that were compared, in the order of the points.
         min_effect: share that a time had to grow by.
         cells: that both sides have; copies: those of them that are the same measurement, not compared.
+        ended: cells that ran to the same end on both sides, whose values were compared as far as they can be.
         only_new: cells that BASE does not have.
         exact: number of exact comparisons made.
         changed: what differs in the environment: (what, values before, values after).
@@ -153,6 +176,7 @@ class Comparison:
     detectable: tuple[Detectable, ...]
     cells: int
     copies: int
+    ended: int
     only_new: int
     exact: int
     changed: tuple[tuple[str, str, str], ...]
@@ -165,6 +189,13 @@ class Comparison:
         return len(self.changes)
 
     @property
+    def verdict(self) -> Verdict:
+        """What it comes to."""
+        if self.regressions:
+            return Verdict.REGRESSION
+        return Verdict.NO_REGRESSION if self.exact or self.timed else Verdict.NOTHING_COMPARED
+
+    @property
     def regressions(self) -> tuple[Finding, ...]:
         """What got worse."""
         return tuple(finding for finding in self.findings if finding.kind is ChangeKind.REGRESSION)
@@ -172,7 +203,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PointPair:
-    """The seeds of a point that are ok on both sides, in the same order."""
+    """The seeds of a point that ran to the same end on both sides, in the same order."""
 
     base: tuple[MeasuredCell, ...]
     new: tuple[MeasuredCell, ...]

@@ -398,7 +398,7 @@ def compare(
 ) -> None:
     """Say whether the results in NEW are worse than those in BASE.
 
-    Exits with 1 on a regression, for use in a nightly job.
+    Exits with 1 on a regression, for use in a nightly job; with 5 where nothing could be compared.
     """
     from harness.commands.pair_results import against, compare_results, text_of
 
@@ -406,7 +406,7 @@ def compare(
     click.echo(text_of(found, base, new, markdown, as_json))
     if html:
         click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
-    sys.exit(1 if found.regressions else 0)
+    sys.exit(found.verdict.exit_code)
 
 
 @main.command()

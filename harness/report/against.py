@@ -14,7 +14,7 @@ from harness.analysis.compare_words import (
     noisy_in_words,
     point_in_words,
 )
-from harness.analysis.compared import UPDATE_TIME, ChangeKind, Comparison, Finding
+from harness.analysis.compared import UPDATE_TIME, ChangeKind, Comparison, Finding, Verdict
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import change_in_percent, listed
 from harness.report.draw_compare import grown_panels, ratio_panel
@@ -126,12 +126,13 @@ def shown_against(against: Against, page: Page) -> ShownAgainst:
     """Return a comparison for the template."""
     found = against.found
     outcome = found.findings[0].kind if found.findings else None
+    nothing = found.verdict is Verdict.NOTHING_COMPARED
     exactly = exact_in_words(found)
     ratios = page.drawn([ratio_panel(found.changes, found.min_effect, exactly)])
     detected = [f"{_capital(could_detect(found.detectable))}."] if found.detectable else []
     return ShownAgainst(
-        outcome=outcome or "unchanged",
-        badge=BADGES[outcome],
+        outcome="undecided" if nothing else outcome or "unchanged",
+        badge="Not compared" if nothing else BADGES[outcome],
         verdict=conclusion(found),
         spread=_spread(found),
         names=against.names,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.analysis.compare import FALSE_ALARMS
+from harness.analysis.compare_statuses import FALSE_ALARMS
 from harness.analysis.compare_times import changed_part
 from harness.analysis.compare_words import point_in_words, short_names
 from harness.analysis.compared import Change, ChangeKind

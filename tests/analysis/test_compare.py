@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from compared_cells import HERE, STEP_S, cell, store, virtual
 from lazy import lazy
 
+from harness.analysis.compare_statuses import probability_of_drop
 from harness.analysis.compare_words import (
     conclusion,
     in_json,
@@ -234,14 +236,45 @@ def test_missing_a_target_is_judged_by_all_seeds_where_luck_has_a_part(status):
 
 
 def test_a_drop_is_as_probable_as_fishers_exact_test_has_it():
-    assert compare.probability_of_drop(5, 1, 5) == pytest.approx(0.0238, abs=1e-4)
-    assert compare.probability_of_drop(3, 0, 3) == pytest.approx(0.05)
-    assert compare.probability_of_drop(4, 4, 5) > 0.5
+    assert probability_of_drop(5, 1, 5) == pytest.approx(0.0238, abs=1e-4)
+    assert probability_of_drop(3, 0, 3) == pytest.approx(0.05)
+    assert probability_of_drop(4, 4, 5) > 0.5
 
 
-def test_what_was_broken_before_is_no_regression():
-    assert not compare.compare([cell(status="crashed")], [cell(status="out-of-memory")]).findings
-    assert [f.kind for f in compare.compare([cell(status="crashed")], [cell()]).findings] == ["improvement"]
+@pytest.mark.parametrize("now", ["crashed", "timeout", "out-of-memory", "interrupted"])
+@pytest.mark.parametrize("was", ["ok", "diverged", "crashed", "out-of-memory", "not-possible", "missing"])
+def test_what_does_not_run_to_its_end_is_a_regression_whatever_it_was(was, now):
+    base = [cell("other"), *([cell(status=was)] if was != "missing" else [])]
+    (found,) = compare.compare(base, [cell("other"), cell(status=now)]).findings
+    assert (found.kind, found.base, found.new) == ("regression", was, now)
+
+
+def test_what_nobody_can_run_is_no_finding_and_what_runs_again_an_improvement():
+    assert not compare.compare([cell(status="not-possible")], [cell(status="not-possible")]).findings
+    assert not compare.compare([cell(status="not-possible"), virtual(1)], [virtual(1)]).findings
+    for was in ("crashed", "out-of-memory"):
+        assert [f.kind for f in compare.compare([cell(status=was)], [cell()]).findings] == ["improvement"]
+
+
+def test_a_run_that_diverges_and_missed_its_target_before_is_worse():
+    missed, diverged = virtual(status="target-missed"), virtual(status="diverged")
+    assert [f.kind for f in compare.compare([missed], [diverged]).findings] == ["regression"]
+    assert [f.kind for f in compare.compare([diverged], [missed]).findings] == ["improvement"]
+
+
+def test_cells_that_missed_their_target_on_both_sides_are_compared_by_what_they_took():
+    missed = {"status": "target-missed", "samples_to_target": None}
+    (found,) = compare.compare([virtual(**missed)], [virtual(step_s=STEP_S * 1.5, **missed)]).findings
+    assert (found.quantity.column, found.kind) == ("step", "regression")
+
+
+@pytest.mark.parametrize("status", ["not-possible", "diverged", "ok"])
+def test_nothing_compared_is_not_called_no_regression(status):
+    pushed = {"synchrony": "asynchronous", "dram_tensors_peak_bytes": None, "status": status}
+    found = compare.compare([cell(**pushed)], [cell(**pushed)])
+    assert (found.verdict, found.verdict.exit_code) == ("nothing-compared", 5)
+    assert conclusion(found).startswith("Nothing was compared: ")
+    assert "no regression" not in in_text(found).lower()
 
 
 # -- surroundings ------------------------------------------------------------------------------------------------------
@@ -312,9 +345,31 @@ def test_nothing_to_compare_ends_with_five_and_says_what_to_do(tmp_path):
     assert "no cell in common" in text
 
 
+def crash(folder: Path) -> Path:
+    """Let every cell of a stored night have crashed."""
+    for path in (folder / "cells").glob("*/record.json"):
+        record = json.loads(path.read_text()) | {"status": "crashed", "reason": "a dependency broke"}
+        path.write_text(json.dumps(record | {"row": record["row"] | {"status": "crashed"}}))
+    return folder
+
+
+def test_a_night_in_which_every_cell_crashed_ends_with_one_even_after_another(tmp_path):
+    base, new = (
+        crash(store(tmp_path / "base")),
+        crash(store(tmp_path / "new")),
+    )  # alike to the byte: no second was measured
+    code, text = run(base, new)
+    assert code == 1
+    assert text.splitlines()[-1] == "2 regressions in 2 points (2 cells compared)."
+    code, text = run(base, store(tmp_path / "whole"))
+    assert code == 5
+    assert text.count("improvement: ") == 2
+    assert "no cell ran to the same end on both sides" in text.splitlines()[-1]
+
+
 def test_refusals(tmp_path):
-    base = store(tmp_path / "base", engine="real")
-    other = store(tmp_path / "other", environment=HERE | {"cpu": "another"}, engine="real")
+    base = store(tmp_path / "base", engine="real", sweep__seeds=5)
+    other = store(tmp_path / "other", environment=HERE | {"cpu": "another"}, engine="real", sweep__seeds=5)
     code, text = run(base, other)
     assert code == 2
     assert "a processor" in text
