@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from harness.analysis.compare_environment import changed_environment, other_machines
 from harness.analysis.compare_statuses import FALSE_ALARMS, seeds_in_words, statuses
 from harness.analysis.compare_times import POOLED_DEGREES, Timing, change_of, detectable, finding_of, pooled, timings
 from harness.analysis.compared import (
@@ -29,7 +30,7 @@ from harness.core.endings import Status
 from harness.core.text import Text
 from harness.core.words import counted
 
-__all__ = ["Comparison", "MeasuredCell", "changed_environment", "compare", "other_devices"]
+__all__ = ["Comparison", "MeasuredCell", "compare"]
 
 MIN_EFFECT = 0.05
 """Default share that a time must grow by: what a shared machine shows from day to day; chosen."""
@@ -52,17 +53,22 @@ def compare(
     new: Sequence[MeasuredCell],
     min_effect: float = MIN_EFFECT,
     copies: frozenset[tuple[str, int]] = frozenset(),
+    *,
+    allow_other: bool = False,
 ) -> Comparison:
     """Compare what both sides have.
 
     Args:
         min_effect: share that a time must grow by to be a regression, above 0.
         copies: (point, seed) of cells that are one measurement stored twice.
+        allow_other: compare more than statuses though the sides have other devices or clusters.
     """
     before, after = ({(cell.point, cell.seed): cell for cell in side} for side in (base, new))
     common = [key for key in before if key in after]
     fresh = [key for key in common if key not in copies]
-    pairs = _pairs([(before[key], after[key]) for key in fresh])
+    sides = [before[key] for key in fresh], [after[key] for key in fresh]
+    refused = () if allow_other else other_machines(*sides)
+    pairs = [] if refused else _pairs(zip(*sides, strict=True))
     findings = statuses(before, after)
     exact = [found for pair in pairs for found in _exact(pair)]
     times = timings(pairs)
@@ -70,7 +76,6 @@ def compare(
     findings += [finding for finding in exact if finding is not None]
     changes = [change_of(*timing, min_effect, coverage) for timing in times]
     findings += [finding for change in changes if (finding := finding_of(change)) is not None]
-    sides = [before[key] for key in fresh], [after[key] for key in fresh]
     return Comparison(
         findings=tuple(sorted(findings, key=lambda f: (tuple(ChangeKind).index(f.kind), -f.severity))),
         changes=tuple(changes),
@@ -82,6 +87,7 @@ def compare(
         only_new=len(after) - len(common),
         exact=len(exact),
         changed=changed_environment(*sides),
+        refused=refused,
         noisy=(_noisy(sides[0]), _noisy(sides[1])),
         notes=tuple(_notes(pairs, times)),
     )
@@ -130,38 +136,6 @@ def _exact_finding(pair: PointPair, quantity: Quantity, cells: Sequence[tuple[An
 
 
 # -- what surrounds it -------------------------------------------------------------------------------------------------
-
-
-def changed_environment(base: Iterable[MeasuredCell], new: Iterable[MeasuredCell]) -> tuple[tuple[str, str, str], ...]:
-    """Return (what, before, after) of every fact about machine and versions that is not the same on both sides."""
-    before, after = _facts(base), _facts(new)
-    keys = [key for key in dict.fromkeys([*before, *after]) if key != "id"]
-    return tuple(
-        (key, _listed(before.get(key)), _listed(after.get(key))) for key in keys if before.get(key) != after.get(key)
-    )
-
-
-def _listed(values: set[str] | None) -> str:
-    return ", ".join(sorted(values or {"none"}))
-
-
-def _facts(side: Iterable[MeasuredCell]) -> dict[str, set[str]]:
-    facts: dict[str, set[str]] = {}
-    for cell in side:
-        for key, value in cell.environment.items():
-            facts.setdefault(key, set()).add(str(value) if value not in ("", None) else "none")
-    return facts
-
-
-def other_devices(base: Sequence[MeasuredCell], new: Sequence[MeasuredCell]) -> tuple[str, str] | None:
-    """Return the models of the devices that measured cells ran on, where the sides differ; else None."""
-    before, after = (
-        {str(cell.environment.get("cpu" if cell.row["device"] == "cpu" else "gpu")) for cell in side if cell.real}
-        for side in (base, new)
-    )
-    if not before or not after or before == after:
-        return None
-    return _listed(before), _listed(after)
 
 
 def _noisy(side: Sequence[MeasuredCell]) -> int:

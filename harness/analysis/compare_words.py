@@ -12,7 +12,7 @@ from harness.analysis.point_names import micro_batch, on_devices, sentences
 from harness.analysis.points import Row, settings_of
 from harness.core.records import Json
 from harness.core.text import NO_TEXT, Text
-from harness.core.words import change_in_percent, counted, escaped
+from harness.core.words import change_in_percent, counted, escaped, listed
 
 KIND_WORDS = {
     ChangeKind.REGRESSION: "REGRESSION",
@@ -29,6 +29,8 @@ def conclusion(found: Comparison) -> Text:
     counts = Counter(finding.kind for finding in found.findings)
     if found.verdict is Verdict.NOTHING_COMPARED:
         return _nothing_compared(found)
+    if found.verdict is Verdict.REFUSED:
+        return refused_in_words(found)
     if found.verdict is Verdict.NO_REGRESSION:
         too_good = counts[ChangeKind.IMPLAUSIBLE]
         looks = f"{counted(too_good, 'improvement')} {'looks' if too_good == 1 else 'look'} too good to be true."
@@ -38,7 +40,17 @@ def conclusion(found: Comparison) -> Text:
     cells = counted(found.cells - found.copies, "cell")
     points = dict.fromkeys(point_in_words(f.row) for f in found.regressions)
     regressions = counted(counts[ChangeKind.REGRESSION], "regression")
-    return Text(f"{regressions} in {counted(len(points), 'point')} ({cells} compared).")
+    verdict = f"{regressions} in {counted(len(points), 'point')} ({cells} compared)."
+    return sentences(verdict, refused_in_words(found))
+
+
+def refused_in_words(found: Comparison) -> Text:
+    """Say why nothing but statuses was compared; empty where more was."""
+    differ = [f"{before} before, {after} now" for _, before, after in found.refused]
+    if not differ:
+        return NO_TEXT
+    why = f"Only statuses were compared, because the sides have another {listed(what for what, *_ in found.refused)}"
+    return sentences(f"{why}: {'; '.join(differ)}.", "To compare times all the same: --allow-other-device.")
 
 
 def _nothing_compared(found: Comparison) -> Text:
@@ -54,6 +66,7 @@ def _nothing_compared(found: Comparison) -> Text:
 def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
     """Return the comparison as lines for a terminal, the verdict last."""
     lines = [f"base {names[0]}, new {names[1]}: {in_common(found)}"]
+    lines += _changed(found)
     lines += [f"{KIND_WORDS[finding.kind]}: {sentence(finding)}" for finding in found.findings]
     lines += _around(found)
     return "\n".join([*lines, conclusion(found)])
@@ -62,6 +75,8 @@ def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
 def in_markdown(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
     """Return the comparison as Markdown, the verdict first; nothing in it is taken for markup."""
     lines = [f"**{escaped(conclusion(found))}**", ""]
+    if changed := _changed(found):
+        lines += [*(f"- {escaped(line)}" for line in changed), ""]
     if found.findings:
         lines += ["| | point | quantity | before | after | change | where |", "|---|---|---|---|---|---|---|"]
         lines += ["| " + " | ".join(map(escaped, _cells(finding))) + " |" for finding in found.findings] + [""]
@@ -201,9 +216,12 @@ def in_common(found: Comparison) -> Text:
     return Text("; ".join(parts))
 
 
+def _changed(found: Comparison) -> list[str]:
+    return [f"changed: {what}: {before} before, {after} now" for what, before, after in found.changed]
+
+
 def _around(found: Comparison) -> list[str]:
     lines: list[str] = [could_detect(found.detectable)] if found.detectable else []
-    lines += [f"changed: {what}: {before} before, {after} now" for what, before, after in found.changed]
     notes = [noisy_in_words(found), *found.notes]
     return [*lines, *(f"note: {note}" for note in notes if note)]
 

@@ -23,17 +23,22 @@ class ChangeKind(StrEnum):
     IMPROVEMENT = "improvement"
 
 
+Changed = tuple[str, str, str]
+"""A fact that is not the same on both sides: its name, its values before, its values after."""
+
+
 class Verdict(StrEnum):
     """What a comparison ends with."""
 
     REGRESSION = "regression"
+    REFUSED = "refused"
     NOTHING_COMPARED = "nothing-compared"
     NO_REGRESSION = "no-regression"
 
     @property
     def exit_code(self) -> int:
         """What `harness compare` ends with."""
-        return {Verdict.REGRESSION: 1, Verdict.NOTHING_COMPARED: 5}.get(self, 0)
+        return {Verdict.REGRESSION: 1, Verdict.REFUSED: 2, Verdict.NOTHING_COMPARED: 5}.get(self, 0)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class MeasuredCell:
 
     Attributes:
         point: what it has in common with its other seeds on both sides.
+        environment: facts by name: of machine, versions and what the scenario says beside the point.
         timed: whether a limit in seconds decides when it ends.
         steps: reads its raw step times, in seconds; where a run is judged by its steps.
     """
@@ -166,7 +172,8 @@ class Comparison:
         ended: cells that ran to the same end on both sides, whose values were compared as far as they can be.
         only_new: cells that BASE does not have.
         exact: number of exact comparisons made.
-        changed: what differs in the environment: (what, values before, values after).
+        changed: what differs in the environment.
+        refused: devices and clusters that differ, for which only statuses were compared.
         noisy: cells of either side that ran while other processes used the machine.
     """
 
@@ -179,7 +186,8 @@ class Comparison:
     ended: int
     only_new: int
     exact: int
-    changed: tuple[tuple[str, str, str], ...]
+    changed: tuple[Changed, ...]
+    refused: tuple[Changed, ...]
     noisy: tuple[int, int]
     notes: tuple[Text, ...]
 
@@ -193,6 +201,8 @@ class Comparison:
         """What it comes to."""
         if self.regressions:
             return Verdict.REGRESSION
+        if self.refused:
+            return Verdict.REFUSED
         return Verdict.NO_REGRESSION if self.exact or self.timed else Verdict.NOTHING_COMPARED
 
     @property

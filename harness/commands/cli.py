@@ -312,7 +312,7 @@ def export(outer: tuple[str, ...], cell: str, root: Path, to: Path | None, plugi
 
 def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Accept what decides how two nights are compared."""
-    other = "Compare even if the processor or GPU is a different model."
+    other = "Compare times even if the processor, GPU or simulated cluster is another."
     command = click.option("--allow-other-device", is_flag=True, help=other)(command)
     least = "Smallest growth of a time that counts, as a fraction."
     return click.option("--min-effect", type=float, default=0.05, show_default=True, help=least)(command)
@@ -398,7 +398,8 @@ def compare(
 ) -> None:
     """Say whether the results in NEW are worse than those in BASE.
 
-    Exits with 1 on a regression, for use in a nightly job; with 5 where nothing could be compared.
+    Exits with 1 on a regression, for use in a nightly job; with 5 where nothing could be
+    compared, with 2 where times were not because device or cluster is another.
     """
     from harness.commands.pair_results import against, compare_results, text_of
 

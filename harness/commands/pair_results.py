@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.scenario_facts import scenario_facts
 from harness.core.cell import POINT_FIELDS
 from harness.core.errors import InputError, NothingDone
 from harness.core.records import to_json
@@ -26,12 +27,14 @@ class Stored:
 
     Attributes:
         scenario: its name, where either side has several.
+        plan_name: the name of its scenario.
     """
 
     record: Record
     results: Results
     point: str
     scenario: str = ""
+    plan_name: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -52,10 +55,10 @@ def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_ot
     """Compare results with those in the folder `base`; of several scenarios those that have the same name.
 
     Raises:
-        InputError: NEW holds no results, or a scenario twice, or its devices are others and that was not allowed.
+        InputError: NEW holds no results, or a scenario twice.
         NothingDone: there is no BASE, no cell in common, or both are the same measurements.
     """
-    from harness.analysis.compare import compare, other_devices
+    from harness.analysis.compare import compare
 
     if not 0 < min_effect < 10:
         raise InputError([f"--min-effect {min_effect:g}: a share above 0, such as 0.05 for 5 %"])
@@ -74,14 +77,8 @@ def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_ot
             f"{base} and {named} hold the same measurements ({counted(len(common), 'cell')}). Measure again with "
             f"`harness run SCENARIO --fresh`, or into another folder with --results."
         )
-    sides = [_measured(one) for one, _ in common], [_measured(other) for _, other in common]
-    devices = other_devices(*sides)
-    if devices and not allow_other_device:
-        raise InputError(
-            [f"{base} was measured on {devices[0]}, {named} on {devices[1]}; to compare anyway: --allow-other-device"]
-        )
     earlier, later = ([_measured(stored) for stored in side.values()] for side in (before, after))
-    return compare(earlier, later, min_effect, copies)
+    return compare(earlier, later, min_effect, copies, allow_other=allow_other_device)
 
 
 def _base(base: Path, new: Sequence[Path]) -> list[Results]:
@@ -110,11 +107,12 @@ def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tu
         raise InputError([f"scenario {twice[0]} is in several folders; name the one to compare"])
     found = {}
     for results in folders:
-        scenario = results.plan().name if named else ""
+        name = results.plan().name
+        scenario = name if named else ""
         for record in results.records().values():
             cell = to_json(record.cell)
             point = scenario + json.dumps({key: cell[key] for key in POINT_FIELDS}, sort_keys=True)
-            stored = Stored(record, results, point, scenario)
+            stored = Stored(record, results, point, scenario, name)
             found[stored.key] = stored
     return found
 
@@ -137,7 +135,8 @@ def _measured(stored: Stored) -> MeasuredCell:
 
     timed = record.cell.goal.max_seconds is not None
     row = {**record.row, "status": record.status, "reason": record.reason, "scenario": stored.scenario}
-    return MeasuredCell(stored.point, row, record.environment, timed, steps)
+    environment = {**scenario_facts(record.cell, stored.plan_name), **record.environment}
+    return MeasuredCell(stored.point, row, environment, timed, steps)
 
 
 def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:

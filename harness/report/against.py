@@ -126,7 +126,7 @@ def shown_against(against: Against, page: Page) -> ShownAgainst:
     """Return a comparison for the template."""
     found = against.found
     outcome = found.findings[0].kind if found.findings else None
-    nothing = found.verdict is Verdict.NOTHING_COMPARED
+    nothing = found.verdict in (Verdict.NOTHING_COMPARED, Verdict.REFUSED)
     exactly = exact_in_words(found)
     ratios = page.drawn([ratio_panel(found.changes, found.min_effect, exactly)])
     detected = [f"{_capital(could_detect(found.detectable))}."] if found.detectable else []

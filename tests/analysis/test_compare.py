@@ -26,6 +26,7 @@ from harness.analysis.compare_words import (
 from harness.commands.cli import main
 
 compare = lazy("harness.analysis.compare")
+environment = lazy("harness.analysis.compare_environment")
 
 
 def night(rng: np.random.Generator, slower: float = 1.0, points: int = 4, seeds: int = 5, noise: float = 0.02):
@@ -282,20 +283,35 @@ def test_nothing_compared_is_not_called_no_regression(status):
 
 def test_changes_of_the_environment_are_named():
     base, new = [cell()], [cell(environment=HERE | {"torch": "2.14.0", "id": "2", "driver": "570"})]
-    assert compare.changed_environment(base, new) == (("torch", "2.13.0", "2.14.0"), ("driver", "none", "570"))
+    assert environment.changed_environment(base, new) == (("torch", "2.13.0", "2.14.0"), ("driver", "none", "570"))
 
 
-def test_other_devices_are_noticed_for_measured_cells_only():
-    other = HERE | {"cpu": "another"}
-    assert compare.other_devices([cell()], [cell(environment=other)]) == ("a processor", "another")
-    assert compare.other_devices([virtual()], [virtual(environment=other)]) is None
-    cuda = {"device": "cuda", "environment": HERE | {"gpu": "A100"}}
-    assert compare.other_devices(
-        [cell(**cuda)], [cell(**cuda | {"environment": HERE | {"gpu": "H200", "cpu": "x"}})]
-    ) == (
-        "A100",
-        "H200",
-    )
+def test_other_devices_are_noticed_for_measured_cells_and_other_clusters_for_simulated_ones():
+    def other(make: Any, mine: dict[str, Any], theirs: dict[str, Any], **changes: Any) -> tuple[Any, ...]:
+        sides = ([make(environment=HERE | facts, **changes)] for facts in (mine, theirs))
+        return environment.other_machines(*sides)
+
+    cpu = {"cpu": "another"}
+    assert other(cell, {}, cpu) == (("device", "a processor", "another"),)
+    assert other(virtual, {}, cpu) == ()
+    assert other(cell, {"gpu": "A100"}, {"gpu": "H200"}, device="cuda") == (("device", "A100", "H200"),)
+    assert other(virtual, {"cluster": "dgx-h100"}, {"cluster": "ethernet"}) == (("cluster", "dgx-h100", "ethernet"),)
+
+
+def test_across_devices_only_statuses_are_compared_unless_asked_for():
+    other = {"environment": HERE | {"cpu": "another", "torch": "2.14.0"}}
+    base = [cell(), cell("b"), virtual(point="c")]
+    new = [cell(bytes_sent_per_step=9e9, **other), cell("b", **other), virtual(point="c")]
+    found = compare.compare(base, new)
+    assert (found.findings, found.verdict, found.verdict.exit_code) == ((), "refused", 2)
+    assert "no regression" not in in_text(found).lower()
+    assert "--allow-other-device" in conclusion(found)
+    assert compare.compare(base, new, allow_other=True).verdict == "regression"
+    crashed = compare.compare(base, [new[0], cell("b", status="crashed", **other)])
+    assert (crashed.verdict, [f.quantity.column for f in crashed.regressions]) == ("regression", ["status", "status"])
+    lines = in_text(crashed).splitlines()
+    assert lines[1:3] == ["changed: cpu: a processor before, another now", "changed: torch: 2.13.0 before, 2.14.0 now"]
+    assert "--allow-other-device" in lines[-1]
 
 
 def test_words_say_what_was_compared_and_escape_names():
@@ -377,6 +393,27 @@ def test_refusals(tmp_path):
     assert run(base, other, "--allow-other-device")[0] == 0
     assert run(base, tmp_path / "nowhere")[0] == 2
     assert run(base, other, "--min-effect", -1)[0] == 2
+
+
+def test_another_simulated_cluster_is_named_first_and_its_times_are_refused(tmp_path):
+    faster = {"device": {"samples_per_second": 9000, "batch_size": 32}}
+    base, new = store(tmp_path / "base"), store(tmp_path / "new", STEP_S * 2, cluster=faster, mark=1)
+    code, text = run(base, new)
+    assert code == 2
+    assert text.splitlines()[1].startswith(
+        "changed: cluster: this-machine; 1000 samples/s at 32 a step; 8 Gb/s after 50 us"
+    )
+    assert "another cluster: this-machine; 1000 samples/s" in text.splitlines()[-1]
+    code, text = run(base, new, "--allow-other-device")
+    assert code == 1
+    assert text.count("REGRESSION: ") == 2
+
+
+def test_what_the_scenario_says_beside_the_point_is_named(tmp_path):
+    base = store(tmp_path / "base", name="one")
+    text = run(base, store(tmp_path / "new", name="two", measure={"warmup_steps": 3}, mark=1))[1]
+    assert "changed: scenario: one before, two now" in text
+    assert "changed: warm-up steps: 10 before, 3 now" in text
 
 
 def test_scenarios_are_paired_by_name_and_one_that_is_there_twice_is_refused(tmp_path):
