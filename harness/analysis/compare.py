@@ -55,6 +55,7 @@ def compare(
     copies: frozenset[tuple[str, int]] = frozenset(),
     *,
     allow_other: bool = False,
+    trust_machine: bool = False,
 ) -> Comparison:
     """Compare what both sides have.
 
@@ -62,6 +63,8 @@ def compare(
         min_effect: share that a time must grow by to be a regression, above 0.
         copies: (point, seed) of cells that are one measurement stored twice.
         allow_other: compare more than statuses though the sides have other devices or clusters.
+        trust_machine: the machine is known to be as fast as before. Else a slower measured time is suspect: machines
+            drift by 3 % from night to night, and without a reference that ran beside the cells nobody can tell.
     """
     before, after = ({(cell.point, cell.seed): cell for cell in side} for side in (base, new))
     common = [key for key in before if key in after]
@@ -74,7 +77,7 @@ def compare(
     times = timings(pairs)
     coverage = 1 - FALSE_ALARMS / max(1, sum(ratio.error > 0 for _, _, ratio in times))
     findings += [finding for finding in exact if finding is not None]
-    changes = [change_of(*timing, min_effect, coverage) for timing in times]
+    changes = [change_of(*timing, min_effect, coverage, trust_machine=trust_machine) for timing in times]
     findings += [finding for change in changes if (finding := finding_of(change)) is not None]
     return Comparison(
         findings=tuple(sorted(findings, key=lambda f: (tuple(ChangeKind).index(f.kind), -f.severity))),

@@ -16,6 +16,7 @@ from harness.core.words import change_in_percent, counted, escaped, listed
 
 KIND_WORDS = {
     ChangeKind.REGRESSION: "REGRESSION",
+    ChangeKind.SUSPECT: "SUSPECT",
     ChangeKind.IMPLAUSIBLE: "TOO GOOD TO BE TRUE",
     ChangeKind.UNDECIDED: "undecided",
     ChangeKind.IMPROVEMENT: "improvement",
@@ -31,17 +32,29 @@ def conclusion(found: Comparison) -> Text:
         return _nothing_compared(found)
     if found.verdict is Verdict.REFUSED:
         return refused_in_words(found)
-    if found.verdict is Verdict.NO_REGRESSION:
+    if found.verdict is not Verdict.REGRESSION:
         too_good = counts[ChangeKind.IMPLAUSIBLE]
         looks = f"{counted(too_good, 'improvement')} {'looks' if too_good == 1 else 'look'} too good to be true."
         timed = counted(found.timed, "timed comparison")
         none = f"No regression in {counted(found.ended, 'cell')} ({found.exact} exact and {timed})."
-        return sentences(none, looks if too_good else "")
+        return sentences(none, suspects_in_words(found), looks if too_good else "")
     cells = counted(found.cells - found.copies, "cell")
     points = dict.fromkeys(point_in_words(f.row) for f in found.regressions)
     regressions = counted(counts[ChangeKind.REGRESSION], "regression")
     verdict = f"{regressions} in {counted(len(points), 'point')} ({cells} compared)."
-    return sentences(verdict, refused_in_words(found))
+    return sentences(verdict, suspects_in_words(found), refused_in_words(found))
+
+
+def suspects_in_words(found: Comparison) -> Text:
+    """Say how many measured times are slower, and why that is no regression; empty where none are."""
+    if not found.suspects:
+        return NO_TEXT
+    points = counted(len(dict.fromkeys(point_in_words(f.row) for f in found.suspects)), "point")
+    slower = f"{counted(len(found.suspects), 'measured time')} in {points}"
+    why = "code and machine cannot be told apart"
+    one_run = any(min(finding.runs) < 2 for finding in found.suspects)
+    why += " from one run on a side" if one_run else " without a reference that ran beside the cells"
+    return Text(f"Suspect: {slower} {'is' if len(found.suspects) == 1 else 'are'} slower, but {why}.")
 
 
 def refused_in_words(found: Comparison) -> Text:

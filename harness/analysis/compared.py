@@ -15,13 +15,21 @@ from harness.core.text import NO_TEXT, Text
 
 
 class ChangeKind(StrEnum):
-    """What a change is, in the order in which they matter; undecided is what chance explains as well."""
+    """What a change is, in the order in which they matter.
+
+    Suspect is a slower time of which nobody can say whether code or machine made it; undecided is what chance explains
+    as well.
+    """
 
     REGRESSION = "regression"
+    SUSPECT = "suspect"
     IMPLAUSIBLE = "implausible"
     UNDECIDED = "undecided"
     IMPROVEMENT = "improvement"
 
+
+SLOWER = (ChangeKind.REGRESSION, ChangeKind.SUSPECT)
+"""Kinds of what got worse, whoever made it so."""
 
 Changed = tuple[str, str, str]
 """A fact that is not the same on both sides: its name, its values before, its values after."""
@@ -33,6 +41,7 @@ class Verdict(StrEnum):
     REGRESSION = "regression"
     REFUSED = "refused"
     NOTHING_COMPARED = "nothing-compared"
+    SUSPECT = "suspect"
     NO_REGRESSION = "no-regression"
 
     @property
@@ -203,12 +212,22 @@ class Comparison:
             return Verdict.REGRESSION
         if self.refused:
             return Verdict.REFUSED
+        if self.suspects:
+            return Verdict.SUSPECT
         return Verdict.NO_REGRESSION if self.exact or self.timed else Verdict.NOTHING_COMPARED
 
     @property
     def regressions(self) -> tuple[Finding, ...]:
         """What got worse."""
-        return tuple(finding for finding in self.findings if finding.kind is ChangeKind.REGRESSION)
+        return self._of(ChangeKind.REGRESSION)
+
+    @property
+    def suspects(self) -> tuple[Finding, ...]:
+        """What is slower, made so by code or machine."""
+        return self._of(ChangeKind.SUSPECT)
+
+    def _of(self, kind: ChangeKind) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.kind is kind)
 
 
 @dataclass(frozen=True)

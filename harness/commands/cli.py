@@ -314,6 +314,8 @@ def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Accept what decides how two nights are compared."""
     other = "Compare times even if the processor, GPU or simulated cluster is another."
     command = click.option("--allow-other-device", is_flag=True, help=other)(command)
+    trust = "Count slower measured times as regressions: this machine is known to be as fast as it was."
+    command = click.option("--trust-machine", is_flag=True, help=trust)(command)
     least = "Smallest growth of a time that counts, as a fraction."
     return click.option("--min-effect", type=float, default=0.05, show_default=True, help=least)(command)
 
@@ -338,6 +340,7 @@ def report(
     base: Path | None,
     min_effect: float,
     allow_other_device: bool,
+    trust_machine: bool,
     plugins: tuple[str, ...],
 ) -> None:
     """Write the report of results as one self-contained HTML file.
@@ -349,12 +352,12 @@ def report(
 
     source = click.get_current_context().get_parameter_source
     if base is None and any(
-        source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device")
+        source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device", "trust_machine")
     ):
         raise InputError(
-            ["report: --min-effect and --allow-other-device mean nothing without --base; add --base FOLDER"]
+            ["report: --min-effect, --allow-other-device and --trust-machine need --base; add --base FOLDER"]
         )
-    found = compare_results(base, results, min_effect, allow_other_device) if base else None
+    found = compare_results(base, results, min_effect, allow_other_device, trust_machine) if base else None
     compared = against(found, base, results) if base and found else None
     path = _write_report(results, out, (*outer, *plugins), compared, names)
     click.echo(f"report: {path}")
@@ -392,6 +395,7 @@ def compare(
     new: Path,
     min_effect: float,
     allow_other_device: bool,
+    trust_machine: bool,
     markdown: bool,
     as_json: bool,
     html: Path | None,
@@ -403,7 +407,7 @@ def compare(
     """
     from harness.commands.pair_results import against, compare_results, text_of
 
-    found = compare_results(base, [new], min_effect, allow_other_device)
+    found = compare_results(base, [new], min_effect, allow_other_device, trust_machine)
     click.echo(text_of(found, base, new, markdown, as_json))
     if html:
         click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)

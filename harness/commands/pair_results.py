@@ -51,7 +51,9 @@ class Stored:
         return mine == theirs
 
 
-def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_other_device: bool) -> Comparison:
+def compare_results(
+    base: Path, new: Sequence[Path], min_effect: float, allow_other_device: bool, trust_machine: bool
+) -> Comparison:
     """Compare results with those in the folder `base`; of several scenarios those that have the same name.
 
     Raises:
@@ -78,7 +80,7 @@ def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_ot
             f"`harness run SCENARIO --fresh`, or into another folder with --results."
         )
     earlier, later = ([_measured(stored) for stored in side.values()] for side in (before, after))
-    return compare(earlier, later, min_effect, copies, allow_other=allow_other_device)
+    return compare(earlier, later, min_effect, copies, allow_other=allow_other_device, trust_machine=trust_machine)
 
 
 def _base(base: Path, new: Sequence[Path]) -> list[Results]:
