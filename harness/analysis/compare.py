@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from harness.analysis.compare_environment import changed_environment, other_machines
+from harness.analysis.compare_learnt import learnt, learnt_change, learnt_finding
 from harness.analysis.compare_statuses import FALSE_ALARMS, seeds_in_words, statuses
 from harness.analysis.compare_times import POOLED_DEGREES, Timing, change_of, detectable, finding_of, pooled, timings
 from harness.analysis.compared import (
@@ -75,13 +76,18 @@ def compare(
     findings = statuses(before, after)
     exact = [found for pair in pairs for found in _exact(pair)]
     times = timings(pairs)
-    coverage = 1 - FALSE_ALARMS / max(1, sum(ratio.error > 0 for _, _, ratio in times))
+    taught = learnt(pairs, min_effect)
+    judged = sum(ratio.error > 0 for _, _, ratio in times) + sum(item.chance for item in taught)
+    coverage = 1 - FALSE_ALARMS / max(1, judged)
     findings += [finding for finding in exact if finding is not None]
     changes = [change_of(*timing, min_effect, coverage, trust_machine=trust_machine) for timing in times]
     findings += [finding for change in changes if (finding := finding_of(change)) is not None]
+    learnt_changes = [learnt_change(item, coverage) for item in taught]
+    findings += [finding for change in learnt_changes if (finding := learnt_finding(change)) is not None]
     return Comparison(
         findings=tuple(sorted(findings, key=lambda f: (tuple(ChangeKind).index(f.kind), -f.severity))),
         changes=tuple(changes),
+        learnt=tuple(learnt_changes),
         min_effect=min_effect,
         detectable=tuple(detectable(*timing, min_effect, coverage) for timing in times),
         cells=len(common),

@@ -36,7 +36,8 @@ def conclusion(found: Comparison) -> Text:
         too_good = counts[ChangeKind.IMPLAUSIBLE]
         looks = f"{counted(too_good, 'improvement')} {'looks' if too_good == 1 else 'look'} too good to be true."
         timed = counted(found.timed, "timed comparison")
-        none = f"No regression in {counted(found.ended, 'cell')} ({found.exact} exact and {timed})."
+        taught = f", {len(found.learnt)} of how training went" if found.learnt else ""
+        none = f"No regression in {counted(found.ended, 'cell')} ({found.exact} exact and {timed}{taught})."
         return sentences(none, suspects_in_words(found), looks if too_good else "")
     cells = counted(found.cells - found.copies, "cell")
     points = dict.fromkeys(point_in_words(f.row) for f in found.regressions)
@@ -109,6 +110,7 @@ def in_json(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
         "only_new": found.only_new,
         "findings": [_finding(finding) for finding in found.findings],
         "changes": [_as_data(change) for change in found.changes],
+        "learnt": [_as_data(change) for change in found.learnt],
         "min_effect": found.min_effect,
         "detectable": [
             {"point": point_in_words(d.row), "quantity": d.quantity.column, "factor": d.factor}

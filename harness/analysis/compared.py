@@ -129,12 +129,12 @@ class Finding:
     @property
     def severity(self) -> float:
         """How far it is from what it was, as the logarithm of a factor; a status, and nothing at all, are further."""
-        return abs(math.log(self.change)) if self.change else math.inf
+        return abs(math.log(self.change)) if self.change and self.change > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one time of one point, found worse or not.
+    """What became of one quantity of one point, found worse or not.
 
     Attributes:
         row: of a cell of the point, for its words.
@@ -176,6 +176,7 @@ class Comparison:
     Attributes:
         findings: those that matter most first, and of a kind the worst.
         changes: of all times that were compared, in the order of the points.
+        learnt: of all accuracies, losses and samples to the target that were.
         min_effect: share that a time had to grow by.
         cells: that both sides have; copies: those of them that are the same measurement, not compared.
         ended: cells that ran to the same end on both sides, whose values were compared as far as they can be.
@@ -188,6 +189,7 @@ class Comparison:
 
     findings: tuple[Finding, ...]
     changes: tuple[Change, ...]
+    learnt: tuple[Change, ...]
     min_effect: float
     detectable: tuple[Detectable, ...]
     cells: int
@@ -214,7 +216,7 @@ class Comparison:
             return Verdict.REFUSED
         if self.suspects:
             return Verdict.SUSPECT
-        return Verdict.NO_REGRESSION if self.exact or self.timed else Verdict.NOTHING_COMPARED
+        return Verdict.NO_REGRESSION if self.exact or self.timed or self.learnt else Verdict.NOTHING_COMPARED
 
     @property
     def regressions(self) -> tuple[Finding, ...]:

@@ -216,11 +216,13 @@ def test_what_times_decide_is_exact_only_where_the_times_are_the_same():
     asynchronous = {"synchrony": "asynchronous"}
     base, other = virtual(**asynchronous), virtual(samples_to_target=6000, **asynchronous)
     assert findings(base, other) == {"samples_to_target": "regression"}
-    assert findings(base, virtual(samples_to_target=6000, step_s=STEP_S * 1.001, **asynchronous)) == {}
+    assert findings(base, virtual(samples_to_target=6000, step_s=STEP_S * 1.001, **asynchronous)) == {
+        "samples_to_target": "undecided"
+    }
 
 
 def test_real_runs_are_exact_in_bytes_and_counted_memory_only():
-    assert findings(cell(samples_to_target=5280), cell(samples_to_target=9000)) == {}
+    assert findings(cell(samples_to_target=5280), cell(samples_to_target=9000)) == {"samples_to_target": "undecided"}
     assert findings(cell(), cell(bytes_sent_per_step=300_000.0)) == {"bytes_sent_per_step": "regression"}
     pushed = {"synchrony": "asynchronous"}
     assert findings(cell(**pushed), cell(bytes_sent_per_step=300_000.0, **pushed)) == {}
@@ -229,6 +231,90 @@ def test_real_runs_are_exact_in_bytes_and_counted_memory_only():
 def test_simulated_times_need_no_seeds_but_the_effect_must_be_large_enough():
     assert findings(virtual(), virtual(step_s=STEP_S * 1.04)) == {}
     assert findings(virtual(), virtual(step_s=STEP_S * 1.06)) == {"step": "regression"}
+
+
+# -- what was learnt ---------------------------------------------------------------------------------------------------
+
+
+def learnt_kinds(make: Any, before: dict[str, float], after: dict[str, float], seeds: int = 1, spread: float = 0.0):
+    """Compare seeds that differ from each other by a tenth, and from themselves on the other side by `spread`."""
+    rng = np.random.default_rng(7)
+
+    def side(values: dict[str, float], **changes: Any) -> list[compare.MeasuredCell]:
+        cells = []
+        for seed in range(seeds):
+            own = {k: v * (1 + 0.1 * seed / seeds) * (1 + rng.normal(0, spread)) for k, v in values.items()}
+            cells.append(make(seed=seed, **own, **changes))
+        return cells
+
+    return {f.quantity.column: f.kind for f in compare.compare(side(before), side(after)).findings}
+
+
+@pytest.mark.parametrize(
+    ("column", "before", "after"),
+    [
+        ("validation_accuracy", 0.8, 0.77),
+        ("test_accuracy", 0.8, 0.77),
+        ("validation_loss", 0.3, 0.33),
+        ("train_loss", 0.3, 0.33),
+        ("samples_to_target", 5000, 5600),
+    ],
+)
+def test_accuracy_loss_and_samples_are_compared_seed_by_seed(column, before, after):
+    def kinds(first: float, second: float, **options: Any) -> dict[str, str]:
+        return learnt_kinds(cell, {column: first}, {column: second}, seeds=5, **options)
+
+    assert kinds(before, after, spread=0.003) == {column: "regression"}
+    assert kinds(after, before, spread=0.003) == {column: "improvement"}
+    assert kinds(before, after, spread=0.3) == {}
+    assert kinds(before, before + (after - before) / 10, spread=0.0001) == {}
+
+
+def test_what_is_simulated_needs_no_seeds_and_what_is_measured_is_undecided_with_one():
+    before, after = (
+        {"validation_accuracy": 0.9, "validation_loss": 0.3},
+        {"validation_accuracy": 0.8, "validation_loss": 0.4},
+    )
+    assert learnt_kinds(virtual, before, after) == dict.fromkeys(before, "regression")
+    assert learnt_kinds(cell, before, after) == dict.fromkeys(before, "undecided")
+    assert learnt_kinds(virtual, before, {"validation_accuracy": 0.895, "validation_loss": 0.301}) == {}
+
+
+def test_an_accuracy_that_collapses_is_a_regression_from_one_synchronous_seed():
+    before, after = {"validation_accuracy": 0.9}, {"validation_accuracy": 0.0}
+    assert learnt_kinds(cell, before, after) == {"validation_accuracy": "regression"}
+    pushed = {"synchrony": "asynchronous"}
+    assert learnt_kinds(lambda **c: cell(**c, **pushed), before, after) == {"validation_accuracy": "undecided"}
+
+
+@pytest.mark.parametrize(("better", "kind"), [("higher", "improvement"), ("lower", "regression")])
+def test_a_metric_knows_which_way_is_worse(better, kind):
+    sides = ([virtual(validation_metric=value, metric="f1", better=better)] for value in (0.5, 0.6))
+    (found,) = compare.compare(*sides).findings
+    assert (found.kind, found.quantity.name) == (kind, "f1")
+
+
+def test_a_metric_may_change_its_sign():
+    sides = ([virtual(validation_metric=value, metric="r2", better="higher")] for value in (0.5, -0.2))
+    assert "r2 0.5 before, -0.2 now (-140.0 %)" in in_text(compare.compare(*sides))
+
+
+def test_noise_in_what_was_learnt_raises_no_more_alarms_than_it_may():
+    rng = np.random.default_rng(8)
+
+    def side() -> list[compare.MeasuredCell]:
+        return [
+            cell(
+                f"p{p}",
+                seed,
+                validation_loss=0.3 * math.exp(rng.normal(0, 0.1)),
+                validation_accuracy=rng.uniform(0.8, 0.9),
+            )
+            for p in range(8)
+            for seed in range(5)
+        ]
+
+    assert sum(bool(compare.compare(side(), side()).regressions) for _ in range(200)) <= 200 * 0.05
 
 
 # -- statuses ----------------------------------------------------------------------------------------------------------
