@@ -1,16 +1,14 @@
-"""A comparison in words: for a terminal, as Markdown, as JSON."""
+"""A comparison in words: for a terminal, and as Markdown."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.analysis.compared import STATUS, Change, ChangeKind, Comparison, Detectable, Finding, Verdict
+from harness.analysis.compared import STATUS, ChangeKind, Comparison, Detectable, Finding, Verdict
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.point_names import micro_batch, on_devices, sentences
 from harness.analysis.points import Row, settings_of
-from harness.core.records import Json
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import change_in_percent, counted, escaped, listed
 
@@ -96,61 +94,6 @@ def in_markdown(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> 
         lines += ["| " + " | ".join(map(escaped, _cells(finding))) + " |" for finding in found.findings] + [""]
     about = [f"base {names[0]}, new {names[1]}: {in_common(found)}", *_around(found)]
     return "\n".join([*lines, *(f"- {escaped(line)}" for line in about)]) + "\n"
-
-
-def in_json(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
-    """Return the comparison as JSON."""
-    content = {
-        "base": names[0],
-        "new": names[1],
-        "verdict": conclusion(found),
-        "regression": bool(found.regressions),
-        "cells": found.cells,
-        "copies": found.copies,
-        "only_new": found.only_new,
-        "findings": [_finding(finding) for finding in found.findings],
-        "changes": [_as_data(change) for change in found.changes],
-        "learnt": [_as_data(change) for change in found.learnt],
-        "min_effect": found.min_effect,
-        "detectable": [
-            {"point": point_in_words(d.row), "quantity": d.quantity.column, "factor": d.factor}
-            for d in found.detectable
-        ],
-        "changed": [{"what": what, "base": before, "new": after} for what, before, after in found.changed],
-        "notes": list(found.notes),
-    }
-    return json.dumps(content, indent=1)
-
-
-def _finding(finding: Finding) -> Json:
-    interval = [finding.interval.low, finding.interval.high] if finding.interval else None
-    return {
-        "kind": finding.kind,
-        "point": point_in_words(finding.row),
-        "quantity": finding.quantity.column,
-        "base": finding.base,
-        "new": finding.new,
-        "change": finding.change,
-        "interval": interval,
-        "coverage": finding.interval.coverage if finding.interval else None,
-        "runs": list(finding.runs),
-        "where": finding.where,
-        "detail": finding.detail,
-        "sentence": sentence(finding),
-    }
-
-
-def _as_data(change: Change) -> Json:
-    return {
-        "point": point_in_words(change.row),
-        "quantity": change.quantity.column,
-        "base": change.base,
-        "new": change.new,
-        "change": change.ratio,
-        "interval": [change.interval.low, change.interval.high] if change.interval else None,
-        "kind": change.kind,
-        "parts": {"base": dict(change.parts[0]), "new": dict(change.parts[1])},
-    }
 
 
 # -- sentences ---------------------------------------------------------------------------------------------------------

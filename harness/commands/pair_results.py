@@ -150,7 +150,11 @@ def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:
 
 def text_of(found: Comparison, base: Path, new: Path, markdown: bool, as_json: bool) -> str:
     """Return the comparison in the form that was asked for."""
-    from harness.analysis.compare_words import in_json, in_markdown, in_text
+    if as_json:
+        from harness.commands.compare_json import compare_document
+        from harness.commands.documents import document_text
 
-    form = in_json if as_json else in_markdown if markdown else in_text
-    return form(found, (str(base), str(new)))
+        return document_text(compare_document(found, str(base), str(new)))
+    from harness.analysis.compare_words import in_markdown, in_text
+
+    return (in_markdown if markdown else in_text)(found, (str(base), str(new)))

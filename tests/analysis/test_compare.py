@@ -16,7 +16,6 @@ from lazy import lazy
 from harness.analysis.compare_statuses import probability_of_drop
 from harness.analysis.compare_words import (
     conclusion,
-    in_json,
     in_markdown,
     in_text,
     point_in_words,
@@ -24,6 +23,8 @@ from harness.analysis.compare_words import (
     short_names,
 )
 from harness.commands.cli import main
+from harness.commands.compare_json import compare_document
+from harness.commands.documents import document_text
 
 compare = lazy("harness.analysis.compare")
 environment = lazy("harness.analysis.compare_environment")
@@ -172,7 +173,7 @@ def test_every_time_that_was_compared_is_kept_with_its_interval_and_parts():
     assert slow.interval.low < slow.ratio < slow.interval.high
     assert slow.ratio == pytest.approx(1.2)
     assert [part["communication_s"] for part in slow.parts] == pytest.approx([0.0006, 0.0014], rel=0.01)
-    (known, _) = json.loads(in_json(result))["changes"]
+    (known, _) = json.loads(document_text(compare_document(result, "a", "b")))["changes"]
     assert known["kind"] is None
     assert known["parts"]["new"]["compute_s"] == pytest.approx(0.003)
 
@@ -430,7 +431,7 @@ def test_words_say_what_was_compared_and_escape_names():
     result: compare.Comparison = compare.compare([cell(**strange)], [cell(bytes_sent_per_step=9e9, **strange)])
     assert conclusion(result).startswith("1 regression in 1 point (1 cell compared).")
     assert r"a\|b\*\<script\>" in in_markdown(result)
-    content = json.loads(in_json(result))
+    content = json.loads(document_text(compare_document(result, "a", "b")))
     assert content["regression"] is True
     assert content["findings"][0]["quantity"] == "bytes_sent_per_step"
     assert in_text(result).splitlines()[-1] == conclusion(result)
