@@ -22,14 +22,14 @@ LEAST_ACCURACY = 0.01
 BEYOND_ROUNDING = 0.5
 """Share of an accuracy that no rounding costs a synchronous run, so that one seed is enough; chosen."""
 
-SAMPLES = Quantity("samples_to_target", "samples to target")
+SAMPLES_NEEDED = Quantity("samples_to_target", "samples to target")
 
-ACCURACIES = (
+ACCURACY_COLUMNS = (
     Quantity("validation_accuracy", "validation accuracy"),
     Quantity("test_accuracy", "test accuracy"),
 )
 
-LOSSES = (Quantity("validation_loss", "validation loss"), Quantity("train_loss", "training loss"))
+LOSS_COLUMNS = (Quantity("validation_loss", "validation loss"), Quantity("train_loss", "training loss"))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LearntPair:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class JudgedPair:
     """What became of it, with how sure that is.
 
     Attributes:
@@ -72,23 +72,23 @@ class Learnt:
         return bool(self.error)
 
 
-def learnt(pairs: Sequence[PointPair], min_effect: float) -> list[Learnt]:
+def learnt(pairs: Sequence[PointPair], min_effect: float) -> list[JudgedPair]:
     """Return what every point learnt on both sides, quantity by quantity."""
     known = [found for pair in pairs for found in _quantities(pair, min_effect)]
     return [_judged(found, [other for other in known if other.quantity == found.quantity]) for found in known]
 
 
 def _quantities(pair: PointPair, min_effect: float) -> Iterable[LearntPair]:
-    losses = [found for quantity in LOSSES if (found := _pair(pair, quantity, 1, min_effect))]
+    losses = [found for quantity in LOSS_COLUMNS if (found := _pair(pair, quantity, 1, min_effect))]
     yield from losses[:1]
-    for quantity in ACCURACIES:
+    for quantity in ACCURACY_COLUMNS:
         if found := _pair(pair, quantity, -1, LEAST_ACCURACY):
             yield found
     metric = Quantity("validation_metric", str(pair.row.get("metric") or "metric"))
     if found := _pair(pair, metric, -1 if pair.row.get("better") == "higher" else 1, min_effect):
         yield found
     # Where the samples must be the same again they are compared exactly.
-    if (found := _pair(pair, SAMPLES, 1, min_effect)) and not found.exact:
+    if (found := _pair(pair, SAMPLES_NEEDED, 1, min_effect)) and not found.exact:
         yield found
 
 
@@ -112,22 +112,22 @@ def _repeats(quantity: Quantity, before: MeasuredCell, after: MeasuredCell) -> b
     return not before.real and deterministic(quantity, before, after)
 
 
-def _judged(found: LearntPair, alike: Sequence[LearntPair]) -> Learnt:
+def _judged(found: LearntPair, alike: Sequence[LearntPair]) -> JudgedPair:
     """Return a quantity with the error of its own seeds, or where they are few of all points' together."""
     count = len(found.shares)
     if found.exact:
-        return Learnt(found, 0.0, math.inf)
+        return JudgedPair(found, 0.0, math.inf)
     if count >= MIN_SEEDS:
-        return Learnt(found, math.sqrt(variance(found.shares) / count), count - 1)
+        return JudgedPair(found, math.sqrt(variance(found.shares) / count), count - 1)
     several = [other.shares for other in alike if len(other.shares) > 1 and not other.exact]
     degrees = sum(len(shares) - 1 for shares in several)
     if degrees < POOLED_DEGREES:
-        return Learnt(found, None, 0)
+        return JudgedPair(found, None, 0)
     pooled = sum(variance(shares) * (len(shares) - 1) for shares in several) / degrees
-    return Learnt(found, math.sqrt(pooled / count), degrees)
+    return JudgedPair(found, math.sqrt(pooled / count), degrees)
 
 
-def learnt_change(item: Learnt, coverage: float) -> Change:
+def learnt_change(item: JudgedPair, coverage: float) -> Change:
     """Return it as a change: worse or better where that is both certain and large enough."""
     found, share = item.found, fmean(item.found.shares)
     half = quantile_of_t((1 + coverage) / 2, item.degrees) * item.error if item.error else 0.0
@@ -146,7 +146,7 @@ def learnt_change(item: Learnt, coverage: float) -> Change:
     )
 
 
-def _kind(item: Learnt, share: float, ends: tuple[float, float]) -> ChangeKind | None:
+def _kind(item: JudgedPair, share: float, ends: tuple[float, float]) -> ChangeKind | None:
     found = item.found
     worse, (low, high) = found.sign * share, sorted(found.sign * end for end in ends)
     if worse >= found.least and (low > 0 or _collapsed(found, worse)):
@@ -158,7 +158,7 @@ def _kind(item: Learnt, share: float, ends: tuple[float, float]) -> ChangeKind |
 
 def _collapsed(found: LearntPair, worse: float) -> bool:
     cells = (*found.pair.base, *found.pair.new)
-    large = found.quantity in ACCURACIES and worse >= BEYOND_ROUNDING
+    large = found.quantity in ACCURACY_COLUMNS and worse >= BEYOND_ROUNDING
     return large and all(c.row.get("synchrony") == "synchronous" and not c.timed for c in cells)
 
 

@@ -26,11 +26,11 @@ ENDED = (Status.OK, Status.TARGET_MISSED, Status.DIVERGED)
 NOT_TRIED = frozenset({Status.NOT_POSSIBLE, MISSING})
 """A cell without a try on both sides says nothing of either."""
 
-Cells = Mapping[tuple[str, int], MeasuredCell]
+CellsOfSide = Mapping[tuple[str, int], MeasuredCell]
 """Of one side, by point and seed."""
 
 
-def statuses(before: Cells, after: Cells) -> list[Finding]:
+def statuses(before: CellsOfSide, after: CellsOfSide) -> list[Finding]:
     """Return the points whose status is worse, or better, than it was; seeds together.
 
     A cell that does not run to its end is a regression whatever it was before: else a night in which all cells crash
@@ -63,7 +63,7 @@ def _finding(was: str, now: str, cells: Sequence[MeasuredCell]) -> Finding:
     return Finding(kind, cells[0].row, STATUS, was, now, runs=(len(cells), len(cells)), detail=detail)
 
 
-def _by_chance(finding: Finding, point: str, before: Cells, after: Cells) -> Finding:
+def _by_chance(finding: Finding, point: str, before: CellsOfSide, after: CellsOfSide) -> Finding:
     """Return the finding, undecided where luck has a part in it and the seeds of the point are too few to tell."""
     if not {finding.base, finding.new} <= set(ENDED):
         return finding
