@@ -441,6 +441,7 @@ def _write_report(
 @click.option(
     "--html", type=click.Path(path_type=Path), help="Also write the page of `harness report NEW --base BASE`."
 )
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML, one test for each point.")
 def compare(
     base: Path,
     new: Path,
@@ -450,6 +451,7 @@ def compare(
     markdown: bool,
     as_json: bool,
     html: Path | None,
+    junit: Path | None,
 ) -> None:
     """Say whether the results in NEW are worse than those in BASE.
 
@@ -463,6 +465,11 @@ def compare(
     click.echo(text_of(found, base, new, markdown, as_json))
     if html:
         click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
+    if junit:
+        from harness.commands.compare_junit import junit_text
+        from harness.core.atomic_files import write_atomically
+
+        write_atomically(junit, junit_text(found))
     sys.exit(found.verdict.exit_code)
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from compared_cells import STEP_S, store
+from compared_cells import STEP_S, cell, store
+from lazy import lazy
 
 from harness.commands.cli import main
+from harness.commands.compare_junit import junit_text
 from harness.commands.documents import DOCUMENTS, document_schema
 from harness.core.records import from_json
+
+compare = lazy("harness.analysis.compare")
 
 SCENARIO = """
 engine = "virtual"
@@ -75,6 +80,31 @@ def test_compare(tmp_path: Path) -> None:
     faster = {"device": {"samples_per_second": 9000, "batch_size": 32}}
     refused = printed("compare", base, store(tmp_path / "other", cluster=faster, mark=1), code=2)
     assert (refused["verdict"], refused["refused"][0]["what"], refused["changes"]) == ("refused", "cluster", [])
+
+
+def junit(found: Any) -> tuple[dict[str, str], dict[str, ElementTree.Element]]:
+    suite = ElementTree.fromstring(junit_text(found))
+    return suite.attrib, {case.attrib["name"]: case for case in suite}
+
+
+def test_junit_has_a_test_for_each_point_and_fails_where_it_is_worse(tmp_path: Path) -> None:
+    base, slower = store(tmp_path / "base"), store(tmp_path / "new", STEP_S * 1.5)
+    done = CliRunner().invoke(main, ["compare", str(base), str(slower), "--junit", str(tmp_path / "night.xml")])
+    assert done.exit_code == 1
+    suite = ElementTree.fromstring((tmp_path / "night.xml").read_text(encoding="utf-8"))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "2", "0")
+    assert "step time 4.00 ms before, 6.00 ms now" in str(suite[0][0].get("message"))
+
+
+def test_in_junit_a_suspect_passes_and_nothing_compared_is_an_error() -> None:
+    slow = [[cell(seed=k, step_s=STEP_S * s * (1 + k / 1e4)) for k in range(5)] for s in (1, 1.5)]
+    about, cases = junit(compare.compare(*slow))
+    assert (about["failures"], about["errors"], len(cases)) == ("0", "0", 2)
+    assert any("SUSPECT: " in str(case.findtext("system-out")) for case in cases.values())
+    about, cases = junit(compare.compare([cell(status="not-possible")], [cell(status="not-possible")]))
+    assert (about["errors"], list(cases)) == ("1", ["verdict"])
+    about, _ = junit(compare.compare([cell()], [cell(status="crashed", reason="\x1b[31m<red> \ud800")]))
+    assert about["failures"] == "1"
 
 
 def test_show_of_a_folder_and_of_cells(tmp_path: Path) -> None:
