@@ -184,6 +184,9 @@ def test_a_suspect_is_told_from_a_regression_and_nothing_compared_from_no_regres
     )
     assert "cannot be told apart" in suspect.verdict
     assert shown(compare.compare([cell(status="not-possible")], [cell(status="not-possible")])).badge == "Not compared"
+    refused = shown(compare.compare([cell()], [cell(environment=HERE | {"cpu": "another"})]))
+    assert (refused.badge, refused.ratios) == ("Not compared", None)
+    assert "--allow-other-device" in refused.verdict
 
 
 def test_the_worst_step_is_drawn_first_whatever_else_of_its_point_grew_less() -> None:
