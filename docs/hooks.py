@@ -19,6 +19,7 @@ import harness
 from harness.api import hooks
 from harness.api.host import load_host
 from harness.commands.cli import main
+from harness.commands.documents import DOCUMENTS, document_schema
 from harness.commands.list_plugins import list_entries
 from harness.report.definitions import DEFINITIONS
 from harness.scenario.schema import LR_SCHEDULES, OPTIMIZERS, json_schema
@@ -214,6 +215,39 @@ def catalogue() -> str:
     return f"```\n{list_entries(load_host())}\n```"
 
 
+# -- output for programs -----------------------------------------------------------------------------------------------
+
+
+def documents() -> str:
+    """Return every key of what commands print with --json, the outermost first."""
+    parts = []
+    for command in DOCUMENTS:
+        schema = document_schema(command)
+        parts += [f"## harness {command} --json", _document_table(schema)]
+        for name, inner in schema["$defs"].items():
+            table = _document_table(inner) if "properties" in inner else _type(inner)
+            parts += [f"### {command}: {name}", _sentence(inner["description"]), table]
+    return "\n\n".join(parts)
+
+
+def _document_table(about: Mapping[str, Any]) -> str:
+    rows = ((f"`{key}`", _type(item), _cell(item.get("description", ""))) for key, item in about["properties"].items())
+    return _table(("key", "type", "meaning"), rows)
+
+
+def _type(about: Mapping[str, Any]) -> str:
+    if reference := about.get("$ref"):
+        return f"{reference.rpartition('/')[2]}"
+    if "anyOf" in about:
+        return " or ".join(map(_type, about["anyOf"]))
+    if "enum" in about:
+        return ", ".join(f"`{word}`" for word in about["enum"])
+    if about.get("type") == "array":
+        inner = about.get("items") or (about.get("prefixItems") or [{}])[0]
+        return f"list of {_type(inner)}"
+    return str(about.get("type", "any"))
+
+
 # -- putting it there --------------------------------------------------------------------------------------------------
 
 GENERATED: dict[str, Callable[[], str]] = {
@@ -225,6 +259,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "exports": exports,
     "strategies": bundled_strategies,
     "catalogue": catalogue,
+    "documents": documents,
 }
 """By the name that pages use."""
 

@@ -7,36 +7,34 @@ certain but small is no regression, and neither is a large one that noise explai
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from harness.analysis.compare_environment import changed_environment, other_machines
+from harness.analysis.compare_learnt import learnt, learnt_change, learnt_finding
+from harness.analysis.compare_statuses import FALSE_ALARMS, seeds_in_words, statuses
 from harness.analysis.compare_times import POOLED_DEGREES, Timing, change_of, detectable, finding_of, pooled, timings
-from harness.analysis.compared import STATUS, UPDATE_TIME, ChangeKind, Comparison, Finding, MeasuredCell, PointPair
+from harness.analysis.compared import (
+    UPDATE_TIME,
+    ChangeKind,
+    Comparison,
+    Finding,
+    MeasuredCell,
+    PointPair,
+    deterministic,
+)
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.points import number
 from harness.analysis.quantities import Quantity
 from harness.core.endings import Status
 from harness.core.text import Text
-from harness.core.words import counted, listed
+from harness.core.words import counted
 
-__all__ = ["Comparison", "MeasuredCell", "changed_environment", "compare", "other_devices"]
+__all__ = ["Comparison", "MeasuredCell", "compare"]
 
 MIN_EFFECT = 0.05
 """Default share that a time must grow by: what a shared machine shows from day to day; chosen."""
-
-FALSE_ALARMS = 0.05
-"""Probability that a night without any change raises one alarm or more, shared out over all comparisons of times.
-
-Source: C. E. Bonferroni 1936; chosen because it holds however the comparisons depend on each other.
-"""
-
-MISSING = "missing"
-"""Stands for the status of a cell that the other side lacks."""
-
-LEARNT_TOO_LITTLE = frozenset({Status.TARGET_MISSED, Status.DIVERGED})
-"""Statuses that say how training went, not whether it ran."""
 
 SAME = 1e-9
 """Relative difference below which two deterministic numbers are the same: rounding of bytes over steps."""
@@ -56,111 +54,61 @@ def compare(
     new: Sequence[MeasuredCell],
     min_effect: float = MIN_EFFECT,
     copies: frozenset[tuple[str, int]] = frozenset(),
+    *,
+    allow_other: bool = False,
+    trust_machine: bool = False,
 ) -> Comparison:
     """Compare what both sides have.
 
     Args:
         min_effect: share that a time must grow by to be a regression, above 0.
         copies: (point, seed) of cells that are one measurement stored twice.
+        allow_other: compare more than statuses though the sides have other devices or clusters.
+        trust_machine: the machine is known to be as fast as before. Else a slower measured time is suspect: machines
+            drift by 3 % from night to night, and without a reference that ran beside the cells nobody can tell.
     """
     before, after = ({(cell.point, cell.seed): cell for cell in side} for side in (base, new))
     common = [key for key in before if key in after]
     fresh = [key for key in common if key not in copies]
-    pairs = _pairs([(before[key], after[key]) for key in fresh])
-    findings = _statuses(before, after, copies)
+    sides = [before[key] for key in fresh], [after[key] for key in fresh]
+    refused = () if allow_other else other_machines(*sides)
+    pairs = [] if refused else _pairs(zip(*sides, strict=True))
+    findings = statuses(before, after)
     exact = [found for pair in pairs for found in _exact(pair)]
     times = timings(pairs)
-    coverage = 1 - FALSE_ALARMS / max(1, sum(ratio.error > 0 for _, _, ratio in times))
+    taught = learnt(pairs, min_effect)
+    judged = sum(ratio.error > 0 for _, _, ratio in times) + sum(item.chance for item in taught)
+    coverage = 1 - FALSE_ALARMS / max(1, judged)
     findings += [finding for finding in exact if finding is not None]
-    changes = [change_of(*timing, min_effect, coverage) for timing in times]
+    changes = [change_of(*timing, min_effect, coverage, trust_machine=trust_machine) for timing in times]
     findings += [finding for change in changes if (finding := finding_of(change)) is not None]
-    sides = [before[key] for key in fresh], [after[key] for key in fresh]
+    learnt_changes = [learnt_change(item, coverage) for item in taught]
+    findings += [finding for change in learnt_changes if (finding := learnt_finding(change)) is not None]
     return Comparison(
         findings=tuple(sorted(findings, key=lambda f: (tuple(ChangeKind).index(f.kind), -f.severity))),
         changes=tuple(changes),
+        learnt=tuple(learnt_changes),
         min_effect=min_effect,
         detectable=tuple(detectable(*timing, min_effect, coverage) for timing in times),
         cells=len(common),
         copies=len(common) - len(fresh),
+        ended=sum(len(pair.new) for pair in pairs),
         only_new=len(after) - len(common),
         exact=len(exact),
         changed=changed_environment(*sides),
+        refused=refused,
         noisy=(_noisy(sides[0]), _noisy(sides[1])),
         notes=tuple(_notes(pairs, times)),
     )
 
 
 def _pairs(cells: Iterable[tuple[MeasuredCell, MeasuredCell]]) -> list[PointPair]:
+    """Return the seeds of each point that ran to the same end on both sides; both may have missed their target."""
     by_point: dict[str, list[tuple[MeasuredCell, MeasuredCell]]] = {}
     for pair in cells:
-        if pair[0].ok and pair[1].ok:
+        if pair[0].row["status"] == pair[1].row["status"] and Status(pair[0].row["status"]).trained:
             by_point.setdefault(pair[0].point, []).append(pair)
     return [PointPair(*zip(*found, strict=True)) for found in by_point.values()]
-
-
-# -- statuses ----------------------------------------------------------------------------------------------------------
-
-
-def _statuses(
-    before: Mapping[tuple[str, int], MeasuredCell],
-    after: Mapping[tuple[str, int], MeasuredCell],
-    copies: frozenset[tuple[str, int]],
-) -> list[Finding]:
-    """Return the points that were ok and are not, or the other way round; seeds together.
-
-    Where luck has a part in who reaches a target, one more seed that misses it is no regression: the seeds of the point
-    have to tell it from chance.
-    """
-    groups: dict[tuple[str, str, str], list[MeasuredCell]] = {}
-    for key, cell in before.items():
-        now = str(after[key].row["status"]) if key in after else MISSING
-        was = str(cell.row["status"])
-        if key not in copies and now != was and Status.OK in (was, now):
-            groups.setdefault((cell.point, was, now), []).append(after.get(key, cell))
-    findings = [_status_finding(was, now, cells) for (_, was, now), cells in groups.items()]
-    return [_by_chance(f, point, before, after) for f, (point, _, _) in zip(findings, groups, strict=True)]
-
-
-def _by_chance(
-    finding: Finding,
-    point: str,
-    before: Mapping[tuple[str, int], MeasuredCell],
-    after: Mapping[tuple[str, int], MeasuredCell],
-) -> Finding:
-    """Return the finding, undecided where it may be luck: learning on a clock, and too few seeds."""
-    if not {finding.base, finding.new} & LEARNT_TOO_LITTLE:
-        return finding
-    both = [(cell, after[key]) for key, cell in before.items() if key[0] == point and key in after]
-    if all(not one.real and deterministic(STATUS, one, other) for one, other in both):
-        return finding
-    fewer, more = sorted(sum(cell.ok for cell in side) for side in zip(*both, strict=True))
-    chance = probability_of_drop(more, fewer, len(both))
-    if chance <= FALSE_ALARMS:
-        return finding
-    detail = Text(f"{finding.detail}; with {counted(len(both), 'seed')} this may be chance")
-    return replace(finding, kind=ChangeKind.UNDECIDED, detail=detail)
-
-
-def probability_of_drop(more: int, fewer: int, seeds: int) -> float:
-    """Return how probably so many fewer of as many seeds would succeed if nothing had changed.
-
-    Source: R. A. Fisher 1935, The design of experiments, section 21 (the exact test, one-sided).
-    """
-    total = more + fewer
-    ways = sum(math.comb(seeds, k) * math.comb(seeds, total - k) for k in range(max(0, total - seeds), fewer + 1))
-    return ways / math.comb(2 * seeds, total)
-
-
-def _status_finding(was: str, now: str, cells: Sequence[MeasuredCell]) -> Finding:
-    reason = "" if now in (Status.OK, MISSING) else f": {cells[0].row.get('reason') or 'no reason recorded'}"
-    detail = Text(f"{_seeds(cell.seed for cell in cells)}{reason}")
-    kind = ChangeKind.REGRESSION if was == Status.OK else ChangeKind.IMPROVEMENT
-    return Finding(kind, cells[0].row, STATUS, was, now, runs=(len(cells), len(cells)), detail=detail)
-
-
-def _seeds(seeds: Iterable[int]) -> str:
-    numbers = [*map(str, seeds)]
-    return f"{'seed' if len(numbers) == 1 else 'seeds'} {listed(numbers)}"
 
 
 # -- what is deterministic ---------------------------------------------------------------------------------------------
@@ -179,21 +127,6 @@ def _exact(pair: PointPair) -> Iterable[Finding | None]:
             yield _exact_finding(pair, quantity, cells)
 
 
-def deterministic(quantity: Quantity, before: MeasuredCell, after: MeasuredCell) -> bool:
-    """Say whether the same code must give the same number again.
-
-    On the virtual engine everything but where simulated times decide, in which order updates arrive or when a run
-    ends: there only if these times are the same. On real devices counted memory, and the bytes of synchronous
-    strategies.
-    """
-    synchronous = before.row.get("synchrony") == "synchronous"
-    if before.real:
-        counted = quantity.column == "dram_tensors_peak_bytes"
-        return counted or (quantity.column == "bytes_sent_per_step" and synchronous and not before.timed)
-    times = [number(cell.row, "step_time_s") for cell in (before, after)]
-    return (synchronous and not before.timed) or times[0] == times[1]
-
-
 def _exact_finding(pair: PointPair, quantity: Quantity, cells: Sequence[tuple[Any, ...]]) -> Finding | None:
     differ = [(b, n, cell) for cell, _, b, n in cells if abs(n - b) > SAME * abs(b)]
     if not differ:
@@ -204,7 +137,7 @@ def _exact_finding(pair: PointPair, quantity: Quantity, cells: Sequence[tuple[An
     if not more and quantity.column in ("samples_to_target", "updates_to_target"):
         # The same seeds on the same code need the same samples: something else is trained now.
         kind = ChangeKind.IMPLAUSIBLE
-    some = f"only in {_seeds(cell.seed for _, _, cell in differ)}"
+    some = f"only in {seeds_in_words(cell.seed for _, _, cell in differ)}"
     detail = Text("in every seed" if len(differ) == len(cells) else some)
     runs = (len(cells), len(cells))
     change = new / base if base else math.inf
@@ -212,38 +145,6 @@ def _exact_finding(pair: PointPair, quantity: Quantity, cells: Sequence[tuple[An
 
 
 # -- what surrounds it -------------------------------------------------------------------------------------------------
-
-
-def changed_environment(base: Iterable[MeasuredCell], new: Iterable[MeasuredCell]) -> tuple[tuple[str, str, str], ...]:
-    """Return (what, before, after) of every fact about machine and versions that is not the same on both sides."""
-    before, after = _facts(base), _facts(new)
-    keys = [key for key in dict.fromkeys([*before, *after]) if key != "id"]
-    return tuple(
-        (key, _listed(before.get(key)), _listed(after.get(key))) for key in keys if before.get(key) != after.get(key)
-    )
-
-
-def _listed(values: set[str] | None) -> str:
-    return ", ".join(sorted(values or {"none"}))
-
-
-def _facts(side: Iterable[MeasuredCell]) -> dict[str, set[str]]:
-    facts: dict[str, set[str]] = {}
-    for cell in side:
-        for key, value in cell.environment.items():
-            facts.setdefault(key, set()).add(str(value) if value not in ("", None) else "none")
-    return facts
-
-
-def other_devices(base: Sequence[MeasuredCell], new: Sequence[MeasuredCell]) -> tuple[str, str] | None:
-    """Return the models of the devices that measured cells ran on, where the sides differ; else None."""
-    before, after = (
-        {str(cell.environment.get("cpu" if cell.row["device"] == "cpu" else "gpu")) for cell in side if cell.real}
-        for side in (base, new)
-    )
-    if not before or not after or before == after:
-        return None
-    return _listed(before), _listed(after)
 
 
 def _noisy(side: Sequence[MeasuredCell]) -> int:

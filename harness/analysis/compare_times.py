@@ -116,9 +116,23 @@ def _simulated(values: Sequence[float]) -> LogCost:
     return LogCost(fmean(math.log(value) for value in values), 0.0, math.inf, len(values), between_runs=True)
 
 
-def change_of(pair: PointPair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Change:
-    """Return what became of a time, judged: a finding is both certain and large enough, either way."""
+def change_of(
+    pair: PointPair,
+    quantity: Quantity,
+    found: Ratio,
+    min_effect: float,
+    coverage: float,
+    *,
+    trust_machine: bool = False,
+) -> Change:
+    """Return what became of a time, judged: a finding is both certain and large enough, either way.
+
+    Args:
+        trust_machine: the machine is known to be as fast as before; a slower time is then the code's.
+    """
     interval = found.interval(coverage)
+    codes = not _of_machine(pair, quantity) or (trust_machine and len(pair.new) > 1 and found.between_runs)
+    worse = ChangeKind.REGRESSION if codes else ChangeKind.SUSPECT
     # Geometric means: their quotient is the ratio that is judged.
     base, new = (math.exp(fmean(map(math.log, _values(side, quantity)))) for side in _sides(pair))
     before, after = (_median_parts(side) if quantity is not ALLOCATED else {} for side in _sides(pair))
@@ -129,16 +143,21 @@ def change_of(pair: PointPair, quantity: Quantity, found: Ratio, min_effect: flo
         new=new,
         ratio=found.value,
         interval=interval if found.error else None,
-        kind=_kind(found.value, interval, 1 + min_effect),
+        kind=_kind(found.value, interval, 1 + min_effect, worse),
         runs=(len(pair.base), len(pair.new)),
         parts=(before, after),
         between_runs=found.between_runs,
     )
 
 
-def _kind(ratio: float, interval: Interval, limit: float) -> ChangeKind | None:
+def _of_machine(pair: PointPair, quantity: Quantity) -> bool:
+    """Say whether a machine that is slower than last night would show in the quantity."""
+    return pair.real and quantity.timed
+
+
+def _kind(ratio: float, interval: Interval, limit: float, worse: ChangeKind) -> ChangeKind | None:
     if ratio >= limit and interval.low > 1:
-        return ChangeKind.REGRESSION
+        return worse
     if ratio <= 1 / limit and interval.high < 1:
         return ChangeKind.IMPLAUSIBLE if ratio <= 1 / IMPLAUSIBLE else ChangeKind.IMPROVEMENT
     return None

@@ -1,20 +1,20 @@
-"""A comparison in words: for a terminal, as Markdown, as JSON."""
+"""A comparison in words: for a terminal, and as Markdown."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.analysis.compared import STATUS, Change, ChangeKind, Comparison, Detectable, Finding
+from harness.analysis.compared import STATUS, ChangeKind, Comparison, Detectable, Finding, Verdict
+from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.point_names import micro_batch, on_devices, sentences
 from harness.analysis.points import Row, settings_of
-from harness.core.records import Json
 from harness.core.text import NO_TEXT, Text
-from harness.core.words import change_in_percent, counted, escaped
+from harness.core.words import change_in_percent, counted, escaped, listed
 
 KIND_WORDS = {
     ChangeKind.REGRESSION: "REGRESSION",
+    ChangeKind.SUSPECT: "SUSPECT",
     ChangeKind.IMPLAUSIBLE: "TOO GOOD TO BE TRUE",
     ChangeKind.UNDECIDED: "undecided",
     ChangeKind.IMPROVEMENT: "improvement",
@@ -26,21 +26,59 @@ _HOW_IMPLAUSIBLE = "Check that the same work is still done."
 def conclusion(found: Comparison) -> Text:
     """Return the verdict in one sentence."""
     counts = Counter(finding.kind for finding in found.findings)
-    cells = counted(found.cells - found.copies, "cell")
-    if not counts[ChangeKind.REGRESSION]:
+    if found.verdict is Verdict.NOTHING_COMPARED:
+        return _nothing_compared(found)
+    if found.verdict is Verdict.REFUSED:
+        return refused_in_words(found)
+    if found.verdict is not Verdict.REGRESSION:
         too_good = counts[ChangeKind.IMPLAUSIBLE]
         looks = f"{counted(too_good, 'improvement')} {'looks' if too_good == 1 else 'look'} too good to be true."
         timed = counted(found.timed, "timed comparison")
-        none = f"No regression in {cells} ({found.exact} exact and {timed})."
-        return sentences(none, looks if too_good else "")
+        taught = f", {len(found.learnt)} of how training went" if found.learnt else ""
+        none = f"No regression in {counted(found.ended, 'cell')} ({found.exact} exact and {timed}{taught})."
+        return sentences(none, suspects_in_words(found), looks if too_good else "")
+    cells = counted(found.cells - found.copies, "cell")
     points = dict.fromkeys(point_in_words(f.row) for f in found.regressions)
     regressions = counted(counts[ChangeKind.REGRESSION], "regression")
-    return Text(f"{regressions} in {counted(len(points), 'point')} ({cells} compared).")
+    verdict = f"{regressions} in {counted(len(points), 'point')} ({cells} compared)."
+    return sentences(verdict, suspects_in_words(found), refused_in_words(found))
+
+
+def suspects_in_words(found: Comparison) -> Text:
+    """Say how many measured times are slower, and why that is no regression; empty where none are."""
+    if not found.suspects:
+        return NO_TEXT
+    points = counted(len(dict.fromkeys(point_in_words(f.row) for f in found.suspects)), "point")
+    slower = f"{counted(len(found.suspects), 'measured time')} in {points}"
+    why = "code and machine cannot be told apart"
+    one_run = any(min(finding.runs) < 2 for finding in found.suspects)
+    why += " from one run on a side" if one_run else " without a reference that ran beside the cells"
+    return Text(f"Suspect: {slower} {'is' if len(found.suspects) == 1 else 'are'} slower, but {why}.")
+
+
+def refused_in_words(found: Comparison) -> Text:
+    """Say why nothing but statuses was compared; empty where more was."""
+    differ = [f"{before} before, {after} now" for _, before, after in found.refused]
+    if not differ:
+        return NO_TEXT
+    why = f"Only statuses were compared, because the sides have another {listed(what for what, *_ in found.refused)}"
+    return sentences(f"{why}: {'; '.join(differ)}.", "To compare times all the same: --allow-other-device.")
+
+
+def _nothing_compared(found: Comparison) -> Text:
+    """Say why there is no verdict: "no regression" would be one."""
+    if not found.ended:
+        then = "Let a night that ran to its end be BASE."
+        return sentences("Nothing was compared: no cell ran to the same end on both sides.", then)
+    ended = f"{counted(found.ended, 'cell')} {'has' if found.ended == 1 else 'have'}"
+    then = f"Set seeds = {MIN_SEEDS}, or train for more steps."
+    return sentences(f"Nothing was compared: {ended} no value that can be compared.", then)
 
 
 def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
     """Return the comparison as lines for a terminal, the verdict last."""
     lines = [f"base {names[0]}, new {names[1]}: {in_common(found)}"]
+    lines += _changed(found)
     lines += [f"{KIND_WORDS[finding.kind]}: {sentence(finding)}" for finding in found.findings]
     lines += _around(found)
     return "\n".join([*lines, conclusion(found)])
@@ -49,65 +87,13 @@ def in_text(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
 def in_markdown(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
     """Return the comparison as Markdown, the verdict first; nothing in it is taken for markup."""
     lines = [f"**{escaped(conclusion(found))}**", ""]
+    if changed := _changed(found):
+        lines += [*(f"- {escaped(line)}" for line in changed), ""]
     if found.findings:
         lines += ["| | point | quantity | before | after | change | where |", "|---|---|---|---|---|---|---|"]
         lines += ["| " + " | ".join(map(escaped, _cells(finding))) + " |" for finding in found.findings] + [""]
     about = [f"base {names[0]}, new {names[1]}: {in_common(found)}", *_around(found)]
     return "\n".join([*lines, *(f"- {escaped(line)}" for line in about)]) + "\n"
-
-
-def in_json(found: Comparison, names: tuple[str, str] = ("BASE", "NEW")) -> str:
-    """Return the comparison as JSON."""
-    content = {
-        "base": names[0],
-        "new": names[1],
-        "verdict": conclusion(found),
-        "regression": bool(found.regressions),
-        "cells": found.cells,
-        "copies": found.copies,
-        "only_new": found.only_new,
-        "findings": [_finding(finding) for finding in found.findings],
-        "changes": [_as_data(change) for change in found.changes],
-        "min_effect": found.min_effect,
-        "detectable": [
-            {"point": point_in_words(d.row), "quantity": d.quantity.column, "factor": d.factor}
-            for d in found.detectable
-        ],
-        "changed": [{"what": what, "base": before, "new": after} for what, before, after in found.changed],
-        "notes": list(found.notes),
-    }
-    return json.dumps(content, indent=1)
-
-
-def _finding(finding: Finding) -> Json:
-    interval = [finding.interval.low, finding.interval.high] if finding.interval else None
-    return {
-        "kind": finding.kind,
-        "point": point_in_words(finding.row),
-        "quantity": finding.quantity.column,
-        "base": finding.base,
-        "new": finding.new,
-        "change": finding.change,
-        "interval": interval,
-        "coverage": finding.interval.coverage if finding.interval else None,
-        "runs": list(finding.runs),
-        "where": finding.where,
-        "detail": finding.detail,
-        "sentence": sentence(finding),
-    }
-
-
-def _as_data(change: Change) -> Json:
-    return {
-        "point": point_in_words(change.row),
-        "quantity": change.quantity.column,
-        "base": change.base,
-        "new": change.new,
-        "change": change.ratio,
-        "interval": [change.interval.low, change.interval.high] if change.interval else None,
-        "kind": change.kind,
-        "parts": {"base": dict(change.parts[0]), "new": dict(change.parts[1])},
-    }
 
 
 # -- sentences ---------------------------------------------------------------------------------------------------------
@@ -188,9 +174,12 @@ def in_common(found: Comparison) -> Text:
     return Text("; ".join(parts))
 
 
+def _changed(found: Comparison) -> list[str]:
+    return [f"changed: {what}: {before} before, {after} now" for what, before, after in found.changed]
+
+
 def _around(found: Comparison) -> list[str]:
     lines: list[str] = [could_detect(found.detectable)] if found.detectable else []
-    lines += [f"changed: {what}: {before} before, {after} now" for what, before, after in found.changed]
     notes = [noisy_in_words(found), *found.notes]
     return [*lines, *(f"note: {note}" for note in notes if note)]
 

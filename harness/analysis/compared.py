@@ -9,19 +9,45 @@ from enum import StrEnum
 from typing import Any
 
 from harness.analysis.exact import Interval
-from harness.analysis.points import Row
+from harness.analysis.points import Row, number
 from harness.analysis.quantities import Quantity
-from harness.core.endings import Status
 from harness.core.text import NO_TEXT, Text
 
 
 class ChangeKind(StrEnum):
-    """What a change is, in the order in which they matter; undecided is what chance explains as well."""
+    """What a change is, in the order in which they matter.
+
+    Suspect is a slower time of which nobody can say whether code or machine made it; undecided is what chance explains
+    as well.
+    """
 
     REGRESSION = "regression"
+    SUSPECT = "suspect"
     IMPLAUSIBLE = "implausible"
     UNDECIDED = "undecided"
     IMPROVEMENT = "improvement"
+
+
+SLOWER = (ChangeKind.REGRESSION, ChangeKind.SUSPECT)
+"""Kinds of what got worse, whoever made it so."""
+
+Changed = tuple[str, str, str]
+"""A fact that is not the same on both sides: its name, its values before, its values after."""
+
+
+class Verdict(StrEnum):
+    """What a comparison ends with."""
+
+    REGRESSION = "regression"
+    REFUSED = "refused"
+    NOTHING_COMPARED = "nothing-compared"
+    SUSPECT = "suspect"
+    NO_REGRESSION = "no-regression"
+
+    @property
+    def exit_code(self) -> int:
+        """What `harness compare` ends with."""
+        return {Verdict.REGRESSION: 1, Verdict.REFUSED: 2, Verdict.NOTHING_COMPARED: 5}.get(self, 0)
 
 
 @dataclass(frozen=True)
@@ -30,6 +56,7 @@ class MeasuredCell:
 
     Attributes:
         point: what it has in common with its other seeds on both sides.
+        environment: facts by name: of machine, versions and what the scenario says beside the point.
         timed: whether a limit in seconds decides when it ends.
         steps: reads its raw step times, in seconds; where a run is judged by its steps.
     """
@@ -46,11 +73,6 @@ class MeasuredCell:
         return int(self.row["seed"])
 
     @property
-    def ok(self) -> bool:
-        """Whether it is as it should be."""
-        return bool(self.row["status"] == Status.OK)
-
-    @property
     def real(self) -> bool:
         """Whether it was measured."""
         return bool(self.row["engine"] != "virtual")
@@ -60,6 +82,21 @@ UPDATE_TIME = Quantity("step", "step time", "s")
 TO_TARGET = Quantity("time_to_target_s", "time to target", "s")
 ALLOCATED = Quantity("dram_allocated_peak_bytes", "allocated DRAM", "bytes")
 STATUS = Quantity("status", "status")
+
+
+def deterministic(quantity: Quantity, before: MeasuredCell, after: MeasuredCell) -> bool:
+    """Say whether the same code must give the same number again.
+
+    On the virtual engine everything but where simulated times decide, in which order updates arrive or when a run
+    ends: there only if these times are the same. On real devices counted memory, and the bytes of synchronous
+    strategies.
+    """
+    synchronous = before.row.get("synchrony") == "synchronous"
+    if before.real:
+        counted = quantity.column == "dram_tensors_peak_bytes"
+        return counted or (quantity.column == "bytes_sent_per_step" and synchronous and not before.timed)
+    times = [number(cell.row, "step_time_s") for cell in (before, after)]
+    return (synchronous and not before.timed) or times[0] == times[1]
 
 
 @dataclass(frozen=True)
@@ -92,12 +129,12 @@ class Finding:
     @property
     def severity(self) -> float:
         """How far it is from what it was, as the logarithm of a factor; a status, and nothing at all, are further."""
-        return abs(math.log(self.change)) if self.change else math.inf
+        return abs(math.log(self.change)) if self.change and self.change > 0 else math.inf
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one time of one point, found worse or not.
+    """What became of one quantity of one point, found worse or not.
 
     Attributes:
         row: of a cell of the point, for its words.
@@ -139,23 +176,29 @@ class Comparison:
     Attributes:
         findings: those that matter most first, and of a kind the worst.
         changes: of all times that were compared, in the order of the points.
+        learnt: of all accuracies, losses and samples to the target that were.
         min_effect: share that a time had to grow by.
         cells: that both sides have; copies: those of them that are the same measurement, not compared.
+        ended: cells that ran to the same end on both sides, whose values were compared as far as they can be.
         only_new: cells that BASE does not have.
         exact: number of exact comparisons made.
-        changed: what differs in the environment: (what, values before, values after).
+        changed: what differs in the environment.
+        refused: devices and clusters that differ, for which only statuses were compared.
         noisy: cells of either side that ran while other processes used the machine.
     """
 
     findings: tuple[Finding, ...]
     changes: tuple[Change, ...]
+    learnt: tuple[Change, ...]
     min_effect: float
     detectable: tuple[Detectable, ...]
     cells: int
     copies: int
+    ended: int
     only_new: int
     exact: int
-    changed: tuple[tuple[str, str, str], ...]
+    changed: tuple[Changed, ...]
+    refused: tuple[Changed, ...]
     noisy: tuple[int, int]
     notes: tuple[Text, ...]
 
@@ -165,14 +208,33 @@ class Comparison:
         return len(self.changes)
 
     @property
+    def verdict(self) -> Verdict:
+        """What it comes to."""
+        if self.regressions:
+            return Verdict.REGRESSION
+        if self.refused:
+            return Verdict.REFUSED
+        if self.suspects:
+            return Verdict.SUSPECT
+        return Verdict.NO_REGRESSION if self.exact or self.timed or self.learnt else Verdict.NOTHING_COMPARED
+
+    @property
     def regressions(self) -> tuple[Finding, ...]:
         """What got worse."""
-        return tuple(finding for finding in self.findings if finding.kind is ChangeKind.REGRESSION)
+        return self._of(ChangeKind.REGRESSION)
+
+    @property
+    def suspects(self) -> tuple[Finding, ...]:
+        """What is slower, made so by code or machine."""
+        return self._of(ChangeKind.SUSPECT)
+
+    def _of(self, kind: ChangeKind) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.kind is kind)
 
 
 @dataclass(frozen=True)
 class PointPair:
-    """The seeds of a point that are ok on both sides, in the same order."""
+    """The seeds of a point that ran to the same end on both sides, in the same order."""
 
     base: tuple[MeasuredCell, ...]
     new: tuple[MeasuredCell, ...]

@@ -8,7 +8,7 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,24 +196,55 @@ def run(
 @click.argument("scenario")
 @set_option
 @click.option("--measure", is_flag=True, help="First measure the times that predictions still lack.")
+@click.option(
+    "--results",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Mark the cells that are finished there.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The plan as JSON.")
 @plugins_option
 @click.pass_obj
-def plan(outer: tuple[str, ...], scenario: str, sets: tuple[str, ...], measure: bool, plugins: tuple[str, ...]) -> None:
+def plan(
+    outer: tuple[str, ...],
+    scenario: str,
+    sets: tuple[str, ...],
+    measure: bool,
+    root: Path,
+    as_json: bool,
+    plugins: tuple[str, ...],
+) -> None:
     """Show which cells would run, and what is left out and why."""
     with _without_collector():
         from harness.commands.misfits import refuse_misfits, with_notes
-        from harness.commands.plan_text import describe
 
         made, host, files = _plan(scenario, sets, (*outer, *plugins))
         tried = refuse_misfits(made.cells, files)
         if not measure:
-            return click.echo(describe(with_notes(made, [*tried.misfits, *tried.unknown]), host))
+            return _echo_plan(with_notes(made, [*tried.misfits, *tried.unknown]), host, root, as_json)
     from harness.commands import run as session
 
     session.prepare(made, host, (), files)
     session.trace_models(made, host, files)
     made, host, _ = _plan(scenario, sets, (*outer, *plugins))
-    click.echo(describe(with_notes(made, [*tried.misfits, *tried.unknown]), host))
+    _echo_plan(with_notes(made, [*tried.misfits, *tried.unknown]), host, root, as_json)
+
+
+def _echo_plan(made: Plan, host: Host, root: Path, as_json: bool) -> None:
+    """Print a plan, with the cells that are finished in a results root."""
+    from harness.commands.plan_text import describe
+    from harness.results.store import Results
+
+    folder = root / made.name
+    records = Results(folder).records_of(made.cells)
+    if as_json:
+        from harness.commands.documents import document_text
+        from harness.commands.plan_json import plan_document
+
+        return click.echo(document_text(plan_document(made, host, records, folder)))
+    click.echo(describe(made, host, [cell_id for cell_id, record in records.items() if record.final]))
 
 
 @contextmanager
@@ -270,12 +301,19 @@ def _list_scenarios() -> None:
 @main.command()
 @click.argument("what", nargs=-1, required=True)
 @click.option("--markdown", is_flag=True, help="The answer as markdown.")
+@click.option("--json", "as_json", is_flag=True, help="Cells, and the answer of a folder, as JSON.")
 @click.option("--log", is_flag=True, help="A cell's whole log.")
 @click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @plugins_option
 @click.pass_obj
 def show(
-    outer: tuple[str, ...], what: tuple[str, ...], markdown: bool, log: bool, root: Path, plugins: tuple[str, ...]
+    outer: tuple[str, ...],
+    what: tuple[str, ...],
+    markdown: bool,
+    as_json: bool,
+    log: bool,
+    root: Path,
+    plugins: tuple[str, ...],
 ) -> None:
     """Show the answer of a results folder, one cell, or two cells side by side with what explains the difference.
 
@@ -287,10 +325,23 @@ def show(
     if len(what) > 2:
         raise InputError([f"show: {len(what)} names given; give one folder or cell, or two cells to compare"])
     files = (*outer, *plugins)
-    if len(what) == 2:
+    _refuse_two_forms("show", {"--markdown": markdown, "--log": log, "--json": as_json})
+    if as_json:
+        from harness.commands.documents import document_text
+        from harness.commands.show_json import show_document
+
+        click.echo(document_text(show_document(what, root, files)))
+    elif len(what) == 2:
         click.echo(show_pair(what[0], what[1], root, files))
     else:
         click.echo(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
+
+
+def _refuse_two_forms(command: str, asked: Mapping[str, bool]) -> None:
+    """Refuse two forms of output at once: only one could be printed."""
+    forms = [option for option, given in asked.items() if given]
+    if len(forms) > 1:
+        raise InputError([f"{command}: {' and '.join(forms)} are two forms of output; give one of them"])
 
 
 @main.command()
@@ -312,8 +363,10 @@ def export(outer: tuple[str, ...], cell: str, root: Path, to: Path | None, plugi
 
 def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Accept what decides how two nights are compared."""
-    other = "Compare even if the processor or GPU is a different model."
+    other = "Compare times even if the processor, GPU or simulated cluster is another."
     command = click.option("--allow-other-device", is_flag=True, help=other)(command)
+    trust = "Count slower measured times as regressions: this machine is known to be as fast as it was."
+    command = click.option("--trust-machine", is_flag=True, help=trust)(command)
     least = "Smallest growth of a time that counts, as a fraction."
     return click.option("--min-effect", type=float, default=0.05, show_default=True, help=least)(command)
 
@@ -338,6 +391,7 @@ def report(
     base: Path | None,
     min_effect: float,
     allow_other_device: bool,
+    trust_machine: bool,
     plugins: tuple[str, ...],
 ) -> None:
     """Write the report of results as one self-contained HTML file.
@@ -349,12 +403,12 @@ def report(
 
     source = click.get_current_context().get_parameter_source
     if base is None and any(
-        source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device")
+        source(name) is ParameterSource.COMMANDLINE for name in ("min_effect", "allow_other_device", "trust_machine")
     ):
         raise InputError(
-            ["report: --min-effect and --allow-other-device mean nothing without --base; add --base FOLDER"]
+            ["report: --min-effect, --allow-other-device and --trust-machine need --base; add --base FOLDER"]
         )
-    found = compare_results(base, results, min_effect, allow_other_device) if base else None
+    found = compare_results(base, results, min_effect, allow_other_device, trust_machine) if base else None
     compared = against(found, base, results) if base and found else None
     path = _write_report(results, out, (*outer, *plugins), compared, names)
     click.echo(f"report: {path}")
@@ -387,26 +441,36 @@ def _write_report(
 @click.option(
     "--html", type=click.Path(path_type=Path), help="Also write the page of `harness report NEW --base BASE`."
 )
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML, one test for each point.")
 def compare(
     base: Path,
     new: Path,
     min_effect: float,
     allow_other_device: bool,
+    trust_machine: bool,
     markdown: bool,
     as_json: bool,
     html: Path | None,
+    junit: Path | None,
 ) -> None:
     """Say whether the results in NEW are worse than those in BASE.
 
-    Exits with 1 on a regression, for use in a nightly job.
+    Exits with 1 on a regression, for use in a nightly job; with 5 where nothing could be
+    compared, with 2 where times were not because device or cluster is another.
     """
     from harness.commands.pair_results import against, compare_results, text_of
 
-    found = compare_results(base, [new], min_effect, allow_other_device)
+    _refuse_two_forms("compare", {"--markdown": markdown, "--json": as_json})
+    found = compare_results(base, [new], min_effect, allow_other_device, trust_machine)
     click.echo(text_of(found, base, new, markdown, as_json))
     if html:
         click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
-    sys.exit(1 if found.regressions else 0)
+    if junit:
+        from harness.commands.compare_junit import junit_text
+        from harness.core.atomic_files import write_atomically
+
+        write_atomically(junit, junit_text(found))
+    sys.exit(found.verdict.exit_code)
 
 
 @main.command()
@@ -492,11 +556,18 @@ def calibrate(device: str, threads: int, only_show: bool) -> None:
 
 
 @main.command()
-@click.option("--text", is_flag=True, help="Print the keys with defaults and meanings instead.")
-def schema(text: bool) -> None:
-    """Print the JSON Schema of scenario files."""
+@click.argument("what", type=click.Choice(["scenario", "compare", "show", "plan"]), default="scenario")
+@click.option("--text", is_flag=True, help="Print a scenario's keys with defaults and meanings instead.")
+def schema(what: str, text: bool) -> None:
+    """Print the JSON Schema of scenario files, or of what a command prints with --json."""
     import json
 
+    if what != "scenario":
+        if text:
+            raise InputError([f"schema {what}: --text is of scenarios only; leave it out"])
+        from harness.commands.documents import document_schema
+
+        return click.echo(json.dumps(document_schema(what), indent=2))
     from harness.scenario.schema import json_schema, schema_text
 
     click.echo(schema_text() if text else json.dumps(json_schema(), indent=2))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.scenario_facts import scenario_facts
 from harness.core.cell import POINT_FIELDS
 from harness.core.errors import InputError, NothingDone
 from harness.core.records import to_json
@@ -26,12 +27,14 @@ class Stored:
 
     Attributes:
         scenario: its name, where either side has several.
+        plan_name: the name of its scenario.
     """
 
     record: Record
     results: Results
     point: str
     scenario: str = ""
+    plan_name: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -39,21 +42,25 @@ class Stored:
         return self.point, self.record.cell.seed
 
     def same_as(self, other: Stored) -> bool:
-        """Whether both are one measurement: two runs never agree in every second that they took."""
+        """Whether both are one measurement: two runs that ended never agree in every second that they took."""
+        if not self.record.status.trained:
+            return False  # what breaks off at once measures nothing, and does so alike every night
         mine, theirs = (
             s.results.cell_folder(s.record.cell.cell_id).joinpath("record.json").read_bytes() for s in (self, other)
         )
         return mine == theirs
 
 
-def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_other_device: bool) -> Comparison:
+def compare_results(
+    base: Path, new: Sequence[Path], min_effect: float, allow_other_device: bool, trust_machine: bool
+) -> Comparison:
     """Compare results with those in the folder `base`; of several scenarios those that have the same name.
 
     Raises:
-        InputError: NEW holds no results, or a scenario twice, or its devices are others and that was not allowed.
+        InputError: NEW holds no results, or a scenario twice.
         NothingDone: there is no BASE, no cell in common, or both are the same measurements.
     """
-    from harness.analysis.compare import compare, other_devices
+    from harness.analysis.compare import compare
 
     if not 0 < min_effect < 10:
         raise InputError([f"--min-effect {min_effect:g}: a share above 0, such as 0.05 for 5 %"])
@@ -72,14 +79,8 @@ def compare_results(base: Path, new: Sequence[Path], min_effect: float, allow_ot
             f"{base} and {named} hold the same measurements ({counted(len(common), 'cell')}). Measure again with "
             f"`harness run SCENARIO --fresh`, or into another folder with --results."
         )
-    sides = [_measured(one) for one, _ in common], [_measured(other) for _, other in common]
-    devices = other_devices(*sides)
-    if devices and not allow_other_device:
-        raise InputError(
-            [f"{base} was measured on {devices[0]}, {named} on {devices[1]}; to compare anyway: --allow-other-device"]
-        )
     earlier, later = ([_measured(stored) for stored in side.values()] for side in (before, after))
-    return compare(earlier, later, min_effect, copies)
+    return compare(earlier, later, min_effect, copies, allow_other=allow_other_device, trust_machine=trust_machine)
 
 
 def _base(base: Path, new: Sequence[Path]) -> list[Results]:
@@ -108,11 +109,12 @@ def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tu
         raise InputError([f"scenario {twice[0]} is in several folders; name the one to compare"])
     found = {}
     for results in folders:
-        scenario = results.plan().name if named else ""
+        name = results.plan().name
+        scenario = name if named else ""
         for record in results.records().values():
             cell = to_json(record.cell)
             point = scenario + json.dumps({key: cell[key] for key in POINT_FIELDS}, sort_keys=True)
-            stored = Stored(record, results, point, scenario)
+            stored = Stored(record, results, point, scenario, name)
             found[stored.key] = stored
     return found
 
@@ -135,7 +137,8 @@ def _measured(stored: Stored) -> MeasuredCell:
 
     timed = record.cell.goal.max_seconds is not None
     row = {**record.row, "status": record.status, "reason": record.reason, "scenario": stored.scenario}
-    return MeasuredCell(stored.point, row, record.environment, timed, steps)
+    environment = {**scenario_facts(record.cell, stored.plan_name), **record.environment}
+    return MeasuredCell(stored.point, row, environment, timed, steps)
 
 
 def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:
@@ -147,7 +150,11 @@ def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:
 
 def text_of(found: Comparison, base: Path, new: Path, markdown: bool, as_json: bool) -> str:
     """Return the comparison in the form that was asked for."""
-    from harness.analysis.compare_words import in_json, in_markdown, in_text
+    if as_json:
+        from harness.commands.compare_json import compare_document
+        from harness.commands.documents import document_text
 
-    form = in_json if as_json else in_markdown if markdown else in_text
-    return form(found, (str(base), str(new)))
+        return document_text(compare_document(found, str(base), str(new)))
+    from harness.analysis.compare_words import in_markdown, in_text
+
+    return (in_markdown if markdown else in_text)(found, (str(base), str(new)))

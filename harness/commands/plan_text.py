@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -21,17 +21,18 @@ _HEAD = ("strategy", "synchrony", "engine", "batch", "learning rate", "seeds")
 _PREDICTED = ("step", "samples/s", "training", "memory")
 
 
-def describe(plan: Plan, host: Host | None = None) -> str:
+def describe(plan: Plan, host: Host | None = None, finished: Collection[str] = ()) -> str:
     """Return the text that `harness plan` prints: what was understood, the points, what is left out and why.
 
     Args:
         host: the strategies, whose layouts predictions need; without it nothing is predicted.
+        finished: ids of cells that would not run again.
     """
-    predictions = _predictions(plan, host) if host else {}
+    predictions = predictions_of(plan, host) if host else {}
     parts = [
-        _title(plan),
+        _title(plan, finished),
         "\n".join(f"  {line}" for line in plan.understood),
-        _points(plan, predictions),
+        _points(plan, predictions, finished),
         _predicted_from(predictions),
         _blocks(plan.cells, predictions),
         _not_possible(plan.cells, predictions),
@@ -41,16 +42,17 @@ def describe(plan: Plan, host: Host | None = None) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _title(plan: Plan) -> str:
+def _title(plan: Plan, finished: Collection[str]) -> str:
+    done = sum(cell.cell_id in finished for cell in plan.cells)
     lines = [
-        f"{plan.name}: {counted(len(plan.cells), 'cell')}",
+        f"{plan.name}: {counted(len(plan.cells), 'cell')}" + (f", {done} finished" if done else ""),
         plan.description,
         f"this machine: {machine_in_words(plan.machine)}",
     ]
     return "\n".join(line for line in lines if line)
 
 
-def _predictions(plan: Plan, host: Host) -> dict[str, Prediction]:
+def predictions_of(plan: Plan, host: Host) -> dict[str, Prediction]:
     """Return what is predicted, by cell; seeds of one point share it, because nothing of it is drawn."""
     simulated = [cell for cell in plan.cells if cell.engine == "virtual" and not cell.not_possible]
     if not simulated:
@@ -67,24 +69,34 @@ def _predictions(plan: Plan, host: Host) -> dict[str, Prediction]:
     return found
 
 
-def _points(plan: Plan, predictions: Mapping[str, Prediction]) -> str:
+def _points(plan: Plan, predictions: Mapping[str, Prediction], finished: Collection[str]) -> str:
     """Return the table of points: one row for the seeds of each."""
     possible = [cell for cell in plan.cells if not _why_not(cell, predictions)]
     swept = list(dict.fromkeys(key for cell in possible for key in _swept(cell)))
     differing = varied_settings((cell.strategy, cell.options) for cell in possible)
-    seeds: dict[tuple[str, ...], list[int]] = {}
+    seeds: dict[tuple[str, ...], list[Cell]] = {}
     for cell in possible:
         row = _row(cell, plan.machine.gpu_name, differing, swept)
         if predictions:
             row += _outlook(cell, predictions.get(cell.cell_id))
-        seeds.setdefault(row, []).append(cell.seed)
+        seeds.setdefault(row, []).append(cell)
     if not seeds:
         return ""
     columns = [*_HEAD[:-1], *swept]
     width = len(columns)
     predicted = (*_PREDICTED, *_money_columns(possible)) if predictions else ()
-    rows = [(*row[:width], _numbers(numbers), *row[width:]) for row, numbers in seeds.items()]
-    return table((*columns, _HEAD[-1], *predicted), rows)
+    marked = any(cell.cell_id in finished for cell in possible)
+    rows = [
+        (*row[:width], _numbers([c.seed for c in cells]), *_done(cells, finished, marked), *row[width:])
+        for row, cells in seeds.items()
+    ]
+    return table((*columns, _HEAD[-1], *(("finished",) if marked else ()), *predicted), rows)
+
+
+def _done(cells: Sequence[Cell], finished: Collection[str], marked: bool) -> tuple[str, ...]:
+    """Return the seeds of a point that would not run again, where any cell of the plan is so."""
+    done = [cell.seed for cell in cells if cell.cell_id in finished]
+    return (_numbers(done) if done else "-",) if marked else ()
 
 
 def _money_columns(cells: Iterable[Cell]) -> tuple[str, ...]:

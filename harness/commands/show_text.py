@@ -26,16 +26,25 @@ def show(what: str, root: Path, *, markdown: bool = False, log: bool = False, pl
     Raises:
         InputError: there is nothing of that name.
     """
-    found = _cell(what, root)
+    found = cell_at(what, root)
     if found is not None:
         results, cell_id = found
         return _log(results, cell_id) if log else cell_text(results, cell_id)
+    return "\n\n".join(folder_text(results, markdown, plugins) for results in folders_at(what, root))
+
+
+def folders_at(what: str, root: Path) -> list[Results]:
+    """Return the scenarios' folders of a path or a scenario's name.
+
+    Raises:
+        InputError: there is nothing of that name.
+    """
     path = Path(what) if Path(what).exists() else root / what
     if not path.exists():
         known = [folder.parent.name for folder in sorted(root.glob("*/plan.json"))]
         there = f"Scenarios with results: {', '.join(known)}" if known else f"No scenario has results in {root}"
         raise InputError([unknown(f"{what}: no path, scenario or cell of this name", what, known, there)])
-    return "\n\n".join(folder_text(results, markdown, plugins) for results in find_results(path))
+    return find_results(path)
 
 
 def show_pair(first: str, second: str, root: Path, plugins: Sequence[str] = ()) -> str:
@@ -56,14 +65,15 @@ def finished(what: str, root: Path, then: str) -> tuple[Record, Path]:
     Raises:
         InputError: there is none of that name; `then` says what to do.
     """
-    found = _cell(what, root)
+    found = cell_at(what, root)
     record = found[0].record(found[1]) if found else None
     if found is None or record is None:
         raise InputError([f"{what}: no finished cell; {then}"])
     return record, found[0].folder
 
 
-def _cell(what: str, root: Path) -> tuple[Results, str] | None:
+def cell_at(what: str, root: Path) -> tuple[Results, str] | None:
+    """Return the results that hold a cell, and its id; None where nothing of that name is one."""
     path = Path(what)
     if (path / "record.json").is_file() or path.name == "record.json":
         folder = path if path.is_dir() else path.parent

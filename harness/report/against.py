@@ -14,7 +14,7 @@ from harness.analysis.compare_words import (
     noisy_in_words,
     point_in_words,
 )
-from harness.analysis.compared import UPDATE_TIME, ChangeKind, Comparison, Finding
+from harness.analysis.compared import SLOWER, UPDATE_TIME, ChangeKind, Comparison, Finding, Verdict
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import change_in_percent, listed
 from harness.report.draw_compare import grown_panels, ratio_panel
@@ -26,6 +26,7 @@ POINTS_OPEN = 4
 
 BADGES: Mapping[ChangeKind | None, str] = {
     ChangeKind.REGRESSION: "Worse",
+    ChangeKind.SUSPECT: "Suspect",
     ChangeKind.IMPLAUSIBLE: "Too good",
     ChangeKind.UNDECIDED: "Undecided",
     ChangeKind.IMPROVEMENT: "Better",
@@ -35,6 +36,7 @@ BADGES: Mapping[ChangeKind | None, str] = {
 
 TITLES: Mapping[ChangeKind, str] = {
     ChangeKind.REGRESSION: "Worse",
+    ChangeKind.SUSPECT: "Slower: code or machine, these two nights cannot say",
     ChangeKind.IMPLAUSIBLE: "Too good to be true: check that it still does the same work",
     ChangeKind.UNDECIDED: "Undecided: this could be chance",
     ChangeKind.IMPROVEMENT: "Better",
@@ -126,12 +128,13 @@ def shown_against(against: Against, page: Page) -> ShownAgainst:
     """Return a comparison for the template."""
     found = against.found
     outcome = found.findings[0].kind if found.findings else None
+    nothing = found.verdict in (Verdict.NOTHING_COMPARED, Verdict.REFUSED)
     exactly = exact_in_words(found)
     ratios = page.drawn([ratio_panel(found.changes, found.min_effect, exactly)])
     detected = [f"{_capital(could_detect(found.detectable))}."] if found.detectable else []
     return ShownAgainst(
-        outcome=outcome or "unchanged",
-        badge=BADGES[outcome],
+        outcome="undecided" if nothing else outcome or "unchanged",
+        badge="Not compared" if nothing else BADGES[outcome],
         verdict=conclusion(found),
         spread=_spread(found),
         names=against.names,
@@ -156,8 +159,8 @@ def exact_in_words(found: Comparison) -> str:
 
 
 def _spread(found: Comparison) -> str:
-    worse = list(dict.fromkeys(str(finding.row["strategy"]) for finding in found.regressions))
-    grown = [part for c in found.changes if c.kind is ChangeKind.REGRESSION and (part := changed_part(c))]
+    worse = list(dict.fromkeys(str(finding.row["strategy"]) for finding in found.findings if finding.kind in SLOWER))
+    grown = [part for c in found.changes if c.kind in SLOWER and (part := changed_part(c))]
     parts = listed(TRAINING[part] for part in dict.fromkeys(grown))
     rows = [change.row for change in found.changes] + [finding.row for finding in found.findings]
     others = list(dict.fromkeys(name for row in rows if (name := str(row["strategy"])) not in worse))

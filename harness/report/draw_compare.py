@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.analysis.compare import FALSE_ALARMS
+from harness.analysis.compare_statuses import FALSE_ALARMS
 from harness.analysis.compare_times import changed_part
 from harness.analysis.compare_words import point_in_words, short_names
-from harness.analysis.compared import Change, ChangeKind
+from harness.analysis.compared import SLOWER, Change, ChangeKind
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import change_in_percent, duration
 from harness.report.draw_time import draw_steps_of
@@ -51,6 +51,7 @@ class KindMark:
 
 KIND_MARKS: Mapping[ChangeKind | None, KindMark] = {
     ChangeKind.REGRESSION: KindMark("#d55e00", ">", 8, "worse"),
+    ChangeKind.SUSPECT: KindMark("#de8f05", "^", 8, "suspect"),
     ChangeKind.IMPLAUSIBLE: KindMark("#cc78bc", "X", 8, "too good to be true"),
     ChangeKind.IMPROVEMENT: KindMark("#0173b2", "<", 8, "better"),
     None: KindMark(INK, "o", 4.5, NO_CHANGE),
@@ -96,7 +97,7 @@ def _drawn(changes: Sequence[Change]) -> list[Change]:
     """Return what is drawn: findings before the rest, the largest changes first; then by quantity, the worst first."""
     kinds, quantities = list(KIND_MARKS), list(dict.fromkeys(change.quantity for change in changes))
     order = sorted(changes, key=lambda c: (kinds.index(c.kind), quantities.index(c.quantity), -abs(math.log(c.ratio))))
-    return sorted(order[:MOST_MARKED], key=lambda c: (quantities.index(c.quantity), c.kind != "regression", -c.ratio))
+    return sorted(order[:MOST_MARKED], key=lambda c: (quantities.index(c.quantity), c.kind not in SLOWER, -c.ratio))
 
 
 def _places(drawn: Sequence[Change]) -> tuple[list[float], list[tuple[float, str]], float]:
@@ -218,7 +219,7 @@ def grown_panels(changes: Sequence[Change]) -> list[Panel]:
     Args:
         changes: all times that were compared.
     """
-    worse = sorted((change for change in changes if change.kind == "regression"), key=lambda c: -c.ratio)
+    worse = sorted((change for change in changes if change.kind in SLOWER), key=lambda c: -c.ratio)
     steps: dict[str, Change] = {}
     for change in worse:
         if changed_part(change):

@@ -126,7 +126,11 @@ class Results:
 
     def records(self) -> dict[str, Record]:
         """Return the stored records of the plan's cells."""
-        found = {cell.cell_id: self.record(cell.cell_id) for cell in self.plan().cells}
+        return self.records_of(self.plan().cells)
+
+    def records_of(self, cells: Iterable[Cell]) -> dict[str, Record]:
+        """Return the stored records of these cells."""
+        found = {cell.cell_id: self.record(cell.cell_id) for cell in cells}
         return {cell_id: record for cell_id, record in found.items() if record is not None}
 
     def stored_cells(self) -> set[str]:

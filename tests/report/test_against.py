@@ -45,7 +45,7 @@ def side(**scales: float) -> list[compare.MeasuredCell]:
 
 
 def nights(**scales: float) -> compare.Comparison:
-    return compare.compare(side(**dict.fromkeys(scales, 1.0)), side(**scales))
+    return compare.compare(side(**dict.fromkeys(scales, 1.0)), side(**scales), trust_machine=True)
 
 
 def new_page() -> figures.Page:
@@ -81,9 +81,11 @@ def test_every_point_is_drawn_the_worst_first_and_told_apart_by_colour_and_shape
     assert names[0].startswith("sync-ddp on 2 CPU cores, learning rate 0.4: ")
     kinds = table_of(figure).set_index("ratio")["kind"].sort_index()
     assert kinds.tolist() == ["implausible", "improvement", "no clear change", "regression", "regression"]
+    suspect = draw_compare.KIND_MARKS["suspect"]
+    assert suspect.name in texts_of(drawn(compare.compare(side(a=1.0), side(a=1.4))))
     for mark in draw_compare.KIND_MARKS.values():
-        assert mark.name in texts_of(figure)
-        assert mark.colour in figure.svg or mark.colour == "#010203"
+        assert (mark.name in texts_of(figure)) == (mark is not suspect)
+        assert mark.colour in figure.svg or mark.colour == "#010203" or mark is suspect
     assert (
         len({mark.shape for mark in draw_compare.KIND_MARKS.values()})
         == len({mark.colour for mark in draw_compare.KIND_MARKS.values()})
@@ -135,7 +137,7 @@ def test_a_point_without_parts_has_no_step_to_draw() -> None:
     found = compare.compare(
         *([compare.MeasuredCell("a", row | {"communication_s": None}, HERE) for row in s] for s in (base, new))
     )
-    assert found.regressions
+    assert found.suspects
     assert grown(found.changes) == ()
 
 
@@ -169,6 +171,22 @@ def test_the_outcome_is_told_in_words(scale: float, badge: str) -> None:
     shown = report_against.shown_against(report_against.Against(nights(a=scale), ("base", "new")), new_page())
     assert shown.badge == badge
     assert (shown.outcome == "unchanged") == (badge == "No worse")
+
+
+def test_a_suspect_is_told_from_a_regression_and_nothing_compared_from_no_regression() -> None:
+    def shown(found: compare.Comparison) -> report_against.ShownAgainst:
+        return report_against.shown_against(report_against.Against(found, ("base", "new")), new_page())
+
+    suspect = shown(compare.compare(side(a=1.0), side(a=1.4)))
+    assert (suspect.badge, suspect.groups[0].title) == (
+        "Suspect",
+        "Slower: code or machine, these two nights cannot say",
+    )
+    assert "cannot be told apart" in suspect.verdict
+    assert shown(compare.compare([cell(status="not-possible")], [cell(status="not-possible")])).badge == "Not compared"
+    refused = shown(compare.compare([cell()], [cell(environment=HERE | {"cpu": "another"})]))
+    assert (refused.badge, refused.ratios) == ("Not compared", None)
+    assert "--allow-other-device" in refused.verdict
 
 
 def test_the_worst_step_is_drawn_first_whatever_else_of_its_point_grew_less() -> None:

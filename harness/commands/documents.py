@@ -1,0 +1,252 @@
+"""What `compare`, `show` and `plan` print with --json: these classes are what is written and what is documented.
+
+Text in a document is for people and may change; programs decide by enums, ids and numbers. A number that was not
+measured, or is not finite, is null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from harness.analysis.compared import ChangeKind, Verdict
+from harness.core.endings import Cause, Status
+from harness.core.records import Json, to_json
+from harness.results.store import jsonable
+
+DOCUMENT_SCHEMA = 1
+"""Rises when a key of a document goes, or no longer means the same; new keys do not raise it."""
+
+
+def described(text: str) -> object:
+    """Describe a key."""
+    return Field(description=text)
+
+
+Schema = Annotated[int, described("version of this form; it rises when a key goes or changes its meaning")]
+Words = Annotated[str, described("for people; may change")]
+
+
+# -- compare -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something that surrounds the cells and is not the same on both sides."""
+
+    what: Annotated[str, described("cluster, gpu, cpu, torch, driver, scenario, and what else there is")]
+    base: str
+    new: str
+
+
+@dataclass(frozen=True)
+class FoundEntry:
+    """One thing that changed."""
+
+    kind: ChangeKind
+    cell_id: Annotated[str, described("of one cell of the point, in NEW where it is there")]
+    point: Words
+    quantity: Annotated[str, described("column of cells.csv; step: the time of an update; status")]
+    base: Annotated[float | str | None, described("mean or median over seeds, or a status")]
+    new: Annotated[float | str | None, described("mean or median over seeds, or a status")]
+    change: Annotated[float | None, described("new over base; null of statuses")]
+    interval: Annotated[tuple[float, float] | None, described("of the change; null where it is exact")]
+    coverage: Annotated[float | None, described("of the interval, as a fraction")]
+    runs: Annotated[tuple[int, int], described("on either side")]
+    exact: Annotated[bool, described("whether the same code must give the same value again")]
+    where: Annotated[str, described("the part of the step that changed most, for people")]
+    detail: Words
+    sentence: Words
+
+
+@dataclass(frozen=True)
+class ChangeEntry:
+    """One quantity of one point that was compared, changed or not."""
+
+    cell_id: Annotated[str, described("of one cell of the point in NEW")]
+    point: Words
+    quantity: Annotated[str, described("column of cells.csv; step: the time of an update")]
+    base: float
+    new: float
+    change: Annotated[float, described("new over base")]
+    interval: Annotated[tuple[float, float] | None, described("of the change; null where it is exact")]
+    kind: Annotated[ChangeKind | None, described("null where the change is not both certain and large enough")]
+    parts: Annotated[dict[str, dict[str, float]], described("seconds of an update by part of the step: base, new")]
+
+
+@dataclass(frozen=True)
+class DetectableEntry:
+    """The smallest growth that would have been found in four nights of five."""
+
+    point: Words
+    quantity: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class CompareDocument:
+    """What `harness compare BASE NEW --json` prints."""
+
+    schema: Schema
+    base: Annotated[str, described("as it was given")]
+    new: Annotated[str, described("as it was given")]
+    verdict: Annotated[Verdict, described("what it comes to")]
+    exit_code: Annotated[int, described("what the command ends with")]
+    sentence: Annotated[str, described("the verdict for people")]
+    regression: Annotated[bool, described("whether anything got worse")]
+    cells: Annotated[int, described("cells that both sides have")]
+    ended: Annotated[int, described("cells that ran to the same end on both sides, and were compared")]
+    copies: Annotated[int, described("cells that are the same measurement on both sides, and were not")]
+    only_new: Annotated[int, described("cells that BASE lacks")]
+    exact: Annotated[int, described("values that were compared exactly")]
+    min_effect: Annotated[float, described("share that a time had to grow by")]
+    changed: Annotated[tuple[Fact, ...], described("what differs around the cells; what explains most comes first")]
+    refused: Annotated[tuple[Fact, ...], described("devices and clusters for which only statuses were compared")]
+    findings: Annotated[tuple[FoundEntry, ...], described("what matters most comes first")]
+    changes: Annotated[tuple[ChangeEntry, ...], described("all times and allocated memory that were compared")]
+    learnt: Annotated[tuple[ChangeEntry, ...], described("all accuracies, losses, metrics and samples that were")]
+    detectable: tuple[DetectableEntry, ...]
+    notes: tuple[str, ...]
+
+
+# -- show --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CellEntry:
+    """One finished cell."""
+
+    cell_id: str
+    status: Status
+    cause: Annotated[Cause | None, described("what ended it before its training did; else null")]
+    reason: Words
+    notes: tuple[str, ...]
+    row: Annotated[Json, described("its columns of cells.csv")]
+    environment: Annotated[Json, described("versions and hardware")]
+
+
+@dataclass(frozen=True)
+class AnswerEntry:
+    """The recommendation."""
+
+    kind: Annotated[str, described("of advice")]
+    headline: Words
+    sentence: Annotated[str, described("headline and grounds, for people")]
+    leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScenarioEntry:
+    """The results of one scenario."""
+
+    name: str
+    planned: Annotated[int, described("number of its cells")]
+    statuses: Annotated[dict[str, int], described("finished cells by status")]
+    answer: AnswerEntry
+    cells: tuple[CellEntry, ...]
+
+
+@dataclass(frozen=True)
+class ShowDocument:
+    """What `harness show WHAT --json` prints."""
+
+    schema: Schema
+    scenarios: Annotated[tuple[ScenarioEntry, ...], described("of a folder; empty where cells were named")]
+    cells: Annotated[tuple[CellEntry, ...], described("the cells that were named; empty of a folder")]
+
+
+# -- plan --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PredictionEntry:
+    """What is known of a simulated cell before it runs; null where it is not."""
+
+    step_time_s: float | None
+    throughput_samples_per_s: float | None
+    training_s: Annotated[float | None, described("of the whole cell on its own clock, where no target ends it before")]
+    tensor_bytes: Annotated[float | None, described("counted on the fullest device")]
+    dram_bytes: Annotated[float | None, described("that device must have")]
+    micro_batch_size: int | None
+    cost: Annotated[float | None, described("of the whole cell, in its currency")]
+    error: Annotated[float, described("relative uncertainty of the step's time, one standard deviation")]
+    out_of_memory: Annotated[str, described("what is missing, for people; empty where it fits")]
+    reason: Annotated[str, described("why there is no time, for people")]
+
+
+@dataclass(frozen=True)
+class PlannedEntry:
+    """One cell of the plan."""
+
+    cell_id: str
+    strategy: str
+    options: Json
+    synchrony: str
+    engine: str
+    device: str
+    gpus: int
+    workers: int
+    batch_size: Annotated[int, described("samples of one update that one data-parallel rank brings")]
+    micro_batch_size: Annotated[int, described("0: the largest that fits, still to be found")]
+    global_batch_size: int
+    learning_rate: float
+    seed: int
+    swept: Annotated[Json, described("keys swept by their path")]
+    status: Annotated[Status | None, described("of its record in the results folder; null where it has none")]
+    finished: Annotated[bool, described("whether `harness run` would keep that record")]
+    not_possible: Annotated[str, described("why it cannot be run, for people; empty where it can")]
+    notes: tuple[str, ...]
+    predicted: PredictionEntry | None
+
+
+@dataclass(frozen=True)
+class LeftOutEntry:
+    """A point of the product that is no cell."""
+
+    strategy: str
+    point: Words
+    kind: Literal["excluded", "impossible"]
+    reason: Words
+
+
+@dataclass(frozen=True)
+class PlanDocument:
+    """What `harness plan SCENARIO --json` prints."""
+
+    schema: Schema
+    name: str
+    description: str
+    results: Annotated[str, described("the folder that was looked into for finished cells")]
+    understood: Annotated[tuple[str, ...], described("quantities with units, as they were read")]
+    cells: Annotated[tuple[PlannedEntry, ...], described("in the order in which they run")]
+    left_out: tuple[LeftOutEntry, ...]
+    notes: tuple[str, ...]
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+JsonDocument = CompareDocument | ShowDocument | PlanDocument
+
+DOCUMENTS: Mapping[str, type[CompareDocument] | type[ShowDocument] | type[PlanDocument]] = {
+    "compare": CompareDocument,
+    "show": ShowDocument,
+    "plan": PlanDocument,
+}
+"""By the command that prints it."""
+
+
+def document_text(document: JsonDocument) -> str:
+    """Return a document as JSON."""
+    return json.dumps(jsonable(to_json(document)), indent=1)
+
+
+def document_schema(command: str) -> Json:
+    """Return the JSON Schema of what a command prints with --json."""
+    schema: Json = TypeAdapter(DOCUMENTS[command]).json_schema()
+    title = f"harness {command} --json"
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}

@@ -1,0 +1,44 @@
+"""Results as a document."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.analysis.cell_row import as_shown
+from harness.commands.documents import DOCUMENT_SCHEMA, AnswerEntry, CellEntry, ScenarioEntry, ShowDocument
+from harness.commands.show_text import cell_at, finished, folders_at
+from harness.commands.turning_points import folder_answer
+from harness.results.store import Record, Results
+
+
+def show_document(what: Sequence[str], root: Path, plugins: Sequence[str] = ()) -> ShowDocument:
+    """Return cells, or the scenarios of a folder, as `--json` prints them.
+
+    Raises:
+        InputError: there is nothing of that name, or a cell is not finished.
+    """
+    if len(what) > 1 or cell_at(what[0], root) is not None:
+        cells = [finished(name, root, "`harness run` finishes it")[0] for name in what]
+        return ShowDocument(DOCUMENT_SCHEMA, (), tuple(map(_cell, cells)))
+    return ShowDocument(DOCUMENT_SCHEMA, tuple(_scenario(found, plugins) for found in folders_at(what[0], root)), ())
+
+
+def _cell(record: Record) -> CellEntry:
+    row = as_shown({**record.row, "status": record.status})
+    return CellEntry(
+        record.cell.cell_id, record.status, record.cause, record.reason, record.notes, row, record.environment
+    )
+
+
+def _scenario(results: Results, plugins: Sequence[str]) -> ScenarioEntry:
+    plan, records = results.plan(), results.records()
+    found = folder_answer(results, plugins)
+    return ScenarioEntry(
+        name=plan.name,
+        planned=len(plan.cells),
+        statuses={str(status): count for status, count in Counter(r.status for r in records.values()).items()},
+        answer=AnswerEntry(str(found.kind), found.headline, found.sentence, found.leader, found.caveats),
+        cells=tuple(map(_cell, records.values())),
+    )
