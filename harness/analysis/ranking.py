@@ -151,7 +151,7 @@ def pace_of(row: Row, by_target: bool = True) -> float | None:
     spent, samples = number(row, "time_to_target_s"), number(row, "samples_to_target")
     if spent is None:
         spent, samples = training_s(row), number(row, "samples_seen")
-    if by_target and spent and samples and spent > 0 and samples > 0:
+    if by_target and spent and samples and spent > 0 and samples >= 1:
         return spent / samples
     return 1 / rate if rate and rate > 0 else None
 

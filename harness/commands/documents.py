@@ -130,6 +130,17 @@ class CellEntry:
 
 
 @dataclass(frozen=True)
+class CaseEntry:
+    """The recommendation for one of several models, data sets or environments."""
+
+    of: Annotated[str, described("what tells it from the others: swept keys with their values")]
+    kind: Annotated[str, described("of advice")]
+    headline: Words
+    leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
+    caveats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class AnswerEntry:
     """The recommendation."""
 
@@ -138,6 +149,7 @@ class AnswerEntry:
     sentence: Annotated[str, described("headline and grounds, for people")]
     leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
     caveats: tuple[str, ...]
+    cases: Annotated[tuple[CaseEntry, ...], described("one for each question; empty where there is only one")]
 
 
 @dataclass(frozen=True)

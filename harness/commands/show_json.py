@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.analysis.answer import Answer
 from harness.analysis.cell_row import as_shown
-from harness.commands.documents import DOCUMENT_SCHEMA, AnswerEntry, CellEntry, ScenarioEntry, ShowDocument
+from harness.commands.documents import DOCUMENT_SCHEMA, AnswerEntry, CaseEntry, CellEntry, ScenarioEntry, ShowDocument
 from harness.commands.show_text import cell_at, finished, folders_at
 from harness.commands.turning_points import folder_answer
 from harness.results.store import Record, Results
@@ -39,6 +40,14 @@ def _scenario(results: Results, plugins: Sequence[str]) -> ScenarioEntry:
         name=plan.name,
         planned=len(plan.cells),
         statuses={str(status): count for status, count in Counter(r.status for r in records.values()).items()},
-        answer=AnswerEntry(str(found.kind), found.headline, found.sentence, found.leader, found.caveats),
+        answer=_answer(found),
         cells=tuple(map(_cell, records.values())),
     )
+
+
+def _answer(found: Answer) -> AnswerEntry:
+    cases = tuple(
+        CaseEntry(case.of, str(case.answer.kind), case.answer.headline, case.answer.leader, case.answer.caveats)
+        for case in found.cases
+    )
+    return AnswerEntry(str(found.kind), found.headline, found.sentence, found.leader, found.caveats, cases)

@@ -17,6 +17,7 @@ from lazy import lazy
 from harness.analysis.answer import Recommendation, answer, answer_as_text
 from harness.analysis.confidence import interval
 from harness.analysis.contrast import Basis, Verdict, contrast
+from harness.analysis.ranking import pace_of
 from harness.analysis.settle import same_within, settles
 from harness.analysis.student import above, t_quantile
 from harness.analysis.two_way import Difference, TwoWay
@@ -176,6 +177,12 @@ def test_a_learning_rate_is_no_setting_where_only_speed_counts(sweeps: Any) -> N
 
 
 # -- the same, and what would settle it --------------------------------------------------------------------------------
+
+
+def test_less_than_a_sample_has_no_time_of_one() -> None:
+    told = {"status": "ok", "time_to_target_s": 4.0}
+    assert pace_of(told | {"samples_to_target": 2.3e-308}) is None
+    assert pace_of(told | {"samples_to_target": 2}) == 2.0
 
 
 def test_the_same_is_what_both_one_sided_tests_say() -> None:
