@@ -118,6 +118,15 @@ def test_show_of_a_folder_and_of_cells(tmp_path: Path) -> None:
     assert (found["cells"][0]["row"]["step_time_s"], found["scenarios"]) == (STEP_S, [])
 
 
+def test_show_has_the_answer_to_each_question(tmp_path: Path) -> None:
+    models: dict[str, Any] = {"sweep__workload.model": ["softmax", "lenet5"]}
+    (scenario,) = printed("show", store(tmp_path / "results" / "test", **models))["scenarios"]
+    answer = scenario["answer"]
+    assert (answer["kind"], answer["leader"]) == ("each", None)
+    assert [case["of"] for case in answer["cases"]] == ['workload.model "softmax"', 'workload.model "lenet5"']
+    assert {case["leader"] for case in answer["cases"]} <= {cell["cell_id"] for cell in scenario["cells"]}
+
+
 def test_plan_marks_what_is_finished(tmp_path: Path) -> None:
     scenario, root = tmp_path / "tiny.toml", tmp_path / "kept"
     scenario.write_text(SCENARIO, encoding="utf-8")
