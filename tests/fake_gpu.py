@@ -159,12 +159,12 @@ class Event:
         return True
 
     def elapsed_time(self, end_event: Event) -> float:
-        """Return the operations between two events: each counts for a millisecond."""
+        """Return milliseconds between two events: each operation takes a microsecond, less than on any host."""
         if not (self.timed and end_event.timed):
             raise RuntimeError("Both events must be created with argument 'enable_timing=True'.")
         if self.at < 0 or end_event.at < 0:
             raise RuntimeError("Both events must be recorded before calculating elapsed time.")
-        return float(end_event.at - self.at)
+        return (end_event.at - self.at) / 1000
 
 
 class Graph:

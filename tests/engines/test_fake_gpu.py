@@ -56,6 +56,7 @@ AT_MARKS = frozenset(
         *("engines/real/clock.py:_read_losses", "engines/real/endpoints.py:_all_finite"),
         *("engines/real/endpoints.py:_agree", "engines/real/endpoints.py:finish"),
         *("workloads/losses.py:evaluate", "workloads/losses.py:result", "workloads/losses.py:_has_ignored"),
+        "engines/shared/displacement.py:_moved",
     )
 )
 """Places of the product that may wait for the device while the clock stands, or once all has been done."""
@@ -205,13 +206,13 @@ def test_events_stand_before_and_behind_the_work_that_they_time(ran):
     steps = ran["single"]["fakegpu:0"]["steps"]
     full = [k for k, samples in enumerate(steps["samples"]) if samples == 16]
     for part in ("compute_s", "input_s"):
-        counts = {round(steps[part][k] * 1000) for k in full}
+        counts = {round(steps[part][k] * 1e6) for k in full}
         assert len(counts) == 1, part
-    (input_ops,), (compute_ops,) = ({round(steps[part][k] * 1000) for k in full} for part in ("input_s", "compute_s"))
+    (input_ops,), (compute_ops,) = ({round(steps[part][k] * 1e6) for k in full} for part in ("input_s", "compute_s"))
     # Two micro-batches: their inputs and targets are copied. Forward, backward and optimizer of three layers are more.
     assert input_ops == 4
     assert compute_ops > 40
-    assert [round(steps["communication_s"][k] * 1000) for k in full] == [0] * len(full)
+    assert [round(steps["communication_s"][k] * 1e6) for k in full] == [0] * len(full)
 
 
 @pytest.mark.parametrize("name", ["single", "sync-ddp", "fsdp"])
@@ -222,11 +223,11 @@ def test_the_parts_of_a_step_are_no_more_than_the_step(ran, name):
     mine = [k for k in range(len(steps["step"])) if (steps["worker"][k], steps["device"][k]) == (0, 0)]
     counted = 0
     for this, following in itertools.pairwise(mine):
-        operations = 1000 * (steps["start_s"][following] - steps["start_s"][this])
+        operations = 1e6 * (steps["start_s"][following] - steps["start_s"][this])
         if abs(operations - round(operations)) > 1e-3:
             continue  # a mark lies between them, at which the device's clock is tied anew to the host's
         counted += 1
-        assert 0 < 1000 * sum(steps[part][this] for part in parts) < operations + 0.5
+        assert 0 < 1e6 * sum(steps[part][this] for part in parts) < operations + 0.5
         assert min(steps[part][this] for part in parts) >= 0
     assert counted > 2
 
