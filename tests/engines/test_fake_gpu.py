@@ -228,7 +228,7 @@ def test_the_parts_of_a_step_are_no_more_than_the_step(ran, name):
             continue  # a mark lies between them, at which the device's clock is tied anew to the host's
         counted += 1
         assert 0 < 1e6 * sum(steps[part][this] for part in parts) < operations + 0.5
-        assert min(steps[part][this] for part in parts) >= 0
+        assert min(steps[part][this] for part in parts) > -1e-9  # sums and differences are rounded
     assert counted > 2
 
 
