@@ -23,7 +23,7 @@ STEPS_AT, EVALUATED_AT = 32, 40
 PROCESS, PROCESS_AT = struct.Struct("<q"), 56
 """which process writes this line"""
 
-STOOD = struct.Struct("<d")
+STOOD = struct.Struct("=d")
 """how long the cell has stood still in all; on a line behind those of the processes"""
 
 RECORD_BYTES = 64
@@ -47,14 +47,17 @@ class StatusLine:
     def __init__(self, descriptor: int, line: int, lines: int) -> None:
         self._map = mmap.mmap(descriptor, _board_bytes(lines))
         self._offset, self._lines = line * RECORD_BYTES, lines
+        # Every stamp reads the standstill, some twenty times a step: by index, 0.10 us instead of 0.23.
+        self._numbers, self._stood_at = memoryview(self._map).cast("d"), lines * RECORD_BYTES // STOOD.size
         PROCESS.pack_into(self._map, self._offset + PROCESS_AT, os.getpid())
 
     def clock(self) -> float:
         """Return the host's clock less the time that the cell has stood still."""
+        numbers, at = self._numbers, self._stood_at
         while True:
-            stood_s = self.stood_s()
+            stood_s = numbers[at]
             now = time.monotonic()
-            if stood_s == self.stood_s():  # else a standstill lay between the two readings
+            if stood_s == numbers[at]:  # else a standstill lay between the two readings
                 return now - stood_s
 
     def stood(self, seconds: float) -> None:
@@ -63,8 +66,7 @@ class StatusLine:
 
     def stood_s(self) -> float:
         """Return how long the cell has stood still in all."""
-        (seconds,) = STOOD.unpack_from(self._map, self._lines * RECORD_BYTES)
-        return float(seconds)
+        return self._numbers[self._stood_at]
 
     def other_processes(self) -> list[int]:
         """Return the other processes of the cell."""
