@@ -308,12 +308,12 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     """Return what this process knows; the one that holds the model knows most."""
     ended_at_s = time.monotonic()
     endpoint.note_peak()  # where a mark has looked already, nothing but what is left of it
-    holds = job.address == -1 if setup.server_counts else job.kind == "worker" and endpoint.leads
+    leads = job.kind == "worker" and endpoint.leads
+    holds = job.address == -1 if setup.server_counts else leads
     if job.kind == "worker" and endpoint.copies_marks:
         endpoint.evaluate_copies()
     if setup.server_counts and holds:
         endpoint.finish(endpoint.evaluation_replica())
-    leads = job.kind == "worker" and endpoint.leads
     partial: Json = {
         "line": job.line,
         "rows": endpoint.ledger.rows if job.kind == "worker" else [],

@@ -23,9 +23,6 @@ STEPS_AT, EVALUATED_AT = 32, 40
 PROCESS, PROCESS_AT = struct.Struct("<q"), 56
 """which process writes this line"""
 
-STOOD = struct.Struct("=d")
-"""how long the cell has stood still in all; on a line behind those of the processes"""
-
 RECORD_BYTES = 64
 """Of a process's line: one cache line, so that nobody's writing slows another's."""
 
@@ -47,8 +44,9 @@ class StatusLine:
     def __init__(self, descriptor: int, line: int, lines: int) -> None:
         self._map = mmap.mmap(descriptor, _board_bytes(lines))
         self._offset, self._lines = line * RECORD_BYTES, lines
-        # Every stamp reads the standstill, some twenty times a step: by index, 0.10 us instead of 0.23.
-        self._numbers, self._stood_at = memoryview(self._map).cast("d"), lines * RECORD_BYTES // STOOD.size
+        # How long the cell has stood still stands on a line behind those of the processes. Every stamp reads it, some
+        # twenty times a step: by index, 0.10 us instead of 0.23.
+        self._numbers, self._stood_at = memoryview(self._map).cast("d"), lines * RECORD_BYTES // 8
         PROCESS.pack_into(self._map, self._offset + PROCESS_AT, os.getpid())
 
     def clock(self) -> float:
@@ -62,7 +60,7 @@ class StatusLine:
 
     def stood(self, seconds: float) -> None:
         """Say that the cell has stood still for so long; one process at a time may."""
-        STOOD.pack_into(self._map, self._lines * RECORD_BYTES, self.stood_s() + seconds)
+        self._numbers[self._stood_at] += seconds
 
     def stood_s(self) -> float:
         """Return how long the cell has stood still in all."""

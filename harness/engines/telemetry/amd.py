@@ -6,7 +6,6 @@ Source: AMD SMI Python API reference, ROCm documentation.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
@@ -16,7 +15,7 @@ from harness.core.units import BINARY_BYTES
 from harness.core.words import counted
 from harness.engines.telemetry.driver import cuda_index
 from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
-from harness.engines.telemetry.readings import PROCESS_MEMORY, Driver, Reading, Readings, Refusal
+from harness.engines.telemetry.readings import PROCESS_MEMORY, CellProcesses, Driver, Reading, Readings, Refusal
 
 VIOLATIONS_EVERY_S = 1.0
 """Chosen: the call takes 0.1 s, and a tenth of the time may go to it."""
@@ -167,9 +166,7 @@ class AmdGpu:
         self.name = name
         self._amdsmi = amdsmi
         self._handle = handle
-        # A process that only looks, as `harness doctor` does, computes on no GPU.
-        self._labels = {target.pid: target.label for target in targets if target.pid != os.getpid()}
-        self._saw_target = False
+        self._processes = CellProcesses(AmdSmiProbe.name, name, targets)
         self.readings = Readings(amdsmi_driver(amdsmi), name, amd_readings(amdsmi, handle))
         self._violations = violation_reading(amdsmi, handle)
         self._violations_read_s: float | None = None
@@ -181,18 +178,13 @@ class AmdGpu:
             self._violations_read_s = now
             yield from self.readings.take(now, self._violations)
         used = self.readings.attempt(now, PROCESS_MEMORY, lambda: process_memory(self._amdsmi, self._handle)) or {}
-        own = {pid: value for pid, value in used.items() if pid in self._labels}
-        for pid, value in own.items():
-            label = f"{self._labels[pid]} on {self.name}"
-            yield Sample(now, AmdSmiProbe.name, label, "amdsmi_process_used", value, "bytes")
-        if own:
-            self._saw_target = True
-            yield Sample(now, AmdSmiProbe.name, self.name, "amdsmi_targets_used", sum(own.values()), "bytes")
+        own = {pid: value for pid, value in used.items() if pid in self._processes.labels}
+        yield from self._processes.samples(now, own)
 
     def notes(self) -> Iterator[str]:
         """Yield what was left out, with the reason, and what held the clocks back."""
         yield from self.readings.notes()
-        if self._labels and not self._saw_target and not self.readings.is_left_out(PROCESS_MEMORY):
+        if self._processes.are_hidden(self.readings):
             yield f"{self.name}: {PROCESS_MEMORY}: the driver lists none of this cell's processes"
 
 

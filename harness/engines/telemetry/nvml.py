@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from harness.engines.telemetry.driver import (
     running_processes,
 )
 from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
-from harness.engines.telemetry.readings import PROCESS_MEMORY, Reading, Readings, Refusal, lost_devices
+from harness.engines.telemetry.readings import PROCESS_MEMORY, CellProcesses, Reading, Readings, Refusal, lost_devices
 
 # Chosen: DCGM's shortest interval for profiling fields; over less, the counters' own refresh shows as noise.
 GPM_WINDOW_S = 0.1
@@ -202,9 +201,7 @@ class Gpu:
         self.name = name
         self._nvml = nvml
         self._handle = handle
-        # A process that only looks, as `harness doctor` does, computes on no GPU.
-        self._labels = {target.pid: target.label for target in targets if target.pid != os.getpid()}
-        self._saw_target = False
+        self._processes = CellProcesses(NvmlProbe.name, name, targets)
         is_instance = is_mig_instance(nvml, handle)
         calls = mig_readings(nvml, handle) if is_instance else readings(nvml, handle)
         self.readings = Readings(nvml_driver(nvml), name, calls)
@@ -223,18 +220,13 @@ class Gpu:
     def _process_samples(self, now: float) -> Iterator[Sample]:
         """Yield the memory of each process of the cell on this GPU, and their sum."""
         listed = self.readings.attempt(now, PROCESS_MEMORY, lambda: running_processes(self._nvml, self._handle))
-        used = {process.pid: process.usedGpuMemory for process in listed or () if process.pid in self._labels}
+        used = {process.pid: process.usedGpuMemory for process in listed or () if process.pid in self._processes.labels}
         if None in used.values():
             self.readings.leave_out(
                 PROCESS_MEMORY, "the driver does not tell it; the whole device's memory stands instead"
             )
             return
-        for pid, value in used.items():
-            label = f"{self._labels[pid]} on {self.name}"
-            yield Sample(now, NvmlProbe.name, label, "nvml_process_used", float(value), "bytes")
-        if used:
-            self._saw_target = True
-            yield Sample(now, NvmlProbe.name, self.name, "nvml_targets_used", float(sum(used.values())), "bytes")
+        yield from self._processes.samples(now, used)
 
     def _gpm_samples(self, now: float) -> Iterator[Sample]:
         """Yield what GPM says about the time since its last snapshot."""
@@ -252,7 +244,7 @@ class Gpu:
     def notes(self) -> Iterator[str]:
         """Yield what was left out, with the reason, and what held the clocks back."""
         yield from self.readings.notes()
-        if self._labels and not self._saw_target and not self.readings.is_left_out(PROCESS_MEMORY):
+        if self._processes.are_hidden(self.readings):
             yield (
                 f"{self.name}: {PROCESS_MEMORY}: the driver lists none of this cell's processes (in a container "
                 "process ids are hidden); the whole device's memory stands instead"

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from harness.core.clock_reasons import REASONS, clock_reasons_in_words
 from harness.core.words import counted
-from harness.engines.telemetry.probe import Sample
+from harness.engines.telemetry.probe import Sample, Target
 
 PROCESS_MEMORY = "memory of each process"
 """What a note calls the reading that is made for each process of the cell."""
 
 T = TypeVar("T")
+
+
+class CellProcesses:
+    """The cell's processes on one device.
+
+    Attributes:
+        labels: by process id; a process that only looks, as `harness doctor` does, computes on no GPU.
+        seen: whether the driver has listed one of them yet.
+    """
+
+    def __init__(self, source: str, device: str, targets: Iterable[Target]) -> None:
+        self._source, self._device = source, device
+        self.labels = {target.pid: target.label for target in targets if target.pid != os.getpid()}
+        self.seen = False
+
+    def samples(self, now: float, used: Mapping[int, float]) -> Iterator[Sample]:
+        """Yield the memory of each of them, and their sum.
+
+        Args:
+            used: bytes of the cell's processes that the driver lists, by process id.
+        """
+        for pid, value in used.items():
+            label = f"{self.labels[pid]} on {self._device}"
+            yield Sample(now, self._source, label, f"{self._source}_process_used", float(value), "bytes")
+        if used:
+            self.seen = True
+            total = float(sum(used.values()))
+            yield Sample(now, self._source, self._device, f"{self._source}_targets_used", total, "bytes")
+
+    def are_hidden(self, readings: Readings) -> bool:
+        """Whether the driver was asked for their memory and has listed none of them."""
+        return bool(self.labels) and not self.seen and not readings.is_left_out(PROCESS_MEMORY)
 
 
 class Refusal(StrEnum):
