@@ -152,8 +152,13 @@ def pace_of(row: Row, by_target: bool = True) -> float | None:
     if spent is None:
         spent, samples = training_s(row), number(row, "samples_seen")
     if by_target and spent and samples and spent > 0 and samples >= 1:
-        return spent / samples
-    return 1 / rate if rate and rate > 0 else None
+        return _above_zero(spent / samples)
+    return _above_zero(1 / rate) if rate and rate > 0 else None
+
+
+def _above_zero(pace: float) -> float | None:
+    """Return a pace that has a logarithm: a quotient of floats can underflow to 0, or overflow."""
+    return pace if 0 < pace < math.inf else None
 
 
 def reading(rows: Iterable[Row]) -> str:

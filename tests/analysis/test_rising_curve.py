@@ -39,7 +39,8 @@ def test_it_is_the_isotonic_fit_of_scipy(y: list[float], level: float) -> None:
     found = crossing(x, y, level)
     if fit.max() < level - 1e-9:
         assert found is None
-    elif found is not None:
-        first = int(np.argmax(fit >= level - 1e-9))
+    elif fit.max() >= level + 1e-9:
+        first = int(np.argmax(fit >= level + 1e-9))
         last = int(np.flatnonzero(np.abs(fit - fit[first]) < 1e-9)[-1])
-        assert found <= x[last] * (1 + 1e-9)
+        assert found is not None
+        assert x[0] <= found <= x[last] * (1 + 1e-9)
