@@ -179,11 +179,11 @@ def run(
 
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
-    misfits = [] if options["debug"] else refuse_misfits(select(plan, only), files).misfits
+    tried = None if options["debug"] else refuse_misfits(select(plan, only), files)
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
-    plan = with_notes(plan, misfits)
+    plan = plan if tried is None else with_notes(plan, [*tried.misfits, *tried.differing])
     steps = options.pop("trace_steps")
     options["trace"] = steps if options["trace"] else None
     if options.pop("debug"):
@@ -223,13 +223,13 @@ def plan(
         made, host, files = _plan(scenario, sets, (*outer, *plugins))
         tried = refuse_misfits(made.cells, files)
         if not measure:
-            return _echo_plan(with_notes(made, [*tried.misfits, *tried.unknown]), host, root, as_json)
+            return _echo_plan(with_notes(made, tried.told), host, root, as_json)
     from harness.commands import run as session
 
     session.prepare(made, host, (), files)
     session.trace_models(made, host, files)
     made, host, _ = _plan(scenario, sets, (*outer, *plugins))
-    _echo_plan(with_notes(made, [*tried.misfits, *tried.unknown]), host, root, as_json)
+    _echo_plan(with_notes(made, tried.told), host, root, as_json)
 
 
 def _echo_plan(made: Plan, host: Host, root: Path, as_json: bool) -> None:
