@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.host import describe
 from harness.core.errors import Misfit, PluginError, Untrainable
-from harness.engines.processes.foreign import has_no_memory
+from harness.engines.processes.foreign import lacks_memory
 from harness.engines.processes.torch_errors import mending
 from harness.engines.shared.misfit import GivenBatch, classes_expected, not_taken
 from harness.engines.shared.plain_state import changed, plain_state
@@ -184,7 +184,7 @@ class _Seen:
             with torch.autocast(device, torch.bfloat16, enabled=self.work.precision == "bf16"):
                 result = call(module, inputs)
         except Exception as error:
-            if _no_memory(error):
+            if lacks_memory(error):
                 raise
             named = self.work.dataset
             sample = GivenBatch(named.name, tuple(named.options), inputs)
@@ -209,7 +209,7 @@ class _Seen:
             self.reentrant = self.reentrant or _has_node(loss, _REENTRANT)
             loss.backward()  # type: ignore[no-untyped-call]
         except Exception as error:
-            if _no_memory(error):
+            if lacks_memory(error):
                 raise
             reason = describe(error, self.files)
             shapes = f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}"
@@ -246,10 +246,6 @@ def _embeddings(module: nn.Module) -> set[str]:
     return {
         f"{layer}.{name}".lstrip(".") for layer in layers for name, _ in module.get_submodule(layer).named_parameters()
     }
-
-
-def _no_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or has_no_memory(error)
 
 
 def _reduction(loss: OwnLoss, outputs: torch.Tensor, data: Data) -> Reduces:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from harness.core.errors import Impossible
+from harness.engines.processes.foreign import lacks_memory
 from harness.engines.shared.chain.chain_stage import ChainSlice, ChainStage, SeedOf
 from harness.engines.shared.chain.events import Chain
 from harness.engines.shared.chain.needs import keywords
@@ -86,9 +87,11 @@ def stages_tried() -> Iterator[None]:
     """
     try:
         yield
-    except (Impossible, MemoryError, torch.OutOfMemoryError):
+    except Impossible:
         raise
     except Exception as error:
+        if lacks_memory(error):
+            raise
         raise Impossible(
             f"a stage of the model was tried without the others and failed: {type(error).__name__}: {error}. "
             f"{CUT_ADVICE}"
