@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,8 +21,8 @@ from harness.engines.shared.misfit import GivenBatch, classes_expected, not_take
 from harness.engines.shared.plain_state import changed, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
 from harness.engines.shared.shown import GENERATORS, Trial
-from harness.workloads.accelerator import generator_state
 from harness.workloads.batches import Inputs, Samples, as_written, call, outputs_of, tensors_of
+from harness.workloads.generators import generator_states
 from harness.workloads.losses import OwnLoss, Reduces, how_it_reduces, weighted_loss
 
 if TYPE_CHECKING:
@@ -153,12 +152,12 @@ class _Seen:
         """Pass forward and backward once."""
         inputs, targets = data.train.take(index)
         device = targets.device
-        before, held = _generators(device), plain_state(module)
+        before, held = generator_states(device), plain_state(module)
         looks = _Looks()
         with self._watched_norms(module), looks:
             outputs = self._forward(module, inputs)
         self.looks = self.looks or looks.seen
-        pairs = zip(GENERATORS, before, _generators(device), strict=True)
+        pairs = zip(GENERATORS, before, generator_states(device), strict=True)
         self.generators |= {name for name, old, new in pairs if old != new}
         kept = plain_state(module)
         self.keeps |= set(changed(held, kept))
@@ -270,12 +269,3 @@ def _has_node(tensor: torch.Tensor, name: str) -> bool:
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
     return False
-
-
-def _generators(device: torch.device) -> tuple[object, ...]:
-    """Return the states of all generators that a model may draw from, in the order of GENERATORS, to be compared.
-
-    No device is asked but the one that the model is on: asking a GPU starts CUDA in this process.
-    """
-    drawn = str(np.random.get_state(legacy=False))
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn, generator_state(device)
