@@ -22,8 +22,8 @@ REFERENCE_MOVED = 0.02
 """Share by which the reference moves before it is worth a word; chosen: machines drift by as much in a week."""
 
 WITHOUT_REFERENCE = (
-    "No reference ran beside these nights, so code and machine cannot be told apart: a machine that drifts by 3 % "
-    "makes about 3 changes in 100 nights of each point that are none, with a reference less than 0.1."
+    "No reference ran beside these nights, so code and machine cannot be told apart: in 100 nights of 8 points a "
+    "machine that drifts by 3 % makes about 10 changes that are none, with a reference fewer than 1."
 )
 """Source: `benchmarks/statistics.py --only history`."""
 
@@ -63,8 +63,8 @@ def verdict(found: Trends) -> Text:
         return Text(f"No change of a time{anew} in {counted(len(found.nights), 'night')}.")
     count = f"{counted(len(changes), 'change')} of a time{anew} in {counted(len(found.nights), 'night')}."
     newest, when = changes[0], night_names(found.nights)[changes[0].after.night]
-    said = f"{what_changed(newest, found)} {change_in_percent(newest.factor)} since {when}"
-    return sentences(count, f"{'The newest' if len(changes) > 1 else 'It'} is {said}.")
+    which = "The newest: " if len(changes) > 1 else "It is "
+    return sentences(count, f"{which}{what_changed(newest, found)}, {change_in_percent(newest.factor)} since {when}.")
 
 
 def remarks(found: Trends) -> list[Text]:

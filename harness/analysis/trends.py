@@ -153,7 +153,7 @@ class Trends:
             return ()
         first = max(_other_reference(self.nights), default=0)
         logs = [night.reference or 0.0 for night in self.nights[first:]]
-        usual = median(logs[max(self.anew, default=0) - first :] if self.anew else logs)
+        usual = median(logs[max(self.anew, default=0) - first :])
         return tuple(math.exp(log - usual) for log in logs)
 
     @property
@@ -175,7 +175,7 @@ def _trends(scenario: str, machine: str, known: Sequence[Night]) -> Trends:
     nights = _usable(known)
     steps = _steps_of_machine(nights)
     anew = sorted({*_other_reference(nights), *(step.place for step in steps)})
-    speeds = _machine_speed(nights)
+    speeds = _machine_speed(nights, anew)
     points = [_Series.of(key, nights, speeds) for key in _keys(nights)]
     score = threshold(sum(not point.simulated for point in points) + 1)
     trends = [point.trend(anew, score) for point in points]
@@ -211,25 +211,27 @@ def _other_reference(nights: Sequence[Night]) -> list[int]:
     return [place for place in range(1, len(nights)) if kinds[place] != kinds[place - 1]]
 
 
-def _spans(nights: Sequence[Night]) -> list[range]:
-    """Return the stretches of nights that have one kind of reference."""
-    places = [0, *_other_reference(nights), len(nights)]
-    return [range(first, end) for first, end in pairwise(places)]
+def _spans(starts: Sequence[int], count: int) -> list[range]:
+    """Return the stretches of so many nights that begin at the first one and at these."""
+    return [range(first, end) for first, end in pairwise([0, *starts, count])]
 
 
 def _steps_of_machine(nights: Sequence[Night]) -> list[ChangePoint]:
     found = []
-    for span in _spans(nights):
+    for span in _spans(_other_reference(nights), len(nights)):
         known = [nights[place].reference for place in span]
         logs = [log for log in known if log is not None]
         found += [step.at(span) for step in machine_steps(logs)]
     return found
 
 
-def _machine_speed(nights: Sequence[Night]) -> list[float]:
-    """Return how much slower the machine was than usual in each night, as a logarithm; 0 without a reference."""
+def _machine_speed(nights: Sequence[Night], anew: Sequence[int]) -> list[float]:
+    """Return how much slower the machine was than usual in each night, as a logarithm; 0 without a reference.
+
+    What is usual is read anew whenever the machine is another one.
+    """
     speeds = []
-    for span in _spans(nights):
+    for span in _spans(anew, len(nights)):
         logs = [nights[place].reference or 0.0 for place in span]
         speeds += [log - median(logs) for log in logs]
     return speeds
