@@ -88,7 +88,7 @@ def machine_in_words_of(found: Trends) -> Text:
 
 def _broken(found: Trends) -> Text:
     """Name the points that did not run to their end in the last night."""
-    names = point_names(found)
+    names = names_by_key(found)
     broken = [
         f"{names[point.key]} ({listed(point.statuses) or 'missing'})"
         for point in found.points
@@ -103,10 +103,10 @@ def what_changed(shift: Shift, found: Trends) -> Text:
         return Text("the machine (reference)")
     if shift.together:
         return Text(f"all {counted(len(shift.points), 'measured point')} together")
-    return Text(point_names(found)[shift.points[0]])
+    return Text(names_by_key(found)[shift.points[0]])
 
 
-def point_names(found: Trends) -> dict[str, str]:
+def names_by_key(found: Trends) -> dict[str, str]:
     """Return what points are called, by their keys."""
     names = short_names([point.row for point in found.points])
     return {point.key: name for point, name in zip(found.points, names, strict=True)}
@@ -153,7 +153,7 @@ def _short(night: Night) -> str:
 
 def point_cells(found: Trends) -> list[tuple[str, ...]]:
     """Return the table of points, the columns as `POINT_HEAD` has them."""
-    names, nights = point_names(found), night_names(found.nights)
+    names, nights = names_by_key(found), night_names(found.nights)
     return [_point_cells(point, names[point.key], found, nights) for point in found.points]
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from dataclasses import replace
+from importlib import import_module
+from typing import Any
 
 import pytest
 from kept_nights import STEP_S, iso, nights, run
+from places import ROOT
 
 from harness.analysis.nights import CellNight
 from harness.analysis.trend_words import cause_in_words, remarks, trends_text, verdict
@@ -218,3 +222,25 @@ def test_two_nights_of_a_day_have_names_of_their_own() -> None:
     text = trends_text(trends_of(rows + late))
     assert f"{iso(AT)[:10]} 01:00" in text
     assert f"{iso(AT - 1)[:10]} and" in text
+
+
+# -- how often it is right ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def histories() -> Any:
+    """The histories that `benchmarks/statistics.py` draws."""
+    sys.path.append(str(ROOT / "benchmarks"))  # behind the standard library, whose statistics it would hide
+    try:
+        return import_module("simulated_history")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def test_simulated_histories_are_read_as_they_were_made(histories: Any) -> None:
+    seen = histories.watch(histories.Machine(points=4), 20)
+    assert seen.found[2] >= 80
+    assert seen.near >= 90
+    assert seen.false <= 0.5
+    without = histories.watch(histories.Machine(points=4, step=0.0, beside=False), 10, ())
+    assert without.false > 0.5
