@@ -69,14 +69,11 @@ def verdict(found: Trends) -> Text:
 
 def remarks(found: Trends) -> list[Text]:
     """Return what has to be known of the nights beside their changes."""
-    said = [machine_in_words_of(found), _broken(found)]
-    if found.left_out:
-        left = counted(len(found.left_out), "night")
-        said.append(Text(f"{left} without a reference {'is' if len(found.left_out) == 1 else 'are'} left out."))
+    said = [_machine_drift(found), _broken(found), *_around(found)]
     return [text for text in said if text]
 
 
-def machine_in_words_of(found: Trends) -> Text:
+def _machine_drift(found: Trends) -> Text:
     """Say how the machine drifted, by the reference; or that nobody can."""
     if not found.drift:
         return Text(WITHOUT_REFERENCE) if any(not point.simulated for point in found.points) else NO_TEXT
@@ -88,13 +85,26 @@ def machine_in_words_of(found: Trends) -> Text:
 
 def _broken(found: Trends) -> Text:
     """Name the points that did not run to their end in the last night."""
-    names = names_by_key(found)
+    names, last = names_by_key(found), len(found.nights) - 1
     broken = [
-        f"{names[point.key]} ({listed(point.statuses) or 'missing'})"
-        for point in found.points
-        if not any(Status(status).trained for status in point.statuses)
+        f"{names[point.key]} ({listed(point.statuses) if point.last == last else 'missing'})"
+        for point in found.current
+        if point.last < last or not any(Status(status).trained for status in point.statuses)
     ]
     return Text(f"Without a result in the last night: {'; '.join(broken)}.") if broken else NO_TEXT
+
+
+def _around(found: Trends) -> Iterable[Text]:
+    """Yield what else the nights have of their own."""
+    gone = len(found.points) - len(found.current)
+    if gone:
+        yield Text(f"{counted(gone, 'point')} did not run in the last two nights, and can be seen with --json.")
+    if found.left_out:
+        left = f"{counted(len(found.left_out), 'night')} without a reference"
+        yield Text(f"{left} {'is' if len(found.left_out) == 1 else 'are'} left out.")
+    noisy = sum(bool(row.noisy) for row in found.nights[-1].rows)
+    if noisy:
+        yield Text(f"In the last night other processes used the machine during {counted(noisy, 'run')}.")
 
 
 def what_changed(shift: Shift, found: Trends) -> Text:
@@ -154,7 +164,7 @@ def _short(night: Night) -> str:
 def point_cells(found: Trends) -> list[tuple[str, ...]]:
     """Return the table of points, the columns as `POINT_HEAD` has them."""
     names, nights = names_by_key(found), night_names(found.nights)
-    return [_point_cells(point, names[point.key], found, nights) for point in found.points]
+    return [_point_cells(point, names[point.key], found, nights) for point in found.current]
 
 
 def _point_cells(point: PointTrend, name: str, found: Trends, names: dict[str, str]) -> tuple[str, ...]:

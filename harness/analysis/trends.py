@@ -94,17 +94,19 @@ class PointTrend:
 
     Attributes:
         key: what pairs its cells.
+        last: index of the last night that it ran in.
         nights: indices of the nights that it has a time in.
         measured_s: seconds of an update, each night's middle run; adjusted_s: at the machine's usual speed.
         runs: in each of those nights.
         shifts: places and sizes of its change points; places are indices of nights.
-        statuses: how its cells ended in the last night, by status.
+        statuses: how its cells ended in the last night that it ran in, by status.
         run_spread: standard deviation of the logarithm between runs of a night; None where none has two.
     """
 
     key: str
     row: Row
     simulated: bool
+    last: int
     nights: tuple[int, ...]
     measured_s: tuple[float, ...]
     adjusted_s: tuple[float, ...]
@@ -155,6 +157,11 @@ class Trends:
         logs = [night.reference or 0.0 for night in self.nights[first:]]
         usual = median(logs[max(self.anew, default=0) - first :])
         return tuple(math.exp(log - usual) for log in logs)
+
+    @property
+    def current(self) -> list[PointTrend]:
+        """The points that ran in one of the last two nights: a sweep that was changed leaves others behind."""
+        return [point for point in self.points if point.last >= len(self.nights) - 2]
 
     @property
     def nights_needed(self) -> int:
@@ -251,7 +258,7 @@ class _Series:
 
     key: str
     newest: tuple[CellNight, ...]
-    last: tuple[CellNight, ...]
+    last: int
     places: tuple[int, ...]
     runs: tuple[tuple[CellNight, ...], ...]
     measured: tuple[float, ...]
@@ -262,14 +269,14 @@ class _Series:
         all_runs = [tuple(row for row in night.rows if row.point == key) for night in nights]
         timed = [tuple(row for row in runs if row.timed) for runs in all_runs]
         places = tuple(place for place, runs in enumerate(timed) if runs)
-        newest = next(runs for runs in reversed(all_runs) if runs)
-        simulated = newest[0].engine == "virtual"
+        last = max(place for place, runs in enumerate(all_runs) if runs)
+        simulated = all_runs[last][0].engine == "virtual"
         measured = tuple(middle_log(row.update_s or 0.0 for row in timed[place]) for place in places)
         adjusted = [log - (0.0 if simulated else speeds[place]) for log, place in zip(measured, places, strict=True)]
         return cls(
             key=key,
-            newest=newest,
-            last=all_runs[-1],
+            newest=all_runs[last],
+            last=last,
             places=places,
             runs=tuple(timed[place] for place in places),
             measured=measured,
@@ -284,11 +291,12 @@ class _Series:
         mine = [] if self.simulated else [self._from(place) for place in anew]
         found = self._exact_steps() if self.simulated else change_points(self.adjusted, score, mine)
         starts = sorted({0, *mine, *(step.place for step in found)} - {len(self.places)})
-        statuses = [row.status for row in self.last]
+        statuses = [row.status for row in self.newest]
         return PointTrend(
             key=self.key,
             row=self.newest[0].row,
             simulated=self.simulated,
+            last=self.last,
             nights=self.places,
             measured_s=tuple(map(math.exp, self.measured)),
             adjusted_s=tuple(map(math.exp, self.adjusted)),

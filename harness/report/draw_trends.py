@@ -89,7 +89,7 @@ def _caption(point: PointTrend, found: Trends, adjusted: bool) -> str:
         text += " Filled dots: at the machine's usual speed, by the reference; pale dots: as measured."
     if point.shifts:
         steps = (
-            f"{after.seconds / before.seconds:.3g} times as long since {found.nights[after.first].began:%Y-%m-%d}"
+            f"{change_in_percent(after.seconds / before.seconds)} since {found.nights[after.first].began:%Y-%m-%d}"
             for before, after in (_levels_around(point.levels, step.place) for step in point.shifts)
         )
         return f"{'; '.join(steps)}. {text}"

@@ -88,9 +88,10 @@ class TrendsShown:
 
     @cached_property
     def _panels(self) -> list[Panel | None]:
-        """The points, those that changed last first."""
-        names = names_by_key(self.found)
-        ordered = sorted(self.found.points, key=lambda p: -max((step.place for step in p.shifts), default=-1))
+        """The points, those that changed last first, and behind all what runs no longer."""
+        names, current = names_by_key(self.found), self.found.current
+        changed = sorted(self.found.points, key=lambda p: -max((step.place for step in p.shifts), default=-1))
+        ordered = sorted(changed, key=lambda point: point not in current)
         return [point_panel(point, names[point.key], self.found) for point in ordered]
 
 

@@ -210,6 +210,21 @@ def test_what_crashed_last_night_is_named() -> None:
     assert "crashed" in trends_text([never])
 
 
+def test_points_that_a_changed_sweep_left_behind_are_not_missed_every_night() -> None:
+    rows = nights(times(), loop()) + nights(times()[:20], loop()[:20], point="old")
+    assert any("missing" in line for line in remarks(trends([row for row in rows if row.night <= iso(20)])))
+    found = trends(rows)
+    assert [point.key for point in found.current] == ["a"]
+    assert not any("missing" in line for line in remarks(found))
+    assert any("1 point did not run in the last two nights" in line for line in remarks(found))
+    assert 'x "old"' not in trends_text([found])
+
+
+def test_runs_beside_other_processes_are_said() -> None:
+    assert any("during 1 run" in line for line in remarks(trends(nights(times(), loop(), noisy=True))))
+    assert not any("other processes" in line for line in remarks(trends(nights(times(), loop()))))
+
+
 def test_too_few_nights_say_how_many_are_needed() -> None:
     found = trends(nights(times()[:4], loop()[:4]))
     assert found.nights_needed == 7

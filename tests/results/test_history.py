@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import make_cell
 from compared_cells import HERE, STEP_S, store
 from lazy import lazy
 
+from harness.core.cell import point_key
 from harness.core.endings import Status
 from harness.core.errors import InputError, NothingDone
 from harness.results.history import Commit, add_night, read_history
@@ -64,6 +66,13 @@ def test_seeds_of_a_point_have_one_key_and_points_have_several(tmp_path: Path) -
     add(tmp_path / "history", a_night(tmp_path / "new", sweep__seeds=3))
     keys = [row.point for row in read_history(tmp_path / "history")]
     assert sorted(keys.count(key) for key in set(keys)) == [3, 3]
+
+
+def test_a_key_that_a_later_version_adds_parts_no_nights() -> None:
+    cell = make_cell(sweep__strategy=["single"])
+    assert "channels_last" not in point_key(cell)
+    other = replace(cell, workload=replace(cell.workload, channels_last=True))
+    assert "channels_last" in point_key(other)
 
 
 def test_other_programs_read_it_as_a_table(tmp_path: Path) -> None:
