@@ -206,9 +206,11 @@ def run(
     from harness.commands import run as session
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.scenario.plan import select
+    from harness.scenario.synonyms import only_as_registered
 
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
+    only = tuple(only_as_registered(each, host) for each in only)
     misfits = [] if options["debug"] else refuse_misfits(select(plan, only), files).misfits
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
