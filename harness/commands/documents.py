@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from harness.analysis.compared import ChangeKind, Verdict
+from harness.analysis.confirmation import Ground
 from harness.analysis.trends import ChangedBy
 from harness.core.endings import Cause, Status
 from harness.core.records import Json, to_json
@@ -131,6 +132,17 @@ class CellEntry:
 
 
 @dataclass(frozen=True)
+class ConfirmationEntry:
+    """Which seeds a recommendation rests on."""
+
+    rests_on: Annotated[Ground, described("sweep: on the seeds that chose; fresh-seeds, overturned: on others alone")]
+    seeds: Annotated[tuple[int, ...], described("fresh ones that have run")]
+    done: Annotated[int, described("runs with fresh seeds that have ended")]
+    of: Annotated[int, described("runs with fresh seeds that were asked for")]
+    sentence: Words
+
+
+@dataclass(frozen=True)
 class CaseEntry:
     """The recommendation for one of several models, data sets or environments."""
 
@@ -139,6 +151,7 @@ class CaseEntry:
     headline: Words
     leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
     caveats: tuple[str, ...]
+    confirmation: ConfirmationEntry
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,7 @@ class AnswerEntry:
     leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
     caveats: tuple[str, ...]
     cases: Annotated[tuple[CaseEntry, ...], described("one for each question; empty where there is only one")]
+    confirmation: Annotated[ConfirmationEntry, described("of several questions each case has its own")]
 
 
 @dataclass(frozen=True)
@@ -210,6 +224,7 @@ class PlannedEntry:
     learning_rate: float
     seed: int
     swept: Annotated[Json, described("keys swept by their path")]
+    confirms: Annotated[bool, described("its seed has no part in the choice, and bears it out")]
     status: Annotated[Status | None, described("of its record in the results folder; null where it has none")]
     finished: Annotated[bool, described("whether `harness run` would keep that record")]
     not_possible: Annotated[str, described("why it cannot be run, for people; empty where it can")]
@@ -239,6 +254,8 @@ class PlanDocument:
     cells: Annotated[tuple[PlannedEntry, ...], described("in the order in which they run")]
     left_out: tuple[LeftOutEntry, ...]
     notes: tuple[str, ...]
+    confirm: Annotated[int, described("fresh seeds that are to bear the answer out; 0: none")]
+    confirm_cells: Annotated[int, described("cells that they make: until the sweep has run, the most they may make")]
 
 
 # -- history -----------------------------------------------------------------------------------------------------------

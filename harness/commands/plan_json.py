@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.api.host import Host
 from harness.commands.documents import DOCUMENT_SCHEMA, LeftOutEntry, PlanDocument, PlannedEntry, PredictionEntry
+from harness.commands.fresh_seeds import most_cells
 from harness.commands.plan_text import predictions_of
 from harness.core.cell import Cell, Plan
 from harness.costs.price import Prediction
@@ -30,6 +31,8 @@ def plan_document(plan: Plan, host: Host, records: Mapping[str, Record], folder:
         cells=tuple(_cell(c, records.get(c.cell_id), predictions.get(c.cell_id)) for c in plan.cells),
         left_out=tuple(LeftOutEntry(item.strategy, item.point, item.kind, item.reason) for item in plan.left_out),
         notes=plan.notes,
+        confirm=plan.confirm,
+        confirm_cells=sum(c.confirms for c in plan.cells) or most_cells(plan),
     )
 
 
@@ -49,6 +52,7 @@ def _cell(cell: Cell, record: Record | None, found: Prediction | None) -> Planne
         learning_rate=cell.learning_rate,
         seed=cell.seed,
         swept=cell.swept,
+        confirms=cell.confirms,
         status=record.status if record else None,
         finished=record is not None and record.final,
         not_possible=cell.not_possible or (found.not_possible if found else ""),

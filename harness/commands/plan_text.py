@@ -7,10 +7,11 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from harness.commands.fresh_seeds import most_cells, most_picked, seeds_of
 from harness.core.cell import LARGEST, Cell, LeftOut, Plan
 from harness.core.device_words import engine_in_words, machine_in_words
 from harness.core.uncertainty import STATED
-from harness.core.words import counted, duration, memory_size, show, table, three, varied_settings
+from harness.core.words import counted, duration, in_short, listed, memory_size, show, table, three, varied_settings
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -21,16 +22,17 @@ _HEAD = ("strategy", "synchrony", "engine", "batch", "learning rate", "seeds")
 _PREDICTED = ("step", "samples/s", "training", "memory")
 
 
-def describe(plan: Plan, host: Host | None = None, finished: Collection[str] = ()) -> str:
+def describe(plan: Plan, host: Host | None = None, finished: Collection[str] = (), swept: bool = False) -> str:
     """Return the text that `harness plan` prints: what was understood, the points, what is left out and why.
 
     Args:
         host: the strategies, whose layouts predictions need; without it nothing is predicted.
         finished: ids of cells that would not run again.
+        swept: every cell of the sweep was tried.
     """
     predictions = predictions_of(plan, host) if host else {}
     parts = [
-        _title(plan, finished),
+        _title(plan, finished, swept),
         "\n".join(f"  {line}" for line in plan.understood),
         _points(plan, predictions, finished),
         _predicted_from(predictions),
@@ -42,14 +44,47 @@ def describe(plan: Plan, host: Host | None = None, finished: Collection[str] = (
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _title(plan: Plan, finished: Collection[str]) -> str:
+def _title(plan: Plan, finished: Collection[str], swept: bool) -> str:
     done = sum(cell.cell_id in finished for cell in plan.cells)
     lines = [
         f"{plan.name}: {counted(len(plan.cells), 'cell')}" + (f", {done} finished" if done else ""),
+        confirmation_in_words(plan, swept),
         plan.description,
         f"this machine: {machine_in_words(plan.machine)}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def confirmation_in_words(plan: Plan, swept: bool) -> str:
+    """Say what fresh seeds a plan asks for, and of what; empty where it asks for none.
+
+    Args:
+        swept: every cell of its sweep was tried.
+    """
+    if not plan.confirm:
+        return ""
+    seeds = f"{counted(plan.confirm, 'fresh seed')} ({in_short(seeds_of(plan))})"
+    picked, differs = [cell for cell in plan.cells if cell.confirms], differences(plan.cells)
+    if picked:
+        names = listed(dict.fromkeys(_picked(cell, differs[cell.cell_id]) for cell in picked))
+        return f"{_cells_confirm(len(picked))} the answer: {seeds} of {names}"
+    most = most_cells(plan)
+    if not most:
+        return "nothing needs confirming: simulated speed is the same with every seed"
+    if swept:
+        return "nothing to confirm: no setting got there with half of its seeds"
+    alone = most == plan.confirm * len(most_picked(plan))
+    who = "the leader" if alone else "the leader and the runner-up"
+    return f"then at most {_cells_confirm(most, ' more')} the answer: {seeds} of {who}"
+
+
+def _cells_confirm(number: int, more: str = "") -> str:
+    return f"{number:,}{more} {'cell confirms' if number == 1 else 'cells confirm'}"
+
+
+def _picked(cell: Cell, differs: str) -> str:
+    parts = [f"global batch {cell.global_batch_size}", f"learning rate {_rate(cell)}", differs]
+    return f"{cell.strategy} on {cell.gpus} ({', '.join(filter(None, parts))})"
 
 
 def predictions_of(plan: Plan, host: Host) -> dict[str, Prediction]:
@@ -62,7 +97,7 @@ def predictions_of(plan: Plan, host: Host) -> dict[str, Prediction]:
     by_point: dict[str, Prediction] = {}
     found = {}
     for cell in simulated:
-        point = repr(replace(cell, seed=0, cell_id=""))
+        point = repr(replace(cell, seed=0, cell_id="", confirms=False))
         if point not in by_point:
             by_point[point] = price(cell, host)
         found[cell.cell_id] = by_point[point]
@@ -87,7 +122,7 @@ def _points(plan: Plan, predictions: Mapping[str, Prediction], finished: Collect
     predicted = (*_PREDICTED, *_money_columns(possible)) if predictions else ()
     marked = any(cell.cell_id in finished for cell in possible)
     rows = [
-        (*row[:width], _numbers([c.seed for c in cells]), *_done(cells, finished, marked), *row[width:])
+        (*row[:width], in_short([c.seed for c in cells]), *_done(cells, finished, marked), *row[width:])
         for row, cells in seeds.items()
     ]
     return table((*columns, _HEAD[-1], *(("finished",) if marked else ()), *predicted), rows)
@@ -96,7 +131,7 @@ def _points(plan: Plan, predictions: Mapping[str, Prediction], finished: Collect
 def _done(cells: Sequence[Cell], finished: Collection[str], marked: bool) -> tuple[str, ...]:
     """Return the seeds of a point that would not run again, where any cell of the plan is so."""
     done = [cell.seed for cell in cells if cell.cell_id in finished]
-    return (_numbers(done) if done else "-",) if marked else ()
+    return (in_short(done) if done else "-",) if marked else ()
 
 
 def _money_columns(cells: Iterable[Cell]) -> tuple[str, ...]:
@@ -182,7 +217,6 @@ def _span(names: Sequence[str]) -> str:
 
 
 def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequence[str]) -> tuple[str, ...]:
-    rate = "-" if cell.timing_only else f"{cell.learning_rate:g}" + (f" ({cell.lr_rule})" if cell.lr_rule else "")
     options = {key: value for key, value in cell.options.items() if (cell.strategy, key) in differing}
     values = _swept(cell)
     return (
@@ -190,9 +224,13 @@ def _row(cell: Cell, gpu_name: str, differing: set[tuple[str, str]], swept: Sequ
         cell.synchrony,
         engine_in_words(cell, gpu_name),
         _batch(cell),
-        rate,
+        _rate(cell),
         *(values.get(key, "") for key in swept),
     )
+
+
+def _rate(cell: Cell) -> str:
+    return "-" if cell.timing_only else f"{cell.learning_rate:g}" + (f" ({cell.lr_rule})" if cell.lr_rule else "")
 
 
 def differences(cells: Iterable[Cell]) -> dict[str, str]:
@@ -223,12 +261,6 @@ def _batch(cell: Cell) -> str:
 
 def _micro_batch(cell: Cell) -> str:
     return "largest micro-batch" if cell.micro_batch_size == LARGEST else f"micro-batch {cell.micro_batch_size}"
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-    """Write 0 1 2 3 4 as 0-4, and anything else in full."""
-    run = list(range(numbers[0], numbers[0] + len(numbers)))
-    return f"{run[0]}-{run[-1]}" if len(run) > 2 and list(numbers) == run else " ".join(map(str, numbers))
 
 
 def _why_not(cell: Cell, predictions: Mapping[str, Prediction]) -> str:

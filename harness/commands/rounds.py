@@ -66,6 +66,15 @@ class Summary:
     out_of_budget: bool = False
 
     @property
+    def stopped(self) -> bool:
+        """Whether cells are left."""
+        return self.interrupted or self.out_of_budget
+
+    def then(self, after: Summary) -> Summary:
+        """Return what both did, one after the other."""
+        return Summary([*self.ran, *after.ran], self.kept + after.kept, after.interrupted, after.out_of_budget)
+
+    @property
     def failures(self) -> list[Record]:
         """Return the cells that crashed or timed out now."""
         return [record for record in self.ran if record.status.failed]
@@ -121,7 +130,7 @@ def run_cells(
     summary = Summary(kept=len(cells) - len(todo))
     environment = describe_environment(plan.machine)
     one_model = len({cell.workload.model.name for cell in cells}) == 1
-    deadline = time.monotonic() + budget_s if budget_s else None
+    deadline = None if budget_s is None else time.monotonic() + budget_s
     numbers = itertools.count(1)
     try:
         for cells_of_round in _rounds(todo):

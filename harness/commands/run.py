@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 from harness.api.host import Host, describe
+from harness.commands.fresh_seeds import confirmed_as_before, was_swept, with_picks
+from harness.commands.plan_text import confirmation_in_words
 from harness.commands.progress import watching
 from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.atomic_files import write_atomically
@@ -102,22 +104,38 @@ def run(
     *,
     retry: Sequence[str] = (),
     fresh: bool = False,
+    confirm: int | None = None,
     budget: str | None = None,
     strict: bool = False,
     open_report: bool = False,
     trace: int | None = None,
 ) -> int:
-    """Run a plan and return the exit code."""
+    """Run a plan, then what confirms it, and return the exit code."""
+    if confirm is not None and only:
+        raise InputError(["run: --confirm bears out the answer of the whole sweep; leave out --only"])
     results = Results(root / plan.name)
+    plan = confirmed_as_before(plan, results, confirm)
     cells = select(plan, only)
     todo = missing(cells, results, retry, fresh)
     _announce(plan, results, cells, len(todo))
-    results.write_plan(plan)
-    budget_s = _budget(budget) or plan.budget_s
-    with watching(plan, BetweenRounds(plan, host)) as watcher:
-        summary = run_cells(
-            plan, cells, results, host, plugins, watcher, retry=retry, fresh=fresh, budget_s=budget_s, trace=trace
-        )
+    budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
+
+    def run_now(plan: Plan, cells: Sequence[Cell]) -> Summary:
+        results.write_plan(plan)
+        left_s = budget_s and max(0.0, budget_s - (time.monotonic() - began_s))
+        with watching(plan, BetweenRounds(plan, host)) as watcher:
+            return run_cells(
+                plan, cells, results, host, plugins, watcher, retry=retry, fresh=fresh, budget_s=left_s, trace=trace
+            )
+
+    summary = run_now(plan, cells if only else plan.swept)
+    if plan.confirm and not only and not summary.stopped:
+        plan = with_picks(plan, results)
+        cells = plan.cells
+        fresh_ones = [cell for cell in cells if cell.confirms]
+        if missing(fresh_ones, results, retry, fresh):
+            click.echo(f"\n{confirmation_in_words(plan, swept=True)}")
+        summary = summary.then(run_now(plan, fresh_ones))
     results.write_cells_csv()
     try:
         _conclude(plan, results, summary, plugins)
@@ -148,6 +166,8 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
 
     click.echo(f"{plan.name}: {counted(len(cells), 'cell')}, {todo} to run")
     click.echo(f"  this machine: {machine_in_words(plan.machine)}")
+    if plan.confirm:
+        click.echo(f"  {confirmation_in_words(plan, was_swept(plan, results.records_of(plan.swept)))}")
     for note in plan.notes:
         click.echo(f"  note: {note}")
     if plan.left_out:

@@ -132,8 +132,8 @@ class Results:
 
     def records_of(self, cells: Iterable[Cell]) -> dict[str, Record]:
         """Return the stored records of these cells."""
-        found = {cell.cell_id: self.record(cell.cell_id) for cell in cells}
-        return {cell_id: record for cell_id, record in found.items() if record is not None}
+        found = ((cell, self.record(cell.cell_id)) for cell in cells)
+        return {cell.cell_id: _as_planned(record, cell) for cell, record in found if record is not None}
 
     def stored_cells(self) -> set[str]:
         """Return the ids of all finished cells here, of this plan or another."""
@@ -158,6 +158,15 @@ class Results:
             writer.writeheader()
             writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
         return path
+
+
+def _as_planned(record: Record, cell: Cell) -> Record:
+    """Return the record as the plan has its cell now: a seed that confirmed may choose in a later sweep."""
+    if record.cell.confirms == cell.confirms:
+        return record
+    row = {key: value for key, value in record.row.items() if key != "confirms"}
+    row |= {"confirms": True} if cell.confirms else {}
+    return replace(record, cell=replace(record.cell, confirms=cell.confirms), row=row)
 
 
 def find_results(path: Path) -> list[Results]:
