@@ -437,8 +437,9 @@ def _named_of(
 
 
 def _as_own(row: Row, read: str, seed: int, name: str) -> Row:
-    """Return a run as one of a strategy with its own trajectories: simulated speeds are exact, and what is asked is how
-    the target is read.
+    """Return a run as one of a strategy with its own trajectories.
+
+    As if measured: simulated speeds are exact, and what is asked is how the target is read.
     """
     fit = row.get("samples_to_target_fit") if read == "samples_to_target_fit" else None
     own = {"strategy": name, "cell_id": f"{name}-0-{seed}", "trajectory_id": f"{name}-{seed}", "seed": seed}
