@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from harness.engines.shared.findings import Findings
     from harness.report.against import Against
 
+REFERENCE_RUNS = 10
+"""Of one night: their noise is then a third of that of one run. Source: ../docs/nightly.md."""
+
 NOT_YET = {
     "check": "examine a strategy for conformance",
 }
@@ -147,6 +150,14 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 )
 @click.option("--fresh", is_flag=True, help="Run everything again; old results are moved aside.")
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
+@click.option(
+    "--reference",
+    type=click.IntRange(0),
+    is_flag=False,
+    flag_value=REFERENCE_RUNS,
+    metavar="[RUNS]",
+    help=f"Run a plain PyTorch loop beside the cells, {REFERENCE_RUNS} times or as often as you say.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs, to open in Perfetto.")

@@ -12,6 +12,7 @@ import click
 
 from harness.api.host import Host, describe
 from harness.commands.progress import watching
+from harness.commands.reference_runs import ReferenceRuns, reference_in_words, set_aside
 from harness.commands.rounds import Summary, missing, run_cells
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
@@ -20,6 +21,7 @@ from harness.core.errors import HarnessError, Impossible, InputError, NothingDon
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
+from harness.results.reference import read_reference
 from harness.results.store import Record, Results
 from harness.scenario.plan import select
 
@@ -106,17 +108,30 @@ def run(
     strict: bool = False,
     open_report: bool = False,
     trace: int | None = None,
+    reference: int | None = None,
 ) -> int:
-    """Run a plan and return the exit code."""
+    """Run a plan and return the exit code.
+
+    Args:
+        reference: runs of the reference beside the cells; None: as many as the scenario says.
+    """
     results = Results(root / plan.name)
     cells = select(plan, only)
     todo = missing(cells, results, retry, fresh)
     _announce(plan, results, cells, len(todo))
     results.write_plan(plan)
     budget_s = _budget(budget) or plan.budget_s
+    if fresh:
+        set_aside(results)
     with watching(plan, BetweenRounds(plan, host)) as watcher:
+        beside = ReferenceRuns(results, cells, plan.reference_runs if reference is None else reference, watcher.say)
         summary = run_cells(
-            plan, cells, results, host, plugins, watcher, retry=retry, fresh=fresh, budget_s=budget_s, trace=trace
+            *(plan, cells, results, host, plugins, watcher),
+            retry=retry,
+            fresh=fresh,
+            budget_s=budget_s,
+            trace=trace,
+            reference=beside.due,
         )
     results.write_cells_csv()
     try:
@@ -179,6 +194,8 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
     click.echo("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
     click.echo(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
+    if (reference := read_reference(results.folder)) is not None:
+        click.echo(f"reference: {reference_in_words(reference)}")
     for record in _bugs(results):
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
         click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")

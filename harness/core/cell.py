@@ -306,6 +306,7 @@ class Plan:
             machine cannot run, so that each gets a record.
         notes: what holds for the whole plan.
         understood: quantities with units, as they were read.
+        reference_runs: runs of a plain PyTorch loop that are wanted beside the cells.
     """
 
     name: str
@@ -316,6 +317,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     understood: tuple[str, ...] = ()
     budget_s: float | None = None
+    reference_runs: int = 0
 
 
 LARGEST = 0
