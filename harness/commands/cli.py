@@ -484,6 +484,49 @@ def compare(
     sys.exit(found.verdict.exit_code)
 
 
+@main.group(name="history")
+def history() -> None:
+    """Keep nights, and show how times moved over them."""
+
+
+@history.command(name="add")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder of the history; made if missing.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="Folder whose commit the night ran. Default: this one; without git, what the CI system says.",
+)
+@click.option("--machine", default="", help="Name of this machine: each has series of its own. Default: one for all.")
+def add_to_history(results: tuple[Path, ...], to: Path, repository: Path, machine: str) -> None:
+    """Add the night in RESULTS to a history, one row a run, with commit and environment.
+
+    Run it after every night. What is there already is not added again; several jobs may add at once.
+    """
+    from harness.commands.nights_kept import add_results
+
+    click.echo(add_results(results, to, repository, machine))
+
+
+@history.command(name="show")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Also write it as a page with figures.")
+@click.option("--json", "as_json", is_flag=True, help="The history as JSON.")
+def show_history(folder: Path, html: Path | None, as_json: bool) -> None:
+    """Show how times moved over the nights in FOLDER, since when each is slower, and what changed then.
+
+    Times are read beside the reference that ran in the same night: what slows both down is the machine.
+    """
+    from harness.commands.nights_kept import history_text, write_history_page
+    from harness.results.history import read_history
+
+    rows = read_history(folder)
+    click.echo(history_text(rows, as_json))
+    if html:
+        click.echo(f"page: {write_history_page(rows, html)}", err=True)
+
+
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("predictions.csv"), show_default=True)
@@ -567,7 +610,7 @@ def calibrate(device: str, threads: int, only_show: bool) -> None:
 
 
 @main.command()
-@click.argument("what", type=click.Choice(["scenario", "compare", "show", "plan"]), default="scenario")
+@click.argument("what", type=click.Choice(["scenario", "compare", "show", "plan", "history"]), default="scenario")
 @click.option("--text", is_flag=True, help="Print a scenario's keys with defaults and meanings instead.")
 def schema(what: str, text: bool) -> None:
     """Print the JSON Schema of scenario files, or of what a command prints with --json."""

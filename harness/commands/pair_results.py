@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.scenario_facts import scenario_facts
-from harness.core.cell import POINT_FIELDS
+from harness.core.cell import point_key
 from harness.core.errors import InputError, NothingDone
-from harness.core.records import to_json
 from harness.core.words import counted
 from harness.results.store import Record, Results, find_results
 
@@ -112,9 +110,7 @@ def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tu
         name = results.plan().name
         scenario = name if named else ""
         for record in results.records().values():
-            cell = to_json(record.cell)
-            point = scenario + json.dumps({key: cell[key] for key in POINT_FIELDS}, sort_keys=True)
-            stored = Stored(record, results, point, scenario, name)
+            stored = Stored(record, results, scenario + point_key(record.cell), scenario, name)
             found[stored.key] = stored
     return found
 

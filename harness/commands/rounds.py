@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from harness.analysis.cell_row import NOISY_CORES, curve_table, identity_row, outcome_row
@@ -164,7 +165,7 @@ def _run_one(
     one_model: bool,
 ) -> Record:
     _tell(host, "cell_started", cell)
-    telemetry = None
+    telemetry, started = None, datetime.now(UTC)
     cell, result = _admitted(cell, results, host, plugins)
     if result is None:
         result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
@@ -174,7 +175,7 @@ def _run_one(
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
-    record = with_utilisation(with_memory(record, host), host)
+    record = replace(with_utilisation(with_memory(record, host), host), started=started.isoformat(timespec="seconds"))
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)

@@ -72,6 +72,12 @@ POINT_FIELDS = (
 every edit of a strategy's file, and whether an edit made it worse may be the question."""
 
 
+def point_key(cell: Cell) -> str:
+    """Return what pairs a cell with those of other nights and seeds, as JSON."""
+    content = to_json(cell)
+    return json.dumps({key: content[key] for key in POINT_FIELDS}, sort_keys=True)
+
+
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
     content = {key: to_json(getattr(cell, key)) for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}

@@ -10,16 +10,13 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
 
+from harness.analysis.nights import middle_log
 from harness.core.atomic_files import write_atomically
 from harness.core.errors import InputError
 from harness.core.records import from_json, to_json
 
 REFERENCE_FILE = "reference.json"
-
-FEWEST_TO_TRIM = 5
-"""Runs from which on the fastest and the slowest do not count, so that no burst moves the rest; chosen."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,8 @@ class Reference:
 
     @property
     def log_seconds(self) -> float | None:
-        """Natural logarithm of a run's seconds, the mean over the runs but the fastest and the slowest."""
-        logs = sorted(math.log(run.seconds) for run in self.runs)
-        return fmean(logs[1:-1] if len(logs) >= FEWEST_TO_TRIM else logs) if logs else None
+        """Natural logarithm of a run's seconds, as a night's own runs are read."""
+        return middle_log(run.seconds for run in self.runs) if self.runs else None
 
 
 def read_reference(folder: Path) -> Reference | None:

@@ -40,6 +40,7 @@ class Record:
         cause: of what ended it before its training did; None where nothing did.
         environment: host-independent facts of machine and versions.
         attempts: how often it was tried.
+        started: when it was begun, ISO 8601 in UTC; empty of records of before this was written.
     """
 
     cell: Cell
@@ -51,6 +52,7 @@ class Record:
     attempts: int = 1
     detail: Json | None = None
     cause: Cause | None = None
+    started: str = ""
 
     @property
     def final(self) -> bool:
