@@ -418,6 +418,13 @@ def _five(
     return rows
 
 
+def gate(draws: int) -> Iterator[Line]:
+    """Yield in how many nights the gate raises an alarm, with a change and without."""
+    import simulated_gate  # late: it prints lines as this module does
+
+    yield from simulated_gate.gate_lines(draws)
+
+
 PARTS = {
     "shared": shared_trajectories,
     "own": own_trajectories,
@@ -425,6 +432,7 @@ PARTS = {
     "equality": equality,
     "settling": settling,
     "real": real_runs,
+    "gate": gate,
 }
 
 

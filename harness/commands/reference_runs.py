@@ -52,7 +52,7 @@ class ReferenceRuns:
         self.kind = f"{LOOP}-{self.device}-{self.threads}"
         self.stored = read_reference(results.folder) or Reference(self.kind, ())
         if self.stored.kind != self.kind:
-            set_aside(results)
+            set_aside(results, REFERENCE_FILE)
             self.stored = Reference(self.kind, ())
         self.missing, self.tried = max(0, runs - len(self.stored.runs)), 0
         if self.missing and not measured:
@@ -101,11 +101,11 @@ def plain_seconds(device: str, threads: int) -> float | str:
     return seconds if 0 < seconds < math.inf else f"it printed {last or 'nothing'!r} instead of seconds"
 
 
-def set_aside(results: Results) -> None:
-    """Move the reference's runs away: they are of other cells' night."""
-    path = results.folder / REFERENCE_FILE
+def set_aside(results: Results, name: str) -> None:
+    """Move a file or folder of the night away: it is of other cells than those that follow."""
+    path = results.folder / name
     if path.exists():
-        aside = results.folder / "aside" / f"reference-{time.time_ns()}.json"
+        aside = results.folder / "aside" / f"{path.stem}-{time.time_ns()}{path.suffix}"
         aside.parent.mkdir(parents=True, exist_ok=True)
         path.rename(aside)
 

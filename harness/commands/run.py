@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,7 +22,8 @@ from harness.core.errors import HarnessError, Impossible, InputError, NothingDon
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
-from harness.results.reference import read_reference
+from harness.results.reference import REFERENCE_FILE, read_reference
+from harness.results.reruns import RERUNS
 from harness.results.store import Record, Results
 from harness.scenario.plan import select
 
@@ -119,10 +121,11 @@ def run(
     cells = select(plan, only)
     todo = missing(cells, results, retry, fresh)
     _announce(plan, results, cells, len(todo))
-    results.write_plan(plan)
+    results.write_plan(replace(plan, plugins=tuple(plugins)))
     budget_s = _budget(budget) or plan.budget_s
     if fresh:
-        set_aside(results)
+        set_aside(results, REFERENCE_FILE)
+        set_aside(results, RERUNS)
     with watching(plan, BetweenRounds(plan, host)) as watcher:
         beside = ReferenceRuns(results, cells, plan.reference_runs if reference is None else reference, watcher.say)
         summary = run_cells(
@@ -248,8 +251,6 @@ def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
 
 def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | None = None) -> None:
     """Run the first cell on the virtual engine in this process, so that breakpoint() works."""
-    from dataclasses import replace
-
     import torch
 
     from harness.engines.processes.blame import own_files

@@ -313,6 +313,7 @@ class Plan:
         notes: what holds for the whole plan.
         understood: quantities with units, as they were read.
         reference_runs: runs of a plain PyTorch loop that are wanted beside the cells.
+        plugins: files that its cells load.
     """
 
     name: str
@@ -324,6 +325,7 @@ class Plan:
     understood: tuple[str, ...] = ()
     budget_s: float | None = None
     reference_runs: int = 0
+    plugins: tuple[str, ...] = ()
 
 
 LARGEST = 0

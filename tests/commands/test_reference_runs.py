@@ -15,7 +15,7 @@ from harness.commands import reference_runs
 from harness.commands.cli import main
 from harness.commands.reference_runs import ReferenceRuns, plain_seconds, runs_due, set_aside
 from harness.core.cell import Cell
-from harness.results.reference import Reference, read_reference
+from harness.results.reference import REFERENCE_FILE, Reference, read_reference
 from harness.results.store import Results
 
 plain_loop = lazy("harness.engines.real.plain_loop")
@@ -137,8 +137,8 @@ def test_runs_of_another_loop_are_moved_aside(tmp_path: Path, script: Path) -> N
     ReferenceRuns(Results(tmp_path), real_cells(threads_per_device=2), 1, print).due(0, of=1)
     assert stored(tmp_path).kind == "plain-loop-1-cpu-2"
     assert len(list((tmp_path / "aside").iterdir())) == 1
-    set_aside(Results(tmp_path))
-    set_aside(Results(tmp_path))
+    set_aside(Results(tmp_path), REFERENCE_FILE)
+    set_aside(Results(tmp_path), REFERENCE_FILE)
     assert read_reference(tmp_path) is None
     assert len(list((tmp_path / "aside").iterdir())) == 2
 
