@@ -12,9 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-import numpy as np
-from numpy.typing import NDArray
+from statistics import fmean, median
 
 LEAST = math.log(1.03)
 """Logarithm of the smallest step that counts; chosen: machines are not stable enough for less."""
@@ -31,8 +29,9 @@ WINDOWS = range(2, 11)
 LEAST_SPREAD = 0.003
 """Least spread of a night, of a logarithm: of few nights it can look like nothing; chosen."""
 
-FIRST_NIGHTS = WARM_UP + WINDOWS[0]
-"""Nights before which no series can have a change point."""
+FIRST_NIGHTS = WARM_UP + 3
+"""Nights before which no series can have a change point: two new ones, each of which counts for four spreads at most,
+are never sure enough after so few."""
 
 PLACES = 13
 """Nights back in which the place of a change is looked for: the longest window and some; chosen."""
@@ -45,14 +44,15 @@ MACHINE_LEAST, MACHINE_THRESHOLD = math.log(1.05), 5.0
 """Of the reference's own steps: they start every series anew, which costs `WARM_UP` nights; chosen by simulation, so
 that drift raises hardly any."""
 
+BEFORE_MOVE = 3
+"""Nights that two new ones of the reference are put beside: fewer are loud, more drift; chosen."""
+
 THRESHOLDS = ((30, 4.0), (100, 4.5))
 MANY_SERIES = 5.0
 """Score above which a change counts, by the number of series that are watched together.
 
 Source: simulations of series of 200 nights, `benchmarks/statistics.py --only history`.
 """
-
-Logs = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -90,73 +90,71 @@ def change_points(series: Sequence[float], score: float, anew: Iterable[int] = (
         score: above which a change counts.
         anew: indices at which the series starts again, as the machine is another one from there on.
     """
-    values = np.asarray(series, dtype=float)
-    starts = sorted({0, *(place for place in anew if 0 < place < len(values))})
-    ends = [*starts[1:], len(values)]
-    return [
-        found.at(range(start, end))
-        for start, end in zip(starts, ends, strict=True)
-        for found in _in_one_piece(values[start:end], score)
-    ]
+    ends = sorted({0, *(place for place in anew if 0 < place < len(series)), len(series)})
+    pieces = pairwise(ends)
+    return [found.at(range(first, end)) for first, end in pieces for found in _in_one_piece(series[first:end], score)]
 
 
-def _in_one_piece(values: Logs, score: float) -> list[ChangePoint]:
+def _in_one_piece(values: Sequence[float], score: float) -> list[ChangePoint]:
     start, found = 0, []
     for night in range(FIRST_NIGHTS - 1, len(values)):
         if max(_step(values, start, night, nights) for nights in WINDOWS) > score:
             start, earliest, latest = _place(values, start, night)
             found.append((start, earliest, latest, night))
     ends = [0, *(start for start, *_ in found), len(values)]
-    levels = [float(np.median(values[first:end])) for first, end in pairwise(ends)]
+    levels = [median(values[first:end]) for first, end in pairwise(ends)]
     return [ChangePoint(*places, new - old) for places, (old, new) in zip(found, pairwise(levels), strict=True)]
 
 
-def _step(values: Logs, start: int, night: int, nights: int) -> float:
+def _step(values: Sequence[float], start: int, night: int, nights: int) -> float:
     """Return the score of a step in the newest nights; 0 where it does not count."""
     first = night - nights + 1
-    old = values[max(start, first - BASELINE) : first]
-    if len(old) < WARM_UP:
+    old = values[max(start, first - BASELINE, 0) : first]
+    if first - start < WARM_UP:
         return 0.0
-    level = float(np.median(old))
-    spread = _spread(old - level)
-    new = values[first : night + 1] - level
-    beyond = int(np.sum((np.sign(new) == np.sign(new.sum())) & (np.abs(new) > spread / 2)))
-    if beyond < nights - (nights > 3) or abs(float(np.median(new))) <= LEAST:
+    level = median(old)
+    new = [value - level for value in values[first : night + 1]]
+    if abs(median(new)) <= LEAST:
+        return 0.0
+    spread = _spread([value - level for value in old])
+    up = math.copysign(1, sum(new))
+    if sum(up * value > spread / 2 for value in new) < nights - (nights > 3):
         return 0.0  # one or two loud nights
     if nights < 4:
-        new = np.clip(new, -4 * spread, 4 * spread)
+        new = [_clipped(value, 4 * spread) for value in new]
     # 1.57: the variance of a median is pi / 2 times that of a mean.
     error = spread * math.sqrt(1 / nights + 1.57 / len(old)) * (1 + 2 / (len(old) - 1))
-    return abs(float(new.mean())) / error
+    return abs(fmean(new)) / error
 
 
-def _spread(residuals: Logs) -> float:
+def _spread(residuals: Sequence[float]) -> float:
     """Return the standard deviation of a night, in which a few loud nights have little share."""
-    rough = max(1.4826 * float(np.median(np.abs(residuals))), LEAST_SPREAD)
-    clipped = np.clip(residuals, -2.5 * rough, 2.5 * rough)
-    return max(1.05 * math.sqrt(float(np.sum(clipped**2)) / (len(residuals) - 1)), LEAST_SPREAD)
+    rough = max(1.4826 * median(map(abs, residuals)), LEAST_SPREAD)
+    squares = sum(_clipped(value, 2.5 * rough) ** 2 for value in residuals)
+    return max(1.05 * math.sqrt(squares / (len(residuals) - 1)), LEAST_SPREAD)
 
 
-def _place(values: Logs, start: int, night: int) -> tuple[int, int, int]:
+def _clipped(value: float, most: float) -> float:
+    return min(max(value, -most), most)
+
+
+def _place(values: Sequence[float], start: int, night: int) -> tuple[int, int, int]:
     """Return the first night at the new level, and the first and last night that explain the values as well."""
     first = max(start, night - BASELINE)
     places = range(max(first + 3, night - PLACES), night)
-    costs = [_deviation(values[first:place]) + _deviation(values[place : night + 1]) for place in places]
-    best = places[int(np.argmin(costs))]
-    old, new = values[first:best], values[best : night + 1]
-    levels = float(np.median(old)), float(np.median(new))
-    spread = _spread(np.concatenate([old - levels[0], new - levels[1]]))
-    # How much less likely it is that a night already was, or still was, at the other level.
-    towards_new = (values - levels[0]) ** 2 - (values - levels[1]) ** 2
-    limit = PLACE_DOUBT * 2 * spread**2
-    alike = [
-        place for place in places if float(np.sum(towards_new[best:place]) - np.sum(towards_new[place:best])) <= limit
-    ]
+    best = min(places, key=lambda p: _deviation(values[first:p]) + _deviation(values[p : night + 1]))
+    old, new = median(values[first:best]), median(values[best : night + 1])
+    away = [value - (old if place < best else new) for place, value in enumerate(values[first : night + 1], first)]
+    limit = PLACE_DOUBT * 2 * _spread(away) ** 2
+    # How much better the new level explains each night than the old one does.
+    better = [(value - old) ** 2 - (value - new) ** 2 for value in values]
+    alike = [place for place in places if sum(better[best:place]) - sum(better[place:best]) <= limit]
     return best, min(alike), max(alike)
 
 
-def _deviation(values: Logs) -> float:
-    return float(np.sum(np.abs(values - np.median(values))))
+def _deviation(values: Sequence[float]) -> float:
+    level = median(values)
+    return sum(abs(value - level) for value in values)
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
@@ -171,27 +169,21 @@ def machine_steps(reference: Sequence[float]) -> list[ChangePoint]:
     Args:
         reference: logarithms of a run's seconds, one a night.
     """
-    values = np.asarray(reference, dtype=float)
     start, found = 0, []
-    for night in range(FIRST_NIGHTS - 1, len(values)):
-        moves = [_move(values, n) for n in range(start + _BEFORE, night + 1)]
-        past = np.asarray(moves[:-2])  # the newest share nights with the step
-        if len(past) < WARM_UP - _BEFORE:
+    for night in range(FIRST_NIGHTS - 1, len(reference)):
+        moves = [_move(reference, earlier) for earlier in range(start + BEFORE_MOVE, night + 1)]
+        past = moves[:-2]  # the newest share nights with the step
+        if len(past) < WARM_UP - BEFORE_MOVE:
             continue
-        spread = max(1.4826 * float(np.median(np.abs(past))), 1.05 * LEAST_SPREAD)
-        change = moves[-1]
-        old = float(np.median(values[night - _BEFORE - 1 : night - 1]))
-        both = min(np.sign(change) * (values[night - 1 : night + 1] - old))
+        spread = max(1.4826 * median(map(abs, past)), LEAST_SPREAD)
         least = max(MACHINE_LEAST, MACHINE_THRESHOLD * spread)
-        if abs(change) > least and both > least / 2:
-            found.append(ChangePoint(night - 1, night - 1, night - 1, night, change))
+        old, up = median(reference[night - 1 - BEFORE_MOVE : night - 1]), math.copysign(1, moves[-1])
+        if abs(moves[-1]) > least and min(up * (value - old) for value in reference[night - 1 : night + 1]) > least / 2:
             start = night - 1
+            found.append(ChangePoint(start, start, start, night, moves[-1]))
     return found
 
 
-_BEFORE = 3
-
-
-def _move(values: Logs, night: int) -> float:
+def _move(reference: Sequence[float], night: int) -> float:
     """Return how far the newest two nights lie from the three before them."""
-    return float(values[night - 1 : night + 1].mean() - np.median(values[max(0, night - 1 - _BEFORE) : night - 1]))
+    return fmean(reference[night - 1 : night + 1]) - median(reference[max(0, night - 1 - BEFORE_MOVE) : night - 1])

@@ -22,8 +22,8 @@ REFERENCE_MOVED = 0.02
 """Share by which the reference moves before it is worth a word; chosen: machines drift by as much in a week."""
 
 WITHOUT_REFERENCE = (
-    "No reference ran beside these nights, so code and machine cannot be told apart: a machine that drifts by 3 % "
-    "makes about 3 changes in 100 nights of each point that are none, with a reference less than 0.1."
+    "No reference ran beside these nights, so code and machine cannot be told apart: in 100 nights of 8 points a "
+    "machine that drifts by 3 % makes about 10 changes that are none, with a reference fewer than 1."
 )
 """Source: `benchmarks/statistics.py --only history`."""
 
@@ -63,20 +63,17 @@ def verdict(found: Trends) -> Text:
         return Text(f"No change of a time{anew} in {counted(len(found.nights), 'night')}.")
     count = f"{counted(len(changes), 'change')} of a time{anew} in {counted(len(found.nights), 'night')}."
     newest, when = changes[0], night_names(found.nights)[changes[0].after.night]
-    said = f"{what_changed(newest, found)} {change_in_percent(newest.factor)} since {when}"
-    return sentences(count, f"{'The newest' if len(changes) > 1 else 'It'} is {said}.")
+    which = "The newest: " if len(changes) > 1 else "It is "
+    return sentences(count, f"{which}{what_changed(newest, found)}, {change_in_percent(newest.factor)} since {when}.")
 
 
 def remarks(found: Trends) -> list[Text]:
     """Return what has to be known of the nights beside their changes."""
-    said = [machine_in_words_of(found), _broken(found)]
-    if found.left_out:
-        left = counted(len(found.left_out), "night")
-        said.append(Text(f"{left} without a reference {'is' if len(found.left_out) == 1 else 'are'} left out."))
+    said = [_machine_drift(found), _broken(found), *_around(found)]
     return [text for text in said if text]
 
 
-def machine_in_words_of(found: Trends) -> Text:
+def _machine_drift(found: Trends) -> Text:
     """Say how the machine drifted, by the reference; or that nobody can."""
     if not found.drift:
         return Text(WITHOUT_REFERENCE) if any(not point.simulated for point in found.points) else NO_TEXT
@@ -88,13 +85,26 @@ def machine_in_words_of(found: Trends) -> Text:
 
 def _broken(found: Trends) -> Text:
     """Name the points that did not run to their end in the last night."""
-    names = point_names(found)
+    names, last = names_by_key(found), len(found.nights) - 1
     broken = [
-        f"{names[point.key]} ({listed(point.statuses) or 'missing'})"
-        for point in found.points
-        if not any(Status(status).trained for status in point.statuses)
+        f"{names[point.key]} ({listed(point.statuses) if point.last == last else 'missing'})"
+        for point in found.current
+        if point.last < last or not any(Status(status).trained for status in point.statuses)
     ]
     return Text(f"Without a result in the last night: {'; '.join(broken)}.") if broken else NO_TEXT
+
+
+def _around(found: Trends) -> Iterable[Text]:
+    """Yield what else the nights have of their own."""
+    gone = len(found.points) - len(found.current)
+    if gone:
+        yield Text(f"{counted(gone, 'point')} did not run in the last two nights, and can be seen with --json.")
+    if found.left_out:
+        left = f"{counted(len(found.left_out), 'night')} without a reference"
+        yield Text(f"{left} {'is' if len(found.left_out) == 1 else 'are'} left out.")
+    noisy = sum(bool(row.noisy) for row in found.nights[-1].rows)
+    if noisy:
+        yield Text(f"In the last night other processes used the machine during {counted(noisy, 'run')}.")
 
 
 def what_changed(shift: Shift, found: Trends) -> Text:
@@ -103,10 +113,10 @@ def what_changed(shift: Shift, found: Trends) -> Text:
         return Text("the machine (reference)")
     if shift.together:
         return Text(f"all {counted(len(shift.points), 'measured point')} together")
-    return Text(point_names(found)[shift.points[0]])
+    return Text(names_by_key(found)[shift.points[0]])
 
 
-def point_names(found: Trends) -> dict[str, str]:
+def names_by_key(found: Trends) -> dict[str, str]:
     """Return what points are called, by their keys."""
     names = short_names([point.row for point in found.points])
     return {point.key: name for point, name in zip(found.points, names, strict=True)}
@@ -153,8 +163,8 @@ def _short(night: Night) -> str:
 
 def point_cells(found: Trends) -> list[tuple[str, ...]]:
     """Return the table of points, the columns as `POINT_HEAD` has them."""
-    names, nights = point_names(found), night_names(found.nights)
-    return [_point_cells(point, names[point.key], found, nights) for point in found.points]
+    names, nights = names_by_key(found), night_names(found.nights)
+    return [_point_cells(point, names[point.key], found, nights) for point in found.current]
 
 
 def _point_cells(point: PointTrend, name: str, found: Trends, names: dict[str, str]) -> tuple[str, ...]:

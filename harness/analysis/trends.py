@@ -94,17 +94,19 @@ class PointTrend:
 
     Attributes:
         key: what pairs its cells.
+        last: index of the last night that it ran in.
         nights: indices of the nights that it has a time in.
         measured_s: seconds of an update, each night's middle run; adjusted_s: at the machine's usual speed.
         runs: in each of those nights.
         shifts: places and sizes of its change points; places are indices of nights.
-        statuses: how its cells ended in the last night, by status.
+        statuses: how its cells ended in the last night that it ran in, by status.
         run_spread: standard deviation of the logarithm between runs of a night; None where none has two.
     """
 
     key: str
     row: Row
     simulated: bool
+    last: int
     nights: tuple[int, ...]
     measured_s: tuple[float, ...]
     adjusted_s: tuple[float, ...]
@@ -153,8 +155,13 @@ class Trends:
             return ()
         first = max(_other_reference(self.nights), default=0)
         logs = [night.reference or 0.0 for night in self.nights[first:]]
-        usual = median(logs[max(self.anew, default=0) - first :] if self.anew else logs)
+        usual = median(logs[max(self.anew, default=0) - first :])
         return tuple(math.exp(log - usual) for log in logs)
+
+    @property
+    def current(self) -> list[PointTrend]:
+        """The points that ran in one of the last two nights: a sweep that was changed leaves others behind."""
+        return [point for point in self.points if point.last >= len(self.nights) - 2]
 
     @property
     def nights_needed(self) -> int:
@@ -175,7 +182,7 @@ def _trends(scenario: str, machine: str, known: Sequence[Night]) -> Trends:
     nights = _usable(known)
     steps = _steps_of_machine(nights)
     anew = sorted({*_other_reference(nights), *(step.place for step in steps)})
-    speeds = _machine_speed(nights)
+    speeds = _machine_speed(nights, anew)
     points = [_Series.of(key, nights, speeds) for key in _keys(nights)]
     score = threshold(sum(not point.simulated for point in points) + 1)
     trends = [point.trend(anew, score) for point in points]
@@ -211,25 +218,27 @@ def _other_reference(nights: Sequence[Night]) -> list[int]:
     return [place for place in range(1, len(nights)) if kinds[place] != kinds[place - 1]]
 
 
-def _spans(nights: Sequence[Night]) -> list[range]:
-    """Return the stretches of nights that have one kind of reference."""
-    places = [0, *_other_reference(nights), len(nights)]
-    return [range(first, end) for first, end in pairwise(places)]
+def _spans(starts: Sequence[int], count: int) -> list[range]:
+    """Return the stretches of so many nights that begin at the first one and at these."""
+    return [range(first, end) for first, end in pairwise([0, *starts, count])]
 
 
 def _steps_of_machine(nights: Sequence[Night]) -> list[ChangePoint]:
     found = []
-    for span in _spans(nights):
+    for span in _spans(_other_reference(nights), len(nights)):
         known = [nights[place].reference for place in span]
         logs = [log for log in known if log is not None]
         found += [step.at(span) for step in machine_steps(logs)]
     return found
 
 
-def _machine_speed(nights: Sequence[Night]) -> list[float]:
-    """Return how much slower the machine was than usual in each night, as a logarithm; 0 without a reference."""
+def _machine_speed(nights: Sequence[Night], anew: Sequence[int]) -> list[float]:
+    """Return how much slower the machine was than usual in each night, as a logarithm; 0 without a reference.
+
+    What is usual is read anew whenever the machine is another one.
+    """
     speeds = []
-    for span in _spans(nights):
+    for span in _spans(anew, len(nights)):
         logs = [nights[place].reference or 0.0 for place in span]
         speeds += [log - median(logs) for log in logs]
     return speeds
@@ -249,7 +258,7 @@ class _Series:
 
     key: str
     newest: tuple[CellNight, ...]
-    last: tuple[CellNight, ...]
+    last: int
     places: tuple[int, ...]
     runs: tuple[tuple[CellNight, ...], ...]
     measured: tuple[float, ...]
@@ -260,14 +269,14 @@ class _Series:
         all_runs = [tuple(row for row in night.rows if row.point == key) for night in nights]
         timed = [tuple(row for row in runs if row.timed) for runs in all_runs]
         places = tuple(place for place, runs in enumerate(timed) if runs)
-        newest = next(runs for runs in reversed(all_runs) if runs)
-        simulated = newest[0].engine == "virtual"
+        last = max(place for place, runs in enumerate(all_runs) if runs)
+        simulated = all_runs[last][0].engine == "virtual"
         measured = tuple(middle_log(row.update_s or 0.0 for row in timed[place]) for place in places)
         adjusted = [log - (0.0 if simulated else speeds[place]) for log, place in zip(measured, places, strict=True)]
         return cls(
             key=key,
-            newest=newest,
-            last=all_runs[-1],
+            newest=all_runs[last],
+            last=last,
             places=places,
             runs=tuple(timed[place] for place in places),
             measured=measured,
@@ -282,11 +291,12 @@ class _Series:
         mine = [] if self.simulated else [self._from(place) for place in anew]
         found = self._exact_steps() if self.simulated else change_points(self.adjusted, score, mine)
         starts = sorted({0, *mine, *(step.place for step in found)} - {len(self.places)})
-        statuses = [row.status for row in self.last]
+        statuses = [row.status for row in self.newest]
         return PointTrend(
             key=self.key,
             row=self.newest[0].row,
             simulated=self.simulated,
+            last=self.last,
             nights=self.places,
             measured_s=tuple(map(math.exp, self.measured)),
             adjusted_s=tuple(map(math.exp, self.adjusted)),

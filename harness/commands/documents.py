@@ -308,7 +308,7 @@ class TrendEntry:
     levels: tuple[LevelEntry, ...]
     run_spread: Annotated[float | None, described("standard deviation between runs of a night, of logarithms")]
     night_spread: Annotated[float | None, described("standard deviation of a night about its level, of logarithms")]
-    statuses: Annotated[dict[str, int], described("how its cells ended in the last night")]
+    statuses: Annotated[dict[str, int], described("how its cells ended in the last night that it ran in")]
 
 
 @dataclass(frozen=True)

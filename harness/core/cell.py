@@ -73,8 +73,11 @@ every edit of a strategy's file, and whether an edit made it worse may be the qu
 
 
 def point_key(cell: Cell) -> str:
-    """Return what pairs a cell with those of other nights and seeds, as JSON."""
-    content = to_json(cell)
+    """Return what pairs a cell with those of other nights and seeds, as JSON.
+
+    Nights of many versions are paired by it: a key that came later is no part of it where it is left at its default.
+    """
+    content = to_json(cell) | {"workload": without_later(cell.workload), "goal": without_later(cell.goal)}
     return json.dumps({key: content[key] for key in POINT_FIELDS}, sort_keys=True)
 
 

@@ -84,14 +84,12 @@ def _levels_around(levels: Sequence[Level], place: int) -> tuple[Level, Level]:
 
 
 def _caption(point: PointTrend, found: Trends, adjusted: bool) -> str:
-    text = "Lines are the median of the nights between two changes."
+    text = "Lines: the median between two changes."
     if adjusted:
-        text += (
-            " Filled dots are times at the machine's usual speed, by the reference; pale ones as they were measured."
-        )
+        text += " Filled dots: at the machine's usual speed, by the reference; pale dots: as measured."
     if point.shifts:
         steps = (
-            f"{after.seconds / before.seconds:.3g} times as long since {found.nights[after.first].began:%Y-%m-%d}"
+            f"{change_in_percent(after.seconds / before.seconds)} since {found.nights[after.first].began:%Y-%m-%d}"
             for before, after in (_levels_around(point.levels, step.place) for step in point.shifts)
         )
         return f"{'; '.join(steps)}. {text}"
@@ -117,6 +115,8 @@ def machine_panel(found: Trends) -> Panel | None:
         for shift in found.shifts:
             if shift.by is ChangedBy.MACHINE and shift.after in nights:
                 _mark(axes, days[nights.index(shift.after)], change_in_percent(shift.factor))
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + ROOM * (high - low))
         axes.set_ylabel("% off its usual time")
         _dates(axes)
 

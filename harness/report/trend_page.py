@@ -10,9 +10,9 @@ from harness.analysis.trend_words import (
     POINT_HEAD,
     cause_in_words,
     heading,
+    names_by_key,
     night_names,
     point_cells,
-    point_names,
     remarks,
     verdict,
     what_changed,
@@ -28,7 +28,7 @@ from harness.report.svg import Drawing, Panel, colours
 POINTS_DRAWN = 8
 """Points whose figures are seen at once, those that changed last; chosen: the others are one click away."""
 
-BADGES = {
+CHANGED_BY_WORDS = {
     ChangedBy.MACHINE: "Machine",
     ChangedBy.ENVIRONMENT: "Environment",
     ChangedBy.CODE: "Code",
@@ -69,7 +69,7 @@ class TrendsShown:
         for shift in self.found.shifts:
             yield ShownShift(
                 night=names[shift.after.night],
-                badge=BADGES[shift.by],
+                badge=CHANGED_BY_WORDS[shift.by],
                 kind=_kind(shift),
                 what=what_changed(shift, self.found),
                 change=change_in_percent(shift.factor),
@@ -88,9 +88,10 @@ class TrendsShown:
 
     @cached_property
     def _panels(self) -> list[Panel | None]:
-        """The points, those that changed last first."""
-        names = point_names(self.found)
-        ordered = sorted(self.found.points, key=lambda p: -max((step.place for step in p.shifts), default=-1))
+        """The points, those that changed last first, and behind all what runs no longer."""
+        names, current = names_by_key(self.found), self.found.current
+        changed = sorted(self.found.points, key=lambda p: -max((step.place for step in p.shifts), default=-1))
+        ordered = sorted(changed, key=lambda point: point not in current)
         return [point_panel(point, names[point.key], self.found) for point in ordered]
 
 

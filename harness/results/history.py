@@ -63,7 +63,11 @@ def add_night(
         NothingDone: no cell has a result.
         InputError: a record, or the reference beside them, is damaged.
     """
-    rows = night_rows(results, facts, commit, machine)
+    return keep_rows(folder, night_rows(results, facts, commit, machine))
+
+
+def keep_rows(folder: Path, rows: Sequence[CellNight]) -> Path:
+    """Add the rows of a night to a history and return their file."""
     digest = hashlib.sha256("".join(sorted(row.record for row in rows)).encode()).hexdigest()[:12]
     stamp = rows[0].night.replace(":", "").replace("-", "")
     path = folder / "nights" / f"{stamp}-{digest}.parquet"
