@@ -55,7 +55,7 @@ def alarm(machine: Machine, slower: np.ndarray, again: bool, random: np.random.G
         usual = gate.usual_of_one_night(logs[0], counts, counts, scatter)
     else:
         usual = gate.usual_of_history(logs[:-1])
-    points, together = gate.judge(usual, logs[-1], LEAST)
+    points, together = gate.judge_night(usual, logs[-1], LEAST)
     if not again:
         return bool(points.alarms.any() or together.alarms.any())
     anew = truth[-1][:, None] + random.normal(0, machine.run, (machine.points, FRESH))
@@ -98,3 +98,6 @@ def gate_lines(draws: int) -> Iterator[Line]:
     for name, machine in others:
         for one, words in ((0, "alarms without a change"), (0.2, "one point 20 % slower is found")):
             yield Line(f"{name}, 1 run a night, suspects again: {words}", alarms(machine, one, 0, True, draws))
+    for one, every, words in ((0.1, 0, "one point 10 % slower is found"), (0, 0.05, "all points 5 % slower are found")):
+        text = f"two nights, 1 run a night, suspects again: {words}"
+        yield Line(text, alarms(Machine(nights=1), one, every, True, draws))

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.analysis import gate
 from harness.analysis.compare_times import update_times
-from harness.analysis.compared import Basis, ChangeKind, Gated, MeasuredCell, PointPair, Together
+from harness.analysis.compared import ChangeKind, Gated, MeasuredCell, PointPair, Together, UsualFrom
 from harness.analysis.nights import middle_log
 
 FEWEST_LOOPS = 3
@@ -56,7 +56,7 @@ class _Group:
     """Points of a scenario that are judged by the same."""
 
     scenario: str
-    basis: Basis
+    basis: UsualFrom
     pairs: Sequence[PointPair]
     beside: Beside
 
@@ -81,7 +81,7 @@ def gates(pairs: Sequence[PointPair], besides: Mapping[str, Beside], least: floa
 
 
 def _groups(pairs: Sequence[PointPair], besides: Mapping[str, Beside]) -> list[_Group]:
-    members: dict[tuple[str, Basis], list[PointPair]] = {}
+    members: dict[tuple[str, UsualFrom], list[PointPair]] = {}
     for pair in pairs:
         scenario = str(pair.row.get("scenario") or "")
         beside = besides.get(scenario, Beside())
@@ -91,13 +91,13 @@ def _groups(pairs: Sequence[PointPair], besides: Mapping[str, Beside]) -> list[_
     return [_Group(*key, found, besides[key[0]]) for key, found in members.items()]
 
 
-def _basis(pair: PointPair, beside: Beside) -> Basis | None:
+def _basis(pair: PointPair, beside: Beside) -> UsualFrom | None:
     if len(beside.new) < FEWEST_LOOPS:
         return None
     if len(beside.nights.get(pair.point, ())) >= gate.FEWEST_NIGHTS:
-        return Basis.HISTORY
+        return UsualFrom.HISTORY
     usable = len(beside.base) >= FEWEST_LOOPS and update_times(pair.base)
-    return Basis.ONE_NIGHT if usable else None
+    return UsualFrom.ONE_NIGHT if usable else None
 
 
 def _judge(group: _Group, least: float, family: int, groups: int) -> tuple[dict[str, tuple[Gated, float]], Together]:
@@ -110,12 +110,12 @@ def _judge(group: _Group, least: float, family: int, groups: int) -> tuple[dict[
     before = [_logs(pair.base) for pair in pairs]
     loops = [beside.base, beside.new, beside.fresh_reference]
     scatter = gate.Scatter.of([*before, *logs, *fresh_logs], loops)
-    if group.basis is Basis.HISTORY:
+    if group.basis is UsualFrom.HISTORY:
         usual = gate.usual_of_history(_table([beside.nights[pair.point] for pair in pairs]))
     else:
         base = np.array([middle_of(own) for own in before]) - middle_of(beside.base)
         usual = gate.usual_of_one_night(base, _runs(before, beside.base), runs, scatter)
-    points, together = gate.judge(usual, night, least, family + groups)
+    points, together = gate.judge_night(usual, night, least, family + groups)
     decided = [k for k in points.suspects if len(fresh_logs[k]) >= FEWEST_FRESH and beside.fresh_reference]
     by = [points] * len(pairs)
     if decided:
@@ -123,7 +123,7 @@ def _judge(group: _Group, least: float, family: int, groups: int) -> tuple[dict[
         anew = _runs(fresh_logs, beside.fresh_reference)
         decision, together = gate.decide(usual, night, runs, fresh, anew, scatter, least, family)
         by = [decision if k in decided else points for k in range(len(pairs))]
-    sure = [group.basis is Basis.HISTORY or min(len(pair.base), len(pair.new)) > 1 for pair in pairs]
+    sure = [group.basis is UsualFrom.HISTORY or min(len(pair.base), len(pair.new)) > 1 for pair in pairs]
     found = {
         pair.point: (
             replace(
@@ -138,17 +138,17 @@ def _judge(group: _Group, least: float, family: int, groups: int) -> tuple[dict[
     return found, Together(group.scenario, len(pairs), _gated(group, together, 0, sure=all(sure)))
 
 
-def _gated(group: _Group, judged: gate.Judged, place: int, *, sure: bool) -> Gated:
+def _gated(group: _Group, judged: gate.NightJudged, place: int, *, sure: bool) -> Gated:
     excess, limit = float(judged.excess[place]), float(judged.limit[place])
     kind = None
     if excess > limit:
         kind = ChangeKind.REGRESSION if sure else ChangeKind.SUSPECT
     elif excess < -limit:
         kind = ChangeKind.IMPROVEMENT
-    nights = max(len(group.beside.nights[pair.point]) for pair in group.pairs) if group.basis is Basis.HISTORY else 1
+    known = [len(group.beside.nights[pair.point]) for pair in group.pairs if group.basis is UsualFrom.HISTORY]
     return Gated(
         basis=group.basis,
-        nights=min(nights, gate.NIGHTS),
+        nights=min(max(known, default=1), gate.NIGHTS),
         relative=math.exp(excess),
         limit=math.exp(limit),
         detectable=math.exp(float(judged.detectable[place])),

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from harness.analysis.compared import (
     SLOWER,
     STATUS,
-    Basis,
     ChangeKind,
     Comparison,
     Detectable,
     Finding,
     Gated,
+    UsualFrom,
     Verdict,
 )
 from harness.analysis.exact import MIN_SEEDS
@@ -86,7 +86,7 @@ def together_in_words(found: Comparison) -> list[Text]:
 
 def beside_in_words(gated: Gated) -> Text:
     """Say what a time came to beside the reference, by what it was judged, and what it had to exceed."""
-    than = f"than in {gated.nights} nights" if gated.basis is Basis.HISTORY else "than in BASE"
+    than = f"than in {gated.nights} nights" if gated.basis is UsualFrom.HISTORY else "than in BASE"
     by = f"{counted(gated.fresh, 'fresh run')} beside the reference" if gated.fresh else "beside the reference"
     return Text(f"{by} {change_in_percent(gated.relative)} {than}, limit {change_in_percent(gated.limit)}")
 

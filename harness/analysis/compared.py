@@ -99,7 +99,7 @@ def deterministic(quantity: Quantity, before: MeasuredCell, after: MeasuredCell)
     return (synchronous and not before.timed) or times[0] == times[1]
 
 
-class Basis(StrEnum):
+class UsualFrom(StrEnum):
     """What is known of how long a point usually takes."""
 
     HISTORY = "history"
@@ -118,7 +118,7 @@ class Gated:
         suspect: whether fresh runs would be of use.
     """
 
-    basis: Basis
+    basis: UsualFrom
     nights: int
     relative: float
     limit: float

@@ -120,7 +120,7 @@ class Usual:
 
 
 @dataclass(frozen=True)
-class Judged:
+class NightJudged:
     """A night against what is usual.
 
     Attributes:
@@ -202,7 +202,7 @@ def usual_of_one_night(base: Logs, before: Runs, after: Runs, scatter: Scatter) 
     return Usual(base, *sides, np.full(count, degrees), together)
 
 
-def judge(usual: Usual, night: Logs, least: float, family: int | None = None) -> tuple[Judged, Judged]:
+def judge_night(usual: Usual, night: Logs, least: float, family: int | None = None) -> tuple[NightJudged, NightJudged]:
     """Judge a night as it is, point by point and all points together.
 
     Args:
@@ -223,7 +223,7 @@ def decide(
     scatter: Scatter,
     least: float,
     family: int | None = None,
-) -> tuple[Judged, Judged]:
+) -> tuple[NightJudged, NightJudged]:
     """Judge a night by fresh runs of its suspects; the mean over all points by the night, if they leave any of it.
 
     Args:
@@ -252,9 +252,9 @@ def _mean(usual: Usual, night: Logs) -> Logs:
     return np.array([float(np.mean(night - usual.level))])
 
 
-def _judged(usual: Usual, night: Logs, least: float, level: float) -> Judged:
+def _judged(usual: Usual, night: Logs, least: float, level: float) -> NightJudged:
     spread = np.sqrt(usual.night + usual.error)
     quantiles = {degrees: quantile_of_t(level, degrees) for degrees in set(usual.degrees.tolist())}
     excess = night - usual.level
     limit = np.maximum(least, spread * [quantiles[degrees] for degrees in usual.degrees.tolist()])
-    return Judged(excess, limit, spread)
+    return NightJudged(excess, limit, spread)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from harness.analysis.compared import Basis, ChangeKind, Verdict
+from harness.analysis.compared import ChangeKind, UsualFrom, Verdict
 from harness.analysis.trends import ChangedBy
 from harness.core.endings import Cause, Status
 from harness.core.records import Json, to_json
@@ -48,7 +48,7 @@ class Fact:
 class BesideEntry:
     """A time beside the reference, a plain PyTorch loop that ran in the same nights."""
 
-    basis: Annotated[Basis, described("whether a history or BASE alone says what is usual")]
+    basis: Annotated[UsualFrom, described("whether a history or BASE alone says what is usual")]
     nights: Annotated[int, described("that say it")]
     relative: Annotated[float, described("factor over what is usual, the machine's own change taken out")]
     limit: Annotated[float, described("factor that it has to exceed to be slower")]

@@ -11,7 +11,7 @@ from compared_cells import STEP_S, cell
 from lazy import lazy
 
 from harness.analysis.compare_words import in_markdown, in_text
-from harness.analysis.compared import Basis, ChangeKind, Comparison, Verdict
+from harness.analysis.compared import ChangeKind, Comparison, UsualFrom, Verdict
 
 np = lazy("numpy")
 gate = lazy("harness.analysis.gate")
@@ -37,7 +37,7 @@ def runs(points: int, each: float = 1.0, loops: int = 10) -> Any:
 def test_a_point_far_above_its_usual_level_alarms_and_others_do_not() -> None:
     nights = table(4)
     usual = gate.usual_of_history(nights)
-    points, together = gate.judge(usual, np.median(nights, axis=0) + np.array([0.2, 0.0, 0.01, -0.2]), LEAST)
+    points, together = gate.judge_night(usual, np.median(nights, axis=0) + np.array([0.2, 0.0, 0.01, -0.2]), LEAST)
     assert points.alarms.tolist() == [True, False, False, False]
     assert points.suspects == [0]
     assert not together.alarms.any()
@@ -47,7 +47,7 @@ def test_a_point_far_above_its_usual_level_alarms_and_others_do_not() -> None:
 
 def test_all_points_a_little_slower_alarm_together() -> None:
     nights = table(8)
-    points, together = gate.judge(gate.usual_of_history(nights), np.median(nights, axis=0) + 0.06, LEAST)
+    points, together = gate.judge_night(gate.usual_of_history(nights), np.median(nights, axis=0) + 0.06, LEAST)
     assert together.alarms.tolist() == [True]
     assert together.excess == pytest.approx([0.06], abs=0.01)
     assert len(points.suspects) == gate.MOST_SUSPECTS
@@ -76,7 +76,7 @@ def test_a_point_without_some_nights_is_known_by_its_own() -> None:
 
 def test_nights_that_are_all_alike_have_a_spread_all_the_same() -> None:
     usual = gate.usual_of_history(np.full((20, 2), -1.0))
-    points, _ = gate.judge(usual, np.array([-1.0, -0.99]), LEAST)
+    points, _ = gate.judge_night(usual, np.array([-1.0, -0.99]), LEAST)
     assert points.spread.min() >= gate.LEAST_OF_NIGHTS
     assert not points.alarms.any()
 
@@ -104,7 +104,7 @@ def test_fresh_runs_decide_and_luck_of_the_night_does_not() -> None:
 def test_one_night_knows_less_than_many() -> None:
     scatter = gate.Scatter(4e-4, 4e-4, 20)
     one = gate.usual_of_one_night(np.zeros(4), runs(4), runs(4), scatter)
-    points, _ = gate.judge(one, np.array([0.09, 0.2, 0.0, 0.0]), LEAST)
+    points, _ = gate.judge_night(one, np.array([0.09, 0.2, 0.0, 0.0]), LEAST)
     assert points.alarms.tolist() == [False, True, False, False]
     assert points.suspects == [1, 0]
     assert (points.detectable > points.limit).all()
@@ -174,11 +174,11 @@ def test_a_history_says_what_is_usual_not_the_base() -> None:
     found = judged({"a": 1.1}, beside(nights=12))
     assert (kinds(found), found.verdict) == ({"a": ChangeKind.REGRESSION}, Verdict.REGRESSION)
     gated = next(change.gated for change in found.changes if change.gated and change.gated.kind)
-    assert (gated.basis, gated.nights) == (Basis.HISTORY, 12)
+    assert (gated.basis, gated.nights) == (UsualFrom.HISTORY, 12)
     assert "than in 12 nights" in in_text(found)
     few = judged({"a": 1.1}, beside(nights=7))
     assert few.changes[0].gated is not None
-    assert (few.changes[0].gated.basis, few.verdict) == (Basis.ONE_NIGHT, Verdict.NO_REGRESSION)
+    assert (few.changes[0].gated.basis, few.verdict) == (UsualFrom.ONE_NIGHT, Verdict.NO_REGRESSION)
 
 
 def test_all_points_together_break_the_build_where_none_does_alone() -> None:
