@@ -448,6 +448,13 @@ def _as_own(row: Row, read: str, seed: int, name: str) -> Row:
     return row | own
 
 
+def gate(draws: int) -> Iterator[Line]:
+    """Yield in how many nights the gate raises an alarm, with a change and without."""
+    import simulated_gate  # late: it prints lines as this module does
+
+    yield from simulated_gate.gate_lines(draws)
+
+
 def history(draws: int) -> Iterator[Line]:
     """Yield how often a step of 7 % at night 23 of 40 is found, and how often one is found that nobody made."""
     import simulated_history  # late: it prints lines as this module does
@@ -462,6 +469,7 @@ PARTS = {
     "equality": equality,
     "settling": settling,
     "real": real_runs,
+    "gate": gate,
     "history": history,
 }
 

@@ -22,10 +22,14 @@ from harness.core.held_files import holding
 from harness.core.version import __version__
 
 if TYPE_CHECKING:
+    from harness.analysis.compared import Comparison
     from harness.api.host import Host
     from harness.core.cell import Plan
     from harness.engines.shared.findings import Findings
     from harness.report.against import Against
+
+REFERENCE_RUNS = 10
+"""Of one night: their noise is then a third of that of one run. Source: ../docs/nightly.md."""
 
 NOT_YET = {
     "check": "examine a strategy for conformance",
@@ -177,6 +181,14 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     "that did not choose."
 )
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
+@click.option(
+    "--reference",
+    type=click.IntRange(0),
+    is_flag=False,
+    flag_value=REFERENCE_RUNS,
+    metavar="[RUNS]",
+    help=f"Run a plain PyTorch loop beside the cells, {REFERENCE_RUNS} times or as often as you say.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs, to open in Perfetto.")
@@ -479,7 +491,17 @@ def _write_report(
     "--html", type=click.Path(path_type=Path), help="Also write the page of `harness report NEW --base BASE`."
 )
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML, one test for each point.")
+@click.option(
+    "--rerun", is_flag=True, help="Run what looks slower 5 more times, with the reference, and judge by that."
+)
+@click.option(
+    "--history", "nights", type=click.Path(path_type=Path), help="Judge by the nights kept here: 8 of them or more."
+)
+@click.option("--machine", default="", help="Name of this machine in the history.")
+@plugins_option
+@click.pass_obj
 def compare(
+    outer: tuple[str, ...],
     base: Path,
     new: Path,
     min_effect: float,
@@ -489,24 +511,51 @@ def compare(
     as_json: bool,
     html: Path | None,
     junit: Path | None,
+    rerun: bool,
+    nights: Path | None,
+    machine: str,
+    plugins: tuple[str, ...],
 ) -> None:
     """Say whether the results in NEW are worse than those in BASE.
 
     Exits with 1 on a regression, for use in a nightly job; with 5 where nothing could be
     compared, with 2 where times were not because device or cluster is another.
     """
-    from harness.commands.pair_results import against, compare_results, text_of
+    from harness.commands.besides import History
+    from harness.commands.pair_results import NoBase, against, compare_results, first_night, text_of
+    from harness.core.atomic_files import write_atomically
 
     _refuse_two_forms("compare", {"--markdown": markdown, "--json": as_json})
-    found = compare_results(base, [new], min_effect, allow_other_device, trust_machine)
+    history = History(nights, machine) if nights else None
+
+    def judged() -> Comparison:
+        return compare_results(base, [new], min_effect, allow_other_device, trust_machine, history, rerun=rerun)
+
+    failed = None
+    try:
+        found = judged()
+    except NoBase as error:
+        if junit:
+            write_atomically(junit, first_night(new, str(error)))
+        raise
+    if rerun and found.rerun:
+        from harness.commands.rerun_suspects import rerun_suspects
+
+        files = [str(Path(path).resolve()) for path in (*outer, *plugins)]
+        try:
+            rerun_suspects(base, [new], found.rerun, files, lambda line: click.echo(line, err=True))
+        except HarnessError as error:
+            failed = error
+        found = judged()
     click.echo(text_of(found, base, new, markdown, as_json))
     if html:
         click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
     if junit:
         from harness.commands.compare_junit import junit_text
-        from harness.core.atomic_files import write_atomically
 
         write_atomically(junit, junit_text(found))
+    if failed and not found.verdict.exit_code:
+        raise failed
     sys.exit(found.verdict.exit_code)
 
 

@@ -14,7 +14,7 @@ _IN_TITLE = _IN_MESSAGE | str.maketrans({":": "%3A", ",": "%2C"})
 _LEVEL = {ChangeKind.REGRESSION: "error", ChangeKind.SUSPECT: "warning"}
 
 
-def annotations(found: Comparison) -> list[str]:
+def annotation_lines(found: Comparison) -> list[str]:
     """Return what got worse as workflow commands, and the conclusion as the last one.
 
     Source: GitHub's documentation of workflow commands, and its toolkit for what has to be escaped.

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from harness.analysis.compared import ChangeKind, Verdict
+from harness.analysis.compared import ChangeKind, UsualFrom, Verdict
 from harness.analysis.confirmation import Ground
 from harness.analysis.trends import ChangedBy
 from harness.core.endings import Cause, Status
@@ -46,6 +46,27 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class BesideEntry:
+    """A time beside the reference, a plain PyTorch loop that ran in the same nights."""
+
+    basis: Annotated[UsualFrom, described("whether a history or BASE alone says what is usual")]
+    nights: Annotated[int, described("that say it")]
+    relative: Annotated[float, described("factor over what is usual, the machine's own change taken out")]
+    limit: Annotated[float, described("factor that it has to exceed to be slower")]
+    fresh: Annotated[int, described("fresh runs that decided; 0: the night itself")]
+
+
+@dataclass(frozen=True)
+class TogetherEntry:
+    """All measured points of a scenario beside the reference, as one."""
+
+    scenario: Annotated[str, described("empty where there is one only")]
+    points: int
+    kind: Annotated[ChangeKind | None, described("null where they are neither slower nor faster")]
+    beside: BesideEntry
+
+
+@dataclass(frozen=True)
 class FoundEntry:
     """One thing that changed."""
 
@@ -56,10 +77,13 @@ class FoundEntry:
     base: Annotated[float | str | None, described("mean or median over seeds, or a status")]
     new: Annotated[float | str | None, described("mean or median over seeds, or a status")]
     change: Annotated[float | None, described("new over base; null of statuses")]
-    interval: Annotated[tuple[float, float] | None, described("of the change; null where it is exact")]
+    interval: Annotated[
+        tuple[float, float] | None, described("of the change; null where it is exact, or beside the reference")
+    ]
     coverage: Annotated[float | None, described("of the interval, as a fraction")]
     runs: Annotated[tuple[int, int], described("on either side")]
     exact: Annotated[bool, described("whether the same code must give the same value again")]
+    beside: Annotated[BesideEntry | None, described("null where no reference ran, or of what is no time")]
     where: Annotated[str, described("the part of the step that changed most, for people")]
     detail: Words
     sentence: Words
@@ -75,8 +99,11 @@ class ChangeEntry:
     base: float
     new: float
     change: Annotated[float, described("new over base")]
-    interval: Annotated[tuple[float, float] | None, described("of the change; null where it is exact")]
+    interval: Annotated[
+        tuple[float, float] | None, described("of the change; null where it is exact, or beside the reference")
+    ]
     kind: Annotated[ChangeKind | None, described("null where the change is not both certain and large enough")]
+    beside: Annotated[BesideEntry | None, described("null where no reference ran, or of what is no time")]
     parts: Annotated[dict[str, dict[str, float]], described("seconds of an update by part of the step: base, new")]
 
 
@@ -104,6 +131,7 @@ class CompareDocument:
     ended: Annotated[int, described("cells that ran to the same end on both sides, and were compared")]
     copies: Annotated[int, described("cells that are the same measurement on both sides, and were not")]
     only_new: Annotated[int, described("cells that BASE lacks")]
+    never_run: Annotated[int, described("cells that NEW plans and neither side has a result of")]
     exact: Annotated[int, described("values that were compared exactly")]
     min_effect: Annotated[float, described("share that a time had to grow by")]
     changed: Annotated[tuple[Fact, ...], described("what differs around the cells; what explains most comes first")]
@@ -111,6 +139,7 @@ class CompareDocument:
     findings: Annotated[tuple[FoundEntry, ...], described("what matters most comes first")]
     changes: Annotated[tuple[ChangeEntry, ...], described("all times and allocated memory that were compared")]
     learnt: Annotated[tuple[ChangeEntry, ...], described("all accuracies, losses, metrics and samples that were")]
+    together: Annotated[tuple[TogetherEntry, ...], described("all points as one beside the reference, by scenario")]
     detectable: tuple[DetectableEntry, ...]
     notes: tuple[str, ...]
 

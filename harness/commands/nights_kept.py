@@ -27,14 +27,14 @@ def add_results(results: Sequence[Path], to: Path, repository: Path, machine: st
     lines = []
     for found in (found for path in results for found in find_results(path)):
         before = set(to.glob("nights/*.parquet"))
-        path = add_night(to, found, _facts(found), commit, machine)
+        path = add_night(to, found, facts_of(found), commit, machine)
         there = path in before
         lines.append(f"{path}: {'there already' if there else counted(len(found.records()), 'run')}")
     at = f"commit {commit.name}{', with changes' if commit.dirty else ''}" if commit.name else "no commit known"
     return "\n".join([*lines, f"{at}; next: harness history show {to}"])
 
 
-def _facts(results: Results) -> dict[str, dict[str, object]]:
+def facts_of(results: Results) -> dict[str, dict[str, object]]:
     """Return what surrounds each cell, as `harness compare` names it."""
     name = results.plan().name
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -116,11 +116,13 @@ def run_cells(
     fresh: bool = False,
     budget_s: float | None = None,
     trace: int | None = None,
+    reference: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Run the missing ones of `cells`; each record is on disk before the next cell starts.
 
     Args:
         trace: steps of each cell to write a trace of.
+        reference: runs beside the cells what is due when so many of them all have ended.
 
     Raises:
         MachineError: the environment cannot do it (a data set is missing, say); what is finished stays.
@@ -138,6 +140,8 @@ def run_cells(
                 if deadline is not None and time.monotonic() >= deadline:
                     summary.out_of_budget = True
                     return summary
+                if reference:
+                    reference(len(summary.ran), len(todo))
                 progress.started(cell, next(numbers), len(todo))
                 began = time.monotonic()
                 stored = results.record(cell.cell_id)
@@ -147,6 +151,8 @@ def run_cells(
                 summary.ran.append(record)
                 progress.finished(record, time.monotonic() - began)
             progress.round_ended(results)
+        if reference:
+            reference(len(summary.ran), len(todo))
     except KeyboardInterrupt:
         summary.interrupted = True
     return summary

@@ -323,6 +323,8 @@ class Plan:
         notes: what holds for the whole plan.
         understood: quantities with units, as they were read.
         confirm: fresh seeds that are to bear the answer out; 0: nobody asked for any.
+        reference_runs: runs of a plain PyTorch loop that are wanted beside the cells.
+        plugins: files that its cells load.
     """
 
     name: str
@@ -339,6 +341,9 @@ class Plan:
     def swept(self) -> tuple[Cell, ...]:
         """The cells of the sweep itself: those whose seeds choose."""
         return tuple(cell for cell in self.cells if not cell.confirms)
+
+    reference_runs: int = 0
+    plugins: tuple[str, ...] = ()
 
 
 LARGEST = 0

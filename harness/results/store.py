@@ -40,6 +40,7 @@ class Record:
         cause: of what ended it before its training did; None where nothing did.
         environment: host-independent facts of machine and versions.
         attempts: how often it was tried.
+        rerun: which of the fresh runs of a suspect it is, from 1; 0 of a run of the night itself.
         started: when it was begun, ISO 8601 in UTC; empty of records of before this was written.
     """
 
@@ -53,6 +54,7 @@ class Record:
     detail: Json | None = None
     cause: Cause | None = None
     started: str = ""
+    rerun: int = 0
 
     @property
     def final(self) -> bool:
@@ -61,10 +63,14 @@ class Record:
 
 
 class Results:
-    """The folder of one scenario under a results root."""
+    """The folder of one scenario under a results root.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        rerun: what its records are marked with.
+    """
+
+    def __init__(self, folder: Path, rerun: int = 0) -> None:
+        self.folder, self.rerun = folder, rerun
 
     def cell_folder(self, cell_id: str) -> Path:
         """Return where a cell's files lie."""
@@ -91,7 +97,7 @@ class Results:
             earlier.unlink(missing_ok=True)
         for name, table in tables.items():
             _write_table(folder / name, table)
-        content = {"schema": RECORD_SCHEMA, **to_json(record)}
+        content = {"schema": RECORD_SCHEMA, **to_json(replace(record, rerun=self.rerun))}
         write_atomically(folder / "record.json", json.dumps(jsonable(content), indent=1) + "\n")
 
     def set_aside(self, cell_id: str) -> None:

@@ -6,7 +6,7 @@ import re
 
 from compared_cells import cell, compare
 
-from harness.commands.compare_annotations import MOST, annotations
+from harness.commands.compare_annotations import MOST, annotation_lines
 
 COMMAND = re.compile(r"^::(error|warning|notice) title=([^:,\n]+)::([^\n]+)$")
 
@@ -25,12 +25,12 @@ def crashed(points: int) -> compare.Comparison:
 
 def test_a_night_without_findings_is_one_notice() -> None:
     nights = [cell("a", seed) for seed in range(3)]
-    (found,) = parsed(annotations(compare.compare(nights, nights)))
+    (found,) = parsed(annotation_lines(compare.compare(nights, nights)))
     assert found[0] == "notice"
 
 
 def test_a_crash_is_an_error_on_a_line_of_its_own_whatever_its_reason_holds() -> None:
-    worse, verdict = parsed(annotations(crashed(1)))
+    worse, verdict = parsed(annotation_lines(crashed(1)))
     assert worse[0] == "error"
     assert "sync-ddp" in worse[1]
     assert "crashed" in worse[2]
@@ -38,8 +38,8 @@ def test_a_crash_is_an_error_on_a_line_of_its_own_whatever_its_reason_holds() ->
 
 
 def test_no_more_than_are_shown_are_written_and_the_others_are_counted() -> None:
-    found = parsed(annotations(crashed(25)))
+    found = parsed(annotation_lines(crashed(25)))
     errors = [line for line in found if line[0] == "error"]
     assert len(errors) == MOST - 1
     assert errors[-1][2].startswith(f"{25 - MOST + 2} more")
-    assert len(parsed(annotations(crashed(MOST - 1)))) == MOST
+    assert len(parsed(annotation_lines(crashed(MOST - 1)))) == MOST
