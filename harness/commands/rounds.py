@@ -169,6 +169,7 @@ def _run_one(
     one_model: bool,
 ) -> Record:
     _tell(host, "cell_started", cell)
+    began_s = time.monotonic()
     telemetry = None
     cell, result = _admitted(cell, results, host, plugins)
     if result is None:
@@ -180,6 +181,7 @@ def _run_one(
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
     record = with_utilisation(with_memory(record, host), host)
+    record = replace(record, took_s=time.monotonic() - began_s)
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ from harness.commands.fresh_seeds import confirmed_as_before, was_swept, with_pi
 from harness.commands.plan_text import confirmation_in_words
 from harness.commands.progress import watching
 from harness.commands.rounds import Summary, missing, run_cells
+from harness.commands.run_times import may_be_stepped, simulated
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
@@ -62,6 +63,22 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
 
     ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
     return True
+
+
+def measure_steps(plan: Plan, host: Host, plugins: Sequence[str], lacking: Collection[str]) -> None:
+    """Measure a step of the cells that run here and of which nothing else tells how long they take.
+
+    Args:
+        lacking: ids of the cells of which nothing does.
+    """
+    twins = [simulated(cell) for cell in plan.cells if cell.cell_id in lacking and may_be_stepped(cell)]
+    cells = [found for cell in twins if (found := _sized(cell, host, plugins)) is not None]
+    from harness.costs.cells import missing_sizes
+
+    if any(missing_sizes(cell, plan.machine) for cell in cells):
+        from harness.engines.calibration.workload_times import ensure_profiles
+
+        ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
 
 
 def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:

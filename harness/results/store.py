@@ -40,6 +40,7 @@ class Record:
         cause: of what ended it before its training did; None where nothing did.
         environment: host-independent facts of machine and versions.
         attempts: how often it was tried.
+        took_s: seconds of this machine that the last of them took, from its start to its record.
     """
 
     cell: Cell
@@ -51,6 +52,7 @@ class Record:
     attempts: int = 1
     detail: Json | None = None
     cause: Cause | None = None
+    took_s: float | None = None
 
     @property
     def final(self) -> bool:

@@ -182,8 +182,11 @@ def test_a_plan_counts_the_cells_beforehand_and_names_them_once_the_sweep_has_ru
     assert "confirm" not in harness("plan", "small.toml")
     harness("run", "small.toml")
     after = harness("plan", "small.toml", "--confirm", "3")
-    assert after.startswith("small: 16 cells, 10 finished\n6 cells confirm the answer: 3 fresh seeds (1000-1002) of ")
-    assert "(global batch 32" in after.splitlines()[1]
+    lines = after.splitlines()
+    assert lines[0] == "small: 16 cells, 10 finished"
+    assert lines[1].startswith("6 cells left to run: about ")
+    assert lines[2].startswith("6 cells confirm the answer: 3 fresh seeds (1000-1002) of ")
+    assert "(global batch 32" in lines[2]
 
 
 def test_one_strategy_at_one_point_confirms_itself() -> None:
