@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from harness.analysis.confirmation import Ground
 from harness.api.host import Host, describe
 from harness.commands.fresh_seeds import confirmed_as_before, was_swept, with_picks
 from harness.commands.plan_text import confirmation_in_words
@@ -47,7 +48,10 @@ class BetweenRounds:
         if self.reported_s <= REPORT_SHARE * (began - self.began_s):
             write_report_of(results, self.host)
             self.reported_s += time.monotonic() - began
-        return judged(results.rows(), self.plan).sentence
+        found = judged(results.rows(), self.plan)
+        confirms = found.confirmation
+        # Until all fresh seeds have run, the answer stays that of the sweep, which was said.
+        return confirms.words if confirms.ground is Ground.PENDING and confirms.done else found.sentence
 
 
 def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str]) -> bool:
