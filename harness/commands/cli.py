@@ -271,9 +271,13 @@ def plan(
         if not measure:
             return _echo_plan(with_notes(made, tried.told), host, root, confirm, as_json)
     from harness.commands import run as session
+    from harness.commands.run_times import run_times
+    from harness.results.store import Results
 
     session.prepare(made, host, (), files)
     session.trace_models(made, host, files)
+    stored = Results(root / made.name)
+    session.measure_steps(made, host, files, run_times(made, stored, stored.records_of(made.cells), host).why_not)
     made, host, _ = _plan(scenario, sets, (*outer, *plugins))
     _echo_plan(with_notes(made, tried.told), host, root, confirm, as_json)
 
@@ -282,18 +286,20 @@ def _echo_plan(made: Plan, host: Host, root: Path, confirm: int | None, as_json:
     """Print a plan, with the cells that are finished in a results root."""
     from harness.commands.fresh_seeds import confirmed_as_before, was_swept
     from harness.commands.plan_text import describe
+    from harness.commands.run_times import run_times
     from harness.results.store import Results
 
     folder = root / made.name
     made = confirmed_as_before(made, Results(folder), confirm)
     records = Results(folder).records_of(made.cells)
+    times = run_times(made, Results(folder), records, host)
     if as_json:
         from harness.commands.documents import document_text
         from harness.commands.plan_json import plan_document
 
-        return click.echo(document_text(plan_document(made, host, records, folder)))
+        return click.echo(document_text(plan_document(made, host, records, folder, times)))
     finished = [cell_id for cell_id, record in records.items() if record.final]
-    click.echo(describe(made, host, finished, was_swept(made, records)))
+    click.echo(describe(made, host, finished, was_swept(made, records), times))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter
 from harness.analysis.compared import ChangeKind, UsualFrom, Verdict
 from harness.analysis.confirmation import Ground
 from harness.analysis.trends import ChangedBy
+from harness.commands.run_times import TimedBy
 from harness.core.endings import Cause, Status
 from harness.core.records import Json, to_json
 from harness.results.store import jsonable
@@ -229,7 +230,7 @@ class PredictionEntry:
     tensor_bytes: Annotated[float | None, described("counted on the fullest device")]
     dram_bytes: Annotated[float | None, described("that device must have")]
     micro_batch_size: int | None
-    cost: Annotated[float | None, described("of the whole cell, in its currency")]
+    cost: Annotated[float | None, described("of the whole cell at most, in its currency")]
     error: Annotated[float, described("relative uncertainty of the step's time, one standard deviation")]
     out_of_memory: Annotated[str, described("what is missing, for people; empty where it fits")]
     reason: Annotated[str, described("why there is no time, for people")]
@@ -259,6 +260,10 @@ class PlannedEntry:
     not_possible: Annotated[str, described("why it cannot be run, for people; empty where it can")]
     notes: tuple[str, ...]
     predicted: PredictionEntry | None
+    run_s: Annotated[float | None, described("seconds of this machine that it takes; null where nothing tells")]
+    run_s_from: Annotated[
+        TimedBy | None, described("seeds, rates: such cells took so long here; step: its steps take so long at most")
+    ]
 
 
 @dataclass(frozen=True)
@@ -285,6 +290,10 @@ class PlanDocument:
     notes: tuple[str, ...]
     confirm: Annotated[int, described("fresh seeds that are to bear the answer out; 0: none")]
     confirm_cells: Annotated[int, described("cells that they make: until the sweep has run, the most they may make")]
+    confirm_s: Annotated[float | None, described("seconds of this machine that they take at most; null: not known")]
+    left_cells: Annotated[int, described("cells that would run")]
+    left_known: Annotated[int, described("those of them of which it is known how long")]
+    left_s: Annotated[float, described("seconds of this machine that these take")]
 
 
 # -- history -----------------------------------------------------------------------------------------------------------

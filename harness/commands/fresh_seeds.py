@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from harness.analysis.confirmation import FreshSeeds, Ground
 from harness.analysis.result_findings import findings_of
+from harness.commands.run_times import RunTimes
 from harness.core.cell import Cell, Plan, cell_id
 from harness.core.endings import Status
 from harness.core.errors import InputError
@@ -105,3 +106,12 @@ def most_picked(plan: Plan) -> list[list[Cell]]:
 def most_cells(plan: Plan) -> int:
     """Return how many cells confirm a plan at most."""
     return plan.confirm * sum(min(PICKS, len(group)) for group in most_picked(plan))
+
+
+def most_confirm_s(plan: Plan, times: RunTimes) -> float | None:
+    """Return the seconds that confirming a plan takes at most; None where of some cell nothing is known."""
+    groups = [[times.known.get(cell.cell_id) for cell in group] for group in most_picked(plan)]
+    known = [[time.seconds for time in group if time is not None] for group in groups]
+    if list(map(len, known)) != list(map(len, groups)):
+        return None
+    return plan.confirm * sum(sum(sorted(seconds)[-PICKS:]) for seconds in known)

@@ -176,6 +176,7 @@ def _run_one(
     one_model: bool,
 ) -> Record:
     _tell(host, "cell_started", cell)
+    began_s = time.monotonic()
     telemetry, started = None, datetime.now(UTC)
     cell, result = _admitted(cell, results, host, plugins)
     if result is None:
@@ -186,7 +187,11 @@ def _run_one(
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
-    record = replace(with_utilisation(with_memory(record, host), host), started=started.isoformat(timespec="seconds"))
+    record = replace(
+        with_utilisation(with_memory(record, host), host),
+        started=started.isoformat(timespec="seconds"),
+        took_s=time.monotonic() - began_s,
+    )
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)

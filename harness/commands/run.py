@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from harness.analysis.confirmation import Ground
 from harness.api.host import Host, describe
 from harness.commands.fresh_seeds import confirmed_as_before, was_swept, with_picks
 from harness.commands.plan_text import confirmation_in_words
 from harness.commands.progress import watching
 from harness.commands.reference_runs import ReferenceRuns, reference_in_words, set_aside
 from harness.commands.rounds import Summary, missing, run_cells
+from harness.commands.run_times import may_be_stepped, simulated
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
@@ -50,7 +52,10 @@ class BetweenRounds:
         if self.reported_s <= REPORT_SHARE * (began - self.began_s):
             write_report_of(results, self.host)
             self.reported_s += time.monotonic() - began
-        return judged(results.rows(), self.plan).sentence
+        found = judged(results.rows(), self.plan)
+        confirms = found.confirmation
+        # Until all fresh seeds have run, the answer stays that of the sweep, which was said.
+        return confirms.words if confirms.ground is Ground.PENDING and confirms.done else found.sentence
 
 
 def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str]) -> bool:
@@ -66,6 +71,22 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
 
     ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
     return True
+
+
+def measure_steps(plan: Plan, host: Host, plugins: Sequence[str], lacking: Collection[str]) -> None:
+    """Measure a step of the cells that run here and of which nothing else tells how long they take.
+
+    Args:
+        lacking: ids of the cells of which nothing does.
+    """
+    twins = [simulated(cell) for cell in plan.cells if cell.cell_id in lacking and may_be_stepped(cell)]
+    cells = [found for cell in twins if (found := _sized(cell, host, plugins)) is not None]
+    from harness.costs.cells import missing_sizes
+
+    if any(missing_sizes(cell, plan.machine) for cell in cells):
+        from harness.engines.calibration.workload_times import ensure_profiles
+
+        ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
 
 
 def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:

@@ -42,6 +42,7 @@ class Record:
         attempts: how often it was tried.
         rerun: which of the fresh runs of a suspect it is, from 1; 0 of a run of the night itself.
         started: when it was begun, ISO 8601 in UTC; empty of records of before this was written.
+        took_s: seconds of this machine that its last attempt took, from its start to its record.
     """
 
     cell: Cell
@@ -55,6 +56,7 @@ class Record:
     cause: Cause | None = None
     started: str = ""
     rerun: int = 0
+    took_s: float | None = None
 
     @property
     def final(self) -> bool:

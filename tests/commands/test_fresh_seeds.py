@@ -81,6 +81,9 @@ def test_the_best_two_run_again_with_as_many_fresh_seeds_one_seed_after_the_othe
     assert again[:2] == [(name, 1000) for name, _ in again[2:]]
     assert again[0][0] != again[1][0]
     assert "then at most 4 more cells confirm the answer: 2 fresh seeds (1000 1001) of the leader and the" in output
+    assert (
+        "  so far: Not confirmed yet: 2 of 4 runs with fresh seeds have ended. Until then this rests on the" in output
+    )
     assert "\n4 cells confirm the answer: 2 fresh seeds (1000 1001) of " in output
     assert "2 fresh seeds (1000 1001), which had no part in" in output
 
@@ -182,8 +185,11 @@ def test_a_plan_counts_the_cells_beforehand_and_names_them_once_the_sweep_has_ru
     assert "confirm" not in harness("plan", "small.toml")
     harness("run", "small.toml")
     after = harness("plan", "small.toml", "--confirm", "3")
-    assert after.startswith("small: 16 cells, 10 finished\n6 cells confirm the answer: 3 fresh seeds (1000-1002) of ")
-    assert "(global batch 32" in after.splitlines()[1]
+    lines = after.splitlines()
+    assert lines[0] == "small: 16 cells, 10 finished"
+    assert lines[1].startswith("6 cells left to run: about ")
+    assert lines[2].startswith("6 cells confirm the answer: 3 fresh seeds (1000-1002) of ")
+    assert "(global batch 32" in lines[2]
 
 
 def test_one_strategy_at_one_point_confirms_itself() -> None:
