@@ -26,8 +26,8 @@ from harness.report.page import templates
 from harness.report.svg import Drawing, Panel, colours
 
 OPEN_AT_ONCE, MOST_DRAWN = 8, 32
-"""Points whose figures are seen at once, those that changed last, and points that are drawn at all; chosen: 200 nights of
-a point take 80 kB."""
+"""Points whose figures are seen at once, those that changed last, and points that are drawn at all; chosen: 200 nights
+of a point take 80 kB."""
 
 CHANGED_BY_WORDS = {
     ChangedBy.MACHINE: "Machine",
