@@ -23,7 +23,7 @@ REFERENCE_MOVED = 0.02
 
 WITHOUT_REFERENCE = (
     "No reference ran beside these nights, so code and machine cannot be told apart: in 100 nights of 8 points a "
-    "machine that drifts by 3 % makes about 10 changes that are none, with a reference fewer than 1. "
+    "machine that drifts by 3 % makes about 13 changes that are none, with a reference fewer than 1. "
     "`harness run --reference` runs one."
 )
 """Source: `benchmarks/statistics.py --only history`."""
