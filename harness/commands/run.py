@@ -22,6 +22,7 @@ from harness.core.errors import HarnessError, Impossible, InputError, NothingDon
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
+from harness.results.interleaved_with import INTERLEAVED_FILE
 from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
 from harness.results.store import Record, Results
@@ -124,8 +125,8 @@ def run(
     results.write_plan(replace(plan, plugins=tuple(plugins)))
     budget_s = _budget(budget) or plan.budget_s
     if fresh:
-        set_aside(results, REFERENCE_FILE)
-        set_aside(results, RERUNS)
+        for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
+            set_aside(results, of_the_night)
     with watching(plan, BetweenRounds(plan, host)) as watcher:
         beside = ReferenceRuns(results, cells, plan.reference_runs if reference is None else reference, watcher.say)
         summary = run_cells(
