@@ -218,8 +218,10 @@ AB_OPTIONS = ("ab", "scenario", "sets", "root", "fresh", "plugins")
 
 def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root: Path, plugins: Sequence[str]) -> None:
     """Run a scenario on two sides, and end as their comparison does."""
+    from harness.analysis.compare_words import ratios_in_words
     from harness.commands.interleave import run_in_turns
     from harness.commands.pair_results import compare_results, text_of
+    from harness.core.atomic_files import write_atomically
 
     context = click.get_current_context()
     source = context.get_parameter_source
@@ -231,8 +233,11 @@ def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root:
     words += [word for path in plugins for word in ("--plugins", str(Path(path).resolve()))]
     base, new = run_in_turns(scenario, ab, words, root / "ab", bool(context.params["fresh"]), click.echo)
     found = compare_results(base, [new], 0.05, False, False)
+    for line in ratios_in_words(found):
+        click.echo(line)
     click.echo(text_of(found, base, new, False, False))
-    click.echo(f"next: harness compare {base} {new} --html {root / 'ab' / 'comparison.html'}, or with --json")
+    write_atomically(document := root / "ab" / "comparison.json", text_of(found, base, new, False, True) + "\n")
+    click.echo(f"as data: {document}; next: harness compare {base} {new} --html {document.with_suffix('.html')}")
     sys.exit(found.verdict.exit_code)
 
 

@@ -17,6 +17,14 @@ from harness.results.interleaved_with import mark_interleaved
 
 SIDES = ("base", "new")
 
+ASKED = """
+import sys
+import harness
+print(harness.__file__)
+print(harness.__version__, "on Python", sys.version.split()[0])
+"""
+"""What a side's interpreter is asked first: which code it would run."""
+
 POINT_KEYS = ("strategy", "options", "swept", "engine", "device", "gpus", "micro_batch_size", "global_batch_size")
 """What pairs a cell of one side with one of the other, with its rate and seed: ids change with the code."""
 
@@ -69,8 +77,8 @@ def side_of(name: str, given: str, root: Path) -> SideToRun:
     if not checkout and found is None:
         raise InputError(
             [
-                f"--ab {given}: no virtual environment, interpreter or checkout; give a folder with bin/python, a python, "
-                "or a folder with harness/ in it"
+                f"--ab {given}: no virtual environment, interpreter or checkout; give a folder with bin/python, "
+                "a python, or a folder with harness/ in it"
             ]
         )
     # A harness that is on the path of this process would stand before that of either side.
@@ -78,12 +86,8 @@ def side_of(name: str, given: str, root: Path) -> SideToRun:
     entries = [str(path.resolve()), *entries] if checkout else entries
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entries)}
     program = sys.executable if checkout else str(found)
-    ask = (
-        "import harness, sys; print(harness.__file__); print(harness.__version__, 'on Python', sys.version.split()[0])"
-    )
-    done = subprocess.run(
-        [program, "-P", "-c", ask], capture_output=True, text=True, env=environment, check=False, timeout=120
-    )
+    asked = [program, "-P", "-c", ASKED]
+    done = subprocess.run(asked, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
         raise InputError([f"--ab {given}: it cannot import harness: {last[0]}"])
@@ -115,7 +119,7 @@ def run_in_turns(
     if sides[0].code == sides[1].code and sides[0].command == sides[1].command:
         say("  both sides are the same code: what differs is chance")
     plans = [_plan_of(side, scenario, words) for side in sides]
-    turns = list(_turns([plan["cells"] for plan in plans], fresh=fresh))
+    turns = list(turns_of([plan["cells"] for plan in plans], fresh=fresh))
     for number, (place, only) in enumerate(turns, start=1):
         side = sides[place]
         again = ["--fresh"] if fresh else []
@@ -137,7 +141,7 @@ def _plan_of(side: SideToRun, scenario: str, words: Sequence[str]) -> Json:
     return content
 
 
-def _turns(cells: Sequence[Sequence[Json]], *, fresh: bool) -> Iterator[tuple[int, str]]:
+def turns_of(cells: Sequence[Sequence[Json]], *, fresh: bool) -> Iterator[tuple[int, str]]:
     """Yield which side runs next and which of its cells; simulated ones at once, as their times are exact."""
     for place, own in enumerate(cells):
         if any(cell["engine"] == "virtual" for cell in own):
