@@ -60,6 +60,7 @@ def compare(
     trust_machine: bool = False,
     besides: Mapping[str, Beside] | None = None,
     never_run: int = 0,
+    interleaved: bool = False,
 ) -> Comparison:
     """Compare what both sides have.
 
@@ -71,6 +72,7 @@ def compare(
             drift by 3 % from night to night, and without a reference that ran beside the cells nobody can tell.
         besides: the references that did, by scenario as rows name it; not used of a machine that is trusted or another.
         never_run: cells that NEW plans and neither side has a result of.
+        interleaved: whether each run took turns with the same of the other side: then no reference is needed.
     """
     before, after = ({(cell.point, cell.seed): cell for cell in side} for side in (base, new))
     common = [key for key in before if key in after]
@@ -80,14 +82,21 @@ def compare(
     pairs = [] if refused else _pairs(zip(*sides, strict=True))
     findings = statuses(before, after)
     exact = [found for pair in pairs for found in _exact(pair)]
-    gated = Gates() if trust_machine or other_machines(*sides) else gates(pairs, besides or {}, min_effect)
-    times = timings(pairs, gated.points)
+    alone = trust_machine or interleaved or other_machines(*sides)
+    gated = Gates() if alone else gates(pairs, besides or {}, min_effect)
+    times = timings(pairs, gated.points, interleaved=interleaved)
     taught = learnt(pairs, min_effect)
     judged = sum(ratio.error > 0 for _, _, ratio in times) + sum(item.chance for item in taught)
     coverage = 1 - FALSE_ALARMS / max(1, judged)
     findings += [finding for finding in exact if finding is not None]
     changes = [
-        change_of(*timing, min_effect, coverage, trust_machine=trust_machine, gated=gated.points.get(timing[0].point))
+        change_of(
+            *timing,
+            min_effect,
+            coverage,
+            trust_machine=trust_machine or interleaved,
+            gated=gated.points.get(timing[0].point),
+        )
         for timing in times
     ]
     findings += [finding for change in changes if (finding := finding_of(change)) is not None]

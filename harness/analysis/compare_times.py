@@ -24,6 +24,7 @@ from harness.analysis.compared import (
 )
 from harness.analysis.exact import MIN_SEEDS, Interval
 from harness.analysis.explain import update_parts
+from harness.analysis.interleaved import ratios_of_pairs
 from harness.analysis.intervals import LogCost, Ratio, cost_of_runs, cost_of_steps, quantile_of_t, ratio
 from harness.analysis.points import PART_NAMES, mean_update_s, number
 from harness.analysis.quantities import Quantity
@@ -39,13 +40,15 @@ fewer than five runs: as many as five runs of one point have; chosen."""
 Timing = tuple[PointPair, Quantity, Ratio]
 
 
-def timings(pairs: Sequence[PointPair], gated: Container[str] = ()) -> list[Timing]:
+def timings(pairs: Sequence[PointPair], gated: Container[str] = (), *, interleaved: bool = False) -> list[Timing]:
     """Return what every point's times became, new over base, with how sure that is.
 
     Args:
         gated: points whose updates are judged beside the reference: runs alone do not say how sure it is.
+        interleaved: whether each run took turns with the same of the other side.
     """
     found: list[Timing] = []
+    in_turns = ratios_of_pairs({pair.point: _logs_of_pairs(pair) for pair in pairs if pair.real}) if interleaved else {}
     for quantity in (UPDATE_TIME, TO_TARGET, ALLOCATED):
         usable = [kept for pair in pairs if (kept := _measured(pair, quantity)) is not None]
         spread = pooled(usable, quantity)
@@ -54,9 +57,17 @@ def timings(pairs: Sequence[PointPair], gated: Container[str] = ()) -> list[Timi
             if quantity is UPDATE_TIME and pair.point in gated:
                 new, base = (fmean(map(math.log, update_times(side))) for side in (pair.new, pair.base))
                 known = Ratio(math.exp(new - base), 0.0, math.inf)
+            elif quantity is UPDATE_TIME:
+                known = in_turns.get(pair.point, known)
             if known is not None:
                 found.append((pair, quantity, known))
     return found
+
+
+def _logs_of_pairs(pair: PointPair) -> list[float]:
+    kept = _measured(pair, UPDATE_TIME)
+    both = zip(update_times(kept.base), update_times(kept.new), strict=True) if kept else ()
+    return [math.log(new / base) for base, new in both]
 
 
 def _ratio_of_seeds(pair: PointPair) -> Ratio | None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from harness.analysis.compared import (
     SLOWER,
     STATUS,
+    UPDATE_TIME,
+    Change,
     ChangeKind,
     Comparison,
     Detectable,
@@ -180,7 +182,20 @@ def _change(finding: Finding) -> str:
     return change_in_percent(finding.change) + (f", {interval}" if interval else "")
 
 
-def interval_in_words(finding: Finding) -> str:
+def ratios_in_words(found: Comparison) -> list[Text]:
+    """Return every time of an update that was compared, new over base, with its interval; found worse or not."""
+    return [
+        Text(
+            f"{point_in_words(change.row)}: {change.quantity.name} {change.quantity.text(change.base)} before, "
+            f"{change.quantity.text(change.new)} now ({change_in_percent(change.ratio)}"
+            f"{', ' + sure if (sure := interval_in_words(change)) else ''})."
+        )
+        for change in found.changes
+        if change.quantity == UPDATE_TIME
+    ]
+
+
+def interval_in_words(finding: Finding | Change) -> str:
     """Return how sure a change is: beside the reference, else its interval and runs; "" where it is exact."""
     if finding.gated is not None:
         return beside_in_words(finding.gated)

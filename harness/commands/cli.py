@@ -189,6 +189,12 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     metavar="[RUNS]",
     help=f"Run a plain PyTorch loop beside the cells, {REFERENCE_RUNS} times or as often as you say.",
 )
+@click.option(
+    "--ab",
+    nargs=2,
+    metavar="BASE NEW",
+    help="Run each cell by two interpreters or checkouts in turns, and compare: folders with bin/python or harness/.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs, to open in Perfetto.")
@@ -215,6 +221,8 @@ def run(
     """Plan a scenario, run what is missing, write the report."""
     if scenario is None:
         return _list_scenarios()
+    if ab := options.pop("ab"):
+        return _run_in_turns(scenario, ab, sets, root, (*outer, *plugins))
     from harness.commands import run as session
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.scenario.plan import select
@@ -234,6 +242,35 @@ def run(
         return session.debug(plan, only, files, options["trace"])
     code = session.run(plan, host, files, root, only, **options)
     sys.exit(code)
+
+
+AB_OPTIONS = ("ab", "scenario", "sets", "root", "fresh", "plugins")
+"""Of `run`: those that mean something with --ab."""
+
+
+def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root: Path, plugins: Sequence[str]) -> None:
+    """Run a scenario on two sides, and end as their comparison does."""
+    from harness.analysis.compare_words import ratios_in_words
+    from harness.commands.interleave import run_in_turns
+    from harness.commands.pair_results import compare_results, text_of
+    from harness.core.atomic_files import write_atomically
+
+    context = click.get_current_context()
+    source = context.get_parameter_source
+    refused = [name for name in context.params if name not in AB_OPTIONS]
+    given = [name.replace("_", "-") for name in refused if source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise InputError([f"run: --{given[0]} means nothing with --ab, which runs every cell; leave it out"])
+    words = [word for text in sets for word in ("--set", text)]
+    words += [word for path in plugins for word in ("--plugins", str(Path(path).resolve()))]
+    base, new = run_in_turns(scenario, ab, words, root / "ab", bool(context.params["fresh"]), click.echo)
+    found = compare_results(base, [new], 0.05, False, False)
+    for line in ratios_in_words(found):
+        click.echo(line)
+    click.echo(text_of(found, base, new, False, False))
+    write_atomically(document := root / "ab" / "comparison.json", text_of(found, base, new, False, True) + "\n")
+    click.echo(f"as data: {document}; next: harness compare {base} {new} --html {document.with_suffix('.html')}")
+    sys.exit(found.verdict.exit_code)
 
 
 @main.command()

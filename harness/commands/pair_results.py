@@ -12,12 +12,17 @@ from harness.commands.besides import History, beside, notes_of
 from harness.commands.scenario_facts import scenario_facts
 from harness.core.cell import point_key
 from harness.core.errors import InputError, NothingDone
+from harness.core.text import Text
 from harness.core.words import counted
+from harness.results.interleaved_with import took_turns
 from harness.results.store import Record, Results, find_results
 
 if TYPE_CHECKING:
     from harness.analysis.compare import Comparison, MeasuredCell
     from harness.report.against import Against
+
+
+IN_TURNS = Text("each run took turns with the same of the other side, so drift of the machine is in no ratio")
 
 
 class NoBase(NothingDone):
@@ -128,6 +133,9 @@ def compare_results(
     )
     besides = {name: beside(before.get(name), results, name, history) for name, results in after.items()}
     earlier, later = ([_measured(stored) for stored in side.values()] for side in (pair.before, pair.after))
+    in_turns = all(
+        name in before and took_turns(results.folder, before[name].folder) for name, results in after.items()
+    )
     found = compare(
         earlier,
         later,
@@ -137,8 +145,10 @@ def compare_results(
         trust_machine=trust_machine,
         besides=besides,
         never_run=pair.never_run,
+        interleaved=in_turns,
     )
-    return replace(found, notes=(*found.notes, *notes_of(besides, history, rerun=rerun)))
+    more = [IN_TURNS] if in_turns else notes_of(besides, history, rerun=rerun)
+    return replace(found, notes=(*found.notes, *more))
 
 
 def _base(base: Path, new: Sequence[Path]) -> list[Results]:

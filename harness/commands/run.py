@@ -26,6 +26,7 @@ from harness.core.errors import HarnessError, Impossible, InputError, NothingDon
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
+from harness.results.interleaved_with import INTERLEAVED_FILE
 from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
 from harness.results.store import Record, Results
@@ -149,8 +150,8 @@ def run(
     todo = missing(cells, results, retry, fresh)
     _announce(plan, results, cells, len(todo))
     if fresh:
-        set_aside(results, REFERENCE_FILE)
-        set_aside(results, RERUNS)
+        for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
+            set_aside(results, of_the_night)
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
 
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
