@@ -16,11 +16,15 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from simulated_sweeps import Line
 
+from harness.analysis.change_points import FIRST_NIGHTS
 from harness.analysis.nights import CellNight
 from harness.analysis.trends import ChangedBy, Shift, Trends, trends_of
 
 NIGHTS, AT = 40, 22
 """Nights of a history, and the index of the first one that is slower."""
+
+LONG = 200
+"""Nights of the histories that are watched for false alarms only."""
 
 NEAR = 3
 """Nights that a change is off its true place at most, to be counted as found; chosen."""
@@ -47,18 +51,19 @@ class Machine:
     wave: float = 0.03
     outliers: float = 0.02
     beside: bool = True
+    nights: int = NIGHTS
 
 
 def draw(world: Machine, random: np.random.Generator) -> list[CellNight]:
     """Return the rows of one history."""
-    drift = np.cumsum(random.standard_normal(NIGHTS) * world.walk)
-    drift += world.wave * np.sin(2 * math.pi * np.arange(NIGHTS) / 30 + random.uniform(0, 2 * math.pi))
+    drift = np.cumsum(random.standard_normal(world.nights) * world.walk)
+    drift += world.wave * np.sin(2 * math.pi * np.arange(world.nights) / 30 + random.uniform(0, 2 * math.pi))
     drift[AT:] += math.log1p(world.machine_step)
-    reference = drift + random.standard_normal(NIGHTS) * world.reference
+    reference = drift + random.standard_normal(world.nights) * world.reference
     rows = []
     for point in range(world.points):
-        log = drift + random.standard_normal(NIGHTS) * world.cell
-        log += (random.random(NIGHTS) < world.outliers) * random.exponential(0.1, NIGHTS)
+        log = drift + random.standard_normal(world.nights) * world.cell
+        log += (random.random(world.nights) < world.outliers) * random.exponential(0.1, world.nights)
         log[AT:] += math.log1p(world.everywhere if point else max(world.step, world.everywhere))
         pairs = zip(np.exp(log), np.exp(reference), strict=True)
         rows += [_row(night, point, *pair, world.beside) for night, pair in enumerate(pairs)]
@@ -86,7 +91,7 @@ def _stamp(night: int) -> str:
 # -- what is counted ---------------------------------------------------------------------------------------------------
 
 
-def trends(rows: list[CellNight], nights: int = NIGHTS) -> Trends:
+def trends(rows: list[CellNight], nights: int) -> Trends:
     """Return what the product says after so many nights."""
     (found,) = trends_of([row for row in rows if row.night < _stamp(nights)])
     return found
@@ -111,7 +116,8 @@ class Watched:
     Attributes:
         found: by the nights with the change after which it was.
         near: of those found, the night named is one off at most; inside: the nights named hold the true one.
-        false: changes that nobody made, in 100 nights of each series; machine: those of the machine, in 100 nights.
+        false: changes that nobody made, in 100 nights of each series in which any can be found; machine: those of the
+            machine, in 100 nights.
     """
 
     found: dict[int, float]
@@ -133,7 +139,7 @@ def watch(world: Machine, draws: int, after: Sequence[int] = AFTER) -> Watched:
         for nights in after:
             then = trends(rows, AT + nights)
             found[nights] += any(is_true(shift, then) for shift in then.shifts)
-        whole = trends(rows)
+        whole = trends(rows, world.nights)
         false += alarms(whole, world)
         machine += sum(shift.by is ChangedBy.MACHINE for shift in whole.shifts)
         mine = next((shift for shift in whole.shifts if is_true(shift, whole)), None)
@@ -141,7 +147,7 @@ def watch(world: Machine, draws: int, after: Sequence[int] = AFTER) -> Watched:
             count += 1
             near += abs(whole.nights.index(mine.after) - AT) <= 1
             inside += mine.earliest.night <= _stamp(AT) <= mine.latest.night
-    hundreds = draws * NIGHTS / 100
+    hundreds = draws * (world.nights - FIRST_NIGHTS + 1) / 100
     return Watched(
         found={nights: 100 * found[nights] / draws for nights in after},
         near=100 * near / max(1, count),
@@ -169,6 +175,9 @@ def history(draws: int) -> Iterator[Line]:
             seen = watch(replace(world, cell=cell, reference=reference, step=0.0), few, ())
             yield Line(f"  no step, {drifts}: false alarms in 100 nights and series", seen.false, most=0.3, digits=3)
             yield Line(f"  no step, {drifts}: changes of the machine in 100 nights", seen.machine, digits=3)
+    for words, cell, reference, _ in NOISES:
+        long = watch(Machine(cell, reference, step=0.0, nights=LONG), few // 8, ())
+        yield Line(f"no step, drift, {words}, {LONG} nights: false alarms in 100", long.false, most=0.3, digits=3)
     without = watch(Machine(step=0.0, beside=False), few, ())
     yield Line("no step, drift, no reference (1 %): false alarms in 100 nights and series", without.false)
     many = watch(Machine(points=30), few // 4, AFTER[:2])
@@ -187,7 +196,7 @@ def other_machine(draws: int) -> Iterator[Line]:
         world = Machine(step=0.0, machine_step=step)
         random, told, blamed = np.random.default_rng(6), 0, 0
         for _ in range(draws):
-            found = trends(draw(world, random))
+            found = trends(draw(world, random), world.nights)
             at = [shift for shift in found.shifts if abs(found.nights.index(shift.after) - AT) <= 1]
             told += any(shift.by is ChangedBy.MACHINE for shift in at)
             blamed += any(shift.by is not ChangedBy.MACHINE for shift in at)

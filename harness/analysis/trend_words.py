@@ -23,7 +23,8 @@ REFERENCE_MOVED = 0.02
 
 WITHOUT_REFERENCE = (
     "No reference ran beside these nights, so code and machine cannot be told apart: in 100 nights of 8 points a "
-    "machine that drifts by 3 % makes about 10 changes that are none, with a reference fewer than 1."
+    "machine that drifts by 3 % makes about 13 changes that are none, with a reference fewer than 1. "
+    "`harness run --reference` runs one."
 )
 """Source: `benchmarks/statistics.py --only history`."""
 
@@ -31,13 +32,13 @@ POINT_HEAD = ("point", "nights", "last night", "at usual speed", "last change", 
 
 
 def night_names(nights: Iterable[Night]) -> dict[str, str]:
-    """Return what nights are called: their day, with the time where a day has several."""
-    found = {night.night: night for night in nights}
-    days = Counter(night.began.date() for night in found.values())
-    return {
-        name: f"{night.began:%Y-%m-%d %H:%M}" if days[night.began.date()] > 1 else f"{night.began:%Y-%m-%d}"
-        for name, night in found.items()
-    }
+    """Return what nights are called: their day, with as much of the time as tells those of one day apart."""
+    found = {night.night: night.began for night in nights}
+    names = {name: f"{began:%Y-%m-%d}" for name, began in found.items()}
+    for form in ("%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"):
+        twice = {words for words, count in Counter(names.values()).items() if count > 1}
+        names |= {name: f"{found[name]:{form}}" for name, words in names.items() if words in twice}
+    return names
 
 
 def heading(found: Trends) -> Text:

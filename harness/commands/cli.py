@@ -120,6 +120,32 @@ def set_option(command: Callable[..., object]) -> Callable[..., object]:
     )
 
 
+class _FreshSeeds(click.ParamType[int]):
+    """How many fresh seeds; the option without a number means as many as the sweep has."""
+
+    name = "n"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number.
+
+        Raises:
+            InputError: it is none: most often what stands there is the scenario.
+        """
+        if isinstance(value, int):
+            return value
+        if not value.isdecimal() or not int(value):
+            then = (
+                "a number of at least 1, or nothing after it; the scenario comes before it: harness run lenet --confirm"
+            )
+            raise InputError([f"--confirm {value}: {then}"])
+        return int(value)
+
+
+def confirm_option(told: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Accept --confirm, with or without a number."""
+    return click.option("--confirm", type=_FreshSeeds(), is_flag=False, flag_value=0, metavar="[N]", help=told)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="harness")
 @click.option("--plugins", multiple=True, type=click.Path(), help="Plugin file or folder; repeatable.")
@@ -150,6 +176,10 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     help="Run again the cells that ended with this status.",
 )
 @click.option("--fresh", is_flag=True, help="Run everything again; old results are moved aside.")
+@confirm_option(
+    "Then run leader and runner-up with N fresh seeds, by default as many as the sweep has: the answer rests on seeds "
+    "that did not choose."
+)
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
 @click.option(
     "--reference",
@@ -196,14 +226,16 @@ def run(
     from harness.commands import run as session
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.scenario.plan import select
+    from harness.scenario.synonyms import only_as_registered
 
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
-    misfits = [] if options["debug"] else refuse_misfits(select(plan, only), files).misfits
+    only = tuple(only_as_registered(each, host) for each in only)
+    tried = None if options["debug"] else refuse_misfits(select(plan, only), files)
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
-    plan = with_notes(plan, misfits)
+    plan = plan if tried is None else with_notes(plan, [*tried.misfits, *tried.differing])
     steps = options.pop("trace_steps")
     options["trace"] = steps if options["trace"] else None
     if options.pop("debug"):
@@ -245,6 +277,7 @@ def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root:
 @click.argument("scenario")
 @set_option
 @click.option("--measure", is_flag=True, help="First measure the times that predictions still lack.")
+@confirm_option("Count the cells that `harness run --confirm [N]` adds.")
 @click.option(
     "--results",
     "root",
@@ -261,6 +294,7 @@ def plan(
     scenario: str,
     sets: tuple[str, ...],
     measure: bool,
+    confirm: int | None,
     root: Path,
     as_json: bool,
     plugins: tuple[str, ...],
@@ -272,28 +306,37 @@ def plan(
         made, host, files = _plan(scenario, sets, (*outer, *plugins))
         tried = refuse_misfits(made.cells, files)
         if not measure:
-            return _echo_plan(with_notes(made, [*tried.misfits, *tried.unknown]), host, root, as_json)
+            return _echo_plan(with_notes(made, tried.told), host, root, confirm, as_json)
     from harness.commands import run as session
+    from harness.commands.run_times import run_times
+    from harness.results.store import Results
 
     session.prepare(made, host, (), files)
     session.trace_models(made, host, files)
+    stored = Results(root / made.name)
+    session.measure_steps(made, host, files, run_times(made, stored, stored.records_of(made.cells), host).why_not)
     made, host, _ = _plan(scenario, sets, (*outer, *plugins))
-    _echo_plan(with_notes(made, [*tried.misfits, *tried.unknown]), host, root, as_json)
+    _echo_plan(with_notes(made, tried.told), host, root, confirm, as_json)
 
 
-def _echo_plan(made: Plan, host: Host, root: Path, as_json: bool) -> None:
+def _echo_plan(made: Plan, host: Host, root: Path, confirm: int | None, as_json: bool) -> None:
     """Print a plan, with the cells that are finished in a results root."""
+    from harness.commands.fresh_seeds import confirmed_as_before, was_swept
     from harness.commands.plan_text import describe
+    from harness.commands.run_times import run_times
     from harness.results.store import Results
 
     folder = root / made.name
+    made = confirmed_as_before(made, Results(folder), confirm)
     records = Results(folder).records_of(made.cells)
+    times = run_times(made, Results(folder), records, host)
     if as_json:
         from harness.commands.documents import document_text
         from harness.commands.plan_json import plan_document
 
-        return click.echo(document_text(plan_document(made, host, records, folder)))
-    click.echo(describe(made, host, [cell_id for cell_id, record in records.items() if record.final]))
+        return click.echo(document_text(plan_document(made, host, records, folder, times)))
+    finished = [cell_id for cell_id, record in records.items() if record.final]
+    click.echo(describe(made, host, finished, was_swept(made, records), times))
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from harness.analysis.compared import ChangeKind, UsualFrom, Verdict
+from harness.analysis.confirmation import Ground
 from harness.analysis.trends import ChangedBy
+from harness.commands.run_times import TimedBy
 from harness.core.endings import Cause, Status
 from harness.core.records import Json, to_json
 from harness.results.store import jsonable
@@ -160,6 +162,17 @@ class CellEntry:
 
 
 @dataclass(frozen=True)
+class ConfirmationEntry:
+    """Which seeds a recommendation rests on."""
+
+    rests_on: Annotated[Ground, described("sweep: on the seeds that chose; fresh-seeds, overturned: on others alone")]
+    seeds: Annotated[tuple[int, ...], described("fresh ones that have run")]
+    done: Annotated[int, described("runs with fresh seeds that have ended")]
+    of: Annotated[int, described("runs with fresh seeds that were asked for")]
+    sentence: Words
+
+
+@dataclass(frozen=True)
 class CaseEntry:
     """The recommendation for one of several models, data sets or environments."""
 
@@ -168,6 +181,7 @@ class CaseEntry:
     headline: Words
     leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
     caveats: tuple[str, ...]
+    confirmation: ConfirmationEntry
 
 
 @dataclass(frozen=True)
@@ -180,6 +194,7 @@ class AnswerEntry:
     leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
     caveats: tuple[str, ...]
     cases: Annotated[tuple[CaseEntry, ...], described("one for each question; empty where there is only one")]
+    confirmation: Annotated[ConfirmationEntry, described("of several questions each case has its own")]
 
 
 @dataclass(frozen=True)
@@ -215,7 +230,7 @@ class PredictionEntry:
     tensor_bytes: Annotated[float | None, described("counted on the fullest device")]
     dram_bytes: Annotated[float | None, described("that device must have")]
     micro_batch_size: int | None
-    cost: Annotated[float | None, described("of the whole cell, in its currency")]
+    cost: Annotated[float | None, described("of the whole cell at most, in its currency")]
     error: Annotated[float, described("relative uncertainty of the step's time, one standard deviation")]
     out_of_memory: Annotated[str, described("what is missing, for people; empty where it fits")]
     reason: Annotated[str, described("why there is no time, for people")]
@@ -239,11 +254,16 @@ class PlannedEntry:
     learning_rate: float
     seed: int
     swept: Annotated[Json, described("keys swept by their path")]
+    confirms: Annotated[bool, described("its seed has no part in the choice, and bears it out")]
     status: Annotated[Status | None, described("of its record in the results folder; null where it has none")]
     finished: Annotated[bool, described("whether `harness run` would keep that record")]
     not_possible: Annotated[str, described("why it cannot be run, for people; empty where it can")]
     notes: tuple[str, ...]
     predicted: PredictionEntry | None
+    run_s: Annotated[float | None, described("seconds of this machine that it takes; null where nothing tells")]
+    run_s_from: Annotated[
+        TimedBy | None, described("seeds, rates: such cells took so long here; step: its steps take so long at most")
+    ]
 
 
 @dataclass(frozen=True)
@@ -268,6 +288,12 @@ class PlanDocument:
     cells: Annotated[tuple[PlannedEntry, ...], described("in the order in which they run")]
     left_out: tuple[LeftOutEntry, ...]
     notes: tuple[str, ...]
+    confirm: Annotated[int, described("fresh seeds that are to bear the answer out; 0: none")]
+    confirm_cells: Annotated[int, described("cells that they make: until the sweep has run, the most they may make")]
+    confirm_s: Annotated[float | None, described("seconds of this machine that they take at most; null: not known")]
+    left_cells: Annotated[int, described("cells that would run")]
+    left_known: Annotated[int, described("those of them of which it is known how long")]
+    left_s: Annotated[float, described("seconds of this machine that these take")]
 
 
 # -- history -----------------------------------------------------------------------------------------------------------

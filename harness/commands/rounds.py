@@ -66,6 +66,15 @@ class Summary:
     out_of_budget: bool = False
 
     @property
+    def stopped(self) -> bool:
+        """Whether cells are left."""
+        return self.interrupted or self.out_of_budget
+
+    def then(self, after: Summary) -> Summary:
+        """Return what both did, one after the other."""
+        return Summary([*self.ran, *after.ran], self.kept + after.kept, after.interrupted, after.out_of_budget)
+
+    @property
     def failures(self) -> list[Record]:
         """Return the cells that crashed or timed out now."""
         return [record for record in self.ran if record.status.failed]
@@ -107,7 +116,7 @@ def run_cells(
     fresh: bool = False,
     budget_s: float | None = None,
     trace: int | None = None,
-    reference: Callable[[int, int], None] = lambda done, of: None,
+    reference: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Run the missing ones of `cells`; each record is on disk before the next cell starts.
 
@@ -123,7 +132,7 @@ def run_cells(
     summary = Summary(kept=len(cells) - len(todo))
     environment = describe_environment(plan.machine)
     one_model = len({cell.workload.model.name for cell in cells}) == 1
-    deadline = time.monotonic() + budget_s if budget_s else None
+    deadline = None if budget_s is None else time.monotonic() + budget_s
     numbers = itertools.count(1)
     try:
         for cells_of_round in _rounds(todo):
@@ -131,7 +140,8 @@ def run_cells(
                 if deadline is not None and time.monotonic() >= deadline:
                     summary.out_of_budget = True
                     return summary
-                reference(len(summary.ran), len(todo))
+                if reference:
+                    reference(len(summary.ran), len(todo))
                 progress.started(cell, next(numbers), len(todo))
                 began = time.monotonic()
                 stored = results.record(cell.cell_id)
@@ -141,7 +151,8 @@ def run_cells(
                 summary.ran.append(record)
                 progress.finished(record, time.monotonic() - began)
             progress.round_ended(results)
-        reference(len(summary.ran), len(todo))
+        if reference:
+            reference(len(summary.ran), len(todo))
     except KeyboardInterrupt:
         summary.interrupted = True
     return summary
@@ -165,6 +176,7 @@ def _run_one(
     one_model: bool,
 ) -> Record:
     _tell(host, "cell_started", cell)
+    began_s = time.monotonic()
     telemetry, started = None, datetime.now(UTC)
     cell, result = _admitted(cell, results, host, plugins)
     if result is None:
@@ -175,7 +187,11 @@ def _run_one(
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
-    record = replace(with_utilisation(with_memory(record, host), host), started=started.isoformat(timespec="seconds"))
+    record = replace(
+        with_utilisation(with_memory(record, host), host),
+        started=started.isoformat(timespec="seconds"),
+        took_s=time.monotonic() - began_s,
+    )
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)

@@ -244,6 +244,7 @@ class Cell:
         nodes: machines that the devices fill.
         code: hashes of the code of strategy, model and data set, and of data in files of the user's own.
         faults: what goes wrong on purpose.
+        confirms: its seed had no part in choosing its point, and bears the choice out; not part of the id.
     """
 
     cell_id: str
@@ -284,6 +285,12 @@ class Cell:
     nodes: int = 1
     layout: LayoutDegrees = ONE_DEVICE
     code: dict[str, str] = field(default_factory=dict)
+    confirms: bool = False
+
+    @property
+    def seed_matters(self) -> bool:
+        """Whether another seed could rank it otherwise: simulated speed has no chance in it but that of faults."""
+        return self.engine != "virtual" or self.faults.drawn or (self.goal.has_target and not self.timing_only)
 
     @property
     def server_counts(self) -> bool:
@@ -312,9 +319,10 @@ class Plan:
 
     Attributes:
         cells: in the order of rounds: the first seed of every point, then the second. Among them are those that this
-            machine cannot run, so that each gets a record.
+            machine cannot run, so that each gets a record. Those that confirm come last.
         notes: what holds for the whole plan.
         understood: quantities with units, as they were read.
+        confirm: fresh seeds that are to bear the answer out; 0: nobody asked for any.
         reference_runs: runs of a plain PyTorch loop that are wanted beside the cells.
         plugins: files that its cells load.
     """
@@ -327,6 +335,13 @@ class Plan:
     notes: tuple[str, ...] = ()
     understood: tuple[str, ...] = ()
     budget_s: float | None = None
+    confirm: int = 0
+
+    @property
+    def swept(self) -> tuple[Cell, ...]:
+        """The cells of the sweep itself: those whose seeds choose."""
+        return tuple(cell for cell in self.cells if not cell.confirms)
+
     reference_runs: int = 0
     plugins: tuple[str, ...] = ()
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.trends import ChangedBy, Level, PointTrend, Trends
 from harness.core.words import change_in_percent, duration, time_unit
-from harness.report.svg import INK, Palette, Panel, legend_below, look, sample, shorten
+from harness.report.svg import INK, Palette, Panel, legend_below, look, sample
 
 HEIGHT_INCH = 2.6
 
@@ -58,7 +58,7 @@ def point_panel(point: PointTrend, name: str, found: Trends) -> Panel | None:
         _legend(axes, colour, point, found)
 
     return Panel(
-        title=shorten(name, 70),
+        title=name,
         height_inch=HEIGHT_INCH,
         draw=draw,
         caption=_caption(point, found, adjusted),

@@ -25,8 +25,10 @@ from harness.report.figures import Page
 from harness.report.page import templates
 from harness.report.svg import Drawing, Panel, colours
 
-POINTS_DRAWN = 8
-"""Points whose figures are seen at once, those that changed last; chosen: the others are one click away."""
+OPEN_AT_ONCE, MOST_DRAWN = 8, 32
+"""Points whose figures are seen at once, those that changed last, and points that are drawn at all.
+
+Chosen: 200 nights of a point take 80 kB."""
 
 CHANGED_BY_WORDS = {
     ChangedBy.MACHINE: "Machine",
@@ -63,6 +65,11 @@ class TrendsShown:
         self.rows = point_cells(found)
 
     @property
+    def not_drawn(self) -> int:
+        """Points without a figure."""
+        return max(0, len(self.found.points) - MOST_DRAWN)
+
+    @property
     def shifts(self) -> Iterator[ShownShift]:
         """What changed, the newest first."""
         names = night_names((*self.found.nights, *self.found.left_out))
@@ -79,19 +86,19 @@ class TrendsShown:
     @cached_property
     def figures(self) -> tuple[Drawing, ...]:
         """The machine, and the points that changed last."""
-        return self._page.drawn([*self._panels[:POINTS_DRAWN], machine_panel(self.found)])
+        return self._page.drawn([*self._panels[:OPEN_AT_ONCE], machine_panel(self.found)])
 
     @cached_property
     def more(self) -> tuple[Drawing, ...]:
         """The other points."""
-        return self._page.drawn(self._panels[POINTS_DRAWN:])
+        return self._page.drawn(self._panels[OPEN_AT_ONCE:])
 
     @cached_property
     def _panels(self) -> list[Panel | None]:
         """The points, those that changed last first, and behind all what runs no longer."""
         names, current = names_by_key(self.found), self.found.current
         changed = sorted(self.found.points, key=lambda p: -max((step.place for step in p.shifts), default=-1))
-        ordered = sorted(changed, key=lambda point: point not in current)
+        ordered = sorted(changed, key=lambda point: point not in current)[:MOST_DRAWN]
         return [point_panel(point, names[point.key], self.found) for point in ordered]
 
 

@@ -20,6 +20,7 @@ from harness.scenario.resolve_cluster import cluster_in_words
 from harness.scenario.schema import LimitsSection, key_paths
 from harness.scenario.settings import Settings, read_settings
 from harness.scenario.sweep import Axes, Variant, read_axes
+from harness.scenario.synonyms import path_as_registered
 from harness.scenario.value_types import FOLDER_NAME
 from harness.workloads.user_files import is_user_function
 
@@ -157,7 +158,7 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
         InputError: something in it is wrong; all mistakes are in it.
     """
     content, source = parse_toml(text, str(path))
-    apply_sets(content, sets, [*key_paths(), *_option_paths(host)], source)
+    apply_sets(content, [path_as_registered(each, host) for each in sets], [*key_paths(), *_option_paths(host)], source)
     axes = read_axes(content, host, source)
     _refuse_too_many(axes, source)
     settings = _all_settings(content, axes, host, path.parent, source)

@@ -13,8 +13,8 @@ import pytest
 from kept_nights import STEP_S, iso, nights, run
 from places import ROOT
 
-from harness.analysis.nights import CellNight
-from harness.analysis.trend_words import cause_in_words, remarks, trends_text, verdict
+from harness.analysis.nights import CellNight, nights_of
+from harness.analysis.trend_words import cause_in_words, night_names, remarks, trends_text, verdict
 from harness.analysis.trends import ChangedBy, Trends, trends_of
 
 NIGHTS, AT = 30, 18
@@ -237,6 +237,13 @@ def test_two_nights_of_a_day_have_names_of_their_own() -> None:
     text = trends_text(trends_of(rows + late))
     assert f"{iso(AT)[:10]} 01:00" in text
     assert f"{iso(AT - 1)[:10]} and" in text
+
+
+def test_two_nights_of_a_minute_have_names_of_their_own() -> None:
+    rows = nights(times()[:2], loop()[:2])
+    again = [replace(row, night=row.night.replace("00Z", "30Z")) for row in rows[:1]]
+    names = night_names(nights_of(rows + again)).values()
+    assert list(names) == ["2031-01-01 01:00:00", "2031-01-01 01:00:30", "2031-01-02"]
 
 
 # -- how often it is right ---------------------------------------------------------------------------------------------
