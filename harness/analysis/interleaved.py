@@ -21,7 +21,7 @@ DRAWN_IN_FROM = 12
 FEWEST_TO_DRAW_IN = 5
 """Pairs of a point below which none is drawn in."""
 
-BEYOND = 3.0
+BURST_BEYOND = 3.0
 """Robust standard deviations beyond which a pair is a burst; chosen by simulation: `benchmarks/statistics.py`."""
 
 
@@ -39,7 +39,7 @@ def ratios_of_pairs(pairs: Mapping[str, Sequence[float]]) -> dict[str, Ratio]:
     wider = 1.0
     if degrees >= DRAWN_IN_FROM and min(map(len, logs.values())) >= FEWEST_TO_DRAW_IN:
         away = np.concatenate([own - np.median(own) for own in logs.values()])
-        most = BEYOND * 1.4826 * float(np.median(np.abs(away))) * math.sqrt(count / degrees)
+        most = BURST_BEYOND * 1.4826 * float(np.median(np.abs(away))) * math.sqrt(count / degrees)
         logs = {point: np.median(own) + np.clip(own - np.median(own), -most, most) for point, own in logs.items()}
         wider = 1.1 * (1 + 1 / degrees)
     variance = sum(float(np.sum((own - own.mean()) ** 2)) for own in logs.values()) / degrees
