@@ -11,18 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from harness.analysis.intervals import Ratio
+from harness.analysis.two_way import LEAST_BLOCKS, LEAST_DEGREES, OUTLYING, ROBUST
 
 FEWEST_PAIR_DEGREES = 3
 """Degrees of freedom below which the scatter of pairs is not known; chosen."""
-
-DRAWN_IN_FROM = 12
-"""Degrees of freedom from which on bursts are drawn in; chosen: of fewer the usual scatter is not known well enough."""
-
-FEWEST_TO_DRAW_IN = 5
-"""Pairs of a point below which none is drawn in."""
-
-BURST_BEYOND = 3.0
-"""Robust standard deviations beyond which a pair is a burst; chosen by simulation: `benchmarks/statistics.py`."""
 
 
 def ratios_of_pairs(pairs: Mapping[str, Sequence[float]]) -> dict[str, Ratio]:
@@ -37,9 +29,9 @@ def ratios_of_pairs(pairs: Mapping[str, Sequence[float]]) -> dict[str, Ratio]:
     if degrees < FEWEST_PAIR_DEGREES:
         return {}
     wider = 1.0
-    if degrees >= DRAWN_IN_FROM and min(map(len, logs.values())) >= FEWEST_TO_DRAW_IN:
+    if degrees >= LEAST_DEGREES and min(map(len, logs.values())) >= LEAST_BLOCKS:
         away = np.concatenate([own - np.median(own) for own in logs.values()])
-        most = BURST_BEYOND * 1.4826 * float(np.median(np.abs(away))) * math.sqrt(count / degrees)
+        most = OUTLYING * ROBUST * float(np.median(np.abs(away))) * math.sqrt(count / degrees)
         logs = {point: np.median(own) + np.clip(own - np.median(own), -most, most) for point, own in logs.items()}
         wider = 1.1 * (1 + 1 / degrees)
     variance = sum(float(np.sum((own - own.mean()) ** 2)) for own in logs.values()) / degrees
