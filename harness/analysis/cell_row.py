@@ -32,7 +32,8 @@ NOISY_CORES = 0.5
 
 def identity_row(cell: Cell, environment: str) -> Json:
     """Return the columns that are known before a cell runs."""
-    return _named(cell, environment) | {f"swept {key}": value for key, value in cell.swept.items()}
+    confirms = {"confirms": True} if cell.confirms else {}
+    return _named(cell, environment) | confirms | {f"swept {key}": value for key, value in cell.swept.items()}
 
 
 def _named(cell: Cell, environment: str) -> WholeRow:

@@ -73,6 +73,7 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
         notes=(*scenario.axes.notes, *_plan_notes(scenario, tuple(unique.values()), len(cells) - len(unique))),
         understood=scenario.understood,
         budget_s=scenario.budget_s,
+        reference_runs=scenario.reference_runs,
     )
 
 

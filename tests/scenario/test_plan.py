@@ -595,7 +595,7 @@ def test_what_is_not_known_before_it_runs_is_a_question_mark() -> None:
     text = sweep("sync-ps", "gpus = 4") + BERT + ELSEWHERE
     (line,) = [line for line in describe(plan(text), host()).splitlines() if line.startswith("sync-ps  ")]
     assert line.split()[-4:] == ["?", "?", "?", "?"]
-    assert "not predicted: it depends on how workers communicate" in describe(plan(text), host())
+    assert "not predicted: sync-ps on 4: it depends on how workers communicate" in describe(plan(text), host())
     assert "step  " not in describe(plan(sweep("sync-ps", "gpus = 2")), host())
 
 
