@@ -173,3 +173,25 @@ def test_few_fresh_seeds_say_how_many_more_would_give_an_interval(number: int) -
     fresh = [each for each in runs("single", 1.1, FRESH) if each["seed"] < 1000 + number]
     found = told([*runs("single", 1.0), *fresh], number)
     assert "confirm with 5 fresh seeds to get a confidence interval" in found.grounds[0]
+
+
+def test_what_was_picked_stays_first_until_fresh_seeds_certainly_say_otherwise() -> None:
+    """Else they would choose too: of two equals each would be put first by half of all fresh seeds."""
+    fresh = [*runs("local-sgd", 1.3, FRESH, gpus=2), *runs("async-ps", 1.29, FRESH, gpus=2)]
+    found = told([*sweep(), *fresh])
+    assert found.confirmation.ground is Ground.FRESH
+    assert found.advice.startswith("Use local-sgd on 2 CPU cores")
+    assert "It reaches the target in 1.30 s" in found.grounds[0]
+    assert "async-ps on 2 CPU cores is as fast: the two are the same within 5 %." in found.grounds
+
+
+def test_fresh_seeds_that_leave_a_lead_open_recommend_fewer_devices() -> None:
+    """More devices are recommended only where they are certainly faster, by whatever seeds."""
+    rows = [*runs("local-sgd", 1.0, gpus=2), *runs("single", 1.5)]
+    wide = (0.6, 1.5, 0.9, 1.3, 1.0)
+    fresh = [each | {"time_to_target_s": 1.4 * spread, "samples_to_target": int(4480 * spread)}
+             for each, spread in zip(runs("local-sgd", 1.4, FRESH, gpus=2), wide, strict=True)]  # fmt: skip
+    found = told([*rows, *runs("single", 1.5, FRESH), *fresh])
+    assert found.confirmation.ground is Ground.OVERTURNED
+    assert str(found.leader).startswith("single")
+    assert "local-sgd on 2 CPU cores looks faster" in found.sentence

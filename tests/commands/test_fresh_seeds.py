@@ -81,7 +81,9 @@ def test_the_best_two_run_again_with_as_many_fresh_seeds_one_seed_after_the_othe
     assert again[:2] == [(name, 1000) for name, _ in again[2:]]
     assert again[0][0] != again[1][0]
     assert "then at most 4 more cells confirm the answer: 2 fresh seeds (1000 1001) of the leader and the" in output
-    assert "  so far: Not confirmed yet: 2 of 4 runs with fresh seeds have ended. Until then this rests on the" in output
+    assert (
+        "  so far: Not confirmed yet: 2 of 4 runs with fresh seeds have ended. Until then this rests on the" in output
+    )
     assert "\n4 cells confirm the answer: 2 fresh seeds (1000 1001) of " in output
     assert "2 fresh seeds (1000 1001), which had no part in" in output
 
