@@ -97,7 +97,7 @@ class Confirmation:
                 now = f"{seeds}, which had no part in that, put {differs(second, first)} first"
                 return Text(f"The sweep had put {differs(first, second)} first; {now}.")
             case Ground.FAILED:
-                return Text(f"None of {seeds} bears out what the sweep had picked.")
+                return Text(f"0 of {seeds} got there with what the sweep had picked.")
             case Ground.PENDING:
                 ended = f"{self.done} of {counted(self.of, 'run')} with fresh seeds {_have(self.done)} ended"
                 return Text(f"Not confirmed yet: {ended}. Until then this rests on the seeds that chose.")
