@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from harness.api.host import Host, describe
 from harness.commands.fresh_seeds import confirmed_as_before, was_swept, with_picks
 from harness.commands.plan_text import confirmation_in_words
 from harness.commands.progress import watching
+from harness.commands.reference_runs import ReferenceRuns, reference_in_words, set_aside
 from harness.commands.rounds import Summary, missing, run_cells
 from harness.commands.run_times import may_be_stepped, simulated
 from harness.core.atomic_files import write_atomically
@@ -24,6 +26,9 @@ from harness.core.errors import HarnessError, Impossible, InputError, NothingDon
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
+from harness.results.interleaved_with import INTERLEAVED_FILE
+from harness.results.reference import REFERENCE_FILE, read_reference
+from harness.results.reruns import RERUNS
 from harness.results.store import Record, Results
 from harness.scenario.plan import select
 
@@ -130,8 +135,13 @@ def run(
     strict: bool = False,
     open_report: bool = False,
     trace: int | None = None,
+    reference: int | None = None,
 ) -> int:
-    """Run a plan, then what confirms it, and return the exit code."""
+    """Run a plan, then what confirms it, and return the exit code.
+
+    Args:
+        reference: runs of the reference beside the cells; None: as many as the scenario says.
+    """
     if confirm is not None and only:
         raise InputError(["run: --confirm bears out the answer of the whole sweep; leave out --only"])
     results = Results(root / plan.name)
@@ -139,17 +149,25 @@ def run(
     cells = select(plan, only)
     todo = missing(cells, results, retry, fresh)
     _announce(plan, results, cells, len(todo))
+    if fresh:
+        for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
+            set_aside(results, of_the_night)
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
 
-    def run_now(plan: Plan, cells: Sequence[Cell]) -> Summary:
-        results.write_plan(plan)
+    def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
+        results.write_plan(replace(plan, plugins=tuple(plugins)))
         left_s = budget_s and max(0.0, budget_s - (time.monotonic() - began_s))
         with watching(plan, BetweenRounds(plan, host)) as watcher:
             return run_cells(
-                plan, cells, results, host, plugins, watcher, retry=retry, fresh=fresh, budget_s=left_s, trace=trace
+                *(plan, cells, results, host, plugins, watcher),
+                retry=retry,
+                fresh=fresh,
+                budget_s=left_s,
+                trace=trace,
+                reference=ReferenceRuns(results, cells, beside, watcher.say).due if beside else None,
             )
 
-    summary = run_now(plan, cells if only else plan.swept)
+    summary = run_now(plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference)
     if plan.confirm and not only and not summary.stopped:
         plan = with_picks(plan, results)
         cells = plan.cells
@@ -220,6 +238,8 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
     click.echo("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
     click.echo(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
+    if (reference := read_reference(results.folder)) is not None:
+        click.echo(f"reference: {reference_in_words(reference)}")
     for record in _bugs(results):
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
         click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
@@ -272,8 +292,6 @@ def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
 
 def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | None = None) -> None:
     """Run the first cell on the virtual engine in this process, so that breakpoint() works."""
-    from dataclasses import replace
-
     import torch
 
     from harness.engines.processes.blame import own_files

@@ -72,6 +72,15 @@ POINT_FIELDS = (
 every edit of a strategy's file, and whether an edit made it worse may be the question."""
 
 
+def point_key(cell: Cell) -> str:
+    """Return what pairs a cell with those of other nights and seeds, as JSON.
+
+    Nights of many versions are paired by it: a key that came later is no part of it where it is left at its default.
+    """
+    content = to_json(cell) | {"workload": without_later(cell.workload), "goal": without_later(cell.goal)}
+    return json.dumps({key: content[key] for key in POINT_FIELDS}, sort_keys=True)
+
+
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
     content = {key: to_json(getattr(cell, key)) for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
@@ -314,6 +323,8 @@ class Plan:
         notes: what holds for the whole plan.
         understood: quantities with units, as they were read.
         confirm: fresh seeds that are to bear the answer out; 0: nobody asked for any.
+        reference_runs: runs of a plain PyTorch loop that are wanted beside the cells.
+        plugins: files that its cells load.
     """
 
     name: str
@@ -330,6 +341,9 @@ class Plan:
     def swept(self) -> tuple[Cell, ...]:
         """The cells of the sweep itself: those whose seeds choose."""
         return tuple(cell for cell in self.cells if not cell.confirms)
+
+    reference_runs: int = 0
+    plugins: tuple[str, ...] = ()
 
 
 LARGEST = 0

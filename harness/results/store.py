@@ -40,7 +40,9 @@ class Record:
         cause: of what ended it before its training did; None where nothing did.
         environment: host-independent facts of machine and versions.
         attempts: how often it was tried.
-        took_s: seconds of this machine that the last of them took, from its start to its record.
+        rerun: which of the fresh runs of a suspect it is, from 1; 0 of a run of the night itself.
+        started: when it was begun, ISO 8601 in UTC; empty of records of before this was written.
+        took_s: seconds of this machine that its last attempt took, from its start to its record.
     """
 
     cell: Cell
@@ -52,6 +54,8 @@ class Record:
     attempts: int = 1
     detail: Json | None = None
     cause: Cause | None = None
+    started: str = ""
+    rerun: int = 0
     took_s: float | None = None
 
     @property
@@ -61,10 +65,14 @@ class Record:
 
 
 class Results:
-    """The folder of one scenario under a results root."""
+    """The folder of one scenario under a results root.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        rerun: what its records are marked with.
+    """
+
+    def __init__(self, folder: Path, rerun: int = 0) -> None:
+        self.folder, self.rerun = folder, rerun
 
     def cell_folder(self, cell_id: str) -> Path:
         """Return where a cell's files lie."""
@@ -91,7 +99,7 @@ class Results:
             earlier.unlink(missing_ok=True)
         for name, table in tables.items():
             _write_table(folder / name, table)
-        content = {"schema": RECORD_SCHEMA, **to_json(record)}
+        content = {"schema": RECORD_SCHEMA, **to_json(replace(record, rerun=self.rerun))}
         write_atomically(folder / "record.json", json.dumps(jsonable(content), indent=1) + "\n")
 
     def set_aside(self, cell_id: str) -> None:

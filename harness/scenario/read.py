@@ -53,6 +53,7 @@ class Scenario:
         folder: what relative paths in it are relative to.
         settings: one for each combination of keys swept by their path; one where there is none.
         budget_s: wall clock of the whole run, or None.
+        reference_runs: runs of the reference beside the cells.
         observed: measurements from elsewhere.
         understood: quantities with units, as written and as read.
         source: words problems that the plan finds, with their lines.
@@ -68,6 +69,7 @@ class Scenario:
     understood: tuple[str, ...]
     source: Source = field(repr=False, compare=False)
     observed: tuple[Observation, ...] = ()
+    reference_runs: int = 0
 
     def points(self, gpus: Sequence[int]) -> Iterator[Point]:
         """Yield the product of the axes, exclusions included.
@@ -176,6 +178,7 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
         settings=settings,
         axes=axes,
         budget_s=limits.budget,
+        reference_runs=content.get("measure", {}).get("reference", 0),
         understood=tuple(_understood(settings, limits, host)),
         source=source,
         observed=observed,
