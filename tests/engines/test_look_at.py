@@ -39,6 +39,14 @@ class Tied(nn.Module):
 def text(vocabulary):
     return Tied(vocabulary)
 
+class Anything(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.out = nn.LazyLinear(classes)
+
+    def forward(self, samples):
+        return self.out(samples.float().flatten(1))
+
 def row():
     return nn.Linear(20, 3)
 
@@ -86,6 +94,10 @@ def test_a_plain_sequence_on_the_digits(look):
 def test_the_data_proposed_have_the_channels_and_classes_of_the_model(look):
     found = look("colours")
     assert (found.data.name, found.data.options["channels"], found.data.classes) == ("synthetic", 3, 100)
+
+
+def test_another_class_of_the_file_that_asks_for_a_vocabulary_makes_no_text_of_it(look):
+    assert look("Anything").data.name == "digits"
 
 
 def test_ties_frozen_and_unused_parameters_of_a_model_of_text(look):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from harness.workloads.entries import IGNORED, Dataset, Model, RawData, seen_sha
 from harness.workloads.losses import weighted_loss
 from harness.workloads.own_data import Unfit, for_loss
 from harness.workloads.user import user_dataset, user_model
-from harness.workloads.user_files import is_user_function
+from harness.workloads.user_files import find_user_function, is_user_function
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -74,13 +74,19 @@ def look_at(model: str, dataset: tuple[str, Json] | None, folder: Path, host: Ho
         name, options = dataset
         entry = user_dataset(name, folder) if is_user_function(name) else host.datasets[name]
         return _look(found, entry, options)
-    return _propose(found, host)
+    own = find_user_function("workload.model", model, folder).parameters if is_user_function(model) else None
+    return _propose(found, host, text=found.takes == "tokens" or "vocabulary" in (own or ()))
 
 
-def _propose(model: Model, host: Host) -> Findings:
-    """Return what is found on the first built-in data set that the model takes."""
+def _propose(model: Model, host: Host, text: bool) -> Findings:
+    """Return what is found on the first built-in data set that the model takes.
+
+    Args:
+        text: the model's signature speaks for text.
+    """
     refused: dict[str, HarnessError] = {}
-    for name, options in _candidates(model):
+    candidates = (*TEXT_CANDIDATES, *IMAGE_CANDIDATES) if text else (*IMAGE_CANDIDATES, *TEXT_CANDIDATES)
+    for name, options in candidates:
         try:
             found = _look(model, host.datasets[name], _with_classes(model, host.datasets[name], options))
         except HarnessError as error:
@@ -94,12 +100,6 @@ def _propose(model: Model, host: Host) -> Findings:
         f"{model.name} takes none of the data that ship with the harness; name its own by --data FILE.py:FUNCTION\n"
         f"{reasons}"
     )
-
-
-def _candidates(model: Model) -> Iterator[tuple[str, Json]]:
-    """Yield names and options of data sets, those first that the model's signature speaks for."""
-    text = model.takes == "tokens" or (model.file is not None and "vocabulary" in model.file.text)
-    yield from (*TEXT_CANDIDATES, *IMAGE_CANDIDATES) if text else (*IMAGE_CANDIDATES, *TEXT_CANDIDATES)
 
 
 def _with_classes(model: Model, dataset: Dataset, options: Json) -> Json:
