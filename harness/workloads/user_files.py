@@ -83,16 +83,9 @@ class UserFunction:
         return (text or f"{self.name} in the user's own file").partition("\n")[0]
 
     @property
-    def parameters(self) -> list[str] | None:
-        """Names of its parameters; None where its text does not show them."""
-        if self.node is None:
-            return None
-        return [part.arg for part in ast.walk(self.node.args) if isinstance(part, ast.arg)]
-
-    @property
     def takes_nothing(self) -> bool:
         """Whether its text shows that it has no parameters."""
-        return self.parameters == []
+        return self.node is not None and not any(isinstance(part, ast.arg) for part in ast.walk(self.node.args))
 
     @property
     def place(self) -> str:

@@ -47,6 +47,10 @@ class Anything(nn.Module):
     def forward(self, samples):
         return self.out(samples.float().flatten(1))
 
+class Read(Anything):
+    def __init__(self, classes, vocabulary):
+        super().__init__(classes)
+
 def row():
     return nn.Linear(20, 3)
 
@@ -98,6 +102,7 @@ def test_the_data_proposed_have_the_channels_and_classes_of_the_model(look):
 
 def test_another_class_of_the_file_that_asks_for_a_vocabulary_makes_no_text_of_it(look):
     assert look("Anything").data.name == "digits"
+    assert look("Read").data.name == "tokens"  # which would train on images too
 
 
 def test_ties_frozen_and_unused_parameters_of_a_model_of_text(look):

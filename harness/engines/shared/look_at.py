@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from harness.workloads.losses import weighted_loss
 from harness.workloads.own_data import Unfit, for_loss
 from harness.workloads.user import user_dataset, user_model
 from harness.workloads.user_files import find_user_function, is_user_function
+from harness.workloads.user_import import user_object
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -74,8 +76,18 @@ def look_at(model: str, dataset: tuple[str, Json] | None, folder: Path, host: Ho
         name, options = dataset
         entry = user_dataset(name, folder) if is_user_function(name) else host.datasets[name]
         return _look(found, entry, options)
-    own = find_user_function("workload.model", model, folder).parameters if is_user_function(model) else None
-    return _propose(found, host, text=found.takes == "tokens" or "vocabulary" in (own or ()))
+    return _propose(found, host, text=found.takes == "tokens" or _asks_for_vocabulary(model, folder))
+
+
+def _asks_for_vocabulary(model: str, folder: Path) -> bool:
+    """Whether a model of the user's own is built from the number of tokens."""
+    if not is_user_function(model):
+        return False
+    try:
+        signature = inspect.signature(user_object(find_user_function("workload.model", model, folder)))  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # without a signature
+        return False
+    return "vocabulary" in signature.parameters
 
 
 def _propose(model: Model, host: Host, text: bool) -> Findings:
