@@ -27,7 +27,8 @@ from harness.report.draw_usage import limit_panels, usage_panels
 from harness.report.first_screen import first_panels, to_target
 from harness.report.frames import PageFrames, steps_by_part
 from harness.report.scenario_results import ScenarioResults
-from harness.report.svg import Drawing, Palette, Panel
+from harness.report.shades import Palette, colours
+from harness.report.svg import Drawing, Panel
 from harness.report.timeline import timeline_frame
 
 CURVES_OPEN = 2
@@ -165,6 +166,14 @@ def _time(frames: PageFrames) -> Iterator[Panel]:
 def _predicted(scenario: ScenarioResults) -> Iterator[Panel]:
     yield from predicted_panels(compare_twins(scenario.rows), "Predicted and measured")
     yield from predicted_panels(scenario.observed, "Predicted and observed")
+
+
+def palette_of(scenarios: Sequence[ScenarioResults]) -> Palette:
+    """Return the colours of a page: each strategy has one on all of it, and each of its device counts a shade."""
+    counts: dict[str, list[int]] = {}
+    for cell in (cell for scenario in scenarios for cell in scenario.plan.cells):
+        counts.setdefault(cell.strategy, []).append(cell.gpus)
+    return Palette(colours(strategies_of(scenarios)), counts)
 
 
 def strategies_of(scenarios: Sequence[ScenarioResults]) -> list[str]:

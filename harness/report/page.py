@@ -25,10 +25,9 @@ from harness.core.words import counted, share_in_percent, show
 from harness.report.against import Against, shown_against
 from harness.report.anonymous import anonymous
 from harness.report.definitions import DEFINITIONS
-from harness.report.figures import Figures, Page, figures_of, strategies_of
+from harness.report.figures import Figures, Page, figures_of, palette_of, strategies_of
 from harness.report.frames import cells_frame
 from harness.report.scenario_results import ScenarioResults
-from harness.report.svg import colours
 from harness.report.table import CELL_COLUMNS, GOOD, CellTable, cell_table
 
 ReportSection = Callable[[Any], tuple[str, str]]
@@ -91,7 +90,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda text: _base64(text if named else anonymous(text))
-    palette = colours(strategies_of(scenarios))
+    palette = palette_of(scenarios)
     pages = [Page(palette, f"s{number}-") for number in range(len(scenarios))]
     shown = [ScenarioShown(scenario, page, sections) for scenario, page in zip(scenarios, pages, strict=True)]
     return environment.get_template("report.html.j2").render(
