@@ -27,6 +27,10 @@ from harness.report.svg import (
     spans_decades,
 )
 
+TOO_WIDE = 100.0
+"""Ratio above which bars give way to dots on a logarithmic axis; chosen: bars say how many times as fast, until the
+shortest cannot be seen."""
+
 FAR = 2.0
 """Factor from which on a stated error is given as one too: a percentage says little of the lower end; chosen."""
 
@@ -49,7 +53,8 @@ def throughput_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
     points = [_point(label, group) for label, group in bars.groupby("label", sort=False)]
     medians = pd.Series({point.label: point.median for point in points})
     rows = rows_of(f"{point.label}: {point.median:,.0f}" for point in points)
-    wide = spans_decades(end for point in points for end in point.ends)
+    ends = [end for point in points for end in point.ends]
+    wide = spans_decades(ends, TOO_WIDE)
     compared = medians[list(ranked(bars)["label"].unique())]
 
     def draw(axes: Axes, palette: Palette) -> None:
@@ -57,7 +62,7 @@ def throughput_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
             _row(axes, place, point, palette.shade(point.strategy, point.gpus), simulated, wide)
         rows.name(axes)
         axes.set(xlabel=f"samples per {clock}")
-        from_zero_or_log(axes, (end for point in points for end in point.ends))
+        from_zero_or_log(axes, ends, TOO_WIDE)
 
     return Panel(
         title=f"Throughput, {kind_in_words(simulated)}",

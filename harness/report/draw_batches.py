@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from harness.analysis.batch_regimes import NEARLY, CriticalBatch, Hyperbola, batch_frame, batch_points, critical_batch
 from harness.report.marks import mark
 from harness.report.shades import Palette
-from harness.report.svg import INK, Panel, kind_in_words, legend_below, look, plain_numbers, sample
+from harness.report.svg import INK, Panel, kind_in_words, legend_below, look, plain_numbers, sample, ticks_at
 
 LEAST_BATCHES = 3
 """Batches that reached the target from which on a curve is drawn: two fit any hyperbola; chosen."""
@@ -74,8 +73,7 @@ def _batches(table: pd.DataFrame, critical: CriticalBatch, strategy: str, simula
         axes.set(xscale="log", yscale="log", xlabel="global batch, samples", ylabel="updates to the target")
         for axis in (axes.xaxis, axes.yaxis):
             plain_numbers(axis)
-        axes.xaxis.set_major_locator(FixedLocator(batches))
-        axes.xaxis.set_minor_locator(NullLocator())
+        ticks_at(axes.xaxis, sorted(batches))
         legend_below(axes, handles)
 
     return Panel(

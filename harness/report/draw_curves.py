@@ -125,7 +125,8 @@ def curve_panel(panel: pd.DataFrame, learnt: Learnt, column: str, target: float 
         from_zero_or_log(axes, (x for x, _ in ends.values()))
         if learnt.loss:
             axes.set_yscale("log")
-            axes.set_ylim(top=top)
+            if top is not None:
+                axes.set_ylim(0.8 * panel["y"].min(), top)
             plain_numbers(axes.yaxis)
         known = (line for line in lines_of(panel, "line") if line.label in ends)
         label_ends(axes, [end_of(line, ends[line.label], palette) for line in known])

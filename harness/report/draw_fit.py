@@ -50,7 +50,9 @@ class _Fit(NamedTuple):
     def end(self, palette: Palette) -> LineEnd:
         """Where its validation loss ends."""
         x, y = self.validation
-        return LineEnd(float(x[-1]), float(y[-1]), self.gpus, palette.shade(self.strategy, self.gpus), self.line)
+        return LineEnd(
+            float(x[-1]), float(y[-1]), self.gpus, self.strategy, palette.shade(self.strategy, self.gpus), self.line
+        )
 
 
 @measured_and_simulated

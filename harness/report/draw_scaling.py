@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from harness.analysis.scaling import amdahl
 from harness.core.words import share_in_percent, times
@@ -21,6 +21,7 @@ from harness.report.svg import (
     look,
     plain_numbers,
     ranked,
+    ticks_at,
 )
 
 MOST_SCALED = 8
@@ -89,7 +90,7 @@ def _log_axes(axes: Axes, counts: list[int]) -> None:
     for ax in (axes.xaxis, axes.yaxis):
         plain_numbers(ax)
         ax.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator(counts))
+    ticks_at(axes.xaxis, counts)
 
 
 def _point_in_words(row: Any) -> str:

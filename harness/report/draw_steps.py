@@ -16,17 +16,13 @@ from harness.report.svg import (
     Panel,
     clock_in_words,
     first_of,
+    from_zero_or_log,
     kind_in_words,
     legend_below,
     measured_and_simulated,
-    plain_numbers,
     rows_of,
     sample,
 )
-
-WIDE = 10.0
-"""Multiple of the least median above which the longest steps take a logarithmic axis: else all else is a speck;
-chosen."""
 
 SPREAD = 1e-3
 """Share of the median by which the longest step of some point must exceed it to be drawn: simulated steps may all be
@@ -54,11 +50,7 @@ def tail_panels(tails: pd.DataFrame, simulated: bool) -> Panel | None:
             _row(axes, place, row, palette[row["strategy"]], size, simulated)
         places.name(axes)
         axes.set(xlabel=f"{clock_in_words(unit, simulated)} from one step to the next")
-        if rows["longest_s"].max() > WIDE * rows["median_s"].min():
-            axes.set_xscale("log")
-            plain_numbers(axes.xaxis)
-        else:
-            axes.set_xlim(0, None)
+        from_zero_or_log(axes, [*rows["longest_s"], *rows["median_s"]])
         shapes = (("|", 10, MEDIAN), ("D", 5, LATE), ("x", 6, LONGEST))
         handles = [sample(axes, name, marker=m, markersize=size, linestyle="none") for m, size, name in shapes]
         legend_below(axes, handles, 3, fontsize=8.5)

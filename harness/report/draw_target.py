@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from harness.analysis.censored import SeedRun
 from harness.analysis.exact import MIN_SEEDS, Interval
@@ -26,6 +27,7 @@ from harness.report.svg import (
     from_zero_or_log,
     kind_in_words,
     legend_below,
+    plain_numbers,
     rows_of,
     sample,
 )
@@ -159,6 +161,11 @@ def _epochs(axes: Axes, rows: Sequence[ToTarget]) -> None:
     functions: Any = (lambda count: count / epoch, lambda count: count * epoch)
     above = axes.secondary_xaxis("top", functions=functions)
     above.set_xlabel("epochs")
+    if axes.get_xscale() == "log":
+        plain_numbers(above.xaxis)
+    else:
+        above.xaxis.set_major_locator(MaxNLocator(5))
+        above.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.6g}"))
     above.spines["top"].set_visible(False)
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from harness.report.marks import mark
 from harness.report.shades import Palette
-from harness.report.svg import DrawnLine
+from harness.report.svg import PAPER, DrawnLine
 
 AT_THE_EDGE = 0.9
 """Share of the x-axis from which on a line ends at its edge: then its number stands beside the axes; chosen."""
@@ -19,6 +19,9 @@ AXES_POINTS = 125.0
 
 SIZE = 8.0
 
+SPOT = 0.015
+"""Share of an axis within which ends are one; chosen."""
+
 COUNTS_AT_ENDS = " Numbers at the ends of lines are devices."
 """Added to a caption where they stand there."""
 
@@ -27,14 +30,17 @@ class LineEnd(NamedTuple):
     """Where a line ends, in the units of its axes.
 
     Attributes:
-        series: label of the line in the legend.
+        series: label of the line in the legend; "" where the end is that of several.
+        words: what is written there in place of `gpus`.
     """
 
     x: float
     y: float
     gpus: int
+    strategy: str
     colour: str
     series: str
+    words: str = ""
 
 
 def ends_of(lines: Iterable[DrawnLine], x: str, y: str, palette: Palette, scale: float = 1.0) -> list[LineEnd]:
@@ -53,7 +59,7 @@ def ends_of(lines: Iterable[DrawnLine], x: str, y: str, palette: Palette, scale:
 def end_of(line: DrawnLine, at: tuple[float, float], palette: Palette) -> LineEnd:
     """Return the end of a line that ends there."""
     x, y = at
-    return LineEnd(float(x), float(y), line.gpus, palette.shade(line.strategy, line.gpus), line.label)
+    return LineEnd(float(x), float(y), line.gpus, line.strategy, palette.shade(line.strategy, line.gpus), line.label)
 
 
 def label_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
@@ -67,7 +73,7 @@ def label_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
         return
     low, high = axes.get_ylim()
     placed = [(axes.transAxes.inverted().transform(axes.transData.transform((end.x, end.y))), end) for end in ends]
-    seen = sorted(((float(x), float(y), end) for (x, y), end in placed if low <= end.y <= high), key=lambda p: p[1])
+    seen = _joined([(float(x), float(y), end) for (x, y), end in placed if low <= end.y <= high])
     edge = [item for item in seen if item[0] >= AT_THE_EDGE]
     gap = min(SIZE, AXES_POINTS / max(1, len(edge))) / AXES_POINTS
     for (x, _, end), height in zip(edge, spread([item[1] for item in edge], gap), strict=True):
@@ -75,6 +81,24 @@ def label_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
     inside = [item for item in seen if item[0] < AT_THE_EDGE]
     for (x, _, end), height in zip(inside, _beside(inside), strict=True):
         _write(axes, end, (x + 0.02, height), SIZE)
+
+
+_Placed = tuple[float, float, LineEnd]
+
+
+def _joined(placed: Sequence[_Placed]) -> list[_Placed]:
+    """Return ends by their height; ends of one strategy that lie on each other share one label."""
+    groups: dict[tuple[str, int, int], list[_Placed]] = {}
+    for x, y, end in placed:
+        groups.setdefault((end.strategy, round(x / SPOT), round(y / SPOT)), []).append((x, y, end))
+    found = []
+    for group in groups.values():
+        counts, (x, y, end) = sorted({item[2].gpus for item in group}), group[-1]
+        if len(counts) > 1:
+            words = f"{counts[0]} to {counts[-1]}" if len(counts) > 2 else f"{counts[0]}, {counts[1]}"
+            end = end._replace(words=words, series="")
+        found.append((x, y, end))
+    return sorted(found, key=lambda item: item[1])
 
 
 def counts_differ(gpus: Iterable[int]) -> bool:
@@ -104,7 +128,7 @@ def _high(pool: Sequence[float], gap: float) -> float:
     return _low(pool, gap) + gap * (len(pool) - 1)
 
 
-def _beside(inside: Sequence[tuple[float, float, LineEnd]]) -> list[float]:
+def _beside(inside: Sequence[_Placed]) -> list[float]:
     """Return the heights of numbers within the axes: only such as stand over each other have to give way."""
     heights: dict[int, float] = {}
     left = set(range(len(inside)))
@@ -118,8 +142,9 @@ def _beside(inside: Sequence[tuple[float, float, LineEnd]]) -> list[float]:
 
 def _write(axes: Axes, end: LineEnd, place: tuple[float, float], size: float) -> None:
     line = {"arrowstyle": "-", "color": end.colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
-    text = axes.annotate(str(end.gpus), (end.x, end.y), xytext=place, textcoords="axes fraction", fontsize=size,
-                         va="center", annotation_clip=False, arrowprops=line)  # fmt: skip
+    ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.4}  # lines may pass behind it
+    text = axes.annotate(end.words or str(end.gpus), (end.x, end.y), xytext=place, textcoords="axes fraction",
+                         fontsize=size, va="center", annotation_clip=False, arrowprops=line, bbox=ground)  # fmt: skip
     mark(text, end.series)
     if text.arrow_patch is not None:
         mark(text.arrow_patch, end.series)

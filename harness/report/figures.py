@@ -94,6 +94,7 @@ def figures_of(scenario: ScenarioResults, page: Page) -> Figures:
     frames = PageFrames(scenario)
     rates = map_frame(frames.findings.standings)
     maps, first = page.drawn(rate_panels(rates)), is_a_map(rates)
+    pictures = page.drawn(first_panels(frames))
     galleries = [
         Gallery("Learning rates", () if first else maps),
         _convergence(frames, page),
@@ -105,7 +106,7 @@ def figures_of(scenario: ScenarioResults, page: Page) -> Figures:
     ]
     return Figures(
         maps=maps if first else (),
-        first=page.drawn(first_panels(frames)),
+        first=pictures,
         galleries=tuple(item for item in galleries if item.drawings or item.remarks or item.notes),
     )
 
@@ -120,10 +121,10 @@ def _convergence(frames: PageFrames, page: Page) -> Gallery:
     shown = [*_to_target(frames), *accuracies[:CURVES_OPEN], *losses[:CURVES_OPEN]]
     fits = {row["cell_id"]: row["fitting"] for row in frames.scenario.rows if row.get("fitting")}
     shown += fit_panels(frames.best_curves, fits)
-    more = page.drawn([*accuracies[CURVES_OPEN:], *losses[CURVES_OPEN:]])
+    drawings, more = page.drawn(shown), page.drawn([*accuracies[CURVES_OPEN:], *losses[CURVES_OPEN:]])
     left_out = panels_left_out(known)
     remarks = (f"{left_out} more combinations of batch and rate are in the table only.",) if left_out else ()
-    return Gallery("Convergence", page.drawn(shown), more, remarks)
+    return Gallery("Convergence", drawings, more, remarks)
 
 
 def _devices(frames: PageFrames, page: Page) -> Gallery:

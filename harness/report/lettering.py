@@ -19,7 +19,9 @@ names differ."""
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float) -> float:
     """Return the width of a line of text in points, in the font of a figure: those of browsers are hardly wider."""
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(["DejaVu Sans"], size=size), False)
+    width, _, _ = text_to_path.get_text_width_height_descent(
+        text, FontProperties(family=["DejaVu Sans"], size=size), False
+    )
     return float(width)
 
 

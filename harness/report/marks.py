@@ -9,6 +9,7 @@ import html
 import json
 import re
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -40,20 +41,29 @@ class Mark(NamedTuple):
 
 def mark(artist: Artist, series: str = "", name: str = "", stop: int | None = None) -> None:
     """Say what an artist shows."""
-    artist.set_gid(_MARK + json.dumps(Mark(series, name, stop)))
+    artist.set_gid(_MARK + _written(Mark(series, name, stop)))
 
 
 def mark_key(artist: Artist, series: str) -> None:
     """Say of which series an artist of the legend is."""
-    artist.set_gid(_KEY + json.dumps(series))
+    artist.set_gid(_KEY + _written(series))
 
 
 def keep_stop(figure: Figure, stop: int) -> None:
     """Hide what is seen at another stop of the slider: a picture has none."""
     for artist in figure.findobj(match=_is_marked):
-        found = Mark(*json.loads(str(artist.get_gid()).removeprefix(_MARK)))
+        found = _mark(str(artist.get_gid()).removeprefix(_MARK))
         if found.stop not in (None, stop):
             artist.set_visible(False)
+
+
+def _written(what: Mark | str) -> str:
+    """Return as an id what holds no character that XML has a use for."""
+    return quote(json.dumps(what), safe="")
+
+
+def _mark(text: str) -> Mark:
+    return Mark(*json.loads(unquote(text)))
 
 
 def _is_marked(artist: Artist) -> bool:
@@ -78,14 +88,14 @@ def with_marks(body: str, stop: int) -> str:
     numbers: dict[str, int] = {}
 
     def open_mark(found: re.Match[str]) -> str:
-        known = Mark(*json.loads(html.unescape(found[1])))
+        known = _mark(found[1])
         series = f' data-s="{numbers.setdefault(known.series, len(numbers))}"' if known.series else ""
         at = "" if known.stop is None else f' data-f="{known.stop}"' + ' display="none"' * (known.stop != stop)
         title = f"<title>{html.escape(known.name)}</title>" if known.name else ""
         return f'<g class="m"{series}{at}>{title}'
 
     def open_key(found: re.Match[str]) -> str:
-        number = numbers.get(json.loads(html.unescape(found[1])))
+        number = numbers.get(json.loads(unquote(found[1])))
         return "<g>" if number is None else f'<g data-k="{number}">'
 
     body = re.sub(rf'<g id="{_MARK}([^"]*)">', open_mark, body)

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from harness.report.lettering import ROOM, text_width, wrapped
 from harness.report.marks import keep_stop, mark_key, with_marks, without_marks
@@ -29,6 +30,9 @@ from harness.report.shades import Palette
 
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written; matplotlib knows no `currentColor`."""
+
+PAPER = "#fdfeff"
+"""Stands for the page's own colour, likewise."""
 
 MARKERS = "os^DvPX*"
 """For device counts, ascending: they tell lines of one strategy apart."""
@@ -54,7 +58,10 @@ MOST_LINES = 6
 NARROW = 30.0
 """Ratio of its ends below which a logarithmic axis has hardly a decade to name, and names 2 and 5 too; chosen."""
 
-DECADES = 30.0
+NEAREST_TICKS = 0.055
+"""Share of an axis that two ticks are apart at least: their numbers would touch."""
+
+DECADES = 10.0
 """Ratio of what is drawn above which an axis is logarithmic: on one from 0 the small would be specks; chosen."""
 
 _STYLE = {
@@ -142,7 +149,8 @@ class Panel:
         """
         with matplotlib.rc_context(_STYLE):
             body, box = _written(self._drawn(palette))
-        body = _compact(_page_ids(with_marks(body, middle(self.stops)), prefix)).replace(INK, "currentColor")
+        body = _compact(_page_ids(with_marks(body, middle(self.stops)), prefix))
+        body = body.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
         svg = f'<svg role="img" aria-labelledby="{prefix}-title {prefix}-desc" viewBox="{box}">'
         svg += _alternative(self.title, f"{self.caption} {self.details}", prefix) + body
         return Drawing(self.title, self.caption, svg, self._csv, self.file, self.stops)
@@ -156,17 +164,18 @@ class Panel:
         """
         with matplotlib.rc_context(_STYLE):
             figure = self._drawn(palette)
+            figure.patch.set(visible=True, facecolor="white")
             keep_stop(figure, middle(self.stops))
             for text in figure.findobj(Text):
                 text.set_text(clean(text.get_text()))
             body, box = _written(figure)
             png = io.BytesIO()
-            figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+            figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
         title, caption, words = (clean(text) for text in (self.title, self.caption, f"{self.caption} {self.details}"))
         _, _, width, height = box.split()
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}pt" '
         svg += f'height="{height}pt" viewBox="{box}" role="img" aria-labelledby="title desc" '
-        svg += 'style="background:#fff" font-family="DejaVu Sans,sans-serif">'
+        svg += 'font-family="DejaVu Sans,sans-serif">'
         svg += _alternative(title, words) + _compact(without_marks(body)) + "\n"
         return Picture(title, caption, words, svg, png.getvalue(), clean(self._csv))
 
@@ -225,6 +234,8 @@ def _new_figure(height_inch: float) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.patch.set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))  # none is of an offset or in 1e6
     return figure, axes
 
 
@@ -314,20 +325,30 @@ def legend_below(axes: Axes, handles: Sequence[Any] | None = None, ncols: int = 
     handles = known[0] if handles is None else handles
     labels = how.pop("labels", None) or [handle.get_label() for handle in handles]
     size = how.setdefault("fontsize", 9)
-    beside = size * (how.get("handlelength", 2) + 3.6)  # handle, its padding, the border, and the next column's space
-    widest = max((text_width(label, size) for label in labels), default=0.0)
-    columns = max(1, min(ncols, len(handles), int(ROOM // (widest + beside))))
-    texts = [wrapped(label, size, ROOM / columns - beside) for label in labels]
+    beside = size * (how.get("handlelength", 2) + 2.8)  # a handle, its padding, and the next column's space
+    columns = next(n for n in range(max(1, min(ncols, len(labels))), 0, -1) if n == 1 or _fits(labels, n, size, beside))
+    texts = [wrapped(label, size, ROOM - beside) for label in labels]
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes belong to a figure"
     legend = figure.legend(handles=handles, labels=texts, loc="outside lower center", ncols=columns, **how)
-    rows = -(-len(texts) // columns)
-    lines = rows + max((sum(t.count("\n") for t in texts[k : k + rows]) for k in range(0, len(texts), rows)), default=0)
-    figure.set_figheight(figure.get_figheight() + (1.25 * lines + 0.5 * rows + 1.3) * size / POINTS_PER_INCH)
+    filled = _columns(texts, columns) if texts else []
+    high = max((sum(1.25 * (1 + text.count("\n")) + 0.5 for text in column) for column in filled), default=0.0)
+    figure.set_figheight(figure.get_figheight() + (high + 1.3) * size / POINTS_PER_INCH)
     for label, handle, text in zip(labels, legend.legend_handles, legend.get_texts(), strict=True):
         mark_key(text, label)
         if handle is not None:
             mark_key(handle, label)
+
+
+def _columns(labels: Sequence[str], count: int) -> list[list[str]]:
+    """Return what stands in each of so many columns, as matplotlib fills them."""
+    return [list(part) for part in np.array_split(np.array(labels, dtype=object), count)]
+
+
+def _fits(labels: Sequence[str], count: int, size: float, beside: float) -> bool:
+    """Say whether a legend of so many columns is no wider than a figure."""
+    widths = (max(text_width(label, size) for label in column) for column in _columns(labels, count))
+    return sum(width + beside for width in widths) <= ROOM + size
 
 
 def sample(axes: Axes, label: str, **how: Any) -> Any:
@@ -387,31 +408,42 @@ def hide_y(axes: Axes) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def spans_decades(values: Iterable[float]) -> bool:
+def spans_decades(values: Iterable[float], ratio: float = DECADES) -> bool:
     """Say whether values are so far apart that a linear axis would show the largest only."""
     known = [value for value in values if 0 < value < math.inf]
-    return bool(known) and max(known) > DECADES * min(known)
+    return bool(known) and max(known) > ratio * min(known)
 
 
-def from_zero_or_log(axes: Axes, values: Iterable[float]) -> None:
+def from_zero_or_log(axes: Axes, values: Iterable[float], ratio: float = DECADES) -> None:
     """Let the x-axis begin at 0, or make it logarithmic where what it shows spans decades."""
-    if spans_decades(values):
+    if spans_decades(values, ratio):
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)
     else:
         axes.set_xlim(0, None)
 
 
+def ticks_at(axis: Axis, values: Sequence[float]) -> None:
+    """Put the ticks of a logarithmic axis at some values, leaving out those whose numbers would touch."""
+    kept = sorted(values)[:1]
+    least = (values[-1] / values[0]) ** NEAREST_TICKS if values else 1.0
+    for value in sorted(values)[1:]:
+        if value >= kept[-1] * least:
+            kept.append(value)
+    axis.set_major_locator(FixedLocator(kept))
+    axis.set_minor_locator(NullLocator())
+
+
 def plain_numbers(axis: Axis) -> None:
     """Write the ticks of a logarithmic axis as plain text: mathematical type would need another font."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.7g}"))
     low, high = axis.get_view_interval()
     narrow = high < NARROW * low
     axis.set_minor_formatter(FuncFormatter(_two_or_five) if narrow else NullFormatter())
 
 
 def _two_or_five(value: float, _: object) -> str:
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+    return f"{value:,.7g}" if f"{value:e}"[0] in "25" else ""
 
 
 def clock_in_words(unit: str, simulated: bool) -> str:
