@@ -8,6 +8,8 @@ from typing import Any
 
 from chromium import Browser
 
+KEY_CODES = {"Enter": 13, "Escape": 27, "End": 35, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+
 
 def figures(browser: Browser) -> list[dict[str, Any]]:
     """Return of every figure how long its text alternative and its caption are, and its role."""
@@ -41,6 +43,29 @@ def filter_by(browser: Browser, words: str) -> int:
     return int(browser.run(script.replace("WORDS", json.dumps(words))))
 
 
+def figure_named(title: str) -> str:
+    """Return an expression for the first figure whose title begins so."""
+    begins = f"f.querySelector('h3').textContent.startsWith({json.dumps(title)})"
+    return f"[...document.querySelectorAll('figure')].find(f => {begins})"
+
+
+def middle_of(browser: Browser, element: str) -> tuple[float, float]:
+    """Scroll to an element and return a point of it: of a line one where nothing lies over it, else its middle."""
+    script = """(e => { e.scrollIntoView({block: 'center'}); const box = e.getBoundingClientRect();
+        if (!e.getTotalLength) return [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
+        for (let share = 0; share < 1; share += 0.01) {
+            const at = e.getPointAtLength(e.getTotalLength() * share).matrixTransform(e.getScreenCTM());
+            if (document.elementFromPoint(at.x, at.y) === e) return [at.x, at.y] } })(ELEMENT)"""
+    x, y = browser.run(script.replace("ELEMENT", element))
+    return float(x), float(y)
+
+
+def press(browser: Browser, key: str) -> None:
+    """Press a key."""
+    for kind in ("rawKeyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEY_CODES[key])
+
+
 def assert_quiet(browser: Browser, report: Path) -> None:
     """Hold that the page asks for nothing but itself and that the console is empty."""
     assert browser.requests() == [report.resolve().as_uri()]
@@ -51,7 +76,7 @@ def assert_described(browser: Browser, least: int) -> None:
     """Hold that there are figures, each with a text alternative and a caption."""
     found = figures(browser)
     assert len(found) >= least
-    assert all(figure["alternative"] > 40 and figure["caption"] > 30 and figure["role"] == "img" for figure in found)
+    assert all(figure["alternative"] > 40 and figure["caption"] > 30 and figure["role"] == "group" for figure in found)
 
 
 def assert_fits(browser: Browser, report: Path, width: int) -> None:
