@@ -79,6 +79,17 @@ def test_a_filter_keeps_the_rows_that_have_every_word(browser: Browser, report: 
     assert_filters(browser, "model-split", "virtual")
 
 
+def test_rows_of_a_large_table_come_as_it_is_scrolled(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    rows = "document.querySelectorAll('.cells tbody tr').length"
+    first = browser.run(rows)
+    assert browser.run("document.querySelector('.cells output').textContent") == f"{len(column(browser, 'seed'))} cells"
+    browser.open(report)
+    browser.run("document.querySelector('.long').scrollTop = 1e6")
+    browser.run("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    assert first < browser.run(rows) <= len(column(browser, "seed"))
+
+
 def test_a_figure_downloads_as_png_and_csv(browser: Browser, report: Path) -> None:
     browser.open(report)
     save = """new Promise(done => { const button = document.querySelector('figure button'); button.click();
