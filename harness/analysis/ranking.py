@@ -177,11 +177,13 @@ class Ranking:
     Attributes:
         same: ids of the cells that train the same model as single: they share their samples to the target.
         read: the column that says when the target was reached.
+        confirms: its seeds had no part in choosing its points, so that none is the best of several by chance.
     """
 
     points: tuple[Point, ...]
     same: frozenset[str] = frozenset()
     read: str = READINGS[-1]
+    confirms: bool = False
 
     @cached_property
     def standings(self) -> tuple[Standing, ...]:

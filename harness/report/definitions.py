@@ -7,9 +7,10 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
         (
             "regime",
             "What the training loss says about the learning rate. Too small: stuck (nothing learned, weights hardly "
-            "move) or slow. Good. Too large: oscillating (the loss rises again by a fifth of its starting value, or "
-            "above that value), collapsed (nothing learned, weights far from their start) or diverged (not a number, "
-            "or far above its starting value).",
+            "move). Slow (little learned, or still learning at the end): more steps or a larger rate may help, "
+            "and one run does not tell which. Good. Too large: oscillating (the loss rises again by a fifth of "
+            "its starting value, or above that value), collapsed (nothing learned, weights far from their start) or "
+            "diverged (not a number, or far above its starting value).",
         ),
         (
             "all seeds, 3 of 5 seeds",
@@ -92,7 +93,10 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "gradient is not distinguishable from noise. The value over the whole run weights updates with large "
             "gradients more.",
         ),
-        ("broken line", "How far off a prediction says it may be: two standard deviations, as a factor up or down."),
+        (
+            "broken line",
+            "How far off a prediction says it may be: two standard deviations, as a factor up or down.",
+        ),
     ),
     "Where the time went": (
         (
@@ -108,8 +112,8 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         (
             "who waits for whom",
-            "A few steps of a run, all strategies on one clock. They are from the middle of each run until the slider is "
-            "moved.",
+            "A few steps of a run, all strategies on one clock. They are from the middle of each run until the slider "
+            "is moved.",
         ),
         (
             "bubble",
@@ -168,7 +172,8 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "Predicted and measured": (
         (
             "predicted",
-            "Median over simulated seeds. The band is two standard deviations of its stated uncertainty, as a factor up or down.",
+            "Median over simulated seeds. The band is two standard deviations of its stated uncertainty, as a factor "
+            "up or down.",
         ),
         (
             "measured",

@@ -22,6 +22,7 @@ from harness.report.svg import (
     INK,
     LINE_ROWS,
     MOST_MARKED,
+    ROW_INCH,
     Panel,
     hide_y,
     kind_in_words,
@@ -33,8 +34,6 @@ from harness.report.svg import (
 
 MOST_GROWN = 6
 """Points whose step is drawn before and after, the worst; chosen: the answer is in the first of them."""
-
-ROW_INCH = 0.4
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
 NEAREST_TICKS = 0.12

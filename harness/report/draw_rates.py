@@ -11,7 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from harness.analysis.loss_shape import MEANS, SHAPES, Shape
 from harness.core.words import counted, listed
-from harness.report.lettering import ROOM, wrapped
+from harness.report.lettering import NAME_ROOM, wrapped
 from harness.report.marks import mark
 from harness.report.shades import Palette
 from harness.report.svg import INK, Panel, kind_in_words, legend_below
@@ -179,7 +179,7 @@ def _heading_size(columns: Sequence[_Column]) -> float:
 
 def _headings(columns: Sequence[_Column]) -> list[str]:
     size = _heading_size(columns)
-    return ["\n".join(wrapped(word, size, 0.9 * ROOM / len(columns)) for word in column) for column in columns]
+    return ["\n".join(wrapped(word, size, 0.9 * NAME_ROOM / len(columns)) for word in column) for column in columns]
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

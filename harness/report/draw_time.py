@@ -91,7 +91,9 @@ def draw_steps_of(
     for place, text, (strategy, parts) in zip(names.places, names.texts, bars, strict=True):
         left, said = 0.0, " ".join(text.split())
         for part, seconds in parts.items():
-            drawn = _segments(axes, [Span(left / size, seconds / size, place)], 0.4, palette[strategy], part, simulated)
+            drawn = _segments(
+                axes, [Stretch(left / size, seconds / size, place)], 0.4, palette[strategy], part, simulated
+            )
             for patch in drawn:
                 mark(patch, TRAINING[part], f"{said}: {TRAINING[part]} {duration(seconds)}")
             left += seconds
@@ -105,7 +107,7 @@ Looks = Sequence[Mapping[str, Any]]
 """What lies over each other in one place."""
 
 
-class Span(NamedTuple):
+class Stretch(NamedTuple):
     """A stretch of a part on a row."""
 
     left: float
@@ -114,7 +116,7 @@ class Span(NamedTuple):
 
 
 def _segments(
-    axes: Axes, spans: Sequence[Span], height: float, colour: str, part: str, simulated: bool
+    axes: Axes, spans: Sequence[Stretch], height: float, colour: str, part: str, simulated: bool
 ) -> list[PathPatch]:
     """Draw stretches of one part as one path: of many, the page would hold every style many times."""
     corners = [
@@ -233,7 +235,7 @@ def _lane(axes: Axes, rows: pd.DataFrame, place: float, palette: Palette, clock:
     for part in SHOWN_PARTS:
         starts, ends = ends, ends + rows[part].to_numpy(float)
         spans = [
-            Span(begin / clock.size, (stop - begin) / clock.size, place)
+            Stretch(begin / clock.size, (stop - begin) / clock.size, place)
             for begin, stop in zip(starts.clip(0, clock.end), ends.clip(0, clock.end), strict=True)
         ]
         said = f"{first['cell']}, {first['lane']}: {TRAINING[part]} {duration(float(rows[part].mean()))} a step here"
@@ -320,7 +322,7 @@ def bubble_panels(bubbles: pd.DataFrame, simulated: bool) -> Panel:
         for place, row, said in zip(names.places, rows.itertuples(), told, strict=True):
             part = "idle_s" if simulated else "compute_s"
             for patch in _segments(
-                axes, [Span(0, 100 * row.bubble, place)], 0.4, palette[row.strategy], part, simulated
+                axes, [Stretch(0, 100 * row.bubble, place)], 0.4, palette[row.strategy], part, simulated
             ):
                 mark(patch, name=said)
             if not pd.isna(row.ideal):

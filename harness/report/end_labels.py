@@ -76,7 +76,7 @@ def label_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
     seen = _joined([(float(x), float(y), end) for (x, y), end in placed if low <= end.y <= high])
     edge = [item for item in seen if item[0] >= AT_THE_EDGE]
     gap = min(SIZE, AXES_POINTS / max(1, len(edge))) / AXES_POINTS
-    for (x, _, end), height in zip(edge, spread([item[1] for item in edge], gap), strict=True):
+    for (x, _, end), height in zip(edge, pushed_apart([item[1] for item in edge], gap), strict=True):
         _write(axes, end, (max(1.0, x) + 0.035, height), gap * AXES_POINTS)
     inside = [item for item in seen if item[0] < AT_THE_EDGE]
     for (x, _, end), height in zip(inside, _beside(inside), strict=True):
@@ -106,7 +106,7 @@ def counts_differ(gpus: Iterable[int]) -> bool:
     return len(set(gpus)) > 1
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
+def pushed_apart(heights: Sequence[float], gap: float) -> list[float]:
     """Return heights, ascending, moved as little as it takes to be a gap apart, and to stay between 0 and 1.
 
     Neighbours that touch share what they have to move: pools of them stand about their mean.
@@ -135,7 +135,7 @@ def _beside(inside: Sequence[_Placed]) -> list[float]:
     while left:
         first = min(left)
         near = [k for k in sorted(left) if abs(inside[k][0] - inside[first][0]) < 0.06]
-        heights |= dict(zip(near, spread([inside[k][1] for k in near], SIZE / AXES_POINTS), strict=True))
+        heights |= dict(zip(near, pushed_apart([inside[k][1] for k in near], SIZE / AXES_POINTS), strict=True))
         left -= set(near)
     return [heights[k] for k in range(len(inside))]
 

@@ -8,10 +8,10 @@ from functools import lru_cache
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-ROOM = 300.0
+NAME_ROOM = 300.0
 """Points of a figure's width that text may take: the rest is margins."""
 
-MOST_LINES = 5
+MOST_NAME_LINES = 5
 """Lines of a name; chosen: nothing that tells cells apart is longer. Then its middle is left out, not its end, in which
 names differ."""
 
@@ -25,7 +25,7 @@ def text_width(text: str, size: float) -> float:
     return float(width)
 
 
-def wrapped(text: str, size: float = 9, room: float = ROOM) -> str:
+def wrapped(text: str, size: float = 9, room: float = NAME_ROOM) -> str:
     """Return a text in as many lines as it takes: broken at blanks and hyphens, within a word only where it must be.
 
     Args:
@@ -41,8 +41,8 @@ def wrapped(text: str, size: float = 9, room: float = ROOM) -> str:
         else:
             line += piece
     lines.append(line.rstrip())
-    if len(lines) > MOST_LINES:
-        lines = [*lines[: MOST_LINES - 2], "\N{HORIZONTAL ELLIPSIS}", lines[-1]]
+    if len(lines) > MOST_NAME_LINES:
+        lines = [*lines[: MOST_NAME_LINES - 2], "\N{HORIZONTAL ELLIPSIS}", lines[-1]]
     return "\n".join(lines)
 
 

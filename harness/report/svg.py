@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from harness.report.lettering import ROOM, text_width, wrapped
+from harness.report.lettering import NAME_ROOM, text_width, wrapped
 from harness.report.marks import keep_stop, mark_key, with_marks, without_marks
 from harness.report.shades import Palette
 
@@ -58,7 +58,7 @@ MOST_LINES = 6
 NARROW = 30.0
 """Ratio of its ends below which a logarithmic axis has hardly a decade to name, and names 2 and 5 too; chosen."""
 
-NEAREST_TICKS = 0.055
+CROWDED = 0.055
 """Share of an axis that two ticks are apart at least: their numbers would touch."""
 
 DECADES = 10.0
@@ -327,7 +327,7 @@ def legend_below(axes: Axes, handles: Sequence[Any] | None = None, ncols: int = 
     size = how.setdefault("fontsize", 9)
     beside = size * (how.get("handlelength", 2) + 2.8)  # a handle, its padding, and the next column's space
     columns = next(n for n in range(max(1, min(ncols, len(labels))), 0, -1) if n == 1 or _fits(labels, n, size, beside))
-    texts = [wrapped(label, size, ROOM - beside) for label in labels]
+    texts = [wrapped(label, size, NAME_ROOM - beside) for label in labels]
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes belong to a figure"
     legend = figure.legend(handles=handles, labels=texts, loc="outside lower center", ncols=columns, **how)
@@ -348,7 +348,7 @@ def _columns(labels: Sequence[str], count: int) -> list[list[str]]:
 def _fits(labels: Sequence[str], count: int, size: float, beside: float) -> bool:
     """Say whether a legend of so many columns is no wider than a figure."""
     widths = (max(text_width(label, size) for label in column) for column in _columns(labels, count))
-    return sum(width + beside for width in widths) <= ROOM + size
+    return sum(width + beside for width in widths) <= NAME_ROOM + size
 
 
 def sample(axes: Axes, label: str, **how: Any) -> Any:
@@ -380,7 +380,7 @@ class Rows(NamedTuple):
         hide_y(axes)
 
 
-def rows_of(words: Iterable[str], room: float = ROOM) -> Rows:
+def rows_of(words: Iterable[str], room: float = NAME_ROOM) -> Rows:
     """Return a row for each name, as high as its name is long.
 
     Args:
@@ -426,7 +426,7 @@ def from_zero_or_log(axes: Axes, values: Iterable[float], ratio: float = DECADES
 def ticks_at(axis: Axis, values: Sequence[float]) -> None:
     """Put the ticks of a logarithmic axis at some values, leaving out those whose numbers would touch."""
     kept = sorted(values)[:1]
-    least = (values[-1] / values[0]) ** NEAREST_TICKS if values else 1.0
+    least = (values[-1] / values[0]) ** CROWDED if values else 1.0
     for value in sorted(values)[1:]:
         if value >= kept[-1] * least:
             kept.append(value)

@@ -17,13 +17,13 @@ LONG = 'fsdp, global batch 256, cluster.inter_node "nvlink3", precision "bf16", 
 def test_a_name_is_broken_into_lines_and_not_cut(text: str, room: float) -> None:
     lines = lettering.wrapped(text, room=room).split("\n")
     assert all(lettering.text_width(line, 9) <= room for line in lines)
-    if len(lines) < lettering.MOST_LINES:
+    if len(lines) < lettering.MOST_NAME_LINES:
         assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 def test_of_a_name_without_end_the_middle_is_left_out() -> None:
     lines = lettering.wrapped("begin " + "word " * 10_000 + "end").split("\n")
-    assert len(lines) <= lettering.MOST_LINES
+    assert len(lines) <= lettering.MOST_NAME_LINES
     assert lines[0].startswith("begin")
     assert lines[-1].endswith("end")
 
@@ -43,11 +43,11 @@ def test_more_devices_are_darker_and_a_count_keeps_its_shade() -> None:
 )
 def test_numbers_at_ends_do_not_touch_and_stay_in_order_inside(heights: list[float]) -> None:
     gap = 0.1
-    found = end_labels.spread(heights, gap)
+    found = end_labels.pushed_apart(heights, gap)
     assert len(found) == len(heights)
     assert all(later - earlier > gap - 1e-9 for earlier, later in pairwise(found))
     assert all(-1e-9 <= height <= 1 + 1e-9 for height in found)
 
 
 def test_what_does_not_touch_is_not_moved() -> None:
-    assert end_labels.spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert end_labels.pushed_apart([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])

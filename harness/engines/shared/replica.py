@@ -16,6 +16,7 @@ from harness.core.cell import Named
 from harness.core.errors import PluginError
 from harness.core.streams import stream_seed
 from harness.core.words import listed
+from harness.engines.processes.foreign import lacks_memory
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.misfit import GivenBatch, not_taken
 from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimizer, on_parts
@@ -543,6 +544,8 @@ def _initialise(model: Model, module: nn.Module, shape: DataShape) -> None:
         with torch.no_grad():
             call(module.eval(), inputs)
     except Exception as error:
+        if lacks_memory(error):
+            raise
         files = [str(model.file.path)] if model.file else []
         raise not_taken(model.name, files, module, error, GivenBatch("the data", (), inputs)) from error
     module.train(training)

@@ -13,6 +13,7 @@ from harness.core.cell import Named
 from harness.core.errors import Impossible
 from harness.core.step_parts import Part
 from harness.core.words import counted
+from harness.engines.processes.foreign import lacks_memory
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.shared.flat import Flat
@@ -127,9 +128,9 @@ class Captured(OneDevice):
         try:
             with self._cuda.graph(graph, stream=self._stream):
                 written = work()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if lacks_memory(error):
+                raise
             raise self._impossible(f"cannot be captured: {str(error).partition(chr(10))[0]}") from error
         return graph, written
 
