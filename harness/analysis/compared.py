@@ -269,6 +269,12 @@ class Comparison:
         return Verdict.NO_REGRESSION if self.exact or self.timed or self.learnt else Verdict.NOTHING_COMPARED
 
     @property
+    def worst(self) -> ChangeKind | None:
+        """What matters most of what was found, all points together included; None where nothing was."""
+        kinds = {finding.kind for finding in self.findings} | {one.gated.kind for one in self.together}
+        return next((kind for kind in ChangeKind if kind in kinds), None)
+
+    @property
     def regressions(self) -> tuple[Finding, ...]:
         """What got worse."""
         return self._of(ChangeKind.REGRESSION)

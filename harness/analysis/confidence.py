@@ -26,7 +26,8 @@ def recommended_first(ranking: Ranking) -> list[Standing]:
     """Return each strategy's best standing with the one to recommend first: the fewest devices that nobody beats.
 
     A lead that chance explains as well, or one within 5 %, is no reason to pay for more devices. Where runs are too few
-    to tell how sure anything is the fastest stays first.
+    to tell how sure anything is the fastest stays first. What other seeds had put first stays so, until these certainly
+    say otherwise: else they would choose too.
     """
     best = ranking.best
     by_devices: dict[int, Standing] = {}
@@ -35,7 +36,16 @@ def recommended_first(ranking: Ranking) -> list[Standing]:
     fastest = best[0]
     fewer = [by_devices[gpus] for gpus in sorted(by_devices) if gpus < fastest.point.gpus]
     first = next((s for s in fewer if s.sure and _unbeaten(ranking, s, fastest)), fastest)
+    first = _picked_before(ranking, first) or first
     return [first, *(standing for standing in best if standing.point is not first.point)]
+
+
+def _picked_before(ranking: Ranking, first: Standing) -> Standing | None:
+    """Return what other seeds had put first, where nobody on as many devices certainly beats it."""
+    found = next((s for s in ranking.standings if s.point is ranking.picked and s.reached), None)
+    if found is None or first.point.gpus < found.point.gpus:
+        return None
+    return None if contrast(ranking, first, found).verdict in (Verdict.FASTER, Verdict.NEVER) else found
 
 
 def _unbeaten(ranking: Ranking, few: Standing, fastest: Standing) -> bool:

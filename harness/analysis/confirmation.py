@@ -35,7 +35,7 @@ class Ground(StrEnum):
     FRESH = "fresh-seeds"
     """Fresh ones, which recommend what the sweep picked."""
     OVERTURNED = "overturned"
-    """Fresh ones, which recommend the sweep's runner-up."""
+    """Fresh ones, which recommend the sweep's runner-up: it is certainly faster, or needs fewer devices."""
     FAILED = "failed"
     """Fresh ones, of which none got there."""
     PENDING = "pending"
@@ -97,7 +97,7 @@ class Confirmation:
                 now = f"{seeds}, which had no part in that, put {differs(second, first)} first"
                 return Text(f"The sweep had put {differs(first, second)} first; {now}.")
             case Ground.FAILED:
-                return Text(f"None of {seeds} bears out what the sweep had picked.")
+                return Text(f"0 of {seeds} got there with what the sweep had picked.")
             case Ground.PENDING:
                 ended = f"{self.done} of {counted(self.of, 'run')} with fresh seeds {_have(self.done)} ended"
                 return Text(f"Not confirmed yet: {ended}. Until then this rests on the seeds that chose.")
@@ -154,7 +154,7 @@ def confirmation(ranking: Ranking, fresh: Sequence[Row], asked: FreshSeeds) -> C
         return found
     same = {str(r.get("cell_id")) for p, pick in zip(points, picked, strict=True) if ranking.is_same(pick.point)
             for r in p.rows}  # fmt: skip
-    again = replace(rank(points, ranking.same | same), confirms=True)
+    again = replace(rank(points, ranking.same | same), picked=points[0])
     return replace(found, ground=_ground(again, picked[0]), ranking=again)
 
 

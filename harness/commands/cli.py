@@ -558,6 +558,7 @@ def _write_figures(
     "--html", type=click.Path(path_type=Path), help="Also write the page of `harness report NEW --base BASE`."
 )
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML, one test for each point.")
+@click.option("--annotations", is_flag=True, help="Also print what got worse for the log of GitHub Actions.")
 @click.option(
     "--rerun", is_flag=True, help="Run what looks slower 5 more times, with the reference, and judge by that."
 )
@@ -578,6 +579,7 @@ def compare(
     as_json: bool,
     html: Path | None,
     junit: Path | None,
+    annotations: bool,
     rerun: bool,
     nights: Path | None,
     machine: str,
@@ -621,6 +623,10 @@ def compare(
         from harness.commands.compare_junit import junit_text
 
         write_atomically(junit, junit_text(found))
+    if annotations:
+        from harness.commands.compare_annotations import annotation_lines
+
+        click.echo("\n".join(annotation_lines(found)), err=True)
     if failed and not found.verdict.exit_code:
         raise failed
     sys.exit(found.verdict.exit_code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.analysis.compare_words import conclusion, point_in_words, sentence
+from harness.analysis.compare_words import conclusion, point_in_words, sentence, together_in_words
 from harness.analysis.compared import SLOWER, ChangeKind, Comparison, Finding, Verdict
 
 MOST = 10
@@ -30,6 +30,9 @@ def annotation_lines(found: Comparison) -> list[str]:
         lines += [_line(_LEVEL[kind], point_in_words(f.row), sentence(f)) for f in shown]
         if left := len(findings) - len(shown):
             lines.append(_line(_LEVEL[kind], "not shown here", f"{left} more; see the report"))
+    together = [one.gated.kind for one in found.together if one.gated.kind in _LEVEL]
+    words = zip(together, together_in_words(found), strict=True)
+    lines += [_line(_LEVEL[kind], "all points together", str(text)) for kind, text in words if kind]
     quiet = found.verdict is Verdict.NO_REGRESSION
     return [*lines, _line("notice" if quiet else "warning", "harness compare", str(conclusion(found)))]
 

@@ -125,6 +125,8 @@ def run_in_turns(
         again = ["--fresh"] if fresh else []
         done = side.run("run", scenario, *words, "--results", str(side.root), *again, "--only", only)
         ended = [line.partition("] ")[2] for line in done.stdout.splitlines() if line.startswith("[")]
+        if not ended:
+            raise PluginError(f"--ab: {side.name} ({side.code}) ran nothing: {(done.stderr or done.stdout).strip()}")
         say(f"[{number}/{len(turns)}] {side.name}: {'; '.join(ended)}")
     folders = [side.root / plan["name"] for side, plan in zip(sides, plans, strict=True)]
     mark_interleaved(folders[1], folders[0])

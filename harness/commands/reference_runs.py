@@ -38,15 +38,19 @@ class ReferenceRuns:
     A run that fails is said and left out: it never ends the night.
     """
 
-    def __init__(self, results: Results, cells: Sequence[Cell], runs: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, results: Results, cells: Sequence[Cell], runs: int, say: Callable[[str], None], chosen: int | None = None
+    ) -> None:
         """Find what is there already.
 
         Args:
-            cells: those of the run, finished or not; the devices of the measured ones decide where the loop runs.
+            cells: those of the plan; the devices of the measured ones decide where the loop runs.
             runs: wanted in all.
+            chosen: how many of the cells this run is about, finished or not; all by default.
         """
         measured = [cell for cell in cells if cell.engine != "virtual"]
-        self.results, self.cells, self.say = results, len(cells), say
+        self.results, self.say = results, say
+        self.chosen = len(cells) if chosen is None else chosen
         self.device = "cuda" if any(cell.device == "cuda" for cell in measured) else "cpu"
         self.threads = max((cell.threads_per_device for cell in measured), default=1)
         self.kind = f"{LOOP}-{self.device}-{self.threads}"
@@ -64,7 +68,7 @@ class ReferenceRuns:
             self._do_without("no cell is left to run, so it would run beside none; --fresh runs them again")
         while self.tried < runs_due(done, of, self.missing):
             self.tried += 1
-            self.run_once(self.cells - of + done)
+            self.run_once(self.chosen - of + done)
 
     def _do_without(self, why: str) -> None:
         self.missing = 0

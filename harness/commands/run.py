@@ -164,7 +164,7 @@ def run(
                 fresh=fresh,
                 budget_s=left_s,
                 trace=trace,
-                reference=ReferenceRuns(results, cells, beside, watcher.say).due if beside else None,
+                reference=ReferenceRuns(results, plan.cells, beside, watcher.say, len(cells)).due if beside else None,
             )
 
     summary = run_now(plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference)

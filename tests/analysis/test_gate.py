@@ -187,6 +187,7 @@ def test_all_points_together_break_the_build_where_none_does_alone() -> None:
     found = judged({p: 1.058 for p in points}, compare_gate.Beside(ran.base, ran.new, _noisy_nights(points)))
     assert (found.findings, found.verdict) == ((), Verdict.REGRESSION)
     assert "All 4 points together are slower: beside the reference +" in in_text(found)
+    assert found.worst is ChangeKind.REGRESSION
 
 
 def _noisy_nights(points: str) -> dict[str, dict[str, float]]:

@@ -132,6 +132,15 @@ def test_simulated_cells_and_finished_ones_have_no_reference(tmp_path: Path, scr
     assert read_reference(tmp_path) is None
 
 
+def test_a_part_of_the_cells_has_the_loop_of_all(tmp_path: Path, script: Path) -> None:
+    both = [*real_cells(), *real_cells(threads_per_device=2)]
+    beside = ReferenceRuns(Results(tmp_path), both, 2, print, chosen=1)
+    beside.due(0, of=1)
+    beside.due(1, of=1)
+    assert stored(tmp_path).kind == "plain-loop-1-cpu-2"
+    assert [run.after_cells for run in stored(tmp_path).runs] == [0, 1]
+
+
 def test_runs_of_another_loop_are_moved_aside(tmp_path: Path, script: Path) -> None:
     ReferenceRuns(Results(tmp_path), real_cells(), 1, print).due(0, of=1)
     ReferenceRuns(Results(tmp_path), real_cells(threads_per_device=2), 1, print).due(0, of=1)

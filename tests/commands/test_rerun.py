@@ -120,7 +120,7 @@ def test_what_stays_slower_is_a_regression_and_what_was_once_is_none(tmp_path: P
     done = compare(base, slow_once, "--rerun")
     assert (done.exit_code, found(done)["verdict"], found(done)["findings"]) == (0, "no-regression", [])
 
-    (tmp_path / "waiting.py").write_text(PLUGIN + "\n# another\n")
+    (tmp_path / "waiting.py").write_text(PLUGIN + "\nANOTHER = 1\n")
     (slow_once / "night" / "reruns").rename(tmp_path / "gone")
     done = compare(base, slow_once, "--rerun")
     assert (done.exit_code, found(done)["verdict"]) == (3, "suspect")

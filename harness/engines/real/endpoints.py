@@ -203,6 +203,11 @@ class RealServer(RealEndpoint, Server):
         self.make_evaluator: Callable[[], Replica] = lambda: self.replica
         self._evaluator: Replica | None = None
 
+    def begin(self) -> None:
+        """Look for the other processes while their first gradients are computed, and not at the first mark."""
+        if self.setup.server_counts:
+            self.standstill.find_others()
+
     def evaluation_replica(self) -> Replica:
         """Return a replica with the present weights on the cell's device; made once, when first needed."""
         if self._evaluator is None:

@@ -51,7 +51,8 @@ def early_displacement(setup: Setup, weights: Callable[[], torch.Tensor], evalua
 def _moved(setup: Setup, final: torch.Tensor) -> float:
     import torch
 
-    from harness.engines.shared.replica import as_real, build_module
+    from harness.engines.shared.buffer_values import as_real
+    from harness.engines.shared.replica import build_module
 
     options = setup.model.Options(**setup.cell.workload.model.options)
     # Built once more from its stream: keeping a copy through training would show in the memory that is measured.

@@ -86,8 +86,9 @@ def everybody(setup: Setup) -> list[Address]:
 def until_the_end(rows: Sequence[StepRow], cell: Cell, updates: int, ended_s: float) -> list[StepRow]:
     """Return the steps that count.
 
-    Where workers count, all of them end after the same step, and processes whose clocks lie milliseconds apart would
-    lose the last ones by time. Where a server counts, workers go on until they hear of the end.
+    Where a server counts, workers go on until they hear of the end. Where they count and wait for nobody, what they
+    trained beyond the mark that ended the run does not count. All others end together: by time, those whose clocks are
+    milliseconds ahead would lose their last steps.
 
     Args:
         updates: behind the final weights.
@@ -95,7 +96,9 @@ def until_the_end(rows: Sequence[StepRow], cell: Cell, updates: int, ended_s: fl
     """
     if cell.server_counts:
         return [row for row in rows if row["start_s"] < ended_s]
-    return [row for row in rows if row["step"] < updates]
+    if cell.synchrony == "asynchronous":
+        return [row for row in rows if row["step"] < updates]
+    return list(rows)
 
 
 def check_address(setup: Setup, rank: Address, to: Address) -> None:

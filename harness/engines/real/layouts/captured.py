@@ -18,7 +18,7 @@ from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.optimizers import OwnOptimizer, make_optimizer
-from harness.engines.shared.replica import Piece
+from harness.engines.shared.pieces import Piece
 from harness.engines.shared.setup import Setup
 from harness.workloads.accelerator import DeviceGraph
 from harness.workloads.batches import Inputs, mapped, tensors_of
