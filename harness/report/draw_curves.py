@@ -38,6 +38,10 @@ SPIKE = 20.0
 MOST_PANELS = 6
 """Combinations of batch and rate whose curves are drawn, the best first; chosen: nobody looks at a page of them."""
 
+ROWS_IN_CSV = 4000
+"""Rows of a download, about: of hundreds of seeds each has fewer points, and at least a few; chosen: the page stays
+small."""
+
 MOST_IN_CSV = 40
 """Points of a seed's curve in the download: what a figure can show, and the page stays small."""
 
@@ -191,7 +195,9 @@ def _drawn(panel: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table(panel: pd.DataFrame, against: str, learnt: Learnt) -> pd.DataFrame:
-    kept = [seed.iloc[_thinned(len(seed), MOST_IN_CSV)] for _, seed in panel.groupby(["line", "seed"], sort=False)]
+    seeds = panel.groupby(["line", "seed"], sort=False)
+    most = max(MOST_IN_CSV // 5, min(MOST_IN_CSV, ROWS_IN_CSV // seeds.ngroups))
+    kept = [seed.iloc[_thinned(len(seed), most)] for _, seed in seeds]
     table = pd.concat(kept)[["line", "seed", "x", "y"]]
     return table.rename(columns={"x": against, "y": learnt.name})
 
