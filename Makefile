@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+AXE ?= 4.14.1
 BIN := $(VENV)/bin
 CODE := harness plugins tests benchmarks docs
 # More threads than cores makes many small processes twenty times slower.
@@ -36,7 +37,7 @@ test: test-unit test-processes ## the fast suite: test-unit, then test-processes
 test-unit: $(VENV)/.tested ## tests without processes, WORKERS=2 at a time
 	$(TWO) -m "$(SHORT) and not $(PROCESSES)"
 
-test-processes: $(VENV)/.tested ## tests with processes or a browser; what judges time alone
+test-processes: $(VENV)/.axe ## tests with processes or a browser; what judges time alone
 	$(TWO) -m "$(SHORT) and $(PROCESSES) and not timed"
 	$(PYTEST) -m "$(SHORT) and $(PROCESSES) and timed"
 
@@ -61,7 +62,12 @@ test-gpu: $(VENV)/.tested ## what only a GPU can show, in 8 minutes: a page in r
 bench: $(VENV)/.installed ## what the harness adds to a training loop
 	$(BIN)/python benchmarks/overhead.py
 
-docs: $(VENV)/.documented ## build the documentation into site/, strictly
+docs: # Only a test looks at pages with it, and skips where it is not; nothing of it is shipped.
+$(VENV)/.axe: $(VENV)/.tested
+	npm install --silent --no-save --prefix $(VENV)/axe axe-core@$(AXE) || echo "no axe-core: the test that needs it will skip"
+	touch $@
+
+$(VENV)/.documented ## build the documentation into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove the environment, caches and what was built

@@ -1,4 +1,6 @@
-"""How long the report of a large sweep takes: 1,000 simulated cells that train, drawn three times.
+"""How long the report of a large sweep takes, and how long a reader waits for it to answer, in a headless Chromium.
+
+Drawn three times, of 1,000 simulated cells that train.
 
 python benchmarks/report.py [FOLDER]      # FOLDER: results of an earlier run, to draw again
 """
@@ -14,8 +16,41 @@ from statistics import median
 
 from harness.results.store import Results
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from chromium import BINARY, chromium
+
 REPEATS = 3
 REPORT_S, CSV_S, PAGE_BYTES = 20.0, 3.0, 10e6
+ANSWER_MS, ANSWERS = 100.0, 15
+
+LARGEST = "[...document.querySelectorAll('figure')].reduce((a, b) => count(a) >= count(b) ? a : b)"
+INTERACTIONS = {
+    "hover": "const box = marks[k % marks.length].getBoundingClientRect(); figure.dispatchEvent(new PointerEvent("
+    "'pointermove', {bubbles: true, clientX: box.left + box.width / 2, clientY: box.top + box.height / 2}))",
+    "legend": "figure.querySelectorAll('[role=button]')[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))",
+    "slider": "slider.value = k % 11; slider.dispatchEvent(new Event('input', {bubbles: true}))",
+    "filter": "search.value = ['async-ps 0.1', '', 'diverged', 'sync-ddp 4'][k % 4]; "
+    "search.dispatchEvent(new Event('input', {bubbles: true}))",
+    "sort": "if (!k) { search.value = ''; search.dispatchEvent(new Event('input', {bubbles: true})) } "
+    "heads[k % heads.length].click()",
+    "scroll": "const box = document.querySelector('.long'); box.scrollTop = k % 2 * box.scrollHeight",
+}
+"""What a reader does, as script: `figure` is the one with the most marks, `k` counts the times."""
+
+MEASURE = """(async () => {
+    const count = figure => figure.querySelectorAll('.m').length, figure = LARGEST, taken = [];
+    const marks = [...figure.querySelectorAll('.m')], slider = document.querySelector('input[type=range]');
+    const search = document.querySelector('input[type=search]'), heads = document.querySelectorAll('.cells th button');
+    figure.scrollIntoView({block: 'center'});
+    for (let k = 0; k < ANSWERS; k++) {
+        await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+        const began = performance.now();
+        ACTION;
+        document.documentElement.getBoundingClientRect(); // the layout that it asks for
+        taken.push(performance.now() - began);
+    }
+    return taken;
+})()"""
 
 SWEEP = """
 engine = "virtual"
@@ -67,6 +102,21 @@ def time_report(folder: Path) -> None:
     told("harness report", reports, REPORT_S, cells)
     told("cells.csv", tables, CSV_S, cells)
     print(f"page: {size / 1e6:.2f} MB (aim {PAGE_BYTES / 1e6:g} MB: {'ok' if size < PAGE_BYTES else 'MISSED'})")
+    time_answers(folder / "report.html")
+
+
+def time_answers(page: Path) -> None:
+    """Time what a reader does on a page: the script and the layout that follows from it."""
+    if BINARY is None:
+        print("no Chromium: nothing was measured in the page")
+        return
+    with chromium() as browser:
+        browser.open(page)
+        for name, action in INTERACTIONS.items():
+            script = MEASURE.replace("LARGEST", LARGEST).replace("ANSWERS", str(ANSWERS)).replace("ACTION", action)
+            taken = browser.run(script)
+            found = f"{median(taken):.1f} ms (longest {max(taken):.1f}, n = {len(taken)}; aim {ANSWER_MS:g} ms"
+            print(f"{name}: {found}: {'ok' if max(taken) < ANSWER_MS else 'MISSED'})")
 
 
 def told(name: str, seconds: list[float], aim_s: float, cells: int) -> None:

@@ -72,6 +72,23 @@ def evaluations(cell: Cell, count: int = 40) -> dict[str, list[Any]]:
     }
 
 
+def steps_of(cell: Cell, count: int = 60) -> dict[str, list[Any]]:
+    """Return a table of steps: the second of two devices waits for the first."""
+    rows = [(worker, step) for worker in range(cell.gpus) for step in range(count)]
+    waits = [0.002 * worker for worker, _ in rows]
+    return {
+        "worker": [worker for worker, _ in rows],
+        "device": [0] * len(rows),
+        "step": [step for _, step in rows],
+        "start_s": [0.01 * step for _, step in rows],
+        "input_s": [0.0] * len(rows),
+        "compute_s": [0.006 - wait for wait in waits],
+        "communication_s": [0.004 if cell.gpus > 1 else 0.0] * len(rows),
+        "idle_s": waits,
+        "loss": [1.0] * len(rows),
+    }
+
+
 def lenet_cells(**changes: Any) -> list[Cell]:
     given = {
         "engine": "both",

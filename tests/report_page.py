@@ -8,6 +8,8 @@ from typing import Any
 
 from chromium import Browser
 
+KEY_CODES = {"Enter": 13, "Escape": 27, "End": 35, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+
 
 def figures(browser: Browser) -> list[dict[str, Any]]:
     """Return of every figure how long its text alternative and its caption are, and its role."""
@@ -20,7 +22,8 @@ def figures(browser: Browser) -> list[dict[str, Any]]:
 
 def column(browser: Browser, head: str) -> list[str]:
     """Return a column of the table of cells, numbers by the value that they are sorted by."""
-    script = """(() => { const heads = [...document.querySelectorAll('.cells th')];
+    script = """(() => { dispatchEvent(new Event('beforeprint')); // brings every row
+        const heads = [...document.querySelectorAll('.cells th')];
         const place = heads.findIndex(head => head.textContent.trim() === HEAD);
         return [...document.querySelectorAll('.cells tbody tr')].map(row => row.children[place].dataset.v ??
             row.children[place].textContent.trim()) })()"""
@@ -36,9 +39,32 @@ def click(browser: Browser, head: str) -> None:
 def filter_by(browser: Browser, words: str) -> int:
     """Type into the filter and return how many rows are left."""
     script = """(() => { const input = document.querySelector('input[type=search]'); input.value = WORDS;
-        input.dispatchEvent(new Event('input', {bubbles: true}));
-        return [...document.querySelectorAll('.cells tbody tr')].filter(row => !row.hidden).length })()"""
+        input.dispatchEvent(new Event('input', {bubbles: true})); dispatchEvent(new Event('beforeprint'));
+        return document.querySelectorAll('.cells tbody tr').length })()"""
     return int(browser.run(script.replace("WORDS", json.dumps(words))))
+
+
+def figure_named(title: str) -> str:
+    """Return an expression for the first figure whose title begins so."""
+    begins = f"f.querySelector('h3').textContent.startsWith({json.dumps(title)})"
+    return f"[...document.querySelectorAll('figure')].find(f => {begins})"
+
+
+def middle_of(browser: Browser, element: str) -> tuple[float, float]:
+    """Scroll to an element and return a point of it: of a line one where nothing lies over it, else its middle."""
+    script = """(e => { e.scrollIntoView({block: 'center'}); const box = e.getBoundingClientRect();
+        if (!e.getTotalLength) return [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
+        for (let share = 0; share < 1; share += 0.01) {
+            const at = e.getPointAtLength(e.getTotalLength() * share).matrixTransform(e.getScreenCTM());
+            if (document.elementFromPoint(at.x, at.y) === e) return [at.x, at.y] } })(ELEMENT)"""
+    x, y = browser.run(script.replace("ELEMENT", element))
+    return float(x), float(y)
+
+
+def press(browser: Browser, key: str) -> None:
+    """Press a key."""
+    for kind in ("rawKeyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEY_CODES[key])
 
 
 def assert_quiet(browser: Browser, report: Path) -> None:
@@ -51,7 +77,7 @@ def assert_described(browser: Browser, least: int) -> None:
     """Hold that there are figures, each with a text alternative and a caption."""
     found = figures(browser)
     assert len(found) >= least
-    assert all(figure["alternative"] > 40 and figure["caption"] > 30 and figure["role"] == "img" for figure in found)
+    assert all(figure["alternative"] > 40 and figure["caption"] > 30 and figure["role"] == "group" for figure in found)
 
 
 def assert_fits(browser: Browser, report: Path, width: int) -> None:
@@ -77,7 +103,7 @@ def assert_sorts(browser: Browser) -> None:
 
 def assert_filters(browser: Browser, strategy: str, engine: str) -> None:
     """Hold that a filter keeps the rows that have every word, and that an empty one keeps all."""
-    planned = browser.run("document.querySelectorAll('.cells tbody tr').length")
+    planned = len(column(browser, "strategy"))
     kept = filter_by(browser, f"{strategy.title()} {engine}")
     pairs = zip(column(browser, "strategy"), column(browser, "engine"), strict=True)
     assert 0 < kept == sum(pair == (strategy, engine) for pair in pairs) < planned

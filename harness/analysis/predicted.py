@@ -14,7 +14,7 @@ from harness.analysis.points import Row, number, point_of_twins, points
 from harness.analysis.quantities import Quantity
 from harness.core.cell import Observation
 from harness.core.text import Text
-from harness.core.uncertainty import STATED
+from harness.core.uncertainty import STATED, stated_band
 from harness.core.words import counted, share_in_percent
 
 MOST_EXPLAINED = 3
@@ -70,9 +70,8 @@ class PredictionCheck:
         """Whether the measurement lies inside the stated uncertainty; None where none was stated."""
         if self.stated is None:
             return None
-        # As a ratio, so that too much and too little count alike however wide the band is.
-        ratio = max(self.measured / self.predicted, self.predicted / self.measured)
-        return ratio <= 1 + STATED * self.stated
+        low, high = stated_band(self.predicted, self.stated)
+        return low <= self.measured <= high
 
 
 def compare_twins(rows: Sequence[Row]) -> list[PredictionCheck]:

@@ -467,6 +467,11 @@ def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Default: report.html, or comparison.html with --base.")
 @click.option("--open", "open_report", is_flag=True, help="Open it in a browser.")
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    help="Write every figure into this folder as SVG, PNG and CSV; the page only with --out or --open.",
+)
 @click.option("--names", is_flag=True, help="Keep the host's name and the home folder in the report.")
 @click.option(
     "--base", type=click.Path(path_type=Path), help="Start the report with what is worse than in these results."
@@ -479,6 +484,7 @@ def report(
     results: tuple[Path, ...],
     out: Path | None,
     open_report: bool,
+    figures: Path | None,
     names: bool,
     base: Path | None,
     min_effect: float,
@@ -502,6 +508,10 @@ def report(
         )
     found = compare_results(base, results, min_effect, allow_other_device, trust_machine) if base else None
     compared = against(found, base, results) if base and found else None
+    if figures is not None:
+        _write_figures(results, figures, (*outer, *plugins), compared, names)
+        if out is None and not open_report:
+            return
     path = _write_report(results, out, (*outer, *plugins), compared, names)
     click.echo(f"report: {path}")
     if open_report:
@@ -522,6 +532,20 @@ def _write_report(
     sections = load_host(plugins).report_sections
     what_if = simulator(plugins)
     return write_report(folders, path, sections=sections, what_if=what_if, against=against, named=named)
+
+
+def _write_figures(
+    results: Sequence[Path], folder: Path, plugins: Sequence[str], against: Against | None, named: bool
+) -> None:
+    """Write the figures of results as files, and say how many."""
+    from harness.commands.simulator import simulator
+    from harness.core.words import counted
+    from harness.report.figure_files import write_figures
+    from harness.results.store import find_results
+
+    folders = [found for path in results for found in find_results(path)]
+    written = write_figures(folders, folder, what_if=simulator(plugins), against=against, named=named)
+    click.echo(f"figures: {folder} ({counted(len(written), 'figure')}, each as SVG, PNG and CSV)")
 
 
 @main.command()

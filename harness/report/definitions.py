@@ -93,7 +93,10 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "gradient is not distinguishable from noise. The value over the whole run weights updates with large "
             "gradients more.",
         ),
-        ("broken line", "Prediction plus and minus two standard deviations of its own uncertainty."),
+        (
+            "broken line",
+            "How far off a prediction says it may be: two standard deviations, as a factor up or down.",
+        ),
     ),
     "Where the time went": (
         (
@@ -107,7 +110,11 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "Time between the starts of two consecutive steps of the first worker, after warm-up, in the first run of "
             "each point. Outliers lie more than three interquartile ranges above the upper quartile.",
         ),
-        ("who waits for whom", "A few steps from the middle of a run, all strategies on one clock."),
+        (
+            "who waits for whom",
+            "A few steps of a run, all strategies on one clock. They are from the middle of each run until the slider "
+            "is moved.",
+        ),
         (
             "bubble",
             "Share of a step in which a pipeline stage is idle. The theory assumes equal stages and no transfer time.",
@@ -163,7 +170,11 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("capacity", "Usable memory of a device: its size minus what the system keeps, or the scenario's limit."),
     ),
     "Predicted and measured": (
-        ("predicted", "Median over simulated seeds. The band is two standard deviations of its stated uncertainty."),
+        (
+            "predicted",
+            "Median over simulated seeds. The band is two standard deviations of its stated uncertainty, as a factor "
+            "up or down.",
+        ),
         (
             "measured",
             "Median over real seeds, with a line from minimum to maximum; or what the scenario says was observed.",

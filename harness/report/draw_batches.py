@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.lines import Line2D
 
 from harness.analysis.batch_regimes import NEARLY, CriticalBatch, Hyperbola, batch_frame, batch_points, critical_batch
-from harness.report.svg import INK, Palette, Panel, kind_in_words, legend_below, look, plain_numbers
+from harness.report.marks import mark
+from harness.report.shades import Palette
+from harness.report.svg import INK, Panel, kind_in_words, legend_below, look, plain_numbers, sample, ticks_at
 
 LEAST_BATCHES = 3
 """Batches that reached the target from which on a curve is drawn: two fit any hyperbola; chosen."""
@@ -18,6 +20,10 @@ LEAST_BATCHES = 3
 
 GAINS = {"perfect": "perfect scaling", "diminishing": "diminishing returns", "maximal": "no further gain"}
 """What a larger batch brings, by regime."""
+
+
+MEDIANS = "median over seeds"
+PERFECT = "perfect: twice the batch, half the updates"
 
 
 def batch_panels(cells: pd.DataFrame) -> list[Panel]:
@@ -53,22 +59,26 @@ def _batches(table: pd.DataFrame, critical: CriticalBatch, strategy: str, simula
     def draw(axes: Axes, palette: Palette) -> None:
         colour = palette[strategy]
         dots = look(colour, simulated) | {"marker": "o", "linestyle": "none"}
-        axes.plot(batches, known["steps_to_target"], label=f"{strategy}, median over seeds", **dots)
+        for row in known.itertuples():
+            (dot,) = axes.plot([row.global_batch_size], [row.steps_to_target], **dots)
+            mark(dot, MEDIANS, f"{strategy}, global batch {row.global_batch_size}: {row.steps_to_target:,.0f} updates")
         grid = np.geomspace(least, most, 40)
-        axes.plot(grid, [fit.steps(batch) for batch in grid], "--", color=colour, label="fitted hyperbola")
-        perfect = fit.steps(least) * least / grid
-        axes.plot(grid, perfect, ":", color=INK, label="perfect: twice the batch, half the updates")
-        _regimes(axes, fit, least, most)
+        fitted = [fit.steps(batch) for batch in grid], "--"
+        perfect = fit.steps(least) * least / grid, ":"
+        handles = [sample(axes, MEDIANS, **dots)]
+        for (line, style), ink, name in ((fitted, colour, "fitted hyperbola"), (perfect, INK, PERFECT)):
+            handles += axes.plot(grid, line, style, color=ink, label=name)
+            mark(handles[-1], name, name)
+        handles += _regimes(axes, fit, least, most)
         axes.set(xscale="log", yscale="log", xlabel="global batch, samples", ylabel="updates to the target")
         for axis in (axes.xaxis, axes.yaxis):
             plain_numbers(axis)
-        axes.xaxis.set_major_locator(FixedLocator(batches))
-        axes.xaxis.set_minor_locator(NullLocator())
-        legend_below(axes)
+        ticks_at(axes.xaxis, sorted(batches))
+        legend_below(axes, handles)
 
     return Panel(
         title=f"Steps to the target against the global batch: {strategy}, {kind_in_words(simulated)}",
-        height_inch=3.0,
+        height_inch=2.5,
         draw=draw,
         caption=_caption(known, critical, strategy),
         details=" ".join(
@@ -79,10 +89,16 @@ def _batches(table: pd.DataFrame, critical: CriticalBatch, strategy: str, simula
     )
 
 
-def _regimes(axes: Axes, fit: Hyperbola, least: float, most: float) -> None:
-    """Name the regimes that lie in sight, with a line where one ends and the next begins, and the critical batch."""
+def _regimes(axes: Axes, fit: Hyperbola, least: float, most: float) -> list[Line2D]:
+    """Name the regimes that lie in sight, with a line where one ends and the next begins, and the critical batch.
+
+    Returns:
+        What the legend is to name of it.
+    """
+    named = []
     if least < fit.critical_batch < most:
-        axes.axvline(fit.critical_batch, color=INK, linestyle="-.", linewidth=1, label="critical batch")
+        named = [axes.axvline(fit.critical_batch, color=INK, linestyle="-.", linewidth=1, label="critical batch")]
+        mark(named[0], "critical batch", f"critical batch: {fit.critical_batch:,.0f} samples")
     edges = [0.0, fit.critical_batch / NEARLY, fit.critical_batch * NEARLY, math.inf]
     for name, low, high in zip(("perfect", "diminishing", "maximal"), edges, edges[1:], strict=False):
         begin, end = max(low, least), min(high, most)
@@ -93,6 +109,7 @@ def _regimes(axes: Axes, fit: Hyperbola, least: float, most: float) -> None:
         # In the middle of its stretch of the logarithmic axis, along the upper edge.
         axes.annotate(name, (math.sqrt(begin * end), 1.0), xycoords=("data", "axes fraction"), xytext=(0, -4),
                       textcoords="offset points", ha="center", va="top", fontsize=8)  # fmt: skip
+    return named
 
 
 def _caption(known: pd.DataFrame, critical: CriticalBatch, strategy: str) -> str:

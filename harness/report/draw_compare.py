@@ -16,15 +16,24 @@ from harness.analysis.compared import SLOWER, Change, ChangeKind
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import change_in_percent, duration
 from harness.report.draw_time import draw_steps_of
-from harness.report.svg import INK, MOST_MARKED, Panel, hide_y, kind_in_words, legend_below, sample, shorten, write
+from harness.report.lettering import wrapped
+from harness.report.marks import mark
+from harness.report.svg import (
+    INK,
+    LINE_ROWS,
+    MOST_MARKED,
+    ROW_INCH,
+    Panel,
+    hide_y,
+    kind_in_words,
+    legend_below,
+    rows_of,
+    sample,
+    write,
+)
 
 MOST_GROWN = 6
 """Points whose step is drawn before and after, the worst; chosen: the answer is in the first of them."""
-
-ROW_INCH = 0.4
-
-LONGEST_LABEL = 66
-"""Characters above a row, numbers included: nothing but the edge ends such a line, which has room for about 70."""
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
 NEAREST_TICKS = 0.12
@@ -70,14 +79,16 @@ def ratio_panel(changes: Sequence[Change], min_effect: float, exactly: str) -> P
     if not changes:
         return None
     drawn = _drawn(changes)
-    places, headings, bottom = _places(drawn)
+    names = short_names([change.row for change in drawn])
+    labels = [wrapped(f"{n}: {change_in_percent(c.ratio)}") for n, c in zip(names, drawn, strict=True)]
+    places, headings, bottom = _places(drawn, labels)
 
     def draw(axes: Axes, _: object) -> None:
         low, high = _limits(drawn, min_effect)
-        for place, name, change in zip(places, short_names([change.row for change in drawn]), drawn, strict=True):
+        for place, label, change in zip(places, labels, drawn, strict=True):
             _unchanged(axes, place, min_effect)
             _row(axes, place, change, low, high)
-            write(axes, place - 0.22, _label(name, f": {change_in_percent(change.ratio)}"))
+            write(axes, place - 0.22, label)
         for place, name in headings:
             write(axes, place, name, fontweight="bold")
         _axis(axes, low, high, bottom)
@@ -85,7 +96,7 @@ def ratio_panel(changes: Sequence[Change], min_effect: float, exactly: str) -> P
 
     return Panel(
         title="New against base",
-        height_inch=1.1 + ROW_INCH * bottom,
+        height_inch=0.7 + ROW_INCH * bottom,
         draw=draw,
         caption=f"{_caption(changes, drawn, min_effect)} {exactly}",
         details=" ".join(map(_in_words, drawn)),
@@ -100,7 +111,7 @@ def _drawn(changes: Sequence[Change]) -> list[Change]:
     return sorted(order[:MOST_MARKED], key=lambda c: (quantities.index(c.quantity), c.kind not in SLOWER, -c.ratio))
 
 
-def _places(drawn: Sequence[Change]) -> tuple[list[float], list[tuple[float, str]], float]:
+def _places(drawn: Sequence[Change], labels: Sequence[str]) -> tuple[list[float], list[tuple[float, str]], float]:
     """Return where each row lies, where each quantity is named above its rows, and where the last row ends."""
     places: list[float] = []
     headings: list[tuple[float, str]] = []
@@ -109,13 +120,10 @@ def _places(drawn: Sequence[Change]) -> tuple[list[float], list[tuple[float, str
         if not number or change.quantity != drawn[number - 1].quantity:
             below += 0.6
             headings.append((below - 0.05, change.quantity.name.capitalize()))
+        below += LINE_ROWS * labels[number].count("\n")
         places.append(below + 0.75)
         below += 1.0
     return places, headings, below + 0.1
-
-
-def _label(name: str, end: str) -> str:
-    return shorten(name, LONGEST_LABEL - len(end)) + end
 
 
 def _unchanged(axes: Axes, place: float, min_effect: float) -> None:
@@ -135,16 +143,19 @@ def _limits(drawn: Sequence[Change], min_effect: float) -> tuple[float, float]:
 
 
 def _row(axes: Axes, place: float, change: Change, low: float, high: float) -> None:
-    mark = KIND_MARKS[change.kind]
+    kind = KIND_MARKS[change.kind]
+    drawn = []
     if change.interval is not None:
         ends = max(change.interval.low, low), min(change.interval.high, high)
-        axes.plot(ends, [place, place], color=mark.colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
+        drawn += axes.plot(ends, [place, place], color=kind.colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
         for end, cut, shape in ((low, change.interval.low < low, 4), (high, change.interval.high > high, 5)):
             if cut:
-                axes.plot([end], [place], marker=shape, color=mark.colour, markersize=5, zorder=2)
+                drawn += axes.plot([end], [place], marker=shape, color=kind.colour, markersize=5, zorder=2)
     hollow = change.row["engine"] == "virtual"
-    axes.plot([change.ratio], [place], marker=mark.shape, markersize=mark.size, color=mark.colour, zorder=3,
-              markerfacecolor="none" if hollow else mark.colour)  # fmt: skip
+    drawn += axes.plot([change.ratio], [place], marker=kind.shape, markersize=kind.size, color=kind.colour, zorder=3,
+                       markerfacecolor="none" if hollow else kind.colour)  # fmt: skip
+    for artist in drawn:
+        mark(artist, kind.name, _in_words(change))
 
 
 def _axis(axes: Axes, low: float, high: float, bottom: float) -> None:
@@ -171,7 +182,7 @@ def _legend(axes: Axes, drawn: Sequence[Change], min_effect: float) -> None:
         if kind in kinds
     ]
     handles.append(axes.fill_between([], [], color=INK, alpha=0.1, linewidth=0, label=f"within {100 * min_effect:g} %"))
-    legend_below(axes, handles, len(handles) if len(handles) < 4 else 2, fontsize=8.5)
+    legend_below(axes, handles, 3, fontsize=8.5)
 
 
 def _caption(changes: Sequence[Change], drawn: Sequence[Change], min_effect: float) -> str:
@@ -234,14 +245,15 @@ def _grown(found: Sequence[Change], simulated: bool) -> Panel:
     words = []
     for name, change in zip(short_names([change.row for change in drawn]), drawn, strict=True):
         before, after = (duration(sum(parts.values())) for parts in change.parts)
-        words += [_label(name, f", base: {before}"), f"new: {after}; {_growth(change)}"]
+        words += [f"{name}, base: {before}", f"new: {after}; {_growth(change)}"]
+    rows = rows_of(words)
     sentences = [f"{point_in_words(change.row)}: {_growth(change)}." for change in drawn]
     more = f" The worst {len(drawn)} of {len(found)} points are drawn." if len(found) > len(drawn) else ""
     about = " Medians over runs, warm-up included; the step that was compared differs a little."
     return Panel(
         title=f"A step before and after, {kind_in_words(simulated)}",
-        height_inch=1.35 + 0.44 * len(bars),
-        draw=lambda axes, palette: draw_steps_of(axes, palette, bars, words, simulated),
+        height_inch=0.75 + rows.height_inch,
+        draw=lambda axes, palette: draw_steps_of(axes, palette, bars, rows, simulated),
         caption=sentences[0] + more + about,
         details=" ".join(sentences),
         table=_parts_table(drawn),

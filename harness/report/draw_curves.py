@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 
 from harness.analysis.curves import MOST_POINTS, median_curve, thin
 from harness.core.metrics import Judged
 from harness.core.words import three, time_unit
+from harness.report.end_labels import COUNTS_AT_ENDS, counts_differ, end_of, label_ends
+from harness.report.marks import mark
+from harness.report.shades import Palette
 from harness.report.svg import (
     INK,
-    Palette,
     Panel,
     clock_in_words,
+    from_zero_or_log,
     kind_in_words,
     legend_below,
     lines_of,
     look,
     plain_numbers,
     ranked,
-    shorten,
 )
 
-TWO_COLUMNS = 24
-"""Characters of a name in the legend up to which two stand side by side in the width of a figure."""
+MOST_CURVES = 16
+"""Lines of a figure; chosen: of more nobody follows one, and their numbers of devices have no room at their ends."""
+
+SPIKE = 20.0
+"""Multiple of the highest loss at the start above which losses run off the figure; chosen: one seed that blows up to
+1e30 would press all others onto one line."""
 
 MOST_PANELS = 6
 """Combinations of batch and rate whose curves are drawn, the best first; chosen: nobody looks at a page of them."""
+
+ROWS_IN_CSV = 4000
+"""Rows of a download, about: of hundreds of seeds each has fewer points, and at least a few; chosen: the page stays
+small."""
 
 MOST_IN_CSV = 40
 """Points of a seed's curve in the download: what a figure can show, and the page stays small."""
@@ -100,32 +110,39 @@ def curve_panel(panel: pd.DataFrame, learnt: Learnt, column: str, target: float 
     panel = panel[panel[learnt.column] > 0] if learnt.loss else panel
     if panel.empty:
         return None
-    simulated = bool(panel["simulated"].iloc[0])
+    simulated, every = bool(panel["simulated"].iloc[0]), panel["line"].nunique()
+    panel = _drawn(panel)
     size, unit = (1.0, "") if column == "samples" else time_unit(float(panel[column].max()))
     panel = panel.assign(x=panel[column] / size, y=panel[learnt.column])
     against = "samples seen" if column == "samples" else clock_in_words(unit, simulated) + " of training"
-    columns = 2 if panel["line"].str.len().max() <= TWO_COLUMNS else 1
     medians = {str(line): _median(rows) for line, rows in panel.groupby("line", sort=False)}
-    ends = {line: (x[-1], y[-1]) for line, (x, y) in medians.items() if len(x)}
+    ends = {line: (float(x[-1]), float(y[-1])) for line, (x, y) in medians.items() if len(x)}
+    first = panel.groupby(["line", "seed"], sort=False)["y"].first().max()
+    top = SPIKE * first if learnt.loss and panel["y"].max() > SPIKE * first else None
 
     def draw(axes: Axes, palette: Palette) -> None:
-        _seeds(axes, panel, palette, simulated)
+        _seeds(axes, panel, palette, simulated, learnt)
         _medians(axes, panel, medians, palette, simulated)
         if target is not None:
             axes.axhline(target, color=INK, linestyle=":", linewidth=1)
-        axes.set(xlabel=against, ylabel=learnt.name, xlim=(0, None))
+        axes.set(xlabel=against, ylabel=learnt.name)
+        from_zero_or_log(axes, (x for x, _ in ends.values()))
         if learnt.loss:
             axes.set_yscale("log")
+            if top is not None:
+                axes.set_ylim(0.8 * panel["y"].min(), top)
             plain_numbers(axes.yaxis)
-        legend_below(axes, ncols=columns)
+        known = (line for line in lines_of(panel, "line") if line.label in ends)
+        label_ends(axes, [end_of(line, ends[line.label], palette) for line in known])
+        legend_below(axes, ncols=2)
 
     # A simulated clock says already what it is.
     kind = "" if simulated and column != "samples" else f"{kind_in_words(simulated)}, "
     return Panel(
         title=f"{learnt.name.capitalize()} against {against}, {kind}{panel['panel'].iloc[0]}",
-        height_inch=2.7 + 0.2 * -(-len(medians) // columns),
+        height_inch=2.5,
         draw=draw,
-        caption=_best_in_words(panel, learnt, against, target),
+        caption=_best_in_words(panel, learnt, against, target) + _about(panel, every, top, learnt),
         details=" ".join(f"{line}: {y:.3g} at {three(x)} {against}." for line, (x, y) in ends.items()),
         table=_table(panel, against, learnt),
     )
@@ -156,18 +173,42 @@ def _best_in_words(panel: pd.DataFrame, learnt: Learnt, against: str, target: fl
     return f"{text} {about}"
 
 
+def _about(panel: pd.DataFrame, every: int, top: float | None, learnt: Learnt) -> str:
+    """Say what is not seen in a figure, and what the numbers in it are."""
+    drawn = panel["line"].nunique()
+    text = f" {drawn} of {every} lines are drawn." if drawn < every else ""
+    text += f" Values of the {learnt.name} above {three(top)} run off the top." if top is not None else ""
+    return text + COUNTS_AT_ENDS * counts_differ(panel["gpus"])
+
+
+def _drawn(panel: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines that are drawn: all, or as many of each strategy, its numbers of devices evenly thinned."""
+    lines = panel.drop_duplicates("line").sort_values("gpus", kind="stable")
+    if len(lines) <= MOST_CURVES:
+        return panel
+    most = max(2, MOST_CURVES // lines["strategy"].nunique())
+    kept = [
+        group["line"].iloc[np.unique(np.linspace(0, len(group) - 1, min(most, len(group))).round().astype(int))]
+        for _, group in lines.groupby("strategy", sort=False)
+    ]
+    return panel[panel["line"].isin(pd.concat(kept))]
+
+
 def _table(panel: pd.DataFrame, against: str, learnt: Learnt) -> pd.DataFrame:
-    kept = [seed.iloc[_thinned(len(seed), MOST_IN_CSV)] for _, seed in panel.groupby(["line", "seed"], sort=False)]
+    seeds = panel.groupby(["line", "seed"], sort=False)
+    most = max(MOST_IN_CSV // 5, min(MOST_IN_CSV, ROWS_IN_CSV // seeds.ngroups))
+    kept = [seed.iloc[_thinned(len(seed), most)] for _, seed in seeds]
     table = pd.concat(kept)[["line", "seed", "x", "y"]]
     return table.rename(columns={"x": against, "y": learnt.name})
 
 
-def _seeds(axes: Axes, panel: pd.DataFrame, palette: Palette, simulated: bool) -> None:
-    for strategy, group in panel.groupby("strategy", sort=False):
-        seeds = [seed.iloc[_thinned(len(seed))][["x", "y"]].to_numpy() for _, seed in group.groupby(["line", "seed"])]
-        lines = "--" if simulated else "-"
-        axes.add_collection(LineCollection(seeds, color=palette[strategy], linestyle=lines, linewidth=0.7, alpha=0.4))
-    axes.autoscale_view()
+def _seeds(axes: Axes, panel: pd.DataFrame, palette: Palette, simulated: bool, learnt: Learnt) -> None:
+    for (line, _), seed in panel.groupby(["line", "seed"], sort=False):
+        first, shown = seed.iloc[0], seed.iloc[_thinned(len(seed))]
+        colour = palette.shade(first["strategy"], int(first["gpus"]))
+        how: dict[str, Any] = {"color": colour, "linestyle": "--" if simulated else "-", "linewidth": 0.7, "alpha": 0.4}
+        (drawn,) = axes.plot(shown["x"], shown["y"], **how)
+        mark(drawn, str(line), f"{first['cell']}: ends at {learnt.name} {seed['y'].iloc[-1]:.3g}")
 
 
 def _thinned(length: int, most: int = MOST_POINTS) -> np.ndarray:
@@ -185,5 +226,8 @@ def _medians(axes: Axes, panel: pd.DataFrame, medians: dict[str, Median], palett
         x, y = medians[line.label]
         # Each has its markers elsewhere: strategies that train identically lie on each other, and all must be seen.
         every = max(1, len(x) // 6)
-        how = look(palette[line.strategy], simulated) | {"marker": line.marker, "markersize": 4.5, "linewidth": 1.8}
-        axes.plot(x, y, label=shorten(line.label), markevery=(number % every, every), **how)
+        how = look(palette.shade(line.strategy, line.gpus), simulated)
+        how |= {"marker": line.marker, "markersize": 4.5, "linewidth": 1.8}
+        (drawn,) = axes.plot(x, y, label=line.label, markevery=(number % every, every), **how)
+        seeds = line.rows["seed"].nunique()
+        mark(drawn, line.label, f"{line.label}, {panel['panel'].iloc[0]}" + f", median of {seeds} seeds" * (seeds > 1))

@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 
 from harness.analysis.curves import MOST_POINTS, median_curve
 from harness.core.words import listed, three
+from harness.report.end_labels import LineEnd, label_ends
+from harness.report.marks import mark, name_cells
+from harness.report.shades import Palette
 from harness.report.svg import (
     MOST_LINES,
-    Palette,
     Panel,
     first_of,
     kind_in_words,
@@ -23,17 +25,18 @@ from harness.report.svg import (
     measured_and_simulated,
     plain_numbers,
     sample,
-    shorten,
 )
 
 BOTH_LOSSES = ("train_loss", "validation_loss")
 
 
 class _Fit(NamedTuple):
-    """One point: the medians of its losses, (x, y) each, and how many of its seeds fit how."""
+    """One point: its cells, the medians of their losses, (x, y) each, and how many of its seeds fit how."""
 
     line: str
+    name: str
     strategy: str
+    gpus: int
     training: tuple[np.ndarray, np.ndarray]
     validation: tuple[np.ndarray, np.ndarray]
     votes: Counter[str]
@@ -43,6 +46,13 @@ class _Fit(NamedTuple):
         """Where training and validation loss end."""
         training, validation = (float(y[-1]) if len(y) else float("nan") for _, y in (self.training, self.validation))
         return training, validation
+
+    def end(self, palette: Palette) -> LineEnd:
+        """Where its validation loss ends."""
+        x, y = self.validation
+        return LineEnd(
+            float(x[-1]), float(y[-1]), self.gpus, self.strategy, palette.shade(self.strategy, self.gpus), self.line
+        )
 
 
 @measured_and_simulated
@@ -63,18 +73,21 @@ def fit_panels(curves: pd.DataFrame, simulated: bool, fits: Mapping[str, str]) -
 
     def draw(axes: Axes, palette: Palette) -> None:
         for point in points:
-            how = look(palette[point.strategy], simulated)
-            axes.plot(*point.training, linewidth=0.8, **how)
+            how = look(palette.shade(point.strategy, point.gpus), simulated)
+            (thin,) = axes.plot(*point.training, linewidth=0.8, **how)
             marks: dict[str, Any] = {"marker": "o", "markersize": 4, "markevery": max(1, len(point.validation[0]) // 6)}
-            axes.plot(*point.validation, linewidth=1.8, label=shorten(point.line), **marks, **how)
+            (thick,) = axes.plot(*point.validation, linewidth=1.8, label=point.line, **marks, **how)
+            for artist, kind in ((thin, "training loss"), (thick, "validation loss")):
+                mark(artist, point.line, f"{point.name}: {kind}")
         axes.set(xlabel="samples seen", ylabel="loss", yscale="log", xlim=(0, None))
         plain_numbers(axes.yaxis)
+        label_ends(axes, [point.end(palette) for point in points if len(point.validation[0])])
         sample(axes, "thin: training loss", linewidth=0.8, linestyle="--" if simulated else "-")
         legend_below(axes)
 
     return Panel(
         title=f"Training and validation loss, {kind_in_words(simulated)}, each strategy at its best rate and batch",
-        height_inch=2.7 + 0.2 * (len(points) + 1),
+        height_inch=2.5,
         draw=draw,
         caption=_caption(points) + first_of(len(points), len(every)),
         details=" ".join(map(_in_words, points)),
@@ -94,7 +107,9 @@ def _fit(line: str, rows: pd.DataFrame, fits: Mapping[str, str]) -> _Fit:
         for column in BOTH_LOSSES
     )
     votes = Counter(fits[cell_id] for cell_id in rows["cell_id"].unique() if cell_id in fits)
-    return _Fit(line, str(rows["strategy"].iloc[0]), training, validation, votes)
+    first = rows.iloc[0]
+    name = name_cells(line, rows)
+    return _Fit(line, name, str(first["strategy"]), int(first["gpus"]), training, validation, votes)
 
 
 def _caption(points: Sequence[_Fit]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,15 @@ from matplotlib.patches import Patch
 
 from harness.core.words import byte_unit, share_in_percent
 from harness.report.draw_bars import shown_bars
+from harness.report.marks import mark, name_cells
+from harness.report.shades import Palette
 from harness.report.svg import (
     INK,
-    Palette,
     Panel,
     kind_in_words,
     legend_below,
     measured_and_simulated,
-    name_rows,
-    shorten,
+    rows_of,
 )
 
 NEAR = 25.0
@@ -75,15 +75,17 @@ def dram_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
     rows = bars.groupby("label")[kinds].max().fillna(0).loc[labels]
     totals, capacity = rows.sum(axis=1), _capacity(bars)
     size, unit = byte_unit(float(totals.max()))
-    words = [f"{shorten(label)}: {totals[label] / size:.3g} {unit}" for label in labels]
+    words = [f"{label}: {totals[label] / size:.3g} {unit}" for label in labels]
+    places = rows_of(words)
 
     def draw(axes: Axes, palette: Palette) -> None:
         left = np.zeros(len(rows))
         for number, kind in enumerate(kinds):
             shade = _shade(number, len(kinds)) * (0.7 if simulated else 1)
-            _bars(axes, bars, rows[kind] / size, left, palette, shade, simulated)
-            left = left + (rows[kind] / size).to_numpy()
-        name_rows(axes, words)
+            part = _Part(kind.removeprefix(KIND_COLUMN), unit, rows[kind] / size)
+            _bars(axes, bars, part, places.places, left, palette, shade, simulated)
+            left = left + part.lengths.to_numpy()
+        places.name(axes)
         axes.set(xlabel=f"{unit} per device", ylabel="")
         axes.grid(visible=False)  # it would show through the lighter shades
         names = [kind.removeprefix(KIND_COLUMN) for kind in kinds] if len(kinds) > 1 else []
@@ -92,7 +94,7 @@ def dram_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
     context = " and context" if "dram.context" in kinds else ""
     return Panel(
         title=f"Counted DRAM{context}{' of simulated devices' if simulated else ', measured'}",
-        height_inch=0.95 + 0.46 * len(labels) + 0.2 * (len(kinds) > 1) * -(-len(kinds) // 3),
+        height_inch=0.75 + places.height_inch,
         draw=draw,
         caption=f"{_fullest(rows, totals, capacity)}.{more}",
         details=f"{'; '.join(words)}.",
@@ -112,6 +114,7 @@ def _peak_panels(bars: pd.DataFrame, simulated: bool, peaks: Peaks) -> Panel | N
     most, capacity = rows[columns[-1]], _capacity(bars)
     fullest = float(most.max())
     size, unit = byte_unit(fullest)
+    places = rows_of(f"{label}: {most[label] / size:.3g} {unit}" for label in labels)
 
     def in_words(label: object) -> str:
         parts = (f"{rows.loc[label, column] / size:.3g} {unit} {word}" for column, (word, _) in peaks.columns.items())
@@ -119,8 +122,10 @@ def _peak_panels(bars: pd.DataFrame, simulated: bool, peaks: Peaks) -> Panel | N
 
     def draw(axes: Axes, palette: Palette) -> None:
         for number, column in reversed(list(enumerate(columns))):
-            _bars(axes, bars, rows[column] / size, 0.0, palette, _shade(number, len(columns)), simulated)
-        name_rows(axes, [f"{shorten(label)}: {most[label] / size:.3g} {unit}" for label in labels])
+            part = _Part("".join(peaks.columns[column]), unit, rows[column] / size)
+            left = np.zeros(len(rows))
+            _bars(axes, bars, part, places.places, left, palette, _shade(number, len(columns)), simulated)
+        places.name(axes)
         axes.set(xlabel=f"{unit} on the fullest device, at the peak", ylabel="", xlim=(0, None))
         names = [word + meaning for word, meaning in peaks.columns.values()] if len(columns) > 1 else []
         _shades_and_limit(axes, names, capacity, fullest, size, ncols=1)
@@ -129,7 +134,7 @@ def _peak_panels(bars: pd.DataFrame, simulated: bool, peaks: Peaks) -> Panel | N
     caption += f" That is {_of_capacity(fullest, capacity)}." if capacity else ""
     return Panel(
         title=f"{peaks.title}, {kind_in_words(simulated)}",
-        height_inch=0.95 + 0.46 * len(labels) + 0.2 * len(columns),
+        height_inch=0.75 + places.height_inch,
         draw=draw,
         caption=f"{caption}{more}",
         details=" ".join(map(in_words, labels)),
@@ -137,13 +142,31 @@ def _peak_panels(bars: pd.DataFrame, simulated: bool, peaks: Peaks) -> Panel | N
     )
 
 
+class _Part(NamedTuple):
+    """One part of each bar: lengths by label, in a unit."""
+
+    name: str
+    unit: str
+    lengths: pd.Series
+
+
 def _bars(
-    axes: Axes, bars: pd.DataFrame, lengths: pd.Series, left: Any, palette: Palette, shade: float, simulated: bool
+    axes: Axes,
+    bars: pd.DataFrame,
+    part: _Part,
+    places: Sequence[float],
+    left: np.ndarray,
+    palette: Palette,
+    shade: float,
+    simulated: bool,
 ) -> None:
-    strategies = bars.groupby("label")["strategy"].first()
-    paint = [palette[strategies[label]] for label in lengths.index]
+    cells = dict(iter(bars.groupby("label")))
     how: dict[str, Any] = {"hatch": "///", "linestyle": "--"} if simulated else {"linestyle": "-"}
-    axes.barh(np.arange(len(lengths)), lengths, 0.45, left, color=paint, alpha=shade, linewidth=0, **how)
+    for place, begin, (label, length) in zip(places, left, part.lengths.items(), strict=True):
+        colour = palette[cells[label]["strategy"].iloc[0]]
+        (drawn,) = axes.barh(place, length, 0.45, begin, color=colour, alpha=shade, linewidth=0, **how)
+        named = name_cells(str(label), cells[label])
+        mark(drawn, part.name, f"{named}: {part.name} {length:.3g} {part.unit}")
 
 
 def _shades_and_limit(

@@ -7,9 +7,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from harness.report.end_labels import ends_of, label_ends
+from harness.report.marks import mark, name_cells
+from harness.report.shades import Palette
 from harness.report.svg import (
     INK,
-    Palette,
     Panel,
     kind_in_words,
     legend_below,
@@ -17,7 +19,6 @@ from harness.report.svg import (
     look,
     measured_and_simulated,
     plain_numbers,
-    shorten,
 )
 
 MARGIN = 2.0
@@ -39,21 +40,25 @@ def noise_panels(noise: pd.DataFrame, simulated: bool) -> Panel | None:
 
     def draw(axes: Axes, palette: Palette) -> None:
         for line in lines_of(noise, "label", in_turn=True):
-            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "label": shorten(line.label)}
-            axes.plot(line.rows["samples_seen"], line.rows["noise_scale"], **how)
+            colour = palette.shade(line.strategy, line.gpus)
+            how = look(colour, simulated) | {"marker": line.marker, "label": line.label}
+            (drawn,) = axes.plot(line.rows["samples_seen"], line.rows["noise_scale"], **how)
             sure = line.rows.dropna(subset=["low", "high"])
-            axes.vlines(sure["samples_seen"], sure["low"], sure["high"], color=palette[line.strategy], linewidth=1.2)
+            bars = axes.vlines(sure["samples_seen"], sure["low"], sure["high"], color=colour, linewidth=1.2)
+            for artist in (drawn, bars):
+                mark(artist, line.label, name_cells(line.label, line.rows))
         for number, batch in enumerate(batches):
             axes.axhline(batch, color=INK, linestyle=":", linewidth=1.2, label="" if number else "global batch")
         found = [*known["noise_scale"], *batches]
         axes.set(xlabel="samples seen", ylabel="noise scale, samples", yscale="log", xlim=(0, None))
         axes.set_ylim(min(found) / MARGIN, max(found) * MARGIN)
         plain_numbers(axes.yaxis)
+        label_ends(axes, ends_of(lines_of(known, "label"), "samples_seen", "noise_scale", palette))
         legend_below(axes)
 
     return Panel(
         title=f"Gradient noise scale, {kind_in_words(simulated)}",
-        height_inch=2.5 + 0.2 * noise["label"].nunique(),
+        height_inch=2.4,
         draw=draw,
         caption=_caption(noise),
         details=" ".join(map(_window_in_words, known.itertuples())),

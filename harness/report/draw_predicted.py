@@ -8,8 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.analysis.predicted import PredictionCheck
-from harness.core.uncertainty import STATED
-from harness.report.svg import INK, MOST_MARKED, Palette, Panel, legend_below, name_rows, sample, shorten
+from harness.core.uncertainty import stated_band
+from harness.report.marks import mark
+from harness.report.shades import Palette
+from harness.report.svg import INK, MOST_MARKED, Panel, legend_below, plain_numbers, rows_of, sample, spans_decades
 
 
 def predicted_panels(found: Sequence[PredictionCheck], title: str) -> list[Panel]:
@@ -25,18 +27,23 @@ def predicted_panels(found: Sequence[PredictionCheck], title: str) -> list[Panel
 
 def _predicted(found: Sequence[PredictionCheck], title: str) -> Panel:
     quantity = found[0].quantity
+    rows = rows_of(f"{item.where}: {100 * item.error:+.0f} %" for item in found)
+    wide = spans_decades(value for item in found for value in _values(item))
 
     def draw(axes: Axes, palette: Palette) -> None:
-        axes.axvline(100, color=INK, linewidth=0.8)
-        for place, item in enumerate(found):
+        for place, item in zip(rows.places, found, strict=True):
+            axes.plot([100, 100], [place - 0.22, place + 0.25], color=INK, linewidth=0.8)  # free of the names
             _row(axes, place, item, palette[item.strategy])
-        name_rows(axes, [f"{shorten(item.where, 40)}: {100 * item.error:+.0f} %" for item in found])
+        rows.name(axes)
+        if wide:
+            axes.set_xscale("log")
+            plain_numbers(axes.xaxis)
         axes.set(xlabel=f"{quantity.name}, % of the measured value")
         _legend(axes, any(item.stated is not None for item in found))
 
     return Panel(
         title=f"{title}: {quantity.name}",
-        height_inch=1.3 + 0.46 * len(found),
+        height_inch=0.75 + rows.height_inch,
         draw=draw,
         caption=_caption(found),
         details=" ".join(map(_in_words, found)),
@@ -44,21 +51,37 @@ def _predicted(found: Sequence[PredictionCheck], title: str) -> Panel:
     )
 
 
-def _row(axes: Axes, place: int, item: PredictionCheck, colour: str) -> None:
-    share = 100 * item.predicted / item.measured
-    low, high = (100 * value / item.measured for value in item.spread)
-    axes.plot([low, high], [place + 0.1] * 2, color=colour, linewidth=1.5)
-    axes.scatter([100], [place + 0.1], s=30, color=colour, zorder=3)
-    axes.scatter([share], [place - 0.1], s=34, facecolor="none", edgecolor=colour, linewidth=1.4, zorder=3)
-    if item.stated is not None:
-        band = STATED * item.stated * share
-        axes.plot([share - band, share + band], [place - 0.1] * 2, "--", color=colour, linewidth=1.2)
+def _values(item: PredictionCheck) -> list[float]:
+    """Return all that is drawn of a comparison, in percent of the measured value."""
+    band = () if item.stated is None else stated_band(item.predicted, item.stated)
+    return [100 * value / item.measured for value in (item.measured, item.predicted, *item.spread, *band)]
+
+
+def _row(axes: Axes, place: float, item: PredictionCheck, colour: str) -> None:
+    _, share, low, high, *band = _values(item)
+    said = _in_words(item)
+    (spread,) = axes.plot([low, high], [place + 0.1] * 2, color=colour, linewidth=1.5)
+    (measured,) = axes.plot([100], [place + 0.1], "o", markersize=5.5, color=colour, zorder=3)
+    for artist in (spread, measured):
+        mark(artist, MEASURED, said)
+    series = _simulated(item.stated is not None)
+    (hollow,) = axes.plot([share], [place - 0.1], "o", markersize=5.8, markerfacecolor="none", color=colour, zorder=3)
+    mark(hollow, series, said)
+    if band:
+        (line,) = axes.plot(band, [place - 0.1] * 2, "--", color=colour, linewidth=1.2)
+        mark(line, series, said)
+
+
+MEASURED = "measured, minimum to maximum"
+
+
+def _simulated(stated: bool) -> str:
+    return "simulated, with its stated error" if stated else "simulated, no stated error"
 
 
 def _legend(axes: Axes, stated: bool) -> None:
-    name = "simulated, with its stated error" if stated else "simulated, no stated error"
-    measured = sample(axes, "measured, minimum to maximum", marker="o")
-    hollow = sample(axes, name, marker="o", markerfacecolor="none", linestyle="--" if stated else "none")
+    measured = sample(axes, MEASURED, marker="o")
+    hollow = sample(axes, _simulated(stated), marker="o", markerfacecolor="none", linestyle="--" if stated else "none")
     legend_below(axes, [measured, hollow], fontsize=8.5)
 
 

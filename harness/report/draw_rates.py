@@ -11,7 +11,10 @@ from matplotlib.patches import Patch, Rectangle
 
 from harness.analysis.loss_shape import MEANS, SHAPES, Shape
 from harness.core.words import counted, listed
-from harness.report.svg import INK, Palette, Panel, kind_in_words, legend_below, shorten
+from harness.report.lettering import NAME_ROOM, wrapped
+from harness.report.marks import mark
+from harness.report.shades import Palette
+from harness.report.svg import INK, Panel, kind_in_words, legend_below
 
 PAINT: dict[Shape, tuple[str, str]] = {
     "stuck": ("#0b4a8a", "#ffffff"),
@@ -103,7 +106,7 @@ def _map(group: pd.DataFrame, batch: str) -> Panel:
 
     def draw(axes: Axes, _: Palette) -> None:
         for row in group.itertuples():
-            _field(axes, row, rates.index(row.learning_rate), len(columns))
+            _field(axes, row, rates.index(row.learning_rate), len(columns), _meaning(row.regime, group))
         _name_axes(axes, columns, rates)
         present = [shape for shape in SHAPES if shape in set(group["regime"])]
         names = [_meaning(shape, group) for shape in present]
@@ -113,7 +116,7 @@ def _map(group: pd.DataFrame, batch: str) -> Panel:
 
     return Panel(
         title=", ".join(filter(None, ("Learning rates by strategy and workers", kind, batch))),
-        height_inch=1.25 + 0.52 * len(rates),
+        height_inch=0.7 + 0.52 * len(rates) + 0.15 * max(name.count("\n") for name in _headings(columns)),
         draw=draw,
         caption=rates_in_words(group),
         details=" ".join(f"{r.name}, {r.on}, rate {r.learning_rate:g}: {r.text}." for r in group.itertuples()),
@@ -121,8 +124,13 @@ def _map(group: pd.DataFrame, batch: str) -> Panel:
     )
 
 
-def _meaning(shape: Shape, group: pd.DataFrame) -> str:
-    """Return a shape with what it says of the rate, which is less where seeds reach the target all the same."""
+def _meaning(shape: Shape | None, group: pd.DataFrame) -> str:
+    """Return a shape with what it says of the rate, which is less where seeds reach the target all the same.
+
+    It is empty where a run was too short to have any.
+    """
+    if shape not in PAINT:
+        return ""
     verdicts = set(group[group["regime"] == shape]["verdict"])
     wrong = MEANS[shape]
     if shape == "good" or wrong not in verdicts:
@@ -130,18 +138,22 @@ def _meaning(shape: Shape, group: pd.DataFrame) -> str:
     return f"{shape}: {wrong}" + (" unless most seeds reach the target" if len(verdicts) > 1 else "")
 
 
-def _field(axes: Axes, row: Any, place: int, columns: int) -> None:
+def _field(axes: Axes, row: Any, place: int, columns: int, series: str) -> None:
     shape = row.regime if row.regime in PAINT else None
     paint, ink = PAINT[shape] if shape else ("none", INK)
     edges: dict[str, Any] = {"edgecolor": INK, "linewidth": 0.4 if shape else 0.8, "linestyle": "-" if shape else ":"}
-    axes.add_patch(Rectangle((row.place - 0.48, place - 0.46), 0.96, 0.92, facecolor=paint, **edges))
+    field = axes.add_patch(Rectangle((row.place - 0.48, place - 0.46), 0.96, 0.92, facecolor=paint, **edges))
+    about = f"{row.name} on {row.on}, global batch {row.global_batch_size:g}, learning rate {row.learning_rate:g}"
+    mark(field, series, f"{about}, {counted(row.seeds, 'seed')}: {row.text}")
     size = min(9.0, FIT / columns)
     how: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
     weight = "bold" if shape == "good" else "normal"
-    axes.text(row.place, place + 0.17, shape or "too short", fontsize=size, fontweight=weight, **how)
+    texts = [axes.text(row.place, place + 0.17, shape or "too short", fontsize=size, fontweight=weight, **how)]
     reached = "" if pd.isna(row.reached) else f"reached {int(row.reached)}/{row.seeds}"
     below = "\n".join(filter(None, (_seeds(row) if shape else "", reached)))
-    axes.text(row.place, place - 0.17, below, fontsize=0.85 * size, linespacing=1.1, **how)
+    texts.append(axes.text(row.place, place - 0.17, below, fontsize=0.85 * size, linespacing=1.1, **how))
+    for text in texts:
+        mark(text, series)
 
 
 def _seeds(row: Any) -> str:
@@ -153,13 +165,21 @@ def _seeds(row: Any) -> str:
 
 def _name_axes(axes: Axes, columns: Sequence[_Column], rates: Sequence[float]) -> None:
     axes.set(xlim=(-0.55, len(columns) - 0.45), ylim=(-0.55, len(rates) - 0.45), ylabel="learning rate")
-    names = [f"{shorten(name, 14)}\n{shorten(on, 14)}" for name, on in columns]
-    axes.set_xticks(range(len(columns)), names, fontsize=min(9.0, FIT / len(columns)))
+    axes.set_xticks(range(len(columns)), _headings(columns), fontsize=_heading_size(columns))
     axes.set_yticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     axes.grid(visible=False)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _heading_size(columns: Sequence[_Column]) -> float:
+    return min(9.0, FIT / len(columns))
+
+
+def _headings(columns: Sequence[_Column]) -> list[str]:
+    size = _heading_size(columns)
+    return ["\n".join(wrapped(word, size, 0.9 * NAME_ROOM / len(columns)) for word in column) for column in columns]
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -184,7 +204,7 @@ def _good(part: pd.DataFrame) -> str:
 
 def _named(column: _Column) -> str:
     name, workers = column
-    return f"{shorten(name)} on {workers}"
+    return f"{name} on {workers}"
 
 
 def _too_large(widest: pd.DataFrame) -> str:

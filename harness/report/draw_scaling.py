@@ -6,13 +6,14 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from harness.analysis.scaling import amdahl
 from harness.core.words import share_in_percent, times
+from harness.report.marks import mark
+from harness.report.shades import Palette
 from harness.report.svg import (
     INK,
-    Palette,
     Panel,
     kind_in_words,
     legend_below,
@@ -20,7 +21,7 @@ from harness.report.svg import (
     look,
     plain_numbers,
     ranked,
-    shorten,
+    ticks_at,
 )
 
 MOST_SCALED = 8
@@ -63,18 +64,19 @@ def _scaling(lines: pd.DataFrame, simulated: bool, kind: str) -> Panel:
             ideal = [count / base for count in reach]
             axes.plot(reach, ideal, ":", color=INK, linewidth=1.2, label="" if number else "ideal (linear)")
         for line in lines_of(lines, "line", in_turn=True):
-            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "label": shorten(line.label)}
-            axes.plot(line.rows["gpus"], line.rows["speedup"], **how)
+            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "label": line.label}
+            (drawn,) = axes.plot(line.rows["gpus"], line.rows["speedup"], **how)
+            mark(drawn, line.label, " ".join(map(_point_in_words, line.rows.itertuples())))
             known = line.rows.dropna(subset=["speedup_low", "speedup_high"])
             ends = known["speedup_low"], known["speedup_high"]
-            axes.vlines(known["gpus"], *ends, color=palette[line.strategy], linewidth=1.2)
+            mark(axes.vlines(known["gpus"], *ends, color=palette[line.strategy], linewidth=1.2), line.label)
         _log_axes(axes, counts)
         axes.set(xlabel="devices", ylabel="simulated speed-up" if simulated else "speed-up")
         legend_below(axes)
 
     return Panel(
         title=f"{kind.capitalize()} scaling, {kind_in_words(simulated)}",
-        height_inch=2.5 + 0.2 * lines["line"].nunique(),
+        height_inch=2.4,
         draw=draw,
         caption=_caption(lines, kind),
         details=" ".join(map(_point_in_words, lines.itertuples())),
@@ -88,7 +90,7 @@ def _log_axes(axes: Axes, counts: list[int]) -> None:
     for ax in (axes.xaxis, axes.yaxis):
         plain_numbers(ax)
         ax.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator(counts))
+    ticks_at(axes.xaxis, counts)
 
 
 def _point_in_words(row: Any) -> str:

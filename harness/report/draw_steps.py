@@ -8,25 +8,21 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.core.words import duration, share_in_percent, three, time_unit
+from harness.report.marks import mark, name_cells
+from harness.report.shades import Palette
 from harness.report.svg import (
     INK,
     MOST_BARS,
-    Palette,
     Panel,
     clock_in_words,
     first_of,
+    from_zero_or_log,
     kind_in_words,
     legend_below,
     measured_and_simulated,
-    name_rows,
-    plain_numbers,
+    rows_of,
     sample,
-    shorten,
 )
-
-WIDE = 10.0
-"""Multiple of the least median above which the longest steps take a logarithmic axis: else all else is a speck;
-chosen."""
 
 SPREAD = 1e-3
 """Share of the median by which the longest step of some point must exceed it to be drawn: simulated steps may all be
@@ -46,25 +42,22 @@ def tail_panels(tails: pd.DataFrame, simulated: bool) -> Panel | None:
     if not (tails["longest_s"] > (1 + SPREAD) * tails["median_s"]).any():
         return None
     rows = tails.head(MOST_BARS)
+    places = rows_of(f"{row.label}: 95 % below {duration(row.p95_s)}" for row in rows.itertuples())
     size, unit = time_unit(float(rows["p95_s"].max()))
 
     def draw(axes: Axes, palette: Palette) -> None:
-        for place, row in rows.iterrows():
+        for place, (_, row) in zip(places.places, rows.iterrows(), strict=True):
             _row(axes, place, row, palette[row["strategy"]], size, simulated)
-        name_rows(axes, [f"{shorten(row.label)}: 95 % below {duration(row.p95_s)}" for row in rows.itertuples()])
+        places.name(axes)
         axes.set(xlabel=f"{clock_in_words(unit, simulated)} from one step to the next")
-        if rows["longest_s"].max() > WIDE * rows["median_s"].min():
-            axes.set_xscale("log")
-            plain_numbers(axes.xaxis)
-        else:
-            axes.set_xlim(0, None)
-        shapes = (("|", 10, "median"), ("D", 5, "95 % stay below"), ("x", 6, "longest"))
+        from_zero_or_log(axes, [*rows["longest_s"], *rows["median_s"]])
+        shapes = (("|", 10, MEDIAN), ("D", 5, LATE), ("x", 6, LONGEST))
         handles = [sample(axes, name, marker=m, markersize=size, linestyle="none") for m, size, name in shapes]
         legend_below(axes, handles, 3, fontsize=8.5)
 
     return Panel(
         title=f"How step times spread, {kind_in_words(simulated)}",
-        height_inch=1.15 + 0.42 * len(rows),
+        height_inch=0.75 + places.height_inch,
         draw=draw,
         caption=_caption(rows) + first_of(len(rows), len(tails)),
         details=" ".join(f"{row.label}: {_in_words(row)}{_slowest(row)}" for row in rows.itertuples()),
@@ -72,13 +65,23 @@ def tail_panels(tails: pd.DataFrame, simulated: bool) -> Panel | None:
     )
 
 
-def _row(axes: Axes, place: Any, row: pd.Series, colour: str, size: float, simulated: bool) -> None:
+MEDIAN, LATE, LONGEST = "median", "95 % stay below", "longest"
+
+
+def _row(axes: Axes, place: float, row: pd.Series, colour: str, size: float, simulated: bool) -> None:
     middle, late, longest = (row[key] / size for key in ("median_s", "p95_s", "longest_s"))
-    axes.plot([middle, longest], [place, place], color=colour, linewidth=1, linestyle="--" if simulated else "-")
-    axes.plot([middle, late], [place, place], color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt")
-    axes.scatter([middle], [place], s=150, marker="|", color=INK, zorder=3)
-    axes.scatter([late], [place], s=26, marker="D", facecolor="none" if simulated else colour, edgecolor=colour)
-    axes.scatter([longest], [place], s=30, marker="x", color=colour)
+    lines = "--" if simulated else "-"
+    (far,) = axes.plot([middle, longest], [place, place], color=colour, linewidth=1, linestyle=lines)
+    (near,) = axes.plot([middle, late], [place, place], color=colour, linewidth=4, alpha=0.5, solid_capstyle="butt")
+    dots: dict[str, Any] = {"linestyle": "none", "color": colour}
+    (first,) = axes.plot([middle], [place], marker="|", markersize=12, zorder=3, **dots | {"color": INK})
+    (second,) = axes.plot(
+        [late], [place], marker="D", markersize=5, **dots, markerfacecolor="none" if simulated else colour
+    )
+    (third,) = axes.plot([longest], [place], marker="x", markersize=5.5, **dots)
+    said = f"{name_cells(row['label'], row.to_frame().T)}: {_in_words(row)}"
+    for artist, series in ((first, MEDIAN), (near, LATE), (second, LATE), (far, LONGEST), (third, LONGEST)):
+        mark(artist, series, said)
 
 
 def _caption(rows: pd.DataFrame) -> str:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from harness.analysis.censored import SeedRun
 from harness.analysis.exact import MIN_SEEDS, Interval
 from harness.analysis.time_to_accuracy import Reached
 from harness.core.words import duration, listed, time_unit
+from harness.report.marks import mark
+from harness.report.shades import Palette
 from harness.report.svg import (
     INK,
     MOST_MARKED,
-    Palette,
     Panel,
     clock_in_words,
     first_of,
+    from_zero_or_log,
     kind_in_words,
     legend_below,
-    name_rows,
+    plain_numbers,
+    rows_of,
     sample,
-    shorten,
 )
 
 ALIKE = 1.01
@@ -69,6 +72,7 @@ class ToTarget:
 
     Attributes:
         runs: its seeds, in seconds or samples; those that never trained to an end are not among them.
+        names: of their cells; empty where those are not known.
         found: what they say together.
         mean: their geometric mean where all of them reached it, as the answer has it; interval: of that.
         epoch: samples of one; None where that is not known.
@@ -84,11 +88,18 @@ class ToTarget:
     interval: Interval | None = None
     epoch: float | None = None
     ranked: bool = True
+    names: tuple[str, ...] = ()
 
     @property
     def sure(self) -> bool:
         """Whether every seed reached it: then their mean stands for them, else the expected time with restarts."""
         return self.found.reached == self.found.runs
+
+    @property
+    def drawn(self) -> tuple[float, ...]:
+        """All values that are drawn of it."""
+        ends = (self.interval.low, self.interval.high) if self.interval is not None and self.sure else ()
+        return (*(run.spent for run in self.runs), self.value, *ends)
 
     @property
     def value(self) -> float:
@@ -115,19 +126,21 @@ def target_panels(rows: Sequence[ToTarget], measure: Spent = TIME) -> list[Panel
 
 def _target(rows: Sequence[ToTarget], found: int, measure: Spent) -> Panel:
     simulated = rows[0].simulated
+    places = rows_of(f"{row.label}: {_in_short(row, measure)}" for row in rows)
     size, axis = measure.axis(max(run.spent for row in rows for run in row.runs), simulated)
 
     def draw(axes: Axes, palette: Palette) -> None:
-        for place, row in enumerate(rows):
-            _row(axes, place, row, palette[row.strategy], size)
-        name_rows(axes, [f"{shorten(row.label)}: {_in_short(row, measure)}" for row in rows])
-        axes.set(xlabel=axis, xlim=(0, None))
+        for place, row in zip(places.places, rows, strict=True):
+            _row(axes, place, row, palette[row.strategy], size, measure)
+        places.name(axes)
+        axes.set(xlabel=axis)
+        from_zero_or_log(axes, (value for row in rows for value in row.drawn))
         _epochs(axes, rows)
         _legend(axes, rows)
 
     return Panel(
         title=f"{measure.title}, {kind_in_words(simulated)}",
-        height_inch=1.15 + 0.46 * len(rows),
+        height_inch=(0.95 if _epoch(rows) else 0.65) + places.height_inch,
         draw=draw,
         caption=_caption(rows, measure) + first_of(len(rows), found),
         details=" ".join(to_target_in_words(row, measure) for row in rows),
@@ -135,47 +148,78 @@ def _target(rows: Sequence[ToTarget], found: int, measure: Spent) -> Panel:
     )
 
 
+def _epoch(rows: Sequence[ToTarget]) -> float | None:
+    (epoch, *others) = {row.epoch for row in rows}
+    return None if others else epoch
+
+
 def _epochs(axes: Axes, rows: Sequence[ToTarget]) -> None:
     """Count epochs above samples, where an epoch is the same for all."""
-    (epoch, *others) = {row.epoch for row in rows}
-    if epoch is None or others:
+    epoch = _epoch(rows)
+    if epoch is None:
         return
     functions: Any = (lambda count: count / epoch, lambda count: count * epoch)
     above = axes.secondary_xaxis("top", functions=functions)
     above.set_xlabel("epochs")
+    if axes.get_xscale() == "log":
+        plain_numbers(above.xaxis)
+    else:
+        above.xaxis.set_major_locator(MaxNLocator(5))
+        above.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.6g}"))
     above.spines["top"].set_visible(False)
 
 
-def _row(axes: Axes, place: int, row: ToTarget, colour: str, size: float) -> None:
-    face = "none" if row.simulated else colour
-    there = [run.spent / size for run in row.runs if run.reached]
-    never = [run.spent / size for run in row.runs if not run.reached]
-    axes.scatter(there, [place] * len(there), s=22, facecolor=face, edgecolor=colour, linewidth=1, zorder=3)
-    axes.scatter(never, [place] * len(never), s=36, marker=">", facecolor="none", edgecolor=colour, zorder=3)
+def _row(axes: Axes, place: float, row: ToTarget, colour: str, size: float, measure: Spent) -> None:
+    names = row.names or (row.label,) * len(row.runs)
+    for run, name in zip(row.runs, names, strict=True):
+        shape, end = (REACHED, "to the target") if run.reached else (NEVER, "without reaching it")
+        face = "none" if row.simulated or not run.reached else colour
+        (drawn,) = axes.plot([run.spent / size], [place], shape.marker, markersize=shape.size, color=colour,
+                             markerfacecolor=face, zorder=3)  # fmt: skip
+        mark(drawn, shape.name, f"{name}: {measure.write(run.spent)} {end}")
+    said = to_target_in_words(row, measure)
     if math.isfinite(row.value):
-        marker = "|" if row.sure else "x"
-        axes.scatter([row.value / size], [place], s=210 if row.sure else 50, marker=marker, color=INK, zorder=4)
+        shape = MEAN if row.sure else EXPECTED
+        (drawn,) = axes.plot([row.value / size], [place], shape.marker, markersize=shape.size, color=INK, zorder=4)
+        mark(drawn, shape.name, said)
     # Of the mean: where a seed never got there the expected value stands for the point, and has none.
     if row.interval is not None and row.sure:
-        axes.plot(
-            [row.interval.low / size, row.interval.high / size], [place, place], color=INK, linewidth=1.2, zorder=2
-        )
+        ends = [row.interval.low / size, row.interval.high / size]
+        (drawn,) = axes.plot(ends, [place, place], color=INK, linewidth=1.2, zorder=2)
+        mark(drawn, INTERVAL.name, said)
+
+
+class _Shape(NamedTuple):
+    marker: str
+    size: float
+    name: str
+
+
+REACHED = _Shape("o", 5, "one seed")
+MEAN = _Shape("|", 13, "mean")
+EXPECTED = _Shape("x", 7, "expected if failed runs are repeated")
+INTERVAL = _Shape("_", 12, "interval of the mean")
+NEVER = _Shape(">", 6, "seed that never reached it")
+
+
+def _shapes(row: ToTarget) -> Iterator[_Shape]:
+    """Yield what is drawn of a row."""
+    yield REACHED
+    if math.isfinite(row.value):
+        yield MEAN if row.sure else EXPECTED
+    if row.interval is not None and row.sure:
+        yield INTERVAL
+    if not row.sure:
+        yield NEVER
 
 
 def _legend(axes: Axes, rows: Sequence[ToTarget]) -> None:
-    full = "none" if rows[0].simulated else INK
-    shapes = {
-        "one seed": ("o", 5, full, True),
-        "mean": ("|", 11, full, any(row.sure for row in rows)),
-        "expected if failed runs are repeated": ("x", 7, full, any(not row.sure and row.found.reached for row in rows)),
-        "interval of the mean": ("_", 12, full, any(row.interval is not None and row.sure for row in rows)),
-        "seed that never reached it": (">", 6, "none", any(not run.reached for row in rows for run in row.runs)),
-    }
+    seen = {shape for row in rows for shape in _shapes(row)}
     handles = [
-        sample(axes, name, marker=marker, markersize=size, linestyle="none", markerfacecolor=face)
-        for name, (marker, size, face, seen) in shapes.items()
-        if seen
-    ]
+        sample(axes, shape.name, marker=shape.marker, markersize=shape.size, linestyle="none",
+               markerfacecolor="none" if rows[0].simulated or shape is NEVER else INK)
+        for shape in (REACHED, MEAN, EXPECTED, INTERVAL, NEVER) if shape in seen
+    ]  # fmt: skip
     legend_below(axes, handles, 2, fontsize=8.5)
 
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.legend_handler import HandlerTuple
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.time_parts import TRAINING
 from harness.core.words import counted, duration, listed, time_unit
+from harness.report.end_labels import ends_of, label_ends
+from harness.report.lettering import wrapped
+from harness.report.marks import mark
+from harness.report.shades import Palette
 from harness.report.svg import (
     INK,
     MOST_BARS,
-    Palette,
     Panel,
+    Rows,
     clock_in_words,
     first_of,
     kind_in_words,
@@ -26,8 +31,8 @@ from harness.report.svg import (
     lines_of,
     look,
     measured_and_simulated,
-    name_rows,
-    shorten,
+    rows_of,
+    sample,
     write,
 )
 
@@ -55,11 +60,11 @@ def part_panels(parts: pd.DataFrame, simulated: bool, title: str = "Where the ti
     rows = parts.head(MOST_BARS)
     steps = rows[list(TRAINING)].sum(axis=1)
     bars = [(row["strategy"], {part: row[part] for part in TRAINING}) for _, row in rows.iterrows()]
-    words = [f"{shorten(row.label)}: {duration(steps[row.Index])}" for row in rows.itertuples()]
+    names = rows_of(f"{row.label}: {duration(steps[row.Index])}" for row in rows.itertuples())
     return Panel(
         title=f"{title}, {kind_in_words(simulated)}",
-        height_inch=1.35 + 0.44 * len(rows),
-        draw=lambda axes, palette: draw_steps_of(axes, palette, bars, words, simulated),
+        height_inch=0.75 + names.height_inch,
+        draw=lambda axes, palette: draw_steps_of(axes, palette, bars, names, simulated),
         caption=_most_exchange(rows, steps) + first_of(len(rows), len(parts)),
         details=" ".join(_parts_in_words(row, steps[row.name]) for _, row in rows.iterrows()),
         table=rows.drop(columns=["simulated"]),
@@ -70,7 +75,7 @@ def draw_steps_of(
     axes: Axes,
     palette: Palette,
     bars: Sequence[tuple[str, Mapping[str, float]]],
-    words: Sequence[str],
+    names: Rows,
     simulated: bool,
 ) -> None:
     """Draw a bar for each step, its parts one after another.
@@ -79,16 +84,20 @@ def draw_steps_of(
         axes: where.
         palette: colour by strategy.
         bars: strategy, and seconds by part.
-        words: a name for each bar.
+        names: a row for each bar.
         simulated: whether the seconds are.
     """
     size, unit = time_unit(max(sum(parts.values()) for _, parts in bars))
-    for place, (strategy, parts) in enumerate(bars):
-        left = 0.0
+    for place, text, (strategy, parts) in zip(names.places, names.texts, bars, strict=True):
+        left, said = 0.0, " ".join(text.split())
         for part, seconds in parts.items():
-            _segment(axes, place, left / size, seconds / size, 0.4, _looks(part, palette[strategy], simulated))
+            drawn = _segments(
+                axes, [Stretch(left / size, seconds / size, place)], 0.4, palette[strategy], part, simulated
+            )
+            for patch in drawn:
+                mark(patch, TRAINING[part], f"{said}: {TRAINING[part]} {duration(seconds)}")
             left += seconds
-    name_rows(axes, words)
+    names.name(axes)
     axes.set(xlabel=f"{clock_in_words(unit, simulated)} per step, mean over devices", xlim=(0, None))
     sums = {part: sum(parts.get(part, 0.0) for _, parts in bars) for part in TRAINING}
     _name_parts(axes, [part for part in TRAINING if sums[part] > LEAST_NAMED * sum(sums.values())], simulated)
@@ -98,9 +107,32 @@ Looks = Sequence[Mapping[str, Any]]
 """What lies over each other in one place."""
 
 
-def _segment(axes: Axes, place: float, left: float, width: float, height: float, looks: Looks) -> None:
-    for how in looks if width > 0 else ():
-        axes.barh(place, width, height, left, **how)
+class Stretch(NamedTuple):
+    """A stretch of a part on a row."""
+
+    left: float
+    width: float
+    place: float
+
+
+def _segments(
+    axes: Axes, spans: Sequence[Stretch], height: float, colour: str, part: str, simulated: bool
+) -> list[PathPatch]:
+    """Draw stretches of one part as one path: of many, the page would hold every style many times."""
+    corners = [
+        [(left, place - height / 2), (left + width, place - height / 2), (left + width, place + height / 2),
+         (left, place + height / 2), (left, place - height / 2)]
+        for left, width, place in spans if width > 0
+    ]  # fmt: skip
+    if not corners:
+        return []
+    path = Path.make_compound_path(*(Path(rectangle, closed=True) for rectangle in corners))
+    patches = [PathPatch(path, **how) for how in _looks(part, colour, simulated)]
+    for patch in patches:
+        axes.add_patch(patch)
+    axes.update_datalim(path.vertices)
+    axes.autoscale_view()
+    return patches
 
 
 def _looks(part: str, colour: str, simulated: bool) -> Looks:
@@ -146,44 +178,86 @@ def _most_exchange(rows: pd.DataFrame, steps: pd.Series) -> str:
 
 @measured_and_simulated
 def timeline_panels(steps: pd.DataFrame, simulated: bool) -> Panel:
-    """Draw a few steps of every device on one clock: who waits for whom.
+    """Draw a few steps of every device on one clock: who waits for whom; a slider goes through the run.
 
     Args:
-        steps: rows of steps.parquet with columns simulated, strategy, label and lane; times from the window's start.
+        steps: rows of steps.parquet with columns simulated, strategy, label, lane, gpus, cell, window_s, and stop: at
+            which share of the run, in percent; times from the window's start.
     """
     end = float(steps["window_s"].max())
     size, unit = time_unit(end)
+    stops = sorted(steps["stop"].unique())
     lanes = list(dict.fromkeys(zip(steps["label"], steps["lane"], strict=True)))
-    heads = list(dict.fromkeys(steps["label"]))
-    # Each strategy has a row for its name, then one for each device.
-    place = {lane: number + 1.15 * (heads.index(lane[0]) + 1) for number, lane in enumerate(lanes)}
+    heads = {label: wrapped(str(label)) for label in dict.fromkeys(steps["label"])}
+    place = _lane_places(lanes, heads)
 
     def draw(axes: Axes, palette: Palette) -> None:
-        for row in steps.to_dict("records"):
-            left, lane = row["start_s"], place[row["label"], row["lane"]]
-            for part in ("input_s", "compute_s", "communication_s", "idle_s"):
-                begin, left = max(left, 0.0), left + row[part]
-                looks = _looks(part, palette[row["strategy"]], simulated)
-                _segment(axes, lane, begin / size, (min(left, end) - begin) / size, 0.72, looks)
+        for (number, label, lane), rows in steps.groupby(["stop", "label", "lane"], sort=False):
+            _lane(axes, rows, place[label, lane], palette, Clock(size, end, stops.index(number)))
         _name_lanes(axes, place, heads)
         axes.set(xlabel=clock_in_words(unit, simulated), xlim=(0, end / size))
-        _name_parts(axes, [part for part in TRAINING if part != "other_s" and steps[part].sum() > 0], simulated)
+        _name_parts(axes, [part for part in SHOWN_PARTS if steps[part].sum() > 0], simulated)
 
     return Panel(
         title=f"Who waits for whom: a few steps on one clock, {kind_in_words(simulated)}",
-        height_inch=1.2 + 0.23 * (len(lanes) + 1.15 * len(heads)),
+        height_inch=0.7 + LANE_INCH * (max(place.values()) + 0.7),
         draw=draw,
         caption=_longest_wait(steps),
         details=_lanes_in_words(steps),
         table=steps.drop(columns=["simulated", "window_s"]),
+        stops=tuple(f"{number:g} % of each run" for number in stops) if len(stops) > 1 else (),
     )
 
 
-def _name_lanes(axes: Axes, place: Mapping[tuple[str, str], float], heads: Sequence[str]) -> None:
+LANE_INCH = 0.23
+
+SHOWN_PARTS = ("input_s", "compute_s", "communication_s", "idle_s")
+
+
+class Clock(NamedTuple):
+    """The clock of a window.
+
+    Attributes:
+        size: seconds in one unit of the axis.
+        end: of the window, in seconds.
+        stop: of the slider at which it is seen.
+    """
+
+    size: float
+    end: float
+    stop: int
+
+
+def _lane(axes: Axes, rows: pd.DataFrame, place: float, palette: Palette, clock: Clock) -> None:
+    """Draw the steps of one device within one window."""
+    first = rows.iloc[0]
+    ends = rows["start_s"].to_numpy(float)
+    for part in SHOWN_PARTS:
+        starts, ends = ends, ends + rows[part].to_numpy(float)
+        spans = [
+            Stretch(begin / clock.size, (stop - begin) / clock.size, place)
+            for begin, stop in zip(starts.clip(0, clock.end), ends.clip(0, clock.end), strict=True)
+        ]
+        said = f"{first['cell']}, {first['lane']}: {TRAINING[part]} {duration(float(rows[part].mean()))} a step here"
+        for patch in _segments(axes, spans, 0.72, palette[first["strategy"]], part, bool(first["simulated"])):
+            mark(patch, TRAINING[part], said, clock.stop)
+
+
+def _lane_places(lanes: Sequence[tuple[str, str]], heads: Mapping[str, str]) -> dict[tuple[str, str], float]:
+    """Return where each lane lies: each point has rows for its name, then one for each device."""
+    places: dict[tuple[str, str], float] = {}
+    below, named = -1.0, ""
+    for label, lane in lanes:
+        below += 1.0 if label == named else 2.15 + 0.6 * heads[label].count("\n")
+        named, places[label, lane] = label, below
+    return places
+
+
+def _name_lanes(axes: Axes, place: Mapping[tuple[str, str], float], heads: Mapping[str, str]) -> None:
     last = max(place.values())
-    for head in heads:
-        first = min(number for (label, _), number in place.items() if label == head)
-        write(axes, first - 0.78, shorten(head), va="center")
+    for label, head in heads.items():
+        first = min(number for (name, _), number in place.items() if name == label)
+        write(axes, first - 0.5, head)
     axes.set_yticks(list(place.values()), [lane for _, lane in place], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(last + 0.6, -0.1)
@@ -229,6 +303,9 @@ def _lanes_in_words(steps: pd.DataFrame) -> str:
 # -- bubbles and staleness ---------------------------------------------------------------------------------------------
 
 
+THEORY = "theory"
+
+
 @measured_and_simulated
 def bubble_panels(bubbles: pd.DataFrame, simulated: bool) -> Panel:
     """Draw each pipeline's bubble beside its theory.
@@ -238,21 +315,27 @@ def bubble_panels(bubbles: pd.DataFrame, simulated: bool) -> Panel:
     """
     rows = bubbles.head(MOST_BARS)
     known = rows.dropna(subset=["ideal"])
+    names = rows_of(f"{row.label}: {100 * row.bubble:.0f} %" for row in rows.itertuples())
+    told = [_bubble_in_words(row) for row in rows.itertuples()]
 
     def draw(axes: Axes, palette: Palette) -> None:
-        for place, row in rows.iterrows():
-            looks = _looks("idle_s" if simulated else "compute_s", palette[row["strategy"]], simulated)
-            _segment(axes, place, 0, 100 * row["bubble"], 0.4, looks)
-        axes.scatter(100 * known["ideal"], known.index, marker="|", s=260, color=INK, linewidth=2, label="theory")
-        name_rows(axes, [f"{shorten(row.label)}: {100 * row.bubble:.0f} %" for row in rows.itertuples()])
+        for place, row, said in zip(names.places, rows.itertuples(), told, strict=True):
+            part = "idle_s" if simulated else "compute_s"
+            for patch in _segments(
+                axes, [Stretch(0, 100 * row.bubble, place)], 0.4, palette[row.strategy], part, simulated
+            ):
+                mark(patch, name=said)
+            if not pd.isna(row.ideal):
+                (line,) = axes.plot([100 * row.ideal], [place], "|", color=INK, markersize=16, markeredgewidth=2)
+                mark(line, THEORY, said)
+        names.name(axes)
         axes.set(xlabel="% of a step in which a stage idles", xlim=(0, None))
         if len(known):
-            legend_below(axes)
+            legend_below(axes, [sample(axes, THEORY, marker="|", markersize=12, linestyle="none")])
 
-    told = [_bubble_in_words(row) for row in rows.itertuples()]
     return Panel(
         title=f"Pipeline bubble and theory, {kind_in_words(simulated)}",
-        height_inch=1.1 + 0.46 * len(rows),
+        height_inch=0.75 + names.height_inch,
         draw=draw,
         caption=f"{' '.join(told[:3])} The theory assumes equal stages and no transfer time.",
         details=" ".join(told),
@@ -274,20 +357,22 @@ def staleness_panels(staleness: pd.DataFrame, simulated: bool) -> Panel:
         staleness: columns simulated, strategy, label, gpus, staleness, share; in the order of the
             staleness; shares of a label add up to 1.
     """
-    lines = lines_of(staleness, "label")
+    lines = lines_of(staleness.assign(percent=100 * staleness["share"]), "label")
 
     def draw(axes: Axes, palette: Palette) -> None:
         for line in lines:
-            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "markersize": 5}
-            axes.plot(line.rows["staleness"], 100 * line.rows["share"], label=shorten(line.label), **how)
+            how = look(palette.shade(line.strategy, line.gpus), simulated) | {"marker": line.marker, "markersize": 5}
+            (drawn,) = axes.plot(line.rows["staleness"], line.rows["percent"], label=line.label, **how)
+            mark(drawn, line.label, _staleness_in_words(line.label, line.rows))
         axes.set(xlabel="updates between reading the weights and changing them", ylabel="% of updates", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        label_ends(axes, ends_of(lines, "staleness", "percent", palette))
         legend_below(axes)
 
     told = [_staleness_in_words(line.label, line.rows) for line in lines]
     return Panel(
         title=f"Staleness of gradients, {kind_in_words(simulated)}",
-        height_inch=2.3 + 0.2 * len(lines),
+        height_inch=2.1,
         draw=draw,
         caption=" ".join(dict.fromkeys((told[0], told[-1]))),
         details=" ".join(told),

@@ -12,7 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.analysis.trends import ChangedBy, Level, PointTrend, Trends
 from harness.core.words import change_in_percent, duration, time_unit
-from harness.report.svg import INK, Palette, Panel, legend_below, look, sample
+from harness.report.marks import mark
+from harness.report.shades import Palette
+from harness.report.svg import INK, Panel, legend_below, look, sample
 
 HEIGHT_INCH = 2.6
 
@@ -41,11 +43,16 @@ def point_panel(point: PointTrend, name: str, found: Trends) -> Panel | None:
         colour = palette.get(str(point.row["strategy"]), INK)
         places = days[list(point.nights)]
         if adjusted:
-            axes.plot(places, [s / size for s in point.measured_s], ".", color=INK, alpha=0.3, markersize=4)
-        axes.plot(places, [s / size for s in point.adjusted_s], "o", markersize=3.5,
-                  **(look(colour, point.simulated) | {"linestyle": "none"}))  # fmt: skip
+            for number, day, seconds in zip(point.nights, places, point.measured_s, strict=True):
+                (dot,) = axes.plot([day], [seconds / size], ".", color=INK, alpha=0.3, markersize=4)
+                mark(dot, MEASURED, f"{_night(found, number)}: {duration(seconds)} as measured")
+        for number, day, seconds in zip(point.nights, places, point.adjusted_s, strict=True):
+            (dot,) = axes.plot([day], [seconds / size], "o", markersize=3.5, **look(colour, point.simulated))
+            mark(dot, USUAL, f"{_night(found, number)}: {duration(seconds)}")
         for level in point.levels:
-            axes.plot(days[[level.first, level.last]], [level.seconds / size] * 2, color=colour, linewidth=1.6)
+            ends = days[[level.first, level.last]], [level.seconds / size] * 2
+            (line,) = axes.plot(*ends, color=colour, linewidth=1.6)
+            mark(line, name=_level_in_words(level, found))
         values = [s / size for s in (*point.adjusted_s, *(point.measured_s if adjusted else ()))]
         _range(axes, values)
         for step in point.shifts:
@@ -73,6 +80,15 @@ def point_panel(point: PointTrend, name: str, found: Trends) -> Panel | None:
             }
         ),
     )
+
+
+USUAL, MEASURED = "at usual speed", "measured"
+
+
+def _night(found: Trends, number: int) -> str:
+    """Return which night a dot is of, and which commit ran in it."""
+    night = found.nights[number]
+    return f"{night.night}, commit {night.commit}" if night.commit else str(night.night)
 
 
 def _adjusted(point: PointTrend, found: Trends) -> bool:
@@ -163,8 +179,8 @@ def _dates(axes: Axes) -> None:
 def _legend(axes: Axes, colour: str, point: PointTrend, found: Trends) -> None:
     handles = []
     if _adjusted(point, found):
-        handles.append(sample(axes, "at usual speed", marker="o", markersize=3.5, linestyle="none", color=colour))
-        handles.append(sample(axes, "measured", marker=".", markersize=5, linestyle="none", alpha=0.3))
+        handles.append(sample(axes, USUAL, marker="o", markersize=3.5, linestyle="none", color=colour))
+        handles.append(sample(axes, MEASURED, marker=".", markersize=5, linestyle="none", alpha=0.3))
     if point.shifts:
         handles.append(sample(axes, "change", linewidth=0.9, linestyle=(0, (4, 2))))
     if not point.simulated and any(shift.by is ChangedBy.MACHINE for shift in found.shifts):

@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.core.words import figure, share_in_percent, three, time_unit
+from harness.core.words import duration, figure, share_in_percent, three, time_unit
+from harness.report.end_labels import ends_of, label_ends
+from harness.report.marks import mark
+from harness.report.shades import Palette
 from harness.report.svg import (
     MOST_LINES,
-    Palette,
+    DrawnLine,
     Panel,
     clock_in_words,
     first_of,
@@ -21,8 +24,7 @@ from harness.report.svg import (
     lines_of,
     look,
     measured_and_simulated,
-    name_rows,
-    shorten,
+    rows_of,
 )
 
 STEADY = 1e-3
@@ -137,15 +139,18 @@ def _usage(usage: pd.DataFrame, simulated: bool, gauge: Gauge) -> Panel | None:
     every = list(dict.fromkeys(usage["label"]))
     drawn = usage[usage["label"].isin(every[:MOST_LINES])]
     size, unit = time_unit(float(usage["time_s"].max()))
+    shown = drawn.assign(value=drawn["value"] * gauge.scale)
     means = (drawn.groupby("label", sort=False)["value"].mean() * gauge.scale).to_dict()
 
     def draw(axes: Axes, palette: Palette) -> None:
         for line in lines_of(drawn, "label"):
-            how = look(palette[line.strategy], simulated) | {"marker": line.marker, "markersize": 3.5}
-            how |= {"markevery": max(1, len(line.rows) // 8), "linewidth": 1.3, "label": shorten(line.label)}
-            axes.plot(line.rows["time_s"] / size, line.rows["value"] * gauge.scale, **how)
+            how = look(palette.shade(line.strategy, line.gpus), simulated) | {"marker": line.marker, "markersize": 3.5}
+            how |= {"markevery": max(1, len(line.rows) // 8), "linewidth": 1.3, "label": line.label}
+            (run,) = axes.plot(line.rows["time_s"] / size, line.rows["value"] * gauge.scale, **how)
+            mark(run, line.label, f"{_cell(line)}: {figure(means[line.label])} {gauge.axis} on average")
         axes.set(xlabel=f"{clock_in_words(unit, simulated)} {gauge.clock}", ylabel=gauge.axis)
         axes.set(xlim=(0, None), ylim=(0, None))
+        label_ends(axes, ends_of(lines_of(shown, "label"), "time_s", "value", palette, size))
         legend_below(axes)
 
     most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
@@ -153,12 +158,17 @@ def _usage(usage: pd.DataFrame, simulated: bool, gauge: Gauge) -> Panel | None:
     text += f", {figure(means[least])} for {least}" if most != least else ""
     return Panel(
         title=f"{gauge.title}, {kind_in_words(simulated)}",
-        height_inch=2.3 + 0.2 * len(means),
+        height_inch=2.3,
         draw=draw,
         caption=f"{text}.{_energy(drawn)} {gauge.says}{first_of(len(means), len(every))}",
         details=" ".join(f"{label}: {figure(mean)} {gauge.axis} on average." for label, mean in means.items()),
         table=drawn[["label", "time_s", "value"]],
     )
+
+
+def _cell(line: DrawnLine) -> str:
+    """Return which cell a line is of, where that is known."""
+    return str(line.rows["cell"].iloc[0]) if "cell" in line.rows.columns else line.label
 
 
 def _energy(drawn: pd.DataFrame) -> str:
@@ -193,23 +203,22 @@ def _limits(limits: pd.DataFrame, simulated: bool) -> Panel | None:
     drawn = limits[limits["label"].isin(every[:MOST_LINES])]
     lanes = list(drawn.groupby(["label", "reason"], sort=False))
     size, unit = time_unit(float(drawn["time_s"].max()))
-    names = [f"{reason}: {shorten(label)}" for (label, reason), _ in lanes]
+    rows = rows_of(f"{reason}: {label}" for (label, reason), _ in lanes)
 
     def draw(axes: Axes, palette: Palette) -> None:
-        for place, (_, run) in enumerate(lanes):
+        for place, ((label, reason), run) in zip(rows.places, lanes, strict=True):
             for start, length, share in held_spans(run):
-                bar = (place - 0.225, 0.45)
-                axes.broken_barh(
-                    [(start / size, length / size)], bar, color=palette[run["strategy"].iloc[0]], alpha=share
-                )
-        name_rows(axes, names)
+                bar, colour = (place - 0.225, 0.45), palette[run["strategy"].iloc[0]]
+                held = axes.broken_barh([(start / size, length / size)], bar, color=colour, alpha=share)
+                mark(held, name=f"{label}: {reason}, {share_in_percent(share)} of the GPUs for {duration(length)}")
+        rows.name(axes)
         axes.set(xlabel=f"{clock_in_words(unit, simulated)} since training began, evaluations included", ylabel="")
         axes.set(xlim=(0, None))
 
     words = [_held(str(label), runs) for label, runs in drawn.groupby("label", sort=False)]
     return Panel(
         title=f"What held the clocks back, {kind_in_words(simulated)}",
-        height_inch=0.95 + 0.46 * len(lanes),
+        height_inch=0.75 + rows.height_inch,
         draw=draw,
         caption=f"{'. '.join(words)}. Where it held for some of the GPUs only, a bar is paler. A reason that the "
         f"driver never gave has no row. Idle: nothing ran.{first_of(min(len(every), MOST_LINES), len(every))}",

@@ -27,7 +27,8 @@ from harness.report.draw_usage import limit_panels, usage_panels
 from harness.report.first_screen import first_panels, to_target
 from harness.report.frames import PageFrames, steps_by_part
 from harness.report.scenario_results import ScenarioResults
-from harness.report.svg import Drawing, Palette, Panel
+from harness.report.shades import Palette, colours
+from harness.report.svg import Drawing, Panel
 from harness.report.timeline import timeline_frame
 
 CURVES_OPEN = 2
@@ -93,6 +94,7 @@ def figures_of(scenario: ScenarioResults, page: Page) -> Figures:
     frames = PageFrames(scenario)
     rates = map_frame(frames.findings.standings)
     maps, first = page.drawn(rate_panels(rates)), is_a_map(rates)
+    pictures = page.drawn(first_panels(frames))
     galleries = [
         Gallery("Learning rates", () if first else maps),
         _convergence(frames, page),
@@ -104,7 +106,7 @@ def figures_of(scenario: ScenarioResults, page: Page) -> Figures:
     ]
     return Figures(
         maps=maps if first else (),
-        first=page.drawn(first_panels(frames)),
+        first=pictures,
         galleries=tuple(item for item in galleries if item.drawings or item.remarks or item.notes),
     )
 
@@ -119,10 +121,10 @@ def _convergence(frames: PageFrames, page: Page) -> Gallery:
     shown = [*_to_target(frames), *accuracies[:CURVES_OPEN], *losses[:CURVES_OPEN]]
     fits = {row["cell_id"]: row["fitting"] for row in frames.scenario.rows if row.get("fitting")}
     shown += fit_panels(frames.best_curves, fits)
-    more = page.drawn([*accuracies[CURVES_OPEN:], *losses[CURVES_OPEN:]])
+    drawings, more = page.drawn(shown), page.drawn([*accuracies[CURVES_OPEN:], *losses[CURVES_OPEN:]])
     left_out = panels_left_out(known)
     remarks = (f"{left_out} more combinations of batch and rate are in the table only.",) if left_out else ()
-    return Gallery("Convergence", page.drawn(shown), more, remarks)
+    return Gallery("Convergence", drawings, more, remarks)
 
 
 def _devices(frames: PageFrames, page: Page) -> Gallery:
@@ -165,6 +167,14 @@ def _time(frames: PageFrames) -> Iterator[Panel]:
 def _predicted(scenario: ScenarioResults) -> Iterator[Panel]:
     yield from predicted_panels(compare_twins(scenario.rows), "Predicted and measured")
     yield from predicted_panels(scenario.observed, "Predicted and observed")
+
+
+def palette_of(scenarios: Sequence[ScenarioResults]) -> Palette:
+    """Return the colours of a page: each strategy has one on all of it, and each of its device counts a shade."""
+    counts: dict[str, list[int]] = {}
+    for cell in (cell for scenario in scenarios for cell in scenario.plan.cells):
+        counts.setdefault(cell.strategy, []).append(cell.gpus)
+    return Palette(colours(strategies_of(scenarios)), counts)
 
 
 def strategies_of(scenarios: Sequence[ScenarioResults]) -> list[str]:

@@ -40,9 +40,8 @@ def first_panels(frames: PageFrames) -> list[Panel]:
 def to_target(standing: Standing, frames: PageFrames, measure: Spent = TIME) -> ToTarget | None:
     """Return a point on its way to the target; None where no seed trained to an end."""
     point = standing.point
-    runs = standing.runs
-    if measure is not TIME:
-        runs = tuple(run for row in point.rows if (run := run_of(row, measure.key)) is not None)
+    rows = [(run, row) for row in point.rows if (run := run_of(row, measure.key)) is not None]
+    runs = standing.runs if measure is TIME else tuple(run for run, _ in rows)
     if not runs:
         return None
     cell_id = point.row["cell_id"]
@@ -57,6 +56,7 @@ def to_target(standing: Standing, frames: PageFrames, measure: Spent = TIME) -> 
         interval=ends,
         epoch=number(point.row, "num_train") if measure is SAMPLES else None,
         ranked=cell_id not in frames.unranked,
+        names=tuple(frames.names[row["cell_id"]] for _, row in rows) if len(rows) == len(runs) else (),
     )
 
 

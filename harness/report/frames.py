@@ -37,11 +37,12 @@ from harness.results.store import Record
 LEARNT = ("accuracy", "train_loss", "validation_loss")
 READ = ("samples", "time_s", "train_loss", "validation_loss")
 CURVE_COLUMNS = (
-    *("panel", "simulated", "ranked", "strategy", "gpus", "line", "seed", "cell_id"),
+    *("panel", "simulated", "ranked", "strategy", "gpus", "line", "cell", "seed", "cell_id"),
     *("samples", "time_s", *LEARNT),
 )
 BAR_COLUMNS = (
     *("cell_id", "simulated", "ranked", "strategy", "gpus", "label", "throughput", "stated"),
+    *("global_batch_size", "learning_rate", "seed"),
     *("dram_total", "dram_capacity", "allocated", "reserved", "nvml_used"),
 )
 
@@ -131,6 +132,18 @@ class PageFrames:
         labels = {c.cell_id: _bar_label(c, varied, self._gpu_name, batches, micros) for c in cells}
         return {cell_id: label + NOT_RANKED * (cell_id in self.unranked) for cell_id, label in labels.items()}
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What a cell is called where a reader points at it, by its id: strategy, devices, batch, rate and seed."""
+        varied = varied_settings((cell.strategy, cell.options) for cell in self.scenario.plan.cells)
+        named = {
+            cell.cell_id: (name_in_words(cell, varied), engine_in_words(cell, self._gpu_name), *_settings(cell))
+            for cell in self.scenario.plan.cells
+        }
+        return {
+            cell.cell_id: ", ".join([*named[cell.cell_id], f"seed {cell.seed}"]) for cell in self.scenario.plan.cells
+        }
+
     @property
     def _gpu_name(self) -> str:
         return self.scenario.plan.machine.gpu_name
@@ -160,9 +173,18 @@ class PageFrames:
     def _curve_head(self, cell: Cell, varied: set[tuple[str, str]]) -> tuple[object, ...]:
         ranked = cell.cell_id not in self.unranked
         line = f"{name_in_words(cell, varied)}, {engine_in_words(cell, self._gpu_name)}{NOT_RANKED * (not ranked)}"
-        settings = [f"global batch {cell.global_batch_size}", f"learning rate {cell.learning_rate:g}", *_swept(cell)]
-        simulated = cell.engine == "virtual"
-        return ", ".join(settings), simulated, ranked, cell.strategy, cell.gpus, line, cell.seed, cell.cell_id
+        simulated, name = cell.engine == "virtual", self.names[cell.cell_id]
+        return (
+            ", ".join(_settings(cell)),
+            simulated,
+            ranked,
+            cell.strategy,
+            cell.gpus,
+            line,
+            name,
+            cell.seed,
+            cell.cell_id,
+        )
 
     @cached_property
     def best_curves(self) -> pd.DataFrame:
@@ -187,7 +209,8 @@ class PageFrames:
         record = self.scenario.records[cell.cell_id]
         row: Json = {"cell_id": cell.cell_id, "simulated": cell.engine == "virtual"}
         row |= {"ranked": cell.cell_id not in self.unranked, "strategy": cell.strategy, "gpus": cell.gpus}
-        row |= {"label": self.labels[cell.cell_id], "dram_capacity": cell.dram_bytes}
+        row |= {"label": self.labels[cell.cell_id], "dram_capacity": cell.dram_bytes, "seed": cell.seed}
+        row |= {"global_batch_size": cell.global_batch_size, "learning_rate": cell.learning_rate}
         row |= {"throughput": record.row.get("throughput_samples_per_s"), "stated": record.row.get("stated_error")}
         row |= {"dram_total": record.row.get("dram_tensors_peak_bytes")}
         return row | _peaks(cell, record) | _parts(record.row) | _dram(cell, record)
@@ -244,7 +267,7 @@ class PageFrames:
 
     def _usage_head(self, row: Row) -> Json:
         head: Json = {"simulated": row["engine"] == "virtual", "strategy": row["strategy"], "gpus": row["gpus"]}
-        return head | {"label": self.labels[row["cell_id"]]}
+        return head | {"label": self.labels[row["cell_id"]], "cell": self.names[row["cell_id"]]}
 
     @cached_property
     def limits(self) -> pd.DataFrame:
@@ -419,6 +442,16 @@ def name_in_words(cell: Cell, varied: set[tuple[str, str]]) -> str:
     """Return the strategy's name with those of its options that vary in the plan."""
     options = (f"{key} {show(value)}" for key, value in cell.options.items() if (cell.strategy, key) in varied)
     return " ".join([cell.strategy, *options])
+
+
+def _setting(cell: Cell) -> list[str]:
+    return [*_settings(cell), f"seed {cell.seed}"]
+
+
+def _settings(cell: Cell) -> list[str]:
+    """Return what the cells of a panel have in common."""
+    rate = [] if cell.timing_only else [f"learning rate {cell.learning_rate:g}"]
+    return [f"global batch {cell.global_batch_size}", *rate, *_swept(cell)]
 
 
 def _swept(cell: Cell) -> list[str]:

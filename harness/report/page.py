@@ -25,10 +25,9 @@ from harness.core.words import counted, share_in_percent, show
 from harness.report.against import Against, shown_against
 from harness.report.anonymous import anonymous
 from harness.report.definitions import DEFINITIONS
-from harness.report.figures import Figures, Page, figures_of, strategies_of
+from harness.report.figures import Figures, Page, figures_of, palette_of, strategies_of
 from harness.report.frames import cells_frame
 from harness.report.scenario_results import ScenarioResults
-from harness.report.svg import colours
 from harness.report.table import CELL_COLUMNS, GOOD, CellTable, cell_table
 
 ReportSection = Callable[[Any], tuple[str, str]]
@@ -82,7 +81,7 @@ def render(
         against: what they were compared with: then the page begins with it.
         named: leave the names of host and home folder in.
     """
-    palette = colours(strategies_of(scenarios))
+    palette = palette_of(scenarios)
     pages = [Page(palette, f"s{number}-") for number in range(len(scenarios))]
     shown = [ScenarioShown(scenario, page, sections) for scenario, page in zip(scenarios, pages, strict=True)]
     return (

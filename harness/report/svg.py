@@ -7,31 +7,45 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import matplotlib
+import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+from harness.report.lettering import NAME_ROOM, text_width, wrapped
+from harness.report.marks import keep_stop, mark_key, with_marks, without_marks
+from harness.report.shades import Palette
 
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written; matplotlib knows no `currentColor`."""
+
+PAPER = "#fdfeff"
+"""Stands for the page's own colour, likewise."""
 
 MARKERS = "os^DvPX*"
 """For device counts, ascending: they tell lines of one strategy apart."""
 
 WIDTH_INCH = 4.6  # 331 units: on a phone of 390 px a unit is about a pixel, and text of 10 stays readable
 
-LONGEST_NAME = 50
-"""Characters of a name inside a figure: at size 9 more would run over the edge; the table has it in full."""
+POINTS_PER_INCH = 72
+
+ROW_INCH = 0.46
+"""Height of a named row: a line of text and a bar; chosen."""
+
+LINE_ROWS = 0.33
+"""Height of one more line of text, in rows."""
 
 NOT_RANKED = ", not ranked"
 """Ends the label of what is drawn but in no comparison, where the column "ranked" says so."""
@@ -44,6 +58,12 @@ MOST_LINES = 6
 NARROW = 30.0
 """Ratio of its ends below which a logarithmic axis has hardly a decade to name, and names 2 and 5 too; chosen."""
 
+CROWDED = 0.055
+"""Share of an axis that two ticks are apart at least: their numbers would touch."""
+
+DECADES = 10.0
+"""Ratio of what is drawn above which an axis is logarithmic: on one from 0 the small would be specks; chosen."""
+
 _STYLE = {
     **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
     **{"font.size": 10, "axes.titlesize": 10, "legend.fontsize": 9, "legend.frameon": False},
@@ -53,9 +73,8 @@ _STYLE = {
 }
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
-
-Palette = Mapping[str, str]
-"""Colour by strategy."""
+PNG_DPI = 200
+"""Dots per inch of a PNG: 920 across; chosen for slides."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,7 @@ class Drawing:
         svg: the drawing, with its own text alternative.
         csv: what is drawn.
         file: name of a download, without its ending.
+        stops: of its slider, in words; empty where it has none.
     """
 
     title: str
@@ -74,6 +94,28 @@ class Drawing:
     svg: str
     csv: str
     file: str
+    stops: tuple[str, ...] = ()
+
+    @property
+    def stop(self) -> int:
+        """Where the slider stands at first."""
+        return middle(self.stops)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as files: to stand by itself, in black on white.
+
+    Attributes:
+        words: its text alternative.
+    """
+
+    title: str
+    caption: str
+    words: str
+    svg: str
+    png: bytes
+    csv: str
 
 
 @dataclass(frozen=True)
@@ -82,11 +124,12 @@ class Panel:
 
     Attributes:
         title: in a few words.
-        height_inch: its width is the page's.
+        height_inch: without its legend; its width is the page's.
         draw: draws on axes, in the colours of the strategies.
         caption: sentences that say what it shows.
         details: every number, for those who do not see it.
         table: what is drawn.
+        stops: of a slider, in words: marks that name a stop are seen there only.
     """
 
     title: str
@@ -95,21 +138,65 @@ class Panel:
     caption: str
     details: str
     table: pd.DataFrame
+    stops: tuple[str, ...] = field(default=())
 
-    def drawing(self, palette: Palette, prefix: str) -> Drawing:
-        """Draw it.
+    def drawing(self, palette: Mapping[str, str], prefix: str) -> Drawing:
+        """Draw it for the page.
 
         Args:
             palette: colour by strategy.
             prefix: starts the ids inside the SVG, which must be unique on a page.
         """
         with matplotlib.rc_context(_STYLE):
-            figure, axes = _new_figure(self.height_inch)
-            self.draw(axes, palette)
-            svg = _svg(figure, self.title, f"{self.caption} {self.details}", prefix)
-        csv = self.table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-        file = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:60] or "figure"
-        return Drawing(self.title, self.caption, svg, csv, file)
+            body, box = _written(self._drawn(palette))
+        body = _compact(_page_ids(with_marks(body, middle(self.stops)), prefix))
+        body = body.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+        svg = f'<svg role="img" aria-labelledby="{prefix}-title {prefix}-desc" viewBox="{box}">'
+        svg += _alternative(self.title, f"{self.caption} {self.details}", prefix) + body
+        return Drawing(self.title, self.caption, svg, self._csv, self.file, self.stops)
+
+    def picture(self, palette: Mapping[str, str], clean: Callable[[str], str]) -> Picture:
+        """Draw it for files.
+
+        Args:
+            palette: colour by strategy.
+            clean: takes names of host and user out of what is written.
+        """
+        with matplotlib.rc_context(_STYLE):
+            figure = self._drawn(palette)
+            figure.patch.set(visible=True, facecolor="white")
+            keep_stop(figure, middle(self.stops))
+            for text in figure.findobj(Text):
+                text.set_text(clean(text.get_text()))
+            body, box = _written(figure)
+            png = io.BytesIO()
+            figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        title, caption, words = (clean(text) for text in (self.title, self.caption, f"{self.caption} {self.details}"))
+        _, _, width, height = box.split()
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}pt" '
+        svg += f'height="{height}pt" viewBox="{box}" role="img" aria-labelledby="title desc" '
+        svg += 'font-family="DejaVu Sans,sans-serif">'
+        svg += _alternative(title, words) + _compact(without_marks(body)) + "\n"
+        return Picture(title, caption, words, svg, png.getvalue(), clean(self._csv))
+
+    @property
+    def file(self) -> str:
+        """Name of a download, without its ending."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:60].rstrip("-") or "figure"
+
+    @property
+    def _csv(self) -> str:
+        return str(self.table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+    def _drawn(self, palette: Mapping[str, str]) -> Figure:
+        figure, axes = _new_figure(self.height_inch)
+        self.draw(axes, palette if isinstance(palette, Palette) else Palette(palette))
+        return figure
+
+
+def middle(stops: Sequence[object]) -> int:
+    """Return the stop in the middle."""
+    return len(stops) // 2
 
 
 _More = ParamSpec("_More")
@@ -127,17 +214,6 @@ def measured_and_simulated(
 
     panels.__doc__ = panel.__doc__
     return panels
-
-
-def colours(strategies: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each strategy, told apart by colour-blind eyes for up to ten."""
-    names = list(dict.fromkeys(strategies))
-    return dict(zip(names, seaborn.color_palette("colorblind", len(names)).as_hex(), strict=True))
-
-
-def shorten(text: str, most: int = LONGEST_NAME) -> str:
-    """Return a name that fits into a figure."""
-    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def first_of(drawn: int, found: int) -> str:
@@ -158,25 +234,52 @@ def _new_figure(height_inch: float) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.patch.set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))  # none is of an offset or in 1e6
     return figure, axes
 
 
-def _svg(figure: Figure, title: str, description: str, prefix: str) -> str:
-    """Return the figure as an SVG element for the page: unique ids, the page's ink, a text alternative, no links."""
+def _written(figure: Figure) -> tuple[str, str]:
+    """Return what is inside a figure's SVG element, its end included, and the element's box; no comments, no links."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     text = buffer.getvalue()
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None, "matplotlib writes a viewBox"
     body = text[text.index(">", box.end()) + 1 :].strip()
-    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{prefix}-', body).replace("url(#", f"url(#{prefix}-")
-    body = body.replace('xlink:href="#', f'href="#{prefix}-').replace(INK, "currentColor")
-    # Hundredths of a unit: finer cannot be seen, and doubles the page. Numbers of the text stay as they are.
-    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), body)
-    head = f'<svg role="img" aria-labelledby="{prefix}-title {prefix}-desc" viewBox="{box[1]}">'
-    words = f'<title id="{prefix}-title">{html.escape(title)}</title>'
-    return f'{head}{words}<desc id="{prefix}-desc">{html.escape(description)}</desc>{body}'
+    return re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL), box[1]
+
+
+def _page_ids(body: str, prefix: str) -> str:
+    """Return a body whose ids are unique on a page; those that nothing refers to are left out."""
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", body)
+    return body.replace("url(#", f"url(#{prefix}-").replace('xlink:href="#', f'href="#{prefix}-')
+
+
+def _compact(body: str) -> str:
+    """Return a body with hundredths of a unit and few blanks: more cannot be seen, and doubles the page.
+
+    Numbers of the text stay as they are.
+    """
+
+    def tag(found: re.Match[str]) -> str:
+        text = re.sub(r"(\d\.\d\d)\d+", r"\1", found[0])
+        text = re.sub(r' d="([^"]*)"', lambda path: f' d="{_blanks(path[1])}"', text)
+        return re.sub(r' style="([^"]*)"', lambda style: re.sub(r"([:;]) ", r"\1", style[0]), text)
+
+    return re.sub(r">\s+<", "><", re.sub(r"<[^>]+>", tag, body))
+
+
+def _blanks(path: str) -> str:
+    return re.sub(r"\s*([A-Za-z])\s*", r"\1", path.strip())
+
+
+def _alternative(title: str, description: str, prefix: str = "") -> str:
+    """Return what a figure is called and what it shows, for those who do not see it."""
+    named, described = (f"{prefix}-{name}" if prefix else name for name in ("title", "desc"))
+    words = f'<title id="{named}">{html.escape(title)}</title>'
+    return f'{words}<desc id="{described}">{html.escape(description)}</desc>'
 
 
 # -- lines -------------------------------------------------------------------------------------------------------------
@@ -187,6 +290,7 @@ class DrawnLine(NamedTuple):
 
     label: str
     strategy: str
+    gpus: int
     marker: str
     rows: pd.DataFrame
 
@@ -195,10 +299,10 @@ def lines_of(frame: pd.DataFrame, column: str, *, in_turn: bool = False) -> list
     """Return the lines of a frame: a marker for each device count, or for each line of a strategy in turn."""
     counts, seen, found = sorted(frame["gpus"].unique()), Counter[str](), []
     for label, rows in frame.groupby(column, sort=False):
-        strategy = str(rows["strategy"].iloc[0])
-        place = seen[strategy] if in_turn else counts.index(rows["gpus"].iloc[0])
+        strategy, gpus = str(rows["strategy"].iloc[0]), int(rows["gpus"].iloc[0])
+        place = seen[strategy] if in_turn else counts.index(gpus)
         seen[strategy] += 1
-        found.append(DrawnLine(str(label), strategy, MARKERS[place % len(MARKERS)], rows))
+        found.append(DrawnLine(str(label), strategy, gpus, MARKERS[place % len(MARKERS)], rows))
     return found
 
 
@@ -209,9 +313,42 @@ def look(colour: str, simulated: bool) -> dict[str, Any]:
 
 
 def legend_below(axes: Axes, handles: Sequence[Any] | None = None, ncols: int = 1, **how: Any) -> None:
-    """Put the legend under the figure: beside it, it would take the width that the axes need."""
-    given = {} if handles is None else {"handles": handles}
-    axes.figure.legend(**given, loc="outside lower center", ncols=ncols, **how)
+    """Put the legend under the figure, which grows by it: beside it, it would take the width that the axes need.
+
+    Args:
+        axes: whose lines it names.
+        handles: what it names; None for what was drawn with a label.
+        ncols: columns at most; fewer where names are long, which are wrapped and never cut.
+        how: as `Figure.legend` takes it.
+    """
+    known = axes.get_legend_handles_labels()
+    handles = known[0] if handles is None else handles
+    labels = how.pop("labels", None) or [handle.get_label() for handle in handles]
+    size = how.setdefault("fontsize", 9)
+    beside = size * (how.get("handlelength", 2) + 2.8)  # a handle, its padding, and the next column's space
+    columns = next(n for n in range(max(1, min(ncols, len(labels))), 0, -1) if n == 1 or _fits(labels, n, size, beside))
+    texts = [wrapped(label, size, NAME_ROOM - beside) for label in labels]
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes belong to a figure"
+    legend = figure.legend(handles=handles, labels=texts, loc="outside lower center", ncols=columns, **how)
+    filled = _columns(texts, columns) if texts else []
+    high = max((sum(1.25 * (1 + text.count("\n")) + 0.5 for text in column) for column in filled), default=0.0)
+    figure.set_figheight(figure.get_figheight() + (high + 1.3) * size / POINTS_PER_INCH)
+    for label, handle, text in zip(labels, legend.legend_handles, legend.get_texts(), strict=True):
+        mark_key(text, label)
+        if handle is not None:
+            mark_key(handle, label)
+
+
+def _columns(labels: Sequence[str], count: int) -> list[list[str]]:
+    """Return what stands in each of so many columns, as matplotlib fills them."""
+    return [list(part) for part in np.array_split(np.array(labels, dtype=object), count)]
+
+
+def _fits(labels: Sequence[str], count: int, size: float, beside: float) -> bool:
+    """Say whether a legend of so many columns is no wider than a figure."""
+    widths = (max(text_width(label, size) for label in column) for column in _columns(labels, count))
+    return sum(width + beside for width in widths) <= NAME_ROOM + size
 
 
 def sample(axes: Axes, label: str, **how: Any) -> Any:
@@ -222,12 +359,39 @@ def sample(axes: Axes, label: str, **how: Any) -> Any:
 # -- axes --------------------------------------------------------------------------------------------------------------
 
 
-def name_rows(axes: Axes, words: Sequence[str]) -> None:
-    """Write each bar's name above it: beside it, a name would take the width that the bar needs on a phone."""
-    for place, text in enumerate(words):
-        write(axes, place - 0.27, text)
-    axes.set_ylim(len(words) - 0.6, -0.75)
-    hide_y(axes)
+class Rows(NamedTuple):
+    """Rows that are named above themselves: beside them, a name would take the width that a bar needs on a phone.
+
+    Attributes:
+        texts: their names, wrapped.
+        places: of the rows on the y-axis.
+        height_inch: of all of them.
+    """
+
+    texts: list[str]
+    places: list[float]
+    height_inch: float
+
+    def name(self, axes: Axes) -> None:
+        """Write the names, and leave out the y-axis."""
+        for place, text in zip(self.places, self.texts, strict=True):
+            write(axes, place - 0.27, text)
+        axes.set_ylim(self.places[-1] + 0.4, -0.75)
+        hide_y(axes)
+
+
+def rows_of(words: Iterable[str], room: float = NAME_ROOM) -> Rows:
+    """Return a row for each name, as high as its name is long.
+
+    Args:
+        words: names, at least one.
+        room: points that a line of them may take.
+    """
+    texts, places, below = [wrapped(text, room=room) for text in words], [], -1.0
+    for text in texts:
+        below += 1 + LINE_ROWS * text.count("\n")
+        places.append(below)
+    return Rows(texts, places, ROW_INCH * (below + 1))
 
 
 def write(axes: Axes, place: float, text: str, **how: Any) -> None:
@@ -244,16 +408,42 @@ def hide_y(axes: Axes) -> None:
     axes.spines["left"].set_visible(False)
 
 
+def spans_decades(values: Iterable[float], ratio: float = DECADES) -> bool:
+    """Say whether values are so far apart that a linear axis would show the largest only."""
+    known = [value for value in values if 0 < value < math.inf]
+    return bool(known) and max(known) > ratio * min(known)
+
+
+def from_zero_or_log(axes: Axes, values: Iterable[float], ratio: float = DECADES) -> None:
+    """Let the x-axis begin at 0, or make it logarithmic where what it shows spans decades."""
+    if spans_decades(values, ratio):
+        axes.set_xscale("log")
+        plain_numbers(axes.xaxis)
+    else:
+        axes.set_xlim(0, None)
+
+
+def ticks_at(axis: Axis, values: Sequence[float]) -> None:
+    """Put the ticks of a logarithmic axis at some values, leaving out those whose numbers would touch."""
+    kept = sorted(values)[:1]
+    least = (values[-1] / values[0]) ** CROWDED if values else 1.0
+    for value in sorted(values)[1:]:
+        if value >= kept[-1] * least:
+            kept.append(value)
+    axis.set_major_locator(FixedLocator(kept))
+    axis.set_minor_locator(NullLocator())
+
+
 def plain_numbers(axis: Axis) -> None:
     """Write the ticks of a logarithmic axis as plain text: mathematical type would need another font."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.7g}"))
     low, high = axis.get_view_interval()
     narrow = high < NARROW * low
     axis.set_minor_formatter(FuncFormatter(_two_or_five) if narrow else NullFormatter())
 
 
 def _two_or_five(value: float, _: object) -> str:
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+    return f"{value:,.7g}" if f"{value:e}"[0] in "25" else ""
 
 
 def clock_in_words(unit: str, simulated: bool) -> str:

@@ -22,9 +22,13 @@ STEPS_SHOWN = 3.5
 
 STEPS_OF_FASTEST = 14
 
+STOPS = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+"""Shares of a run at which a slider stops, in percent; chosen: the page stays small, and a run shows its start, its end
+and what changes between them."""
+
 
 def timeline_frame(frames: PageFrames) -> pd.DataFrame:
-    """Return the steps of every device that a window in the middle of a run holds; times from its start.
+    """Return the steps of every device that a window at each of `STOPS` holds; times from its start.
 
     Each strategy stands with its best point on few devices, and all of one engine have windows of one length.
     """
@@ -43,8 +47,8 @@ def timeline_frame(frames: PageFrames) -> pd.DataFrame:
                 "strategy": row["strategy"],
                 "label": frames.labels[row["cell_id"]],
             }
-            head |= {"gpus": row["gpus"]}
-            found.append(_window(table, length_s).assign(**head, window_s=length_s))
+            head |= {"gpus": row["gpus"], "cell": frames.names[row["cell_id"]], "window_s": length_s}
+            found += [_window(table, length_s, stop).assign(**head, stop=stop) for stop in STOPS]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
@@ -91,11 +95,12 @@ def _length(steps_s: Sequence[float]) -> float:
     return min(STEPS_SHOWN * max(steps_s), STEPS_OF_FASTEST * min(steps_s))
 
 
-def _window(table: pd.DataFrame, length_s: float) -> pd.DataFrame:
-    """Return the steps that begin within so many seconds from the middle step of the first lane on."""
+def _window(table: pd.DataFrame, length_s: float, stop: int) -> pd.DataFrame:
+    """Return the steps of so many seconds, from the step of the first lane on at so many percent of the run."""
     starts = table[table["lane"] == table["lane"].min()]["start_s"].sort_values()
-    begin = float(starts.iloc[len(starts) // 2])
     ends = table["start_s"] + table[list(PART_COLUMNS)].sum(axis=1)
+    latest = starts[starts <= max(starts.iloc[0], ends.max() - length_s)]
+    begin = float(latest.iloc[(len(latest) - 1) * stop // 100])
     inside = table[(ends > begin) & (table["start_s"] < begin + length_s)].copy()
     inside["start_s"] -= begin
     return inside.sort_values(["lane", "start_s"])

@@ -23,7 +23,8 @@ from harness.core.words import change_in_percent
 from harness.report.draw_trends import machine_panel, point_panel
 from harness.report.figures import Page
 from harness.report.page import templates
-from harness.report.svg import Drawing, Panel, colours
+from harness.report.shades import Palette, colours
+from harness.report.svg import Drawing, Panel
 
 OPEN_AT_ONCE, MOST_DRAWN = 8, 32
 """Points whose figures are seen at once, those that changed last, and points that are drawn at all.
@@ -111,7 +112,7 @@ def _kind(shift: Shift) -> str:
 def render_trends(all_found: Sequence[Trends]) -> str:
     """Return the page as HTML: one file, nothing from the network, readable without scripts."""
     strategies = dict.fromkeys(str(point.row["strategy"]) for found in all_found for point in found.points)
-    palette = colours(strategies)
+    palette = Palette(colours(strategies))
     shown = [TrendsShown(found, Page(palette, f"t{number}-")) for number, found in enumerate(all_found)]
     return (
         templates(named=False)
