@@ -8,8 +8,8 @@ UNITS = {"second": 1, "minute": 60}
 
 
 def stated_seconds(description: str) -> float:
-    """Read "About 2 minutes" at the end of a description."""
-    found = re.search(r"About (\d+) (second|minute)s?\b", description)
+    """Read "About 2 minutes" at the end of a description; "At most" where the scenario ends itself."""
+    found = re.search(r"(?:About|At most) (\d+) (second|minute)s?\b", description)
     assert found, description
     return int(found.group(1)) * UNITS[found.group(2)]
 

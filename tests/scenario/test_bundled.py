@@ -38,12 +38,21 @@ if BINARY is None:
     SHORT.append("lenet")  # with a browser, tests/report/test_real_runs.py runs it
 
 
+FOR_A_GPU = "nightly"
+"""On a few cores it ends itself by its budget; tests/test_nightly.py runs it cut down."""
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.timed
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in bundled_scenarios()]
+    "name",
+    [
+        name if name in SHORT else pytest.param(name, marks=pytest.mark.long)
+        for name in bundled_scenarios()
+        if name != FOR_A_GPU
+    ],
 )
 def test_bundled_scenario_takes_about_as_long_as_it_says(name, tmp_path):
     if "mnist" in name and not (FOLDER / "mnist").is_dir():
