@@ -289,15 +289,25 @@ class ClusterSection(SectionModel):
 
     preset: TextValue = Field(default="this-machine", description="a whole cluster; `harness plugins` lists them")
     device: DeviceCosts = Field(
-        default=None, description='"h200", { samples_per_second, batch_size } or { step_time = "312 ms", batch_size }'
+        default=None,
+        description='"h200", { samples_per_second, batch_size } or { step_time = "312 ms", batch_size }, name',
     )
     gpus_per_node: Count | None = Field(default=None, description="devices of one node; default: the preset's")
     intra_node: LinkValue = Field(
         default=None,
-        description="between devices of a node: a name, a rate, { bandwidth, latency }, { bus_bandwidth } or { table }",
+        description="between devices of a node: a name, a rate, { bandwidth or nominal, medium, latency, shared_by, "
+        "groups_of, between_groups, graph }, { bus_bandwidth } or { table }",
     )
     inter_node: LinkValue = Field(
         default=None, description="between nodes: the rate of all adapters of a node together; written like intra_node"
+    )
+    host_link: LinkValue = Field(
+        default=None, description="between a device and its host's memory; written like intra_node"
+    )
+    overheads: bool = Field(
+        default=True,
+        strict=True,
+        description="what no data sheet says, as published tables imply it; false: figures mean what they say",
     )
     servers: ServersSection | None = Field(
         default=None,

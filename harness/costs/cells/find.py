@@ -20,6 +20,7 @@ from harness.core.given_cluster import (
     LinkFigures,
     StepFigures,
     devices_per_node,
+    is_elsewhere,
 )
 from harness.core.not_known import NotKnown
 from harness.core.uncertainty import combined_error
@@ -77,19 +78,19 @@ def cluster_of(cell: Cell) -> Cluster:
     # Where every device is a node of its own, so is a server; in a node that holds all of them it is on the host.
     outside = servers is not None and servers.placement == "dedicated"
     alone = given.gpus_per_node is not None and cell.gpus <= per_node and not outside
-    bus = _bus(given.intra_node, given.intra_shared_by, own.bus if own else Bus(LOOPBACK))
+    bus = _bus(given.intra_node, own.bus if own else Bus(LOOPBACK))
     found = Cluster(
         device=_device_name(device) or given.chip or cell.device,
         gpus_per_node=per_node,
         bus=bus,
         node_link=None if alone else _link(given.inter_node),
         host_link=_link(given.host_link),
-        host_shared_by=given.host_shared_by,
+        host_shared_by=given.host_link.shared_by if given.host_link else 1,
         dram_bytes=cell.dram_bytes,
         servers=_servers(servers, -(-cell.gpus // per_node)),
         text=", ".join(_origins(given, own is not None)),
         error=LINK_ERROR,
-        constants=PUBLISHED if _is_of_catalogue(given) else PLAIN,
+        constants=PUBLISHED if is_elsewhere(given) and given.overheads else PLAIN,
         dies_per_board=given.dies_per_board,
     )
     if own is None:
@@ -108,11 +109,6 @@ def _servers(given: GivenServers | None, nodes: int) -> Servers | None:
     return Servers(given.placement, count, given.apply_bytes_per_s or float("inf"), _link(given.link))
 
 
-def _is_of_catalogue(given: ClusterFigures) -> bool:
-    """Say whether data-centre machines are meant: figures that the scenario alone gives mean what they say."""
-    return given.preset != THIS_MACHINE or given.catalogue_device is not None
-
-
 def _device_name(device: DeviceFigures | StepFigures | None) -> str:
     """Return a catalogue device's name, "device" for one of given figures, and nothing for this machine's own."""
     return "" if device is None else device.name if isinstance(device, DeviceFigures) else "device"
@@ -122,8 +118,12 @@ def _link(given: GivenLink | None) -> LinkFigures | None:
     return None if given is None else given.figures
 
 
-def _bus(given: GivenLink | None, shared_by: int, own: Bus) -> Bus:
-    return own if given is None else Bus(given.figures, given.by_group, given.tables, shared_by)
+def _bus(given: GivenLink | None, own: Bus) -> Bus:
+    if given is None:
+        return own
+    # Devices that share a slot all send at once.
+    link = LinkFigures(given.latency_s, given.bandwidth_bytes_per_s / given.shared_by)
+    return Bus(link, given.by_group, given.tables, given.group_size, given.across)
 
 
 def _origins(given: ClusterFigures, calibrated: bool) -> list[str]:

@@ -21,7 +21,6 @@ class Bus:
         link: between two devices; its bandwidth is also the bus bandwidth of a ring where nothing better is known.
         by_group: latency per message and bus bandwidth by group size: not monotonic on a cube mesh.
         tables: all-reduces measured by group size; preferred to everything else.
-        shared_by: devices that share one slot with the link's figure; 1 where each has its own.
         group_size: neighbours in front of one link to the others; 0 where all devices reach each other alike.
         across: that link.
     """
@@ -29,7 +28,6 @@ class Bus:
     link: LinkFigures
     by_group: Mapping[int, LinkFigures] = field(default_factory=dict)
     tables: Mapping[int, MeasuredTable] = field(default_factory=dict)
-    shared_by: int = 1
     group_size: int = 0
     across: LinkFigures | None = None
 
