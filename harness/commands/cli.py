@@ -278,7 +278,13 @@ def _plan(
     try:
         files = [str(Path(p).resolve()) for p in plugins] + [str(p.resolve()) for p in plugins_of(path, sets)]
         host = load_host(files)
-        return make_plan(load_scenario(path, host, sets), host, detect_machine()), host, files
+        read = load_scenario(path, host, sets)
+        plan = make_plan(read, host, detect_machine())
+        if any(item.calibrates for item in read.observed):
+            from harness.engines.virtual.fit_observed import calibrated
+
+            plan = calibrated(plan, read.observed, host)
+        return plan, host, files
     except InputError as error:
         refused = InputError(error.problems, error.where, consequence=consequence if error.where else "")
         # Where the scenario is well, what it names is broken.

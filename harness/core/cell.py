@@ -202,12 +202,14 @@ class Observation:
         keys: what a cell must be to fit.
         throughput_samples_per_s, step_time_s: None where not given.
         source: where it is from.
+        calibrates: figures of the cluster are fitted to it, so that it is no test of a prediction.
     """
 
     keys: Json = field(default_factory=dict)
     throughput_samples_per_s: float | None = None
     step_time_s: float | None = None
     source: str = ""
+    calibrates: bool = False
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ class ClusterFigures:
         host_link: between a device and its host's memory.
         chip, usable_bytes, dies_per_board: of the device, where the catalogue knows it.
         servers: None where the scenario does not speak of them.
+        speed: how many times as fast devices compute as the rest says: found by calibration.
         overheads: whether devices elsewhere have what no data sheet says; False: figures mean what they say.
     """
 
@@ -121,6 +122,7 @@ class ClusterFigures:
     usable_bytes: float | None = None
     dies_per_board: int = 1
     servers: GivenServers | None = None
+    speed: float = 1.0
     overheads: bool = True
 
     @property

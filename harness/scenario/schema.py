@@ -92,6 +92,7 @@ Resident = Annotated[
     str | bool, BeforeValidator(resident), WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]})
 ]
 PlacementWord = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
+ObservedUse = Annotated[str, *_words("compare", "calibrate")]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 JitterTable = Annotated[
     Jitter | None,
@@ -372,6 +373,11 @@ class ObservedSection(SectionModel, defer_build=True):
     throughput: Pace = Field(default=None, description='of the whole job: "205 samples/s"')
     step_time: Time = Field(default=None, description='such as "312 ms"; give this, throughput, or both')
     source: str = Field(default="", description="where the measurement is from", strict=True)
+    use: ObservedUse = Field(
+        default="compare",
+        description="compare with the prediction; or calibrate: a device's speed, a link and a server's rate, in this "
+        "order, are fitted to such measurements",
+    )
 
     @model_validator(mode="after")
     def _has_a_value(self) -> ObservedSection:

@@ -164,7 +164,7 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
     """
     model, device = cell.workload.model, cell.cluster.device
     if is_given(model) and "profile" in model.options:
-        return _of_file(cell, device)
+        return _calibrated(_of_file(cell, device), cell.cluster.speed)
     shape = shape or given_shape(cell)
     if device is None:
         found = measured or (None if is_given(model) else measurements.load_profile(cell))
@@ -175,7 +175,17 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
         raise HarnessError(f"{_name(cell)}: its layers are not known yet. Run `harness plan --measure` to trace them")
     if isinstance(shape, NotKnown):
         raise Impossible(f"{_name(cell)}: its layers are not known, so nothing can be predicted. {shape.reason}")
-    return _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
+    found = _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
+    return _calibrated(found, cell.cluster.speed)
+
+
+def _calibrated(profile: Profile, speed: float) -> Profile:
+    """Return the profile at the speed that measurements of steps implied."""
+    if speed == 1.0:
+        return profile
+    text = f"{profile.text}, times {1 / speed:.4g} by calibration"
+    launch_s = profile.launch_s / speed
+    return replace(profile.slowed(1 / speed), launch_s=launch_s, origin="given", text=text, error=GIVEN_ERROR)
 
 
 def _name(cell: Cell) -> str:
