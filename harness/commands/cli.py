@@ -481,13 +481,17 @@ def compare(
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("predictions.csv"), show_default=True)
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="File of predictions, instead of one in the results.")
 @click.option("--verbose", is_flag=True, help="Also show the scores of every series.")
-def validate(directory: Path, out: Path, verbose: bool) -> None:
-    """Predict the published measurements in DIRECTORY and compare the errors with those of linear scaling."""
+def validate(directory: Path, root: Path, out: Path | None, verbose: bool) -> None:
+    """Predict the published measurements in DIRECTORY and compare the errors with those of linear scaling.
+
+    Predictions, and the scenarios that rows are written as, go to results/validate-NAME.
+    """
     from harness.commands.validate.command import score_directory
 
-    click.echo(score_directory(directory, out, verbose))
+    click.echo(score_directory(directory, root, out, verbose))
 
 
 # -- plugins, machine, files -------------------------------------------------------------------------------------------

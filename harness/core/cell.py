@@ -125,6 +125,7 @@ class Workload:
         step: how a step is executed: "eager", "compiled" or "cuda-graph".
         channels_last: pictures, and the weights that convolve them, lie channel by channel of each pixel.
         tf32: whether single precision may be computed in TF32 on GPUs; None: as torch has it.
+        gradients: number format in which simulated devices exchange them; empty: that of the parameters.
         loading: how samples reach a device.
         sync_batchnorm: BatchNorm's statistics are those of all replicas together.
         metric: what evaluations measure beside the loss, by its name or as FILE.py:FUNCTION; empty: by the targets.
@@ -148,11 +149,12 @@ class Workload:
     metric_better: str = ""
     channels_last: bool = False
     tf32: bool | None = None
+    gradients: str = ""
 
 
 _ONLY_WHERE_SET = (
     *("loading", "sync_batchnorm", "find_unused_parameters", "metric", "metric_better", "target_metric"),
-    *("channels_last", "tf32"),
+    *("channels_last", "tf32", "gradients"),
 )
 """Keys of workload and goal that came later: left at their default they are no part of an id, so that no cell runs
 again."""

@@ -9,6 +9,9 @@ from typing import Literal
 MeasuredTable = tuple[tuple[float, float], ...]
 """An all-reduce as it was measured: (bytes, seconds), bytes rising."""
 
+AllReduce = Literal["auto", "ring", "tree", "halving-doubling", "hierarchical"]
+"""Algorithm of all-reduces that cross nodes; "auto": the fastest."""
+
 ServerPlacement = Literal["cpu", "gpu", "co-located", "dedicated"]
 """Where parameter servers run: on the workers' host CPU, the devices, the workers' nodes, or nodes of their own."""
 
@@ -108,6 +111,8 @@ class ClusterFigures:
         host_link: between a device and its host's memory.
         chip, usable_bytes, dies_per_board: of the device, where the catalogue knows it.
         servers: None where the scenario does not speak of them.
+        all_reduce: algorithm between nodes.
+        shared_host: devices are threads of processors that others use too.
         speed: how many times as fast devices compute as the rest says: found by calibration.
         overheads: whether devices elsewhere have what no data sheet says; False: figures mean what they say.
     """
@@ -122,6 +127,8 @@ class ClusterFigures:
     usable_bytes: float | None = None
     dies_per_board: int = 1
     servers: GivenServers | None = None
+    all_reduce: AllReduce = "auto"
+    shared_host: bool = False
     speed: float = 1.0
     overheads: bool = True
 

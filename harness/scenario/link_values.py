@@ -42,7 +42,7 @@ class WrittenLink:
         bus_bandwidth: measured, by group size.
         graph: pairs of devices and the number of links between them, each of the rate given.
         groups_of: neighbours that reach each other at the rate given, with one link to each other group.
-        between_bytes_per_s: rate of that link.
+        between_bytes_per_s: rate of that link; nominal where that of the links inside groups is.
         table, gpu: a file of measured all-reduces, and which rows of it to take.
     """
 

@@ -61,6 +61,8 @@ def resolve(section: ClusterSection, host: Host, folder: Path, source: Source) -
         intra_node=read(("cluster", "intra_node"), inside, "inside"),
         inter_node=read(("cluster", "inter_node"), section.inter_node, "between"),
         host_link=read(("cluster", "host_link"), section.host_link, "inside"),
+        all_reduce=section.all_reduce,
+        shared_host=section.shared_host,
         overheads=section.overheads,
     )
     if len(source.problems) > before:

@@ -89,7 +89,8 @@ def _shaped(
             return None
         return link_of_groups({size: LinkFigures(latency_s, rate) for size, rate in rates.items()}, link)
     if written.between_bytes_per_s is not None and written.groups_of < devices:
-        return split_groups(link, written.groups_of, written.between_bytes_per_s, devices)
+        share = 1.0 if written.nominal_bytes_per_s is None else CARRIED[written.medium]
+        return split_groups(link, written.groups_of, written.between_bytes_per_s * share, devices)
     return link
 
 

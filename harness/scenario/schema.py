@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from harness.api.strategy import Options
 from harness.core.faults import Death, Jitter, Straggler
-from harness.core.given_cluster import ServerPlacement
+from harness.core.given_cluster import AllReduce, ServerPlacement
 from harness.core.metrics import DIRECTIONS, WORDS
 from harness.core.records import Json
 from harness.core.words import aligned
@@ -48,7 +48,7 @@ from harness.scenario.value_types import (
     word,
     word_or_function,
 )
-from harness.workloads.entries import EXECUTIONS, LOSSES, PRECISIONS
+from harness.workloads.entries import EXECUTIONS, GRADIENT_BYTES, LOSSES, PRECISIONS
 from harness.workloads.user_files import is_user_function
 
 EPOCHS_BY_DEFAULT = 10
@@ -79,6 +79,7 @@ def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
 
 Loss = Annotated[str, *_word_or_function(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
+GradientFormat = Annotated[str, *_words(*GRADIENT_BYTES)]
 StepWord = Annotated[str, *_words(*EXECUTIONS)]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
@@ -91,6 +92,7 @@ DeviceKind = Annotated[
 Resident = Annotated[
     str | bool, BeforeValidator(resident), WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]})
 ]
+AllReduceWord = Annotated[AllReduce, *_words(*get_args(AllReduce))]
 PlacementWord = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
 ObservedUse = Annotated[str, *_words("compare", "calibrate")]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
@@ -162,6 +164,11 @@ class WorkloadSection(SectionModel):
         default="sgd", validate_default=True, description=f"{', '.join(OPTIMIZERS)}, with options, or file.py:function"
     )
     precision: Precision = Field(default="fp32", description="number format of the forward and backward pass")
+    gradients: GradientFormat | None = Field(
+        default=None,
+        description="number format in which simulated devices exchange gradients: fp32, bf16 or fp16; default: that of "
+        "the parameters, which mixed precision keeps in fp32",
+    )
     lr_schedule: NameOrTable = Field(
         default="constant",
         validate_default=True,
@@ -304,6 +311,10 @@ class ClusterSection(SectionModel):
     )
     host_link: LinkValue = Field(
         default=None, description="between a device and its host's memory; written like intra_node"
+    )
+    all_reduce: AllReduceWord = Field(default="auto", description="algorithm between nodes; auto: the fastest")
+    shared_host: bool = Field(
+        default=False, strict=True, description="devices are threads of processors that others use too"
     )
     overheads: bool = Field(
         default=True,

@@ -37,6 +37,9 @@ _BATCH_NORM = re.compile(r"\b(Lazy|Sync)?BatchNorm([123]d)?\b")
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
+GRADIENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of one gradient element by the format in which gradients are exchanged."""
+
 EXECUTIONS = EAGER, COMPILED, CUDA_GRAPH = ("eager", "compiled", "cuda-graph")
 """How a step is executed."""
 

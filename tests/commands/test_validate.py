@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from places import SHARED
 
 from harness.commands.cli import main
+from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import published_parts
-from harness.commands.validate.case_systems import graph_bytes_per_s, row_cluster
 from harness.commands.validate.dispatch import predict_all, predict_row
 from harness.commands.validate.linear import linear
 from harness.commands.validate.published import TableRow, Tables, read_directory
@@ -72,7 +72,7 @@ kind = "parameter server"
 device = "V100"
 gpus_per_node = 1
 link = { kind = "none" }
-node_link = { kind = "ethernet", GBps_per_node_per_direction = 1.25, latency_us = 0 }
+node_link = { kind = "ethernet", GBps_per_node_per_direction = 1.25, latency_us = 0, origin = "calibrate" }
 servers = { placement = "dedicated", count = 2 }
 """
 ROWS = """case,series,model,strategy,precision,gpus,nodes,batch_per_gpu,microbatches,metric,unit,value,inputs_allowed
@@ -387,13 +387,6 @@ def test_an_all_reduce_meets_both_sizes_it_was_measured_at(ranks, small_s, rate,
     assert between_s(ranks, small, large, small.num_bytes, constants) == pytest.approx(small.seconds)
     assert between_s(ranks, small, large, large.num_bytes, constants) == pytest.approx(large.seconds, rel=0.35)
     assert between_s(ranks, small, large, 64 * MIB, constants) > 0
-
-
-def test_rings_of_a_cube_mesh_use_the_links_inside_their_group():
-    links = [[0, 1, 1], [0, 2, 1], [0, 3, 2], [1, 2, 2], [1, 3, 1], [2, 3, 2], [0, 4, 2]]
-    rates = graph_bytes_per_s({"GBps_per_link_per_direction": 25, "links": links}, 5)
-    # One link between 0 and 1; with 2 and 3 every device has four; the fifth hangs on two.
-    assert rates == {2: 25e9, 3: 50e9, 4: 100e9, 5: 50e9}
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=4, max_size=12), st.lists(st.integers(1, 4), min_size=1, max_size=4))

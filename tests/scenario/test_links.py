@@ -133,6 +133,15 @@ def test_rings_on_a_graph_of_links_use_all_links_of_the_device_that_has_fewest()
     assert {size: entry.bandwidth_bytes_per_s / 20e9 for size, entry in rates.items()} == {2: 2, 3: 2, 4: 1}
 
 
+def test_rings_of_a_cube_mesh_use_the_links_inside_their_group() -> None:
+    graph = [[0, 1, 1], [0, 2, 1], [0, 3, 2], [1, 2, 2], [1, 3, 1], [2, 3, 2], [0, 4, 2]]
+    link = {"bandwidth": "25 GB/s", "graph": graph}
+    cluster = {"device": STEP, "gpus_per_node": 5, "intra_node": link}
+    rates = cluster_of(cell_on(cluster, 5, sweep__global_batch_size=[40])).bus.by_group
+    # One link between 0 and 1; with 2 and 3 every device has four; the fifth hangs on two.
+    assert {size: entry.bandwidth_bytes_per_s for size, entry in rates.items()} == {2: 25e9, 3: 50e9, 4: 100e9, 5: 50e9}
+
+
 @pytest.mark.parametrize(
     ("written", "says"),
     [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_models import element_bytes, parameter_bytes
-from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
+from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import calibration_row
 from harness.commands.validate.published import TableRow, Tables
 from harness.costs.profiles import Constants

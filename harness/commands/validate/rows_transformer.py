@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from harness.api.strategy import Layout
+from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_models import HALF_BYTES
-from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
+from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.published import Degrees, TableRow, Tables
 from harness.commands.validate.row_times import computing_behind
 from harness.commands.validate.rows_pipeline import VOCABULARY, even_sizes, names_by_stage, schedule_of

@@ -30,10 +30,10 @@ from harness.costs.catalogue.named_links import LINK_ERROR
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
-from harness.costs.profiles.constants import PLAIN, PUBLISHED
+from harness.costs.profiles.constants import PLAIN, PUBLISHED, Constants
 from harness.costs.profiles.device_profile import NO_TIME, Launches, LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
-from harness.workloads.entries import EAGER
+from harness.workloads.entries import EAGER, GRADIENT_BYTES
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
@@ -67,8 +67,12 @@ _ELEMENT_BYTES = 4
 # -- the cluster -------------------------------------------------------------------------------------------------------
 
 
-def cluster_of(cell: Cell) -> Cluster:
-    """Return what a cell runs on, as the scenario, the catalogue or the calibration of this machine has it."""
+def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
+    """Return what a cell runs on, as the scenario, the catalogue or the calibration of this machine has it.
+
+    Args:
+        overheads: what no data sheet says of devices elsewhere.
+    """
     given, device = cell.cluster, cell.cluster.device
     own = measurements.load_cluster(cell.device, cell.threads_per_device) if not device else None
     servers = given.servers
@@ -90,8 +94,10 @@ def cluster_of(cell: Cell) -> Cluster:
         servers=_servers(servers, -(-cell.gpus // per_node)),
         text=", ".join(_origins(given, own is not None)),
         error=LINK_ERROR,
-        constants=PUBLISHED if is_elsewhere(given) and given.overheads else PLAIN,
+        constants=overheads if is_elsewhere(given) and given.overheads else PLAIN,
         dies_per_board=given.dies_per_board,
+        algorithm=given.all_reduce,
+        shared_host=given.shared_host,
     )
     if own is None:
         return found
@@ -164,7 +170,7 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
     """
     model, device = cell.workload.model, cell.cluster.device
     if is_given(model) and "profile" in model.options:
-        return _calibrated(_of_file(cell, device), cell.cluster.speed)
+        return _as_said(_of_file(cell, device), cell)
     shape = shape or given_shape(cell)
     if device is None:
         found = measured or (None if is_given(model) else measurements.load_profile(cell))
@@ -176,11 +182,14 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
     if isinstance(shape, NotKnown):
         raise Impossible(f"{_name(cell)}: its layers are not known, so nothing can be predicted. {shape.reason}")
     found = _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
-    return _calibrated(found, cell.cluster.speed)
+    return _as_said(found, cell)
 
 
-def _calibrated(profile: Profile, speed: float) -> Profile:
-    """Return the profile at the speed that measurements of steps implied."""
+def _as_said(profile: Profile, cell: Cell) -> Profile:
+    """Return the profile with gradients as the scenario has them, at the speed that measurements of steps implied."""
+    speed, gradients = cell.cluster.speed, cell.workload.gradients
+    if gradients:
+        profile = replace(profile, shape=replace(profile.shape, element_bytes=GRADIENT_BYTES[gradients]))
     if speed == 1.0:
         return profile
     text = f"{profile.text}, times {1 / speed:.4g} by calibration"

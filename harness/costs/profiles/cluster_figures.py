@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from harness.core.given_cluster import AllReduce, ServerPlacement
 from harness.core.given_cluster import LinkFigures as LinkFigures
 from harness.core.given_cluster import MeasuredTable as MeasuredTable
-from harness.core.given_cluster import ServerPlacement
 from harness.costs.profiles.constants import PLAIN, Constants
 from harness.costs.profiles.runtime import Runtime
 
@@ -82,7 +81,7 @@ class Cluster:
     host_shared_by: int = 1
     dram_bytes: int | None = None
     servers: Servers | None = None
-    algorithm: Literal["auto", "ring", "tree", "halving-doubling", "hierarchical"] = "auto"
+    algorithm: AllReduce = "auto"
     text: str = ""
     error: float = 0.0
     runtime: Runtime = NO_RUNTIME

@@ -18,7 +18,8 @@ from harness.core.given_cluster import ClusterFigures, GivenLink, is_elsewhere
 from harness.core.records import to_json
 from harness.core.words import bandwidth, bit_rate, counted, rate
 from harness.costs.cells import find_shape
-from harness.engines.virtual.whatif import BUS, NODES, SPEED, WhatIf, what_if
+from harness.costs.profiles import PUBLISHED, Constants
+from harness.engines.virtual.whatif import BUS, NODES, SPEED, WhatIf, update_s, what_if
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -32,15 +33,15 @@ device's speed, and a step on one device that holds an exchange is told apart al
 
 
 @dataclass(frozen=True)
-class MeasuredCell:
+class CalibratingRow:
     """A measurement beside the cell that it is of."""
 
     cell: Cell
     step_s: float
 
-    def error(self, cluster: ClusterFigures, host: Host) -> float:
+    def error(self, cluster: ClusterFigures, host: Host, overheads: Constants) -> float:
         """Return the logarithm of predicted over measured seconds on a cluster."""
-        return math.log(_known(self.cell, cluster, host).step_s({}) / self.step_s)
+        return math.log(update_s(replace(self.cell, cluster=cluster), host, overheads) / self.step_s)
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class Figure:
     words: Callable[[WhatIf], str]
 
 
-def calibrated(plan: Plan, observed: Sequence[Observation], host: Host) -> Plan:
+def calibrated(plan: Plan, observed: Sequence[Observation], host: Host, overheads: Constants = PUBLISHED) -> Plan:
     """Return the plan with clusters whose figures were fitted to the measurements that are there to calibrate.
 
     Args:
         observed: all measurements of the scenario.
+        overheads: what no data sheet says of devices elsewhere.
 
     Raises:
         InputError: such a measurement is of no simulated cell of other devices, or nothing can be told of its cell.
@@ -79,9 +81,9 @@ def calibrated(plan: Plan, observed: Sequence[Observation], host: Host) -> Plan:
     for cell in plan.cells:
         groups.setdefault(_environment(cell), []).append(cell)
     for key, cells in groups.items():
-        rows = [MeasuredCell(cell, seconds) for cell in cells if (seconds := _measured_s(cell)) is not None]
+        rows = [CalibratingRow(cell, seconds) for cell in cells if (seconds := _measured_s(cell)) is not None]
         if rows:
-            found[key], words = _fitted(rows, host)
+            found[key], words = _fitted(rows, host, overheads)
             notes += words
     moved = tuple(_moved(cell, found.get(_environment(cell), cell.cluster)) for cell in plan.cells)
     return replace(plan, cells=moved, notes=(*plan.notes, *dict.fromkeys(notes)))
@@ -126,7 +128,7 @@ def _moved(cell: Cell, cluster: ClusterFigures) -> Cell:
 # -- fitting -----------------------------------------------------------------------------------------------------------
 
 
-def _fitted(rows: Sequence[MeasuredCell], host: Host) -> tuple[ClusterFigures, list[str]]:
+def _fitted(rows: Sequence[CalibratingRow], host: Host, overheads: Constants) -> tuple[ClusterFigures, list[str]]:
     """Return the cluster of the measurements with fitted figures, and what was fitted in words.
 
     Raises:
@@ -146,7 +148,7 @@ def _fitted(rows: Sequence[MeasuredCell], host: Host) -> tuple[ClusterFigures, l
 
     def errors(logs: Sequence[float]) -> list[float]:
         found = moved(logs)
-        return [weight * row.error(found, host) for row, weight in weighted]
+        return [weight * row.error(found, host, overheads) for row, weight in weighted]
 
     farthest = math.log(MOST_TIMES)
     try:
@@ -155,25 +157,20 @@ def _fitted(rows: Sequence[MeasuredCell], host: Host) -> tuple[ClusterFigures, l
         ).x.tolist()
     except HarnessError as error:
         raise InputError([f'observed: use = "calibrate": {error}']) from None
-    fitted = moved(best)
-    told = (
-        _told(figure, math.exp(log), deciding[figure], fitted, host) for figure, log in zip(deciding, best, strict=True)
-    )
-    return fitted, list(told)
+    fitted, told = moved(best), []
+    for figure, log in zip(deciding, best, strict=True):
+        worst = max(abs(math.expm1(row.error(fitted, host, overheads))) for row in deciding[figure])
+        now = figure.words(_known(deciding[figure][0].cell, fitted, host))
+        told.append(
+            f"calibrated on {counted(len(deciding[figure]), 'measurement')}: {figure.name} {now}, "
+            f"{math.exp(log):.4g} times what was assumed; predicts their step times within {100 * worst:.2g} %"
+        )
+    return fitted, told
 
 
-def _deciding(figure: Figure, rows: Sequence[MeasuredCell]) -> list[MeasuredCell]:
+def _deciding(figure: Figure, rows: Sequence[CalibratingRow]) -> list[CalibratingRow]:
     fewest = min(row.cell.gpus for row in rows)
     return [row for row in rows if figure.decides(row.cell) and (row.cell.gpus == fewest) == (figure is FIGURES[0])]
-
-
-def _told(figure: Figure, factor: float, rows: Sequence[MeasuredCell], cluster: ClusterFigures, host: Host) -> str:
-    worst = max(abs(100 * math.expm1(row.error(cluster, host))) for row in rows)
-    now = figure.words(_known(rows[0].cell, cluster, host))
-    text = (
-        f"calibrated on {counted(len(rows), 'measurement')}: {figure.name} {now}, {factor:.4g} times what was assumed"
-    )
-    return f"{text}; predicts their step times within {worst:.2g} %"
 
 
 def _scaled_link(link: GivenLink | None, factor: float) -> GivenLink | None:
