@@ -221,6 +221,11 @@ class GivenSizes(Options, defer_build=True):
     forward_flops: Amount | None = Field(
         default=None, description='operations of one sample\'s forward pass, such as "8.2 G"; default 2 per token'
     )
+    embedding: Amount | None = Field(
+        default=None,
+        description="of the parameters, those of tables before the layers: they take no time, and their gradients are "
+        "there last; with hidden, what the blocks leave",
+    )
     activations: Bytes = Field(default=None, description='kept by one sample for the backward pass, such as "104 MB"')
 
 
