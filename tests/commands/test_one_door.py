@@ -27,8 +27,6 @@ TABLES = Path(os.environ.get("HARNESS_VALIDATION", SHARED / "validation"))
 needs_tables = pytest.mark.skipif(not TABLES.is_dir(), reason="HARNESS_VALIDATION names no directory of tables")
 
 STILL_PRIVILEGED = {
-    "MeasuredAllReduce",  # all-reduces between two measured sizes
-    "between_s",
     "eager_profile",  # one device under other settings
     "recomputed_pieces",
     "server_cost",  # servers that exchange while devices compute
@@ -38,13 +36,9 @@ STILL_PRIVILEGED = {
 CONSTANTS_STILL_PRIVILEGED = {
     "action_s",
     "apply_bytes_per_s",
-    "filling",
     "imbalance_fraction",
     "layer_launch_s",
-    "ring_hop_s",
     "server_exposed_fraction",
-    "short_factor",
-    "short_latency_s",
     "unsplit_hidden",
     "weightless_hidden",
 }
@@ -95,12 +89,15 @@ def test_rows_that_are_scenarios_are_priced_by_no_law_of_their_own() -> None:
 
 
 @needs_tables
-def test_constants_that_decide_rows_of_data_parallelism_decide_a_users_scenario() -> None:
+def test_constants_that_decide_rows_of_data_parallelism_decide_a_users_scenario(tmp_path: Path) -> None:
     plan = make_plan(load_scenario(find_scenario("published/resnet50-k80-ec2"), host()), host(), Machine(cores=1))
     more = ("published/alexnet-dgx1-p100", "published/vgg16-horovod-roce25", "published/vgg16-k80-servers")
     cells = [*plan.cells]
     for name in more:
         cells += make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=1)).cells
+    (tmp_path / "two.csv").write_text("n,bytes,seconds\n8,1048576,0.0001\n8,1073741824,0.009\n")
+    (tmp_path / "two.toml").write_text(TWO_SIZES)
+    cells += make_plan(load_scenario(tmp_path / "two.toml", host()), host(), Machine(cores=1)).cells
     before = [update_s(cell, host()) for cell in cells]
     read = set()
     for name, fitted in FITTED.items():
@@ -109,6 +106,21 @@ def test_constants_that_decide_rows_of_data_parallelism_decide_a_users_scenario(
             read.add(name)
     assert set(FITTED) - read <= CONSTANTS_STILL_PRIVILEGED | {"host_spread_fraction"}
 
+
+TWO_SIZES = """
+workload.model = { parameters = "25 M", layers = 3 }
+goal.max_steps = 5
+[sweep]
+strategy = "sync-ddp"
+gpus = [8]
+batch_size = [8]
+[strategy.sync-ddp]
+bucket_mib = 2
+[cluster]
+device = { samples_per_second = 30, batch_size = 1 }
+gpus_per_node = 8
+intra_node = { table = "two.csv" }
+"""
 
 PAIRS = {
     "resnet50-ddp-dgx1-v100": ("P4", "bucket25-p50-rate", "resnet50", "fp32"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from harness.commands.validate.case_scenario import CaseScenario, Keys, Point, cell_of, csv_lines, toml_lines
@@ -76,9 +76,26 @@ def row_cluster(published: Tables, row: TableRow, constants: Constants) -> Clust
     return cluster_of(_cell_on(published, row), constants)
 
 
+def measured_cluster(published: Tables, row: TableRow, known: tuple[TableRow, ...], constants: Constants) -> Cluster:
+    """Return the cluster of a row, whose links inside a node are known by some all-reduces."""
+    return cluster_of(_cell_measured(published, row.case, row.block_series, known), constants)
+
+
+@lru_cache(maxsize=64)
+def _cell_measured(published: Tables, case: str, chip: str, known: tuple[TableRow, ...]) -> Cell:
+    name = f"{case}-{chip}-{known[0].gpus}.csv"
+    keys = cluster_keys(published, known[0]) | {"intra_node": {"table": name, "gpu": chip}}
+    return _only_cell(published, keys, known[0].gpus or 1, ((name, _reduced(known)),))
+
+
 @lru_cache(maxsize=4096)
 def _cell_on(published: Tables, row: TableRow) -> Cell:
-    keys, gpus = cluster_keys(published, row), row.gpus or 1
+    table = str(block_of(published, row)["link"].get("collectives", "")).partition(":")[0]
+    files = ((f"{table}.csv", table_lines(published, table)),) if table else ()
+    return _only_cell(published, cluster_keys(published, row), row.gpus or 1, files)
+
+
+def _only_cell(published: Tables, keys: Keys, gpus: int, files: tuple[tuple[str, str], ...]) -> Cell:
     text = toml_lines(
         {
             "workload": {"model": {"parameters": 1000000.0, "layers": 1}},
@@ -87,8 +104,6 @@ def _cell_on(published: Tables, row: TableRow) -> Cell:
             "cluster": keys,
         }
     )
-    table = str(block_of(published, row)["link"].get("collectives", "")).partition(":")[0]
-    files = ((f"{table}.csv", table_lines(published, table)),) if table else ()
     point = Point("sync-ddp", gpus, 1, 1)
     return cell_of(CaseScenario("machine", f'engine = "virtual"\n{text}', point, files), published.scenarios)
 
@@ -122,7 +137,9 @@ def _link(link: TomlTable, rate: float) -> dict[str, object]:
 
 def table_lines(published: Tables, case: str) -> str:
     """Return the measured all-reduces of a case as a table that `cluster.intra_node` reads."""
-    rows = [row for row in published.rows if row.num_bytes and row.case == case]
-    return csv_lines(
-        ("gpu", "n", "bytes", "seconds"), [(r.block_series, r.gpus or 1, r.num_bytes or 0.0, r.value) for r in rows]
-    )
+    return _reduced([row for row in published.rows if row.num_bytes and row.case == case])
+
+
+def _reduced(rows: Sequence[TableRow]) -> str:
+    head = ("gpu", "n", "bytes", "seconds")
+    return csv_lines(head, [(r.block_series, r.gpus or 1, r.num_bytes or 0.0, r.value) for r in rows])
