@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 from cells import host
+from lazy import lazy
 from places import SHARED
 
 import harness
 from harness.commands.validate.dispatch import predict_row
 from harness.commands.validate.published import Tables, read_directory
 from harness.costs.profiles import FITTED, PUBLISHED
-from harness.engines.virtual.fit_observed import calibrated
-from harness.engines.virtual.whatif import update_s
 from harness.scenario.bundled import find_scenario
 from harness.scenario.plan import Machine, make_plan
 from harness.scenario.read import load_scenario
+
+fit = lazy("harness.engines.virtual.fit_observed")
+whatif = lazy("harness.engines.virtual.whatif")
 
 ROOT = Path(harness.__file__).parent
 VALIDATE = ROOT / "commands" / "validate"
@@ -37,9 +39,7 @@ CONSTANTS_STILL_PRIVILEGED = {
     "action_s",
     "apply_bytes_per_s",
     "imbalance_fraction",
-    "layer_launch_s",
     "server_exposed_fraction",
-    "unsplit_hidden",
     "weightless_hidden",
 }
 """Constants that no user's scenario reads."""
@@ -88,36 +88,52 @@ def test_rows_that_are_scenarios_are_priced_by_no_law_of_their_own() -> None:
             assert from_costs(tree) <= allowed, path.stem
 
 
-@needs_tables
+@pytest.mark.slow
 def test_constants_that_decide_rows_of_data_parallelism_decide_a_users_scenario(tmp_path: Path) -> None:
     plan = make_plan(load_scenario(find_scenario("published/resnet50-k80-ec2"), host()), host(), Machine(cores=1))
     more = ("published/alexnet-dgx1-p100", "published/vgg16-horovod-roce25", "published/vgg16-k80-servers")
     cells = [*plan.cells]
     for name in more:
         cells += make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=1)).cells
+    (tmp_path / "cut.toml").write_text(CUT_LAYERS)
+    cells += make_plan(load_scenario(tmp_path / "cut.toml", host()), host(), Machine(cores=1)).cells
     (tmp_path / "two.csv").write_text("n,bytes,seconds\n8,1048576,0.0001\n8,1073741824,0.009\n")
     (tmp_path / "two.toml").write_text(TWO_SIZES)
     cells += make_plan(load_scenario(tmp_path / "two.toml", host()), host(), Machine(cores=1)).cells
-    before = [update_s(cell, host()) for cell in cells]
+    before = [whatif.update_s(cell, host()) for cell in cells]
     read = set()
     for name, fitted in FITTED.items():
         moved = PUBLISHED.with_values({name: fitted.low if fitted.value != fitted.low else fitted.high})
-        if [update_s(cell, host(), moved) for cell in cells] != before:
+        if [whatif.update_s(cell, host(), moved) for cell in cells] != before:
             read.add(name)
     assert set(FITTED) - read <= CONSTANTS_STILL_PRIVILEGED | {"host_spread_fraction"}
 
 
+CUT_LAYERS = """
+workload.model = { parameters = "335 M", layers = 24, hidden = 1024, heads = 16, sequence = 512 }
+goal.max_steps = 5
+[sweep]
+strategy = "hybrid"
+gpus = [8]
+batch_size = [4, 32]
+[strategy.hybrid]
+tensor = 8
+[cluster]
+preset = "dgx-a100"
+device = { samples_per_second = 60, batch_size = 4 }
+"""
+
 TWO_SIZES = """
-workload.model = { parameters = "25 M", layers = 3 }
+workload.model = { parameters = "25 M", layers = 30 }
 goal.max_steps = 5
 [sweep]
 strategy = "sync-ddp"
 gpus = [8]
 batch_size = [8]
 [strategy.sync-ddp]
-bucket_mib = 2
+bucket_mib = 8
 [cluster]
-device = { samples_per_second = 30, batch_size = 1 }
+device = { samples_per_second = 30000, batch_size = 1 }
 gpus_per_node = 8
 intra_node = { table = "two.csv" }
 """
@@ -148,14 +164,14 @@ def tables() -> Tables:
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_published_scenario_and_the_rows_of_its_case_are_predicted_alike(name: str, tables: Tables) -> None:
     scenario = load_scenario(find_scenario(f"published/{name}"), host())
-    plan = calibrated(make_plan(scenario, host(), Machine(cores=1)), scenario.observed, host())
+    plan = fit.calibrated(make_plan(scenario, host(), Machine(cores=1)), scenario.observed, host())
     wanted = [row for row in tables.targets if (row.case, row.series, row.model, row.precision) == PAIRS[name]]
     compared = 0
     for row in (row for row in wanted if row.strategy in ("sync-ddp", "replicated-nccl")):
         cells = [cell for cell in plan.cells if (cell.strategy, cell.gpus) == ("sync-ddp", row.gpus) and cell.observed]
         for cell in cells:
             (seen,) = cell.observed
-            mine = update_s(cell, host()) / (
+            mine = whatif.update_s(cell, host()) / (
                 seen.step_time_s or cell.global_batch_size / (seen.throughput_samples_per_s or 1)
             )
             predicted = predict_row(tables, row, PUBLISHED).predicted

@@ -9,7 +9,7 @@ from __future__ import annotations
 from harness.commands.validate.case_cluster import cluster_keys, table_lines
 from harness.commands.validate.case_layers import published_parts
 from harness.commands.validate.case_models import BACKWARD_SHARE, HALF_PRECISIONS, parameter_bytes
-from harness.commands.validate.case_scenario import CaseScenario, Keys, Point, csv_lines, toml_lines
+from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Keys, csv_lines, toml_lines
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.published import TableRow, Tables
 
@@ -20,7 +20,7 @@ DEFAULT_BATCH = 64
 """Samples for each device where nobody states them; only their time matters, and that is given."""
 
 
-def point_of(row: TableRow) -> Point:
+def case_point(row: TableRow) -> CasePoint:
     """Return the point of a row of data parallelism.
 
     Raises:
@@ -29,11 +29,11 @@ def point_of(row: TableRow) -> Point:
     if row.strategy not in STRATEGIES:
         raise Unpredictable(f"strategy {row.strategy!r} has no cost law")
     micro = round(row.batch_per_gpu or DEFAULT_BATCH)
-    return Point(STRATEGIES[row.strategy], row.gpus or 1, micro * (row.microbatches or 1), micro)
+    return CasePoint(STRATEGIES[row.strategy], row.gpus or 1, micro * (row.microbatches or 1), micro)
 
 
 def scenario_of(
-    published: Tables, row: TableRow, known: Point, known_s: float, wanted_s: float | None = None
+    published: Tables, row: TableRow, known: CasePoint, known_s: float, wanted_s: float | None = None
 ) -> CaseScenario:
     """Return the scenario of a row.
 
@@ -44,12 +44,12 @@ def scenario_of(
     Raises:
         Unpredictable: a key that is needed has no value, or the two differ in what a scenario cannot have both of.
     """
-    block, name, wanted = block_of(published, row), f"{row.case}-{row.line}", point_of(row)
+    block, name, wanted = block_of(published, row), f"{row.case}-{row.line}", case_point(row)
     if known[2:] != wanted[2:]:
         if known.gpus > 1:
             raise Unpredictable("the calibration row has another batch on several devices")
         known_s *= wanted.batch_size / known.batch_size
-        known = Point(*known[:2], *wanted[2:])
+        known = CasePoint(*known[:2], *wanted[2:])
     layers, table = f"{row.model}.csv", str(block["link"].get("collectives", "")).partition(":")[0]
     cluster = cluster_keys(published, row, known_s, known.batch_size)
     sweep = {

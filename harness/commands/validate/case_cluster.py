@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from harness.commands.validate.case_scenario import CaseScenario, Keys, Point, cell_of, csv_lines, toml_lines
+from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Keys, cell_of, csv_lines, toml_lines
 from harness.commands.validate.case_systems import (
     UNKNOWN_LINK_BYTES_PER_S,
     UNKNOWN_NODE_BYTES_PER_S,
@@ -104,7 +104,7 @@ def _only_cell(published: Tables, keys: Keys, gpus: int, files: tuple[tuple[str,
             "cluster": keys,
         }
     )
-    point = Point("sync-ddp", gpus, 1, 1)
+    point = CasePoint("sync-ddp", gpus, 1, 1)
     return cell_of(CaseScenario("machine", f'engine = "virtual"\n{text}', point, files), published.scenarios)
 
 

@@ -15,8 +15,6 @@ from harness.core.errors import HarnessError
 from harness.core.machine import Machine
 from harness.core.words import show
 from harness.costs.profiles import Constants
-from harness.engines.virtual.fit_observed import calibrated
-from harness.engines.virtual.whatif import update_s
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
 
@@ -26,7 +24,7 @@ Keys = Mapping[str, object]
 _ALONE = Machine(cores=1)
 
 
-class Point(NamedTuple):
+class CasePoint(NamedTuple):
     """What tells a cell of a scenario from the others.
 
     Attributes:
@@ -55,7 +53,7 @@ class CaseScenario:
 
     name: str
     text: str
-    wanted: Point
+    wanted: CasePoint
     files: tuple[tuple[str, str], ...] = ()
 
     def write_files(self, folder: Path) -> Path:
@@ -84,6 +82,9 @@ def predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> f
 
 @lru_cache(maxsize=4096)
 def _predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> float:
+    from harness.engines.virtual.fit_observed import calibrated  # late: it starts the engine
+    from harness.engines.virtual.whatif import update_s
+
     plan, observed = _planned(scenario, folder)
     (folder / f"{scenario.name}.toml").write_text(scenario.text, encoding="utf-8")
     return update_s(_wanted(calibrated(plan, observed, _host(), constants), scenario), _host(), constants)

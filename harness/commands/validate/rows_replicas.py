@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
-from harness.commands.validate.as_scenario import DEFAULT_BATCH, STRATEGIES, point_of, scenario_of
+from harness.commands.validate.as_scenario import DEFAULT_BATCH, STRATEGIES, case_point, scenario_of
 from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import published_parts
 from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes, profile_of_parts
@@ -43,7 +43,7 @@ def _calibrated(published: Tables, reference: TableRow, constants: Constants) ->
         return lambda row: served_step_s(published, row, single_s * _batch(row) / _batch(reference), constants)
     # A server of one worker leaves what one device computes.
     alone = reference if reference.strategy in STRATEGIES else replace(reference, strategy="single")
-    known, known_s = point_of(alone), seconds_of(published, reference)
+    known, known_s = case_point(alone), seconds_of(published, reference)
 
     def step_s(row: TableRow) -> float:
         if row.strategy not in STRATEGIES:
@@ -74,7 +74,7 @@ def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float
         known_s = seconds_of(published, known)
     few = int(block.get("reference_gpus", 1))
     base = replace(row, gpus=few, nodes=None, strategy="single" if few == 1 else row.strategy)
-    scenarios = (scenario_of(published, one, point_of(known), known_s) for one in (base, row))
+    scenarios = (scenario_of(published, one, case_point(known), known_s) for one in (base, row))
     few_s, many_s = (predicted_s(scenario, published.scenarios, constants) for scenario in scenarios)
     return few_s / many_s
 

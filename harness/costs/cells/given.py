@@ -109,6 +109,7 @@ def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
         output_bytes=Linear(0.0, tokens * hidden * width),
         forward_flops=Linear(0.0, each),
         split=_split(hidden),
+        width=hidden,
         activation_split=1 - 10 / (34 + scores),  # tensor parallelism cuts all but 10: equation 2
         copies_bytes=2 * 12 * hidden**2 if width == 2 and len(tensors) > 1 else 0,
     )
