@@ -194,6 +194,28 @@ def test_without_constants_data_parallelism_is_its_closed_form(directory):
     assert predict_row(published, row, PLAIN).predicted == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_row_is_predicted_alike_whatever_was_predicted_before(directory):
+    block = """[[cases.A.systems]]
+series = ["half"]
+device = "V100"
+gpus_per_node = 8
+link = { kind = "pcie", GBps_per_gpu_per_direction = 10, latency_us = 0, origin = "calibrate" }
+overlap = false
+gradient_bytes = 50000000
+"""
+    text = (directory / "cases.toml").read_text()
+    (directory / "cases.toml").write_text(text.replace("[[cases.A.systems]]", block + "[[cases.A.systems]]", 1))
+    with (directory / "throughput.csv").open("a") as stream:
+        stream.write("A,half,net,sync-ddp,fp32,4,1,10,,throughput,images/s,350,no\n")
+    published = read_directory(directory)
+    whole, half = (of(published, strategy="sync-ddp", gpus=4, series=series) for series in ("s", "half"))
+    first = predict_row(published, whole, PLAIN).predicted
+    assert predict_row(published, half, PLAIN).predicted == pytest.approx(40 / (0.1 + 1.5 * 50e6 / 10e9), rel=1e-6)
+    # Other constants, so that nothing remembered is an answer.
+    other = PLAIN.with_values({"action_s": 1.0})
+    assert predict_row(published, whole, other).predicted == pytest.approx(first)
+
+
 def test_without_constants_servers_are_their_closed_form(directory):
     published = read_directory(directory)
     row = of(published, strategy="sync-ps-distributed")

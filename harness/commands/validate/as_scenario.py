@@ -9,7 +9,7 @@ from __future__ import annotations
 from harness.commands.validate.case_cluster import cluster_keys, table_lines
 from harness.commands.validate.case_layers import published_parts
 from harness.commands.validate.case_models import BACKWARD_SHARE, HALF_PRECISIONS, parameter_bytes
-from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Keys, csv_lines, toml_lines
+from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Keys, csv_lines, plain_name, toml_lines
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.published import TableRow, Tables
 
@@ -44,13 +44,18 @@ def scenario_of(
     Raises:
         Unpredictable: a key that is needed has no value, or the two differ in what a scenario cannot have both of.
     """
-    block, name, wanted = block_of(published, row), f"{row.case}-{row.line}", case_point(row)
+    block, name, wanted = block_of(published, row), plain_name(f"{row.case}-{row.line}"), case_point(row)
     if known[2:] != wanted[2:]:
         if known.gpus > 1:
             raise Unpredictable("the calibration row has another batch on several devices")
         known_s *= wanted.batch_size / known.batch_size
         known = CasePoint(*known[:2], *wanted[2:])
-    layers, table = f"{row.model}.csv", str(block["link"].get("collectives", "")).partition(":")[0]
+    num_bytes = parameter_bytes(published, row, block)
+    # One file for each size: blocks may say another one, and files are read whenever a step is priced.
+    layers, table = (
+        f"{plain_name(row.model)}-{num_bytes:.0f}.csv",
+        str(block["link"].get("collectives", "")).partition(":")[0],
+    )
     cluster = cluster_keys(published, row, known_s, known.batch_size)
     sweep = {
         "strategy": list(dict.fromkeys((known.strategy, wanted.strategy))),
@@ -68,7 +73,7 @@ def scenario_of(
         sections["strategy.sync-ddp"] = {"bucket_mib": block["bucket_bytes"] / 2**20}
     text = f'engine = "virtual"\nname = "{name}"\n{toml_lines(sections)}\n{known.observed(known_s, "calibrate")}'
     text += "" if wanted_s is None else wanted.observed(wanted_s, "compare")
-    files = [(layers, layer_lines(published, row, parameter_bytes(published, row, block)))]
+    files = [(layers, layer_lines(published, row, num_bytes))]
     files += [(f"{table}.csv", table_lines(published, table))] if table else []
     return CaseScenario(name, text, wanted, tuple(files))
 

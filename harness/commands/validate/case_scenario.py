@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,6 +113,11 @@ def toml_lines(sections: Mapping[str, Keys]) -> str:
     for head, keys in sections.items():
         lines += ["", f"[{head}]", *(f"{key} = {show(value)}" for key, value in keys.items())]
     return "\n".join(lines)
+
+
+def plain_name(text: str) -> str:
+    """Return what may name a file and a scenario: other signs become lines."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", text)
 
 
 def csv_lines(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
