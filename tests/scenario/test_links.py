@@ -13,6 +13,7 @@ from harness.core.cell import Cell
 from harness.core.errors import InputError
 from harness.core.given_cluster import ClusterFigures, LinkFigures
 from harness.costs.cells import cluster_of
+from harness.costs.price import priced_step
 from harness.costs.profiles import Cluster
 from harness.costs.profiles.constants import PLAIN, PUBLISHED
 from harness.scenario.plan import Machine, make_plan
@@ -159,3 +160,57 @@ def test_what_is_no_link_is_said_with_what_is_allowed(written: dict[str, Any], s
     with pytest.raises(InputError) as caught:
         cell_on({"device": STEP, "gpus_per_node": 8, "intra_node": written})
     assert says in str(caught.value)
+
+
+# -- what a scenario says of gradients and models ----------------------------------------------------------------------
+
+
+def test_halves_are_exchanged_in_half_the_time() -> None:
+    model = {"parameters": "400 M", "layers": 4}
+    device = {"samples_per_second": 1e9, "batch_size": 1}
+    cluster = {"device": device, "intra_node": {"bandwidth": "10 GB/s", "latency": "0 s"}, "overheads": False}
+    whole, half = (
+        priced_step(
+            make_cell(
+                workload={"model": model, **more},
+                goal={"max_steps": 5},
+                cluster=cluster,
+                sweep__strategy=["sync-ddp"],
+                sweep__gpus=[4],
+                **{"strategy.sync-ddp": {"overlap": False}},
+            ),
+            host(),
+        )
+        for more in ({}, {"gradients": "fp16"})
+    )
+    # Ring over four: 2 * 3/4 of 1.6 GB at 10 GB/s.
+    assert whole == pytest.approx(0.24, rel=1e-3)
+    assert half == pytest.approx(0.12, rel=1e-3)
+
+
+def test_a_format_of_gradients_needs_simulated_devices() -> None:
+    with pytest.raises(InputError, match="needs simulated devices"):
+        make_cell(workload={"model": "softmax", "gradients": "bf16"}, cluster={}, sweep__strategy=["single"])
+
+
+def test_tables_of_an_embedding_are_exchanged_last_and_hidden_by_nothing() -> None:
+    model = {"parameters": "100 M", "layers": 10, "sequence": 512}
+    plain, tables = (
+        priced_step(
+            make_cell(
+                workload={"model": model | more},
+                goal={"max_steps": 5},
+                cluster={
+                    "device": {"samples_per_second": 8, "batch_size": 1},
+                    "intra_node": {"bandwidth": "10 GB/s", "latency": "0 s"},
+                    "overheads": False,
+                },
+                sweep__strategy=["sync-ddp"],
+                sweep__gpus=[4],
+            ),
+            host(),
+        )
+        for more in ({}, {"embedding": "60 M"})
+    )
+    # The last bucket holds 240 MB of tables and a layer of 16 MB, without tables one of 40 MB: 2 * 3/4 of it at 10 GB/s.
+    assert tables - plain == pytest.approx(1.5 * (240e6 + 16e6 - 40e6) / 10e9, rel=1e-3)
