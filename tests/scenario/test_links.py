@@ -212,5 +212,5 @@ def test_tables_of_an_embedding_are_exchanged_last_and_hidden_by_nothing() -> No
         )
         for more in ({}, {"embedding": "60 M"})
     )
-    # The last bucket holds 240 MB of tables and a layer of 16 MB, without tables one of 40 MB: 2 * 3/4 of it at 10 GB/s.
+    # The last bucket holds 240 MB of tables and a layer of 16 MB; without tables a layer of 40 MB.
     assert tables - plain == pytest.approx(1.5 * (240e6 + 16e6 - 40e6) / 10e9, rel=1e-3)
