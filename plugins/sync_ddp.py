@@ -25,12 +25,19 @@ class SyncDDP(Strategy):
         """What DDP lets one choose."""
 
         bucket_mib: float = Field(25.0, gt=0, description="gradients are exchanged in groups of this many MiB")
+        overlap: bool = Field(
+            True, description="exchange gradients while others are computed; false: all at once, afterwards"
+        )
         static_graph: bool = Field(False, description="promise that every step uses the same graph")
 
     def layout(self, gpus: int) -> Layout:
         """Put one replica on each device."""
         return Layout(
-            data=gpus, bucket_bytes=int(self.options.bucket_mib * 2**20), static_graph=self.options.static_graph
+            data=gpus,
+            bucket_bytes=int(self.options.bucket_mib * 2**20) if self.options.overlap else 0,
+            overlap=self.options.overlap,
+            static_graph=self.options.static_graph,
+            wrapped=True,
         )
 
 

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "cluster": {
         "device": {"samples_per_second": 1000, "batch_size": 32},
         "inter_node": {"bandwidth": "1 GB/s", "latency": "50 us"},
+        "overheads": False,
     },
 }
 

@@ -78,8 +78,9 @@ class Layout:
         tensor: devices over which single layers are cut.
         shard: what data-parallel replicas split among themselves instead of each keeping all of it.
         accumulate: pieces that each replica's part is computed in, one after another.
-        bucket_bytes: gradients are exchanged in groups of about this size; 25 MiB is DDP's own default.
+        bucket_bytes: gradients are exchanged in groups of about this size, 0: all in one; 25 MiB is DDP's own default.
         static_graph: tell DDP that the graph never changes between steps.
+        wrapped: a wrapper's hooks run even where there is only one replica.
         overlap: exchange a bucket while the backward pass still computes the next one.
         recompute: drop activations and compute them again in the backward pass.
         schedule: the pipeline's table of actions, from the number of its devices and of micro-batches.
@@ -94,6 +95,7 @@ class Layout:
     accumulate: int = 1
     bucket_bytes: int = 25 * MIB
     static_graph: bool = False
+    wrapped: bool = False
     overlap: bool = True
     recompute: bool = False
     schedule: Schedule | None = None

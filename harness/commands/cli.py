@@ -370,7 +370,13 @@ def _plan(
     try:
         files = [str(Path(p).resolve()) for p in plugins] + [str(p.resolve()) for p in plugins_of(path, sets)]
         host = load_host(files)
-        return make_plan(load_scenario(path, host, sets), host, detect_machine()), host, files
+        read = load_scenario(path, host, sets)
+        plan = make_plan(read, host, detect_machine())
+        if any(item.calibrates for item in read.observed):
+            from harness.engines.virtual.fit_observed import calibrated
+
+            plan = calibrated(plan, read.observed, host)
+        return plan, host, files
     except InputError as error:
         refused = InputError(error.problems, error.where, consequence=consequence if error.where else "")
         # Where the scenario is well, what it names is broken.
@@ -677,13 +683,17 @@ def show_history(folder: Path, html: Path | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("predictions.csv"), show_default=True)
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="File of predictions, instead of one in the results.")
 @click.option("--verbose", is_flag=True, help="Also show the scores of every series.")
-def validate(directory: Path, out: Path, verbose: bool) -> None:
-    """Predict the published measurements in DIRECTORY and compare the errors with those of linear scaling."""
+def validate(directory: Path, root: Path, out: Path | None, verbose: bool) -> None:
+    """Predict the published measurements in DIRECTORY and compare the errors with those of linear scaling.
+
+    Predictions, and the scenarios that rows are written as, go to results/validate-NAME.
+    """
     from harness.commands.validate.command import score_directory
 
-    click.echo(score_directory(directory, out, verbose))
+    click.echo(score_directory(directory, root, out, verbose))
 
 
 # -- plugins, machine, files -------------------------------------------------------------------------------------------

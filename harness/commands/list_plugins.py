@@ -109,3 +109,4 @@ def _figures(entry: Device | Link | Preset) -> Iterator[str]:
         yield f"host: {entry.host_link}, shared by {entry.host_shared_by}"
         for size, (latency_s, rate) in entry.by_group.items():
             yield f"all-reduce over {size}: {bandwidth(rate, 4)}, {exact_duration(latency_s, 3)} a message"
+        yield from ("spelled out:", "  [cluster]", *(f"  {key} = {show(value)}" for key, value in entry.parts.items()))

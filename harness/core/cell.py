@@ -134,6 +134,7 @@ class Workload:
         step: how a step is executed: "eager", "compiled" or "cuda-graph".
         channels_last: pictures, and the weights that convolve them, lie channel by channel of each pixel.
         tf32: whether single precision may be computed in TF32 on GPUs; None: as torch has it.
+        gradients: number format in which simulated devices exchange them; empty: that of the parameters.
         loading: how samples reach a device.
         sync_batchnorm: BatchNorm's statistics are those of all replicas together.
         metric: what evaluations measure beside the loss, by its name or as FILE.py:FUNCTION; empty: by the targets.
@@ -157,11 +158,12 @@ class Workload:
     metric_better: str = ""
     channels_last: bool = False
     tf32: bool | None = None
+    gradients: str = ""
 
 
 _ONLY_WHERE_SET = (
     *("loading", "sync_batchnorm", "find_unused_parameters", "metric", "metric_better", "target_metric"),
-    *("channels_last", "tf32"),
+    *("channels_last", "tf32", "gradients"),
 )
 """Keys of workload and goal that came later: left at their default they are no part of an id, so that no cell runs
 again."""
@@ -211,12 +213,14 @@ class Observation:
         keys: what a cell must be to fit.
         throughput_samples_per_s, step_time_s: None where not given.
         source: where it is from.
+        calibrates: figures of the cluster are fitted to it, so that it is no test of a prediction.
     """
 
     keys: Json = field(default_factory=dict)
     throughput_samples_per_s: float | None = None
     step_time_s: float | None = None
     source: str = ""
+    calibrates: bool = False
 
 
 @dataclass(frozen=True)

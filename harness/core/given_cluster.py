@@ -9,6 +9,9 @@ from typing import Literal
 MeasuredTable = tuple[tuple[float, float], ...]
 """An all-reduce as it was measured: (bytes, seconds), bytes rising."""
 
+AllReduce = Literal["auto", "ring", "tree", "halving-doubling", "hierarchical"]
+"""Algorithm of all-reduces that cross nodes; "auto": the fastest."""
+
 ServerPlacement = Literal["cpu", "gpu", "co-located", "dedicated"]
 """Where parameter servers run: on the workers' host CPU, the devices, the workers' nodes, or nodes of their own."""
 
@@ -35,11 +38,19 @@ class GivenLink(LinkFigures):
         name: in the catalogue; empty where the scenario gives figures.
         by_group: latency per message and bus bandwidth by number of devices, where they were measured.
         tables: all-reduces by number of devices, where they were measured; preferred to everything else.
+        medium: what the latency follows from; empty where the scenario, the name or a measurement says it.
+        shared_by: devices that share one such link.
+        group_size: neighbours in front of one link to the others; 0 where all devices reach each other alike.
+        across: that link.
     """
 
     name: str = ""
     by_group: Mapping[int, LinkFigures] = field(default_factory=dict)
     tables: Mapping[int, MeasuredTable] = field(default_factory=dict)
+    medium: str = ""
+    shared_by: int = 1
+    group_size: int = 0
+    across: LinkFigures | None = None
 
     @property
     def figures(self) -> LinkFigures:
@@ -98,9 +109,12 @@ class ClusterFigures:
         device: None: this machine's own.
         gpus_per_node: None where nothing says it.
         host_link: between a device and its host's memory.
-        host_shared_by, intra_shared_by: devices on one slot of the link.
         chip, usable_bytes, dies_per_board: of the device, where the catalogue knows it.
         servers: None where the scenario does not speak of them.
+        all_reduce: algorithm between nodes.
+        shared_host: devices are threads of processors that others use too.
+        speed: how many times as fast devices compute as the rest says: found by calibration.
+        overheads: whether devices elsewhere have what no data sheet says; False: figures mean what they say.
     """
 
     preset: str = THIS_MACHINE
@@ -109,12 +123,14 @@ class ClusterFigures:
     intra_node: GivenLink | None = None
     inter_node: GivenLink | None = None
     host_link: GivenLink | None = None
-    host_shared_by: int = 1
-    intra_shared_by: int = 1
     chip: str = ""
     usable_bytes: float | None = None
     dies_per_board: int = 1
     servers: GivenServers | None = None
+    all_reduce: AllReduce = "auto"
+    shared_host: bool = False
+    speed: float = 1.0
+    overheads: bool = True
 
     @property
     def catalogue_device(self) -> DeviceFigures | None:

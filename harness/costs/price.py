@@ -12,12 +12,14 @@ from harness.core.units import SECONDS_PER_HOUR
 from harness.costs.cells.find import cluster_of, profile_of
 from harness.costs.cells.kept import find_shape, size_of, why_not_known
 from harness.costs.memory.fit import counted_kinds, memory_of, memory_verdict, placement_of, resolve_largest
+from harness.costs.profiles.constants import PUBLISHED, Constants
 from harness.costs.steps.step import optimizer_s, step_cost
 from harness.workloads.entries import DatasetSize, training_size
 
 if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
+    from harness.core.not_known import NotKnown
     from harness.costs.profiles.cluster_figures import Cluster
     from harness.costs.profiles.device_profile import Profile
     from harness.costs.profiles.shape import ModelShape
@@ -89,6 +91,25 @@ def _priced(cell: Cell, host: Host) -> Prediction:
     placement = placement_of(placed, host, profile.shape)
     cost = step_cost(profile, cluster, layout, cell.global_batch_size, found.micro_batch_size, placement)
     return _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, cluster), found, steps_of(cell, host))
+
+
+def priced_step(
+    cell: Cell, host: Host, shape: ModelShape | NotKnown | None = None, overheads: Constants = PUBLISHED
+) -> float:
+    """Return the seconds of an update of one worker, whether or not it fits into memory.
+
+    Args:
+        overheads: what no data sheet says of devices elsewhere.
+
+    Raises:
+        HarnessError: what is known of the cell is not enough to tell how long anything takes.
+    """
+    strategy = host.strategies[cell.strategy]
+    layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
+    profile, cluster = profile_of(cell, shape), cluster_of(cell, overheads)
+    placement = placement_of(cell, host, profile.shape)
+    cost = step_cost(profile, cluster, layout, cell.global_batch_size, cell.micro_batch_size, placement)
+    return cost.total_s + optimizer_s(profile, cluster, layout)
 
 
 def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:

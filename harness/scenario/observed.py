@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Swept = Mapping[str, Sequence[object]]
 """By key, the values that it is swept over."""
 
-_VALUES = ("throughput", "step_time", "source")
+_VALUES = ("throughput", "step_time", "source", "use")
 
 
 def read_observed(
@@ -57,7 +57,7 @@ def _measurement(
         known = one_of(read.strategy, sorted(strategies), "harness plugins")
         source.problem(("observed", place, "strategy"), known, read.strategy)
     keys = {key: value for key, value in read.model_dump().items() if key not in _VALUES and value is not None}
-    return Observation(keys | others, read.throughput, read.step_time, read.source)
+    return Observation(keys | others, read.throughput, read.step_time, read.source, read.use == "calibrate")
 
 
 def fits(measurement: Observation, cell: Cell) -> bool:

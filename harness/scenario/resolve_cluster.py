@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,53 +15,79 @@ from harness.core.given_cluster import (
     DeviceFigures,
     GivenLink,
     GivenServers,
-    LinkFigures,
     StepFigures,
 )
 from harness.core.words import bandwidth, bit_rate, exact_bandwidth, exact_duration, figure, memory_size
-from harness.costs.catalogue import Device, Link, Preset, find_devices
+from harness.costs.catalogue import Device, Preset, find_devices
+from harness.scenario.link_values import WrittenLink
 from harness.scenario.mistakes import Source
-from harness.scenario.value_types import ByName, LinkTable, link_of_groups
+from harness.scenario.resolve_links import resolve_link
+from harness.scenario.schema import ClusterSection, ServersSection
+from harness.scenario.value_types import ByName, GivenStep
 
 if TYPE_CHECKING:
     from harness.api.host import Host
-    from harness.scenario.schema import ClusterSection, ServersSection
+
+MEDIA = {
+    **{"nvlink": "NVLink", "fabric": "Infinity Fabric", "pcie": "PCIe", "ethernet": "Ethernet", "roce": "RoCE"},
+    **{"infiniband": "InfiniBand", "efa": "EFA"},
+}
 
 GPUS_OF_A_NODE = 8
 """Where a catalogue device is named without a node size: what most servers of data centres hold."""
 
 
 def resolve(section: ClusterSection, host: Host, folder: Path, source: Source) -> ClusterFigures | None:
-    """Return the cluster with every name replaced by figures, as a cell keeps it; None after adding problems."""
+    """Return the cluster with every name replaced by figures, as a cell keeps it; None after adding problems.
+
+    A preset is shorthand for its parts: keys that are written replace its own.
+    """
     before = len(source.problems)
     preset = _preset(section.preset, host, source)
-    count, device = _device(section.device, preset, host, source)
-    intra_node = _link("intra_node", section.intra_node, host, folder, source)
-    inter_node = _link("inter_node", section.inter_node, host, folder, source)
-    if len(source.problems) > before:
-        return None
-    named = device if isinstance(device, DeviceFigures) else None
-    per_node = section.gpus_per_node or count or (preset.gpus_per_node if preset else None)
+    count, named, device = _device(section.device or (ByName(preset.device) if preset else None), host, source)
+    if isinstance(device, StepFigures) and named is None and preset:
+        named = host.devices[preset.device].figures()  # figures of a step are of the preset's own device
+    if preset:
+        section = _with_parts(section, preset, named)
+    per_node = section.gpus_per_node or count or (GPUS_OF_A_NODE if isinstance(device, DeviceFigures) else None)
+    read = partial(resolve_link, devices=per_node or 0, host=host, folder=folder, source=source)
+    inside = section.intra_node
+    if inside is None and isinstance(device, DeviceFigures):
+        inside = WrittenLink(device.link)
     cluster = ClusterFigures(
         preset=section.preset,
         device=device,
-        gpus_per_node=per_node or (GPUS_OF_A_NODE if named else None),
-        intra_node=intra_node,
-        inter_node=inter_node,
+        gpus_per_node=per_node,
+        intra_node=read(("cluster", "intra_node"), inside, "inside"),
+        inter_node=read(("cluster", "inter_node"), section.inter_node, "between"),
+        host_link=read(("cluster", "host_link"), section.host_link, "inside"),
+        all_reduce=section.all_reduce,
+        shared_host=section.shared_host,
+        overheads=section.overheads,
     )
+    if len(source.problems) > before:
+        return None
     if named:
-        cluster = _of_device(cluster, named)
-    if preset:
-        cluster = _completed(cluster, preset, host)
-    elif named and intra_node is None:
-        cluster = replace(cluster, intra_node=_figures(host.links[named.link].link(), named.link))
+        cluster = replace(
+            cluster, chip=named.chip, usable_bytes=named.usable_bytes, dies_per_board=named.dies_per_board
+        )
     if section.servers is not None:
-        cluster = replace(cluster, servers=_servers(section.servers, cluster, host, folder, source))
+        cluster = replace(cluster, servers=_servers(section.servers, cluster, read, source))
     return cluster if len(source.problems) == before else None
 
 
+def _with_parts(section: ClusterSection, preset: Preset, named: DeviceFigures | None) -> ClusterSection:
+    """Return the section with the parts of its preset that no key says otherwise."""
+    parts = type(section).model_validate(preset.parts)
+    if named is not None and named.name != preset.device:
+        # Another device in these nodes: its own link is not the one that was measured with the preset's.
+        parts = parts.model_copy(update={"intra_node": WrittenLink(named.link)})
+    written = {key: value for key in ClusterSection.model_fields if (value := getattr(section, key)) is not None}
+    return parts.model_copy(update=written)
+
+
 def _servers(
-    section: ServersSection, cluster: ClusterFigures, host: Host, folder: Path, source: Source
+    section: ServersSection, cluster: ClusterFigures, read: Callable[..., GivenLink | None], source: Source
 ) -> GivenServers:
     """Return parameter servers in figures; None stands for what follows from the cell."""
     path = ("cluster", "servers")
@@ -78,40 +105,8 @@ def _servers(
         placement=section.placement,
         count=section.count,
         apply_bytes_per_s=section.apply_rate,
-        link=_link("servers.link", section.link, host, folder, source),
+        link=read((*path, "link"), section.link, "between"),
     )
-
-
-def _of_device(cluster: ClusterFigures, device: DeviceFigures) -> ClusterFigures:
-    """Return the cluster with what holds of a device however fast it is said to be."""
-    return replace(cluster, chip=device.chip, usable_bytes=device.usable_bytes, dies_per_board=device.dies_per_board)
-
-
-def _completed(cluster: ClusterFigures, preset: Preset, host: Host) -> ClusterFigures:
-    """Fill in what the preset says and no key did."""
-    other = cluster.catalogue_device  # figures of a step are of the preset's own device
-    if other is None or other.name == preset.device:
-        cluster, other = _of_device(cluster, host.devices[preset.device].figures()), None
-    if cluster.intra_node is None and other is None:
-        intra_node = _measured(preset, host.links[preset.intra_node])
-        cluster = replace(cluster, intra_node=intra_node, intra_shared_by=preset.intra_shared_by)
-    elif cluster.intra_node is None and other is not None:
-        # Another device in these nodes: its own link is not the one that was measured with the preset's.
-        cluster = replace(cluster, intra_node=_figures(host.links[other.link].link(), other.link))
-    if cluster.inter_node is None and preset.inter_node:
-        inter_node = _figures(host.links[preset.inter_node].link(preset.adapters), preset.inter_node)
-        cluster = replace(cluster, inter_node=inter_node)
-    host_link = _figures(host.links[preset.host_link].link(), preset.host_link)
-    return replace(cluster, host_link=host_link, host_shared_by=preset.host_shared_by)
-
-
-def _measured(preset: Preset, link: Link) -> GivenLink:
-    groups = {ranks: LinkFigures(latency_s, rate) for ranks, (latency_s, rate) in preset.by_group.items()}
-    return replace(_figures(link.link(), link.name), by_group=groups)
-
-
-def _figures(link: LinkFigures, name: str) -> GivenLink:
-    return GivenLink(link.latency_s, link.bandwidth_bytes_per_s, name)
 
 
 def _preset(name: str, host: Host, source: Source) -> Preset | None:
@@ -123,18 +118,15 @@ def _preset(name: str, host: Host, source: Source) -> Preset | None:
 
 
 def _device(
-    written: ByName | StepFigures | None, preset: Preset | None, host: Host, source: Source
-) -> tuple[int | None, DeviceFigures | StepFigures | None]:
-    """Return the devices of a node where the name says so ("4 x A100"), and the device."""
-    if written is None:
-        return None, host.devices[preset.device].figures() if preset else None
-    if isinstance(written, StepFigures):
-        return None, written
-    count, found = find_devices(written.name, host.devices.values())
-    if len({device.chip for device in found}) == 1:
-        return count, found[0].figures()
-    source.problem(("cluster", "device"), _unknown_device(written.name, found, host.devices.values()), written.name)
-    return None, None
+    written: ByName | GivenStep | None, host: Host, source: Source
+) -> tuple[int | None, DeviceFigures | None, DeviceFigures | StepFigures | None]:
+    """Return the devices of a node where the name says so ("4 x A100"), the device named, and how fast it is."""
+    name = written.name if written else ""
+    count, found = find_devices(name, host.devices.values()) if name else (None, [])
+    named = found[0].figures() if len({device.chip for device in found}) == 1 else None
+    if name and named is None:
+        source.problem(("cluster", "device"), _unknown_device(name, found, host.devices.values()), name)
+    return count, named, written.figures if isinstance(written, GivenStep) else named
 
 
 def _unknown_device(name: str, found: list[Device], known: Iterable[Device]) -> str:
@@ -145,33 +137,6 @@ def _unknown_device(name: str, found: list[Device], known: Iterable[Device]) -> 
         f"{allowed}; or give the device's own figures: "
         '{ samples_per_second = 52, batch_size = 16 } or { step_time = "312 ms", batch_size = 64 }'
     )
-
-
-def _link(
-    key: str, written: ByName | LinkTable | GivenLink | None, host: Host, folder: Path, source: Source
-) -> GivenLink | None:
-    """Return a link in figures."""
-    if written is None or isinstance(written, GivenLink):
-        return written
-    if isinstance(written, LinkTable):
-        return _table(key, written, folder, source)
-    known = host.links
-    if written.name in known:
-        return _figures(known[written.name].link(), written.name)
-    problem = f'{one_of(written.name, sorted(known), "harness plugins")}; or give a rate such as "25 Gb/s"'
-    source.problem(("cluster", key), problem, written.name)
-    return None
-
-
-def _table(key: str, written: LinkTable, folder: Path, source: Source) -> GivenLink | None:
-    from harness.costs.cells import fitted_link, read_tables  # late: most scenarios give no table
-
-    try:
-        tables = read_tables(folder / written.table, written.gpu)
-    except ValueError as error:
-        source.problem(("cluster", key, "table"), str(error), written.table)
-        return None
-    return link_of_groups({ranks: fitted_link(ranks, table) for ranks, table in tables.items()}, tables)
 
 
 def cluster_in_words(cluster: ClusterFigures, host: Host) -> Iterable[str]:
@@ -225,5 +190,6 @@ def _link_in_words(key: str, link: GivenLink) -> str:
     name = f" ({link.name})" if link.name else ""
     text = f"cluster.{key}{name} carries {bandwidth(rate, 4)} ({bit_rate(rate, 4)})"
     text += f", latency {exact_duration(latency, 3)}"
+    text += f" (of {MEDIA[link.medium]}; set latency or medium to change it)" if link.medium else ""
     groups = [f"{size}: {figure(entry.bandwidth_bytes_per_s / 1e9, 4)}" for size, entry in link.by_group.items()]
     return text + (f"; by group size {', '.join(groups)} GB/s" if groups else "")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from harness.api.strategy import Options
 from harness.core.faults import Death, Jitter, Straggler
-from harness.core.given_cluster import ServerPlacement
+from harness.core.given_cluster import AllReduce, ServerPlacement
 from harness.core.metrics import DIRECTIONS, WORDS
 from harness.core.records import Json
 from harness.core.words import aligned
@@ -48,7 +48,7 @@ from harness.scenario.value_types import (
     word,
     word_or_function,
 )
-from harness.workloads.entries import EXECUTIONS, LOSSES, PRECISIONS
+from harness.workloads.entries import EXECUTIONS, GRADIENT_BYTES, LOSSES, PRECISIONS
 from harness.workloads.user_files import is_user_function
 
 EPOCHS_BY_DEFAULT = 10
@@ -82,6 +82,7 @@ def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
 
 Loss = Annotated[str, *_word_or_function(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
+GradientFormat = Annotated[str, *_words(*GRADIENT_BYTES)]
 StepWord = Annotated[str, *_words(*EXECUTIONS)]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
@@ -94,7 +95,9 @@ DeviceKind = Annotated[
 Resident = Annotated[
     str | bool, BeforeValidator(resident), WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["auto"]}]})
 ]
+AllReduceWord = Annotated[AllReduce, *_words(*get_args(AllReduce))]
 PlacementWord = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
+ObservedUse = Annotated[str, *_words("compare", "calibrate")]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 JitterTable = Annotated[
     Jitter | None,
@@ -164,6 +167,11 @@ class WorkloadSection(SectionModel):
         default="sgd", validate_default=True, description=f"{', '.join(OPTIMIZERS)}, with options, or file.py:function"
     )
     precision: Precision = Field(default="fp32", description="number format of the forward and backward pass")
+    gradients: GradientFormat | None = Field(
+        default=None,
+        description="number format in which simulated devices exchange gradients: fp32, bf16 or fp16; default: that of "
+        "the parameters, which mixed precision keeps in fp32",
+    )
     lr_schedule: NameOrTable = Field(
         default="constant",
         validate_default=True,
@@ -215,6 +223,11 @@ class GivenSizes(Options, defer_build=True):
     )
     forward_flops: Amount | None = Field(
         default=None, description='operations of one sample\'s forward pass, such as "8.2 G"; default 2 per token'
+    )
+    embedding: Amount | None = Field(
+        default=None,
+        description="of the parameters, those of tables before the layers: they take no time, and their gradients are "
+        "there last; with hidden, what the blocks leave",
     )
     activations: Bytes = Field(default=None, description='kept by one sample for the backward pass, such as "104 MB"')
 
@@ -292,15 +305,29 @@ class ClusterSection(SectionModel):
 
     preset: TextValue = Field(default="this-machine", description="a whole cluster; `harness plugins` lists them")
     device: DeviceCosts = Field(
-        default=None, description='"h200", { samples_per_second, batch_size } or { step_time = "312 ms", batch_size }'
+        default=None,
+        description='"h200", { samples_per_second, batch_size } or { step_time = "312 ms", batch_size }, name',
     )
     gpus_per_node: Count | None = Field(default=None, description="devices of one node; default: the preset's")
     intra_node: LinkValue = Field(
         default=None,
-        description="between devices of a node: a name, a rate, { bandwidth, latency }, { bus_bandwidth } or { table }",
+        description="between devices of a node: a name, a rate, { bandwidth or nominal, medium, latency, shared_by, "
+        "groups_of, between_groups, graph }, { bus_bandwidth } or { table }",
     )
     inter_node: LinkValue = Field(
         default=None, description="between nodes: the rate of all adapters of a node together; written like intra_node"
+    )
+    host_link: LinkValue = Field(
+        default=None, description="between a device and its host's memory; written like intra_node"
+    )
+    all_reduce: AllReduceWord = Field(default="auto", description="algorithm between nodes; auto: the fastest")
+    shared_host: bool = Field(
+        default=False, strict=True, description="devices are threads of processors that others use too"
+    )
+    overheads: bool = Field(
+        default=True,
+        strict=True,
+        description="what no data sheet says, as published tables imply it; false: figures mean what they say",
     )
     servers: ServersSection | None = Field(
         default=None,
@@ -368,6 +395,11 @@ class ObservedSection(SectionModel, defer_build=True):
     throughput: Pace = Field(default=None, description='of the whole job: "205 samples/s"')
     step_time: Time = Field(default=None, description='such as "312 ms"; give this, throughput, or both')
     source: str = Field(default="", description="where the measurement is from", strict=True)
+    use: ObservedUse = Field(
+        default="compare",
+        description="compare with the prediction; or calibrate: a device's speed, a link and a server's rate, in this "
+        "order, are fitted to such measurements",
+    )
 
     @model_validator(mode="after")
     def _has_a_value(self) -> ObservedSection:

@@ -124,6 +124,7 @@ def read_settings(
     _refuse_precision(document.workload.precision, cluster.device, source)
     _refuse_tf32(document.workload.tf32, cluster.device, source)
     _refuse_servers(document.engine, cluster, source)
+    _refuse_gradients(document, cluster, source)
     return _completed(document, dict(swept), entries, cluster, source)
 
 
@@ -145,6 +146,13 @@ def _refuse_servers(engine: str, cluster: ClusterFigures, source: Source) -> Non
             'needs a simulated cluster: set cluster.preset, cluster.device or engine = "virtual", or remove this key'
         )
         source.problem(("cluster", "servers"), problem, cluster.servers.placement)
+
+
+def _refuse_gradients(document: Document, cluster: ClusterFigures, source: Source) -> None:
+    """Refuse a format of gradients where cells may be real: there they have that of the parameters."""
+    if document.workload.gradients and not is_elsewhere(cluster):
+        problem = "needs simulated devices: set cluster.preset or cluster.device, or remove this key"
+        source.problem(("workload", "gradients"), problem, document.workload.gradients)
 
 
 def _lines_of_swept(source: Source, swept: Mapping[str, object]) -> Source:
@@ -390,6 +398,7 @@ def _workload(document: Document, entries: dict[str, Entry]) -> Workload:
         metric_better=_metric(document)[1],
         channels_last=workload.channels_last,
         tf32=workload.tf32,
+        gradients=workload.gradients or "",
     )
 
 

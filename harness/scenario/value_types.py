@@ -12,9 +12,10 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from harness.core.cell import LARGEST, Named
 from harness.core.errors import one_of
-from harness.core.given_cluster import GivenLink, LinkFigures, MeasuredTable, StepFigures
+from harness.core.given_cluster import StepFigures
 from harness.core.records import Json
-from harness.core.units import RATE_FORMS, parse_bytes, parse_rate, parse_seconds
+from harness.core.units import parse_bytes, parse_rate, parse_seconds
+from harness.scenario.link_values import WrittenLink, part, read_link
 from harness.workloads.user_files import is_user_function
 
 LARGEST_COUNT = 2**31 - 1
@@ -31,17 +32,17 @@ _PRICE = re.compile(r"([0-9]*\.?[0-9]+) ?([A-Z]{3}|[$€£])")
 
 @dataclass(frozen=True)
 class ByName:
-    """A device or a link by what the catalogue calls it."""
+    """A device by what the catalogue calls it."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class LinkTable:
-    """A link by a file of measured all-reduces, and which rows of it to take."""
+class GivenStep:
+    """A device by how fast it trains the workload, and by name where one is said."""
 
-    table: str
-    gpu: str | None = None
+    figures: StepFigures
+    name: str = ""
 
 
 def _named(value: object) -> Named:
@@ -153,83 +154,34 @@ def _above_zero(amount: float, what: str) -> float:
     return amount
 
 
-def _device_costs(value: object) -> ByName | StepFigures | None:
+def _device_costs(value: object) -> ByName | GivenStep | None:
     """Accept a device by its name, or by its rate, or its time for a step, at a batch size."""
     forms = (
         'a device such as "h200" (`harness plugins` lists them), { samples_per_second = 52, batch_size = 16 } or '
-        '{ step_time = "312 ms", batch_size = 64 }'
+        '{ step_time = "312 ms", batch_size = 64 }, with its name where it is in the catalogue'
     )
     if value is None:
         return None
     if isinstance(value, str) and value.strip():
         return ByName(value)
-    if not isinstance(value, Mapping) or set(value) not in (
-        {"samples_per_second", "batch_size"},
-        {"step_time", "batch_size"},
-    ):
+    figures = ({"samples_per_second", "batch_size"}, {"step_time", "batch_size"})
+    if not isinstance(value, Mapping) or set(value) - {"name"} not in figures:
         raise ValueError(forms)
-    batch = _part("batch_size", _whole(1), value)
+    batch, name = part("batch_size", _whole(1), value), part("name", _text, value) if "name" in value else ""
     if "step_time" in value:
-        return StepFigures(batch, step_time_s=_part("step_time", _time, value))
-    return StepFigures(batch, samples_per_second=_part("samples_per_second", _number(above=0), value))
-
-
-def _link(value: object) -> ByName | LinkTable | GivenLink | None:
-    """Accept a link by its name or rate, by bandwidth and latency, by bus bandwidths, or by a table of measurements."""
-    forms = (
-        f'a link such as "infiniband-hdr" (`harness plugins` lists them), {RATE_FORMS}, {{ bandwidth = "25 Gb/s", '
-        'latency = "3 us" }, { bus_bandwidth = { 2 = "22 GB/s", 8 = "134 GB/s" } } or { table = "all_reduce.csv" }'
-    )
-    if value is None:
-        return None
-    if isinstance(value, str) and value[:1].isalpha():
-        return ByName(value)
-    if isinstance(value, str):
-        return GivenLink(0.0, _above_zero(parse_rate(value), "a rate"))
-    if not isinstance(value, Mapping):
-        raise ValueError(forms)
-    if {"table"} <= set(value) <= {"table", "gpu"}:
-        return LinkTable(**{key: _part(key, _text, value) for key in value})
-    latency = _part("latency", parse_seconds, {"latency": "0 s", **value})
-    if {"bus_bandwidth"} <= set(value) <= {"bus_bandwidth", "latency"}:
-        rates = _part("bus_bandwidth", _groups, value)
-        return link_of_groups({size: LinkFigures(latency, rate) for size, rate in rates.items()})
-    if not {"bandwidth"} <= set(value) <= {"bandwidth", "latency"}:
-        raise ValueError(forms)
-    bandwidth = _above_zero(_part("bandwidth", parse_rate, value), "a bandwidth")
-    return GivenLink(latency, bandwidth)
-
-
-def link_of_groups(groups: Mapping[int, LinkFigures], tables: Mapping[int, MeasuredTable] | None = None) -> GivenLink:
-    """Return a link that was measured by group size; by itself it has the figures of the largest group."""
-    largest = groups[max(groups)]
-    return GivenLink(largest.latency_s, largest.bandwidth_bytes_per_s, by_group=groups, tables=tables or {})
+        return GivenStep(StepFigures(batch, step_time_s=part("step_time", _time, value)), name)
+    rate = part("samples_per_second", _number(above=0), value)
+    return GivenStep(StepFigures(batch, samples_per_second=rate), name)
 
 
 def _byte_rate(value: object) -> float | None:
     return None if value is None else _above_zero(parse_rate(value), "a rate")
 
 
-def _groups(value: object) -> dict[int, float]:
-    """Accept bus bandwidths by group size, which TOML writes as keys."""
-    form = 'bus bandwidths by group size: { 2 = "22 GB/s", 8 = "134 GB/s" }'
-    if not isinstance(value, Mapping) or not value or not all(key.isdigit() and int(key) > 1 for key in value):
-        raise ValueError(form)
-    ordered = sorted(value, key=int)
-    return {int(size): _above_zero(_part(size, parse_rate, value), "a rate") for size in ordered}
-
-
 def _text(value: object) -> str:
     if isinstance(value, str) and value.strip():
         return value
     raise ValueError("text in quotes")
-
-
-def _part(key: str, check: Callable[[Any], Any], table: Mapping[str, Any]) -> Any:
-    try:
-        return check(table[key])
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
 
 
 def _micro(value: object) -> int | None:
@@ -368,13 +320,13 @@ Time = Annotated[float | None, BeforeValidator(_time), _TIME_SCHEMA]
 NameOrTable = Annotated[Named, BeforeValidator(_named), WithJsonSchema(_NAME_OR_TABLE)]
 ModelName = Annotated[Named, BeforeValidator(_model), WithJsonSchema(_MODEL)]
 DeviceCosts = Annotated[
-    ByName | StepFigures | None,
+    ByName | GivenStep | None,
     BeforeValidator(_device_costs),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["h200"]}, {"type": "object"}]}),
 ]
 LinkValue = Annotated[
-    ByName | LinkTable | GivenLink | None,
-    BeforeValidator(_link),
+    WrittenLink | None,
+    BeforeValidator(read_link),
     WithJsonSchema({"anyOf": [{"type": "string", "examples": ["25 Gb/s", "infiniband-hdr"]}, {"type": "object"}]}),
 ]
 ByteRate = Annotated[

@@ -34,6 +34,9 @@ IGNORED = -100
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
+GRADIENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of one gradient element by the format in which gradients are exchanged."""
+
 EXECUTIONS = EAGER, COMPILED, CUDA_GRAPH = ("eager", "compiled", "cuda-graph")
 """How a step is executed."""
 

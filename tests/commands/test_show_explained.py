@@ -50,6 +50,7 @@ max_steps = 20
 [cluster]
 device = { samples_per_second = 52, batch_size = 16 }
 gpus_per_node = 4
+overheads = false
 intra_node = { bandwidth = "12 GB/s", latency = "5 us" }
 inter_node = { bandwidth = "25 Gb/s", latency = "30 us" }
 """

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from places import SHARED
 
 from harness.commands.cli import main
+from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import published_parts
-from harness.commands.validate.case_systems import graph_bytes_per_s, row_cluster
 from harness.commands.validate.dispatch import predict_all, predict_row
 from harness.commands.validate.linear import linear
 from harness.commands.validate.published import TableRow, Tables, read_directory
@@ -72,7 +72,7 @@ kind = "parameter server"
 device = "V100"
 gpus_per_node = 1
 link = { kind = "none" }
-node_link = { kind = "ethernet", GBps_per_node_per_direction = 1.25, latency_us = 0 }
+node_link = { kind = "ethernet", GBps_per_node_per_direction = 1.25, latency_us = 0, origin = "calibrate" }
 servers = { placement = "dedicated", count = 2 }
 """
 ROWS = """case,series,model,strategy,precision,gpus,nodes,batch_per_gpu,microbatches,metric,unit,value,inputs_allowed
@@ -194,6 +194,28 @@ def test_without_constants_data_parallelism_is_its_closed_form(directory):
     assert predict_row(published, row, PLAIN).predicted == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_row_is_predicted_alike_whatever_was_predicted_before(directory):
+    block = """[[cases.A.systems]]
+series = ["half"]
+device = "V100"
+gpus_per_node = 8
+link = { kind = "pcie", GBps_per_gpu_per_direction = 10, latency_us = 0, origin = "calibrate" }
+overlap = false
+gradient_bytes = 50000000
+"""
+    text = (directory / "cases.toml").read_text()
+    (directory / "cases.toml").write_text(text.replace("[[cases.A.systems]]", block + "[[cases.A.systems]]", 1))
+    with (directory / "throughput.csv").open("a") as stream:
+        stream.write("A,half,net,sync-ddp,fp32,4,1,10,,throughput,images/s,350,no\n")
+    published = read_directory(directory)
+    whole, half = (of(published, strategy="sync-ddp", gpus=4, series=series) for series in ("s", "half"))
+    first = predict_row(published, whole, PLAIN).predicted
+    assert predict_row(published, half, PLAIN).predicted == pytest.approx(40 / (0.1 + 1.5 * 50e6 / 10e9), rel=1e-6)
+    # Other constants, so that nothing remembered is an answer.
+    other = PLAIN.with_values({"action_s": 1.0})
+    assert predict_row(published, whole, other).predicted == pytest.approx(first)
+
+
 def test_without_constants_servers_are_their_closed_form(directory):
     published = read_directory(directory)
     row = of(published, strategy="sync-ps-distributed")
@@ -263,7 +285,7 @@ def test_figures_that_contradict_each_other_do_not_stop_the_others(directory):
         text.replace("GBps_per_gpu_per_direction = 10,", 'GBps_per_gpu_per_direction = "ten",')
     )
     predictions = predict_all(read_directory(directory), PUBLISHED)
-    assert any("do not fit together" in p.reason for p in predictions if p.row.case == "A")
+    assert any("cluster.intra_node" in p.reason for p in predictions if p.row.case == "A")
     assert all(p.predicted is not None for p in predictions if p.row.case == "C")
 
 
@@ -387,13 +409,6 @@ def test_an_all_reduce_meets_both_sizes_it_was_measured_at(ranks, small_s, rate,
     assert between_s(ranks, small, large, small.num_bytes, constants) == pytest.approx(small.seconds)
     assert between_s(ranks, small, large, large.num_bytes, constants) == pytest.approx(large.seconds, rel=0.35)
     assert between_s(ranks, small, large, 64 * MIB, constants) > 0
-
-
-def test_rings_of_a_cube_mesh_use_the_links_inside_their_group():
-    links = [[0, 1, 1], [0, 2, 1], [0, 3, 2], [1, 2, 2], [1, 3, 1], [2, 3, 2], [0, 4, 2]]
-    rates = graph_bytes_per_s({"GBps_per_link_per_direction": 25, "links": links}, 5)
-    # One link between 0 and 1; with 2 and 3 every device has four; the fifth hangs on two.
-    assert rates == {2: 25e9, 3: 50e9, 4: 100e9, 5: 50e9}
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=4, max_size=12), st.lists(st.integers(1, 4), min_size=1, max_size=4))

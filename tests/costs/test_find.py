@@ -365,13 +365,13 @@ def test_dies_of_one_board_are_known() -> None:
     assert cluster_of(given_cell(cluster={"preset": "aws-p2.8xlarge", "device": figures})).dies_per_board == 2
 
 
-def test_figures_of_a_scenario_mean_what_they_say() -> None:
+def test_figures_of_a_scenario_mean_what_they_say_where_overheads_are_off() -> None:
     cell = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4])
     cluster = cluster_of(cell)
     assert cluster.constants == PLAIN
     assert (cluster.gpus_per_node, cluster.node_link) == (1, LinkFigures(pytest.approx(50e-6), 1e9))
     inside = cluster_of(make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4], cluster={"intra_node": "2 GB/s"}))
-    assert (inside.gpus_per_node, inside.bus.link, inside.node_link) == (4, LinkFigures(0.0, 2e9), None)
+    assert (inside.gpus_per_node, inside.bus.link, inside.node_link) == (4, LinkFigures(6e-6, 2e9), None)
 
 
 def test_without_a_word_devices_of_this_machine_talk_as_its_processes_do() -> None:
@@ -389,7 +389,7 @@ def test_this_machine_as_calibrated_is_preferred_and_given_links_override_it(mon
     cell = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4], cluster={}, limits={"dram": "1 GB"})
     assert cluster_of(cell) == replace(measured, dram_bytes=10**9)
     other = make_cell(sweep__strategy=["sync-ddp"], sweep__gpus=[4], cluster={"inter_node": "25 Gb/s"})
-    assert cluster_of(other).node_link == LinkFigures(0.0, 3.125e9)
+    assert cluster_of(other).node_link == LinkFigures(30e-6, 3.125e9)
     assert cluster_of(other).bus == measured.bus
 
 

@@ -255,7 +255,7 @@ def test_servers_of_a_scenario_make_another_cell_and_silence_does_not():
 def test_servers_become_figures():
     written = {"placement": "dedicated", "count": 4, "apply_rate": "2 GB/s", "link": "25 Gb/s"}
     found = cluster_of(cell_with(written))
-    assert found.servers == Servers("dedicated", 4, 2e9, LinkFigures(0.0, 3.125e9))
+    assert found.servers == Servers("dedicated", 4, 2e9, LinkFigures(30e-6, 3.125e9))
     assert found.node_link is not None  # one node of workers, and other nodes of servers
     assert from_json(Cluster, to_json(found)) == found
     assert cluster_of(cell_with({"placement": "cpu"})).node_link is None

@@ -16,7 +16,6 @@ from harness.api.host import Host, load_host
 from harness.core.cell import Measure, Named
 from harness.core.errors import InputError
 from harness.core.given_cluster import ClusterFigures, GivenLink, StepFigures
-from harness.core.records import to_json
 from harness.core.words import show
 from harness.scenario.override import parse_value, resolve_key
 from harness.scenario.read import Scenario, load_scenario, parse_scenario, plugins_of
@@ -329,21 +328,13 @@ def test_figures_of_a_cluster() -> None:
     text = SWEEP + '[cluster]\ndevice = { step_time = "312 ms", batch_size = 64 }\n'
     text += 'intra_node = { bandwidth = "25 GB/s", latency = "3 us" }\ninter_node = "25 Gb/s"'
     scenario = read(text)
-    assert to_json(scenario.settings[0].cluster) == {
-        "preset": "this-machine",
-        "device": {"step_time_s": 0.312, "samples_per_second": None, "batch_size": 64},
-        "gpus_per_node": None,
-        "intra_node": {"bandwidth_bytes_per_s": 25e9, "latency_s": 3e-6, "name": "", "by_group": {}, "tables": {}},
-        "inter_node": {"bandwidth_bytes_per_s": 3.125e9, "latency_s": 0.0, "name": "", "by_group": {}, "tables": {}},
-        "host_link": None,
-        "host_shared_by": 1,
-        "intra_shared_by": 1,
-        "chip": "",
-        "usable_bytes": None,
-        "dies_per_board": 1,
-        "servers": None,
-    }
-    assert "cluster.inter_node carries 3.125 GB/s (25 Gb/s), latency 0 s" in scenario.understood
+    assert scenario.settings[0].cluster == ClusterFigures(
+        device=StepFigures(64, step_time_s=0.312),
+        intra_node=GivenLink(3e-6, 25e9),
+        inter_node=GivenLink(30e-6, 3.125e9, medium="ethernet"),
+    )
+    text = "cluster.inter_node carries 3.125 GB/s (25 Gb/s), latency 30 us (of Ethernet; set latency or medium"
+    assert f"{text} to change it)" in scenario.understood
 
 
 def cluster(text: str, *sets: str) -> ClusterFigures:
@@ -356,7 +347,7 @@ def test_a_preset_is_coherent_and_single_keys_override_it() -> None:
     assert whole.intra_node.by_group[8].bandwidth_bytes_per_s == 227e9
     assert whole.inter_node.bandwidth_bytes_per_s == pytest.approx(8 * 25e9 * 0.95)
     slower = cluster('preset = "dgx-a100"\ninter_node = "25 Gb/s"')
-    assert slower == replace(whole, inter_node=GivenLink(0.0, 3.125e9))
+    assert slower == replace(whole, inter_node=GivenLink(30e-6, 3.125e9, medium="ethernet"))
 
 
 def test_figures_of_a_device_keep_a_presets_links_and_another_device_brings_its_own() -> None:
@@ -392,7 +383,7 @@ def test_links_devices_and_limits_may_be_swept() -> None:
     assert len(found) == 12
     assert {item.cluster.device.chip for item in found} == {"A100", "H200"}
     assert {item.dram_bytes for item in found} == {16 * 10**9, 2**34}
-    assert {item.cluster.inter_node.latency_s for item in found} == {0.0, 1e-5, 9e-6}
+    assert {item.cluster.inter_node.latency_s for item in found} == {3e-5, 1e-5, 9e-6}
 
 
 def test_a_model_without_mathematics_reads_no_data_and_is_timed() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.core.errors import InputError
@@ -157,6 +158,15 @@ class Tables:
     profiles: Mapping[str, tuple[LayerLine, ...]] = field(default_factory=dict)
     profile_batches: Mapping[str, float] = field(default_factory=dict)
     outcomes: int = 0
+
+    @cached_property
+    def scenarios(self) -> Path:
+        """A folder for what rows are written as, which goes with this object."""
+        return Path(self._folder.name)
+
+    @cached_property
+    def _folder(self) -> TemporaryDirectory[str]:
+        return TemporaryDirectory(prefix="harness-validate-")
 
     @cached_property
     def inputs(self) -> tuple[TableRow, ...]:

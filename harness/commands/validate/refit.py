@@ -101,7 +101,14 @@ class ConstantsFit:
 
         inside = np.clip(position, 1e-9, 1 - 1e-9)
         result: np.ndarray = least_squares(
-            linear, inside, bounds=(0.0, 1.0), loss="soft_l1", f_scale=SOFTNESS_PERCENT
+            linear,
+            inside,
+            bounds=(0.0, 1.0),
+            loss="soft_l1",
+            f_scale=SOFTNESS_PERCENT,
+            ftol=1e-12,
+            xtol=1e-12,
+            gtol=1e-12,
         ).x
         return result
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from harness.commands.validate.case_cluster import measured_cluster, row_cluster
 from harness.commands.validate.case_models import element_bytes, parameter_bytes
-from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
+from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import calibration_row
 from harness.commands.validate.published import TableRow, Tables
 from harness.costs.profiles import Constants
-from harness.costs.steps import MeasuredAllReduce, between_s, server_times
+from harness.costs.steps import all_reduce_s, server_times
 
 
 def predict_all_reduce(published: Tables, row: TableRow, constants: Constants) -> float:
@@ -18,10 +19,9 @@ def predict_all_reduce(published: Tables, row: TableRow, constants: Constants) -
     """
     same = (row.table, row.case, row.series)
     known = [r for r in published.inputs if r.num_bytes and (r.table, r.case, r.series) == same]
-    points = sorted(MeasuredAllReduce(r.num_bytes or 0.0, r.value) for r in known)
-    if len(points) < 2 or row.num_bytes is None:
+    if len(known) < 2 or row.num_bytes is None:
         raise Unpredictable("the 1 MiB and 1 GiB rows of the same devices are needed")
-    return between_s(row.gpus or 1, points[0], points[-1], row.num_bytes, constants)
+    return all_reduce_s(measured_cluster(published, row, tuple(known), constants), row.gpus or 1, row.num_bytes)
 
 
 def predict_exchange(published: Tables, row: TableRow, constants: Constants) -> float:

@@ -9,9 +9,10 @@ from itertools import accumulate
 
 from harness.api.schedules import gpipe, interleaved, naive, one_forward_one_backward
 from harness.api.strategy import Layout, Schedule
+from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import FULL_BYTES, GENERIC_OUTPUT_BYTES, published_parts
 from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes
-from harness.commands.validate.case_systems import Unpredictable, block_of, first_match, row_cluster
+from harness.commands.validate.case_systems import Unpredictable, block_of, first_match
 from harness.commands.validate.linear import reference_of
 from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables, TomlTable, stated, words_of
 from harness.commands.validate.replicated_stages import cut_for, steady_step

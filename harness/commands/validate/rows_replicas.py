@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
-from harness.api.strategy import Layout
+from harness.commands.validate.as_scenario import DEFAULT_BATCH, STRATEGIES, case_point, scenario_of
+from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import published_parts
 from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes, profile_of_parts
-from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
+from harness.commands.validate.case_scenario import predicted_s
+from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import calibration_row, reference_of
 from harness.commands.validate.published import TableRow, Tables
 from harness.commands.validate.row_times import computing_behind, seconds_of, value_of
 from harness.costs.profiles import Constants
-from harness.costs.steps import server_cost, server_times, step_cost
+from harness.costs.steps import server_cost, server_times
 
 REDUCED = ("sync-ddp", "replicated-nccl")
 SERVED = ("sync-ps-cpu", "sync-ps-gpu", "sync-ps-distributed")
 
 RATED = ("throughput", "throughput_per_gpu", "step_time")
-
-DEFAULT_BATCH = 64
-"""Samples for each device where nobody states them; only their time matters, and that is given."""
 
 
 def predict_replicas(published: Tables, row: TableRow, constants: Constants) -> float:
@@ -33,47 +33,56 @@ def predict_replicas(published: Tables, row: TableRow, constants: Constants) -> 
     if row.metric == "scaling_efficiency":
         return _efficiency(published, row, constants)
     reference = calibration_row(published, row)
-    single_s = _single_s(published, reference, constants)
-    # Batches of another size than the calibration row's take time in proportion.
-    single_s *= _batch(row) / _batch(reference)
-    return value_of(published, row, replica_step_s(published, row, single_s, _wrapped(reference, constants)))
+    return value_of(published, row, _calibrated(published, reference, constants)(row))
+
+
+def _calibrated(published: Tables, reference: TableRow, constants: Constants) -> Callable[[TableRow], float]:
+    """Return what predicts the seconds of a row's step from a row that is an input."""
+    if reference.strategy in SERVED and (reference.gpus or 1) > 1:
+        single_s = _single_s(published, reference, constants)
+        return lambda row: served_step_s(published, row, single_s * _batch(row) / _batch(reference), constants)
+    # A server of one worker leaves what one device computes.
+    alone = reference if reference.strategy in STRATEGIES else replace(reference, strategy="single")
+    known, known_s = case_point(alone), seconds_of(published, reference)
+
+    def step_s(row: TableRow) -> float:
+        if row.strategy not in STRATEGIES:
+            return served_step_s(published, row, known_s * _batch(row) / _batch(reference), constants)
+        measured_s = seconds_of(published, row) if row.metric in RATED else None
+        return predicted_s(scenario_of(published, row, known, known_s, measured_s), published.scenarios, constants)
+
+    return step_s
 
 
 def _batch(row: TableRow) -> float:
     return (row.batch_per_gpu or DEFAULT_BATCH) * (row.microbatches or 1)
 
 
-def _wrapped(reference: TableRow, constants: Constants) -> Constants:
-    """Return the constants beside a reference: one that ran with the wrapper has paid for it."""
-    paid = reference.strategy in REDUCED and reference.gpus == 1
-    return replace(constants, step_fraction=0.0) if paid else constants
-
-
 @lru_cache(maxsize=256)
 def _single_s(published: Tables, reference: TableRow, constants: Constants) -> float:
-    """Return the seconds of one device's computing behind a reference row, which may be of several devices."""
+    """Return the seconds of one device's computing behind a row of several devices and servers."""
     measured_s = seconds_of(published, reference)
-    if (reference.gpus or 1) == 1:
-        return measured_s
-    return computing_behind(measured_s, lambda single_s: replica_step_s(published, reference, single_s, constants))
+    return computing_behind(measured_s, lambda single_s: served_step_s(published, reference, single_s, constants))
 
 
 def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float:
     block = block_of(published, row)
     if "backward_ms" in block:
-        single_s = block["backward_ms"] / 1e3 / BACKWARD_SHARE
+        known, known_s = replace(row, strategy="single", gpus=1), block["backward_ms"] / 1e3 / BACKWARD_SHARE
     else:
-        single_s = _found_speed(published, row, block.get("speed_from", ()), constants)
+        known = _known_speed(published, row, block.get("speed_from", ()))
+        known_s = seconds_of(published, known)
     few = int(block.get("reference_gpus", 1))
-    base = replace(row, gpus=few, nodes=None)
-    before = single_s if few == 1 else replica_step_s(published, base, single_s, constants)
-    return before / replica_step_s(published, row, single_s, constants)
+    base = replace(row, gpus=few, nodes=None, strategy="single" if few == 1 else row.strategy)
+    scenarios = (scenario_of(published, one, case_point(known), known_s) for one in (base, row))
+    few_s, many_s = (predicted_s(scenario, published.scenarios, constants) for scenario in scenarios)
+    return few_s / many_s
 
 
-def _found_speed(published: Tables, row: TableRow, cases: tuple[str, ...], constants: Constants) -> float:
-    known = [r for r in published.inputs if r.model == row.model and r.metric in RATED]
+def _known_speed(published: Tables, row: TableRow, cases: tuple[str, ...]) -> TableRow:
+    known = [r for r in published.inputs if r.model == row.model and r.metric in RATED and r.strategy in STRATEGIES]
     for found in (r for case in (row.case, *cases) for r in known if r.case == case):
-        return _single_s(published, found, constants)
+        return found
     raise Unpredictable("no rate of one device: neither a calibration row, nor one in the cases of speed_from")
 
 
@@ -91,14 +100,12 @@ def predict_utilisation(published: Tables, row: TableRow, constants: Constants) 
     rate = next((found for found in rates if found is not None), None)
     if rate is None:
         raise Unpredictable("no calibration row says how long a step takes")
-    single_s = _single_s(published, rate, constants) * _batch(reference) / _batch(rate)
-    before = replica_step_s(published, reference, single_s, constants)
-    after = replica_step_s(published, row, single_s * _batch(row) / _batch(reference), constants)
-    return 100.0 - (100.0 - reference.value) * before / after
+    step_s = _calibrated(published, rate, constants)
+    return 100.0 - (100.0 - reference.value) * step_s(reference) / step_s(row)
 
 
-def replica_step_s(published: Tables, row: TableRow, single_s: float, constants: Constants) -> float:
-    """Return the seconds of a row's step on devices that compute `single_s`.
+def served_step_s(published: Tables, row: TableRow, single_s: float, constants: Constants) -> float:
+    """Return the seconds of a step of a row with servers, on devices that compute `single_s`.
 
     Raises:
         Unpredictable: there is no law for the strategy.
@@ -107,15 +114,6 @@ def replica_step_s(published: Tables, row: TableRow, single_s: float, constants:
     gpus, pieces, batch = row.gpus or 1, row.microbatches or 1, round(row.batch_per_gpu or DEFAULT_BATCH)
     num_bytes, width = parameter_bytes(published, row, block), element_bytes(row.precision)
     profile = profile_of_parts(published_parts(published, row.model).parts, num_bytes, width, single_s / pieces, batch)
-    if row.strategy in REDUCED or row.strategy == "single":
-        layout = Layout(
-            data=gpus,
-            accumulate=pieces,
-            bucket_bytes=int(block.get("bucket_bytes", Layout.bucket_bytes)),
-            overlap=bool(block.get("overlap", True)),
-            shard=block.get("shard", "none"),
-        )
-        return step_cost(profile, cluster, layout, batch * pieces * gpus, batch).total_s
     if row.strategy in SERVED:
         return server_cost(profile, cluster, gpus, batch, pieces).total_s
     if row.strategy == "async-ps":

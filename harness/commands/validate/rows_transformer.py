@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from harness.api.strategy import Layout
+from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_models import HALF_BYTES
-from harness.commands.validate.case_systems import Unpredictable, block_of, row_cluster
+from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.published import Degrees, TableRow, Tables
 from harness.commands.validate.row_times import computing_behind
 from harness.commands.validate.rows_pipeline import VOCABULARY, even_sizes, names_by_stage, schedule_of
@@ -129,7 +130,7 @@ def _measured(published: Tables, table: str, series: str, constants: Constants) 
 
 def _exchange_s(published: Tables, row: TableRow, constants: Constants) -> float:
     degrees = _degrees(row)
-    shape = _shape(degrees, constants)
+    shape = _shape(degrees)
     return all_reduce_s(row_cluster(published, row, constants), degrees.data, shape.parameter_bytes)
 
 
@@ -193,7 +194,7 @@ MEMORY_BYTES_PER_S = 1.5e12
 def _step_s(published: Tables, row: TableRow, coefficients: Coefficients, constants: Constants) -> float:
     degrees, block = _degrees(row), block_of(published, row)
     again: Recompute = block.get("recompute", "none")
-    profile = _profile(degrees, coefficients, again, constants)
+    profile = _profile(degrees, coefficients, again)
     layout = Layout(
         data=degrees.data,
         tensor=degrees.tensor,
@@ -211,14 +212,14 @@ def _step_s(published: Tables, row: TableRow, coefficients: Coefficients, consta
     return cost.total_s + optimizer_s(profile, cluster, layout) + coefficients.fixed_s
 
 
-def _profile(degrees: Degrees, coefficients: Coefficients, recompute: Recompute, constants: Constants) -> Profile:
+def _profile(degrees: Degrees, coefficients: Coefficients, recompute: Recompute) -> Profile:
     share = _FORWARD_SHARES["none" if recompute == "none" else "all"]
     layer = LayerTime(coefficients.layer_s.scaled(share), coefficients.layer_s.scaled(2 * share))
     # The head's activations are not recomputed: it is no part of a checkpointed layer.
     head = LayerTime(coefficients.head_s.scaled(share), coefficients.head_s.scaled(2 * share))
     least = min(seconds for _, seconds in coefficients.layer_s.points) * share
     return Profile(
-        _shape(degrees, constants),
+        _shape(degrees),
         (LayerTime(), *[layer] * degrees.layers, head),
         optimizer_s=coefficients.update_s * degrees.layers,
         launch_s=0.0 if degrees.tensor == 1 else least,
@@ -226,23 +227,16 @@ def _profile(degrees: Degrees, coefficients: Coefficients, recompute: Recompute,
 
 
 @lru_cache(maxsize=64)
-def _shape(degrees: Degrees, constants: Constants) -> ModelShape:
+def _shape(degrees: Degrees) -> ModelShape:
     hidden = degrees.hidden
     table = VOCABULARY * hidden
     output = Linear(0.0, degrees.sequence * hidden * HALF_BYTES)
-    block = LayerShape(
-        "", (12 * hidden * hidden + 13 * hidden,), output_bytes=output, split=split_of(hidden, constants)
-    )
+    block = LayerShape("", (12 * hidden * hidden + 13 * hidden,), output_bytes=output, split=1.0, width=hidden)
     blocks = (replace(block, name=f"layer {k}") for k in range(degrees.layers))
     first = LayerShape("embedding", (table + degrees.sequence * hidden,), output_bytes=output)
     # Logits stay where they are computed; their loss is a scalar.
     last = LayerShape("head", (), output_bytes=Linear(0.0, 4.0), split=1.0)
     return ModelShape((first, *blocks, last), element_bytes=HALF_BYTES)
-
-
-def split_of(hidden: int, constants: Constants) -> float:
-    """Return the share of a transformer layer that tensor parallelism divides."""
-    return hidden / (hidden + constants.unsplit_hidden)
 
 
 def _placement(degrees: Degrees) -> Placement:

@@ -41,6 +41,24 @@ protocol (src/graph/tuning.cc, version 2.8), beside 8.4 us for the whole; measur
 on 4 and 8 GPUs (validation case K1). ethernet: TCP through the kernel, 20 to 50 us; fabric and efa: chosen.
 """
 
+LARGEST_SLOT_BYTES_PER_S = 63e9
+"""Of a PCIe 5 slot of 16 lanes: what is faster inside a node is not PCIe."""
+
+LARGEST_ETHERNET_BYTES_PER_S = 12.5e9
+"""Up to 100 Gb/s a network is taken for Ethernet, above for InfiniBand; chosen: faster ones pass the kernel by."""
+
+
+def medium_of(bytes_per_s: float, inside: bool) -> str:
+    """Return the medium that a rate is taken for where a scenario does not name one.
+
+    Args:
+        inside: a node; otherwise between nodes.
+    """
+    if inside:
+        return "pcie" if bytes_per_s <= LARGEST_SLOT_BYTES_PER_S else "nvlink"
+    return "ethernet" if bytes_per_s <= LARGEST_ETHERNET_BYTES_PER_S else "infiniband"
+
+
 LINK_ERROR = 0.15
 """Relative uncertainty of a communication time that follows from a catalogue's figures; chosen: the spread of `CARRIED`
 over machines of one kind."""

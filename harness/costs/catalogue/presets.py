@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.core.records import Json
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -34,6 +36,26 @@ class Preset:
     host_shared_by: int = 1
     intra_shared_by: int = 1
     doubt: str = ""
+
+    @property
+    def parts(self) -> Json:
+        """The keys of [cluster] that say the same."""
+        inside: Json = {"name": self.intra_node}
+        if self.by_group:
+            inside["bus_bandwidth"] = {
+                str(ranks): {"bandwidth": f"{rate!r} B/s", "latency": f"{latency_s!r} s"}
+                for ranks, (latency_s, rate) in self.by_group.items()
+            }
+        inside |= {"shared_by": self.intra_shared_by} if self.intra_shared_by > 1 else {}
+        outside = {"name": self.inter_node, "adapters": self.adapters} if self.adapters > 1 else self.inter_node
+        shared = {"name": self.host_link, "shared_by": self.host_shared_by}
+        return {
+            "device": self.device,
+            "gpus_per_node": self.gpus_per_node,
+            "intra_node": inside if len(inside) > 1 else self.intra_node,
+            **({"inter_node": outside} if self.inter_node else {}),
+            "host_link": shared if self.host_shared_by > 1 else self.host_link,
+        }
 
     @property
     def summary(self) -> str:

@@ -20,6 +20,7 @@ from harness.core.given_cluster import (
     LinkFigures,
     StepFigures,
     devices_per_node,
+    is_elsewhere,
 )
 from harness.core.not_known import NotKnown
 from harness.core.uncertainty import combined_error
@@ -29,10 +30,10 @@ from harness.costs.catalogue.named_links import LINK_ERROR
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
-from harness.costs.profiles.constants import PLAIN, PUBLISHED
+from harness.costs.profiles.constants import PLAIN, PUBLISHED, Constants
 from harness.costs.profiles.device_profile import NO_TIME, Launches, LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
-from harness.workloads.entries import EAGER
+from harness.workloads.entries import EAGER, GRADIENT_BYTES
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
@@ -66,8 +67,12 @@ _ELEMENT_BYTES = 4
 # -- the cluster -------------------------------------------------------------------------------------------------------
 
 
-def cluster_of(cell: Cell) -> Cluster:
-    """Return what a cell runs on, as the scenario, the catalogue or the calibration of this machine has it."""
+def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
+    """Return what a cell runs on, as the scenario, the catalogue or the calibration of this machine has it.
+
+    Args:
+        overheads: what no data sheet says of devices elsewhere.
+    """
     given, device = cell.cluster, cell.cluster.device
     own = measurements.load_cluster(cell.device, cell.threads_per_device) if not device else None
     servers = given.servers
@@ -77,20 +82,22 @@ def cluster_of(cell: Cell) -> Cluster:
     # Where every device is a node of its own, so is a server; in a node that holds all of them it is on the host.
     outside = servers is not None and servers.placement == "dedicated"
     alone = given.gpus_per_node is not None and cell.gpus <= per_node and not outside
-    bus = _bus(given.intra_node, given.intra_shared_by, own.bus if own else Bus(LOOPBACK))
+    bus = _bus(given.intra_node, own.bus if own else Bus(LOOPBACK))
     found = Cluster(
         device=_device_name(device) or given.chip or cell.device,
         gpus_per_node=per_node,
         bus=bus,
         node_link=None if alone else _link(given.inter_node),
         host_link=_link(given.host_link),
-        host_shared_by=given.host_shared_by,
+        host_shared_by=given.host_link.shared_by if given.host_link else 1,
         dram_bytes=cell.dram_bytes,
         servers=_servers(servers, -(-cell.gpus // per_node)),
         text=", ".join(_origins(given, own is not None)),
         error=LINK_ERROR,
-        constants=PUBLISHED if _is_of_catalogue(given) else PLAIN,
+        constants=overheads if is_elsewhere(given) and given.overheads else PLAIN,
         dies_per_board=given.dies_per_board,
+        algorithm=given.all_reduce,
+        shared_host=given.shared_host,
     )
     if own is None:
         return found
@@ -108,11 +115,6 @@ def _servers(given: GivenServers | None, nodes: int) -> Servers | None:
     return Servers(given.placement, count, given.apply_bytes_per_s or float("inf"), _link(given.link))
 
 
-def _is_of_catalogue(given: ClusterFigures) -> bool:
-    """Say whether data-centre machines are meant: figures that the scenario alone gives mean what they say."""
-    return given.preset != THIS_MACHINE or given.catalogue_device is not None
-
-
 def _device_name(device: DeviceFigures | StepFigures | None) -> str:
     """Return a catalogue device's name, "device" for one of given figures, and nothing for this machine's own."""
     return "" if device is None else device.name if isinstance(device, DeviceFigures) else "device"
@@ -122,8 +124,12 @@ def _link(given: GivenLink | None) -> LinkFigures | None:
     return None if given is None else given.figures
 
 
-def _bus(given: GivenLink | None, shared_by: int, own: Bus) -> Bus:
-    return own if given is None else Bus(given.figures, given.by_group, given.tables, shared_by)
+def _bus(given: GivenLink | None, own: Bus) -> Bus:
+    if given is None:
+        return own
+    # Devices that share a slot all send at once.
+    link = LinkFigures(given.latency_s, given.bandwidth_bytes_per_s / given.shared_by)
+    return Bus(link, given.by_group, given.tables, given.group_size, given.across)
 
 
 def _origins(given: ClusterFigures, calibrated: bool) -> list[str]:
@@ -164,7 +170,7 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
     """
     model, device = cell.workload.model, cell.cluster.device
     if is_given(model) and "profile" in model.options:
-        return _of_file(cell, device)
+        return _as_said(_of_file(cell, device), cell)
     shape = shape or given_shape(cell)
     if device is None:
         found = measured or (None if is_given(model) else measurements.load_profile(cell))
@@ -175,7 +181,20 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
         raise HarnessError(f"{_name(cell)}: its layers are not known yet. Run `harness plan --measure` to trace them")
     if isinstance(shape, NotKnown):
         raise Impossible(f"{_name(cell)}: its layers are not known, so nothing can be predicted. {shape.reason}")
-    return _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
+    found = _estimated(cell, shape, device) if isinstance(device, DeviceFigures) else _spread(shape, device)
+    return _as_said(found, cell)
+
+
+def _as_said(profile: Profile, cell: Cell) -> Profile:
+    """Return the profile with gradients as the scenario has them, at the speed that measurements of steps implied."""
+    speed, gradients = cell.cluster.speed, cell.workload.gradients
+    if gradients:
+        profile = replace(profile, shape=replace(profile.shape, element_bytes=GRADIENT_BYTES[gradients]))
+    if speed == 1.0:
+        return profile
+    text = f"{profile.text}, times {1 / speed:.4g} by calibration"
+    launch_s = profile.launch_s / speed
+    return replace(profile.slowed(1 / speed), launch_s=launch_s, origin="given", text=text, error=GIVEN_ERROR)
 
 
 def _name(cell: Cell) -> str:

@@ -52,7 +52,9 @@ def _equal_layers(options: Mapping[str, Any]) -> ModelShape:
     """Return equal layers that share everything there is."""
     count = options["layers"]
     kept = options.get("activations") or 0
-    flops = options.get("forward_flops") or 2.0 * options["parameters"] * (options.get("sequence") or 0)
+    tables = max(0, min(round(options.get("embedding") or 0), round(options["parameters"]) - count))
+    held = round(options["parameters"]) - tables
+    flops = options.get("forward_flops") or 2.0 * held * (options.get("sequence") or 0)
     layers = tuple(
         LayerShape(
             name=f"layer {k}",
@@ -62,8 +64,10 @@ def _equal_layers(options: Mapping[str, Any]) -> ModelShape:
             forward_flops=Linear(0.0, flops / count),
             split=1.0 if options.get("sequence") else 0.0,
         )
-        for k, size in enumerate(_even(round(options["parameters"]), count))
+        for k, size in enumerate(_even(held, count))
     )
+    if tables:
+        layers = (LayerShape("embedding", (tables,)), *layers)
     return ModelShape(layers, origin="equal layers, as the scenario says", activations_known=bool(kept))
 
 
@@ -105,6 +109,7 @@ def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
         output_bytes=Linear(0.0, tokens * hidden * width),
         forward_flops=Linear(0.0, each),
         split=_split(hidden),
+        width=hidden,
         activation_split=1 - 10 / (34 + scores),  # tensor parallelism cuts all but 10: equation 2
         copies_bytes=2 * 12 * hidden**2 if width == 2 and len(tensors) > 1 else 0,
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from harness.core.given_cluster import AllReduce, ServerPlacement
 from harness.core.given_cluster import LinkFigures as LinkFigures
 from harness.core.given_cluster import MeasuredTable as MeasuredTable
-from harness.core.given_cluster import ServerPlacement
 from harness.costs.profiles.constants import PLAIN, Constants
 from harness.costs.profiles.runtime import Runtime
 
@@ -21,7 +20,6 @@ class Bus:
         link: between two devices; its bandwidth is also the bus bandwidth of a ring where nothing better is known.
         by_group: latency per message and bus bandwidth by group size: not monotonic on a cube mesh.
         tables: all-reduces measured by group size; preferred to everything else.
-        shared_by: devices that share one slot with the link's figure; 1 where each has its own.
         group_size: neighbours in front of one link to the others; 0 where all devices reach each other alike.
         across: that link.
     """
@@ -29,7 +27,6 @@ class Bus:
     link: LinkFigures
     by_group: Mapping[int, LinkFigures] = field(default_factory=dict)
     tables: Mapping[int, MeasuredTable] = field(default_factory=dict)
-    shared_by: int = 1
     group_size: int = 0
     across: LinkFigures | None = None
 
@@ -84,7 +81,7 @@ class Cluster:
     host_shared_by: int = 1
     dram_bytes: int | None = None
     servers: Servers | None = None
-    algorithm: Literal["auto", "ring", "tree", "halving-doubling", "hierarchical"] = "auto"
+    algorithm: AllReduce = "auto"
     text: str = ""
     error: float = 0.0
     runtime: Runtime = NO_RUNTIME

@@ -25,10 +25,6 @@ class Constants:
         bucket_s: what one bucket's all-reduce costs the host, beyond the network's latency.
         slowdown_fraction: how much longer computing takes while an exchange runs beside it.
         shared_board_fraction: how much longer dies of one board compute while both are busy: they share its power.
-        bus_fraction: share of a link's nominal bandwidth that an all-reduce reaches.
-        node_fraction: the same between machines.
-        bus_latency_s: of one hop of a collective inside a machine, where nothing is measured.
-        node_latency_s: the same between machines.
         server_exposed_fraction: share of a server exchange that computing could hide and does not.
         host_add_bytes_per_s: rate at which one host sums gradients of parameter servers.
         apply_bytes_per_s: rate at which one CPU server process takes gradients in and applies them.
@@ -52,10 +48,6 @@ class Constants:
     bucket_s: float = 0.0
     slowdown_fraction: float = 0.0
     shared_board_fraction: float = 0.0
-    bus_fraction: float = 1.0
-    node_fraction: float = 1.0
-    bus_latency_s: float = 0.0
-    node_latency_s: float = 0.0
     server_exposed_fraction: float = 0.0
     host_add_bytes_per_s: float = float("inf")
     apply_bytes_per_s: float = float("inf")
@@ -103,9 +95,6 @@ FITTED: dict[str, Fitted] = {
     ),
     "slowdown_fraction": Fitted("replicas", 0.27, 0.1, 0.0, 1.0, "exchanges take multiprocessors and memory (P6, P15)"),
     "bucket_s": Fitted("replicas", 1.7e-4, 3e-5, 0.0, 2e-4, "buckets of 1 MB against 25 MB (P4)"),
-    "node_fraction": Fitted("replicas", 0.98, 0.92, 0.8, 1.0, "the network's protocol (P3, P12)"),
-    "bus_latency_s": Fitted("replicas", 7e-6, 5e-6, 0.0, 1e-5, "a hop inside a machine (P1, P13; K1: 3 to 7 us)"),
-    "node_latency_s": Fitted("replicas", 3e-6, 5e-6, 0.0, 5e-5, "a hop between machines (P12, P16)"),
     "server_exposed_fraction": Fitted("replicas", 0.39, 0.5, 0.0, 1.0, "weights come back between steps (P2)"),
     "host_add_bytes_per_s": Fitted("replicas", 8.3e10, 3e10, 5e9, 1e11, "losses grow with all workers' bytes (P2)"),
     "apply_bytes_per_s": Fitted("replicas", 6.3e7, 2e8, 3e7, 2e9, "losses at small batches (P14)"),
@@ -126,8 +115,5 @@ FITTED: dict[str, Fitted] = {
 """Fitted on the published tables by rounds of Gauss and Newton from the priors, each over at most 0.15 of a constant's
 range; `harness validate` refits them without each case to say what they are worth."""
 
-BUS_FRACTION = 0.88
-"""Of a link's nominal bandwidth: 22.6, 85.4 and 134.5 of 25, 100 and 150 GB/s (all-reduces of 1 GiB, case K1, V100)."""
-
-PUBLISHED = Constants(bus_fraction=BUS_FRACTION, **{name: fitted.value for name, fitted in FITTED.items()})
+PUBLISHED = Constants(**{name: fitted.value for name, fitted in FITTED.items()})
 """What published measurements imply for accelerators in data centres."""

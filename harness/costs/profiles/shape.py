@@ -38,6 +38,7 @@ class LayerShape:
         rows: length of each tensor's first dimension, along which FSDP cuts; empty where unknown.
         activation_split: share of the activations that tensor parallelism divides, 0..1.
         copies_bytes: copies of weights in lower precision that autocast keeps as long as activations, once.
+        width: hidden size of a transformer's block; 0 of other layers.
         shared: (layer, tensor) by number of each tensor that it holds too, but that an earlier layer counts. A pipeline
             that puts the two on different devices keeps it on both.
     """
@@ -53,6 +54,7 @@ class LayerShape:
     rows: tuple[int, ...] = ()
     activation_split: float = 0.0
     copies_bytes: int = 0
+    width: int = 0
     shared: tuple[tuple[int, int], ...] = ()
 
     @property

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 
 from harness.costs.profiles.cluster_figures import Cluster, LinkFigures, MeasuredTable
+from harness.costs.steps.protocols import MeasuredAllReduce, between_s
 
 
 def ring_s(ranks: int, num_bytes: float, link: LinkFigures) -> float:
@@ -61,6 +62,25 @@ def measured_s(table: MeasuredTable, num_bytes: float) -> float:
     return y0 * math.exp(share * math.log(y1 / y0))
 
 
+SPARSE = 8.0
+"""Ratio of two measured sizes from which libraries may change their protocol between them: chosen."""
+
+
+def between_measured_s(cluster: Cluster, ranks: int, num_bytes: float) -> float | None:
+    """Return the seconds of an all-reduce inside a node from those measured; None where none was of so many devices.
+
+    Sizes far from the next measured ones are reckoned by what libraries do, not by a straight line.
+    """
+    table = cluster.bus.tables.get(ranks)
+    if not table:
+        return None
+    above = bisect_left(table, (num_bytes, 0.0))
+    if 0 < above < len(table) and table[above][0] >= SPARSE * table[above - 1][0]:
+        small, large = (MeasuredAllReduce(*point) for point in table[above - 1 : above + 1])
+        return between_s(ranks, small, large, num_bytes, cluster.constants)
+    return measured_s(table, num_bytes)
+
+
 def inside_link(cluster: Cluster, ranks: int) -> LinkFigures:
     """Return the link of a ring over so many devices of one node."""
     groups = cluster.bus.by_group
@@ -87,8 +107,8 @@ def all_reduce_s(
         return 0.0
     spread = cluster.nodes(ranks) if nodes is None else nodes
     if spread <= 1 or cluster.node_link is None:
-        table = cluster.bus.tables.get(ranks)
-        return measured_s(table, num_bytes) if table else ring_s(ranks, num_bytes, inside_link(cluster, ranks))
+        measured = between_measured_s(cluster, ranks, num_bytes)
+        return ring_s(ranks, num_bytes, inside_link(cluster, ranks)) if measured is None else measured
     between = LinkFigures(cluster.node_link.latency_s, cluster.node_link.bandwidth_bytes_per_s / groups_per_node)
     local = max(1, ranks // spread)
     inside = inside_link(cluster, local)

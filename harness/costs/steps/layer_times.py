@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.costs.profiles.cluster_figures import Cluster
-from harness.costs.profiles.device_profile import Profile
+from harness.costs.profiles.constants import Constants
+from harness.costs.profiles.device_profile import LayerTime, Profile
+from harness.costs.profiles.shape import LayerShape
 from harness.costs.steps import collectives
 
 EXCHANGES_PER_PASS = 2
@@ -40,18 +42,32 @@ def layer_seconds(profile: Profile, cluster: Cluster, tensor: int, samples: floa
         if tensor == 1 or not layer.split:
             found.append(LayerSeconds(max(forward, profile.launch_s), max(backward, profile.launch_s)))
             continue
-        share = layer.split / tensor + 1 - layer.split
+        share = _undivided(layer, cluster.constants) * (1 - 1 / tensor) + 1 / tensor
+        launches = _launches_s(profile, layer, time, cluster.constants)
         num_bytes = layer.output_bytes.at(samples)
         exchange = EXCHANGES_PER_PASS * collectives.all_reduce_s(cluster, tensor, num_bytes)
         found.append(
             LayerSeconds(
-                max(forward * share, min(forward, time.launches.forward * profile.launch_s)),
-                max(backward * share, min(backward, time.launches.backward * profile.launch_s)),
+                max(forward * share, min(forward, launches[0])),
+                max(backward * share, min(backward, launches[1])),
                 exchange,
                 EXCHANGES_PER_PASS * 2 * (tensor - 1) / tensor * num_bytes,
             )
         )
     return found
+
+
+def _undivided(layer: LayerShape, constants: Constants) -> float:
+    """Return the share of a layer that is whole on every device: what has no weights, such as residuals, is."""
+    width = layer.width / (layer.width + constants.unsplit_hidden) if layer.width else 1.0
+    return 1 - layer.split * width
+
+
+def _launches_s(profile: Profile, layer: LayerShape, time: LayerTime, constants: Constants) -> tuple[float, float]:
+    """Return the least seconds of a layer's passes; of a transformer's block also where nobody knows its kernels."""
+    if layer.width and not profile.launch_s:
+        return constants.layer_launch_s, 2 * constants.layer_launch_s
+    return time.launches.forward * profile.launch_s, time.launches.backward * profile.launch_s
 
 
 def total(layers: Sequence[LayerSeconds], recompute: bool = False) -> LayerSeconds:

@@ -32,8 +32,10 @@ def replicated_step(
     plain = total(layers)
     again = recomputed_pieces(recompute, pieces) * plain.forward_s
     compute = profile.step_s + pieces * (plain.forward_s + plain.backward_s) + again
+    if layout.data > 1 or layout.wrapped:
+        compute *= 1 + constants.step_fraction
     if layout.data > 1:
-        compute = compute * (1 + constants.step_fraction) + runtime.wrapper_s
+        compute += runtime.wrapper_s
     # Tensor-parallel exchanges: forward, backward, and forward again where it is recomputed.
     passes = 2 * pieces + recomputed_pieces(recompute, pieces)
     communication, sent = passes * plain.exchange_s, passes * plain.exchange_bytes

@@ -14,9 +14,11 @@ from harness.core.budget import Goal
 from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError
 from harness.core.faults import Jitter
-from harness.costs.cells import cluster_of, profile_of
+from harness.core.not_known import NotKnown
+from harness.costs.cells import cluster_of, find_shape, profile_of
 from harness.costs.memory import placement_of
-from harness.costs.profiles import Bus, Cluster, LinkFigures, Profile
+from harness.costs.price import priced_step
+from harness.costs.profiles import PUBLISHED, Bus, Cluster, Constants, LinkFigures, Profile
 from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.timing import timing_setup
 
@@ -67,15 +69,35 @@ class WhatIf:
         return _update_s(build(setup, costs=costs, executor=executor).run())
 
 
-def what_if(cell: Cell, host: Host, shape: ModelShape | None = None) -> WhatIf:
+def update_s(cell: Cell, host: Host, overheads: Constants = PUBLISHED) -> float:
+    """Return the seconds of an update: in closed form where one worker is all, else of a short run.
+
+    Args:
+        overheads: what no data sheet says of devices elsewhere.
+
+    Raises:
+        HarnessError: what is known of the cell is not enough to tell how long anything takes.
+    """
+    shape = find_shape(cell, host)
+    if cell.workers > 1 or cell.servers or cell.faults or cell.micro_batch_size == LARGEST:
+        return what_if(cell, host, shape, overheads).step_s({})
+    return priced_step(cell, host, shape, overheads)
+
+
+def what_if(
+    cell: Cell, host: Host, shape: ModelShape | NotKnown | None = None, overheads: Constants = PUBLISHED
+) -> WhatIf:
     """Return a cell whose figures can be changed.
+
+    Args:
+        overheads: what no data sheet says of devices elsewhere.
 
     Raises:
         HarnessError: what is known of the cell is not enough to tell how long anything takes.
     """
     if cell.micro_batch_size == LARGEST:
         raise HarnessError("the largest micro-batch is known only once the cell has run")
-    profile, cluster = profile_of(cell, shape), cluster_of(cell)
+    profile, cluster = profile_of(cell, shape), cluster_of(cell, overheads)
     several = cell.gpus > 1 or cell.servers > 0
     configured: dict[str, float] = {}
     if several:

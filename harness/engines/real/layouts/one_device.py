@@ -34,6 +34,9 @@ from harness.engines.shared.setup import Setup
 from harness.workloads.accelerator import has_queue
 from harness.workloads.streamed import Streamed
 
+WITHOUT_LIMIT = 2**50
+"""Bytes of a bucket that holds all gradients, whatever the model: chosen, more than any device has."""
+
 
 class OneDevice:
     """The whole model on one device: no communication.
@@ -174,7 +177,7 @@ class DataParallel(OneDevice):
         self.ddp = nn.parallel.DistributedDataParallel(
             self.replica.module,
             device_ids=devices,
-            bucket_cap_mb=layout.bucket_bytes / 2**20,
+            bucket_cap_mb=(layout.bucket_bytes or WITHOUT_LIMIT) / 2**20,
             static_graph=static,
             find_unused_parameters=self._unused and not static,
             gradient_as_bucket_view=True,

@@ -1,0 +1,125 @@
+"""Scenarios of published cases: written as text, read, planned, calibrated and priced as every scenario is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.api.host import Host, load_host
+from harness.commands.validate.case_systems import Unpredictable
+from harness.core.cell import Cell, Observation, Plan
+from harness.core.errors import HarnessError
+from harness.core.machine import Machine
+from harness.core.words import show
+from harness.costs.profiles import Constants
+from harness.scenario.plan import make_plan
+from harness.scenario.read import parse_scenario
+
+Keys = Mapping[str, object]
+"""Keys of one table of a scenario."""
+
+_ALONE = Machine(cores=1)
+
+
+class CasePoint(NamedTuple):
+    """What tells a cell of a scenario from the others.
+
+    Attributes:
+        batch_size: samples of one device and update.
+        micro_batch_size: of them, those that pass forward at once.
+    """
+
+    strategy: str
+    gpus: int
+    batch_size: int
+    micro_batch_size: int
+
+    def observed(self, step_s: float, use: str) -> str:
+        """Return the point as a measurement of a scenario."""
+        keys = {**self._asdict(), "step_time": f"{step_s!r} s", "use": use}
+        return "\n".join(["", "[[observed]]", *(f"{key} = {show(value)}" for key, value in keys.items()), ""])
+
+
+@dataclass(frozen=True)
+class CaseScenario:
+    """A scenario as text, and the files that it names.
+
+    Attributes:
+        wanted: what is to be predicted.
+    """
+
+    name: str
+    text: str
+    wanted: CasePoint
+    files: tuple[tuple[str, str], ...] = ()
+
+    def write_files(self, folder: Path) -> Path:
+        """Write the files that the scenario names; return the scenario's own path, which need not be there."""
+        for name, text in self.files:
+            (folder / name).write_text(text, encoding="utf-8")
+        return folder / f"{self.name}.toml"
+
+
+@lru_cache(maxsize=1)
+def _host() -> Host:
+    return load_host()
+
+
+def predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> float:
+    """Return the predicted seconds of a step of what a scenario is to predict.
+
+    Raises:
+        Unpredictable: the scenario is refused, or says too little.
+    """
+    try:
+        return _predicted_s(scenario, folder, constants)
+    except HarnessError as error:
+        raise Unpredictable(" ".join(str(error).split())) from None
+
+
+@lru_cache(maxsize=4096)
+def _predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> float:
+    from harness.engines.virtual.fit_observed import calibrated  # late: it starts the engine
+    from harness.engines.virtual.whatif import update_s
+
+    plan, observed = _planned(scenario, folder)
+    (folder / f"{scenario.name}.toml").write_text(scenario.text, encoding="utf-8")
+    return update_s(_wanted(calibrated(plan, observed, _host(), constants), scenario), _host(), constants)
+
+
+@lru_cache(maxsize=1024)
+def _planned(scenario: CaseScenario, folder: Path) -> tuple[Plan, tuple[Observation, ...]]:
+    read = parse_scenario(scenario.text, _host(), scenario.write_files(folder))
+    return make_plan(read, _host(), _ALONE), read.observed
+
+
+def cell_of(scenario: CaseScenario, folder: Path) -> Cell:
+    """Return the cell that a scenario is to predict, before it is calibrated."""
+    return _wanted(_planned(scenario, folder)[0], scenario)
+
+
+def _wanted(plan: Plan, scenario: CaseScenario) -> Cell:
+    (cell,) = (cell for cell in plan.cells if all(getattr(cell, k) == v for k, v in scenario.wanted._asdict().items()))
+    return cell
+
+
+def toml_lines(sections: Mapping[str, Keys]) -> str:
+    """Return tables of a scenario as TOML."""
+    lines = []
+    for head, keys in sections.items():
+        lines += ["", f"[{head}]", *(f"{key} = {show(value)}" for key, value in keys.items())]
+    return "\n".join(lines)
+
+
+def plain_name(text: str) -> str:
+    """Return what may name a file and a scenario: other signs become lines."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", text)
+
+
+def csv_lines(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table as CSV."""
+    return "".join(",".join(map(str, row)) + "\n" for row in (head, *rows))
