@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from harness.commands.terminal import say
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError
 from harness.core.held_files import holding
@@ -42,10 +43,10 @@ class Commands(click.Group):
             with holding():
                 return super().invoke(ctx)
         except HarnessError as error:
-            click.echo(f"harness: {error}", err=True)
+            say(f"harness: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("\nstopped by Ctrl-C", err=True)
+            say("\nstopped by Ctrl-C", err=True)
             ctx.exit(130)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -54,10 +55,10 @@ class Commands(click.Group):
             _write_nowhere()
             ctx.exit(0)
         except OSError as error:
-            if error.errno not in _THE_DISKS:
+            if error.errno not in _THE_DISKS and not _is_outside(error.filename):
                 ctx.exit(_save_traceback())
             _write_nowhere()
-            then = "make room" if error.errno in _FULL else "choose a folder that you may write to"
+            then = "make room" if error.errno in _FULL else "name another place, or mend this one"
             _complain(f"harness: {error.filename or 'the output'}: {error.strerror}; {then}, and run the command again")
             ctx.exit(MachineError.exit_code)
         except Exception:
@@ -67,6 +68,12 @@ class Commands(click.Group):
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _THE_DISKS = (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 """What a full, lost or closed place answers: of files that a command writes, or of what its output goes to."""
+
+
+def _is_outside(file: object) -> bool:
+    """Say whether an error names a file that is none of ours: then it tells of the machine, not of a bug."""
+    own = str(Path(__file__).parents[1]) + os.sep
+    return isinstance(file, (str, bytes)) and not os.path.abspath(os.fsdecode(file)).startswith(own)
 
 
 def _open_what_is_closed() -> None:
@@ -89,7 +96,7 @@ def _write_nowhere() -> None:
 def _complain(text: str) -> None:
     """Say something on the error stream, which may be as full as the output."""
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        say(text, err=True)
 
 
 def _save_traceback() -> int:
@@ -148,6 +155,7 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @click.option("--fresh", is_flag=True, help="Run everything again; old results are moved aside.")
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
+@click.option("--wait", is_flag=True, help="Wait where another harness writes to the same results.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs, to open in Perfetto.")
 @click.option(
@@ -175,11 +183,16 @@ def run(
         return _list_scenarios()
     from harness.commands import run as session
     from harness.commands.misfits import refuse_misfits, with_notes
+    from harness.core.one_writer import sole_writer
     from harness.scenario.plan import select
 
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
-    misfits = [] if options["debug"] else refuse_misfits(select(plan, only), files).misfits
+    wait, chosen = options.pop("wait"), select(plan, only)
+    if not options["debug"]:  # which stores nothing
+        locked = click.get_current_context().with_resource
+        options["refuse_another"] = locked(sole_writer(root / plan.name, wait=wait, say=say))
+    misfits = [] if options["debug"] else refuse_misfits(chosen, files).misfits
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
@@ -243,8 +256,8 @@ def _echo_plan(made: Plan, host: Host, root: Path, as_json: bool) -> None:
         from harness.commands.documents import document_text
         from harness.commands.plan_json import plan_document
 
-        return click.echo(document_text(plan_document(made, host, records, folder)))
-    click.echo(describe(made, host, [cell_id for cell_id, record in records.items() if record.final]))
+        return say(document_text(plan_document(made, host, records, folder)))
+    say(describe(made, host, [cell_id for cell_id, record in records.items() if record.final]))
 
 
 @contextmanager
@@ -289,10 +302,10 @@ def _list_scenarios() -> None:
     from harness.core.words import aligned
     from harness.scenario.bundled import bundled_scenarios
 
-    click.echo("Bundled scenarios:")
+    say("Bundled scenarios:")
     for line in aligned(bundled_scenarios().items()):
-        click.echo(f"  {line}")
-    click.echo("\n`harness run NAME` runs one. `harness new scenario MINE --from NAME` copies one.")
+        say(f"  {line}")
+    say("\n`harness run NAME` runs one. `harness new scenario MINE --from NAME` copies one.")
 
 
 # -- looking at results ------------------------------------------------------------------------------------------------
@@ -330,11 +343,11 @@ def show(
         from harness.commands.documents import document_text
         from harness.commands.show_json import show_document
 
-        click.echo(document_text(show_document(what, root, files)))
+        say(document_text(show_document(what, root, files)))
     elif len(what) == 2:
-        click.echo(show_pair(what[0], what[1], root, files))
+        say(show_pair(what[0], what[1], root, files))
     else:
-        click.echo(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
+        say(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
 
 
 def _refuse_two_forms(command: str, asked: Mapping[str, bool]) -> None:
@@ -358,7 +371,7 @@ def export(outer: tuple[str, ...], cell: str, root: Path, to: Path | None, plugi
     """
     from harness.commands.export_script.write_script import write_exported
 
-    click.echo(write_exported(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
+    say(write_exported(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
 
 
 def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -411,7 +424,7 @@ def report(
     found = compare_results(base, results, min_effect, allow_other_device, trust_machine) if base else None
     compared = against(found, base, results) if base and found else None
     path = _write_report(results, out, (*outer, *plugins), compared, names)
-    click.echo(f"report: {path}")
+    say(f"report: {path}")
     if open_report:
         click.launch(str(path))
 
@@ -429,7 +442,8 @@ def _write_report(
     path = out or default_path(folders, "comparison" if against else "report")
     sections = load_host(plugins).report_sections
     what_if = simulator(plugins)
-    return write_report(folders, path, sections=sections, what_if=what_if, against=against, named=named)
+    shared = out is not None  # a place that the user chose for it
+    return write_report(folders, path, sections=sections, what_if=what_if, against=against, named=named, shared=shared)
 
 
 @main.command()
@@ -462,9 +476,9 @@ def compare(
 
     _refuse_two_forms("compare", {"--markdown": markdown, "--json": as_json})
     found = compare_results(base, [new], min_effect, allow_other_device, trust_machine)
-    click.echo(text_of(found, base, new, markdown, as_json))
+    say(text_of(found, base, new, markdown, as_json))
     if html:
-        click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
+        say(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
     if junit:
         from harness.commands.compare_junit import junit_text
         from harness.core.atomic_files import write_atomically
@@ -481,7 +495,7 @@ def validate(directory: Path, out: Path, verbose: bool) -> None:
     """Predict the published measurements in DIRECTORY and compare the errors with those of linear scaling."""
     from harness.commands.validate.command import score_directory
 
-    click.echo(score_directory(directory, out, verbose))
+    say(score_directory(directory, out, verbose))
 
 
 # -- plugins, machine, files -------------------------------------------------------------------------------------------
@@ -497,7 +511,7 @@ def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str
     from harness.commands.list_plugins import describe_entry, list_entries
 
     host = load_host((*outer, *plugins))
-    click.echo(describe_entry(host, name) if name else list_entries(host))
+    say(describe_entry(host, name) if name else list_entries(host))
 
 
 def look_options(command: Callable[..., object]) -> Callable[..., object]:
@@ -522,21 +536,21 @@ def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins:
     if model is not None:
         from harness.commands.found_text import findings_text
 
-        return click.echo(findings_text(_look_at(model, data, (*outer, *plugins))))
+        return say(findings_text(_look_at(model, data, (*outer, *plugins))))
     if data is not None:
         raise InputError(["doctor: --data means nothing without --model; add --model FILE.py:FUNCTION"])
     from harness.api.host import load_host
     from harness.commands.doctor import describe_machine
     from harness.core.environment import PACKAGES, cpu_model
 
-    click.echo(f"processor: {cpu_model()}")
+    say(f"processor: {cpu_model()}")
     for name, fact in describe_machine(load_host((*outer, *plugins)).probes.values()):
-        click.echo(f"{name}: {fact}")
+        say(f"{name}: {fact}")
     from importlib import metadata
 
     for package in PACKAGES:
         try:
-            click.echo(f"{package}: {metadata.version(package)}")
+            say(f"{package}: {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
 
@@ -552,7 +566,7 @@ def calibrate(device: str, threads: int, only_show: bool) -> None:
     """
     from harness.commands.calibrate import show_or_measure
 
-    click.echo(show_or_measure(device, threads, only_show, click.echo))
+    say(show_or_measure(device, threads, only_show, say))
 
 
 @main.command()
@@ -567,10 +581,10 @@ def schema(what: str, text: bool) -> None:
             raise InputError([f"schema {what}: --text is of scenarios only; leave it out"])
         from harness.commands.documents import document_schema
 
-        return click.echo(json.dumps(document_schema(what), indent=2))
+        return say(json.dumps(document_schema(what), indent=2))
     from harness.scenario.schema import json_schema, schema_text
 
-    click.echo(schema_text() if text else json.dumps(json_schema(), indent=2))
+    say(schema_text() if text else json.dumps(json_schema(), indent=2))
 
 
 @main.group(name="new")
@@ -618,7 +632,7 @@ def new_scenario(
         path = write_new(name, lambda: scenario_text(_look_at(model, data, (*outer, *plugins)), detect_machine()))
     else:
         path = copy_scenario(name, source or "lenet", model, data)
-    click.echo(f"wrote {path}; next: harness run {path}")
+    say(f"wrote {path}; next: harness run {path}")
 
 
 @new.command(name="strategy")
@@ -631,7 +645,7 @@ def new_strategy(name: str) -> None:
     if name in load_host().strategies:
         raise InputError([f"{name}: a strategy with this name already exists; choose another name"])
     path = write_strategy(name)
-    click.echo(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
+    say(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
 
 
 def _refuse(command: str, purpose: str) -> click.Command:

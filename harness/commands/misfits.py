@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import click
-
+from harness.commands.terminal import say
 from harness.core.errors import InputError, PluginError
 from harness.core.not_known import NotKnown
 from harness.workloads.user_files import is_user_function
@@ -56,7 +55,7 @@ def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Misfits:
 
 def _tell(text: str) -> None:
     """Say what takes seconds, and leave the output to the plan."""
-    click.echo(text, err=True)
+    say(text, err=True)
 
 
 def _is_own(cell: Cell) -> bool:

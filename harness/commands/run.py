@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ import click
 from harness.api.host import Host, describe
 from harness.commands.progress import watching
 from harness.commands.rounds import Summary, missing, run_cells
+from harness.commands.terminal import say
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
@@ -58,7 +59,7 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
         return False
     from harness.engines.calibration.workload_times import ensure_profiles
 
-    ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
+    ensure_profiles(cells, plugins, say, plan.machine, goes_on=True)
     return True
 
 
@@ -87,10 +88,10 @@ def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
         if key in tried or cell.not_possible or find_shape(cell, host) is not None:
             continue
         tried.add(key)
-        click.echo(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
+        say(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
         found = find_or_trace(cell, host, plugins)
         if isinstance(found, NotKnown):
-            click.echo(f"  its layers are not known: {found.reason}")
+            say(f"  its layers are not known: {found.reason}")
 
 
 def run(
@@ -106,8 +107,13 @@ def run(
     strict: bool = False,
     open_report: bool = False,
     trace: int | None = None,
+    refuse_another: Callable[[], None],
 ) -> int:
-    """Run a plan and return the exit code."""
+    """Run a plan and return the exit code.
+
+    Args:
+        refuse_another: raises where the results folder is no longer the one that this run has locked.
+    """
     results = Results(root / plan.name)
     cells = select(plan, only)
     todo = missing(cells, results, retry, fresh)
@@ -116,7 +122,17 @@ def run(
     budget_s = _budget(budget) or plan.budget_s
     with watching(plan, BetweenRounds(plan, host)) as watcher:
         summary = run_cells(
-            plan, cells, results, host, plugins, watcher, retry=retry, fresh=fresh, budget_s=budget_s, trace=trace
+            plan,
+            cells,
+            results,
+            host,
+            plugins,
+            watcher,
+            retry=retry,
+            fresh=fresh,
+            budget_s=budget_s,
+            trace=trace,
+            refuse_another=refuse_another,
         )
     results.write_cells_csv()
     try:
@@ -126,8 +142,8 @@ def run(
     finally:
         # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
         path = write_report_of(results, host, plugins)
-    click.echo(f"report: {path}")
-    click.echo(f"next: {_next(summary, results)}")
+    say(f"report: {path}")
+    say(f"next: {_next(summary, results)}")
     if open_report:
         click.launch(str(path))
     return _exit_code(results, summary, strict)
@@ -146,16 +162,16 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
     from harness.core.device_words import machine_in_words
     from harness.core.environment import describe_environment
 
-    click.echo(f"{plan.name}: {counted(len(cells), 'cell')}, {todo} to run")
-    click.echo(f"  this machine: {machine_in_words(plan.machine)}")
+    say(f"{plan.name}: {counted(len(cells), 'cell')}, {todo} to run")
+    say(f"  this machine: {machine_in_words(plan.machine)}")
     for note in plan.notes:
-        click.echo(f"  note: {note}")
+        say(f"  note: {note}")
     if plan.left_out:
-        click.echo(f"  {counted(len(plan.left_out), 'point')} left out; `harness plan` shows why")
+        say(f"  {counted(len(plan.left_out), 'point')} left out; `harness plan` shows why")
     here = describe_environment(plan.machine)["id"]
     foreign = [c for c in cells if (r := results.record(c.cell_id)) is not None and r.environment.get("id") != here]
     if foreign:
-        click.echo(f"  {counted(len(foreign), 'stored cell')} from another environment; --fresh runs them again here")
+        say(f"  {counted(len(foreign), 'stored cell')} from another environment; --fresh runs them again here")
 
 
 def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -> Path:
@@ -177,17 +193,17 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     counts = Counter(record.status for record in results.records().values())
     missing_cells = len(plan.cells) - sum(counts.values())
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
-    click.echo("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
-    click.echo(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
+    say("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
+    say(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
     for record in _bugs(results):
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
-        click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
+        say(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
-        click.echo(f"not shown: {counted(len(hidden), 'stored cell')} of another plan of this name")
-    click.echo(answer_as_text(folder_answer(results, plugins)))
+        say(f"not shown: {counted(len(hidden), 'stored cell')} of another plan of this name")
+    say(answer_as_text(folder_answer(results, plugins)))
     for line in compared_text(results, plugins):
-        click.echo(line)
+        say(line)
 
 
 def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
@@ -195,13 +211,11 @@ def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
     traced = [cell for cell in cells if (results.cell_folder(cell.cell_id) / "trace.json").is_file()]
     pairs = len(list(results.folder.glob("traces/*.json")))
     beside = f"; {pairs} of both engines side by side in {results.folder / 'traces'}" if pairs else ""
-    click.echo(
+    say(
         f"traces: {counted(len(traced), 'file')} {results.folder / 'cells'}/*/trace.json{beside}; open them in Perfetto"
     )
     if len(traced) < len(cells):
-        click.echo(
-            f"  no trace of {counted(len(cells) - len(traced), 'cell')} that had run before; --fresh runs them again"
-        )
+        say(f"  no trace of {counted(len(cells) - len(traced), 'cell')} that had run before; --fresh runs them again")
 
 
 def _next(summary: Summary, results: Results) -> str:
@@ -241,7 +255,7 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | 
     from harness.results.trace_files import document_of, steps_to_record
 
     cell = replace(select(plan, only)[0], engine="virtual", device="cpu")
-    click.echo(f"debugging {cell.cell_id} on the virtual engine, in this process; nothing is stored")
+    say(f"debugging {cell.cell_id} on the virtual engine, in this process; nothing is stored")
     torch.set_num_threads(cell.threads_per_device)
     setup = make_setup(cell, plugins)
     try:
@@ -252,8 +266,8 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | 
             raise (cause or crash) from None
         raise PluginError(describe(cause, own_files(cell, plugins))) from cause
     status, reason = outcome.status(setup.budget)
-    click.echo(f"{status}: {reason}")
+    say(f"{status}: {reason}")
     if trace:
         path = Path(f"{cell.cell_id}.trace.json")
         write_atomically(path, json.dumps(document_of(cell, outcome, trace)) + "\n")
-        click.echo(f"trace: {path}; open it in Perfetto")
+        say(f"trace: {path}; open it in Perfetto")

@@ -188,8 +188,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text in which Markdown takes nothing for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
+    """Return a text, in one line, in which Markdown takes nothing for markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", re.sub(r"\s+", " ", text))
+
+
+def fenced(lines: Sequence[str]) -> list[str]:
+    """Return lines as Markdown shows them literally: behind more backticks than any of them has; nothing for none."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *lines, fence] if lines else []
+
+
+_SHOWN = 200
+"""Characters of somebody's value that a message repeats; chosen: two lines."""
+
+
+def shortened(text: str, most: int = _SHOWN) -> str:
+    """Return a text as a message repeats it: where it is longer, its beginning and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 # -- values and keys of a scenario -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from harness.core.errors import MachineError, nearest
+from harness.core.outside_files import refuse_no_file
 from harness.core.words import counted, listed
 from harness.workloads.datasets import content_checksum
 from harness.workloads.entries import RawData, TableOptions
@@ -110,6 +111,7 @@ def _read(path: Path) -> pd.DataFrame:
 
     path = path.expanduser()
     try:
+        refuse_no_file(path)
         if path.suffix in (".parquet", ".pq"):
             return pd.read_parquet(path)
         frame: pd.DataFrame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig")
