@@ -58,7 +58,7 @@ class Commands(click.Group):
             if error.errno not in _THE_DISKS and not _is_outside(error.filename):
                 ctx.exit(_save_traceback())
             _write_nowhere()
-            then = "make room" if error.errno in _FULL else "name another place, or mend this one"
+            then = "make room" if error.errno in _FULL else "choose a folder that you may write to"
             _complain(f"harness: {error.filename or 'the output'}: {error.strerror}; {then}, and run the command again")
             ctx.exit(MachineError.exit_code)
         except Exception:

@@ -108,7 +108,7 @@ def cell_text(results: Results, cell_id: str) -> str:
     """Return a cell's status, reason, notes, figures and the tail of its log."""
     record = results.record(cell_id)
     if record is None:
-        log = results.cell_folder(cell_id) / "log.txt"
+        log = _log_path(results, cell_id)
         return f"{cell_id}: not finished" + (f"\n{_tail(log)}" if log.exists() else "")
     lines = [f"{cell_id}: {record.status}", f"  reason: {record.reason}"]
     lines += [f"  note: {note}" for note in record.notes]
@@ -116,7 +116,18 @@ def cell_text(results: Results, cell_id: str) -> str:
     figures = {name: value for name, value in row.items() if name not in _IN_HEAD and value not in (None, "")}
     lines += [f"  {name}: {recorded(value)}" for name, value in figures.items()]
     lines += _telemetry(record)
-    return "\n".join([*lines, _tail(results.cell_folder(cell_id) / "log.txt")])
+    return "\n".join([*lines, _tail(_log_path(results, cell_id))])
+
+
+def _log_path(results: Results, cell_id: str) -> Path:
+    """Return where a cell's log lies.
+
+    Raises:
+        MachineError: a link leads out of the results folder.
+    """
+    path = results.cell_folder(cell_id) / "log.txt"
+    results.refuse_links(path)
+    return path
 
 
 def _telemetry(record: Record) -> list[str]:
@@ -129,10 +140,13 @@ def _telemetry(record: Record) -> list[str]:
 def _tail(log: Path) -> str:
     if not log.exists() or not log.stat().st_size:
         return "  log: empty"
-    lines = read_log(log).splitlines()
+    try:
+        lines = read_log(log).splitlines()
+    except OSError as error:
+        return f"  log: cannot be read: {error.strerror}"
     return "\n".join([f"  log (last {min(TAIL_LINES, len(lines))} lines of {log}):", *lines[-TAIL_LINES:]])
 
 
 def _log(results: Results, cell_id: str) -> str:
-    path = results.cell_folder(cell_id) / "log.txt"
+    path = _log_path(results, cell_id)
     return read_log(path) if path.exists() else f"{cell_id}: no log"

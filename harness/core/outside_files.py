@@ -9,7 +9,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import BinaryIO, NamedTuple, NoReturn
 
 MOST_BYTES = 256 * 2**20
 """Of a file that is read whole; chosen: a thousand times the largest record or table of times that we have seen."""
@@ -26,26 +26,35 @@ Source: TOML v1.0.0, section "Integer".
 """
 
 
-def read_outside(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
-    """Return what a file holds.
-
-    It never waits: a pipe is not opened for its writer, and of what grows for ever only so much is read.
+def open_outside(path: Path) -> BinaryIO:
+    """Open a file to read it, without waiting: a pipe is not opened for its writer.
 
     Raises:
-        OSError: it cannot be read, is a device, a pipe or a socket, or holds too much; `strerror` says which.
+        OSError: it cannot be read, or is a folder, a device, a pipe or a socket; `strerror` says which.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError:
         raise OSError(errno.EINVAL, "no path contains the character NUL", str(path)) from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, _NO_FILE, str(path))
-        if status.st_size > most_bytes:
-            _too_large(path, f"{status.st_size:,} bytes", most_bytes)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, _NO_FILE, str(path))
+
+
+def read_outside(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """Return what a file holds; of what grows for ever only so much is read.
+
+    Raises:
+        OSError: it cannot be read, is no file, or holds too much; `strerror` says which.
+    """
+    with open_outside(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            _too_large(path, f"{size:,} bytes", most_bytes)
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         _too_large(path, "no end", most_bytes)

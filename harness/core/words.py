@@ -210,6 +210,9 @@ def shortened(text: str, most: int = _SHOWN) -> str:
 
 # -- values and keys of a scenario -------------------------------------------------------------------------------------
 
+_MOST_BITS = 1024
+"""Of a whole number that is written in decimal; chosen: no float is larger."""
+
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -229,7 +232,8 @@ def show(value: object) -> str:
         return "[" + ", ".join(show(item) for item in value) + "]"
     if isinstance(value, (str, bool)):
         return json.dumps(value, ensure_ascii=False)
-    return str(value)
+    # Python writes whole numbers of thousands of digits in no other system.
+    return hex(value) if isinstance(value, int) and value.bit_length() > _MOST_BITS else str(value)
 
 
 def varied_settings(given: Iterable[tuple[str, Mapping[str, object]]]) -> set[tuple[str, str]]:

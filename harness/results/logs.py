@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from harness.core.atomic_files import atomic
+from harness.core.outside_files import open_outside
 
 MOST_LOG_BYTES = 2 * 2**20
 """Of a cell's log; chosen: some 20,000 lines, more than anybody reads, and the space of a thousand cells is 2 GB."""
@@ -38,9 +39,8 @@ def read_log(path: Path, most_bytes: int = 2 * MOST_LOG_BYTES) -> str:
     Raises:
         OSError: it cannot be read, or is no file.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as log:
-        size = os.fstat(descriptor).st_size
+    with open_outside(path) as log:
+        size = os.fstat(log.fileno()).st_size
         if size > most_bytes:
             log.seek(-most_bytes, os.SEEK_END)
         text = log.read(most_bytes).decode(errors="replace")

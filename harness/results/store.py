@@ -119,7 +119,8 @@ class Results:
         Raises:
             MachineError: it does.
         """
-        if not path.resolve().is_relative_to(self.folder.resolve()):
+        here = Path(os.path.realpath(self.folder))
+        if not Path(os.path.realpath(path)).is_relative_to(here) or (path.is_symlink() and not os.path.exists(path)):
             raise MachineError(f"{path}: a link leads out of the results folder; remove it, and run the command again")
 
     def _content(self, path: Path) -> Json:
