@@ -67,7 +67,7 @@ def write_atomically(path: Path, text: str, mode: int = PRIVATE) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def sweep(folder: Path) -> int:
+def sweep_dead(folder: Path) -> int:
     """Delete the temporary files in a folder, and below it, whose writers on this machine are dead; count them."""
     swept = 0
     for path in folder.rglob(".*.harness-*"):

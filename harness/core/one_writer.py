@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.core.atomic_files import sweep
+from harness.core.atomic_files import sweep_dead
 from harness.core.errors import MachineError
 from harness.core.outside_files import parsed_json
 
@@ -53,7 +53,7 @@ def sole_writer(folder: Path, *, wait: bool = False, say: Callable[[str], object
     try:
         _take(descriptor, path, wait, say)
         _sign(descriptor)
-        sweep(folder)
+        sweep_dead(folder)
         yield lambda: _refuse_another(descriptor, path)
     finally:
         with contextlib.suppress(OSError):
