@@ -113,6 +113,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+@pytest.mark.dist
 @pytest.mark.parametrize("together", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_harnesses_on_one_folder(together, folder):
     """One runs, those that wait find its records, and no cell runs twice."""
@@ -198,6 +199,7 @@ def test_a_closed_disk_ends_the_run_in_words(folder, mounted):
     tally.close()
 
 
+@pytest.mark.dist
 @pytest.mark.parametrize("fate", ["deleted", pytest.param("moved", marks=pytest.mark.slow)])
 def test_a_folder_that_vanishes_midway_is_noticed(fate, tmp_path):
     """Nothing is written anew in its place, and the run ends with 3."""

@@ -142,7 +142,7 @@ def load_host(paths: Iterable[str | Path] = ()) -> Host:
             _register(host, manager, name, module)
         except HarnessError as error:
             host.broken[name] = str(error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that was meant to be run ends itself
             host.broken[name] = describe(error, [name] if name.endswith(".py") else ())
     return host
 
