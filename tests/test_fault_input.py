@@ -244,6 +244,7 @@ def recorded(tmp_path_factory) -> Path:
 STEPS = {name: [0.001 * k for k in range(20)] for name in STEP_COLUMNS} | {"worker": [0] * 20, "step": list(range(20))}
 
 
+@pytest.mark.slow
 def test_tables_beside_records(recorded, attacks, tmp_path, monkeypatch) -> None:
     """Damaged curves and steps: drawn without, or refused in words."""
     monkeypatch.chdir(tmp_path)

@@ -107,7 +107,7 @@ def test_every_text_of_records_and_plans(recorded, attacks: Callable[[int, int],
         "json": ("show", str(recorded), "--json"),
         "compare": ("compare", str(recorded), str(recorded), "--markdown"),
     }
-    every = attacks(60, 1)
+    every = attacks(150, 1)
     draw_page = ("report", str(recorded), "--out", "page.html", "--names")
     assert tried(*draw_page)[0].exit_code == 0
     usual = scripts_of(Path("page.html").read_text())
