@@ -178,6 +178,7 @@ class Line:
     share: float
     least: float = 0.0
     most: float = 100.0
+    digits: int = 1
 
     def __str__(self) -> str:
         """Return it as a line."""
@@ -185,7 +186,7 @@ class Line:
             f"at most {self.most:g}" if self.most < 100 else f"at least {self.least:g}" if self.least else "printed"
         )
         fine = "" if self.least <= self.share <= self.most else "  MISSED"
-        return f"  {self.text:88} {self.share:5.1f} %  ({demand}){fine}"
+        return f"  {self.text:88} {self.share:5.{self.digits}f} %  ({demand}){fine}"
 
 
 def share(world: World, draws: int, says: Callable[[Answer], bool]) -> float:
@@ -365,6 +366,10 @@ MEASURED = (
 READ = {"samples_to_target": "first of two in a row", "samples_to_target_fit": "rising curve"}
 
 
+FEWEST_SEEDS = 10
+"""Of two points in common, to be drawn from."""
+
+
 def real_rows(folders: Sequence[str]) -> list[Row]:
     """Return the rows of finished results; of a run of this script's own where there are none."""
     from harness.results.store import find_results
@@ -379,43 +384,82 @@ def real_rows(folders: Sequence[str]) -> list[Row]:
 
 
 def real_runs(draws: int, folders: Sequence[str] = ()) -> Iterator[Line]:
-    """Yield how often five seeds of real runs name one, by both readings: results exchanged by seed, or as they are."""
+    """Yield how often five seeds of real runs name one, by both readings: against themselves, and against each other.
+
+    Against themselves: both strategies draw their seeds, with replacement, from the runs of one point. Exchanged: it is
+    drawn which of two points a seed's results are of. That is printed only: where the points truly differ, the
+    differences become plus or minus nearly one value, of five such all have one sign in 6.25 % of draws, and who leads
+    by the same on every seed has to be named.
+    """
     by_point: dict[tuple[str, int], dict[int, Row]] = {}
     for row in real_rows(folders):
         by_point.setdefault((row["strategy"], row["gpus"]), {})[row["seed"]] = row
     for read, words in READ.items():
+        for (name, gpus), runs in by_point.items():
+            twice = _named_of([runs, runs], draws, lambda random, seeds: random.choice(seeds, (2, 5)), read)
+            yield Line(f"{name} on {gpus} against itself, {words}: one is named", twice, most=6)
         for first, second in itertools.combinations(by_point, 2):
             pair = [by_point[first], by_point[second]]
-            shared = sorted(set(pair[0]) & set(pair[1]))
-            if first[0] == second[0] or len(shared) < 10:
+            if first[0] == second[0] or len(set(pair[0]) & set(pair[1])) < FEWEST_SEEDS:
                 continue
             names = " and ".join(f"{name} on {gpus}" for name, gpus in (first, second))
             for exchanged in (True, False):
-                random, count = np.random.default_rng(8), 0
-                for _ in range(draws):
-                    rows = _five(pair, shared, read, exchanged, random)
-                    count += is_named(answer(rows, len(rows)))
+                found = _named_of(
+                    pair, draws, lambda random, seeds: [random.choice(seeds, 5, replace=False)] * 2, read, exchanged
+                )
                 how = "exchanged by seed" if exchanged else "as they are"
-                text = f"{names}, {words}, {how}: one is named"
-                yield Line(text, 100 * count / draws, most=6 if exchanged else 100)
+                yield Line(f"{names}, {words}, {how}: one is named", found)
 
 
-def _five(
-    pair: Sequence[dict[int, Row]], shared: Sequence[int], read: str, exchanged: bool, random: np.random.Generator
-) -> list[Row]:
-    """Return five seeds of two points; where they are exchanged it is drawn which one a seed's results are of."""
-    rows = []
-    for place, seed in enumerate(random.choice(shared, 5, replace=False)):
-        both = [dict(side[seed]) for side in pair]
-        if exchanged and random.random() < 0.5:
-            came_out = [{key: row.get(key) for key in MEASURED} for row in both]
-            both = [row | other for row, other in zip(both, reversed(came_out), strict=True)]
-        for row in both:
-            if read != "samples_to_target_fit":
-                row["samples_to_target_fit"] = None
-            # Of their own trajectories: simulated speeds are exact, and what is asked is how the target is read.
-            rows.append(row | {"seed": place, "engine": "real", "equivalence": None, "synchrony": "synchronous"})
-    return rows
+def _named_of(
+    pair: Sequence[dict[int, Row]],
+    draws: int,
+    choose: Callable[[np.random.Generator, list[int]], Sequence[Sequence[int]]],
+    read: str,
+    exchanged: bool = False,
+) -> float:
+    """Return how often one of two points is named, in percent.
+
+    Args:
+        choose: five seeds of either, of those that both have.
+    """
+    random, count = np.random.default_rng(8), 0
+    seeds = sorted(set(pair[0]) & set(pair[1]))
+    for _ in range(draws):
+        rows = []
+        for place, chosen in enumerate(zip(*choose(random, seeds), strict=True)):
+            both = [dict(side[seed]) for side, seed in zip(pair, chosen, strict=True)]
+            if exchanged and random.random() < 0.5:
+                came_out = [{key: row.get(key) for key in MEASURED} for row in both]
+                both = [row | other for row, other in zip(both, reversed(came_out), strict=True)]
+            rows += [_as_own(row, read, place, name) for row, name in zip(both, ("a", "b"), strict=True)]
+        count += is_named(answer(rows, len(rows)))
+    return 100 * count / draws
+
+
+def _as_own(row: Row, read: str, seed: int, name: str) -> Row:
+    """Return a run as one of a strategy with its own trajectories.
+
+    As if measured: simulated speeds are exact, and what is asked is how the target is read.
+    """
+    fit = row.get("samples_to_target_fit") if read == "samples_to_target_fit" else None
+    own = {"strategy": name, "cell_id": f"{name}-0-{seed}", "trajectory_id": f"{name}-{seed}", "seed": seed}
+    own |= {"engine": "real", "equivalence": None, "synchrony": "synchronous", "samples_to_target_fit": fit}
+    return row | own
+
+
+def gate(draws: int) -> Iterator[Line]:
+    """Yield in how many nights the gate raises an alarm, with a change and without."""
+    import simulated_gate  # late: it prints lines as this module does
+
+    yield from simulated_gate.gate_lines(draws)
+
+
+def history(draws: int) -> Iterator[Line]:
+    """Yield how often a step of 7 % at night 23 of 40 is found, and how often one is found that nobody made."""
+    import simulated_history  # late: it prints lines as this module does
+
+    yield from simulated_history.history(draws)
 
 
 PARTS = {
@@ -425,6 +469,8 @@ PARTS = {
     "equality": equality,
     "settling": settling,
     "real": real_runs,
+    "gate": gate,
+    "history": history,
 }
 
 

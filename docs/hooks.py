@@ -223,7 +223,7 @@ def documents() -> str:
     parts = []
     for command in DOCUMENTS:
         schema = document_schema(command)
-        parts += [f"## harness {command} --json", _document_table(schema)]
+        parts += [f"## {schema['title']}", _document_table(schema)]
         for name, inner in schema["$defs"].items():
             table = _document_table(inner) if "properties" in inner else _type(inner)
             parts += [f"### {command}: {name}", _sentence(inner["description"]), table]

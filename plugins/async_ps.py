@@ -17,7 +17,8 @@ class AsyncParameterServer(Strategy):
     """
 
     name = "async-ps"
-    also_known_as = ("async", "asynchronous", "downpour", "async-sgd", "asgd", "asynchronous-parameter-server")
+    also_known_as = ("async", "async-sgd", "asgd", "asynchronous-parameter-server")
+    suggested_for = ("ps", "parameter-server", "asynchronous", "downpour")
     synchrony = "asynchronous"
     batches = "own"
     model_at = "server"

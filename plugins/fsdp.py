@@ -22,7 +22,8 @@ class FSDP(Strategy):
     """
 
     name = "fsdp"
-    also_known_as = ("zero", "zero-3", "zero3", "zero-2", "fsdp2", "sharded", "fully-sharded", "fully-shard")
+    also_known_as = ("fsdp2", "zero", "zero-3", "zero3", "fully-sharded", "fully-shard")
+    suggested_for = ("zero-2", "sharded")
     equals = "single"
 
     class Options(Options):

@@ -20,7 +20,8 @@ class Hybrid(Strategy):
     """
 
     name = "hybrid"
-    also_known_as = ("3d", "3d-parallel", "megatron", "tensor-parallel", "tp", "dp-pp-tp", "ptd-p")
+    also_known_as = ("3d", "3d-parallel", "dp-pp-tp")
+    suggested_for = ("megatron", "tensor-parallel", "tp", "ptd-p")
     equals = "single"
 
     class Options(Options):

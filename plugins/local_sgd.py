@@ -16,7 +16,8 @@ class LocalSGD(Strategy):
     """
 
     name = "local-sgd"
-    also_known_as = ("localsgd", "local", "model-averaging", "parameter-averaging", "fedavg")
+    also_known_as = ("localsgd",)
+    suggested_for = ("local", "model-averaging", "parameter-averaging", "fedavg")
     model_at = "mean"
 
     class Options(Options):

@@ -16,7 +16,8 @@ class ModelSplit(Strategy):
     """
 
     name = "model-split"
-    also_known_as = ("pipeline", "pp", "pipeline-parallel", "model-parallel", "gpipe", "1f1b", "zero-bubble", "split")
+    also_known_as = ("pipeline", "pp", "pipeline-parallel", "model-parallel")
+    suggested_for = ("gpipe", "1f1b", "zero-bubble", "split")
     equals = "single"
 
     class Options(Options):

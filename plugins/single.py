@@ -12,7 +12,8 @@ class Single(Strategy):
     """
 
     name = "single"
-    also_known_as = ("one", "baseline", "serial", "sequential", "single-gpu")
+    also_known_as = ("single-gpu", "single-device")
+    suggested_for = ("one", "baseline", "serial", "sequential")
     equals = "single"
 
     def layout(self, gpus: int) -> Layout:

@@ -17,7 +17,8 @@ class SoftSync(Strategy):
     """
 
     name = "softsync"
-    also_known_as = ("n-softsync", "soft-sync", "staleness-aware")
+    also_known_as = ("n-softsync", "soft-sync")
+    suggested_for = ("staleness-aware",)
     synchrony = "asynchronous"
     batches = "own"
     model_at = "server"

@@ -17,7 +17,8 @@ class SyncDDP(Strategy):
     """
 
     name = "sync-ddp"
-    also_known_as = ("ddp", "data-parallel", "distributed-data-parallel", "dp", "allreduce", "all-reduce", "sync")
+    also_known_as = ("ddp", "data-parallel", "distributed-data-parallel")
+    suggested_for = ("dp", "allreduce", "all-reduce", "sync")
     equals = "single"
 
     class Options(Options):

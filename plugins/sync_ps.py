@@ -12,7 +12,8 @@ class SyncParameterServer(Strategy):
     """
 
     name = "sync-ps"
-    also_known_as = ("ps", "parameter-server", "synchronous-parameter-server", "ps-sync")
+    also_known_as = ("ps-sync", "synchronous-parameter-server")
+    suggested_for = ("ps", "parameter-server")
     equals = "single"
     model_at = "server"
 

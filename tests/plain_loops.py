@@ -13,6 +13,7 @@ from trained import FP64
 from harness.engines.shared.setup import make_setup
 
 torch = lazy("torch")
+buffer_values = lazy("harness.engines.shared.buffer_values")
 replicas = lazy("harness.engines.shared.replica")
 executors = lazy("harness.engines.virtual.executor")
 orders = lazy("harness.engines.shared.sample_order")
@@ -76,7 +77,7 @@ def sgd(module: Any) -> Any:
 
 def trained(module: Any) -> Any:
     return np.concatenate(
-        [replicas.as_real(p.detach()).reshape(-1).numpy() for p in module.parameters() if p.requires_grad]
+        [buffer_values.as_real(p.detach()).reshape(-1).numpy() for p in module.parameters() if p.requires_grad]
     )
 
 

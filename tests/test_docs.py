@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -255,3 +257,25 @@ def test_the_program_in_the_readme_is_that_of_a_new_strategy(tmp_path, monkeypat
     shown = re.search(r"^    async def work.*?(?=^\S)", read(ROOT / "README.md"), re.MULTILINE | re.DOTALL)
     assert shown
     assert shown.group().rstrip() in read(tmp_path / "mine.py")
+
+
+def test_the_gate_in_pytest_fails_on_a_regression_and_where_nothing_was_compared(tmp_path):
+    (code,) = (
+        param.values[0] for param in snippets("python") if "harness" in param.values[0] and "--json" in param.values[0]
+    )
+    (tmp_path / "test_night.py").write_text(code, encoding="utf-8")
+    command = tmp_path / "harness"
+    worse = '{"findings": [{"kind": "regression", "sentence": "slower"}], "ended": 3}'
+    for said, passed, failed in (('{"findings": [], "ended": 3}', 2, 0), (worse, 1, 1), ("", 0, 0)):
+        command.write_text(f"#!/bin/sh\nprintf '%s' '{said}'\n")
+        command.chmod(0o755)
+        ran = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_night.py"],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode == 0) == (failed == 0 and passed > 0), ran.stdout
+        assert (f"{passed} passed" in ran.stdout) == (passed > 0), ran.stdout

@@ -8,7 +8,8 @@ in one ranking; what fails the entry exam is in none. Several models, data sets,
 each with an answer of its own. Where cells have a target the shortest time to it wins: the geometric mean where every
 seed reached it, else the expected time with failed runs repeated, and points that half of the seeds miss come last.
 Without a target the highest throughput wins. Of those that nobody surely beats by more than 5 %, the one on the fewest
-devices is recommended.
+devices is recommended. Where fresh seeds bear the best two out, advice, intervals and comparison are from them alone;
+what is said of all others, and of rates, is the sweep's.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from harness.analysis.confidence import (
     recommended_first,
     target_reading,
 )
+from harness.analysis.confirmation import NO_FRESH_SEEDS, NOT_ASKED, Confirmation, FreshSeeds, Ground, settings_of_one
 from harness.analysis.contrast import Contrast, Verdict, contrast
 from harness.analysis.input_bound import input_bound, input_bound_in_words
 from harness.analysis.judged_rows import sought_of
@@ -46,8 +48,8 @@ from harness.analysis.ledger import (
 )
 from harness.analysis.lost import because, failure, fewer, hardly, hardly_faster, pays_down_to, scaling_in_words, why
 from harness.analysis.point_names import device_noun, devices_in_words, differs, label, real, sentences, setting
-from harness.analysis.points import Row, number, status_counts
-from harness.analysis.ranking import ENOUGH, Ranking, Standing, layout_key
+from harness.analysis.points import Row, number, point_of, status_counts
+from harness.analysis.ranking import ENOUGH, Ranking, Standing
 from harness.analysis.result_findings import Question, ResultFindings, findings_of
 from harness.analysis.winners import DRAM, DevicePrice, price_of, winners
 from harness.core.endings import Status
@@ -69,9 +71,6 @@ __all__ = [
     "status_counts",
     "with_flips",
 ]
-
-MOST_SETTINGS = 3
-"""Other settings of a single strategy that the answer speaks of; chosen: the best few, the table of cells has all."""
 
 MOST_AT_ONCE = 4
 """Questions whose answers stand in the headline's grounds too; chosen: of more the list below is sooner read."""
@@ -145,6 +144,7 @@ class Answer:
         poor: cell ids of the winner on few devices and on many, where that is the answer: many are hardly faster.
         reading: how it was read off when the target was reached; empty for the plain way.
         contrast: the runner-up beside the recommended one; None without.
+        confirmation: which seeds it rests on.
         cases: the answers where there are several questions.
         findings: what all of this was read from.
     """
@@ -172,6 +172,7 @@ class Answer:
     poor: tuple[str, str] | None = None
     reading: Text = NO_TEXT
     contrast: Contrast | None = None
+    confirmation: Confirmation = NOT_ASKED
     cases: tuple[Case, ...] = ()
     findings: ResultFindings | None = field(default=None, compare=False, repr=False)
 
@@ -186,7 +187,13 @@ class Answer:
         return sentences(self.headline, *self.grounds)
 
 
-def answer(rows: Sequence[Row], planned: int, price: DevicePrice | None = None, target: str = TARGET) -> Answer:
+def answer(
+    rows: Sequence[Row],
+    planned: int,
+    price: DevicePrice | None = None,
+    target: str = TARGET,
+    asked: FreshSeeds = NO_FRESH_SEEDS,
+) -> Answer:
     """Answer "which strategy should I use, and why?".
 
     Args:
@@ -194,8 +201,9 @@ def answer(rows: Sequence[Row], planned: int, price: DevicePrice | None = None, 
         planned: cells of the plan, finished or not.
         price: of a device; without one device time stands for money.
         target: the target in words.
+        asked: what the plan asks of fresh seeds.
     """
-    found = findings_of(rows)
+    found = findings_of(rows, asked)
     caveats = caveats_of(rows, planned, found)
     if not found.questions:
         return replace(_nothing(rows, planned), caveats=caveats if rows else (), findings=found)
@@ -232,10 +240,34 @@ def _of_question(
         too_large=too_large(ranking),
         try_next=rate_advice(ranking),
         ledger=ledger(ranking),
+        confirmation=question.confirmation,
     )
+    common = _with_ground(common)
+    again = question.confirmation.ranking
+    if again is not None:
+        return _by_fresh_seeds(common, question, again, price, target)
     if not ranking.best[0].reached:
         return _all_diverged(common, rows) or _none_reached(common, ranking.best, rows)
     return _ranked(common, ranking, price, target)
+
+
+def _with_ground(common: Answer) -> Answer:
+    """Return it with a note where fresh seeds were asked for and do not decide."""
+    found = common.confirmation
+    note = found.words if found.ranking is None else NO_TEXT
+    return replace(common, caveats=(*common.caveats, note)) if note else common
+
+
+def _by_fresh_seeds(
+    common: Answer, question: Question, again: Ranking, price: DevicePrice | None, target: str
+) -> Answer:
+    """Return the answer of the seeds that did not choose."""
+    words = question.confirmation.words
+    if question.confirmation.ground is Ground.FAILED:
+        found = _none_reached(common, again.best, [row for point in again.points for row in point.rows])
+        return replace(found, grounds=(words, *found.grounds))
+    found = _ranked(common, again, price, target, question)
+    return replace(found, grounds=(*found.grounds[:1], words, *found.grounds[1:]))
 
 
 def _for_each(common: Answer, questions: Sequence[Question], parts: Sequence[Answer]) -> Answer:
@@ -246,12 +278,14 @@ def _for_each(common: Answer, questions: Sequence[Question], parts: Sequence[Ans
     )
     keys = listed(dict.fromkeys(key for question in questions for key, _ in question.values))
     alike = len({_recommended(part) for part in parts}) == 1 and parts[0].leader is not None
+    grounds = {part.confirmation.words for part in parts if part.confirmation.ground is Ground.FRESH}
+    fresh = tuple(grounds) if len(grounds) == 1 and all(part.confirmation.ranking for part in parts) else ()
     each = tuple(Text(f"{case.of}: {case.answer.advice}") for case in cases) if len(cases) <= MOST_AT_ONCE else ()
     return replace(
         common,
         kind=Recommendation.EACH,
         advice=parts[0].advice if alike else Text(f"There is one answer for each {keys}."),
-        grounds=(Text(f"The answer is the same for each {keys}."),) if alike else each,
+        grounds=(Text(f"The answer is the same for each {keys}."), *fresh) if alike else (*each, *fresh),
         cases=cases,
         ledger=tuple(entry for part in parts for entry in part.ledger),
         winners=tuple((f"{what}, {case.of}", who, value) for case in cases for what, who, value in case.answer.winners),
@@ -261,7 +295,7 @@ def _for_each(common: Answer, questions: Sequence[Question], parts: Sequence[Ans
 
 def _recommended(part: Answer) -> Hashable:
     """Return what two answers have in common that recommend the same, whatever was asked about."""
-    rows = part.findings.rows if part.findings else ()
+    rows = (*part.findings.rows, *part.findings.fresh) if part.findings else ()
     leader = next((row for row in rows if row["cell_id"] == part.leader), {})
     keys = ("strategy", "options", "gpus", "global_batch_size", "micro_batch_size", "learning_rate")
     return part.kind, *(leader.get(key) for key in keys)
@@ -323,15 +357,24 @@ def _winners_in_lines(given: Answer) -> list[str]:
 # -- the recommendation ------------------------------------------------------------------------------------------------
 
 
-def _ranked(common: Answer, ranking: Ranking, price: DevicePrice | None, target: str) -> Answer:
+def _ranked(
+    common: Answer, ranking: Ranking, price: DevicePrice | None, target: str, swept: Question | None = None
+) -> Answer:
+    """Return the answer of a ranking that somebody got there in.
+
+    Args:
+        swept: what the sweep says, where the ranking is of fresh seeds: it speaks of those that did not run again.
+    """
     best = recommended_first(ranking)
-    leader, others = best[0], [*best[1:]] or _settings_of_one(best[0], ranking)
+    leader, others = best[0], [*best[1:]] or settings_of_one(best[0], ranking)
     beside = [contrast(ranking, leader, other) for other in others]
-    standings = [standing for standing in ranking.standings if standing.reached >= ENOUGH * standing.seeds]
+    rest = swept.not_confirmed if swept else []
+    standings = [standing for standing in (*ranking.standings, *rest) if standing.reached >= ENOUGH * standing.seeds]
+    unheard = _best_of_others(rest, best)
     few = fewer(leader, standings)
     poor = few if few and hardly_faster(leader, few) else None
-    split, reason = _explained(ranking, leader, others, beside)
-    open_ = open_in_words(beside[0], leader, others[0]) if others else NO_TEXT
+    split, reason = _explained(ranking, leader, [*others, *unheard])
+    open_ = open_in_words(beside[0], leader, others[0], ranking.confirms) if others else NO_TEXT
     proof = evidence(leader, ranking)
     scaling = scaling_in_words(leader, poor, proof) if poor else ()
     if split:
@@ -343,8 +386,8 @@ def _ranked(common: Answer, ranking: Ranking, price: DevicePrice | None, target:
     scaled = sentences(hardly(leader, poor), *scaling) if poor and others else NO_TEXT
     lost = [
         why(other, leader, ranking.is_same(leader.point) and ranking.is_same(other.point))
-        for other, found in zip(others, beside, strict=True)
-        if other is not split and other.rank > leader.rank and not (is_level(found) or found.verdict is Verdict.OPEN)
+        for other in [*_behind(leader, others, beside), *(_behind_in_sweep(leader, unheard, swept) if swept else [])]
+        if other is not split
     ]
     kind, advice, grounds = told
     behind = [s for s, found in zip(others, beside, strict=True) if s.rank > leader.rank and not is_level(found)]
@@ -361,33 +404,45 @@ def _ranked(common: Answer, ranking: Ranking, price: DevicePrice | None, target:
         caveats=(*common.caveats, *about(leader), *unequal(leader, behind)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, standings),
-        winners=winners(standings, price, level),
+        winners=winners(standings, price, level, fastest_of=ranking.standings),
         contest=_contest(leader, _rival(others, beside) or few),
         poor=(str(poor.middle["cell_id"]), str(leader.middle["cell_id"])) if poor else None,
     )
 
 
-def _explained(
-    ranking: Ranking, leader: Standing, others: Sequence[Standing], beside: Sequence[Contrast]
-) -> tuple[Standing | None, Text]:
+def _best_of_others(rest: Sequence[Standing], best: Sequence[Standing]) -> list[Standing]:
+    """Return the best standing of each strategy that is not among the best already."""
+    found: dict[str, Standing] = {}
+    for standing in rest:
+        found.setdefault(standing.point.strategy, standing)
+    return [s for name, s in found.items() if name not in {other.point.strategy for other in best}]
+
+
+def _behind(leader: Standing, others: Sequence[Standing], beside: Sequence[Contrast]) -> list[Standing]:
+    """Return those that certainly lost."""
+    pairs = zip(others, beside, strict=True)
+    told = (s for s, found in pairs if not (is_level(found) or found.verdict is Verdict.OPEN))
+    return [s for s in told if s.rank > leader.rank]
+
+
+def _behind_in_sweep(leader: Standing, others: Sequence[Standing], swept: Question) -> list[Standing]:
+    """Return those that certainly lost to the leader by the seeds of the sweep."""
+    point = point_of(leader.point.row)
+    then = next(pick for pick in swept.confirmation.picks if point_of(pick.point.row) == point)
+    return _behind(then, others, [contrast(swept.ranking, then, other) for other in others])
+
+
+def _explained(ranking: Ranking, leader: Standing, others: Sequence[Standing]) -> tuple[Standing | None, Text]:
     """Return the best of several devices that lost to one, with the reason; none where nothing says why."""
     if leader.point.gpus > 1:
         return None, NO_TEXT
-    for other, _ in zip(others, beside, strict=True):
+    for other in others:
         if other.point.gpus > 1 and real(other.point):
             same = ranking.is_same(leader.point) and ranking.is_same(other.point)
             reason = because(other.point, leader.point, same)
             if reason:
                 return other, reason
     return None, NO_TEXT
-
-
-def _settings_of_one(leader: Standing, ranking: Ranking) -> list[Standing]:
-    """Return, where one strategy is all there is, its other settings on as many devices: they are what was asked."""
-    alike = [leader, *(s for s in ranking.standings if s.point.gpus == leader.point.gpus and s is not leader)]
-    if not leader.point.by_target:  # rates of one layout are runs of one speed
-        alike = list({layout_key(s.point.row): s for s in reversed(alike)}.values())[::-1]
-    return alike[1 : MOST_SETTINGS + 1]
 
 
 _Told = tuple[Recommendation, Text, tuple[Text, ...]]
@@ -519,7 +574,7 @@ def _nothing(rows: Sequence[Row], planned: int) -> Answer:
 
 def judged(rows: Sequence[Row], plan: Plan) -> Answer:
     """Return the answer of a plan's rows without simulating anything."""
-    return answer(rows, len(plan.cells), price_of(plan.cells), target_in_words(plan.cells))
+    return answer(rows, len(plan.cells), price_of(plan.cells), target_in_words(plan.cells), FreshSeeds.of(plan))
 
 
 def target_in_words(cells: Sequence[Cell]) -> str:

@@ -106,7 +106,7 @@ def caveats_of(rows: Sequence[Row], planned: int, found: ResultFindings) -> tupl
         for status, words in ended.items()
         if status in counts
     ]
-    lines += [_noisy(pool), _unranked(rows), _controls(found), _simulated(rows, pool)]
+    lines += [_noisy((*pool, *found.fresh)), _unranked(rows), _controls(found), _simulated(rows, pool)]
     return tuple(Text(line) for line in lines if line)
 
 
@@ -114,8 +114,8 @@ def _have(count: int) -> str:
     return "has" if count == 1 else "have"
 
 
-def _noisy(pool: Sequence[Row]) -> str:
-    ranked = [row for row in pool if row["status"] in RESULTS]
+def _noisy(rows: Sequence[Row]) -> str:
+    ranked = [row for row in rows if row["status"] in RESULTS]
     noisy = sum(bool(row.get("noisy")) for row in ranked)
     if not noisy:
         return ""

@@ -8,6 +8,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from harness.analysis.gradient_noise import known_squares, noise_scale
 from harness.analysis.loss_shape import classify
@@ -31,7 +32,8 @@ NOISY_CORES = 0.5
 
 def identity_row(cell: Cell, environment: str) -> Json:
     """Return the columns that are known before a cell runs."""
-    return _named(cell, environment) | {f"swept {key}": value for key, value in cell.swept.items()}
+    confirms = {"confirms": True} if cell.confirms else {}
+    return _named(cell, environment) | confirms | {f"swept {key}": value for key, value in cell.swept.items()}
 
 
 def _named(cell: Cell, environment: str) -> WholeRow:
@@ -109,13 +111,13 @@ def convergence_row(outcome: Outcome, budget: Budget) -> WholeRow:
     """Return what was reached, and after how much of everything."""
     last = outcome.evaluations[-1] if outcome.evaluations else None
     reached = target_reached(outcome.evaluations, budget)
-    losses = [loss for _, loss in loss_curve(outcome)]
+    curve = loss_curve(outcome)
     return {
         "samples_seen": outcome.samples,
         "steps": outcome.updates,
         **_measured(outcome, budget.metric, last.validation_metric if last else None),
         "validation_loss": last.validation_loss if last else None,
-        "train_loss": statistics.fmean(losses[-max(1, len(losses) // 10) :]) if losses else None,
+        "train_loss": _mean_per_sample(curve[-max(1, len(curve) // 10) :]),
         "time_to_target_s": reached.time_s if reached else None,
         "samples_to_target": reached.samples if reached else None,
         "updates_to_target": reached.updates if reached else None,
@@ -170,9 +172,23 @@ def known(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def loss_curve(outcome: Outcome) -> list[tuple[int, float]]:
-    """Return (samples so far, training loss) in the order of updates: the mean over workers, never one rank's."""
-    steps = _rows(outcome.steps)
+class UpdateLoss(NamedTuple):
+    """The training loss of one update, before it was taken.
+
+    Attributes:
+        until: samples so far, with those of this update.
+        samples: behind this update.
+        loss: mean over them.
+    """
+
+    until: int
+    samples: int
+    loss: float
+
+
+def loss_curve(outcome: Outcome) -> list[UpdateLoss]:
+    """Return the training loss in the order of updates: the mean over the samples of all workers, never one rank's."""
+    steps, own = _rows(outcome.steps), outcome.facts.get("batches") == "own"
     log = outcome.updates_log
     if log.get("update") and log["worker"][0] is not None and log["worker"][0] >= 0:
         by_push = {(s["worker"], s["step"]): s["loss"] for s in steps}
@@ -182,30 +198,51 @@ def loss_curve(outcome: Outcome) -> list[tuple[int, float]]:
         together: dict[int, list[Row]] = defaultdict(list)
         for step in steps:
             together[step["step"]].append(step)
-        points = [(sum(s["samples"] for s in group), _mean_loss(group)) for _, group in sorted(together.items())]
+        points = [(sum(s["samples"] for s in group), _mean_loss(group, own)) for _, group in sorted(together.items())]
     curve, total = [], 0
     for samples, loss in points:
         total += samples
         if loss is not None and math.isfinite(loss):
-            curve.append((total, loss))
+            curve.append(UpdateLoss(total, samples, loss))
     return curve
 
 
-def _mean_loss(group: Sequence[Row]) -> float | None:
-    known = [s["loss"] for s in group if s["loss"] is not None]
+def _mean_loss(group: Sequence[Row], own: bool) -> float | None:
+    """Return the mean over the samples of one step of all devices.
+
+    Args:
+        own: workers have batches of their own, and their losses are means over those. Else a device's loss is scaled
+            by what the sizes of the parts demand, so that the plain mean over devices is that of the batch.
+    """
+    workers: dict[int, list[Row]] = defaultdict(list)
+    for row in group:
+        workers[row["worker"]].append(row)
+    means = [(_plain_mean(rows), sum(row["samples"] for row in rows)) for rows in workers.values()]
+    known = [(loss, samples if own else 1) for loss, samples in means if loss is not None]
+    weights = [weight for _, weight in known]
+    return statistics.fmean([loss for loss, _ in known], weights) if sum(weights) else None
+
+
+def _plain_mean(rows: Sequence[Row]) -> float | None:
+    known = [row["loss"] for row in rows if row["loss"] is not None]
     return statistics.fmean(known) if known else None
 
 
+def _mean_per_sample(updates: Sequence[UpdateLoss]) -> float | None:
+    """Return the mean loss of a sample: an epoch's last batch may have fewer of them."""
+    weights = [update.samples for update in updates]
+    return statistics.fmean([update.loss for update in updates], weights) if sum(weights) else None
+
+
 def curve_table(outcome: Outcome) -> TableColumns:
-    """Return the columns of evals.csv; train_loss is the mean since the evaluation before."""
+    """Return the columns of evals.csv; train_loss is the mean of a sample since the evaluation before."""
     curve, before = loss_curve(outcome), 0
     table: TableColumns = {name: [] for name in ("samples", "updates", "time_s", "train_loss")}
     column = "validation_metric" if outcome.facts.get("metric") else "validation_accuracy"
     table |= {"validation_loss": [], column: []}
     for evaluation in outcome.evaluations:
-        since = [loss for samples, loss in curve if before < samples <= evaluation.samples]
+        table["train_loss"].append(_mean_per_sample([u for u in curve if before < u.until <= evaluation.samples]))
         before = evaluation.samples
-        table["train_loss"].append(statistics.fmean(since) if since else None)
         for name in ("samples", "updates", "time_s", "validation_loss"):
             table[name].append(getattr(evaluation, name))
         table[column].append(known(evaluation.validation_metric))
@@ -215,12 +252,12 @@ def curve_table(outcome: Outcome) -> TableColumns:
 def regime_row(outcome: Outcome, budget: Budget) -> WholeRow:
     """Return what the loss curve says about the learning rate, and what that rests on; nothing for speed-only cells."""
     steps = _rows(outcome.steps)
-    losses = [loss for _, loss in loss_curve(outcome)]
+    losses = [update.loss for update in loss_curve(outcome)]
     # Every worker's first gradient is taken at the initial weights, however many of them there are.
-    first = [s["loss"] for s in steps if s["base_version"] == 0 and s["step"] == 0 and s["loss"] is not None]
-    if not budget.evaluates or not losses or not first:
+    first = [s for s in steps if s["base_version"] == 0 and s["step"] == 0]
+    initial, moved = _mean_loss(first, outcome.facts.get("batches") == "own"), outcome.facts.get("displacement")
+    if not budget.evaluates or not losses or initial is None:
         return {}
-    initial, moved = statistics.fmean(first), outcome.facts.get("displacement")
     diverged = outcome.decision is Decision.DIVERGED or any(
         not math.isfinite(s["loss"]) for s in steps if s["loss"] is not None
     )
@@ -260,14 +297,15 @@ def speed_row(cell: Cell, outcome: Outcome) -> WholeRow:
         return {}
     first = [s for s in steps if s["worker"] == 0 and s["device"] == 0] or steps
     warm = min(cell.measure.warmup_steps, len(first) // 10)
-    begin = sorted(s["start_s"] for s in first)[warm]
+    begun = sorted(first, key=lambda s: s["start_s"])[warm]
+    begin = begun["start_s"]
     starts = sorted(s["start_s"] for s in first if s["start_s"] >= begin)
     times = [b - a for a, b in zip(starts, [*starts[1:], outcome.training_s], strict=True) if b > a]
     log = outcome.updates_log
     if log.get("update"):
         counted = sum(n for n, t in zip(log["samples"], log["time_s"], strict=True) if t > begin)
     else:
-        counted = sum(s["samples"] for s in steps if s["start_s"] >= begin)
+        counted = sum(s["samples"] for s in steps if s["step"] >= begun["step"])  # clocks lie milliseconds apart
     return {
         "throughput_samples_per_s": counted / (outcome.training_s - begin) if outcome.training_s > begin else None,
         "step_time_s": _typical(times, cell.workload.loading.workers),

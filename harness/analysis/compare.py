@@ -7,11 +7,12 @@ certain but small is no regression, and neither is a large one that noise explai
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from harness.analysis.compare_environment import changed_environment, other_machines
+from harness.analysis.compare_gate import Beside, Gates, gates
 from harness.analysis.compare_learnt import learnt, learnt_change, learnt_finding
 from harness.analysis.compare_statuses import FALSE_ALARMS, seeds_in_words, statuses
 from harness.analysis.compare_times import POOLED_DEGREES, Timing, change_of, detectable, finding_of, pooled, timings
@@ -57,6 +58,9 @@ def compare(
     *,
     allow_other: bool = False,
     trust_machine: bool = False,
+    besides: Mapping[str, Beside] | None = None,
+    never_run: int = 0,
+    interleaved: bool = False,
 ) -> Comparison:
     """Compare what both sides have.
 
@@ -66,6 +70,9 @@ def compare(
         allow_other: compare more than statuses though the sides have other devices or clusters.
         trust_machine: the machine is known to be as fast as before. Else a slower measured time is suspect: machines
             drift by 3 % from night to night, and without a reference that ran beside the cells nobody can tell.
+        besides: the references that did, by scenario as rows name it; not used of a machine that is trusted or another.
+        never_run: cells that NEW plans and neither side has a result of.
+        interleaved: whether each run took turns with the same of the other side: then no reference is needed.
     """
     before, after = ({(cell.point, cell.seed): cell for cell in side} for side in (base, new))
     common = [key for key in before if key in after]
@@ -75,12 +82,23 @@ def compare(
     pairs = [] if refused else _pairs(zip(*sides, strict=True))
     findings = statuses(before, after)
     exact = [found for pair in pairs for found in _exact(pair)]
-    times = timings(pairs)
+    alone = trust_machine or interleaved or other_machines(*sides)
+    gated = Gates() if alone else gates(pairs, besides or {}, min_effect)
+    times = timings(pairs, gated.points, interleaved=interleaved)
     taught = learnt(pairs, min_effect)
     judged = sum(ratio.error > 0 for _, _, ratio in times) + sum(item.chance for item in taught)
     coverage = 1 - FALSE_ALARMS / max(1, judged)
     findings += [finding for finding in exact if finding is not None]
-    changes = [change_of(*timing, min_effect, coverage, trust_machine=trust_machine) for timing in times]
+    changes = [
+        change_of(
+            *timing,
+            min_effect,
+            coverage,
+            trust_machine=trust_machine or interleaved,
+            gated=gated.points.get(timing[0].point),
+        )
+        for timing in times
+    ]
     findings += [finding for change in changes if (finding := finding_of(change)) is not None]
     learnt_changes = [learnt_change(item, coverage) for item in taught]
     findings += [finding for change in learnt_changes if (finding := learnt_finding(change)) is not None]
@@ -89,7 +107,10 @@ def compare(
         changes=tuple(changes),
         learnt=tuple(learnt_changes),
         min_effect=min_effect,
-        detectable=tuple(detectable(*timing, min_effect, coverage) for timing in times),
+        detectable=tuple(
+            detectable(*timing, min_effect, coverage, change.gated)
+            for timing, change in zip(times, changes, strict=True)
+        ),
         cells=len(common),
         copies=len(common) - len(fresh),
         ended=sum(len(pair.new) for pair in pairs),
@@ -98,7 +119,10 @@ def compare(
         changed=changed_environment(*sides),
         refused=refused,
         noisy=(_noisy(sides[0]), _noisy(sides[1])),
-        notes=tuple(_notes(pairs, times)),
+        notes=tuple(_notes([pair for pair in pairs if pair.point not in gated.points], times)),
+        never_run=never_run,
+        together=gated.together,
+        rerun=gated.suspects,
     )
 
 

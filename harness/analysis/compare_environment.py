@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from harness.analysis.compared import Changed, MeasuredCell
+
+Surroundings = Mapping[str, object]
+"""By name, of one cell."""
 
 CLUSTER = "cluster"
 """The fact that names the cluster of a simulated cell."""
 
 NAMED_FIRST = (CLUSTER, "gpu", "cpu", "torch", "driver", "scenario")
-"""Facts that explain most: they stand before the others; chosen."""
+"""Surroundings that explain most: they stand before the others; chosen."""
 
 
 def changed_environment(base: Iterable[MeasuredCell], new: Iterable[MeasuredCell]) -> tuple[Changed, ...]:
     """Return every fact about machine, versions and scenario that is not the same on both sides, with its values."""
+    return changed_facts([cell.environment for cell in base], [cell.environment for cell in new])
+
+
+def changed_facts(base: Iterable[Surroundings], new: Iterable[Surroundings]) -> tuple[Changed, ...]:
+    """Return every fact that is not the same on both sides; what explains most comes first."""
     before, after = _facts(base), _facts(new)
     keys = [key for key in dict.fromkeys([*NAMED_FIRST, *before, *after]) if key != "id"]
     return tuple(
@@ -44,9 +52,9 @@ def _listed(values: set[str] | None) -> str:
     return ", ".join(sorted(values or {"none"}))
 
 
-def _facts(side: Iterable[MeasuredCell]) -> dict[str, set[str]]:
+def _facts(side: Iterable[Surroundings]) -> dict[str, set[str]]:
     facts: dict[str, set[str]] = {}
-    for cell in side:
-        for key, value in cell.environment.items():
+    for environment in side:
+        for key, value in environment.items():
             facts.setdefault(key, set()).add(str(value) if value not in ("", None) else "none")
     return facts

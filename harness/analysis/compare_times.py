@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean, median
 
@@ -11,17 +11,20 @@ import numpy as np
 
 from harness.analysis.compared import (
     ALLOCATED,
+    SLOWER,
     TO_TARGET,
     UPDATE_TIME,
     Change,
     ChangeKind,
     Detectable,
     Finding,
+    Gated,
     MeasuredCell,
     PointPair,
 )
 from harness.analysis.exact import MIN_SEEDS, Interval
 from harness.analysis.explain import update_parts
+from harness.analysis.interleaved import ratios_of_pairs
 from harness.analysis.intervals import LogCost, Ratio, cost_of_runs, cost_of_steps, quantile_of_t, ratio
 from harness.analysis.points import PART_NAMES, mean_update_s, number
 from harness.analysis.quantities import Quantity
@@ -37,17 +40,34 @@ fewer than five runs: as many as five runs of one point have; chosen."""
 Timing = tuple[PointPair, Quantity, Ratio]
 
 
-def timings(pairs: Sequence[PointPair]) -> list[Timing]:
-    """Return what every point's times became, new over base, with how sure that is."""
+def timings(pairs: Sequence[PointPair], gated: Container[str] = (), *, interleaved: bool = False) -> list[Timing]:
+    """Return what every point's times became, new over base, with how sure that is.
+
+    Args:
+        gated: points whose updates are judged beside the reference: runs alone do not say how sure it is.
+        interleaved: whether each run took turns with the same of the other side.
+    """
     found: list[Timing] = []
+    in_turns = ratios_of_pairs({pair.point: _logs_of_pairs(pair) for pair in pairs if pair.real}) if interleaved else {}
     for quantity in (UPDATE_TIME, TO_TARGET, ALLOCATED):
         usable = [kept for pair in pairs if (kept := _measured(pair, quantity)) is not None]
         spread = pooled(usable, quantity)
         for pair in usable:
             known = _ratio_of_seeds(pair) if quantity is TO_TARGET else _ratio(pair, quantity, spread)
+            if quantity is UPDATE_TIME and pair.point in gated:
+                new, base = (fmean(map(math.log, update_times(side))) for side in (pair.new, pair.base))
+                known = Ratio(math.exp(new - base), 0.0, math.inf)
+            elif quantity is UPDATE_TIME:
+                known = in_turns.get(pair.point, known)
             if known is not None:
                 found.append((pair, quantity, known))
     return found
+
+
+def _logs_of_pairs(pair: PointPair) -> list[float]:
+    kept = _measured(pair, UPDATE_TIME)
+    both = zip(update_times(kept.base), update_times(kept.new), strict=True) if kept else ()
+    return [math.log(new / base) for base, new in both]
 
 
 def _ratio_of_seeds(pair: PointPair) -> Ratio | None:
@@ -124,11 +144,13 @@ def change_of(
     coverage: float,
     *,
     trust_machine: bool = False,
+    gated: Gated | None = None,
 ) -> Change:
     """Return what became of a time, judged: a finding is both certain and large enough, either way.
 
     Args:
         trust_machine: the machine is known to be as fast as before; a slower time is then the code's.
+        gated: what the point's updates came to beside the reference, which then decides.
     """
     interval = found.interval(coverage)
     codes = not _of_machine(pair, quantity) or (trust_machine and len(pair.new) > 1 and found.between_runs)
@@ -136,6 +158,9 @@ def change_of(
     # Geometric means: their quotient is the ratio that is judged.
     base, new = (math.exp(fmean(map(math.log, _values(side, quantity)))) for side in _sides(pair))
     before, after = (_median_parts(side) if quantity is not ALLOCATED else {} for side in _sides(pair))
+    kind = _kind(found.value, interval, 1 + min_effect, worse)
+    if gated is not None and _of_machine(pair, quantity):
+        kind = _beside(kind, found.value, quantity, gated)
     return Change(
         row=pair.row,
         quantity=quantity,
@@ -143,11 +168,27 @@ def change_of(
         new=new,
         ratio=found.value,
         interval=interval if found.error else None,
-        kind=_kind(found.value, interval, 1 + min_effect, worse),
+        kind=kind,
         runs=(len(pair.base), len(pair.new)),
         parts=(before, after),
         between_runs=found.between_runs,
+        gated=gated if quantity is UPDATE_TIME else None,
     )
+
+
+def _beside(kind: ChangeKind | None, ratio: float, quantity: Quantity, gated: Gated) -> ChangeKind | None:
+    """Return what a time is that was judged beside the reference.
+
+    The time to the target follows from updates, which are judged by themselves, and from samples, which are too.
+    """
+    if quantity is not UPDATE_TIME:
+        return None if kind in SLOWER else kind
+    return ChangeKind.IMPLAUSIBLE if gated.kind is ChangeKind.IMPROVEMENT and ratio <= 1 / IMPLAUSIBLE else gated.kind
+
+
+def update_times(side: Sequence[MeasuredCell]) -> list[float]:
+    """Return the mean seconds of an update of each run that has one."""
+    return _values(side, UPDATE_TIME)
 
 
 def _of_machine(pair: PointPair, quantity: Quantity) -> bool:
@@ -177,11 +218,16 @@ def finding_of(change: Change) -> Finding | None:
         interval=change.interval,
         runs=change.runs,
         where=part_that_changed(change),
+        gated=change.gated,
     )
 
 
-def detectable(pair: PointPair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float) -> Detectable:
+def detectable(
+    pair: PointPair, quantity: Quantity, found: Ratio, min_effect: float, coverage: float, gated: Gated | None = None
+) -> Detectable:
     """Return the smallest growth that is found certain and large enough in four cases of five."""
+    if gated is not None:
+        return Detectable(pair.row, quantity, gated.detectable)
     large = (1 + min_effect) * math.exp(quantile_of_t(0.8, found.degrees) * found.error)
     return Detectable(pair.row, quantity, max(large, found.detectable(coverage)))
 

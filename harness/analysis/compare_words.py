@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.analysis.compared import STATUS, ChangeKind, Comparison, Detectable, Finding, Verdict
+from harness.analysis.compared import (
+    SLOWER,
+    STATUS,
+    UPDATE_TIME,
+    Change,
+    ChangeKind,
+    Comparison,
+    Detectable,
+    Finding,
+    Gated,
+    UsualFrom,
+    Verdict,
+)
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.point_names import micro_batch, on_devices, sentences
 from harness.analysis.points import Row, settings_of
@@ -36,12 +48,12 @@ def conclusion(found: Comparison) -> Text:
         timed = counted(found.timed, "timed comparison")
         taught = f", {len(found.learnt)} of how training went" if found.learnt else ""
         none = f"No regression in {counted(found.ended, 'cell')} ({found.exact} exact and {timed}{taught})."
-        return sentences(none, suspects_in_words(found), looks if too_good else "")
+        return sentences(none, suspects_in_words(found), *together_in_words(found), looks if too_good else "")
     cells = counted(found.cells - found.copies, "cell")
     points = dict.fromkeys(point_in_words(f.row) for f in found.regressions)
     regressions = counted(counts[ChangeKind.REGRESSION], "regression")
-    verdict = f"{regressions} in {counted(len(points), 'point')} ({cells} compared)."
-    return sentences(verdict, suspects_in_words(found), refused_in_words(found))
+    verdict = f"{regressions} in {counted(len(points), 'point')} ({cells} compared)." if points else ""
+    return sentences(verdict, *together_in_words(found), suspects_in_words(found), refused_in_words(found))
 
 
 def suspects_in_words(found: Comparison) -> Text:
@@ -50,10 +62,35 @@ def suspects_in_words(found: Comparison) -> Text:
         return NO_TEXT
     points = counted(len(dict.fromkeys(point_in_words(f.row) for f in found.suspects)), "point")
     slower = f"{counted(len(found.suspects), 'measured time')} in {points}"
+    slower += " is slower" if len(found.suspects) == 1 else " are slower"
+    if all(finding.gated for finding in found.suspects):
+        return Text(f"Suspect: {slower} than the machine explains, but of one run. To run them again: --rerun.")
     why = "code and machine cannot be told apart"
     one_run = any(min(finding.runs) < 2 for finding in found.suspects)
-    why += " from one run on a side" if one_run else " without a reference that ran beside the cells"
-    return Text(f"Suspect: {slower} {'is' if len(found.suspects) == 1 else 'are'} slower, but {why}.")
+    why += " from one run on a side" if one_run else ""
+    return Text(
+        f"Suspect: {slower}, but {why} without a reference that ran beside the cells (harness run --reference)."
+    )
+
+
+def together_in_words(found: Comparison) -> list[Text]:
+    """Say of which scenarios all points as one are slower beside the reference."""
+    return [
+        Text(
+            f"{one.scenario + ': ' if one.scenario else ''}{'Suspect: all' if suspect else 'All'} {one.points} points "
+            f"together are slower: {beside_in_words(one.gated)}{', but of one run each' if suspect else ''}."
+        )
+        for one in found.together
+        if one.gated.kind in SLOWER
+        for suspect in [one.gated.kind is ChangeKind.SUSPECT]
+    ]
+
+
+def beside_in_words(gated: Gated) -> Text:
+    """Say what a time came to beside the reference, by what it was judged, and what it had to exceed."""
+    than = f"than in {gated.nights} nights" if gated.basis is UsualFrom.HISTORY else "than in BASE"
+    by = f"{counted(gated.fresh, 'fresh run')} beside the reference" if gated.fresh else "beside the reference"
+    return Text(f"{by} {change_in_percent(gated.relative)} {than}, limit {change_in_percent(gated.limit)}")
 
 
 def refused_in_words(found: Comparison) -> Text:
@@ -145,8 +182,23 @@ def _change(finding: Finding) -> str:
     return change_in_percent(finding.change) + (f", {interval}" if interval else "")
 
 
-def interval_in_words(finding: Finding) -> str:
-    """Return the interval of a change, its coverage and the runs behind it; "" where it is exact."""
+def ratios_in_words(found: Comparison) -> list[Text]:
+    """Return every time of an update that was compared, new over base, with its interval; found worse or not."""
+    return [
+        Text(
+            f"{point_in_words(change.row)}: {change.quantity.name} {change.quantity.text(change.base)} before, "
+            f"{change.quantity.text(change.new)} now ({change_in_percent(change.ratio)}"
+            f"{', ' + sure if (sure := interval_in_words(change)) else ''})."
+        )
+        for change in found.changes
+        if change.quantity == UPDATE_TIME
+    ]
+
+
+def interval_in_words(finding: Finding | Change) -> str:
+    """Return how sure a change is: beside the reference, else its interval and runs; "" where it is exact."""
+    if finding.gated is not None:
+        return beside_in_words(finding.gated)
     if finding.interval is None:
         return ""
     low, high = change_in_percent(finding.interval.low), change_in_percent(finding.interval.high)
@@ -171,6 +223,9 @@ def in_common(found: Comparison) -> Text:
         are = "is" if found.copies == 1 else "are"
         parts.append(f"{found.copies} of them {are} the same measurement on both sides and not compared")
     parts += [f"{counted(found.only_new, 'cell')} in NEW only"] if found.only_new else []
+    if found.never_run:
+        has = "has" if found.never_run == 1 else "have"
+        parts.append(f"{counted(found.never_run, 'cell')} of NEW's plan {has} no result on either side")
     return Text("; ".join(parts))
 
 

@@ -99,6 +99,44 @@ def deterministic(quantity: Quantity, before: MeasuredCell, after: MeasuredCell)
     return (synchronous and not before.timed) or times[0] == times[1]
 
 
+class UsualFrom(StrEnum):
+    """What is known of how long a point usually takes."""
+
+    HISTORY = "history"
+    ONE_NIGHT = "one-night"
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A time beside the reference.
+
+    Attributes:
+        basis: what it was judged by; nights: how many of them there are.
+        relative: factor over what is usual, the machine's own change taken out.
+        limit: factor that it has to exceed to be slower; detectable: that is found in four nights of five.
+        fresh: fresh runs that decided; 0 where the night itself did.
+        suspect: whether fresh runs would be of use.
+    """
+
+    basis: UsualFrom
+    nights: int
+    relative: float
+    limit: float
+    detectable: float
+    kind: ChangeKind | None
+    fresh: int = 0
+    suspect: bool = False
+
+
+@dataclass(frozen=True)
+class Together:
+    """All points of a scenario that were judged by the same, as one."""
+
+    scenario: str
+    points: int
+    gated: Gated
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that changed.
@@ -112,6 +150,7 @@ class Finding:
         where: the part of the step that changed most, in words; empty where there is none.
         detail: which seeds, and what else there is to know.
         exact: whether it is of values that the same code must give again.
+        gated: the time beside the reference; None where none ran, or it is no time.
     """
 
     kind: ChangeKind
@@ -125,6 +164,7 @@ class Finding:
     where: Text = NO_TEXT
     detail: Text = NO_TEXT
     exact: bool = False
+    gated: Gated | None = None
 
     @property
     def severity(self) -> float:
@@ -140,12 +180,14 @@ class Change:
         row: of a cell of the point, for its words.
         base, new: geometric means over seeds.
         ratio: new over base.
-        interval: of the ratio, as wide as all comparisons together need it; None where it is known exactly.
+        interval: of the ratio, as wide as all comparisons together need it; None where it is known exactly, or judged
+            beside the reference.
         kind: None where the change is not both certain and large enough.
         runs: on either side.
         parts: seconds of an update by part of the step, before and after; empty where they were not measured or say
             nothing of the quantity.
         between_runs: whether the interval says how runs differ; else only how the steps within a run do.
+        gated: the time beside the reference; None where none ran, or it is no time.
     """
 
     row: Row
@@ -158,6 +200,7 @@ class Change:
     runs: tuple[int, int] = (1, 1)
     parts: tuple[Mapping[str, float], Mapping[str, float]] = field(default=({}, {}))
     between_runs: bool = True
+    gated: Gated | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +228,9 @@ class Comparison:
         changed: what differs in the environment.
         refused: devices and clusters that differ, for which only statuses were compared.
         noisy: cells of either side that ran while other processes used the machine.
+        never_run: cells that NEW plans and neither side has a result of.
+        together: all points of a scenario beside the reference, as one; empty where none ran.
+        rerun: points whose suspicion fresh runs would decide, the worst first.
     """
 
     findings: tuple[Finding, ...]
@@ -201,6 +247,9 @@ class Comparison:
     refused: tuple[Changed, ...]
     noisy: tuple[int, int]
     notes: tuple[Text, ...]
+    never_run: int = 0
+    together: tuple[Together, ...] = ()
+    rerun: tuple[str, ...] = ()
 
     @property
     def timed(self) -> int:
@@ -210,13 +259,20 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """What it comes to."""
-        if self.regressions:
+        kinds = {one.gated.kind for one in self.together}
+        if self.regressions or ChangeKind.REGRESSION in kinds:
             return Verdict.REGRESSION
         if self.refused:
             return Verdict.REFUSED
-        if self.suspects:
+        if self.suspects or ChangeKind.SUSPECT in kinds:
             return Verdict.SUSPECT
         return Verdict.NO_REGRESSION if self.exact or self.timed or self.learnt else Verdict.NOTHING_COMPARED
+
+    @property
+    def worst(self) -> ChangeKind | None:
+        """What matters most of what was found, all points together included; None where nothing was."""
+        kinds = {finding.kind for finding in self.findings} | {one.gated.kind for one in self.together}
+        return next((kind for kind in ChangeKind if kind in kinds), None)
 
     @property
     def regressions(self) -> tuple[Finding, ...]:
@@ -243,6 +299,11 @@ class PointPair:
     def row(self) -> Row:
         """A row of the point, for its words."""
         return self.new[0].row
+
+    @property
+    def point(self) -> str:
+        """What its cells have in common."""
+        return self.new[0].point
 
     @property
     def real(self) -> bool:

@@ -26,7 +26,8 @@ def recommended_first(ranking: Ranking) -> list[Standing]:
     """Return each strategy's best standing with the one to recommend first: the fewest devices that nobody beats.
 
     A lead that chance explains as well, or one within 5 %, is no reason to pay for more devices. Where runs are too few
-    to tell how sure anything is the fastest stays first.
+    to tell how sure anything is the fastest stays first. What other seeds had put first stays so, until these certainly
+    say otherwise: else they would choose too.
     """
     best = ranking.best
     by_devices: dict[int, Standing] = {}
@@ -35,7 +36,16 @@ def recommended_first(ranking: Ranking) -> list[Standing]:
     fastest = best[0]
     fewer = [by_devices[gpus] for gpus in sorted(by_devices) if gpus < fastest.point.gpus]
     first = next((s for s in fewer if s.sure and _unbeaten(ranking, s, fastest)), fastest)
+    first = _picked_before(ranking, first) or first
     return [first, *(standing for standing in best if standing.point is not first.point)]
+
+
+def _picked_before(ranking: Ranking, first: Standing) -> Standing | None:
+    """Return what other seeds had put first, where nobody on as many devices certainly beats it."""
+    found = next((s for s in ranking.standings if s.point is ranking.picked and s.reached), None)
+    if found is None or first.point.gpus < found.point.gpus:
+        return None
+    return None if contrast(ranking, first, found).verdict in (Verdict.FASTER, Verdict.NEVER) else found
 
 
 def _unbeaten(ranking: Ranking, few: Standing, fastest: Standing) -> bool:
@@ -49,11 +59,12 @@ def _unbeaten(ranking: Ranking, few: Standing, fastest: Standing) -> bool:
 # -- two points --------------------------------------------------------------------------------------------------------
 
 
-def open_in_words(found: Contrast, leader: Standing, other: Standing) -> Text:
+def open_in_words(found: Contrast, leader: Standing, other: Standing, confirms: bool = False) -> Text:
     """Say of the runner-up what the headline has to: that it is the same, or not told apart, and what would settle it.
 
     Args:
         leader: the recommended one; the other may look faster.
+        confirms: whether their seeds had no part in choosing them.
     """
     name = in_full(other.point, leader.point)
     match found.verdict:
@@ -63,7 +74,9 @@ def open_in_words(found: Contrast, leader: Standing, other: Standing) -> Text:
             return Text(f"{name} is as fast: the two are the same within 5 %.")
         case Verdict.OPEN:
             looks = "faster" if other.rank < leader.rank else "slower"
-            return sentences(f"{name} looks {looks} ({_value(other)}), but {_cannot(leader, other)}.", _next(found))
+            return sentences(
+                f"{name} looks {looks} ({_value(other)}), but {_cannot(leader, other)}.", _next(found, confirms)
+            )
     return NO_TEXT
 
 
@@ -75,12 +88,13 @@ def _value(standing: Standing) -> str:
     return duration(standing.seconds) if standing.point.by_target else rate(1 / standing.seconds)
 
 
-def _next(found: Contrast) -> str:
+def _next(found: Contrast, confirms: bool) -> str:
     """Return what would settle an open contrast."""
     settled = found.settled_by
     if settled is not None:
         within = share_in_percent(settled.within)
-        return f"Set seeds = {settled.blocks} to settle it (8 times in 10): told apart, or the same within {within}."
+        more = _more_seeds(settled.blocks, confirms)
+        return f"{more} to settle it (8 times in 10): told apart, or the same within {within}."
     if found.within is not None:
         return f"They are the same within {share_in_percent(found.within)}."
     if found.basis is Basis.ORDER:
@@ -89,6 +103,10 @@ def _next(found: Contrast) -> str:
         "" if found.basis is Basis.SAMPLE else " Evaluate more often: most of the spread is in when the target is seen."
     )
     return f"Up to {MOST_ASKED} seeds would hardly settle it.{finer}"
+
+
+def _more_seeds(number: int, confirms: bool) -> str:
+    return f"Confirm with {number} fresh seeds" if confirms else f"Set seeds = {number}"
 
 
 def is_level(found: Contrast) -> bool:
@@ -165,7 +183,8 @@ def evidence(standing: Standing, ranking: Ranking) -> str:
     found = interval(standing, ranking)
     if found is None:
         few = f"mean of {counted(n, 'seed')}" if n > 1 else "1 seed only"
-        return f"{few}; set seeds = {MIN_SEEDS} to get a confidence interval"
+        more = _more_seeds(MIN_SEEDS, ranking.confirms)
+        return f"{few}; {more[0].lower()}{more[1:]} to get a confidence interval"
     shown = (
         [duration(found.low), duration(found.high)] if point.by_target else [rate(1 / found.high), rate(1 / found.low)]
     )
@@ -175,8 +194,10 @@ def evidence(standing: Standing, ranking: Ranking) -> str:
 
 
 def choices(standing: Standing, ranking: Ranking) -> int:
-    """Return of how many settings a strategy's best was picked; where only speed counts a rate is no setting."""
+    """Return of how many settings a strategy's best was picked by its seeds; of speed alone a rate is no setting."""
     settings = ranking.settings(standing)
+    if ranking.confirms:
+        return 1
     if standing.point.by_target:
         return len(settings)
     return len({layout_key(setting.point.row) for setting in settings})

@@ -335,11 +335,12 @@ def _same(same: Sequence[Exam], engine: str) -> Text:
     grown = [exam for exam in same if exam.grown]
     if grown:
         first, last = max(exam.off for exam in grown), share_in_percent(max(exam.worst for exam in grown))
-        close = (
-            f"up to rounding, which grows from {_power(first)} at the first evaluation to {last} at the end: numbers "
+        begin = f"differ by {_power(first)}" if first else "are equal"
+        return Text(
+            f"{names} train the same model. Their weights {begin} at the first evaluation and up to {last} apart at "
+            f"the end ({pairs}): they add numbers in another order, and training magnifies the rounding. {choice}"
         )
-        close += f"are added in another order ({pairs})"
-    elif worst < IDENTICAL:
+    if worst < IDENTICAL:
         close = f"{f'to {_power(worst)}' if worst else 'to the last digit'} ({pairs})"
     else:
         off = f"relative difference at the end: median {_power(typical)}, worst {_power(worst)}"

@@ -112,7 +112,9 @@ def _edge(standing: Standing, tried: Sequence[Point], key: str) -> Edge | None:
     if len(values) < 2 or row[key] not in (values[0], values[-1]):
         return None
     highest = row[key] == values[-1]
-    warned = (RateVerdict.TOO_LARGE, RateVerdict.UNSTEADY) if highest else (RateVerdict.TOO_SMALL,)
+    warned = (
+        (RateVerdict.TOO_LARGE, RateVerdict.UNSTEADY) if highest else (RateVerdict.TOO_SMALL, RateVerdict.UNFINISHED)
+    )
     if key == RATE and vote_of(standing).verdict in warned:
         return None
     return Edge(key, highest, row[key])
@@ -217,6 +219,7 @@ class RateFault(StrEnum):
     TOO_LARGE = "too large"
     TOO_SMALL = "too small"
     BETWEEN = "between"
+    UNFINISHED = "unfinished"
     TOO_SHORT = "too short"
     UNKNOWN = "unknown"
 
@@ -226,11 +229,14 @@ class RateAdvice:
     """Why no rate did, and where a good one lies.
 
     Attributes:
-        rates: those it is about: all that were tried, the two to try between, or those that train steadily.
+        rates: those it is about: all that were tried, the two to try between, those that did not get far, or those
+            that train steadily.
+        limit: the smallest rate that is too large, above those that did not get far; None where none is known.
     """
 
     fault: RateFault
     rates: tuple[float, ...]
+    limit: float | None = None
 
     def words(self, whom: Sequence[str]) -> Text:
         """Return it as sentences about strategies on so many devices."""
@@ -242,6 +248,13 @@ class RateAdvice:
                 return Text(f"{tried} too large for {who}. Try one below {self.rates[0]:g}.")
             case RateFault.TOO_SMALL:
                 return Text(f"{tried} too small for {who}. Try one above {self.rates[-1]:g}.")
+            case RateFault.UNFINISHED:
+                largest = f"{self.rates[-1]:g}"
+                try_one = f"above {largest}" if self.limit is None else f"between {largest} and {self.limit:g}"
+                return Text(
+                    f"{who} had not got far with learning rate {given} when training ended. That does not tell whether "
+                    f"the rate is too small. Give it more epochs, or try a rate {try_one}."
+                )
             case RateFault.TOO_SHORT:
                 return Text(f"{who} {train} steadily with learning rate {given}, but too briefly. Give it more epochs.")
             case RateFault.BETWEEN:
@@ -280,9 +293,9 @@ def _advice(group: Sequence[Standing]) -> RateAdvice | None:
     if any(standing.reached for standing in group):
         return None
     verdicts = {s.point.row[RATE]: vote_of(s).verdict for s in sorted(group, key=lambda s: s.point.row[RATE])}
-    small, good, large = (
+    small, unfinished, good, large = (
         tuple(rate for rate, found in verdicts.items() if found == verdict)
-        for verdict in (RateVerdict.TOO_SMALL, RateVerdict.GOOD, RateVerdict.TOO_LARGE)
+        for verdict in (RateVerdict.TOO_SMALL, RateVerdict.UNFINISHED, RateVerdict.GOOD, RateVerdict.TOO_LARGE)
     )
     rates = tuple(verdicts)
     if large == rates:
@@ -291,6 +304,8 @@ def _advice(group: Sequence[Standing]) -> RateAdvice | None:
         return RateAdvice(RateFault.TOO_SMALL, rates)
     if good:
         return RateAdvice(RateFault.TOO_SHORT, good)
+    if unfinished:
+        return RateAdvice(RateFault.UNFINISHED, unfinished, min((r for r in large if r > unfinished[-1]), default=None))
     if small and large and max(small) < min(large):
         return RateAdvice(RateFault.BETWEEN, (max(small), min(large)))
     return RateAdvice(RateFault.UNKNOWN, ()) if small or large else None

@@ -23,6 +23,9 @@ class RateVerdict(StrEnum):
     """What a point's seeds say of its learning rate."""
 
     TOO_SMALL = "too small"
+    UNFINISHED = "unfinished"
+    """Little was learnt, or much still is: more steps and a larger rate would both do, and one run tells no further."""
+
     GOOD = "good"
     TOO_LARGE = "too large"
     UNSTEADY = "unsteady"
@@ -31,7 +34,7 @@ class RateVerdict(StrEnum):
 
 MEANS: dict[Shape, RateVerdict] = {
     "stuck": RateVerdict.TOO_SMALL,
-    "slow": RateVerdict.TOO_SMALL,
+    "slow": RateVerdict.UNFINISHED,
     "good": RateVerdict.GOOD,
     "oscillating": RateVerdict.TOO_LARGE,
     "collapsed": RateVerdict.TOO_LARGE,

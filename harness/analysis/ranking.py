@@ -177,11 +177,19 @@ class Ranking:
     Attributes:
         same: ids of the cells that train the same model as single: they share their samples to the target.
         read: the column that says when the target was reached.
+        picked: the point that other seeds had put first, where these are to bear it out: it is not the best of several
+            by their chance.
     """
 
     points: tuple[Point, ...]
     same: frozenset[str] = frozenset()
     read: str = READINGS[-1]
+    picked: Point | None = None
+
+    @property
+    def confirms(self) -> bool:
+        """Whether its seeds had no part in choosing its points."""
+        return self.picked is not None
 
     @cached_property
     def standings(self) -> tuple[Standing, ...]:

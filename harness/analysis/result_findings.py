@@ -7,9 +7,11 @@ nobody chooses: each combination is a question of its own, with a ranking of its
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from harness.analysis.confidence import recommended_first
+from harness.analysis.confirmation import NO_FRESH_SEEDS, NOT_ASKED, Confirmation, FreshSeeds, confirmation
 from harness.analysis.exam import Exam, combination_of, exams, failed, same_model
 from harness.analysis.points import (
     SWEPT,
@@ -34,16 +36,47 @@ class Question:
 
     Attributes:
         values: what tells it from the other questions: keys with their values, problems first.
+        ranking: by the seeds of the sweep.
         controls: points that are shown only: on one device single stands for them.
+        confirmation: what fresh seeds say of the best.
     """
 
     values: tuple[tuple[str, object], ...]
     ranking: Ranking
     controls: tuple[Point, ...] = ()
+    confirmation: Confirmation = NOT_ASKED
+
+    @cached_property
+    def not_confirmed(self) -> list[Standing]:
+        """The sweep's standings that no fresh seeds speak of, the best first."""
+        picked = [pick.point for pick in self.confirmation.picks] if self.confirmation.ranking else []
+        return [s for s in self.ranking.standings if not any(s.point is point for point in picked)]
+
+    @property
+    def standings(self) -> list[Standing]:
+        """All of them, the best first, by fresh seeds where there are any."""
+        again = self.confirmation.ranking
+        found = [*(again.standings if again else ()), *self.not_confirmed]
+        return sorted(found, key=lambda standing: standing.rank)
+
+    @property
+    def best(self) -> list[Standing]:
+        """Each strategy's best standing, the recommended first; by fresh seeds where they decide."""
+        again = self.confirmation.ranking
+        if again is None or not again.best[0].reached:
+            return recommended_first(self.ranking)
+        first = recommended_first(again)
+        names = {standing.point.strategy for standing in first}
+        return [*first, *(s for s in self.ranking.best if s.point.strategy not in names)]
 
     def is_about(self, row: Row) -> bool:
         """Say whether a row belongs to it, ranked or not."""
         return all(str(row.get(f"{SWEPT}{key}")) == str(value) for key, value in self.values)
+
+    @property
+    def rankings(self) -> tuple[Ranking, ...]:
+        """By the seeds of the sweep, and by fresh ones where there are any."""
+        return tuple(filter(None, (self.ranking, self.confirmation.ranking)))
 
     @property
     def words(self) -> str:
@@ -56,15 +89,18 @@ class ResultFindings:
     """All that is found in the rows of one scenario.
 
     Attributes:
+        rows: of the sweep.
         exams: who trains what single trains.
         pool: rows that are ranked.
         questions: rankings, each with what it is about.
+        fresh: rows whose seeds had no part in the choice.
     """
 
     rows: tuple[Row, ...]
     exams: tuple[Exam, ...]
     pool: tuple[Row, ...]
     questions: tuple[Question, ...]
+    fresh: tuple[Row, ...] = ()
 
     @cached_property
     def barred(self) -> set[Hashable]:
@@ -91,7 +127,7 @@ class ResultFindings:
 
     def ranking_of(self, standing: Standing) -> Ranking | None:
         """Return the ranking that a standing is in; None where it is in none."""
-        found = (question.ranking for question in self.questions)
+        found = (ranking for question in self.questions for ranking in question.rankings)
         return next((ranking for ranking in found if any(s is standing for s in ranking.standings)), None)
 
     @cached_property
@@ -102,18 +138,22 @@ class ResultFindings:
         return sorted(found, key=lambda standing: standing.rank)
 
 
-def findings_of(rows: Sequence[Row]) -> ResultFindings:
+def findings_of(rows: Sequence[Row], asked: FreshSeeds = NO_FRESH_SEEDS) -> ResultFindings:
     """Find what rows say.
 
     Args:
         rows: finished cells, keys as in cells.csv.
+        asked: what the plan asks of fresh seeds.
     """
-    examined = exams(rows)
+    swept = tuple(row for row in rows if not row.get("confirms"))
+    fresh = tuple(row for row in rows if row.get("confirms"))
+    examined = exams(swept)
     barred = failed(examined)
-    tried = [row for row in rows if row["status"] in TRIED and not not_ranked(row)]
+    tried = [row for row in swept if row["status"] in TRIED and not not_ranked(row)]
     pool = ranked_rows([row for row in tried if combination_of(row) not in barred])
     same = same_model(examined)
-    return ResultFindings(tuple(rows), tuple(examined), tuple(pool), tuple(_questions(pool, same)))
+    asked_about = tuple(replace(q, confirmation=confirmation(q.ranking, fresh, asked)) for q in _questions(pool, same))
+    return ResultFindings(swept, tuple(examined), tuple(pool), asked_about, fresh)
 
 
 def _questions(pool: Sequence[Row], same: frozenset[str]) -> Iterable[Question]:

@@ -1,4 +1,4 @@
-"""Where the time went: parts that add up to the wall time, bubbles beside their theory, staleness as it spread."""
+"""Where the time went: its parts, bubbles beside their theory, staleness as it spread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.points import Row, number
+from harness.analysis.points import number
 
 TRAINING = {
     "compute_s": "computing",
@@ -18,42 +18,6 @@ TRAINING = {
     "other_s": "other",
 }
 """Parts of the training time: means over devices, without overlap."""
-
-PARTS = TRAINING | {"evaluation_s": "evaluation", "setup_s": "setting up"}
-"""Parts of the wall time."""
-
-CLOSED = 0.02
-"""Share of the wall time that parts may miss or exceed it by and still be said to add up to it: 2 %, as promised."""
-
-
-def parts_of(row: Row) -> dict[str, float]:
-    """Return the seconds of every part that was measured; setting up and evaluating are off the simulated clock."""
-    return {part: value for part in PARTS if (value := number(row, part)) is not None}
-
-
-def gap(row: Row) -> float | None:
-    """Return how far the parts are from the wall time, as a share of it; None where it was not measured."""
-    wall, parts = number(row, "wall_s"), parts_of(row)
-    return (sum(parts.values()) - wall) / wall if wall and parts else None
-
-
-def parts_frame(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each part of each cell: seconds, share of the wall time, seconds per update.
-
-    Column `closed` says whether the cell's parts add up to its wall time; one that do not is shown with a warning.
-    """
-    rows = []
-    for cell in cells.to_dict("records"):
-        off, wall, updates = gap(cell), number(cell, "wall_s"), number(cell, "steps")
-        if off is None or wall is None:
-            continue
-        head = {key: cell[key] for key in ("cell_id", "strategy", "engine", "gpus", "seed", "status")}
-        head |= {"wall_s": wall, "gap": off, "closed": abs(off) <= CLOSED}
-        for part, seconds in parts_of(cell).items():
-            each = seconds / updates if updates and part in TRAINING else None
-            named = {"part": part, "name": PARTS[part], "seconds": seconds}
-            rows.append(head | named | {"share": seconds / wall, "per_update_s": each})
-    return pd.DataFrame(rows)
 
 
 # -- bubbles -----------------------------------------------------------------------------------------------------------

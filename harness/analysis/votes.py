@@ -28,7 +28,7 @@ class Vote:
 
     @property
     def verdict(self) -> RateVerdict | None:
-        """Too small, good, too large or unsteady; none of the wrong ones where most seeds reach the target."""
+        """None where no seed can tell; nothing wrong where most seeds reach the target."""
         if self.shape is None:
             return None
         if not self.reached or self.reached < ENOUGH * self.seeds:

@@ -38,20 +38,25 @@ def price_of(cells: Sequence[Cell]) -> DevicePrice | None:
 
 
 def winners(
-    standings: Sequence[Standing], price: DevicePrice | None = None, level: Standing | None = None
+    standings: Sequence[Standing],
+    price: DevicePrice | None = None,
+    level: Standing | None = None,
+    fastest_of: Sequence[Standing] | None = None,
 ) -> tuple[tuple[str, str, str], ...]:
     """Return (measure, strategy with its devices, value) of whoever is best by each measure that was taken of all.
 
     Args:
         standings: every point that stands a comparison, not only each strategy's fastest.
         level: the recommended one, where it is not the fastest and cannot be told from it.
+        fastest_of: those among whom the fastest is looked for, where that is not all of them.
     """
     usable = [standing for standing in standings if standing.reached and standing.seconds > 0]
     if not usable:
         return ()
     by_target = usable[0].point.by_target
     what = "time to the target" if by_target else "throughput"
-    fastest = _least(what, usable, lambda s: s.seconds, duration if by_target else _as_rate)
+    racing = usable if fastest_of is None else [s for s in usable if any(s is other for other in fastest_of)]
+    fastest = _least(what, racing, lambda s: s.seconds, duration if by_target else _as_rate)
     if fastest and level:
         fastest = (*fastest[:2], f"{fastest[2]}, not told apart from {_who(level.point)}")
     lines = [fastest]

@@ -27,7 +27,7 @@ from harness.api import hooks as hookspecs
 from harness.core.code_hash import file_hash, parsed
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError, nearest
 from harness.core.records import Json
-from harness.core.words import shortened
+from harness.core.words import listed, shortened
 
 if TYPE_CHECKING:
     from harness.api.strategy import Strategy
@@ -111,12 +111,28 @@ class Host:
                 return reason
         return None
 
+    def named(self, name: str) -> str | None:
+        """Return the only strategy that a name can mean: its own name, or another by which it is known; else None."""
+        if name in self.strategies:
+            return name
+        meant = _plain(name)
+        found = [known for known, each in self.strategies.items() if meant in (_plain(known), *each.also_known_as)]
+        return found[0] if len(found) == 1 else None
+
+    def akin(self, name: str) -> list[str]:
+        """Return the strategies that a name may stand for."""
+        meant = _plain(name)
+        known = self.strategies.items()
+        return [own for own, each in known if meant in (_plain(own), *each.also_known_as, *each.suggested_for)]
+
     def suggest(self, name: str) -> str:
-        """Return "; did you mean X?" by synonym first, by spelling second."""
-        for known, strategy in self.strategies.items():
-            if name.lower().replace("_", "-") in strategy.also_known_as:
-                return f"; did you mean {known}?"
-        return nearest(name, self.strategies)
+        """Return "; did you mean X?" by other names first, by spelling second."""
+        akin = self.akin(name)
+        return f"; did you mean {listed(akin, 'or')}?" if akin else nearest(name, self.strategies)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def bundled(kind: str) -> Path:

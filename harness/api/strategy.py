@@ -283,7 +283,8 @@ class Strategy:
 
     Attributes:
         name: what scenarios call it.
-        also_known_as: what else people call it; suggested when somebody writes one of these.
+        also_known_as: what else people call it; read as its name, if no other strategy is called so.
+        suggested_for: what it can be set to, and what is close to it; answered with its name.
         synchrony: shown in every table.
         equals: "single" where the strategy must train exactly like one device; it is examined before it is ranked.
         batches: "shared": all workers cut one order of batches between them; "own": each has its own part of the data.
@@ -293,6 +294,7 @@ class Strategy:
 
     name: ClassVar[str]
     also_known_as: ClassVar[tuple[str, ...]] = ()
+    suggested_for: ClassVar[tuple[str, ...]] = ()
     synchrony: ClassVar[Literal["synchronous", "stale-synchronous", "asynchronous"]] = "synchronous"
     equals: ClassVar[Literal["single"] | None] = None
     batches: ClassVar[Literal["shared", "own"]] = "shared"

@@ -23,10 +23,14 @@ from harness.core.held_files import holding
 from harness.core.version import __version__
 
 if TYPE_CHECKING:
+    from harness.analysis.compared import Comparison
     from harness.api.host import Host
     from harness.core.cell import Plan
     from harness.engines.shared.findings import Findings
     from harness.report.against import Against
+
+REFERENCE_RUNS = 10
+"""Of one night: their noise is then a third of that of one run. Source: ../docs/nightly.md."""
 
 NOT_YET = {
     "check": "examine a strategy for conformance",
@@ -123,6 +127,32 @@ def set_option(command: Callable[..., object]) -> Callable[..., object]:
     )
 
 
+class _FreshSeeds(click.ParamType[int]):
+    """How many fresh seeds; the option without a number means as many as the sweep has."""
+
+    name = "n"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number.
+
+        Raises:
+            InputError: it is none: most often what stands there is the scenario.
+        """
+        if isinstance(value, int):
+            return value
+        if not value.isdecimal() or not int(value):
+            then = (
+                "a number of at least 1, or nothing after it; the scenario comes before it: harness run lenet --confirm"
+            )
+            raise InputError([f"--confirm {value}: {then}"])
+        return int(value)
+
+
+def confirm_option(told: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """Accept --confirm, with or without a number."""
+    return click.option("--confirm", type=_FreshSeeds(), is_flag=False, flag_value=0, metavar="[N]", help=told)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="harness")
 @click.option("--plugins", multiple=True, type=click.Path(), help="Plugin file or folder; repeatable.")
@@ -153,7 +183,25 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     help="Run again the cells that ended with this status.",
 )
 @click.option("--fresh", is_flag=True, help="Run everything again; old results are moved aside.")
+@confirm_option(
+    "Then run leader and runner-up with N fresh seeds, by default as many as the sweep has: the answer rests on seeds "
+    "that did not choose."
+)
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
+@click.option(
+    "--reference",
+    type=click.IntRange(0),
+    is_flag=False,
+    flag_value=REFERENCE_RUNS,
+    metavar="[RUNS]",
+    help=f"Run a plain PyTorch loop beside the cells, {REFERENCE_RUNS} times or as often as you say.",
+)
+@click.option(
+    "--ab",
+    nargs=2,
+    metavar="BASE NEW",
+    help="Run each cell by two interpreters or checkouts in turns, and compare: folders with bin/python or harness/.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @click.option("--wait", is_flag=True, help="Wait where another harness writes to the same results.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
@@ -181,22 +229,26 @@ def run(
     """Plan a scenario, run what is missing, write the report."""
     if scenario is None:
         return _list_scenarios()
+    if ab := options.pop("ab"):
+        return _run_in_turns(scenario, ab, sets, root, (*outer, *plugins))
     from harness.commands import run as session
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.core.one_writer import sole_writer
     from harness.scenario.plan import select
+    from harness.scenario.synonyms import only_as_registered
 
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
+    only = tuple(only_as_registered(each, host) for each in only)
     wait, chosen = options.pop("wait"), select(plan, only)
     if not options["debug"]:  # which stores nothing
         locked = click.get_current_context().with_resource
         options["refuse_another"] = locked(sole_writer(root / plan.name, wait=wait, say=say))
-    misfits = [] if options["debug"] else refuse_misfits(chosen, files).misfits
+    tried = None if options["debug"] else refuse_misfits(chosen, files)
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
-    plan = with_notes(plan, misfits)
+    plan = plan if tried is None else with_notes(plan, [*tried.misfits, *tried.differing])
     steps = options.pop("trace_steps")
     options["trace"] = steps if options["trace"] else None
     if options.pop("debug"):
@@ -205,10 +257,40 @@ def run(
     sys.exit(code)
 
 
+AB_OPTIONS = ("ab", "scenario", "sets", "root", "fresh", "plugins")
+"""Of `run`: those that mean something with --ab."""
+
+
+def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root: Path, plugins: Sequence[str]) -> None:
+    """Run a scenario on two sides, and end as their comparison does."""
+    from harness.analysis.compare_words import ratios_in_words
+    from harness.commands.interleave import run_in_turns
+    from harness.commands.pair_results import compare_results, text_of
+    from harness.core.atomic_files import write_atomically
+
+    context = click.get_current_context()
+    source = context.get_parameter_source
+    refused = [name for name in context.params if name not in AB_OPTIONS]
+    given = [name.replace("_", "-") for name in refused if source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise InputError([f"run: --{given[0]} means nothing with --ab, which runs every cell; leave it out"])
+    words = [word for text in sets for word in ("--set", text)]
+    words += [word for path in plugins for word in ("--plugins", str(Path(path).resolve()))]
+    base, new = run_in_turns(scenario, ab, words, root / "ab", bool(context.params["fresh"]), say)
+    found = compare_results(base, [new], 0.05, False, False)
+    for line in ratios_in_words(found):
+        say(line)
+    say(text_of(found, base, new, False, False))
+    write_atomically(document := root / "ab" / "comparison.json", text_of(found, base, new, False, True) + "\n")
+    say(f"as data: {document}; next: harness compare {base} {new} --html {document.with_suffix('.html')}")
+    sys.exit(found.verdict.exit_code)
+
+
 @main.command()
 @click.argument("scenario")
 @set_option
 @click.option("--measure", is_flag=True, help="First measure the times that predictions still lack.")
+@confirm_option("Count the cells that `harness run --confirm [N]` adds.")
 @click.option(
     "--results",
     "root",
@@ -225,6 +307,7 @@ def plan(
     scenario: str,
     sets: tuple[str, ...],
     measure: bool,
+    confirm: int | None,
     root: Path,
     as_json: bool,
     plugins: tuple[str, ...],
@@ -236,28 +319,37 @@ def plan(
         made, host, files = _plan(scenario, sets, (*outer, *plugins))
         tried = refuse_misfits(made.cells, files)
         if not measure:
-            return _echo_plan(with_notes(made, [*tried.misfits, *tried.unknown]), host, root, as_json)
+            return _echo_plan(with_notes(made, tried.told), host, root, confirm, as_json)
     from harness.commands import run as session
+    from harness.commands.run_times import run_times
+    from harness.results.store import Results
 
     session.prepare(made, host, (), files)
     session.trace_models(made, host, files)
+    stored = Results(root / made.name)
+    session.measure_steps(made, host, files, run_times(made, stored, stored.records_of(made.cells), host).why_not)
     made, host, _ = _plan(scenario, sets, (*outer, *plugins))
-    _echo_plan(with_notes(made, [*tried.misfits, *tried.unknown]), host, root, as_json)
+    _echo_plan(with_notes(made, tried.told), host, root, confirm, as_json)
 
 
-def _echo_plan(made: Plan, host: Host, root: Path, as_json: bool) -> None:
+def _echo_plan(made: Plan, host: Host, root: Path, confirm: int | None, as_json: bool) -> None:
     """Print a plan, with the cells that are finished in a results root."""
+    from harness.commands.fresh_seeds import confirmed_as_before, was_swept
     from harness.commands.plan_text import describe
+    from harness.commands.run_times import run_times
     from harness.results.store import Results
 
     folder = root / made.name
+    made = confirmed_as_before(made, Results(folder), confirm)
     records = Results(folder).records_of(made.cells)
+    times = run_times(made, Results(folder), records, host)
     if as_json:
         from harness.commands.documents import document_text
         from harness.commands.plan_json import plan_document
 
-        return say(document_text(plan_document(made, host, records, folder)))
-    say(describe(made, host, [cell_id for cell_id, record in records.items() if record.final]))
+        return say(document_text(plan_document(made, host, records, folder, times)))
+    finished = [cell_id for cell_id, record in records.items() if record.final]
+    say(describe(made, host, finished, was_swept(made, records), times))
 
 
 @contextmanager
@@ -456,7 +548,18 @@ def _write_report(
     "--html", type=click.Path(path_type=Path), help="Also write the page of `harness report NEW --base BASE`."
 )
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit XML, one test for each point.")
+@click.option("--annotations", is_flag=True, help="Also print what got worse for the log of GitHub Actions.")
+@click.option(
+    "--rerun", is_flag=True, help="Run what looks slower 5 more times, with the reference, and judge by that."
+)
+@click.option(
+    "--history", "nights", type=click.Path(path_type=Path), help="Judge by the nights kept here: 8 of them or more."
+)
+@click.option("--machine", default="", help="Name of this machine in the history.")
+@plugins_option
+@click.pass_obj
 def compare(
+    outer: tuple[str, ...],
     base: Path,
     new: Path,
     min_effect: float,
@@ -466,25 +569,100 @@ def compare(
     as_json: bool,
     html: Path | None,
     junit: Path | None,
+    annotations: bool,
+    rerun: bool,
+    nights: Path | None,
+    machine: str,
+    plugins: tuple[str, ...],
 ) -> None:
     """Say whether the results in NEW are worse than those in BASE.
 
     Exits with 1 on a regression, for use in a nightly job; with 5 where nothing could be
     compared, with 2 where times were not because device or cluster is another.
     """
-    from harness.commands.pair_results import against, compare_results, text_of
+    from harness.commands.besides import History
+    from harness.commands.pair_results import NoBase, against, compare_results, first_night, text_of
+    from harness.core.atomic_files import write_atomically
 
     _refuse_two_forms("compare", {"--markdown": markdown, "--json": as_json})
-    found = compare_results(base, [new], min_effect, allow_other_device, trust_machine)
+    history = History(nights, machine) if nights else None
+
+    def judged() -> Comparison:
+        return compare_results(base, [new], min_effect, allow_other_device, trust_machine, history, rerun=rerun)
+
+    failed = None
+    try:
+        found = judged()
+    except NoBase as error:
+        if junit:
+            write_atomically(junit, first_night(new, str(error)))
+        raise
+    if rerun and found.rerun:
+        from harness.commands.rerun_suspects import rerun_suspects
+
+        files = [str(Path(path).resolve()) for path in (*outer, *plugins)]
+        try:
+            rerun_suspects(base, [new], found.rerun, files, lambda line: say(line, err=True))
+        except HarnessError as error:
+            failed = error
+        found = judged()
     say(text_of(found, base, new, markdown, as_json))
     if html:
         say(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
     if junit:
         from harness.commands.compare_junit import junit_text
-        from harness.core.atomic_files import write_atomically
 
         write_atomically(junit, junit_text(found))
+    if annotations:
+        from harness.commands.compare_annotations import annotation_lines
+
+        say("\n".join(annotation_lines(found)), err=True)
+    if failed and not found.verdict.exit_code:
+        raise failed
     sys.exit(found.verdict.exit_code)
+
+
+@main.group(name="history")
+def history() -> None:
+    """Keep nights, and show how times moved over them."""
+
+
+@history.command(name="add")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder of the history; made if missing.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="Folder whose commit the night ran. Default: this one; without git, what the CI system says.",
+)
+@click.option("--machine", default="", help="Name of this machine: each has series of its own. Default: one for all.")
+def add_to_history(results: tuple[Path, ...], to: Path, repository: Path, machine: str) -> None:
+    """Add the night in RESULTS to a history, one row a run, with commit and environment.
+
+    Run it after every night. What is there already is not added again; several jobs may add at once.
+    """
+    from harness.commands.nights_kept import add_results
+
+    say(add_results(results, to, repository, machine))
+
+
+@history.command(name="show")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Also write it as a page with figures.")
+@click.option("--json", "as_json", is_flag=True, help="The history as JSON.")
+def show_history(folder: Path, html: Path | None, as_json: bool) -> None:
+    """Show how times moved over the nights in FOLDER, since when each is slower, and what changed then.
+
+    Times are read beside the reference that ran in the same night: what slows both down is the machine.
+    """
+    from harness.commands.nights_kept import history_text, write_history_page
+    from harness.results.history import read_history
+
+    rows = read_history(folder)
+    say(history_text(rows, as_json))
+    if html:
+        say(f"page: {write_history_page(rows, html)}", err=True)
 
 
 @main.command()
@@ -570,7 +748,7 @@ def calibrate(device: str, threads: int, only_show: bool) -> None:
 
 
 @main.command()
-@click.argument("what", type=click.Choice(["scenario", "compare", "show", "plan"]), default="scenario")
+@click.argument("what", type=click.Choice(["scenario", "compare", "show", "plan", "history"]), default="scenario")
 @click.option("--text", is_flag=True, help="Print a scenario's keys with defaults and meanings instead.")
 def schema(what: str, text: bool) -> None:
     """Print the JSON Schema of scenario files, or of what a command prints with --json."""

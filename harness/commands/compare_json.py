@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.analysis.compare_words import conclusion, point_in_words, sentence
-from harness.analysis.compared import Change, Changed, Comparison, Finding
+from harness.analysis.compared import Change, Changed, Comparison, Finding, Gated, Together
 from harness.commands.documents import (
     DOCUMENT_SCHEMA,
+    BesideEntry,
     ChangeEntry,
     CompareDocument,
     DetectableEntry,
     Fact,
     FoundEntry,
+    TogetherEntry,
 )
 
 
@@ -30,6 +32,7 @@ def compare_document(found: Comparison, base: str, new: str) -> CompareDocument:
         ended=found.ended,
         copies=found.copies,
         only_new=found.only_new,
+        never_run=found.never_run,
         exact=found.exact,
         min_effect=found.min_effect,
         changed=_facts(found.changed),
@@ -38,6 +41,7 @@ def compare_document(found: Comparison, base: str, new: str) -> CompareDocument:
         changes=tuple(map(_change, found.changes)),
         learnt=tuple(map(_change, found.learnt)),
         detectable=tuple(DetectableEntry(point_in_words(d.row), d.quantity.column, d.factor) for d in found.detectable),
+        together=tuple(map(_together, found.together)),
         notes=found.notes,
     )
 
@@ -60,10 +64,24 @@ def _finding(finding: Finding) -> FoundEntry:
         coverage=interval.coverage if interval else None,
         runs=finding.runs,
         exact=finding.exact,
+        beside=_beside(finding.gated),
         where=finding.where,
         detail=finding.detail,
         sentence=sentence(finding),
     )
+
+
+def _together(together: Together) -> TogetherEntry:
+    gated = together.gated
+    return TogetherEntry(together.scenario, together.points, gated.kind, _entry(gated))
+
+
+def _beside(gated: Gated | None) -> BesideEntry | None:
+    return _entry(gated) if gated else None
+
+
+def _entry(gated: Gated) -> BesideEntry:
+    return BesideEntry(gated.basis, gated.nights, gated.relative, gated.limit, gated.fresh)
 
 
 def _change(change: Change) -> ChangeEntry:
@@ -76,5 +94,6 @@ def _change(change: Change) -> ChangeEntry:
         change=change.ratio,
         interval=(change.interval.low, change.interval.high) if change.interval else None,
         kind=change.kind,
+        beside=_beside(change.gated),
         parts={"base": dict(change.parts[0]), "new": dict(change.parts[1])},
     )

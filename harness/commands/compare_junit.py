@@ -6,8 +6,10 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 
-from harness.analysis.compare_words import KIND_WORDS, conclusion, point_in_words, sentence
+from harness.analysis.compare_statuses import ENDED, NOT_TRIED
+from harness.analysis.compare_words import KIND_WORDS, conclusion, point_in_words, sentence, together_in_words
 from harness.analysis.compared import ChangeKind, Comparison, Finding, Verdict
+from harness.analysis.points import Row
 
 SUITE = "harness compare"
 
@@ -27,13 +29,39 @@ def junit_text(found: Comparison) -> str:
     for finding in found.findings:
         points[point_in_words(finding.row)].append(finding)
     cases = [_case(name, findings) for name, findings in points.items()]
-    cases.append(_verdict(found))
+    return _suite([*cases, _verdict(found)])
+
+
+def first_night_text(rows: Sequence[Row], without: str) -> str:
+    """Return a night that has no base yet: what did not run to its end fails, and the test "verdict" is skipped.
+
+    Args:
+        rows: of all cells.
+        without: why nothing was compared.
+    """
+    points: dict[str, list[str]] = {}
+    for row in rows:
+        broken = points.setdefault(point_in_words(row), [])
+        if row["status"] not in (*ENDED, *NOT_TRIED):
+            broken.append(f"seed {row['seed']}: {row['status']}: {row.get('reason') or ''}")
+    cases = []
+    for name, broken in points.items():
+        cases.append(case := ElementTree.Element("testcase", classname=SUITE, name=_clean(name)))
+        if broken:
+            ElementTree.SubElement(case, "failure", message=_clean(broken[0])).text = _clean("\n".join(broken))
+    cases.append(verdict := ElementTree.Element("testcase", classname=SUITE, name="verdict"))
+    ElementTree.SubElement(verdict, "skipped", message=_clean(without))
+    return _suite(cases)
+
+
+def _suite(cases: Sequence[ElementTree.Element]) -> str:
     suite = ElementTree.Element(
         "testsuite",
         name=SUITE,
         tests=str(len(cases)),
         failures=str(sum(case.find("failure") is not None for case in cases)),
         errors=str(sum(case.find("error") is not None for case in cases)),
+        skipped=str(sum(case.find("skipped") is not None for case in cases)),
     )
     suite.extend(cases)
     ElementTree.indent(suite)
@@ -55,6 +83,8 @@ def _verdict(found: Comparison) -> ElementTree.Element:
     case, text = ElementTree.Element("testcase", classname=SUITE, name="verdict"), _clean(conclusion(found))
     if found.verdict in (Verdict.REFUSED, Verdict.NOTHING_COMPARED):
         ElementTree.SubElement(case, "error", message=text)
+    elif any(one.gated.kind is ChangeKind.REGRESSION for one in found.together):
+        ElementTree.SubElement(case, "failure", message=_clean(" ".join(together_in_words(found))))
     ElementTree.SubElement(case, "system-out").text = text
     return case
 

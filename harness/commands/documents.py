@@ -1,4 +1,4 @@
-"""What `compare`, `show` and `plan` print with --json: these classes are what is written and what is documented.
+"""What commands print with --json: these classes are what is written and what is documented.
 
 Text in a document is for people and may change; programs decide by enums, ids and numbers. A number that was not
 measured, or is not finite, is null.
@@ -13,7 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from harness.analysis.compared import ChangeKind, Verdict
+from harness.analysis.compared import ChangeKind, UsualFrom, Verdict
+from harness.analysis.confirmation import Ground
+from harness.analysis.trends import ChangedBy
+from harness.commands.run_times import TimedBy
 from harness.core.endings import Cause, Status
 from harness.core.records import Json, to_json
 from harness.results.store import jsonable
@@ -44,6 +47,27 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class BesideEntry:
+    """A time beside the reference, a plain PyTorch loop that ran in the same nights."""
+
+    basis: Annotated[UsualFrom, described("whether a history or BASE alone says what is usual")]
+    nights: Annotated[int, described("that say it")]
+    relative: Annotated[float, described("factor over what is usual, the machine's own change taken out")]
+    limit: Annotated[float, described("factor that it has to exceed to be slower")]
+    fresh: Annotated[int, described("fresh runs that decided; 0: the night itself")]
+
+
+@dataclass(frozen=True)
+class TogetherEntry:
+    """All measured points of a scenario beside the reference, as one."""
+
+    scenario: Annotated[str, described("empty where there is one only")]
+    points: int
+    kind: Annotated[ChangeKind | None, described("null where they are neither slower nor faster")]
+    beside: BesideEntry
+
+
+@dataclass(frozen=True)
 class FoundEntry:
     """One thing that changed."""
 
@@ -54,10 +78,13 @@ class FoundEntry:
     base: Annotated[float | str | None, described("mean or median over seeds, or a status")]
     new: Annotated[float | str | None, described("mean or median over seeds, or a status")]
     change: Annotated[float | None, described("new over base; null of statuses")]
-    interval: Annotated[tuple[float, float] | None, described("of the change; null where it is exact")]
+    interval: Annotated[
+        tuple[float, float] | None, described("of the change; null where it is exact, or beside the reference")
+    ]
     coverage: Annotated[float | None, described("of the interval, as a fraction")]
     runs: Annotated[tuple[int, int], described("on either side")]
     exact: Annotated[bool, described("whether the same code must give the same value again")]
+    beside: Annotated[BesideEntry | None, described("null where no reference ran, or of what is no time")]
     where: Annotated[str, described("the part of the step that changed most, for people")]
     detail: Words
     sentence: Words
@@ -73,8 +100,11 @@ class ChangeEntry:
     base: float
     new: float
     change: Annotated[float, described("new over base")]
-    interval: Annotated[tuple[float, float] | None, described("of the change; null where it is exact")]
+    interval: Annotated[
+        tuple[float, float] | None, described("of the change; null where it is exact, or beside the reference")
+    ]
     kind: Annotated[ChangeKind | None, described("null where the change is not both certain and large enough")]
+    beside: Annotated[BesideEntry | None, described("null where no reference ran, or of what is no time")]
     parts: Annotated[dict[str, dict[str, float]], described("seconds of an update by part of the step: base, new")]
 
 
@@ -102,6 +132,7 @@ class CompareDocument:
     ended: Annotated[int, described("cells that ran to the same end on both sides, and were compared")]
     copies: Annotated[int, described("cells that are the same measurement on both sides, and were not")]
     only_new: Annotated[int, described("cells that BASE lacks")]
+    never_run: Annotated[int, described("cells that NEW plans and neither side has a result of")]
     exact: Annotated[int, described("values that were compared exactly")]
     min_effect: Annotated[float, described("share that a time had to grow by")]
     changed: Annotated[tuple[Fact, ...], described("what differs around the cells; what explains most comes first")]
@@ -109,6 +140,7 @@ class CompareDocument:
     findings: Annotated[tuple[FoundEntry, ...], described("what matters most comes first")]
     changes: Annotated[tuple[ChangeEntry, ...], described("all times and allocated memory that were compared")]
     learnt: Annotated[tuple[ChangeEntry, ...], described("all accuracies, losses, metrics and samples that were")]
+    together: Annotated[tuple[TogetherEntry, ...], described("all points as one beside the reference, by scenario")]
     detectable: tuple[DetectableEntry, ...]
     notes: tuple[str, ...]
 
@@ -130,6 +162,17 @@ class CellEntry:
 
 
 @dataclass(frozen=True)
+class ConfirmationEntry:
+    """Which seeds a recommendation rests on."""
+
+    rests_on: Annotated[Ground, described("sweep: on the seeds that chose; fresh-seeds, overturned: on others alone")]
+    seeds: Annotated[tuple[int, ...], described("fresh ones that have run")]
+    done: Annotated[int, described("runs with fresh seeds that have ended")]
+    of: Annotated[int, described("runs with fresh seeds that were asked for")]
+    sentence: Words
+
+
+@dataclass(frozen=True)
 class CaseEntry:
     """The recommendation for one of several models, data sets or environments."""
 
@@ -138,6 +181,7 @@ class CaseEntry:
     headline: Words
     leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
     caveats: tuple[str, ...]
+    confirmation: ConfirmationEntry
 
 
 @dataclass(frozen=True)
@@ -150,6 +194,7 @@ class AnswerEntry:
     leader: Annotated[str | None, described("cell id of the median seed of the point that leads; null without one")]
     caveats: tuple[str, ...]
     cases: Annotated[tuple[CaseEntry, ...], described("one for each question; empty where there is only one")]
+    confirmation: Annotated[ConfirmationEntry, described("of several questions each case has its own")]
 
 
 @dataclass(frozen=True)
@@ -185,7 +230,7 @@ class PredictionEntry:
     tensor_bytes: Annotated[float | None, described("counted on the fullest device")]
     dram_bytes: Annotated[float | None, described("that device must have")]
     micro_batch_size: int | None
-    cost: Annotated[float | None, described("of the whole cell, in its currency")]
+    cost: Annotated[float | None, described("of the whole cell at most, in its currency")]
     error: Annotated[float, described("relative uncertainty of the step's time, one standard deviation")]
     out_of_memory: Annotated[str, described("what is missing, for people; empty where it fits")]
     reason: Annotated[str, described("why there is no time, for people")]
@@ -209,11 +254,16 @@ class PlannedEntry:
     learning_rate: float
     seed: int
     swept: Annotated[Json, described("keys swept by their path")]
+    confirms: Annotated[bool, described("its seed has no part in the choice, and bears it out")]
     status: Annotated[Status | None, described("of its record in the results folder; null where it has none")]
     finished: Annotated[bool, described("whether `harness run` would keep that record")]
     not_possible: Annotated[str, described("why it cannot be run, for people; empty where it can")]
     notes: tuple[str, ...]
     predicted: PredictionEntry | None
+    run_s: Annotated[float | None, described("seconds of this machine that it takes; null where nothing tells")]
+    run_s_from: Annotated[
+        TimedBy | None, described("seeds, rates: such cells took so long here; step: its steps take so long at most")
+    ]
 
 
 @dataclass(frozen=True)
@@ -238,16 +288,108 @@ class PlanDocument:
     cells: Annotated[tuple[PlannedEntry, ...], described("in the order in which they run")]
     left_out: tuple[LeftOutEntry, ...]
     notes: tuple[str, ...]
+    confirm: Annotated[int, described("fresh seeds that are to bear the answer out; 0: none")]
+    confirm_cells: Annotated[int, described("cells that they make: until the sweep has run, the most they may make")]
+    confirm_s: Annotated[float | None, described("seconds of this machine that they take at most; null: not known")]
+    left_cells: Annotated[int, described("cells that would run")]
+    left_known: Annotated[int, described("those of them of which it is known how long")]
+    left_s: Annotated[float, described("seconds of this machine that these take")]
+
+
+# -- history -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NightEntry:
+    """One night."""
+
+    night: Annotated[str, described("start of its run, in UTC: what names it elsewhere")]
+    commit: Annotated[str, described("of the user's repository; empty where it is not known")]
+    dirty: Annotated[bool | None, described("whether tracked files differed from the commit; null where nobody knows")]
+    runs: int
+    reference_kind: Annotated[str, described("the loop that ran beside the cells; empty where none did")]
+    reference_s: Annotated[float | None, described("of a run of it")]
+
+
+@dataclass(frozen=True)
+class LevelEntry:
+    """Nights between two changes of a point."""
+
+    first: Annotated[str, described("night")]
+    last: Annotated[str, described("night")]
+    seconds: Annotated[float, described("of an update at the machine's usual speed, the median")]
+
+
+@dataclass(frozen=True)
+class TrendEntry:
+    """One point over the nights; its lists go together."""
+
+    key: Annotated[str, described("what pairs its cells; a point of the history's tables")]
+    point: Words
+    engine: str
+    nights: Annotated[tuple[str, ...], described("those with a time")]
+    measured_s: Annotated[tuple[float, ...], described("of an update, the middle of the night's runs")]
+    adjusted_s: Annotated[tuple[float, ...], described("the same at the machine's usual speed, by the reference")]
+    runs: tuple[int, ...]
+    levels: tuple[LevelEntry, ...]
+    run_spread: Annotated[float | None, described("standard deviation between runs of a night, of logarithms")]
+    night_spread: Annotated[float | None, described("standard deviation of a night about its level, of logarithms")]
+    statuses: Annotated[dict[str, int], described("how its cells ended in the last night that it ran in")]
+
+
+@dataclass(frozen=True)
+class ShiftEntry:
+    """A change of a time, or of the machine."""
+
+    by: Annotated[ChangedBy, described("who made it, as far as the nights tell")]
+    points: Annotated[tuple[str, ...], described("keys of the points that changed; none where the reference did")]
+    together: Annotated[bool, described("whether all measured points changed as one")]
+    factor: Annotated[float, described("new time over old, at the machine's usual speed")]
+    before: Annotated[str, described("last night at the old time")]
+    after: Annotated[str, described("first night at the new time")]
+    seen: Annotated[str, described("night from which on it could be told")]
+    earliest: Annotated[str, described("the first night at the new time is this one at the earliest")]
+    latest: Annotated[str, described("and this one at the latest")]
+    good_commit: Annotated[str, described("of the last night that surely was at the old time")]
+    bad_commit: Annotated[str, described("of the latest night")]
+    changed: Annotated[tuple[Fact, ...], described("what else changed: base before, new since")]
+    reference: Annotated[float | None, described("factor by which the reference moved; null without one")]
+    sentence: Words
+
+
+@dataclass(frozen=True)
+class TrendsEntry:
+    """One scenario on one machine."""
+
+    scenario: str
+    machine: Annotated[str, described("as `history add --machine` named it; else empty")]
+    verdict: Annotated[str, described("for people")]
+    nights: Annotated[tuple[NightEntry, ...], described("the oldest first")]
+    left_out: Annotated[tuple[str, ...], described("nights without a reference, though earlier ones have one")]
+    nights_needed: Annotated[int, described("nights that are missing before a change can be found")]
+    drift: Annotated[tuple[float, ...], described("the reference over its median, night by night")]
+    shifts: Annotated[tuple[ShiftEntry, ...], described("the newest first")]
+    points: tuple[TrendEntry, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HistoryDocument:
+    """What `harness history show FOLDER --json` prints."""
+
+    schema: Schema
+    trends: Annotated[tuple[TrendsEntry, ...], described("of each scenario on each machine")]
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 
-JsonDocument = CompareDocument | ShowDocument | PlanDocument
+JsonDocument = CompareDocument | ShowDocument | PlanDocument | HistoryDocument
 
-DOCUMENTS: Mapping[str, type[CompareDocument] | type[ShowDocument] | type[PlanDocument]] = {
+DOCUMENTS: Mapping[str, type[JsonDocument]] = {
     "compare": CompareDocument,
     "show": ShowDocument,
     "plan": PlanDocument,
+    "history": HistoryDocument,
 }
 """By the command that prints it."""
 
@@ -260,5 +402,5 @@ def document_text(document: JsonDocument) -> str:
 def document_schema(command: str) -> Json:
     """Return the JSON Schema of what a command prints with --json."""
     schema: Json = TypeAdapter(DOCUMENTS[command]).json_schema()
-    title = f"harness {command} --json"
+    title = f"harness {'history show' if command == 'history' else command} --json"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}

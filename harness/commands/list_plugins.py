@@ -40,6 +40,9 @@ def describe_entry(host: Host, name: str) -> str:
     Raises:
         InputError: nothing is called that.
     """
+    named = host.named(name)
+    if named is not None and named != name:
+        return f"{name} is read as {named}\n{describe_entry(host, named)}"
     for kind, entries in _kinds(host):
         if name in entries:
             return "\n".join(_entry(host, _SINGULAR.get(kind, kind.removesuffix("s")), name, entries[name]))

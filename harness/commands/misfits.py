@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.commands.terminal import say
 from harness.core.errors import InputError, PluginError
 from harness.core.not_known import NotKnown
+from harness.scenario.plan import about_batch_norm
 from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
@@ -22,10 +24,17 @@ class Misfits(NamedTuple):
     Attributes:
         misfits: what is wrong with some of them.
         unknown: of which nobody knows, and why; running them tells.
+        differing: which strategies will not train what one device trains, as trial steps have shown.
     """
 
     misfits: list[str]
     unknown: list[str]
+    differing: list[str]
+
+    @property
+    def told(self) -> list[str]:
+        """All of it."""
+        return [*self.misfits, *self.unknown, *self.differing]
 
 
 def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Misfits:
@@ -39,18 +48,24 @@ def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Misfits:
     cells = [cell for cell in cells if not cell.not_possible]
     tried = [cell for cell in cells if not cell.timing_only and _is_own(cell)]
     if not tried:
-        return Misfits([], [])
-    from harness.engines.calibration.fit_in_child import fit_in_child, trial_key  # late: built-in models need no trial
+        return Misfits([], [], [])
+    from harness.engines.calibration.fit_in_child import (
+        Fits,
+        fit_in_child,
+        trial_key,
+    )  # late: built-in models need no trial
 
-    by_pair: dict[str, Cell] = {}
+    by_pair: dict[str, list[Cell]] = {}
     for cell in tried:
-        by_pair.setdefault(json.dumps(trial_key(cell), sort_keys=True), cell)
-    found = {key: fit_in_child(cell, plugins, _tell) for key, cell in by_pair.items()}
+        by_pair.setdefault(json.dumps(trial_key(cell), sort_keys=True), []).append(cell)
+    found = {key: fit_in_child(pair[0], plugins, _tell) for key, pair in by_pair.items()}
     refused = {key: error for key, error in found.items() if isinstance(error, PluginError)}
     told = list(dict.fromkeys(map(str, refused.values())))
     if len(tried) == len(cells) and len(refused) == len(by_pair):
         raise InputError(told)
-    return Misfits(told, [_unknown(by_pair[key], why) for key, why in found.items() if isinstance(why, NotKnown)])
+    unknown = [_unknown(by_pair[key][0], why) for key, why in found.items() if isinstance(why, NotKnown)]
+    normalising = [pair for key, pair in by_pair.items() if isinstance(fits := found[key], Fits) and fits.batch_norm]
+    return Misfits(told, unknown, list(about_batch_norm(list(chain.from_iterable(normalising)))))
 
 
 def _tell(text: str) -> None:

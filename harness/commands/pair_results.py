@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.besides import History, beside, notes_of
 from harness.commands.scenario_facts import scenario_facts
-from harness.core.cell import POINT_FIELDS
+from harness.core.cell import point_key
 from harness.core.errors import InputError, NothingDone
-from harness.core.records import to_json
+from harness.core.text import Text
 from harness.core.words import counted
+from harness.results.interleaved_with import took_turns
 from harness.results.store import Record, Results, find_results
 from harness.results.tables import read_parquet
 
 if TYPE_CHECKING:
     from harness.analysis.compare import Comparison, MeasuredCell
     from harness.report.against import Against
+
+
+IN_TURNS = Text("each run took turns with the same of the other side, so drift of the machine is in no ratio")
+
+
+class NoBase(NothingDone):
+    """There is nothing to compare with yet: the first night."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,58 @@ class Stored:
         return mine == theirs
 
 
+@dataclass(frozen=True)
+class NightPair:
+    """Two nights, cell by cell.
+
+    Attributes:
+        before, after: of BASE and NEW, by point and seed.
+        never_run: cells that NEW plans and neither side has a result of.
+    """
+
+    before: Mapping[tuple[str, int], Stored]
+    after: Mapping[tuple[str, int], Stored]
+    never_run: int
+
+
+def paired(base: Path, new: Sequence[Path]) -> NightPair:
+    """Return two nights side by side; of several scenarios those that have the same name.
+
+    Raises:
+        InputError: NEW holds no results, or a scenario twice.
+        NothingDone: there is no BASE, or no cell in common.
+    """
+    folders, named = [found for path in new for found in find_results(path)], " ".join(map(str, new))
+    old = _asked_for(_base(base, new), new, folders)
+    before, after = _stored(old, folders), _stored(folders, old)
+    if not before.keys() & after.keys():
+        raise NothingDone(
+            f"no cell in common: {base} has {len(before)}, {named} has {len(after)}, and no two agree in strategy, "
+            "workload, batch, learning rate, devices, engine, goal and seed. Run the scenario that BASE was made with."
+        )
+    planned = {
+        (_scenario(results, folders, old) + point_key(cell), cell.seed)
+        for results in folders
+        for cell in results.plan().cells
+    }
+    return NightPair(before, after, len(planned - before.keys() - after.keys()))
+
+
 def compare_results(
-    base: Path, new: Sequence[Path], min_effect: float, allow_other_device: bool, trust_machine: bool
+    base: Path,
+    new: Sequence[Path],
+    min_effect: float,
+    allow_other_device: bool,
+    trust_machine: bool,
+    history: History | None = None,
+    *,
+    rerun: bool = False,
 ) -> Comparison:
-    """Compare results with those in the folder `base`; of several scenarios those that have the same name.
+    """Compare results with those in the folder `base`, beside the references and fresh runs that there are.
+
+    Args:
+        history: earlier nights.
+        rerun: whether fresh runs were asked for, to say why there are none.
 
     Raises:
         InputError: NEW holds no results, or a scenario twice.
@@ -65,30 +121,42 @@ def compare_results(
 
     if not 0 < min_effect < 10:
         raise InputError([f"--min-effect {min_effect:g}: a share above 0, such as 0.05 for 5 %"])
-    folders, named = [found for path in new for found in find_results(path)], " ".join(map(str, new))
-    old = _asked_for(_base(base, new), new, folders)
-    before, after = _stored(old, folders), _stored(folders, old)
-    common = [(before[key], after[key]) for key in before if key in after]
-    if not common:
-        raise NothingDone(
-            f"no cell in common: {base} has {len(before)}, {named} has {len(after)}, and no two agree in strategy, "
-            "workload, batch, learning rate, devices, engine, goal and seed. Run the scenario that BASE was made with."
-        )
+    pair = paired(base, new)
+    common = [(pair.before[key], pair.after[key]) for key in pair.before if key in pair.after]
     copies = frozenset(one.key for one, other in common if one.same_as(other))
     if len(copies) == len(common):
         raise NothingDone(
-            f"{base} and {named} hold the same measurements ({counted(len(common), 'cell')}). Measure again with "
-            f"`harness run SCENARIO --fresh`, or into another folder with --results."
+            f"{base} and {' '.join(map(str, new))} hold the same measurements ({counted(len(common), 'cell')}). "
+            "Measure again with `harness run SCENARIO --fresh`, or into another folder with --results."
         )
-    earlier, later = ([_measured(stored) for stored in side.values()] for side in (before, after))
-    return compare(earlier, later, min_effect, copies, allow_other=allow_other_device, trust_machine=trust_machine)
+    before, after = (
+        {stored.scenario: stored.results for stored in side.values()} for side in (pair.before, pair.after)
+    )
+    besides = {name: beside(before.get(name), results, name, history) for name, results in after.items()}
+    earlier, later = ([_measured(stored) for stored in side.values()] for side in (pair.before, pair.after))
+    in_turns = all(
+        name in before and took_turns(results.folder, before[name].folder) for name, results in after.items()
+    )
+    found = compare(
+        earlier,
+        later,
+        min_effect,
+        copies,
+        allow_other=allow_other_device,
+        trust_machine=trust_machine,
+        besides=besides,
+        never_run=pair.never_run,
+        interleaved=in_turns,
+    )
+    more = [IN_TURNS] if in_turns else notes_of(besides, history, rerun=rerun)
+    return replace(found, notes=(*found.notes, *more))
 
 
 def _base(base: Path, new: Sequence[Path]) -> list[Results]:
     try:
         return find_results(base)
     except InputError:
-        raise NothingDone(
+        raise NoBase(
             f"no BASE yet: {base} holds no results. To make NEW the first BASE: "
             f"mkdir -p {base.parent if len(new) == 1 else base} && cp -r {' '.join(map(str, new))} {base}"
         ) from None
@@ -103,21 +171,22 @@ def _asked_for(old: Sequence[Results], new: Sequence[Path], folders: Sequence[Re
 
 
 def _stored(folders: Sequence[Results], others: Sequence[Results]) -> Mapping[tuple[str, int], Stored]:
-    """Return the records of one side; scenarios are told apart by name where either side has several."""
-    named = len(folders) > 1 or len(others) > 1
+    """Return the records of one side."""
     twice = [name for name, count in Counter(results.plan().name for results in folders).items() if count > 1]
     if twice:
         raise InputError([f"scenario {twice[0]} is in several folders; name the one to compare"])
     found = {}
     for results in folders:
-        name = results.plan().name
-        scenario = name if named else ""
+        name, scenario = results.plan().name, _scenario(results, folders, others)
         for record in results.records().values():
-            cell = to_json(record.cell)
-            point = scenario + json.dumps({key: cell[key] for key in POINT_FIELDS}, sort_keys=True)
-            stored = Stored(record, results, point, scenario, name)
+            stored = Stored(record, results, scenario + point_key(record.cell), scenario, name)
             found[stored.key] = stored
     return found
+
+
+def _scenario(results: Results, folders: Sequence[Results], others: Sequence[Results]) -> str:
+    """Return what tells a scenario from others: its name where either side has several."""
+    return results.plan().name if len(folders) > 1 or len(others) > 1 else ""
 
 
 def _measured(stored: Stored) -> MeasuredCell:
@@ -139,6 +208,17 @@ def _measured(stored: Stored) -> MeasuredCell:
     row = {**record.row, "status": record.status, "reason": record.reason, "scenario": stored.scenario}
     environment = {**scenario_facts(record.cell, stored.plan_name), **record.environment}
     return MeasuredCell(stored.point, row, environment, timed, steps)
+
+
+def first_night(new: Path, without: str) -> str:
+    """Return a night without a base as JUnit XML."""
+    from harness.commands.compare_junit import first_night_text
+
+    folders = find_results(new)
+    missing = sum(len(results.plan().cells) - len(results.records()) for results in folders)
+    more = f"; {counted(missing, 'cell')} of its plan without a result" if missing else ""
+    stored = _stored(folders, ())
+    return first_night_text([_measured(one).row for one in stored.values()], f"{without}{more}")
 
 
 def against(found: Comparison, base: Path, new: Sequence[Path]) -> Against:

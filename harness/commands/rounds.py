@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from harness.analysis.cell_row import NOISY_CORES, curve_table, identity_row, outcome_row
@@ -67,6 +68,15 @@ class Summary:
     out_of_budget: bool = False
 
     @property
+    def stopped(self) -> bool:
+        """Whether cells are left."""
+        return self.interrupted or self.out_of_budget
+
+    def then(self, after: Summary) -> Summary:
+        """Return what both did, one after the other."""
+        return Summary([*self.ran, *after.ran], self.kept + after.kept, after.interrupted, after.out_of_budget)
+
+    @property
     def failures(self) -> list[Record]:
         """Return the cells that crashed or timed out now."""
         return [record for record in self.ran if record.status.failed]
@@ -109,12 +119,14 @@ def run_cells(
     budget_s: float | None = None,
     trace: int | None = None,
     refuse_another: Callable[[], None] = lambda: None,
+    reference: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Run the missing ones of `cells`; each record is on disk before the next cell starts.
 
     Args:
         trace: steps of each cell to write a trace of.
         refuse_another: raises where the results folder is no longer the one that this run began with.
+        reference: runs beside the cells what is due when so many of them all have ended.
 
     Raises:
         MachineError: the environment cannot do it (a data set is missing, say); what is finished stays.
@@ -124,7 +136,7 @@ def run_cells(
     summary = Summary(kept=len(cells) - len(todo))
     environment = describe_environment(plan.machine)
     one_model = len({cell.workload.model.name for cell in cells}) == 1
-    deadline = time.monotonic() + budget_s if budget_s else None
+    deadline = None if budget_s is None else time.monotonic() + budget_s
     numbers = itertools.count(1)
     try:
         for cells_of_round in _rounds(todo):
@@ -133,6 +145,8 @@ def run_cells(
                     summary.out_of_budget = True
                     return summary
                 refuse_another()
+                if reference:
+                    reference(len(summary.ran), len(todo))
                 progress.started(cell, next(numbers), len(todo))
                 began = time.monotonic()
                 stored = results.record(cell.cell_id)
@@ -143,6 +157,8 @@ def run_cells(
                 progress.finished(record, time.monotonic() - began)
             refuse_another()
             progress.round_ended(results)
+        if reference:
+            reference(len(summary.ran), len(todo))
     except KeyboardInterrupt:
         summary.interrupted = True
     return summary
@@ -166,7 +182,8 @@ def _run_one(
     one_model: bool,
 ) -> Record:
     _tell(host, "cell_started", cell)
-    telemetry = None
+    began_s = time.monotonic()
+    telemetry, started = None, datetime.now(UTC)
     cell, result = _admitted(cell, results, host, plugins)
     if result is None:
         result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
@@ -176,7 +193,11 @@ def _run_one(
         # No record: the cell was not tried, and runs as soon as the machine can.
         raise MachineError(result.reason)
     record, tables = make_record(cell, result, telemetry, environment, attempts + 1)
-    record = with_utilisation(with_memory(record, host), host)
+    record = replace(
+        with_utilisation(with_memory(record, host), host),
+        started=started.isoformat(timespec="seconds"),
+        took_s=time.monotonic() - began_s,
+    )
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from harness.analysis.confirmation import Ground
 from harness.api.host import Host, describe
+from harness.commands.fresh_seeds import confirmed_as_before, was_swept, with_picks
+from harness.commands.plan_text import confirmation_in_words
 from harness.commands.progress import watching
+from harness.commands.reference_runs import ReferenceRuns, reference_in_words, set_aside
 from harness.commands.rounds import Summary, missing, run_cells
+from harness.commands.run_times import may_be_stepped, simulated
 from harness.commands.terminal import say
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
@@ -21,6 +27,9 @@ from harness.core.errors import HarnessError, Impossible, InputError, NothingDon
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
+from harness.results.interleaved_with import INTERLEAVED_FILE
+from harness.results.reference import REFERENCE_FILE, read_reference
+from harness.results.reruns import RERUNS
 from harness.results.store import Record, Results
 from harness.scenario.plan import select
 
@@ -45,7 +54,10 @@ class BetweenRounds:
         if self.reported_s <= REPORT_SHARE * (began - self.began_s):
             write_report_of(results, self.host)
             self.reported_s += time.monotonic() - began
-        return judged(results.rows(), self.plan).sentence
+        found = judged(results.rows(), self.plan)
+        confirms = found.confirmation
+        # Until all fresh seeds have run, the answer stays that of the sweep, which was said.
+        return confirms.words if confirms.ground is Ground.PENDING and confirms.done else found.sentence
 
 
 def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str]) -> bool:
@@ -61,6 +73,22 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
 
     ensure_profiles(cells, plugins, say, plan.machine, goes_on=True)
     return True
+
+
+def measure_steps(plan: Plan, host: Host, plugins: Sequence[str], lacking: Collection[str]) -> None:
+    """Measure a step of the cells that run here and of which nothing else tells how long they take.
+
+    Args:
+        lacking: ids of the cells of which nothing does.
+    """
+    twins = [simulated(cell) for cell in plan.cells if cell.cell_id in lacking and may_be_stepped(cell)]
+    cells = [found for cell in twins if (found := _sized(cell, host, plugins)) is not None]
+    from harness.costs.cells import missing_sizes
+
+    if any(missing_sizes(cell, plan.machine) for cell in cells):
+        from harness.engines.calibration.workload_times import ensure_profiles
+
+        ensure_profiles(cells, plugins, say, plan.machine, goes_on=True)
 
 
 def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:
@@ -103,37 +131,54 @@ def run(
     *,
     retry: Sequence[str] = (),
     fresh: bool = False,
+    confirm: int | None = None,
     budget: str | None = None,
     strict: bool = False,
     open_report: bool = False,
     trace: int | None = None,
-    refuse_another: Callable[[], None],
+    reference: int | None = None,
+    refuse_another: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a plan and return the exit code.
+    """Run a plan, then what confirms it, and return the exit code.
 
     Args:
+        reference: runs of the reference beside the cells; None: as many as the scenario says.
         refuse_another: raises where the results folder is no longer the one that this run has locked.
     """
+    if confirm is not None and only:
+        raise InputError(["run: --confirm bears out the answer of the whole sweep; leave out --only"])
     results = Results(root / plan.name)
+    plan = confirmed_as_before(plan, results, confirm)
     cells = select(plan, only)
     todo = missing(cells, results, retry, fresh)
     _announce(plan, results, cells, len(todo))
-    results.write_plan(plan)
-    budget_s = _budget(budget) or plan.budget_s
-    with watching(plan, BetweenRounds(plan, host)) as watcher:
-        summary = run_cells(
-            plan,
-            cells,
-            results,
-            host,
-            plugins,
-            watcher,
-            retry=retry,
-            fresh=fresh,
-            budget_s=budget_s,
-            trace=trace,
-            refuse_another=refuse_another,
-        )
+    if fresh:
+        for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
+            set_aside(results, of_the_night)
+    budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
+
+    def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
+        results.write_plan(replace(plan, plugins=tuple(plugins)))
+        left_s = budget_s and max(0.0, budget_s - (time.monotonic() - began_s))
+        with watching(plan, BetweenRounds(plan, host)) as watcher:
+            return run_cells(
+                *(plan, cells, results, host, plugins, watcher),
+                retry=retry,
+                fresh=fresh,
+                budget_s=left_s,
+                trace=trace,
+                refuse_another=refuse_another,
+                reference=ReferenceRuns(results, plan.cells, beside, watcher.say, len(cells)).due if beside else None,
+            )
+
+    summary = run_now(plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference)
+    if plan.confirm and not only and not summary.stopped:
+        plan = with_picks(plan, results)
+        cells = plan.cells
+        fresh_ones = [cell for cell in cells if cell.confirms]
+        if missing(fresh_ones, results, retry, fresh):
+            say(f"\n{confirmation_in_words(plan, swept=True)}")
+        summary = summary.then(run_now(plan, fresh_ones))
     results.write_cells_csv()
     try:
         _conclude(plan, results, summary, plugins)
@@ -164,6 +209,8 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
 
     say(f"{plan.name}: {counted(len(cells), 'cell')}, {todo} to run")
     say(f"  this machine: {machine_in_words(plan.machine)}")
+    if plan.confirm:
+        say(f"  {confirmation_in_words(plan, was_swept(plan, results.records_of(plan.swept)))}")
     for note in plan.notes:
         say(f"  note: {note}")
     if plan.left_out:
@@ -195,6 +242,8 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
     say("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
     say(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
+    if (reference := read_reference(results.folder)) is not None:
+        say(f"reference: {reference_in_words(reference)}")
     for record in _bugs(results):
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
         say(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
@@ -245,8 +294,6 @@ def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
 
 def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | None = None) -> None:
     """Run the first cell on the virtual engine in this process, so that breakpoint() works."""
-    from dataclasses import replace
-
     import torch
 
     from harness.engines.processes.blame import own_files

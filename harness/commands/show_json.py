@@ -8,7 +8,15 @@ from pathlib import Path
 
 from harness.analysis.answer import Answer
 from harness.analysis.cell_row import as_shown
-from harness.commands.documents import DOCUMENT_SCHEMA, AnswerEntry, CaseEntry, CellEntry, ScenarioEntry, ShowDocument
+from harness.commands.documents import (
+    DOCUMENT_SCHEMA,
+    AnswerEntry,
+    CaseEntry,
+    CellEntry,
+    ConfirmationEntry,
+    ScenarioEntry,
+    ShowDocument,
+)
 from harness.commands.show_text import cell_at, finished, folders_at
 from harness.commands.turning_points import folder_answer
 from harness.results.store import Record, Results
@@ -47,7 +55,21 @@ def _scenario(results: Results, plugins: Sequence[str]) -> ScenarioEntry:
 
 def _answer(found: Answer) -> AnswerEntry:
     cases = tuple(
-        CaseEntry(case.of, str(case.answer.kind), case.answer.headline, case.answer.leader, case.answer.caveats)
+        CaseEntry(
+            case.of,
+            str(case.answer.kind),
+            case.answer.headline,
+            case.answer.leader,
+            case.answer.caveats,
+            _confirmation(case.answer),
+        )
         for case in found.cases
     )
-    return AnswerEntry(str(found.kind), found.headline, found.sentence, found.leader, found.caveats, cases)
+    return AnswerEntry(
+        str(found.kind), found.headline, found.sentence, found.leader, found.caveats, cases, _confirmation(found)
+    )
+
+
+def _confirmation(found: Answer) -> ConfirmationEntry:
+    stated = found.confirmation
+    return ConfirmationEntry(stated.ground, stated.seeds, stated.done, stated.of, stated.words)

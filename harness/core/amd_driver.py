@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 
 from harness.core.errors import MachineError
-from harness.core.nvidia_driver import VISIBLE, shown
+from harness.core.nvidia_driver import VISIBLE, held, shown
 
 KFD = Path("/dev/kfd")
 """The device file of AMD's compute driver; without it no library of AMD's finds a GPU."""
@@ -59,18 +58,14 @@ def open_amdsmi() -> ModuleType:
     return library
 
 
-@contextmanager
-def opened_amdsmi() -> Iterator[ModuleType]:
+def opened_amdsmi() -> AbstractContextManager[ModuleType]:
     """Hand out amdsmi and shut it down again.
 
     Raises:
         NoAmdSmi: no driver, Python package, library or GPU.
     """
     amdsmi = open_amdsmi()
-    try:
-        yield amdsmi
-    finally:
-        amdsmi.amdsmi_shut_down()
+    return held(amdsmi, amdsmi.amdsmi_shut_down)
 
 
 def error_in_words(error: Exception) -> str:

@@ -33,6 +33,11 @@ class Goal:
     validation_fraction: float = 0.1
     target_metric: float | None = None
 
+    @property
+    def has_target(self) -> bool:
+        """Whether there is anything to reach."""
+        return (self.target_accuracy, self.target_loss, self.target_metric) != (None, None, None)
+
 
 @dataclass(frozen=True)
 class Evaluation:

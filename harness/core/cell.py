@@ -72,6 +72,15 @@ POINT_FIELDS = (
 every edit of a strategy's file, and whether an edit made it worse may be the question."""
 
 
+def point_key(cell: Cell) -> str:
+    """Return what pairs a cell with those of other nights and seeds, as JSON.
+
+    Nights of many versions are paired by it: a key that came later is no part of it where it is left at its default.
+    """
+    content = to_json(cell) | {"workload": without_later(cell.workload), "goal": without_later(cell.goal)}
+    return json.dumps({key: content[key] for key in POINT_FIELDS}, sort_keys=True)
+
+
 def cell_id(cell: Cell) -> str:
     """Return the id of a cell, whatever its own field holds."""
     content = {key: to_json(getattr(cell, key)) for key in _DECIDING} | {"record_schema": RECORD_SCHEMA}
@@ -235,6 +244,7 @@ class Cell:
         nodes: machines that the devices fill.
         code: hashes of the code of strategy, model and data set, and of data in files of the user's own.
         faults: what goes wrong on purpose.
+        confirms: its seed had no part in choosing its point, and bears the choice out; not part of the id.
     """
 
     cell_id: str
@@ -275,6 +285,12 @@ class Cell:
     nodes: int = 1
     layout: LayoutDegrees = ONE_DEVICE
     code: dict[str, str] = field(default_factory=dict)
+    confirms: bool = False
+
+    @property
+    def seed_matters(self) -> bool:
+        """Whether another seed could rank it otherwise: simulated speed has no chance in it but that of faults."""
+        return self.engine != "virtual" or self.faults.drawn or (self.goal.has_target and not self.timing_only)
 
     @property
     def server_counts(self) -> bool:
@@ -303,9 +319,12 @@ class Plan:
 
     Attributes:
         cells: in the order of rounds: the first seed of every point, then the second. Among them are those that this
-            machine cannot run, so that each gets a record.
+            machine cannot run, so that each gets a record. Those that confirm come last.
         notes: what holds for the whole plan.
         understood: quantities with units, as they were read.
+        confirm: fresh seeds that are to bear the answer out; 0: nobody asked for any.
+        reference_runs: runs of a plain PyTorch loop that are wanted beside the cells.
+        plugins: files that its cells load.
     """
 
     name: str
@@ -316,6 +335,15 @@ class Plan:
     notes: tuple[str, ...] = ()
     understood: tuple[str, ...] = ()
     budget_s: float | None = None
+    confirm: int = 0
+
+    @property
+    def swept(self) -> tuple[Cell, ...]:
+        """The cells of the sweep itself: those whose seeds choose."""
+        return tuple(cell for cell in self.cells if not cell.confirms)
+
+    reference_runs: int = 0
+    plugins: tuple[str, ...] = ()
 
 
 LARGEST = 0

@@ -100,6 +100,11 @@ class Faults:
         """Whether any step takes longer or shorter than without faults."""
         return self.compute_jitter is not None or bool(self.stragglers)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the seed decides anything of them."""
+        return self.compute_jitter is not None or any(each.fraction is not None for each in self.stragglers)
+
     def __bool__(self) -> bool:
         return self.slows or bool(self.deaths)
 

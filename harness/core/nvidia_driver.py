@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
@@ -50,18 +50,23 @@ def open_nvml() -> ModuleType:
     return library
 
 
-@contextmanager
-def opened() -> Iterator[ModuleType]:
+def opened() -> AbstractContextManager[ModuleType]:
     """Hand out pynvml and shut it down again.
 
     Raises:
         NoNvml: no pynvml, driver library, driver or GPU.
     """
     nvml = open_nvml()
+    return held(nvml, nvml.nvmlShutdown)
+
+
+@contextmanager
+def held(library: ModuleType, shut_down: Callable[[], object]) -> Iterator[ModuleType]:
+    """Hand out a library and shut it down again."""
     try:
-        yield nvml
+        yield library
     finally:
-        nvml.nvmlShutdown()
+        shut_down()
 
 
 def num_gpus(nvml: ModuleType) -> int:

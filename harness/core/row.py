@@ -106,6 +106,7 @@ class WholeRow(CellRow, total=False):
     stated_error: float
     pipeline: int
     compile_s: float
+    confirms: bool
 
 
 COLUMNS = tuple(CellRow.__annotations__)

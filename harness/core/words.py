@@ -159,6 +159,17 @@ def _shortest(number: float) -> str:
 # -- lists and tables --------------------------------------------------------------------------------------------------
 
 
+def in_short(numbers: Sequence[int]) -> str:
+    """Write 0 1 2 3 4 7 as 0-4 7: three and more that follow each other by their ends."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return " ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else " ".join(map(str, run)) for run in runs)
+
+
 def listed(words: Iterable[str], last: str = "and") -> str:
     """Return such as "a, b and c"; empty for nothing."""
     *first, end = [*words] or [""]

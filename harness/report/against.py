@@ -42,6 +42,9 @@ TITLES: Mapping[ChangeKind, str] = {
     ChangeKind.IMPROVEMENT: "Better",
 }
 
+TITLE_BESIDE = "Slower than the machine explains, but of one run: run it again"
+"""Of suspects that were put beside the reference."""
+
 
 @dataclass(frozen=True)
 class Against:
@@ -127,7 +130,7 @@ class ShownAgainst:
 def shown_against(against: Against, page: Page) -> ShownAgainst:
     """Return a comparison for the template."""
     found = against.found
-    outcome = found.findings[0].kind if found.findings else None
+    outcome = found.worst
     nothing = found.verdict in (Verdict.NOTHING_COMPARED, Verdict.REFUSED)
     exactly = exact_in_words(found)
     ratios = page.drawn([ratio_panel(found.changes, found.min_effect, exactly)])
@@ -192,7 +195,9 @@ def _groups(findings: Sequence[Finding]) -> Iterable[FoundGroup]:
                 by_point.setdefault(point_in_words(finding.row), []).append(finding)
         points = [_point(name, found) for name, found in by_point.items()]
         if points:
-            yield FoundGroup(kind, TITLES[kind], tuple(points[:POINTS_OPEN]), tuple(points[POINTS_OPEN:]))
+            beside = kind is ChangeKind.SUSPECT and all(f.gated for found in by_point.values() for f in found)
+            title = TITLE_BESIDE if beside else TITLES[kind]
+            yield FoundGroup(kind, title, tuple(points[:POINTS_OPEN]), tuple(points[POINTS_OPEN:]))
 
 
 def _point(name: str, found: Sequence[Finding]) -> ChangedPoint:

@@ -7,9 +7,10 @@ DEFINITIONS: dict[str, tuple[tuple[str, str], ...]] = {
         (
             "regime",
             "What the training loss says about the learning rate. Too small: stuck (nothing learned, weights hardly "
-            "move) or slow. Good. Too large: oscillating (the loss rises again by a fifth of its starting value, or "
-            "above that value), collapsed (nothing learned, weights far from their start) or diverged (not a number, "
-            "or far above its starting value).",
+            "move). Slow (little learned, or still learning at the end): more steps or a larger rate may help, "
+            "and one run does not tell which. Good. Too large: oscillating (the loss rises again by a fifth of "
+            "its starting value, or above that value), collapsed (nothing learned, weights far from their start) or "
+            "diverged (not a number, or far above its starting value).",
         ),
         (
             "all seeds, 3 of 5 seeds",

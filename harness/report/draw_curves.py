@@ -150,8 +150,9 @@ def _best_in_words(panel: pd.DataFrame, learnt: Learnt, against: str, target: fl
             text += f" The first to reach {target:g} (dotted) is {first.index[0]}, at {three(first.iloc[0])} {against}."
         else:
             text += f" No line reaches {target:g} (dotted)."
-    seeds = panel["seed"].nunique()
-    about = f"Thin lines are the {seeds} seeds, thick lines their median." if seeds > 1 else "One seed each."
+    each = panel.groupby("line")["seed"].nunique()
+    most = f"up to {each.max()}" if each.min() < each.max() else f"the {each.max()}"
+    about = f"Thin lines are {most} seeds, thick lines their median." if each.max() > 1 else "One seed each."
     return f"{text} {about}"
 
 

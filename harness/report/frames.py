@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from harness.analysis.confidence import recommended_first
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.judged_rows import judged_value, metric_of
 from harness.analysis.noise_windows import noise_frame
@@ -18,7 +17,7 @@ from harness.analysis.points import (
     number,
     points,
 )
-from harness.analysis.ranking import Ranking, Standing
+from harness.analysis.ranking import Standing
 from harness.analysis.result_findings import ResultFindings
 from harness.analysis.scaling import scaling_frame, tails_frame
 from harness.analysis.time_parts import TRAINING, bubbles_frame, staleness_frame
@@ -110,10 +109,8 @@ class PageFrames:
 
         Of several questions those of each.
         """
-        rankings = [question.ranking for question in self.findings.questions]
-        return [
-            s for ranking in rankings for s in (recommended_first(ranking) if len(ranking.best) > 1 else _ways(ranking))
-        ]
+        questions = self.findings.questions
+        return [s for q in questions for s in (q.best if len(q.ranking.best) > 1 else _ways(q.standings))]
 
     @cached_property
     def best_ids(self) -> list[str]:
@@ -345,10 +342,10 @@ def cells_frame(scenario: ScenarioResults) -> pd.DataFrame:
     return pd.DataFrame(list(scenario.rows), columns=[*COLUMNS, *extra])
 
 
-def _ways(ranking: Ranking) -> list[Standing]:
+def _ways(standings: Iterable[Standing]) -> list[Standing]:
     """Return the best point of each number of devices, option and micro-batch, by devices or else the best first."""
     ways: dict[tuple[object, ...], Standing] = {}
-    for standing in ranking.standings:
+    for standing in standings:
         point = standing.point
         ways.setdefault((point.gpus, point.details, point.row.get("micro_batch_size")), standing)
     kept = list(ways.values())[:MOST_WAYS]

@@ -82,6 +82,33 @@ def render(
         against: what they were compared with: then the page begins with it.
         named: leave the names of host and home folder in.
     """
+    palette = colours(strategies_of(scenarios))
+    pages = [Page(palette, f"s{number}-") for number in range(len(scenarios))]
+    shown = [ScenarioShown(scenario, page, sections) for scenario, page in zip(scenarios, pages, strict=True)]
+    return (
+        templates(named)
+        .get_template("report.html.j2")
+        .render(
+            scenarios=shown,
+            against=shown_against(against, Page(palette, "against-")) if against else None,
+            digest=digest,
+            version=__version__,
+            figure_definitions=DEFINITIONS,
+            definitions=[(column.head, column.definition) for column in CELL_COLUMNS],
+            compared_head=COMPARED_HEAD,
+            ledger_head=LEDGER_HEAD,
+            one_rate_head=ONE_RATE_HEAD,
+            title=", ".join(item.plan.name for item in shown)[:LONG],
+        )
+    )
+
+
+def templates(named: bool) -> Environment:
+    """Return what pages are made with.
+
+    Args:
+        named: leave the names of host and home folder in.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -91,21 +118,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda text: _base64(text if named else anonymous(text))
-    palette = colours(strategies_of(scenarios))
-    pages = [Page(palette, f"s{number}-") for number in range(len(scenarios))]
-    shown = [ScenarioShown(scenario, page, sections) for scenario, page in zip(scenarios, pages, strict=True)]
-    return environment.get_template("report.html.j2").render(
-        scenarios=shown,
-        against=shown_against(against, Page(palette, "against-")) if against else None,
-        digest=digest,
-        version=__version__,
-        figure_definitions=DEFINITIONS,
-        definitions=[(column.head, column.definition) for column in CELL_COLUMNS],
-        compared_head=COMPARED_HEAD,
-        ledger_head=LEDGER_HEAD,
-        one_rate_head=ONE_RATE_HEAD,
-        title=", ".join(item.plan.name for item in shown)[:LONG],
-    )
+    return environment
 
 
 def _base64(text: str) -> str:

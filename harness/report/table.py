@@ -168,6 +168,12 @@ CELL_COLUMNS = (
         order=lambda cell, _: cell.seed,
     ),
     CellColumn(
+        "seed's part",
+        "confirms: this seed had no part in choosing the setting, and the answer rests on such seeds alone. Empty: it "
+        "is one of the sweep's, which choose.",
+        lambda cell, _: "confirms" if cell.confirms else "",
+    ),
+    CellColumn(
         "status",
         "ok: reached the target, or used its budget if there is no target. target-missed: did not reach the target "
         "within the budget. diverged: the loss was not a finite number. not-possible: this machine cannot run it. "

@@ -45,6 +45,9 @@ class Record:
         cause: of what ended it before its training did; None where nothing did.
         environment: host-independent facts of machine and versions.
         attempts: how often it was tried.
+        rerun: which of the fresh runs of a suspect it is, from 1; 0 of a run of the night itself.
+        started: when it was begun, ISO 8601 in UTC; empty of records of before this was written.
+        took_s: seconds of this machine that its last attempt took, from its start to its record.
     """
 
     cell: Cell
@@ -56,6 +59,9 @@ class Record:
     attempts: int = 1
     detail: Json | None = None
     cause: Cause | None = None
+    started: str = ""
+    rerun: int = 0
+    took_s: float | None = None
 
     @property
     def final(self) -> bool:
@@ -68,10 +74,14 @@ TABLE_FILES = ("evals.csv", "steps.parquet", "updates.parquet", "telemetry.parqu
 
 
 class Results:
-    """The folder of one scenario under a results root."""
+    """The folder of one scenario under a results root.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        rerun: what its records are marked with.
+    """
+
+    def __init__(self, folder: Path, rerun: int = 0) -> None:
+        self.folder, self.rerun = folder, rerun
 
     def cell_folder(self, cell_id: str) -> Path:
         """Return where a cell's files lie."""
@@ -103,7 +113,7 @@ class Results:
         """Write tables first and the record last, each atomically: an interruption never leaves half a record."""
         folder = self.cell_folder(record.cell.cell_id)
         self.refuse_links(folder)
-        content = bounded({"schema": RECORD_SCHEMA, **to_json(record)})
+        content = bounded({"schema": RECORD_SCHEMA, **to_json(replace(record, rerun=self.rerun))})
         # All is written before anything takes its place, the record last: the earlier attempt's stays until then.
         with ExitStack() as stack:
             record_file = stack.enter_context(atomic(folder / "record.json"))
@@ -180,8 +190,8 @@ class Results:
 
     def records_of(self, cells: Iterable[Cell]) -> dict[str, Record]:
         """Return the stored records of these cells."""
-        found = {cell.cell_id: self.record(cell.cell_id) for cell in cells}
-        return {cell_id: record for cell_id, record in found.items() if record is not None}
+        found = ((cell, self.record(cell.cell_id)) for cell in cells)
+        return {cell.cell_id: _as_planned(record, cell) for cell, record in found if record is not None}
 
     def stored_cells(self) -> set[str]:
         """Return the ids of all finished cells here, of this plan or another."""
@@ -220,6 +230,15 @@ def _judged(record: Record, cell_id: str) -> Record:
     refuse_detail(record.detail or {})
     environment = str(record.environment.get("id", ""))
     return replace(record, row=judged_row(record.cell, record.row, record.status, environment))
+
+
+def _as_planned(record: Record, cell: Cell) -> Record:
+    """Return the record as the plan has its cell now: a seed that confirmed may choose in a later sweep."""
+    if record.cell.confirms == cell.confirms:
+        return record
+    row = {key: value for key, value in record.row.items() if key != "confirms"}
+    row |= {"confirms": True} if cell.confirms else {}
+    return replace(record, cell=replace(record.cell, confirms=cell.confirms), row=row)
 
 
 def find_results(path: Path) -> list[Results]:

@@ -12,10 +12,6 @@ from typing import Any
 from harness.core.records import Json
 from harness.core.span import COMMUNICATION, Span
 
-STEPS_BY_DEFAULT = 20
-"""Chosen: enough to see whether steps are alike, few enough to be looked at one by one."""
-
-
 MARKS = "marks"
 
 

@@ -73,6 +73,7 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
         notes=(*scenario.axes.notes, *_plan_notes(scenario, tuple(unique.values()), len(cells) - len(unique))),
         understood=scenario.understood,
         budget_s=scenario.budget_s,
+        reference_runs=scenario.reference_runs,
     )
 
 
@@ -85,22 +86,22 @@ def _plan_notes(scenario: Scenario, cells: Sequence[Cell], repeated: int) -> Ite
         if (cluster.inter_node or cluster.intra_node) and not cluster.device:
             yield "virtual cells combine this machine's measured devices with the links given in the scenario"
             break
-    yield from _about_batch_norm(scenario, cells)
+    normalising = {each.workload.model.name for each in scenario.settings if each.batch_norm}
+    yield from about_batch_norm([cell for cell in cells if cell.workload.model.name in normalising])
     yield from unmatched(scenario.observed, cells, scenario.axes.paths)
 
 
-def _about_batch_norm(scenario: Scenario, cells: Sequence[Cell]) -> Iterator[str]:
-    """Say once of every model that names BatchNorm which strategies will not train what one device trains."""
-    normalising = {each.workload.model.name for each in scenario.settings if each.batch_norm}
+def about_batch_norm(cells: Sequence[Cell]) -> Iterator[str]:
+    """Say once of every model which strategies will not train what one device trains; all of them have BatchNorm."""
     apart: dict[str, dict[str, None]] = {}
     for cell in cells:
         name = cell.workload.model.name
         shared = cell.workload.sync_batchnorm and cell.workers == 1
-        if name in normalising and cell.workers * cell.layout.data > 1 and not shared and not cell.timing_only:
+        if cell.workers * cell.layout.data > 1 and not shared and not cell.timing_only:
             apart.setdefault(name, {})[cell.strategy] = None
     for name, strategies in apart.items():
         yield (
-            f"{name} names BatchNorm: under {listed(strategies)} each replica normalises by its own samples, so the "
+            f"{name} has BatchNorm: under {listed(strategies)} each replica normalises by its own samples, so the "
             "weights differ from those of single; workload.sync_batchnorm = true makes replicas of sync-ddp and fsdp "
             "share statistics"
         )

@@ -21,6 +21,7 @@ from harness.scenario.resolve_cluster import cluster_in_words
 from harness.scenario.schema import LimitsSection, key_paths
 from harness.scenario.settings import Settings, read_settings
 from harness.scenario.sweep import MOST_CELLS, Axes, Variant, read_axes
+from harness.scenario.synonyms import path_as_registered
 from harness.scenario.value_types import FOLDER_NAME
 from harness.workloads.user_files import is_user_function
 
@@ -50,6 +51,7 @@ class Scenario:
         folder: what relative paths in it are relative to.
         settings: one for each combination of keys swept by their path; one where there is none.
         budget_s: wall clock of the whole run, or None.
+        reference_runs: runs of the reference beside the cells.
         observed: measurements from elsewhere.
         understood: quantities with units, as written and as read.
         source: words problems that the plan finds, with their lines.
@@ -65,6 +67,7 @@ class Scenario:
     understood: tuple[str, ...]
     source: Source = field(repr=False, compare=False)
     observed: tuple[Observation, ...] = ()
+    reference_runs: int = 0
 
     def points(self, gpus: Sequence[int]) -> Iterator[Point]:
         """Yield the product of the axes, exclusions included.
@@ -153,7 +156,7 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
         InputError: something in it is wrong; all mistakes are in it.
     """
     content, source = parse_toml(text, str(path))
-    apply_sets(content, sets, [*key_paths(), *_option_paths(host)], source)
+    apply_sets(content, [path_as_registered(each, host) for each in sets], [*key_paths(), *_option_paths(host)], source)
     axes = read_axes(content, host, source)
     _refuse_too_many(axes, source)
     settings = _all_settings(content, axes, host, path.parent, source)
@@ -173,6 +176,7 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
         settings=settings,
         axes=axes,
         budget_s=limits.budget,
+        reference_runs=content.get("measure", {}).get("reference", 0),
         understood=tuple(_understood(settings, limits, host)),
         source=source,
         observed=observed,

@@ -57,7 +57,10 @@ STEPS_WITHOUT_TARGET = 60
 """Length of a cell that only measures speed and memory: after the warm-up, most of it still counts."""
 
 
-NOT_SWEPT = ("name", "description", "plugins", "limits.cell_timeout", "limits.budget", "sweep.", "cost.", "observed")
+NOT_SWEPT = (
+    *("name", "description", "plugins", "limits.cell_timeout", "limits.budget", "measure.reference"),
+    *("sweep.", "cost.", "observed"),
+)
 """Keys that do not make another cell."""
 
 
@@ -328,6 +331,9 @@ class MeasureSection(SectionModel):
     )
     telemetry_interval: Time = Field(
         default="100 ms", validate_default=True, description="time between two samples of memory and utilisation"
+    )
+    reference: CountFromZero = Field(
+        default=0, description="runs of a plain PyTorch loop, spread over the run; they tell the machine from the code"
     )
 
 

@@ -53,7 +53,7 @@ class Settings:
         learning_rate: the model's own, used where the sweep gives none.
         code: hashes of the code of model and data set, and of data that lies in the user's own files.
         dataset_entry: what the workload's data set is called in the host, with its options.
-        batch_norm: the model's file or summary names BatchNorm.
+        batch_norm: the model is a registered one with BatchNorm.
         timing_only: the workload has no mathematics.
         dram_bytes: cap on one device's memory that the scenario sets.
         per_gpu_hour: price of a device, in `currency`.
@@ -330,7 +330,7 @@ def _completed(
         learning_rate=entries["model"].entry.learning_rate,
         code=code,
         dataset_entry=(dataset, entries["dataset"].options),
-        batch_norm=dataset is not None and entries["model"].entry.names_batch_norm,
+        batch_norm=dataset is not None and entries["model"].entry.batch_norm,
         timing_only=dataset is None,
         dram_bytes=document.limits.dram,
         per_gpu_hour=price.get("amount"),

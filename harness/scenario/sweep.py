@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from harness.core.cell import Named
 from harness.core.errors import nearest, unknown
 from harness.core.records import Json, to_json
-from harness.core.words import show
+from harness.core.words import listed, show
 from harness.scenario.mistakes import Source, key_problems, validated
 from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.scenario.override import EXCLUSIVE, TABLES, WITH_OPTIONS, resolve_key
 from harness.scenario.schema import NOT_SWEPT, SweepSection, key_paths, sections
 from harness.scenario.settings import builtin, refuse_name
+from harness.scenario.synonyms import read_as_registered
 from harness.scenario.toml_lines import Path
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Axes:
 
 def read_axes(content: Json, host: Host, source: Source) -> Axes:
     """Return the axes of a scenario; where problems were added to `source`, of what holds in it."""
+    synonyms = read_as_registered(content, host, source)
     fixed, paths = _split(content, source)
     strategies = fixed.pop("strategy", None)
     if strategies is None:
@@ -87,7 +89,7 @@ def read_axes(content: Json, host: Host, source: Source) -> Axes:
             source.problem(("sweep", _last(other)), f"give {_last(one)} or {_last(other)}, not both")
     swept = ["strategy", *lists, *paths]
     excluded = _exclusions(exclude, swept, host, source)
-    return _axes(lists, variants, paths, _seeds(fixed, lists), excluded, notes)
+    return _axes(lists, variants, paths, _seeds(fixed, lists), excluded, [*synonyms, *notes])
 
 
 def _axes(
@@ -289,10 +291,10 @@ def _named(strategies: object, source: Source) -> Iterator[tuple[Named, Path]]:
 def _exists(name: str, at: Path, host: Host, source: Source) -> bool:
     if name in host.strategies:
         return True
-    for known, strategy in host.strategies.items():
-        if name.lower().replace("_", "-") in strategy.also_known_as:
-            source.problem(at, f"did you mean {known}? `harness plugins` lists all", name)
-            return False
+    akin = host.akin(name)
+    if akin:
+        source.problem(at, f"did you mean {listed(akin, 'or')}? `harness plugins` lists all", name)
+        return False
     refuse_name(source, at, name, host.strategies, host)
     return False
 

@@ -6,7 +6,6 @@ entry carries, when it is called.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,8 +31,6 @@ LOSSES = ("cross-entropy", "mse", "bce-with-logits")
 IGNORED = -100
 """A class that a target may have so that it counts in no loss and no accuracy; torch's own number for it."""
 
-
-_BATCH_NORM = re.compile(r"\b(Lazy|Sync)?BatchNorm([123]d)?\b")
 
 PRECISIONS = ("fp32", "fp64", "bf16")
 
@@ -230,6 +227,7 @@ class Model:
         takes: what one sample is; "any": that is between the model and the data.
         least_size: fewest pixels on either side that its layers leave anything of.
         check: raises InputError where the model with these options does not fit data of this shape.
+        batch_norm: it has BatchNorm. Of a model from a file only a trial step tells.
     """
 
     name: str
@@ -243,11 +241,7 @@ class Model:
     takes: Literal["images", "tokens", "any"] = "images"
     least_size: int = 1
     check: Callable[[Any, DataShape], None] | None = None
-
-    @cached_property
-    def names_batch_norm(self) -> bool:
-        """Whether BatchNorm is named where it is defined: all that can be told before it is built."""
-        return _BATCH_NORM.search(self.summary if self.file is None else self.file.text) is not None
+    batch_norm: bool = False
 
     @cached_property
     def code_hash(self) -> str:

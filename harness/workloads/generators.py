@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from harness.workloads.accelerator import has_queue
+from harness.workloads.accelerator import generator_state, has_queue
 
 
 @contextmanager
@@ -33,3 +33,12 @@ def drawing_from(number: int, device: torch.device | None = None) -> Iterator[No
         np.random.seed(number % 2**32)
         random.seed(number)
         yield
+
+
+def generator_states(device: torch.device) -> tuple[object, ...]:
+    """Return the states of all generators that a model may draw from, to be compared: torch, random, numpy, the device.
+
+    No device is asked but the one that the model is on: asking a GPU starts CUDA in this process.
+    """
+    drawn = str(np.random.get_state(legacy=False))
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn, generator_state(device)

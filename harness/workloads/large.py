@@ -103,6 +103,7 @@ LARGE_MODELS = (
         input_size=None,
         build=_build_resnet50,
         least_size=32,
+        batch_norm=True,
     ),
     Model(
         name="resnet101",
@@ -113,6 +114,7 @@ LARGE_MODELS = (
         input_size=None,
         build=_build_resnet101,
         least_size=32,
+        batch_norm=True,
     ),
     Model(
         name="resnet152",
@@ -123,6 +125,7 @@ LARGE_MODELS = (
         input_size=None,
         build=_build_resnet152,
         least_size=32,
+        batch_norm=True,
     ),
     Model(
         name="squeezenet1.0",

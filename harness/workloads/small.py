@@ -110,6 +110,7 @@ MODELS = (
         learning_rate=0.1,
         input_size=32,
         build=_build_resnet18,
+        batch_norm=True,
     ),
 )
 

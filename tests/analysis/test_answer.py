@@ -532,9 +532,19 @@ ALL = "All learning rates tried (0.3 and 1) are"
     ("regimes", "advice"),
     [
         (("oscillating", "collapsed"), f"{ALL} too large for {WHO}. Try one below 0.3."),
-        (("stuck", "slow"), f"{ALL} too small for {WHO}. Try one above 1."),
+        (("stuck", "stuck"), f"{ALL} too small for {WHO}. Try one above 1."),
+        (
+            ("stuck", "slow"),
+            f"{WHO} had not got far with learning rate 1 when training ended. That does not tell whether the rate is "
+            "too small. Give it more epochs, or try a rate above 1.",
+        ),
         (
             ("slow", "collapsed"),
+            f"{WHO} had not got far with learning rate 0.3 when training ended. That does not tell whether the rate is "
+            "too small. Give it more epochs, or try a rate between 0.3 and 1.",
+        ),
+        (
+            ("stuck", "collapsed"),
             f"No learning rate tried suits {WHO}: 0.3 is too small and 1 is too large. Try one in between.",
         ),
         (

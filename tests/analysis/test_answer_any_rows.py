@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.analysis.answer import Recommendation, answer, answer_as_markdown, answer_as_text
+from harness.analysis.confirmation import FreshSeeds, Ground
 from harness.analysis.exam import combination_of, exams, failed
 from harness.analysis.loss_shape import SHAPES
-from harness.analysis.points import has_target, points, ranked_rows
+from harness.analysis.points import POINT_COLUMNS, has_target, points, ranked_rows
 from harness.analysis.ranking import Standing, rank
+from harness.analysis.result_findings import findings_of
 from harness.analysis.winners import DevicePrice
 from harness.core.endings import Status
 
@@ -110,3 +112,31 @@ def test_failed_runs_are_paid_for(times: list[float], missed: int, budget: float
     (point,) = points([*rows, *lost], by_target=True)
     assert math.isclose(Standing(point).seconds, (sum(times) + missed * budget) / len(times))
     assert Standing(point).rank[0] == (missed > len(times))
+
+
+@settings(max_examples=60)
+@given(rows(), st.data())
+def test_any_fresh_seeds_have_an_answer_that_rests_on_them_or_says_why_not(
+    found: list[Row], data: st.DataObject
+) -> None:
+    number = data.draw(st.integers(1, 4))
+    asked = FreshSeeds(number)
+    picks = [pick for each in findings_of(found, asked).questions for pick in each.confirmation.picks]
+    of_point = (*POINT_COLUMNS, "synchrony", "equivalence", "ranked")
+    fresh = [
+        data.draw(a_row())
+        | {key: pick.point.row.get(key) for key in of_point}
+        | {"seed": 1000 + place, "cell_id": f"fresh-{which}-{place}", "confirms": True}
+        for which, pick in enumerate(picks)
+        for place in range(data.draw(st.sampled_from([number, number, number - 1])))
+    ]
+    told = answer([*found, *fresh], len(found) + len(fresh), None, asked=asked)
+    for text in (answer_as_text(told), answer_as_markdown(told)):
+        assert "nan" not in text
+        assert "inf" not in text.replace("information", "")
+        assert "None" not in text
+    rests = told.confirmation.ground in (Ground.FRESH, Ground.OVERTURNED)
+    assert str(told.leader or "").startswith("fresh") == rests
+    if told.findings is not None and told.findings.questions:
+        assert told.confirmation.ground is not Ground.SWEEP
+        assert told.confirmation.words in answer_as_text(told)

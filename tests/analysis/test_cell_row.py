@@ -206,24 +206,46 @@ def test_loss_curve_is_the_mean_over_workers_also_where_their_steps_differ():
         step(0, 0.0, worker=1, samples=15, loss=2.0),
         step(1, 1.0, worker=0, samples=16, loss=0.5),  # worker 1 was cut off before its second step
     ]
-    assert loss_curve(outcome_of(rows, 2.0)) == [(31, 1.5), (47, 0.5)]
+    assert loss_curve(outcome_of(rows, 2.0)) == [(31, 31, 1.5), (47, 16, 0.5)]
+
+
+def test_a_worker_whose_own_batch_is_small_counts_by_its_samples():
+    rows = [step(0, 0.0, worker=0, samples=30, loss=1.0), step(0, 0.0, worker=1, samples=10, loss=2.0)]
+    done = outcome_of(rows, 1.0, facts={"batches": "own"})
+    assert loss_curve(done) == [(40, 40, 1.25)]
+    assert loss_curve(outcome_of(rows, 1.0)) == [(40, 40, 1.5)]  # shared ones are scaled for a plain mean
+
+
+def test_the_training_loss_is_that_of_a_sample_so_that_a_small_last_batch_weighs_less():
+    rows = [step(k, float(k), samples=32, loss=9.0) for k in range(18)]
+    rows += [step(18, 18.0, samples=30, loss=1.0), step(19, 19.0, samples=10, loss=5.0)]
+    marks = [Evaluation(576, 18, 18.0, 0.9, 0.5), Evaluation(616, 20, 20.0, 0.9, 0.5)]
+    done = outcome_of(rows, 20.0, evaluations=marks)
+    assert outcome_row(cell_of(), done, BUDGET)["train_loss"] == 2.0
+    assert curve_table(done)["train_loss"] == [9.0, 2.0]
+
+
+def test_samples_of_all_devices_count_from_the_same_step_on():
+    rows = [step(k, float(k) + late, device=d, samples=16) for d, late in ((0, 0.0), (1, -0.01)) for k in range(20)]
+    warm = make_cell(sweep__strategy="sync-ddp", sweep__gpus=[2], measure__warmup_steps=2)
+    assert speed_row(warm, outcome_of(rows, 20.0))["throughput_samples_per_s"] == 32.0
 
 
 def test_loss_curve_of_a_rank_without_losses_takes_those_that_have_them():
     rows = [step(0, 0.0, device=0, samples=32), step(0, 0.0, device=1, samples=0, loss=0.7)]
-    assert loss_curve(outcome_of(rows, 1.0)) == [(32, 0.7)]
+    assert loss_curve(outcome_of(rows, 1.0)) == [(32, 32, 0.7)]
 
 
 def test_loss_curve_behind_a_server_follows_the_order_of_updates():
     rows = [step(k, float(k), worker=w, loss=10.0 * w + k) for w in (0, 1) for k in range(2)]
     pushes = [push(1, 1, 0, 32, 0.5), push(2, 0, 0, 32, 0.6), push(3, 1, 1, 13, 0.9)]
     done = outcome_of(rows, 2.0, updates_log=columns(pushes, UPDATE_COLUMNS))
-    assert loss_curve(done) == [(32, 10.0), (64, 0.0), (77, 11.0)]
+    assert loss_curve(done) == [(32, 32, 10.0), (64, 32, 0.0), (77, 13, 11.0)]
 
 
 def test_losses_that_are_no_numbers_stay_out_of_the_curve_but_their_samples_count():
     rows = [step(0, 0.0, loss=math.nan), step(1, 1.0, loss=1.0)]
-    assert loss_curve(outcome_of(rows, 2.0)) == [(64, 1.0)]
+    assert loss_curve(outcome_of(rows, 2.0)) == [(64, 32, 1.0)]
 
 
 def test_curve_table_gives_each_mark_the_losses_since_the_mark_before():

@@ -27,7 +27,7 @@ pd = lazy("pandas")
 torch = lazy("torch")
 noise_windows = lazy("harness.analysis.noise_windows")
 values = lazy("harness.engines.shared.flat")
-shared_replica = lazy("harness.engines.shared.replica")
+pieces_of = lazy("harness.engines.shared.pieces")
 virtual_engine = lazy("harness.engines.virtual.engine")
 
 # -- what an average keeps ---------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_squares_in_the_log_are_those_of_the_two_gradients(measured):
     replica, found = setup.replica(), []
     for rank in range(2):
         indices = next(iter(Course(setup, rank).batches())).indices
-        pieces, _ = replica.gradient([shared_replica.Piece(indices, 1 / 16)])  # the mean over its own 16 samples
+        pieces, _ = replica.gradient([pieces_of.Piece(indices, 1 / 16)])  # the mean over its own 16 samples
         found.append(torch.cat([piece.reshape(-1) for piece in pieces]).numpy())
     log = measured.outcome.updates_log
     assert log["small_square"][0] == pytest.approx((found[0] ** 2).sum() / 2 + (found[1] ** 2).sum() / 2, rel=1e-12)

@@ -175,7 +175,13 @@ def test_a_rate_at_which_most_seeds_reach_the_target_is_not_called_wrong():
     assert rate_regimes.vote(["oscillating"] * 3, reached=2).verdict == "unsteady"
     assert rate_regimes.vote(["oscillating"] * 3, reached=1).verdict == "too large"
     assert rate_regimes.vote(["slow"] * 3, reached=3).verdict == "good"
-    assert rate_regimes.vote(["slow"] * 3, reached=0).verdict == "too small"
+    assert rate_regimes.vote(["stuck"] * 3, reached=0).verdict == "too small"
+
+
+def test_a_run_that_still_learns_says_nothing_of_its_rate():
+    falling = [2.3 - 1.2 * k / 300 for k in range(300)]
+    assert rate_regimes.classify(falling, 2.3, 0.1, math.log(10)) == "slow"
+    assert rate_regimes.vote(["slow"] * 3, reached=0).verdict == "unfinished"
 
 
 def test_few_steps_call_no_rate_too_small_but_one_that_diverges_is_too_large_at_once():
@@ -254,7 +260,8 @@ def test_sweeps_of_lenet5_over_six_decades_are_classified_right_and_rise_with_th
     verdicts = [
         (rate, label(rate), rate_regimes.MEANS[row["regime"]], row["regime"]) for rate in rates for row in rows[rate]
     ]
-    wrong = [verdict for verdict in verdicts if verdict[1] != verdict[2]]
+    allowed = {"unfinished": ("too small", "good")}  # which of them, a single run does not tell
+    wrong = [verdict for verdict in verdicts if verdict[1] not in allowed.get(verdict[2], (verdict[2],))]
     print(f"{len(verdicts) - len(wrong)} of {len(verdicts)} as labelled; best {best}; others: {wrong}")
     assert len(wrong) <= 0.1 * len(verdicts), wrong
     shapes = [rate_regimes.vote([row["regime"] for row in rows[rate]]).shape for rate in rates]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cells import make_cell
+from constant_costs import constant_costs
 from lazy import lazy
 
 from harness.analysis.cell_row import outcome_row, stated_row
@@ -23,7 +24,6 @@ from harness.analysis.predicted import (
 from harness.core.cell import Observation
 from harness.core.given_cluster import LinkFigures
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.prices import constant_costs
 from harness.engines.virtual.sizes import Sizes
 
 virtual_engine = lazy("harness.engines.virtual.engine")

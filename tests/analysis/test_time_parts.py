@@ -18,7 +18,16 @@ pd = lazy("pandas")
 time_parts = lazy("harness.analysis.time_parts")
 virtual_engine = lazy("harness.engines.virtual.engine")
 
+CLOSED = 0.02
+"""Share of the wall time that parts may miss or exceed it by."""
+
 QUICK = {"workload": {"model": "mlp", "dataset": "digits"}, "goal": {"target_accuracy": 0.95, "max_epochs": 1}}
+
+
+def gap(row: dict[str, Any]) -> float:
+    """Return how far the parts are from the wall time, as a share of it."""
+    parts = sum(row.get(part) or 0.0 for part in (*time_parts.TRAINING, "setup_s", "evaluation_s"))
+    return (parts - row["wall_s"]) / row["wall_s"]
 
 
 def virtual_row(cell: Any) -> dict[str, Any]:
@@ -32,11 +41,9 @@ def virtual_row(cell: Any) -> dict[str, Any]:
 def test_parts_of_virtual_cells_add_up(strategy):
     cell = make_cell(sweep={"strategy": strategy, "gpus": [1 if strategy == "single" else 4]}, **QUICK)
     row = virtual_row(cell)
-    off = time_parts.gap(row)
-    assert off is not None
-    assert abs(off) <= time_parts.CLOSED
+    assert abs(gap(row)) <= CLOSED
     # What the simulated clock does is ours to name: nothing may hide in "other".
-    assert row["other_s"] <= time_parts.CLOSED * row["wall_s"]
+    assert row["other_s"] <= CLOSED * row["wall_s"]
 
 
 @pytest.mark.parametrize(
@@ -50,9 +57,7 @@ def test_parts_of_virtual_cells_add_up(strategy):
 )
 def test_parts_of_virtual_cells_add_up_where_workers_wait(changes):
     row = virtual_row(make_cell(**{"sweep": {"strategy": "sync-ddp", "gpus": [4]}} | QUICK | changes))
-    off = time_parts.gap(row)
-    assert off is not None
-    assert abs(off) <= time_parts.CLOSED
+    assert abs(gap(row)) <= CLOSED
     assert row["idle_s"] > 0
 
 
@@ -66,24 +71,10 @@ def test_parts_of_real_cells_add_up(strategy, gpus):
     assert result.finished, result.reason
     outcome = result.outcome
     row = identity_row(cell, "env") | outcome_row(cell, outcome, Budget.of(cell.goal, outcome.facts["num_train"]))
-    off = time_parts.gap(row)
-    assert off is not None
-    assert abs(off) <= time_parts.CLOSED
+    assert abs(gap(row)) <= CLOSED
     assert row["other_s"] >= 0
     assert row["displacement"] > 0
     assert row["regime"]
-    frame = time_parts.parts_frame(pd.DataFrame([row | {"status": "ok"}]))
-    assert frame["closed"].all()
-    assert frame["share"].sum() == pytest.approx(1, abs=time_parts.CLOSED)
-
-
-def test_parts_that_exceed_the_wall_time_are_not_hidden():
-    row = {"wall_s": 10.0, "compute_s": 9.0, "communication_s": 2.0, "idle_s": 0.0, "input_s": 0.0, "other_s": 0.0}
-    row |= {"cell_id": "a", "strategy": "s", "engine": "real", "gpus": 1, "seed": 0, "status": "ok", "steps": 100}
-    assert time_parts.gap(row) == pytest.approx(0.1)
-    frame = time_parts.parts_frame(pd.DataFrame([row]))
-    assert not frame["closed"].any()
-    assert frame.set_index("part").loc["compute_s", "per_update_s"] == pytest.approx(0.09)
 
 
 # -- bubbles -----------------------------------------------------------------------------------------------------------

@@ -372,7 +372,7 @@ def test_plugins_lists_what_is_broken_and_goes_on(plugin):
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
-        *(("ddp", "sync-ddp"), ("DDP", "sync-ddp"), ("data_parallel", "sync-ddp"), ("pipeline", "model-split")),
+        *(("dp", "sync-ddp"), ("DP", "sync-ddp"), ("all_reduce", "sync-ddp"), ("gpipe", "model-split")),
         *(("downpour", "async-ps"), ("baseline", "single"), ("sync-dpp", "sync-ddp"), ("fedavg", "local-sgd")),
     ],
 )

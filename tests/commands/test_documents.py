@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from compared_cells import STEP_S, cell, store
+from kept_nights import iso, nights
 from lazy import lazy
 
 from harness.commands.cli import main
 from harness.commands.compare_junit import junit_text
 from harness.commands.documents import DOCUMENTS, document_schema
 from harness.core.records import from_json
+from harness.results.history import keep_rows
 
 compare = lazy("harness.analysis.compare")
 
@@ -127,6 +129,20 @@ def test_show_has_the_answer_to_each_question(tmp_path: Path) -> None:
     assert {case["leader"] for case in answer["cases"]} <= {cell["cell_id"] for cell in scenario["cells"]}
 
 
+def test_history(tmp_path: Path) -> None:
+    times = [0.01 + 1e-5 * (night % 3) + 0.001 * (night >= 20) for night in range(30)]
+    keep_rows(tmp_path, nights(times))
+    (found,) = printed("history", "show", tmp_path)["trends"]
+    assert (len(found["nights"]), found["nights_needed"], found["scenario"]) == (30, 0, "nightly")
+    (shift,) = found["shifts"]
+    assert (shift["by"], shift["before"], shift["after"]) == ("code", iso(19), iso(20))
+    assert (shift["good_commit"], shift["bad_commit"]) == (found["nights"][19]["commit"], found["nights"][20]["commit"])
+    (point,) = found["points"]
+    assert point["key"] == shift["points"][0]
+    assert len(point["nights"]) == len(point["measured_s"]) == len(point["adjusted_s"]) == 30
+    assert math.isclose(shift["factor"], point["levels"][1]["seconds"] / point["levels"][0]["seconds"])
+
+
 def test_plan_marks_what_is_finished(tmp_path: Path) -> None:
     scenario, root = tmp_path / "tiny.toml", tmp_path / "kept"
     scenario.write_text(SCENARIO, encoding="utf-8")
@@ -163,7 +179,7 @@ def test_two_forms_at_once_are_refused(command: tuple[str, ...]) -> None:
 def test_the_schema_is_printed_and_describes_every_class(command: str) -> None:
     done = CliRunner().invoke(main, ["schema", command])
     schema = json.loads(done.output)
-    assert schema["title"] == f"harness {command} --json"
+    assert schema["title"] == f"harness {command if command != 'history' else 'history show'} --json"
     assert "schema" in schema["required"]
     assert all(inner.get("description") for inner in schema["$defs"].values())
     assert CliRunner().invoke(main, ["schema", command, "--text"]).exit_code == 2

@@ -21,6 +21,16 @@ def grey():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
+class Norms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64)
+        self.out = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.out(self.norm(x.flatten(1)))
+
+
 def load():
     raise OSError("no such disk")
 """
@@ -85,6 +95,18 @@ def test_a_model_that_fits_runs_beside_one_that_does_not():
     assert code == 1
     assert "1 ok" in said
     assert "1 crashed" in said
+
+
+@pytest.mark.dist
+def test_a_plan_asks_the_model_that_was_built_for_batch_norm_and_not_its_file():
+    shared = ("--set", "strategy=sync-ddp", "--set", "gpus=2")
+    assert "BatchNorm" not in told("plan", "s.toml", *shared)[1]
+    normalises = ("s.toml", "--set", "model=train.py:Norms")
+    for _ in ("tried", "kept"):
+        code, said = told("plan", *normalises, *shared)
+        assert code == 0, said
+        assert "train.py:Norms has BatchNorm: under sync-ddp each replica normalises by its own samples" in said
+    assert "BatchNorm" not in told("plan", *normalises)[1]
 
 
 @pytest.mark.dist

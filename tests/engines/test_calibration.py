@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cells import make_cell
 from click.testing import CliRunner
+from constant_costs import constant_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
@@ -43,7 +44,7 @@ from harness.costs.steps.collectives import ring_s
 from harness.engines.calibration import laws as fit
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.virtual.cores import Cores
-from harness.engines.virtual.prices import Costs, constant_costs
+from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.sizes import Sizes
 
 link_times = lazy("harness.engines.calibration.link_times")

@@ -56,9 +56,13 @@ def batches_for(kind):
     return try_on.Batches(make(4, 1), loss_for(4, 1), make(5, 2), make(4, 3), loss_for(4, 3))
 
 
-def plan_of(kind, stages, placement="parameters"):
+def plan_of(kind, stages, placement="parameters", seed_of=None):
     layout = Layout(pipeline=stages, placement=placement)
-    return chain_plan.make_chain_plan(partial(build, kind), layout, batches_for(kind), "fp64")
+    return chain_plan.make_chain_plan(partial(build, kind), layout, batches_for(kind), "fp64", seed_of=seed_of)
+
+
+def seed_of_event(event):
+    return 100 + event
 
 
 @TORCH_WARNS
@@ -69,7 +73,7 @@ def test_every_cut_is_proved_to_be_the_whole_model(name, stages):
     assert len(plan.cuts) == stages
 
 
-def staged_steps(kind, plan, orders):
+def staged_steps(kind, plan, orders, seed_of=None):
     """Pass several micro-batches of several sizes through the stages, forward in one order, backward in another."""
     tried = batches_for(kind)
     stages = []
@@ -77,6 +81,7 @@ def staged_steps(kind, plan, orders):
     for cut in plan.cuts:
         stages.append(chain_stage.ChainStage(build(kind), chain, cut, isinstance(tried.inputs, dict)))
         stages[-1].let_go()
+        stages[-1].seed_of = seed_of
     pieces = [(inputs_for(kind, n, n), loss_for(n, n)) for n in (4, 3, 7)]
     tapes, losses = {}, {}
     for m in orders[0]:
@@ -115,6 +120,22 @@ def test_micro_batches_in_flight_do_not_meet(name):
     assert gradients.keys() == expected.keys()
     for key, gradient in expected.items():
         torch.testing.assert_close(gradients[key], gradient, rtol=1e-12, atol=1e-14)
+
+
+def test_a_block_that_draws_is_not_called_through_a_checkpoint_whose_second_pass_would_draw_otherwise():
+    with pytest.raises(
+        Impossible, match=r"blocks\.\d draws random numbers and is called through torch.utils.checkpoint"
+    ):
+        plan_of("Redone", 2, seed_of=seed_of_event)
+    assert len(plan_of("RedoneWithoutDraws", 2, seed_of=seed_of_event).cuts) == 2
+
+
+def test_a_block_that_computes_itself_again_draws_the_same_again(monkeypatch):
+    plan = plan_of("RedoneInside", 2, seed_of=seed_of_event)
+    again, _ = staged_steps("RedoneInside", plan, ([0, 1, 2], [2, 0, 1]), seed_of=seed_of_event)
+    monkeypatch.setattr(models.Inside, "again", False)
+    plain, _ = staged_steps("RedoneInside", plan, ([0, 1, 2], [2, 0, 1]), seed_of=seed_of_event)
+    assert all(torch.equal(again[name], gradient) for name, gradient in plain.items())
 
 
 def test_a_tied_weight_is_held_by_every_stage_that_uses_it():

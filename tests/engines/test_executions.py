@@ -25,7 +25,7 @@ clock = lazy("harness.engines.real.clock")
 execution = lazy("harness.engines.real.layouts.execution")
 flat = lazy("harness.engines.shared.flat")
 optimizers = lazy("harness.engines.shared.optimizers")
-replicas = lazy("harness.engines.shared.replica")
+pieces_of = lazy("harness.engines.shared.pieces")
 sample_order = lazy("harness.engines.shared.sample_order")
 trained = lazy("trained")
 
@@ -126,7 +126,7 @@ def test_another_order_in_memory_trains_the_same(fused):
     workload = {"model": "lenet5", "optimizer": {"name": "sgd", "momentum": 0.9, "fused": fused}}
     other = setup_of(**workload, channels_last=True)
     replica = other.replica()
-    inputs, _, _ = replica.gather(replicas.make_pieces(sample_order.first_rows(4, 100), 0.25, 4, pad=False)[0])
+    inputs, _, _ = replica.gather(pieces_of.make_pieces(sample_order.first_rows(4, 100), 0.25, 4, pad=False)[0])
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (inputs, *convolutions(replica)))
     assert not all(t.is_contiguous() for t in convolutions(replica))
     assert apart(steps_of(other), steps_of(setup_of(**workload))) < EXACT

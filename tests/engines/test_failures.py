@@ -164,6 +164,81 @@ OF_OTHERS = [
 ]
 
 
+NEEDS_MORE_BEFORE = """
+import torch
+from torch import nn
+
+TERABYTES = 10**15
+
+
+class Hungry(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + torch.zeros(TERABYTES).sum()
+
+
+class Uncopied(nn.Linear):
+    def __deepcopy__(self, memo):
+        return torch.zeros(TERABYTES)
+
+
+def build(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, TERABYTES))
+
+
+def lazy(classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(64), Hungry(64, classes))
+
+
+def copied(classes):
+    return nn.Sequential(nn.Flatten(), Uncopied(64, classes))
+
+
+def trial(classes):
+    return nn.Sequential(nn.Flatten(), Hungry(64, classes))
+
+
+def plain(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+
+def loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets) + torch.zeros(TERABYTES).sum()
+
+
+def metric(outputs, targets):
+    return torch.zeros(TERABYTES).sum().item()
+
+
+def load():
+    return torch.zeros(TERABYTES), torch.zeros(TERABYTES)
+"""
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        *({"model": name} for name in ("build", "lazy", "copied", "trial")),
+        *({"model": "plain", what: what} for what in ("loss", "metric")),
+        {"model": "plain", "dataset": "load"},
+    ],
+    ids=lambda workload: "-".join(workload.values()),
+)
+def test_a_lack_of_memory_before_the_first_step_is_no_crash_either(tmp_path, workload):
+    path = Path(tmp_path / "hungry.py")
+    path.write_text(NEEDS_MORE_BEFORE)
+    named = {key: f"{path}:{name}" for key, name in workload.items()}
+    cell = make_cell(
+        engine="virtual",
+        workload=named | ({"metric": {"name": named["metric"], "better": "lower"}} if "metric" in named else {}),
+        goal={"target_accuracy": "none", "max_steps": 2, "evaluate_every": 1},
+        sweep__strategy="single",
+        limits={"cell_timeout": "60 s"},
+    )
+    result = run_cell(cell)
+    assert (result.status, result.cause) == ("out-of-memory", "memory"), result.reason
+    assert "you tried to allocate" in result.reason
+
+
 @pytest.mark.parametrize(("error", "cause", "reason"), OF_OTHERS, ids=[reason[:40] for *_, reason in OF_OTHERS])
 def test_lack_of_memory_and_lost_peers_are_not_the_users_though_his_program_is_on_the_way(user, error, cause, reason):
     failure = blamed(user, "on_the_way", raises(made(error)))

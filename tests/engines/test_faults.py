@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cells import host, make_cell, make_cells, to_toml
+from constant_costs import constant_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
@@ -31,7 +32,6 @@ from harness.core.records import from_json, to_json
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.prices import constant_costs
 from harness.engines.virtual.slow import by_stage
 from harness.results.store import Results
 from harness.scenario.plan import make_plan

@@ -15,8 +15,9 @@ from trained import BATCHNORM, FP64, difference, real, seen, virtual
 
 from harness.api.strategy import Layout
 from harness.core.errors import Impossible, PluginError
+from harness.core.outcome import Outcome
 from harness.engines.processes.launch import run_cell
-from harness.engines.real.merge import split_waits
+from harness.engines.real.merge import merge, split_waits
 from harness.engines.shared.setup import make_setup
 
 torch = lazy("torch")
@@ -246,6 +247,17 @@ def test_exchanging_afterwards_and_computing_twice_change_nothing_not_even_buffe
 def row(device: int, **more: Any) -> dict[str, Any]:
     times = dict.fromkeys(("input_s", "compute_s", "communication_s", "idle_s"), 0.0)
     return times | {"step": 0, "device": device, "start_s": 0.0} | more
+
+
+def test_no_step_is_lost_to_a_process_whose_clock_is_ahead():
+    cell = make_cell(sweep__strategy="sync-ddp", sweep__gpus=[2])
+    done = Outcome(samples=64, updates=2, training_s=2.0)
+    partial = {"setup_s": 0.0, "ended_at_s": 2.0, "notes": [], "recorded": {}, "spans": [], "deliveries": {}}
+    partial |= {"unawaited": {}, "allocator": {}, "bytes_sent": 0}
+    ahead = [row(1, step=k, start_s=k + 1.5, worker=0, loss=1.0, samples=16) for k in range(2)]
+    leads = [row(0, step=k, start_s=float(k), worker=0, loss=2.0, samples=16) for k in range(2)]
+    steps = merge([partial | {"rows": leads, "outcome": done}, partial | {"rows": ahead}], cell).steps
+    assert list(zip(steps["device"], steps["step"], strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def test_only_replicas_that_exchange_wait_for_each_other():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cells import make_cell
+from constant_costs import constant_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
@@ -25,7 +26,7 @@ from harness import SERVER, Strategy
 from harness.core.given_cluster import LinkFigures
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.prices import Costs, constant_costs
+from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.sizes import Sizes
 
 torch = lazy("torch")

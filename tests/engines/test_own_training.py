@@ -20,7 +20,7 @@ torch = lazy("torch")
 optimizers = lazy("harness.engines.shared.optimizers")
 losses = lazy("harness.workloads.losses")
 flats = lazy("harness.engines.shared.flat")
-replicas = lazy("harness.engines.shared.replica")
+pieces_of = lazy("harness.engines.shared.pieces")
 
 
 def function(name: str) -> Any:
@@ -482,7 +482,7 @@ def test_whole_numbers_travel_exactly_and_their_means_are_rounded():
 def test_a_gradient_that_is_missing_without_notice_stops_the_run():
     setup = make_setup(make_cell(sweep__strategy="single", **points("tied")))
     replica = setup.replica()
-    pieces = [replicas.Piece(np.arange(4), 0.25)]
+    pieces = [pieces_of.Piece(np.arange(4), 0.25)]
     replica.module.c.bias.requires_grad_(False)
     with pytest.raises(PluginError, match=r"c.bias got no gradient in this step.*find_unused_parameters = true"):
         replica.gradient(pieces)

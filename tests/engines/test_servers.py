@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from cells import host, make_cell, make_cells
+from constant_costs import constant_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
@@ -24,7 +25,7 @@ from harness.costs.profiles.constants import PLAIN
 from harness.costs.steps.collectives import ring_s
 from harness.costs.steps.server import server_times
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.prices import Costs, constant_costs
+from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.sizes import Sizes
 from harness.scenario.plan import make_plan
 from harness.scenario.read import load_scenario

@@ -57,6 +57,18 @@ def test_others_stop_and_go_on(board: StatusBoard) -> None:
     soon(lambda: board.reached(1).steps > before)
 
 
+def test_who_the_others_are_may_be_found_before(board: StatusBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = StatusLine(board.descriptor, 0, 2)
+    standstill = Standstill(line)
+    standstill.find_others()
+    monkeypatch.setattr(line, "other_processes", None)
+    with standstill.kept():
+        time.sleep(0.02)
+        before = board.reached(1).steps
+        time.sleep(0.02)
+        assert board.reached(1).steps == before
+
+
 def test_others_go_on_after_an_error(board: StatusBoard) -> None:
     with pytest.raises(ValueError, match="broken model"), Standstill(StatusLine(board.descriptor, 0, 2)).kept():
         raise ValueError("broken model")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cells import make_cell
+from constant_costs import constant_costs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
@@ -20,7 +21,7 @@ from harness.core.errors import HarnessError
 from harness.core.given_cluster import LinkFigures
 from harness.core.outcome import Outcome
 from harness.engines.shared.setup import Setup, make_setup
-from harness.engines.virtual.prices import Costs, constant_costs
+from harness.engines.virtual.prices import Costs
 
 torch = lazy("torch")
 virtual_engine = lazy("harness.engines.virtual.engine")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 WIDTH = 6
 
@@ -44,6 +45,55 @@ class Skips(nn.Module):
         for layer in self.up:
             values = layer(torch.cat([values, kept.pop()], 1)).relu_()
         return {"logits": self.head(values)}
+
+
+class Redone(nn.Module):
+    """Computes its blocks again in the backward pass; which of them draw, `share` tells."""
+
+    share = 0.5
+
+    def __init__(self):
+        super().__init__()
+        self.entry = nn.Linear(4, WIDTH)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(self.share), nn.Tanh()) for _ in range(3)
+        )
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, values):
+        values = self.entry(values)
+        for block in self.blocks:
+            values = values + checkpoint(block, values, use_reentrant=False)
+        return self.head(values)
+
+
+class RedoneWithoutDraws(Redone):
+    share = 0.0
+
+
+class Inside(nn.Sequential):
+    again = True
+
+    def forward(self, values):
+        if not self.again:
+            return super().forward(values)
+        return checkpoint(super().forward, values, use_reentrant=False)
+
+
+class RedoneInside(nn.Module):
+    """As Redone, but each block does it for itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry = nn.Linear(4, WIDTH)
+        self.blocks = nn.ModuleList(Inside(nn.Linear(WIDTH, WIDTH), nn.Dropout(0.5), nn.Tanh()) for _ in range(3))
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, values):
+        values = self.entry(values)
+        for block in self.blocks:
+            values = values + block(values)
+        return self.head(values)
 
 
 class Rows(nn.Module):

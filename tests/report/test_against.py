@@ -7,6 +7,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,18 @@ from compared_cells import HERE, STEP_S, cell, store, virtual
 from lazy import lazy
 from recorded import NASTY, Seen
 
-from harness.analysis.compared import TO_TARGET, UPDATE_TIME, Change, Quantity
+from harness.analysis.compared import (
+    TO_TARGET,
+    UPDATE_TIME,
+    Change,
+    ChangeKind,
+    Gated,
+    Quantity,
+    Together,
+    UsualFrom,
+)
 from harness.commands.cli import main
+from harness.commands.compare_annotations import annotation_lines
 from harness.report import content_digest, is_current
 from harness.results.store import Results
 
@@ -187,6 +198,17 @@ def test_a_suspect_is_told_from_a_regression_and_nothing_compared_from_no_regres
     refused = shown(compare.compare([cell()], [cell(environment=HERE | {"cpu": "another"})]))
     assert (refused.badge, refused.ratios) == ("Not compared", None)
     assert "--allow-other-device" in refused.verdict
+
+
+def test_what_all_points_show_together_is_told_as_a_regression() -> None:
+    gated = Gated(UsualFrom.HISTORY, 20, 1.06, 1.04, 1.07, ChangeKind.REGRESSION)
+    found = replace(compare.compare([cell()], [cell()]), together=(Together("", 8, gated),))
+    shown = report_against.shown_against(report_against.Against(found, ("base", "new")), new_page())
+    assert (shown.badge, shown.outcome) == ("Worse", ChangeKind.REGRESSION)
+    assert "All 8 points together are slower" in shown.verdict
+    (error, last) = annotation_lines(found)
+    assert error.startswith("::error title=all points together::All 8 points together are slower")
+    assert last.startswith("::warning title=harness compare::")
 
 
 def test_the_worst_step_is_drawn_first_whatever_else_of_its_point_grew_less() -> None:

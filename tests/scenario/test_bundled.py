@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from cells import host
 from chromium import BINARY
 from stated_times import assert_as_stated, stated_seconds
 
+from harness.commands.plan_text import describe
 from harness.core.machine import Machine
 from harness.scenario.bundled import bundled_scenarios, find_scenario
 from harness.scenario.plan import make_plan
@@ -52,3 +54,15 @@ def test_bundled_scenario_takes_about_as_long_as_it_says(name, tmp_path):
     print(f"{name}: {seconds:.0f} s")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert_as_stated(bundled_scenarios()[name], seconds)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in bundled_scenarios() if name != "pretrain"]
+)  # it lays out for seconds
+def test_each_question_mark_of_a_plan_has_a_reason_that_names_its_cells(name):
+    plan = make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=2))
+    lines = describe(plan, host()).splitlines()
+    marked = {line.split()[0] for line in lines if "  ?" in line}
+    told = [line for line in lines if "not predicted: " in line]
+    for strategy in marked:
+        assert any(re.search(rf"\b{strategy} on .*\d.*: \S", line) for line in told), strategy

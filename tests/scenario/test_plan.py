@@ -595,7 +595,7 @@ def test_what_is_not_known_before_it_runs_is_a_question_mark() -> None:
     text = sweep("sync-ps", "gpus = 4") + BERT + ELSEWHERE
     (line,) = [line for line in describe(plan(text), host()).splitlines() if line.startswith("sync-ps  ")]
     assert line.split()[-4:] == ["?", "?", "?", "?"]
-    assert "not predicted: it depends on how workers communicate" in describe(plan(text), host())
+    assert "not predicted: sync-ps on 4: it depends on how workers communicate" in describe(plan(text), host())
     assert "step  " not in describe(plan(sweep("sync-ps", "gpus = 2")), host())
 
 
@@ -792,19 +792,18 @@ def test_this_machine_has_cores() -> None:
 
 
 def test_a_plan_names_batch_norm_as_a_cause_of_differences(tmp_path):
-    (tmp_path / "m.py").write_text("from torch import nn\n\ndef build():\n    return nn.BatchNorm1d(3)\n")
     sweep = '[sweep]\nstrategy = ["single", "sync-ddp", "sync-ps"]\ngpus = [1, 2]\n'
-    text = f'engine = "virtual"\n[workload]\nmodel = "m.py:build"\n{sweep}'
+    text = f'engine = "virtual"\n[workload]\nmodel = "resnet18"\n{sweep}'
     plan = planned(text, tmp_path)
     (told,) = [note for note in plan.notes if "BatchNorm" in note]
     assert told == (
-        "m.py:build names BatchNorm: under sync-ddp and sync-ps each replica normalises by its own samples, so the "
+        "resnet18 has BatchNorm: under sync-ddp and sync-ps each replica normalises by its own samples, so the "
         "weights differ from those of single; workload.sync_batchnorm = true makes replicas of sync-ddp and fsdp share "
         "statistics"
     )
     shared = planned(text.replace("[sweep]", "sync_batchnorm = true\n[sweep]"), tmp_path)
     (told,) = [note for note in shared.notes if "BatchNorm" in note]
-    assert told.startswith("m.py:build names BatchNorm: under sync-ps each")
+    assert told.startswith("resnet18 has BatchNorm: under sync-ps each")
     assert {c.cell_id for c in plan.cells}.isdisjoint(c.cell_id for c in shared.cells)
 
 

@@ -53,6 +53,15 @@ def test_parameters_are_those_that_were_published(name, shape, expected):
         assert sum(p.numel() for p in built(name, shape).parameters()) == expected
 
 
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_whether_a_model_has_batch_norm_is_told_of_what_it_builds(name):
+    shape = {"bert-large": TEXTS, "gpt": next_tokens()}.get(name, DataShape(3, 64, 64, 10))
+    options = {"gpt": {"vocabulary": 11, "sequence": 8}}.get(name, {})
+    with torch.device("meta"):
+        parts = built(name, shape, **options).modules()
+        assert MODELS[name].batch_norm == any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts)
+
+
 @pytest.mark.parametrize(
     ("size", "billions"),
     [

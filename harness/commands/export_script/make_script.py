@@ -111,6 +111,7 @@ def make_script(
         "bf16": work.precision == "bf16",
         "dtype": DTYPES[work.precision],
         "recompute": recompute,
+        "leaves_traces": bool(found.buffers) or draws_elsewhere(trial),
         "blocks": [name for name, _ in blocks_of(replica)] if recompute and not found.chain else [],
         "data_seed": stream_seed(DATA_SEED, "data"),
         "imports": imports.lines(),
@@ -224,12 +225,17 @@ def _model(found: ModelFindings, model: UserImport, setup: Setup, module: nn.Mod
         "convert": f".to({dtype})" if any(each != dtype for each in held) else "",
         "chain": found.chain,
         "draws": found.draws,
-        "draws_elsewhere": bool({"random", "numpy"} & set(trial.generators)),
+        "draws_elsewhere": draws_elsewhere(trial),
         "sparse": any(getattr(part, "sparse", False) is True for part in built.modules()),
         "sparse_parameters": [name for name in trial.sparse if not hasattr(_owner(module, name), "sparse")],
         "result": found.result,
         "buffers": bool(found.buffers),
     }
+
+
+def draws_elsewhere(trial: Trial) -> bool:
+    """Whether a forward pass draws from generators that are not torch's."""
+    return bool({"random", "numpy"} & set(trial.generators))
 
 
 def _owner(module: nn.Module, parameter: str) -> nn.Module:

@@ -27,7 +27,7 @@ MODULE_NAMES = frozenset(
         *("stream", "seed", "samples", "take", "make_model", "forward", "loss_sum", "batches", "learning_rate"),
         *("validation_loss", "pieces", "micro_batches", "make_schedule", "average", "start", "main"),
         *("returned", "without_memory", "own_parameters", "move", "answer_calls", "answer", "End", "Stage"),
-        *("filled_up", "drawing"),
+        *("filled_up", "drawing", "contextlib", "AsBefore", "contexts", "put_back"),
     }
 )
 """What scripts import and define."""

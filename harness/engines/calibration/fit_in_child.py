@@ -7,6 +7,7 @@ it may lie in a file of data that nobody has read here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from multiprocessing import connection
 from pathlib import Path
@@ -27,18 +28,29 @@ FITTING_S = 60.0
 """Longest that a trial may keep a plan waiting, imports, data and model in all; chosen: transformers takes 15 s to
 import. What takes longer is left to the cells."""
 
-_KIND = "fits"
+_KIND = "trial"
 
 
-def fit_in_child(cell: Cell, plugins: Sequence[str], tell: Callable[[str], None]) -> PluginError | NotKnown | None:
-    """Return why a cell's model cannot be trained on its data, or why nobody knows; None where it can.
+@dataclass(frozen=True)
+class Fits:
+    """What a plan has to know of a model that takes its data.
+
+    Attributes:
+        batch_norm: whether a sample's output depends on those that pass with it, through BatchNorm.
+    """
+
+    batch_norm: bool
+
+
+def fit_in_child(cell: Cell, plugins: Sequence[str], tell: Callable[[str], None]) -> Fits | PluginError | NotKnown:
+    """Return what a trial step of a cell's model showed, why it cannot be trained on its data, or why nobody knows.
 
     Args:
         tell: called with what is tried, where it was not tried before.
     """
     key = trial_key(cell)
-    if cache.load(_KIND, key) is not None:
-        return None
+    if (kept := cache.load(_KIND, key)) is not None:
+        return Fits(**kept)
     what = f"trying {cell.workload.model.name} on {cell.workload.dataset.name}"
     tell(what)
     try:
@@ -46,9 +58,9 @@ def fit_in_child(cell: Cell, plugins: Sequence[str], tell: Callable[[str], None]
             (found,) = answers(connections, what, FITTING_S)
     except MachineError as error:
         return NotKnown(Hurdle.PROCESS, Text(str(error)))
-    assert found is None or isinstance(found, PluginError | NotKnown)
-    if found is None:
-        cache.save(_KIND, key, {"fits": True})
+    assert isinstance(found, Fits | PluginError | NotKnown)
+    if isinstance(found, Fits):
+        cache.save(_KIND, key, asdict(found))
     return found
 
 
@@ -64,7 +76,7 @@ def trial_key(cell: Cell) -> Json:
     }
 
 
-def _try(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> PluginError | NotKnown | None:
+def _try(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> Fits | PluginError | NotKnown:
     from harness.engines.shared.setup import make_setup
 
     device = "cuda:0" if cell.device == "cuda" and cell.engine == "real" else "cpu"
@@ -73,11 +85,10 @@ def _try(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> 
     except HarnessError as error:  # the data cannot be had here: running the cell words it
         return NotKnown(Hurdle.LOAD, Text(str(error)))
     try:
-        setup.refuse_misfit()
+        return Fits(batch_norm=bool(setup.refuse_misfit().norms))
     except (Misfit, Untrainable) as error:
         return error
     except Exception as error:  # building the model is the user's own code
         return NotKnown(Hurdle.BUILD, Text(str(error)))
     finally:
         setup.stop_reading()
-    return None

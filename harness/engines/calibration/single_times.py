@@ -27,7 +27,8 @@ from harness.engines.real.layouts.captured import allow_tf32
 from harness.engines.real.layouts.choose import make_runner
 from harness.engines.real.messages import Post
 from harness.engines.shared.layer_timing import LayerCost, measure_layers, now_s
-from harness.engines.shared.replica import Replica, make_pieces
+from harness.engines.shared.pieces import make_pieces
+from harness.engines.shared.replica import Replica
 from harness.engines.shared.sample_order import first_rows
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.shared.trace_or_find import shape_of as traced_shape

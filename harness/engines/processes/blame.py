@@ -17,7 +17,7 @@ from harness.core.endings import Cause
 from harness.core.errors import HarnessError
 from harness.core.failure import Failure, SourceLine
 from harness.core.text import Text
-from harness.engines.processes.foreign import has_lost_peer, has_no_memory
+from harness.engines.processes.foreign import has_lost_peer, lacks_memory, of_torch
 from harness.engines.processes.torch_errors import causes_of, mending
 from harness.workloads.user_files import UserFunction, user_functions
 from harness.workloads.user_import import user_sources
@@ -90,14 +90,16 @@ def _torch_raised(error: BaseException) -> bool:
 def _cause(error: BaseException, files: Collection[str]) -> Cause | None:
     """Return what one error tells by itself; None where what it came from has to be asked."""
     if isinstance(error, HarnessError):
-        return error.cause
+        inside = error.__cause__  # within our words stands what a model, a loss or a file of the user's raised
+        lacking = error.cause is not None and inside is not None and _cause(inside, files) is Cause.MEMORY
+        return Cause.MEMORY if lacking else error.cause
     last = _last(error)
     in_own_file = last is not None and last.tb_frame.f_code.co_filename in files
     if last is not None and in_own_file and last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE:
         return Cause.USER  # by a `raise` that the user wrote: whatever it is called, it is not torch's or the system's
-    if isinstance(error, (MemoryError, *_of_torch("OutOfMemoryError"))) or has_no_memory(error):
+    if lacks_memory(error):
         return Cause.MEMORY
-    if isinstance(error, _of_torch("DistError", "torch.distributed")) or has_lost_peer(error) or _ended_pipe(error):
+    if isinstance(error, of_torch("DistError", "torch.distributed")) or has_lost_peer(error) or _ended_pipe(error):
         return Cause.PEER
     return Cause.USER if in_own_file else None
 
@@ -108,12 +110,6 @@ def _last(error: BaseException) -> Any:
     while entry is not None and entry.tb_next is not None:
         entry = entry.tb_next
     return entry
-
-
-def _of_torch(name: str, module: str = "torch") -> tuple[type[BaseException], ...]:
-    """Return a class of torch's, or nothing in a process that has never imported it."""
-    loaded = sys.modules.get(module)
-    return (getattr(loaded, name),) if loaded is not None and hasattr(loaded, name) else ()
 
 
 def _ended_pipe(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ called a bug of ours, and the tests of this file say so first.
 from __future__ import annotations
 
 import re
+import sys
 from re import Pattern
 
 NO_MEMORY: dict[str, Pattern[str]] = {
@@ -29,6 +30,17 @@ NOT_OFFERED: dict[str, Pattern[str]] = {
     "a backend of torch.distributed": re.compile(r"^Backend \w+ does not support \w+"),
 }
 """From torch's c10d/Backend.hpp, 2.13: what every backend answers to a collective that it does not have."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says by its type, or in a foreign library's words, that there was no memory."""
+    return isinstance(error, (MemoryError, *of_torch("OutOfMemoryError"))) or has_no_memory(error)
+
+
+def of_torch(name: str, module: str = "torch") -> tuple[type[BaseException], ...]:
+    """Return a class of torch's, or nothing in a process that has never imported it."""
+    loaded = sys.modules.get(module)
+    return (getattr(loaded, name),) if loaded is not None and hasattr(loaded, name) else ()
 
 
 def has_no_memory(error: BaseException) -> bool:

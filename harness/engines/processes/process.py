@@ -211,6 +211,8 @@ def _drive(strategy: Strategy, endpoint: Any, kind: str) -> None:
     """Run the program to its end: its words block inside, so it never yields."""
     from harness.engines.shared.started_words import foreign
 
+    if kind == "server":
+        endpoint.begin()
     program = strategy.serve(endpoint) if kind == "server" else strategy.work(endpoint)
     try:
         yielded = program.send(None)

@@ -26,30 +26,29 @@ class Standstill:
 
     def __init__(self, status: StatusLine) -> None:
         self._status = status
-        self._processes: list[psutil.Process] | None = None
+        self._processes: list[psutil.Process] = []
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keep all others still while the block runs."""
-        others = self._others()
+        self.find_others()
         began = time.monotonic()
-        _tell(others, signal.SIGSTOP)
+        _tell(self._processes, signal.SIGSTOP)
         try:
             yield
         finally:
             # Written before anybody can read a clock again.
             self._status.stood(time.monotonic() - began)
-            _tell(others, signal.SIGCONT)
+            _tell(self._processes, signal.SIGCONT)
 
-    def _others(self) -> list[psutil.Process]:
-        """Return all other processes; found once, as none is started during training."""
-        if self._processes is None:
-            self._processes = []
-            for pid in self._status.other_processes():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process = psutil.Process(pid)
-                    self._processes += [process, *process.children(recursive=True)]
-        return self._processes
+    def find_others(self) -> None:
+        """Find all other processes, once: it takes milliseconds, and none is started during training."""
+        if self._processes:
+            return
+        for pid in self._status.other_processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                self._processes += [process, *process.children(recursive=True)]
 
 
 def _tell(processes: list[psutil.Process], number: signal.Signals) -> None:

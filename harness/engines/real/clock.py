@@ -84,6 +84,10 @@ class Ledger:
         """Return the training clock: pauses left out."""
         return self.clock() - self.started_s - self.paused_s
 
+    def resume(self, moment: float) -> None:
+        """Let the clock go on from a moment, which all processes of a worker agree on."""
+        self.paused_s = self.clock() - self.started_s - moment
+
     def stamp(self) -> Stamp:
         """Return this moment: a number on the host, a recorded event where the device has a queue."""
         if self._queue is None:

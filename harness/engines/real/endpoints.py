@@ -203,6 +203,11 @@ class RealServer(RealEndpoint, Server):
         self.make_evaluator: Callable[[], Replica] = lambda: self.replica
         self._evaluator: Replica | None = None
 
+    def begin(self) -> None:
+        """Look for the other processes while their first gradients are computed, and not at the first mark."""
+        if self.setup.server_counts:
+            self.standstill.find_others()
+
     def evaluation_replica(self) -> Replica:
         """Return a replica with the present weights on the cell's device; made once, when first needed."""
         if self._evaluator is None:
@@ -346,15 +351,16 @@ class RealWorker(RealEndpoint, Worker):
         self._read_ledger()
         self.note_peak()
         finite = self._all_finite()
-        moment, began = self.ledger.now(), self.ledger.clock()
+        moment = self.ledger.now()
         with self.setup.reading_held():
-            self._judge_mark(moment, finite, spent)
+            moment = self._judge_mark(moment, finite, spent)
         forget_peaks(self.replica.device)
-        self.ledger.paused_s += self.ledger.clock() - began
+        self.ledger.resume(moment)
 
-    def _judge_mark(self, moment: float, finite: bool, spent: bool) -> None:
+    def _judge_mark(self, moment: float, finite: bool, spent: bool) -> float:
+        """Evaluate this moment's model and decide; return the moment on the clock of the one that leads."""
         model = self._model()
-        decision = self._agree(self.evaluate(model, moment, finite) if self.leads else None)
+        decision, moment = self._agree(self.evaluate(model, moment, finite) if self.leads else None, moment)
         if decision is None and spent:
             decision = Decision.BUDGET
         if decision is not None:
@@ -362,6 +368,7 @@ class RealWorker(RealEndpoint, Worker):
             if self.leads:
                 self.finish(model)
         self._restore(model)
+        return moment
 
     def _all_finite(self) -> bool:
         """Ask all processes; this is also where they wait for each other, on the clock."""
@@ -391,12 +398,14 @@ class RealWorker(RealEndpoint, Worker):
         if model is self.replica and self.setup.strategy.model_at == "mean" and self.group_size > 1:
             self.replica.load(self._kept)
 
-    def _agree(self, decision: Decision | None) -> Decision | None:
+    def _agree(self, decision: Decision | None, moment: float) -> tuple[Decision | None, float]:
+        """Return what the first process has decided, and when."""
         if self.group_size == 1:
-            return decision
-        code = torch.tensor([DECISIONS.index(decision)], device=self.replica.device)
-        dist.broadcast(code, src=0)
-        return DECISIONS[int(code.item())]
+            return decision, moment
+        told = torch.tensor([DECISIONS.index(decision), moment], dtype=torch.float64, device=self.replica.device)
+        dist.broadcast(told, src=0)
+        code, moment = told.cpu().tolist()
+        return DECISIONS[int(code)], moment
 
     def evaluate_copies(self) -> None:
         """Bring the copies of all workers together, mark by mark, after training.
@@ -410,7 +419,7 @@ class RealWorker(RealEndpoint, Worker):
                 mean_over_ranks([copy.tensor(), copy.buffers])
             self.replica.load(copy)
             self.samples, self.updates, self.ended_s = samples, updates, latest_s
-            decision = self._agree(self.evaluate(self.replica, latest_s) if self.leads else None)
+            decision, _ = self._agree(self.evaluate(self.replica, latest_s) if self.leads else None, latest_s)
             if decision is not None:
                 self.decision = decision
                 break

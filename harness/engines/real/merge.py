@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from harness.core.outcome import STEP_COLUMNS, Outcome, StepRow, columns
 from harness.core.step_parts import Part
+from harness.engines.shared.endpoint import until_the_end
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
@@ -18,7 +20,7 @@ def merge(partials: list[StepRow], cell: Cell) -> Outcome:
     by_process = [p["rows"] for p in partials if p["rows"]]
     if len(by_process) > 1:
         split_waits(by_process)
-    rows = [row for rows in by_process for row in rows if row["start_s"] < outcome.training_s]
+    rows = until_the_end(list(chain.from_iterable(by_process)), cell, outcome.updates, outcome.training_s)
     for row in rows:
         row["start_s"] = max(0.0, row["start_s"])
     _join_staleness(rows, outcome, cell)

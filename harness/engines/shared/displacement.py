@@ -1,4 +1,4 @@
-"""How far training moved the weights: what tells a network that never started from one that died."""
+"""What a run's losses are read with; how far the weights moved tells a network that never started from a dead one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ def learning_facts(setup: Setup, final: torch.Tensor | None) -> dict[str, Any]:
         final: the trained parameters as one vector, wherever it lies; None where nothing was trained.
 
     Returns:
+        `batches`, whether workers share them: then the plain mean of their losses is that of the batch.
         `displacement`, relative to the length of the initial weights; `chance_loss`, of a guess, where the loss is the
-        cross-entropy. Empty without evaluations: such cells run for their speed.
+        cross-entropy. The latter two are missing without evaluations: such cells run for their speed.
     """
+    facts: dict[str, Any] = {"batches": setup.strategy.batches}
     if final is None or not setup.budget.evaluates:
-        return {}
+        return facts
     import math
 
-    facts: dict[str, Any] = {"displacement": _moved(setup, final)}
+    facts["displacement"] = _moved(setup, final)
     if setup.cell.workload.loss == "cross-entropy" and setup.data.classes:
         facts["chance_loss"] = math.log(setup.data.classes)
     return facts
@@ -49,7 +51,8 @@ def early_displacement(setup: Setup, weights: Callable[[], torch.Tensor], evalua
 def _moved(setup: Setup, final: torch.Tensor) -> float:
     import torch
 
-    from harness.engines.shared.replica import as_real, build_module
+    from harness.engines.shared.buffer_values import as_real
+    from harness.engines.shared.replica import build_module
 
     options = setup.model.Options(**setup.cell.workload.model.options)
     # Built once more from its stream: keeping a copy through training would show in the memory that is measured.

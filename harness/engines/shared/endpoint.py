@@ -14,6 +14,8 @@ from harness.core.streams import python_stream
 from harness.engines.shared.sample_order import own_batches, shared_batches
 
 if TYPE_CHECKING:
+    from harness.core.cell import Cell
+    from harness.core.outcome import StepRow
     from harness.engines.shared.setup import Setup
 
 
@@ -79,6 +81,24 @@ class Endpoint:
 def everybody(setup: Setup) -> list[Address]:
     """Return the addresses of all workers and servers of a cell."""
     return [*range(setup.cell.workers), *(-1 - k for k in range(setup.cell.servers))]
+
+
+def until_the_end(rows: Sequence[StepRow], cell: Cell, updates: int, ended_s: float) -> list[StepRow]:
+    """Return the steps that count.
+
+    Where a server counts, workers go on until they hear of the end. Where they count and wait for nobody, what they
+    trained beyond the mark that ended the run does not count. All others end together: by time, those whose clocks are
+    milliseconds ahead would lose their last steps.
+
+    Args:
+        updates: behind the final weights.
+        ended_s: on the training clock.
+    """
+    if cell.server_counts:
+        return [row for row in rows if row["start_s"] < ended_s]
+    if cell.synchrony == "asynchronous":
+        return [row for row in rows if row["step"] < updates]
+    return list(rows)
 
 
 def check_address(setup: Setup, rank: Address, to: Address) -> None:

@@ -15,7 +15,8 @@ from harness.api.strategy import Layout
 from harness.core.errors import Impossible
 from harness.costs.memory import Placement, StageMemory, balance_under, named_sizes
 from harness.costs.tracing import NamedModules, is_chain, named_blocks, undisturbed
-from harness.engines.shared.replica import Piece, Replica
+from harness.engines.shared.pieces import Piece
+from harness.engines.shared.replica import Replica
 from harness.workloads.accelerator import wait_for
 from harness.workloads.batches import Inputs
 

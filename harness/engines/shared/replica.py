@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,19 +15,19 @@ from harness.core.cell import Named
 from harness.core.errors import PluginError
 from harness.core.streams import stream_seed
 from harness.core.words import listed
+from harness.engines.processes.foreign import lacks_memory
+from harness.engines.shared.buffer_values import as_real, buffer_places, decode, encoded, encoded_size
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.misfit import GivenBatch, not_taken
 from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimizer, on_parts
+from harness.engines.shared.pieces import Piece
 from harness.engines.shared.plain_state import PlainState, plain_state, put_back
-from harness.engines.shared.sample_order import Indices, cut
 from harness.workloads.accelerator import upload
 from harness.workloads.batches import Inputs, call, mapped, outputs_of
 from harness.workloads.generators import drawing_from
 from harness.workloads.losses import Metric, Reduces, evaluate, weighted_loss
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from harness.engines.shared.shown import Trial
     from harness.workloads.entries import DataShape, Model
     from harness.workloads.losses import OwnLoss
@@ -44,55 +43,6 @@ _FEW = 3
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 """Layers whose output for a sample depends on the others that pass with it, in training."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Samples that pass forward at once, each with its weight in the gradient.
-
-    Attributes:
-        indices: numbers of training samples, shape (n,), n >= 1.
-        weight: one number for all, or an array of shape (n,) where padding has weight 0.
-    """
-
-    indices: Indices
-    weight: float | npt.NDArray[np.floating]
-
-    @property
-    def num_samples(self) -> int:
-        """Samples that count, padding left out."""
-        return len(self.indices) if isinstance(self.weight, float) else int(np.count_nonzero(self.weight))
-
-
-def make_pieces(indices: Indices, weight: float, micro_batch_size: int, pad: bool) -> list[Piece]:
-    """Cut one device's samples into what passes forward at once.
-
-    An empty part becomes one sample of weight 0, so that a replica without samples still takes part in the exchange.
-
-    Args:
-        weight: of every sample in the gradient: shares / size of the whole batch.
-        pad: fill the last piece up with samples of weight 0, as a pipeline must (its shapes are fixed).
-    """
-    if len(indices) == 0:
-        return [Piece(np.zeros(1, dtype=np.int64), np.zeros(1))]
-    if not pad:
-        parts = -(-len(indices) // micro_batch_size)
-        return [Piece(part, weight) for part in cut(indices, parts)]
-    starts = range(0, len(indices), micro_batch_size)
-    return [_padded(indices[start : start + micro_batch_size], weight, micro_batch_size) for start in starts]
-
-
-def _padded(indices: Indices, weight: float, size: int) -> Piece:
-    missing = size - len(indices)
-    if missing == 0:
-        return Piece(indices, weight)
-    filled = np.concatenate([indices, np.repeat(indices[:1], missing)])
-    return Piece(filled, np.concatenate([np.full(len(indices), weight), np.zeros(missing)]))
-
-
-def even_pieces(indices: Indices, weight: float, pieces: int) -> list[Piece]:
-    """Cut one device's samples into so many pieces: as many as every other device's, which it meets in each."""
-    return [make_pieces(part, weight, max(1, len(part)), pad=False)[0] for part in cut(indices, pieces)]
 
 
 class Replica:
@@ -194,7 +144,7 @@ class Replica:
     @property
     def num_buffer_values(self) -> int:
         """Numbers behind the parameters of a value."""
-        return sum(_encoded_size(b) for b in self.buffers) + len(self._present)
+        return sum(encoded_size(b) for b in self.buffers) + len(self._present)
 
     def vector(self) -> torch.Tensor:
         """Return a copy of all parameters as one vector, shape (parameters,).
@@ -213,7 +163,7 @@ class Replica:
 
     def buffer_vector(self) -> torch.Tensor | None:
         """Return a copy of all buffers as one float vector, or None; behind them, which parameters have a gradient."""
-        parts = [_encoded(b.detach(), self.dtype) for b in self.buffers]
+        parts = [encoded(b.detach(), self.dtype) for b in self.buffers]
         if self.optional:
             parts.append(self._present)
         return torch.cat(parts) if parts else None
@@ -224,8 +174,8 @@ class Replica:
             return
         offset = 0
         for buffer in self.buffers:
-            size = _encoded_size(buffer)
-            _decode(vector[offset : offset + size], buffer)
+            size = encoded_size(buffer)
+            decode(vector[offset : offset + size], buffer)
             offset += size
 
     def snapshot(self, version: int = 0, num_samples: int = 0) -> Flat:
@@ -435,61 +385,11 @@ def convert(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.M
     )
 
 
-def as_real(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor itself, or the pairs of numbers that a complex one is made of; the same memory."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
 def _handed_over(parameter: torch.Tensor) -> torch.Tensor:
     gradient = parameter.grad
     if gradient is None:
         return torch.zeros_like(as_real(parameter.detach()))
     return as_real(gradient.to_dense() if gradient.layout is torch.sparse_coo else gradient)
-
-
-def buffer_places(module: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Return where a module's buffers are, each once, in torch's order."""
-    parts = dict(module.named_modules())
-    names = [name.rpartition(".") for name, _ in module.named_buffers()]
-    return [(parts[owner], name) for owner, _, name in names]
-
-
-_DIGIT = 2**16
-"""A whole number travels as four numbers below this: every float type here holds them and sums of some hundreds."""
-_DIGITS = 4
-
-
-def _encoded_size(buffer: torch.Tensor) -> int:
-    each = 2 if buffer.is_complex() else _DIGITS if _needs_digits(buffer) else 1
-    return each * int(buffer.numel())
-
-
-def _needs_digits(buffer: torch.Tensor) -> bool:
-    return buffer.dtype in (torch.int64, torch.int32, torch.uint32, torch.uint64)
-
-
-def _encoded(buffer: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a buffer as numbers of the type that values travel in."""
-    if not _needs_digits(buffer):
-        return as_real(buffer).to(dtype).reshape(-1)
-    digits, rest = [], buffer.reshape(-1).to(torch.int64)
-    for _ in range(_DIGITS - 1):
-        digits.append(rest % _DIGIT)
-        rest = rest // _DIGIT
-    return torch.cat([*digits, rest]).to(dtype)
-
-
-def _decode(numbers: torch.Tensor, buffer: torch.Tensor) -> None:
-    if not _needs_digits(buffer):
-        as_real(buffer).copy_(numbers.view_as(as_real(buffer)))
-        return
-    whole = torch.zeros(buffer.numel(), dtype=torch.float64, device=numbers.device)
-    exact = torch.zeros(buffer.numel(), dtype=torch.int64, device=numbers.device)
-    for place, digit in enumerate(numbers.view(_DIGITS, -1).double()):
-        # The whole part exactly; what averaging left behind the point adds up in floats.
-        exact += digit.floor().long() * _DIGIT**place
-        whole += (digit - digit.floor()) * float(_DIGIT**place)
-    buffer.copy_((exact + whole.round().long()).view_as(buffer))
 
 
 def build_module(model: Model, options: object, shape: DataShape, seed: int) -> nn.Module:
@@ -543,6 +443,8 @@ def _initialise(model: Model, module: nn.Module, shape: DataShape) -> None:
         with torch.no_grad():
             call(module.eval(), inputs)
     except Exception as error:
+        if lacks_memory(error):
+            raise
         files = [str(model.file.path)] if model.file else []
         raise not_taken(model.name, files, module, error, GivenBatch("the data", (), inputs)) from error
     module.train(training)

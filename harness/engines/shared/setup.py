@@ -118,8 +118,8 @@ class Setup:
         work, files = self.cell.workload, [] if self.model.file is None else [str(self.model.file.path)]
         return try_model(module, self.data, work, self.cell.seed, files, self._given_loss)
 
-    def refuse_misfit(self) -> None:
-        """Build the model and take a trial step, whoever wrote it.
+    def refuse_misfit(self) -> Trial:
+        """Build the model and take a trial step, whoever wrote it; return what it showed.
 
         Raises:
             Misfit: it does not take the data.
@@ -128,7 +128,8 @@ class Setup:
         from harness.engines.shared.replica import build_module
 
         work = self.cell.workload
-        self._trial_of(build_module(self.model, self.model.Options(**work.model.options), self.shape, self.cell.seed))
+        options = self.model.Options(**work.model.options)
+        return self._trial_of(build_module(self.model, options, self.shape, self.cell.seed))
 
     @property
     def shares_statistics(self) -> bool:

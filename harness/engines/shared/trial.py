@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.api.host import describe
 from harness.core.errors import Misfit, PluginError, Untrainable
-from harness.engines.processes.foreign import has_no_memory
+from harness.engines.processes.foreign import lacks_memory
 from harness.engines.processes.torch_errors import mending
 from harness.engines.shared.misfit import GivenBatch, classes_expected, not_taken
 from harness.engines.shared.plain_state import changed, plain_state
 from harness.engines.shared.replica import BATCH_NORMS, DTYPES, convert, seeded
 from harness.engines.shared.shown import GENERATORS, Trial
-from harness.workloads.accelerator import generator_state
 from harness.workloads.batches import Inputs, Samples, as_written, call, outputs_of, tensors_of
+from harness.workloads.generators import generator_states
 from harness.workloads.losses import OwnLoss, Reduces, how_it_reduces, weighted_loss
 
 if TYPE_CHECKING:
@@ -153,12 +152,12 @@ class _Seen:
         """Pass forward and backward once."""
         inputs, targets = data.train.take(index)
         device = targets.device
-        before, held = _generators(device), plain_state(module)
+        before, held = generator_states(device), plain_state(module)
         looks = _Looks()
         with self._watched_norms(module), looks:
             outputs = self._forward(module, inputs)
         self.looks = self.looks or looks.seen
-        pairs = zip(GENERATORS, before, _generators(device), strict=True)
+        pairs = zip(GENERATORS, before, generator_states(device), strict=True)
         self.generators |= {name for name, old, new in pairs if old != new}
         kept = plain_state(module)
         self.keeps |= set(changed(held, kept))
@@ -184,7 +183,7 @@ class _Seen:
             with torch.autocast(device, torch.bfloat16, enabled=self.work.precision == "bf16"):
                 result = call(module, inputs)
         except Exception as error:
-            if _no_memory(error):
+            if lacks_memory(error):
                 raise
             named = self.work.dataset
             sample = GivenBatch(named.name, tuple(named.options), inputs)
@@ -209,7 +208,7 @@ class _Seen:
             self.reentrant = self.reentrant or _has_node(loss, _REENTRANT)
             loss.backward()  # type: ignore[no-untyped-call]
         except Exception as error:
-            if _no_memory(error):
+            if lacks_memory(error):
                 raise
             reason = describe(error, self.files)
             shapes = f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}"
@@ -248,10 +247,6 @@ def _embeddings(module: nn.Module) -> set[str]:
     }
 
 
-def _no_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or has_no_memory(error)
-
-
 def _reduction(loss: OwnLoss, outputs: torch.Tensor, data: Data) -> Reduces:
     """Find out how a loss makes one number of samples from all over the data; the outputs may be of any others."""
     total = len(data.train)
@@ -274,12 +269,3 @@ def _has_node(tensor: torch.Tensor, name: str) -> bool:
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
     return False
-
-
-def _generators(device: torch.device) -> tuple[object, ...]:
-    """Return the states of all generators that a model may draw from, in the order of GENERATORS, to be compared.
-
-    No device is asked but the one that the model is on: asking a GPU starts CUDA in this process.
-    """
-    drawn = str(np.random.get_state(legacy=False))
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn, generator_state(device)

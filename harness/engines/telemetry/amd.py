@@ -13,7 +13,7 @@ from types import ModuleType
 from harness.core.amd_driver import NoAmdDriver, NoAmdSmi, error_in_words, open_amdsmi, visible_amd_gpus
 from harness.core.units import BINARY_BYTES
 from harness.core.words import counted
-from harness.engines.telemetry.driver import cuda_index
+from harness.engines.telemetry.driver import targets_by_gpu
 from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
 from harness.engines.telemetry.readings import PROCESS_MEMORY, CellProcesses, Driver, Reading, Readings, Refusal
 
@@ -217,9 +217,7 @@ class AmdSmiProbe(Probe):
             ProbeUnneeded: no target computes on a GPU, or the machine has no driver of AMD's.
             ProbeUnavailable: no library or GPU; HIP does not see the GPU.
         """
-        indices = sorted({index for target in targets if (index := cuda_index(target.device)) is not None})
-        if not indices:
-            raise ProbeUnneeded("no process of this cell computes on a GPU")
+        by_gpu = targets_by_gpu(targets)
         try:
             self._amdsmi = open_amdsmi()
         except NoAmdDriver as error:
@@ -228,10 +226,9 @@ class AmdSmiProbe(Probe):
             raise ProbeUnavailable(str(error)) from error
         try:
             visible = visible_amd_gpus(self._amdsmi)
-            for index in indices:
+            for index, on_it in by_gpu.items():
                 if index >= len(visible):
                     raise ProbeUnavailable(f"HIP shows no cuda:{index}: {counted(len(visible), 'GPU')}")
-                on_it = [target for target in targets if cuda_index(target.device) == index]
                 self._gpus.append(AmdGpu(self._amdsmi, f"gpu{index}", visible[index], on_it))
         except BaseException:
             self.close()

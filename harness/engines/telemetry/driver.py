@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import Any, TypeVar
 
 from harness.core.nvidia_driver import VISIBLE, NoNvml, gpu_name, num_gpus, open_nvml, present_gpus, visible_gpus
 from harness.core.words import counted
-from harness.engines.telemetry.probe import ProbeUnavailable
+from harness.engines.telemetry.probe import ProbeUnavailable, ProbeUnneeded, Target
 from harness.engines.telemetry.readings import Driver, Refusal
 
 T = TypeVar("T")
@@ -93,6 +93,21 @@ def running_processes(nvml: ModuleType, handle: object) -> list[Any]:
         lambda: nvml.nvmlDeviceGetComputeRunningProcesses_v2(handle),
     )
     return processes
+
+
+def targets_by_gpu(targets: Sequence[Target]) -> dict[int, list[Target]]:
+    """Return the processes that compute on each GPU, by its index, ascending.
+
+    Raises:
+        ProbeUnneeded: no process computes on a GPU.
+    """
+    found: dict[int, list[Target]] = {}
+    for target in targets:
+        if (index := cuda_index(target.device)) is not None:
+            found.setdefault(index, []).append(target)
+    if not found:
+        raise ProbeUnneeded("no process of this cell computes on a GPU")
+    return dict(sorted(found.items()))
 
 
 def cuda_index(device: str) -> int | None:

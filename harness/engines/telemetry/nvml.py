@@ -10,7 +10,6 @@ from types import ModuleType
 from harness.core.nvidia_driver import is_mig_instance
 from harness.core.units import BINARY_BYTES
 from harness.engines.telemetry.driver import (
-    cuda_index,
     find_gpu,
     first_that_works,
     memory_info,
@@ -18,8 +17,9 @@ from harness.engines.telemetry.driver import (
     open_library,
     order_note,
     running_processes,
+    targets_by_gpu,
 )
-from harness.engines.telemetry.probe import Probe, ProbeUnavailable, ProbeUnneeded, Sample, Target
+from harness.engines.telemetry.probe import Probe, ProbeUnavailable, Sample, Target
 from harness.engines.telemetry.readings import PROCESS_MEMORY, CellProcesses, Reading, Readings, Refusal, lost_devices
 
 # Chosen: DCGM's shortest interval for profiling fields; over less, the counters' own refresh shows as noise.
@@ -273,20 +273,17 @@ class NvmlProbe(Probe):
             ProbeUnneeded: no target computes on a GPU.
             ProbeUnavailable: no library, driver or GPU; CUDA sees none of the GPUs.
         """
-        indices = sorted({index for target in targets if (index := cuda_index(target.device)) is not None})
-        if not indices:
-            raise ProbeUnneeded("no process of this cell computes on a GPU")
+        by_gpu = targets_by_gpu(targets)
         self._nvml = open_library()
         try:
-            self._find(self._nvml, indices, targets)
+            self._find(self._nvml, by_gpu)
         except BaseException:
             self.close()
             raise
 
-    def _find(self, nvml: ModuleType, indices: Iterable[int], targets: Sequence[Target]) -> None:
+    def _find(self, nvml: ModuleType, by_gpu: Mapping[int, Sequence[Target]]) -> None:
         reasons: list[ProbeUnavailable] = []
-        for index in indices:
-            on_it = [target for target in targets if cuda_index(target.device) == index]
+        for index, on_it in by_gpu.items():
             try:
                 self._gpus.append(Gpu(nvml, f"gpu{index}", find_gpu(nvml, index), on_it))
             except ProbeUnavailable as unavailable:

@@ -21,6 +21,7 @@ from harness.core.not_known import NotKnown
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, StepRow, columns
 from harness.core.records import Json
 from harness.engines.shared.displacement import early_displacement, learning_facts
+from harness.engines.shared.endpoint import until_the_end
 from harness.engines.shared.fault_draws import Lost, PlannedDeath, words_of_loss
 from harness.engines.shared.recorder import Recorder
 from harness.engines.shared.started_words import foreign
@@ -239,7 +240,8 @@ class VirtualEngine:
 
     def _rows(self) -> list[StepRow]:
         """Return all workers' steps; those of servers' pushes with the staleness that they were applied at."""
-        rows = [row for worker in self.workers for row in worker.ledger.finished_rows(self.ended_s)]
+        rows = [row for worker in self.workers for row in worker.ledger.finished_rows()]
+        rows = until_the_end(rows, self.setup.cell, self.updates, self.ended_s)
         if self.setup.strategy.batches == "own" and self.setup.server_counts:
             staleness = {(u["worker"], u["step"]): u["staleness"] for u in self.cluster.updates_log}
             for row in rows:

@@ -22,8 +22,9 @@ from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.layer_timing import describe_stages
 from harness.engines.shared.optimizers import group_state, set_group_state
 from harness.engines.shared.padding import fills_up
+from harness.engines.shared.pieces import Piece, make_pieces
 from harness.engines.shared.plain_state import PlainState
-from harness.engines.shared.replica import Piece, Replica, make_pieces, mergeable, seed_step
+from harness.engines.shared.replica import Replica, mergeable, seed_step
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
 from harness.engines.virtual.lazy import Average, Gradient

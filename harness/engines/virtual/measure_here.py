@@ -12,7 +12,7 @@ from harness.costs.memory import Placement
 from harness.costs.profiles import LayerTime, ModelShape, Profile, TimeCurve
 from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.layer_timing import LayerCost, measure_layers, place
-from harness.engines.shared.replica import make_pieces
+from harness.engines.shared.pieces import make_pieces
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import counted_whole, shape_of
 from harness.engines.virtual.executor import Executor

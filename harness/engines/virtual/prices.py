@@ -12,16 +12,11 @@ from harness.costs import steps
 from harness.costs.cells import cluster_of, load_profile, profile_of
 from harness.costs.memory import Placement
 from harness.costs.profiles import (
-    Bus,
     Cluster,
-    LayerShape,
     LayerTime,
     LinkFigures,
     Messages,
-    ModelShape,
     Profile,
-    Runtime,
-    TimeCurve,
 )
 from harness.costs.steps import StepCost
 
@@ -149,20 +144,3 @@ def find_costs(executor: Executor) -> Costs:
     profile = profile_of(cell, shape_of(executor.setup) if given else None, own)
     placement = placed(executor.setup, profile)
     return Costs(profile, cluster, placement)
-
-
-def constant_costs(
-    gradient_s: float, per_sample_s: float, apply_s: float, link: LinkFigures, num_bytes: int, origin: str = "given"
-) -> Costs:
-    """Return costs of a model of one layer: a gradient takes `gradient_s`, and more by the sample.
-
-    Args:
-        apply_s: of an update, at workers and servers.
-        link: between any two, for messages, means, and weights that are put into a model.
-        num_bytes: of the parameters.
-    """
-    backward = TimeCurve(((1.0, gradient_s + per_sample_s), (2.0, gradient_s + 2 * per_sample_s)))
-    shape = ModelShape((LayerShape("model", tensors=(num_bytes // 4,)),), element_bytes=4)
-    profile = Profile(shape, (LayerTime(backward=backward),), optimizer_s=apply_s, text=origin)
-    load = TimeCurve(((1.0, link.seconds(1.0)), (2.0, link.seconds(2.0))))
-    return Costs(profile, Cluster("device", 2**31, Bus(link), text=origin, runtime=Runtime(load=load)))

@@ -13,11 +13,12 @@ from harness.core.cell import Named
 from harness.core.errors import Impossible
 from harness.core.step_parts import Part
 from harness.core.words import counted
+from harness.engines.processes.foreign import lacks_memory
 from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.optimizers import OwnOptimizer, make_optimizer
-from harness.engines.shared.replica import Piece
+from harness.engines.shared.pieces import Piece
 from harness.engines.shared.setup import Setup
 from harness.workloads.accelerator import DeviceGraph
 from harness.workloads.batches import Inputs, mapped, tensors_of
@@ -127,9 +128,9 @@ class Captured(OneDevice):
         try:
             with self._cuda.graph(graph, stream=self._stream):
                 written = work()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if lacks_memory(error):
+                raise
             raise self._impossible(f"cannot be captured: {str(error).partition(chr(10))[0]}") from error
         return graph, written
 

@@ -20,6 +20,7 @@ from harness.engines.real.layouts.grid import Grid, rank_at
 from harness.engines.real.layouts.parts import Parts
 from harness.engines.real.layouts.private import StageShapes
 from harness.engines.real.layouts.recompute import recompute_blocks
+from harness.engines.shared.buffer_values import as_real
 from harness.engines.shared.chain.chain_plan import ChainPlan, MemoryOfBlocks, describe_cut, held_by, make_chain_plan
 from harness.engines.shared.chain.chain_stage import ChainStage
 from harness.engines.shared.chain.events import Chain, Key
@@ -28,7 +29,7 @@ from harness.engines.shared.chain.proof import own_buffers
 from harness.engines.shared.chain.try_on import find_chain, tried_on
 from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.kept_times import kept_costs
-from harness.engines.shared.replica import Replica, as_real
+from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of
 from harness.workloads.batches import Inputs, joined

@@ -20,7 +20,8 @@ from harness.engines.shared.dram_count import stage_limits
 from harness.engines.shared.kept_times import kept_costs
 from harness.engines.shared.layer_timing import describe_stages, measure_layers, place
 from harness.engines.shared.padding import fills_up
-from harness.engines.shared.replica import Piece, Replica
+from harness.engines.shared.pieces import Piece
+from harness.engines.shared.replica import Replica
 from harness.engines.shared.sample_order import first_rows
 from harness.engines.shared.setup import Setup
 from harness.workloads.batches import Inputs

@@ -27,7 +27,8 @@ from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.layer_timing import blocks_of
-from harness.engines.shared.replica import Piece, Replica, even_pieces, make_pieces, seed_step
+from harness.engines.shared.pieces import Piece, even_pieces, make_pieces
+from harness.engines.shared.replica import Replica, seed_step
 from harness.engines.shared.sample_order import Indices, cut
 from harness.engines.shared.setup import Setup
 from harness.workloads.accelerator import has_queue

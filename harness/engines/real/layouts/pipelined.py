@@ -29,7 +29,8 @@ from harness.engines.real.layouts.parts import Parts, average_gradients, parts_r
 from harness.engines.real.layouts.private import PassSpan, StagePlace, make_runtime, timed_stage
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.layer_timing import is_plain, parted
-from harness.engines.shared.replica import Piece, Replica, make_pieces
+from harness.engines.shared.pieces import Piece, make_pieces
+from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of
 from harness.workloads.batches import Inputs

@@ -22,7 +22,8 @@ from harness.engines.real.layouts.parts import Parts, assembled, parts_replica, 
 from harness.engines.real.layouts.private import time_exchanges
 from harness.engines.shared.chain.loose import used_without_call
 from harness.engines.shared.layer_timing import blocks_of
-from harness.engines.shared.replica import Piece, Replica, make_pieces
+from harness.engines.shared.pieces import Piece, make_pieces
+from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 
 

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from harness.core.errors import Impossible
+from harness.engines.processes.foreign import lacks_memory
 from harness.engines.shared.chain.chain_stage import ChainSlice, ChainStage, SeedOf
-from harness.engines.shared.chain.events import Chain
+from harness.engines.shared.chain.events import Args, Chain, Forward, Intercepted, Kwargs, watched
 from harness.engines.shared.chain.needs import keywords
 from harness.engines.shared.chain.try_on import LossOf
 from harness.workloads.batches import Inputs, as_written, call, outputs_of
+from harness.workloads.generators import generator_states
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 3e-2}
 """Largest difference of a tensor relative to its largest number, by precision. Chosen: cuts of 40 models that were
@@ -86,9 +88,11 @@ def stages_tried() -> Iterator[None]:
     """
     try:
         yield
-    except (Impossible, MemoryError, torch.OutOfMemoryError):
+    except Impossible:
         raise
     except Exception as error:
+        if lacks_memory(error):
+            raise
         raise Impossible(
             f"a stage of the model was tried without the others and failed: {type(error).__name__}: {error}. "
             f"{CUT_ADVICE}"
@@ -120,9 +124,43 @@ def _whole_step(model: nn.Module, chain: Chain, inputs: Inputs, loss: LossOf, se
         )
         stage.seed_of = seed_of
         value = loss(stage(**keywords(inputs)))
-    value.backward()  # type: ignore[no-untyped-call]
+    with _refusing_other_draws(model, chain, seed_of):
+        value.backward()  # type: ignore[no-untyped-call]
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return Step(value.detach(), gradients, dict(model.named_buffers()))
+
+
+@contextmanager
+def _refusing_other_draws(model: nn.Module, chain: Chain, seed_of: SeedOf | None) -> Iterator[None]:
+    """Refuse a block that draws and is called in the backward pass, where nothing tells which call is done again.
+
+    A checkpoint inside a block finds the generators as that block found them. One around a block finds them as the
+    model had them, and would draw other numbers than the stage has drawn.
+
+    Raises:
+        Impossible: there is one.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    drawing: list[str] = []
+
+    def note(name: str, forward: Forward, args: Args, kwargs: Kwargs) -> object:
+        before = generator_states(device)
+        try:
+            return forward(*args, **kwargs)
+        finally:  # torch ends a second pass by an error as soon as it has what it needs
+            drawing.extend([name] if generator_states(device) != before else [])
+
+    if seed_of is None:
+        yield
+        return
+    with Intercepted(model, watched(model, chain.names), note):
+        yield
+    if drawing:
+        raise Impossible(
+            f"{drawing[0]} draws random numbers and is called through torch.utils.checkpoint, so that a pipeline would "
+            "draw other numbers in the backward pass. Call checkpoint inside of the block's own forward, or leave it "
+            "out and set recompute = true in the strategy's options"
+        )
 
 
 def _staged_step(

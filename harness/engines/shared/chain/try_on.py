@@ -12,7 +12,8 @@ from torch import nn
 
 from harness.costs.tracing import undisturbed
 from harness.engines.shared.chain.events import Chain, Survey, chain_of, survey
-from harness.engines.shared.replica import Piece, Replica
+from harness.engines.shared.pieces import Piece
+from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
 from harness.workloads.batches import Inputs
 

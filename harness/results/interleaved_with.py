@@ -1,0 +1,30 @@
+"""Results whose runs took turns with others: beside them stands with which.
+
+results/<scenario>/interleaved.json   {"with": the other results, relative to these}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from harness.core.atomic_files import write_atomically
+
+INTERLEAVED_FILE = "interleaved.json"
+
+
+def mark_interleaved(folder: Path, other: Path) -> None:
+    """Say that the runs of a scenario's results took turns with those of others."""
+    content = {"with": os.path.relpath(other.resolve(), folder.resolve())}
+    write_atomically(folder / INTERLEAVED_FILE, json.dumps(content) + "\n")
+
+
+def took_turns(folder: Path, other: Path) -> bool:
+    """Say whether the runs in one folder took turns with those of the other."""
+    try:
+        content = json.loads((folder / INTERLEAVED_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    named = content.get("with") if isinstance(content, dict) else None
+    return isinstance(named, str) and (folder.resolve() / named).resolve() == other.resolve()
