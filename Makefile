@@ -15,7 +15,7 @@ PROCESSES := (dist or browser)
 SHORT := not slow and not long and not gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help run check format test test-unit test-processes test-one test-slow test-long fuzz test-gpu bench docs clean
+.PHONY: help run check format test test-unit test-processes test-one test-slow test-long test-faults fuzz test-gpu bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test-slow: $(VENV)/.tested ## one short form of each slow kind: accuracies, bund
 test-long: $(VENV)/.tested ## everything slow, with the full matrices; before a large change is closed
 	$(TWO) -m "(slow or long) and not gpu and not timed"
 	$(PYTEST) -m "(slow or long) and not gpu and timed"
+
+test-faults: $(VENV)/.tested ## every attack on input, disk and processes, in its long form; prints tried, held, failed
+	$(PYTEST) -rP -m "fault and not gpu" --all-attacks --timeout 3600
 
 fuzz: $(VENV)/.tested ## two thousand new examples for each property; what the suite draws never changes
 	$(TWO) --hypothesis-profile fuzz -m "hypothesis and $(SHORT)"

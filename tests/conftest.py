@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ settings.load_profile("harness")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the golden texts be written anew."""
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ as the texts read now")
+    parser.addoption("--all-attacks", action="store_true", help="attack as often as before a change is closed")
+
+
+@pytest.fixture(scope="session")
+def attacks(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """Return a function that chooses how often to attack: so often in every run, or so often with --all-attacks."""
+    every = request.config.getoption("--all-attacks")
+    return lambda short, long: long if every else short
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ from harness.api import hooks as hookspecs
 from harness.core.code_hash import file_hash, parsed
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError, nearest
 from harness.core.records import Json
-from harness.core.words import listed
+from harness.core.words import listed, shortened
 
 if TYPE_CHECKING:
     from harness.api.strategy import Strategy
@@ -157,7 +158,7 @@ def load_host(paths: Iterable[str | Path] = ()) -> Host:
             _register(host, manager, name, module)
         except HarnessError as error:
             host.broken[name] = str(error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that was meant to be run ends itself
             host.broken[name] = describe(error, [name] if name.endswith(".py") else ())
     return host
 
@@ -201,12 +202,11 @@ def _ships(entry: metadata.EntryPoint) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
+    if os.path.isdir(path):  # a name that no file can have is none, where pathlib raises
         return sorted(p.resolve() for p in path.glob("*.py") if not p.name.startswith("_"))
-    if not path.is_file():
-        raise InputError(
-            [f"plugins: {path} is neither a file nor a folder; give the path of a .py file or of a folder"]
-        )
+    if not os.path.isfile(path):
+        there = f"{shortened(str(path))} is neither a file nor a folder"
+        raise InputError([f"plugins: {there}; give the path of a .py file or of a folder"])
     return [path.resolve()]
 
 

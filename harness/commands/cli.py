@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from harness.commands.terminal import say
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError
 from harness.core.held_files import holding
@@ -46,10 +47,10 @@ class Commands(click.Group):
             with holding():
                 return super().invoke(ctx)
         except HarnessError as error:
-            click.echo(f"harness: {error}", err=True)
+            say(f"harness: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("\nstopped by Ctrl-C", err=True)
+            say("\nstopped by Ctrl-C", err=True)
             ctx.exit(130)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -58,7 +59,7 @@ class Commands(click.Group):
             _write_nowhere()
             ctx.exit(0)
         except OSError as error:
-            if error.errno not in _THE_DISKS:
+            if error.errno not in _THE_DISKS and not _is_outside(error.filename):
                 ctx.exit(_save_traceback())
             _write_nowhere()
             then = "make room" if error.errno in _FULL else "choose a folder that you may write to"
@@ -71,6 +72,12 @@ class Commands(click.Group):
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _THE_DISKS = (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 """What a full, lost or closed place answers: of files that a command writes, or of what its output goes to."""
+
+
+def _is_outside(file: object) -> bool:
+    """Say whether an error names a file that is none of ours: then it tells of the machine, not of a bug."""
+    own = str(Path(__file__).parents[1]) + os.sep
+    return isinstance(file, (str, bytes)) and not os.path.abspath(os.fsdecode(file)).startswith(own)
 
 
 def _open_what_is_closed() -> None:
@@ -93,7 +100,7 @@ def _write_nowhere() -> None:
 def _complain(text: str) -> None:
     """Say something on the error stream, which may be as full as the output."""
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        say(text, err=True)
 
 
 def _save_traceback() -> int:
@@ -196,6 +203,7 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     help="Run each cell by two interpreters or checkouts in turns, and compare: folders with bin/python or harness/.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
+@click.option("--wait", is_flag=True, help="Wait where another harness writes to the same results.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs, to open in Perfetto.")
 @click.option(
@@ -225,13 +233,18 @@ def run(
         return _run_in_turns(scenario, ab, sets, root, (*outer, *plugins))
     from harness.commands import run as session
     from harness.commands.misfits import refuse_misfits, with_notes
+    from harness.core.one_writer import sole_writer
     from harness.scenario.plan import select
     from harness.scenario.synonyms import only_as_registered
 
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
     only = tuple(only_as_registered(each, host) for each in only)
-    tried = None if options["debug"] else refuse_misfits(select(plan, only), files)
+    wait, chosen = options.pop("wait"), select(plan, only)
+    if not options["debug"]:  # which stores nothing
+        locked = click.get_current_context().with_resource
+        options["refuse_another"] = locked(sole_writer(root / plan.name, wait=wait, say=say))
+    tried = None if options["debug"] else refuse_misfits(chosen, files)
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
@@ -263,13 +276,13 @@ def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root:
         raise InputError([f"run: --{given[0]} means nothing with --ab, which runs every cell; leave it out"])
     words = [word for text in sets for word in ("--set", text)]
     words += [word for path in plugins for word in ("--plugins", str(Path(path).resolve()))]
-    base, new = run_in_turns(scenario, ab, words, root / "ab", bool(context.params["fresh"]), click.echo)
+    base, new = run_in_turns(scenario, ab, words, root / "ab", bool(context.params["fresh"]), say)
     found = compare_results(base, [new], 0.05, False, False)
     for line in ratios_in_words(found):
-        click.echo(line)
-    click.echo(text_of(found, base, new, False, False))
+        say(line)
+    say(text_of(found, base, new, False, False))
     write_atomically(document := root / "ab" / "comparison.json", text_of(found, base, new, False, True) + "\n")
-    click.echo(f"as data: {document}; next: harness compare {base} {new} --html {document.with_suffix('.html')}")
+    say(f"as data: {document}; next: harness compare {base} {new} --html {document.with_suffix('.html')}")
     sys.exit(found.verdict.exit_code)
 
 
@@ -334,9 +347,9 @@ def _echo_plan(made: Plan, host: Host, root: Path, confirm: int | None, as_json:
         from harness.commands.documents import document_text
         from harness.commands.plan_json import plan_document
 
-        return click.echo(document_text(plan_document(made, host, records, folder, times)))
+        return say(document_text(plan_document(made, host, records, folder, times)))
     finished = [cell_id for cell_id, record in records.items() if record.final]
-    click.echo(describe(made, host, finished, was_swept(made, records), times))
+    say(describe(made, host, finished, was_swept(made, records), times))
 
 
 @contextmanager
@@ -387,10 +400,10 @@ def _list_scenarios() -> None:
     from harness.core.words import aligned
     from harness.scenario.bundled import bundled_scenarios
 
-    click.echo("Bundled scenarios:")
+    say("Bundled scenarios:")
     for line in aligned(bundled_scenarios().items()):
-        click.echo(f"  {line}")
-    click.echo("\n`harness run NAME` runs one. `harness new scenario MINE --from NAME` copies one.")
+        say(f"  {line}")
+    say("\n`harness run NAME` runs one. `harness new scenario MINE --from NAME` copies one.")
 
 
 # -- looking at results ------------------------------------------------------------------------------------------------
@@ -428,11 +441,11 @@ def show(
         from harness.commands.documents import document_text
         from harness.commands.show_json import show_document
 
-        click.echo(document_text(show_document(what, root, files)))
+        say(document_text(show_document(what, root, files)))
     elif len(what) == 2:
-        click.echo(show_pair(what[0], what[1], root, files))
+        say(show_pair(what[0], what[1], root, files))
     else:
-        click.echo(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
+        say(text_of(what[0], root, markdown=markdown, log=log, plugins=files))
 
 
 def _refuse_two_forms(command: str, asked: Mapping[str, bool]) -> None:
@@ -456,7 +469,7 @@ def export(outer: tuple[str, ...], cell: str, root: Path, to: Path | None, plugi
     """
     from harness.commands.export_script.write_script import write_exported
 
-    click.echo(write_exported(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
+    say(write_exported(cell, root, to, [str(Path(path).resolve()) for path in (*outer, *plugins)]))
 
 
 def compare_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -519,7 +532,7 @@ def report(
         if out is None and not open_report:
             return
     path = _write_report(results, out, (*outer, *plugins), compared, names)
-    click.echo(f"report: {path}")
+    say(f"report: {path}")
     if open_report:
         click.launch(str(path))
 
@@ -537,7 +550,8 @@ def _write_report(
     path = out or default_path(folders, "comparison" if against else "report")
     sections = load_host(plugins).report_sections
     what_if = simulator(plugins)
-    return write_report(folders, path, sections=sections, what_if=what_if, against=against, named=named)
+    shared = out is not None  # a place that the user chose for it
+    return write_report(folders, path, sections=sections, what_if=what_if, against=against, named=named, shared=shared)
 
 
 def _write_figures(
@@ -551,7 +565,7 @@ def _write_figures(
 
     folders = [found for path in results for found in find_results(path)]
     written = write_figures(folders, folder, what_if=simulator(plugins), against=against, named=named)
-    click.echo(f"figures: {folder} ({counted(len(written), 'figure')}, each as SVG, PNG and CSV)")
+    say(f"figures: {folder} ({counted(len(written), 'figure')}, each as SVG, PNG and CSV)")
 
 
 @main.command()
@@ -618,13 +632,13 @@ def compare(
 
         files = [str(Path(path).resolve()) for path in (*outer, *plugins)]
         try:
-            rerun_suspects(base, [new], found.rerun, files, lambda line: click.echo(line, err=True))
+            rerun_suspects(base, [new], found.rerun, files, lambda line: say(line, err=True))
         except HarnessError as error:
             failed = error
         found = judged()
-    click.echo(text_of(found, base, new, markdown, as_json))
+    say(text_of(found, base, new, markdown, as_json))
     if html:
-        click.echo(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
+        say(f"report: {_write_report([new], html, (), against(found, base, [new]))}", err=True)
     if junit:
         from harness.commands.compare_junit import junit_text
 
@@ -632,7 +646,7 @@ def compare(
     if annotations:
         from harness.commands.compare_annotations import annotation_lines
 
-        click.echo("\n".join(annotation_lines(found)), err=True)
+        say("\n".join(annotation_lines(found)), err=True)
     if failed and not found.verdict.exit_code:
         raise failed
     sys.exit(found.verdict.exit_code)
@@ -660,7 +674,7 @@ def add_to_history(results: tuple[Path, ...], to: Path, repository: Path, machin
     """
     from harness.commands.nights_kept import add_results
 
-    click.echo(add_results(results, to, repository, machine))
+    say(add_results(results, to, repository, machine))
 
 
 @history.command(name="show")
@@ -676,9 +690,9 @@ def show_history(folder: Path, html: Path | None, as_json: bool) -> None:
     from harness.results.history import read_history
 
     rows = read_history(folder)
-    click.echo(history_text(rows, as_json))
+    say(history_text(rows, as_json))
     if html:
-        click.echo(f"page: {write_history_page(rows, html)}", err=True)
+        say(f"page: {write_history_page(rows, html)}", err=True)
 
 
 @main.command()
@@ -693,7 +707,7 @@ def validate(directory: Path, root: Path, out: Path | None, verbose: bool) -> No
     """
     from harness.commands.validate.command import score_directory
 
-    click.echo(score_directory(directory, root, out, verbose))
+    say(score_directory(directory, root, out, verbose))
 
 
 # -- plugins, machine, files -------------------------------------------------------------------------------------------
@@ -709,7 +723,7 @@ def plugins_command(outer: tuple[str, ...], name: str | None, plugins: tuple[str
     from harness.commands.list_plugins import describe_entry, list_entries
 
     host = load_host((*outer, *plugins))
-    click.echo(describe_entry(host, name) if name else list_entries(host))
+    say(describe_entry(host, name) if name else list_entries(host))
 
 
 def look_options(command: Callable[..., object]) -> Callable[..., object]:
@@ -734,21 +748,21 @@ def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins:
     if model is not None:
         from harness.commands.found_text import findings_text
 
-        return click.echo(findings_text(_look_at(model, data, (*outer, *plugins))))
+        return say(findings_text(_look_at(model, data, (*outer, *plugins))))
     if data is not None:
         raise InputError(["doctor: --data means nothing without --model; add --model FILE.py:FUNCTION"])
     from harness.api.host import load_host
     from harness.commands.doctor import describe_machine
     from harness.core.environment import PACKAGES, cpu_model
 
-    click.echo(f"processor: {cpu_model()}")
+    say(f"processor: {cpu_model()}")
     for name, fact in describe_machine(load_host((*outer, *plugins)).probes.values()):
-        click.echo(f"{name}: {fact}")
+        say(f"{name}: {fact}")
     from importlib import metadata
 
     for package in PACKAGES:
         try:
-            click.echo(f"{package}: {metadata.version(package)}")
+            say(f"{package}: {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
 
@@ -764,7 +778,7 @@ def calibrate(device: str, threads: int, only_show: bool) -> None:
     """
     from harness.commands.calibrate import show_or_measure
 
-    click.echo(show_or_measure(device, threads, only_show, click.echo))
+    say(show_or_measure(device, threads, only_show, say))
 
 
 @main.command()
@@ -779,10 +793,10 @@ def schema(what: str, text: bool) -> None:
             raise InputError([f"schema {what}: --text is of scenarios only; leave it out"])
         from harness.commands.documents import document_schema
 
-        return click.echo(json.dumps(document_schema(what), indent=2))
+        return say(json.dumps(document_schema(what), indent=2))
     from harness.scenario.schema import json_schema, schema_text
 
-    click.echo(schema_text() if text else json.dumps(json_schema(), indent=2))
+    say(schema_text() if text else json.dumps(json_schema(), indent=2))
 
 
 @main.group(name="new")
@@ -830,7 +844,7 @@ def new_scenario(
         path = write_new(name, lambda: scenario_text(_look_at(model, data, (*outer, *plugins)), detect_machine()))
     else:
         path = copy_scenario(name, source or "lenet", model, data)
-    click.echo(f"wrote {path}; next: harness run {path}")
+    say(f"wrote {path}; next: harness run {path}")
 
 
 @new.command(name="strategy")
@@ -843,7 +857,7 @@ def new_strategy(name: str) -> None:
     if name in load_host().strategies:
         raise InputError([f"{name}: a strategy with this name already exists; choose another name"])
     path = write_strategy(name)
-    click.echo(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
+    say(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
 
 
 def _refuse(command: str, purpose: str) -> click.Command:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-import click
-
+from harness.commands.terminal import say
 from harness.core.errors import InputError, PluginError
 from harness.core.not_known import NotKnown
 from harness.scenario.plan import about_batch_norm
@@ -71,7 +70,7 @@ def refuse_misfits(cells: Sequence[Cell], plugins: Sequence[str]) -> Misfits:
 
 def _tell(text: str) -> None:
     """Say what takes seconds, and leave the output to the plan."""
-    click.echo(text, err=True)
+    say(text, err=True)
 
 
 def _is_own(cell: Cell) -> bool:

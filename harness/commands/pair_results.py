@@ -16,6 +16,7 @@ from harness.core.text import Text
 from harness.core.words import counted
 from harness.results.interleaved_with import took_turns
 from harness.results.store import Record, Results, find_results
+from harness.results.tables import read_parquet
 
 if TYPE_CHECKING:
     from harness.analysis.compare import Comparison, MeasuredCell
@@ -194,14 +195,13 @@ def _measured(stored: Stored) -> MeasuredCell:
     record, path = stored.record, stored.results.cell_folder(stored.record.cell.cell_id) / "steps.parquet"
 
     def steps() -> Sequence[float]:
-        import pandas as pd
 
         from harness.analysis.scaling import step_times
 
         if not path.is_file():
             return ()
         warmup = record.cell.measure.warmup_steps
-        times: list[float] = step_times(pd.read_parquet(path), warmup).tolist()
+        times: list[float] = step_times(read_parquet(path), warmup).tolist()
         return times
 
     timed = record.cell.goal.max_seconds is not None

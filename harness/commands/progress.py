@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
-
 from harness.analysis.judged_rows import sought_in_words
 from harness.commands.plan_text import differences
+from harness.commands.terminal import say
 from harness.core.device_words import engine_in_words
+from harness.core.outside_text import visible
 from harness.core.words import duration, rate, three
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Lines:
 
     def say(self, line: str) -> None:
         """Print a line."""
-        click.echo(line)
+        say(line)
 
     def started(self, cell: Cell, number: int, of: int) -> None:
         """Keep which cell runs."""
@@ -106,7 +106,7 @@ class Display(Lines):
 
     def say(self, line: str) -> None:
         """Print a line above the display."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
     def started(self, cell: Cell, number: int, of: int) -> None:
         """Show what is running."""
@@ -150,7 +150,7 @@ class Display(Lines):
             Styled(f"{self.done} of {self.of} cells{left}", no_wrap=True, overflow="ellipsis"),
         )
         lines = [self._running(), f"leader so far: {self.leader}" if self.leader else ""]
-        return Group(bar, *(Styled(line, no_wrap=True, overflow="ellipsis") for line in lines if line))
+        return Group(bar, *(Styled(visible(line), no_wrap=True, overflow="ellipsis") for line in lines if line))
 
     def _running(self) -> str:
         if self.cell is None:

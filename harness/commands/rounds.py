@@ -22,6 +22,7 @@ from harness.core.errors import InputError, MachineError, PluginError
 from harness.core.metrics import ACCURACY, Judged
 from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
+from harness.core.outside_text import bounded
 from harness.core.records import Json, to_json
 from harness.core.words import counted, three
 from harness.engines.processes.blame import explain, own_files
@@ -31,6 +32,7 @@ from harness.engines.processes.status import Reached
 from harness.engines.telemetry import Sample
 from harness.engines.telemetry.sampler import Sampler, Telemetry
 from harness.engines.telemetry.summary import energy_by_device, summarise, summary_notes
+from harness.results.logs import bound_log
 from harness.results.store import Record, Results
 from harness.results.trace_files import TRACED, steps_to_record, write_trace
 
@@ -116,12 +118,14 @@ def run_cells(
     fresh: bool = False,
     budget_s: float | None = None,
     trace: int | None = None,
+    refuse_another: Callable[[], None] = lambda: None,
     reference: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Run the missing ones of `cells`; each record is on disk before the next cell starts.
 
     Args:
         trace: steps of each cell to write a trace of.
+        refuse_another: raises where the results folder is no longer the one that this run began with.
         reference: runs beside the cells what is due when so many of them all have ended.
 
     Raises:
@@ -140,6 +144,7 @@ def run_cells(
                 if deadline is not None and time.monotonic() >= deadline:
                     summary.out_of_budget = True
                     return summary
+                refuse_another()
                 if reference:
                     reference(len(summary.ran), len(todo))
                 progress.started(cell, next(numbers), len(todo))
@@ -150,6 +155,7 @@ def run_cells(
                 record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress, one_model)
                 summary.ran.append(record)
                 progress.finished(record, time.monotonic() - began)
+            refuse_another()
             progress.round_ended(results)
         if reference:
             reference(len(summary.ran), len(todo))
@@ -206,9 +212,8 @@ def _admitted(cell: Cell, results: Results, host: Host, plugins: Sequence[str]) 
     try:
         cell, verdict = admit(cell, host, plugins)
     except Exception as error:
-        log = results.cell_folder(cell.cell_id) / "log.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        log = results.new_log(cell.cell_id)
+        log.write_text(bounded("".join(traceback.format_exception(error))), encoding="utf-8")
         return cell, Result(failure=explain(error, own_files(cell, plugins)))
     return cell, Result.ended_by(Cause.MEMORY, verdict) if verdict else None
 
@@ -237,10 +242,7 @@ def _run_watched(
     progress: Progress,
 ) -> tuple[Result, Telemetry | None]:
     """Run a cell with telemetry beside it; an interruption leaves a record that says so."""
-    folder = results.cell_folder(cell.cell_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "log.txt"
-    log.unlink(missing_ok=True)
+    log = results.new_log(cell.cell_id)
     options = {"trace": steps_to_record(cell, trace)} if trace else {}
     watch = _Watch(cell, list(host.probes.values()))
     try:
@@ -255,6 +257,7 @@ def _run_watched(
         raise
     finally:
         watch.stop()
+        bound_log(log)
     if trace and cell.engine == "real" and result.outcome is not None:
         result.outcome.notes.append(TRACED)
     return result, watch.telemetry
@@ -291,8 +294,9 @@ def make_record(
 ) -> tuple[Record, dict[str, TableColumns]]:
     """Return the record of a cell and its tables."""
     row = identity_row(cell, environment["id"])
+    reason = bounded(result.reason)
     status = result.status or Status.OK  # of a cell that finished its outcome decides
-    record = Record(cell, status, result.reason, cell.notes, row, environment, attempts, cause=result.cause)
+    record = Record(cell, status, reason, cell.notes, row, environment, attempts, cause=result.cause)
     tables: dict[str, TableColumns] = {}
     if result.outcome is not None:
         record, tables = _with_outcome(record, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from harness.commands.progress import watching
 from harness.commands.reference_runs import ReferenceRuns, reference_in_words, set_aside
 from harness.commands.rounds import Summary, missing, run_cells
 from harness.commands.run_times import may_be_stepped, simulated
+from harness.commands.terminal import say
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
@@ -70,7 +71,7 @@ def prepare(plan: Plan, host: Host, only: Sequence[str], plugins: Sequence[str])
         return False
     from harness.engines.calibration.workload_times import ensure_profiles
 
-    ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
+    ensure_profiles(cells, plugins, say, plan.machine, goes_on=True)
     return True
 
 
@@ -87,7 +88,7 @@ def measure_steps(plan: Plan, host: Host, plugins: Sequence[str], lacking: Colle
     if any(missing_sizes(cell, plan.machine) for cell in cells):
         from harness.engines.calibration.workload_times import ensure_profiles
 
-        ensure_profiles(cells, plugins, click.echo, plan.machine, goes_on=True)
+        ensure_profiles(cells, plugins, say, plan.machine, goes_on=True)
 
 
 def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:
@@ -115,10 +116,10 @@ def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
         if key in tried or cell.not_possible or find_shape(cell, host) is not None:
             continue
         tried.add(key)
-        click.echo(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
+        say(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
         found = find_or_trace(cell, host, plugins)
         if isinstance(found, NotKnown):
-            click.echo(f"  its layers are not known: {found.reason}")
+            say(f"  its layers are not known: {found.reason}")
 
 
 def run(
@@ -136,11 +137,13 @@ def run(
     open_report: bool = False,
     trace: int | None = None,
     reference: int | None = None,
+    refuse_another: Callable[[], None] = lambda: None,
 ) -> int:
     """Run a plan, then what confirms it, and return the exit code.
 
     Args:
         reference: runs of the reference beside the cells; None: as many as the scenario says.
+        refuse_another: raises where the results folder is no longer the one that this run has locked.
     """
     if confirm is not None and only:
         raise InputError(["run: --confirm bears out the answer of the whole sweep; leave out --only"])
@@ -164,6 +167,7 @@ def run(
                 fresh=fresh,
                 budget_s=left_s,
                 trace=trace,
+                refuse_another=refuse_another,
                 reference=ReferenceRuns(results, plan.cells, beside, watcher.say, len(cells)).due if beside else None,
             )
 
@@ -173,7 +177,7 @@ def run(
         cells = plan.cells
         fresh_ones = [cell for cell in cells if cell.confirms]
         if missing(fresh_ones, results, retry, fresh):
-            click.echo(f"\n{confirmation_in_words(plan, swept=True)}")
+            say(f"\n{confirmation_in_words(plan, swept=True)}")
         summary = summary.then(run_now(plan, fresh_ones))
     results.write_cells_csv()
     try:
@@ -183,8 +187,8 @@ def run(
     finally:
         # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
         path = write_report_of(results, host, plugins)
-    click.echo(f"report: {path}")
-    click.echo(f"next: {_next(summary, results)}")
+    say(f"report: {path}")
+    say(f"next: {_next(summary, results)}")
     if open_report:
         click.launch(str(path))
     return _exit_code(results, summary, strict)
@@ -203,18 +207,18 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
     from harness.core.device_words import machine_in_words
     from harness.core.environment import describe_environment
 
-    click.echo(f"{plan.name}: {counted(len(cells), 'cell')}, {todo} to run")
-    click.echo(f"  this machine: {machine_in_words(plan.machine)}")
+    say(f"{plan.name}: {counted(len(cells), 'cell')}, {todo} to run")
+    say(f"  this machine: {machine_in_words(plan.machine)}")
     if plan.confirm:
-        click.echo(f"  {confirmation_in_words(plan, was_swept(plan, results.records_of(plan.swept)))}")
+        say(f"  {confirmation_in_words(plan, was_swept(plan, results.records_of(plan.swept)))}")
     for note in plan.notes:
-        click.echo(f"  note: {note}")
+        say(f"  note: {note}")
     if plan.left_out:
-        click.echo(f"  {counted(len(plan.left_out), 'point')} left out; `harness plan` shows why")
+        say(f"  {counted(len(plan.left_out), 'point')} left out; `harness plan` shows why")
     here = describe_environment(plan.machine)["id"]
     foreign = [c for c in cells if (r := results.record(c.cell_id)) is not None and r.environment.get("id") != here]
     if foreign:
-        click.echo(f"  {counted(len(foreign), 'stored cell')} from another environment; --fresh runs them again here")
+        say(f"  {counted(len(foreign), 'stored cell')} from another environment; --fresh runs them again here")
 
 
 def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -> Path:
@@ -236,19 +240,19 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     counts = Counter(record.status for record in results.records().values())
     missing_cells = len(plan.cells) - sum(counts.values())
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
-    click.echo("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
-    click.echo(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
+    say("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
+    say(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
     if (reference := read_reference(results.folder)) is not None:
-        click.echo(f"reference: {reference_in_words(reference)}")
+        say(f"reference: {reference_in_words(reference)}")
     for record in _bugs(results):
         log = results.cell_folder(record.cell.cell_id) / "log.txt"
-        click.echo(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
+        say(f"{record.cell.cell_id} hit a bug of the harness, not of your scenario; its traceback is in {log}")
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
-        click.echo(f"not shown: {counted(len(hidden), 'stored cell')} of another plan of this name")
-    click.echo(answer_as_text(folder_answer(results, plugins)))
+        say(f"not shown: {counted(len(hidden), 'stored cell')} of another plan of this name")
+    say(answer_as_text(folder_answer(results, plugins)))
     for line in compared_text(results, plugins):
-        click.echo(line)
+        say(line)
 
 
 def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
@@ -256,13 +260,11 @@ def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
     traced = [cell for cell in cells if (results.cell_folder(cell.cell_id) / "trace.json").is_file()]
     pairs = len(list(results.folder.glob("traces/*.json")))
     beside = f"; {pairs} of both engines side by side in {results.folder / 'traces'}" if pairs else ""
-    click.echo(
+    say(
         f"traces: {counted(len(traced), 'file')} {results.folder / 'cells'}/*/trace.json{beside}; open them in Perfetto"
     )
     if len(traced) < len(cells):
-        click.echo(
-            f"  no trace of {counted(len(cells) - len(traced), 'cell')} that had run before; --fresh runs them again"
-        )
+        say(f"  no trace of {counted(len(cells) - len(traced), 'cell')} that had run before; --fresh runs them again")
 
 
 def _next(summary: Summary, results: Results) -> str:
@@ -300,7 +302,7 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | 
     from harness.results.trace_files import document_of, steps_to_record
 
     cell = replace(select(plan, only)[0], engine="virtual", device="cpu")
-    click.echo(f"debugging {cell.cell_id} on the virtual engine, in this process; nothing is stored")
+    say(f"debugging {cell.cell_id} on the virtual engine, in this process; nothing is stored")
     torch.set_num_threads(cell.threads_per_device)
     setup = make_setup(cell, plugins)
     try:
@@ -311,8 +313,8 @@ def debug(plan: Plan, only: Sequence[str], plugins: Sequence[str], trace: int | 
             raise (cause or crash) from None
         raise PluginError(describe(cause, own_files(cell, plugins))) from cause
     status, reason = outcome.status(setup.budget)
-    click.echo(f"{status}: {reason}")
+    say(f"{status}: {reason}")
     if trace:
         path = Path(f"{cell.cell_id}.trace.json")
         write_atomically(path, json.dumps(document_of(cell, outcome, trace)) + "\n")
-        click.echo(f"trace: {path}; open it in Perfetto")
+        say(f"trace: {path}; open it in Perfetto")

@@ -9,7 +9,8 @@ from pathlib import Path
 from harness.analysis.cell_row import as_shown
 from harness.core.endings import Status
 from harness.core.errors import InputError, unknown
-from harness.core.words import counted, recorded
+from harness.core.words import counted, escaped, fenced, recorded
+from harness.results.logs import read_log
 from harness.results.store import Record, Results, find_results
 
 TAIL_LINES = 20
@@ -95,18 +96,19 @@ def folder_text(results: Results, markdown: bool = False, plugins: Sequence[str]
         f" ({by_status})" if by_status else ""
     )
     found = folder_answer(results, plugins)
-    lines = [head, answer_as_markdown(found) if markdown else answer_as_text(found)]
-    lines += [f"  {r.cell.cell_id}: {r.status}, {r.reason}" for r in records.values() if r.status != Status.OK][:20]
+    others = [f"{r.cell.cell_id}: {r.status}, {r.reason}" for r in records.values() if r.status != Status.OK][:20]
     compared = list(compared_text(results, plugins))
-    fence = ["```"] if markdown and compared else []
-    return "\n".join([*lines, *fence, *compared, *fence])
+    if not markdown:
+        return "\n".join([head, answer_as_text(found), *(f"  {line}" for line in others), *compared])
+    lines = [escaped(head), answer_as_markdown(found), *(f"- {escaped(line)}" for line in others)]
+    return "\n".join([*lines, *fenced(compared)])
 
 
 def cell_text(results: Results, cell_id: str) -> str:
     """Return a cell's status, reason, notes, figures and the tail of its log."""
     record = results.record(cell_id)
     if record is None:
-        log = results.cell_folder(cell_id) / "log.txt"
+        log = _log_path(results, cell_id)
         return f"{cell_id}: not finished" + (f"\n{_tail(log)}" if log.exists() else "")
     lines = [f"{cell_id}: {record.status}", f"  reason: {record.reason}"]
     lines += [f"  note: {note}" for note in record.notes]
@@ -114,12 +116,23 @@ def cell_text(results: Results, cell_id: str) -> str:
     figures = {name: value for name, value in row.items() if name not in _IN_HEAD and value not in (None, "")}
     lines += [f"  {name}: {recorded(value)}" for name, value in figures.items()]
     lines += _telemetry(record)
-    return "\n".join([*lines, _tail(results.cell_folder(cell_id) / "log.txt")])
+    return "\n".join([*lines, _tail(_log_path(results, cell_id))])
+
+
+def _log_path(results: Results, cell_id: str) -> Path:
+    """Return where a cell's log lies.
+
+    Raises:
+        MachineError: a link leads out of the results folder.
+    """
+    path = results.cell_folder(cell_id) / "log.txt"
+    results.refuse_links(path)
+    return path
 
 
 def _telemetry(record: Record) -> list[str]:
     """Return what the probes did not measure, and what a reader of their figures must know."""
-    telemetry = (record.detail or {}).get("telemetry", {})
+    telemetry = (record.detail or {}).get("telemetry") or {}
     lacking = [f"  not measured: {probe}: {reason}" for probe, reason in telemetry.get("unavailable", {}).items()]
     return lacking + [f"  telemetry: {note}" for note in telemetry.get("notes", ())]
 
@@ -127,10 +140,13 @@ def _telemetry(record: Record) -> list[str]:
 def _tail(log: Path) -> str:
     if not log.exists() or not log.stat().st_size:
         return "  log: empty"
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = read_log(log).splitlines()
+    except OSError as error:
+        return f"  log: cannot be read: {error.strerror}"
     return "\n".join([f"  log (last {min(TAIL_LINES, len(lines))} lines of {log}):", *lines[-TAIL_LINES:]])
 
 
 def _log(results: Results, cell_id: str) -> str:
-    path = results.cell_folder(cell_id) / "log.txt"
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else f"{cell_id}: no log"
+    path = _log_path(results, cell_id)
+    return read_log(path) if path.exists() else f"{cell_id}: no log"

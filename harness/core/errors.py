@@ -10,6 +10,9 @@ from typing import ClassVar
 
 from harness.core.endings import Cause
 
+MOST_CHARACTERS = 20_000
+"""Of one problem that is said, or of one text from outside that is kept; chosen: five pages of print."""
+
 
 class HarnessError(Exception):
     """Root of every error with a message for the user.
@@ -38,9 +41,9 @@ class InputError(HarnessError):
     def __init__(
         self, problems: Iterable[str], where: str = "", *, broken_plugin: bool = False, consequence: str = ""
     ) -> None:
-        from harness.core.words import counted  # late: `--help` needs no words
+        from harness.core.words import counted, shortened  # late: `--help` needs no words
 
-        self.problems = tuple(problems)
+        self.problems = tuple(shortened(problem, MOST_CHARACTERS) for problem in problems)
         self.where = where
         self.broken_plugin = broken_plugin
         count = counted(len(self.problems), "problem")

@@ -15,6 +15,12 @@ AllReduce = Literal["auto", "ring", "tree", "halving-doubling", "hierarchical"]
 ServerPlacement = Literal["cpu", "gpu", "co-located", "dedicated"]
 """Where parameter servers run: on the workers' host CPU, the devices, the workers' nodes, or nodes of their own."""
 
+MOST_LAYERS = 10_000
+"""Of a model that a scenario or a file of times gives; chosen: the deepest published network has as many.
+
+Source: Xiao et al. 2018, "Dynamical Isometry and a Mean Field Theory of CNNs".
+"""
+
 THIS_MACHINE = "this-machine"
 
 

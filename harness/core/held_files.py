@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.core.outside_files import read_outside
+
 _held: dict[str, bytes] | None = None
 
 
@@ -40,7 +42,7 @@ def read_held(path: Path) -> bytes:
     place = str(path.resolve())
     if _held is not None and place in _held:
         return _held[place]
-    content = path.read_bytes()
+    content = read_outside(path)
     if _held is not None:
         _held[place] = content
     return content

@@ -199,11 +199,30 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text in which Markdown takes nothing for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", text)
+    """Return a text, in one line, in which Markdown takes nothing for markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", re.sub(r"\s+", " ", text))
+
+
+def fenced(lines: Sequence[str]) -> list[str]:
+    """Return lines as Markdown shows them literally: behind more backticks than any of them has; nothing for none."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *lines, fence] if lines else []
+
+
+_SHOWN = 200
+"""Characters of somebody's value that a message repeats; chosen: two lines."""
+
+
+def shortened(text: str, most: int = _SHOWN) -> str:
+    """Return a text as a message repeats it: where it is longer, its beginning and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 # -- values and keys of a scenario -------------------------------------------------------------------------------------
+
+_MOST_BITS = 1024
+"""Of a whole number that is written in decimal; chosen: no float is larger."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -224,7 +243,8 @@ def show(value: object) -> str:
         return "[" + ", ".join(show(item) for item in value) + "]"
     if isinstance(value, (str, bool)):
         return json.dumps(value, ensure_ascii=False)
-    return str(value)
+    # Python writes whole numbers of thousands of digits in no other system.
+    return hex(value) if isinstance(value, int) and value.bit_length() > _MOST_BITS else str(value)
 
 
 def varied_settings(given: Iterable[tuple[str, Mapping[str, object]]]) -> set[tuple[str, str]]:

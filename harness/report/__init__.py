@@ -11,7 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.atomic_files import write_atomically
+from harness.core.atomic_files import FOR_ALL, PRIVATE, write_atomically
+from harness.core.errors import InputError
+from harness.core.outside_files import read_outside
+from harness.core.outside_text import visible
 from harness.core.version import __version__
 from harness.results.store import Results
 
@@ -35,6 +38,7 @@ def write_report(
     what_if: Simulator | None = None,
     against: Against | None = None,
     named: bool = False,
+    shared: bool = False,
 ) -> Path:
     """Write the report of one or more scenarios' folders and return its path.
 
@@ -45,18 +49,36 @@ def write_report(
         what_if: simulates stored cells again, to find what would turn the answer; without it nothing is simulated.
         against: what the results were compared with: then the page begins with it.
         named: leave the names of host and home folder in.
+        shared: others may read the file, as the user's umask says; else it is private like the results.
 
     Raises:
-        InputError: a folder has no plan, or a record is damaged.
+        InputError: a folder has no plan, or a record is damaged, or `out` is a file that is no report.
     """
+    _refuse_foreign(out)
     from harness.report.page import render
     from harness.report.scenario_results import NO_SIMULATOR, read_scenario
 
     # A page of more or less than these results is none of them.
     digest = content_digest(results) + ("-against" if against else "") + ("-named" if named else "")
     scenarios = [read_scenario(item, what_if or NO_SIMULATOR) for item in results]
-    write_atomically(out, render(scenarios, digest, sections, against, named))
+    page = visible(render(scenarios, digest, sections, against, named))
+    write_atomically(out, page, FOR_ALL if shared else PRIVATE)
     return out
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuse to replace a file that is no page of ours.
+
+    Raises:
+        InputError: it is none.
+    """
+    if os.path.isfile(out) and os.path.getsize(out) and f'name="{_DIGEST_NAME}"'.encode() not in _head(out):
+        raise InputError([f"{out}: this file is no report and was not changed; name another with --out"])
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
 
 
 def default_path(results: Sequence[Results], stem: str = "report") -> Path:
@@ -78,11 +100,9 @@ def default_path(results: Sequence[Results], stem: str = "report") -> Path:
 
 def is_current(results: Sequence[Results], out: Path) -> bool:
     """Say whether `out` was drawn from exactly these plans and records by this version; draws nothing."""
-    try:
-        with out.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except FileNotFoundError:
+    if not os.path.isfile(out):
         return False
+    head = _head(out)
     return f'name="{_DIGEST_NAME}" content="{content_digest(results)}"'.encode() in head
 
 
@@ -100,7 +120,7 @@ def _contents(results: Sequence[Results]) -> Iterator[bytes]:
     for path in sorted(path for pattern in ("*.py", "*.j2") for path in package.rglob(pattern)):
         yield path.read_bytes()
     for item in results:
-        yield (item.folder / "plan.json").read_bytes()
+        yield read_outside(item.folder / "plan.json")
         for cell in item.plan().cells:
             path = item.cell_folder(cell.cell_id) / "record.json"
-            yield path.read_bytes() if path.is_file() else b""
+            yield read_outside(path) if path.is_file() else b""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from harness.analysis.result_findings import ResultFindings, findings_of
 from harness.core.cell import Cell, Plan
 from harness.core.text import Text
 from harness.results.store import Record, Results
+from harness.results.tables import read_curve, read_parquet
 
 Evaluations = list[dict[str, float]]
 """Rows of evals.csv; a quantity that was not measured is absent."""
@@ -118,7 +118,7 @@ def read_scenario(results: Results, what_if: Simulator = NO_SIMULATOR) -> Scenar
     @lru_cache(maxsize=TABLES_KEPT)
     def table(name: str, cell_id: str) -> pd.DataFrame:
         path = folders[cell_id] / f"{name}.parquet"
-        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+        return read_parquet(path) if path.is_file() else pd.DataFrame()
 
     rows, plan = results.rows(records), results.plan()
     found = judged(rows, plan)
@@ -166,5 +166,4 @@ def _accounts(
 def _evaluations(path: Path) -> Evaluations:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return read_curve(path)

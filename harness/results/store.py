@@ -11,9 +11,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +24,13 @@ from harness.analysis.cell_row import as_shown, with_speedups
 from harness.core.atomic_files import atomic, write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
 from harness.core.endings import Cause, Status
-from harness.core.errors import InputError
+from harness.core.errors import InputError, MachineError
 from harness.core.outcome import TableColumns
-from harness.core.records import Json, from_json, to_json
+from harness.core.outside_files import parsed_json, read_outside
+from harness.core.outside_text import bounded
+from harness.core.records import Json, Unreadable, from_json, to_json
 from harness.core.row import COLUMNS
+from harness.results.judge_record import judged_plan, judged_row, refuse_detail, refuse_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +69,10 @@ class Record:
         return self.status.final or (self.status is not Status.INTERRUPTED and self.attempts > 1)
 
 
+TABLE_FILES = ("evals.csv", "steps.parquet", "updates.parquet", "telemetry.parquet")
+"""Files that may lie beside a record: no other is ever deleted."""
+
+
 class Results:
     """The folder of one scenario under a results root.
 
@@ -78,34 +87,74 @@ class Results:
         """Return where a cell's files lie."""
         return self.folder / "cells" / cell_id
 
+    def new_log(self, cell_id: str) -> Path:
+        """Return where a cell's processes write their log: an empty file that only its user reads."""
+        folder = self.cell_folder(cell_id)
+        self.refuse_links(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "log.txt"
+        log.unlink(missing_ok=True)
+        log.touch(mode=0o600)
+        return log
+
     def record(self, cell_id: str) -> Record | None:
         """Return a stored record, or None where the cell was never finished."""
         path = self.cell_folder(cell_id) / "record.json"
         try:
-            record = from_json(Record, _content(path))
+            return _judged(from_json(Record, self._content(path)), cell_id)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
             raise InputError([f"{path}: not a record ({error}); move the folder away to run the cell again"]) from None
-        # Records of before this column was written: the cell has always known it.
-        return replace(record, row={"ranked": not record.cell.oversubscribed} | record.row)
+        except OSError as error:
+            raise InputError([f"{path}: cannot be read: {error.strerror}"]) from None
 
     def write_record(self, record: Record, tables: Mapping[str, TableColumns]) -> None:
         """Write tables first and the record last, each atomically: an interruption never leaves half a record."""
         folder = self.cell_folder(record.cell.cell_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        # An earlier attempt goes first: its record must not vouch for this attempt's tables, nor its tables stay.
-        for earlier in [folder / "record.json", *folder.glob("*.csv"), *folder.glob("*.parquet")]:
-            earlier.unlink(missing_ok=True)
-        for name, table in tables.items():
-            _write_table(folder / name, table)
-        content = {"schema": RECORD_SCHEMA, **to_json(replace(record, rerun=self.rerun))}
-        write_atomically(folder / "record.json", json.dumps(jsonable(content), indent=1) + "\n")
+        self.refuse_links(folder)
+        content = bounded({"schema": RECORD_SCHEMA, **to_json(replace(record, rerun=self.rerun))})
+        # All is written before anything takes its place, the record last: the earlier attempt's stays until then.
+        with ExitStack() as stack:
+            record_file = stack.enter_context(atomic(folder / "record.json"))
+            for name, table in tables.items():
+                _write_table(stack.enter_context(atomic(folder / name)), table, name)
+            record_file.write_text(json.dumps(jsonable(content), indent=1) + "\n", encoding="utf-8")
+        for name in set(TABLE_FILES) - set(tables):
+            (folder / name).unlink(missing_ok=True)
+
+    def refuse_links(self, path: Path) -> None:
+        """Refuse a path that a link leads out of this folder, whether it is to be read or written.
+
+        Raises:
+            MachineError: it does.
+        """
+        here = Path(os.path.realpath(self.folder))
+        if not Path(os.path.realpath(path)).is_relative_to(here) or (path.is_symlink() and not os.path.exists(path)):
+            raise MachineError(f"{path}: a link leads out of the results folder; remove it, and run the command again")
+
+    def _content(self, path: Path) -> Json:
+        """Return what a record or plan holds, its texts bounded.
+
+        Raises:
+            InputError: a newer version of the harness wrote it, or a link leads out of the folder.
+        """
+        try:
+            self.refuse_links(path)
+        except MachineError as error:
+            raise InputError([str(error)]) from None
+        content = parsed_json(read_outside(path))
+        try:
+            read_schema(content)
+        except NewerSchema as error:
+            raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
+        read: Json = bounded(content)
+        return read
 
     def set_aside(self, cell_id: str) -> None:
         """Move a cell's folder away before the cell is run again; nothing finished is ever deleted."""
         folder = self.cell_folder(cell_id)
-        if folder.exists():
+        if os.path.lexists(folder):
             aside = self.folder / "aside" / f"{cell_id}-{time.time_ns()}"
             aside.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(folder, aside)
@@ -118,7 +167,7 @@ class Results:
         """
         path = self.folder / "plan.json"
         try:
-            return from_json(Plan, _content(path))
+            return judged_plan(from_json(Plan, self._content(path)))
         except FileNotFoundError:
             raise InputError(
                 [f"{self.folder}: no plan.json found; give the folder that `harness run` wrote, results/SCENARIO"]
@@ -127,11 +176,12 @@ class Results:
             raise InputError(
                 [f"{path}: not a plan ({error}); `harness run` writes it again, and keeps the cells"]
             ) from None
+        except OSError as error:
+            raise InputError([f"{path}: cannot be read: {error.strerror}"]) from None
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan: report, show and cells.csv cover exactly its cells."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"schema": RECORD_SCHEMA, **to_json(plan)}
+        content = bounded({"schema": RECORD_SCHEMA, **to_json(plan)})
         write_atomically(self.folder / "plan.json", json.dumps(content, indent=1) + "\n")
 
     def records(self) -> dict[str, Record]:
@@ -166,6 +216,20 @@ class Results:
             writer.writeheader()
             writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
         return path
+
+
+def _judged(record: Record, cell_id: str) -> Record:
+    """Return a record that the analyses can trust.
+
+    Raises:
+        Unreadable: a part of it is not what they take it for, or it is of another cell than the folder.
+    """
+    if record.cell.cell_id != cell_id:
+        raise Unreadable("cell.cell_id: it is of another cell than its folder")
+    refuse_id(cell_id)
+    refuse_detail(record.detail or {})
+    environment = str(record.environment.get("id", ""))
+    return replace(record, row=judged_row(record.cell, record.row, record.status, environment))
 
 
 def _as_planned(record: Record, cell: Cell) -> Record:
@@ -235,38 +299,23 @@ def _gather(pd: Any, folders: Sequence[tuple[str, Path]], name: str) -> Any:
     return pd.concat([p for p in parts if len(p)], ignore_index=True) if any(len(p) for p in parts) else pd.DataFrame()
 
 
-def _content(path: Path) -> Json:
-    """Return what a record or plan holds.
-
-    Raises:
-        InputError: a newer version of the harness wrote it.
-    """
-    content: Json = json.loads(path.read_bytes())
-    try:
-        read_schema(content)
-    except NewerSchema as error:
-        raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
-    return content
-
-
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _write_table(path: Path, table: TableColumns) -> None:
-    with atomic(path) as temporary:
-        if path.suffix == ".csv":
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(table)
-                writer.writerows(["" if v is None else v for v in row] for row in zip(*table.values(), strict=True))
-        else:
-            import pyarrow
-            from pyarrow import parquet
+def _write_table(path: Path, table: TableColumns, name: str) -> None:
+    if name.endswith(".csv"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(table)
+            writer.writerows(["" if v is None else v for v in row] for row in zip(*table.values(), strict=True))
+        return
+    import pyarrow
+    from pyarrow import parquet
 
-            columns = {name: pyarrow.array(list(values)) for name, values in table.items()}
-            # What no row knows is a number all the same: tables of other cells, which know it, are put beside this one.
-            numbers = {k: v.cast("float64") if pyarrow.types.is_null(v.type) else v for k, v in columns.items()}
-            parquet.write_table(pyarrow.table(numbers), temporary)
+    columns = {key: pyarrow.array(list(values)) for key, values in table.items()}
+    # What no row knows is a number all the same: tables of other cells, which know it, are put beside this one.
+    numbers = {k: v.cast("float64") if pyarrow.types.is_null(v.type) else v for k, v in columns.items()}
+    parquet.write_table(pyarrow.table(numbers), path)
 
 
 def jsonable(value: object) -> object:

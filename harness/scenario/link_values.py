@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ LINK_FORMS = (
 
 _SOURCES = ("name", "bandwidth", "nominal", "table")
 _SHAPES = ("bus_bandwidth", "graph", "groups_of")
+_GROUP = re.compile(r"[2-9]|[1-9][0-9]{1,8}")
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _count(value: object) -> int:
 
 def _groups(value: object) -> dict[int, WrittenGroup]:
     """Accept bus bandwidths by group size, which TOML writes as keys."""
-    if not isinstance(value, Mapping) or not value or not all(key.isdigit() and int(key) > 1 for key in value):
+    if not isinstance(value, Mapping) or not value or not all(map(_GROUP.fullmatch, value)):
         raise ValueError('bus bandwidths by group size: { 2 = "22 GB/s", 8 = "134 GB/s" }')
     return {int(size): part(size, _group, value) for size in sorted(value, key=int)}
 
@@ -150,7 +152,7 @@ def _graph(value: object) -> tuple[tuple[int, int, int], ...]:
     return tuple((first, second, links) for first, second, links in entries)
 
 
-def part(key: str, check: Callable[[Any], Any], table: Mapping[str, Any]) -> Any:
+def part(key: str, check: Callable[[object], Any], table: Mapping[str, object]) -> Any:
     """Return one key of a table, checked; what is wrong begins with the key."""
     try:
         return check(table[key])
@@ -158,7 +160,7 @@ def part(key: str, check: Callable[[Any], Any], table: Mapping[str, Any]) -> Any
         raise ValueError(f"{key}: {error}") from None
 
 
-_PARTS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+_PARTS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "name": ("name", _text),
     "bandwidth": ("bandwidth_bytes_per_s", _rate),
     "nominal": ("nominal_bytes_per_s", _rate),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,23 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from harness.core.errors import InputError, one_of, unknown
+from harness.core.errors import MOST_CHARACTERS, InputError, one_of, unknown
+from harness.core.outside_files import DEEPEST, refusal
 from harness.core.records import Json
-from harness.core.words import show, show_path
+from harness.core.words import counted, shortened, show, show_path
 from harness.scenario.toml_lines import Path, line_numbers, line_of
 
+MOST_PROBLEMS = 100
+"""Found before reading stops; chosen: nobody mends more at once, and a file with more is rarely a scenario."""
+
+MOST_WRITTEN = 10_000
+"""Keys, tables and elements of lists in one scenario; chosen: ten times those of the largest that we know."""
+
+MOST_TEXT = 2_000_000
+"""Of a scenario's text; chosen: 200 for each value that it may hold."""
+
+_KEY_PART = r"""(?:[\w-]++|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?<![\w.-])(?:{_KEY_PART}){{{DEEPEST}}}")
 ABSENT = object()
 """Stands for a value where there is none: a missing key, or one that should not be there."""
 _BOUNDS = {
@@ -62,18 +75,28 @@ class Source:
     sets: dict[Path, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken_plugin: bool = False
+    _known: set[Problem] = field(default_factory=set)
 
     def problem(self, path: Sequence[str | int], allowed: str, got: object = ABSENT) -> None:
         """Add a problem once: key path, what was got, what is allowed, where it was written."""
-        value = "" if got is ABSENT else f" = {show(got)}"
-        self.add(path, f"{show_path(path)}{value}: {allowed}" if path else allowed)
+        value = "" if got is ABSENT else f" = {shortened(show(got))}"
+        self.add(path, f"{shortened(show_path(path))}{value}: {allowed}" if path else allowed)
 
     def add(self, path: Sequence[str | int], words: str) -> None:
-        """Add a problem once that names its key itself, with where that was written."""
+        """Add a problem once that names its key itself, with where that was written.
+
+        Raises:
+            InputError: it is one too many; it carries those before it.
+        """
         line, written = self._written(path)
         problem = Problem(line, f"{words}{written}")
-        if problem not in self.problems:
-            self.problems.append(problem)
+        if problem in self._known:
+            return
+        if len(self.problems) == MOST_PROBLEMS:
+            self.problems.append(Problem(sys.maxsize, "and more, which were not looked for"))
+            self.raise_problems()
+        self._known.add(problem)
+        self.problems.append(problem)
 
     def raise_problems(self) -> None:
         """Refuse the scenario if anything was found.
@@ -89,7 +112,7 @@ class Source:
         """Return the line that a key stands on, and where it was written in words."""
         for length in range(len(path), 0, -1):
             if tuple(path[:length]) in self.sets:
-                return 0, f" (--set {self.sets[tuple(path[:length])]})"
+                return 0, f" (--set {shortened(self.sets[tuple(path[:length])])})"
         line = line_of(self.lines, path)
         return (line, f" (line {line})") if line else (0, "")
 
@@ -100,11 +123,36 @@ def parse_toml(text: str, where: str) -> tuple[Json, Source]:
     Raises:
         InputError: it is not TOML; the message has the line.
     """
+    if len(text) > MOST_TEXT:
+        raise InputError([f"{len(text):,} characters, and a scenario has at most {MOST_TEXT:,}"], where)
+    if found := _LONG_KEY.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise InputError([f"a key of more than {DEEPEST} parts (line {line})"], where)
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError([f"not valid TOML: {_with_line(str(error))}"], where) from None
-    return content, Source(where, line_numbers(text.replace("\r\n", "\n")))
+    except RecursionError:
+        raise InputError([f"not valid: nested more than {DEEPEST} deep"], where) from None
+    except ValueError:
+        raise InputError(["not valid TOML: a whole number of more than 64 bits"], where) from None
+    refused = refusal(content, MOST_CHARACTERS)
+    if refused and len(refused.path) == 1:  # too deep to look for its line, perhaps
+        raise InputError([f"{shortened(show_path(refused.path))}: {refused.why}"], where)
+    if (count := _num_values(content)) > MOST_WRITTEN:
+        raise InputError([f"{counted(count, 'value')}, and a scenario has at most {MOST_WRITTEN:,}"], where)
+    source = Source(where, line_numbers(text.replace("\r\n", "\n")))
+    if refused:
+        source.problem(refused.path, refused.why, refused.got)
+        source.raise_problems()
+    return content, source
+
+
+def _num_values(value: object) -> int:
+    """Return how many keys, elements of lists and plain values there are inside a value, itself counted too."""
+    if isinstance(value, Mapping):
+        return 1 + sum(map(_num_values, value.values()))
+    return 1 + sum(map(_num_values, value)) if isinstance(value, list) else 1
 
 
 def _with_line(message: str) -> str:

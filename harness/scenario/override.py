@@ -7,8 +7,10 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from harness.core.errors import unknown
+from harness.core.errors import MOST_CHARACTERS, unknown
+from harness.core.outside_files import DEEPEST, refusal
 from harness.core.records import Json
+from harness.core.words import shortened
 from harness.scenario.mistakes import Source
 from harness.scenario.schema import WorkloadSection
 
@@ -42,7 +44,7 @@ def parse_value(text: str) -> object:
 def _toml(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else None
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # what is no TOML, or of more digits or depth than can be read
         return None
 
 
@@ -70,19 +72,23 @@ def apply_sets(content: Json, sets: Sequence[str], known: Iterable[str], source:
     for written in sets:
         key, equals, value = written.partition("=")
         if not equals or not key.strip() or not value.strip():
-            source.problem((), f"--set {written}: write KEY=VALUE, such as --set gpus=1,2")
+            source.problem((), f"--set {shortened(written)}: write KEY=VALUE, such as --set gpus=1,2")
             continue
         path, wrong = _open_path(key.strip(), paths)
         if path is None:
-            source.problem((), f"--set {written}: {wrong}")
+            source.problem((), f"--set {shortened(written)}: {wrong}")
+        elif refused := refusal(parsed := parse_value(value.strip()), MOST_CHARACTERS):
+            source.problem((), f"--set {shortened(written)}: {refused.why}")
         else:
             # An option may itself be a list, so only a list without brackets sweeps it.
             one = path.rpartition(".")[0] in WITH_OPTIONS and value.strip().startswith("[")
-            _write(content, path, parse_value(value.strip()), written, source, one)
+            _write(content, path, parsed, written, source, one)
 
 
 def _open_path(key: str, paths: list[str]) -> tuple[str | None, str]:
     """Allow a known path followed by an option's name: workload.optimizer.momentum, strategy.NAME.option."""
+    if key.count(".") >= DEEPEST:
+        return None, f"a key of more than {DEEPEST} parts"
     parent = key.rpartition(".")[0]
     if parent in (*WITH_OPTIONS, *TABLES) or (key.startswith("strategy.") and key.count(".") >= 2):
         return key, ""

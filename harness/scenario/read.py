@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.cell import Observation
 from harness.core.errors import InputError
+from harness.core.outside_files import read_outside
 from harness.core.records import Json
 from harness.core.words import exact_duration, exact_size
 from harness.scenario.mistakes import Source, parse_toml
@@ -19,16 +20,13 @@ from harness.scenario.override import apply_sets
 from harness.scenario.resolve_cluster import cluster_in_words
 from harness.scenario.schema import LimitsSection, key_paths
 from harness.scenario.settings import Settings, read_settings
-from harness.scenario.sweep import Axes, Variant, read_axes
+from harness.scenario.sweep import MOST_CELLS, Axes, Variant, read_axes
 from harness.scenario.synonyms import path_as_registered
 from harness.scenario.value_types import FOLDER_NAME
 from harness.workloads.user_files import is_user_function
 
 if TYPE_CHECKING:
     from harness.api.host import Host
-
-MOST_CELLS = 100_000
-"""Chosen: planning this many takes some seconds, running them months."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def read_text(path: Path) -> str:
         InputError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")  # an editor may have put a byte order mark before it
+        return read_outside(path).decode("utf-8-sig")  # an editor may have put a byte order mark before it
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError([f"cannot be read: {reason}; give the path of a scenario file (.toml)"], str(path)) from None

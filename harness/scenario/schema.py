@@ -30,6 +30,7 @@ from harness.scenario.value_types import (
     DeviceCosts,
     Every,
     FolderName,
+    LayerCount,
     Limit,
     LinkValue,
     MicroBatch,
@@ -214,7 +215,7 @@ class GivenSizes(Options, defer_build=True):
     """A model without mathematics: equal layers, timed but not trained."""
 
     parameters: Amount = Field(description='trainable scalars: "335 M"')
-    layers: Count = Field(description="equal layers, or the blocks of a transformer")
+    layers: LayerCount = Field(description="equal layers, or the blocks of a transformer")
     sequence: Count | None = Field(default=None, description="tokens of one sample; without, a sample is one input")
     hidden: Count | None = Field(default=None, description="width of a transformer: gives its activations")
     heads: Count | None = Field(default=None, description="of attention; default hidden / 64")

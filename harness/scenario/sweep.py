@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.core.cell import Named
 from harness.core.errors import nearest, unknown
-from harness.core.records import Json
+from harness.core.records import Json, to_json
 from harness.core.words import listed, show
 from harness.scenario.mistakes import Source, key_problems, validated
 from harness.scenario.optimizer_options import OPTIMIZERS
@@ -28,6 +30,9 @@ Values = dict[str, tuple[Any, ...]]
 
 Lists = dict[str, list[Any]]
 """By key of [sweep], the values that were read."""
+
+MOST_CELLS = 100_000
+"""Chosen: planning this many takes a minute, running them months."""
 
 GLOBAL_BATCH_BY_DEFAULT = 32
 _RANGE = {"from", "to", "points"}
@@ -191,10 +196,23 @@ def values_of(raw: object, at: Path, source: Source, integral: bool = True) -> l
         return [(raw, at)]
     if not raw:
         source.problem(at, "the list is empty; write at least one value", raw)
-    for place, value in enumerate(raw):
-        if any(value == earlier and type(value) is type(earlier) for earlier in raw[:place]):
-            source.problem((*at, place), "is in the list twice; remove one", value)
+    for place in _repeated(map(_as_text, raw)):
+        source.problem((*at, place), "is in the list twice; remove one", raw[place])
     return [(value, (*at, place)) for place, value in enumerate(raw)]
+
+
+def _as_text(value: object) -> str:
+    """Return a text that two values share if they are equal and of one type; 1, 1.0 and true are of three."""
+    return json.dumps(value, sort_keys=True, default=repr)
+
+
+def _repeated(values: Iterable[str]) -> Iterator[int]:
+    """Yield the places of values that stood before."""
+    seen: set[str] = set()
+    for place, value in enumerate(values):
+        if value in seen:
+            yield place
+        seen.add(value)
 
 
 def _range(raw: Json, at: Path, source: Source, integral: bool) -> list[float | int]:
@@ -255,9 +273,9 @@ def _variants(strategies: object, tables: object, host: Host, source: Source) ->
             if not isinstance(table, dict):
                 source.problem(("strategy", item.name), "a table of options", table)
             variants += expand_options(host.strategies[item.name], options, where, source)
-    for place, variant in enumerate(variants):
-        if variant in variants[:place]:
-            source.problem(("sweep", "strategy"), f"{variant.strategy} is listed twice with the same options")
+    for place in _repeated(_as_text(to_json(variant)) for variant in variants):
+        again = variants[place].strategy
+        source.problem(("sweep", "strategy"), f"{again} is listed twice with the same options")
     return variants, notes
 
 
@@ -300,6 +318,8 @@ def expand_options(strategy: type[Strategy], table: Json, path: Path, source: So
         optimizers = list(_optimizers(table.pop("optimizer"), (*path, "optimizer"), source))
     before = len(source.problems)
     lists = {key: _option_values(strategy, key, table, path, source) for key in table}
+    if (count := math.prod(map(len, lists.values()))) > MOST_CELLS:
+        source.problem(path, f"{count:,} combinations of options, but at most {MOST_CELLS:,} cells can be planned")
     if len(source.problems) > before:
         return []
     variants = []

@@ -39,6 +39,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
+        self.counted_to, self.line_there = 0, 1
         self.lines: dict[Path, int] = {}
         self.tables_seen: dict[Path, int] = {}
 
@@ -136,7 +137,10 @@ class _Reader:
         return match.group()
 
     def line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+        """Return the line that the reader stands on; it only goes forward, so that no part is counted twice."""
+        self.line_there += self.text.count("\n", self.counted_to, self.at)
+        self.counted_to = self.at
+        return self.line_there
 
     def mark(self, path: Path, line: int) -> None:
         self.lines.setdefault(path, line)

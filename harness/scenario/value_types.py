@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from harness.core.cell import LARGEST, Named
 from harness.core.errors import one_of
-from harness.core.given_cluster import StepFigures
+from harness.core.given_cluster import MOST_LAYERS, StepFigures
 from harness.core.records import Json
 from harness.core.units import parse_bytes, parse_rate, parse_seconds
 from harness.scenario.link_values import WrittenLink, part, read_link
@@ -21,12 +21,16 @@ from harness.workloads.user_files import is_user_function
 LARGEST_COUNT = 2**31 - 1
 """Chosen: what every library below us still counts with."""
 
-FOLDER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
+"""Fewer than the 255 bytes of a name in any file system, so that something can be put behind it."""
 
 _EVERY = re.compile(r"([0-9]*\.?[0-9]+) (epochs?|samples)")
 _AMOUNT = re.compile(r"([0-9]*\.?[0-9]+) ?([kMGBT]?)")
 _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 _PACE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][0-9]+)?) ?(samples|images|sequences|examples)/s")
+LARGEST_AMOUNT = 1e21
+"""Chosen: a thousand times the operations of one sample in the largest models that are trained."""
+
 _PRICE = re.compile(r"([0-9]*\.?[0-9]+) ?([A-Z]{3}|[$€£])")
 
 
@@ -77,19 +81,19 @@ def _model(value: object) -> Named:
 def _folder_name(value: object) -> str:
     if isinstance(value, str) and FOLDER_NAME.fullmatch(value):
         return value
-    raise ValueError("letters, digits, - and _ (it names a folder under results/)")
+    raise ValueError("up to 200 letters, digits, - and _ (it names a folder under results/)")
 
 
-def _whole(minimum: int, other: str | None = None) -> Callable[[object], int | str]:
-    """Accept whole numbers from `minimum` on, and one word if given."""
+def _whole(minimum: int, other: str | None = None, most: int = LARGEST_COUNT) -> Callable[[object], int | str]:
+    """Accept whole numbers from `minimum` to `most`, and one word if given."""
 
     def check(value: object) -> int | str:
         if other is not None and value == other:
             return other
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise ValueError(f"a whole number, at least {minimum}" + (f', or "{other}"' if other else ""))
-        if value > LARGEST_COUNT:
-            raise ValueError(f"a whole number of at most {LARGEST_COUNT:,}")
+        if value > most:
+            raise ValueError(f"a whole number of at most {most:,}")
         return value
 
     return check
@@ -136,10 +140,10 @@ def _share(value: object) -> float:
 
 def _every(value: object) -> int | str | None:
     """Accept samples as a whole number, or text such as "0.25 epoch"."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_COUNT):
         return value
     match = _EVERY.fullmatch(value) if isinstance(value, str) else None
-    if match is None or float(match[1]) <= 0 or (match[2] == "samples" and float(match[1]) % 1):
+    if match is None or not 0 < float(match[1]) <= LARGEST_COUNT or (match[2] == "samples" and float(match[1]) % 1):
         raise ValueError('text such as "0.25 epoch", or a whole number of samples')
     return int(float(match[1])) if match[2] == "samples" else f"{match[1]} epoch"
 
@@ -202,8 +206,9 @@ def _amount(value: object) -> float | None:
     match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
     plain = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     amount = float(match[1]) * _FACTORS[match[2]] if match else float(value) if plain else 0.0  # type: ignore[arg-type]
-    if amount <= 0:
-        raise ValueError('a count above 0, such as 335000000 or "335 M" (k, M, G or B, T)')
+    if not 0 < amount <= LARGEST_AMOUNT:
+        least = "a count above 0" if amount <= LARGEST_AMOUNT else f"a count of at most {LARGEST_AMOUNT:.0e}"
+        raise ValueError(f'{least}, such as 335000000 or "335 M" (k, M, G or B, T)')
     return amount
 
 
@@ -212,7 +217,7 @@ def _pace(value: object) -> float | None:
     if value is None:
         return None
     match = _PACE.fullmatch(value) if isinstance(value, str) else None
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise ValueError('a throughput of the whole job such as "205 samples/s" (or images/s, sequences/s)')
     return float(match[1])
 
@@ -221,7 +226,7 @@ def _price(value: object) -> Json | None:
     if value is None:
         return None
     match = _PRICE.fullmatch(value) if isinstance(value, str) else None
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) < math.inf:
         raise ValueError('a price with its currency such as "2.80 EUR"')
     return {"amount": float(match[1]), "currency": match[2]}
 
@@ -285,6 +290,9 @@ _TIME_SCHEMA = WithJsonSchema({"type": "string", "examples": ["312 ms", "15 min"
 
 
 FolderName = Annotated[str, BeforeValidator(_folder_name), WithJsonSchema({"type": "string", "pattern": "^[\\w-]+$"})]
+LayerCount = Annotated[
+    int, BeforeValidator(_whole(1, most=MOST_LAYERS)), WithJsonSchema({"type": "integer", "minimum": 1})
+]
 Count = Annotated[int, BeforeValidator(_whole(1)), WithJsonSchema({"type": "integer", "minimum": 1})]
 CountFromZero = Annotated[int, BeforeValidator(_whole(0)), WithJsonSchema({"type": "integer", "minimum": 0})]
 BatchSize = Annotated[

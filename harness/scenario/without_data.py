@@ -63,7 +63,8 @@ def _size_in_words(options: GivenSizes) -> str:
 
 def refuse_training(content: Mapping[str, Any], source: Source) -> None:
     """Answer every key of a scenario that only mathematics could obey."""
-    workload, goal = content.get("workload", {}), content.get("goal", {})
+    tables = (content.get(key) for key in ("workload", "goal"))
+    workload, goal = (table if isinstance(table, Mapping) else {} for table in tables)
     if "dataset" in workload:
         source.problem(("workload", "dataset"), "this model has sizes or times only and reads no data; remove this key")
     for key in _TRAINING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import os
 import sys
@@ -14,12 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import MachineError
+from harness.core.outside_files import refuse_no_file
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 DATA_VARIABLE = "HARNESS_DATA"
+
+MOST_UNPACKED = 1032
+"""Bytes that one compressed byte can stand for.
+
+Source: Gailly and Adler, zlib's technical details: 1032 to 1 is the limit of deflate.
+"""
 
 SILENCE_S = 20.0
 """How long a silent mirror is waited for. Chosen: longer delays the next mirror, shorter cuts off slow links."""
@@ -232,6 +240,7 @@ def read_published(published: Published) -> Iterator[tuple[Path, bytes]]:
 
 def _read(path: Path) -> bytes:
     try:
+        refuse_no_file(path)
         return path.read_bytes()
     except OSError as error:
         raise MachineError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -255,11 +264,25 @@ def find_idx(folder: Path, name: str) -> Path:
     )
 
 
-def _uncompressed(path: Path, content: bytes) -> bytes:
+def _unpacked(path: Path, content: bytes, dimensions: tuple[int, ...]) -> bytes:
+    """Return an IDX file unpacked: no further than one byte beyond what its own header asks for.
+
+    Raises:
+        MachineError: it is damaged, or no such file.
+    """
     if not content.startswith(b"\x1f\x8b"):
         return content
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            head = stream.read(4 + 4 * max(dimensions))
+            shape = _idx_shape(path, head, dimensions)
+            beyond = 4 + 4 * len(shape) + math.prod(shape) + 1 - len(head)
+            if beyond > MOST_UNPACKED * len(content):
+                raise MachineError(
+                    f"{path}: {len(content):,} compressed bytes cannot hold {' x '.join(map(str, shape))} values; "
+                    "the file is truncated or not what its header says, download it again"
+                )
+            return head + stream.read(max(0, beyond))
     except (OSError, EOFError, zlib.error) as error:
         raise MachineError(
             f"{path}: a damaged or truncated gzip file ({len(content):,} bytes): {error}; download it again"
@@ -282,7 +305,7 @@ def parse_idx(path: Path, content: bytes, dimensions: tuple[int, ...]) -> npt.ND
     """
     import numpy as np
 
-    content = _uncompressed(path, content)
+    content = _unpacked(path, content, dimensions)
     shape = _idx_shape(path, content, dimensions)
     start, expected = 4 + 4 * len(shape), math.prod(shape)
     if len(content) - start != expected:
@@ -326,6 +349,7 @@ def read_idx_shape(path: Path, dimensions: tuple[int, ...]) -> tuple[int, ...]:
     """
     header_bytes = 4 + 4 * max(dimensions)
     try:
+        refuse_no_file(path)
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if compressed else path.open("rb") as stream:

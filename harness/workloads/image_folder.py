@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.core import cache
 from harness.core.errors import MachineError
+from harness.core.outside_files import refuse_no_file
 from harness.core.words import listed
 from harness.workloads.data_forms import MapSet
 from harness.workloads.datasets import content_checksum
@@ -68,6 +69,7 @@ def read_image(path: Path, size: int, grey: bool) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
+        refuse_no_file(path)
         with Image.open(path) as image:
             fitted = ImageOps.fit(image.convert("L" if grey else "RGB"), (size, size), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from harness.core.errors import MachineError, nearest
+from harness.core.outside_files import refuse_no_file
 from harness.core.words import counted, listed
 from harness.workloads.datasets import content_checksum
 from harness.workloads.entries import RawData, TableOptions
@@ -110,6 +111,7 @@ def _read(path: Path) -> pd.DataFrame:
 
     path = path.expanduser()
     try:
+        refuse_no_file(path)
         if path.suffix in (".parquet", ".pq"):
             return pd.read_parquet(path)
         frame: pd.DataFrame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig")
@@ -121,8 +123,8 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _without_gaps(frame: pd.DataFrame, remarks: list[str]) -> pd.DataFrame:
-    """Leave out rows in which something is missing, and say how many."""
-    whole = frame.dropna()
+    """Leave out rows in which something is missing or infinite, and say how many."""
+    whole = frame.replace([np.inf, -np.inf], np.nan).dropna()
     if len(whole) < len(frame):
         remarks.append(f"data: {counted(len(frame) - len(whole), 'row')} of {len(frame):,} with a gap left out")
     return whole
@@ -132,10 +134,15 @@ def _is_number(column: Column) -> bool:
     return column.dtype.kind in "iuf"
 
 
+def _are_amounts(values: Array) -> bool:
+    """Say whether numbers are no classes: they have fractions, or are larger than whole numbers can be exact."""
+    return bool((values != np.floor(values)).any() or (np.abs(values) > 2**53).any())
+
+
 def _targets(train: Column, test: Column, remarks: list[str]) -> tuple[tuple[Array, Array], int]:
     if _is_number(train) and _is_number(test):
         values = train.to_numpy(), test.to_numpy()
-        if any(each.dtype.kind == "f" and (each != np.floor(each)).any() for each in values):
+        if any(each.dtype.kind == "f" and _are_amounts(each) for each in values):
             return (values[0].astype(np.float32)[:, None], values[1].astype(np.float32)[:, None]), 0
         numbers = values[0].astype(np.int64), values[1].astype(np.int64)
         if min(each.min() for each in numbers) >= 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.errors import MachineError
+from harness.core.outside_files import refuse_no_file
 from harness.workloads.entries import RawData, TextOptions
 
 BYTE_VALUES = 256
@@ -80,6 +81,7 @@ def corpus_of(options: TextOptions) -> bytes:
     held = 0
     for path in _files(options):
         try:
+            refuse_no_file(path)
             content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
             content.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -482,7 +482,12 @@ def test_cells_that_no_script_repeats_are_refused(here):
 
 def test_every_key_of_a_workload_is_written_or_refused():
     """A new key is decided on here: scripts follow it, or a cell that sets it is refused."""
-    assert {field.name for field in fields(Workload)} - KNOWN_WORK == {"sync_batchnorm", "channels_last", "tf32"}
+    assert {field.name for field in fields(Workload)} - KNOWN_WORK == {
+        "sync_batchnorm",
+        "channels_last",
+        "tf32",
+        "gradients",
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from lazy import lazy
 
 import harness
 from harness.analysis.cell_row import identity_row
+from harness.core.atomic_files import write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, Plan
 from harness.core.endings import Status
-from harness.core.errors import InputError
+from harness.core.errors import InputError, MachineError
 from harness.core.row import COLUMNS
-from harness.results import store
-from harness.results.store import Record, Results, find_results, jsonable, write_atomically
+from harness.results.store import Record, Results, find_results, jsonable
 from harness.scenario.plan import Machine
 
 pd = lazy("pandas")
@@ -120,22 +121,61 @@ def crash(*_: Any, **__: Any) -> None:
     raise OSError("the disk is full")
 
 
-def test_crash_between_tables_and_record_leaves_the_cell_unfinished(results, cells, monkeypatch):
-    monkeypatch.setattr(store, "write_atomically", crash)
+def litter(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob(".*.harness-*")]
+
+
+@pytest.mark.parametrize("before", range(3))
+def test_crash_before_any_file_is_in_its_place_leaves_the_cell_unfinished(results, cells, monkeypatch, before):
+    """Tables take their places first: what they belong to is not said before all are there."""
+    replace_file, done = Path.replace, []
+
+    def crashing(path: Path, target: Path) -> Path:
+        done.append(target.name)
+        return crash() if len(done) > before else replace_file(path, target)
+
+    monkeypatch.setattr(Path, "replace", crashing)
     with pytest.raises(OSError, match="disk is full"):
         results.write_record(record_of(cells[0]), TABLES)
-    assert (results.cell_folder(cells[0].cell_id) / "evals.csv").is_file()
     assert results.record(cells[0].cell_id) is None
     assert results.records() == {}
     assert harness.load(results.folder).evals.empty
+    assert litter(results.folder) == []
 
 
-def test_crash_while_an_attempt_is_written_again_never_mixes_two_attempts(results, cells, monkeypatch):
+def test_crash_while_an_attempt_is_written_again_keeps_the_earlier_one(results, cells, monkeypatch):
     results.write_record(record_of(cells[0], "crashed"), {"evals.csv": {"samples": [1]}})
-    monkeypatch.setattr(store, "write_atomically", crash)
+    monkeypatch.setattr(Path, "write_text", crash)
     with pytest.raises(OSError, match="disk is full"):
         results.write_record(record_of(cells[0], attempts=2), {"evals.csv": {"samples": [2]}})
-    assert results.record(cells[0].cell_id) is None
+    assert results.record(cells[0].cell_id) == record_of(cells[0], "crashed")
+    assert (results.cell_folder(cells[0].cell_id) / "evals.csv").read_text() == "samples\n1\n"
+    assert litter(results.folder) == []
+
+
+def test_files_of_the_users_own_in_a_cells_folder_stay(results, cells):
+    results.write_record(record_of(cells[0]), TABLES)
+    own = results.cell_folder(cells[0].cell_id) / "mine.csv"
+    own.write_text("mine")
+    results.write_record(record_of(cells[0], "crashed", attempts=2), {})
+    assert own.read_text() == "mine"
+    assert not (own.parent / "evals.csv").exists()
+
+
+def test_no_link_is_followed_out_of_the_results(results, cells, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious.csv").write_text("precious")
+    folder = results.cell_folder(cells[0].cell_id)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(outside)
+    with pytest.raises(MachineError, match="a link leads out of the results folder"):
+        results.write_record(record_of(cells[0]), TABLES)
+    with pytest.raises(MachineError, match="a link leads out of the results folder"):
+        results.new_log(cells[0].cell_id)
+    with pytest.raises(InputError, match="a link leads out of the results folder"):
+        results.record(cells[0].cell_id)
+    assert [path.name for path in outside.iterdir()] == ["precious.csv"]
 
 
 def test_crash_while_writing_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -148,10 +188,12 @@ def test_crash_while_writing_leaves_the_old_file_and_no_litter(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_files_can_be_read_by_others(results, cells):
+def test_files_are_private_to_their_user(results, cells):
     results.write_record(record_of(cells[0]), TABLES)
-    for path in results.cell_folder(cells[0].cell_id).iterdir():
-        assert path.stat().st_mode & 0o444 == 0o444, path.name
+    results.new_log(cells[1].cell_id)
+    files = [path for path in results.folder.rglob("*") if path.is_file()]
+    assert len(files) == 3 + len(TABLES)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 # -- what a second run keeps -------------------------------------------------------------------------------------------

@@ -524,7 +524,10 @@ def test_ids_are_the_same_in_every_process_and_nothing_heavy_is_imported() -> No
 
 
 def test_predictions_import_nothing_heavy() -> None:
-    names = ["ticket", "four-gpus", "pretrain", *map(str, sorted((ROOT / "scenarios" / "published").glob("*.toml")))]
+    published = sorted((ROOT / "scenarios" / "published").glob("*.toml"))
+    names = ["ticket", "four-gpus", "pretrain"]
+    names += [str(path) for path in published if 'use = "calibrate"' not in path.read_text(encoding="utf-8")]
+    assert len(published) - len(names) < 2  # to calibrate is to fit: those few import an optimizer
     code = "import sys\nfrom harness.commands.cli import main\n"
     code += f"for name in {names}: main(['plan', name], prog_name='harness', standalone_mode=False)\n"
     code += "print(sorted({'torch', 'pandas', 'numpy', 'simpy', 'scipy'} & set(sys.modules)))"

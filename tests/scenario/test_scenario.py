@@ -54,7 +54,7 @@ MALFORMED = [
     ("gpus = [1, 1]", "sweep.gpus = 1: ", "is in the list twice", 3),
     ("gpu = 2", "sweep.gpu: ", "no such key; did you mean", 3),
     ("seeds = 0", "sweep.seeds = 0: ", "at least 1", 3),
-    ("seeds = 99999999999999999999", "sweep.seeds = 99999999999999999999: ", "at most 2,147,483,647", 3),
+    ("seeds = 99999999999999999999", "sweep.seeds = 99999999999999999999: ", "at most 9,223,372,036,854,775,807", 3),
     ("gpus = [1, 2]\nseeds = 1000000", "sweep: ", "2,000,000 cells", 1),
     ("seeds = [0, -1]", "sweep.seeds = -1: ", "at least 0", 3),
     ("seed = 1\nseeds = 2", "sweep.seed: ", "give seeds or seed, not both", 3),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,8 @@ from typing import Any
 
 from harness.core.cell import Named
 from harness.core.errors import InputError
+from harness.core.given_cluster import MOST_LAYERS
+from harness.core.outside_files import csv_rows, read_outside
 from harness.costs.profiles.device_profile import LayerTime, Profile
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.workloads.user_files import is_user_function
@@ -147,7 +148,7 @@ def _embedding(parameters: int, output_bytes: float, flops: float) -> LayerShape
 
 def profile_hash(path: Path) -> str:
     """Return what identifies a file of times."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_outside(path)).hexdigest()
 
 
 def profile_of_file(path: Path, batch_size: int) -> Profile:
@@ -188,11 +189,12 @@ def profile_of_file(path: Path, batch_size: int) -> Profile:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        rows = csv_rows(read_outside(path))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError([f"cannot be read: {reason}"], str(path)) from None
+    if len(rows) > MOST_LAYERS:
+        raise InputError([f"{len(rows):,} layers, and at most {MOST_LAYERS:,} can be timed"], str(path))
     problems = [f"no column {name}" for name in LAYER_COLUMNS if not rows or name not in rows[0]]
     for number, row in enumerate(rows, start=2):
         problems += [

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.core.outside_files import csv_rows, read_outside
 from harness.costs.profiles.cluster_figures import LinkFigures, MeasuredTable
 
 FORMS = "columns gpu, n, bytes and seconds, or the output of nccl-tests' all_reduce_perf"
@@ -23,22 +23,24 @@ def read_tables(path: Path, gpu: str | None = None) -> dict[int, MeasuredTable]:
         ValueError: it cannot be read or holds no such table; the message says what is allowed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ValueError(f"{path} cannot be read: {reason}") from None
-    rows = list(_printed(text) if "# " in text else _columns(text, gpu, path))
+        content = read_outside(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    rows = list(_printed(content) if b"# " in content else _columns(content, gpu, path))
     found: dict[int, dict[float, float]] = {}
     for ranks, num_bytes, seconds in rows:
-        if ranks > 1 and num_bytes > 0 and seconds > 0:
+        if ranks > 1 and 0 < num_bytes < math.inf and 0 < seconds < math.inf:
             found.setdefault(ranks, {})[num_bytes] = seconds
     if not found:
         raise ValueError(f"{path} has no measured all-reduce; expected {FORMS}")
     return {ranks: tuple(sorted(points.items())) for ranks, points in sorted(found.items())}
 
 
-def _columns(text: str, gpu: str | None, path: Path) -> Iterator[tuple[int, float, float]]:
-    rows = list(csv.DictReader(io.StringIO(text)))
+def _columns(content: bytes, gpu: str | None, path: Path) -> Iterator[tuple[int, float, float]]:
+    try:
+        rows = csv_rows(content)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
     if not rows or not {"n", "bytes", "seconds"} <= set(rows[0]):
         raise ValueError(f"{path} is not a table of all-reduces; expected {FORMS}")
     names = list(dict.fromkeys(row.get("gpu") or "" for row in rows))
@@ -54,10 +56,10 @@ def _columns(text: str, gpu: str | None, path: Path) -> Iterator[tuple[int, floa
                 raise ValueError(f"{path}: this row is not numbers: {row}; expected {FORMS}") from None
 
 
-def _printed(text: str) -> Iterator[tuple[int, float, float]]:
+def _printed(content: bytes) -> Iterator[tuple[int, float, float]]:
     """Read runs as nccl-tests prints them: a line for each rank, a head, then a row for each size; times are us."""
     ranks, at = 0, 5
-    for line in text.splitlines():
+    for line in content.decode(errors="replace").splitlines():
         words = line.lstrip("# ").split()
         if line.startswith("#") and words[:1] == ["nThread"]:
             ranks = 0

@@ -54,8 +54,8 @@ def loop_seconds(device: str, threads: int) -> float:
 
 
 def _wait_for(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.get_device_module(device).synchronize()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from harness.core.records import Json
 
 if TYPE_CHECKING:
     import torch
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from harness.engines.shared.setup import Setup
 
 
-def learning_facts(setup: Setup, final: torch.Tensor | None) -> dict[str, Any]:
+def learning_facts(setup: Setup, final: torch.Tensor | None) -> Json:
     """Return what the learning rate is judged by, besides the losses.
 
     Args:
@@ -22,7 +24,7 @@ def learning_facts(setup: Setup, final: torch.Tensor | None) -> dict[str, Any]:
         `displacement`, relative to the length of the initial weights; `chance_loss`, of a guess, where the loss is the
         cross-entropy. The latter two are missing without evaluations: such cells run for their speed.
     """
-    facts: dict[str, Any] = {"batches": setup.strategy.batches}
+    facts: Json = {"batches": setup.strategy.batches}
     if final is None or not setup.budget.evaluates:
         return facts
     import math
