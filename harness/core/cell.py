@@ -158,7 +158,7 @@ class Workload:
     metric_better: str = ""
     channels_last: bool = False
     tf32: bool | None = None
-    gradients: str = ""
+    gradients: Literal["", "fp32", "bf16", "fp16"] = ""
 
 
 _ONLY_WHERE_SET = (

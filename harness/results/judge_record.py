@@ -35,11 +35,12 @@ def judged_row(cell: Cell, row: Json, status: str, environment: str) -> Json:
     Raises:
         Unreadable: a column is of another type, or says something else than the cell.
     """
+    _refuse_sizes(cell)
     known = identity_row(cell, environment) | {"status": status}
     whole = known | row
     for column, value in whole.items():
         _refuse_value(column, value)
-    for column in ("cell_id", "strategy", "engine", "status", "gpus", "seed"):
+    for column in ("cell_id", "strategy", "engine", "status", "gpus", "global_batch_size", "seed"):
         if whole[column] != known[column]:
             raise Unreadable(f"row.{column}: it is not the cell's, {known[column]}")
     _refuse_options(whole["options"])
@@ -54,7 +55,13 @@ def judged_plan(plan: Plan) -> Plan:
     """
     for cell in plan.cells:
         refuse_id(cell.cell_id)
+        _refuse_sizes(cell)
     return plan
+
+
+def _refuse_sizes(cell: Cell) -> None:
+    if min(cell.gpus, cell.global_batch_size) < 1:
+        raise Unreadable(f"gpus, global_batch_size: {cell.gpus}, {cell.global_batch_size}, expected 1 or more")
 
 
 def refuse_id(cell_id: str) -> None:

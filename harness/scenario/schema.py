@@ -7,7 +7,7 @@ In [sweep], and for any key by its path, a list or a range of these values may s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -83,7 +83,7 @@ def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
 
 Loss = Annotated[str, *_word_or_function(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
-GradientFormat = Annotated[str, *_words(*GRADIENT_BYTES)]
+GradientFormat = Annotated[Literal["fp32", "bf16", "fp16"], *_words(*GRADIENT_BYTES)]
 StepWord = Annotated[str, *_words(*EXECUTIONS)]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]

@@ -565,7 +565,7 @@ def test_an_edited_strategy_is_still_the_same_cell(tmp_path):
     for path in (new / "cells").glob("*/record.json"):
         record = json.loads(path.read_text())
         renamed = record["cell"]["cell_id"][:-8] + "00000000"
-        record["cell"]["cell_id"] = renamed
+        record["cell"]["cell_id"] = record["row"]["cell_id"] = renamed
         path.write_text(json.dumps(record))
         path.parent.rename(path.parent.with_name(renamed))
     plan = json.loads((new / "plan.json").read_text())

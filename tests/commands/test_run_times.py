@@ -54,7 +54,8 @@ def planned(**changes: Any) -> Plan:
 
 def ran(results: Results, cell: Cell, took_s: float | None, **changes: Any) -> None:
     record: Record = replace(record_of(cell), environment=HERE, took_s=took_s)
-    results.write_record(replace(record, **changes), {})
+    record = replace(record, **changes)
+    results.write_record(replace(record, row=record.row | {"status": record.status}), {})
 
 
 def times(plan: Plan, results: Results) -> RunTimes:
