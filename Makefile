@@ -65,12 +65,7 @@ test-gpu: $(VENV)/.tested ## what only a GPU can show, in 8 minutes: a page in r
 bench: $(VENV)/.installed ## what the harness adds to a training loop
 	$(BIN)/python benchmarks/overhead.py
 
-docs: # Only a test looks at pages with it, and skips where it is not; nothing of it is shipped.
-$(VENV)/.axe: $(VENV)/.tested
-	npm install --silent --no-save --prefix $(VENV)/axe axe-core@$(AXE) || echo "no axe-core: the test that needs it will skip"
-	touch $@
-
-$(VENV)/.documented ## build the documentation into site/, strictly
+docs: $(VENV)/.documented ## build the documentation into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove the environment, caches and what was built
@@ -85,6 +80,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+# Only a test looks at pages with it, and skips where it is not; nothing of it is shipped.
+$(VENV)/.axe: $(VENV)/.tested
+	npm install --silent --no-save --prefix $(VENV)/axe axe-core@$(AXE) || echo "no axe-core: the test that needs it will skip"
 	touch $@
 
 $(VENV)/.documented: $(VENV)/.installed
