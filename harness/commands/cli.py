@@ -241,10 +241,10 @@ def run(
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
     only = tuple(only_as_registered(each, host) for each in only)
     wait, chosen = options.pop("wait"), select(plan, only)
-    if not options["debug"]:  # which stores nothing
+    tried = None if options["debug"] else refuse_misfits(chosen, files)
+    if not options["debug"]:  # which stores nothing; what is refused makes no folder
         locked = click.get_current_context().with_resource
         options["refuse_another"] = locked(sole_writer(root / plan.name, wait=wait, say=say))
-    tried = None if options["debug"] else refuse_misfits(chosen, files)
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
