@@ -253,7 +253,11 @@ def run(
     options["trace"] = steps if options["trace"] else None
     if options.pop("debug"):
         return session.debug(plan, only, files, options["trace"])
-    code = session.run(plan, host, files, root, only, **options)
+    try:
+        code = session.run(plan, host, files, root, only, **options)
+    except (HarnessError, OSError):
+        options["refuse_another"]()  # a folder that has gone explains whatever else was missed in it
+        raise
     sys.exit(code)
 
 
