@@ -500,7 +500,8 @@ def _runner_up(found: Contrast, leader: Standing, standing: Standing, ranking: R
         return Text(f"Runner-up: {failure(standing)}")
     told = f"Runner-up: {label(standing.point)} {achieves(standing)} ({evidence(standing, ranking)})."
     memory = _by_memory(leader, standing) if is_level(found) else ""
-    wobbles = "Its loss curves show that this learning rate is close to unstable." if unsteady(standing) else ""
+    name = standing.point.strategy
+    wobbles = f"The loss curves of {name} show that its rate is close to unstable." if unsteady(standing) else ""
     return sentences(told, lead_in_words(found, leader, standing), memory, wobbles)
 
 

@@ -94,7 +94,7 @@ def _next(found: Contrast, confirms: bool) -> str:
     if settled is not None:
         within = share_in_percent(settled.within)
         more = _more_seeds(settled.blocks, confirms)
-        return f"{more} to settle it (8 times in 10): told apart, or the same within {within}."
+        return f"{more}: in 8 of 10 cases one is then named, or the two are the same within {within}."
     if found.within is not None:
         return f"They are the same within {share_in_percent(found.within)}."
     if found.basis is Basis.ORDER:

@@ -89,7 +89,7 @@ def test_a_lead_that_seeds_do_not_agree_on_is_open_and_says_what_would_settle_it
     settled = found.contrast.settled_by
     assert settled is not None
     apart = "b on 1 CPU core looks slower (1.27 s), but 5 seeds cannot separate the two. "
-    ask = f"Set seeds = {settled.blocks} to settle it (8 times in 10): told apart, or the same within 20 %."
+    ask = f"Set seeds = {settled.blocks}: in 8 of 10 cases one is then named, or the two are the same within 20 %."
     assert found.grounds[1] == apart + ask
     told = "a is 1.06 times as fast (95 % interval 0.88 to 1.29 times): 5 seeds cannot separate the two."
     assert found.runner_up.endswith(told)
