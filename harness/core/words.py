@@ -42,8 +42,8 @@ def share_in_percent(share: float) -> str:
 
 
 def change_in_percent(factor: float) -> str:
-    """Write a factor between two values, 1.05, as the change that it makes: "+5.0 %"."""
-    return f"{100 * (factor - 1):+.1f} %"
+    """Write a factor between two values, 1.05, as the change that it makes: "+5.0 %"; from 10 on as it is: "69.2x"."""
+    return f"{100 * (factor - 1):+.1f} %" if factor < 10 else f"{factor:.3g}x"
 
 
 def recorded(value: object) -> str:

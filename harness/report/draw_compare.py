@@ -158,6 +158,12 @@ def _row(axes: Axes, place: float, change: Change, low: float, high: float) -> N
         mark(artist, kind.name, _in_words(change))
 
 
+def _tick(ratio: float) -> str:
+    if ratio == 1:
+        return "0"
+    return f"{100 * (ratio - 1):+.3g} %" if ratio < 5 else f"{ratio:.3g}x"
+
+
 def _axis(axes: Axes, low: float, high: float, bottom: float) -> None:
     """Write ticks from 1 outwards: a logarithm has few round numbers within a few percent."""
     least, kept = NEAREST_TICKS * math.log(high / low), [1.0]
@@ -168,7 +174,7 @@ def _axis(axes: Axes, low: float, high: float, bottom: float) -> None:
                 kept.append(tick)
                 last = tick
     axes.set_xscale("log")
-    axes.set_xticks(kept, [f"{100 * (tick - 1):+.3g} %" if tick != 1 else "0" for tick in kept])
+    axes.set_xticks(kept, [_tick(tick) for tick in kept])
     axes.set_xticks([], minor=True)
     axes.set(xlim=(low, high), ylim=(bottom, 0), xlabel="change from base to new; right of 0 is worse")
     hide_y(axes)

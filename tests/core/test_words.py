@@ -21,6 +21,7 @@ def test_a_share_and_a_change_of_the_same_number_are_two_things() -> None:
     assert words.share_in_percent(1.05) == "105 %"
     assert words.change_in_percent(1.05) == "+5.0 %"
     assert words.change_in_percent(0.98) == "-2.0 %"
+    assert words.change_in_percent(69.19) == "69.2x"
     assert [words.share_in_percent(share) for share in (0.0136, 0.25, 0.999)] == ["1.4 %", "25 %", "100 %"]
 
 
