@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
+from harness.analysis.two_way import ROBUST
+
 LEAST = math.log(1.03)
 """Logarithm of the smallest step that counts; chosen: machines are not stable enough for less."""
 
@@ -129,7 +131,7 @@ def _step(values: Sequence[float], start: int, night: int, nights: int) -> float
 
 def _spread(residuals: Sequence[float]) -> float:
     """Return the standard deviation of a night, in which a few loud nights have little share."""
-    rough = max(1.4826 * median(map(abs, residuals)), LEAST_SPREAD)
+    rough = max(ROBUST * median(map(abs, residuals)), LEAST_SPREAD)
     squares = sum(_clipped(value, 2.5 * rough) ** 2 for value in residuals)
     return max(1.05 * math.sqrt(squares / (len(residuals) - 1)), LEAST_SPREAD)
 
@@ -175,7 +177,7 @@ def machine_steps(reference: Sequence[float]) -> list[ChangePoint]:
         past = moves[:-2]  # the newest share nights with the step
         if len(past) < WARM_UP - BEFORE_MOVE:
             continue
-        spread = max(1.4826 * median(map(abs, past)), LEAST_SPREAD)
+        spread = max(ROBUST * median(map(abs, past)), LEAST_SPREAD)
         least = max(MACHINE_LEAST, MACHINE_THRESHOLD * spread)
         old, up = median(reference[night - 1 - BEFORE_MOVE : night - 1]), math.copysign(1, moves[-1])
         if abs(moves[-1]) > least and min(up * (value - old) for value in reference[night - 1 : night + 1]) > least / 2:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.intervals import quantile_of_t
+from harness.analysis.two_way import ROBUST
 
 Logs = NDArray[np.float64]
 
@@ -168,7 +169,7 @@ def usual_of_history(nights: Logs) -> Usual:
     counts = np.isfinite(known).sum(axis=0)
     level = np.nanmedian(known, axis=0)
     away = known - level
-    rough = np.maximum(1.4826 * np.nanmedian(np.abs(away), axis=0), LEAST_OF_NIGHTS)
+    rough = np.maximum(ROBUST * np.nanmedian(np.abs(away), axis=0), LEAST_OF_NIGHTS)
     clipped = np.clip(away, -2.5 * rough, 2.5 * rough)
     own = 1.1**2 * np.nansum(clipped**2, axis=0) / (counts - 1)
     night = np.maximum(((counts - 1) * own + PULL * own.mean()) / (counts - 1 + PULL), LEAST_OF_NIGHTS**2)
