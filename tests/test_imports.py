@@ -227,7 +227,19 @@ def test_words_of_worker_are_these():
     def public(owner: type) -> set[str]:
         return {name for name in dir(owner) if not name.startswith("_")}
 
-    shared = {"apply", "arrived", "compute", "learning_rate", "load", "note", "random", "receive", "record", "send"}
+    shared = {
+        "apply",
+        "arrived",
+        "compute",
+        "layers",
+        "learning_rate",
+        "load",
+        "note",
+        "random",
+        "receive",
+        "record",
+        "send",
+    }
     shared |= {"weights", "workers", "servers"}
     assert public(harness.Server) == shared
     assert public(harness.Worker) == shared | {"batches", "gradient", "mean"}

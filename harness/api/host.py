@@ -13,7 +13,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PACKAGE = "parallelism-harness"
 PACKAGE_PREFIX = "harness."
 
+_DRAWS = "use worker.random(name); torch's global generator belongs to the model"
+
 INSTEAD = {
     "asyncio": "await the methods of Worker; call one without await, and it runs while the next lines do",
     "threading": "call a method of Worker without await, and it runs while the next lines do",
@@ -44,10 +46,21 @@ INSTEAD = {
     "socket": "use worker.send and worker.receive",
     "time": "await worker.compute(function) to put arithmetic on the clock; the engines read the clock",
     "random": "use worker.random(name)",
-    "torch": "use the arithmetic of values (a - b, a * x, average) and .tensor(); worker.mean exchanges them",
     "numpy.random": "use worker.random(name)",
+    "torch.distributed": "worker.mean exchanges values with all workers, worker.send with one",
+    "torch.multiprocessing": "workers and servers are the processes; ask for servers with Strategy.servers",
+    "torch.cuda": "await worker.compute(function) to put arithmetic on the clock; the engines choose devices",
+    "torch.manual_seed": _DRAWS,
+    "torch.rand": _DRAWS,
+    "torch.randn": _DRAWS,
+    "torch.randint": _DRAWS,
+    "torch.randperm": _DRAWS,
+    "torch.random": _DRAWS,
 }
-"""What a file with strategies may not import, because it would exist on one clock only; and the word to use."""
+"""What a file with strategies may not use, because it would exist on one clock only; and the word to use."""
+
+INSIDE = {"torch": "import it inside the function that computes on tensors: a plan loads this file, and needs no torch"}
+"""What it may import inside its functions only, and why."""
 
 
 class Listener:
@@ -234,24 +247,38 @@ def refuse_forbidden_imports(path: Path) -> None:
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     if "harness_strategies" not in functions:
         return
-    for line, name in _imports(tree):
-        for forbidden, word in INSTEAD.items():
+    used = [*_imports(tree), *_uses_of_torch(tree)]
+    _refuse_used([(line, name) for line, name, _ in used], INSTEAD, path)
+    _refuse_used([(line, name) for line, name, inside in used if not inside], INSIDE, path)
+
+
+def _refuse_used(used: Sequence[tuple[int, str]], instead: Mapping[str, str], path: Path) -> None:
+    for line, name in used:
+        for forbidden, word in instead.items():
             if name == forbidden or name.startswith(forbidden + "."):
                 raise PluginError(f"{path}:{line}: a strategy must not import {name}; instead: {word}")
 
 
-def _imports(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield (line, name) of what is imported below a node, other than for types only."""
+def _uses_of_torch(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
+    """Yield what is reached through `torch.`: parts of it that exist on one clock only, and its global generator."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+            yield node.lineno, f"torch.{node.attr}", True
+
+
+def _imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[int, str, bool]]:
+    """Yield (line, name, whether in a function) of what is imported below a node, other than for types only."""
     if isinstance(node, ast.Import):
-        yield from ((node.lineno, alias.name) for alias in node.names)
+        yield from ((node.lineno, alias.name, inside) for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module:
-        yield node.lineno, node.module
-        yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        yield node.lineno, node.module, inside
+        yield from ((node.lineno, f"{node.module}.{alias.name}", inside) for alias in node.names)
+    inside = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     for_types = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
     for child in ast.iter_child_nodes(node):
         # No import stands inside an expression, and most nodes are expressions.
         if not isinstance(child, ast.expr) and child not in for_types:
-            yield from _imports(child)
+            yield from _imports(child, inside)
 
 
 def _register(host: Host, manager: pluggy.PluginManager, name: str, module: Any) -> None:

@@ -138,6 +138,8 @@ class Batch:
 class Value(ABC):
     """Weights or a gradient: immutable, with arithmetic. `a - b`, `a + b`, `a * number` and `average([a, b])` work.
 
+    Other arithmetic is done on tensors: `value.with_tensor(value.tensor().sign())` is the value of the signs.
+
     Attributes:
         num_samples: training samples behind a gradient; of weights, those that their holder has applied itself.
         version: updates behind the weights, or behind the weights that the gradient was computed from.
@@ -153,7 +155,19 @@ class Value(ABC):
 
     @abstractmethod
     def tensor(self) -> torch.Tensor:
-        """Return the parameters' part as one flat tensor of shape (parameters,); not to be written to."""
+        """Return the parameters' part as one flat tensor of shape (parameters,); writing to it is refused."""
+
+    @abstractmethod
+    def with_tensor(self, parameters: torch.Tensor | Value) -> Value:
+        """Return this value with other numbers in the parameters' place; buffers, samples and version stay.
+
+        Args:
+            parameters: of shape (parameters,), copied; or the value to take the parameters' part of.
+        """
+
+    @abstractmethod
+    def zeros(self) -> Value:
+        """Return zeros of this value's form, with no samples behind them: where a sum over steps begins."""
 
     @abstractmethod
     def averaged_with(self, others: Sequence[Value]) -> Value:
@@ -238,6 +252,14 @@ class _Endpoint(ABC):
     @abstractmethod
     def arrived(self) -> list[Message]:
         """Return what is already here, without waiting."""
+
+    @abstractmethod
+    def layers(self, value: Value) -> dict[str, torch.Tensor]:
+        """Return a value's parameters by name, each in the shape that it has in the model; writing is refused.
+
+        Join them again by `torch.cat([layer.reshape(-1) for layer in layers.values()])`: the order is that of the
+        flat tensor.
+        """
 
     @abstractmethod
     def compute(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:

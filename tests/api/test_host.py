@@ -293,9 +293,18 @@ FORBIDDEN = {
     "import time": "worker.compute(function)",
     "from time import sleep": "worker.compute(function)",
     "import random": "worker.random(name)",
-    "import torch": "worker.mean exchanges them",
-    "from torch import distributed": "worker.mean exchanges them",
-    "import torch.distributed as dist": "worker.mean exchanges them",
+    "import torch": "import it inside the function",
+    "import torch.nn.functional as F": "import it inside the function",
+    "from torch import distributed": "worker.mean exchanges values",
+    "import torch.distributed as dist": "worker.mean exchanges values",
+    "import torch.multiprocessing": "ask for servers with Strategy.servers",
+    "from torch import cuda": "worker.compute(function)",
+    "from torch import manual_seed, rand": "worker.random(name)",
+    "from torch import rand": "worker.random(name)",
+    "from torch import randn": "worker.random(name)",
+    "from torch import randint": "worker.random(name)",
+    "from torch import randperm": "worker.random(name)",
+    "import torch.random": "worker.random(name)",
     "import numpy.random": "worker.random(name)",
     "from numpy import random": "worker.random(name)",
     "from numpy.random import default_rng": "worker.random(name)",
@@ -318,6 +327,23 @@ def test_every_forbidden_module_has_an_example_here():
 def test_a_forbidden_import_inside_a_function_is_found_too(plugin):
     path = plugin(GOOD.replace("    return [Mine]", "    import time\n    return [Mine]"))
     assert f"{path}:13: a strategy must not import time" in only_broken(load_host([path]))[1]
+
+
+def inside(line: str, body: str = "pass") -> str:
+    return f"\n\ndef arithmetic(tensor):\n    {line}\n    {body}\n{GOOD}"
+
+
+@pytest.mark.parametrize("line", ["import torch", "from torch import Tensor", "import torch.nn.functional as F"])
+def test_torch_is_imported_inside_the_functions_that_compute_with_it(plugin, line):
+    assert load_host([plugin(inside(line))]).broken == {}
+
+
+@pytest.mark.parametrize("body", ["torch.distributed.barrier()", "x = torch.randn(3)", "torch.cuda.synchronize()"])
+def test_what_exists_on_one_clock_only_is_not_reached_through_torch(plugin, body):
+    path = plugin(inside("import torch", body))
+    name = body.replace("x = ", "").split("(")[0]
+    reason = only_broken(load_host([path]))[1]
+    assert reason.startswith(f"{path}:5: a strategy must not import {'.'.join(name.split('.')[:2])}; instead: ")
 
 
 @pytest.mark.parametrize("line", ["from torch import Tensor", "import torch"])

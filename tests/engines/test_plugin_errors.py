@@ -40,6 +40,26 @@ MISTAKES = {
         "await nested()",
         ["awaited Foreign, which is not a word of Worker"],
     ),
+    "writes into a gradient": (
+        "(await worker.gradient(batch)).tensor().mul_(0.5)  # <-",
+        ["mul_ writes into a value, and values are immutable", "value.with_tensor(changed)"],
+    ),
+    "writes into a layer of the weights": (
+        "next(iter(worker.layers(worker.weights).values()))[0] = 0  # <-",
+        ["__setitem__ writes into a value"],
+    ),
+    "subtracts a tensor from a value": (
+        "rest = worker.weights - worker.weights.tensor()  # <-",
+        ["- takes a value", "got ReadOnly. Make a value of a tensor by value.with_tensor(tensor)"],
+    ),
+    "averages a tensor over the workers": (
+        "await worker.mean(worker.weights.tensor())  # <-",
+        ["mean takes a value", "value.with_tensor(tensor)"],
+    ),
+    "makes a value of half the numbers": (
+        "worker.weights.with_tensor(worker.weights.tensor()[:3])  # <-",
+        ["with_tensor takes a tensor of shape (650,)", "got torch.float32 of shape (3,)"],
+    ),
     "applies what is no gradient": ("await worker.apply(3)  # <-", ["apply"]),
     "uses a word that there is not": ("await worker.sleep(1)  # <-", ["AttributeError", "sleep"]),
 }

@@ -30,7 +30,7 @@ from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.parcel import Parcel
 from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
-from harness.engines.shared.started_words import Ready, awaited
+from harness.engines.shared.started_words import Ready, as_value, awaited
 from harness.engines.shared.waits import Wait
 from harness.workloads.accelerator import ALLOCATED, RESERVED, forget_peaks, has_queue, peak_bytes
 
@@ -96,7 +96,7 @@ class RealEndpoint(Endpoint):
         self.peaks = now
 
     def load(self, weights: Value) -> Ready:
-        flat = force(awaited(weights))
+        flat = force(as_value(weights, "load"))
         self._before_change()
         with self.ledger.span(Part.COMMUNICATION, "load"):
             self.replica.load(flat)
@@ -152,6 +152,9 @@ class RealEndpoint(Endpoint):
 
     def arrived(self) -> list[Message]:
         return [self._take(parcel) for parcel in self.post.poll()]
+
+    def layers(self, value: Value) -> dict[str, torch.Tensor]:
+        return self.replica.named(force(as_value(value, "layers")))
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Ready:
         with self.ledger.span(Part.COMPUTE, "compute"):
@@ -217,7 +220,7 @@ class RealServer(RealEndpoint, Server):
         return self._evaluator
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Ready:
-        flat = force(awaited(gradient))
+        flat = force(as_value(gradient, "apply"))
         if self.stopped:
             return self._done("apply")
         self._before_change()
@@ -388,7 +391,7 @@ class RealWorker(RealEndpoint, Worker):
             return self.runner.whole()
         self._kept = self.replica.snapshot(self.version)
         mean = self.replica.snapshot(self.version)
-        mean_over_ranks([mean.tensor(), mean.buffers])
+        mean_over_ranks([mean.vector(), mean.buffers])
         self.replica.load(mean)
         return self.replica
 
@@ -412,7 +415,7 @@ class RealWorker(RealEndpoint, Worker):
             latest_s = self._over_ranks(moment, dist.ReduceOp.MAX)
             copy = kept.on(self.replica.device)
             if self.group_size > 1:
-                mean_over_ranks([copy.tensor(), copy.buffers])
+                mean_over_ranks([copy.vector(), copy.buffers])
             self.replica.load(copy)
             self.samples, self.updates, self.ended_s = samples, updates, latest_s
             decision = self._agree(self.evaluate(self.replica, latest_s) if self.leads else None)
@@ -470,7 +473,7 @@ class RealWorker(RealEndpoint, Worker):
             value.detach_from_engine()
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Ready:
-        flat = force(awaited(gradient))
+        flat = force(as_value(gradient, "apply"))
         if self.stopped:
             return self._done("apply")
         self._before_change()
@@ -482,15 +485,15 @@ class RealWorker(RealEndpoint, Worker):
         return self._done("apply")
 
     def mean(self, value: Value, by_samples: bool = False) -> Ready:
-        flat = force(awaited(value))
+        flat = force(as_value(value, "mean"))
         if self.group_size == 1:
             return self._done("mean", flat)
         self.ledger.moment("_ready_s", self.ledger.stamp())
         weight = float(flat.num_samples) if by_samples else 1.0
         with self.ledger.span(Part.COMMUNICATION, "pack"):
-            parts = [flat.tensor() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
+            parts = [flat.vector() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
             # Filled in, not copied: a copy from the host would make it wait for the device.
-            counts = [flat.tensor().new_full((1,), number) for number in (weight, flat.num_samples)]
+            counts = [flat.vector().new_full((1,), number) for number in (weight, flat.num_samples)]
             vector = torch.cat([*parts, *counts])
             work = dist.all_reduce(vector, async_op=True)
         self.bytes_sent += 2 * (self.group_size - 1) * flat.num_bytes // self.group_size

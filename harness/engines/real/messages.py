@@ -180,7 +180,7 @@ class Post:
         num_buffers = 0 if value.buffers is None else value.buffers.numel()
         vector = peer.outgoing.vector(slot, self.shape[0] + num_buffers, self.dtype)
         if len(value.pieces) > 1 and has_queue(value.pieces[0].device):
-            value.tensor()  # in one copy: each one off the device makes the host wait
+            value.vector()  # in one copy: each one off the device makes the host wait
         offset = 0
         for piece in value.pieces if num_buffers == 0 else [*value.pieces, value.buffers]:
             vector[offset : offset + piece.numel()].copy_(piece.detach().reshape(-1))

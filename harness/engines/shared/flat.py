@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from harness.api.strategy import Value
+from harness.engines.shared.read_only import read_only, writable_copy
+from harness.engines.shared.started_words import as_value, mistake, type_name
 
 
 class Spread(NamedTuple):
@@ -54,6 +56,10 @@ class Flat(Value):
         self.loss = loss
 
     def tensor(self) -> torch.Tensor:
+        """Return the parameters' part for a program to read."""
+        return read_only(self.vector())
+
+    def vector(self) -> torch.Tensor:
         """Join the pieces; done once."""
         if len(self.pieces) != 1 or self.pieces[0].dim() != 1 or self.pieces[0].requires_grad:
             self.detach_from_engine()
@@ -80,15 +86,15 @@ class Flat(Value):
 
     def on(self, device: torch.device) -> Flat:
         """Return this value's numbers on a device; itself where it is there already."""
-        if self.tensor().device == device:
+        if self.vector().device == device:
             return self
         buffers = None if self.buffers is None else self.buffers.to(device)
-        return Flat([self.tensor().to(device)], buffers, num_samples=self.num_samples, version=self.version)
+        return Flat([self.vector().to(device)], buffers, num_samples=self.num_samples, version=self.version)
 
     def averaged_with(self, others: Sequence[Value]) -> Flat:
         """Sum in the order given, then divide: the order is part of the result."""
         values = [self, *(force(other) for other in others)]
-        total = reduce(lambda a, b: a + b, (v.tensor() for v in values[1:]), self.tensor())
+        total = reduce(lambda a, b: a + b, (v.vector() for v in values[1:]), self.vector())
         mean = Flat(
             [total / len(values)],
             mean_buffers([v.buffers for v in values]),
@@ -99,15 +105,32 @@ class Flat(Value):
         mean.spread = spread(values, mean)
         return mean
 
+    def with_tensor(self, parameters: torch.Tensor | Value) -> Flat:
+        """Copy the numbers, so that whoever made them may go on changing them."""
+        made = Flat(
+            [_numbers(parameters, self.vector())],
+            self.buffers,
+            num_samples=self.num_samples,
+            version=self.version,
+            loss=self.loss,
+        )
+        made.origin = self.origin
+        return made
+
+    def zeros(self) -> Flat:
+        """Return zeros in place of all numbers."""
+        buffers = None if self.buffers is None else torch.zeros_like(self.buffers)
+        return Flat([torch.zeros_like(self.vector())], buffers, version=self.version)
+
     def __add__(self, other: Value) -> Flat:
-        return self._combine(force(other), 1.0)
+        return self._combine(force(as_value(other, "+")), 1.0)
 
     def __sub__(self, other: Value) -> Flat:
-        return self._combine(force(other), -1.0)
+        return self._combine(force(as_value(other, "-")), -1.0)
 
     def __mul__(self, factor: float) -> Flat:
         buffers = None if self.buffers is None else self.buffers * factor
-        return Flat([self.tensor() * factor], buffers, num_samples=self.num_samples, version=self.version)
+        return Flat([self.vector() * factor], buffers, num_samples=self.num_samples, version=self.version)
 
     __rmul__ = __mul__
 
@@ -115,8 +138,19 @@ class Flat(Value):
         buffers = None
         if self.buffers is not None and other.buffers is not None:
             buffers = torch.add(self.buffers, other.buffers, alpha=sign)
-        pieces = [torch.add(self.tensor(), other.tensor(), alpha=sign)]
+        pieces = [torch.add(self.vector(), other.vector(), alpha=sign)]
         return Flat(pieces, buffers, num_samples=self.num_samples, version=self.version)
+
+
+def _numbers(given: torch.Tensor | Value, like: torch.Tensor) -> torch.Tensor:
+    if isinstance(given, Value):
+        return force(given).vector()
+    if not isinstance(given, torch.Tensor) or given.shape != like.shape or given.is_complex():
+        shown = f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else type_name(given)
+        raise mistake(
+            f"with_tensor takes a tensor of shape {tuple(like.shape)}, as tensor() returns it, or a value; got {shown}"
+        )
+    return writable_copy(given, like)
 
 
 def force(value: Value) -> Flat:
@@ -133,13 +167,13 @@ def spread(values: Sequence[Flat], mean: Flat) -> Spread | None:
     """
     gradients = len(values) > 1 and all(v.loss is not None and v.num_samples > 0 for v in values)
     alike = len({(v.version, v.num_samples) for v in values}) == 1
-    if not (gradients and alike and mean.tensor().device.type == "cpu"):
+    if not (gradients and alike and mean.vector().device.type == "cpu"):
         return None
     return Spread(len(values), sum(_square(v) for v in values) / len(values), _square(mean))
 
 
 def _square(value: Flat) -> float:
-    vector = value.tensor()
+    vector = value.vector()
     return float(torch.dot(vector, vector))
 
 

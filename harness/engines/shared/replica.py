@@ -22,6 +22,7 @@ from harness.engines.shared.misfit import GivenBatch, not_taken
 from harness.engines.shared.optimizers import OwnOptimizer, Rates, make_optimizer, on_parts
 from harness.engines.shared.pieces import Piece
 from harness.engines.shared.plain_state import PlainState, plain_state, put_back
+from harness.engines.shared.read_only import read_only
 from harness.workloads.accelerator import upload
 from harness.workloads.batches import Inputs, call, mapped, outputs_of
 from harness.workloads.generators import drawing_from
@@ -186,7 +187,7 @@ class Replica:
         """Copy parameters and buffers in."""
         with torch.no_grad():
             if self.parameters:
-                parts = list(weights.tensor().split(self._sizes))
+                parts = list(weights.vector().split(self._sizes))
                 views = (
                     parts if self._in_order else [part.view_as(p) for part, p in zip(parts, self._flat, strict=True)]
                 )
@@ -326,8 +327,12 @@ class Replica:
         """Return a value's parameters' part as one tensor per parameter."""
         if len(value.pieces) == len(self.parameters) and value.pieces[0].shape == as_real(self.parameters[0]).shape:
             return list(value.pieces)
-        parts = zip(value.tensor().split(self._sizes), self.parameters, strict=True)
+        parts = zip(value.vector().split(self._sizes), self.parameters, strict=True)
         return [part.view_as(as_real(p)) for part, p in parts]
+
+    def named(self, value: Flat) -> dict[str, torch.Tensor]:
+        """Return a value's parameters' part by name, in the parameters' shapes; not to be written to."""
+        return {name: read_only(part) for name, part in zip(self.names, self.split(value), strict=True)}
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in bfloat16 where the scenario asks for it."""

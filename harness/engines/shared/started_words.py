@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Generator
 from typing import Any, NoReturn
 
+from harness.api.strategy import Value
 from harness.core.errors import PluginError
 
 Unawaited = Counter[str]
@@ -21,7 +22,7 @@ class Word:
 
     def __init__(self, name: str, unawaited: Unawaited) -> None:
         self._name = name
-        self._place = _caller()
+        self._place = place_in_program()
         self._unawaited = unawaited
         self._awaited = False
 
@@ -50,10 +51,10 @@ class Word:
         self._misused()
 
 
-def _caller() -> tuple[str, int]:
-    """Return file and line of the program that started a word: the first frame that is not ours."""
+def place_in_program() -> tuple[str, int]:
+    """Return file and line where the program stands: the first frame that is neither ours nor torch's."""
     frame: Any = sys._getframe(1)
-    while frame.f_globals.get("__name__", "").startswith("harness.") and frame.f_back is not None:
+    while frame.f_globals.get("__name__", "").startswith(("harness.", "torch.")) and frame.f_back is not None:
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
 
@@ -85,6 +86,35 @@ def foreign(program: Any, yielded: Any) -> PluginError:
     frame = program.cr_frame
     place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
     return PluginError(f"{place}: awaited {type(yielded).__name__}, which is not a word of Worker or Server")
+
+
+def mistake(what: str) -> PluginError:
+    """Word a mistake in a program, with the line where the program stands."""
+    file, line = place_in_program()
+    return PluginError(f"{file}:{line}: {what}")
+
+
+def type_name(given: object) -> str:
+    """Name what stands where a value belongs."""
+    return type(given).__name__ if given is not None else "None"
+
+
+def as_value(given: object, word: str) -> Value:
+    """Pass what must be a value through.
+
+    Args:
+        word: that it was given to: a method's name, or the operator.
+
+    Raises:
+        PluginError: it is none, or a word that nobody has awaited.
+    """
+    given = awaited(given)
+    if not isinstance(given, Value):
+        raise mistake(
+            f"{word} takes a value (weights, a gradient, or what arithmetic on values gives); got {type_name(given)}. "
+            "Make a value of a tensor by value.with_tensor(tensor)"
+        )
+    return given
 
 
 def awaited(value: Any) -> Any:

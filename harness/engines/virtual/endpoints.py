@@ -16,12 +16,14 @@ from harness.core.budget import Decision, Marks
 from harness.core.step_parts import Part
 from harness.engines.shared.endpoint import Endpoint, check_address, everybody
 from harness.engines.shared.parcel import Parcel
-from harness.engines.shared.started_words import Unawaited, Waiting, Word, awaited
+from harness.engines.shared.started_words import Unawaited, Waiting, Word, as_value, awaited
 from harness.engines.shared.waits import Wait, Waits
 from harness.engines.virtual.clock import Ledger
 from harness.engines.virtual.messages import Meeting, Post, Receive, message
 
 if TYPE_CHECKING:
+    import torch
+
     from harness.engines.shared.flat import Flat
     from harness.engines.virtual.cluster import VirtualCluster
     from harness.engines.virtual.executor import State
@@ -132,7 +134,7 @@ class VirtualEndpoint(Endpoint):
 
     def load(self, weights: Value) -> Word:
         # How many samples an endpoint has applied itself does not change with the weights that it loads.
-        self.state = self.cluster.executor.adopt(awaited(weights), self.state.num_samples)
+        self.state = self.cluster.executor.adopt(as_value(weights, "load"), self.state.num_samples)
         return self._busy("load", self.cluster.load_s(weights.num_bytes), "load", charged=_COMMUNICATION)
 
     def send(self, value: Any, to: Address) -> Word:
@@ -213,6 +215,9 @@ class VirtualEndpoint(Endpoint):
         for parcel in parcels:
             self.copied(parcel)
         return [m for parcel in parcels if (m := self.take(parcel))]
+
+    def layers(self, value: Value) -> dict[str, torch.Tensor]:
+        return self.cluster.executor.layers(as_value(value, "layers"))
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Word:
         """Run the function, and charge what it took on this machine."""
@@ -303,7 +308,7 @@ class VirtualServer(VirtualEndpoint, Server):
         self.marks = Marks(self.setup.budget.evaluate_every)
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Word:
-        gradient = awaited(gradient)
+        gradient = as_value(gradient, "apply")
         if self.stopped:
             return self._busy("apply", 0.0, "compute")
         staleness = self.state.version - gradient.version
@@ -397,7 +402,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         return word
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Word:
-        gradient = awaited(gradient)
+        gradient = as_value(gradient, "apply")
         if self.stopped:
             return self._busy("apply", 0.0, "compute")
         samples, updates = self.samples, self.updates
@@ -409,7 +414,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         number, self._means = self._means, self._means + 1
         meeting = self.cluster.meetings.setdefault(number, Meeting())
         event = self.cluster.env.event()
-        meeting.values[self.rank] = awaited(value)
+        meeting.values[self.rank] = as_value(value, "mean")
         meeting.events[self.rank] = event
         if len(meeting.values) == self.setup.cell.workers:
             del self.cluster.meetings[number]

@@ -96,6 +96,10 @@ class Executor:
         """Return the mean, weighted by `shares` where they are given."""
         return Average(values, shares)
 
+    def layers(self, value: Value) -> dict[str, torch.Tensor]:
+        """Return a value's parameters by name, for a program to read."""
+        return self.replica.named(force(value))
+
     # -- gradients -----------------------------------------------------------------------------------------------
 
     def gradient(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Flat:
@@ -151,7 +155,7 @@ class Executor:
         """Compute the gradient over all samples in one pass; `weight` is a number or one for each sample."""
         self.at(weights)
         if len(indices) == 0:
-            return Flat([torch.zeros_like(weights.tensor())], weights.buffers, loss=torch.zeros(()))
+            return Flat([torch.zeros_like(weights.vector())], weights.buffers, loss=torch.zeros(()))
         gradients, loss = self.replica.gradient([Piece(indices, weight)])
         return Flat(gradients, weights.buffers, loss=loss)
 
@@ -223,7 +227,7 @@ class Executor:
 
     def vector(self, weights: Flat) -> torch.Tensor:
         """Return the parameters as one flat tensor."""
-        return weights.tensor()
+        return weights.vector()
 
     def notes(self, placement: Placement | None) -> list[str]:
         """Return what the record should say about the model's cut."""

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from harness.api.strategy import Value
 from harness.engines.shared.flat import Flat, Spread
 from harness.engines.shared.sample_order import Indices
+from harness.engines.shared.started_words import as_value
 
 Merged = Callable[[Flat, Indices, Any], Flat]
 
@@ -54,10 +56,22 @@ class Lazy(Value):
     def averaged_with(self, others: Sequence[Value]) -> Value:
         return Average([self, *others])
 
+    def with_tensor(self, parameters: torch.Tensor | Value) -> Value:
+        """Compute, and put other numbers in the parameters' place; where it came from stays known."""
+        made = self.force().with_tensor(parameters)
+        made.origin = getattr(self, "origin", made.origin)
+        return made
+
+    def zeros(self) -> Flat:
+        """Compute, and return zeros of the same form."""
+        return self.force().zeros()
+
     def __add__(self, other: Value) -> Value:
+        other = as_value(other, "+")
         return Operation(lambda: self.force() + other, self)
 
     def __sub__(self, other: Value) -> Value:
+        other = as_value(other, "-")
         return Operation(lambda: self.force() - other, self)
 
     def __mul__(self, factor: float) -> Value:

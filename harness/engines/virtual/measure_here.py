@@ -90,7 +90,7 @@ def _shares(executor: Executor, shape: ModelShape, size: int) -> Sequence[tuple[
 
 def _apply_s(executor: Executor) -> float:
     weights, zeros = executor.replica.snapshot(), executor.replica.snapshot()
-    zeros.pieces = [torch.zeros_like(zeros.tensor())]
+    zeros.pieces = [torch.zeros_like(zeros.vector())]
     seconds = _least(lambda: executor.replica.step(zeros, 0.0))
     executor.replica.load(weights)
     if executor.replica.optimizer is not None:

@@ -18,8 +18,11 @@ from harness.core.not_known import NotKnown
 from harness.costs.memory import Placement
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.sample_order import Indices
+from harness.engines.shared.started_words import as_value
 
 if TYPE_CHECKING:
+    import torch
+
     from harness.core.addresses import Address
     from harness.engines.shared.setup import Setup
 
@@ -59,19 +62,45 @@ class Size(Value):
         Raises:
             NeedsNumbers: always.
         """
-        raise NeedsNumbers(
-            "tensor() in a timing-only cell: values have sizes but no numbers; set a target or evaluate_every in "
-            "[goal] to have this cell computed"
-        )
+        raise _needs_numbers("tensor()")
 
     def averaged_with(self, others: Sequence[Value]) -> Size:
         values = [self, *others]
         return Size(self._num_bytes, sum(v.num_samples for v in values), min(v.version for v in values))
 
-    def _same(self, _: object) -> Size:
+    def with_tensor(self, parameters: torch.Tensor | Value) -> Size:
+        """Return the same size: what another value's numbers would take.
+
+        Raises:
+            NeedsNumbers: the numbers are given as a tensor.
+        """
+        if not isinstance(parameters, Value):
+            raise _needs_numbers("with_tensor(tensor)")
+        return Size(self._num_bytes, self.num_samples, self.version, self.origin)
+
+    def zeros(self) -> Size:
+        """Return the same size, with no samples behind it."""
+        return Size(self._num_bytes, 0, self.version)
+
+    def __add__(self, other: Value) -> Size:
+        as_value(other, "+")
+        return self * 1.0
+
+    def __sub__(self, other: Value) -> Size:
+        as_value(other, "-")
+        return self * 1.0
+
+    def __mul__(self, factor: float) -> Size:
         return Size(self._num_bytes, self.num_samples, self.version)
 
-    __add__ = __sub__ = __mul__ = __rmul__ = _same
+    __rmul__ = __mul__
+
+
+def _needs_numbers(word: str) -> NeedsNumbers:
+    return NeedsNumbers(
+        f"{word} in a timing-only cell: values have sizes but no numbers; set a target or evaluate_every in [goal] to "
+        "have this cell computed"
+    )
 
 
 class SizedCourse(Course):
@@ -149,6 +178,14 @@ class Sizes:
     def step(self, weights: Value, gradient: Value, state: Any, rate: float) -> tuple[Size, Any]:
         """Count one update."""
         return Size(weights.num_bytes, weights.num_samples + gradient.num_samples, weights.version + 1), state
+
+    def layers(self, value: Value) -> NoReturn:
+        """Refuse: there are no numbers.
+
+        Raises:
+            NeedsNumbers: always.
+        """
+        raise _needs_numbers("layers()")
 
     def mean_model(self, states: Sequence[Value]) -> Value:
         """Return the size of the workers' mean."""
