@@ -224,8 +224,11 @@ class _Endpoint(ABC):
         """The rate that the next `apply` uses, schedule and warm-up included."""
 
     @abstractmethod
-    def random(self, name: str) -> random.Random:
-        """Return this endpoint's own random stream of that name; the same in every run with the same seed."""
+    def random(self, name: str, shared: bool = False) -> random.Random:
+        """Return this endpoint's own random stream of that name; the same in every run with the same seed.
+
+        A shared stream is the same on every worker and server: what one draws, all draw.
+        """
 
     @abstractmethod
     def apply(self, gradient: Value, scale: float = 1.0) -> Awaitable[None]:

@@ -133,5 +133,5 @@ NO_FAULTS = Faults()
 
 
 def can_go_on(synchrony: str, server_counts: bool) -> bool:
-    """Whether a strategy loses a worker and goes on: an asynchronous one whose model is at a server."""
-    return synchrony == "asynchronous" and server_counts
+    """Whether a strategy loses a worker and goes on: one that is not synchronous, whose model is at a server."""
+    return synchrony != "synchronous" and server_counts

@@ -35,7 +35,7 @@ class Endpoint:
         self.options = setup.strategy.options
         self.samples = self.updates = 0
         self.stopped = False
-        self._streams: dict[str, random.Random] = {}
+        self._streams: dict[tuple[str, bool], random.Random] = {}
         self._living: tuple[int, tuple[Address, ...]] | None = None
 
     @property
@@ -62,11 +62,12 @@ class Endpoint:
         """Samples behind the next update, which the rate's schedule counts in."""
         return self.samples
 
-    def random(self, name: str) -> random.Random:
+    def random(self, name: str, shared: bool = False) -> random.Random:
         """Return this endpoint's stream of that name; asked for again, it goes on where it was."""
-        if name not in self._streams:
-            self._streams[name] = python_stream(self.setup.cell.seed, "strategy", self.rank, name)
-        return self._streams[name]
+        if (name, shared) not in self._streams:
+            whose = "all" if shared else self.rank
+            self._streams[name, shared] = python_stream(self.setup.cell.seed, "strategy", whose, name)
+        return self._streams[name, shared]
 
     def record(self, **numbers: float) -> None:
         """Keep numbers for columns x_<name>."""
