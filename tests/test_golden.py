@@ -202,7 +202,7 @@ TELLING = {
     "plugins-device": ("plugins", "h100"),
     "schema-text": ("schema", "--text"),
     "new-scenario": ("new", "scenario", "own", "--model", "train.py:build"),
-    "new-strategy": ("new", "strategy", "gossip"),
+    "new-strategy": ("new", "strategy", "pass-right"),
     "calibrate-show": ("calibrate", "--show"),
 }
 

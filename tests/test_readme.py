@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,29 @@ DOCS = ROOT / "docs"
 
 
 def python_in(page: str) -> str:
-    """Return the only block of Python on a page."""
-    (block,) = re.findall(
-        r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-    return str(block)
+    """Return the first block of Python on a page: the whole program."""
+    return blocks_in(page)[0]
+
+
+def blocks_in(page: str) -> list[str]:
+    """Return the blocks of Python on a page."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return [str(block) for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+
+
+@pytest.mark.dist
+def test_the_lines_shown_stand_in_a_program_that_runs(tmp_path):
+    (lines,) = blocks_in("strategies.md")[1:]
+    body = textwrap.indent(lines, " " * 12) + "            await worker.load((await worker.receive(SERVER)).value)\n"
+    loop = "    async def work(self, worker):\n        for batch in worker.batches():\n"
+    bundled = (ROOT / "plugins" / "sync_ps.py").read_text(encoding="utf-8")
+    head, rest = bundled.split("    async def work")
+    text = head + loop + body + "\n    async def serve" + rest.split("    async def serve")[1]
+    (tmp_path / "signs.py").write_text(text.replace('"sync-ps"', '"signs"').replace('"single"', "None"))
+    sets = ["--set", "strategy=signs", "--set", "gpus=2", "--set", "engine=virtual", "--set", "seeds=1"]
+    sets += ["--set", "max_epochs=1", "--set", "learning_rate=0.01"]
+    done = run("-m", "harness", "run", "lenet", "--plugins", "signs.py", *sets, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -29,17 +48,17 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_plugin_shown_runs_on_both_engines_and_stands_in_the_report(tmp_path):
     code = python_in("strategies.md")
     assert len(code.splitlines()) <= 35
-    (tmp_path / "gossip.py").write_text(code, encoding="utf-8")
-    sets = ["--set", "strategy=single,gossip", "--set", "gpus=1,2", "--set", "engine=both", "--set", "seeds=1"]
+    (tmp_path / "pass_right.py").write_text(code, encoding="utf-8")
+    sets = ["--set", "strategy=single,pass-right", "--set", "gpus=1,2", "--set", "engine=both", "--set", "seeds=1"]
     sets += ["--set", "max_epochs=2", "--set", "learning_rate=0.1"]
-    done = run("-m", "harness", "run", "lenet", "--plugins", "gossip.py", *sets, cwd=tmp_path)
+    done = run("-m", "harness", "run", "lenet", "--plugins", "pass_right.py", *sets, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if "] gossip-" in line and "-g2-" in line]
+    lines = [line for line in done.stdout.splitlines() if "] pass-right-" in line and "-g2-" in line]
     assert len(lines) == 2, done.stdout
     accuracies = {re.search(r"accuracy ([\d.]+)", line).group(1) for line in lines}
     assert len(accuracies) == 1, "both engines train the same model"
-    assert "gossip" in (tmp_path / "results" / "lenet" / "report.html").read_text(encoding="utf-8")
+    assert "pass-right" in (tmp_path / "results" / "lenet" / "report.html").read_text(encoding="utf-8")
 
     read = run("-c", python_in("results.md"), cwd=tmp_path)
     assert read.returncode == 0, read.stderr
-    assert "gossip" in read.stdout
+    assert "pass-right" in read.stdout

@@ -35,6 +35,7 @@ def harness_strategies():
 """
 
 BUILT_IN = {"single", "sync-ddp", "sync-ps", "async-ps", "local-sgd", "model-split", "softsync", "fsdp", "hybrid"}
+BUILT_IN |= {"stale-sync", "backup-workers", "elastic-averaging", "gossip", "diloco"}
 
 SCENARIO = """\
 engine = "virtual"

@@ -107,7 +107,7 @@ def real(strategy: str, options: dict[str, Any], gpus: int) -> Outcome:
 def test_two_real_processes_equal_the_virtual_cluster(strategy):
     options = SYNCHRONOUS[strategy]
     measured, simulated = real(strategy, options, 2), virtual(strategy, options, sweep__gpus=[2])
-    assert measured.updates == simulated.updates > 40
+    assert measured.updates == simulated.updates > 20
     assert difference(measured, simulated) == 0.0
 
 
