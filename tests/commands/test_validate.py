@@ -541,7 +541,7 @@ def test_a_constant_that_only_one_case_knows_is_its_prior_without_it(tables):
     errors = problem.errors(start)
     position = problem.step(start, errors, problem.slopes(start, errors))
     refitted = problem.constants(position)
-    for name in ("apply_bytes_per_s", "host_spread_fraction"):
+    for name in ("server_passes", "shared_host_fraction"):
         assert getattr(refitted, name) == pytest.approx(FITTED[name].prior, rel=1e-3)
 
 

@@ -13,7 +13,10 @@ from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Key
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.published import TableRow, Tables
 
-STRATEGIES = {"single": "single", "sync-ddp": "sync-ddp", "replicated-nccl": "sync-ddp"}
+STRATEGIES = {
+    **{"single": "single", "sync-ddp": "sync-ddp", "replicated-nccl": "sync-ddp", "async-ps": "async-ps"},
+    **dict.fromkeys(("sync-ps-cpu", "sync-ps-gpu", "sync-ps-distributed"), "sync-ps"),
+}
 """What scenarios call the strategies of the tables."""
 
 DEFAULT_BATCH = 64

@@ -78,7 +78,7 @@ def _cost(
     wrapper = (1 + cluster.constants.step_fraction) if layout.data > 1 else 1.0
     exposed = sum(times.exposed_s) / ranks
     waiting = max(0.0, times.period_s - sum(times.busy_s) / ranks - exposed)
-    spread = times.period_s * cluster.spread_fraction * slowest_of(layout.data)
+    spread = times.period_s * cluster.constants.spread_fraction * slowest_of(layout.data)
     exchange_bytes = 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes
     return StepCost(
         computing * wrapper,
