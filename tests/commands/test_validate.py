@@ -21,7 +21,7 @@ from harness.commands.validate.case_layers import published_parts
 from harness.commands.validate.dispatch import predict_all, predict_row
 from harness.commands.validate.linear import linear
 from harness.commands.validate.published import TableRow, Tables, read_directory
-from harness.commands.validate.refit import ConstantsFit, fitted_rows, leave_one_case_out
+from harness.commands.validate.refit import ConstantsFit, fitted_rows, leave_one_out
 from harness.commands.validate.replicated_stages import cut_for
 from harness.commands.validate.rows_single import estimated_s
 from harness.commands.validate.score import PredictedRow, by_kind, by_series, error_of, quantile, score
@@ -528,7 +528,7 @@ def test_memory_of_schedules_follows_what_they_keep(tables):
 @needs_tables
 def test_single_node_errors_stay_small_for_cases_that_no_constant_has_seen(tables):
     rows = tuple(row for row in tables.rows if row.table == "throughput" and row.kind != "pipeline")
-    found = leave_one_case_out(replace(tables, rows=rows + tuple(r for r in tables.rows if r.num_bytes)))
+    found = leave_one_out(replace(tables, rows=rows + tuple(r for r in tables.rows if r.num_bytes)))
     group = [p for p in found if p.row.kind == "single-node data parallel"]
     assert score((p.row, p.predicted) for p in group).mape <= 5.0
 

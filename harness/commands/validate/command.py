@@ -7,19 +7,22 @@ from pathlib import Path
 
 from harness.commands.validate.dispatch import predict_all
 from harness.commands.validate.published import Tables, read_directory
-from harness.commands.validate.refit import leave_one_case_out
+from harness.commands.validate.refit import leave_one_out
 from harness.commands.validate.score import PredictedRow
 from harness.commands.validate.score_text import report_text, write_csv
 from harness.core.errors import InputError
 from harness.costs.profiles import PUBLISHED
 
 
-def score_directory(directory: Path, root: Path, out: Path | None = None, verbose: bool = False) -> str:
+def score_directory(
+    directory: Path, root: Path, out: Path | None = None, verbose: bool = False, refit: bool = True
+) -> str:
     """Predict every row of a directory, write predictions and scenarios, return the scores as text.
 
     Args:
         root: results; what is written goes to a folder of its own in it.
         out: where the predictions go instead.
+        refit: also refit every constant without what it predicts.
 
     Raises:
         InputError: the directory is none of published measurements, or the predictions cannot be written.
@@ -28,8 +31,8 @@ def score_directory(directory: Path, root: Path, out: Path | None = None, verbos
     predictions = predict_all(published, PUBLISHED)
     folder = root / f"validate-{directory.resolve().name}"
     written = _write(published, predictions, folder, out or folder / "predictions.csv")
-    left_out = leave_one_case_out(published)
-    text = report_text(published, predictions, PUBLISHED, left_out or None, verbose)
+    left_out = leave_one_out(published) if refit else None
+    text = report_text(published, predictions, PUBLISHED, left_out, verbose)
     return f"{text}\n\npredictions: {written}\nscenarios: {folder / 'scenarios'}"
 
 

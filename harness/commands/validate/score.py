@@ -91,6 +91,11 @@ def by_kind(predictions: Sequence[PredictedRow]) -> dict[tuple[str, str], list[P
     return _grouped(predictions, lambda p: (p.row.table, p.row.kind))
 
 
+def by_source(predictions: Sequence[PredictedRow]) -> dict[tuple[str, str, str], list[PredictedRow]]:
+    """Return the predictions of each (table, kind, case), in the order of the tables."""
+    return _grouped(predictions, lambda p: (p.row.table, p.row.kind, p.row.case))
+
+
 def by_series(predictions: Sequence[PredictedRow]) -> dict[tuple[str, ...], list[PredictedRow]]:
     """Return the predictions of each (table, kind, case, series, model, precision)."""
     return _grouped(
