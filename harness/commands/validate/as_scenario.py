@@ -74,8 +74,10 @@ def scenario_of(
         sections["strategy.sync-ddp"] = {"overlap": False}
     elif "bucket_bytes" in block:
         sections["strategy.sync-ddp"] = {"bucket_mib": block["bucket_bytes"] / 2**20}
-    text = f'engine = "virtual"\nname = "{name}"\n{toml_lines(sections)}\n{known.observed(known_s, "calibrate")}'
-    text += "" if wanted_s is None else wanted.observed(wanted_s, "compare")
+    text = (
+        f'engine = "virtual"\nname = "{name}"\n{toml_lines(sections)}\n{known.observed(known_s, "calibrate", row.case)}'
+    )
+    text += "" if wanted_s is None else wanted.observed(wanted_s, "compare", row.case)
     files = [(layers, layer_lines(published, row, num_bytes))]
     files += [(f"{table}.csv", table_lines(published, table))] if table else []
     return CaseScenario(name, text, wanted, tuple(files))

@@ -52,15 +52,15 @@ def report_text(
     published: Tables,
     predictions: Sequence[PredictedRow],
     constants: Constants,
-    left_out: Sequence[PredictedRow] | None,
+    left_out: Sequence[PredictedRow] | str,
     verbose: bool = False,
 ) -> str:
     """Return everything that `harness validate` prints.
 
     Args:
-        left_out: the same rows, each predicted with constants fitted without its source; None where nothing was fitted.
+        left_out: the same rows, each predicted with constants fitted without its source; or why nothing was refitted.
     """
-    beside = Beside(left_out or ())
+    beside = Beside(() if isinstance(left_out, str) else left_out)
     lines = [*_introduction(published, predictions), "", *_table("By kind", by_kind(predictions), beside)]
     lines += ["", *_table("By kind and source", by_source(predictions), beside, brief=True)]
     bound = [prediction for prediction in predictions if prediction.input_bound]
@@ -92,9 +92,9 @@ class Beside:
         return _figure(self.left_out.get(place)), before.get("mape") or "-", before.get("left_out") or "-"
 
 
-def _left_out_text(published: Tables, left_out: Sequence[PredictedRow] | None) -> Iterator[str]:
-    if left_out is None:
-        yield "left out: not asked for. Without --no-refit every constant is refitted without what it predicts"
+def _left_out_text(published: Tables, left_out: Sequence[PredictedRow] | str) -> Iterator[str]:
+    if isinstance(left_out, str):
+        yield f"left out: {left_out}"
         return
     yield "left out: MAPE with constants fitted without the row's source. before: the same two scores, a release ago"
     others = {(p.row.table, p.row.kind, by) for p in left_out if (by := left_out_by(published, p.row)) != "source"}
@@ -104,10 +104,8 @@ def _left_out_text(published: Tables, left_out: Sequence[PredictedRow] | None) -
 
 def _introduction(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     facts = sum(not row.is_input and not row.scored for row in published.rows)
-    yield (
-        f"{published.path}: {len(predictions)} rows to predict, {len(published.inputs)} rows to calibrate on"
-        f" ({facts} more rows are facts that nothing predicts)"
-    )
+    more = f" ({facts} more rows are facts that nothing predicts)" if facts else ""
+    yield f"{published.path}: {len(predictions)} rows to predict, {len(published.inputs)} rows to calibrate on{more}"
     yield "Errors are in percent, or in percentage points at [points]. linear: MAPE of perfect linear scaling."
 
 

@@ -20,7 +20,8 @@ class Constants:
 
     Attributes:
         step_fraction: what taking part in synchronous training adds to computing: hooks, buckets, the wrapper's copies.
-        spread_fraction: standard deviation of a device's computing time; a synchronous step waits for the slowest.
+        spread_fraction: standard deviation of a tenth of a second of a device's computing; longer ones vary less, in
+            proportion. A synchronous step waits for the slowest.
         bucket_s: what one bucket's all-reduce costs the host, beyond the network's latency.
         slowdown_fraction: how much longer computing takes while an exchange runs beside it.
         shared_host_fraction: how much longer threads of one processor compute while all are busy: its clock falls.

@@ -6,7 +6,7 @@ from harness.api.strategy import Layout
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps import collectives
-from harness.costs.steps.data_parallel import buckets_of, exchange, slowest_of
+from harness.costs.steps.data_parallel import buckets_of, exchange, waiting_s
 from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
 from harness.costs.steps.result import StepCost, StreamTask
 from harness.costs.steps.table_time import Recompute
@@ -58,7 +58,7 @@ def replicated_step(
         communication, busy, recorded = communication + mean.exposed_s, busy + mean.busy_s, (*recorded, *mean.tasks)
         sent += 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes / layout.tensor
     lost = runtime.stall.at(compute) + runtime.exchanged.at(profile.shape.parameter_bytes) if layout.data > 1 else 0.0
-    idle = lost + compute * constants.spread_fraction * slowest_of(layout.data)
+    idle = lost + waiting_s(constants.spread_fraction, compute, layout.data)
     return StepCost(compute, communication, idle, sent, busy, tasks=recorded)
 
 

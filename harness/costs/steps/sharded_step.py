@@ -9,7 +9,7 @@ from harness.api.strategy import Layout
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps import collectives
-from harness.costs.steps.data_parallel import slowest_of
+from harness.costs.steps.data_parallel import waiting_s
 from harness.costs.steps.fsdp_traffic import bytes_sent, fsdp_messages, fsdp_step_messages
 from harness.costs.steps.layer_times import layer_seconds, total
 from harness.costs.steps.result import StepCost, StreamTask
@@ -53,7 +53,7 @@ def sharded_step(
     sent = bytes_sent(fsdp_step_messages(profile.shape, layout, pieces), layout.data) / layout.tensor
     tensor = total(layer_seconds(profile, cluster, layout.tensor, samples))
     communication = max(0.0, line.exposed_s - slowed)
-    idle = compute * constants.spread_fraction * slowest_of(layout.data)
+    idle = waiting_s(constants.spread_fraction, compute, layout.data)
     return StepCost(
         *(compute + slowed, communication, idle, sent + 2 * pieces * tensor.exchange_bytes, line.busy_s),
         tasks=line.tasks if tasks else (),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.addresses import Address
 from harness.costs.profiles import LinkFigures, Servers
-from harness.costs.steps import ServerTimes, adding_bytes_per_s, hidden_at_servers, server_times, shards, slowest_of
+from harness.costs.steps import ServerTimes, adding_bytes_per_s, hidden_at_servers, server_times, shards, waiting_s
 from harness.engines.virtual.messages import Interface
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class ServerWays:
         self._known: dict[tuple[str, int], Sequence[Interface]] = {}
         self.costs = costs.slowed_alike(1 + self.cluster.crowded_fraction(cell.gpus))
         # Who waits for all waits for the slowest.
-        spread = self.cluster.constants.spread_fraction
-        self.waiting_fraction = self.synchronous * spread * slowest_of(cell.workers)
+        self._meeting = cell.workers if self.synchronous else 1
         self._add_bytes_per_s = adding_bytes_per_s(self.cluster, cell.workers)
         # Where nobody says how fast servers are, each shard updates its part as a device would.
         nobody_says = self._add_bytes_per_s == float("inf")
@@ -75,8 +74,11 @@ class ServerWays:
         self._hidden, self._weights_bytes = ServerTimes(0.0, 0.0), self.costs.profile.shape.parameter_bytes
         if self.servers.overlap and cell.workers > 1 and self._weights_bytes:
             samples = min(int(cell.micro_batch_size), -(-cell.global_batch_size // cell.workers))
-            together = cell.workers if self.synchronous else 1
-            self._hidden = hidden_at_servers(self.costs.profile, self.cluster, together, samples)
+            self._hidden = hidden_at_servers(self.costs.profile, self.cluster, self._meeting, samples)
+
+    def waiting_s(self, compute_s: float) -> float:
+        """Return how long a worker waits for the slowest of those that it meets."""
+        return waiting_s(self.cluster.constants.spread_fraction, compute_s, self._meeting)
 
     @property
     def at_devices(self) -> bool:
