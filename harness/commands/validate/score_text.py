@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.commands.validate.case_systems import APART, INPUT_BOUND
 from harness.commands.validate.published import Tables
 from harness.commands.validate.refit import left_out_by
 from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, by_source, error_of, score
@@ -44,7 +45,14 @@ def _cells(prediction: PredictedRow) -> list[object]:
     numbers = (row.gpus, row.batch_per_gpu, row.microbatches, *split, row.num_bytes, row.metric, row.unit, row.value)
     results = (prediction.predicted, error_of(row, prediction.predicted))
     baseline = (prediction.linear, error_of(row, prediction.linear))
-    cells = [*known, *numbers, *results, *baseline, "yes" if prediction.input_bound else "no", prediction.reason]
+    cells = [
+        *known,
+        *numbers,
+        *results,
+        *baseline,
+        "yes" if INPUT_BOUND in prediction.apart else "no",
+        prediction.reason,
+    ]
     return ["" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells]
 
 
@@ -63,9 +71,10 @@ def report_text(
     beside = Beside(() if isinstance(left_out, str) else left_out)
     lines = [*_introduction(published, predictions), "", *_table("By kind", by_kind(predictions), beside)]
     lines += ["", *_table("By kind and source", by_source(predictions), beside, brief=True)]
-    bound = [prediction for prediction in predictions if prediction.input_bound]
-    if bound:
-        lines += ["", *_table("Of these, limited by their input", by_kind(bound))]
+    for words in APART:
+        some = [prediction for prediction in predictions if words in prediction.apart]
+        if some:
+            lines += ["", *_table(f"Of these, {words}", by_kind(some), brief=True)]
     lines += ["", *_left_out_text(published, left_out)]
     if verbose:
         lines += ["", *_table("By series", by_series(predictions))]
