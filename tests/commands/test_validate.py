@@ -20,6 +20,7 @@ from places import SHARED
 from harness.commands.cli import main
 from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import published_parts
+from harness.commands.validate.case_systems import apart_of
 from harness.commands.validate.command import score_directory
 from harness.commands.validate.dispatch import predict_all, predict_row
 from harness.commands.validate.linear import linear
@@ -368,6 +369,17 @@ def test_what_runs_no_kernel_takes_as_long_on_many_devices(directory):
     # 20 of 100 ms run no kernel; four devices exchange for 15 ms behind that.
     assert known.predicted == pytest.approx(100 - 100 * 0.02 / 0.115, rel=1e-6)
     assert "how long a step takes" in unseen.reason
+
+
+def test_rows_that_tell_less_are_scored_apart():
+    block = {"input_bound": ["net"], "uneven_samples": ["other"], "input_included": True, "assumed": ["link.graph"]}
+    assert apart_of(block, "net") == (
+        "limited by their input",
+        "timed with their input",
+        "on machines of which something is assumed",
+    )
+    assert apart_of({**block, "input_included": False, "assumed": []}, "other") == ("of samples that differ in length",)
+    assert apart_of({}, "net") == ()
 
 
 def test_facts_are_no_targets(directory):
