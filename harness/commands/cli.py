@@ -706,9 +706,10 @@ def show_history(folder: Path, html: Path | None, as_json: bool) -> None:
 @click.option("--verbose", is_flag=True, help="Also show the scores of every series.")
 @click.option("--refit/--no-refit", default=True, help="Also predict each row by constants fitted without its source.")
 def validate(directory: Path, root: Path, out: Path | None, verbose: bool, refit: bool) -> None:
-    """Predict the published measurements in DIRECTORY and compare the errors with those of linear scaling.
+    """Predict the measurements in DIRECTORY and compare the errors with those of linear scaling.
 
-    Predictions, and the scenarios that rows are written as, go to results/validate-NAME.
+    DIRECTORY holds scenarios with [[observed]], or published tables. Predictions go to results/validate-NAME, and so do
+    the scenarios that rows are written as.
     """
     from harness.commands.validate.command import score_directory
 

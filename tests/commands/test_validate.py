@@ -468,9 +468,9 @@ def test_the_published_baseline_is_reproduced(tables):
 
 
 AIMS: Mapping[tuple[str, str], float] = {
-    ("throughput", "single-node data parallel"): 4.0,
-    ("throughput", "multi-node"): 6.0,
-    ("throughput", "parameter server"): 8.0,
+    ("throughput", "single-node data parallel"): 3.5,
+    ("throughput", "multi-node"): 4.5,
+    ("throughput", "parameter server"): 3.0,
     ("throughput", "pipeline"): 8.0,
     ("throughput", "pipeline bubble"): 1.5,
     ("vtrain_single", "pipeline"): 6.0,
@@ -543,11 +543,13 @@ def test_memory_of_schedules_follows_what_they_keep(tables):
 
 
 @needs_tables
-def test_single_node_errors_stay_small_for_cases_that_no_constant_has_seen(tables):
+@pytest.mark.slow
+def test_errors_of_replicas_stay_small_for_sources_that_no_constant_has_seen(tables):
     rows = tuple(row for row in tables.rows if row.table == "throughput" and row.kind != "pipeline")
     found = leave_one_out(replace(tables, rows=rows + tuple(r for r in tables.rows if r.num_bytes)))
-    group = [p for p in found if p.row.kind == "single-node data parallel"]
-    assert score((p.row, p.predicted) for p in group).mape <= 5.0
+    aims = {"single-node data parallel": 4.5, "multi-node": 5.0, "parameter server": 8.0}
+    for kind, most in aims.items():
+        assert score((p.row, p.predicted) for p in found if p.row.kind == kind).mape <= most, kind
 
 
 @needs_tables
