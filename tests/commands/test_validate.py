@@ -26,7 +26,7 @@ from harness.commands.validate.dispatch import predict_all, predict_row
 from harness.commands.validate.linear import linear
 from harness.commands.validate.own_scenarios import predict_own
 from harness.commands.validate.published import TableRow, Tables, read_directory
-from harness.commands.validate.refit import ConstantsFit, Part, fitted_rows, group_of, leave_one_out, left_out_by
+from harness.commands.validate.refit import ConstantsFit, HeldBack, fitted_rows, group_of, leave_one_out, left_out_by
 from harness.commands.validate.replicated_stages import cut_for
 from harness.commands.validate.rows_single import estimated_s
 from harness.commands.validate.score import PredictedRow, by_kind, by_series, error_of, quantile, score
@@ -674,7 +674,7 @@ def test_what_is_all_there_is_of_a_kind_is_left_out_by_size_schedule_or_machine(
     assert by["vtrain_single", "tensor-parallel"] == "model size"
     assert by["collectives", "collectives"] == "machine and GPUs"
     bubble = next(row for row in tables.targets if row.kind == "pipeline bubble")
-    part = Part(bubble.case, bubble.strategy)
+    part = HeldBack(bubble.case, bubble.strategy)
     held = {(row.kind, row.strategy) for row in tables.targets if part.holds(row)}
     assert held >= {("pipeline bubble", bubble.strategy), ("pipeline", bubble.strategy)}
     assert {strategy for _, strategy in held} == {bubble.strategy}

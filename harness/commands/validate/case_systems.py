@@ -14,7 +14,7 @@ UNKNOWN_NODE_BYTES_PER_S = 12.5e9
 
 
 INPUT_BOUND = "limited by their input"
-APART: Mapping[str, str] = {
+SCORED_APART: Mapping[str, str] = {
     INPUT_BOUND: "input_bound",
     "of samples that differ in length": "uneven_samples",
     "timed with their input": "input_included",
@@ -27,7 +27,9 @@ def apart_of(block: TomlTable, model: str) -> tuple[str, ...]:
     """Return as which rows those of a block and model are also scored apart."""
     models = ("input_bound", "uneven_samples")
     return tuple(
-        words for words, key in APART.items() if (model in block.get(key, ()) if key in models else block.get(key))
+        words
+        for words, key in SCORED_APART.items()
+        if (model in block.get(key, ()) if key in models else block.get(key))
     )
 
 

@@ -37,12 +37,12 @@ def score_directory(
     published = read_directory(directory)
     predictions = predict_all(published, PUBLISHED)
     written = _write(predictions, published.scenarios, folder, out)
-    left_out = leave_one_out(published) if refit else NOT_ASKED
+    left_out = leave_one_out(published) if refit else NO_REFIT
     text = report_text(published, predictions, PUBLISHED, left_out, verbose)
     return f"{text}\n\npredictions: {written}\nscenarios: {folder / 'scenarios'}"
 
 
-NOT_ASKED = "not asked for; leave out --no-refit to refit every constant without what it predicts"
+NO_REFIT = "not asked for; leave out --no-refit to refit every constant without what it predicts"
 NO_TABLES = "constants are fitted on tables only, and predict these scenarios as they are"
 
 

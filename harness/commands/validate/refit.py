@@ -129,7 +129,7 @@ def fitted_rows(published: Tables, group: FitGroup) -> list[TableRow]:
     return [row for rows in by_case.values() for row in rows[:: -(-len(rows) // _MOST_ROWS)]]
 
 
-class Part(NamedTuple):
+class HeldBack(NamedTuple):
     """Rows that are left out of a fit together: those of a source, or some of them.
 
     Attributes:
@@ -178,10 +178,10 @@ def leave_one_out(published: Tables) -> list[PredictedRow]:
     lone = _lone_kinds(published)
     for group in dict.fromkeys(fitted.group for fitted in FITTED.values()):
         problem = ConstantsFit(published, group, fitted_rows(published, group))
-        parts: dict[Part, list[TableRow]] = {}
+        parts: dict[HeldBack, list[TableRow]] = {}
         for row in published.targets:
             if group_of(row) == group:
-                part = Part(row.case, _trait(row)[1] if (row.table, row.kind) in lone else None)
+                part = HeldBack(row.case, _trait(row)[1] if (row.table, row.kind) in lone else None)
                 parts.setdefault(part, []).append(row)
         if problem.rows:
             start = problem.position({name: FITTED[name].value for name in problem.names})

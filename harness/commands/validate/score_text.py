@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.commands.validate.case_systems import APART, INPUT_BOUND
+from harness.commands.validate.case_systems import INPUT_BOUND, SCORED_APART
 from harness.commands.validate.published import Tables
 from harness.commands.validate.refit import left_out_by
 from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, by_source, error_of, score
@@ -68,10 +68,10 @@ def report_text(
     Args:
         left_out: the same rows, each predicted with constants fitted without its source; or why nothing was refitted.
     """
-    beside = Beside(() if isinstance(left_out, str) else left_out)
+    beside = OtherScores(() if isinstance(left_out, str) else left_out)
     lines = [*_introduction(published, predictions), "", *_table("By kind", by_kind(predictions), beside)]
     lines += ["", *_table("By kind and source", by_source(predictions), beside, brief=True)]
-    for words in APART:
+    for words in SCORED_APART:
         some = [prediction for prediction in predictions if words in prediction.apart]
         if some:
             lines += ["", *_table(f"Of these, {words}", by_kind(some), brief=True)]
@@ -81,7 +81,7 @@ def report_text(
     return "\n".join([*lines, *_missing(published, predictions), "", *_constants(constants)])
 
 
-class Beside:
+class OtherScores:
     """What stands beside a score: without the source, and what predictions came to before.
 
     Args:
@@ -119,7 +119,7 @@ def _introduction(published: Tables, predictions: Sequence[PredictedRow]) -> Ite
 
 
 def _table(
-    title: str, groups: Mapping[Any, Sequence[PredictedRow]], beside: Beside | None = None, brief: bool = False
+    title: str, groups: Mapping[Any, Sequence[PredictedRow]], beside: OtherScores | None = None, brief: bool = False
 ) -> Iterator[str]:
     """Return a line for each group, and but for `brief` its worst row."""
     scores = [(key, score((p.row, p.predicted) for p in group), group) for key, group in groups.items()]
