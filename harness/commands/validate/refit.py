@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.commands.validate.dispatch import predict_all
@@ -153,6 +154,7 @@ def _trait(row: TableRow) -> tuple[str, object]:
     return "schedule" if row.strategy in SPLIT_STRATEGIES else "strategy", row.strategy
 
 
+@lru_cache(maxsize=4)
 def _lone_kinds(published: Tables) -> set[tuple[str, str]]:
     """Return the tables and kinds of which one source is all there is."""
     sources: dict[tuple[str, str], set[str]] = {}
