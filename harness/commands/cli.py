@@ -704,14 +704,16 @@ def show_history(folder: Path, html: Path | None, as_json: bool) -> None:
 @click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="File of predictions, instead of one in the results.")
 @click.option("--verbose", is_flag=True, help="Also show the scores of every series.")
-def validate(directory: Path, root: Path, out: Path | None, verbose: bool) -> None:
-    """Predict the published measurements in DIRECTORY and compare the errors with those of linear scaling.
+@click.option("--refit/--no-refit", default=True, help="Also predict each row by constants fitted without its source.")
+def validate(directory: Path, root: Path, out: Path | None, verbose: bool, refit: bool) -> None:
+    """Predict the measurements in DIRECTORY and compare the errors with those of linear scaling.
 
-    Predictions, and the scenarios that rows are written as, go to results/validate-NAME.
+    DIRECTORY holds scenarios with [[observed]], or published tables. Predictions go to results/validate-NAME, and so do
+    the scenarios that rows are written as.
     """
     from harness.commands.validate.command import score_directory
 
-    say(score_directory(directory, root, out, verbose))
+    say(score_directory(directory, root, out, verbose, refit))
 
 
 # -- plugins, machine, files -------------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ class GivenServers:
     count: int | None = None
     apply_bytes_per_s: float | None = None
     link: GivenLink | None = None
+    overlap: bool = True
 
 
 @dataclass(frozen=True)

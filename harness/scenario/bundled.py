@@ -84,8 +84,8 @@ def copy_scenario(name: str, source: str, model: str | None = None, dataset: str
     Raises:
         InputError: the file is there already, the name will not do for a results folder, or there is no such model.
     """
-    target = _new_file(name, ".toml")
-    text = find_scenario(source).read_text(encoding="utf-8")
+    target, origin = _new_file(name, ".toml"), find_scenario(source)
+    text = origin.read_text(encoding="utf-8")
     if model is not None:
         user_model(model, Path())  # refuses what is not there, before anything is written
         text = re.sub(r"(?m)^description\s*=.*$", f'description = "{model}, otherwise as {source}"', text, count=1)
@@ -95,7 +95,13 @@ def copy_scenario(name: str, source: str, model: str | None = None, dataset: str
             user_dataset(dataset, Path())
         text = _with_key(text, "dataset", dataset)
     target.write_text(text, encoding="utf-8")
+    for file in _FILE.findall(text):  # layers that the model is made of lie beside the scenario
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes((origin.parent / file).read_bytes())
     return target
+
+
+_FILE = re.compile(r'(?m)^model = \{ profile = "([^"]+)"')
 
 
 def _with_key(text: str, key: str, value: str) -> str:

@@ -106,6 +106,7 @@ def _servers(
         count=section.count,
         apply_bytes_per_s=section.apply_rate,
         link=read((*path, "link"), section.link, "between"),
+        overlap=section.overlap,
     )
 
 
@@ -173,7 +174,8 @@ def _servers_in_words(servers: GivenServers) -> Iterable[str]:
     text = f"cluster.servers: {shards}{_PLACES[servers.placement]}"
     text += ", one on each" if servers.placement == "co-located" and not count else ""
     rate = servers.apply_bytes_per_s
-    yield text + (f", each adds gradients at {exact_bandwidth(rate)}" if rate else "")
+    text += f", each adds gradients at {exact_bandwidth(rate)}" if rate else ""
+    yield text + (", exchanged while devices compute" if servers.overlap else ", exchanged between steps")
     if servers.link:
         yield _link_in_words("servers.link", servers.link)
 

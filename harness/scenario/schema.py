@@ -299,6 +299,12 @@ class ServersSection(SectionModel):
         default=None, description='gradients that one shard adds to its weights: "2 GB/s"; default: as a device updates'
     )
     link: LinkValue = Field(default=None, description="of a dedicated server's node; default: as inter_node")
+    overlap: bool = Field(
+        default=True,
+        strict=True,
+        description="layers' gradients leave, and layers' weights come back, while devices compute, as TensorFlow, "
+        "MXNet and BytePS do it; false: after the backward pass, and before the forward pass",
+    )
 
 
 class ClusterSection(SectionModel):

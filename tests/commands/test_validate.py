@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,13 @@ from places import SHARED
 from harness.commands.cli import main
 from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import published_parts
+from harness.commands.validate.case_systems import apart_of
+from harness.commands.validate.command import score_directory
 from harness.commands.validate.dispatch import predict_all, predict_row
 from harness.commands.validate.linear import linear
+from harness.commands.validate.own_scenarios import predict_own
 from harness.commands.validate.published import TableRow, Tables, read_directory
-from harness.commands.validate.refit import ConstantsFit, fitted_rows, leave_one_case_out
+from harness.commands.validate.refit import ConstantsFit, HeldBack, fitted_rows, group_of, leave_one_out, left_out_by
 from harness.commands.validate.replicated_stages import cut_for
 from harness.commands.validate.rows_single import estimated_s
 from harness.commands.validate.score import PredictedRow, by_kind, by_series, error_of, quantile, score
@@ -366,6 +371,17 @@ def test_what_runs_no_kernel_takes_as_long_on_many_devices(directory):
     assert "how long a step takes" in unseen.reason
 
 
+def test_rows_that_tell_less_are_scored_apart():
+    block = {"input_bound": ["net"], "uneven_samples": ["other"], "input_included": True, "assumed": ["link.graph"]}
+    assert apart_of(block, "net") == (
+        "limited by their input",
+        "timed with their input",
+        "on machines of which something is assumed",
+    )
+    assert apart_of({**block, "input_included": False, "assumed": []}, "other") == ("of samples that differ in length",)
+    assert apart_of({}, "net") == ()
+
+
 def test_facts_are_no_targets(directory):
     assert all(row.series != "facts" for row in read_directory(directory).targets)
 
@@ -384,7 +400,8 @@ def test_the_command_writes_every_target_and_prints_every_kind(directory, tmp_pa
         "single-node data parallel",
         "pipeline bubble [points]",
         "limited by their input",
-        "fitted on the other cases",
+        "By kind and source",
+        "constants fitted without the row's source",
     ):
         assert words in result.output
 
@@ -451,9 +468,9 @@ def test_the_published_baseline_is_reproduced(tables):
 
 
 AIMS: Mapping[tuple[str, str], float] = {
-    ("throughput", "single-node data parallel"): 4.0,
-    ("throughput", "multi-node"): 6.0,
-    ("throughput", "parameter server"): 8.0,
+    ("throughput", "single-node data parallel"): 3.5,
+    ("throughput", "multi-node"): 4.5,
+    ("throughput", "parameter server"): 3.0,
     ("throughput", "pipeline"): 8.0,
     ("throughput", "pipeline bubble"): 1.5,
     ("vtrain_single", "pipeline"): 6.0,
@@ -526,11 +543,13 @@ def test_memory_of_schedules_follows_what_they_keep(tables):
 
 
 @needs_tables
-def test_single_node_errors_stay_small_for_cases_that_no_constant_has_seen(tables):
+@pytest.mark.slow
+def test_errors_of_replicas_stay_small_for_sources_that_no_constant_has_seen(tables):
     rows = tuple(row for row in tables.rows if row.table == "throughput" and row.kind != "pipeline")
-    found = leave_one_case_out(replace(tables, rows=rows + tuple(r for r in tables.rows if r.num_bytes)))
-    group = [p for p in found if p.row.kind == "single-node data parallel"]
-    assert score((p.row, p.predicted) for p in group).mape <= 5.0
+    found = leave_one_out(replace(tables, rows=rows + tuple(r for r in tables.rows if r.num_bytes)))
+    aims = {"single-node data parallel": 4.5, "multi-node": 5.0, "parameter server": 8.0}
+    for kind, most in aims.items():
+        assert score((p.row, p.predicted) for p in found if p.row.kind == kind).mape <= most, kind
 
 
 @needs_tables
@@ -541,7 +560,7 @@ def test_a_constant_that_only_one_case_knows_is_its_prior_without_it(tables):
     errors = problem.errors(start)
     position = problem.step(start, errors, problem.slopes(start, errors))
     refitted = problem.constants(position)
-    for name in ("apply_bytes_per_s", "host_spread_fraction"):
+    for name in ("server_passes", "shared_host_fraction"):
         assert getattr(refitted, name) == pytest.approx(FITTED[name].prior, rel=1e-3)
 
 
@@ -585,3 +604,77 @@ def test_every_block_with_rows_makes_a_cluster(tables):
     for row in tables.rows:
         if row.table == "throughput":
             assert row_cluster(tables, row, PUBLISHED).gpus_per_node >= 1
+
+
+# -- scenarios of one's own --------------------------------------------------------------------------------------------
+
+OWN = """
+engine = "virtual"
+workload.model = { parameters = "25 M", layers = 50 }
+goal.max_steps = 3
+[sweep]
+strategy = "sync-ddp"
+gpus = [1, 2, 4]
+batch_size = [32]
+[cluster]
+device = { samples_per_second = 200, batch_size = 32 }
+gpus_per_node = 4
+intra_node = "10 GB/s"
+[[observed]]
+gpus = 1
+throughput = "300 images/s"
+use = "calibrate"
+[[observed]]
+gpus = 2
+throughput = "560 images/s"
+source = "ours"
+[[observed]]
+gpus = 4
+throughput = "1100 images/s"
+source = "ours"
+"""
+
+
+def test_a_folder_of_scenarios_is_scored_as_tables_are(tmp_path):
+    folder = tmp_path / "measured"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "one.toml").write_text(OWN)
+    (folder / "other.toml").write_text("[tool]\nname = 'no scenario'\n")
+    text = score_directory(folder, tmp_path / "results")
+    assert "2 rows to predict, 1 rows to calibrate on" in text
+    assert re.search(r"scenarios: single-node data parallel +2 +-", text)
+    assert re.search(r"scenarios: single-node data parallel ours +2 +-", text)
+    with (tmp_path / "results" / "validate-measured" / "predictions.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    # What is calibrated on 300 samples/s is predicted from there, not from the 200 that the device is said to compute.
+    assert [float(line["baseline"]) for line in lines] == [600, 1200]
+    assert all(500 < float(line["predicted"]) / int(line["gpus"]) * 2 < 600 for line in lines)
+    assert sorted(path.name for path in folder.rglob("*")) == ["below", "one.toml", "other.toml"]
+
+
+@needs_tables
+def test_a_row_written_as_a_scenario_is_predicted_as_the_row_was(tables, tmp_path):
+    rows = [row for row in tables.targets if (row.case, row.series, row.model) == ("P2", "gce-k80-synthetic", "vgg16")]
+    before = [predict_row(tables, row, PUBLISHED) for row in rows]
+    for name in ("P2-39", "P2-40", "P2-41"):
+        shutil.copy(tables.scenarios / f"{name}.toml", tmp_path)
+    shutil.copy(tables.scenarios / "vgg16-553430176.csv", tmp_path)
+    _, again = predict_own(tmp_path)
+    assert [p.row.case for p in again] == ["P2"] * 3
+    for one, other in zip(before, again, strict=True):
+        assert error_of(one.row, one.predicted) == pytest.approx(
+            -100 + 1e4 / (100 + error_of(other.row, other.predicted))
+        )
+
+
+def test_what_is_all_there_is_of_a_kind_is_left_out_by_size_schedule_or_machine(tables):
+    by = {(row.table, row.kind): left_out_by(tables, row) for row in tables.targets if group_of(row)}
+    assert by["throughput", "parameter server"] == by["throughput", "pipeline"] == "source"
+    assert by["throughput", "pipeline bubble"] == "schedule"
+    assert by["vtrain_single", "tensor-parallel"] == "model size"
+    assert by["collectives", "collectives"] == "machine and GPUs"
+    bubble = next(row for row in tables.targets if row.kind == "pipeline bubble")
+    part = HeldBack(bubble.case, bubble.strategy)
+    held = {(row.kind, row.strategy) for row in tables.targets if part.holds(row)}
+    assert held >= {("pipeline bubble", bubble.strategy), ("pipeline", bubble.strategy)}
+    assert {strategy for _, strategy in held} == {bubble.strategy}

@@ -16,6 +16,7 @@ from harness.api.strategy import Layout
 from harness.core.cell import Named
 from harness.costs.memory.device import CPU, Work, device_memory
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
+from harness.costs.profiles.constants import PLAIN
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, Linear, ModelShape
 from harness.costs.steps.collectives import (
@@ -25,6 +26,7 @@ from harness.costs.steps.collectives import (
     ring_s,
     tree_s,
 )
+from harness.costs.steps.data_parallel import waiting_s
 from harness.costs.steps.server import server_times
 from harness.costs.steps.step import StepCost, step_cost
 
@@ -501,3 +503,35 @@ def test_what_a_trace_shows_never_overlaps_itself_and_is_in_order(profile, clust
 @given(**EVERY_STEP)
 def test_the_same_step_costs_the_same_to_the_last_bit(profile, cluster, layout):
     assert repr(cost_of(profile, cluster, layout)) == repr(cost_of(profile, cluster, layout))
+
+
+# -- waiting for the slowest, and devices that share something ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 16])
+def test_waiting_is_that_for_the_slowest_of_ranks_whose_kernels_vary_independently(steps):
+    """Every tenth of a second varies by 2 %; eight ranks of so many tenths wait for the slowest sum."""
+    draws = np.random.default_rng(0).normal(0.1, 0.002, size=(20_000, 8, steps)).sum(axis=2)
+    expected = draws.max(axis=1).mean() - 0.1 * steps
+    assert waiting_s(0.02, 0.1 * steps, 8) == pytest.approx(expected, rel=0.02)
+
+
+def test_waiting_of_short_steps_is_in_proportion_and_alone_nobody_waits():
+    assert waiting_s(0.02, 0.01, 8) == pytest.approx(waiting_s(0.02, 0.1, 8) / 10)
+    assert waiting_s(0.02, 0.1, 1) == 0.0
+
+
+def test_devices_that_share_a_board_or_a_processor_compute_longer_together():
+    profile = profile_of((1.0,), (1.0,), (1000,))
+    some = replace(PLAIN, shared_board_fraction=0.05, shared_host_fraction=0.2)
+    for changes, longer in (({}, 1.0), ({"dies_per_board": 2}, 1.05), ({"shared_host": True}, 1.2)):
+        cluster = one_node(FAST, constants=some, **changes)
+        alone, four = (step_cost(profile, cluster, Layout(data=n), n, 1).compute_s for n in (1, 4))
+        assert four == pytest.approx(alone * longer)
+
+
+def test_threads_that_send_do_not_compute_meanwhile():
+    profile = profile_of((0.1, 0.1), (1.0, 1.0), (25_000_000, 25_000_000))
+    layout = Layout(data=4, bucket_bytes=2**20, overlap=True)
+    hidden, shown = (step_cost(profile, one_node(FAST, shared_host=shared), layout, 4, 1) for shared in (False, True))
+    assert shown.communication_s == pytest.approx(2 * hidden.communication_s, rel=0.01)

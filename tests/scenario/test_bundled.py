@@ -16,7 +16,8 @@ from stated_times import assert_as_stated, stated_seconds
 
 from harness.commands.plan_text import describe
 from harness.core.machine import Machine
-from harness.scenario.bundled import bundled_scenarios, find_scenario
+from harness.costs.price import price
+from harness.scenario.bundled import bundled_scenarios, copy_scenario, find_scenario
 from harness.scenario.plan import make_plan
 from harness.scenario.read import load_scenario
 
@@ -30,6 +31,19 @@ def test_bundled_scenario_plans_and_says_what_it_shows_and_how_long_it_takes(nam
     assert not [cell.cell_id for cell in plan.cells if cell.not_possible]
     assert stated_seconds(plan.description) > 0
     assert len(plan.description) > 40
+
+
+def test_a_copied_scenario_has_the_layers_of_its_model_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copied = load_scenario(copy_scenario("mine", "published/alexnet-k40"), host())
+    cells = [
+        make_plan(one, host(), Machine(cores=2)).cells
+        for one in (copied, load_scenario(find_scenario("published/alexnet-k40"), host()))
+    ]
+    assert [price(cell, host()).step_time_s for cell in cells[0]] == [
+        price(cell, host()).step_time_s for cell in cells[1]
+    ]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["alexnet-bvlc-ungrouped.csv", "layers", "mine.toml"]
 
 
 SHORT = ["speed", "ticket", "four-gpus", "pretrain", "published/vgg16-k80-servers"]

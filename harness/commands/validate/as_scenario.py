@@ -13,7 +13,10 @@ from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Key
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.published import TableRow, Tables
 
-STRATEGIES = {"single": "single", "sync-ddp": "sync-ddp", "replicated-nccl": "sync-ddp"}
+STRATEGIES = {
+    **{"single": "single", "sync-ddp": "sync-ddp", "replicated-nccl": "sync-ddp", "async-ps": "async-ps"},
+    **dict.fromkeys(("sync-ps-cpu", "sync-ps-gpu", "sync-ps-distributed"), "sync-ps"),
+}
 """What scenarios call the strategies of the tables."""
 
 DEFAULT_BATCH = 64
@@ -71,8 +74,10 @@ def scenario_of(
         sections["strategy.sync-ddp"] = {"overlap": False}
     elif "bucket_bytes" in block:
         sections["strategy.sync-ddp"] = {"bucket_mib": block["bucket_bytes"] / 2**20}
-    text = f'engine = "virtual"\nname = "{name}"\n{toml_lines(sections)}\n{known.observed(known_s, "calibrate")}'
-    text += "" if wanted_s is None else wanted.observed(wanted_s, "compare")
+    text = (
+        f'engine = "virtual"\nname = "{name}"\n{toml_lines(sections)}\n{known.observed(known_s, "calibrate", row.case)}'
+    )
+    text += "" if wanted_s is None else wanted.observed(wanted_s, "compare", row.case)
     files = [(layers, layer_lines(published, row, num_bytes))]
     files += [(f"{table}.csv", table_lines(published, table))] if table else []
     return CaseScenario(name, text, wanted, tuple(files))

@@ -38,9 +38,9 @@ class CasePoint(NamedTuple):
     batch_size: int
     micro_batch_size: int
 
-    def observed(self, step_s: float, use: str) -> str:
+    def observed(self, step_s: float, use: str, source: str) -> str:
         """Return the point as a measurement of a scenario."""
-        keys = {**self._asdict(), "step_time": f"{step_s!r} s", "use": use}
+        keys = {**self._asdict(), "step_time": f"{step_s!r} s", "use": use, "source": source}
         return "\n".join(["", "[[observed]]", *(f"{key} = {show(value)}" for key, value in keys.items()), ""])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.commands.validate.published import TableRow, Tables, TomlTable
 
@@ -11,6 +11,26 @@ UNKNOWN_LINK_BYTES_PER_S = 12e9
 
 UNKNOWN_NODE_BYTES_PER_S = 12.5e9
 """Between machines whose network nobody states: one adapter of 100 Gbit/s; chosen, usual beside A100 and V100."""
+
+
+INPUT_BOUND = "limited by their input"
+SCORED_APART: Mapping[str, str] = {
+    INPUT_BOUND: "input_bound",
+    "of samples that differ in length": "uneven_samples",
+    "timed with their input": "input_included",
+    "on machines of which something is assumed": "assumed",
+}
+"""Rows that are also scored apart, by the key of a system block that says so: of models, or of all where it is true."""
+
+
+def apart_of(block: TomlTable, model: str) -> tuple[str, ...]:
+    """Return as which rows those of a block and model are also scored apart."""
+    models = ("input_bound", "uneven_samples")
+    return tuple(
+        words
+        for words, key in SCORED_APART.items()
+        if (model in block.get(key, ()) if key in models else block.get(key))
+    )
 
 
 class Unpredictable(Exception):

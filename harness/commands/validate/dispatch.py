@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from harness.commands.validate.case_systems import Unpredictable, block_of
+from harness.commands.validate.case_systems import Unpredictable, apart_of, block_of
 from harness.commands.validate.linear import linear
 from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.commands.validate.rows_exchange import predict_all_reduce, predict_exchange
@@ -30,8 +30,7 @@ def predict_row(published: Tables, row: TableRow, constants: Constants) -> Predi
     baseline = linear(row, published.inputs)
     try:
         block = block_of(published, row)
-        bound = row.model in block.get("input_bound", ())
-        return PredictedRow(row, _predictor(row)(published, row, constants), baseline, input_bound=bound)
+        return PredictedRow(row, _predictor(row)(published, row, constants), baseline, apart=apart_of(block, row.model))
     except Unpredictable as missing:
         return PredictedRow(row, None, baseline, str(missing))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

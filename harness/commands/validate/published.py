@@ -234,7 +234,9 @@ def read_directory(path: Path) -> Tables:
 def _cases(path: Path) -> Json:
     file = path / "cases.toml"
     if not file.is_file():
-        raise InputError([f"{file}: missing; validate takes a directory that describes its measurements in cases.toml"])
+        raise InputError(
+            [f"{file}: missing; validate takes scenarios with [[observed]], or tables that cases.toml describes"]
+        )
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,12 +1,13 @@
-"""Constants refitted without a case: what they are worth for a case that they have never seen."""
+"""Constants refitted without a source: what they are worth for measurements that they have never seen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.commands.validate.dispatch import predict_all
-from harness.commands.validate.published import TableRow, Tables
+from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.commands.validate.score import PredictedRow, error_of
 from harness.costs.profiles import FITTED, PUBLISHED, Constants, FitGroup
 
@@ -129,26 +130,67 @@ def fitted_rows(published: Tables, group: FitGroup) -> list[TableRow]:
     return [row for rows in by_case.values() for row in rows[:: -(-len(rows) // _MOST_ROWS)]]
 
 
-def leave_one_case_out(published: Tables) -> list[PredictedRow]:
-    """Return every row of a fitted group, predicted with constants that were refitted without its case.
+class HeldBack(NamedTuple):
+    """Rows that are left out of a fit together: those of a source, or some of them.
 
-    A refit is one step of Gauss and Newton from the fit on all cases, where derivatives are taken once for all cases.
-    It may go anywhere, so that a constant of which only the left-out case knew goes back to its prior.
-    Where a group has a single case nothing is left to fit on, and the constants are the priors.
+    Attributes:
+        value: what the rows have in common; None where they are all of the source.
+    """
+
+    case: str
+    value: object = None
+
+    def holds(self, row: TableRow) -> bool:
+        """Say whether a row is one of them, of whatever kind."""
+        return row.case == self.case and self.value in (None, _trait(row)[1])
+
+
+def _trait(row: TableRow) -> tuple[str, object]:
+    """Return by what rows of one source are told apart, in words, and what the row has."""
+    if row.num_bytes:
+        return "machine and GPUs", row.series
+    if row.degrees:
+        return "model size", (row.degrees.hidden, row.degrees.layers)
+    return "schedule" if row.strategy in SPLIT_STRATEGIES else "strategy", row.strategy
+
+
+@lru_cache(maxsize=4)
+def _lone_kinds(published: Tables) -> set[tuple[str, str]]:
+    """Return the tables and kinds of which one source is all there is."""
+    sources: dict[tuple[str, str], set[str]] = {}
+    for row in published.targets:
+        sources.setdefault((row.table, row.kind), set()).add(row.case)
+    return {kind for kind, found in sources.items() if len(found) == 1}
+
+
+def left_out_by(published: Tables, row: TableRow) -> str:
+    """Return in words what is left out of the fit whose constants predict a row."""
+    return _trait(row)[0] if (row.table, row.kind) in _lone_kinds(published) else "source"
+
+
+def leave_one_out(published: Tables) -> list[PredictedRow]:
+    """Return every row of a fitted group, predicted with constants that were refitted without its source.
+
+    Where one source is all there is of a kind, rows of the same model size, schedule, or machine and number of GPUs are
+    left out instead. A refit is one step of Gauss and Newton from the fit on all rows, where derivatives are taken
+    once. It may go anywhere, so that a constant of which only the left-out rows knew goes back to its prior.
+    Where nothing is left to fit on, the constants are the priors.
     """
     found: list[PredictedRow] = []
+    lone = _lone_kinds(published)
     for group in dict.fromkeys(fitted.group for fitted in FITTED.values()):
         problem = ConstantsFit(published, group, fitted_rows(published, group))
-        cases = list(dict.fromkeys(row.case for row in problem.rows))
-        if len(cases) > 1:
+        parts: dict[HeldBack, list[TableRow]] = {}
+        for row in published.targets:
+            if group_of(row) == group:
+                part = HeldBack(row.case, _trait(row)[1] if (row.table, row.kind) in lone else None)
+                parts.setdefault(part, []).append(row)
+        if problem.rows:
             start = problem.position({name: FITTED[name].value for name in problem.names})
             errors = problem.errors(start)
             slopes = problem.slopes(start, errors)
-        for case in cases:
-            position = problem.prior
-            kept = [number for number, row in enumerate(problem.rows) if row.case != case]
-            if kept:
-                position = problem.step(start, errors[kept], slopes[kept])
-            targets = [row for row in published.targets if row.case == case and group_of(row) == group]
+        for part, targets in parts.items():
+            kept = [number for number, row in enumerate(problem.rows) if not part.holds(row)]
+            position = problem.step(start, errors[kept], slopes[kept]) if kept else problem.prior
             found += predict_all(published, problem.constants(position), targets)
     return found

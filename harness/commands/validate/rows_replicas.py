@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 
-from harness.commands.validate.as_scenario import DEFAULT_BATCH, STRATEGIES, case_point, scenario_of
-from harness.commands.validate.case_cluster import row_cluster
-from harness.commands.validate.case_layers import published_parts
-from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes, profile_of_parts
+from harness.commands.validate.as_scenario import STRATEGIES, case_point, scenario_of
+from harness.commands.validate.case_models import BACKWARD_SHARE
 from harness.commands.validate.case_scenario import predicted_s
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import calibration_row, reference_of
 from harness.commands.validate.published import TableRow, Tables
-from harness.commands.validate.row_times import computing_behind, seconds_of, value_of
+from harness.commands.validate.row_times import seconds_of, value_of
 from harness.costs.profiles import Constants
-from harness.costs.steps import server_cost, server_times
 
 REDUCED = ("sync-ddp", "replicated-nccl")
 SERVED = ("sync-ps-cpu", "sync-ps-gpu", "sync-ps-distributed")
@@ -38,31 +34,16 @@ def predict_replicas(published: Tables, row: TableRow, constants: Constants) -> 
 
 def _calibrated(published: Tables, reference: TableRow, constants: Constants) -> Callable[[TableRow], float]:
     """Return what predicts the seconds of a row's step from a row that is an input."""
-    if reference.strategy in SERVED and (reference.gpus or 1) > 1:
-        single_s = _single_s(published, reference, constants)
-        return lambda row: served_step_s(published, row, single_s * _batch(row) / _batch(reference), constants)
     # A server of one worker leaves what one device computes.
-    alone = reference if reference.strategy in STRATEGIES else replace(reference, strategy="single")
-    known, known_s = case_point(alone), seconds_of(published, reference)
+    served_alone = reference.gpus == 1 and reference.strategy in (*SERVED, "async-ps")
+    known = case_point(replace(reference, strategy="single") if served_alone else reference)
+    known_s = seconds_of(published, reference)
 
     def step_s(row: TableRow) -> float:
-        if row.strategy not in STRATEGIES:
-            return served_step_s(published, row, known_s * _batch(row) / _batch(reference), constants)
         measured_s = seconds_of(published, row) if row.metric in RATED else None
         return predicted_s(scenario_of(published, row, known, known_s, measured_s), published.scenarios, constants)
 
     return step_s
-
-
-def _batch(row: TableRow) -> float:
-    return (row.batch_per_gpu or DEFAULT_BATCH) * (row.microbatches or 1)
-
-
-@lru_cache(maxsize=256)
-def _single_s(published: Tables, reference: TableRow, constants: Constants) -> float:
-    """Return the seconds of one device's computing behind a row of several devices and servers."""
-    measured_s = seconds_of(published, reference)
-    return computing_behind(measured_s, lambda single_s: served_step_s(published, reference, single_s, constants))
 
 
 def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float:
@@ -102,22 +83,3 @@ def predict_utilisation(published: Tables, row: TableRow, constants: Constants) 
         raise Unpredictable("no calibration row says how long a step takes")
     step_s = _calibrated(published, rate, constants)
     return 100.0 - (100.0 - reference.value) * step_s(reference) / step_s(row)
-
-
-def served_step_s(published: Tables, row: TableRow, single_s: float, constants: Constants) -> float:
-    """Return the seconds of a step of a row with servers, on devices that compute `single_s`.
-
-    Raises:
-        Unpredictable: there is no law for the strategy.
-    """
-    block, cluster = block_of(published, row), row_cluster(published, row, constants)
-    gpus, pieces, batch = row.gpus or 1, row.microbatches or 1, round(row.batch_per_gpu or DEFAULT_BATCH)
-    num_bytes, width = parameter_bytes(published, row, block), element_bytes(row.precision)
-    profile = profile_of_parts(published_parts(published, row.model).parts, num_bytes, width, single_s / pieces, batch)
-    if row.strategy in SERVED:
-        return server_cost(profile, cluster, gpus, batch, pieces).total_s
-    if row.strategy == "async-ps":
-        times = server_times(cluster, 1, profile.shape.parameter_bytes)
-        # Bounds of a closed queue with constant times, which are exact: oracles of the published tables, section 5.
-        return max(single_s + times.total_s, gpus * max(times.push_s, times.pull_s))
-    raise Unpredictable(f"strategy {row.strategy!r} has no cost law")

@@ -19,14 +19,14 @@ class PredictedRow:
         predicted: in the row's unit; None where nothing could be said.
         linear: perfect linear scaling; None where nothing is there to scale.
         reason: why nothing could be said; empty otherwise.
-        input_bound: making the input limits the step, not computing or links.
+        apart: as which rows this one is also scored apart: it tells less of computing and links than others do.
     """
 
     row: TableRow
     predicted: float | None
     linear: float | None = None
     reason: str = ""
-    input_bound: bool = False
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ def quantile(rising: Sequence[float], share: float) -> float:
 def by_kind(predictions: Sequence[PredictedRow]) -> dict[tuple[str, str], list[PredictedRow]]:
     """Return the predictions of each (table, kind), in the order of the tables."""
     return _grouped(predictions, lambda p: (p.row.table, p.row.kind))
+
+
+def by_source(predictions: Sequence[PredictedRow]) -> dict[tuple[str, str, str], list[PredictedRow]]:
+    """Return the predictions of each (table, kind, case), in the order of the tables."""
+    return _grouped(predictions, lambda p: (p.row.table, p.row.kind, p.row.case))
 
 
 def by_series(predictions: Sequence[PredictedRow]) -> dict[tuple[str, ...], list[PredictedRow]]:

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.commands.validate.case_systems import INPUT_BOUND, SCORED_APART
 from harness.commands.validate.published import Tables
-from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, error_of, score
+from harness.commands.validate.refit import left_out_by
+from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, by_source, error_of, score
 from harness.core.words import aligned
+from harness.costs import profiles
 from harness.costs.profiles import FITTED, Constants
 
 _COLUMNS = (
@@ -20,6 +23,11 @@ _COLUMNS = (
 )
 
 _HEAD = ("rows", "missing", "MAPE", "median", "p95", "bias", "worst", "linear")
+_BRIEF = ("rows", "missing", "MAPE", "linear")
+_BESIDE = ("left out", "before", "left out")
+
+BEFORE = Path(profiles.__file__).with_name("before.csv")
+"""Scores of the published tables a release ago, by kind and by source: beside them one sees what a change is worth."""
 
 
 def write_csv(predictions: Sequence[PredictedRow], path: Path) -> None:
@@ -37,7 +45,14 @@ def _cells(prediction: PredictedRow) -> list[object]:
     numbers = (row.gpus, row.batch_per_gpu, row.microbatches, *split, row.num_bytes, row.metric, row.unit, row.value)
     results = (prediction.predicted, error_of(row, prediction.predicted))
     baseline = (prediction.linear, error_of(row, prediction.linear))
-    cells = [*known, *numbers, *results, *baseline, "yes" if prediction.input_bound else "no", prediction.reason]
+    cells = [
+        *known,
+        *numbers,
+        *results,
+        *baseline,
+        "yes" if INPUT_BOUND in prediction.apart else "no",
+        prediction.reason,
+    ]
     return ["" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells]
 
 
@@ -45,52 +60,87 @@ def report_text(
     published: Tables,
     predictions: Sequence[PredictedRow],
     constants: Constants,
-    left_out: Sequence[PredictedRow] | None,
+    left_out: Sequence[PredictedRow] | str,
     verbose: bool = False,
 ) -> str:
     """Return everything that `harness validate` prints.
 
     Args:
-        left_out: the same rows, each predicted with constants fitted without its case; None where nothing was fitted.
+        left_out: the same rows, each predicted with constants fitted without its source; or why nothing was refitted.
     """
-    lines = [*_introduction(published, predictions), "", *_table("All rows", by_kind(predictions))]
-    bound = [prediction for prediction in predictions if prediction.input_bound]
-    if bound:
-        lines += ["", *_table("Of these, limited by their input", by_kind(bound))]
-    if left_out is not None:
-        lines += [
-            "",
-            *_table("Constants fitted on the other cases", by_kind(left_out)),
-        ]
+    beside = OtherScores(() if isinstance(left_out, str) else left_out)
+    lines = [*_introduction(published, predictions), "", *_table("By kind", by_kind(predictions), beside)]
+    lines += ["", *_table("By kind and source", by_source(predictions), beside, brief=True)]
+    for words in SCORED_APART:
+        some = [prediction for prediction in predictions if words in prediction.apart]
+        if some:
+            lines += ["", *_table(f"Of these, {words}", by_kind(some), brief=True)]
+    lines += ["", *_left_out_text(published, left_out)]
     if verbose:
         lines += ["", *_table("By series", by_series(predictions))]
     return "\n".join([*lines, *_missing(published, predictions), "", *_constants(constants)])
 
 
+class OtherScores:
+    """What stands beside a score: without the source, and what predictions came to before.
+
+    Args:
+        left_out: rows predicted with constants fitted without them.
+    """
+
+    def __init__(self, left_out: Sequence[PredictedRow]) -> None:
+        groups = {**by_source(left_out), **{(*kind, ""): group for kind, group in by_kind(left_out).items()}}
+        self.left_out = {key: score((p.row, p.predicted) for p in group).mape for key, group in groups.items()}
+        with BEFORE.open(newline="", encoding="utf-8") as stream:
+            self.before = {(r["table"], r["kind"], r["source"], r["rows"]): r for r in csv.DictReader(stream)}
+
+    def figures(self, key: Sequence[str], rows: int) -> tuple[str, str, str]:
+        """Return the score without the source, and both as they were before; of other tables there is no before."""
+        place = (key[0], key[1], key[2] if len(key) > 2 else "")
+        before = self.before.get((*place, str(rows)), {})
+        return _figure(self.left_out.get(place)), before.get("mape") or "-", before.get("left_out") or "-"
+
+
+def _left_out_text(published: Tables, left_out: Sequence[PredictedRow] | str) -> Iterator[str]:
+    if isinstance(left_out, str):
+        yield f"left out: {left_out}"
+        return
+    yield "left out: MAPE with constants fitted without the row's source. before: the same two scores, a release ago"
+    others = {(p.row.table, p.row.kind, by) for p in left_out if (by := left_out_by(published, p.row)) != "source"}
+    for table, kind, by in sorted(others):
+        yield f"    {table}: {kind}: one source is all there is, so what is left out are rows of the same {by}"
+
+
 def _introduction(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     facts = sum(not row.is_input and not row.scored for row in published.rows)
-    yield (
-        f"{published.path}: {len(predictions)} rows to predict, {len(published.inputs)} rows to calibrate on"
-        f" ({facts} more rows are facts that nothing predicts)"
-    )
+    more = f" ({facts} more rows are facts that nothing predicts)" if facts else ""
+    yield f"{published.path}: {len(predictions)} rows to predict, {len(published.inputs)} rows to calibrate on{more}"
     yield "Errors are in percent, or in percentage points at [points]. linear: MAPE of perfect linear scaling."
 
 
-def _table(title: str, groups: Mapping[Any, Sequence[PredictedRow]]) -> Iterator[str]:
+def _table(
+    title: str, groups: Mapping[Any, Sequence[PredictedRow]], beside: OtherScores | None = None, brief: bool = False
+) -> Iterator[str]:
+    """Return a line for each group, and but for `brief` its worst row."""
     scores = [(key, score((p.row, p.predicted) for p in group), group) for key, group in groups.items()]
-    rows = [(title, *_HEAD), *(_row(key, found, group) for key, found, group in scores)]
-    head, *lines = aligned(rows, right=range(1, len(_HEAD) + 1))
+    names = (*(_BRIEF if brief else _HEAD), *(_BESIDE if beside else ()))
+    rows = [(title, *names)]
+    for key, found, group in scores:
+        more = beside.figures(key, found.rows) if beside else ()
+        rows.append((*_row(key, found, group, brief), *more))
+    head, *lines = aligned(rows, right=range(1, len(names) + 1))
     yield head
     for line, (_, found, _) in zip(lines, scores, strict=True):
         yield line
-        if found.worst_name:
+        if found.worst_name and not brief:
             yield f"    worst: {found.worst_name}"
 
 
-def _row(key: Sequence[str], found: Score, group: Sequence[PredictedRow]) -> tuple[str, ...]:
+def _row(key: Sequence[str], found: Score, group: Sequence[PredictedRow], brief: bool = False) -> tuple[str, ...]:
     name = f"{key[0]}: {' '.join(part for part in key[1:] if part)}" + (" [points]" if found.points else "")
     linear = score((prediction.row, prediction.linear) for prediction in group)
-    return name, str(found.rows), str(found.missing or "-"), *_figures(found), _figure(linear.mape)
+    figures = [_figure(found.mape)] if brief else _figures(found)
+    return name, str(found.rows), str(found.missing or "-"), *figures, _figure(linear.mape)
 
 
 def _figures(found: Score) -> Iterable[str]:

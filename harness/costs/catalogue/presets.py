@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.core.records import Json
@@ -21,6 +21,8 @@ class Preset:
         host_link: name of the link between a device and its host.
         host_shared_by: devices that share one slot of it.
         intra_shared_by: devices that share one slot of the link between devices.
+        graph: pairs of devices of a node and the number of links between them, where they reach each other unlike.
+        graph_link: nominal rate of one of these, as a scenario writes it.
         source: who says so.
     """
 
@@ -36,11 +38,16 @@ class Preset:
     host_shared_by: int = 1
     intra_shared_by: int = 1
     doubt: str = ""
+    graph: Sequence[tuple[int, int, int]] = ()
+    graph_link: str = ""
 
     @property
     def parts(self) -> Json:
         """The keys of [cluster] that say the same."""
         inside: Json = {"name": self.intra_node}
+        if self.graph:
+            pairs = [list(pair) for pair in self.graph]
+            inside = {"nominal": self.graph_link, "medium": "nvlink", "graph": pairs}
         if self.by_group:
             inside["bus_bandwidth"] = {
                 str(ranks): {"bandwidth": f"{rate!r} B/s", "latency": f"{latency_s!r} s"}
@@ -69,11 +76,16 @@ class Preset:
 # error 0.0 to 1.8 %). A whole all-reduce of n devices takes 2 (n - 1) messages, which share the fitted constant.
 _CUBE_MESH_V100 = {2: (24e-6 / 2, 22.6e9), 4: (45e-6 / 6, 85.8e9), 8: (76e-6 / 14, 136e9)}
 _NVSWITCH_A100 = {2: (46e-6 / 2, 193e9), 4: (54e-6 / 6, 218e9), 8: (79e-6 / 14, 227e9)}
+_CUBE_MESH = (
+    *((0, 1, 1), (0, 2, 1), (0, 3, 1), (1, 2, 1), (1, 3, 1), (2, 3, 1)),
+    *((4, 5, 1), (4, 6, 1), (4, 7, 1), (5, 6, 1), (5, 7, 1), (6, 7, 1)),
+    *((0, 4, 1), (1, 5, 1), (2, 6, 1), (3, 7, 1)),
+)
 _MEASURED = "; all-reduces inside a node as measured by Bang et al. 2023 (vTrain)"
 
 PRESETS = (
-    Preset("dgx1-p100", "P100-SXM2-16GB", 8, "nvlink1", "infiniband-edr", "NVIDIA DGX-1 data sheet", 4,
-           host_shared_by=2),
+    Preset("dgx1-p100", "P100-SXM2-16GB", 8, "nvlink1", "infiniband-edr", "NVIDIA DGX-1 data sheet; hybrid cube mesh: "
+           "NVIDIA DGX-1 system architecture", 4, host_shared_by=2, graph=_CUBE_MESH, graph_link="20 GB/s"),
     Preset("dgx1-v100", "V100-SXM2-32GB", 8, "nvlink2", "infiniband-edr", "NVIDIA DGX-1 data sheet" + _MEASURED, 4,
            by_group=_CUBE_MESH_V100, host_shared_by=2),
     Preset("dgx2", "V100-SXM2-32GB", 16, "nvswitch1", "infiniband-edr", "NVIDIA DGX-2 data sheet", 8, host_shared_by=2),

@@ -112,7 +112,7 @@ def _servers(given: GivenServers | None, nodes: int) -> Servers | None:
     if given is None:
         return None
     count = given.count or (nodes if given.placement == "co-located" else 1)
-    return Servers(given.placement, count, given.apply_bytes_per_s or float("inf"), _link(given.link))
+    return Servers(given.placement, count, given.apply_bytes_per_s or float("inf"), _link(given.link), given.overlap)
 
 
 def _device_name(device: DeviceFigures | StepFigures | None) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,16 @@ def profile_of_file(path: Path, batch_size: int) -> Profile:
     Raises:
         InputError: it cannot be read, or is no such table.
     """
-    rows = _rows(path)
+    try:
+        content = read_outside(path)
+    except OSError as error:
+        raise InputError([f"cannot be read: {error.strerror}"], str(path)) from None
+    return _profile_of(content, path, batch_size)
+
+
+@lru_cache(maxsize=64)
+def _profile_of(content: bytes, path: Path, batch_size: int) -> Profile:
+    rows = _rows(content, path)
     outputs = _crossing(rows)
     layers, times = [], []
     for number, row in enumerate(rows):
@@ -187,12 +197,11 @@ def profile_of_file(path: Path, batch_size: int) -> Profile:
     )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(content: bytes, path: Path) -> list[dict[str, str]]:
     try:
-        rows = csv_rows(read_outside(path))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError([f"cannot be read: {reason}"], str(path)) from None
+        rows = csv_rows(content)
+    except ValueError as error:
+        raise InputError([f"cannot be read: {error}"], str(path)) from None
     if len(rows) > MOST_LAYERS:
         raise InputError([f"{len(rows):,} layers, and at most {MOST_LAYERS:,} can be timed"], str(path))
     problems = [f"no column {name}" for name in LAYER_COLUMNS if not rows or name not in rows[0]]

@@ -40,12 +40,14 @@ class Servers:
         count: of equal shards; of no meaning on the devices, each of which holds one.
         apply_bytes_per_s: gradient bytes that one server adds to its weights in a second.
         link: of each dedicated server's node; None: as the workers' nodes have.
+        overlap: layers' gradients leave and layers' weights come back while devices compute.
     """
 
     placement: ServerPlacement = "cpu"
     count: int = 1
     apply_bytes_per_s: float = float("inf")
     link: LinkFigures | None = None
+    overlap: bool = False
 
 
 NO_RUNTIME = Runtime()
@@ -89,10 +91,17 @@ class Cluster:
     dies_per_board: int = 1
     shared_host: bool = False
 
-    @property
-    def spread_fraction(self) -> float:
-        """Standard deviation of a device's computing time from step to step, as a share of it."""
-        return self.constants.host_spread_fraction if self.shared_host else self.constants.spread_fraction
+    def crowded_fraction(self, devices: int) -> float:
+        """Return how much longer computing takes where so many devices do it at once: they share power and clocks."""
+        if devices == 1:
+            return 0.0
+        # Dies of one board fill it from two on.
+        board = self.constants.shared_board_fraction * (self.dies_per_board > 1)
+        return board + self.constants.shared_host_fraction * self.shared_host
+
+    def hides_exchange(self, devices: int) -> bool:
+        """Say whether devices compute while they exchange: threads that send do not."""
+        return not self.shared_host and self.runtime.hides_exchange(devices)
 
     def nodes(self, devices: int) -> int:
         """Return how many nodes so many devices fill."""

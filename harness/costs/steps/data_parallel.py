@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,6 +96,22 @@ def exchange(
             tasks.append(StreamTask(0, "communication", f"bucket {count}", start_s + begin, start_s + free))
     slowed = slowdown_fraction * hidden
     return Exchange(max(0.0, free - elapsed - slowed), slowed, busy, tuple(tasks))
+
+
+STEADY_S = 0.1
+"""Of computing, up to which its spread is in proportion: the shortest steps of the published tables; chosen."""
+
+
+def waiting_s(spread_fraction: float, compute_s: float, ranks: int) -> float:
+    """Return how long a device waits for the slowest of all that meet.
+
+    What disturbs a kernel disturbs others independently, so that the spread of many grows with the root of their time.
+
+    Args:
+        spread_fraction: standard deviation of what takes `STEADY_S`, as a share of it.
+    """
+    spread_s = spread_fraction * min(compute_s, math.sqrt(compute_s * STEADY_S))
+    return spread_s * slowest_of(ranks)
 
 
 @lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ from harness.costs.memory.cuts import Placement, balance
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps.collectives import all_reduce_s
-from harness.costs.steps.data_parallel import slowest_of
+from harness.costs.steps.data_parallel import waiting_s
 from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
 from harness.costs.steps.replicated_step import bucket_s
 from harness.costs.steps.result import StepCost
@@ -78,7 +78,7 @@ def _cost(
     wrapper = (1 + cluster.constants.step_fraction) if layout.data > 1 else 1.0
     exposed = sum(times.exposed_s) / ranks
     waiting = max(0.0, times.period_s - sum(times.busy_s) / ranks - exposed)
-    spread = times.period_s * cluster.spread_fraction * slowest_of(layout.data)
+    spread = waiting_s(cluster.constants.spread_fraction, times.period_s, layout.data)
     exchange_bytes = 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes
     return StepCost(
         computing * wrapper,

@@ -6,7 +6,7 @@ from harness.api.strategy import Layout
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps import collectives
-from harness.costs.steps.data_parallel import buckets_of, exchange, slowest_of
+from harness.costs.steps.data_parallel import buckets_of, exchange, waiting_s
 from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
 from harness.costs.steps.result import StepCost, StreamTask
 from harness.costs.steps.table_time import Recompute
@@ -34,6 +34,7 @@ def replicated_step(
     compute = profile.step_s + pieces * (plain.forward_s + plain.backward_s) + again
     if layout.data > 1 or layout.wrapped:
         compute *= 1 + constants.step_fraction
+    compute *= 1 + cluster.crowded_fraction(layout.data)
     if layout.data > 1:
         compute += runtime.wrapper_s
     # Tensor-parallel exchanges: forward, backward, and forward again where it is recomputed.
@@ -41,7 +42,7 @@ def replicated_step(
     communication, sent = passes * plain.exchange_s, passes * plain.exchange_bytes
     busy, recorded = communication, _compute_tasks(layers, compute) if tasks else ()
     if layout.data > 1:
-        overlap = layout.overlap and runtime.hides_exchange(layout.devices)
+        overlap = layout.overlap and cluster.hides_exchange(layout.devices)
         again_last = recompute == "all" or (pieces == 1 and recompute != "none")
         backward = [layer.backward_s + layer.exchange_s + again_last * layer.forward_s for layer in layers]
         mean = exchange(
@@ -57,7 +58,7 @@ def replicated_step(
         communication, busy, recorded = communication + mean.exposed_s, busy + mean.busy_s, (*recorded, *mean.tasks)
         sent += 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes / layout.tensor
     lost = runtime.stall.at(compute) + runtime.exchanged.at(profile.shape.parameter_bytes) if layout.data > 1 else 0.0
-    idle = lost + compute * cluster.spread_fraction * slowest_of(layout.data)
+    idle = lost + waiting_s(constants.spread_fraction, compute, layout.data)
     return StepCost(compute, communication, idle, sent, busy, tasks=recorded)
 
 

@@ -6,9 +6,14 @@ from typing import NamedTuple
 
 from harness.costs.profiles.cluster_figures import Cluster, LinkFigures, Servers
 from harness.costs.profiles.device_profile import Profile
-from harness.costs.steps.data_parallel import Bucket, exchange, slowest_of
+from harness.costs.steps.data_parallel import Bucket, exchange
 from harness.costs.steps.layer_times import layer_seconds
-from harness.costs.steps.result import StepCost
+
+CORE_MEMORY_BYTES_PER_S = 8.5e9
+"""Of one core of a server's processor, its share of the memory's rate.
+
+Source: Intel Xeon E5-2600 v4 data sheets: four channels of DDR4-2133, 68.3 GB/s, for 8 cores; others have 5 to 12.
+"""
 
 
 class ServerTimes(NamedTuple):
@@ -23,40 +28,34 @@ class ServerTimes(NamedTuple):
         return self.push_s + self.pull_s
 
 
-def server_cost(profile: Profile, cluster: Cluster, workers: int, samples: float, pieces: int = 1) -> StepCost:
-    """Return the cost of one step of one of `workers` that meet at `cluster.servers`, the update included.
+def hidden_at_servers(profile: Profile, cluster: Cluster, workers: int, samples: float) -> ServerTimes:
+    """Return how much of a push and of a pull of `workers` at once passes while devices compute.
 
     Gradients leave layer by layer during the backward pass, weights come back layer by layer during the next forward
     pass; `server_exposed_fraction` of what could hide so does not.
 
+    Source: Zhang et al. 2017, "Poseidon", section 3.1, wait-free backpropagation.
+
     Args:
-        samples: of one piece of one worker.
+        samples: of one pass of one worker.
     """
-    constants = cluster.constants
+    if cluster.shared_host:  # threads that send do not compute
+        return ServerTimes(0.0, 0.0)
     layers = layer_seconds(profile, cluster, 1, samples)
-    compute = profile.step_s + pieces * sum(layer.forward_s + layer.backward_s for layer in layers)
-    if workers == 1:
-        return StepCost(compute)
     num_bytes = profile.shape.parameter_bytes
     times = server_times(cluster, workers, num_bytes)
     sizes = [layer.parameters * profile.shape.element_bytes for layer in profile.shape.layers]
-    push = exchange(
-        [layer.backward_s for layer in layers],
-        [Bucket(size, number) for number, size in reversed(list(enumerate(sizes))) if size],
-        lambda size: times.push_s * size / num_bytes,
-    )
+    buckets = [Bucket(size, number) for number, size in reversed(list(enumerate(sizes))) if size]
+
+    def hidden(passes_s: list[float], way_s: float) -> float:
+        exposed = exchange(passes_s, buckets, lambda size: way_s * size / num_bytes).exposed_s
+        return (1 - cluster.constants.server_exposed_fraction) * max(0.0, way_s - exposed)
+
     # Weights that arrive before the layer that needs them are gradients that leave behind it, seen backward in time.
-    pull = exchange(
-        [layer.forward_s for layer in layers],
-        [Bucket(size, number) for number, size in reversed(list(enumerate(sizes))) if size],
-        lambda size: times.pull_s * size / num_bytes,
+    return ServerTimes(
+        hidden([layer.backward_s for layer in layers], times.push_s),
+        hidden([layer.forward_s for layer in layers], times.pull_s),
     )
-    exposed = push.exposed_s + pull.exposed_s
-    exposed += constants.server_exposed_fraction * max(0.0, times.total_s - exposed)
-    # Dies of one board fill it from two on.
-    board = compute * constants.shared_board_fraction * (cluster.dies_per_board > 1)
-    waiting = compute * cluster.spread_fraction * slowest_of(workers)
-    return StepCost(compute + board, exposed, waiting, num_bytes, times.total_s)
 
 
 def server_times(cluster: Cluster, workers: int, num_bytes: float) -> ServerTimes:
@@ -65,11 +64,25 @@ def server_times(cluster: Cluster, workers: int, num_bytes: float) -> ServerTime
     Source: closed forms of Li et al. 2014, "Scaling Distributed Machine Learning with the Parameter Server".
     """
     push, pull = _ways(cluster, workers, num_bytes)
+    added = num_bytes / adding_bytes_per_s(cluster, workers)
+    return ServerTimes(max(push + added, workers * added), pull)  # the last gradient is added once it is there
+
+
+def adding_bytes_per_s(cluster: Cluster, workers: int) -> float:
+    """Return the gradient bytes that all servers together add to their weights in a second."""
     servers = cluster.servers or Servers()
     rate = servers.apply_bytes_per_s
     if servers.placement == "dedicated":
-        rate = min(rate, cluster.constants.apply_bytes_per_s)
-    return ServerTimes(max(push, workers * num_bytes / (shards(cluster, workers) * rate)), pull)
+        rate = min(rate, _process_bytes_per_s(cluster))
+    return shards(cluster, workers) * rate
+
+
+def _process_bytes_per_s(cluster: Cluster) -> float:
+    """Return what one server adds on a node of its own: by all its cores, or by one where workers have one each."""
+    constants = cluster.constants
+    if not cluster.shared_host:
+        return constants.host_add_bytes_per_s
+    return CORE_MEMORY_BYTES_PER_S / constants.server_passes if constants.server_passes else float("inf")
 
 
 def shards(cluster: Cluster, workers: int) -> int:

@@ -9,7 +9,7 @@ from harness.api.strategy import Layout
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps import collectives
-from harness.costs.steps.data_parallel import slowest_of
+from harness.costs.steps.data_parallel import waiting_s
 from harness.costs.steps.fsdp_traffic import bytes_sent, fsdp_messages, fsdp_step_messages
 from harness.costs.steps.layer_times import layer_seconds, total
 from harness.costs.steps.result import StepCost, StreamTask
@@ -35,7 +35,7 @@ def sharded_step(
 ) -> StepCost:
     """Return the cost of a step in which every replica computes so many pieces of so many samples."""
     constants, runtime = cluster.constants, cluster.runtime
-    overlap = layout.overlap and runtime.hides_exchange(layout.devices)
+    overlap = layout.overlap and cluster.hides_exchange(layout.devices)
     passes = list(_passes(profile, cluster, layout, samples, pieces, recompute))
 
     def seconds(num_bytes: float) -> float:
@@ -47,12 +47,13 @@ def sharded_step(
         passes, seconds=[(seconds(p.gathered_bytes), seconds(p.scattered_bytes)) for p in passes], overlap=overlap
     )
     computing = sum(one.seconds for one in passes)
-    compute = (profile.step_s + computing) * (1 + constants.step_fraction) + runtime.wrapper_s
+    compute = (profile.step_s + computing) * (1 + constants.step_fraction)
+    compute = compute * (1 + cluster.crowded_fraction(layout.data)) + runtime.wrapper_s
     slowed = constants.slowdown_fraction * max(0.0, line.busy_s - line.exposed_s)
     sent = bytes_sent(fsdp_step_messages(profile.shape, layout, pieces), layout.data) / layout.tensor
     tensor = total(layer_seconds(profile, cluster, layout.tensor, samples))
     communication = max(0.0, line.exposed_s - slowed)
-    idle = compute * cluster.spread_fraction * slowest_of(layout.data)
+    idle = waiting_s(constants.spread_fraction, compute, layout.data)
     return StepCost(
         *(compute + slowed, communication, idle, sent + 2 * pieces * tensor.exchange_bytes, line.busy_s),
         tasks=line.tasks if tasks else (),

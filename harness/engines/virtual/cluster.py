@@ -60,7 +60,7 @@ class VirtualCluster:
         self.cores = None if runtime.cores is None else Cores(max(runtime.cores, cell.gpus * runtime.threads))
         described = self.costs.cluster.servers is not None and cell.servers > 0
         self.ways = ServerWays(self.costs, self.setup, self.interface_at) if described else None
-        costs, waiting = (self.costs, 0.0) if self.ways is None else (self.ways.costs, self.ways.waiting_fraction)
+        costs, waiting = (self.costs, None) if self.ways is None else (self.ways.costs, self.ways.waiting_s)
         self.steps = StepCosts(costs, layout, cell.micro_batch_size, waiting)
 
     def interface_of(self, address: Address) -> Interface:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.addresses import Address
 from harness.costs.profiles import LinkFigures, Servers
-from harness.costs.steps import server_times, shards, slowest_of
+from harness.costs.steps import ServerTimes, adding_bytes_per_s, hidden_at_servers, server_times, shards, waiting_s
 from harness.engines.virtual.messages import Interface
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class ServerWays:
     Every interface works on messages from the moment they are sent, in that order, and a message is through when the
     slowest of its interfaces has done with it. All gradients sent at once so take as long as the busiest interface
     has to do: `max(S / B_worker, W S / (K B_server))` with K dedicated shards. Computing costs what it costs one of
-    several workers.
+    several workers. Where ways overlap with computing, a push counts from when its first layers left, and weights are
+    there once what is still to come does not hold up the forward pass.
 
     Source: closed forms of Li et al. 2014, "Scaling Distributed Machine Learning with the Parameter Server".
 
@@ -63,14 +64,21 @@ class ServerWays:
         self.slot = self.cluster.host_link or self.cluster.bus.link
         self.at = interface_at
         self._known: dict[tuple[str, int], Sequence[Interface]] = {}
-        # Dies of one board fill it from two on; who waits for all waits for the slowest, as in `server_cost`.
-        shared = self.cluster.dies_per_board > 1 and cell.gpus > 1
-        self.costs = costs.slowed_alike(1 + self.cluster.constants.shared_board_fraction * shared)
-        self.waiting_fraction = self.synchronous * self.cluster.spread_fraction * slowest_of(cell.workers)
-        count = shards(self.cluster, cell.workers)
-        self._add_bytes_per_s = count * self.servers.apply_bytes_per_s
+        self.costs = costs.slowed_alike(1 + self.cluster.crowded_fraction(cell.gpus))
+        # Who waits for all waits for the slowest.
+        self._meeting = cell.workers if self.synchronous else 1
+        self._add_bytes_per_s = adding_bytes_per_s(self.cluster, cell.workers)
         # Where nobody says how fast servers are, each shard updates its part as a device would.
-        self.apply_s = costs.apply_s / count if self._add_bytes_per_s == float("inf") else 0.0
+        nobody_says = self._add_bytes_per_s == float("inf")
+        self.apply_s = costs.apply_s / shards(self.cluster, cell.workers) if nobody_says else 0.0
+        self._hidden, self._weights_bytes = ServerTimes(0.0, 0.0), self.costs.profile.shape.parameter_bytes
+        if self.servers.overlap and cell.workers > 1 and self._weights_bytes:
+            samples = min(int(cell.micro_batch_size), -(-cell.global_batch_size // cell.workers))
+            self._hidden = hidden_at_servers(self.costs.profile, self.cluster, self._meeting, samples)
+
+    def waiting_s(self, compute_s: float) -> float:
+        """Return how long a worker waits for the slowest of those that it meets."""
+        return waiting_s(self.cluster.constants.spread_fraction, compute_s, self._meeting)
 
     @property
     def at_devices(self) -> bool:
@@ -79,22 +87,32 @@ class ServerWays:
 
     def carry(self, now: float, worker: Address, server: Address, num_bytes: float, push: bool) -> Passage:
         """Send a message to the servers (`push`) or from them; its interfaces are busy for that long."""
+        push_hidden_s, pull_hidden_s = self._hidden_of(num_bytes)
+        started = now - push_hidden_s * push
         through = now
         for place in self._places(worker, server, num_bytes):
             seconds, outward, spared = place.seconds, place.near == push, place.spared
             for interface in place.interfaces:
-                if interface is not spared and (done := interface.occupy(now, seconds, outward)) > through:
+                if interface is not spared and (done := interface.occupy(started, seconds, outward)) > through:
                     through = done
         if self.synchronous and not push:
             # Answers of one moment share every interface alike: none is through long before the others.
             through = max(through, now + server_times(self.cluster, self.workers, num_bytes).pull_s)
+        if not push:
+            through = max(now, through - pull_hidden_s)
         return Passage(through, through + self._link(worker).latency_s)
 
     def added(self, now: float, passage: Passage, server: Address, num_bytes: float) -> Passage:
         """Return a gradient's passage with the time until shards have added it: one gradient after the other."""
-        seconds = num_bytes / self._add_bytes_per_s
-        queue = self.at(("adding", server)).occupy(now, seconds, outward=False)
-        return passage._replace(arrival_s=max(passage.arrival_s + seconds, queue))
+        seconds, hidden_s = num_bytes / self._add_bytes_per_s, self._hidden_of(num_bytes).push_s
+        queue = self.at(("adding", server)).occupy(now - hidden_s, seconds, outward=False)
+        # What comes layer by layer is added layer by layer; what comes at once, once it is there.
+        return passage._replace(arrival_s=max(passage.arrival_s + (0.0 if hidden_s else seconds), queue))
+
+    def _hidden_of(self, num_bytes: float) -> ServerTimes:
+        """Return how much of a message's ways computing hides: of gradients and weights, not of short messages."""
+        share = min(1.0, num_bytes / self._weights_bytes) if self._weights_bytes else 0.0
+        return ServerTimes(share * self._hidden.push_s, share * self._hidden.pull_s)
 
     def sent_bytes(self, worker: Address, num_bytes: float) -> float:
         """Return what of a message leaves the worker's device, or its node where there are several."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -21,12 +21,18 @@ class StepCosts:
     """Costs of one cell's gradients; each kind of step is worked out once.
 
     Args:
-        waiting_fraction: of computing, by which a worker waits for the slowest of all workers.
+        waiting_s: of computing, by which a worker waits for the slowest of all workers; None: it meets nobody.
     """
 
-    def __init__(self, costs: Costs, layout: Layout, micro_batch_size: int, waiting_fraction: float = 0.0) -> None:
+    def __init__(
+        self,
+        costs: Costs,
+        layout: Layout,
+        micro_batch_size: int,
+        waiting_s: Callable[[float], float] | None = None,
+    ) -> None:
         self.costs, self.layout, self.micro_batch_size = costs, layout, micro_batch_size
-        self.waiting_fraction = waiting_fraction
+        self.waiting_s = waiting_s
         self._known: dict[tuple[int, tuple[float, ...], bool], StepCost] = {}
 
     def of(self, samples: int, factors: tuple[float, ...], tasks: bool = False) -> StepCost:
@@ -40,7 +46,8 @@ class StepCosts:
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
             part = self._work_out(*key)
-            self._known[key] = replace(part, idle_s=part.idle_s + self.waiting_fraction * part.compute_s)
+            waited = self.waiting_s(part.compute_s) if self.waiting_s else 0.0
+            self._known[key] = replace(part, idle_s=part.idle_s + waited)
         return self._known[key]
 
     def _work_out(self, samples: int, factors: tuple[float, ...], tasks: bool) -> StepCost:
