@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import MachineError
 from harness.core.held_files import give
 from harness.engines.processes.forking import fork_server, sources_of
+from harness.engines.processes.hearing import Silent, how_ended, reap, receive
+from harness.engines.processes.kernel_kills import kernel_kills
 from harness.workloads.user_import import environment_of_user_files
 
 if TYPE_CHECKING:
@@ -24,11 +27,20 @@ ENDING_S = 2.0
 Task = Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class Answering:
+    """A process that was started to answer."""
+
+    process: BaseProcess
+    control: connection.Connection
+    kernel_kills_before: int | None
+
+
 @contextlib.contextmanager
 def started(
     tasks: Sequence[tuple[Task, tuple[object, ...]]], threads: int, cell: Cell | None = None
-) -> Iterator[list[connection.Connection]]:
-    """Start one process for each (function, arguments) and yield a connection to each; end them all on leaving.
+) -> Iterator[list[Answering]]:
+    """Start one process for each (function, arguments) and yield them; end them all on leaving.
 
     A function is called with its connection behind its arguments; what it returns is sent as ("done", answer).
 
@@ -37,26 +49,21 @@ def started(
     """
     context = fork_server(cell)
     sources = sources_of(cell) if cell is not None else {}
-    processes, connections = [], []
+    asked: list[Answering] = []
     try:
         for function, arguments in tasks:
             mine, theirs = context.Pipe()
             process = context.Process(
                 target=_run, args=(function, arguments, threads, dict(os.environ), sources, theirs), daemon=True
             )
+            asked.append(Answering(process, mine, kernel_kills()))
             process.start()
             theirs.close()
-            processes.append(process)
-            connections.append(mine)
-        yield connections
+        yield asked
     finally:
-        for mine in connections:
-            mine.close()
-        for process in processes:
-            process.join(ENDING_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for each in asked:
+            each.control.close()
+        reap([each.process for each in asked], ENDING_S)
 
 
 def _run(
@@ -84,28 +91,29 @@ def _run(
         os._exit(1)  # peers may wait in a collective: leaving at once is what tells them
 
 
-def answers(connections: Sequence[connection.Connection], what: str, timeout_s: float) -> list[Any]:
+def answers(asked: Sequence[Answering], what: str, timeout_s: float) -> list[Any]:
     """Return what every process answered, in their order.
 
     Raises:
         MachineError: one failed, died, or took longer than `timeout_s`.
     """
-    return [hear(each, what, timeout_s) for each in connections]
+    return [hear(each, what, timeout_s) for each in asked]
 
 
-def hear(control: connection.Connection, what: str, timeout_s: float, kind: str = "done") -> Any:
+def hear(asked: Answering, what: str, timeout_s: float, kind: str = "done") -> Any:
     """Return the next word of one process.
 
     Raises:
         MachineError: it failed, died, or took longer than `timeout_s`.
     """
-    began = time.monotonic()
     try:
-        if not control.poll(timeout_s):
-            raise MachineError(f"{what}: no answer after {time.monotonic() - began:.0f} s")
-        word, content = control.recv()
+        word, content = receive(asked.control, timeout_s)
+    except Silent:
+        raise MachineError(f"{what}: no answer after {timeout_s:.0f} s") from None
     except (EOFError, OSError):
-        raise MachineError(f"{what}: the measuring process ended without a word") from None
+        asked.process.join(ENDING_S)
+        ended = how_ended(asked.process, asked.kernel_kills_before)
+        raise MachineError(f"{what}: the measuring process {ended}") from None
     if word != kind:
         raise MachineError(f"{what}: {content}")
     return content
