@@ -48,7 +48,7 @@ def zero_division(x):
 
 
 def assertion(x):
-    assert x is None, "a fault of the model's"
+    assert isinstance(x, str), "a fault of the model's"
 
 
 def attribute(x):
@@ -216,6 +216,45 @@ def not_a_number(x):
 
 def wrong_shape(x):
     return x[:, :1].repeat(1, 7)[:, None]
+
+
+FEW = 4
+"""Calls of a model that go well before it fails: a trial step takes fewer, a measurement more."""
+
+
+class AfterFew(nn.Linear):
+    """A layer that fails after a few calls, whoever calls it."""
+
+    fault = "value_error"
+    calls = 0
+
+    def forward(self, x):
+        """Return the layer's outputs a few times."""
+        type(self).calls += 1
+        found = super().forward(x)
+        changed = globals()[self.fault](found) if self.calls > FEW else None
+        return found if changed is None else changed
+
+
+def _after_few(name: str):
+    def build(classes):
+        return nn.Sequential(nn.Flatten(), type(name, (AfterFew,), {"fault": name})(16, classes))
+
+    return build
+
+
+raises, exits, kills, leaves = map(_after_few, ("value_error", "exit_in_words", "kill", "leave_7"))
+hungers, has_no_numbers = map(_after_few, ("terabytes_of_torch", "not_a_number"))
+
+
+def does_not_build(classes):
+    """Fail."""
+    raise ValueError("a fault of the model's")
+
+
+def well(classes):
+    """Return a model that does not fail."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
 
 
 def _attacked(place: str, x):

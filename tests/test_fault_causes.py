@@ -13,7 +13,7 @@ import attacked_model
 import psutil
 import pytest
 from attacked_model import FAULT, FOLDER, PLACE, line_of
-from attacks import Tally
+from attacks import Tally, tried
 from cells import make_cell
 
 from harness.commands.rounds import make_record
@@ -22,6 +22,7 @@ from harness.core.endings import Cause, Status
 from harness.core.outside_text import bounded
 from harness.core.records import to_json
 from harness.engines.processes.launch import Result, run_cell
+from harness.results.store import Results
 
 pytestmark = [pytest.mark.fault, pytest.mark.dist]
 
@@ -214,4 +215,50 @@ def test_a_fault_in_training_is_recorded_with_its_cause_in_time_and_nothing_stay
     before = descendants()
     for each in every:
         tally.count(" ".join(each), attacked(folder, before, *each))
+    tally.close()
+
+
+# -- preparation -------------------------------------------------------------------------------------------------------
+
+PREPARED = """\
+name = "prepared"
+engine = "virtual"
+[workload]
+dataset = {{ name = "synthetic", samples = 128, test_samples = 32, size = 4, classes = 3 }}
+[sweep]
+strategy = ["single"]
+gpus = [1]
+learning_rate = {rates}
+seeds = 1
+"workload.model" = {models}
+[goal]
+max_steps = 20
+"""
+UNPREPARED = {
+    "kills": ("crashed", "was killed by SIGKILL"),
+    "has_no_numbers": ("diverged", "NaN"),
+    "raises": ("crashed", "ValueError: a fault of the model's"),
+    "exits": ("crashed", "SystemExit: words of the model's"),
+    "leaves": ("crashed", "exit code 7"),
+    "hungers": ("out-of-memory", "you tried to allocate"),
+    "does_not_build": ("crashed", "ValueError: a fault of the model's"),
+}
+
+
+def test_what_cannot_be_measured_or_traced_is_a_record_with_its_reason_and_the_rest_runs(folder, attacks, monkeypatch):
+    """Every model at a rate that diverges first, and at one that does not; none was ever measured or traced."""
+    monkeypatch.chdir(folder)
+    names = [*attacks(["kills"], list(UNPREPARED)), "well"]
+    rates = attacks([1e38], [1e38, 0.05])
+    models = [f"{attacked_model.__file__}:{name}" for name in names]
+    (folder / "prepared.toml").write_text(PREPARED.format(models=json.dumps(models), rates=rates))
+    done, _ = tried("run", "prepared.toml")
+    tally = Tally("cells that cannot be prepared")
+    tally.count("the run", "" if done.exit_code == 1 and "Traceback" not in done.output else done.output[-2000:])
+    for record in Results(folder / "results" / "prepared").records().values():
+        name, rate = record.cell.workload.model.name.rpartition(":")[2], record.cell.learning_rate
+        expected = ("diverged" if rate > 1 else "ok", "") if name == "well" else UNPREPARED[name]
+        held = (record.status, expected[1] in record.reason) == (expected[0], True)
+        tally.count(f"{name} at {rate:g}", "" if held else f"{record.status} {record.reason}")
+    assert tally.tried == 1 + len(rates) * len(names)
     tally.close()

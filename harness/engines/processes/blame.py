@@ -101,7 +101,7 @@ def _cause(error: BaseException, files: Collection[str]) -> Cause | None:
         return Cause.USER  # by a `raise` that the user wrote: whatever it is called, it is not torch's or the system's
     if has_no_memory(error):
         return Cause.MEMORY
-    if isinstance(error, of_torch("DistError", "torch.distributed")) or has_lost_peer(error) or _ended_pipe(error):
+    if isinstance(error, of_torch("DistError", "torch.distributed")) or has_lost_peer(error) or is_end_of_pipe(error):
         return Cause.PEER
     return Cause.USER if in_own_file else None
 
@@ -114,7 +114,7 @@ def _last(error: BaseException) -> Any:
     return entry
 
 
-def _ended_pipe(error: BaseException) -> bool:
+def is_end_of_pipe(error: BaseException) -> bool:
     """Whether the other end of a pipe between processes is gone; files and sites end and refuse with the same types."""
     last = _last(error)
     of_a_pipe = last is not None and last.tb_frame.f_code.co_filename == connection.__file__

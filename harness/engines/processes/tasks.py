@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import traceback
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.core.errors import MachineError
 from harness.core.held_files import give
+from harness.engines.processes.blame import explain, explain_in, is_end_of_pipe
 from harness.engines.processes.forking import fork_server, sources_of
 from harness.engines.processes.hearing import Silent, how_ended, reap, receive
 from harness.engines.processes.kernel_kills import kernel_kills
@@ -54,7 +55,7 @@ def started(
         for function, arguments in tasks:
             mine, theirs = context.Pipe()
             process = context.Process(
-                target=_run, args=(function, arguments, threads, dict(os.environ), sources, theirs), daemon=True
+                target=_run, args=(function, arguments, threads, dict(os.environ), sources, cell, theirs), daemon=True
             )
             asked.append(Answering(process, mine, kernel_kills()))
             process.start()
@@ -72,6 +73,7 @@ def _run(
     threads: int,
     environment: dict[str, str],
     sources: dict[str, bytes],
+    cell: Cell | None,
     control: connection.Connection,
 ) -> None:
     os.environ.update(environment | environment_of_user_files())
@@ -82,13 +84,20 @@ def _run(
     torch.set_num_threads(threads)
     try:
         control.send(("done", function(*arguments, control)))
-    except (BrokenPipeError, EOFError):
-        return  # whoever asked is gone, or wants no answer any more
-    except Exception as error:
-        traceback.print_exc()
-        with contextlib.suppress(OSError):
-            control.send(("failed", f"{type(error).__name__}: {error}"))
-        os._exit(1)  # peers may wait in a collective: leaving at once is what tells them
+    except (BrokenPipeError, EOFError) as error:
+        if is_end_of_pipe(error):
+            return  # whoever asked is gone, or wants no answer any more
+        _tell(control, cell, error)
+    except BaseException as error:  # a model may raise anything
+        _tell(control, cell, error)
+
+
+def _tell(control: connection.Connection, cell: Cell | None, error: BaseException) -> NoReturn:
+    """Say what this process failed of, and leave at once: that is what tells peers that wait in a collective."""
+    failure = explain(error, []) if cell is None else explain_in(cell, [], error)
+    with contextlib.suppress(OSError):
+        control.send(("failed", failure))
+    os._exit(1)
 
 
 def answers(asked: Sequence[Answering], what: str, timeout_s: float) -> list[Any]:
@@ -97,7 +106,8 @@ def answers(asked: Sequence[Answering], what: str, timeout_s: float) -> list[Any
     Raises:
         MachineError: one failed, died, or took longer than `timeout_s`.
     """
-    return [hear(each, what, timeout_s) for each in asked]
+    until = time.monotonic() + timeout_s
+    return [hear(each, what, max(0.0, until - time.monotonic())) for each in asked]
 
 
 def hear(asked: Answering, what: str, timeout_s: float, kind: str = "done") -> Any:
@@ -106,14 +116,15 @@ def hear(asked: Answering, what: str, timeout_s: float, kind: str = "done") -> A
     Raises:
         MachineError: it failed, died, or took longer than `timeout_s`.
     """
+    began = time.monotonic()
     try:
         word, content = receive(asked.control, timeout_s)
     except Silent:
-        raise MachineError(f"{what}: no answer after {timeout_s:.0f} s") from None
+        raise MachineError(f"{what}: no answer after {time.monotonic() - began:.0f} s") from None
     except (EOFError, OSError):
         asked.process.join(ENDING_S)
         ended = how_ended(asked.process, asked.kernel_kills_before)
         raise MachineError(f"{what}: the measuring process {ended}") from None
     if word != kind:
-        raise MachineError(f"{what}: {content}")
+        raise MachineError(f"{what}: {content.reason}")
     return content
