@@ -18,10 +18,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cells import make_cell
+from cells import host, make_cell
 
 import harness
 from harness.commands.rounds import make_record
+from harness.commands.timed import run_in_this_process
 from harness.core.endings import Cause
 from harness.core.failure import Failure, Hang, SourceLine
 from harness.core.text import Text
@@ -289,3 +290,47 @@ def test_who_hangs_is_on_record_as_data():
     expected = {"process": "worker 0", "stopped": True, "waits": "", "function": "forward"}
     expected["line"] = {"file": "m.py", "number": 3}
     assert json.loads(json.dumps(record.detail)) == {"failure": {"raised_at": None, "hangs": [expected]}}
+
+
+ENDLESS = """
+from harness import Strategy, hookimpl
+
+
+class Mine(Strategy):
+    name = "mine"
+    synchrony = "synchronous"
+
+    async def work(self, worker):
+        for batch in worker.batches():
+            while True:
+                pass
+
+
+@hookimpl
+def harness_strategies():
+    return [Mine]
+"""
+
+
+def test_a_program_that_never_ends_has_its_time_in_this_process_too(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(ENDLESS)
+    cell = make_cell(
+        workload={"model": {"parameters": "1 M", "layers": 2}},
+        goal={"max_steps": 3},
+        cluster={"device": {"samples_per_second": 52, "batch_size": 16}, "inter_node": "25 Gb/s"},
+        plugins=(str(path),),
+        sweep={"strategy": "mine", "gpus": [2]},
+        limits={"cell_timeout": "0.5 s"},
+    )
+    result = run_in_this_process(cell, host((str(path),)), [str(path)], tmp_path / "log")
+    assert result is not None
+    assert result.failure is not None
+    (hang,) = result.failure.hangs
+    lines = ENDLESS.splitlines()
+    assert hang.line in [
+        SourceLine(str(path), lines.index(text) + 1) for text in lines if "while" in text or "pass" in text
+    ]
+    assert (result.cause, hang.function) == (Cause.TIMEOUT, "work")
+    assert "not finished after 0.5 s (limits.cell_timeout); virtual cluster is in " in result.reason
+    assert "_OutOfTime" in (tmp_path / "log").read_text()

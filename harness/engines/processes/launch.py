@@ -406,9 +406,7 @@ class _Supervisor:
         for child, is_still, waited, stack in zip(late, stopped, waits, stacks, strict=True):
             line, function = line_in(stack, own) or (None, "")
             hangs.append(Hang(child.label, is_still, waited.words if waited else "", line, function))
-        when = "finished" if self.started_s else "ready to train"
-        limit = f"not {when} after {self.cell.cell_timeout_s:g} s (limits.cell_timeout)"
-        return Failure(Cause.TIMEOUT, Text("; ".join([limit, *_hanging(hangs)])), hangs=tuple(hangs))
+        return too_late(hangs, "finished" if self.started_s else "ready to train", self.cell)
 
     def _stack_of(self, job: Job) -> Path:
         return Path(self.folder.name) / f"stack-{job.line}"
@@ -465,6 +463,12 @@ def _has_own_cause(child: _Child) -> bool:
 def _is_no_answer(child: _Child) -> bool:
     """Whether a signal ended a process that nothing sends by itself: torch aborts where it has lost a peer."""
     return child.killed_by not in (0, signal.SIGABRT)
+
+
+def too_late(hangs: Sequence[Hang], what: str, cell: Cell) -> Failure:
+    """Return the failure of a cell that is not `what` in time."""
+    limit = f"not {what} after {cell.cell_timeout_s:g} s (limits.cell_timeout)"
+    return Failure(Cause.TIMEOUT, Text("; ".join([limit, *_hanging(hangs)])), hangs=tuple(hangs))
 
 
 def _hanging(hangs: Sequence[Hang]) -> list[str]:
