@@ -137,7 +137,7 @@ def test_a_killed_asynchronous_worker_does_not_stop_the_others(own_temp):
     result = run_cell(cell, on_start=kill("worker 1", 0.5))
     assert result.finished, result.reason
     record, _ = make_record(cell, result, None, {"id": "env"}, 1)
-    assert "worker 1 died; the others went on" in record.notes
+    assert "worker 1 was killed by SIGKILL; the others went on" in record.notes
     log = result.outcome.updates_log
     dead = [k for k, worker in enumerate(log["worker"]) if worker == 1]
     assert dead, "it was killed before it had done anything; the machine is too busy for this test"
