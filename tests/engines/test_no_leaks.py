@@ -223,7 +223,7 @@ def test_a_cell_that_takes_too_long_is_a_timeout_that_leaves_no_process(own_temp
     )
     result = run_cell(cell)
     assert (result.status, result.cause) == ("timeout", "timeout")
-    assert "not finished after 3 s (limits.cell_timeout)" in result.reason
+    assert " after 3 s (limits.cell_timeout); rank 0" in result.reason
     assert settles(lambda: descendants() <= processes)
 
 

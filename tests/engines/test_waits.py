@@ -186,6 +186,7 @@ Thread 0x00007f0000000001 (most recent call first):
   File "/lib/threading.py", line 320 in wait
 
 Current thread 0x00007f0000000002 (most recent call first):
+  File "<frozen importlib._bootstrap>", line 241 in _call_with_frames_removed
   File "/lib/torch/distributed.py", line 99 in all_reduce
   File "/home/me/model.py", line 12 in forward
   File "/home/me/model.py", line 40 in step
@@ -209,7 +210,7 @@ def test_processes_in_the_same_place_are_told_together():
         Hang("rank 4"),
     ]
     assert _hanging(hangs) == [
-        "rank 0 and rank 1 each is in m.py:3, forward",
+        "rank 0 and rank 1 are in m.py:3, forward",
         "rank 2 is stopped",
         "server waits in receive()",
         "rank 4 does not answer",

@@ -475,14 +475,22 @@ def _hanging(hangs: Sequence[Hang]) -> list[str]:
     """Return who hangs and in what, processes in the same place together."""
     from harness.core.words import listed
 
-    by_place: dict[str, list[str]] = {}
+    by_place: dict[tuple[str, str], list[str]] = {}
     for hang in hangs:
-        at = f"{hang.line.file}:{hang.line.number}, {hang.function}" if hang.line else ""
-        place = (
-            "is stopped" if hang.stopped else f"waits in {hang.waits}" if hang.waits else f"is in {at}" if at else ""
-        )
-        by_place.setdefault(place or "does not answer", []).append(hang.process)
-    return [f"{listed(names)} {'each ' if len(names) > 1 else ''}{place}" for place, names in by_place.items()]
+        by_place.setdefault(_place(hang), []).append(hang.process)
+    return [f"{listed(names)} {place[len(names) > 1]}" for place, names in by_place.items()]
+
+
+def _place(hang: Hang) -> tuple[str, str]:
+    """Return what is said of one process that hangs, and of several."""
+    if hang.stopped:
+        return "is stopped", "are stopped"
+    if hang.waits:
+        return f"waits in {hang.waits}", f"wait in {hang.waits}"
+    if hang.line is not None:
+        at = f"in {hang.line.file}:{hang.line.number}, {hang.function}"
+        return f"is {at}", f"are {at}"
+    return "does not answer", "do not answer"
 
 
 def _device_of(cell: Cell, number: int) -> str:

@@ -81,7 +81,8 @@ def line_in(stack: str, own: Collection[str]) -> tuple[SourceLine, str] | None:
     """
     last = stack.rstrip().rpartition("\n\n")[2]
     frames = [found for line in last.splitlines() if (found := _FRAME.match(line))]
-    chosen = next((frame for frame in frames if frame["file"] in own), frames[0] if frames else None)
+    in_files = [frame for frame in frames if not frame["file"].startswith("<")] or frames
+    chosen = next((frame for frame in frames if frame["file"] in own), in_files[0] if in_files else None)
     return None if chosen is None else (SourceLine(chosen["file"], int(chosen["number"])), chosen["function"])
 
 
