@@ -25,7 +25,7 @@ import pluggy
 
 from harness.api import hooks as hookspecs
 from harness.core.code_hash import file_hash, parsed
-from harness.core.errors import HarnessError, InputError, MachineError, PluginError, nearest
+from harness.core.errors import HarnessError, InputError, MachineError, PluginError, nearest, words_of_error
 from harness.core.records import Json
 from harness.core.words import listed, shortened
 
@@ -187,9 +187,9 @@ def describe(error: BaseException, within: Sequence[str] = ()) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
     if not own:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {words_of_error(error)}"
     code = f"\n    {own[-1].line}" if own[-1].line else ""
-    return f"{own[-1].filename}:{own[-1].lineno}: {type(error).__name__}: {error}{code}"
+    return f"{own[-1].filename}:{own[-1].lineno}: {type(error).__name__}: {words_of_error(error)}{code}"
 
 
 def _counts(filename: str, within: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
 from harness.core.errors import InputError, MachineError, PluginError
+from harness.core.failure import Failure
 from harness.core.metrics import ACCURACY, Judged
 from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
@@ -297,6 +298,8 @@ def make_record(
     reason = bounded(result.reason)
     status = result.status or Status.OK  # of a cell that finished its outcome decides
     record = Record(cell, status, reason, cell.notes, row, environment, attempts, cause=result.cause)
+    if result.failure is not None:
+        record = replace(record, detail={"failure": _where_it_failed(result.failure)})
     tables: dict[str, TableColumns] = {}
     if result.outcome is not None:
         record, tables = _with_outcome(record, result)
@@ -306,6 +309,14 @@ def make_record(
     final = {"status": record.status, "reason": record.reason, "notes": "; ".join(record.notes)}
     record = replace(record, row=record.row | final)
     return record, tables
+
+
+def _where_it_failed(failure: Failure) -> Json:
+    """Return the lines that a failure names, and who had not ended when time was up."""
+    return {
+        "raised_at": failure.raised_at and failure.raised_at._asdict(),
+        "hangs": [{**to_json(hang), "line": hang.line and hang.line._asdict()} for hang in failure.hangs],
+    }
 
 
 def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, TableColumns]]:

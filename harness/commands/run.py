@@ -23,7 +23,7 @@ from harness.commands.terminal import say
 from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
-from harness.core.errors import HarnessError, Impossible, InputError, NothingDone, PluginError
+from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
@@ -97,7 +97,7 @@ def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:
 
     try:
         return with_micro_batch(cell, host, plugins)
-    except Impossible:
+    except Exception:  # whatever it is, it is the cell's own record that tells it
         return None
 
 

@@ -14,6 +14,14 @@ MOST_CHARACTERS = 20_000
 """Of one problem that is said, or of one text from outside that is kept; chosen: five pages of print."""
 
 
+def words_of_error(error: BaseException) -> str:
+    """Return an exception's text; of one that cannot tell it, which error that raised."""
+    try:
+        return str(error)
+    except BaseException as broken:  # its class is anybody's
+        return f"(its text cannot be had: {type(broken).__name__})"
+
+
 class HarnessError(Exception):
     """Root of every error with a message for the user.
 

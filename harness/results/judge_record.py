@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TYPES: dict[type, tuple[type, ...]] = {float: (float, int)}
 """What may stand for a type; any other only for itself."""
 
-_TABLES = ("facts", "dram", "host_seconds", "telemetry")
+_TABLES = ("facts", "dram", "host_seconds", "telemetry", "failure")
 """Parts of a record's detail that are tables."""
 
 _LONGEST_ID = 255

@@ -376,7 +376,7 @@ class LimitsSection(SectionModel):
     cell_timeout: Time = Field(
         default="15 min",
         validate_default=True,
-        description="wall-clock time after which a cell is stopped and has failed",
+        description="longest time for a cell to get ready, and again to train; then it has failed",
     )
     budget: Time = Field(default=None, description="wall-clock time after which the whole run is stopped")
     dram: Bytes = Field(default=None, description="usable memory of one device; default: the device's own")

@@ -35,7 +35,7 @@ from importlib.machinery import (
 from pathlib import Path
 from types import ModuleType
 
-from harness.core.errors import HarnessError, PluginError
+from harness.core.errors import HarnessError, PluginError, words_of_error
 from harness.core.held_files import read_held
 from harness.core.words import listed
 from harness.workloads.user_files import PARSES_ARGUMENTS, UserFunction, wrong_parameters
@@ -361,7 +361,7 @@ def own_errors(function: UserFunction) -> Iterator[None]:
     # SystemExit too: a script without a main guard would otherwise end the harness without a word.
     except (Exception, SystemExit) as error:
         line = _own_line(function, error)
-        said = PARSES_ARGUMENTS if _parsed_arguments(error) else f"{type(error).__name__}: {error}"
+        said = PARSES_ARGUMENTS if _parsed_arguments(error) else f"{type(error).__name__}: {words_of_error(error)}"
         clash = _clash(function, error)
         message = f"{line}: {said}{clash}\n  raised while {function.name} of {function.file.path} was run"
         raise PluginError(message) from error

@@ -131,8 +131,6 @@ ERRORS = [
     RuntimeError("my own lock timed out"),
     RuntimeError("CUDA error: out of memory"),
     RuntimeError(str(GLOO)),
-    MemoryError("of my own making"),
-    pytest.param(lambda: torch.OutOfMemoryError("as torch would say"), id="OutOfMemoryError('as torch would say')"),
     ConnectionResetError("by peer"),
     EOFError(),
 ]
@@ -146,6 +144,25 @@ def test_what_a_line_of_the_user_raises_is_the_users_whatever_it_is_called(user,
     assert (failure.cause, failure.process) == (Cause.USER, 3)
     assert failure.raised_at == SourceLine(user["__file__"], line)
     assert f"{user['__file__']}:{line}: {type(error).__name__}: {error}" in failure.reason
+
+
+@pytest.mark.parametrize("error", [MemoryError("of my own making"), lambda: torch.OutOfMemoryError("of my own")])
+def test_what_is_of_memory_by_its_type_is_that_whoever_raises_it(user, error):
+    error = made(error)
+    failure = blamed(user, "by_hand", error)
+    line = USERS.splitlines().index("    raise error") + 1
+    assert (failure.cause, failure.raised_at) == (Cause.MEMORY, SourceLine(user["__file__"], line))
+    assert failure.reason == str(error)
+
+
+def test_an_error_that_cannot_tell_its_text_is_told_by_its_type_file_and_line(user):
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise KeyError("mute")
+
+    failure = blamed(user, "by_hand", Mute())
+    assert failure.cause is Cause.USER
+    assert f"{user['__file__']}:3: Mute: (its text cannot be had: KeyError)" in failure.reason
 
 
 OF_OTHERS = [
@@ -427,7 +444,7 @@ def test_the_board_says_who_waits_for_what_as_data():
 OWN = {
     "out of memory in its words": 'raise ValueError("slot table out of memory cells")  # <-',
     "timed out in its words": 'raise RuntimeError("my own lock timed out")  # <-',
-    "a memory error of its own": "raise MemoryError  # <-",
+    "no memory in its words": 'raise OSError(12, "Cannot allocate memory")  # <-',
 }
 ENGINES = ["virtual", pytest.param("real", marks=pytest.mark.dist)]
 

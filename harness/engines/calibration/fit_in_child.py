@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core import cache
-from harness.core.errors import HarnessError, MachineError, Misfit, PluginError, Untrainable
+from harness.core.errors import HarnessError, MachineError, Misfit, PluginError, Untrainable, words_of_error
 from harness.core.not_known import Hurdle, NotKnown
 from harness.core.records import Json, to_json
 from harness.core.text import Text
@@ -89,6 +89,6 @@ def _try(cell: Cell, plugins: Sequence[str], control: connection.Connection) -> 
     except (Misfit, Untrainable) as error:
         return error
     except Exception as error:  # building the model is the user's own code
-        return NotKnown(Hurdle.BUILD, Text(str(error)))
+        return NotKnown(Hurdle.BUILD, Text(words_of_error(error)))
     finally:
         setup.stop_reading()

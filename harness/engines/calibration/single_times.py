@@ -41,6 +41,10 @@ ROUNDS = 6
 BLOCK_S = 0.12
 """Least time that a size is measured in one round; chosen: 100 steps of a small network, one step of a large one."""
 
+STANDING = 1e-12
+"""Learning rate that moves no parameter, so that what is measured does not depend on whether training would diverge;
+chosen: below the precision of numbers near 1, and far above where arithmetic slows down (2**-126)."""
+
 PROBE_BYTES = 2**26
 """Copied to find the bandwidth of a host's memory; chosen: larger than the last level of most caches."""
 
@@ -89,8 +93,11 @@ class Stepper:
     def _next_full(self) -> Batch:
         """Return the next batch that has all its samples; the last one of a pass may have fewer."""
         while True:
-            batch = next(self.batches)
-            if len(batch.indices) == self.size:
+            batch = next(self.batches, None)
+            if batch is None:  # the loss is no number any more; a step takes its time all the same
+                self.worker.stopped, self.worker.decision = False, None
+                self.batches = self.worker.batches()
+            elif len(batch.indices) == self.size:
                 return batch
 
     def _keep(self, stamps: list[list[object]]) -> None:
@@ -126,6 +133,7 @@ def single_of(cell: Cell, size: int) -> Cell:
     return replace(
         cell,
         goal=Goal(max_steps=10**9, validation_fraction=cell.goal.validation_fraction),
+        learning_rate=STANDING,
         batch_size=size,
         micro_batch_size=size,
         global_batch_size=size,

@@ -101,14 +101,15 @@ def measure_job(job: Job, plugins: Sequence[str], machine: Machine) -> None:
     """
     cell, files = job.cell, [str(path) for path in plugins]
     count, what = neighbours_of(cell, machine), f"measuring {cell.workload.model.name}"
+    until = time.monotonic() + PATIENCE_S
     with ExitStack() as stack:
         tasks = [(single.keep_busy, (cell, files, max(job.sizes)))] * count
         neighbours = stack.enter_context(started(tasks, cell.threads_per_device, cell))
         for neighbour in neighbours:
-            hear(neighbour, what, PATIENCE_S, kind="ready")
+            hear(neighbour, what, until - time.monotonic(), kind="ready")
         task = (single.measure, (cell, files, job.sizes, count, device_in_words(cell, machine)))
-        (control,) = stack.enter_context(started([task], cell.threads_per_device, cell))
-        for size, step in hear(control, what, PATIENCE_S).items():
+        (measuring,) = stack.enter_context(started([task], cell.threads_per_device, cell))
+        for size, step in hear(measuring, what, until - time.monotonic()).items():
             keep_step(cell, machine, size, step)
 
 

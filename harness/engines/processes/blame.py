@@ -14,10 +14,10 @@ from typing import Any
 from harness.api.host import bundled, describe
 from harness.core.cell import Cell
 from harness.core.endings import Cause
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, words_of_error
 from harness.core.failure import Failure, SourceLine
 from harness.core.text import Text
-from harness.engines.processes.foreign import has_lost_peer, lacks_memory, of_torch
+from harness.engines.processes.foreign import has_lost_peer, has_no_memory, is_of_memory, of_torch
 from harness.engines.processes.torch_errors import causes_of, mending
 from harness.workloads.user_files import UserFunction, user_functions
 from harness.workloads.user_import import user_sources
@@ -93,13 +93,15 @@ def _cause(error: BaseException, files: Collection[str]) -> Cause | None:
         inside = error.__cause__  # within our words stands what a model, a loss or a file of the user's raised
         lacking = error.cause is not None and inside is not None and _cause(inside, files) is Cause.MEMORY
         return Cause.MEMORY if lacking else error.cause
+    if is_of_memory(error):
+        return Cause.MEMORY
     last = _last(error)
     in_own_file = last is not None and last.tb_frame.f_code.co_filename in files
     if last is not None and in_own_file and last.tb_frame.f_code.co_code[last.tb_lasti] == _RAISE:
         return Cause.USER  # by a `raise` that the user wrote: whatever it is called, it is not torch's or the system's
-    if lacks_memory(error):
+    if has_no_memory(error):
         return Cause.MEMORY
-    if isinstance(error, of_torch("DistError", "torch.distributed")) or has_lost_peer(error) or _ended_pipe(error):
+    if isinstance(error, of_torch("DistError", "torch.distributed")) or has_lost_peer(error) or is_end_of_pipe(error):
         return Cause.PEER
     return Cause.USER if in_own_file else None
 
@@ -112,7 +114,7 @@ def _last(error: BaseException) -> Any:
     return entry
 
 
-def _ended_pipe(error: BaseException) -> bool:
+def is_end_of_pipe(error: BaseException) -> bool:
     """Whether the other end of a pipe between processes is gone; files and sites end and refuse with the same types."""
     last = _last(error)
     of_a_pipe = last is not None and last.tb_frame.f_code.co_filename == connection.__file__
@@ -125,14 +127,17 @@ def _own_lines(error: BaseException, files: Collection[str]) -> list[SourceLine]
 
 
 def _failure(cause: Cause, error: BaseException, files: Collection[str], process: int, his: str = "") -> Failure:
-    own = _own_lines(error, files)
-    reason = f"{his}: {type(error).__name__}: {str(error).strip()}" if his else _reason(cause, error, list(files))
+    # Within our words stands what a line of the user's raised.
+    own = next((lines for each in causes_of(error) if (lines := _own_lines(each, files))), [])
+    reason = (
+        f"{his}: {type(error).__name__}: {words_of_error(error).strip()}" if his else _reason(cause, error, list(files))
+    )
     mended = mending(error) if cause is Cause.USER and not isinstance(error, HarnessError) else ""
     return Failure(cause, Text(f"{reason}\n  {mended}" if mended else reason), process, own[-1] if own else None)
 
 
 def _reason(cause: Cause, error: BaseException, files: Sequence[str]) -> str:
-    words = str(error).strip()
+    words = words_of_error(error).strip()
     if isinstance(error, HarnessError):
         return words
     if cause is Cause.MEMORY:

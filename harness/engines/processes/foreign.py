@@ -10,6 +10,8 @@ import re
 import sys
 from re import Pattern
 
+from harness.core.errors import words_of_error
+
 NO_MEMORY: dict[str, Pattern[str]] = {
     "CPU allocator, Linux": re.compile(r"DefaultCPUAllocator: can't allocate memory: you tried to allocate \d+"),
     "CPU allocator, elsewhere": re.compile(r"DefaultCPUAllocator: not enough memory: you tried to allocate \d+"),
@@ -34,7 +36,12 @@ NOT_OFFERED: dict[str, Pattern[str]] = {
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says by its type, or in a foreign library's words, that there was no memory."""
-    return isinstance(error, (MemoryError, *of_torch("OutOfMemoryError"))) or has_no_memory(error)
+    return is_of_memory(error) or has_no_memory(error)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error says by its type that there was no memory: Python's own, or torch's of its devices."""
+    return isinstance(error, (MemoryError, *of_torch("OutOfMemoryError")))
 
 
 def of_torch(name: str, module: str = "torch") -> tuple[type[BaseException], ...]:
@@ -59,4 +66,6 @@ def is_not_offered(error: BaseException) -> bool:
 
 
 def _says(error: BaseException, patterns: dict[str, Pattern[str]]) -> bool:
-    return isinstance(error, RuntimeError) and any(pattern.search(str(error)) for pattern in patterns.values())
+    return isinstance(error, RuntimeError) and any(
+        pattern.search(words_of_error(error)) for pattern in patterns.values()
+    )

@@ -20,13 +20,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import ForkServerProcess, set_spawning_popen
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, MachineError
 from harness.core.held_files import contents
+from harness.engines.processes.hearing import Silent, reap, receive, send
 from harness.engines.processes.serving import Imported, ToImport, serve_with_user_files
 from harness.engines.processes.slots import Descriptor
 from harness.workloads.user_files import user_functions
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from harness.core.cell import Cell
 
 _Target = Callable[..., object]
+
+FORKING_S = 600.0
+"""Longest that a server may take to fork a process; chosen: importing torch before its first takes two minutes where
+the disk is slow and other processes keep all cores busy."""
 
 IMPORTING_S = 300.0
 """Longest that the user's files may take to import before every process does so by itself; chosen: transformers takes
@@ -103,8 +108,17 @@ class _Popen(popen_forkserver.Popen):
         self.sentinel, writing = process_obj.server.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
         kept = os.dup(writing)  # its end tells the process that this one is gone
         self.finalizer = util.Finalize(self, util.close_fds, (kept, self.sentinel))  # type: ignore[attr-defined]
-        with open(writing, "wb", closefd=True) as pipe:
-            pipe.write(buffer.getbuffer())
+        try:
+            send(writing, buffer.getbuffer(), FORKING_S)
+            if not wait([self.sentinel], FORKING_S):
+                raise Silent
+        except Silent:
+            process_obj.server.forget()  # the next process is asked of a new one
+            raise MachineError(
+                f"the server that processes are forked from gave no answer for {FORKING_S:g} s; run the command again"
+            ) from None
+        finally:
+            os.close(writing)
         self.pid = forkserver.read_signed(self.sentinel)
 
 
@@ -304,7 +318,7 @@ def _with_user_files(wanted: ToImport) -> _Kept:
         server.process.start()
         server.take(alive_w)
         theirs.close()  # with no copy of its end here, a dead server is the end of the pipe
-        imported = _heard(ours)
+        imported = _heard(ours, min(IMPORTING_S, wanted.cell.cell_timeout_s))
     except BaseException:
         _stop(server)
         raise
@@ -319,16 +333,15 @@ def _with_user_files(wanted: ToImport) -> _Kept:
     return _Kept(Forking(_first, imported.reason))
 
 
-def _heard(control: Connection) -> Imported:
+def _heard(control: Connection, longest_s: float) -> Imported:
     try:
-        if control.poll(IMPORTING_S):
-            imported: Imported = control.recv()
-            return imported
+        imported: Imported = receive(control, longest_s)
+    except Silent:
+        reason = f"the file took more than {longest_s:g} s to import, so that every process imports it anew"
+        return Imported(False, reason)
     except (EOFError, OSError):
         return Imported(False, "the file ended the process that imported it, so that every process imports it anew")
-    return Imported(
-        False, f"the file took more than {IMPORTING_S:g} s to import, so that every process imports it anew"
-    )
+    return imported
 
 
 def _drop(key: str) -> None:
@@ -340,8 +353,7 @@ def _drop(key: str) -> None:
 def _stop(server: _UserServer) -> None:
     server.forget()
     if server.process is not None and server.process.pid is not None:
-        server.process.kill()
-        server.process.join()
+        reap([server.process], patience_s=0.0)
 
 
 @atexit.register

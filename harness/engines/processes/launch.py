@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.addresses import name_of
 from harness.core.endings import Cause, Status
-from harness.core.failure import Failure
+from harness.core.failure import Failure, Hang
 from harness.core.faults import can_go_on
 from harness.core.records import Json
 from harness.core.text import Text
+from harness.engines.processes.blame import own_files
 from harness.engines.processes.forking import fork_server, sources_of
+from harness.engines.processes.hearing import Ear, how_ended, reap, was_ended_for_memory
+from harness.engines.processes.kernel_kills import kernel_kills
 from harness.engines.processes.process import Job, run_process
 from harness.engines.processes.slots import Descriptor, make_slot_file
+from harness.engines.processes.stacks import ask, is_at_rest, is_stopped, line_in
 from harness.engines.processes.status import Reached, StatusBoard
 from harness.engines.shared.waits import Wait
 
@@ -33,21 +38,6 @@ microseconds, so that anything above scheduling hiccups will do."""
 
 GRACE_S = 3.0
 """Time for the other processes to leave after one has failed, before they are ended; chosen."""
-
-_BLAMED_FIRST = (
-    *(
-        Cause.MACHINE,
-        Cause.WORKLOAD,
-        Cause.IMPOSSIBLE,
-        Cause.USER,
-        Cause.DEADLOCK,
-        Cause.FAULT,
-        Cause.MEMORY,
-        Cause.HARNESS,
-    ),
-    Cause.PEER,
-)
-"""Of several processes that failed: an error of one's own brings about the complaints that a peer has gone."""
 
 
 @dataclass
@@ -97,17 +87,45 @@ class _Child:
     process: Any
     control: connection.Connection
     label: str
+    ear: Ear = field(init=False)
     answer: Any = None
     failure: Failure | None = None
     death: Json | None = None
     ready: bool = False
     checksum: str = ""
     gone: bool = False
+    gone_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.ear = Ear(self.control)
 
     @property
     def silent(self) -> bool:
         """Whether it went without saying anything."""
         return self.gone and self.answer is None and self.failure is None
+
+    @property
+    def killed_by(self) -> int:
+        """Number of the signal that ended it; 0 where none did, or it lives."""
+        return max(0, -(self.process.exitcode or 0))
+
+    def hear(self) -> None:
+        """Take in what it has said by now."""
+        try:
+            for kind, content in self.ear.words():
+                self._take(kind, content)
+        except (EOFError, OSError):
+            self.gone, self.gone_s = True, time.monotonic()
+
+    def _take(self, kind: str, content: Any) -> None:
+        if kind == "ready":
+            self.ready, self.checksum = True, content.get("data", "")
+        elif kind == "done":
+            self.answer = content
+        elif kind == "died":
+            self.death, self.answer = content, content["answer"]
+        else:
+            self.failure = content
 
 
 def run_cell(
@@ -154,30 +172,34 @@ class _Supervisor:
         self.descriptors: list[int] = []
         self.lost: dict[str, str] = {}
         self.started_s = 0.0
+        self.kernel_kills = kernel_kills()
 
     # -- starting ------------------------------------------------------------------------------------------------
 
     def run(self, on_start: Callable[[list[tuple[int, str, str]]], None] | None) -> Result:
-        """Start, release at one moment, watch to the end."""
-        deadline = time.monotonic() + self.cell.cell_timeout_s
+        """Start, release at one moment, watch to the end.
+
+        The cell's time counts from when its processes are there, and anew from when all are ready: a server that still
+        imports torch is not the cell's, and loading and warming up is not its training.
+        """
         jobs = [self._job("virtual")] if self.cell.engine == "virtual" else self._real_jobs()
         self.board = StatusBoard(len(jobs))
         for job in jobs:
             self._start(job, len(jobs))
         self._close_descriptors()
-        result = self._watch(deadline, until=lambda: all(child.ready for child in self._live()))
+        result = self._watch(until=lambda: all(child.ready for child in self._live()))
         result = result or self._other_data()
         if result is None:
             targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
             if on_start is not None:
                 on_start(targets)
             self._release()
-            result = self._watch(deadline, until=lambda: not self._live())
+            result = self._watch(until=lambda: not self._live())
         return result or self._finished()
 
     def _start(self, job: Job, lines: int) -> None:
         mine, theirs = self.context.Pipe()
-        job.lines, job.label = lines, _label(job)
+        job.lines, job.label, job.stack = lines, _label(job), str(self._stack_of(job))
         assert self.board is not None
         job.status = Descriptor(self.board.descriptor)
         # A daemon may have no children, such as the processes that read data ahead; the kernel ends it with us anyway.
@@ -272,17 +294,14 @@ class _Supervisor:
     def _live(self) -> list[_Child]:
         return [child for child in self.children if not child.gone]
 
-    def _watch(self, deadline: float, until: Callable[[], bool]) -> Result | None:
+    def _watch(self, until: Callable[[], bool]) -> Result | None:
         """Wait, without polling faster than twice a second, until a condition holds or something goes wrong."""
+        deadline = time.monotonic() + self.cell.cell_timeout_s
         while not until():
-            waitable = [child.control for child in self._live()]
             left = deadline - time.monotonic()
             if left <= 0:
-                return Result.ended_by(Cause.TIMEOUT, self._timeout_reason())
-            ready = connection.wait(waitable, timeout=min(left, 0.5))
-            for child in self._live():
-                if child.control in ready:
-                    self._hear(child)
+                return Result(failure=self._too_late())
+            self._hear(min(left, 0.5))
             trouble = self._trouble()
             if trouble is not None:
                 return trouble
@@ -290,26 +309,18 @@ class _Supervisor:
                 self.on_progress(self.board.reached(0))
         return None
 
-    def _hear(self, child: _Child) -> None:
-        try:
-            kind, content = child.control.recv()
-        except (EOFError, OSError):
-            child.gone = True
-            return
-        if kind == "ready":
-            child.ready, child.checksum = True, content.get("data", "")
-        elif kind == "done":
-            child.answer = content
-        elif kind == "died":
-            child.death, child.answer = content, content["answer"]
-        else:
-            child.failure = content
+    def _hear(self, seconds: float) -> None:
+        """Hear who has something to say, waiting at most so long for anybody."""
+        ready = connection.wait([child.control for child in self._live()], timeout=seconds)
+        for child in self._live():
+            if child.control in ready:
+                child.hear()
 
     def _trouble(self) -> Result | None:
         failed = [c for c in self.children if c.failure is not None]
         if failed:
             return Result(failure=self._first_failure())
-        for child in self.children:
+        for child in sorted(self.children, key=lambda child: child.gone_s):
             if child.gone and (child.answer is None or child.death) and child.label not in self.lost:
                 if not self._may_go_on_without(child):
                     return Result(failure=self._loss(child))
@@ -318,8 +329,13 @@ class _Supervisor:
 
     def _loss(self, child: _Child) -> Failure:
         """Return the failure that a process which has gone is to the others."""
-        cause = Cause.KILLED if child.death is None else Cause.FAULT
-        return Failure(cause, Text(self._words_of_loss(child, goes_on=False)), child.job.line)
+        words = self._words_of_loss(child, goes_on=False)
+        if child.death is not None:
+            cause = Cause.FAULT
+        else:
+            for_memory = was_ended_for_memory(child.process, self.kernel_kills)
+            cause = Cause.MEMORY if for_memory else Cause.KILLED
+        return Failure(cause, Text(words), child.job.line)
 
     def _words_of_loss(self, child: _Child, goes_on: bool) -> str:
         from harness.engines.shared.fault_draws import words_of_loss
@@ -327,9 +343,8 @@ class _Supervisor:
         child.process.join(GRACE_S)
         if child.death is not None:
             return words_of_loss(self.cell, child.death["rank"], child.death["when"], alone=not goes_on)[1]
-        return (
-            f"{child.label} died; the others went on" if goes_on else f"{child.label} {_ending(child.process.exitcode)}"
-        )
+        why = how_ended(child.process, self.kernel_kills)
+        return f"{child.label} {why}{'; the others went on' if goes_on else ''}"
 
     def _may_go_on_without(self, child: _Child) -> bool:
         """An asynchronous strategy goes on as long as a worker and its servers live."""
@@ -342,41 +357,26 @@ class _Supervisor:
         )
 
     def _first_failure(self) -> Failure:
-        """Wait a moment for the others' view: the first cause is rarely the complaint that a peer has gone."""
+        """Wait a moment for the others' view, and return what came first: others complain of what follows from it."""
         until = time.monotonic() + GRACE_S
-        while self._live() and time.monotonic() < until:
-            ready = connection.wait([c.control for c in self._live()], timeout=0.1)
-            for child in self._live():
-                if child.control in ready:
-                    self._hear(child)
-            if any(c.failure is not None and c.failure.cause is not Cause.PEER for c in self.children):
-                break
-        killed = self._killed()
-        if killed is not None:
-            return self._loss(killed)
+        while self._live() and time.monotonic() < until and not any(map(_has_own_cause, self.children)):
+            self._hear(0.1)
+        self._hear(0)  # a process's end and the complaints of those who lost it may be heard in either order
         failed = [(c, c.failure) for c in self.children if c.failure is not None]
-        child, failure = min(failed, key=lambda each: _BLAMED_FIRST.index(each[1].cause))
-        silent = [c for c in self.children if c.silent]
-        if failure.cause is Cause.PEER and silent:
-            return self._loss(silent[0])
+        child, failure = min(failed, key=lambda each: (_follows(each[1]), each[1].at_s))
+        dead = self._first_dead()
+        if dead is not None and (_follows(failure) or dead.gone_s < failure.at_s or _is_no_answer(dead)):
+            return self._loss(dead)
         if failure.cause.of_whole_cell or len(self.children) == 1:
             return failure
         return replace(failure, reason=Text(f"{child.label}: {failure.reason}"))
 
-    def _killed(self) -> _Child | None:
-        """Return a process that a signal ended: what others raise, who got no more from it, follows from that.
-
-        Its end and their complaints may be heard in either order.
-        """
-        for child in self._live():
-            if child.control.poll(0):
-                self._hear(child)
-        for child in self.children:
-            if child.silent and child.label not in self.lost:
-                child.process.join(GRACE_S)
-                if (child.process.exitcode or 0) < 0:
-                    return child
-        return None
+    def _first_dead(self) -> _Child | None:
+        """Return the first process that went without a word and was not done without."""
+        silent = [c for c in self.children if c.silent and c.label not in self.lost]
+        for child in silent:
+            child.process.join(GRACE_S)
+        return min(silent, key=lambda child: (not _is_no_answer(child), child.gone_s), default=None)
 
     def _deadlock(self) -> Result | None:
         """Find that everybody has waited for a message for a while: then none can come any more."""
@@ -388,20 +388,41 @@ class _Supervisor:
         stuck = [(c, w) for c, w in waits if w is not None and now - w.since_s > DEADLOCK_S]
         if not live or len(stuck) < len(live) or not any(w.wait is Wait.RECEIVE for _, w in stuck):
             return None
+        # One that is stopped, or gets no processor, may have its message and not have taken it yet.
+        if not all(is_at_rest(c.process.pid) for c in live):
+            return None
         words = [f"{c.label} waits in {w.words} from {w.since_s - self.started_s:.3g} s on" for c, w in stuck]
         return Result.ended_by(Cause.DEADLOCK, "deadlock: " + "; ".join(words), stuck[0][0].job.line)
 
-    def _timeout_reason(self) -> str:
-        limit = self.cell.cell_timeout_s
-        waits = [(c, self.board.read(c.job.line)) for c in self._live()] if self.board is not None else []
-        words = [f"{c.label} waits in {w.words}" for c, w in waits if w is not None]
-        return f"not finished after {limit:g} s (limits.cell_timeout)" + ("; " + ", ".join(words) if words else "")
+    def _too_late(self) -> Failure:
+        """Ask who has not ended where he is; the stacks go to the log, a sentence and the lines into the record."""
+        late = [child for child in self._live() if child.answer is None]
+        stopped = [is_stopped(child.process.pid) for child in late]
+        waits = [self.board.read(child.job.line) if self.board is not None else None for child in late]
+        stacks = ask([(child.process.pid, self._stack_of(child.job)) for child in late])
+        self._keep({child.label: stack for child, stack in zip(late, stacks, strict=True)})
+        own = own_files(self.cell, self.plugins)
+        hangs = []
+        for child, is_still, waited, stack in zip(late, stopped, waits, stacks, strict=True):
+            line, function = line_in(stack, own) or (None, "")
+            hangs.append(Hang(child.label, is_still, waited.words if waited else "", line, function))
+        return too_late(hangs, "finished" if self.started_s else "ready to train", self.cell)
+
+    def _stack_of(self, job: Job) -> Path:
+        return Path(self.folder.name) / f"stack-{job.line}"
+
+    def _keep(self, stacks: dict[str, str]) -> None:
+        """Write stacks into the cell's log."""
+        if not self.log:
+            return
+        with open(self.log, "a", encoding="utf-8") as log:
+            for label, stack in stacks.items():
+                log.write(f"\n{label} when its time was up:\n{stack.strip() or 'no answer'}\n")
 
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _finished(self) -> Result:
-        for child in self.children:
-            child.process.join(GRACE_S)
+        reap([child.process for child in self.children], GRACE_S)
         targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
         answers = [c.answer for c in self.children if c.answer is not None]
         if self.cell.engine == "virtual":
@@ -421,16 +442,55 @@ class _Supervisor:
         for child in self.children:
             if child.process.is_alive():
                 child.process.terminate()
+        reap([child.process for child in self.children], patience_s=1.0)
         for child in self.children:
-            child.process.join(1.0)
-            if child.process.is_alive():
-                child.process.kill()
-                child.process.join()
             child.control.close()
         self._close_descriptors()
         if self.board is not None:
             self.board.close()
         self.folder.cleanup()
+
+
+def _follows(failure: Failure) -> bool:
+    """Whether a failure may be what another process's end brought about."""
+    return failure.cause is Cause.PEER or failure.follows
+
+
+def _has_own_cause(child: _Child) -> bool:
+    return child.failure is not None and not _follows(child.failure)
+
+
+def _is_no_answer(child: _Child) -> bool:
+    """Whether a signal ended a process that nothing sends by itself: torch aborts where it has lost a peer."""
+    return child.killed_by not in (0, signal.SIGABRT)
+
+
+def too_late(hangs: Sequence[Hang], what: str, cell: Cell) -> Failure:
+    """Return the failure of a cell that is not `what` in time."""
+    limit = f"not {what} after {cell.cell_timeout_s:g} s (limits.cell_timeout)"
+    return Failure(Cause.TIMEOUT, Text("; ".join([limit, *_hanging(hangs)])), hangs=tuple(hangs))
+
+
+def _hanging(hangs: Sequence[Hang]) -> list[str]:
+    """Return who hangs and in what, processes in the same place together."""
+    from harness.core.words import listed
+
+    by_place: dict[tuple[str, str], list[str]] = {}
+    for hang in hangs:
+        by_place.setdefault(_place(hang), []).append(hang.process)
+    return [f"{listed(names)} {place[len(names) > 1]}" for place, names in by_place.items()]
+
+
+def _place(hang: Hang) -> tuple[str, str]:
+    """Return what is said of one process that hangs, and of several."""
+    if hang.stopped:
+        return "is stopped", "are stopped"
+    if hang.waits:
+        return f"waits in {hang.waits}", f"wait in {hang.waits}"
+    if hang.line is not None:
+        at = f"in {hang.line.file}:{hang.line.number}, {hang.function}"
+        return f"is {at}", f"are {at}"
+    return "does not answer", "do not answer"
 
 
 def _device_of(cell: Cell, number: int) -> str:
@@ -445,11 +505,3 @@ def _label(job: Job) -> str:
         return name_of(job.address)
     of_several = job.cell.gpus > job.cell.workers
     return f"rank {job.line}" if of_several else name_of(job.address)
-
-
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        import signal
-
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code} without a word"

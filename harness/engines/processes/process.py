@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -9,7 +10,7 @@ import random
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,7 +21,9 @@ from harness.core.parents import die_with_parent
 from harness.core.records import Json
 from harness.core.streams import stream_seed
 from harness.engines.processes.blame import explain_in, own_files, print_blamed
+from harness.engines.processes.hearing import receive
 from harness.engines.processes.network import join_group
+from harness.engines.processes.stacks import answer_when_asked
 from harness.workloads.user_import import changes_by_user_files, environment_of_user_files
 
 if TYPE_CHECKING:
@@ -35,6 +38,13 @@ if TYPE_CHECKING:
     from harness.engines.real.messages import Post
     from harness.engines.shared.fault_draws import Lost
     from harness.engines.shared.setup import Setup
+
+
+_PATIENCE = 2
+"""Of a process that is ready, in limits of the cell: the supervisor's deadline comes first, and a dead one is heard."""
+
+_kept: list[object] = []
+"""What has to stay open as long as this process is."""
 
 
 @dataclass
@@ -52,6 +62,8 @@ class Job:
         line: which line of the status board is this process's.
         pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
         rendezvous: file for torch's store; empty where no process group is needed.
+        stack: file that the process writes its stack to when it is asked where it is; empty: nobody asks.
+        lost: endpoints that went without a word, as far as this process knows.
         environment: the supervisor's environment variables; the fork server may be older than they are.
         sources: the user's files as they were held, by path.
     """
@@ -69,6 +81,8 @@ class Job:
     pipes: dict[Address, Connection] = field(default_factory=dict)
     slots: dict[Address, tuple[Any, Any]] = field(default_factory=dict)
     rendezvous: str = ""
+    stack: str = ""
+    lost: set[Address] = field(default_factory=set)
     group_rank: int = 0
     group_size: int = 1
     label: str = ""
@@ -85,10 +99,14 @@ def run_process(job: Job, control: Connection) -> None:
         answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
         control.send(("done", answer))
     except BaseException as error:
-        failure = explain_in(job.cell, job.plugins, error, job.line)
-        print_blamed(error, failure, own_files(job.cell, job.plugins))
+        at_s, follows = time.monotonic(), bool(job.lost)
+        failure = replace(explain_in(job.cell, job.plugins, error, job.line), at_s=at_s, follows=follows)
+        with contextlib.suppress(
+            Exception
+        ):  # the user's code may have closed the stream: the failure is told all the same
+            print_blamed(error, failure, own_files(job.cell, job.plugins))
+            sys.stderr.flush()
         control.send(("failed", failure))
-        sys.stderr.flush()
         # Peers may be inside a collective with this process: leaving at once is what tells them.
         os._exit(1)
 
@@ -103,6 +121,8 @@ def _enter(job: Job) -> None:
         os.dup2(descriptor, 2)
         os.close(descriptor)
     faulthandler.enable()
+    if job.stack:
+        _kept.append(answer_when_asked(job.stack))
     gc.freeze()  # what came from the fork server is shared memory: a collection that walks it would copy it
     os.environ.update(job.environment | environment_of_user_files())
     os.environ["OMP_NUM_THREADS"] = str(job.cell.threads_per_device)
@@ -127,7 +147,7 @@ def _run_virtual(job: Job, control: Connection) -> Outcome:
     began = time.monotonic()
     setup = make_setup(job.cell, job.plugins, "cpu")
     control.send(("ready", {}))
-    control.recv()
+    receive(control, _PATIENCE * job.cell.cell_timeout_s)
     prepared = time.monotonic()
     options = {key: value for key, value in job.options.items() if key != "keep_weights"}
     status = StatusLine(job.status.detach(), job.line, job.lines)
@@ -164,7 +184,7 @@ def _run_real(job: Job, control: Connection) -> Json:
     make = _make_server if job.kind == "server" else _make_worker
     endpoint = make(job, setup, ledger, status)
     control.send(("ready", {"data": setup.data.checksum}))
-    started = control.recv()
+    started = receive(control, _PATIENCE * job.cell.cell_timeout_s)
     forget_peaks(device)
     ledger.start(started)
     setup.let_read()
@@ -231,7 +251,7 @@ def _make_post(job: Job, shape: tuple[int, int], dtype: torch.dtype) -> Post:
     for address, connection in job.pipes.items():
         outgoing, incoming = (Slots(slot.detach(), num_bytes) for slot in job.slots[address])
         peers[address] = Peer(address, connection, outgoing, incoming)
-    return Post(peers, shape, dtype)
+    return Post(peers, shape, dtype, lost=job.lost)
 
 
 def _make_server(job: Job, setup: Setup, ledger: Ledger, status: StatusLine) -> RealServer:

@@ -120,7 +120,8 @@ def _imported(wanted: ToImport) -> Imported:
                 _import_what_building_does(wanted)
                 trouble = _unfit_to_fork()
     except BaseException as error:
-        traceback.print_exception(error)
+        if wanted.log:  # else who needs it will say it
+            traceback.print_exception(error)
         return Imported(False, cause=Cause.USER)
     if trouble:
         files = " or ".join(sorted({function.written.rpartition(":")[0] for function in functions}))
@@ -234,7 +235,8 @@ def _import_what_building_does(wanted: ToImport) -> None:
             names = _built_modules(wanted)
             os.write(writing, json.dumps(names).encode())
         except BaseException as error:
-            traceback.print_exception(error)
+            if wanted.log:
+                traceback.print_exception(error)
         finally:
             sys.stderr.flush()
             os._exit(0)

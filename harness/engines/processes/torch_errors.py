@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from re import Pattern
 
+from harness.core.errors import words_of_error
+
 
 @dataclass(frozen=True)
 class Mend:
@@ -160,7 +162,7 @@ def mending(error: BaseException) -> str:
     """Return what usually mends an error, or what it came from; empty where nothing is known."""
     for each in causes_of(error):
         # A KeyError's words are in quotes, and what torch's own wrapper adds comes behind: searched, not matched.
-        words = f"{type(each).__name__}: {each}"
+        words = f"{type(each).__name__}: {words_of_error(each)}"
         for mend in MENDS.values():
             if mend.says.search(words):
                 return mend.text

@@ -142,6 +142,7 @@ class Post:
     Attributes:
         shape: (number of parameters, number of buffer values), the same for every value.
         taken: sources of the messages taken so far, in order; None ends one poll.
+        lost: those of the gone that went without a farewell.
     """
 
     peers: dict[Address, Peer]
@@ -150,6 +151,7 @@ class Post:
     queue: deque[Parcel] = field(default_factory=deque)
     gone: set[Address] = field(default_factory=set)
     taken: list[Address | None] = field(default_factory=list)
+    lost: set[Address] = field(default_factory=set)
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -228,8 +230,10 @@ class Post:
 
     def _take_one(self, peer: Peer) -> None:
         try:
+            # Who freezes in the middle of a header holds this process, and the supervisor's deadline ends them both.
             raw = peer.connection.recv_bytes()
         except (EOFError, OSError):
+            self.lost.add(peer.address)
             parcel = Parcel(peer.address, None, 0.0, leaves=True)
         else:
             parcel = self._read(peer, raw)

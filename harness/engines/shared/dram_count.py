@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.core.errors import words_of_error
 from harness.core.not_known import Hurdle, NotKnown
 from harness.core.text import Text
 from harness.costs.memory import CPU, CUDA, Placement, StageMemory, Work, device_memory, stage_memory
@@ -24,7 +25,7 @@ def count_dram(setup: Setup, placement: Placement | None = None) -> dict[str, in
     try:
         estimate = device_memory(shape, setup.layout, _work(setup), CPU, placement)
     except Exception as error:
-        return NotKnown(Hurdle.COUNT, Text(f"{type(error).__name__}: {error}"))
+        return NotKnown(Hurdle.COUNT, Text(f"{type(error).__name__}: {words_of_error(error)}"))
     return dict(max(estimate.devices, key=lambda device: sum(device.kinds.values())).kinds)
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from harness.engines.processes.hearing import Ear, Silent, reap
 from harness.engines.telemetry.bench import Bench, probe_path
 from harness.engines.telemetry.columns import Columns
 from harness.engines.telemetry.probe import Probe, Sample, Target
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from harness.engines.processes.forking import Forking
-
-# Chosen: what a killed process gets to disappear. One that is stuck in a driver is left to the system after that.
-REAP_S = 1.0
 
 
 @dataclass
@@ -149,8 +146,9 @@ def _sample_until_stop(connection: Connection, bench: Bench, ticks: Ticks) -> No
         EOFError: the parent died.
     """
     _tick(bench, ticks)
+    ear = Ear(connection)
     while True:
-        message = _message_before(connection, ticks.due_s)
+        message = _message_before(ear, ticks.due_s)
         if message is None:
             _tick(bench, ticks)
         elif message[0] == "stop":
@@ -167,7 +165,7 @@ def _tick(bench: Bench, ticks: Ticks) -> None:
     ticks.taken(began_s, time.monotonic())
 
 
-def _message_before(connection: Connection, due_s: float) -> tuple[Any, ...] | None:
+def _message_before(ear: Ear, due_s: float) -> tuple[Any, ...] | None:
     """Return the parent's next message, or None once `due_s` (seconds, monotonic) has come.
 
     Raises:
@@ -175,14 +173,13 @@ def _message_before(connection: Connection, due_s: float) -> tuple[Any, ...] | N
     """
     # The sentinel is watched too: where processes were forked, others may hold copies of the parent's end open.
     parent = multiprocessing.parent_process()
-    watched: list[Connection | int] = [connection] if parent is None else [connection, parent.sentinel]
-    while not (ready := wait(watched, max(0.0, due_s - time.monotonic()))):
-        if time.monotonic() >= due_s:
-            return None
-    if connection not in ready:
-        raise EOFError
-    message: tuple[Any, ...] = connection.recv()
-    return message
+    watched: list[Any] = [ear] if parent is None else [ear, parent.sentinel]
+    while ready := wait(watched, max(0.0, due_s - time.monotonic())):
+        if not any(isinstance(each, Ear) for each in ready):
+            raise EOFError
+        for message in ear.words()[:1]:  # the parent says one thing at a time, and begins none that it does not end
+            return tuple(message)
+    return None
 
 
 class Sampler:
@@ -211,6 +208,7 @@ class Sampler:
         self._telemetry: Telemetry | None = None
         self._unavailable: dict[str, str] | None = None
         self._connection, self._far_end = context.Pipe()
+        self._ear = Ear(self._connection)
         # A daemon, so that a parent that leaves without stop() takes it along; a killed one is noticed by its pipe.
         self._process: BaseProcess = context.Process(
             target=run_sampler,
@@ -235,11 +233,9 @@ class Sampler:
 
     def ready(self, timeout_s: float) -> bool:
         """Wait until the probes are open; answer False after `timeout_s` or where the sampler died."""
-        try:
-            if self._unavailable is None and self._connection.poll(timeout_s):
-                self._unavailable = self._connection.recv()[1]
-        except (EOFError, OSError):
-            return False
+        with contextlib.suppress(Silent, EOFError, OSError):
+            if self._unavailable is None:
+                self._unavailable = self._ear.word(timeout_s)[1]
         return self._unavailable is not None
 
     def stop(self, timeout_s: float) -> Telemetry:
@@ -255,15 +251,7 @@ class Sampler:
         return self._telemetry
 
     def _stopped(self, deadline_s: float, timeout_s: float) -> Telemetry:
-        # A sampler that freezes in the middle of its answer would hold recv() for ever; killed, it ends the message.
-        guard = threading.Timer(timeout_s, self._process.kill)
-        guard.daemon = True
-        guard.start()
-        try:
-            telemetry = self._answer(deadline_s)
-        finally:
-            guard.cancel()
-            guard.join()  # a kill must not race with the join below for the exit status
+        telemetry = self._answer(deadline_s)
         silent = telemetry is None and time.monotonic() >= deadline_s
         self._reap(deadline_s)
         return telemetry or self._lost(timeout_s if silent else None)
@@ -271,15 +259,13 @@ class Sampler:
     def _answer(self, deadline_s: float) -> Telemetry | None:
         """Ask the sampler to stop and return its answer; None where it died or stays silent."""
         self._send(("stop",))
-        try:
-            while self._connection.poll(max(0.0, deadline_s - time.monotonic())):
-                kind, content = self._connection.recv()
+        with contextlib.suppress(Silent, EOFError, OSError):
+            while True:
+                kind, content = self._ear.word(max(0.0, deadline_s - time.monotonic()))
                 if kind == "telemetry":
                     answer: Telemetry = content
                     return answer
                 self._unavailable = content
-        except (EOFError, OSError):
-            pass
         return None
 
     def _send(self, message: tuple[Any, ...]) -> None:
@@ -290,10 +276,7 @@ class Sampler:
     def _reap(self, deadline_s: float) -> None:
         """See the process off: what does not leave by the deadline is killed; never wait longer than that."""
         self._connection.close()
-        self._process.join(max(0.0, deadline_s - time.monotonic()))
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join(REAP_S)
+        reap([self._process], max(0.0, deadline_s - time.monotonic()))
 
     def _lost(self, silent_s: float | None) -> Telemetry:
         """Return telemetry without samples that says of each probe why: silent for so long, or dead."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from harness.core.errors import Impossible
+from harness.core.errors import Impossible, words_of_error
 from harness.engines.processes.foreign import lacks_memory
 from harness.engines.shared.chain.chain_stage import ChainSlice, ChainStage, SeedOf
 from harness.engines.shared.chain.events import Args, Chain, Forward, Intercepted, Kwargs, watched
@@ -94,7 +94,8 @@ def stages_tried() -> Iterator[None]:
         if lacks_memory(error):
             raise
         raise Impossible(
-            f"a stage of the model was tried without the others and failed: {type(error).__name__}: {error}. "
+            "a stage of the model was tried without the others and failed: "
+            f"{type(error).__name__}: {words_of_error(error)}. "
             f"{CUT_ADVICE}"
         ) from error
 
