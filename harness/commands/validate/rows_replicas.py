@@ -10,7 +10,7 @@ from harness.commands.validate.as_scenario import DEFAULT_BATCH, STRATEGIES, cas
 from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import published_parts
 from harness.commands.validate.case_models import BACKWARD_SHARE, element_bytes, parameter_bytes, profile_of_parts
-from harness.commands.validate.case_scenario import predicted_s
+from harness.commands.validate.case_scenario import CaseScenario, foretold_step, predicted_s
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import calibration_row, reference_of
 from harness.commands.validate.published import TableRow, Tables
@@ -41,17 +41,39 @@ def _calibrated(published: Tables, reference: TableRow, constants: Constants) ->
     if reference.strategy in SERVED and (reference.gpus or 1) > 1:
         single_s = _single_s(published, reference, constants)
         return lambda row: served_step_s(published, row, single_s * _batch(row) / _batch(reference), constants)
-    # A server of one worker leaves what one device computes.
-    alone = reference if reference.strategy in STRATEGIES else replace(reference, strategy="single")
-    known, known_s = case_point(alone), seconds_of(published, reference)
+    known_s = seconds_of(published, reference)
 
     def step_s(row: TableRow) -> float:
         if row.strategy not in STRATEGIES:
             return served_step_s(published, row, known_s * _batch(row) / _batch(reference), constants)
-        measured_s = seconds_of(published, row) if row.metric in RATED else None
-        return predicted_s(scenario_of(published, row, known, known_s, measured_s), published.scenarios, constants)
+        return predicted_s(_calibrating(published, row, reference), published.scenarios, constants)
 
     return step_s
+
+
+def uncertainty_of(published: Tables, row: TableRow, constants: Constants) -> float | None:
+    """Return the uncertainty that `plan` states of a row's scenario; None where the row is none.
+
+    Raises:
+        Unpredictable: no speed of one device.
+    """
+    if row.strategy not in STRATEGIES:
+        return None
+    if row.metric == "scaling_efficiency":
+        scenario = _efficient(published, row)[1]
+    else:
+        reference = calibration_row(published, row)
+        if reference.strategy in SERVED and (reference.gpus or 1) > 1:
+            return None
+        scenario = _calibrating(published, row, reference)
+    return foretold_step(scenario, published.scenarios, constants).error
+
+
+def _calibrating(published: Tables, row: TableRow, reference: TableRow) -> CaseScenario:
+    """Return the scenario of a row that is calibrated on another; a server of one worker leaves what it computes."""
+    alone = reference if reference.strategy in STRATEGIES else replace(reference, strategy="single")
+    measured_s = seconds_of(published, row) if row.metric in RATED else None
+    return scenario_of(published, row, case_point(alone), seconds_of(published, reference), measured_s)
 
 
 def _batch(row: TableRow) -> float:
@@ -66,6 +88,12 @@ def _single_s(published: Tables, reference: TableRow, constants: Constants) -> f
 
 
 def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float:
+    few_s, many_s = (predicted_s(each, published.scenarios, constants) for each in _efficient(published, row))
+    return few_s / many_s
+
+
+def _efficient(published: Tables, row: TableRow) -> tuple[CaseScenario, CaseScenario]:
+    """Return the scenarios whose times an efficiency is the ratio of: of the fewest devices, and of the row."""
     block = block_of(published, row)
     if "backward_ms" in block:
         known, known_s = replace(row, strategy="single", gpus=1), block["backward_ms"] / 1e3 / BACKWARD_SHARE
@@ -74,9 +102,10 @@ def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float
         known_s = seconds_of(published, known)
     few = int(block.get("reference_gpus", 1))
     base = replace(row, gpus=few, nodes=None, strategy="single" if few == 1 else row.strategy)
-    scenarios = (scenario_of(published, one, case_point(known), known_s) for one in (base, row))
-    few_s, many_s = (predicted_s(scenario, published.scenarios, constants) for scenario in scenarios)
-    return few_s / many_s
+    return (
+        scenario_of(published, base, case_point(known), known_s),
+        scenario_of(published, row, case_point(known), known_s),
+    )
 
 
 def _known_speed(published: Tables, row: TableRow, cases: tuple[str, ...]) -> TableRow:

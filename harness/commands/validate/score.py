@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +20,7 @@ class PredictedRow:
         predicted: in the row's unit; None where nothing could be said.
         linear: perfect linear scaling; None where nothing is there to scale.
         reason: why nothing could be said; empty otherwise.
+        stated: relative uncertainty that `plan` states of it, one standard deviation; None where it is no scenario.
         input_bound: making the input limits the step, not computing or links.
     """
 
@@ -27,6 +29,7 @@ class PredictedRow:
     linear: float | None = None
     reason: str = ""
     input_bound: bool = False
+    stated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,19 @@ def quantile(rising: Sequence[float], share: float) -> float:
     low = int(position)
     high = min(low + 1, len(rising) - 1)
     return rising[low] + (rising[high] - rising[low]) * (position - low)
+
+
+def coverage(predictions: Iterable[PredictedRow], deviations: float) -> float | None:
+    """Return the share of rows that lie within so many stated standard deviations; None where none states any.
+
+    Rows that are limited by their input are left out: what the scenario says of them is not what limits them.
+    """
+    inside = [
+        abs(math.log(item.predicted / item.row.value)) <= math.log1p(deviations * item.stated)
+        for item in predictions
+        if item.stated and item.predicted and not item.input_bound
+    ]
+    return sum(inside) / len(inside) if inside else None
 
 
 def by_kind(predictions: Sequence[PredictedRow]) -> dict[tuple[str, str], list[PredictedRow]]:

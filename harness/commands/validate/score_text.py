@@ -6,12 +6,13 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from harness.commands.validate.published import Tables
-from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, error_of, score
+from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, coverage, error_of, score
 from harness.core.words import aligned
-from harness.costs.profiles import FITTED, Constants
+from harness.costs.profiles import FITTED, STATED_ERRORS, Constants
 
 _COLUMNS = (
     *("table", "kind", "case", "series", "model", "strategy", "precision", "gpus", "batch_per_gpu", "microbatches"),
@@ -61,6 +62,8 @@ def report_text(
         lines += [
             "",
             *_table("Constants fitted on the other cases", by_kind(left_out)),
+            "",
+            *_coverage(left_out),
         ]
     if verbose:
         lines += ["", *_table("By series", by_series(predictions))]
@@ -101,6 +104,30 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _coverage(left_out: Sequence[PredictedRow]) -> Iterator[str]:
+    """Say how often a row lies within what its prediction states; a band of two deviations is what `plan` shows."""
+    groups = {
+        "sources, each counting alike": _by_source(left_out),
+        **{f"{table}: {kind}": [group] for (table, kind), group in by_kind(left_out).items()},
+    }
+    rows = [("Of rows that state an uncertainty, share within", "rows", "1 sd", "2 sd")]
+    for name, parts in groups.items():
+        stating = [part for part in parts if coverage(part, 1.0) is not None]
+        if stating:
+            count = sum(item.stated is not None and not item.input_bound for part in stating for item in part)
+            one, two = (fmean(coverage(part, width) or 0.0 for part in stating) for width in (1.0, 2.0))
+            rows.append((name, str(count), f"{100 * one:.0f} %", f"{100 * two:.0f} %"))
+    if len(rows) > 1:
+        yield from aligned(rows, right=range(1, 4))
+
+
+def _by_source(predictions: Sequence[PredictedRow]) -> list[list[PredictedRow]]:
+    groups: dict[str, list[PredictedRow]] = {}
+    for prediction in predictions:
+        groups.setdefault(prediction.row.case, []).append(prediction)
+    return list(groups.values())
+
+
 def _missing(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     reasons = Counter((p.row.table, p.row.kind, p.reason) for p in predictions if p.predicted is None)
     if reasons:
@@ -117,3 +144,6 @@ def _constants(constants: Constants) -> Iterator[str]:
     yield "Constants, fitted on the published tables"
     rows = ((name, f"{getattr(constants, name):.4g}", fitted.reason) for name, fitted in FITTED.items())
     yield from (f"    {line}" for line in aligned(rows, right=(1,)))
+    yield "Stated uncertainty, one standard deviation"
+    stated = ((name, f"{item.value:.4g}", item.reason) for name, item in STATED_ERRORS.items())
+    yield from (f"    {line}" for line in aligned(stated, right=(1,)))

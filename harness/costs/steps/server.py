@@ -34,9 +34,10 @@ def server_cost(profile: Profile, cluster: Cluster, workers: int, samples: float
     """
     constants = cluster.constants
     layers = layer_seconds(profile, cluster, 1, samples)
-    compute = profile.step_s + pieces * sum(layer.forward_s + layer.backward_s for layer in layers)
+    compute = pieces * sum(layer.forward_s + layer.backward_s for layer in layers)
+    input_s = profile.exposed_input_s(samples, pieces, profile.step_s + compute)
     if workers == 1:
-        return StepCost(compute)
+        return StepCost(compute, input_s=input_s, host_s=profile.step_s)
     num_bytes = profile.shape.parameter_bytes
     times = server_times(cluster, workers, num_bytes)
     sizes = [layer.parameters * profile.shape.element_bytes for layer in profile.shape.layers]
@@ -56,7 +57,8 @@ def server_cost(profile: Profile, cluster: Cluster, workers: int, samples: float
     # Dies of one board fill it from two on.
     board = compute * constants.shared_board_fraction * (cluster.dies_per_board > 1)
     waiting = compute * cluster.spread_fraction * slowest_of(workers)
-    return StepCost(compute + board, exposed, waiting, num_bytes, times.total_s)
+    parts = (compute + board, exposed, waiting, num_bytes, times.total_s)
+    return StepCost(*parts, input_s=input_s, host_s=profile.step_s)
 
 
 def server_times(cluster: Cluster, workers: int, num_bytes: float) -> ServerTimes:
