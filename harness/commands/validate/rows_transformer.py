@@ -15,7 +15,7 @@ from harness.commands.validate.row_times import computing_behind
 from harness.commands.validate.rows_pipeline import VOCABULARY, even_sizes, names_by_stage, schedule_of
 from harness.costs.memory import Placement
 from harness.costs.profiles import Constants, LayerShape, LayerTime, Linear, ModelShape, Profile, TimeCurve
-from harness.costs.steps import Recompute, all_reduce_s, optimizer_s, slowest_of, step_cost
+from harness.costs.steps import Recompute, all_reduce_s, optimizer_s, step_cost
 
 _FORWARD_SHARES = {"none": 1 / 3, "all": 1 / 4}
 """Of a layer's time: the backward pass is twice the forward pass; recomputation repeats the forward pass.
@@ -117,9 +117,7 @@ def _measured(published: Tables, table: str, series: str, constants: Constants) 
         equations[number, place] = pieces * degrees.layers
         equations[number, len(sizes) + place] = pieces
         equations[number, -2:] = 1.0, degrees.layers
-        # Waiting for the slowest is predicted for every row: it must not be in the coefficients too.
-        alone = 1 + constants.spread_fraction * slowest_of(degrees.data)
-        seconds[number] = row.value / 1e3 / alone - _exchange_s(published, row, constants)
+        seconds[number] = row.value / 1e3 - _exchange_s(published, row, constants)
     if not rows or np.linalg.matrix_rank(equations) < equations.shape[1]:
         return None
     found = np.linalg.lstsq(equations, seconds, rcond=None)[0].tolist()

@@ -90,7 +90,7 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
         servers=_servers(servers, -(-cell.gpus // per_node)),
         text=", ".join(_origins(given, own is not None)),
         error=STATED_ERRORS["exchanged"].value,
-        constants=overheads if is_elsewhere(given) and given.overheads else PLAIN,
+        constants=_constants(cell, overheads),
         dies_per_board=given.dies_per_board,
         algorithm=given.all_reduce,
         shared_host=given.shared_host,
@@ -101,6 +101,13 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
     return replace(
         found, runtime=replace(own.runtime, messages=None, hop=NO_TIME, served=NO_TIME, served_apart=NO_TIME)
     )
+
+
+def _constants(cell: Cell, overheads: Constants) -> Constants:
+    """Return what no data sheet says of devices elsewhere; none waits for another's samples where all are ready."""
+    if not (is_elsewhere(cell.cluster) and cell.cluster.overheads):
+        return PLAIN
+    return replace(overheads, spread_fraction=0.0) if cell.workload.input == "ready" else overheads
 
 
 def _servers(given: GivenServers | None, nodes: int) -> Servers | None:

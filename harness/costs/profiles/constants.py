@@ -20,7 +20,8 @@ class Constants:
 
     Attributes:
         step_fraction: what taking part in synchronous training adds to computing: hooks, buckets, the wrapper's copies.
-        spread_fraction: standard deviation of a device's computing time; a synchronous step waits for the slowest.
+        spread_fraction: standard deviation of a device's computing time where it reads its samples; a synchronous step
+            waits for the slowest.
         host_spread_fraction: the same where workers are threads of shared CPUs.
         bucket_s: what one bucket's all-reduce costs the host, beyond the network's latency.
         slowdown_fraction: how much longer computing takes while an exchange runs beside it.
@@ -105,8 +106,8 @@ FITTED: dict[str, Fitted] = {
     "action_s": Fitted("pipelines", 0.65e-3, 0.3e-3, 0.0, 2e-3, "interleaving gains less than its bubble says (P10)"),
     "imbalance_fraction": Fitted("pipelines", 0.17, 0.1, 0.0, 0.5, "hand-cut stages of unknown layers (P9)"),
     "weightless_hidden": Fitted("pipelines", 1850, 1000, 0, 4000, "zero-bubble schedules keep a bubble (P10)"),
-    "unsplit_hidden": Fitted("transformers", 80, 100, 0, 400, "what tensor parallelism leaves whole (P7, P8)"),
-    "layer_launch_s": Fitted("transformers", 0.8e-3, 0.5e-3, 0.0, 2e-3, "time does not fall below (P7, P8)"),
+    "unsplit_hidden": Fitted("transformers", 97, 100, 0, 400, "what tensor parallelism leaves whole (P7, P8)"),
+    "layer_launch_s": Fitted("transformers", 0.84e-3, 0.5e-3, 0.0, 2e-3, "time does not fall below (P7, P8)"),
     "short_factor": Fitted("protocols", 1.54, 1.5, 1.1, 4.0, "slope of short messages (K1); NCCL tunes with 1.09 to 4"),
     "short_latency_s": Fitted("protocols", 37e-6, 20e-6, 0.0, 1e-4, "latency of short messages (K1)"),
     "ring_hop_s": Fitted("protocols", 7e-6, 5e-6, 1e-6, 2e-5, "where the protocol changes (K1); NCCL's table: 3.4 us"),

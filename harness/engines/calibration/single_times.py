@@ -57,8 +57,8 @@ class Stepper:
 
     Attributes:
         size: samples of its batches.
-        inputs, gradients, applies, wholes: seconds of each step: until its samples are there, of its forward and
-            backward passes, of its update, and of all from its start to that of the next.
+        inputs, gradients, applies, rests: seconds of each step: until its samples are there, of its forward and
+            backward passes, of its update, and of all else from one update's end to the next one's.
     """
 
     worker: RealWorker
@@ -66,7 +66,7 @@ class Stepper:
     inputs: list[float] = field(default_factory=list)
     gradients: list[float] = field(default_factory=list)
     applies: list[float] = field(default_factory=list)
-    wholes: list[float] = field(default_factory=list)
+    rests: list[float] = field(default_factory=list)
     layers: list[list[LayerCost]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,11 +100,15 @@ class Stepper:
     def _keep(self, stamps: Sequence[tuple[StepRow, Stamp, Stamp, Stamp]]) -> None:
         self.worker.ledger.resolve()
         for (_, _, _, before), (row, _, middle, end) in itertools.pairwise(stamps):
-            apply_s = seconds_between(middle, end)
+            input_s, computed_s, apply_s = (
+                row[Part.INPUT.column],
+                row[Part.COMPUTE.column],
+                seconds_between(middle, end),
+            )
+            self.inputs.append(input_s)
+            self.gradients.append(computed_s - apply_s)  # both were accounted to computing
             self.applies.append(apply_s)
-            self.inputs.append(row[Part.INPUT.column])
-            self.gradients.append(row[Part.COMPUTE.column] - apply_s)  # both were accounted to computing
-            self.wholes.append(seconds_between(before, end))
+            self.rests.append(seconds_between(before, end) - input_s - computed_s)
         self.worker.ledger.start(time.monotonic())  # forget the rows
 
 
@@ -170,7 +174,7 @@ def prepare(cell: Cell, plugins: Sequence[str], sizes: Sequence[int]) -> list[St
     for stepper in steppers:
         stepper.worker.runner.execution.settle()
         stepper.block()
-        for times in (stepper.inputs, stepper.gradients, stepper.applies, stepper.wholes):
+        for times in (stepper.inputs, stepper.gradients, stepper.applies, stepper.rests):
             times.clear()
     return steppers
 
@@ -207,7 +211,7 @@ def measure(
 
 def measured_step(stepper: Stepper, launch: float, bandwidth: float, neighbours: int, where: str) -> MeasuredStep:
     """Return one size's figures: layers add up to the passes, and the host's share is what is left of the step."""
-    inputs, gradient, applies = map(typical, (stepper.inputs, stepper.gradients, stepper.applies))
+    gradient = typical(stepper.gradients)
     rounds = list(zip(*stepper.layers, strict=True))
     forward = [typical([layer.forward_s for layer in runs]) for runs in rounds]
     backward = [typical([layer.backward_s for layer in runs]) for runs in rounds]
@@ -216,9 +220,9 @@ def measured_step(stepper: Stepper, launch: float, bandwidth: float, neighbours:
         shape=shape_of(stepper),
         forward_s=tuple(seconds * scale for seconds in forward),
         backward_s=tuple(seconds * scale for seconds in backward),
-        input_s=inputs,
-        optimizer_s=applies,
-        step_s=max(0.0, typical(stepper.wholes) - inputs - gradient - applies),
+        input_s=typical(stepper.inputs),
+        optimizer_s=typical(stepper.applies),
+        step_s=max(0.0, typical(stepper.rests)),
         spread=spread(stepper.gradients),
         steps=len(stepper.gradients),
         launch_s=launch,
