@@ -79,15 +79,14 @@ class Stepper:
 
     def block(self) -> None:
         """Take steps for a while and keep their times; the first one only warms up."""
-        ledger, stamps = self.worker.ledger, list[tuple[StepRow, Stamp, Stamp, Stamp]]()
+        ledger, stamps = self.worker.ledger, list[tuple[StepRow, float, Stamp, Stamp]]()
         until = time.monotonic() + BLOCK_S
         while len(stamps) < 2 or time.monotonic() < until:
             batch = self._next_full()
-            start = ledger.stamp()
             value = answer_of(self.worker.gradient(batch))
-            middle = ledger.stamp()
+            passed_s, middle = ledger.row[Part.COMPUTE.column], ledger.stamp()
             answer_of(self.worker.apply(value))
-            stamps.append((ledger.row, start, middle, ledger.stamp()))
+            stamps.append((ledger.row, passed_s, middle, ledger.stamp()))
         self._keep(stamps)
 
     def _next_full(self) -> Batch:
@@ -97,17 +96,15 @@ class Stepper:
             if len(batch.indices) == self.size:
                 return batch
 
-    def _keep(self, stamps: Sequence[tuple[StepRow, Stamp, Stamp, Stamp]]) -> None:
+    def _keep(self, stamps: Sequence[tuple[StepRow, float, Stamp, Stamp]]) -> None:
         self.worker.ledger.resolve()
-        for (_, _, _, before), (row, _, middle, end) in itertools.pairwise(stamps):
-            input_s, computed_s, apply_s = (
-                row[Part.INPUT.column],
-                row[Part.COMPUTE.column],
-                seconds_between(middle, end),
-            )
+        for (*_, before), (row, passed_s, middle, end) in itertools.pairwise(stamps):
+            input_s, computed_s = row[Part.INPUT.column], row[Part.COMPUTE.column]
+            # Passes and update are both accounted to computing; a queue tells them apart by its own moments only.
+            passed_s = passed_s or computed_s - seconds_between(middle, end)
             self.inputs.append(input_s)
-            self.gradients.append(computed_s - apply_s)  # both were accounted to computing
-            self.applies.append(apply_s)
+            self.gradients.append(passed_s)
+            self.applies.append(computed_s - passed_s)
             self.rests.append(seconds_between(before, end) - input_s - computed_s)
         self.worker.ledger.start(time.monotonic())  # forget the rows
 
