@@ -23,7 +23,7 @@ from harness.core.outcome import Outcome, TableColumns
 from harness.core.records import Json
 from harness.core.row import Row, WholeRow
 from harness.core.step_parts import PART_COLUMNS, Part
-from harness.core.uncertainty import combined_error
+from harness.core.uncertainty import StepErrors
 from harness.core.units import SECONDS_PER_HOUR
 
 NOISY_CORES = 0.5
@@ -361,11 +361,11 @@ def stated_row(outcome: Outcome, parts: Row) -> WholeRow:
     """Return how far a simulated step may be off, relative, one standard deviation: its parts' errors are independent.
 
     Args:
-        parts: with `compute_s` and `communication_s`; waiting follows computing and counts with it.
+        parts: of the training time; input and the host's own work are measured with computing and are as uncertain.
     """
-    compute_error, communication_error = outcome.facts.get("errors", (0.0, 0.0))
-    known = {"compute_s": compute_error, "communication_s": communication_error}
-    error = combined_error(known, {part: parts.get(part) or 0.0 for part in known})
+    own_s = sum(parts.get(part) or 0.0 for part in ("input_s", "compute_s", "other_s"))
+    errors = StepErrors(*outcome.facts.get("errors", ()))
+    error = errors.of(own_s, parts.get("communication_s") or 0.0, parts.get("idle_s") or 0.0)
     return {"stated_error": error} if error else {}
 
 

@@ -14,8 +14,8 @@ from harness.analysis.points import Row, number, point_of_twins, points
 from harness.analysis.quantities import Quantity
 from harness.core.cell import Observation
 from harness.core.text import Text
-from harness.core.uncertainty import STATED, stated_band
-from harness.core.words import counted, share_in_percent
+from harness.core.uncertainty import stated_band, stated_words
+from harness.core.words import counted
 
 MOST_EXPLAINED = 3
 """Observations outside the stated uncertainty, and poor scalings, that are explained with a folder's answer, the worst
@@ -177,7 +177,7 @@ def in_cells(check: PredictionCheck) -> tuple[str, ...]:
     elif check.source:
         measured += f" ({check.source})"
     inside = {True: "yes", False: "no", None: ""}[check.inside]
-    stated = "" if check.stated is None else f"±{share_in_percent(STATED * check.stated)}"
+    stated = "" if check.stated is None else stated_words(check.stated)
     error = f"{100 * check.error:+.1f} %"
     return check.where, check.quantity.name, words(check.predicted), measured, error, stated, inside
 

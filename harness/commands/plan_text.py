@@ -11,7 +11,7 @@ from harness.commands.fresh_seeds import most_cells, most_confirm_s, most_picked
 from harness.commands.run_times import RunTimes, TimedBy, TimeLeft, time_left
 from harness.core.cell import LARGEST, Cell, LeftOut, Plan
 from harness.core.device_words import engine_in_words, machine_in_words
-from harness.core.uncertainty import STATED
+from harness.core.uncertainty import stated_words
 from harness.core.words import counted, duration, in_short, listed, memory_size, show, table, three, varied_settings
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _outlook(cell: Cell, prediction: Prediction | None) -> tuple[str, ...]:
     if prediction is None:
         return ("",) * (len(_PREDICTED) + len(_money_columns([cell])))
     time, rate, training = prediction.step_time_s, prediction.throughput_samples_per_s, prediction.training_s
-    band = f" +- {max(1, round(100 * STATED * prediction.error))} %" if prediction.error else ""
+    band = f" {stated_words(prediction.error)}" if prediction.error else ""
     columns = ["?" if time is None else duration(time) + band]
     columns += ["?" if rate is None else three(rate) + _beside(cell)]
     columns += ["?" if training is None else duration(training), _memory(cell, prediction)]

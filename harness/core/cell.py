@@ -134,6 +134,8 @@ class Workload:
         step: how a step is executed: "eager", "compiled" or "cuda-graph".
         channels_last: pictures, and the weights that convolve them, lie channel by channel of each pixel.
         tf32: whether single precision may be computed in TF32 on GPUs; None: as torch has it.
+        input: of simulated devices elsewhere: "read" where every step reads its samples, which takes now longer and
+            now shorter; "ready" where they lie in memory.
         gradients: number format in which simulated devices exchange them; empty: that of the parameters.
         loading: how samples reach a device.
         sync_batchnorm: BatchNorm's statistics are those of all replicas together.
@@ -159,11 +161,12 @@ class Workload:
     channels_last: bool = False
     tf32: bool | None = None
     gradients: Literal["", "fp32", "bf16", "fp16"] = ""
+    input: Literal["read", "ready"] = "read"
 
 
 _ONLY_WHERE_SET = (
     *("loading", "sync_batchnorm", "find_unused_parameters", "metric", "metric_better", "target_metric"),
-    *("channels_last", "tf32", "gradients"),
+    *("channels_last", "tf32", "gradients", "input"),
 )
 """Keys of workload and goal that came later: left at their default they are no part of an id, so that no cell runs
 again."""

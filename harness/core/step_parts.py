@@ -10,7 +10,8 @@ class Part(StrEnum):
 
     Attributes:
         column: of the tables of steps and cells, in seconds.
-        OTHER: of a run as a whole only: what lies between the steps.
+        OTHER: of a run as a whole only: what no span of a step holds. It is the host's own work (the program, rows,
+            seeds, small messages) and, on the real engine, what lies between the steps.
     """
 
     column: str
@@ -30,7 +31,7 @@ class Part(StrEnum):
 
 
 STEP_PARTS = (Part.INPUT, Part.COMPUTE, Part.COMMUNICATION, Part.IDLE)
-"""Parts of a step on a device: they add up to the step."""
+"""Parts of a step on a device; what the host does beside them makes the step longer, and counts as OTHER of the run."""
 
 
 PART_COLUMNS = tuple(part.column for part in STEP_PARTS)

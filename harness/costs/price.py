@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError, Impossible
-from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
 from harness.costs.cells.find import cluster_of, profile_of
 from harness.costs.cells.kept import find_shape, size_of, why_not_known
 from harness.costs.memory.fit import counted_kinds, memory_of, memory_verdict, placement_of, resolve_largest
 from harness.costs.profiles.constants import PUBLISHED, Constants
+from harness.costs.steps.stated import step_errors
 from harness.costs.steps.step import optimizer_s, step_cost
 from harness.workloads.entries import DatasetSize, training_size
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
     from harness.core.not_known import NotKnown
-    from harness.costs.profiles.cluster_figures import Cluster
+    from harness.core.uncertainty import StepErrors
     from harness.costs.profiles.device_profile import Profile
     from harness.costs.profiles.shape import ModelShape
     from harness.costs.steps.result import StepCost
@@ -90,13 +90,21 @@ def _priced(cell: Cell, host: Host) -> Prediction:
     placed = replace(cell, micro_batch_size=found.micro_batch_size)
     placement = placement_of(placed, host, profile.shape)
     cost = step_cost(profile, cluster, layout, cell.global_batch_size, found.micro_batch_size, placement)
-    return _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, cluster), found, steps_of(cell, host))
+    errors = step_errors(profile, cluster, layout, cell.gpus)
+    return _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, errors), found, steps_of(cell, host))
+
+
+class PricedStep(NamedTuple):
+    """An update's seconds, and how far they may be off, relative, one standard deviation."""
+
+    seconds: float
+    error: float
 
 
 def priced_step(
     cell: Cell, host: Host, shape: ModelShape | NotKnown | None = None, overheads: Constants = PUBLISHED
-) -> float:
-    """Return the seconds of an update of one worker, whether or not it fits into memory.
+) -> PricedStep:
+    """Return what an update of one worker takes, whether or not it fits into memory.
 
     Args:
         overheads: what no data sheet says of devices elsewhere.
@@ -109,7 +117,14 @@ def priced_step(
     profile, cluster = profile_of(cell, shape), cluster_of(cell, overheads)
     placement = placement_of(cell, host, profile.shape)
     cost = step_cost(profile, cluster, layout, cell.global_batch_size, cell.micro_batch_size, placement)
-    return cost.total_s + optimizer_s(profile, cluster, layout)
+    update_s = optimizer_s(profile, cluster, layout)
+    errors = step_errors(profile, cluster, layout, cell.gpus)
+    return PricedStep(cost.total_s + update_s, _error(errors, cost, update_s))
+
+
+def _error(errors: StepErrors, cost: StepCost, update_s: float) -> float:
+    own_s = cost.input_s + cost.compute_s + cost.host_s + update_s
+    return errors.of(own_s, cost.communication_s, cost.idle_s)
 
 
 def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
@@ -135,20 +150,19 @@ def _timed(
     cell: Cell,
     cost: StepCost,
     update_s: float,
-    origin: tuple[Profile, Cluster],
+    origin: tuple[Profile, StepErrors],
     memory: Prediction,
     steps: int | None,
 ) -> Prediction:
     seconds = cost.total_s + update_s
-    profile, cluster = origin
-    errors = {"compute_s": profile.error, "communication_s": cluster.error}
+    profile, errors = origin
     return replace(
         memory,
         step_time_s=seconds,
         throughput_samples_per_s=cell.global_batch_size / seconds,
         training_s=None if steps is None else steps * seconds,
         cost=_money(cell, seconds, steps),
-        error=combined_error(errors, {"compute_s": cost.compute_s + update_s, "communication_s": cost.communication_s}),
+        error=_error(errors, cost, update_s),
         text=profile.text,
         profile=profile,
     )

@@ -19,9 +19,9 @@ from harness.analysis.predicted import HEAD as COMPARED_HEAD
 from harness.analysis.predicted import THROUGHPUT, compare_twins, in_cells, summary
 from harness.core.cell import Cell
 from harness.core.device_words import engine_in_words, hardware_in_words, machine_in_words
-from harness.core.uncertainty import STATED
+from harness.core.uncertainty import stated_words
 from harness.core.version import __version__
-from harness.core.words import counted, share_in_percent, show
+from harness.core.words import counted, show
 from harness.report.against import Against, shown_against
 from harness.report.anonymous import anonymous
 from harness.report.definitions import DEFINITIONS
@@ -177,7 +177,7 @@ class ScenarioShown:
             off = f"{100 * abs(item.error):.0f} % too {'high' if item.error > 0 else 'low'}"
             how = "observed" if item.source else "measured"
             said = f"The prediction for {item.where} is {off}: {predicted} predicted, {measured} {how}."
-            said += f" That is outside its stated error of ±{share_in_percent(STATED * (item.stated or 0.0))}."
+            said += f" That is outside its stated error of {stated_words(item.stated or 0.0)}."
             said += f" {len(found) - 1} more are outside theirs." if len(found) > 1 else ""
             account = self.scenario.accounts.get(item.cell_ids[0])
             yield f"{said} {account}" if account else said

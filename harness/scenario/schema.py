@@ -83,6 +83,7 @@ def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
 
 Loss = Annotated[str, *_word_or_function(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
+InputWord = Annotated[Literal["read", "ready"], *_words("read", "ready")]
 GradientFormat = Annotated[Literal["fp32", "bf16", "fp16"], *_words(*GRADIENT_BYTES)]
 StepWord = Annotated[str, *_words(*EXECUTIONS)]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
@@ -172,6 +173,11 @@ class WorkloadSection(SectionModel):
         default=None,
         description="number format in which simulated devices exchange gradients: fp32, bf16 or fp16; default: that of "
         "the parameters, which mixed precision keeps in fp32",
+    )
+    input: InputWord = Field(
+        default="read",
+        description="of simulated devices elsewhere: read where every step reads its samples, so that devices wait for "
+        "the one whose samples come last; ready where they lie in memory, as equal slices of tokens do",
     )
     lr_schedule: NameOrTable = Field(
         default="constant",

@@ -399,6 +399,7 @@ def _workload(document: Document, entries: dict[str, Entry]) -> Workload:
         channels_last=workload.channels_last,
         tf32=workload.tf32,
         gradients=workload.gradients or "",
+        input=workload.input,
     )
 
 

@@ -58,6 +58,7 @@ STILL_PRICED_BY_VALIDATE = {
 PLAIN_DATA = {
     *("catalogue.devices.DEVICES", "catalogue.devices.find_devices", "cells.find.cluster_of"),
     *("profiles.constants.Constants", "profiles.constants.FITTED", "profiles.constants.PUBLISHED"),
+    *("profiles.constants.STATED_ERRORS", "price.PricedStep"),
 }
 """What any module of validate may know of harness.costs: the machine, and which constants there are."""
 
@@ -93,7 +94,7 @@ def laws_called(graph: CallGraph) -> dict[str, set[str]]:
     return {module: laws for module, laws in found.items() if laws}
 
 
-SCENARIOS_WAY = {"harness.engines.virtual.fit_observed.calibrated", "harness.engines.virtual.whatif.update_s"}
+SCENARIOS_WAY = {"harness.engines.virtual.fit_observed.calibrated", "harness.engines.virtual.whatif.foretold"}
 
 
 def test_nothing_prices_a_step_that_validate_reaches_and_no_users_scenario(graph: CallGraph) -> None:

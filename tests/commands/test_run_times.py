@@ -112,7 +112,7 @@ def measured(cell: Cell, step_s: float) -> None:
     """Keep a step of `cell`'s model as if it had been measured here."""
     shape = ModelShape((LayerShape("layer", (650,)),))
     for size in sizes_of(cell):
-        step = MeasuredStep(shape, (step_s / 3,), (2 * step_s / 3,), 0.0, 0.0, 0.0, 10, 0.0, 1e9, 0, "a core")
+        step = MeasuredStep(shape, (step_s / 3,), (2 * step_s / 3,), 0.0, 0.0, 0.0, 0.0, 10, 0.0, 1e9, 0, "a core")
         keep_step(cell, MACHINE, size, step)
 
 

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import host
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from lazy import lazy
 from places import SHARED
 
 from harness.commands.cli import main
+from harness.commands.plan_text import describe
 from harness.commands.validate.case_cluster import row_cluster
 from harness.commands.validate.case_layers import published_parts
-from harness.commands.validate.case_systems import apart_of
+from harness.commands.validate.case_systems import INPUT_BOUND, apart_of
 from harness.commands.validate.command import score_directory
 from harness.commands.validate.dispatch import predict_all, predict_row
 from harness.commands.validate.linear import linear
@@ -29,11 +32,18 @@ from harness.commands.validate.published import TableRow, Tables, read_directory
 from harness.commands.validate.refit import ConstantsFit, HeldBack, fitted_rows, group_of, leave_one_out, left_out_by
 from harness.commands.validate.replicated_stages import cut_for
 from harness.commands.validate.rows_single import estimated_s
-from harness.commands.validate.score import PredictedRow, by_kind, by_series, error_of, quantile, score
+from harness.commands.validate.score import PredictedRow, by_kind, by_series, coverage, error_of, quantile, score
 from harness.core.errors import InputError
+from harness.core.machine import Machine
+from harness.core.uncertainty import StepErrors, stated_band, stated_words
 from harness.core.units import MIB
+from harness.costs.price import price
 from harness.costs.profiles.constants import FITTED, PLAIN, PUBLISHED
 from harness.costs.steps.protocols import MeasuredAllReduce, between_s
+from harness.scenario.plan import make_plan
+from harness.scenario.read import load_scenario
+
+fit = lazy("harness.engines.virtual.fit_observed")
 
 TABLES = Path(os.environ.get("HARNESS_VALIDATION", SHARED / "validation"))
 needs_tables = pytest.mark.skipif(not TABLES.is_dir(), reason="HARNESS_VALIDATION names no directory of tables")
@@ -175,6 +185,40 @@ def test_scores_of_four_rows_by_hand(directory):
     assert found.bias == pytest.approx((10 - 5 + 0 - 20) / 4)
     assert found.worst == pytest.approx(-20)
     assert "4 GPUs" in found.worst_name
+
+
+def test_coverage_counts_the_rows_that_state_something_and_are_not_bound_by_their_input(directory):
+    row = of(read_directory(directory), strategy="sync-ddp", model="net")
+    items = [PredictedRow(replace(row, value=100.0), 100.0 * off, stated=0.1) for off in (1.05, 1 / 1.15, 1.19, 1.3)]
+    silent = [PredictedRow(replace(row, value=100.0), 500.0), PredictedRow(replace(row, value=100.0), None)]
+    bound = [PredictedRow(replace(row, value=100.0), 500.0, stated=0.1, apart=(INPUT_BOUND,))]
+    assert coverage([*items, *silent, *bound], 1.0) == 0.25
+    assert coverage([*items, *silent, *bound], 2.0) == 0.75  # a band of +20 % ends at 1 / 1.2 too
+    assert coverage(silent, 2.0) is None
+
+
+@given(st.floats(0.001, 0.5), st.floats(0.001, 0.5), st.floats(0.001, 0.5), st.floats(0, 0.2))
+def test_parts_of_a_step_are_uncertain_each_by_itself(compute, exchange, waiting, whole):
+    errors = StepErrors(compute, exchange, waiting, whole)
+    assert errors.of(3.0, 0.0, 0.0) == pytest.approx((compute**2 + whole**2) ** 0.5)
+    assert errors.of(0.0, 0.0, 0.0) == 0.0
+    mixed = errors.of(2.0, 1.0, 1.0)
+    assert mixed == pytest.approx((compute**2 / 4 + exchange**2 / 16 + waiting**2 / 16 + whole**2) ** 0.5)
+    low, high = stated_band(1.0, mixed)
+    assert low * high == pytest.approx(1.0)
+
+
+def test_a_row_states_what_plan_states_of_its_scenario(directory):
+    published = read_directory(directory)
+    row = of(published, strategy="sync-ddp", gpus=4)
+    stated = predict_row(published, row, PUBLISHED).stated
+    scenario = load_scenario(published.scenarios / f"A-{row.line}.toml", host())
+    plan = fit.calibrated(make_plan(scenario, host(), Machine(cores=1)), scenario.observed, host())
+    (cell,) = (cell for cell in plan.cells if cell.gpus == 4)
+    known = price(cell, host())
+    assert known.error == stated > 0
+    assert f"{stated_words(stated)}  " in describe(plan, host())
+    assert predict_row(published, of(published, strategy="sync-ps-distributed"), PUBLISHED).stated
 
 
 def test_bubbles_differ_in_points(directory):

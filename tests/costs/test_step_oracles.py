@@ -465,6 +465,29 @@ def test_one_device_does_not_communicate(profile, cluster):
 
 
 @settings(max_examples=100, derandomize=True)
+@given(**EVERY_STEP, read_s=st.floats(1e-6, 1e-2), host_s=st.floats(1e-6, 1e-2))
+def test_reading_and_the_hosts_own_work_lengthen_a_step_and_are_parts_of_their_own(
+    profile, cluster, layout, read_s, host_s
+):
+    bare = cost_of(profile, cluster, layout, tasks=True)
+    step = cost_of(replace(profile, input=TimeCurve(((2.0, read_s),)), step_s=host_s), cluster, layout, tasks=True)
+    pieces = SAMPLES // layout.data // 2
+    assert step.host_s == host_s
+    assert step.total_s == pytest.approx(bare.total_s + pieces * read_s + host_s)
+    assert (step.compute_s, step.communication_s) == (bare.compute_s, bare.communication_s)
+    assert step.input_s == pytest.approx(pieces * read_s)  # with two stages both read, at the same time
+    if layout.pipeline == 1:
+        assert max(t.end_s for t in step.tasks) == pytest.approx(max(t.end_s for t in bare.tasks) + step.input_s)
+
+
+@pytest.mark.parametrize(("readers", "exposed"), [(0, 20.0), (1, 11.0), (2, 1.0), (3, 0.0)])
+def test_a_step_waits_for_readers_only_where_together_they_are_slower_than_the_rest(readers, exposed):
+    profile = replace(profile_of((1.0,), (3.0,), (10,)), input=TimeCurve(((2.0, 20.0),)), readers=readers, step_s=1.0)
+    step = step_cost(profile, one_node(FAST), Layout(), 2, 2)
+    assert (step.input_s, step.total_s) == (exposed, exposed + 9.0)
+
+
+@settings(max_examples=100, derandomize=True)
 @given(profile=PROFILES, cluster=CLUSTERS, layout=st.sampled_from(LAYOUTS))
 def test_no_bytes_take_no_bandwidth(profile, cluster, layout):
     """Where there are no parameters and no outputs a slower link costs nothing but its latency."""
@@ -478,7 +501,7 @@ def test_no_bytes_take_no_bandwidth(profile, cluster, layout):
 @given(**EVERY_STEP)
 def test_a_stream_is_never_busy_for_longer_than_the_step(profile, cluster, layout):
     step = cost_of(profile, cluster, layout)
-    assert step.total_s == step.compute_s + step.communication_s + step.idle_s
+    assert step.total_s == step.input_s + step.compute_s + step.communication_s + step.idle_s + step.host_s
     assert 0 <= step.compute_s <= step.total_s
     streams = (layout.data > 1) + (layout.tensor > 1) + (layout.pipeline > 1)
     assert 0 <= step.busy_s <= streams * step.total_s * (1 + 1e-9)

@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
+from harness.analysis.cell_row import outcome_row
 from harness.api.strategy import SERVER, Layout, Strategy, Value
 from harness.commands.calibrate import describe
 from harness.commands.cli import main
 from harness.core import cache
+from harness.core.budget import Budget
 from harness.core.machine import Machine, detect_machine
 from harness.core.records import from_json, to_json
 from harness.costs.cells import find
@@ -173,6 +175,7 @@ def test_a_cluster_comes_back_from_json_as_it_was(runtime, groups):
 def content(forward: list[float], backward: list[float], **changes: Any) -> MeasuredStep:
     layers = tuple(LayerShape(f"layer{k}", (10,), output_bytes=Linear(0, 40)) for k in range(len(forward)))
     figures = {
+        "input_s": 0.2,
         "optimizer_s": 0.1,
         "step_s": 0.01,
         "spread": 0.02,
@@ -188,6 +191,7 @@ def test_a_profile_joins_sizes_and_never_falls_with_samples():
     assert profile.gradient_s(8) == pytest.approx(10.0)
     assert profile.gradient_s(16) == pytest.approx(1.0 + 4.0 + 6.0 + 8.0)
     assert profile.times[0].forward.at(12) == 1.0
+    assert (profile.input.at(8), profile.step_s) == (0.2, 0.01)
     assert profile.origin == "measured"
     assert profile.error == 0.03
     assert "8 and 16 samples, with 1 other busy device" in profile.text
@@ -202,6 +206,7 @@ def test_a_profile_joins_sizes_and_never_falls_with_samples():
         {"workload__clip_norm": 1.0},
         {"workload__step": "compiled"},
         {"workload__channels_last": True},
+        {"workload__loading": {"resident": False}},
         {"workload__tf32": False},
         {"workload__optimizer": {"name": "sgd", "fused": True}},
         {"threads_per_device": 2},
@@ -218,6 +223,7 @@ def test_whatever_leaves_a_steps_time_alone_leaves_the_key():
     ways = (
         {"workload__step": "eager"},
         {"workload__optimizer": {"name": "sgd", "fused": False}},
+        {"workload__loading": {"workers": 2}},  # what is measured is reading in the process that trains
     )  # as without the keys
     for changes in ({"sweep__learning_rate": [0.5]}, {"sweep__strategy": "local-sgd"}, {"goal__max_steps": 3}, *ways):
         other = measured_cell(**({"sweep__strategy": "sync-ps", "sweep__gpus": [2]} | changes))
@@ -275,7 +281,30 @@ def test_profiles_are_measured_once_and_then_give_the_same_run_again():
     first, second = (virtual_engine.run_virtual(make_setup(cell)) for _ in range(2))
     assert first.steps == second.steps
     assert first.training_s == second.training_s > 0
-    assert any("with batches of 8 and 16 samples" in note and "+-" in note for note in first.notes)
+    assert any("with batches of 8 and 16 samples" in note and "±" in note for note in first.notes)
+    assert min(first.steps["input_s"]) > 0
+    row = outcome_row(cell, first, Budget.of(cell.goal, 1437))
+    assert row["input_s"] > 0
+    assert row["other_s"] >= 0.9 * profile.step_s * max(first.steps["step"])  # the host's share is in no part of a step
+    assert profile.step_s > 0
+
+
+@pytest.mark.dist
+@pytest.mark.timed
+def test_reading_passes_update_and_the_hosts_share_are_each_part_of_every_step_that_is_measured():
+    cell = measured_cell()
+    (stepper,) = single_times.prepare(cell, [], [16])
+    for _ in range(3):
+        stepper.block()
+        stepper.layers.append(
+            single_times.layers_of(stepper.worker.replica, 16, single_times.traced_shape(stepper.worker.setup))
+        )
+    found = single_times.measured_step(stepper, 0.0, 1.0, 0, "here")
+    passes = sum(found.forward_s) + sum(found.backward_s)
+    assert passes == pytest.approx(single_times.typical(stepper.gradients))
+    assert min(found.input_s, passes, found.optimizer_s, found.step_s) > 0
+    assert min(*stepper.inputs, *stepper.gradients, *stepper.applies, *stepper.rests) > 0
+    assert len(stepper.inputs) == len(stepper.rests) == found.steps >= 3
 
 
 # -- what shares a host's cores ----------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from harness.core.cell import Cell
 from harness.core.errors import InputError
 from harness.core.given_cluster import ClusterFigures, LinkFigures
 from harness.costs.cells import cluster_of
-from harness.costs.price import priced_step
+from harness.costs.price import PricedStep, priced_step
 from harness.costs.profiles import Cluster
 from harness.costs.profiles.constants import PLAIN, PUBLISHED
+from harness.costs.steps import waiting_s
 from harness.scenario.plan import Machine, make_plan
 from harness.scenario.read import parse_scenario
 from harness.scenario.resolve_cluster import MEDIA
@@ -184,8 +185,8 @@ def test_halves_are_exchanged_in_half_the_time() -> None:
         for more in ({}, {"gradients": "fp16"})
     )
     # Ring over four: 2 * 3/4 of 1.6 GB at 10 GB/s.
-    assert whole == pytest.approx(0.24, rel=1e-3)
-    assert half == pytest.approx(0.12, rel=1e-3)
+    assert whole.seconds == pytest.approx(0.24, rel=1e-3)
+    assert half.seconds == pytest.approx(0.12, rel=1e-3)
 
 
 def test_a_format_of_gradients_needs_simulated_devices() -> None:
@@ -213,4 +214,29 @@ def test_tables_of_an_embedding_are_exchanged_last_and_hidden_by_nothing() -> No
         for more in ({}, {"embedding": "60 M"})
     )
     # The last bucket holds 240 MB of tables and a layer of 16 MB; without tables a layer of 40 MB.
-    assert tables - plain == pytest.approx(1.5 * (240e6 + 16e6 - 40e6) / 10e9, rel=1e-3)
+    assert tables.seconds - plain.seconds == pytest.approx(1.5 * (240e6 + 16e6 - 40e6) / 10e9, rel=1e-3)
+
+
+def test_nobody_waits_for_samples_that_are_ready() -> None:
+    def step(**workload: str) -> PricedStep:
+        model = {"parameters": "100 M", "layers": 10, "sequence": 512}
+        device = {"samples_per_second": 8, "batch_size": 1}
+        cell = make_cell(
+            workload={"model": model, **workload},
+            goal={"max_steps": 5},
+            cluster={"device": device, "intra_node": {"bandwidth": "1 TB/s", "latency": "0 s"}},
+            sweep__strategy=["sync-ddp"],
+            sweep__gpus=[8],
+        )
+        return priced_step(cell, host())
+
+    plain, read, ready = step(), step(input="read"), step(input="ready")
+    assert plain == read
+    waited_s = waiting_s(PUBLISHED.spread_fraction, ready.seconds, 8)
+    assert read.seconds - ready.seconds == pytest.approx(waited_s, rel=1e-2)
+
+
+def test_a_cell_whose_samples_are_read_keeps_the_id_that_it_had() -> None:
+    options = ({}, {"input": "read"}, {"input": "ready"})
+    plain, read, ready = (make_cell(workload={"model": "softmax"} | more, sweep__strategy="single") for more in options)
+    assert plain.cell_id == read.cell_id != ready.cell_id

@@ -587,7 +587,7 @@ def test_times_are_predicted_where_costs_are_known() -> None:
     shown = describe(plan(text), host())
     (single, *_) = [line for line in shown.splitlines() if line.startswith("single")]
     # 16 samples at 52 a second take 308 ms, and 3,600 such steps 0.31 hours at 2.50 EUR.
-    assert "308 ms +- 6 %" in single  # two standard deviations, as the answer has them
+    assert "308 ms ±7 %" in single  # two standard deviations, as the answer has them
     assert "18.5 min" in single
     assert single.split()[-2:] == ["0.769", "EUR"]
     assert sum("(observed 205)" in line for line in shown.splitlines()) == 1

@@ -15,6 +15,7 @@ from harness.core.cell import Cell, Observation, Plan
 from harness.core.errors import HarnessError
 from harness.core.machine import Machine
 from harness.core.words import show
+from harness.costs.price import PricedStep
 from harness.costs.profiles import Constants
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
@@ -75,20 +76,29 @@ def predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> f
     Raises:
         Unpredictable: the scenario is refused, or says too little.
     """
+    return foretold_step(scenario, folder, constants).seconds
+
+
+def foretold_step(scenario: CaseScenario, folder: Path, constants: Constants) -> PricedStep:
+    """Return the predicted step of what a scenario is to predict, with the uncertainty that `plan` states.
+
+    Raises:
+        Unpredictable: the scenario is refused, or says too little.
+    """
     try:
-        return _predicted_s(scenario, folder, constants)
+        return _foretold(scenario, folder, constants)
     except HarnessError as error:
         raise Unpredictable(" ".join(str(error).split())) from None
 
 
 @lru_cache(maxsize=4096)
-def _predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> float:
+def _foretold(scenario: CaseScenario, folder: Path, constants: Constants) -> PricedStep:
     from harness.engines.virtual.fit_observed import calibrated  # late: it starts the engine
-    from harness.engines.virtual.whatif import update_s
+    from harness.engines.virtual.whatif import foretold
 
     plan, observed = _planned(scenario, folder)
     (folder / f"{scenario.name}.toml").write_text(scenario.text, encoding="utf-8")
-    return update_s(_wanted(calibrated(plan, observed, _host(), constants), scenario), _host(), constants)
+    return foretold(_wanted(calibrated(plan, observed, _host(), constants), scenario), _host(), constants)
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,13 @@ from harness.commands.validate.rows_exchange import predict_all_reduce, predict_
 from harness.commands.validate.rows_hybrid import predict_hybrid
 from harness.commands.validate.rows_memory import predict_arithmetic, predict_memory
 from harness.commands.validate.rows_pipeline import RATES, predict_pipeline
-from harness.commands.validate.rows_replicas import REDUCED, SERVED, predict_replicas, predict_utilisation
+from harness.commands.validate.rows_replicas import (
+    REDUCED,
+    SERVED,
+    predict_replicas,
+    predict_utilisation,
+    uncertainty_of,
+)
 from harness.commands.validate.rows_single import predict_single
 from harness.commands.validate.rows_transformer import predict_steps
 from harness.commands.validate.score import PredictedRow
@@ -30,7 +36,10 @@ def predict_row(published: Tables, row: TableRow, constants: Constants) -> Predi
     baseline = linear(row, published.inputs)
     try:
         block = block_of(published, row)
-        return PredictedRow(row, _predictor(row)(published, row, constants), baseline, apart=apart_of(block, row.model))
+        predictor = _predictor(row)
+        value = predictor(published, row, constants)
+        stated = uncertainty_of(published, row, constants) if predictor is predict_replicas else None
+        return PredictedRow(row, value, baseline, apart=apart_of(block, row.model), stated=stated)
     except Unpredictable as missing:
         return PredictedRow(row, None, baseline, str(missing))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:

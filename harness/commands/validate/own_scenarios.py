@@ -101,14 +101,15 @@ def _kind(cell: Cell, host: Host) -> str:
 
 
 def _predicted(row: TableRow, cell: Cell, host: Host, linear_s: float | None) -> PredictedRow:
-    from harness.engines.virtual.whatif import update_s
+    from harness.engines.virtual.whatif import foretold
 
     def value(step_s: float) -> float:
         return step_s if row.metric == "step_time" else cell.global_batch_size / step_s
 
     linear = None if linear_s is None else value(linear_s)
     try:
-        return PredictedRow(row, value(update_s(cell, host)), linear)
+        found = foretold(cell, host)
+        return PredictedRow(row, value(found.seconds), linear, stated=found.error or None)
     except HarnessError as error:
         return PredictedRow(row, None, linear, " ".join(str(error).split()))
 

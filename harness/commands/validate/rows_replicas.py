@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from harness.commands.validate.as_scenario import STRATEGIES, case_point, scenario_of
 from harness.commands.validate.case_models import BACKWARD_SHARE
-from harness.commands.validate.case_scenario import predicted_s
+from harness.commands.validate.case_scenario import CaseScenario, foretold_step, predicted_s
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import calibration_row, reference_of
 from harness.commands.validate.published import TableRow, Tables
@@ -34,19 +34,42 @@ def predict_replicas(published: Tables, row: TableRow, constants: Constants) -> 
 
 def _calibrated(published: Tables, reference: TableRow, constants: Constants) -> Callable[[TableRow], float]:
     """Return what predicts the seconds of a row's step from a row that is an input."""
-    # A server of one worker leaves what one device computes.
-    served_alone = reference.gpus == 1 and reference.strategy in (*SERVED, "async-ps")
-    known = case_point(replace(reference, strategy="single") if served_alone else reference)
-    known_s = seconds_of(published, reference)
 
     def step_s(row: TableRow) -> float:
-        measured_s = seconds_of(published, row) if row.metric in RATED else None
-        return predicted_s(scenario_of(published, row, known, known_s, measured_s), published.scenarios, constants)
+        return predicted_s(_calibrating(published, row, reference), published.scenarios, constants)
 
     return step_s
 
 
+def uncertainty_of(published: Tables, row: TableRow, constants: Constants) -> float:
+    """Return the uncertainty that `plan` states of a row's scenario.
+
+    Raises:
+        Unpredictable: no speed of one device.
+    """
+    if row.metric == "scaling_efficiency":
+        scenario = _efficient(published, row)[1]
+    else:
+        scenario = _calibrating(published, row, calibration_row(published, row))
+    return foretold_step(scenario, published.scenarios, constants).error
+
+
+def _calibrating(published: Tables, row: TableRow, reference: TableRow) -> CaseScenario:
+    """Return the scenario of a row that is calibrated on another."""
+    # A server of one worker leaves what one device computes.
+    served_alone = reference.gpus == 1 and reference.strategy in (*SERVED, "async-ps")
+    known = case_point(replace(reference, strategy="single") if served_alone else reference)
+    measured_s = seconds_of(published, row) if row.metric in RATED else None
+    return scenario_of(published, row, known, seconds_of(published, reference), measured_s)
+
+
 def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float:
+    few_s, many_s = (predicted_s(each, published.scenarios, constants) for each in _efficient(published, row))
+    return few_s / many_s
+
+
+def _efficient(published: Tables, row: TableRow) -> tuple[CaseScenario, CaseScenario]:
+    """Return the scenarios whose times an efficiency is the ratio of: of the fewest devices, and of the row."""
     block = block_of(published, row)
     if "backward_ms" in block:
         known, known_s = replace(row, strategy="single", gpus=1), block["backward_ms"] / 1e3 / BACKWARD_SHARE
@@ -55,9 +78,10 @@ def _efficiency(published: Tables, row: TableRow, constants: Constants) -> float
         known_s = seconds_of(published, known)
     few = int(block.get("reference_gpus", 1))
     base = replace(row, gpus=few, nodes=None, strategy="single" if few == 1 else row.strategy)
-    scenarios = (scenario_of(published, one, case_point(known), known_s) for one in (base, row))
-    few_s, many_s = (predicted_s(scenario, published.scenarios, constants) for scenario in scenarios)
-    return few_s / many_s
+    return (
+        scenario_of(published, base, case_point(known), known_s),
+        scenario_of(published, row, case_point(known), known_s),
+    )
 
 
 def _known_speed(published: Tables, row: TableRow, cases: tuple[str, ...]) -> TableRow:

@@ -15,7 +15,7 @@ from harness.commands.validate.row_times import computing_behind
 from harness.commands.validate.rows_pipeline import VOCABULARY, even_sizes, names_by_stage, schedule_of
 from harness.costs.memory import Placement
 from harness.costs.profiles import Constants, LayerShape, LayerTime, Linear, ModelShape, Profile, TimeCurve
-from harness.costs.steps import Recompute, all_reduce_s, optimizer_s, step_cost, waiting_s
+from harness.costs.steps import Recompute, all_reduce_s, optimizer_s, step_cost
 
 _FORWARD_SHARES = {"none": 1 / 3, "all": 1 / 4}
 """Of a layer's time: the backward pass is twice the forward pass; recomputation repeats the forward pass.
@@ -117,10 +117,7 @@ def _measured(published: Tables, table: str, series: str, constants: Constants) 
         equations[number, place] = pieces * degrees.layers
         equations[number, len(sizes) + place] = pieces
         equations[number, -2:] = 1.0, degrees.layers
-        # Waiting for the slowest is predicted for every row: it must not be in the coefficients too.
-        step_s = row.value / 1e3
-        waited_s = waiting_s(constants.spread_fraction, step_s, degrees.data)
-        seconds[number] = step_s - waited_s - _exchange_s(published, row, constants)
+        seconds[number] = row.value / 1e3 - _exchange_s(published, row, constants)
     if not rows or np.linalg.matrix_rank(equations) < equations.shape[1]:
         return None
     found = np.linalg.lstsq(equations, seconds, rcond=None)[0].tolist()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from harness.commands.validate.case_systems import INPUT_BOUND
 from harness.commands.validate.published import POINTS_KINDS, TableRow
 
 KeyT = TypeVar("KeyT")
@@ -20,6 +22,7 @@ class PredictedRow:
         linear: perfect linear scaling; None where nothing is there to scale.
         reason: why nothing could be said; empty otherwise.
         apart: as which rows this one is also scored apart: it tells less of computing and links than others do.
+        stated: relative uncertainty that `plan` states of it, one standard deviation; None where it is no scenario.
     """
 
     row: TableRow
@@ -27,6 +30,7 @@ class PredictedRow:
     linear: float | None = None
     reason: str = ""
     apart: tuple[str, ...] = ()
+    stated: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,19 @@ def quantile(rising: Sequence[float], share: float) -> float:
     low = int(position)
     high = min(low + 1, len(rising) - 1)
     return rising[low] + (rising[high] - rising[low]) * (position - low)
+
+
+def coverage(predictions: Iterable[PredictedRow], deviations: float) -> float | None:
+    """Return the share of rows that lie within so many stated standard deviations; None where none states any.
+
+    Rows that are limited by their input are left out: what the scenario says of them is not what limits them.
+    """
+    inside = [
+        abs(math.log(item.predicted / item.row.value)) <= math.log1p(deviations * item.stated)
+        for item in predictions
+        if item.stated and item.predicted and INPUT_BOUND not in item.apart
+    ]
+    return sum(inside) / len(inside) if inside else None
 
 
 def by_kind(predictions: Sequence[PredictedRow]) -> dict[tuple[str, str], list[PredictedRow]]:

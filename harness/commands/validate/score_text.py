@@ -6,15 +6,25 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from harness.commands.validate.case_systems import INPUT_BOUND, SCORED_APART
 from harness.commands.validate.published import Tables
 from harness.commands.validate.refit import left_out_by
-from harness.commands.validate.score import PredictedRow, Score, by_kind, by_series, by_source, error_of, score
+from harness.commands.validate.score import (
+    PredictedRow,
+    Score,
+    by_kind,
+    by_series,
+    by_source,
+    coverage,
+    error_of,
+    score,
+)
 from harness.core.words import aligned
 from harness.costs import profiles
-from harness.costs.profiles import FITTED, Constants
+from harness.costs.profiles import FITTED, STATED_ERRORS, Constants
 
 _COLUMNS = (
     *("table", "kind", "case", "series", "model", "strategy", "precision", "gpus", "batch_per_gpu", "microbatches"),
@@ -76,6 +86,7 @@ def report_text(
         if some:
             lines += ["", *_table(f"Of these, {words}", by_kind(some), brief=True)]
     lines += ["", *_left_out_text(published, left_out)]
+    lines += _coverage(predictions if isinstance(left_out, str) else left_out)
     if verbose:
         lines += ["", *_table("By series", by_series(predictions))]
     return "\n".join([*lines, *_missing(published, predictions), "", *_constants(constants)])
@@ -151,6 +162,31 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def _coverage(predictions: Sequence[PredictedRow]) -> Iterator[str]:
+    """Say how often a row lies within what its prediction states; a band of two deviations is what `plan` shows."""
+    groups = {
+        "sources, each counting alike": _each_source(predictions),
+        **{f"{table}: {kind}": [group] for (table, kind), group in by_kind(predictions).items()},
+    }
+    rows = [("Of rows that state an uncertainty, share within", "rows", "1 sd", "2 sd")]
+    for name, parts in groups.items():
+        stating = [part for part in parts if coverage(part, 1.0) is not None]
+        if stating:
+            count = sum(item.stated is not None and INPUT_BOUND not in item.apart for part in stating for item in part)
+            one, two = (fmean(coverage(part, width) or 0.0 for part in stating) for width in (1.0, 2.0))
+            rows.append((name, str(count), f"{100 * one:.0f} %", f"{100 * two:.0f} %"))
+    if len(rows) > 1:
+        yield ""
+        yield from aligned(rows, right=range(1, 4))
+
+
+def _each_source(predictions: Sequence[PredictedRow]) -> list[list[PredictedRow]]:
+    groups: dict[str, list[PredictedRow]] = {}
+    for prediction in predictions:
+        groups.setdefault(prediction.row.case, []).append(prediction)
+    return list(groups.values())
+
+
 def _missing(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
     reasons = Counter((p.row.table, p.row.kind, p.reason) for p in predictions if p.predicted is None)
     if reasons:
@@ -167,3 +203,6 @@ def _constants(constants: Constants) -> Iterator[str]:
     yield "Constants, fitted on the published tables"
     rows = ((name, f"{getattr(constants, name):.4g}", fitted.reason) for name, fitted in FITTED.items())
     yield from (f"    {line}" for line in aligned(rows, right=(1,)))
+    yield "Stated uncertainty, one standard deviation"
+    stated = ((name, f"{item.value:.4g}", item.reason) for name, item in STATED_ERRORS.items())
+    yield from (f"    {line}" for line in aligned(stated, right=(1,)))

@@ -59,11 +59,6 @@ def medium_of(bytes_per_s: float, inside: bool) -> str:
     return "ethernet" if bytes_per_s <= LARGEST_ETHERNET_BYTES_PER_S else "infiniband"
 
 
-LINK_ERROR = 0.15
-"""Relative uncertainty of a communication time that follows from a catalogue's figures; chosen: the spread of `CARRIED`
-over machines of one kind."""
-
-
 @dataclass(frozen=True)
 class Link:
     """A link that scenarios can name.

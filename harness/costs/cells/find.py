@@ -26,11 +26,10 @@ from harness.core.not_known import NotKnown
 from harness.core.uncertainty import combined_error
 from harness.core.words import bandwidth, show
 from harness.costs.catalogue.devices import ESTIMATE_ERROR, LAUNCH_ERROR, MEMORY_EFFICIENCY, efficiency
-from harness.costs.catalogue.named_links import LINK_ERROR
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
-from harness.costs.profiles.constants import PLAIN, PUBLISHED, Constants
+from harness.costs.profiles.constants import PLAIN, PUBLISHED, STATED_ERRORS, Constants
 from harness.costs.profiles.device_profile import NO_TIME, Launches, LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
 from harness.workloads.entries import EAGER, GRADIENT_BYTES
@@ -42,9 +41,6 @@ LOOPBACK = LinkFigures(50e-6, 5e9)
 """Between processes of this machine where `harness calibrate` has not measured: a message through a pipe takes 40 to 90
 us, and shared memory carries 4 to 8 GB/s, copied in and out (measured, 2 shared EPYC cores, 2026-11, n = 5); chosen
 inside these ranges, so that cells do not differ from run to run."""
-
-GIVEN_ERROR = 0.03
-"""Relative uncertainty of a step's time that the scenario gives; chosen: published rates repeat within 1 to 3 %."""
 
 FORWARD_SHARE = 1 / 3
 """Of a gradient's time: the backward pass has two matrix products for each one of the forward pass (Narayanan et al.
@@ -93,8 +89,8 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
         dram_bytes=cell.dram_bytes,
         servers=_servers(servers, -(-cell.gpus // per_node)),
         text=", ".join(_origins(given, own is not None)),
-        error=LINK_ERROR,
-        constants=overheads if is_elsewhere(given) and given.overheads else PLAIN,
+        error=STATED_ERRORS["exchanged"].value,
+        constants=_constants(cell, overheads),
         dies_per_board=given.dies_per_board,
         algorithm=given.all_reduce,
         shared_host=given.shared_host,
@@ -105,6 +101,13 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
     return replace(
         found, runtime=replace(own.runtime, messages=None, hop=NO_TIME, served=NO_TIME, served_apart=NO_TIME)
     )
+
+
+def _constants(cell: Cell, overheads: Constants) -> Constants:
+    """Return what no data sheet says of devices elsewhere; none waits for another's samples where all are ready."""
+    if not (is_elsewhere(cell.cluster) and cell.cluster.overheads):
+        return PLAIN
+    return replace(overheads, spread_fraction=0.0) if cell.workload.input == "ready" else overheads
 
 
 def _servers(given: GivenServers | None, nodes: int) -> Servers | None:
@@ -194,7 +197,9 @@ def _as_said(profile: Profile, cell: Cell) -> Profile:
         return profile
     text = f"{profile.text}, times {1 / speed:.4g} by calibration"
     launch_s = profile.launch_s / speed
-    return replace(profile.slowed(1 / speed), launch_s=launch_s, origin="given", text=text, error=GIVEN_ERROR)
+    return replace(
+        profile.slowed(1 / speed), launch_s=launch_s, origin="given", text=text, error=STATED_ERRORS["given"].value
+    )
 
 
 def _name(cell: Cell) -> str:
@@ -219,7 +224,7 @@ def _of_file(cell: Cell, device: DeviceFigures | StepFigures | None) -> Profile:
         return profile
     batch, seconds, text = _figure(device)
     factor = seconds / profile.gradient_s(batch)
-    return replace(profile.slowed(factor), text=f"{profile.text}, scaled to {text}", error=GIVEN_ERROR)
+    return replace(profile.slowed(factor), text=f"{profile.text}, scaled to {text}", error=STATED_ERRORS["given"].value)
 
 
 def _figure(device: StepFigures) -> tuple[float, float, str]:
@@ -243,7 +248,7 @@ def _spread(shape: ModelShape, device: StepFigures) -> Profile:
     )
     by = "operations" if sum(flops) else "parameters"
     text = f"{text}, given by the scenario for a whole step with its optimizer, divided among layers by {by}"
-    return Profile(shape, times, origin="given", text=text, error=GIVEN_ERROR)
+    return Profile(shape, times, origin="given", text=text, error=STATED_ERRORS["given"].value)
 
 
 def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.core import cache
-from harness.core.cell import Workload
+from harness.core.cell import Loading, Workload
 from harness.core.environment import describe_environment
 from harness.core.machine import Machine, detect_machine
 from harness.core.records import Json, Unreadable, from_json, to_json
@@ -34,6 +34,7 @@ class MeasuredStep:
 
     Attributes:
         forward_s, backward_s: of each layer of the shape.
+        input_s: of bringing the samples to the device, in the process that trains.
         optimizer_s, step_s, launch_s, memory_bandwidth_bytes_per_s: as `Profile` has them.
         spread: how much the machine was disturbed, relative.
         steps: how many were measured.
@@ -44,6 +45,7 @@ class MeasuredStep:
     shape: ModelShape
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
+    input_s: float
     optimizer_s: float
     step_s: float
     spread: float
@@ -100,6 +102,7 @@ def profile_key(cell: Cell, machine: Machine, size: int) -> Json:
         "neighbours": neighbours_of(cell, machine),
         "size": size,
         **{name: written[name] for name in _ONLY_WHERE_SET if written[name] != getattr(Workload, name)},
+        **({} if (kept := cell.workload.loading.resident) == Loading.resident else {"resident": kept}),
         **({"layers": "blocks"} if is_user_function(cell.workload.model.name) else {}),  # once they were one layer
     }
 
@@ -147,7 +150,13 @@ def load_profile(cell: Cell, machine: Machine | None = None) -> Profile | None:
     machine = machine or detect_machine()
     found = {size: _stored(cell, machine, size) for size in sizes_of(cell)}
     steps = {size: step for size, step in found.items() if step is not None}
-    return make_profile(steps) if len(steps) == len(found) else None
+    return replace(make_profile(steps), readers=_readers(cell)) if len(steps) == len(found) else None
+
+
+def _readers(cell: Cell) -> int:
+    """Return how many processes read ahead; what stays in memory needs none."""
+    loading = cell.workload.loading
+    return 0 if loading.resident == "yes" else loading.workers
 
 
 def make_profile(by_size: Mapping[int, MeasuredStep]) -> Profile:
@@ -165,6 +174,7 @@ def make_profile(by_size: Mapping[int, MeasuredStep]) -> Profile:
     return Profile(
         shape=whole.shape,
         times=times,
+        input=_curve(sizes, [step.input_s for step in steps]),
         optimizer_s=whole.optimizer_s,
         step_s=whole.step_s,
         launch_s=whole.launch_s,

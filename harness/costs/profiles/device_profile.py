@@ -69,7 +69,9 @@ class Profile:
         shape: the model's layers.
         times: one entry for each layer of the shape.
         optimizer_s: one optimizer step over all parameters on one device.
-        step_s: what every step adds whatever its batch: zeroing gradients, the loss, the loop.
+        input: seconds of bringing the samples of one pass to the device, where this process reads them.
+        readers: processes that read ahead in its place; 0 where it reads itself.
+        step_s: the host's own share of every step, whatever its batch: the program, rows, seeds, handing gradients on.
         launch_s: least seconds of one operator; no cutting (tensor parallelism, micro-batches) goes below.
         weight_fraction: share of the backward pass that computes gradients of weights; both matrices of a layer are
             equally large.
@@ -82,6 +84,8 @@ class Profile:
     shape: ModelShape
     times: tuple[LayerTime, ...]
     optimizer_s: float = 0.0
+    input: TimeCurve = NO_TIME
+    readers: int = 0
     step_s: float = 0.0
     launch_s: float = 0.0
     weight_fraction: float = 0.5
@@ -102,9 +106,21 @@ class Profile:
         """Return seconds of one forward and backward pass."""
         return self.forward_s(samples) + self.backward_s(samples)
 
+    def exposed_input_s(self, samples: float, pieces: int, rest_s: float) -> float:
+        """Return the seconds of a step that pass until its samples are there.
+
+        Processes that read ahead take turns: a step waits only where all of them together are slower than its rest.
+
+        Args:
+            samples: of one piece.
+            rest_s: all that a step takes besides.
+        """
+        whole = pieces * self.input.at(samples)
+        return max(0.0, whole / self.readers - rest_s) if self.readers else whole
+
     def slowed(self, factor: float) -> Profile:
-        """Return the profile of a device that computes `factor` times as long."""
+        """Return the profile of a device that computes `factor` times as long; its host does not."""
         times = tuple(
             replace(t, forward=t.forward.scaled(factor), backward=t.backward.scaled(factor)) for t in self.times
         )
-        return replace(self, times=times, optimizer_s=self.optimizer_s * factor, step_s=self.step_s * factor)
+        return replace(self, times=times, optimizer_s=self.optimizer_s * factor)

@@ -17,6 +17,9 @@ from harness.costs.steps.replicated_step import bucket_s
 from harness.costs.steps.result import StepCost
 from harness.costs.steps.table_time import PipelineTimes, Recompute, StageTimes, pipeline_cost
 
+READERS = 2
+"""Stages of a pipeline that read: the first one inputs, the last one targets."""
+
 
 def pipelined_step(
     profile: Profile,
@@ -58,7 +61,8 @@ def pipelined_step(
     # What a stage hands on goes there as an activation and comes back as its gradient.
     handed_on = 2 * pieces * sum(profile.shape.layers[last - 1].output_bytes.at(samples) for _, last in cuts[:-1])
     handed_on += sum(2 * (holders - 1) * num_bytes for holders, num_bytes in shared)
-    return _cost(profile, cluster, layout, times, exchanged, total(layers), pieces, handed_on)
+    input_s = profile.exposed_input_s(samples, pieces, profile.step_s + times.period_s)
+    return _cost(profile, cluster, layout, times, exchanged, total(layers), pieces, handed_on, input_s)
 
 
 def _cost(
@@ -70,24 +74,29 @@ def _cost(
     whole: LayerSeconds,
     pieces: int,
     handed_on_bytes: float,
+    input_s: float,
 ) -> StepCost:
     ranks = len(times.busy_s)
     # Tensor-parallel exchanges are part of the busy time of a stage; here they are told apart from computing.
     within = 2 * pieces * whole.exchange_s / ranks
-    computing = sum(times.busy_s) / ranks - within + profile.step_s
+    computing = sum(times.busy_s) / ranks - within
     wrapper = (1 + cluster.constants.step_fraction) if layout.data > 1 else 1.0
     exposed = sum(times.exposed_s) / ranks
     waiting = max(0.0, times.period_s - sum(times.busy_s) / ranks - exposed)
     spread = waiting_s(cluster.constants.spread_fraction, times.period_s, layout.data)
+    # The first stage reads inputs and the last one targets, both at the start; the others wait meanwhile.
+    readers = min(READERS, ranks) / ranks
     exchange_bytes = 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes
     return StepCost(
         computing * wrapper,
         within + exposed + exchanged_s,
-        waiting + spread,
+        waiting + spread + input_s * (1 - readers),
         (2 * pieces * whole.exchange_bytes + handed_on_bytes + exchange_bytes / layout.tensor) / ranks,
         sum(times.link_s) / ranks + within + exchanged_s,
         times.bubble_fraction,
         times.tasks,
+        input_s * readers,
+        profile.step_s,
     )
 
 

@@ -31,7 +31,7 @@ def replicated_step(
     layers = layer_seconds(profile, cluster, layout.tensor, samples)
     plain = total(layers)
     again = recomputed_pieces(recompute, pieces) * plain.forward_s
-    compute = profile.step_s + pieces * (plain.forward_s + plain.backward_s) + again
+    compute = pieces * (plain.forward_s + plain.backward_s) + again
     if layout.data > 1 or layout.wrapped:
         compute *= 1 + constants.step_fraction
     compute *= 1 + cluster.crowded_fraction(layout.data)
@@ -40,7 +40,8 @@ def replicated_step(
     # Tensor-parallel exchanges: forward, backward, and forward again where it is recomputed.
     passes = 2 * pieces + recomputed_pieces(recompute, pieces)
     communication, sent = passes * plain.exchange_s, passes * plain.exchange_bytes
-    busy, recorded = communication, _compute_tasks(layers, compute) if tasks else ()
+    input_s = profile.exposed_input_s(samples, pieces, profile.step_s + compute + communication)
+    busy, recorded = communication, _compute_tasks(layers, input_s, compute) if tasks else ()
     if layout.data > 1:
         overlap = layout.overlap and cluster.hides_exchange(layout.devices)
         again_last = recompute == "all" or (pieces == 1 and recompute != "none")
@@ -51,15 +52,16 @@ def replicated_step(
             lambda num_bytes: bucket_s(cluster, layout, num_bytes / layout.tensor),
             overlap=overlap,
             slowdown_fraction=constants.slowdown_fraction,
-            start_s=compute - sum(backward),
+            start_s=input_s + compute - sum(backward),
             record=tasks,
         )
         compute += mean.slowed_s
         communication, busy, recorded = communication + mean.exposed_s, busy + mean.busy_s, (*recorded, *mean.tasks)
         sent += 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes / layout.tensor
-    lost = runtime.stall.at(compute) + runtime.exchanged.at(profile.shape.parameter_bytes) if layout.data > 1 else 0.0
+    apart_s = input_s + compute + profile.step_s
+    lost = runtime.stall.at(apart_s) + runtime.exchanged.at(profile.shape.parameter_bytes) if layout.data > 1 else 0.0
     idle = lost + waiting_s(constants.spread_fraction, compute, layout.data)
-    return StepCost(compute, communication, idle, sent, busy, tasks=recorded)
+    return StepCost(compute, communication, idle, sent, busy, None, recorded, input_s, profile.step_s)
 
 
 def bucket_s(cluster: Cluster, layout: Layout, num_bytes: float) -> float:
@@ -77,6 +79,10 @@ def recomputed_pieces(recompute: Recompute, pieces: int) -> int:
     return {"none": 0, "all": pieces, "all-but-last": max(1, pieces - 1)}[recompute]
 
 
-def _compute_tasks(layers: list[LayerSeconds], compute_s: float) -> tuple[StreamTask, ...]:
-    forward = sum(layer.forward_s + layer.exchange_s for layer in layers)
-    return (StreamTask(0, "compute", "forward", 0.0, forward), StreamTask(0, "compute", "backward", forward, compute_s))
+def _compute_tasks(layers: list[LayerSeconds], input_s: float, compute_s: float) -> tuple[StreamTask, ...]:
+    backward = input_s + sum(layer.forward_s + layer.exchange_s for layer in layers)
+    passes = (
+        StreamTask(0, "compute", "forward", input_s, backward),
+        StreamTask(0, "compute", "backward", backward, input_s + compute_s),
+    )
+    return (StreamTask(0, "compute", "input", 0.0, input_s), *passes) if input_s else passes

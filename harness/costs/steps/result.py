@@ -33,6 +33,8 @@ class StepCost:
         busy_s: of the communication stream, hidden or not, mean over devices.
         bubble_fraction: share of the step in which a pipeline's devices do not compute; None without a pipeline.
         tasks: on the streams, where they were asked for.
+        input_s: until the samples are there.
+        host_s: of the host's own work, during which its device idles.
     """
 
     compute_s: float
@@ -42,8 +44,10 @@ class StepCost:
     busy_s: float = 0.0
     bubble_fraction: float | None = None
     tasks: tuple[StreamTask, ...] = ()
+    input_s: float = 0.0
+    host_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Length of the step, the optimizer left out."""
-        return self.compute_s + self.communication_s + self.idle_s
+        return self.input_s + self.compute_s + self.communication_s + self.idle_s + self.host_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from harness.api.strategy import Layout
@@ -47,8 +48,9 @@ def sharded_step(
         passes, seconds=[(seconds(p.gathered_bytes), seconds(p.scattered_bytes)) for p in passes], overlap=overlap
     )
     computing = sum(one.seconds for one in passes)
-    compute = (profile.step_s + computing) * (1 + constants.step_fraction)
+    compute = computing * (1 + constants.step_fraction)
     compute = compute * (1 + cluster.crowded_fraction(layout.data)) + runtime.wrapper_s
+    input_s = profile.exposed_input_s(samples, pieces, profile.step_s + compute + line.exposed_s)
     slowed = constants.slowdown_fraction * max(0.0, line.busy_s - line.exposed_s)
     sent = bytes_sent(fsdp_step_messages(profile.shape, layout, pieces), layout.data) / layout.tensor
     tensor = total(layer_seconds(profile, cluster, layout.tensor, samples))
@@ -56,8 +58,17 @@ def sharded_step(
     idle = waiting_s(constants.spread_fraction, compute, layout.data)
     return StepCost(
         *(compute + slowed, communication, idle, sent + 2 * pieces * tensor.exchange_bytes, line.busy_s),
-        tasks=line.tasks if tasks else (),
+        tasks=_behind_input(line.tasks, input_s) if tasks else (),
+        input_s=input_s,
+        host_s=profile.step_s,
     )
+
+
+def _behind_input(tasks: Sequence[StreamTask], input_s: float) -> tuple[StreamTask, ...]:
+    if not input_s:
+        return tuple(tasks)
+    later = (replace(task, start_s=task.start_s + input_s, end_s=task.end_s + input_s) for task in tasks)
+    return (StreamTask(0, "compute", "input", 0.0, input_s), *later)
 
 
 def _passes(

@@ -59,11 +59,12 @@ def pipeline_overhead(machine: Machine, threads: int) -> tuple[float, list[tuple
     Raises:
         MachineError: a cell that is measured did not finish.
     """
-    compute = measure_profile(_cell("1f1b", machine, threads, FEW)).gradient_s(MICRO_BATCH)
+    profile = measure_profile(_cell("1f1b", machine, threads, FEW))
+    compute, read = profile.gradient_s(MICRO_BATCH), profile.input.at(MICRO_BATCH)
     rounds = [_slopes(machine, threads) for _ in range(ROUNDS)]
     filled, naive = (statistics.median(found) for found in zip(*rounds, strict=True))
-    action = max(0.0, (filled - compute / 2) / 2)
-    hop = max(0.0, (naive - compute - 4 * action) / 2)
+    action = max(0.0, (filled - read - compute / 2) / 2)
+    hop = max(0.0, (naive - read - compute - 4 * action) / 2)
     return action, [(4 * WIDTH * MICRO_BATCH, float(hop))]
 
 

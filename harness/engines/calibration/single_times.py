@@ -18,10 +18,12 @@ from harness.core.cell import Cell
 from harness.core.errors import Impossible
 from harness.core.faults import NO_FAULTS
 from harness.core.not_known import NotKnown
+from harness.core.outcome import StepRow
+from harness.core.step_parts import Part
 from harness.costs.cells import MeasuredStep
 from harness.costs.profiles import LayerShape, Linear, ModelShape
 from harness.engines.processes.status import StatusBoard, StatusLine
-from harness.engines.real.clock import Ledger, Queued
+from harness.engines.real.clock import Ledger, Queued, Stamp
 from harness.engines.real.endpoints import RealWorker
 from harness.engines.real.layouts.captured import allow_tf32
 from harness.engines.real.layouts.choose import make_runner
@@ -59,11 +61,13 @@ class Stepper:
 
     Attributes:
         size: samples of its batches.
-        gradients, applies, rests: seconds of each step: the gradient, the update, and all between two steps.
+        inputs, gradients, applies, rests: seconds of each step: until its samples are there, of its forward and
+            backward passes, of its update, and of all else from one update's end to the next one's.
     """
 
     worker: RealWorker
     size: int
+    inputs: list[float] = field(default_factory=list)
     gradients: list[float] = field(default_factory=list)
     applies: list[float] = field(default_factory=list)
     rests: list[float] = field(default_factory=list)
@@ -79,15 +83,14 @@ class Stepper:
 
     def block(self) -> None:
         """Take steps for a while and keep their times; the first one only warms up."""
-        ledger, stamps = self.worker.ledger, list[list[Any]]()
+        ledger, stamps = self.worker.ledger, list[tuple[StepRow, float, Stamp, Stamp]]()
         until = time.monotonic() + BLOCK_S
         while len(stamps) < 2 or time.monotonic() < until:
             batch = self._next_full()
-            moments = [ledger.stamp()]
             value = answer_of(self.worker.gradient(batch))
-            moments.append(ledger.stamp())
+            passed_s, middle = ledger.row[Part.COMPUTE.column], ledger.stamp()
             answer_of(self.worker.apply(value))
-            stamps.append([*moments, ledger.stamp()])
+            stamps.append((ledger.row, passed_s, middle, ledger.stamp()))
         self._keep(stamps)
 
     def _next_full(self) -> Batch:
@@ -100,12 +103,16 @@ class Stepper:
             elif len(batch.indices) == self.size:
                 return batch
 
-    def _keep(self, stamps: list[list[object]]) -> None:
-        self.worker.ledger.wait()
-        for (_, _, before), (start, middle, end) in itertools.pairwise(stamps):
-            self.rests.append(seconds_between(before, start))
-            self.gradients.append(seconds_between(start, middle))
-            self.applies.append(seconds_between(middle, end))
+    def _keep(self, stamps: Sequence[tuple[StepRow, float, Stamp, Stamp]]) -> None:
+        self.worker.ledger.resolve()
+        for (*_, before), (row, passed_s, middle, end) in itertools.pairwise(stamps):
+            input_s, computed_s = row[Part.INPUT.column], row[Part.COMPUTE.column]
+            # Passes and update are both accounted to computing; a queue tells them apart by its own moments only.
+            passed_s = passed_s or computed_s - seconds_between(middle, end)
+            self.inputs.append(input_s)
+            self.gradients.append(passed_s)
+            self.applies.append(computed_s - passed_s)
+            self.rests.append(seconds_between(before, end) - input_s - computed_s)
         self.worker.ledger.start(time.monotonic())  # forget the rows
 
 
@@ -172,7 +179,7 @@ def prepare(cell: Cell, plugins: Sequence[str], sizes: Sequence[int]) -> list[St
     for stepper in steppers:
         stepper.worker.runner.execution.settle()
         stepper.block()
-        for times in (stepper.gradients, stepper.applies, stepper.rests):
+        for times in (stepper.inputs, stepper.gradients, stepper.applies, stepper.rests):
             times.clear()
     return steppers
 
@@ -208,7 +215,7 @@ def measure(
 
 
 def measured_step(stepper: Stepper, launch: float, bandwidth: float, neighbours: int, where: str) -> MeasuredStep:
-    """Return one size's figures: layers scaled so that they add up to the whole gradient."""
+    """Return one size's figures: layers add up to the passes, and the host's share is what is left of the step."""
     gradient = typical(stepper.gradients)
     rounds = list(zip(*stepper.layers, strict=True))
     forward = [typical([layer.forward_s for layer in runs]) for runs in rounds]
@@ -218,8 +225,9 @@ def measured_step(stepper: Stepper, launch: float, bandwidth: float, neighbours:
         shape=shape_of(stepper),
         forward_s=tuple(seconds * scale for seconds in forward),
         backward_s=tuple(seconds * scale for seconds in backward),
+        input_s=typical(stepper.inputs),
         optimizer_s=typical(stepper.applies),
-        step_s=typical(stepper.rests),
+        step_s=max(0.0, typical(stepper.rests)),
         spread=spread(stepper.gradients),
         steps=len(stepper.gradients),
         launch_s=launch,

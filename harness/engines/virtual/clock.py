@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from harness.costs.steps import StepCost
     from harness.engines.virtual.lazy import Gradient
 
-_COMPUTE, _COMMUNICATION, _IDLE = (part.column for part in (Part.COMPUTE, Part.COMMUNICATION, Part.IDLE))
+_INPUT, _COMPUTE, _COMMUNICATION, _IDLE = (
+    part.column for part in (Part.INPUT, Part.COMPUTE, Part.COMMUNICATION, Part.IDLE)
+)
 """Looked up once: every word is accounted for, and Python 3.11 takes 0.2 us to find a member of an enumeration."""
 
 
@@ -51,6 +53,7 @@ class Ledger:
     def computed(self, cost: StepCost, gradient: Gradient) -> None:
         """Account a gradient; its loss is read when it is known."""
         row = self.rows[-1]
+        row[_INPUT] += cost.input_s
         row[_COMPUTE] += cost.compute_s
         row[_COMMUNICATION] += cost.communication_s
         row[_IDLE] += cost.idle_s

@@ -255,7 +255,7 @@ class VirtualEngine:
 
     def _facts(self) -> Json:
         costs = self.cluster.costs
-        errors = (costs.profile.error, costs.cluster.error)
+        errors = costs.errors(self.setup.layout, self.setup.cell.gpus)
         return {"placement": costs.placement, "costs": costs.origin, "errors": errors, "host_s": self.host_s}
 
     def _bubble(self) -> float | None:

@@ -51,7 +51,8 @@ def measured_alone(executor: Executor) -> Profile:
     setup = executor.setup
     shape, whole = _shape(executor), max(1, min(setup.cell.micro_batch_size, setup.num_train))
     sizes = sorted({max(1, whole // 2), whole})
-    seconds = [_gradient_s(executor, size) for size in sizes]
+    inputs = [_input_s(executor, size) for size in sizes]
+    seconds = [max(0.0, _gradient_s(executor, size) - read) for size, read in zip(sizes, inputs, strict=True)]
     shares = _shares(executor, shape, whole)
 
     def curve(part: float) -> TimeCurve:
@@ -60,7 +61,8 @@ def measured_alone(executor: Executor) -> Profile:
     times = tuple(LayerTime(curve(forward), curve(backward)) for forward, backward in shares)
     text = f"in this process over {' and '.join(map(str, sizes))} samples, alone"
     apply_s = _apply_s(executor)
-    return Profile(shape, times, apply_s, origin="measured", text=text, error=ALONE_ERROR)
+    reading = TimeCurve(tuple(zip(map(float, sizes), inputs, strict=True)))
+    return Profile(shape, times, apply_s, input=reading, origin="measured", text=text, error=ALONE_ERROR)
 
 
 def _shape(executor: Executor) -> ModelShape:
@@ -73,6 +75,11 @@ def _shape(executor: Executor) -> ModelShape:
 def _gradient_s(executor: Executor, size: int) -> float:
     pieces = make_pieces(torch.arange(size).numpy(), 1 / size, size, pad=False)
     return _least(lambda: executor.replica.gradient(pieces))
+
+
+def _input_s(executor: Executor, size: int) -> float:
+    pieces = make_pieces(torch.arange(size).numpy(), 1 / size, size, pad=False)
+    return _least(lambda: executor.replica.gather(pieces[0]))
 
 
 def _shares(executor: Executor, shape: ModelShape, size: int) -> Sequence[tuple[float, float]]:

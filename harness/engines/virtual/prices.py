@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.api.strategy import Layout
 from harness.core.addresses import Address
+from harness.core.uncertainty import StepErrors, stated_words
 from harness.costs import steps
 from harness.costs.cells import cluster_of, load_profile, profile_of
 from harness.costs.memory import Placement
@@ -45,7 +46,11 @@ class Costs:
     def origin(self) -> str:
         """Where the figures are from and how far they may be off, in words."""
         compute = f"computing {self.profile.origin} ({self.profile.text})" + _band(self.profile.error)
-        return f"{compute}; {self.cluster.text}" + _band(self.cluster.error)
+        return f"{compute}; {self.cluster.text}" + _band(self.cluster.error, "what is exposed of them ")
+
+    def errors(self, layout: Layout, devices: int) -> StepErrors:
+        """Return what a step's parts may be off by."""
+        return steps.step_errors(self.profile, self.cluster, layout, devices)
 
     def slowed(self, factors: Sequence[float]) -> Costs:
         """Return the costs where stage k computes `factors[k]` times as long; one factor where there are no stages."""
@@ -119,8 +124,8 @@ class Costs:
         return exchange + self.arithmetic_s(num_bytes, PASSES_OF_A_MEAN) + self.cluster.runtime.stall.at(since_s)
 
 
-def _band(error: float) -> str:
-    return f", +-{100 * error:.2g} %" if error else ""
+def _band(error: float, what: str = "") -> str:
+    return f", {what}{stated_words(error)}" if error else ""
 
 
 # -- where costs come from ---------------------------------------------------------------------------------------------

@@ -81,10 +81,11 @@ def spans_of_step(layout: Layout, processes: Sequence[str], part: Any, factors: 
             scale = pace if task.stream == COMPUTE else 1.0
             yield Span(process, task.stream, task.name, task.stream, task.start_s * scale, task.end_s * scale, 0)
         if layout.pipeline == 1:
-            yield from _end_of_step(process, max(t.end_s for t in own if t.stream == COMPUTE), pace, part.total_s)
+            ended_s = part.total_s - part.host_s
+            yield from _end_of_step(process, max(t.end_s for t in own if t.stream == COMPUTE), pace, ended_s)
 
 
-def _end_of_step(process: str, computed_s: float, pace: float, total_s: float) -> Iterator[Span]:
+def _end_of_step(process: str, computed_s: float, pace: float, ended_s: float) -> Iterator[Span]:
     """Yield what a device waits for after its own computing: the slowest device, then the exchange."""
     yield Span(process, COMPUTE, "wait", Part.IDLE, computed_s * pace, computed_s, 0)
-    yield Span(process, COMPUTE, "wait for exchange", Part.COMMUNICATION, computed_s, total_s, 0)
+    yield Span(process, COMPUTE, "wait for exchange", Part.COMMUNICATION, computed_s, ended_s, 0)

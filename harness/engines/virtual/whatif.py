@@ -15,9 +15,11 @@ from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError
 from harness.core.faults import Jitter
 from harness.core.not_known import NotKnown
+from harness.core.step_parts import STEP_PARTS, Part
+from harness.core.uncertainty import StepErrors
 from harness.costs.cells import cluster_of, find_shape, profile_of
 from harness.costs.memory import placement_of
-from harness.costs.price import priced_step
+from harness.costs.price import PricedStep, priced_step
 from harness.costs.profiles import PUBLISHED, Bus, Cluster, Constants, LinkFigures, Profile
 from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.timing import timing_setup
@@ -59,6 +61,10 @@ class WhatIf:
 
     def step_s(self, overrides: Mapping[str, float]) -> float:
         """Return the seconds of an update with some figures changed."""
+        return _update_s(self.run(overrides))
+
+    def run(self, overrides: Mapping[str, float]) -> Outcome:
+        """Return a short run with some figures changed."""
         from harness.engines.virtual.engine import build
         from harness.engines.virtual.sizes import Sizes
 
@@ -66,7 +72,7 @@ class WhatIf:
         setup = timing_setup(_shortened(cell), self.host)
         costs = _costs(self, overrides)
         executor: Any = Sizes(setup, self.profile.shape.parameter_bytes, 0, dict)
-        return _update_s(build(setup, costs=costs, executor=executor).run())
+        return build(setup, costs=costs, executor=executor).run()
 
 
 def update_s(cell: Cell, host: Host, overheads: Constants = PUBLISHED) -> float:
@@ -78,10 +84,29 @@ def update_s(cell: Cell, host: Host, overheads: Constants = PUBLISHED) -> float:
     Raises:
         HarnessError: what is known of the cell is not enough to tell how long anything takes.
     """
+    return foretold(cell, host, overheads).seconds
+
+
+def foretold(cell: Cell, host: Host, overheads: Constants = PUBLISHED) -> PricedStep:
+    """Return the seconds of an update, and how far they may be off.
+
+    Args:
+        overheads: what no data sheet says of devices elsewhere.
+
+    Raises:
+        HarnessError: what is known of the cell is not enough to tell how long anything takes.
+    """
     shape = find_shape(cell, host)
     if cell.workers > 1 or cell.servers or cell.faults or cell.micro_batch_size == LARGEST:
-        return what_if(cell, host, shape, overheads).step_s({})
+        outcome = what_if(cell, host, shape, overheads).run({})
+        return PricedStep(_update_s(outcome), _stated(outcome))
     return priced_step(cell, host, shape, overheads)
+
+
+def _stated(outcome: Outcome) -> float:
+    seconds = {part: sum(outcome.steps[part.column]) for part in STEP_PARTS}
+    own_s = seconds[Part.INPUT] + seconds[Part.COMPUTE]
+    return StepErrors(*outcome.facts["errors"]).of(own_s, seconds[Part.COMMUNICATION], seconds[Part.IDLE])
 
 
 def what_if(
