@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from harness.commands.validate.as_layout import predict_layout
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.linear import linear
 from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
@@ -29,8 +30,7 @@ def predict_row(published: Tables, row: TableRow, constants: Constants) -> Predi
     """Return the prediction for a row."""
     baseline = linear(row, published.inputs)
     try:
-        block = block_of(published, row)
-        bound = row.model in block.get("input_bound", ())
+        bound = row.layout is None and row.model in block_of(published, row).get("input_bound", ())
         return PredictedRow(row, _predictor(row)(published, row, constants), baseline, input_bound=bound)
     except Unpredictable as missing:
         return PredictedRow(row, None, baseline, str(missing))
@@ -40,6 +40,8 @@ def predict_row(published: Tables, row: TableRow, constants: Constants) -> Predi
 
 
 def _predictor(row: TableRow) -> Predictor:
+    if row.layout is not None:
+        return predict_layout
     if row.num_bytes is not None:
         return predict_all_reduce
     if row.degrees is not None:
