@@ -111,6 +111,11 @@ def looked_at_tensors(row: LayoutRow) -> bool:
     return "max_memory_allocated" in row["memory_kind"]
 
 
+def looked_at_device(row: LayoutRow) -> bool:
+    """Say whether the source looked at all that the device has in use."""
+    return "nvidia-smi" in row["memory_kind"]
+
+
 @lru_cache(maxsize=64)
 def context_of(published: Tables, source: str, width: int) -> int:
     """Return what no tensor takes, as other rows of a source imply it: their median, of other widths only.
@@ -118,7 +123,7 @@ def context_of(published: Tables, source: str, width: int) -> int:
     Nobody says it of a machine but its measurements; all runs of a width are left out together.
     """
     rows = [row.layout for row in published.rows if row.layout is not None and row.layout["source"] == source]
-    rows = [row for row in rows if row.architecture["hidden"] != width and not looked_at_tensors(row)]
+    rows = [row for row in rows if row.architecture["hidden"] != width]
     implied = [found for row in rows if (found := _implied(row, published.scenarios)) is not None]
     return max(1, round(median(implied))) if implied else 0
 
@@ -165,5 +170,5 @@ def predict_layout(published: Tables, row: TableRow, _: Constants) -> float:
     """
     assert row.layout is not None
     width = int(str(row.layout.architecture["hidden"]))
-    context = 0 if looked_at_tensors(row.layout) else context_of(published, row.layout["source"], width)
+    context = context_of(published, row.layout["source"], width) if looked_at_device(row.layout) else 0
     return layout_bytes(row.layout, published.scenarios, context) / GIGA
