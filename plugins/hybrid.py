@@ -15,8 +15,13 @@ class Hybrid(Strategy):
     Neighbouring devices cut layers between them (they talk in every layer), groups of them form a pipeline (which
     talks between stages), and pipelines are replicated (which talk once a step, after the pipeline has run empty).
 
+    With `shard = "states"` (ZeRO-1, Megatron's distributed optimizer) replicas share out the optimizer's state: each
+    updates its part of the parameters, and hands it on.
+
     Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", section 3; the
-    tensor part: Shoeybi et al. 2019, "Megatron-LM", section 3.
+    tensor part: Shoeybi et al. 2019, "Megatron-LM", section 3; along sequences: Korthikanti et al. 2022, "Reducing
+    Activation Recomputation in Large Transformer Models", section 4.2; the state: Rajbhandari, Rasley, Ruwase and He
+    2020, "ZeRO", section 5.1.
     """
 
     name = "hybrid"
@@ -40,6 +45,12 @@ class Hybrid(Strategy):
             "time", description="balance stages by measured time or by parameters, or layer names for each stage"
         )
         recompute: bool = Field(False, description="drop activations and compute them again in the backward pass")
+        sequence_parallel: bool = Field(
+            False, description="cut the activations of norms over tensor-parallel devices too; simulated devices only"
+        )
+        shard: Literal["none", "states"] = Field(
+            "none", description="whether replicas share the optimizer's state out (ZeRO-1); simulated devices only"
+        )
 
     def layout(self, gpus: int) -> Layout:
         """Multiply the axes out; their product must be the number of devices."""
@@ -57,6 +68,8 @@ class Hybrid(Strategy):
             chunks=chunks if pipeline > 1 else 1,
             placement=self.options.placement,
             recompute=self.options.recompute,
+            sequence_parallel=self.options.sequence_parallel and tensor > 1,
+            shard=self.options.shard if data > 1 else "none",
             overlap=pipeline * tensor == 1,
         )
 

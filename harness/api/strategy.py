@@ -76,13 +76,15 @@ class Layout:
         data: replicas that each compute part of a batch and share one gradient.
         pipeline: devices that the layers are spread over in stages, one after another.
         tensor: devices over which single layers are cut.
-        shard: what data-parallel replicas split among themselves instead of each keeping all of it.
+        shard: what data-parallel replicas split among themselves instead of each keeping all of it: the optimizer's
+            state only ("states", which may stand beside the other axes), gradients too ("optimizer"), or all three.
         accumulate: pieces that each replica's part is computed in, one after another.
         bucket_bytes: gradients are exchanged in groups of about this size, 0: all in one; 25 MiB is DDP's own default.
         static_graph: tell DDP that the graph never changes between steps.
         wrapped: a wrapper's hooks run even where there is only one replica.
         overlap: exchange a bucket while the backward pass still computes the next one.
         recompute: drop activations and compute them again in the backward pass.
+        sequence_parallel: tensor parallelism divides the activations of norms too, along the sequence.
         schedule: the pipeline's table of actions, from the number of its devices and of micro-batches.
         placement: "time" or "parameters" (cut so that stages balance), or layer names per stage.
         chunks: stages on each pipeline device; stage k lives on device k modulo `pipeline`.
@@ -91,16 +93,22 @@ class Layout:
     data: int = 1
     pipeline: int = 1
     tensor: int = 1
-    shard: Literal["none", "optimizer", "parameters"] = "none"
+    shard: Literal["none", "states", "optimizer", "parameters"] = "none"
     accumulate: int = 1
     bucket_bytes: int = 25 * MIB
     static_graph: bool = False
     wrapped: bool = False
     overlap: bool = True
     recompute: bool = False
+    sequence_parallel: bool = False
     schedule: Schedule | None = None
     placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = "time"
     chunks: int = 1
+
+    @property
+    def gathers(self) -> bool:
+        """Whether replicas hold shards of parameters or gradients, which each pass gathers or scatters."""
+        return self.shard in ("optimizer", "parameters")
 
     @property
     def stages(self) -> int:

@@ -12,7 +12,7 @@ from harness.core.errors import HarnessError, Impossible, NotForetold
 from harness.core.not_known import NotKnown
 from harness.core.records import to_json
 from harness.core.words import memory_size
-from harness.costs.cells import find_shape, utilisation
+from harness.costs.cells import find_shape, tokens_per_sample, utilisation
 from harness.costs.memory import memory_of, memory_verdict, resolve_largest
 
 if TYPE_CHECKING:
@@ -76,10 +76,16 @@ def with_memory(record: Record, host: Host) -> Record:
 
 
 def with_utilisation(record: Record, host: Host) -> Record:
-    """Add the share of the device's peak that was reached, and the peak with its source; nothing is guessed."""
+    """Add tokens a second where samples hold any, and the share of the device's peak that was reached.
+
+    The peak stands beside it with its source; nothing is guessed.
+    """
     throughput, facts = record.row.get("throughput_samples_per_s"), record.environment
     if not throughput:
         return record
+    tokens = tokens_per_sample(record.cell, host)
+    if tokens:
+        record = replace(record, row={**record.row, "throughput_tokens_per_s": tokens * throughput})
     found = utilisation(record.cell, host, throughput, facts.get("gpu", ""), facts.get("gpus", 0))
     if found is None:
         return record

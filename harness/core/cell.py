@@ -12,6 +12,7 @@ from harness.core.budget import Goal
 from harness.core.faults import NO_FAULTS, Faults
 from harness.core.given_cluster import ClusterFigures
 from harness.core.machine import Machine
+from harness.core.number_formats import AS_USUAL, Formats, FormatWord, ScalarBytes, scalar_bytes
 from harness.core.records import Json, to_json
 
 RECORD_SCHEMA = 2
@@ -89,6 +90,8 @@ def cell_id(cell: Cell) -> str:
         content["faults"] = to_json(cell.faults)
     if cell.dram_bytes is not None:
         content["dram_bytes"] = cell.dram_bytes
+    if cell.context_bytes is not None:
+        content["context_bytes"] = cell.context_bytes
     if cell.engine == "virtual":
         content |= {"cluster": to_json(cell.cluster), "profile_id": cell.profile_id}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -136,7 +139,8 @@ class Workload:
         tf32: whether single precision may be computed in TF32 on GPUs; None: as torch has it.
         input: of simulated devices elsewhere: "read" where every step reads its samples, which takes now longer and
             now shorter; "ready" where they lie in memory.
-        gradients: number format in which simulated devices exchange them; empty: that of the parameters.
+        gradients: number format in which simulated devices exchange them; empty: as they are kept.
+        formats: number formats of weights, gradients and master copy on simulated devices.
         loading: how samples reach a device.
         sync_batchnorm: BatchNorm's statistics are those of all replicas together.
         metric: what evaluations measure beside the loss, by its name or as FILE.py:FUNCTION; empty: by the targets.
@@ -160,13 +164,14 @@ class Workload:
     metric_better: str = ""
     channels_last: bool = False
     tf32: bool | None = None
-    gradients: Literal["", "fp32", "bf16", "fp16"] = ""
+    gradients: FormatWord = ""
     input: Literal["read", "ready"] = "read"
+    formats: Formats = AS_USUAL
 
 
 _ONLY_WHERE_SET = (
     *("loading", "sync_batchnorm", "find_unused_parameters", "metric", "metric_better", "target_metric"),
-    *("channels_last", "tf32", "gradients", "input"),
+    *("channels_last", "tf32", "gradients", "input", "formats"),
 )
 """Keys of workload and goal that came later: left at their default they are no part of an id, so that no cell runs
 again."""
@@ -244,6 +249,7 @@ class Cell:
         model_at: where the strategy's model is whole: "worker", "server" or "mean".
         cluster: the scenario's cluster in figures.
         dram_bytes: usable memory of one device: what the scenario allows, or a catalogue device has; None: no limit.
+        context_bytes: of a device's memory, what no tensor takes; None: as is usual.
         timing_only: times and memory, no training: the workload has no mathematics, or nobody asks for its results.
         observed: measurements of this cell from elsewhere.
         per_gpu_hour: price of one device for an hour, in `currency`.
@@ -284,6 +290,7 @@ class Cell:
     model_at: str = "worker"
     faults: Faults = NO_FAULTS
     dram_bytes: int | None = None
+    context_bytes: int | None = None
     timing_only: bool = False
     observed: tuple[Observation, ...] = ()
     per_gpu_hour: float | None = None
@@ -303,6 +310,12 @@ class Cell:
     def server_counts(self) -> bool:
         """Whether progress is counted, marked and ended at the server, where the model is; else at the workers."""
         return self.servers > 0 and self.model_at == "server"
+
+    @property
+    def scalar_bytes(self) -> ScalarBytes:
+        """Bytes of a parameter, of its gradient, and of what the optimizer keeps for it."""
+        work, sharded = self.workload, self.layout.shard in ("optimizer", "parameters")
+        return scalar_bytes(work.precision, work.formats, work.gradients, sharded)
 
 
 @dataclass(frozen=True)

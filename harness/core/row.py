@@ -86,6 +86,7 @@ class CellRow(TypedDict, total=False):
 class WholeRow(CellRow, total=False):
     """What a row has beside them, where it is known; columns of cells.csv where any row has them."""
 
+    throughput_tokens_per_s: float
     amdsmi_used_peak_bytes: float
     amdsmi_utilisation_mean: float
     initial_loss: float

@@ -220,6 +220,12 @@ CELL_COLUMNS = (
         "{:,.0f}".format,
     ),
     CellColumn.number(
+        "tokens/s",
+        "Tokens of these samples, where they hold any.",
+        "throughput_tokens_per_s",
+        "{:,.0f}".format,
+    ),
+    CellColumn.number(
         "MFU",
         "Model FLOPs utilisation: the operations of three forward passes for each sample, per second and device, as a "
         "share of the peak that the device's data sheet promises for this precision. What is recomputed does not "

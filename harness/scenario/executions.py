@@ -48,7 +48,7 @@ def _reasons(work: Workload, layout: Layout, alone: bool) -> Iterator[str]:
 
 
 def _keeps_order(layout: Layout) -> bool:
-    return layout.pipeline * layout.tensor == 1 and layout.shard == "none" and (layout.data == 1 or layout.overlap)
+    return layout.pipeline * layout.tensor == 1 and not layout.gathers and (layout.data == 1 or layout.overlap)
 
 
 def why_not_here(work: Workload, device: str, computed_here: bool) -> str:

@@ -259,7 +259,7 @@ def missing_link(demand: Demand) -> str:
 
 
 def _not_yet(layout: Layout) -> str:
-    if layout.shard != "none" and layout.pipeline * layout.tensor > 1:
+    if layout.gathers and layout.pipeline * layout.tensor > 1:
         return f"sharding (shard = {layout.shard!r}) inside {_equation(layout)} is not supported yet"
     return ""
 
@@ -285,6 +285,12 @@ class Hindrance:
 
 def _hindrance(demand: Demand, machine: Machine) -> Hindrance | None:
     """Return why the real engine cannot run a point, if it cannot."""
+    if demand.layout.shard == "states":
+        return Hindrance(
+            Text('shard = "states" runs on the virtual engine only; fsdp shares out more than that on real ones too')
+        )
+    if demand.layout.sequence_parallel:
+        return Hindrance(Text("sequence_parallel runs on the virtual engine only"))
     if demand.workers > 1 and demand.layout.devices > 1:
         return Hindrance(Text("several workers of several devices each run on the virtual engine only"))
     there, gpus = present(demand, machine), demand.point.gpus

@@ -174,6 +174,7 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         notes=(*placed.notes, *_training_notes(demand, optimizer), *settings.faults.words()),
         not_possible=placed.not_possible,
         dram_bytes=settings.dram_bytes or (usable_bytes(settings.cluster) if simulated else None),
+        context_bytes=settings.context_bytes,
         timing_only=settings.timing_only or (simulated and settings.goal.evaluate_every is None),
         per_gpu_hour=settings.per_gpu_hour,
         currency=settings.currency,

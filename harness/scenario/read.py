@@ -246,5 +246,7 @@ def _quantities(settings: Settings, host: Host) -> Iterator[str]:
     yield from cluster_in_words(settings.cluster, host)
     if settings.dram_bytes is not None:
         yield f"a device may use {exact_size(settings.dram_bytes)} of memory"
+    if settings.context_bytes is not None:
+        yield f"of a device's memory {exact_size(settings.context_bytes)} are not for tensors"
     if settings.per_gpu_hour is not None:
         yield f"a device costs {settings.per_gpu_hour:g} {settings.currency} an hour"

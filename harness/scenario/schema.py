@@ -15,6 +15,7 @@ from harness.api.strategy import Options
 from harness.core.faults import Death, Jitter, Straggler
 from harness.core.given_cluster import AllReduce, ServerPlacement
 from harness.core.metrics import DIRECTIONS, WORDS
+from harness.core.number_formats import FRAMEWORKS, PRECISIONS
 from harness.core.records import Json
 from harness.core.words import aligned
 from harness.scenario.optimizer_options import OPTIMIZERS
@@ -49,7 +50,7 @@ from harness.scenario.value_types import (
     word,
     word_or_function,
 )
-from harness.workloads.entries import EXECUTIONS, GRADIENT_BYTES, LOSSES, PRECISIONS
+from harness.workloads.entries import EXECUTIONS, LOSSES
 from harness.workloads.user_files import is_user_function
 
 EPOCHS_BY_DEFAULT = 10
@@ -84,7 +85,9 @@ def _word_or_function(*words: str) -> tuple[BeforeValidator, WithJsonSchema]:
 Loss = Annotated[str, *_word_or_function(*LOSSES)]
 Precision = Annotated[str, *_words(*PRECISIONS)]
 InputWord = Annotated[Literal["read", "ready"], *_words("read", "ready")]
-GradientFormat = Annotated[Literal["fp32", "bf16", "fp16"], *_words(*GRADIENT_BYTES)]
+NumberFormat = Annotated[Literal["fp32", "bf16", "fp16"], *_words("fp32", "bf16", "fp16")]
+Framework = Annotated[str, *_words(*FRAMEWORKS)]
+MasterWord = Annotated[str, *_words("fp32", "none")]
 StepWord = Annotated[str, *_words(*EXECUTIONS)]
 Scaling = Annotated[str, *_words("none", "linear", "sqrt")]
 Engine = Annotated[str, *_words("auto", "real", "virtual", "both")]
@@ -121,6 +124,21 @@ class LoadingSection(SectionModel):
         default=True, description="copy batches from page-locked memory; of GPUs only", strict=True
     )
     resident: Resident = Field(default="auto", description='whether all samples stay in memory; "auto": where they fit')
+
+
+class FormatsSection(SectionModel):
+    """Number formats of what a device keeps of each parameter; where nothing stands, as the framework has it."""
+
+    framework: Framework | None = Field(
+        default=None,
+        description="ddp, fsdp, megatron or deepspeed; default: fsdp where parameters are sharded, deepspeed of mixed "
+        "precision, else ddp",
+    )
+    parameters: NumberFormat | None = Field(default=None, description="weights as they last on a device")
+    gradients: NumberFormat | None = Field(default=None, description="as they are kept until the update")
+    master: MasterWord | None = Field(
+        default=None, description="the optimizer's own copy of the weights: fp32, or none; default: of half weights"
+    )
 
 
 class MetricName(Options):
@@ -168,11 +186,20 @@ class WorkloadSection(SectionModel):
     optimizer: NameOrTable = Field(
         default="sgd", validate_default=True, description=f"{', '.join(OPTIMIZERS)}, with options, or file.py:function"
     )
-    precision: Precision = Field(default="fp32", description="number format of the forward and backward pass")
-    gradients: GradientFormat | None = Field(
+    precision: Precision = Field(
+        default="fp32",
+        description="number format of the forward and backward pass: fp32, fp64 or bf16; where speed and memory are "
+        "simulated and nothing is trained also fp16, or mixed: fp16 with half weights and a master copy in fp32",
+    )
+    gradients: NumberFormat | None = Field(
         default=None,
-        description="number format in which simulated devices exchange gradients: fp32, bf16 or fp16; default: that of "
-        "the parameters, which mixed precision keeps in fp32",
+        description="number format in which simulated devices exchange gradients: fp32, bf16 or fp16; default: as they "
+        "are kept",
+    )
+    formats: FormatsSection | None = Field(
+        default=None,
+        description='number formats on simulated devices: { framework = "megatron", parameters = "bf16", gradients = '
+        '"fp32", master = "fp32" }, of which any may stand alone',
     )
     input: InputWord = Field(
         default="read",
@@ -225,6 +252,18 @@ class GivenSizes(Options, defer_build=True):
     sequence: Count | None = Field(default=None, description="tokens of one sample; without, a sample is one input")
     hidden: Count | None = Field(default=None, description="width of a transformer: gives its activations")
     heads: Count | None = Field(default=None, description="of attention; default hidden / 64")
+    gated: bool = Field(
+        default=False,
+        strict=True,
+        description="blocks as Llama has them: three matrices, no biases, keys of fewer heads",
+    )
+    ffn: Count | None = Field(default=None, description="width between a gated block's matrices; default 8/3 hidden")
+    kv_heads: Count | None = Field(
+        default=None, description="heads of keys and values of a gated block; default: heads"
+    )
+    vocabulary: Count | None = Field(
+        default=None, description="with hidden: outputs of the head, whose logits then count in memory"
+    )
     attention: AttentionKind = Field(
         default="fused", description="fused keeps no scores; eager keeps heads x sequence^2"
     )
@@ -386,6 +425,11 @@ class LimitsSection(SectionModel):
     )
     budget: Time = Field(default=None, description="wall-clock time after which the whole run is stopped")
     dram: Bytes = Field(default=None, description="usable memory of one device; default: the device's own")
+    context: Bytes = Field(
+        default=None,
+        description="of it, what no tensor takes: the driver's context, and what process groups and a framework keep; "
+        'default "450 MiB" on GPUs',
+    )
 
 
 class CostSection(SectionModel):

@@ -17,8 +17,10 @@ from harness.core.errors import HarnessError, InputError, one_of
 from harness.core.faults import Faults
 from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
 from harness.core.metrics import ACCURACIES, WORDS
+from harness.core.number_formats import AS_USUAL, NOT_TRAINED, PRECISIONS, Formats
 from harness.core.records import Json, to_json
 from harness.core.words import listed
+from harness.costs.catalogue import ARITHMETIC
 from harness.scenario.mistakes import ABSENT, Source, validated, wordings
 from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.scenario.override import put, resolve_key
@@ -29,6 +31,7 @@ from harness.scenario.schema import (
     NOT_SWEPT,
     STEPS_WITHOUT_TARGET,
     Document,
+    FormatsSection,
     LoadingSection,
     WorkloadSection,
     key_paths,
@@ -56,6 +59,7 @@ class Settings:
         batch_norm: the model is a registered one with BatchNorm.
         timing_only: the workload has no mathematics.
         dram_bytes: cap on one device's memory that the scenario sets.
+        context_bytes: what no tensor takes of it; None: as is usual.
         per_gpu_hour: price of a device, in `currency`.
         profile_id: hash of the file that the workload's times are from.
     """
@@ -76,6 +80,7 @@ class Settings:
     batch_norm: bool = False
     timing_only: bool = False
     dram_bytes: int | None = None
+    context_bytes: int | None = None
     per_gpu_hour: float | None = None
     currency: str = ""
     profile_id: str = ""
@@ -129,9 +134,20 @@ def read_settings(
 
 
 def _refuse_precision(precision: str, device: DeviceFigures | StepFigures | None, source: Source) -> None:
-    if isinstance(device, DeviceFigures) and precision not in device.peak_flops_per_s:
-        known = ", ".join(device.peak_flops_per_s)
+    if isinstance(device, DeviceFigures) and ARITHMETIC.get(precision, precision) not in device.peak_flops_per_s:
+        known = ", ".join(name for name in PRECISIONS if ARITHMETIC.get(name, name) in device.peak_flops_per_s)
         source.problem(("workload", "precision"), f"{device.name} supports {known}; choose one of these", precision)
+
+
+def _refuse_training_in(document: Document, simulated: bool, source: Source) -> None:
+    """Refuse a precision whose losses would have to be scaled, where anything is trained in it."""
+    precision = document.workload.precision
+    if precision in NOT_TRAINED and not simulated and not source.problems:  # with problems this is half a scenario
+        problem = (
+            "nothing is trained in it, since losses are not scaled; choose bf16, or only time it: on simulated devices "
+            "(cluster.preset or cluster.device) and without a target or evaluations"
+        )
+        source.problem(("workload", "precision"), problem, precision)
 
 
 def _refuse_tf32(tf32: bool | None, device: DeviceFigures | StepFigures | None, source: Source) -> None:
@@ -148,11 +164,20 @@ def _refuse_servers(engine: str, cluster: ClusterFigures, source: Source) -> Non
         source.problem(("cluster", "servers"), problem, cluster.servers.placement)
 
 
+def _simulated(document: Document, cluster: ClusterFigures) -> bool:
+    """Say whether all cells run on devices that are not this machine's."""
+    return is_elsewhere(cluster) and document.engine in ("auto", "virtual")
+
+
 def _refuse_gradients(document: Document, cluster: ClusterFigures, source: Source) -> None:
-    """Refuse a format of gradients where cells may be real: there they have that of the parameters."""
-    if document.workload.gradients and not is_elsewhere(cluster):
-        problem = "needs simulated devices: set cluster.preset or cluster.device, or remove this key"
-        source.problem(("workload", "gradients"), problem, document.workload.gradients)
+    """Refuse number formats where cells may be real: there torch's DDP and fully_shard decide."""
+    if _simulated(document, cluster):
+        return
+    problem = "needs simulated devices: set cluster.preset or cluster.device, or remove this key"
+    for key in ("gradients", "formats"):
+        said = getattr(document.workload, key)
+        if said:
+            source.problem(("workload", key), problem, said if isinstance(said, str) else "a table")
 
 
 def _lines_of_swept(source: Source, swept: Mapping[str, object]) -> Source:
@@ -321,6 +346,8 @@ def _completed(
     code = _code(document.workload, entries, source) if dataset else {}
     if goal is None or code is None or not _fit(entries, source):
         return None
+    timed = _simulated(document, cluster) and (dataset is None or goal.evaluate_every is None)
+    _refuse_training_in(document, timed, source)
     price = document.cost.per_gpu_hour or {}
     interval_s = document.measure.telemetry_interval
     assert interval_s is not None  # it has a default
@@ -341,6 +368,7 @@ def _completed(
         batch_norm=dataset is not None and entries["model"].entry.batch_norm,
         timing_only=dataset is None,
         dram_bytes=document.limits.dram,
+        context_bytes=document.limits.context,
         per_gpu_hour=price.get("amount"),
         currency=price.get("currency", ""),
         profile_id=entries["model"].entry.file_hash if dataset is None else "",
@@ -400,7 +428,13 @@ def _workload(document: Document, entries: dict[str, Entry]) -> Workload:
         tf32=workload.tf32,
         gradients=workload.gradients or "",
         input=workload.input,
+        formats=_formats(workload.formats),
     )
+
+
+def _formats(section: FormatsSection | None) -> Formats:
+    said = {} if section is None else section.model_dump(exclude_none=True)
+    return Formats(**said) if said else AS_USUAL
 
 
 def _loading(section: LoadingSection | None) -> Loading:

@@ -32,11 +32,6 @@ IGNORED = -100
 """A class that a target may have so that it counts in no loss and no accuracy; torch's own number for it."""
 
 
-PRECISIONS = ("fp32", "fp64", "bf16")
-
-GRADIENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of one gradient element by the format in which gradients are exchanged."""
-
 EXECUTIONS = EAGER, COMPILED, CUDA_GRAPH = ("eager", "compiled", "cuda-graph")
 """How a step is executed."""
 

@@ -94,7 +94,11 @@ def laws_called(graph: CallGraph) -> dict[str, set[str]]:
     return {module: laws for module, laws in found.items() if laws}
 
 
-SCENARIOS_WAY = {"harness.engines.virtual.fit_observed.calibrated", "harness.engines.virtual.whatif.foretold"}
+SCENARIOS_WAY = {
+    *("harness.engines.virtual.fit_observed.calibrated", "harness.engines.virtual.whatif.foretold"),
+    *("cells.find.given_shape", "memory.fit.memory_of"),
+}
+"""What any module of validate may ask of a scenario's cell: its time, and its memory."""
 
 
 def test_nothing_prices_a_step_that_validate_reaches_and_no_users_scenario(graph: CallGraph) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from harness.api.schedules import gpipe, one_forward_one_backward, zb_1p
 from harness.api.strategy import Layout
 from harness.core.cell import Named
+from harness.core.number_formats import SINGLE, Formats, ScalarBytes, scalar_bytes
 from harness.costs.memory.device import CPU, Work, device_memory
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures, Servers
 from harness.costs.profiles.constants import PLAIN
@@ -267,12 +268,12 @@ def test_buckets_leave_one_after_another_when_they_are_ready(layers):
 
 
 def memory_of(
-    layout: Layout, optimizer: dict[str, Any], microbatches: int = 1, precision: str = "fp32", **shape: Any
+    layout: Layout, optimizer: dict[str, Any], microbatches: int = 1, scalar: ScalarBytes = SINGLE, **shape: Any
 ) -> Any:
     layers = tuple(
         LayerShape(f"layer {k}", (4096 * (k + 1),), activation_bytes=Linear(0.0, 1000.0 * (k + 1))) for k in range(8)
     )
-    work = Work(optimizer, samples=2, microbatches=microbatches, precision=precision)
+    work = Work(optimizer, samples=2, microbatches=microbatches, scalar=scalar)
     return device_memory(ModelShape(layers, **shape), layout, work, CPU)
 
 
@@ -300,10 +301,36 @@ def test_static_bytes_of_a_parameter(optimizer, each):
     assert static_bytes(device) == each * PARAMETERS
 
 
-def test_mixed_precision_with_adam_takes_sixteen_bytes():
-    """Half weights and gradients, a single-precision copy and two moments."""
-    (device,) = memory_of(Layout(), Named("adam"), precision="mixed", element_bytes=2).devices
-    assert static_bytes(device) == 16 * PARAMETERS
+@pytest.mark.parametrize(
+    ("precision", "formats", "each"),
+    [
+        ("bf16", {}, 16),
+        ("bf16", {"framework": "deepspeed"}, 16),
+        ("mixed", {}, 16),
+        ("bf16", {"framework": "megatron"}, 18),
+        ("mixed", {"framework": "megatron"}, 18),
+        ("fp32", {"framework": "megatron"}, 16),
+        ("bf16", {"framework": "megatron", "master": "none"}, 2 + 4 + 2 * 2),
+        ("bf16", {"framework": "deepspeed", "gradients": "fp32"}, 18),
+        ("fp64", {}, 32),
+    ],
+)
+def test_bytes_of_a_parameter_under_adam_are_those_that_frameworks_publish(precision, formats, each):
+    """Source: Rajbhandari et al. 2020, "ZeRO", section 3.1 (16); Megatron-LM, docs, dist_optimizer.md (18, 16)."""
+    (device,) = memory_of(Layout(), Named("adam"), scalar=scalar_bytes(precision, Formats(**formats))).devices
+    assert static_bytes(device) == each * PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("precision", "formats", "lasting", "shared"),
+    [("bf16", "megatron", 6, 12), ("fp32", "megatron", 8, 8), ("mixed", "deepspeed", 4, 12)],
+)
+@pytest.mark.parametrize("ranks", [1, 4, 64])
+def test_sharing_states_out_leaves_weights_and_gradients_whole(precision, formats, lasting, shared, ranks):
+    """Source: Megatron-LM, docs, dist_optimizer.md: 6 + 12/d and 8 + 8/d; ZeRO, section 5.1: 4 + 12/d."""
+    scalar = scalar_bytes(precision, Formats(formats))
+    (device,) = memory_of(Layout(data=ranks, shard="states"), Named("adam"), scalar=scalar).devices
+    assert static_bytes(device) == (lasting + shared / ranks) * PARAMETERS
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])

@@ -16,6 +16,7 @@ from trained import BATCHNORM, DROPOUT, FIFTY_STEPS, FP64, difference, real, see
 
 from harness.api.strategy import Layout
 from harness.core.cell import Named
+from harness.core.number_formats import scalar_bytes
 from harness.costs.memory.device import CPU, Work, device_memory
 from harness.costs.memory.gathered import passing_bytes
 from harness.costs.profiles.shape import LayerShape, ModelShape
@@ -163,15 +164,17 @@ def test_memory_falls_as_the_number_of_devices_rises():
 
 @pytest.mark.parametrize("widths", [[256] * 9, [256] * 5, [64, 512, 512, 64], [512, 64, 64, 64, 512]], ids=str)
 @pytest.mark.parametrize("shard", ["parameters", "optimizer"])
-def test_what_passes_through_is_what_torch_itself_counts(widths, shard):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_passes_through_is_what_torch_itself_counts(widths, shard, precision):
     """Biases are left out of the layers, so that what torch takes for activations is small."""
     ranks = 4
     module = nn.Sequential(*[nn.Linear(a, b, bias=False) for a, b in pairwise(widths)])
     layout, shards = Layout(data=ranks, shard=shard), 2 * tensor_bytes(module.parameters()) // ranks
-    expected = passing_bytes(sharded_layout.module_shape(module), layout)
+    expected = passing_bytes(sharded_layout.module_shape(module), layout, scalar_bytes(precision, sharded=True))
     with pretended_group(ranks), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracker's own hooks
-        sharded = sharded_layout.shard_module(module, "cpu", ranks, reshard=shard == "parameters")
+        reshard, halved = shard == "parameters", precision == "bf16"
+        sharded = sharded_layout.shard_module(module, "cpu", ranks, reshard, halved=halved)
         tracker = fsdp2_mem_tracker.FSDPMemTracker(sharded, None)
         with tracker:
             sharded(torch.randn(1, widths[0])).sum().backward()
@@ -229,6 +232,24 @@ def test_four_processes_with_adam_clipping_and_pieces_equal_single(shard):
 def test_single_precision_agrees_to_rounding():
     changes = {"sweep__gpus": [2], "goal__max_epochs": 0.5}
     assert difference(real("fsdp", **changes), virtual("single", **(changes | {"sweep__gpus": [1]}))) < 1e-4
+
+
+@pytest.mark.dist
+def test_units_gathered_as_halves_send_half_as_much_and_train_as_one_device_does():
+    """Rounding to 8 bits, twelve steps: the weights that are learnt differ by their own rounding, not by a step."""
+    changes = {
+        "sweep__gpus": [2],
+        "goal": {"max_steps": 12, "target_accuracy": "none"},
+        "workload": {"precision": "bf16"},
+    }
+    measured, simulated = real("fsdp", **changes), virtual("fsdp", **changes)
+    assert difference(measured, virtual("single", **changes | {"sweep__gpus": [1]})) < 2e-2
+    assert measured.bytes_sent_per_step == simulated.bytes_sent_per_step
+    whole = virtual("fsdp", **changes | {"workload": {"precision": "fp32"}})
+    # Two gathers of halves and a scatter in single precision instead of three; the last unit is gathered once.
+    assert 2 / 3 < measured.bytes_sent_per_step / whole.bytes_sent_per_step < 3 / 4
+    assert measured.dram == simulated.dram
+    assert "copies" not in measured.dram
 
 
 @pytest.mark.dist

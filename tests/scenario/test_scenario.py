@@ -122,7 +122,7 @@ MALFORMED = [
     (
         "[cluster]\ndevice = 'v100'\n[workload]\nprecision = 'bf16'",
         'workload.precision = "bf16": ',
-        "fp64, fp32, fp16",
+        "fp32, fp64, fp16, mixed",
         6,
     ),
     ("[cluster]\ndevice = { step_time = 3, batch_size = 1 }", "cluster.device = {", "step_time: a time such as", 4),
@@ -493,7 +493,10 @@ def test_set_with_several_values_sweeps_the_key() -> None:
         ("gpus", "write KEY=VALUE"),
         ("gpuss=1", "did you mean gpus?"),
         ("gpus=x", 'sweep.gpus = "x": a whole number, at least 1 (--set gpus=x)'),
-        ("precision=fp31", 'workload.precision = "fp31": did you mean fp32? Write one of fp32, fp64, bf16 (--set'),
+        (
+            "precision=fp31",
+            'workload.precision = "fp31": did you mean fp32? Write one of fp32, fp64, bf16, fp16, mixed (--set',
+        ),
     ],
 )
 def test_mistakes_in_set_name_it(written: str, says: str) -> None:

@@ -125,7 +125,9 @@ def make_script(
     _refuse_idle_norms(cell, setup.num_train, trial)
     context |= _layout(cell, setup, found, placement, trial)
     if cell.strategy == "fsdp":
-        context["units"] = _units(replica)
+        from harness.engines.real.layouts.sharded import computes_in_halves
+
+        context |= {"units": _units(replica), "halved": computes_in_halves(replica)}
     context["in_place"] = any(getattr(part, "inplace", False) for part in module.modules())
     text = filled_in(f"{cell.strategy}.py.j2", context)
     prove_parts(text, target, Wanted(setup, convert(module, torch.device("cpu"), DTYPES[work.precision])), arrays)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from harness.commands.validate.case_cluster import cluster_keys, table_lines
 from harness.commands.validate.case_layers import published_parts
-from harness.commands.validate.case_models import BACKWARD_SHARE, HALF_PRECISIONS, parameter_bytes
+from harness.commands.validate.case_models import BACKWARD_SHARE, SCENARIO_PRECISIONS, parameter_bytes
 from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Keys, csv_lines, plain_name, toml_lines
 from harness.commands.validate.case_systems import Unpredictable, block_of
 from harness.commands.validate.published import TableRow, Tables
@@ -67,8 +67,8 @@ def scenario_of(
         "micro_batch_size": [wanted.micro_batch_size],
     }
     workload: dict[str, object] = {"model": {"profile": layers, "batch_size": 1}}
-    if row.precision in HALF_PRECISIONS:
-        workload["gradients"] = "fp16"
+    if row.precision in SCENARIO_PRECISIONS:
+        workload["precision"] = SCENARIO_PRECISIONS[row.precision]
     sections: dict[str, Keys] = {"workload": workload, "sweep": sweep, "goal": {"max_steps": 3}, "cluster": cluster}
     if not block.get("overlap", True) or block.get("bucket_bytes") == 0:
         sections["strategy.sync-ddp"] = {"overlap": False}

@@ -7,11 +7,13 @@ from functools import lru_cache
 
 from harness.commands.validate.case_layers import FULL_BYTES, ModelPart
 from harness.commands.validate.published import TableRow, Tables, TomlTable, input_of, stated
+from harness.core.number_formats import scalar_bytes
 from harness.costs.profiles import LayerShape, LayerTime, Linear, ModelShape, Profile
 
-HALF_BYTES = 2
-HALF_PRECISIONS = ("fp16", "mixed")
-"""Precisions whose gradients are exchanged as halves; automatic mixed precision keeps fp32 gradients."""
+HALF_BYTES = scalar_bytes("mixed").sent
+SCENARIO_PRECISIONS = {"fp16": "mixed", "mixed": "mixed", "amp": "fp16"}
+"""What scenarios call the precisions of the tables: published half precision is that of Micikevicius et al. 2018, with
+half gradients; automatic mixed precision keeps them in fp32."""
 
 BACKWARD_SHARE = 2 / 3
 """Of a step without its optimizer: gradients of inputs and of weights each cost what the forward pass costs."""
@@ -32,7 +34,7 @@ def parameter_bytes(published: Tables, row: TableRow, block: TomlTable) -> float
 
 def element_bytes(precision: str) -> int:
     """Return the bytes of one gradient element."""
-    return HALF_BYTES if precision in HALF_PRECISIONS else FULL_BYTES
+    return scalar_bytes(SCENARIO_PRECISIONS.get(precision, "fp32")).sent
 
 
 @lru_cache(maxsize=64)

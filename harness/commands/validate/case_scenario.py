@@ -66,7 +66,8 @@ class CaseScenario:
 
 
 @lru_cache(maxsize=1)
-def _host() -> Host:
+def host() -> Host:
+    """Return what is installed here, read once."""
     return load_host()
 
 
@@ -98,13 +99,13 @@ def _foretold(scenario: CaseScenario, folder: Path, constants: Constants) -> Pri
 
     plan, observed = _planned(scenario, folder)
     (folder / f"{scenario.name}.toml").write_text(scenario.text, encoding="utf-8")
-    return foretold(_wanted(calibrated(plan, observed, _host(), constants), scenario), _host(), constants)
+    return foretold(_wanted(calibrated(plan, observed, host(), constants), scenario), host(), constants)
 
 
 @lru_cache(maxsize=1024)
 def _planned(scenario: CaseScenario, folder: Path) -> tuple[Plan, tuple[Observation, ...]]:
-    read = parse_scenario(scenario.text, _host(), scenario.write_files(folder))
-    return make_plan(read, _host(), _ALONE), read.observed
+    read = parse_scenario(scenario.text, host(), scenario.write_files(folder))
+    return make_plan(read, host(), _ALONE), read.observed
 
 
 def cell_of(scenario: CaseScenario, folder: Path) -> Cell:

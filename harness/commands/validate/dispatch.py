@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from harness.commands.validate.as_layout import predict_layout
 from harness.commands.validate.case_systems import Unpredictable, apart_of, block_of
 from harness.commands.validate.linear import linear
 from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
@@ -35,11 +36,11 @@ def predict_row(published: Tables, row: TableRow, constants: Constants) -> Predi
     """Return the prediction for a row."""
     baseline = linear(row, published.inputs)
     try:
-        block = block_of(published, row)
+        apart = () if row.layout else apart_of(block_of(published, row), row.model)
         predictor = _predictor(row)
         value = predictor(published, row, constants)
         stated = uncertainty_of(published, row, constants) if predictor is predict_replicas else None
-        return PredictedRow(row, value, baseline, apart=apart_of(block, row.model), stated=stated)
+        return PredictedRow(row, value, baseline, apart=apart, stated=stated)
     except Unpredictable as missing:
         return PredictedRow(row, None, baseline, str(missing))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -48,6 +49,8 @@ def predict_row(published: Tables, row: TableRow, constants: Constants) -> Predi
 
 
 def _predictor(row: TableRow) -> Predictor:
+    if row.layout is not None:
+        return predict_layout
     if row.num_bytes is not None:
         return predict_all_reduce
     if row.degrees is not None:

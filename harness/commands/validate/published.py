@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from harness.commands.validate.layout_rows import LayoutRow, layout_rows
 from harness.core.errors import InputError
 from harness.core.records import Json
 from harness.core.units import GIB, MIB
@@ -83,6 +84,7 @@ class TableRow:
         degrees: of transformer steps, else None.
         num_bytes: of a measured collective, else None.
         bus_bytes_per_s: of a measured collective as the table prints it, else None.
+        layout: of a layout of LLM training, else None.
         scored: whether it is a target; facts kept for reading are not.
     """
 
@@ -106,6 +108,7 @@ class TableRow:
     degrees: Degrees | None = None
     num_bytes: float | None = None
     bus_bytes_per_s: float | None = None
+    layout: LayoutRow | None = None
     scored: bool = True
 
     @property
@@ -116,6 +119,8 @@ class TableRow:
             d = self.degrees
             parts += [f"layers {d.layers} dp {d.data} tp {d.tensor} pp {d.pipeline} micro-batch {d.micro_batch}"]
             parts += [f"x {self.microbatches}"]
+        elif self.layout:
+            parts += [self.layout.name]
         elif self.num_bytes:
             parts += [f"{self.num_bytes / MIB:g} MiB"]
         else:
@@ -276,12 +281,35 @@ def _all_rows(path: Path, content: TomlTable, problems: list[str]) -> Iterable[T
         *((file, STEPS_COLUMNS, _steps_row) for file in sorted(path.glob("vtrain_*.csv"))),
         *((file, COLLECTIVES_COLUMNS, _collective_row) for file in path.glob("collectives.csv")),
     ]
+    yield from _layout_rows(path / "layouts", problems)
     for file, columns, reader in readers:
         for line, entry in _lines(file, columns, problems):
             try:
                 yield reader(file, entry, line, cases)
             except (ValueError, KeyError) as error:
                 problems.append(f"{file.name}, line {line}: {error.args[0] if error.args else error}")
+
+
+def _layout_rows(folder: Path, problems: list[str]) -> Iterable[TableRow]:
+    """Yield the measured memory of layouts, which lie in a folder of their own beside what they are of."""
+    if not (folder / "layouts.csv").is_file():
+        return
+    try:
+        for line, row in layout_rows(folder):
+            names = ("layouts", line, row["source"], row["panel"], row["model"], "3d", row["precision"])
+            kind = f"memory of {row['source']}"
+            yield TableRow(
+                *names,
+                "peak_memory",
+                "GB",
+                float(row["peak_memory_gb"]),
+                False,
+                kind,
+                gpus=int(row["gpus"]),
+                layout=row,
+            )
+    except (OSError, KeyError, ValueError) as error:
+        problems.append(f"{folder.name}: {type(error).__name__}: {error}")
 
 
 def _lines(file: Path, columns: Sequence[str], problems: list[str]) -> Iterable[tuple[int, dict[str, str]]]:

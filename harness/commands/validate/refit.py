@@ -123,7 +123,7 @@ def fitted_rows(published: Tables, group: FitGroup) -> list[TableRow]:
     """Return the rows that a group is fitted on; input-bound ones say nothing about links and devices."""
     by_case: dict[str, list[TableRow]] = {}
     for row in published.targets:
-        blocks = published.cases[row.case].get("systems", ())
+        blocks = published.cases.get(row.case, {}).get("systems", ())
         bound = any(row.model in block.get("input_bound", ()) for block in blocks)
         if group_of(row) == group and not bound:
             by_case.setdefault(row.case, []).append(row)

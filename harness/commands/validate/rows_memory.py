@@ -22,14 +22,14 @@ from harness.commands.validate.published import (
 from harness.commands.validate.rows_pipeline import KEPT, cut_of, schedule_of
 from harness.commands.validate.traced_models import traced_model
 from harness.core.cell import Named
+from harness.core.errors import NotForetold
+from harness.core.number_formats import AS_USUAL, Formats, scalar_bytes
 from harness.core.units import GIB, MIB
-from harness.costs.profiles import Constants
+from harness.costs.memory import state_bytes
+from harness.costs.profiles import Constants, LayerShape
 
-STATIC_BYTES = {"none": 8, "sgd": 8, "momentum": 12, "rmsprop": 12, "adam": 16, "adamw": 16, "lamb": 16}
-"""By optimizer and fp32 parameter: weight, gradient and moments. Source: oracles of the published tables, section 8."""
-
-MIXED_BYTES = 18
-"""Of a parameter under Adam with fp32 master weights: 6 of weights, 4 of gradient, 8 of moments; section 8 there."""
+MIXED = Formats(framework="megatron")
+"""What the tables call mixed beside a pipeline is Megatron-LM's."""
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
 
@@ -106,12 +106,12 @@ def _multiply_adds(line: LayerLine, batch: float) -> float:
 
 
 def _static_bytes(row: TableRow, block: TomlTable) -> int:
-    name = block.get("optimizer", "sgd")
-    if row.precision == "mixed":
-        return MIXED_BYTES
-    if name not in STATIC_BYTES:
-        raise Unpredictable(f"bytes of a parameter under {name} are not known")
-    return STATIC_BYTES[name]
+    name, mixed = block.get("optimizer", "adam" if row.precision == "mixed" else "sgd"), row.precision == "mixed"
+    each = scalar_bytes("mixed" if mixed else "fp32", MIXED if mixed else AS_USUAL)
+    try:
+        return each.lasting + state_bytes(LayerShape("", (1,)), Named(name), each.states)
+    except NotForetold as error:
+        raise Unpredictable(str(error)) from None
 
 
 # -- peaks -------------------------------------------------------------------------------------------------------------

@@ -25,14 +25,14 @@ from harness.core.given_cluster import (
 from harness.core.not_known import NotKnown
 from harness.core.uncertainty import combined_error
 from harness.core.words import bandwidth, show
-from harness.costs.catalogue.devices import ESTIMATE_ERROR, LAUNCH_ERROR, MEMORY_EFFICIENCY, efficiency
+from harness.costs.catalogue.devices import ARITHMETIC, ESTIMATE_ERROR, LAUNCH_ERROR, MEMORY_EFFICIENCY, efficiency
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
 from harness.costs.profiles.constants import PLAIN, PUBLISHED, STATED_ERRORS, Constants
 from harness.costs.profiles.device_profile import NO_TIME, Launches, LayerTime, Profile, TimeCurve
 from harness.costs.profiles.shape import LayerShape, ModelShape
-from harness.workloads.entries import EAGER, GRADIENT_BYTES
+from harness.workloads.entries import EAGER
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell, Named
@@ -179,7 +179,8 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
         found = measured or (None if is_given(model) else measurements.load_profile(cell))
         if found is None:
             raise HarnessError(_unmeasured(cell))
-        return found
+        sent = in_formats(found.shape, cell)
+        return found if sent is found.shape else replace(found, shape=sent)
     if shape is None:
         raise HarnessError(f"{_name(cell)}: its layers are not known yet. Run `harness plan --measure` to trace them")
     if isinstance(shape, NotKnown):
@@ -189,10 +190,9 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
 
 
 def _as_said(profile: Profile, cell: Cell) -> Profile:
-    """Return the profile with gradients as the scenario has them, at the speed that measurements of steps implied."""
-    speed, gradients = cell.cluster.speed, cell.workload.gradients
-    if gradients:
-        profile = replace(profile, shape=replace(profile.shape, element_bytes=GRADIENT_BYTES[gradients]))
+    """Return the profile with messages of the cell's formats, at the speed that measurements of steps implied."""
+    speed = cell.cluster.speed
+    profile = replace(profile, shape=in_formats(profile.shape, cell))
     if speed == 1.0:
         return profile
     text = f"{profile.text}, times {1 / speed:.4g} by calibration"
@@ -200,6 +200,21 @@ def _as_said(profile: Profile, cell: Cell) -> Profile:
     return replace(
         profile.slowed(1 / speed), launch_s=launch_s, origin="given", text=text, error=STATED_ERRORS["given"].value
     )
+
+
+def in_formats(shape: ModelShape, cell: Cell) -> ModelShape:
+    """Return the shape with what a cell's devices send: gradients, and parameters where those are gathered.
+
+    Replicas that share the optimizer's state out scatter gradients and gather parameters: half an all-reduce of each.
+
+    Source: Rajbhandari et al. 2020, "ZeRO", section 7.1; Narayanan et al. 2021, Megatron-LM's distributed optimizer.
+    """
+    each = cell.scalar_bytes
+    sent = (each.sent + each.computed) / 2 if cell.layout.shard == "states" else each.sent
+    gathered = each.computed if cell.layout.shard in ("optimizer", "parameters") else 0
+    if (sent, gathered) == (shape.element_bytes, shape.gathered_bytes):
+        return shape
+    return replace(shape, element_bytes=sent, gathered_bytes=gathered)
 
 
 def _name(cell: Cell) -> str:
@@ -265,6 +280,7 @@ def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:
             "steps on this machine, or give a measured speed: cluster.device = { step_time = ..., batch_size = ... }"
         )
     precision = "tf32" if cell.workload.tf32 else cell.workload.precision
+    precision = ARITHMETIC.get(precision, precision)
     bandwidth = device.memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY
     launches = [_launches(shape, k) for k in range(len(shape.layers))]
     times = tuple(

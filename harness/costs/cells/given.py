@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.core.cell import Named
 from harness.core.errors import InputError
@@ -47,7 +47,9 @@ def shape_of_given(model: Named, precision: str = "fp32", folder: str | Path = "
     options = model.options
     if "profile" in options:
         return profile_of_file(Path(folder) / options["profile"], options["batch_size"]).shape
-    return _transformer(options, precision) if options.get("hidden") else _equal_layers(options)
+    if not options.get("hidden"):
+        return _equal_layers(options)
+    return with_logits(_transformer(options, precision), options, _width(precision))
 
 
 def _equal_layers(options: Mapping[str, Any]) -> ModelShape:
@@ -86,39 +88,112 @@ def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
     its scores, 5 a s / h of these, again in the backward pass. In half precision each weight also has a copy that
     autocast keeps from the forward pass to the end of the backward pass.
 
+    A gated block has three matrices of hidden x ffn, no biases, and keys and values of fewer heads. It keeps what comes
+    into and goes out of its norms (8 h bytes a token in half precision), queries, keys, values and what attention makes
+    of them (4 h + 4 kv), and both branches and their product (6 ffn).
+
+    While a block computes backward, gradients of its widest tensors are there besides: of what stands between its
+    matrices.
+
     Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix;
-    Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 1; Dao et al.
-    2022, "FlashAttention", section 3.1.
+    Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 1, and section
+    4.1, by which gated blocks are counted (Shazeer 2020, "GLU Variants Improve Transformer"); Dao et al. 2022,
+    "FlashAttention", section 3.1.
     """
     count, hidden = options["layers"], options["hidden"]
     tokens = options.get("sequence") or 1
     heads = options.get("heads") or max(1, hidden // HEAD_SIZE)
-    total, tensors = round(options["parameters"]), _block(hidden)
+    total, gate = round(options["parameters"]), _gate_of(options)
+    tensors = _gated_block(gate) if gate else _block(hidden)
     if total < count * sum(tensors):
         tensors = (total // count,)  # blocks of another kind: the total is what was said
     rest = total - count * sum(tensors)
-    width = 2 if precision in ("bf16", "fp16") else 4
+    width = _width(precision)
     kept = options.get("activations") or 0
     scores = 5 * heads * tokens / hidden if options.get("attention") == "eager" else 0.0
-    whole = kept / count if kept else tokens * hidden * (34 + scores) * width / 2
+    parts = gate.kept() if gate else (34.0 * hidden, 10.0 * hidden, 16.0 * hidden)
+    each_token, uncut, wide = (each * width / 2 for each in parts)
+    each_token += scores * hidden * width / 2
+    whole = kept / count if kept else tokens * each_token
     flops = options.get("forward_flops")
     each = flops / count if flops else 2.0 * sum(tensors) * tokens + 4.0 * tokens**2 * hidden
     block = LayerShape(
         name="",
         tensors=tensors,
-        rows=_rows_of_block(hidden) if len(tensors) > 1 else (),
+        rows=_rows_of_block(hidden) if len(tensors) == len(_block(hidden)) else (),
         activation_bytes=Linear(0.0, whole),
         output_bytes=Linear(0.0, tokens * hidden * width),
         forward_flops=Linear(0.0, each),
-        split=_split(hidden),
+        split=gate.split() if gate else _split(hidden),
+        workspace_bytes=Linear(0.0, 0.0 if kept else tokens * wide),
         width=hidden,
-        activation_split=1 - 10 / (34 + scores),  # tensor parallelism cuts all but 10: equation 2
-        copies_bytes=2 * 12 * hidden**2 if width == 2 and len(tensors) > 1 else 0,
+        activation_split=1 - uncut / each_token,  # tensor parallelism cuts all but 10 s h: equation 2
+        copies_bytes=2 * sum(tensors) if width == 2 and len(tensors) > 1 else 0,
     )
     layers = [replace(block, name=f"block {k}") for k in range(count)]
     if rest:
         layers.insert(0, _embedding(rest, tokens * hidden * width, 0.0 if flops else 2.0 * rest * tokens))
     return ModelShape(tuple(layers), Linear(0.0, tokens * 8), origin="a transformer of the sizes given")
+
+
+def _width(precision: str) -> int:
+    """Return the bytes of a number that passes keep."""
+    return 2 if precision in ("bf16", "fp16", "mixed") else 4
+
+
+class _Gate(NamedTuple):
+    """Sizes of a gated block: of the model, of keys or values, and between its matrices."""
+
+    hidden: int
+    keys: int
+    inner: int
+
+    def kept(self) -> tuple[float, float, float]:
+        """Return the bytes of a token in half precision: kept, of these by every tensor-parallel device, in passing."""
+        norms = 8.0 * self.hidden
+        return norms + 4.0 * self.hidden + 4.0 * self.keys + 6.0 * self.inner, norms, 6.0 * self.inner
+
+    def split(self) -> float:
+        """Return the share of the block that tensor parallelism cuts: all but its norms."""
+        return 1 - 2 * self.hidden / sum(_gated_block(self))
+
+
+def _gate_of(options: Mapping[str, Any]) -> _Gate | None:
+    if not options.get("gated"):
+        return None
+    hidden = options["hidden"]
+    heads = options.get("heads") or max(1, hidden // HEAD_SIZE)
+    keys = hidden // heads * (options.get("kv_heads") or heads)
+    return _Gate(hidden, keys, options.get("ffn") or round(8 * hidden / 3))
+
+
+def _gated_block(gate: _Gate) -> tuple[int, ...]:
+    """Return one block's tensors: two norms, attention's input and output, gate, up and down."""
+    h, keys, inner = gate
+    return (h, h, h * (h + 2 * keys), h * h, h * inner, h * inner, h * inner)
+
+
+def with_logits(shape: ModelShape, options: Mapping[str, Any], width: int) -> ModelShape:
+    """Return a transformer whose head keeps its logits, where the vocabulary is said.
+
+    Where the blocks leave two tables of that size, the head has one of its own. Logits are there as they were computed,
+    and in single precision for the loss and until its gradient, which has that precision too.
+
+    Source: Shoeybi et al. 2019, "Megatron-LM", section 3: logits are cut by tensor parallelism; torch and Megatron-LM
+    compute the loss in single precision.
+    """
+    if not options.get("vocabulary"):
+        return shape
+    numbers, own = options["vocabulary"] * (options.get("sequence") or 1), options["vocabulary"] * options["hidden"]
+    kept, gradient = Linear(0.0, numbers * (width + 4.0)), Linear(0.0, numbers * 4.0)
+    layers, last = shape.layers, shape.layers[-1]
+    head = last if last.name == "head" else LayerShape("head", output_bytes=Linear(0.0, 4.0), split=1.0)
+    head = replace(head, activation_bytes=kept, workspace_bytes=gradient, activation_split=1.0)
+    first, *others = layers[:-1] if last.name == "head" else layers
+    if first.parameters >= 2 * own:
+        first = replace(first, tensors=(first.parameters - own,))
+        head = replace(head, tensors=(own,), shared=())
+    return replace(shape, layers=(first, *others, head))
 
 
 def _block(hidden: int) -> tuple[int, ...]:

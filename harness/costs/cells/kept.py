@@ -13,6 +13,7 @@ from harness.core import cache
 from harness.core.code_hash import text_hash
 from harness.core.errors import HarnessError
 from harness.core.not_known import NotKnown
+from harness.core.number_formats import traced_in
 from harness.core.records import Json, Unreadable, from_json, to_json
 from harness.costs.cells.find import given_shape
 from harness.costs.profiles.shape import ModelShape
@@ -139,7 +140,7 @@ def shape_key(cell: Cell, model: Model, seen: DataShape) -> Json:
         "model": to_json(cell.workload.model),
         "sample": asdict(seen),
         "loss": cell.workload.loss,
-        "precision": cell.workload.precision,
+        "precision": traced_in(cell.workload.precision, cell.scalar_bytes),
         "device": cell.device,
         **tracer_key(model),
     }

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.costs.catalogue.devices import ARITHMETIC, Device, find_devices
-from harness.costs.cells.kept import find_shape
+from harness.costs.cells.given import is_given
+from harness.costs.cells.kept import find_shape, seen_by
 
 if TYPE_CHECKING:
     from harness.api.host import Host
@@ -50,7 +51,7 @@ def utilisation(cell: Cell, host: Host, samples_per_s: float, gpu: str = "", gpu
         gpus: this machine's, which several workers may share.
     """
     here = cell.engine == "real" or cell.cluster.device is None
-    device = _named(gpu, host) if here and cell.device == "cuda" else None if here else cell.cluster.catalogue_device
+    device = _device(cell, host, gpu if here else "")
     arithmetic = _arithmetic(cell)
     unsaid = here and arithmetic == "fp32" and cell.workload.tf32 is None
     peak = None if device is None else _peak(device.peak_flops_per_s, arithmetic, unsaid)
@@ -62,6 +63,21 @@ def utilisation(cell: Cell, host: Host, samples_per_s: float, gpu: str = "", gpu
     devices = min(cell.gpus, gpus) if cell.engine == "real" and gpus else cell.gpus
     reached = PASSES * forward * samples_per_s / devices
     return Utilisation(reached / peak, PASSES * forward, peak, arithmetic, device.name, _source(device, host))
+
+
+def tokens_per_sample(cell: Cell, host: Host) -> int | None:
+    """Return how many tokens a sample holds; None where samples are none, or only loading them tells."""
+    if is_given(cell.workload.model):
+        return cell.workload.model.options.get("sequence")
+    seen = seen_by(cell, host)
+    return seen[1].width if seen is not None and seen[1].vocabulary else None
+
+
+def _device(cell: Cell, host: Host, gpu: str) -> Device | DeviceFigures | None:
+    """Return the device whose peak a cell could reach: this machine's GPU, or the one that the scenario names."""
+    if cell.engine == "real" or cell.cluster.device is None:
+        return _named(gpu, host) if cell.device == "cuda" else None
+    return cell.cluster.catalogue_device or _named(cell.cluster.chip, host)
 
 
 def _named(gpu: str, host: Host) -> Device | None:

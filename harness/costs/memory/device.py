@@ -10,6 +10,7 @@ from harness.api.schedules import most_kept, stashes
 from harness.api.strategy import Action, Layout, Table
 from harness.core.cell import Named
 from harness.core.errors import Impossible
+from harness.core.number_formats import SINGLE, ScalarBytes
 from harness.core.records import Json
 from harness.core.units import MIB
 from harness.costs.memory.allocator import Allocator, CachingAllocator, OutOfMemory, PlainAllocator
@@ -41,6 +42,12 @@ CUDA = DeviceConstants(context_bytes=450 * MIB, library_bytes=8320 * 1024, cachi
 """Context: 300 to 500 MiB are usual with kernels loaded as they are needed (CUDA 11.7 and later); chosen near the upper
 end, since too little is an error and too much a batch that could have been larger. Library: cuBLAS' workspace (torch,
 ATen/cuda/CublasHandlePool.cpp: 4096 KiB x 2 + 16 KiB x 8)."""
+KEPT_FRACTION = 0.13
+"""Of activations, what a caching allocator holds besides where they were not replayed on one: blocks that were split
+and whose parts do not fit later. What an update makes is large and finds none of them: it comes on top.
+
+Source: 53 runs of BLOOM's search for a layout on A100s (bigscience, tr11-176B-ml/chronicles-prequel.md, nvidia-smi);
+least absolute differences; 0.131 to 0.157 with one width left out."""
 CPU = DeviceConstants(context_bytes=0, library_bytes=0, caching=False, multi_tensor=False)
 
 
@@ -52,7 +59,7 @@ class Work:
         optimizer: name and options, as a cell has them.
         samples: of one micro-batch.
         microbatches: that one worker's device or pipeline passes in a step.
-        precision: "mixed": weights in half precision with a copy in single precision in the optimizer.
+        scalar: bytes of a parameter, of its gradient, and of what the optimizer keeps for it.
         data_bytes: of the data set, where it lies on the device.
         gradients_stay: gradients keep their memory from step to step, as DDP's buckets do.
     """
@@ -60,7 +67,7 @@ class Work:
     optimizer: Named
     samples: int
     microbatches: int = 1
-    precision: str = "fp32"
+    scalar: ScalarBytes = SINGLE
     data_bytes: int = 0
     gradients_stay: bool = True
 
@@ -175,9 +182,9 @@ def device_memory(
     heaviest = max(rows, key=lambda row: sum(row.kinds.values()))
     devices = []
     for row in rows:
-        allocated = reserved = _unplayed(shape, work, constants, row)
+        allocated, reserved = _unplayed(shape, layout, work, constants, row)
         timeline = shape.timeline
-        if row is heaviest and timeline and layout.shard == "none":
+        if row is heaviest and timeline and not layout.gathers:
             room = None if limit_bytes is None else limit_bytes - constants.context_bytes
             allocator: Allocator = CachingAllocator(room) if constants.caching else PlainAllocator(room)
             replay(shape, timeline, _part(shape, layout, work, constants, row), allocator)
@@ -248,7 +255,7 @@ def stage_memory(
     """
     table = _table(layout, work.microbatches)
     per_layer = [_layer_memory(layer, shape, layout, work) for layer in shape.layers]
-    others = [layer.buffers_bytes + layer.copies_bytes for layer in shape.layers]
+    others = [layer.buffers_bytes + _copies(layer, layout, work) for layer in shape.layers]
     fixed = [m.total - m.activations + other for m, other in zip(per_layer, others, strict=True)]
     inputs = [shape.layers[k - 1].output_bytes.at(work.samples) if k else 0.0 for k in range(len(per_layer))]
     kept = inputs if layout.recompute else [float(m.activations) for m in per_layer]
@@ -306,23 +313,39 @@ def _row(
         "buffers": sum(layer.buffers_bytes for layer in layers),
     }
     extra = {
-        "copies": sum(_cut(layer.copies_bytes, layer.split, layout.tensor) for layer in layers),
-        "gathered": passing_bytes(shape, layout, work.microbatches) if layout.shard != "none" else 0,
+        "copies": sum(_copies(layer, layout, work) for layer in layers),
+        "gathered": passing_bytes(shape, layout, work.scalar, work.microbatches) if layout.gathers else 0,
         "data": work.data_bytes,
     }
     return _Row(rank, mine, actions, kinds | {kind: size for kind, size in extra.items() if size})
 
 
 def _layer_memory(layer: LayerShape, shape: ModelShape, layout: Layout, work: Work) -> LayerMemory:
-    whole = layer.parameters * shape.element_bytes
-    state = state_bytes(layer, work.optimizer, 4 if work.precision == "mixed" else shape.element_bytes)
-    state += 4 * layer.parameters if work.precision == "mixed" else 0
+    each, count = work.scalar, layer.parameters
+    state = state_bytes(layer, work.optimizer, each.states) + each.master * count
     part = 1.0
-    if layout.shard != "none" and whole:
-        part = layer.padded_parameters(layout.data) / layout.data / layer.parameters
-    held, states = (round(part * _cut(size, layer.split, layout.tensor)) for size in (whole, state))
-    kept = _cut(layer.activation_bytes.at(work.samples), layer.activation_split, layout.tensor)
-    return LayerMemory(layer.name, held, held, states, kept)
+    if layout.shard != "none" and count:
+        part = layer.padded_parameters(layout.data) / layout.data / count
+    whole = part if layout.gathers else 1.0
+    sizes = ((each.parameters * count, whole), (each.gradients * count, whole), (state, part))
+    held, gradients, states = (round(share * _cut(size, layer.split, layout.tensor)) for size, share in sizes)
+    kept = _cut(layer.activation_bytes.at(work.samples), _activation_share(layer, layout), layout.tensor)
+    return LayerMemory(layer.name, held, gradients, states, kept)
+
+
+def _activation_share(layer: LayerShape, layout: Layout) -> float:
+    """Return the share of a layer's activations that tensor parallelism divides: all, where it divides sequences too.
+
+    Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", equation 4.
+    """
+    return 1.0 if layout.sequence_parallel and layer.split else layer.activation_split
+
+
+def _copies(layer: LayerShape, layout: Layout, work: Work) -> int:
+    """Return what passes copy of weights and keep; where weights are gathered, the copy goes with its unit."""
+    if layout.gathers or not work.scalar.copied:
+        return 0
+    return _cut(layer.copies_bytes, layer.split, layout.tensor)
 
 
 def _cut(size: float, share: float, ways: int) -> int:
@@ -348,17 +371,37 @@ def _activations(
     return round(most_kept(actions, sizes.__getitem__)) + again
 
 
-def _unplayed(shape: ModelShape, work: Work, constants: DeviceConstants, row: _Row) -> int:
-    """Return what is allocated at most, as far as counting tells."""
+def _unplayed(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConstants, row: _Row) -> tuple[int, int]:
+    """Return what is allocated at most, and what an allocator holds for it, as far as counting tells."""
     layers = shape.held_by([k for stage in row.stages.values() for k in stage])
-    workspace = max((layer.workspace_bytes.at(work.samples) for layer in layers), default=0.0)
-    return sum(row.kinds.values()) + round(workspace) + constants.library_bytes
+    workspace = max(
+        (_cut(e.workspace_bytes.at(work.samples), _activation_share(e, layout), layout.tensor) for e in layers),
+        default=0,
+    )
+    passing = row.kinds["activations"] + workspace
+    lasting = sum(row.kinds.values()) - row.kinds["activations"] + constants.library_bytes
+    unscaled = _unscaled_bytes(layers, layout, work)
+    allocated = lasting + max(passing, unscaled)
+    if not constants.caching:
+        return allocated, allocated
+    return allocated, lasting + round((1 + KEPT_FRACTION) * passing) + unscaled
+
+
+def _unscaled_bytes(layers: Sequence[LayerShape], layout: Layout, work: Work) -> int:
+    """Return what an update makes of half gradients: they are copied in single precision before a master copy steps.
+
+    Source: Micikevicius et al. 2018, section 3.2; DeepSpeed, stage_1_and_2.py, single_grad_partition.
+    """
+    if not work.scalar.master or work.scalar.gradients >= work.scalar.master:
+        return 0
+    shares = layout.data if layout.shard != "none" else 1
+    return sum(_cut(work.scalar.master * layer.parameters / shares, layer.split, layout.tensor) for layer in layers)
 
 
 def _part(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConstants, row: _Row) -> DevicePart:
     layers = shape.held_by([k for stage in row.stages.values() for k in stage])
     tensors = [
-        _cut(size * shape.element_bytes, layer.split, layout.tensor) for layer in layers for size in layer.tensors
+        _cut(size * work.scalar.parameters, layer.split, layout.tensor) for layer in layers for size in layer.tensors
     ]
     buffers = [layer.buffers_bytes for layer in layers if layer.buffers_bytes]
     others = [size for size in (work.data_bytes, constants.library_bytes) if size]
@@ -367,20 +410,21 @@ def _part(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConsta
         actions=row.actions,
         samples=work.samples,
         fixed=[*others, *tensors, *buffers],
-        states=_states(layers, tensors, row.kinds["optimizer"]),
+        states=_states(tensors, row.kinds["optimizer"], work.scalar),
         temporary_bytes=_temporary_bytes(work, tensors, constants),
         gradients_stay=work.gradients_stay,
         recompute=layout.recompute,
         tensor=layout.tensor,
+        gradient_share=work.scalar.gradients / work.scalar.parameters,
     )
 
 
-def _states(layers: Sequence[LayerShape], tensors: Sequence[int], total: int) -> list[float]:
-    """Return the optimizer's tensors: each parameter's share, in as many pieces as parameters fit into it."""
+def _states(tensors: Sequence[int], total: int, scalar: ScalarBytes) -> list[float]:
+    """Return the optimizer's tensors: each parameter's share, in as many pieces as numbers of the state fit into it."""
     whole = sum(tensors)
     if not total or not whole:
         return []
-    copies = max(1, round(total / whole))
+    copies = max(1, round(total / whole * scalar.parameters / scalar.states))
     return [size * total / whole / copies for size in tensors for _ in range(copies)]
 
 
@@ -389,8 +433,8 @@ def _temporary_bytes(work: Work, tensors: Sequence[int], constants: DeviceConsta
 
     Source: torch.optim.adam, _multi_tensor_adam (exp_avg_sq_sqrt) and _single_tensor_adam (denom).
     """
-    if work.optimizer.name not in ("adam", "adamw") or not tensors:
-        return 0
+    if work.optimizer.name not in ("adam", "adamw") or not tensors or work.scalar.master:
+        return 0  # frameworks with a master copy step by one fused kernel
     return sum(tensors) if constants.multi_tensor else max(tensors)
 
 

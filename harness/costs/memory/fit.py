@@ -68,7 +68,8 @@ def counted_kinds(cell: Cell, host: Host, shape: ModelShape) -> dict[str, int]:
 
 def constants_of(cell: Cell) -> DeviceConstants:
     """Return what a process needs on a device of the cell's kind."""
-    return CUDA if cell.device == "cuda" else CPU
+    usual = CUDA if cell.device == "cuda" else CPU
+    return usual if cell.context_bytes is None else replace(usual, context_bytes=cell.context_bytes)
 
 
 def memory_verdict(cell: Cell, host: Host, shape: ModelShape) -> str | None:
@@ -133,9 +134,9 @@ def _work(cell: Cell, host: Host) -> Work:
         optimizer=cell.workload.optimizer,
         samples=samples,
         microbatches=-(-cell.batch_size // samples),
-        precision=cell.workload.precision,
+        scalar=cell.scalar_bytes,
         data_bytes=_data_bytes(cell, host),
-        gradients_stay=layout.data > 1 and layout.shard == "none",
+        gradients_stay=layout.data > 1 and not layout.gathers,
     )
 
 

@@ -29,6 +29,7 @@ class DevicePart:
         gradients_stay: gradients keep their memory from step to step, as buckets do.
         recompute: layers keep their inputs only.
         tensor: devices over which a layer is cut.
+        gradient_share: bytes of a gradient that is kept over those of one as it was traced.
     """
 
     layers: Mapping[int, range]
@@ -40,6 +41,7 @@ class DevicePart:
     gradients_stay: bool = True
     recompute: bool = False
     tensor: int = 1
+    gradient_share: float = 1.0
 
 
 def replay(shape: ModelShape, timeline: Timeline, part: DevicePart, allocator: Allocator) -> None:
@@ -126,7 +128,7 @@ class _Player:
                 if not (recomputed and event.owner):  # inputs are kept
                     self._free((micro, layer + event.owner, event.slot))
             elif event.kind == "gradient":
-                self._gradient((layer, event.slot), self._bytes(layer, event))
+                self._gradient((layer, event.slot), self.part.gradient_share * self._bytes(layer, event))
             elif event.kind == "copy":
                 if (layer, event.slot) not in self.copies:
                     self.copies[layer, event.slot] = self.allocator.allocate(self._bytes(layer, event))

@@ -78,20 +78,23 @@ class ModelShape:
     """All layers in the order of the forward pass.
 
     Attributes:
-        element_bytes: of one parameter and of one gradient element.
+        element_bytes: of one element of a gradient that is exchanged; of a shape that nobody has put into a cell's
+            formats yet, of a parameter too.
         origin: where the figures are from, in words.
         activations_known: whether anybody said what the layers keep for the backward pass.
         timeline: what each pass allocates, where the model was traced.
         divisible: whether it is known what tensor parallelism may divide.
+        gathered_bytes: of one parameter that is gathered, where replicas hold shards; 0: as of a gradient.
     """
 
     layers: tuple[LayerShape, ...]
     input_bytes: Linear = NOTHING
-    element_bytes: int = 4
+    element_bytes: float = 4
     origin: str = ""
     activations_known: bool = True
     timeline: Timeline | None = None
     divisible: bool = True
+    gathered_bytes: float = 0
 
     @property
     def parameters(self) -> int:
@@ -100,8 +103,8 @@ class ModelShape:
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of all parameters, and of all gradients."""
-        return self.parameters * self.element_bytes
+        """Bytes of all gradients as they are exchanged; of a model as it was traced, of all parameters too."""
+        return round(self.parameters * self.element_bytes)
 
     def held_by(self, numbers: Collection[int]) -> list[LayerShape]:
         """Return the layers of one device, each tensor once; with what it holds of layers that are elsewhere."""

@@ -158,7 +158,7 @@ def _made(events: tuple[Event, ...], samples: float) -> tuple[float, int]:
 def _optimizer_s(shape: ModelShape, speeds: _Speeds, optimizer: str, precision: str) -> float:
     if optimizer == "none":
         return 0.0
-    beside = [_ZEROED, *([_UNSCALED] if precision == "amp" else [])]
+    beside = [_ZEROED, *([_UNSCALED] if precision in ("amp", "fp16", "mixed") else [])]
     num_bytes, kernels = 0.0, 0
     for layer in shape.layers:
         rows = layer.rows if len(layer.rows) == len(layer.tensors) else layer.tensors

@@ -40,13 +40,13 @@ def fsdp_messages(shape: ModelShape, ranks: int, reshard: bool) -> list[Collecti
     """
     if ranks == 1:
         return []
-    sizes = [(k, layer.padded_parameters(ranks) * shape.element_bytes) for k, layer in enumerate(shape.layers)]
-    units = [(k, num_bytes) for k, num_bytes in sizes if num_bytes]
-    messages = [Collective("all-gather", num_bytes, "forward", k) for k, num_bytes in units]
-    for k, num_bytes in reversed(units):
+    units = [(k, size) for k, layer in enumerate(shape.layers) if (size := layer.padded_parameters(ranks))]
+    gathered = shape.gathered_bytes or shape.element_bytes
+    messages = [Collective("all-gather", round(size * gathered), "forward", k) for k, size in units]
+    for k, size in reversed(units):
         if reshard and k != units[-1][0]:
-            messages.append(Collective("all-gather", num_bytes, "backward", k))
-        messages.append(Collective("reduce-scatter", num_bytes, "backward", k))
+            messages.append(Collective("all-gather", round(size * gathered), "backward", k))
+        messages.append(Collective("reduce-scatter", round(size * shape.element_bytes), "backward", k))
     return messages
 
 

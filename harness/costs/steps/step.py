@@ -40,7 +40,7 @@ def step_cost(
     again: Recompute = recompute or ("all" if layout.recompute else "none")
     if layout.pipeline > 1:
         return pipelined_step(profile, cluster, layout, part / pieces, pieces, placement, again, tasks)
-    if layout.shard != "none" and layout.data > 1:
+    if layout.gathers and layout.data > 1:
         return sharded_step(profile, cluster, layout, part / pieces, pieces, again != "none", tasks)
     return replicated_step(profile, cluster, layout, part / pieces, pieces, again, tasks)
 

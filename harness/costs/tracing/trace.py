@@ -42,7 +42,7 @@ CUT_INTO = 2
 """Devices that tensor parallelism is asked about, to see what it divides."""
 LOWER = {"bf16": torch.bfloat16, "amp": torch.float16}
 """What autocast computes in, by precision."""
-TYPES = {"fp64": torch.float64, "fp16": torch.float16, "mixed": torch.float16}
+TYPES = {"fp64": torch.float64, "fp16": torch.float16, "bf16-weights": torch.bfloat16}
 """Type of the parameters, where it is not fp32."""
 
 
@@ -51,7 +51,7 @@ class Rules:
     """How a pass is run.
 
     Attributes:
-        precision: fp32, fp64, bf16 or amp (autocast), fp16 or mixed (parameters in half precision).
+        precision: fp32, fp64, bf16 or amp (autocast), fp16 or bf16-weights (parameters in half precision).
         device: "cuda" or "cpu": whose rules hold for types and masks.
         keeps_softmax_input: trace what torch kept before 1.11, for measurements of that time; with "cuda" only.
     """

@@ -43,4 +43,4 @@ def _work(setup: Setup) -> Work:
     cell = setup.cell
     samples = min(cell.micro_batch_size, setup.num_train)
     microbatches = -(-cell.batch_size // cell.micro_batch_size)
-    return Work(cell.workload.optimizer, samples, microbatches, cell.workload.precision)
+    return Work(cell.workload.optimizer, samples, microbatches, cell.scalar_bytes)

@@ -80,7 +80,7 @@ def _about_gradients(tried: Tried, trial: Trial) -> Iterator[str]:
             f"the model counts or keeps {listed(trial.keeps[:NAMED_AT_MOST])} from step to step, in no buffer: every "
             "device has its own, and evaluations leave it as it was"
         )
-    ddp = tried.layout.data > 1 and tried.layout.shard == "none" and tried.layout.overlap
+    ddp = tried.layout.data > 1 and not tried.layout.gathers and tried.layout.overlap
     if ddp and (trial.unused or tried.cell.workload.find_unused_parameters):
         yield "DDP looks for parameters without a gradient in every step (find_unused_parameters)"
     if trial.sparse:

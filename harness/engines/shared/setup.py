@@ -381,7 +381,7 @@ def _make_dense(setup: Setup, module: nn.Module, trial: Trial) -> None:
         if getattr(part, "sparse", False) is True:
             part.sparse = False  # type: ignore[assignment]
     own = [name for name in trial.sparse if not hasattr(module.get_submodule(name.rpartition(".")[0]), "sparse")]
-    if own and setup.layout.shard != "none":
+    if own and setup.layout.gathers:
         raise Impossible(
             f"the gradient of {listed(own)} is sparse, which fully_shard cannot exchange; leave sparse=True out where "
             "the model looks it up, or choose sync-ddp"
@@ -403,7 +403,7 @@ def refuse_parts(setup: Setup, optimizer: Optimizer | None) -> None:
         Impossible: the strategy spreads the model like that; simulated devices would hide it.
     """
     layout = setup.layout
-    spread = layout.tensor > 1 or (layout.shard != "none" and layout.data > 1)
+    spread = layout.tensor > 1 or (layout.gathers and layout.data > 1)
     if optimizer is None or not is_user_function(setup.cell.workload.optimizer.name):
         return
     if not spread and layout.pipeline == 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.api.host import describe
 from harness.core.errors import HarnessError
 from harness.core.not_known import Hurdle, NotKnown
+from harness.core.number_formats import traced_in
 from harness.core.text import Text
 from harness.costs.cells import kept_or_traced, seen_by, shape_key
 from harness.costs.profiles import LayerShape, Linear, ModelShape
@@ -69,6 +70,6 @@ def counted_whole(module: nn.Module, inputs: Sequence[torch.Tensor], dtype: torc
 def _trace(cell: Cell, model: Model, seen: DataShape) -> ModelShape | NotKnown:
     work = cell.workload
     options = model.Options(**work.model.options)
-    rules = Rules(work.loss, work.precision, cell.device)
+    rules = Rules(work.loss, traced_in(work.precision, cell.scalar_bytes), cell.device)
     files = [str(model.file.path)] if model.file else []
     return trace_model(lambda: model.build(options, seen), seen, rules, files)

@@ -34,11 +34,11 @@ def _runner(setup: Setup, ledger: Ledger, worker: int, rank: int) -> OneDevice:
         from harness.engines.real.layouts.pipelined import Pipeline
 
         return Pipeline(setup, ledger, worker, rank)
-    if layout.tensor > 1 or (layout.data > 1 and layout.shard == "none" and not layout.overlap):
+    if layout.tensor > 1 or (layout.data > 1 and not layout.gathers and not layout.overlap):
         from harness.engines.real.layouts.exchanged import Exchanged
 
         return Exchanged(setup, ledger, worker, rank)
-    if layout.data > 1 and layout.shard != "none":
+    if layout.data > 1 and layout.gathers:
         from harness.engines.real.layouts.sharded import FullySharded
 
         return FullySharded(setup, ledger, worker, rank)

@@ -9,13 +9,15 @@ from collections import Counter
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from harness.api.strategy import Batch
 from harness.core.step_parts import Part
 from harness.costs.profiles import LayerShape, ModelShape
 from harness.costs.steps import bytes_sent, fsdp_step_messages
-from harness.costs.tracing import NamedModules
+from harness.costs.tracing import NamedModules, undisturbed
 from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
 from harness.engines.real.layouts.parts import Parts, assembled, parts_replica, same_buffers, whole
@@ -25,6 +27,7 @@ from harness.engines.shared.layer_timing import blocks_of
 from harness.engines.shared.pieces import Piece, make_pieces
 from harness.engines.shared.replica import Replica
 from harness.engines.shared.setup import Setup
+from harness.workloads.batches import Inputs, call
 
 
 class FullySharded(OneDevice):
@@ -46,7 +49,8 @@ class FullySharded(OneDevice):
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
         self.units = units_of(self.replica)
         module, device = self.replica.module, self.replica.device.type
-        self.sharded = shard_module(module, device, setup.layout.data, self._reshards, self.units)
+        self._halved = computes_in_halves(self.replica)
+        self.sharded = shard_module(module, device, setup.layout.data, self._reshards, self.units, self._halved)
         self.replica = parts_replica(setup, self.sharded, self.sharded, self.replica)
         self.replica.sum_over_ranks = torch.distributed.all_reduce
         self.parts: Parts = self.replica.module  # type: ignore[assignment]
@@ -109,7 +113,8 @@ class FullySharded(OneDevice):
         """Return a ring's share of all gathers and scatters of a full batch."""
         cell, layout = self.setup.cell, self.setup.layout
         pieces = -(-cell.batch_size // cell.micro_batch_size)
-        return bytes_sent(fsdp_step_messages(module_shape(self.sharded, self.units), layout, pieces), layout.data)
+        shape = module_shape(self.sharded, self.units, 2 if self._halved else 0)
+        return bytes_sent(fsdp_step_messages(shape, layout, pieces), layout.data)
 
     def close(self) -> None:
         """Let go of the module before its process group."""
@@ -134,8 +139,47 @@ def units_of(replica: Replica) -> NamedModules:
     return [(n, b) for n, b in blocks if (held := set(b.parameters())) and not held & rooted]
 
 
+class _Called(nn.Module):
+    """A module that is called as batches are handed to it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Inputs) -> object:
+        """Return what the module answers."""
+        return call(self.module, inputs)
+
+
+def computes_in_halves(replica: Replica) -> bool:
+    """Say whether bfloat16 is asked for and the module takes weights and inputs in it, as gathered units come.
+
+    Others (BatchNorm on CPUs, what mixes types by itself) are gathered in single precision and cast by autocast.
+    """
+    module, (inputs, _) = replica.module, replica.data.train.block(0, min(2, len(replica.data.train)))
+    if replica.precision != "bf16" or any(p.is_complex() for p in module.parameters()):
+        return False
+    halves = {f"module.{name}": _halved(p.detach()) for name, p in module.named_parameters()}
+    with undisturbed(module), torch.no_grad(), replica.autocast():
+        try:
+            functional_call(_Called(module), halves, (tree_map(_halved, inputs),))
+        except (RuntimeError, TypeError, ValueError):
+            return False
+    return True
+
+
+def _halved(value: object) -> object:
+    floats = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+    return value.to(torch.bfloat16) if floats else value  # type: ignore[attr-defined]
+
+
 def shard_module(
-    module: nn.Module, device_type: str, ranks: int, reshard: bool, units: NamedModules | None = None
+    module: nn.Module,
+    device_type: str,
+    ranks: int,
+    reshard: bool,
+    units: NamedModules | None = None,
+    halved: bool = False,
 ) -> nn.Module:
     """Spread the parameters over all ranks, each unit gathered for itself, what is left with the root.
 
@@ -144,18 +188,21 @@ def shard_module(
     Args:
         reshard: give a unit's parameters back after its forward pass.
         units: default: the layers of an `nn.Sequential`.
+        halved: gather units as bfloat16, so that autocast copies no weights, and what it would copy goes with its unit;
+            gradients are added up in single precision.
     """
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if halved else MixedPrecisionPolicy()
     blocks = [unit for _, unit in units or _layers(module) if next(unit.parameters(), None) is not None]
     mesh = init_device_mesh(device_type, (ranks,))
     whole_ones = {p for p in module.parameters() if p.dim() == 0}
     for unit in blocks:
         # What the backward pass needs first is not given back: it would be gathered again at once.
         again = reshard and unit is not blocks[-1]
-        fully_shard(unit, mesh=mesh, reshard_after_forward=again, ignored_params=whole_ones)
-    return fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=whole_ones)
+        fully_shard(unit, mesh=mesh, reshard_after_forward=again, mp_policy=policy, ignored_params=whole_ones)
+    return fully_shard(module, mesh=mesh, reshard_after_forward=False, mp_policy=policy, ignored_params=whole_ones)
 
 
-def module_shape(module: nn.Module, units: NamedModules | None = None) -> ModelShape:
+def module_shape(module: nn.Module, units: NamedModules | None = None, gathered_bytes: int = 0) -> ModelShape:
     """Return the tensors of every unit and of the root, as far as sharing them out asks for; they may be spread."""
     spread = {name: list(unit.parameters()) for name, unit in units or _layers(module)}
     inside = {id(p) for found in spread.values() for p in found}
@@ -166,7 +213,9 @@ def module_shape(module: nn.Module, units: NamedModules | None = None) -> ModelS
         LayerShape(name, tuple(p.numel() for p in found), rows=tuple(len(p) if p.dim() else 1 for p in found))
         for name, found in spread.items()
     ]
-    return ModelShape(tuple(shapes), element_bytes=next(module.parameters()).element_size())
+    return ModelShape(
+        tuple(shapes), element_bytes=next(module.parameters()).element_size(), gathered_bytes=gathered_bytes
+    )
 
 
 def _layers(module: nn.Module) -> NamedModules:
