@@ -68,6 +68,13 @@ harness.api.schedules returns one, and its layout says the same `chunks`.
 """
 
 
+Recompute = bool | Literal["all-but-last"]
+"""Micro-batches whose activations are dropped and computed again. With "all-but-last" a single one is recomputed.
+
+Source: torchgpipe's checkpoint modes never, always, except_last (Kim et al. 2020, "torchgpipe", section 3.2).
+"""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How one step of one copy of the model is spread over devices.
@@ -82,10 +89,13 @@ class Layout:
         static_graph: tell DDP that the graph never changes between steps.
         wrapped: a wrapper's hooks run even where there is only one replica.
         overlap: exchange a bucket while the backward pass still computes the next one.
-        recompute: drop activations and compute them again in the backward pass.
+        recompute: drop activations and compute them again in the backward pass; "all-but-last" keeps those of the last
+            micro-batch where there are several.
         schedule: the pipeline's table of actions, from the number of its devices and of micro-batches.
         placement: "time" or "parameters" (cut so that stages balance), or layer names per stage.
         chunks: stages on each pipeline device; stage k lives on device k modulo `pipeline`.
+        replicas: devices of each stage, which take micro-batches in turn; empty: one each.
+        drains: the pipeline runs empty before every update; otherwise updates overlap, with weights of their own.
     """
 
     data: int = 1
@@ -97,10 +107,12 @@ class Layout:
     static_graph: bool = False
     wrapped: bool = False
     overlap: bool = True
-    recompute: bool = False
+    recompute: Recompute = False
     schedule: Schedule | None = None
     placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = "time"
     chunks: int = 1
+    replicas: tuple[int, ...] = ()
+    drains: bool = True
 
     @property
     def stages(self) -> int:
@@ -110,7 +122,7 @@ class Layout:
     @property
     def devices(self) -> int:
         """Devices that hold one copy of the training state."""
-        return self.data * self.pipeline * self.tensor
+        return self.data * (sum(self.replicas) or self.pipeline) * self.tensor
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError, Impossible
@@ -11,7 +11,14 @@ from harness.core.uncertainty import combined_error
 from harness.core.units import SECONDS_PER_HOUR
 from harness.costs.cells.find import cluster_of, profile_of
 from harness.costs.cells.kept import find_shape, size_of, why_not_known
-from harness.costs.memory.fit import counted_kinds, memory_of, memory_verdict, placement_of, resolve_largest
+from harness.costs.memory.fit import (
+    counted_kinds,
+    layout_of,
+    memory_of,
+    memory_verdict,
+    placement_of,
+    resolve_largest,
+)
 from harness.costs.profiles.constants import PUBLISHED, Constants
 from harness.costs.steps.step import optimizer_s, step_cost
 from harness.workloads.entries import DatasetSize, training_size
@@ -77,9 +84,7 @@ def price(cell: Cell, host: Host) -> Prediction:
 
 
 def _priced(cell: Cell, host: Host) -> Prediction:
-    strategy = host.strategies[cell.strategy]
-    layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
-    shape = find_shape(cell, host)
+    layout, shape = layout_of(cell, host), find_shape(cell, host)
     why = why_not_known(cell, host) if shape is None else None
     if why is not None and cell.cluster.device is not None:
         return Prediction(reason=f"{cell.workload.model.name}: its layers are not known. {why.reason}")
@@ -88,15 +93,26 @@ def _priced(cell: Cell, host: Host) -> Prediction:
     if not found.micro_batch_size or found.out_of_memory:
         return found
     placed = replace(cell, micro_batch_size=found.micro_batch_size)
-    placement = placement_of(placed, host, profile.shape)
-    cost = step_cost(profile, cluster, layout, cell.global_batch_size, found.micro_batch_size, placement)
+    cost = _gradient(placed, host, profile, cluster)
     return _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, cluster), found, steps_of(cell, host))
+
+
+class PricedStep(NamedTuple):
+    """An update of one worker: its gradient, and the seconds of the optimizer."""
+
+    gradient: StepCost
+    optimizer_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole update."""
+        return self.gradient.total_s + self.optimizer_s
 
 
 def priced_step(
     cell: Cell, host: Host, shape: ModelShape | NotKnown | None = None, overheads: Constants = PUBLISHED
-) -> float:
-    """Return the seconds of an update of one worker, whether or not it fits into memory.
+) -> PricedStep:
+    """Return what an update of one worker takes, whether or not it fits into memory.
 
     Args:
         overheads: what no data sheet says of devices elsewhere.
@@ -104,12 +120,13 @@ def priced_step(
     Raises:
         HarnessError: what is known of the cell is not enough to tell how long anything takes.
     """
-    strategy = host.strategies[cell.strategy]
-    layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
-    profile, cluster = profile_of(cell, shape), cluster_of(cell, overheads)
+    profile, cluster, layout = profile_of(cell, shape), cluster_of(cell, overheads), layout_of(cell, host)
+    return PricedStep(_gradient(cell, host, profile, cluster), optimizer_s(profile, cluster, layout))
+
+
+def _gradient(cell: Cell, host: Host, profile: Profile, cluster: Cluster) -> StepCost:
     placement = placement_of(cell, host, profile.shape)
-    cost = step_cost(profile, cluster, layout, cell.global_batch_size, cell.micro_batch_size, placement)
-    return cost.total_s + optimizer_s(profile, cluster, layout)
+    return step_cost(profile, cluster, layout_of(cell, host), cell.global_batch_size, cell.micro_batch_size, placement)
 
 
 def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:

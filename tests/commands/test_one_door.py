@@ -30,21 +30,20 @@ needs_tables = pytest.mark.skipif(not TABLES.is_dir(), reason="HARNESS_VALIDATIO
 
 STILL_PRIVILEGED = {
     "eager_profile",  # one device under other settings
-    "recomputed_pieces",
     "server_cost",  # servers that exchange while devices compute
 }
 """Names of harness.costs that only validate calls: to become empty, never to grow."""
 
 CONSTANTS_STILL_PRIVILEGED = {
-    "action_s",
     "apply_bytes_per_s",
-    "imbalance_fraction",
     "server_exposed_fraction",
-    "weightless_hidden",
 }
 """Constants that no user's scenario reads."""
 
-DOORS = {"as_scenario", "case_cluster", "case_scenario"}
+DOORS = {
+    *("as_pipeline", "as_scenario", "as_transformer", "case_cluster", "case_cuts", "case_scenario"),
+    *("rows_hybrid", "rows_pipeline", "rows_transformer"),
+}
 """Modules that write scenarios; they may price nothing themselves."""
 
 
@@ -83,6 +82,7 @@ def test_every_law_that_validate_calls_is_called_by_what_a_scenario_reaches() ->
 
 def test_rows_that_are_scenarios_are_priced_by_no_law_of_their_own() -> None:
     allowed = {"CARRIED", "DEVICES", "LATENCY_S", "Cluster", "Constants", "cluster_of", "find_devices", "medium_of"}
+    allowed |= {"priced_step"}  # of the cell that a scenario plans
     for path, tree in trees(VALIDATE):
         if path.stem in DOORS:
             assert from_costs(tree) <= allowed, path.stem
@@ -97,6 +97,9 @@ def test_constants_that_decide_rows_of_data_parallelism_decide_a_users_scenario(
         cells += make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=1)).cells
     (tmp_path / "cut.toml").write_text(CUT_LAYERS)
     cells += make_plan(load_scenario(tmp_path / "cut.toml", host()), host(), Machine(cores=1)).cells
+    for name, text in (("stages.toml", STAGES), ("parts.toml", PARTS)):
+        (tmp_path / name).write_text(text)
+        cells += make_plan(load_scenario(tmp_path / name, host()), host(), Machine(cores=1)).cells
     (tmp_path / "two.csv").write_text("n,bytes,seconds\n8,1048576,0.0001\n8,1073741824,0.009\n")
     (tmp_path / "two.toml").write_text(TWO_SIZES)
     cells += make_plan(load_scenario(tmp_path / "two.toml", host()), host(), Machine(cores=1)).cells
@@ -121,6 +124,32 @@ tensor = 8
 [cluster]
 preset = "dgx-a100"
 device = { samples_per_second = 60, batch_size = 4 }
+"""
+
+STAGES = """
+workload.model = { parameters = "335 M", layers = 24, hidden = 1024, heads = 16, sequence = 512 }
+goal.max_steps = 5
+[sweep]
+strategy = [{ name = "model-split", schedule = "zb-1p" }, { name = "model-split", schedule = "interleaved-1f1b" }]
+gpus = [4]
+batch_size = [32]
+micro_batch_size = [4]
+[cluster]
+preset = "dgx-a100"
+device = { name = "A100-SXM4-80GB", samples_per_second = 60, batch_size = 32 }
+"""
+
+PARTS = """
+workload.model = { parameters = "335 M", layers = 24, activations = "100 MB" }
+goal.max_steps = 5
+[sweep]
+strategy = "model-split"
+gpus = [4]
+batch_size = [32]
+micro_batch_size = [4]
+[cluster]
+preset = "dgx-a100"
+device = { samples_per_second = 60, batch_size = 32 }
 """
 
 TWO_SIZES = """

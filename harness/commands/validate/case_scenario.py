@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from harness.core.cell import Cell, Observation, Plan
 from harness.core.errors import HarnessError
 from harness.core.machine import Machine
 from harness.core.words import show
+from harness.costs.price import priced_step
 from harness.costs.profiles import Constants
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
@@ -31,16 +33,25 @@ class CasePoint(NamedTuple):
     Attributes:
         batch_size: samples of one device and update.
         micro_batch_size: of them, those that pass forward at once.
+        options: of the strategy, that tell it from the scenario's other strategies.
     """
 
     strategy: str
     gpus: int
     batch_size: int
     micro_batch_size: int
+    options: tuple[tuple[str, object], ...] = ()
+
+    def is_of(self, cell: Cell) -> bool:
+        """Say whether a cell is this point."""
+        own = (cell.strategy, cell.gpus, cell.batch_size, cell.micro_batch_size)
+        return own == self[:4] and all(cell.options[key] == value for key, value in self.options)
 
     def observed(self, step_s: float, use: str) -> str:
         """Return the point as a measurement of a scenario."""
-        keys = {**self._asdict(), "step_time": f"{step_s!r} s", "use": use}
+        keys = {name: value for name, value in self._asdict().items() if name != "options"}
+        keys |= {f'"strategy.{self.strategy}.{key}"': value for key, value in self.options}
+        keys |= {"step_time": f"{step_s!r} s", "use": use}
         return "\n".join(["", "[[observed]]", *(f"{key} = {show(value)}" for key, value in keys.items()), ""])
 
 
@@ -75,20 +86,47 @@ def predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> f
     Raises:
         Unpredictable: the scenario is refused, or says too little.
     """
+    from harness.engines.virtual.whatif import update_s  # late: it starts the engine
+
+    with _refusals():
+        return update_s(calibrated_cell(scenario, folder, constants), _host(), constants)
+
+
+def predicted_bubble(scenario: CaseScenario, folder: Path, constants: Constants) -> float:
+    """Return the predicted bubble of the pipeline that a scenario is to predict.
+
+    Raises:
+        Unpredictable: the scenario is refused, says too little, or has no pipeline.
+    """
+    with _refusals():
+        found = priced_step(
+            calibrated_cell(scenario, folder, constants), _host(), None, constants
+        ).gradient.bubble_fraction
+    if found is None:
+        raise Unpredictable("one stage has no bubble")
+    return found
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
     try:
-        return _predicted_s(scenario, folder, constants)
+        yield
     except HarnessError as error:
         raise Unpredictable(" ".join(str(error).split())) from None
 
 
 @lru_cache(maxsize=4096)
-def _predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> float:
+def calibrated_cell(scenario: CaseScenario, folder: Path, constants: Constants) -> Cell:
+    """Return the cell that a scenario is to predict, on the cluster that its measurements say.
+
+    Raises:
+        HarnessError: the scenario is refused, or says too little.
+    """
     from harness.engines.virtual.fit_observed import calibrated  # late: it starts the engine
-    from harness.engines.virtual.whatif import update_s
 
     plan, observed = _planned(scenario, folder)
     (folder / f"{scenario.name}.toml").write_text(scenario.text, encoding="utf-8")
-    return update_s(_wanted(calibrated(plan, observed, _host(), constants), scenario), _host(), constants)
+    return _wanted(calibrated(plan, observed, _host(), constants), scenario)
 
 
 @lru_cache(maxsize=1024)
@@ -103,8 +141,10 @@ def cell_of(scenario: CaseScenario, folder: Path) -> Cell:
 
 
 def _wanted(plan: Plan, scenario: CaseScenario) -> Cell:
-    (cell,) = (cell for cell in plan.cells if all(getattr(cell, k) == v for k, v in scenario.wanted._asdict().items()))
-    return cell
+    found = [cell for cell in plan.cells if scenario.wanted.is_of(cell)]
+    if not found:
+        raise Unpredictable("; ".join(dict.fromkeys(item.reason for item in plan.left_out)))
+    return found[0]
 
 
 def toml_lines(sections: Mapping[str, Keys]) -> str:

@@ -25,7 +25,14 @@ from harness.core.given_cluster import (
 from harness.core.not_known import NotKnown
 from harness.core.uncertainty import combined_error
 from harness.core.words import bandwidth, show
-from harness.costs.catalogue.devices import ESTIMATE_ERROR, LAUNCH_ERROR, MEMORY_EFFICIENCY, efficiency
+from harness.costs.catalogue.devices import (
+    DEVICES,
+    ESTIMATE_ERROR,
+    LAUNCH_ERROR,
+    MEMORY_EFFICIENCY,
+    efficiency,
+    find_devices,
+)
 from harness.costs.catalogue.named_links import LINK_ERROR
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
@@ -188,6 +195,10 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
 def _as_said(profile: Profile, cell: Cell) -> Profile:
     """Return the profile with gradients as the scenario has them, at the speed that measurements of steps implied."""
     speed, gradients = cell.cluster.speed, cell.workload.gradients
+    if cell.cluster.chip and not profile.memory_bandwidth_bytes_per_s:
+        found = find_devices(cell.cluster.chip, DEVICES)[1]
+        bandwidth = found[0].memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY if found else 0.0
+        profile = replace(profile, memory_bandwidth_bytes_per_s=bandwidth)
     if gradients:
         profile = replace(profile, shape=replace(profile.shape, element_bytes=GRADIENT_BYTES[gradients]))
     if speed == 1.0:

@@ -32,7 +32,8 @@ def replicated_step(
     plain = total(layers)
     again = recomputed_pieces(recompute, pieces) * plain.forward_s
     compute = profile.step_s + pieces * (plain.forward_s + plain.backward_s) + again
-    if layout.data > 1 or layout.wrapped:
+    if layout.wrapped or (layout.data > 1 and layout.overlap):
+        # What is exchanged at once, afterwards, needs neither hooks nor buckets.
         compute *= 1 + constants.step_fraction
     if layout.data > 1:
         compute += runtime.wrapper_s

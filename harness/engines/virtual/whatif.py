@@ -81,7 +81,7 @@ def update_s(cell: Cell, host: Host, overheads: Constants = PUBLISHED) -> float:
     shape = find_shape(cell, host)
     if cell.workers > 1 or cell.servers or cell.faults or cell.micro_batch_size == LARGEST:
         return what_if(cell, host, shape, overheads).step_s({})
-    return priced_step(cell, host, shape, overheads)
+    return priced_step(cell, host, shape, overheads).total_s
 
 
 def what_if(
