@@ -68,11 +68,7 @@ harness.api.schedules returns one, and its layout says the same `chunks`.
 """
 
 
-Recompute = bool | Literal["all-but-last"]
-"""Micro-batches whose activations are dropped and computed again. With "all-but-last" a single one is recomputed.
-
-Source: torchgpipe's checkpoint modes never, always, except_last (Kim et al. 2020, "torchgpipe", section 3.2).
-"""
+RecomputeOption = bool | Literal["all-but-last"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class Layout:
     static_graph: bool = False
     wrapped: bool = False
     overlap: bool = True
-    recompute: Recompute = False
+    recompute: RecomputeOption = False
     schedule: Schedule | None = None
     placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = "time"
     chunks: int = 1

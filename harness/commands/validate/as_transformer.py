@@ -15,7 +15,7 @@ from harness.commands.validate.published import Degrees, TableRow, Tables, TomlT
 from harness.core.units import MIB
 
 
-class LayerSeconds(NamedTuple):
+class MicroBatchSeconds(NamedTuple):
     """What the layers of a transformer take on one device for one micro-batch, in seconds.
 
     Attributes:
@@ -42,7 +42,7 @@ def degrees_of(row: TableRow) -> Degrees:
     return row.degrees
 
 
-def timed_scenario(published: Tables, row: TableRow, seconds: LayerSeconds) -> CaseScenario:
+def timed_scenario(published: Tables, row: TableRow, seconds: MicroBatchSeconds) -> CaseScenario:
     """Return the scenario of a row of which the layers' times are known."""
     degrees, block = degrees_of(row), block_of(published, row)
     forward_share = 1 / (3 if block.get("recompute", "none") == "none" else 4)
@@ -161,7 +161,7 @@ def _table(degrees: Degrees) -> int:
     return (VOCABULARY + degrees.sequence) * degrees.hidden
 
 
-def _lines(degrees: Degrees, seconds: LayerSeconds, share: float) -> str:
+def _lines(degrees: Degrees, seconds: MicroBatchSeconds, share: float) -> str:
     """Return the layers as a file of times of one micro-batch.
 
     Of a block's time the backward pass is twice the forward pass, which recomputation repeats. The embedding's time is

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.commands.validate.as_transformer import (
-    LayerSeconds,
+    MicroBatchSeconds,
     degrees_of,
     model_of,
     sized_scenario,
@@ -36,7 +36,7 @@ class Coefficients(NamedTuple):
     sizes: tuple[int, ...]
     seconds: tuple[float, ...]
 
-    def at(self, size: int) -> LayerSeconds:
+    def at(self, size: int) -> MicroBatchSeconds:
         """Return what a micro-batch of this size takes.
 
         Raises:
@@ -45,7 +45,7 @@ class Coefficients(NamedTuple):
         if size not in self.sizes:
             raise Unpredictable(f"no calibration row has micro-batch {size}")
         place, count = self.sizes.index(size), len(self.sizes)
-        return LayerSeconds(self.seconds[place], self.seconds[count + place], *self.seconds[-2:])
+        return MicroBatchSeconds(self.seconds[place], self.seconds[count + place], *self.seconds[-2:])
 
 
 def predict_steps(published: Tables, row: TableRow, constants: Constants) -> float:
