@@ -229,8 +229,10 @@ def _of_file(cell: Cell, device: DeviceFigures | StepFigures | None) -> Profile:
     if not isinstance(device, StepFigures):
         return profile
     batch, seconds, text = _figure(device)
-    factor = seconds / profile.gradient_s(batch)
-    return replace(profile.slowed(factor), text=f"{profile.text}, scaled to {text}", error=GIVEN_ERROR)
+    profile = profile.slowed(seconds / profile.gradient_s(batch))
+    # What was measured is a step of that batch; the file says how it is shared out.
+    times = tuple(LayerTime.at(batch, one.forward.at(batch), one.backward.at(batch)) for one in profile.times)
+    return replace(profile, times=times, text=f"{profile.text}, scaled to {text}", error=GIVEN_ERROR)
 
 
 def _figure(device: StepFigures) -> tuple[float, float, str]:
