@@ -35,8 +35,8 @@ class Constants:
             takes as long as arithmetic with them: only the latter has gradients of weights.
         unsplit_hidden: hidden size of a transformer at which what tensor parallelism does not divide (normalisation,
             residuals) takes as long as what it divides; arithmetic grows with the square of it, the rest in proportion.
-        pass_bytes: what a backward pass moves for each parameter beside its arithmetic, however few its samples:
-            gradients that are added to those of earlier micro-batches, weights that are read.
+        pass_bytes: what a backward pass through a transformer's layer moves for each parameter beside its arithmetic,
+            however few its samples: gradients that are added to those of earlier micro-batches, weights that are read.
         layer_launch_s: least time of one transformer layer's forward pass, where nothing is measured.
         short_factor: how many times longer a byte takes in an all-reduce's protocol for short messages.
         short_latency_s: of a short message beyond its bytes.

@@ -60,12 +60,12 @@ def layer_seconds(profile: Profile, cluster: Cluster, tensor: int, samples: floa
 def _backward_s(profile: Profile, layer: LayerShape, time: LayerTime, samples: float, constants: Constants) -> float:
     """Return the seconds of a backward pass, which adds to gradients and reads weights whatever its samples.
 
-    Where a step of one size was given, that is told apart from what grows with the samples.
+    Of a transformer's block, where a step of one size was given, that is told apart from what grows with the samples.
 
-    Source: harness.costs.steps.eager for what is moved; how much of it shows is fitted.
+    Source: harness.costs.steps.eager for what is moved; how much of it shows is fitted, on such blocks.
     """
     curve, bandwidth = time.backward, profile.memory_bandwidth_bytes_per_s
-    if profile.origin != "given" or len(curve.points) != 1 or not bandwidth:
+    if not layer.width or profile.origin != "given" or len(curve.points) != 1 or not bandwidth:
         return curve.at(samples)
     ((known, seconds),) = curve.points
     moving_s = min(seconds, constants.pass_bytes * layer.parameters / bandwidth)
