@@ -110,7 +110,7 @@ FITTED: dict[str, Fitted] = {
     "weightless_hidden": Fitted("pipelines", 1850, 1000, 0, 4000, "zero-bubble schedules keep a bubble (P10)"),
     "unsplit_hidden": Fitted("transformers", 80, 100, 0, 400, "what tensor parallelism leaves whole (P7, P8)"),
     "pass_bytes": Fitted("transformers", 30, 18, 0, 60, "small micro-batches take longer a sample (P8)"),
-    "layer_launch_s": Fitted("transformers", 0.8e-3, 0.5e-3, 0.0, 2e-3, "time does not fall below (P7, P8)"),
+    "layer_launch_s": Fitted("transformers", 0.75e-3, 0.5e-3, 0.0, 2e-3, "time does not fall below (P7, P8)"),
     "short_factor": Fitted("protocols", 1.54, 1.5, 1.1, 4.0, "slope of short messages (K1); NCCL tunes with 1.09 to 4"),
     "short_latency_s": Fitted("protocols", 37e-6, 20e-6, 0.0, 1e-4, "latency of short messages (K1)"),
     "ring_hop_s": Fitted("protocols", 7e-6, 5e-6, 1e-6, 2e-5, "where the protocol changes (K1); NCCL's table: 3.4 us"),
