@@ -44,12 +44,28 @@ class Hybrid(Strategy):
         placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = Field(
             "time", description="balance stages by measured time or by parameters, or layer names for each stage"
         )
-        recompute: bool = Field(False, description="drop activations and compute them again in the backward pass")
+        recompute: bool | Literal["all-but-last"] = Field(
+            False,
+            description='drop activations and compute them again in the backward pass; "all-but-last": keep those of '
+            "the last micro-batch where there are several (timing only)",
+        )
         sequence_parallel: bool = Field(
             False, description="cut the activations of norms over tensor-parallel devices too; simulated devices only"
         )
         shard: Literal["none", "states"] = Field(
             "none", description="whether replicas share the optimizer's state out (ZeRO-1); simulated devices only"
+        )
+        weight_time: float | None = Field(
+            None,
+            gt=0,
+            description="seconds of a backward pass for weights for each second of a forward pass, which zb-1p and "
+            "zb-2p are then made for; default: their fixed tables, made for equal times",
+        )
+        bucket_mib: float = Field(25.0, gt=0, description="gradients are exchanged in groups of this many MiB")
+        overlap: bool = Field(
+            True,
+            description="exchange gradients while others are computed, where neither layers nor stages are cut; false: "
+            "all at once, afterwards",
         )
 
     def layout(self, gpus: int) -> Layout:
@@ -59,7 +75,9 @@ class Hybrid(Strategy):
         product = data * pipeline * tensor
         if product != gpus:
             raise Impossible(f"data {data} x pipeline {pipeline} x tensor {tensor} = {product}, but gpus = {gpus}")
-        schedule, chunks = schedules.find_schedule(self.options.schedule, self.options.chunks)
+        if self.options.schedule == "pipedream":
+            raise Impossible("pipedream keeps no gradient for replicas of the pipeline; it is for model-split")
+        schedule, chunks = schedules.find_schedule(self.options.schedule, self.options.chunks, self.options.weight_time)
         return Layout(
             data=data,
             pipeline=pipeline,
@@ -70,7 +88,8 @@ class Hybrid(Strategy):
             recompute=self.options.recompute,
             sequence_parallel=self.options.sequence_parallel and tensor > 1,
             shard=self.options.shard if data > 1 else "none",
-            overlap=pipeline * tensor == 1,
+            bucket_bytes=int(self.options.bucket_mib * 2**20) if self.options.overlap else 0,
+            overlap=self.options.overlap and pipeline * tensor == 1,
         )
 
 

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from harness.analysis import exam as exams
-from harness.analysis.caveats import about, caveats_of, unequal
+from harness.analysis.caveats import about, caveats_of, unequal, unsearched
 from harness.analysis.confidence import (
     achieves,
     evidence,
@@ -401,7 +401,7 @@ def _ranked(
         runner_up=_runner_up(beside[0], leader, others[0], ranking) if others else NO_TEXT,
         contrast=beside[0] if others else None,
         why=tuple(filter(None, [scaled, *lost])),
-        caveats=(*common.caveats, *about(leader), *unequal(leader, behind)),
+        caveats=(*common.caveats, *about(leader), *unequal(leader, behind), *unsearched(leader, behind)),
         leader=str(leader.middle["cell_id"]),
         flips=_closed_form(leader, standings),
         winners=winners(standings, price, level, fastest_of=ranking.standings),

@@ -76,6 +76,28 @@ def unequal(leader: Standing, others: Iterable[Standing]) -> tuple[Text, ...]:
     return tuple(map(Text, lines))
 
 
+def unsearched(leader: Standing, others: Iterable[Standing]) -> tuple[Text, ...]:
+    """Return which pipelines were ranked with a single micro-batch, whose stages have nothing to overlap.
+
+    Args:
+        others: whom the leader is ahead of; of the leader's own real cells `unequal` speaks.
+    """
+    points = [] if real(leader.point) else [leader.point]
+    points += [other.point for other in others]
+    names = dict.fromkeys(
+        in_full(point, leader.point)
+        for point in points
+        if (number(point.row, "pipeline") or 1) > 1 and point.row["micro_batch_size"] == point.row["batch_size"]
+    )
+    return tuple(
+        Text(
+            f"{name} was ranked with one micro-batch, so that one of its stages works at a time. "
+            'sweep.micro_batch_size = "fastest" searches for a better one.'
+        )
+        for name in names
+    )
+
+
 def _other_cores(point: Point) -> float | None:
     return point.median_of(lambda row: number(row, "other_cores"))
 

@@ -7,13 +7,15 @@ engines run must pass `check_table`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from harness.api.strategy import Action, Schedule, Table
+from harness.api.zero_bubble import PassTimes, zero_bubble
 from harness.core.errors import Impossible
 
-ScheduleName = Literal["naive", "gpipe", "1f1b", "interleaved-1f1b", "zb-1p", "zb-2p"]
+ScheduleName = Literal["naive", "gpipe", "1f1b", "interleaved-1f1b", "zb-1p", "zb-2p", "pipedream"]
 
 DEFAULT_CHUNKS = 2
 """Stages a device of interleaved 1F1B: chosen, because fewer do not interleave and more ask for more layers."""
@@ -124,23 +126,44 @@ _SINGLE: dict[ScheduleName, Schedule] = {
     "1f1b": one_forward_one_backward,
     "zb-1p": zb_1p,
     "zb-2p": zb_2p,
+    "pipedream": one_forward_one_backward,
 }
 
+KEPT: Mapping[ScheduleName, float] = {"zb-1p": 1.0, "zb-2p": 2.0}
+"""Activations that a device may keep, in those of the first stage of 1F1B. Source: Qi et al. 2023, section 3."""
 
-def find_schedule(name: ScheduleName, chunks: int | None = None) -> tuple[Schedule, int]:
+WEIGHT_MEMORY = 0.4
+"""Share of a transformer layer's activations that weights' gradients need: 32 of 34 + 5 as/h bytes per token and unit.
+
+Source: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.1; 0.37 to
+0.43 for sequences of 1024 tokens.
+"""
+
+
+@lru_cache(maxsize=256)
+def find_schedule(name: ScheduleName, chunks: int | None = None, weight: float | None = None) -> tuple[Schedule, int]:
     """Return the schedule of that name and how many stages it puts on a device.
+
+    Tables that take long to make are kept.
 
     Args:
         chunks: stages on each device; None for what the schedule is usually run with.
+        weight: time of a backward pass for weights, in forward passes, that a zero-bubble schedule is made for, as its
+            authors make it; None for the fixed tables, which suit equal times.
 
     Raises:
-        Impossible: the schedule puts one stage on a device, and `chunks` asks for more.
+        Impossible: the schedule puts one stage on a device, and `chunks` asks for more; or it does not tell passes for
+            weights apart, and `weight` says how long they take.
     """
+    if weight is not None and name not in KEPT:
+        raise Impossible(f"weight_time = {weight:g} is for {' and '.join(KEPT)}; {name} has one backward pass")
     if name == "interleaved-1f1b":
         chunks = DEFAULT_CHUNKS if chunks is None else chunks
-        return interleaved(chunks), chunks
+        return lru_cache(maxsize=32)(interleaved(chunks)), chunks
     if chunks not in (None, 1):
         raise Impossible(f"chunks = {chunks} is for interleaved-1f1b; {name} puts one stage on each device")
+    if weight is not None:
+        return lru_cache(maxsize=32)(zero_bubble(PassTimes(1.0, 1.0, weight), KEPT[name], WEIGHT_MEMORY)), 1
     return _SINGLE[name], 1
 
 

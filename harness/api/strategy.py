@@ -68,6 +68,9 @@ harness.api.schedules returns one, and its layout says the same `chunks`.
 """
 
 
+RecomputeOption = bool | Literal["all-but-last"]
+
+
 @dataclass(frozen=True)
 class Layout:
     """How one step of one copy of the model is spread over devices.
@@ -83,11 +86,14 @@ class Layout:
         static_graph: tell DDP that the graph never changes between steps.
         wrapped: a wrapper's hooks run even where there is only one replica.
         overlap: exchange a bucket while the backward pass still computes the next one.
-        recompute: drop activations and compute them again in the backward pass.
+        recompute: drop activations and compute them again in the backward pass; "all-but-last" keeps those of the last
+            micro-batch where there are several.
         sequence_parallel: tensor parallelism divides the activations of norms too, along the sequence.
         schedule: the pipeline's table of actions, from the number of its devices and of micro-batches.
         placement: "time" or "parameters" (cut so that stages balance), or layer names per stage.
         chunks: stages on each pipeline device; stage k lives on device k modulo `pipeline`.
+        replicas: devices of each stage, which take micro-batches in turn; empty: one each.
+        drains: the pipeline runs empty before every update; otherwise updates overlap, with weights of their own.
     """
 
     data: int = 1
@@ -99,11 +105,13 @@ class Layout:
     static_graph: bool = False
     wrapped: bool = False
     overlap: bool = True
-    recompute: bool = False
+    recompute: RecomputeOption = False
     sequence_parallel: bool = False
     schedule: Schedule | None = None
     placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = "time"
     chunks: int = 1
+    replicas: tuple[int, ...] = ()
+    drains: bool = True
 
     @property
     def gathers(self) -> bool:
@@ -118,7 +126,7 @@ class Layout:
     @property
     def devices(self) -> int:
         """Devices that hold one copy of the training state."""
-        return self.data * self.pipeline * self.tensor
+        return self.data * (sum(self.replicas) or self.pipeline) * self.tensor
 
 
 @dataclass(frozen=True)

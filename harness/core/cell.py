@@ -368,3 +368,6 @@ class Plan:
 
 LARGEST = 0
 """What a micro-batch size of "largest" is until memory has been counted."""
+
+FASTEST = -1
+"""What a micro-batch size of "fastest" is until the plan has priced those that there are; no cell keeps it."""

@@ -10,7 +10,14 @@ from harness.core.errors import HarnessError, Impossible
 from harness.core.units import SECONDS_PER_HOUR
 from harness.costs.cells.find import cluster_of, profile_of
 from harness.costs.cells.kept import find_shape, size_of, why_not_known
-from harness.costs.memory.fit import counted_kinds, memory_of, memory_verdict, placement_of, resolve_largest
+from harness.costs.memory.fit import (
+    counted_kinds,
+    layout_of,
+    memory_of,
+    memory_verdict,
+    placement_of,
+    resolve_largest,
+)
 from harness.costs.profiles.constants import PUBLISHED, Constants
 from harness.costs.steps.stated import step_errors
 from harness.costs.steps.step import optimizer_s, step_cost
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
     from harness.core.cell import Cell
     from harness.core.not_known import NotKnown
     from harness.core.uncertainty import StepErrors
+    from harness.costs.profiles.cluster_figures import Cluster
     from harness.costs.profiles.device_profile import Profile
     from harness.costs.profiles.shape import ModelShape
     from harness.costs.steps.result import StepCost
@@ -77,9 +85,7 @@ def price(cell: Cell, host: Host) -> Prediction:
 
 
 def _priced(cell: Cell, host: Host) -> Prediction:
-    strategy = host.strategies[cell.strategy]
-    layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
-    shape = find_shape(cell, host)
+    layout, shape = layout_of(cell, host), find_shape(cell, host)
     why = why_not_known(cell, host) if shape is None else None
     if why is not None and cell.cluster.device is not None:
         return Prediction(reason=f"{cell.workload.model.name}: its layers are not known. {why.reason}")
@@ -88,17 +94,22 @@ def _priced(cell: Cell, host: Host) -> Prediction:
     if not found.micro_batch_size or found.out_of_memory:
         return found
     placed = replace(cell, micro_batch_size=found.micro_batch_size)
-    placement = placement_of(placed, host, profile.shape)
-    cost = step_cost(profile, cluster, layout, cell.global_batch_size, found.micro_batch_size, placement)
+    cost = _gradient(placed, host, profile, cluster)
     errors = step_errors(profile, cluster, layout, cell.gpus)
     return _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, errors), found, steps_of(cell, host))
 
 
 class PricedStep(NamedTuple):
-    """An update's seconds, and how far they may be off, relative, one standard deviation."""
+    """What an update takes.
+
+    Attributes:
+        error: how far its seconds may be off, relative, one standard deviation.
+        bubble_fraction: share of its gradient in which a pipeline's devices do not compute; None without a pipeline.
+    """
 
     seconds: float
     error: float
+    bubble_fraction: float | None = None
 
 
 def priced_step(
@@ -112,14 +123,15 @@ def priced_step(
     Raises:
         HarnessError: what is known of the cell is not enough to tell how long anything takes.
     """
-    strategy = host.strategies[cell.strategy]
-    layout = strategy(strategy.Options(**cell.options)).layout(cell.gpus)
-    profile, cluster = profile_of(cell, shape), cluster_of(cell, overheads)
-    placement = placement_of(cell, host, profile.shape)
-    cost = step_cost(profile, cluster, layout, cell.global_batch_size, cell.micro_batch_size, placement)
-    update_s = optimizer_s(profile, cluster, layout)
+    profile, cluster, layout = profile_of(cell, shape), cluster_of(cell, overheads), layout_of(cell, host)
+    cost, update_s = _gradient(cell, host, profile, cluster), optimizer_s(profile, cluster, layout)
     errors = step_errors(profile, cluster, layout, cell.gpus)
-    return PricedStep(cost.total_s + update_s, _error(errors, cost, update_s))
+    return PricedStep(cost.total_s + update_s, _error(errors, cost, update_s), cost.bubble_fraction)
+
+
+def _gradient(cell: Cell, host: Host, profile: Profile, cluster: Cluster) -> StepCost:
+    placement = placement_of(cell, host, profile.shape)
+    return step_cost(profile, cluster, layout_of(cell, host), cell.global_batch_size, cell.micro_batch_size, placement)
 
 
 def _error(errors: StepErrors, cost: StepCost, update_s: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.core.cell import LARGEST, Workload
+from harness.core.cell import FASTEST, LARGEST, Workload
 from harness.core.errors import HarnessError, Impossible, PluginError
 from harness.core.given_cluster import devices_per_node, is_elsewhere
 from harness.core.machine import Machine
@@ -19,6 +19,7 @@ from harness.workloads.entries import EAGER
 
 if TYPE_CHECKING:
     from harness.api.strategy import Layout, Strategy
+    from harness.scenario.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Demand:
     Attributes:
         device: "cuda" or "cpu".
         batch_size: samples of one update that one data-parallel rank brings.
-        micro_batch_size: samples that pass forward at once; `LARGEST` where memory decides.
+        micro_batch_size: samples that pass forward at once; `LARGEST` where memory decides,
+            `FASTEST` where prices do.
         global_batch_size: samples behind one update of the weights.
     """
 
@@ -70,8 +72,8 @@ def demand_of(point: Point, scenario: Scenario, strategy: type[Strategy], machin
     # Workers with batches of their own each bring a whole update; only their layout cuts it.
     ranks = layout.data * (workers if strategy.batches == "shared" else 1)
     batches = _batches(point, scenario, strategy.name, ranks, layout.accumulate)
-    if batches is None:
-        return None
+    if batches is None or isinstance(batches, str):
+        return batches
     device = _device(point, machine)
     return Demand(point, strategy, layout, device, workers, servers, *batches)
 
@@ -110,8 +112,10 @@ def _equation(layout: Layout) -> str:
     return f"data {layout.data} x pipeline {layout.pipeline} x tensor {layout.tensor} = {layout.devices}"
 
 
-def _batches(point: Point, scenario: Scenario, name: str, ranks: int, accumulate: int) -> tuple[int, int, int] | None:
-    """Return batch, micro-batch and global batch in samples, or None after adding a problem."""
+def _batches(
+    point: Point, scenario: Scenario, name: str, ranks: int, accumulate: int
+) -> tuple[int, int, int] | str | None:
+    """Return batch, micro-batch and global batch in samples, why there are none, or None after adding a problem."""
     key = scenario.axes.batch_key
     written = _samples(point, scenario)
     if written is None:
@@ -130,7 +134,7 @@ def _batches(point: Point, scenario: Scenario, name: str, ranks: int, accumulate
     else:
         batch, total = written // ranks, written
     micro = _micro_batch(point, scenario, batch, accumulate, name)
-    return None if micro is None else (batch, micro, total)
+    return micro if isinstance(micro, str) else (batch, micro, total)
 
 
 def _products(factor: int, number: int) -> str:
@@ -159,25 +163,21 @@ def _samples(point: Point, scenario: Scenario) -> int | None:
     return num_train
 
 
-def _micro_batch(point: Point, scenario: Scenario, batch: int, accumulate: int, name: str) -> int | None:
-    """Return the micro-batch: as written, as the layout accumulates, or all of the batch."""
+def _micro_batch(point: Point, scenario: Scenario, batch: int, accumulate: int, name: str) -> int | str:
+    """Return the micro-batch: as written, as the layout accumulates, or all of the batch; or why there is none."""
     key, written = scenario.axes.micro_key, point.micro
     whose = f"{name} on {_devices(point)}"
     if written is None:
         if batch % accumulate:
-            rule = f"write a multiple of {accumulate} ({_products(accumulate, batch)})"
-            problem = f"{whose} computes {batch} samples in {accumulate} equal pieces; {rule}"
-            scenario.source.problem(("sweep", scenario.axes.batch_key), problem, point.batch)
-            return None
+            rule = f"set {scenario.axes.batch_key} to a multiple of {accumulate} ({_products(accumulate, batch)})"
+            return f"{whose} computes {batch} samples in {accumulate} equal pieces; {rule}"
         return batch // accumulate
-    if written == LARGEST:
-        return LARGEST
+    if written in (LARGEST, FASTEST):
+        return written
     if batch % written == 0:
         return written if key == "micro_batch_size" else batch // written
-    rule = f"which this must divide ({_products(written, batch)}); write a divisor of {batch}"
-    problem = f"{whose} has a batch_size of {batch}, {rule}"
-    scenario.source.problem(("sweep", key), problem, written)
-    return None
+    rule = f"which {key} = {written} does not divide ({_products(written, batch)}); set a divisor of {batch}"
+    return f"{whose} has a batch_size of {batch}, {rule}"
 
 
 def _device(point: Point, machine: Machine) -> str:
@@ -224,10 +224,10 @@ def _places(demand: Demand, machine: Machine) -> list[Placed]:
     """
     settings = demand.point.settings
     engine = "virtual" if settings.timing_only else settings.engine
-    unready = _not_yet(demand.layout)
+    unready = _not_yet(demand.layout) or _only_timed(demand.layout, settings)
     if unready:
         return [Placed("virtual" if engine == "virtual" else "real", demand.device, not_possible=unready)]
-    if engine == "virtual" or (engine == "auto" and is_elsewhere(settings.cluster)):
+    if engine == "virtual" or _is_simulated(settings):
         return [
             Placed(
                 "virtual",
@@ -262,6 +262,19 @@ def _not_yet(layout: Layout) -> str:
     if layout.gathers and layout.pipeline * layout.tensor > 1:
         return f"sharding (shard = {layout.shard!r}) inside {_equation(layout)} is not supported yet"
     return ""
+
+
+def _only_timed(layout: Layout, settings: Settings) -> str:
+    """Say what of a layout has a cost and no program yet; nothing where nothing is trained."""
+    timed = settings.timing_only or (settings.goal.evaluate_every is None and _is_simulated(settings))
+    if timed or (layout.drains and layout.recompute != "all-but-last"):
+        return ""
+    what = 'schedule = "pipedream"' if not layout.drains else 'recompute = "all-but-last"'
+    return f'{what} is timed, not trained: set engine = "virtual" and leave goal.evaluate_every out'
+
+
+def _is_simulated(settings: Settings) -> bool:
+    return settings.engine == "virtual" or (settings.engine == "auto" and is_elsewhere(settings.cluster))
 
 
 def present(demand: Demand, machine: Machine) -> int:

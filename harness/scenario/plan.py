@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Literal
 
-from harness.core.cell import RECORD_SCHEMA, Cell, LayoutDegrees, LeftOut, Named, Plan, cell_id
+from harness.core.cell import FASTEST, RECORD_SCHEMA, Cell, LayoutDegrees, LeftOut, Named, Plan, cell_id
 from harness.core.errors import InputError
 from harness.core.given_cluster import devices_per_node, is_elsewhere, usable_bytes
 from harness.core.machine import Machine, detect_machine
 from harness.core.records import Json
 from harness.core.words import counted, listed, show
+from harness.scenario.fastest import Fastest, with_fastest, with_warning
 from harness.scenario.observed import of_cell, unmatched
 from harness.scenario.override import parse_value, resolve_key
 from harness.scenario.placement import Demand, Placed, demand_of, missing_link, place
@@ -55,8 +56,9 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
             scenario.source.problem(("cluster", "inter_node"), missing)
     scenario.source.raise_problems()
     sources = {name: host.strategy_hash(name) for name in {demand.strategy.name for demand in demands}}
+    found: Fastest = {}
     cells = [
-        _cell(demand, item, seed, base, sources[demand.strategy.name], scenario)
+        _cell(demand, item, seed, base, sources[demand.strategy.name], scenario, host, found)
         for seed in scenario.axes.seeds
         for demand, item in placed
     ]
@@ -138,7 +140,9 @@ def _left_out(point: Point, scenario: Scenario, kind: Literal["excluded", "impos
     return LeftOut(point.variant.strategy, ", ".join(parts), kind, reason)
 
 
-def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, scenario: Scenario) -> Cell:
+def _cell(
+    demand: Demand, placed: Placed, seed: int, base: int, source: str, scenario: Scenario, host: Host, found: Fastest
+) -> Cell:
     point, settings = demand.point, demand.point.settings
     rate, rule = scaled_rate(point, demand.global_batch_size, base)
     optimizer = point.variant.optimizer or settings.workload.optimizer
@@ -183,6 +187,7 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         layout=LayoutDegrees(*(getattr(demand.layout, key) for key in ("data", "pipeline", "tensor", "shard"))),
         code={**settings.code, "strategy": source},
     )
+    cell = with_fastest(cell, host, found) if _searched(demand, cell) else with_warning(cell)
     cell = replace(cell, observed=of_cell(scenario.observed, cell, scenario.axes.paths))
     if simulated:
         from harness.costs.cells import measured_id, needs_measuring  # late: a plan of real cells answers sooner
@@ -190,6 +195,15 @@ def _cell(demand: Demand, placed: Placed, seed: int, base: int, source: str, sce
         if needs_measuring(cell):
             cell = replace(cell, profile_id=measured_id(cell))
     return replace(cell, cell_id=cell_id(cell))
+
+
+def _searched(demand: Demand, cell: Cell) -> bool:
+    """Say whether the fastest micro-batch is to be found: as asked, or of a simulated pipeline that was given none."""
+    if demand.micro_batch_size == FASTEST:
+        return True
+    given = demand.point.micro is not None or demand.layout.accumulate > 1
+    elsewhere = cell.engine == "virtual" and is_elsewhere(cell.cluster)
+    return demand.layout.pipeline > 1 and not given and elsewhere and cell.batch_size > 1
 
 
 def scaled_rate(point: Point, global_batch_size: int, base: int) -> tuple[float, str]:

@@ -292,7 +292,9 @@ class SweepSection(SectionModel):
     batch_size: BatchSize | None = Field(default=None, description='samples of one data-parallel rank, or "full"')
     global_batch_size: BatchSize | None = Field(default=None, description="samples behind one update; default 32")
     micro_batch_size: MicroBatch = Field(
-        default=None, description="samples that pass forward at once; default: all of batch_size"
+        default=None,
+        description='samples that pass forward at once; "largest" that fits; or "fastest", which the plan finds by '
+        "price; default: all of batch_size; of a pipeline on simulated devices the fastest",
     )
     microbatches: Count | None = Field(
         default=None, description="number of micro-batches in a batch, instead of micro_batch_size"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from harness.core.cell import LARGEST, Named
+from harness.core.cell import FASTEST, LARGEST, Named
 from harness.core.errors import one_of
 from harness.core.given_cluster import MOST_LAYERS, StepFigures
 from harness.core.records import Json
@@ -188,11 +188,14 @@ def _text(value: object) -> str:
     raise ValueError("text in quotes")
 
 
+_MICRO_WORDS = {"largest": LARGEST, "fastest": FASTEST}
+
+
 def _micro(value: object) -> int | None:
-    """Accept a whole number, or "largest": the largest that fits, which only memory can tell."""
-    if value == "largest":
-        return LARGEST
-    return None if value is None else int(_whole(1, "largest")(value))
+    """Accept a whole number, "largest" that fits, which only memory can tell, or "fastest", which prices tell."""
+    if value in _MICRO_WORDS:
+        return _MICRO_WORDS[str(value)]
+    return None if value is None else int(_whole(1, 'largest" or "fastest')(value))
 
 
 def _bytes(value: object) -> int | None:

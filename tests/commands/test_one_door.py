@@ -37,17 +37,7 @@ STILL_PRIVILEGED = {
 }
 """What of costs and engines only validate reaches, and why: to become empty, never to grow."""
 
-CONSTANTS_STILL_PRIVILEGED = {
-    "imbalance_fraction": "stages that were cut by hand (P9)",
-    "weightless_hidden": "schedules that cut the backward pass (P10)",
-}
-"""Constants that nothing on the way of a user's scenario reads."""
-
 STILL_PRICED_BY_VALIDATE = {
-    "case_models": "profiles of the rows below",
-    "replicated_stages": "stages of several devices (P9, P11)",
-    "rows_pipeline": "pipelines (P9 to P11)",
-    "rows_transformer": "transformer steps (P7, P8)",
     "rows_memory": "memory (P10, M1 to M3)",
     "rows_single": "one device under other settings (M1)",
     "traced_models": "models that are traced for what they keep (M1)",
@@ -115,7 +105,7 @@ def test_what_is_priced_as_a_scenario_is_priced_by_no_law_of_validates_own(graph
 def test_every_constant_is_read_on_the_way_of_a_users_scenario(graph: CallGraph) -> None:
     way = [name for name in users_path(graph) if name.startswith(PRICING)]
     read = set().union(*(graph.nodes[name].attributes for name in way)) & set(FITTED)
-    assert set(FITTED) - read == set(CONSTANTS_STILL_PRIVILEGED)
+    assert set(FITTED) - read == set()
 
 
 # -- what the test itself must see -------------------------------------------------------------------------------------
@@ -186,6 +176,9 @@ def test_constants_that_decide_rows_of_data_parallelism_decide_a_users_scenario(
         cells += make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=1)).cells
     (tmp_path / "cut.toml").write_text(CUT_LAYERS)
     cells += make_plan(load_scenario(tmp_path / "cut.toml", host()), host(), Machine(cores=1)).cells
+    for name, text in (("stages.toml", STAGES), ("parts.toml", PARTS)):
+        (tmp_path / name).write_text(text)
+        cells += make_plan(load_scenario(tmp_path / name, host()), host(), Machine(cores=1)).cells
     (tmp_path / "two.csv").write_text("n,bytes,seconds\n8,1048576,0.0001\n8,1073741824,0.009\n")
     (tmp_path / "two.toml").write_text(TWO_SIZES)
     cells += make_plan(load_scenario(tmp_path / "two.toml", host()), host(), Machine(cores=1)).cells
@@ -196,7 +189,7 @@ def test_constants_that_decide_rows_of_data_parallelism_decide_a_users_scenario(
         if [whatif.update_s(cell, host(), moved) for cell in cells] != before:
             read.add(name)
     threads = {"server_passes", "shared_host_fraction"}  # where devices are threads
-    assert set(FITTED) - read <= set(CONSTANTS_STILL_PRIVILEGED) | {"action_s"} | threads
+    assert set(FITTED) - read <= {"action_s"} | threads
 
 
 CUT_LAYERS = """
@@ -211,6 +204,32 @@ tensor = 8
 [cluster]
 preset = "dgx-a100"
 device = { samples_per_second = 60, batch_size = 4 }
+"""
+
+STAGES = """
+workload.model = { parameters = "335 M", layers = 24, hidden = 1024, heads = 16, sequence = 512 }
+goal.max_steps = 5
+[sweep]
+strategy = [{ name = "model-split", schedule = "zb-1p" }, { name = "model-split", schedule = "interleaved-1f1b" }]
+gpus = [4]
+batch_size = [32]
+micro_batch_size = [4]
+[cluster]
+preset = "dgx-a100"
+device = { name = "A100-SXM4-80GB", samples_per_second = 60, batch_size = 32 }
+"""
+
+PARTS = """
+workload.model = { parameters = "335 M", layers = 24, activations = "100 MB" }
+goal.max_steps = 5
+[sweep]
+strategy = "model-split"
+gpus = [4]
+batch_size = [32]
+micro_batch_size = [4]
+[cluster]
+preset = "dgx-a100"
+device = { samples_per_second = 60, batch_size = 32 }
 """
 
 TWO_SIZES = """

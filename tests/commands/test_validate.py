@@ -30,13 +30,13 @@ from harness.commands.validate.linear import linear
 from harness.commands.validate.own_scenarios import predict_own
 from harness.commands.validate.published import TableRow, Tables, read_directory
 from harness.commands.validate.refit import ConstantsFit, HeldBack, fitted_rows, group_of, leave_one_out, left_out_by
-from harness.commands.validate.replicated_stages import cut_for
 from harness.commands.validate.rows_single import estimated_s
 from harness.commands.validate.score import PredictedRow, by_kind, by_series, coverage, error_of, quantile, score
 from harness.core.errors import InputError
 from harness.core.machine import Machine
 from harness.core.uncertainty import StepErrors, stated_band, stated_words
 from harness.core.units import MIB
+from harness.costs.memory.cuts import balance_under
 from harness.costs.price import price
 from harness.costs.profiles.constants import FITTED, PLAIN, PUBLISHED
 from harness.costs.steps.protocols import MeasuredAllReduce, between_s
@@ -474,7 +474,7 @@ def test_an_all_reduce_meets_both_sizes_it_was_measured_at(ranks, small_s, rate,
 
 @given(st.lists(st.floats(0.1, 10), min_size=4, max_size=12), st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_replicated_stages_are_cut_so_that_none_is_slower_than_any_other_cut_allows(seconds, replicas):
-    sizes = cut_for(seconds, replicas)
+    sizes = balance_under(seconds, len(replicas), None, replicas)
     assert sum(sizes) == len(seconds)
     assert min(sizes) >= 1
 

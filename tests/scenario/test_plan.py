@@ -218,7 +218,7 @@ def test_micro_batches_divide_or_are_refused(batch: int, micro: int) -> None:
         assert plan(text).cells[0].micro_batch_size == micro
         assert plan(text.replace("micro_batch_size", "microbatches")).cells[0].micro_batch_size == batch // micro
     else:
-        with pytest.raises(InputError, match=rf"sweep.micro_batch_size = {micro}: .*a divisor of {batch}"):
+        with pytest.raises(InputError, match=rf"micro_batch_size = {micro} does not divide .*set a divisor of {batch}"):
             plan(text)
 
 

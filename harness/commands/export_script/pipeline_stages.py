@@ -163,6 +163,8 @@ class PipelineStages:
             InputError: they cannot run so many micro-batches.
         """
         cell, stages = self.setup.cell, self.setup.layout.stages
+        if cell.options.get("weight_time"):
+            raise InputError([f"torch has no schedule that is made for weight_time = {cell.options['weight_time']:g}"])
         wanted, with_few = PIPELINE_SCHEDULES[cell.options["schedule"]]
         counts = {-(-size // self._micro) for size in self.batches}
         several = wanted.startswith("ScheduleInterleaved")

@@ -52,7 +52,7 @@ def scenario_of(
         if known.gpus > 1:
             raise Unpredictable("the calibration row has another batch on several devices")
         known_s *= wanted.batch_size / known.batch_size
-        known = CasePoint(*known[:2], *wanted[2:])
+        known = wanted._replace(strategy=known.strategy, gpus=known.gpus)
     num_bytes = parameter_bytes(published, row, block)
     # One file for each size: blocks may say another one, and files are read whenever a step is priced.
     layers, table = (

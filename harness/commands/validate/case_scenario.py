@@ -32,16 +32,25 @@ class CasePoint(NamedTuple):
     Attributes:
         batch_size: samples of one device and update.
         micro_batch_size: of them, those that pass forward at once.
+        options: of the strategy, that tell it from the scenario's other strategies.
     """
 
     strategy: str
     gpus: int
     batch_size: int
     micro_batch_size: int
+    options: tuple[tuple[str, object], ...] = ()
+
+    def is_of(self, cell: Cell) -> bool:
+        """Say whether a cell is this point."""
+        own = (cell.strategy, cell.gpus, cell.batch_size, cell.micro_batch_size)
+        return own == self[:4] and all(cell.options[key] == value for key, value in self.options)
 
     def observed(self, step_s: float, use: str, source: str) -> str:
         """Return the point as a measurement of a scenario."""
-        keys = {**self._asdict(), "step_time": f"{step_s!r} s", "use": use, "source": source}
+        keys = {name: value for name, value in self._asdict().items() if name != "options"}
+        keys |= {f'"strategy.{self.strategy}.{key}"': value for key, value in self.options}
+        keys |= {"step_time": f"{step_s!r} s", "use": use, "source": source}
         return "\n".join(["", "[[observed]]", *(f"{key} = {show(value)}" for key, value in keys.items()), ""])
 
 
@@ -80,6 +89,18 @@ def predicted_s(scenario: CaseScenario, folder: Path, constants: Constants) -> f
     return foretold_step(scenario, folder, constants).seconds
 
 
+def predicted_bubble(scenario: CaseScenario, folder: Path, constants: Constants) -> float:
+    """Return the predicted bubble of the pipeline that a scenario is to predict.
+
+    Raises:
+        Unpredictable: the scenario is refused, says too little, or has no pipeline.
+    """
+    found = foretold_step(scenario, folder, constants).bubble_fraction
+    if found is None:
+        raise Unpredictable("one stage has no bubble")
+    return found
+
+
 def foretold_step(scenario: CaseScenario, folder: Path, constants: Constants) -> PricedStep:
     """Return the predicted step of what a scenario is to predict, with the uncertainty that `plan` states.
 
@@ -94,12 +115,23 @@ def foretold_step(scenario: CaseScenario, folder: Path, constants: Constants) ->
 
 @lru_cache(maxsize=4096)
 def _foretold(scenario: CaseScenario, folder: Path, constants: Constants) -> PricedStep:
+    from harness.engines.virtual.whatif import foretold  # late: it starts the engine
+
+    return foretold(calibrated_cell(scenario, folder, constants), host(), constants)
+
+
+@lru_cache(maxsize=4096)
+def calibrated_cell(scenario: CaseScenario, folder: Path, constants: Constants) -> Cell:
+    """Return the cell that a scenario is to predict, on the cluster that its measurements say.
+
+    Raises:
+        HarnessError: the scenario is refused, or says too little.
+    """
     from harness.engines.virtual.fit_observed import calibrated  # late: it starts the engine
-    from harness.engines.virtual.whatif import foretold
 
     plan, observed = _planned(scenario, folder)
     (folder / f"{scenario.name}.toml").write_text(scenario.text, encoding="utf-8")
-    return foretold(_wanted(calibrated(plan, observed, host(), constants), scenario), host(), constants)
+    return _wanted(calibrated(plan, observed, host(), constants), scenario)
 
 
 @lru_cache(maxsize=1024)
@@ -114,8 +146,10 @@ def cell_of(scenario: CaseScenario, folder: Path) -> Cell:
 
 
 def _wanted(plan: Plan, scenario: CaseScenario) -> Cell:
-    (cell,) = (cell for cell in plan.cells if all(getattr(cell, k) == v for k, v in scenario.wanted._asdict().items()))
-    return cell
+    found = [cell for cell in plan.cells if scenario.wanted.is_of(cell)]
+    if not found:
+        raise Unpredictable("; ".join(dict.fromkeys(item.reason for item in plan.left_out)))
+    return found[0]
 
 
 def toml_lines(sections: Mapping[str, Keys]) -> str:

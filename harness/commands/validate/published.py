@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import tomllib
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from harness.commands.validate.layout_rows import LayoutRow, layout_rows
@@ -167,11 +169,9 @@ class Tables:
     @cached_property
     def scenarios(self) -> Path:
         """A folder for what rows are written as, which goes with this object."""
-        return Path(self._folder.name)
-
-    @cached_property
-    def _folder(self) -> TemporaryDirectory[str]:
-        return TemporaryDirectory(prefix="harness-validate-")
+        folder = mkdtemp(prefix="harness-validate-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     @cached_property
     def inputs(self) -> tuple[TableRow, ...]:

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
-from harness.analysis.roots import boundary
 from harness.commands.validate.case_models import items_per_sample
 from harness.commands.validate.case_systems import Unpredictable
 from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.core.units import SECONDS
-
-PRECISION = 2.0**-40
-"""Of a computing time that is fitted to a measurement: far below any table's resolution."""
-
-
-def computing_behind(measured_s: float, step_s: Callable[[float], float]) -> float:
-    """Return the computing time with which a step takes as long as it was measured to take.
-
-    Args:
-        step_s: of a computing time; a step is never shorter for more computing.
-    """
-    return boundary(lambda seconds: step_s(seconds) >= measured_s, 0.0, measured_s, measured_s * PRECISION)
 
 
 def samples_of(row: TableRow) -> float:

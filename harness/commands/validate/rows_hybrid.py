@@ -23,8 +23,8 @@ def predict_hybrid(published: Tables, row: TableRow, constants: Constants) -> fl
         raise Unpredictable("no calibration row of the same case, strategy and metric")
     nearest = min(known, key=lambda r: (r.model != row.model, abs((r.gpus or 1) - (row.gpus or 1))))
     reference = with_degrees(published, nearest)
-    measured_s = seconds_of(published, reference)
-    return value_of(published, target, calibrated_step_s(published, target, reference, measured_s, constants))
+    known_s = seconds_of(published, reference)
+    return value_of(published, target, calibrated_step_s(published, target, reference, known_s, constants))
 
 
 def with_degrees(published: Tables, row: TableRow) -> TableRow:

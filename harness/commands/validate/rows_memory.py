@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from harness.api.schedules import most_kept
+from harness.api.schedules import KEPT, find_schedule, most_kept
+from harness.commands.validate.as_pipeline import SCHEDULES
 from harness.commands.validate.case_layers import FULL_BYTES, computing_lines
 from harness.commands.validate.case_models import parameter_bytes
 from harness.commands.validate.case_systems import Unpredictable, block_of
@@ -19,7 +20,6 @@ from harness.commands.validate.published import (
     stated,
     words_of,
 )
-from harness.commands.validate.rows_pipeline import KEPT, cut_of, schedule_of
 from harness.commands.validate.traced_models import traced_model
 from harness.core.cell import Named
 from harness.core.errors import NotForetold
@@ -176,12 +176,13 @@ def _stage_bytes(published: Tables, row: TableRow, constants: Constants) -> floa
         raise Unpredictable("hidden size, layers, heads and tokens of the model are not all stated")
     hidden, layers, heads, tokens = found
     stages = row.gpus or 1
-    cut = cut_of(published, row, block, constants)
     per_layer = tokens * hidden * (34 + 5 * heads * tokens / hidden) * _micro_batch(published, row)
-    table = schedule_of(row.strategy, block, cut.weight)(stages, MICROBATCHES_PER_STAGE * stages)
-    chunks = max(1, round(1 + max(action.stage for actions in table for action in actions)) // stages)
+    interleaved = row.strategy == "1f1b-interleaved"
+    name = SCHEDULES[row.strategy]
+    schedule, chunks = find_schedule(name, int(block.get("chunks_per_stage", 2)) if interleaved else None)
+    table = schedule(stages, MICROBATCHES_PER_STAGE * stages)
     # Schedules that know what they may keep make use of it.
-    stash = KEPT[row.strategy] * stages if row.strategy in KEPT else max(most_kept(actions) for actions in table)
+    stash = KEPT[name] * stages if name in KEPT else max(most_kept(actions) for actions in table)
     static = parameter_bytes(published, row, block) / FULL_BYTES / stages * _static_bytes(row, block)
     return static + stash * per_layer * -(-layers // stages) / chunks
 

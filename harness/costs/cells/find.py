@@ -25,7 +25,15 @@ from harness.core.given_cluster import (
 from harness.core.not_known import NotKnown
 from harness.core.uncertainty import combined_error
 from harness.core.words import bandwidth, show
-from harness.costs.catalogue.devices import ARITHMETIC, ESTIMATE_ERROR, LAUNCH_ERROR, MEMORY_EFFICIENCY, efficiency
+from harness.costs.catalogue.devices import (
+    ARITHMETIC,
+    DEVICES,
+    ESTIMATE_ERROR,
+    LAUNCH_ERROR,
+    MEMORY_EFFICIENCY,
+    efficiency,
+    find_devices,
+)
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
 from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
@@ -192,6 +200,10 @@ def profile_of(cell: Cell, shape: ModelShape | NotKnown | None = None, measured:
 def _as_said(profile: Profile, cell: Cell) -> Profile:
     """Return the profile with messages of the cell's formats, at the speed that measurements of steps implied."""
     speed = cell.cluster.speed
+    if cell.cluster.chip and not profile.memory_bandwidth_bytes_per_s:
+        found = find_devices(cell.cluster.chip, DEVICES)[1]
+        bandwidth = found[0].memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY if found else 0.0
+        profile = replace(profile, memory_bandwidth_bytes_per_s=bandwidth)
     profile = replace(profile, shape=in_formats(profile.shape, cell))
     if speed == 1.0:
         return profile
@@ -238,8 +250,10 @@ def _of_file(cell: Cell, device: DeviceFigures | StepFigures | None) -> Profile:
     if not isinstance(device, StepFigures):
         return profile
     batch, seconds, text = _figure(device)
-    factor = seconds / profile.gradient_s(batch)
-    return replace(profile.slowed(factor), text=f"{profile.text}, scaled to {text}", error=STATED_ERRORS["given"].value)
+    profile = profile.slowed(seconds / profile.gradient_s(batch))
+    # What was measured is a step of that batch; the file says how it is shared out.
+    times = tuple(LayerTime.at(batch, one.forward.at(batch), one.backward.at(batch)) for one in profile.times)
+    return replace(profile, times=times, text=f"{profile.text}, scaled to {text}", error=STATED_ERRORS["given"].value)
 
 
 def _figure(device: StepFigures) -> tuple[float, float, str]:

@@ -26,6 +26,8 @@ FILE_ERROR = 0.05
 within about this much."""
 
 LAYER_COLUMNS = ("name", "forward_ms", "backward_ms", "activation_bytes", "parameter_bytes")
+MORE_COLUMNS = ("update_ms", "step_ms", "split", "hidden")
+"""Numbers that a file of layers' times may also have; empty where they are 0."""
 
 
 def is_given(model: Named) -> bool:
@@ -71,8 +73,13 @@ def _equal_layers(options: Mapping[str, Any]) -> ModelShape:
         for k, size in enumerate(_even(held, count))
     )
     if tables:
-        layers = (LayerShape("embedding", (tables,)), *layers)
-    return ModelShape(layers, origin="equal layers, as the scenario says", activations_known=bool(kept))
+        layers = (LayerShape("embedding", (tables,)), replace(layers[0], joined=True), *layers[1:])
+    return ModelShape(
+        layers,
+        origin="equal layers, as the scenario says",
+        activations_known=bool(kept),
+        layers_known=bool(options.get("sequence")),
+    )
 
 
 def _even(total: int, parts: int) -> list[int]:
@@ -80,7 +87,7 @@ def _even(total: int, parts: int) -> list[int]:
 
 
 def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
-    """Return blocks of attention and two matrices; what blocks do not hold stands before them, as embeddings do.
+    """Return blocks of attention and two matrices; what blocks do not hold is an embedding that is the head too.
 
     A block of width h has 12 h^2 + 13 h parameters. Forward it computes 2 operations for each of its weights and
     token, and 4 s h for each token's attention to s others. For the backward pass it keeps s h (34 + 5 a s / h) bytes a
@@ -130,9 +137,10 @@ def _transformer(options: Mapping[str, Any], precision: str) -> ModelShape:
         activation_split=1 - uncut / each_token,  # tensor parallelism cuts all but 10 s h: equation 2
         copies_bytes=2 * sum(tensors) if width == 2 and len(tensors) > 1 else 0,
     )
-    layers = [replace(block, name=f"block {k}") for k in range(count)]
+    layers = [replace(block, name=f"block {k}", joined=k == 0) for k in range(count)]
     if rest:
-        layers.insert(0, _embedding(rest, tokens * hidden * width, 0.0 if flops else 2.0 * rest * tokens))
+        layers.insert(0, _embedding(rest, tokens * hidden * width))
+        layers.append(_head(0.0 if flops else 2.0 * rest * tokens))
     return ModelShape(tuple(layers), Linear(0.0, tokens * 8), origin="a transformer of the sizes given")
 
 
@@ -216,10 +224,18 @@ def _split(hidden: int) -> float:
     return (12 * hidden + 7) / (12 * hidden + 13)
 
 
-def _embedding(parameters: int, output_bytes: float, flops: float) -> LayerShape:
-    """Return what is left of the parameters; its operations are those of the head that shares these weights."""
+def _embedding(parameters: int, output_bytes: float) -> LayerShape:
+    """Return what is left of the parameters, which are looked up, not computed with."""
     out = Linear(0.0, output_bytes)
-    return LayerShape("embedding", (parameters,), 0, out, out, forward_flops=Linear(0.0, flops), split=1.0)
+    return LayerShape("embedding", (parameters,), 0, out, out, split=1.0)
+
+
+def _head(flops: float) -> LayerShape:
+    """Return the head, which shares the embedding's weights; its logits stay, and their loss is one number."""
+    out = Linear(0.0, 4.0)
+    return LayerShape(
+        "head", output_bytes=out, forward_flops=Linear(0.0, flops), split=1.0, shared=((0, 0),), joined=True
+    )
 
 
 def profile_hash(path: Path) -> str:
@@ -234,7 +250,9 @@ def profile_of_file(path: Path, batch_size: int) -> Profile:
     after a layer sends is whatever later layers still need of all before it.
 
     Args:
-        path: CSV with the columns of `LAYER_COLUMNS`, and `kind` and `predecessors` where there are branches.
+        path: CSV with the columns of `LAYER_COLUMNS`, `kind` and `predecessors` where there are branches, and what it
+            knows of `MORE_COLUMNS`: the time of the layer's update, what every step takes besides whatever its batch,
+            the share that tensor parallelism cuts, and the width of a transformer's block.
         batch_size: samples that the times and sizes are of.
 
     Raises:
@@ -256,20 +274,27 @@ def _profile_of(content: bytes, path: Path, batch_size: int) -> Profile:
         source = row.get("kind", "").startswith("Input")
         size = _float(row["parameter_bytes"]) / 4
         kept = Linear(0.0, _float(row["activation_bytes"]) / batch_size)
+        seconds = [0.0 if source else _float(row[way]) / 1e3 for way in ("forward_ms", "backward_ms")]
         layers.append(
             LayerShape(
                 name=f"{number + 1} {row.get('kind') or row['name']}",
                 tensors=(round(size),) if size else (),
                 activation_bytes=kept,
                 output_bytes=Linear(0.0, outputs[number] / batch_size),
+                split=_more(row, "split"),
+                width=round(_more(row, "hidden")),
+                timed_s=sum(seconds) / batch_size,
             )
         )
-        seconds = [0.0 if source else _float(row[way]) / 1e3 for way in ("forward_ms", "backward_ms")]
         times.append(LayerTime.at(float(batch_size), *seconds))
     shape = ModelShape(tuple(layers), origin=path.name)
-    return Profile(
-        shape, tuple(times), origin="given", text=f"{path.name} at batch size {batch_size}", error=FILE_ERROR
-    )
+    update_s, step_s = (sum(_more(row, name) for row in rows) / 1e3 for name in ("update_ms", "step_ms"))
+    text = f"{path.name} at batch size {batch_size}"
+    return Profile(shape, tuple(times), update_s, step_s=step_s, origin="given", text=text, error=FILE_ERROR)
+
+
+def _more(row: Mapping[str, str], name: str) -> float:
+    return _float(row.get(name) or "0")
 
 
 def _rows(content: bytes, path: Path) -> list[dict[str, str]]:
@@ -283,12 +308,16 @@ def _rows(content: bytes, path: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=2):
         problems += [
             f"line {number}: {name} = {row[name]!r}: a number, at least 0"
-            for name in LAYER_COLUMNS[1:]
+            for name in (*LAYER_COLUMNS[1:], *(more for more in MORE_COLUMNS if row.get(more)))
             if name in row and not _float(row[name]) >= 0
         ]
     if problems:
         raise InputError(
-            [*problems[:5], f"columns are {', '.join(LAYER_COLUMNS)}, and kind and predecessors"], str(path)
+            [
+                *problems[:5],
+                f"columns are {', '.join(LAYER_COLUMNS)}; also kind and predecessors, {', '.join(MORE_COLUMNS)}",
+            ],
+            str(path),
         )
     return rows
 

@@ -38,7 +38,9 @@ def balance(weights: Sequence[float], parts: int) -> list[int]:
     return balance_within(weights, parts, lambda stage, start, end: True)
 
 
-def balance_within(weights: Sequence[float], parts: int, fits: Callable[[int, int, int], bool]) -> list[int]:
+def balance_within(
+    weights: Sequence[float], parts: int, fits: Callable[[int, int, int], bool], ways: Sequence[int] = ()
+) -> list[int]:
     """Return sizes as `balance` does, among the cuts whose every part fits.
 
     By dynamic programming over (parts, end): the least possible largest sum, from later starts to earlier ones, which
@@ -46,6 +48,7 @@ def balance_within(weights: Sequence[float], parts: int, fits: Callable[[int, in
 
     Args:
         fits: of part number, first and one past the last element. A part of one that fits, fits.
+        ways: how many share the work of each part; empty: one each.
 
     Raises:
         Impossible: more parts than weights, or no cut whose parts all fit.
@@ -60,7 +63,7 @@ def balance_within(weights: Sequence[float], parts: int, fits: Callable[[int, in
         found, chosen = [math.inf] * (total + 1), [0] * (total + 1)
         for end in range(part + 1, total - (parts - part - 1) + 1):
             for start in range(end - 1, part - 1, -1):
-                alone = before[end] - before[start]
+                alone = (before[end] - before[start]) / (ways[part] if ways else 1)
                 if alone > found[end] or not fits(part, start, end):
                     break
                 largest = max(best[start], alone)
@@ -77,20 +80,47 @@ def balance_within(weights: Sequence[float], parts: int, fits: Callable[[int, in
     return [end - start for start, end in pairwise(ends)]
 
 
-def balance_under(weights: Sequence[float], parts: int, memory: StageMemory | None) -> list[int]:
+def balance_under(
+    weights: Sequence[float], parts: int, memory: StageMemory | None, ways: Sequence[int] = ()
+) -> list[int]:
     """Return sizes as `balance` does, among the cuts whose stages fit into their devices.
+
+    Args:
+        ways: devices that share the work of each stage; empty: one each.
 
     Raises:
         Impossible: no cut fits; the message says what is missing at the stage that misses most.
     """
     if memory is None:
-        return balance(weights, parts)
+        return balance_within(weights, parts, lambda stage, start, end: True, ways)
     needs, limits = memory
     try:
-        return balance_within(weights, parts, lambda stage, start, end: needs(stage, start, end) <= limits[stage])
+        return balance_within(weights, parts, lambda stage, start, end: needs(stage, start, end) <= limits[stage], ways)
     except Impossible as error:
         sizes = balance(weights, parts)
         raise Impossible(f"{error} into {_in_words(limits)}; {_missing(sizes, needs, limits)}") from None
+
+
+def balance_joined(
+    weights: Sequence[float],
+    joined: Sequence[bool],
+    parts: int,
+    memory: StageMemory | None = None,
+    ways: Sequence[int] = (),
+) -> list[int]:
+    """Return sizes as `balance_under` does, where no cut may come before a joined element.
+
+    Raises:
+        Impossible: as `balance_under`.
+    """
+    starts = [k for k, with_last in enumerate(joined) if k == 0 or not with_last]
+    bounds = [*starts, len(weights)]
+    units = [sum(weights[a:b]) for a, b in pairwise(bounds)]
+    if memory is not None:
+        needs, limits = memory
+        memory = StageMemory(lambda stage, a, b: needs(stage, bounds[a], bounds[b]), limits)
+    ends = [0, *accumulate(balance_under(units, parts, memory, ways))]
+    return [bounds[b] - bounds[a] for a, b in pairwise(ends)]
 
 
 def _in_words(limits: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ from harness.core.number_formats import SINGLE, ScalarBytes
 from harness.core.records import Json
 from harness.core.units import MIB
 from harness.costs.memory.allocator import Allocator, CachingAllocator, OutOfMemory, PlainAllocator
-from harness.costs.memory.cuts import StageMemory, balance, balance_under, named_sizes
+from harness.costs.memory.cuts import StageMemory, balance_joined, named_sizes
 from harness.costs.memory.gathered import passing_bytes
 from harness.costs.memory.replay import DevicePart, replay
 from harness.costs.memory.states import state_bytes
@@ -217,8 +217,8 @@ def stages_of(
 ) -> tuple[range, ...]:
     """Return the numbers of the layers of each stage.
 
-    Without a placement stages are balanced by operations, where they are known, or by parameters; such that all fit
-    below the limit, where that is possible.
+    Without a placement stages are balanced by operations, where they are known, by a file's times, or by parameters;
+    such that all fit below the limit, where that is possible.
 
     Raises:
         Impossible: there are too few layers, or named stages are not the layers in their order.
@@ -227,22 +227,21 @@ def stages_of(
     if named is not None:
         sizes = named_sizes(named, [layer.name for layer in shape.layers], layout.stages)
     else:
-        flops = [layer.forward_flops.at(1) for layer in shape.layers]
-        by_time = layout.placement == "time" and any(flops)
-        weights = flops if by_time else [float(layer.parameters) for layer in shape.layers]
+        weights = [float(layer.parameters) for layer in shape.layers]
+        weights = shape.work_shares(1) if layout.placement == "time" else weights
         memory = None
         if limit_bytes is not None and layout.stages > 1:
             memory = stage_memory(shape, layout, work, constants, [limit_bytes] * layout.pipeline)
-        sizes = _sizes(weights, layout.stages, memory)
+        sizes = _sizes(weights, [layer.joined for layer in shape.layers], layout, memory)
     ends = list(accumulate(sizes))
     return tuple(range(end - size, end) for size, end in zip(sizes, ends, strict=True))
 
 
-def _sizes(weights: Sequence[float], stages: int, memory: StageMemory | None) -> list[int]:
+def _sizes(weights: Sequence[float], joined: Sequence[bool], layout: Layout, memory: StageMemory | None) -> list[int]:
     try:
-        return balance_under(weights, stages, memory)
+        return balance_joined(weights, joined, layout.stages, memory, layout.replicas)
     except Impossible:
-        return balance(weights, stages)
+        return balance_joined(weights, joined, layout.stages, ways=layout.replicas)
 
 
 def stage_memory(
@@ -413,7 +412,7 @@ def _part(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConsta
         states=_states(tensors, row.kinds["optimizer"], work.scalar),
         temporary_bytes=_temporary_bytes(work, tensors, constants),
         gradients_stay=work.gradients_stay,
-        recompute=layout.recompute,
+        recompute=bool(layout.recompute),
         tensor=layout.tensor,
         gradient_share=work.scalar.gradients / work.scalar.parameters,
     )

@@ -37,6 +37,8 @@ class Constants:
             takes as long as arithmetic with them: only the latter has gradients of weights.
         unsplit_hidden: hidden size of a transformer at which what tensor parallelism does not divide (normalisation,
             residuals) takes as long as what it divides; arithmetic grows with the square of it, the rest in proportion.
+        pass_bytes: what a backward pass through a transformer's layer moves for each parameter beside its arithmetic,
+            however few its samples: gradients that are added to those of earlier micro-batches, weights that are read.
         layer_launch_s: least time of one transformer layer's forward pass, where nothing is measured.
         short_factor: how many times longer a byte takes in an all-reduce's protocol for short messages.
         short_latency_s: of a short message beyond its bytes.
@@ -57,6 +59,7 @@ class Constants:
     imbalance_fraction: float = 0.0
     weightless_hidden: float = 0.0
     unsplit_hidden: float = 0.0
+    pass_bytes: float = 0.0
     layer_launch_s: float = 0.0
     short_factor: float = 1.0
     short_latency_s: float = 0.0
@@ -114,7 +117,8 @@ FITTED: dict[str, Fitted] = {
     "imbalance_fraction": Fitted("pipelines", 0.17, 0.1, 0.0, 0.5, "hand-cut stages of unknown layers (P9)"),
     "weightless_hidden": Fitted("pipelines", 1850, 1000, 0, 4000, "zero-bubble schedules keep a bubble (P10)"),
     "unsplit_hidden": Fitted("transformers", 97, 100, 0, 400, "what tensor parallelism leaves whole (P7, P8)"),
-    "layer_launch_s": Fitted("transformers", 0.84e-3, 0.5e-3, 0.0, 2e-3, "time does not fall below (P7, P8)"),
+    "pass_bytes": Fitted("transformers", 30, 18, 0, 60, "small micro-batches take longer a sample (P8)"),
+    "layer_launch_s": Fitted("transformers", 0.75e-3, 0.5e-3, 0.0, 2e-3, "time does not fall below (P7, P8)"),
     "short_factor": Fitted("protocols", 1.54, 1.5, 1.1, 4.0, "slope of short messages (K1); NCCL tunes with 1.09 to 4"),
     "short_latency_s": Fitted("protocols", 37e-6, 20e-6, 0.0, 1e-4, "latency of short messages (K1)"),
     "ring_hop_s": Fitted("protocols", 7e-6, 5e-6, 1e-6, 2e-5, "where the protocol changes (K1); NCCL's table: 3.4 us"),

@@ -41,6 +41,8 @@ class LayerShape:
         width: hidden size of a transformer's block; 0 of other layers.
         shared: (layer, tensor) by number of each tensor that it holds too, but that an earlier layer counts. A pipeline
             that puts the two on different devices keeps it on both.
+        joined: a pipeline never cuts before it: an embedding goes with the first block, a head with the last one.
+        timed_s: seconds of both passes over one sample on some device, where a file says; only shares count.
     """
 
     name: str
@@ -56,6 +58,8 @@ class LayerShape:
     copies_bytes: int = 0
     width: int = 0
     shared: tuple[tuple[int, int], ...] = ()
+    joined: bool = False
+    timed_s: float = 0.0
 
     @property
     def parameters(self) -> int:
@@ -85,6 +89,7 @@ class ModelShape:
         timeline: what each pass allocates, where the model was traced.
         divisible: whether it is known what tensor parallelism may divide.
         gathered_bytes: of one parameter that is gathered, where replicas hold shards; 0: as of a gradient.
+        layers_known: whether layers are those of the model, not equal parts of it for want of anything better.
     """
 
     layers: tuple[LayerShape, ...]
@@ -95,6 +100,7 @@ class ModelShape:
     timeline: Timeline | None = None
     divisible: bool = True
     gathered_bytes: float = 0
+    layers_known: bool = True
 
     @property
     def parameters(self) -> int:
@@ -134,8 +140,11 @@ class ModelShape:
         return found
 
     def work_shares(self, samples: float) -> list[float]:
-        """Return each layer's share of all operations; of all parameters where operations are not known."""
+        """Return each layer's share of all operations; where they are not known of all time, or of all parameters."""
         flops = [layer.forward_flops.at(samples) for layer in self.layers]
-        weights = flops if sum(flops) else [float(layer.parameters) for layer in self.layers]
+        timed = [layer.timed_s for layer in self.layers]
+        weights = next(
+            (each for each in (flops, timed) if sum(each)), [float(layer.parameters) for layer in self.layers]
+        )
         total = sum(weights)
         return [weight / total if total else 1 / len(weights) for weight in weights]

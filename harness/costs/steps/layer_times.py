@@ -38,7 +38,7 @@ def layer_seconds(profile: Profile, cluster: Cluster, tensor: int, samples: floa
     """Return the seconds of every layer for a micro-batch."""
     found = []
     for layer, time in zip(profile.shape.layers, profile.times, strict=True):
-        forward, backward = time.forward.at(samples), time.backward.at(samples)
+        forward, backward = time.forward.at(samples), _backward_s(profile, layer, time, samples, cluster.constants)
         if tensor == 1 or not layer.split:
             found.append(LayerSeconds(max(forward, profile.launch_s), max(backward, profile.launch_s)))
             continue
@@ -55,6 +55,21 @@ def layer_seconds(profile: Profile, cluster: Cluster, tensor: int, samples: floa
             )
         )
     return found
+
+
+def _backward_s(profile: Profile, layer: LayerShape, time: LayerTime, samples: float, constants: Constants) -> float:
+    """Return the seconds of a backward pass, which adds to gradients and reads weights whatever its samples.
+
+    Of a transformer's block, where a step of one size was given, that is told apart from what grows with the samples.
+
+    Source: harness.costs.steps.eager for what is moved; how much of it shows is fitted, on such blocks.
+    """
+    curve, bandwidth = time.backward, profile.memory_bandwidth_bytes_per_s
+    if not layer.width or profile.origin != "given" or len(curve.points) != 1 or not bandwidth:
+        return curve.at(samples)
+    ((known, seconds),) = curve.points
+    moving_s = min(seconds, constants.pass_bytes * layer.parameters / bandwidth)
+    return moving_s + (seconds - moving_s) * samples / known
 
 
 def _undivided(layer: LayerShape, constants: Constants) -> float:

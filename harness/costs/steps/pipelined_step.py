@@ -7,14 +7,17 @@ from itertools import accumulate
 
 from harness.api.schedules import one_forward_one_backward
 from harness.api.strategy import Layout, Table
-from harness.costs.memory.cuts import Placement, balance
+from harness.costs.memory.cuts import Placement, balance_joined
 from harness.costs.profiles.cluster_figures import Cluster
+from harness.costs.profiles.constants import Constants
 from harness.costs.profiles.device_profile import Profile
+from harness.costs.profiles.shape import LayerShape, ModelShape
 from harness.costs.steps.collectives import all_reduce_s
 from harness.costs.steps.data_parallel import waiting_s
 from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
 from harness.costs.steps.replicated_step import bucket_s
 from harness.costs.steps.result import StepCost
+from harness.costs.steps.steady_step import steady_step
 from harness.costs.steps.table_time import PipelineTimes, Recompute, StageTimes, pipeline_cost
 
 READERS = 2
@@ -45,8 +48,17 @@ def pipelined_step(
     runtime = cluster.runtime
     table = (layout.schedule or one_forward_one_backward)(layout.pipeline, pieces)
     layers = layer_seconds(profile, cluster, layout.tensor, samples)
-    cuts = _cuts(layers, placement, num_stages=_stages_of(table))
-    stages = [_stage(layers[a:b], profile.weight_fraction) for a, b in cuts]
+    cuts = _cuts(profile.shape, layers, placement, layout.replicas or (1,) * _stages_of(table))
+    if any(action.kind == "backward_weight" for action in table[0]):
+        layers = _without_weights(profile.shape, layers, cluster.constants)
+    stages = [_stage(profile, layers, range(*cut), cluster.constants) for cut in cuts]
+    if not profile.shape.layers_known:
+        stages = _cut_by_hand(stages, cluster.constants.imbalance_fraction)
+    if not layout.drains:
+        held = [sum(layer.parameters for layer in profile.shape.layers[a:b]) for a, b in cuts]
+        each = [pieces * sum(stage) for stage in stages]
+        num_bytes = [float(size * profile.shape.element_bytes) for size in held]
+        return steady_step(cluster, each, num_bytes, layout.replicas or (1,) * len(cuts))
     hops = [_hop_s(profile, cluster, layout, samples, k, last) for k, (_, last) in enumerate(cuts[:-1])]
     times = pipeline_cost(
         *(table, stages, hops.__getitem__),
@@ -80,7 +92,6 @@ def _cost(
     # Tensor-parallel exchanges are part of the busy time of a stage; here they are told apart from computing.
     within = 2 * pieces * whole.exchange_s / ranks
     computing = sum(times.busy_s) / ranks - within
-    wrapper = (1 + cluster.constants.step_fraction) if layout.data > 1 else 1.0
     exposed = sum(times.exposed_s) / ranks
     waiting = max(0.0, times.period_s - sum(times.busy_s) / ranks - exposed)
     spread = waiting_s(cluster.constants.spread_fraction, times.period_s, layout.data)
@@ -88,7 +99,7 @@ def _cost(
     readers = min(READERS, ranks) / ranks
     exchange_bytes = 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes
     return StepCost(
-        computing * wrapper,
+        computing,
         within + exposed + exchanged_s,
         waiting + spread + input_s * (1 - readers),
         (2 * pieces * whole.exchange_bytes + handed_on_bytes + exchange_bytes / layout.tensor) / ranks,
@@ -113,19 +124,68 @@ def _stages_of(table: Table) -> int:
     return 1 + max(action.stage for actions in table for action in actions)
 
 
-def _cuts(layers: Sequence[LayerSeconds], placement: Placement | None, num_stages: int) -> list[tuple[int, int]]:
+def _cuts(
+    shape: ModelShape, layers: Sequence[LayerSeconds], placement: Placement | None, replicas: Sequence[int]
+) -> list[tuple[int, int]]:
     if placement is None:
-        sizes = balance([one.forward_s + one.backward_s + 2 * one.exchange_s for one in layers], num_stages)
+        seconds = [one.forward_s + one.backward_s + 2 * one.exchange_s for one in layers]
+        sizes = balance_joined(seconds, [layer.joined for layer in shape.layers], len(replicas), ways=replicas)
     else:
         sizes = [len(stage) for stage in placement]
     ends = list(accumulate(sizes))
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _stage(layers: Sequence[LayerSeconds], weight_fraction: float) -> StageTimes:
-    whole = total(layers)
-    weight = whole.backward_s * weight_fraction
-    return StageTimes(whole.forward_s + whole.exchange_s, whole.backward_s - weight + whole.exchange_s, weight)
+def _without_weights(shape: ModelShape, layers: Sequence[LayerSeconds], constants: Constants) -> list[LayerSeconds]:
+    """Return layers whose passes for inputs, back and forth, take equally long, and those for weights less.
+
+    What has no weights (attention, normalisation) has no gradients of weights: in a transformer's block of width h the
+    pass for weights takes h / (h + `weightless_hidden`) of a forward pass. The sum of all three stays what it was.
+
+    Source: Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 3.2, for what their planner is given.
+    """
+    if not constants.weightless_hidden:
+        return list(layers)
+    found = []
+    for layer, one in zip(shape.layers, layers, strict=True):
+        forward_s = (one.forward_s + one.backward_s) / (2 + _weight_time(layer, constants))
+        divided = one._replace(forward_s=forward_s, backward_s=one.forward_s + one.backward_s - forward_s)
+        found.append(divided if layer.width else one)
+    return found
+
+
+def _weight_time(layer: LayerShape, constants: Constants) -> float:
+    """Return how long gradients of a block's weights take, in forward passes."""
+    return layer.width / (layer.width + constants.weightless_hidden)
+
+
+def _stage(
+    profile: Profile, layers: Sequence[LayerSeconds], numbers: Sequence[int], constants: Constants
+) -> StageTimes:
+    whole, weights_s = total([layers[k] for k in numbers]), 0.0
+    for k in numbers:
+        share, layer = profile.weight_fraction, profile.shape.layers[k]
+        if layer.width and constants.weightless_hidden:
+            weight = _weight_time(layer, constants)
+            share = weight / (1 + weight)
+        weights_s += share * layers[k].backward_s
+    return StageTimes(whole.forward_s + whole.exchange_s, whole.backward_s - weights_s + whole.exchange_s, weights_s)
+
+
+def _cut_by_hand(stages: Sequence[StageTimes], imbalance_fraction: float) -> list[StageTimes]:
+    """Return stages of equal time where nobody knows what layers take: they were cut by hand, and one takes longest.
+
+    `imbalance_fraction` says how much longer than the mean, for each doubling of the stages; the middle one is as bad
+    as any.
+    """
+    count = len(stages)
+    if not imbalance_fraction:
+        return list(stages)
+    slowest = min(0.9, (1 + imbalance_fraction * (count.bit_length() - 1)) / count)
+    shares = [(1 - slowest) / (count - 1)] * count
+    shares[count // 2] = slowest
+    whole = [sum(times) for times in zip(*stages, strict=True)]
+    return [StageTimes(*(share * seconds for seconds in whole)) for share in shares]
 
 
 def _crosses(cluster: Cluster, layout: Layout, stage: int) -> bool:

@@ -32,7 +32,8 @@ def replicated_step(
     plain = total(layers)
     again = recomputed_pieces(recompute, pieces) * plain.forward_s
     compute = pieces * (plain.forward_s + plain.backward_s) + again
-    if layout.data > 1 or layout.wrapped:
+    if layout.wrapped or (layout.data > 1 and layout.overlap):
+        # What is exchanged at once, afterwards, needs neither hooks nor buckets.
         compute *= 1 + constants.step_fraction
     compute *= 1 + cluster.crowded_fraction(layout.data)
     if layout.data > 1:

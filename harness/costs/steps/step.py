@@ -37,12 +37,17 @@ def step_cost(
     """
     part = -(-samples // layout.data)
     pieces = max(1, -(-part // micro_batch_size))
-    again: Recompute = recompute or ("all" if layout.recompute else "none")
+    again: Recompute = recompute or recomputed(layout)
     if layout.pipeline > 1:
         return pipelined_step(profile, cluster, layout, part / pieces, pieces, placement, again, tasks)
     if layout.gathers and layout.data > 1:
         return sharded_step(profile, cluster, layout, part / pieces, pieces, again != "none", tasks)
     return replicated_step(profile, cluster, layout, part / pieces, pieces, again, tasks)
+
+
+def recomputed(layout: Layout) -> Recompute:
+    """Return which micro-batches a layout computes again."""
+    return layout.recompute if isinstance(layout.recompute, str) else "all" if layout.recompute else "none"
 
 
 def optimizer_s(profile: Profile, cluster: Cluster, layout: Layout) -> float:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from harness.core.cell import Cell, Observation, Plan, cell_id
@@ -83,7 +84,7 @@ def calibrated(plan: Plan, observed: Sequence[Observation], host: Host, overhead
     for key, cells in groups.items():
         rows = [CalibratingRow(cell, seconds) for cell in cells if (seconds := _measured_s(cell)) is not None]
         if rows:
-            found[key], words = _fitted(rows, host, overheads)
+            found[key], words = _fitted(_Rows(tuple(rows), host), overheads)
             notes += words
     moved = tuple(_moved(cell, found.get(_environment(cell), cell.cluster)) for cell in plan.cells)
     return replace(plan, cells=moved, notes=(*plan.notes, *dict.fromkeys(notes)))
@@ -128,14 +129,35 @@ def _moved(cell: Cell, cluster: ClusterFigures) -> Cell:
 # -- fitting -----------------------------------------------------------------------------------------------------------
 
 
-def _fitted(rows: Sequence[CalibratingRow], host: Host, overheads: Constants) -> tuple[ClusterFigures, list[str]]:
+@dataclass(frozen=True)
+class _Rows:
+    """Measurements of one environment; equal where they say the same, whatever scenario they stand in."""
+
+    rows: tuple[CalibratingRow, ...]
+    host: Host
+
+    def _key(self) -> str:
+        return json.dumps([[to_json(replace(row.cell, cell_id="")), row.step_s] for row in self.rows], sort_keys=True)
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Rows) and self.host is other.host and self._key() == other._key()
+
+
+@lru_cache(maxsize=256)
+def _fitted(given: _Rows, overheads: Constants) -> tuple[ClusterFigures, tuple[str, ...]]:
     """Return the cluster of the measurements with fitted figures, and what was fitted in words.
+
+    Kept, because scenarios of one machine share the measurements that they calibrate on.
 
     Raises:
         InputError: how long a step of a measured cell takes cannot be told.
     """
     from scipy.optimize import least_squares  # late: few scenarios calibrate
 
+    rows, host = given.rows, given.host
     cluster = rows[0].cell.cluster
     deciding = {figure: found for figure in FIGURES if (found := _deciding(figure, rows))}
     weighted = [(row, EARLIER**-order) for order, found in enumerate(deciding.values()) for row in found]
@@ -165,7 +187,7 @@ def _fitted(rows: Sequence[CalibratingRow], host: Host, overheads: Constants) ->
             f"calibrated on {counted(len(deciding[figure]), 'measurement')}: {figure.name} {now}, "
             f"{math.exp(log):.4g} times what was assumed; predicts their step times within {100 * worst:.2g} %"
         )
-    return fitted, told
+    return fitted, tuple(told)
 
 
 def _deciding(figure: Figure, rows: Sequence[CalibratingRow]) -> list[CalibratingRow]:

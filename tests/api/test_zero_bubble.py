@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.api.schedules import check_table, zb_1p, zb_2p
-from harness.commands.validate.zero_bubble import PassTimes, zero_bubble
+from harness.api.zero_bubble import PassTimes, zero_bubble
 from harness.costs.steps.table_time import StageTimes, pipeline_cost
 
 PASSES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
