@@ -516,7 +516,6 @@ def test_ctrl_c_ends_with_130_leaves_no_process_and_the_same_command_continues(h
         # The log is made when the second cell's processes start.
         while len(list(here.glob("results/long/cells/*/log.txt"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(2)  # they train: an interrupt while they are being asked for can leave a server behind, not held yet
         children = psutil.Process(run.pid).children(recursive=True)
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the whole group
         rest = run.stdout.read()

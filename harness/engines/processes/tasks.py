@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import MachineError
 from harness.core.held_files import give
-from harness.engines.processes.forking import fork_server, sources_of
+from harness.engines.processes.forking import end_all, fork_server, sources_of, sweep
 from harness.workloads.user_import import environment_of_user_files
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ def started(
             processes.append(process)
             connections.append(mine)
         yield connections
+    except KeyboardInterrupt:
+        end_all()
+        raise
     finally:
         for mine in connections:
             mine.close()
@@ -57,6 +60,7 @@ def started(
             if process.is_alive():
                 process.kill()
                 process.join()
+        sweep()
 
 
 def _run(
