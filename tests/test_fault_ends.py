@@ -381,7 +381,7 @@ def test_killed_before_any_change_of_a_file_nothing_is_lost(places, attacks):
 
     ended, whole = run(first, 10**9)
     assert ended == 1, whole.said()
-    expected, place, points = simulated_rows(first), first, attacks(3, 200)
+    expected, place, points = simulated_rows(first), first, attacks(2, 200)
     number = tries = 0
     while tries < points:
         place = next(places)
@@ -410,7 +410,7 @@ def test_killed_before_any_change_of_a_file_nothing_is_lost(places, attacks):
 TRAINS = (
     LONG.replace("train.py:build", "softmax")
     .replace("STRATEGY", "sync-ddp")
-    .replace("max_seconds = 600", "max_seconds = 25")
+    .replace("max_seconds = 600", "max_seconds = 8")
 )
 
 
@@ -429,10 +429,9 @@ class Wish:
 
 
 WISHES = (
-    Wish(signal.SIGINT, "first"),
-    Wish(signal.SIGTERM, "starting"),
-    Wish(signal.SIGHUP, "starting", group=True),
-    Wish(signal.SIGINT, "training", twice=True, group=True),
+    Wish(signal.SIGHUP, "first"),
+    Wish(signal.SIGTERM, "starting", twice=True),
+    Wish(signal.SIGINT, "training", group=True),
 )
 
 
@@ -484,7 +483,7 @@ def _at(moment: str, run: Attacked, draw: random.Random) -> bool:
         run.until(lambda: any(path.stat().st_mtime_ns != earlier.get(path) for path in logs.glob("*/log.txt")))
         time.sleep(draw.uniform(0.0, 0.3))
     if moment == "training":
-        run.until(lambda: run.said().count("measuring") or len(run.marked()) > 5)
+        run.until(lambda: len(run.marked()) > 5)  # both workers are there
         time.sleep(draw.uniform(0.0, 1.0))
     return True
 
