@@ -1,11 +1,14 @@
 """`python -m harness`, and the program `harness`."""
 
+import _signal  # type: ignore[import-not-found]  # the part of `signal` that is loaded already
 import os
 import sys
 
 
 def start() -> None:
     """Run a command; from the first moment on a signal ends it without a traceback."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # in what is imported next it would print a traceback
     from harness.core.interrupts import take_over
 
     take_over()

@@ -495,7 +495,7 @@ def _at(moment: str, run: Attacked, draw: random.Random) -> bool:
 def _wrong_with(wish: Wish, code: int, run: Attacked, heard: bool) -> str:
     said, wanted = run.said(), 128 + wish.number
     if not heard:  # Python itself was starting: it dies as any program does
-        return "" if code in (-wish.number, wanted, 1) and "/harness/" not in said else f"{code}: {said}"
+        return "" if code in (-wish.number, wanted, 1) and "__main__.py" not in said else f"{code}: {said}"
     if code != wanted or "Traceback" in said or "Exception ignored" in said:
         return f"exit {code}, not {wanted}: {said[-800:]}"
     if wish.twice:

@@ -61,10 +61,7 @@ def guard(pipe: int, folder: str, command: list[str]) -> int:
                 break
             _end(ORPHANS_S, spared=child)
     _end(None)
-    if folder:
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     return 0 if code is None else code
 
 
@@ -120,28 +117,34 @@ def _reaped(child: int) -> int | None:
 
 def _end(within_s: float | None, spared: int = 0) -> None:
     """Kill all processes below this one, but for one child and what is below that, until none is left."""
-    began = time.monotonic()
+    began, pause_s = time.monotonic(), LOOK_S
     while within_s is None or time.monotonic() - began < within_s:
         found = _below(os.getpid(), spared)
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):  # not a child of ours, but of one
-                os.waitpid(pid, os.WNOHANG)
-        if not (found if spared else _any_child(found)):
+        until = time.monotonic() + pause_s
+        while _any_left(found, spared):  # to look through all processes takes longer than to die
+            if time.monotonic() > until:
+                break
+            time.sleep(LOOK_S)
+        else:
             return
-        time.sleep(LOOK_S)
+        pause_s = min(2 * pause_s, ORPHANS_S / 10)
 
 
-def _any_child(found: list[int]) -> bool:
-    """Say whether anybody is left: the kernel knows of those too who were born while we looked."""
-    if sys.platform != "linux":
+def _any_left(found: list[int], spared: int) -> bool:
+    """Note who has ended, and say whether anybody is left: the kernel knows of those too who were born since."""
+    for pid in found[:]:
+        with contextlib.suppress(ChildProcessError):  # not a child of ours, but of one
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                found.remove(pid)
+    if spared or sys.platform != "linux":
         return bool(found)
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return os.waitpid(-1, os.WNOHANG) is not None
     except ChildProcessError:
         return False
-    return True
 
 
 def _below(root: int, spared: int) -> list[int]:
@@ -169,6 +172,17 @@ def _parents() -> list[tuple[int, int]]:
             # The command's name stands in parentheses and may hold anything.
             found.append((int(name), int(file.read().rpartition(b")")[2].split()[1])))
     return found
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder with all that is in it; `shutil` would take as long to import as all else takes."""
+    for root, folders, files in os.walk(folder, topdown=False):
+        for name in (*files, *folders):
+            path = os.path.join(root, name)
+            with contextlib.suppress(OSError):
+                os.unlink(path) if name in files or os.path.islink(path) else os.rmdir(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 if __name__ == "__main__":
