@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from places import ROOT, TESTS
 
 # As `python -m harness` has it: the entry point's own target may lag behind in an editable installation.
-from harness.__main__ import main
+from harness.commands.cli import main
 
 GOLDEN = TESTS / "golden"
 

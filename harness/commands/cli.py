@@ -20,6 +20,7 @@ from harness.commands.terminal import say
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError
 from harness.core.held_files import holding
+from harness.core.interrupts import Catching, exit_code, what_came
 from harness.core.version import __version__
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; the user's files are as it first reads them, to its end."""
+        with Catching():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> object:
         _open_what_is_closed()
         try:
             with holding():
@@ -50,8 +55,8 @@ class Commands(click.Group):
             say(f"harness: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            say("\nstopped by Ctrl-C", err=True)
-            ctx.exit(130)
+            say(f"\nstopped by {what_came()}", err=True)
+            ctx.exit(exit_code())
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
@@ -161,7 +166,7 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     """Simulate and benchmark deep-learning parallelism strategies.
 
     Exit codes: 0 done, whatever the results; 1 a cell crashed or timed out; 2 wrong input; 3 this machine cannot do it;
-    4 a bug of the harness; 5 nothing to do; 130 interrupted.
+    4 a bug of the harness; 5 nothing to do; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     ctx.obj = plugins
 

@@ -20,6 +20,7 @@ from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
 from harness.core.errors import InputError, MachineError, PluginError
 from harness.core.failure import Failure
+from harness.core.interrupts import Interruptible, Uninterrupted, what_came
 from harness.core.metrics import ACCURACY, Judged
 from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
@@ -60,7 +61,7 @@ class Summary:
 
     Attributes:
         ran, kept: cells run now, and those that were there already.
-        interrupted: whether Ctrl-C ended it; out_of_budget: whether limits.budget did.
+        interrupted: whether Ctrl-C or another signal ended it; out_of_budget: whether limits.budget did.
     """
 
     ran: list[Record] = field(default_factory=list)
@@ -153,8 +154,11 @@ def run_cells(
                 stored = results.record(cell.cell_id)
                 if fresh or (attempts == 0 and stored is not None and stored.status is not Status.INTERRUPTED):
                     results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
-                record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress, one_model)
-                summary.ran.append(record)
+                _tell(host, "cell_started", cell)
+                with Uninterrupted():
+                    record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress, one_model)
+                    summary.ran.append(record)
+                _tell(host, "cell_finished", record.cell, record.row)
                 progress.finished(record, time.monotonic() - began)
             refuse_another()
             progress.round_ended(results)
@@ -182,12 +186,18 @@ def _run_one(
     progress: Progress,
     one_model: bool,
 ) -> Record:
-    _tell(host, "cell_started", cell)
+    """Run a cell and write its record; an interruption leaves one that says so, as long as the cell has not ended."""
     began_s = time.monotonic()
     telemetry, started = None, datetime.now(UTC)
-    cell, result = _admitted(cell, results, host, plugins)
-    if result is None:
-        result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
+    try:
+        with Interruptible():
+            cell, result = _admitted(cell, results, host, plugins)
+            if result is None:
+                result, telemetry = _run_watched(cell, results, host, plugins, trace, progress)
+    except KeyboardInterrupt:
+        interrupted = Result.ended_by(Cause.INTERRUPT, f"stopped by {what_came()}; run the same command to continue")
+        results.write_record(*make_record(cell, interrupted, None, environment, attempts))
+        raise
     if result.cause is Cause.WORKLOAD and one_model:
         raise InputError([result.reason])  # no strategy will do better
     if result.cause is Cause.MACHINE:
@@ -202,7 +212,6 @@ def _run_one(
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)
-    _tell(host, "cell_finished", cell, record.row)
     return record
 
 
@@ -233,16 +242,9 @@ def _tell(host: Host, method: str, *facts: Any) -> None:
 
 
 def _run_watched(
-    cell: Cell,
-    attempts: int,
-    results: Results,
-    host: Host,
-    plugins: Sequence[str],
-    environment: Json,
-    trace: int | None,
-    progress: Progress,
+    cell: Cell, results: Results, host: Host, plugins: Sequence[str], trace: int | None, progress: Progress
 ) -> tuple[Result, Telemetry | None]:
-    """Run a cell with telemetry beside it; an interruption leaves a record that says so."""
+    """Run a cell with telemetry beside it."""
     log = results.new_log(cell.cell_id)
     options = {"trace": steps_to_record(cell, trace)} if trace else {}
     watch = _Watch(cell, list(host.probes.values()))
@@ -251,11 +253,6 @@ def _run_watched(
         result = timed or run_cell(
             cell, plugins, log=str(log), options=options, on_start=watch.start, on_progress=progress.reached
         )
-    except KeyboardInterrupt:
-        interrupted = Result.ended_by(Cause.INTERRUPT, "stopped by Ctrl-C; run the same command to continue")
-        record, tables = make_record(cell, interrupted, None, environment, attempts)
-        results.write_record(record, tables)
-        raise
     finally:
         watch.stop()
         bound_log(log)
