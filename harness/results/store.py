@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,9 +225,22 @@ def _judged(record: Record, cell_id: str) -> Record:
     if record.cell.cell_id != cell_id:
         raise Unreadable("cell.cell_id: it is of another cell than its folder")
     refuse_id(cell_id)
+    _refuse_times(record)
     refuse_detail(record.detail or {})
     environment = str(record.environment.get("id", ""))
     return replace(record, row=judged_row(record.cell, record.row, record.status, environment))
+
+
+def _refuse_times(record: Record) -> None:
+    """Refuse what is no time: when a cell began, and how long it took."""
+    try:
+        zone = datetime.fromisoformat(record.started).tzinfo if record.started else UTC
+    except ValueError:
+        zone = None
+    if zone is None:
+        raise Unreadable("started: no time with its zone")
+    if record.took_s is not None and record.took_s < 0:
+        raise Unreadable("took_s: less than nothing")
 
 
 def _as_planned(record: Record, cell: Cell) -> Record:
