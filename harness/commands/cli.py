@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from harness.commands.terminal import say
+from harness.core.disturbances import NOISY
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError
 from harness.core.held_files import holding
@@ -184,8 +185,8 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @click.option(
     "--retry",
     multiple=True,
-    type=click.Choice([status.value for status in Status]),
-    help="Run again the cells that ended with this status.",
+    type=click.Choice([*(status.value for status in Status), NOISY]),
+    help="Run again the cells that ended with this status, or that something disturbed (noisy).",
 )
 @click.option("--fresh", is_flag=True, help="Run everything again; old results are moved aside.")
 @confirm_option(
@@ -266,7 +267,7 @@ def run(
     sys.exit(code)
 
 
-AB_OPTIONS = ("ab", "scenario", "sets", "root", "fresh", "plugins")
+AB_OPTIONS = ("ab", "scenario", "sets", "root", "fresh", "plugins", "wait")
 """Of `run`: those that mean something with --ab."""
 
 
@@ -276,6 +277,7 @@ def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root:
     from harness.commands.interleave import run_in_turns
     from harness.commands.pair_results import compare_results, text_of
     from harness.core.atomic_files import write_atomically
+    from harness.core.one_writer import sole_writer
 
     context = click.get_current_context()
     source = context.get_parameter_source
@@ -285,6 +287,8 @@ def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root:
         raise InputError([f"run: --{given[0]} means nothing with --ab, which runs every cell; leave it out"])
     words = [word for text in sets for word in ("--set", text)]
     words += [word for path in plugins for word in ("--plugins", str(Path(path).resolve()))]
+    # Each side locks what it writes while it runs; between its turns nobody else may.
+    context.with_resource(sole_writer(root / "ab", wait=bool(context.params["wait"]), say=say))
     base, new = run_in_turns(scenario, ab, words, root / "ab", bool(context.params["fresh"]), say)
     found = compare_results(base, [new], 0.05, False, False)
     for line in ratios_in_words(found):

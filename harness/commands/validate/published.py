@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.core.errors import InputError
+from harness.core.outside_files import read_outside
 from harness.core.records import Json
 from harness.core.units import GIB, MIB
+from harness.scenario.mistakes import parse_toml
 
 TomlTable = Mapping[str, Any]
 """A table of cases.toml, whose keys are up to whoever writes one."""
@@ -231,16 +233,26 @@ def read_directory(path: Path) -> Tables:
     )
 
 
+def _text_of(file: Path) -> str:
+    """Return what a file of the directory holds.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        return read_outside(file).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError([f"cannot be read: {reason}"], where=str(file)) from None
+
+
 def _cases(path: Path) -> Json:
     file = path / "cases.toml"
     if not file.is_file():
         raise InputError(
             [f"{file}: missing; validate takes scenarios with [[observed]], or tables that cases.toml describes"]
         )
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError([f"not TOML: {error}"], where=str(file)) from None
+    content, _ = parse_toml(_text_of(file), str(file))
     version = content.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise InputError([f"format_version = {version!r}; this version reads {FORMAT_VERSION}"], where=str(file))
@@ -285,8 +297,8 @@ def _all_rows(path: Path, content: TomlTable, problems: list[str]) -> Iterable[T
 
 
 def _lines(file: Path, columns: Sequence[str], problems: list[str]) -> Iterable[tuple[int, dict[str, str]]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream, restval="")
+    reader = csv.DictReader(StringIO(_text_of(file), newline=""), restval="")
+    try:
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
             problems.append(f"{file.name}: column missing: {', '.join(missing)}; it has {reader.fieldnames}")
@@ -296,6 +308,8 @@ def _lines(file: Path, columns: Sequence[str], problems: list[str]) -> Iterable[
                 problems.append(f"{file.name}, line {reader.line_num}: more cells than the {len(columns)} columns")
                 continue
             yield reader.line_num, entry
+    except csv.Error as error:
+        problems.append(f"{file.name}, line {reader.line_num}: {error}")
 
 
 def _number(entry: Mapping[str, str], column: str) -> float:
