@@ -13,7 +13,7 @@ from pathlib import Path
 from click.testing import CliRunner
 from places import ROOT, TESTS
 
-# As `python -m harness` has it: the entry point's own target may lag behind in an editable installation.
+# The package itself: what an editable installation has as entry point may lag behind.
 from harness.commands.cli import main
 
 GOLDEN = TESTS / "golden"
