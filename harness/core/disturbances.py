@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Any
 
 from harness.core.words import counted, listed, share_in_percent, three
 
@@ -89,7 +88,7 @@ def above_limits(amounts: Mapping[Disturbance, float | None]) -> dict[Disturbanc
     return {kind: amount for kind, amount in found.items() if amount > kind.limit}
 
 
-def disturbed_columns(found: Disturbances) -> dict[str, Any]:
+def disturbed_columns(found: Disturbances) -> dict[str, object]:
     """Return the columns of a measured cell that say whether it was disturbed, and by what."""
     return {NOISY: bool(found)} | ({"disturbed": " ".join(found)} if found else {})
 
@@ -103,7 +102,7 @@ def was_disturbed(count: int) -> str:
     return "was disturbed" if count == 1 else "were disturbed"
 
 
-def kinds_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+def kinds_of(rows: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
     """Return what disturbed cells, most often first; of cells of before kinds were kept it was other processes."""
     noisy = [str(row.get("disturbed") or Disturbance.OTHER_LOAD) for row in rows if row.get(NOISY)]
     return tuple(kind for kind, _ in Counter(kind for kinds in noisy for kind in kinds.split()).most_common())

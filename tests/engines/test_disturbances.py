@@ -10,10 +10,9 @@ from dataclasses import replace
 import pytest
 from cells import make_cells
 from compared_cells import cell as measured
+from lazy import lazy
 from recorded import record_of, results_at
 
-from harness.analysis.compare import compare
-from harness.analysis.compare_words import noisy_in_words
 from harness.commands.rounds import missing
 from harness.commands.show_text import cell_text
 from harness.core import cache, machine_counters
@@ -25,6 +24,9 @@ from harness.engines.telemetry.disturbed import disturbances_sampled
 from harness.engines.telemetry.probe import Sample, Target
 from harness.engines.telemetry.readings import CellProcesses
 from harness.results.store import Record
+
+comparing = lazy("harness.analysis.compare")
+comparing_words = lazy("harness.analysis.compare_words")
 
 QUIET = MachineCounters(steady_s=100.0, wall_s=1000.0, with_sleep_s=150.0, waiting_s=5.0, throttled_s=2.0)
 TEN_S_LATER = MachineCounters(steady_s=110.0, wall_s=1010.0, with_sleep_s=160.0, waiting_s=5.0, throttled_s=2.0)
@@ -166,10 +168,10 @@ def test_what_disturbed_is_kept_as_data_shown_and_offered_again(tmp_path):
 def test_a_comparison_says_how_many_of_the_compared_cells_were_disturbed():
     base = [measured(seed=seed) for seed in range(3)]
     new = [measured(seed=seed, noisy=True, disturbed="clock-jump") for seed in range(2)] + [measured(seed=2)]
-    found = compare(base, new)
+    found = comparing.compare(base, new)
     told = "2 of the 3 cells of NEW and none of BASE were disturbed by a clock that was set."
-    assert noisy_in_words(found) == f"{told} `harness run SCENARIO --retry noisy` repeats them."
-    assert noisy_in_words(compare(base, base)) == ""
+    assert comparing_words.noisy_in_words(found) == f"{told} `harness run SCENARIO --retry noisy` repeats them."
+    assert comparing_words.noisy_in_words(comparing.compare(base, base)) == ""
 
 
 def test_rows_of_before_kinds_were_kept_were_disturbed_by_load():
