@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from harness import Options, Strategy, Worker, average, hookimpl
-
-if TYPE_CHECKING:
-    import random
 
 
 class Gossip(Strategy):
@@ -45,7 +42,12 @@ class Gossip(Strategy):
             await worker.apply(await worker.gradient(batch))
             if (batch.step + 1) % self.options.steps:
                 continue
-            neighbours = self._neighbours(worker.rank, size, drawn)
+            if self.options.graph == "random-pairs":
+                order = list(range(size))
+                drawn.shuffle(order)  # the same on every worker
+                neighbours = paired(order, worker.rank)
+            else:
+                neighbours = beside(worker.rank, size, 1 if self.options.graph == "ring" else squarest(size))
             for neighbour in neighbours:
                 await worker.send(worker.weights, to=neighbour)
             # Received in the order of ranks, so that sums do not depend on who came first.
@@ -56,17 +58,14 @@ class Gossip(Strategy):
                     weights[neighbour] = message.value
             await worker.load(average([weights[rank] for rank in sorted(weights)]))
 
-    def _neighbours(self, rank: int, size: int, drawn: random.Random) -> list[int]:
-        if self.options.graph == "random-pairs":
-            order = list(range(size))
-            drawn.shuffle(order)  # the same on every worker
-            return paired(order, rank)
-        rows = 1 if self.options.graph == "ring" else squarest(size)
-        columns = size // rows
-        row, column = divmod(rank, columns)
-        beside = {row * columns + (column + way) % columns for way in (-1, 1)}
-        above = {(row + way) % rows * columns + column for way in (-1, 1)}
-        return sorted((beside | above) - {rank})
+
+def beside(rank: int, size: int, rows: int) -> list[int]:
+    """Return who is left and right of a rank, above and below it, on a grid whose ends meet."""
+    columns = size // rows
+    row, column = divmod(rank, columns)
+    level = {row * columns + (column + way) % columns for way in (-1, 1)}
+    above = {(row + way) % rows * columns + column for way in (-1, 1)}
+    return sorted((level | above) - {rank})
 
 
 def paired(order: Sequence[int], rank: int) -> list[int]:

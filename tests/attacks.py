@@ -8,11 +8,12 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from click.testing import CliRunner, Result
 
@@ -247,6 +248,61 @@ def mutated_json(content: Any, draw: random.Random) -> bytes:
         place = draw.randrange(1 + len(data))
         data = data[:place] + draw.choice((b"\0", b"\xff", b"NaN", b"[" * 2000, b"9" * 5000)) + data[place + 1 :]
     return data
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+FieldPath = tuple[str | int, ...]
+
+KEY, FIRST = "<key>", "<first>"
+"""In a path: the name of an entry itself, and the first entry, whatever its name."""
+
+
+def text_fields(kind: type, example: dict[str, Any], path: FieldPath = ()) -> Iterator[FieldPath]:
+    """Yield where text may stand in what a dataclass is stored as, as its types say.
+
+    Args:
+        example: of it, as JSON, in which no part is None or empty whose type is a dataclass.
+    """
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        yield from _text_in(hints[each.name], example[each.name], (*path, each.name))
+
+
+def _text_in(hint: Any, example: Any, path: FieldPath) -> Iterator[FieldPath]:
+    origin, parts = get_origin(hint), [part for part in get_args(hint) if part not in (type(None), ...)]
+    if hint in (str, Any):
+        yield path
+    elif is_dataclass(hint):
+        assert isinstance(example, dict), f"{path}: the example needs a {hint.__name__}"
+        yield from text_fields(hint, example, path)
+    elif origin in (Union, UnionType):
+        shapes = [part for part in parts if is_dataclass(part)]
+        own = [part for part in shapes if isinstance(example, dict) and {f.name for f in fields(part)} == set(example)]
+        assert own or not shapes, f"{path}: the example needs one of {shapes}"
+        for part in [*own, *(part for part in parts if part not in shapes)]:
+            yield from _text_in(part, example, path)
+    elif origin in (tuple, list, Sequence):
+        yield from _text_in(parts[0], example[0] if example else None, (*path, 0))
+    elif origin in (dict, Mapping):
+        if parts[0] is str:
+            yield (*path, KEY)
+        yield from _text_in(parts[1], next(iter(example.values()), None), (*path, FIRST))
+
+
+def with_text(content: Any, path: FieldPath, text: str) -> Any:
+    """Return JSON with a text at a path that `text_fields` gave; entries that are missing are made."""
+    if not path:
+        return text
+    key, *rest = path
+    if isinstance(key, int):
+        items = list(content or [None])
+        return [with_text(items[0], tuple(rest), text), *items[1:]]
+    table = dict(content or {})
+    if key == KEY:
+        return {text: next(iter(table.values()), "x"), **table}
+    key = next(iter(table), "x") if key == FIRST else key
+    return table | {key: with_text(table.get(key), tuple(rest), text)}
 
 
 def _places(content: Any) -> Iterator[tuple[Any, Any]]:

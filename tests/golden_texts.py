@@ -13,8 +13,8 @@ from pathlib import Path
 from click.testing import CliRunner
 from places import ROOT, TESTS
 
-# As `python -m harness` has it: the entry point's own target may lag behind in an editable installation.
-from harness.__main__ import main
+# The package itself: what an editable installation has as entry point may lag behind.
+from harness.commands.cli import main
 
 GOLDEN = TESTS / "golden"
 
@@ -38,7 +38,7 @@ HASH_OF_CELL = re.compile(r"(-s\d+-)[0-9a-f]{8}\b")
 HEX = re.compile(r"(?<![\w.])(?=[a-f]*\d)[0-9a-f]{8,}\b")
 VERSION = re.compile(r"(?<![\w.])\d+(?:\.\d+){2,}(?:\+\w+)?|\b\d+\.\d+\+(?:cpu|cu\d+)\b")
 DATE = re.compile(r"\b\d{1,2} [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC")
-LOAD = re.compile(r"(?m)^note: .* while other processes used the machine.*\n")
+LOAD = re.compile(r"(?m)^note: .* (?:was|were) disturbed by .*\n")
 FILE_OF_OURS = re.compile(r"#/(?:harness|lib)/\S+?\.py(?::\d+)?")
 
 # Counts, settings and lines that the scenario or the user's file decides: they stay.
@@ -71,7 +71,7 @@ def mask_places(text: str) -> str:
 def mask_figures(text: str) -> str:
     """Mask every number too, except in what was typed, in names, and counts that the scenario decides.
 
-    The note that others used the machine is left out: it comes and goes with them.
+    The note that something disturbed cells is left out: it comes and goes with what did.
     """
     typed_line, newline, said = LOAD.sub("", mask_places(text)).partition("\n")
     pieces = KEPT.split(said)

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import attacked_model
 import psutil
 import pytest
-from attacked_model import FAULT, FOLDER, PLACE, line_of
 from attacks import Tally, tried
 from cells import make_cell
+from lazy import lazy
+from places import TESTS
 
 from harness.commands.rounds import make_record
 from harness.core.cell import Cell
@@ -23,6 +23,10 @@ from harness.core.outside_text import bounded
 from harness.core.records import to_json
 from harness.engines.processes.launch import Result, run_cell
 from harness.results.store import Results
+
+model_file = lazy("attacked_model")
+
+MODEL_FILE = str(TESTS / "attacked_model.py")
 
 pytestmark = [pytest.mark.fault, pytest.mark.dist]
 
@@ -105,8 +109,8 @@ def cell_of(engine: str, strategy: str, timeout_s: float = TIMEOUT_S) -> Cell:
     return make_cell(
         engine=engine,
         workload={
-            "model": f"{attacked_model.__file__}:model",
-            "lr_schedule": f"{attacked_model.__file__}:schedule",
+            "model": f"{MODEL_FILE}:model",
+            "lr_schedule": f"{MODEL_FILE}:schedule",
             "dataset": {"name": "synthetic", "samples": 128, "test_samples": 32, "size": 4, "classes": 3},
         },
         goal={"target_accuracy": "none", "max_steps": 40},
@@ -120,7 +124,7 @@ def run_attacked(cell: Cell, folder: Path, place: str, fault: str) -> tuple[Resu
     """Run a cell with a fault; return how it ended, and what the process is called that did it; empty for none."""
     for name in ("begun", "taken", "log"):
         (folder / name).unlink(missing_ok=True)
-    os.environ.update({FOLDER: str(folder), FAULT: fault, PLACE: place})
+    os.environ.update({model_file.FOLDER: str(folder), model_file.FAULT: fault, model_file.PLACE: place})
     seen: list[tuple[int, str, str]] = []
 
     def begin(targets: list[tuple[int, str, str]]) -> None:
@@ -146,7 +150,7 @@ def settles(condition: Callable[[], bool]) -> bool:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    for name in (FOLDER, FAULT, PLACE):
+    for name in (model_file.FOLDER, model_file.FAULT, model_file.PLACE):
         os.environ.pop(name, None)
 
 
@@ -168,11 +172,11 @@ def wrong_with(result: Result, cell: Cell, strategy: str, place: str, fault: str
         return "" if result.cause is Cause.USER else f"user expected: {found}"
     if cell.engine == "real" and strategy != "single" and fault != "close_all" and failed not in result.reason:
         return f"{failed} is not named: {found}"
-    line = line_of(fault)
+    line = model_file.line_of(fault)
     if fault in OF_THE_USER:
         at = failure.raised_at
         wrong = result.cause is not Cause.USER or OF_THE_USER[fault] not in result.reason
-        wrong = wrong or at is None or at.file != attacked_model.__file__ or at.number != line
+        wrong = wrong or at is None or at.file != MODEL_FILE or at.number != line
         return f"user, {OF_THE_USER[fault]}, line {line} expected: {found} {at}" if wrong else ""
     if fault in OF_MEMORY:
         return "" if result.status is Status.OUT_OF_MEMORY else f"out of memory expected: {found}"
@@ -184,7 +188,7 @@ def wrong_with(result: Result, cell: Cell, strategy: str, place: str, fault: str
     if result.status is not Status.TIMEOUT:
         return f"timeout expected: {found}"
     hang = next((hang for hang in failure.hangs if hang.process == failed), None)
-    if hang is None or hang.line is None or (hang.line.file, hang.function) != (attacked_model.__file__, fault):
+    if hang is None or hang.line is None or (hang.line.file, hang.function) != (MODEL_FILE, fault):
         return f"{failed} hangs in {fault} expected: {failure.hangs}"
     return "" if hang.stopped is (fault in ("stop", "freeze_in_the_answer")) else f"stopped is not told: {hang}"
 
@@ -250,7 +254,7 @@ def test_what_cannot_be_measured_or_traced_is_a_record_with_its_reason_and_the_r
     monkeypatch.chdir(folder)
     names = [*attacks(["kills"], list(UNPREPARED)), "well"]
     rates = attacks([1e38], [1e38, 0.05])
-    models = [f"{attacked_model.__file__}:{name}" for name in names]
+    models = [f"{MODEL_FILE}:{name}" for name in names]
     (folder / "prepared.toml").write_text(PREPARED.format(models=json.dumps(models), rates=rates))
     done, _ = tried("run", "prepared.toml")
     tally = Tally("cells that cannot be prepared")

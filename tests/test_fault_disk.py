@@ -128,6 +128,13 @@ def test_harnesses_on_one_folder(together, folder):
     tally.close()
 
 
+def test_two_sides_that_take_turns_hold_the_folder_above_both(folder):
+    with sole_writer(folder / "results" / "ab", say=pytest.fail):
+        code, said = run(folder, "--results", str(folder / "results"), "--ab", sys.prefix, sys.prefix)
+    assert (code, "another harness (process" in said) == (3, True)
+    assert not (folder / "results" / "ab" / "base").exists()
+
+
 def test_temporary_files_of_the_dead_are_swept_and_no_others(tmp_path):
     with atomic(tmp_path / "mine.txt") as temporary:
         pattern = temporary.name.rpartition("-")[0]

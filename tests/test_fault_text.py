@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+from xml.etree import ElementTree
 
 import pytest
-from attacks import PAYLOADS, Tally, tried, wrong_with
+from attacks import PAYLOADS, FieldPath, Tally, text_fields, tried, with_text, wrong_with
 from cells import make_cells
 from recorded import record_of, results_at
 
-from harness.core.errors import MOST_CHARACTERS
+from harness.analysis.cell_row import identity_row
+from harness.core.cell import Cell, LeftOut, Observation, Plan
+from harness.core.endings import Cause
+from harness.core.errors import MOST_CHARACTERS, InputError
+from harness.core.faults import Death, Jitter, Straggler
+from harness.core.given_cluster import ClusterFigures, DeviceFigures, GivenLink, GivenServers, LinkFigures, StepFigures
 from harness.core.outside_text import bounded, visible
+from harness.core.row import WholeRow
 from harness.core.words import escaped, fenced
+from harness.results.store import Record, Results
 
 pytestmark = pytest.mark.fault
 
@@ -64,9 +74,90 @@ def of_markdown(text: str) -> str:
     return ""
 
 
-def text_places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the paths of texts that nothing decides by: a field that is checked is refused instead."""
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+ALL = "".join(PAYLOADS[:-1])
+
+PLAIN = LinkFigures(1e-6, 1e9)
+LINK = GivenLink(1e-6, 1e9, name="a link", medium="a medium", by_group={2: PLAIN}, across=PLAIN)
+
+CLUSTERS = (
+    ClusterFigures(
+        device=DeviceFigures(
+            "a device", "a chip", {"fp32": 1e12}, 1e11, 2e10, 1e10, "a link", 300.0, ("fp32",), 1e-6, 1
+        ),
+        intra_node=LINK,
+        inter_node=LINK,
+        host_link=LINK,
+        servers=GivenServers("gpu", 1, 1e9, LINK),
+    ),
+    ClusterFigures(device=StepFigures(16, 0.1), intra_node=LINK, inter_node=LINK, host_link=LINK,
+                   servers=GivenServers("gpu", 1, 1e9, LINK)),
+)  # fmt: skip
+
+
+def full(cell: Cell, cluster: ClusterFigures) -> Cell:
+    """Return a cell in which no part is left out."""
+    faults = replace(cell.faults, compute_jitter=Jitter("lognormal", 0.1), stragglers=(Straggler(2.0, 0),))
+    faults = replace(faults, deaths=(Death(0, 10**6),))
+    return replace(cell, cluster=cluster, faults=faults, observed=(Observation({"gpus": 1}, source="a source"),))
+
+
+def side(folder: Path, cells: list[Cell], status: str) -> Results:
+    """Write results of whose first cell we know every part: a run that broke off, or one that did not."""
+    left_out = (LeftOut("fsdp", "on 1 device", "impossible", "a reason"),)
+    results = results_at(folder, cells, notes=("a note of the plan",), left_out=left_out)
+    record = record_of(cells[0], status=status, reason="a reason", notes=("a note",), cause=Cause.USER)
+    telemetry = {"unavailable": {"nvml": "a reason"}, "notes": ["a note"], "energy": {}, "lost": {"gpu0": 1.0}}
+    detail = record.detail | {
+        "telemetry": telemetry,
+        "facts": {"metric": "a metric"},
+        "dram_not_known": {"reason": "r"},
+    }
+    named = set(identity_row(cells[0], ""))  # what the cell says itself comes from the cell
+    row = {key: value for key, value in record.row.items() if key not in named}
+    row |= {key: "text" for key, hint in get_type_hints(WholeRow).items() if hint is str and key not in (*named, *row)}
+    results.write_record(replace(record, detail=detail, row=row), {})
+    log = results.cell_folder(cells[0].cell_id) / "log.txt"
+    log.write_text("a line\n" + "".join(PAYLOADS[:-2]))
+    return results
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[Results, Results]:
+    """A night that ended well and one whose first cell did not; both know every part that a cell can have."""
+    root = tmp_path_factory.mktemp("records")
+    cells = make_cells(sweep__strategy=["single", "sync-ddp"], sweep__gpus=[1, 2])
+    cells = [full(cell, CLUSTERS[number % 2]) for number, cell in enumerate(cells)]
+    return side(root / "base" / "lenet", cells, "ok"), side(root / "new" / "lenet", cells, "crashed")
+
+
+def record_file(results: Results) -> Path:
+    return next(results.folder.glob("cells/*/log.txt")).with_name("record.json")
+
+
+def plan_file(results: Results) -> Path:
+    return results.folder / "plan.json"
+
+
+def fields_of(results: Results) -> list[tuple[Callable[[Results], Path], FieldPath]]:
+    """Return where text may stand in a record and in a plan: as their types say, and in what is stored beside them."""
+    found = []
+    for kind, file in ((Record, record_file), (Plan, plan_file)):
+        content = json.loads(file(results).read_bytes())
+        cells = [content["cell"]] if kind is Record else content["cells"][:2]
+        # Cells of the other kind of device lie second in the plan: both are looked into.
+        examples = [content | ({"cells": [cell]} if kind is Plan else {}) for cell in cells]
+        paths = dict.fromkeys(path for example in examples for path in text_fields(kind, example))
+        inner = [(*part, *place) for part in (("row",), ("detail",)) if kind is Record
+                 for place in text_places(content[part[0]])]  # fmt: skip
+        found += [(file, path) for path in dict.fromkeys([*paths, *inner])]
+    return found
+
+
+def text_places(content: Any, path: FieldPath = ()) -> Iterator[FieldPath]:
+    """Yield the paths of texts; of a list the first."""
+    items = (
+        content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
+    )
     for key, item in items:
         if isinstance(item, str):
             yield (*path, key)
@@ -74,62 +165,111 @@ def text_places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any,
             yield from text_places(item, (*path, key))
 
 
-def put(content: Any, path: tuple[Any, ...], value: str) -> Any:
-    content = json.loads(json.dumps(content))
-    holder = content
-    for key in path[:-1]:
-        holder = holder[key]
-    holder[path[-1]] = value
-    return content
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("records") / "results" / "lenet"
-    cells = make_cells(sweep__strategy=["single", "sync-ddp"], sweep__gpus=[1, 2])
-    results = results_at(folder, cells, notes=("a note of the plan",), understood=("a telemetry",))
-    crashed = record_of(cells[0], status="crashed", reason="a reason", notes=("a note",))
-    results.write_record(crashed, {})
-    (results.cell_folder(cells[0].cell_id) / "log.txt").write_text("a line\n" + "".join(PAYLOADS[:-2]))
-    return folder
-
-
-def test_every_text_of_records_and_plans(recorded, attacks: Callable[[int, int], int], tmp_path, monkeypatch) -> None:
-    """All payloads together in each text: shown as what they are on terminal, page and in Markdown, or refused."""
-    monkeypatch.chdir(tmp_path)
-    tally = Tally("texts of records and plans")
-    cell = next(path for path in recorded.glob("cells/*/record.json") if b"a reason" in path.read_bytes())
-    commands = {
-        "show": ("show", str(recorded)),
-        "cell": ("show", str(cell.parent)),
-        "log": ("show", str(cell.parent), "--log"),
-        "markdown": ("show", str(recorded), "--markdown"),
-        "json": ("show", str(recorded), "--json"),
-        "compare": ("compare", str(recorded), str(recorded), "--markdown"),
+def looks(base: Results, new: Results, history: Path) -> dict[str, tuple[str, ...]]:
+    """Return all that shows what a record or a plan says, by the form in which it does."""
+    cell, other = (str(results.cell_folder(results.plan().cells[0].cell_id)) for results in (new, base))
+    nights = (str(base.folder), str(new.folder))
+    return {
+        "show": ("show", nights[1]),
+        "cell": ("show", cell),
+        "pair": ("show", cell, other),
+        "log": ("show", cell, "--log"),
+        "markdown": ("show", nights[1], "--markdown"),
+        "json": ("show", nights[1], "--json"),
+        "compare": ("compare", *nights, "--junit", "junit.xml", "--annotations"),
+        "compared json": ("compare", *nights, "--json"),
+        "compared markdown": ("compare", *nights, "--markdown"),
+        "page": ("report", nights[1], "--base", nights[0], "--out", "page.html", "--names"),
+        "add": ("history", "add", nights[1], "--to", str(history)),
+        "history": ("history", "show", str(history), "--html", "history.html"),
+        "history json": ("history", "show", str(history), "--json"),
     }
-    every = attacks(150, 1)
-    draw_page = ("report", str(recorded), "--out", "page.html", "--names")
-    assert tried(*draw_page)[0].exit_code == 0
-    usual = scripts_of(Path("page.html").read_text())
-    number = 0
-    for path in (cell, recorded / "plan.json"):
-        original = path.read_bytes()
-        for place in text_places(json.loads(original)):
-            number += 1
-            if number % every and place[-1] not in ("reason", "description"):
-                continue
-            path.write_text(json.dumps(put(json.loads(original), place, "".join(PAYLOADS[:-1]))))
-            for name, words in commands.items():
-                done, cpu_s = tried(*words)
-                raw = RAW.search(done.output)
-                wrong = wrong_with(done, cpu_s, 5.0) or (f"raw {raw.group()!r}" if raw else "")
-                tally.count(f"{place} {name}", wrong or (of_markdown(done.output) if "--markdown" in words else ""))
-            if every == 1 or place[-1] in ("reason", "description"):
-                done, cpu_s = tried(*draw_page)
-                wrong = wrong_with(done, cpu_s, 10.0)
-                tally.count(f"{place} page", wrong or of_page(Path("page.html").read_text(), usual))
-        path.write_bytes(original)
+
+
+def shown_raw(name: str, output: str, scripts: dict[str, int]) -> str:
+    """Say what of a text steers whatever shows it."""
+    for file in ("junit.xml",) if name == "compare" else ():
+        if Path(file).exists():  # nothing was refused
+            text = Path(file).read_text()
+            output += text
+            ElementTree.fromstring(text)
+    if name == "compare" and any(
+        line.startswith("# head") for line in output.split("::error", 1)[-1].splitlines()[1:2]
+    ):
+        return "an annotation goes on in the next line"
+    if found := RAW.search(output):
+        return f"raw {found.group()!r}"
+    if "markdown" in name:
+        return of_markdown(output)
+    page = {"page": "page.html", "history": "history.html"}.get(name)
+    return of_page(Path(page).read_text(), scripts.get(name, 0)) if page and Path(page).exists() else ""
+
+
+def attacked(tally: Tally, what: str, commands: dict[str, tuple[str, ...]], scripts: dict[str, int]) -> None:
+    for name, words in commands.items():
+        done, cpu_s = tried(*words)
+        # What was read without a complaint is to be shown: a refusal would hide what showing it does.
+        tally.count(f"{what} {name}", wrong_with(done, cpu_s, 10.0, (0, 1, 5)) or shown_raw(name, done.output, scripts))
+
+
+def test_every_text_field_of_records_and_plans(both, attacks: Callable[[int, int], int], tmp_path, monkeypatch) -> None:
+    """All payloads in each text that the types of records and plans have, one by one and together.
+
+    What is refused is refused where it is read; what is not is shown by every command, and never raw.
+    """
+    monkeypatch.chdir(tmp_path)
+    tally = Tally("text fields of records and plans")
+    originals = {file(results): file(results).read_bytes() for results in both for file in (record_file, plan_file)}
+    commands = looks(*both, tmp_path / "history")
+    scripts = {}
+    for name, words in commands.items():
+        assert (done := tried(*words)[0]).exit_code in (0, 1, 5), done.output
+        if page := {"page": "page.html", "history": "history.html"}.get(name):
+            scripts[name] = scripts_of(Path(page).read_text())
+    found, taken = fields_of(both[1]), []
+    try:
+        for file, path in found:
+            write(both, file, [path])
+            wrong = unread(both[1])
+            refused = isinstance(wrong, InputError)
+            tally.count(f"{path} read", "" if refused or wrong is None else repr(wrong))
+            if wrong is None:
+                taken.append((file, path))
+                if attacks(0, 1):
+                    attacked(tally, f"{file.__name__} {path}", commands, scripts)
+            restore(originals)
+        assert len(taken) > 60, f"{len(taken)} of {len(found)} texts are read"
+        for file in (record_file, plan_file):
+            write(both, file, [path for own, path in taken if own is file])
+        shutil.rmtree(tmp_path / "history")
+        assert unread(both[1]) is None
+        attacked(tally, "all together", commands, scripts)
+    finally:
+        restore(originals)
     tally.close()
+
+
+def write(both: tuple[Results, Results], file: Callable[[Results], Path], paths: list[FieldPath]) -> None:
+    """Put all payloads into texts of both nights: what names a point has to be the same in both."""
+    for path in [file(results) for results in both]:
+        content = json.loads(path.read_bytes())
+        for place in paths:
+            content = with_text(content, place, ALL)
+        path.write_text(json.dumps(content))
+
+
+def restore(originals: dict[Path, bytes]) -> None:
+    for path, content in originals.items():
+        path.write_bytes(content)
+
+
+def unread(results: Results) -> Exception | None:
+    """Return what reading a plan and its records raises."""
+    try:
+        results.records()
+    except Exception as error:
+        return error
+    return None
 
 
 SCENARIO = """\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.analysis.cell_row import NOISY_CORES
 from harness.analysis.confidence import achieves
 from harness.analysis.loss_shape import RateVerdict, Shape
 from harness.analysis.point_names import devices_in_words, in_full, label, on_devices, real
@@ -12,6 +11,7 @@ from harness.analysis.points import RESULTS, TRIED, Point, Row, has_target, not_
 from harness.analysis.ranking import Standing, rank
 from harness.analysis.result_findings import ResultFindings
 from harness.analysis.votes import vote_of
+from harness.core.disturbances import REPEAT, Disturbance, by_what, kinds_of, was_disturbed
 from harness.core.endings import Status
 from harness.core.text import Text
 from harness.core.words import counted, listed, three
@@ -61,7 +61,7 @@ def unequal(leader: Standing, others: Iterable[Standing]) -> tuple[Text, ...]:
         ((other, _other_cores(other) or 0.0) for other in found), key=lambda pair: pair[1], default=(point, 0)
     )
     mine = _other_cores(point)
-    if mine is not None and most - mine > NOISY_CORES:
+    if mine is not None and most - mine > Disturbance.OTHER_LOAD.limit:
         lines.append(
             f"Other processes used {three(most)} cores while {in_full(worst, point)} ran, and {three(mine)} while "
             f"{in_full(point, worst)} did. That is no comparison at equal resources: run them again on a quiet machine."
@@ -138,11 +138,11 @@ def _have(count: int) -> str:
 
 def _noisy(rows: Sequence[Row]) -> str:
     ranked = [row for row in rows if row["status"] in RESULTS]
-    noisy = sum(bool(row.get("noisy")) for row in ranked)
+    noisy = [row for row in ranked if row.get("noisy")]
     if not noisy:
         return ""
-    of = f"{noisy} of {counted(len(ranked), 'ranked cell')}"
-    return f"{of} ran while other processes used the machine; measured times may be too long."
+    of = f"{len(noisy)} of {counted(len(ranked), 'ranked cell')}"
+    return f"{of} {was_disturbed(len(noisy))} by {by_what(kinds_of(noisy))}: measured times may be too long. {REPEAT}"
 
 
 def _unranked(rows: Sequence[Row]) -> str:

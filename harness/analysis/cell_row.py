@@ -26,9 +26,6 @@ from harness.core.step_parts import PART_COLUMNS, Part
 from harness.core.uncertainty import StepErrors
 from harness.core.units import SECONDS_PER_HOUR
 
-NOISY_CORES = 0.5
-"""Cores that other processes used on average during a cell above which it is marked noisy; chosen."""
-
 
 def identity_row(cell: Cell, environment: str) -> Json:
     """Return the columns that are known before a cell runs."""

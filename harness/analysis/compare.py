@@ -28,6 +28,7 @@ from harness.analysis.compared import (
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.points import number
 from harness.analysis.quantities import Quantity
+from harness.core.disturbances import kinds_of
 from harness.core.endings import Status
 from harness.core.text import Text
 from harness.core.words import counted
@@ -119,6 +120,7 @@ def compare(
         changed=changed_environment(*sides),
         refused=refused,
         noisy=(_noisy(sides[0]), _noisy(sides[1])),
+        disturbed_by=kinds_of(cell.row for side in sides for cell in side),
         notes=tuple(_notes([pair for pair in pairs if pair.point not in gated.points], times)),
         never_run=never_run,
         together=gated.together,

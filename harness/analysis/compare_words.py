@@ -21,6 +21,7 @@ from harness.analysis.compared import (
 from harness.analysis.exact import MIN_SEEDS
 from harness.analysis.point_names import micro_batch, on_devices, sentences
 from harness.analysis.points import Row, settings_of
+from harness.core.disturbances import REPEAT, by_what, was_disturbed
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import change_in_percent, counted, escaped, listed
 
@@ -240,12 +241,12 @@ def _around(found: Comparison) -> list[str]:
 
 
 def noisy_in_words(found: Comparison) -> Text:
-    """Say how many cells ran beside other processes, which makes times longer; empty where none did."""
+    """Say how many of the compared cells were disturbed, by what, and what repeats them; empty where none was."""
     base, new = (str(count) if count else "none" for count in found.noisy)
     if not any(found.noisy):
         return NO_TEXT
-    ran = f"{new} of the {counted(found.cells - found.copies, 'cell')} of NEW and {base} of BASE"
-    return Text(f"{ran} ran while other processes used the machine")
+    cells = f"{new} of the {counted(found.cells - found.copies, 'cell')} of NEW and {base} of BASE"
+    return Text(f"{cells} {was_disturbed(sum(found.noisy))} by {by_what(found.disturbed_by)}. {REPEAT}")
 
 
 def could_detect(detectable: Sequence[Detectable]) -> Text:

@@ -227,7 +227,7 @@ class Comparison:
         exact: number of exact comparisons made.
         changed: what differs in the environment.
         refused: devices and clusters that differ, for which only statuses were compared.
-        noisy: cells of either side that ran while other processes used the machine.
+        noisy: compared cells of either side that something disturbed; disturbed_by: kinds of it, most often first.
         never_run: cells that NEW plans and neither side has a result of.
         together: all points of a scenario beside the reference, as one; empty where none ran.
         rerun: points whose suspicion fresh runs would decide, the worst first.
@@ -248,6 +248,7 @@ class Comparison:
     noisy: tuple[int, int]
     notes: tuple[Text, ...]
     never_run: int = 0
+    disturbed_by: tuple[str, ...] = ()
     together: tuple[Together, ...] = ()
     rerun: tuple[str, ...] = ()
 

@@ -36,7 +36,7 @@ class CellNight:
         options, swept: JSON.
         update_s: mean seconds of an update of the whole job after warm-up; None where it was not measured.
         metric: of the model's own, where it has no accuracy.
-        noisy: whether other processes used the machine; None where nobody looked.
+        noisy: whether something disturbed it; None where nobody looked.
         commit: of the user's repository; empty where there is none.
         dirty: whether tracked files differed from the commit.
         hardware: the GPU, or the processor of what ran on it.

@@ -17,8 +17,12 @@ from harness.core.text import Text
 from harness.core.uncertainty import stated_band, stated_words
 from harness.core.words import counted
 
+MUCH = 0.1
+"""What a prediction may be off by before somebody asks why, though it stated more; chosen: what waits for links states
+half of that wait as uncertain."""
+
 MOST_EXPLAINED = 3
-"""Observations outside the stated uncertainty, and poor scalings, that are explained with a folder's answer, the worst
+"""Observations that predictions miss, and poor scalings, that are explained with a folder's answer, the worst
 first; chosen: a screen of text."""
 
 THROUGHPUT = Quantity("throughput_samples_per_s", "throughput", "samples/s")
@@ -72,6 +76,11 @@ class PredictionCheck:
             return None
         low, high = stated_band(self.predicted, self.stated)
         return low <= self.measured <= high
+
+    @property
+    def asks_why(self) -> bool:
+        """Whether the difference is worth explaining: outside what was stated, or much whatever was stated."""
+        return not self.inside or abs(self.error) > MUCH
 
 
 def compare_twins(rows: Sequence[Row]) -> list[PredictionCheck]:

@@ -11,6 +11,7 @@ from harness.analysis.compare_words import short_names
 from harness.analysis.nights import Night
 from harness.analysis.point_names import sentences
 from harness.analysis.trends import ChangedBy, PointTrend, Shift, Trends, same_code
+from harness.core.disturbances import REPEAT, was_disturbed
 from harness.core.endings import Status
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import change_in_percent, counted, duration, listed, share_in_percent, table
@@ -105,7 +106,7 @@ def _around(found: Trends) -> Iterable[Text]:
         yield Text(f"{left} {'is' if len(found.left_out) == 1 else 'are'} left out.")
     noisy = sum(bool(row.noisy) for row in found.nights[-1].rows)
     if noisy:
-        yield Text(f"In the last night other processes used the machine during {counted(noisy, 'run')}.")
+        yield Text(f"In the last night {counted(noisy, 'run')} {was_disturbed(noisy)}. {REPEAT}")
 
 
 def what_changed(shift: Shift, found: Trends) -> Text:

@@ -17,9 +17,11 @@ import click
 from click.core import ParameterSource
 
 from harness.commands.terminal import say
+from harness.core.disturbances import NOISY
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError
 from harness.core.held_files import holding
+from harness.core.interrupts import Catching, exit_code, what_came
 from harness.core.version import __version__
 
 if TYPE_CHECKING:
@@ -42,6 +44,10 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; the user's files are as it first reads them, to its end."""
+        with Catching():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> object:
         _open_what_is_closed()
         try:
             with holding():
@@ -50,8 +56,8 @@ class Commands(click.Group):
             say(f"harness: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            say("\nstopped by Ctrl-C", err=True)
-            ctx.exit(130)
+            say(f"\nstopped by {what_came()}", err=True)
+            ctx.exit(exit_code())
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
@@ -161,7 +167,7 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     """Simulate and benchmark deep-learning parallelism strategies.
 
     Exit codes: 0 done, whatever the results; 1 a cell crashed or timed out; 2 wrong input; 3 this machine cannot do it;
-    4 a bug of the harness; 5 nothing to do; 130 interrupted.
+    4 a bug of the harness; 5 nothing to do; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     ctx.obj = plugins
 
@@ -179,8 +185,8 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @click.option(
     "--retry",
     multiple=True,
-    type=click.Choice([status.value for status in Status]),
-    help="Run again the cells that ended with this status.",
+    type=click.Choice([*(status.value for status in Status), NOISY]),
+    help="Run again the cells that ended with this status, or that something disturbed (noisy).",
 )
 @click.option("--fresh", is_flag=True, help="Run everything again; old results are moved aside.")
 @confirm_option(
@@ -261,7 +267,7 @@ def run(
     sys.exit(code)
 
 
-AB_OPTIONS = ("ab", "scenario", "sets", "root", "fresh", "plugins")
+AB_OPTIONS = ("ab", "scenario", "sets", "root", "fresh", "plugins", "wait")
 """Of `run`: those that mean something with --ab."""
 
 
@@ -271,6 +277,7 @@ def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root:
     from harness.commands.interleave import run_in_turns
     from harness.commands.pair_results import compare_results, text_of
     from harness.core.atomic_files import write_atomically
+    from harness.core.one_writer import sole_writer
 
     context = click.get_current_context()
     source = context.get_parameter_source
@@ -280,6 +287,8 @@ def _run_in_turns(scenario: str, ab: tuple[str, str], sets: Sequence[str], root:
         raise InputError([f"run: --{given[0]} means nothing with --ab, which runs every cell; leave it out"])
     words = [word for text in sets for word in ("--set", text)]
     words += [word for path in plugins for word in ("--plugins", str(Path(path).resolve()))]
+    # Each side locks what it writes while it runs; between its turns nobody else may.
+    context.with_resource(sole_writer(root / "ab", wait=bool(context.params["wait"]), say=say))
     base, new = run_in_turns(scenario, ab, words, root / "ab", bool(context.params["fresh"]), say)
     found = compare_results(base, [new], 0.05, False, False)
     for line in ratios_in_words(found):

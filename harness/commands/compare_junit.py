@@ -10,6 +10,7 @@ from harness.analysis.compare_statuses import ENDED, NOT_TRIED
 from harness.analysis.compare_words import KIND_WORDS, conclusion, point_in_words, sentence, together_in_words
 from harness.analysis.compared import ChangeKind, Comparison, Finding, Verdict
 from harness.analysis.points import Row
+from harness.core.outside_text import visible
 
 SUITE = "harness compare"
 
@@ -90,4 +91,4 @@ def _verdict(found: Comparison) -> ElementTree.Element:
 
 
 def _clean(text: str) -> str:
-    return _NOT_XML.sub("?", text)
+    return _NOT_XML.sub("?", visible(text))

@@ -17,6 +17,7 @@ from harness.analysis.compared import ChangeKind, UsualFrom, Verdict
 from harness.analysis.confirmation import Ground
 from harness.analysis.trends import ChangedBy
 from harness.commands.run_times import TimedBy
+from harness.core.disturbances import Disturbance
 from harness.core.endings import Cause, Status
 from harness.core.records import Json, to_json
 from harness.results.store import jsonable
@@ -118,6 +119,15 @@ class DetectableEntry:
 
 
 @dataclass(frozen=True)
+class DisturbedEntry:
+    """How many of the compared cells something else disturbed: their times may be too long."""
+
+    base: int
+    new: int
+    by: Annotated[tuple[str, ...], described(f"most often first: {', '.join(Disturbance)}")]
+
+
+@dataclass(frozen=True)
 class CompareDocument:
     """What `harness compare BASE NEW --json` prints."""
 
@@ -133,6 +143,7 @@ class CompareDocument:
     copies: Annotated[int, described("cells that are the same measurement on both sides, and were not")]
     only_new: Annotated[int, described("cells that BASE lacks")]
     never_run: Annotated[int, described("cells that NEW plans and neither side has a result of")]
+    disturbed: DisturbedEntry
     exact: Annotated[int, described("values that were compared exactly")]
     min_effect: Annotated[float, described("share that a time had to grow by")]
     changed: Annotated[tuple[Fact, ...], described("what differs around the cells; what explains most comes first")]
@@ -159,6 +170,7 @@ class CellEntry:
     notes: tuple[str, ...]
     row: Annotated[Json, described("its columns of cells.csv")]
     environment: Annotated[Json, described("versions and hardware")]
+    disturbances: Annotated[Json, described(f"what else went on, with its amount: {', '.join(Disturbance)}")]
 
 
 @dataclass(frozen=True)

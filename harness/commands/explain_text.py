@@ -54,7 +54,7 @@ def compared_text(results: Results, plugins: Sequence[str] = ()) -> Iterator[str
     observed = compare_observed(rows, seen)
     if observed:
         yield from _table("Predicted and observed elsewhere", observed)
-    unexplained = [comparison for comparison in observed if not comparison.inside]
+    unexplained = [comparison for comparison in observed if comparison.asks_why]
     for comparison in sorted(unexplained, key=lambda comparison: -abs(comparison.error))[:MOST_EXPLAINED]:
         cell_id = comparison.cell_ids[0]
         yield from _observation(comparison, cells[cell_id], by_id[cell_id], plugins)

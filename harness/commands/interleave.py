@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.errors import InputError, MachineError, PluginError
+from harness.core.parents import die_with_parent
 from harness.core.records import Json
 from harness.results.interleaved_with import mark_interleaved
 
@@ -52,10 +54,17 @@ class SideToRun:
         Raises:
             HarnessError: it was refused, or could not be run; the message is its own.
         """
-        done = subprocess.run(
-            [*self.command, *words], capture_output=True, text=True, env=self.environment, check=False
-        )
-        if done.returncode == 130:
+        asked = [*self.command, *words]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(asked, env=self.environment, preexec_fn=die_with_parent, **streams) as process:  # type: ignore[call-overload]
+            try:
+                out, err = process.communicate()
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGTERM)  # a second one at once is the same to it
+                process.communicate()
+                raise
+        done = subprocess.CompletedProcess(asked, process.returncode, out, err)
+        if done.returncode > 128:
             raise KeyboardInterrupt
         if done.returncode not in (0, 1):
             said = (done.stderr or done.stdout).strip()

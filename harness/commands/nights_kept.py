@@ -62,7 +62,8 @@ def write_history_page(rows: Sequence[CellNight], out: Path) -> Path:
     """Write a history as a page and return its path."""
     from harness.analysis.trends import trends_of
     from harness.core.atomic_files import write_atomically
+    from harness.core.outside_text import visible
     from harness.report.trend_page import render_trends
 
-    write_atomically(out, render_trends(trends_of(rows)))
+    write_atomically(out, visible(render_trends(trends_of(rows))))
     return out

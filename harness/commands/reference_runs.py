@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from harness.core.cell import Cell
+from harness.core.parents import run_guarded
 from harness.core.words import counted, three
 from harness.results.reference import REFERENCE_FILE, Reference, ReferenceRun, read_reference, write_reference
 from harness.results.store import Results
@@ -91,7 +92,7 @@ def plain_seconds(device: str, threads: int) -> float | str:
     command = [sys.executable, "-P", str(SCRIPT), device, str(threads)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, env=environment, check=False)
+        done = run_guarded(command, LONGEST_S, environment)
     except subprocess.TimeoutExpired:
         return f"it took longer than {LONGEST_S:g} s"
     text = done.stdout if done.returncode == 0 else done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from harness.commands.rounds import run_cells
 from harness.core.cell import Cell, Plan
 from harness.core.environment import describe_environment
 from harness.core.errors import MachineError
+from harness.core.one_writer import sole_writer
 from harness.core.words import counted
 from harness.engines.processes.status import Reached
 from harness.results.reruns import RERUNS, rerun_folder
@@ -53,7 +54,8 @@ def rerun_suspects(
         plugins: files beside those that the night loaded.
 
     Raises:
-        MachineError: NEW is from another machine or other versions, or the code is another by now.
+        MachineError: NEW is from another machine or other versions, the code is another by now, or another harness
+            writes to NEW.
     """
     suspects: dict[Path, dict[str, list[Stored]]] = {}
     for stored in paired(base, new).after.values():
@@ -65,13 +67,27 @@ def rerun_suspects(
         host = load_host(files := tuple(dict.fromkeys((*plan.plugins, *plugins))))
         for stored in (stored for seeds in of_point.values() for stored in seeds):
             _refuse_another(stored, plan, host)
-        say(f"{plan.name}: {counted(len(of_point), 'suspect')}, {counted(FRESH_RUNS, 'fresh run')} each")
-        loops = ReferenceRuns(Results(night.folder / RERUNS), plan.cells, FRESH_RUNS, say)
-        for number in range(1, FRESH_RUNS + 1):
-            if len(loops.stored.runs) < number:
-                loops.run_once(after_cells=(number - 1) * len(of_point))
-            cells = [seeds[(number - 1) % len(seeds)].record.cell for seeds in of_point.values()]
-            _run(replace(plan, cells=tuple(cells)), rerun_folder(night, number), host, files, Told(number, say))
+        with sole_writer(night.folder, say=say) as refuse_replaced:
+            _rerun(night, plan, of_point, host, files, say, refuse_replaced)
+
+
+def _rerun(
+    night: Results,
+    plan: Plan,
+    of_point: Mapping[str, Sequence[Stored]],
+    host: Host,
+    files: Sequence[str],
+    say: Callable[[str], None],
+    refuse_replaced: Callable[[], None],
+) -> None:
+    say(f"{plan.name}: {counted(len(of_point), 'suspect')}, {counted(FRESH_RUNS, 'fresh run')} each")
+    loops = ReferenceRuns(Results(night.folder / RERUNS), plan.cells, FRESH_RUNS, say)
+    for number in range(1, FRESH_RUNS + 1):
+        refuse_replaced()
+        if len(loops.stored.runs) < number:
+            loops.run_once(after_cells=(number - 1) * len(of_point))
+        cells = [seeds[(number - 1) % len(seeds)].record.cell for seeds in of_point.values()]
+        _run(replace(plan, cells=tuple(cells)), rerun_folder(night, number), host, files, Told(number, say))
 
 
 def _run(plan: Plan, results: Results, host: Host, plugins: Sequence[str], told: Told) -> None:

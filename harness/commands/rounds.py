@@ -6,20 +6,25 @@ import itertools
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from harness.analysis.cell_row import NOISY_CORES, curve_table, identity_row, outcome_row
+from harness.analysis.cell_row import curve_table, identity_row, outcome_row
 from harness.api.host import Host, describe
 from harness.commands.admission import admit, with_memory, with_utilisation
 from harness.commands.timed import run_in_this_process
 from harness.core.budget import Budget
 from harness.core.cell import Cell, Plan
+from harness.core.cells_here import measuring_here
+from harness.core.disturbances import NOISY, Disturbance, Disturbances, above_limits, disturbed_columns
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
 from harness.core.errors import InputError, MachineError, PluginError
 from harness.core.failure import Failure
+from harness.core.interrupts import Interruptible, Uninterrupted, what_came
+from harness.core.machine_counters import MachineCounters
 from harness.core.metrics import ACCURACY, Judged
 from harness.core.not_known import NotKnown
 from harness.core.outcome import TableColumns
@@ -31,6 +36,7 @@ from harness.engines.processes.forking import fork_server
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.processes.status import Reached
 from harness.engines.telemetry import Sample
+from harness.engines.telemetry.disturbed import disturbances_sampled
 from harness.engines.telemetry.sampler import Sampler, Telemetry
 from harness.engines.telemetry.summary import energy_by_device, summarise, summary_notes
 from harness.results.logs import bound_log
@@ -60,7 +66,7 @@ class Summary:
 
     Attributes:
         ran, kept: cells run now, and those that were there already.
-        interrupted: whether Ctrl-C ended it; out_of_budget: whether limits.budget did.
+        interrupted: whether Ctrl-C or another signal ended it; out_of_budget: whether limits.budget did.
     """
 
     ran: list[Record] = field(default_factory=list)
@@ -89,17 +95,21 @@ def missing(
     """Return the cells to run, each with the number of earlier attempts.
 
     Args:
-        retry: statuses that are run again although they are findings.
+        retry: statuses that are run again although they are findings, and `NOISY` for cells that were disturbed.
         fresh: run everything again; what is there is moved aside.
     """
     todo = []
     for cell in cells:
         record = results.record(cell.cell_id)
-        if record is None or fresh or _became_possible(record, cell) or record.status in retry:
+        if record is None or fresh or _became_possible(record, cell) or _asked_for(record, retry):
             todo.append((cell, 0))
         elif not record.final:
             todo.append((cell, record.attempts))
     return todo
+
+
+def _asked_for(record: Record, retry: Sequence[str]) -> bool:
+    return record.status in retry or (NOISY in retry and bool(record.row.get(NOISY)))
 
 
 def _became_possible(record: Record, cell: Cell) -> bool:
@@ -153,8 +163,11 @@ def run_cells(
                 stored = results.record(cell.cell_id)
                 if fresh or (attempts == 0 and stored is not None and stored.status is not Status.INTERRUPTED):
                     results.set_aside(cell.cell_id)  # asked for again: a finding is never overwritten
-                record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress, one_model)
-                summary.ran.append(record)
+                _tell(host, "cell_started", cell)
+                with Uninterrupted():
+                    record = _run_one(cell, attempts, results, host, plugins, environment, trace, progress, one_model)
+                    summary.ran.append(record)
+                _tell(host, "cell_finished", record.cell, record.row)
                 progress.finished(record, time.monotonic() - began)
             refuse_another()
             progress.round_ended(results)
@@ -182,12 +195,18 @@ def _run_one(
     progress: Progress,
     one_model: bool,
 ) -> Record:
-    _tell(host, "cell_started", cell)
+    """Run a cell and write its record; an interruption leaves one that says so, as long as the cell has not ended."""
     began_s = time.monotonic()
     telemetry, started = None, datetime.now(UTC)
-    cell, result = _admitted(cell, results, host, plugins)
-    if result is None:
-        result, telemetry = _run_watched(cell, attempts, results, host, plugins, environment, trace, progress)
+    try:
+        with Interruptible():
+            cell, result = _admitted(cell, results, host, plugins)
+            if result is None:
+                result, telemetry = _run_watched(cell, results, host, plugins, trace, progress)
+    except KeyboardInterrupt:
+        interrupted = Result.ended_by(Cause.INTERRUPT, f"stopped by {what_came()}; run the same command to continue")
+        results.write_record(*make_record(cell, interrupted, None, environment, attempts))
+        raise
     if result.cause is Cause.WORKLOAD and one_model:
         raise InputError([result.reason])  # no strategy will do better
     if result.cause is Cause.MACHINE:
@@ -202,7 +221,6 @@ def _run_one(
     results.write_record(record, tables)
     if trace and result.outcome is not None:
         write_trace(results, cell, result.outcome, trace)
-    _tell(host, "cell_finished", cell, record.row)
     return record
 
 
@@ -233,16 +251,9 @@ def _tell(host: Host, method: str, *facts: Any) -> None:
 
 
 def _run_watched(
-    cell: Cell,
-    attempts: int,
-    results: Results,
-    host: Host,
-    plugins: Sequence[str],
-    environment: Json,
-    trace: int | None,
-    progress: Progress,
+    cell: Cell, results: Results, host: Host, plugins: Sequence[str], trace: int | None, progress: Progress
 ) -> tuple[Result, Telemetry | None]:
-    """Run a cell with telemetry beside it; an interruption leaves a record that says so."""
+    """Run a cell with telemetry beside it."""
     log = results.new_log(cell.cell_id)
     options = {"trace": steps_to_record(cell, trace)} if trace else {}
     watch = _Watch(cell, list(host.probes.values()))
@@ -251,11 +262,6 @@ def _run_watched(
         result = timed or run_cell(
             cell, plugins, log=str(log), options=options, on_start=watch.start, on_progress=progress.reached
         )
-    except KeyboardInterrupt:
-        interrupted = Result.ended_by(Cause.INTERRUPT, "stopped by Ctrl-C; run the same command to continue")
-        record, tables = make_record(cell, interrupted, None, environment, attempts)
-        results.write_record(record, tables)
-        raise
     finally:
         watch.stop()
         bound_log(log)
@@ -271,6 +277,9 @@ class _Watch:
         self.cell, self.probes = cell, probes
         self.sampler: Sampler | None = None
         self.telemetry: Telemetry | None = None
+        self.around = ExitStack()
+        self.others: Callable[[], int | None] = lambda: None
+        self.before: MachineCounters | None = None
 
     def start(self, processes: list[tuple[int, str, str]]) -> None:
         """Begin to sample; called when the processes are ready and training has not started."""
@@ -278,16 +287,22 @@ class _Watch:
 
         if self.cell.engine == "virtual":
             return
+        if self.cell.device == "cpu":
+            self.others = self.around.enter_context(measuring_here())
         targets = [Target(pid, label, device) for pid, label, device in processes]
         self.sampler = Sampler(fork_server(self.cell), targets, self.cell.measure.telemetry_interval_s, self.probes)
         self.sampler.start()
         self.sampler.ready(timeout_s=5.0)
+        self.before = MachineCounters.now()
 
     def stop(self) -> None:
-        """End the sampler and keep what it saw."""
-        if self.sampler is not None:
-            self.telemetry = self.sampler.stop(timeout_s=5.0)
-            self.sampler = None
+        """End the sampler and keep what it saw, and what else went on."""
+        with self.around:
+            around = MachineCounters.now().since(self.before) if self.before else {}
+            around |= {Disturbance.OTHER_RUN: self.others()}
+            if self.sampler is not None:
+                self.telemetry = replace(self.sampler.stop(timeout_s=5.0), around=around)
+                self.sampler = None
 
 
 def make_record(
@@ -369,9 +384,12 @@ def _with_telemetry(record: Record, telemetry: Telemetry, result: Result) -> Rec
     samples = _during_training(telemetry, result)
     summary = summarise(samples, telemetry.lost)
     neighbours = summary.pop("host_cpu_other_cores", None)
+    disturbances = _disturbances(telemetry, samples, neighbours)
     row = record.row | summary
     if neighbours is not None:
-        row |= {"noisy": neighbours > NOISY_CORES, "other_cores": neighbours}
+        row["other_cores"] = neighbours
+    if neighbours is not None or disturbances:
+        row |= disturbed_columns(disturbances)
     origin_s = _origin_s(telemetry, result)
     lost_s = {device: since_s - origin_s for device, since_s in telemetry.lost.items()}
     detail = (record.detail or {}) | {
@@ -386,4 +404,14 @@ def _with_telemetry(record: Record, telemetry: Telemetry, result: Result) -> Rec
             "notes": [*telemetry.notes, *map(_lost_note, lost_s.items()), *summary_notes(samples, telemetry.lost)],
         }
     }
-    return replace(record, row=row, detail=detail)
+    return replace(record, row=row, detail=detail, disturbances=disturbances)
+
+
+def _disturbances(telemetry: Telemetry, samples: Sequence[Sample], other_cores: float | None) -> Disturbances:
+    """Return what disturbed a cell, as its sampler saw it and as the counters of the machine tell."""
+    found = disturbances_sampled(samples, other_cores)
+    amounts = (*telemetry.around.items(), *found.items())
+    kinds = dict.fromkeys(kind for kind, _ in amounts)
+    return above_limits(
+        {kind: max((a for k, a in amounts if k is kind and a is not None), default=None) for kind in kinds}
+    )

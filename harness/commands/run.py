@@ -24,6 +24,7 @@ from harness.core.atomic_files import write_atomically
 from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
+from harness.core.interrupts import Uninterrupted, exit_code
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
@@ -171,24 +172,29 @@ def run(
                 reference=ReferenceRuns(results, plan.cells, beside, watcher.say, len(cells)).due if beside else None,
             )
 
-    summary = run_now(plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference)
-    if plan.confirm and not only and not summary.stopped:
-        plan = with_picks(plan, results)
-        cells = plan.cells
-        fresh_ones = [cell for cell in cells if cell.confirms]
-        if missing(fresh_ones, results, retry, fresh):
-            say(f"\n{confirmation_in_words(plan, swept=True)}")
-        summary = summary.then(run_now(plan, fresh_ones))
-    results.write_cells_csv()
+    summary = Summary()
     try:
-        _conclude(plan, results, summary, plugins)
-        if trace:
-            _tell_traces(results, cells)
-    finally:
-        # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
-        path = write_report_of(results, host, plugins)
-    say(f"report: {path}")
-    say(f"next: {_next(summary, results)}")
+        summary = run_now(plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference)
+        if plan.confirm and not only and not summary.stopped:
+            plan = with_picks(plan, results)
+            cells = plan.cells
+            fresh_ones = [cell for cell in cells if cell.confirms]
+            if missing(fresh_ones, results, retry, fresh):
+                say(f"\n{confirmation_in_words(plan, swept=True)}")
+            summary = summary.then(run_now(plan, fresh_ones))
+    except KeyboardInterrupt:  # before or after the cells
+        summary = replace(summary, interrupted=True)
+    with Uninterrupted():  # a signal that comes only now ends a run that has told what it found
+        results.write_cells_csv()
+        try:
+            _conclude(plan, results, summary, plugins)
+            if trace:
+                _tell_traces(results, cells)
+        finally:
+            # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
+            path = write_report_of(results, host, plugins)
+        say(f"report: {path}")
+        say(f"next: {_next(summary, results)}")
     if open_report:
         click.launch(str(path))
     return _exit_code(results, summary, strict)
@@ -282,7 +288,7 @@ def _bugs(results: Results) -> list[Record]:
 
 def _exit_code(results: Results, summary: Summary, strict: bool) -> int:
     if summary.interrupted:
-        return 130
+        return exit_code()
     if _bugs(results):
         return 4
     if summary.out_of_budget and not summary.ran:

@@ -37,7 +37,14 @@ def show_document(what: Sequence[str], root: Path, plugins: Sequence[str] = ()) 
 def _cell(record: Record) -> CellEntry:
     row = as_shown({**record.row, "status": record.status})
     return CellEntry(
-        record.cell.cell_id, record.status, record.cause, record.reason, record.notes, row, record.environment
+        cell_id=record.cell.cell_id,
+        status=record.status,
+        cause=record.cause,
+        reason=record.reason,
+        notes=record.notes,
+        row=row,
+        environment=record.environment,
+        disturbances={str(kind): amount for kind, amount in record.disturbances.items()},
     )
 
 

@@ -115,6 +115,7 @@ def cell_text(results: Results, cell_id: str) -> str:
     row = as_shown(record.row)
     figures = {name: value for name, value in row.items() if name not in _IN_HEAD and value not in (None, "")}
     lines += [f"  {name}: {recorded(value)}" for name, value in figures.items()]
+    lines += [f"  disturbed by: {kind.of(amount)}" for kind, amount in record.disturbances.items()]
     lines += _telemetry(record)
     return "\n".join([*lines, _tail(_log_path(results, cell_id))])
 

@@ -32,6 +32,9 @@ AMDSMI_REASONS = {
 }
 """Bits that we give to the violations of amdsmi_get_violation_status, equal to NVML's where they mean the same."""
 
+THROTTLED = 0x008 | 0x020 | 0x040 | 0x080 | 0x800 | 0x1000
+"""Bits of heat and of the power supply. Not the power cap: a GPU that works as fast as it may reaches it."""
+
 REASONS: Mapping[str, Mapping[int, str]] = {
     "nvml_throttle_reasons": NVML_REASONS,
     "amdsmi_throttle_reasons": AMDSMI_REASONS,

@@ -58,7 +58,7 @@ class Cause(StrEnum):
         KILLED: a process ended without a word.
         FAULT: a death that the scenario plans.
         IMPOSSIBLE: the strategy cannot do it with this model on so many devices.
-        INTERRUPT: Ctrl-C.
+        INTERRUPT: Ctrl-C, SIGTERM or SIGHUP.
     """
 
     USER = "user"

@@ -70,8 +70,8 @@ def _take(descriptor: int, path: Path, wait: bool, say: Callable[[str], object])
             holder = _holder(descriptor)
             if not wait:
                 raise MachineError(
-                    f"{path.parent}: {holder} writes here; wait for it with --wait, or give another folder with "
-                    "--results"
+                    f"{path.parent}: {holder} writes here; wait until it is done (harness run --wait), or use another "
+                    "folder (--results)"
                 ) from None
             if not told:
                 say(f"waiting: {holder} writes to {path.parent}")

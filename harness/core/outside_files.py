@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -80,15 +81,20 @@ def parsed_json(content: bytes | str) -> object:
     """Return what JSON holds.
 
     Raises:
-        ValueError: it is no JSON, is nested deeper than `DEEPEST`, or holds a whole number of more than 64 bits.
+        ValueError: it is no JSON, is nested deeper than `DEEPEST`, or holds a number of more than 64 bits.
     """
     try:
-        value: object = json.loads(content, parse_constant=_no_number)
+        value: object = json.loads(content, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
     if refused := refusal(value):
         raise ValueError(f"{'.'.join(map(str, refused.path))}: {refused.why}")
     return value
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_number(digits[:40])
 
 
 def _no_number(name: str) -> NoReturn:

@@ -97,6 +97,7 @@ class WholeRow(CellRow, total=False):
     num_train: int | None
     traits: str
     unscaled: str
+    disturbed: str
     other_cores: float
     target_loss: float
     metric: str

@@ -108,7 +108,7 @@ class ShownAgainst:
     Attributes:
         outcome: what matters most of what was found.
         spread: which strategies got worse, in which part of the step, and which did not; "" where none did.
-        noisy: how many cells ran beside other processes; "" where none did.
+        noisy: how many cells were disturbed; "" where none was.
         remarks: what could have been detected, what was compared exactly, notes.
         changed: facts of the environment with their values before and after.
     """

@@ -155,7 +155,11 @@ def _accounts(
     """Yield, for the worst predictions of what was observed, the most plausible single figure that was another."""
     seen = {cell.cell_id: cell.observed for cell in plan.cells if cell.observed}
     by_id = {row["cell_id"]: row for row in rows}
-    outside = [comparison for comparison in compare_observed(rows, seen) if comparison.inside is False]
+    outside = [
+        comparison
+        for comparison in compare_observed(rows, seen)
+        if comparison.inside is not None and comparison.asks_why
+    ]
     for comparison in sorted(outside, key=lambda comparison: -abs(comparison.error))[:MOST_EXPLAINED]:
         cell_id = comparison.cell_ids[0]
         accounts = what_if.accounts_of(comparison, records[cell_id].cell, by_id[cell_id])

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from harness.report.lettering import NAME_ROOM, text_width, wrapped
+from harness.core.outside_text import visible
+from harness.report.lettering import NAME_ROOM, any_script, text_width, wrapped
 from harness.report.marks import keep_stop, mark_key, with_marks, without_marks
 from harness.report.shades import Palette
 
@@ -147,7 +148,7 @@ class Panel:
             palette: colour by strategy.
             prefix: starts the ids inside the SVG, which must be unique on a page.
         """
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(_STYLE), any_script():
             body, box = _written(self._drawn(palette))
         body = _compact(_page_ids(with_marks(body, middle(self.stops)), prefix))
         body = body.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
@@ -162,22 +163,26 @@ class Panel:
             palette: colour by strategy.
             clean: takes names of host and user out of what is written.
         """
-        with matplotlib.rc_context(_STYLE):
+
+        def shown(text: str) -> str:
+            return visible(clean(text))
+
+        with matplotlib.rc_context(_STYLE), any_script():
             figure = self._drawn(palette)
             figure.patch.set(visible=True, facecolor="white")
             keep_stop(figure, middle(self.stops))
             for text in figure.findobj(Text):
-                text.set_text(clean(text.get_text()))
+                text.set_text(shown(text.get_text()))
             body, box = _written(figure)
             png = io.BytesIO()
             figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
-        title, caption, words = (clean(text) for text in (self.title, self.caption, f"{self.caption} {self.details}"))
+        title, caption, words = (shown(text) for text in (self.title, self.caption, f"{self.caption} {self.details}"))
         _, _, width, height = box.split()
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}pt" '
         svg += f'height="{height}pt" viewBox="{box}" role="img" aria-labelledby="title desc" '
         svg += 'font-family="DejaVu Sans,sans-serif">'
         svg += _alternative(title, words) + _compact(without_marks(body)) + "\n"
-        return Picture(title, caption, words, svg, png.getvalue(), clean(self._csv))
+        return Picture(title, caption, words, svg, png.getvalue(), shown(self._csv))
 
     @property
     def file(self) -> str:

@@ -19,7 +19,11 @@ from harness.analysis.nights import CellNight
 from harness.analysis.points import mean_update_s, number
 from harness.core.atomic_files import atomic
 from harness.core.cell import point_key
+from harness.core.endings import Status
 from harness.core.errors import InputError, NothingDone
+from harness.core.outside_files import parsed_json, read_outside
+from harness.core.outside_tables import read_table
+from harness.core.outside_text import bounded
 from harness.core.records import Json, Unreadable, from_json
 from harness.results.reference import Reference, read_reference
 from harness.results.store import Record, Results
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 
 HISTORY_SCHEMA = 1
 """Rises when a column goes, or no longer means the same; new columns do not raise it."""
+
+MOST_UNPACKED_BYTES = 64 * 2**20
+"""Of one night; chosen: some fifty thousand runs."""
 
 _SCHEMA_KEY = b"harness.history"
 
@@ -93,7 +100,7 @@ def night_rows(
             started=_iso(started[cell_id]),
             scenario=name,
             machine=machine,
-            digest=hashlib.sha256(files[cell_id].read_bytes()).hexdigest()[:16],
+            digest=hashlib.sha256(read_outside(files[cell_id])).hexdigest()[:16],
             facts=facts[cell_id],
             commit=commit,
             reference=reference,
@@ -214,15 +221,56 @@ def _newest(rows: Iterable[CellNight]) -> Iterable[CellNight]:
     return found.values()
 
 
+_TABLES = ("options", "swept", "facts")
+"""Columns that hold an object as JSON."""
+
+_ABOVE_ZERO = ("update_s", "time_to_target_s", "reference_s")
+
+
+def _judged_night(row: CellNight) -> CellNight:
+    """Return a row that the analyses can trust.
+
+    Raises:
+        ValueError: a column is not what they take it for.
+    """
+    for name in _TABLES:
+        if not isinstance(parsed_json(getattr(row, name)), dict):
+            raise ValueError(f"{name}: no object in JSON")
+    for name in ("night", "started"):
+        if datetime.fromisoformat(getattr(row, name)).tzinfo is None:
+            raise ValueError(f"{name}: a time without its zone")
+    seconds = [value for name in _ABOVE_ZERO if (value := getattr(row, name)) is not None]
+    if not all(math.isfinite(value) and value > 0 for value in (*seconds, *row.reference_runs_s)):
+        raise ValueError(f"{', '.join(_ABOVE_ZERO)}, reference_runs_s: times above 0 are needed")
+    if row.status not in list(Status):
+        raise ValueError(f"status: {row.status}")
+    if min(row.gpus, row.global_batch_size) < 1:
+        raise ValueError("gpus, global_batch_size: 1 or more")
+    return row
+
+
+def _characters(column: pyarrow.ChunkedArray) -> int:
+    """Return the bytes of a column's texts, each counted as often as it is repeated."""
+    from pyarrow import compute, types
+
+    if not types.is_dictionary(column.type):
+        return 0
+    return sum(
+        compute.sum(compute.binary_length(part.dictionary).take(part.indices)).as_py() or 0 for part in column.chunks
+    )
+
+
 def _read(path: Path) -> list[CellNight]:
-    from pyarrow import ArrowException, parquet
+    from pyarrow import ArrowException
 
     try:
-        table = parquet.read_table(path)
+        table = read_table(path, MOST_UNPACKED_BYTES, fold=0)
         if int((table.schema.metadata or {}).get(_SCHEMA_KEY, b"0")) > HISTORY_SCHEMA:
             raise InputError([f"{path}: a newer version of the harness wrote it; update the harness"])
-        content: list[Json] = table.to_pylist()
-        return [from_json(CellNight, row) for row in content]
+        if (characters := sum(map(_characters, table.columns))) > MOST_UNPACKED_BYTES:
+            raise ValueError(f"its texts have {characters:,} bytes, and at most {MOST_UNPACKED_BYTES:,} are read")
+        content: list[Json] = [bounded(row) for row in table.to_pylist()]
+        return [_judged_night(from_json(CellNight, row)) for row in content]
     except (ArrowException, Unreadable, OSError, ValueError) as error:
         raise InputError(
             [f"{path}: not a night of a history ({error}); move the file away, and add its results again"]

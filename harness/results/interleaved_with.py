@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from harness.core.atomic_files import write_atomically
+from harness.results.beside_records import read_beside
 
 INTERLEAVED_FILE = "interleaved.json"
 
@@ -23,8 +24,7 @@ def mark_interleaved(folder: Path, other: Path) -> None:
 def took_turns(folder: Path, other: Path) -> bool:
     """Say whether the runs in one folder took turns with those of the other."""
     try:
-        content = json.loads((folder / INTERLEAVED_FILE).read_bytes())
-    except (FileNotFoundError, ValueError):
+        named = read_beside(folder / INTERLEAVED_FILE, folder).get("with")
+    except (OSError, ValueError):
         return False
-    named = content.get("with") if isinstance(content, dict) else None
     return isinstance(named, str) and (folder.resolve() / named).resolve() == other.resolve()

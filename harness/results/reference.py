@@ -15,6 +15,7 @@ from harness.analysis.nights import middle_log
 from harness.core.atomic_files import write_atomically
 from harness.core.errors import InputError
 from harness.core.records import from_json, to_json
+from harness.results.beside_records import read_beside
 
 REFERENCE_FILE = "reference.json"
 
@@ -67,11 +68,12 @@ def read_reference(folder: Path) -> Reference | None:
     """
     path = folder / REFERENCE_FILE
     try:
-        return from_json(Reference, path.read_bytes())
+        return from_json(Reference, read_beside(path, folder))
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise InputError([f"{path}: not reference runs ({error}); move the file away to do without them"]) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError([f"{path}: not reference runs ({why}); move the file away to do without them"]) from None
 
 
 def write_reference(folder: Path, reference: Reference) -> None:

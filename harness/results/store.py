@@ -16,20 +16,22 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.cell_row import as_shown, with_speedups
 from harness.core.atomic_files import atomic, write_atomically
 from harness.core.cell import RECORD_SCHEMA, Cell, NewerSchema, Plan, read_schema
+from harness.core.disturbances import Disturbances
 from harness.core.endings import Cause, Status
 from harness.core.errors import InputError, MachineError
 from harness.core.outcome import TableColumns
-from harness.core.outside_files import parsed_json, read_outside
 from harness.core.outside_text import bounded
 from harness.core.records import Json, Unreadable, from_json, to_json
 from harness.core.row import COLUMNS
+from harness.results.beside_records import leads_out, read_beside
 from harness.results.judge_record import judged_plan, judged_row, refuse_detail, refuse_id
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Record:
         rerun: which of the fresh runs of a suspect it is, from 1; 0 of a run of the night itself.
         started: when it was begun, ISO 8601 in UTC; empty of records of before this was written.
         took_s: seconds of this machine that its last attempt took, from its start to its record.
+        disturbances: what else went on while it was measured.
     """
 
     cell: Cell
@@ -62,6 +65,7 @@ class Record:
     started: str = ""
     rerun: int = 0
     took_s: float | None = None
+    disturbances: Disturbances = field(default_factory=dict)
 
     @property
     def final(self) -> bool:
@@ -129,8 +133,7 @@ class Results:
         Raises:
             MachineError: it does.
         """
-        here = Path(os.path.realpath(self.folder))
-        if not Path(os.path.realpath(path)).is_relative_to(here) or (path.is_symlink() and not os.path.exists(path)):
+        if leads_out(path, self.folder):
             raise MachineError(f"{path}: a link leads out of the results folder; remove it, and run the command again")
 
     def _content(self, path: Path) -> Json:
@@ -139,17 +142,12 @@ class Results:
         Raises:
             InputError: a newer version of the harness wrote it, or a link leads out of the folder.
         """
-        try:
-            self.refuse_links(path)
-        except MachineError as error:
-            raise InputError([str(error)]) from None
-        content = parsed_json(read_outside(path))
+        content = read_beside(path, self.folder)
         try:
             read_schema(content)
         except NewerSchema as error:
             raise InputError([f"{path}: {error}; update the harness, or give another results folder"]) from None
-        read: Json = bounded(content)
-        return read
+        return content
 
     def set_aside(self, cell_id: str) -> None:
         """Move a cell's folder away before the cell is run again; nothing finished is ever deleted."""
@@ -227,9 +225,22 @@ def _judged(record: Record, cell_id: str) -> Record:
     if record.cell.cell_id != cell_id:
         raise Unreadable("cell.cell_id: it is of another cell than its folder")
     refuse_id(cell_id)
+    _refuse_times(record)
     refuse_detail(record.detail or {})
     environment = str(record.environment.get("id", ""))
     return replace(record, row=judged_row(record.cell, record.row, record.status, environment))
+
+
+def _refuse_times(record: Record) -> None:
+    """Refuse what is no time: when a cell began, and how long it took."""
+    try:
+        zone = datetime.fromisoformat(record.started).tzinfo if record.started else UTC
+    except ValueError:
+        zone = None
+    if zone is None:
+        raise Unreadable("started: no time with its zone")
+    if record.took_s is not None and record.took_s < 0:
+        raise Unreadable("took_s: less than nothing")
 
 
 def _as_planned(record: Record, cell: Cell) -> Record:

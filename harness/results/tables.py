@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import InputError
-from harness.core.outside_files import csv_rows, open_outside, read_outside
+from harness.core.outside_files import csv_rows, read_outside
+from harness.core.outside_tables import read_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +32,10 @@ def read_parquet(path: Path) -> pd.DataFrame:
     Raises:
         InputError: it cannot be read.
     """
-    import pandas as pd
     import pyarrow
 
     try:
-        with open_outside(path) as file:
-            return pd.read_parquet(file)
+        return read_frame(path)
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise _damaged(path, error) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from harness.core.atomic_files import write_atomically
 from harness.core.cell import POINT_FIELDS, Cell
 from harness.core.outcome import Outcome
 from harness.core.records import Json
+from harness.results.beside_records import read_beside
 from harness.results.store import Results
 from harness.results.trace_document import chosen_spans, side_by_side, trace_document
 
@@ -39,8 +41,9 @@ def write_trace(results: Results, cell: Cell, outcome: Outcome, steps: int) -> P
     twin = next((other for other in results.plan().cells if are_twins(cell, other)), None)
     if twin is not None and (results.cell_folder(twin.cell_id) / "trace.json").is_file():
         real, virtual = (cell, twin) if cell.engine == "real" else (twin, cell)
-        traces = {"real": _read(results, real), "virtual": _read(results, virtual)}
-        _write(results.folder / "traces" / f"{real.cell_id}.json", side_by_side(traces))
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # what lies there may be no trace
+            traces = {"real": _read(results, real), "virtual": _read(results, virtual)}
+            _write(results.folder / "traces" / f"{real.cell_id}.json", side_by_side(traces))
     return path
 
 
@@ -50,9 +53,7 @@ def are_twins(cell: Cell, other: Cell) -> bool:
 
 
 def _read(results: Results, cell: Cell) -> Json:
-    text = (results.cell_folder(cell.cell_id) / "trace.json").read_text(encoding="utf-8")
-    content: Json = json.loads(text)
-    return content
+    return read_beside(results.cell_folder(cell.cell_id) / "trace.json", results.folder)
 
 
 def _write(path: Path, document: Json) -> None:

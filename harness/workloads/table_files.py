@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.core.errors import MachineError, nearest
 from harness.core.outside_files import refuse_no_file
+from harness.core.outside_tables import read_frame
 from harness.core.words import counted, listed
 from harness.workloads.datasets import content_checksum
 from harness.workloads.entries import RawData, TableOptions
@@ -108,16 +109,17 @@ def _frames(options: TableOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _read(path: Path) -> pd.DataFrame:
     import pandas as pd
+    import pyarrow
 
     path = path.expanduser()
     try:
         refuse_no_file(path)
         if path.suffix in (".parquet", ".pq"):
-            return pd.read_parquet(path)
+            return read_frame(path)
         frame: pd.DataFrame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise MachineError(f"dataset table: {path} is not there; give the file as `path`") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise MachineError(f"dataset table: {path}: cannot be read: {error}") from error
     return frame
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
+from codecs import BOM_UTF8, getincrementaldecoder
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from harness.core.errors import MachineError
-from harness.core.outside_files import refuse_no_file
+from harness.core.outside_files import open_outside
 from harness.workloads.entries import RawData, TextOptions
 
 BYTE_VALUES = 256
@@ -70,6 +71,20 @@ def _checksum(text: bytes, options: TextOptions) -> str:
     return hashlib.sha256(f"{TEXT_RECIPE}\n{cut}\n".encode() + hashlib.sha256(text).digest()).hexdigest()
 
 
+def _beginning(path: Path, most_bytes: int) -> bytes:
+    """Return no more of a text than is asked for, whatever follows it, without a byte order mark.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with open_outside(path) as file:
+        content = file.read(len(BOM_UTF8) + most_bytes)
+        at_end = not file.read(1)
+    getincrementaldecoder("utf-8")().decode(content, final=at_end)  # the cut may be within a character
+    return content.removeprefix(BOM_UTF8)
+
+
 def corpus_of(options: TextOptions) -> bytes:
     """Return as much text as the options ask for, one file after another in the order of their names.
 
@@ -81,9 +96,7 @@ def corpus_of(options: TextOptions) -> bytes:
     held = 0
     for path in _files(options):
         try:
-            refuse_no_file(path)
-            content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-            content.decode("utf-8")
+            content = _beginning(path, most - held)
         except UnicodeDecodeError as error:
             if options.path is None:
                 continue  # of Python's own files a few declare another encoding

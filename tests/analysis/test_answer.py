@@ -352,8 +352,11 @@ def test_what_a_plugin_notes_costs_no_rank(note: str) -> None:
 def test_noise_is_said() -> None:
     rows = seeds("single", [1] * 5)
     rows[0]["noisy"] = True
-    told = "1 of 5 ranked cells ran while other processes used the machine; measured times may be too long."
-    assert told in answer(rows, 5).caveats
+    again = "measured times may be too long. `harness run SCENARIO --retry noisy` repeats them."
+    assert f"1 of 5 ranked cells was disturbed by other processes: {again}" in answer(rows, 5).caveats
+    rows[0]["disturbed"], rows[1]["noisy"], rows[1]["disturbed"] = "throttled other-run", True, "other-run of-tomorrow"
+    by = "another run, throttling and of-tomorrow"
+    assert f"2 of 5 ranked cells were disturbed by {by}: {again}" in answer(rows, 5).caveats
     crashed = [row(status="crashed", noisy=True, time_to_target_s=None)]
     assert answer(crashed, 1).caveats == ("1 cell crashed; the table of cells gives the reason.",)  # it has no time
 

@@ -221,7 +221,7 @@ def test_points_that_a_changed_sweep_left_behind_are_not_missed_every_night() ->
 
 
 def test_runs_beside_other_processes_are_said() -> None:
-    assert any("during 1 run" in line for line in remarks(trends(nights(times(), loop(), noisy=True))))
+    assert any("1 run was disturbed" in line for line in remarks(trends(nights(times(), loop(), noisy=True))))
     assert not any("other processes" in line for line in remarks(trends(nights(times(), loop()))))
 
 

@@ -6,15 +6,12 @@ import csv
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from cells import make_cell
 from click.testing import CliRunner, Result
@@ -484,51 +481,3 @@ def test_new_strategy_runs_on_both_engines_and_equals_single(here):
         result = run_cell(make_cell(**changes, **own), [path], options={"keep_weights": True})
         assert result.finished, result.reason
         assert float(np.abs(result.outcome.weights - single.outcome.weights).max()) < 1e-12, engine
-
-
-# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
-
-LONG = """\
-engine = "real"
-[workload]
-model = "softmax"
-[sweep]
-strategy = "sync-ddp"
-gpus = 2
-"goal.max_steps" = [3, 100000000]
-[goal]
-target_accuracy = "none"
-max_seconds = 3
-[limits]
-cell_timeout = "60 s"
-"""
-
-
-@pytest.mark.dist
-def test_ctrl_c_ends_with_130_leaves_no_process_and_the_same_command_continues(here):
-    (here / "long.toml").write_text(LONG)
-    command = [sys.executable, "-u", "-m", "harness", "run", "long.toml"]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, start_new_session=True, **streams) as run:
-        line = next(line for line in run.stdout if line.startswith("[1/2]"))
-        assert ": ok" in line
-        deadline = time.monotonic() + 30
-        # The log is made when the second cell's processes start.
-        while len(list(here.glob("results/long/cells/*/log.txt"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(2)  # they train: an interrupt while they are being asked for can leave a server behind, not held yet
-        children = psutil.Process(run.pid).children(recursive=True)
-        os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the whole group
-        rest = run.stdout.read()
-    assert run.returncode == 130, rest
-    assert children, "nothing was running; the test has not seen what it is about"
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert alive == []
-    assert "Traceback" not in rest
-    assert "next: run the same command again to continue" in rest
-    results = Results(here / "results" / "long")
-    assert sorted(record.status for record in results.records().values()) == ["interrupted", "ok"]
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0, again.stdout
-    assert "1 cell run now, 1 kept from earlier runs" in again.stdout
-    assert [record.status for record in results.records().values()] == ["ok", "ok"]

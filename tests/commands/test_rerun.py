@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from harness.commands import reference_runs
 from harness.commands.cli import main
+from harness.core.one_writer import sole_writer
 from harness.results.store import Results
 
 PLUGIN = """
@@ -99,6 +100,10 @@ def test_what_stays_slower_is_a_regression_and_what_was_once_is_none(tmp_path: P
     first = compare(base, new)
     assert (first.exit_code, found(first)["verdict"]) == (0, "suspect")
     assert "To run them again: --rerun." in found(first)["sentence"]
+    with sole_writer(new / "night", say=pytest.fail):
+        done = compare(base, new, "--rerun")
+    assert (done.exit_code, found(done)["verdict"]) == (3, "suspect")
+    assert "another harness (process" in done.stderr
     done = compare(base, new, "--rerun")
     assert (done.exit_code, found(done)["verdict"]) == (1, "regression"), done.output
     (finding,) = found(done)["findings"]

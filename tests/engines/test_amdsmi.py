@@ -58,6 +58,7 @@ def test_every_quantity_has_its_value_and_unit(amdsmi):
         ("gpu0", "amdsmi_energy"): ("J", [15250, 15265.25, 15280.5]),
         ("gpu0", "amdsmi_temperature"): ("C", [60, 61, 62]),
         ("gpu0", "amdsmi_targets_used"): ("bytes", [3 * GIB] * 3),
+        ("gpu0", "amdsmi_other_processes"): ("processes", [1] * 3),
         ("worker 0 on gpu0", "amdsmi_process_used"): ("bytes", [3 * GIB] * 3),
         # Reading it takes 0.1 s, so it is read once a second only.
         ("gpu0", "amdsmi_throttle_reasons"): ("bitmask", [0x1004, 0x1004]),

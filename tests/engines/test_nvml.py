@@ -38,6 +38,7 @@ def test_nvml_every_quantity_has_its_value_and_unit(driver):
         ("gpu0", "nvml_temperature"): ("C", [40, 41, 42]),
         ("gpu0", "nvml_throttle_reasons"): ("bitmask", [1, 4, 4]),
         ("gpu0", "nvml_targets_used"): ("bytes", [GIB] * 3),
+        ("gpu0", "nvml_other_processes"): ("processes", [1] * 3),
         ("worker 0 on gpu0", "nvml_process_used"): ("bytes", [GIB] * 3),
         ("gpu0", "nvml_sm_activity"): ("fraction", [0.2, 0.3]),
         ("gpu0", "nvml_sm_occupancy"): ("fraction", [0.02, 0.03]),

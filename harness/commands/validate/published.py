@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import re
 import shutil
-import tomllib
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from harness.commands.validate.layout_rows import LayoutRow, layout_rows
 from harness.core.errors import InputError
+from harness.core.outside_files import read_outside
 from harness.core.records import Json
 from harness.core.units import GIB, MIB
+from harness.scenario.mistakes import parse_toml
 
 TomlTable = Mapping[str, Any]
 """A table of cases.toml, whose keys are up to whoever writes one."""
@@ -236,16 +238,26 @@ def read_directory(path: Path) -> Tables:
     )
 
 
+def _text_of(file: Path) -> str:
+    """Return what a file of the directory holds.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        return read_outside(file).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError([f"cannot be read: {reason}"], where=str(file)) from None
+
+
 def _cases(path: Path) -> Json:
     file = path / "cases.toml"
     if not file.is_file():
         raise InputError(
             [f"{file}: missing; validate takes scenarios with [[observed]], or tables that cases.toml describes"]
         )
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError([f"not TOML: {error}"], where=str(file)) from None
+    content, _ = parse_toml(_text_of(file), str(file))
     version = content.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise InputError([f"format_version = {version!r}; this version reads {FORMAT_VERSION}"], where=str(file))
@@ -313,8 +325,8 @@ def _layout_rows(folder: Path, problems: list[str]) -> Iterable[TableRow]:
 
 
 def _lines(file: Path, columns: Sequence[str], problems: list[str]) -> Iterable[tuple[int, dict[str, str]]]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream, restval="")
+    reader = csv.DictReader(StringIO(_text_of(file), newline=""), restval="")
+    try:
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
             problems.append(f"{file.name}: column missing: {', '.join(missing)}; it has {reader.fieldnames}")
@@ -324,6 +336,8 @@ def _lines(file: Path, columns: Sequence[str], problems: list[str]) -> Iterable[
                 problems.append(f"{file.name}, line {reader.line_num}: more cells than the {len(columns)} columns")
                 continue
             yield reader.line_num, entry
+    except csv.Error as error:
+        problems.append(f"{file.name}, line {reader.line_num}: {error}")
 
 
 def _number(entry: Mapping[str, str], column: str) -> float:

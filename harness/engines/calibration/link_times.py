@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from harness.engines.calibration import laws as fit
 from harness.engines.calibration import message_times as messages
 from harness.engines.calibration.meeting_times import losses
 from harness.engines.calibration.pipeline_times import pipeline_overhead
-from harness.engines.processes.forking import fork_server
+from harness.engines.processes.forking import fork_server, temporary_folder
 from harness.engines.processes.slots import Descriptor, make_slot_file
 from harness.engines.processes.tasks import answers, started
 
@@ -90,7 +89,7 @@ def measure_group(ranks: int, device: str, threads: int) -> Json:
     Raises:
         MachineError: one of them failed, or took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
+    with temporary_folder() as folder:
         store = str(Path(folder) / "store")
         tasks = [(group.measure_group, (rank, ranks, store, device)) for rank in range(ranks)]
         with started(tasks, threads) as connections:

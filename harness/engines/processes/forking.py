@@ -14,9 +14,11 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import HarnessError, MachineError
 from harness.core.held_files import contents
+from harness.core.parents import born_deaf, die_with_parent, guarded
 from harness.engines.processes.hearing import Silent, reap, receive, send
 from harness.engines.processes.serving import Imported, ToImport, serve_with_user_files
 from harness.engines.processes.slots import Descriptor
@@ -49,6 +52,9 @@ IMPORTING_S = 300.0
 
 MOST_SERVERS = 4
 """Servers with files of the user's that are kept; chosen: each holds what its files import, 20 MB and more."""
+
+GONE_S = 2.0
+"""Longest that the end of all processes is waited for; chosen: what a driver holds longer goes when it lets go."""
 
 _LONGEST_PATH = 100
 """Of a socket, in bytes: the system's structure has room for 108 on Linux and 104 on macOS (unix(7), sys/un.h)."""
@@ -90,6 +96,15 @@ class ForkedProcess(ForkServerProcess):
     def _Popen(process_obj: BaseProcess) -> _Popen:  # type: ignore[override]  # noqa: N802  # multiprocessing's name
         return _Popen(process_obj)
 
+    def run(self) -> None:
+        """Do what the process is for; from a signal to all of a group it is spared, as its server is."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whoever started it ends it that way
+        die_with_parent()
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):  # the listing's own
+                os.set_inheritable(int(name), int(name) < 3)  # what came through a socket would pass through exec too
+        super().run()
+
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"server": None}  # the process itself has no use for it
 
@@ -105,21 +120,25 @@ class _Popen(popen_forkserver.Popen):
             reduction.dump(process_obj, buffer)
         finally:
             set_spawning_popen(None)
-        self.sentinel, writing = process_obj.server.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
-        kept = os.dup(writing)  # its end tells the process that this one is gone
-        self.finalizer = util.Finalize(self, util.close_fds, (kept, self.sentinel))  # type: ignore[attr-defined]
         try:
-            send(writing, buffer.getbuffer(), FORKING_S)
-            if not wait([self.sentinel], FORKING_S):
-                raise Silent
+            self.sentinel, writing = process_obj.server.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
+            kept = os.dup(writing)  # its end tells the process that this one is gone
+            self.finalizer = util.Finalize(self, util.close_fds, (kept, self.sentinel))  # type: ignore[attr-defined]
+            try:
+                send(writing, buffer.getbuffer(), FORKING_S)
+                if not wait([self.sentinel], FORKING_S):
+                    raise Silent
+            finally:
+                os.close(writing)
+            self.pid = forkserver.read_signed(self.sentinel)
         except Silent:
-            process_obj.server.forget()  # the next process is asked of a new one
+            end_all()  # the next process is asked of a new server
             raise MachineError(
                 f"the server that processes are forked from gave no answer for {FORKING_S:g} s; run the command again"
             ) from None
-        finally:
-            os.close(writing)
-        self.pid = forkserver.read_signed(self.sentinel)
+        except BaseException:
+            end_all()  # a server that still imports would give birth later to what nobody knows of any more
+            raise
 
 
 def _preparation(name: str) -> dict[str, object]:
@@ -146,11 +165,16 @@ def search_path() -> list[str]:
 
 
 class _Server(forkserver.ForkServer):
-    """A server of our own beside the only one that `multiprocessing` knows."""
+    """A server of our own beside the only one that `multiprocessing` knows, under a guard.
+
+    Attributes:
+        folder: of its socket, and of all temporary files of its processes; the guard removes it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._folder = ""
+        self.folder = ""
+        self._guard: int | None = None  # the end of the pipe that tells it of us
 
     def ensure_running(self) -> None:
         """Start the server where it does not run."""
@@ -171,34 +195,40 @@ class _Server(forkserver.ForkServer):
 
     def _start(self) -> None:
         listener, alive_r, alive_w = self.listen()
+        told, telling = os.pipe()
         try:
             command = (
                 f"import sys; sys.path[:] = {search_path()!r}; from harness.engines.processes.serving import serve"
             )
             command += f"; serve({listener.fileno()}, {alive_r})"
             flags = [flag for flag in util._args_from_interpreter_flags() if flag != "-P"]  # type: ignore[attr-defined]
-            arguments = [spawn.get_executable(), *flags, "-P", "-c", command]
-            passed = [listener.fileno(), alive_r]
-            self._forkserver_pid = util.spawnv_passfds(arguments[0], arguments, passed)  # type: ignore[attr-defined]
+            program = os.fsencode(spawn.get_executable())
+            arguments = guarded([os.fsdecode(program), *flags, "-P", "-c", command], told, self.folder)
+            passed = [listener.fileno(), alive_r, told]
+            with born_deaf():
+                pid = util.spawnv_passfds(program, arguments, passed)  # type: ignore[attr-defined]
+                self._forkserver_pid, self._forkserver_alive_fd, self._guard = pid, alive_w, telling
         except BaseException:
-            os.close(alive_w)
+            if self._guard is None:
+                os.close(alive_w)
+                os.close(telling)
             raise
         finally:
             os.close(alive_r)
+            os.close(told)
             listener.close()
-        self._forkserver_alive_fd = alive_w
 
     def listen(self) -> tuple[socket.socket, int, int]:
         """Return the server's socket and both ends of the pipe that ends the server when nobody holds its writing end.
 
         The socket is a file; its folder is elsewhere where the temporary folder's name is too long for one.
         """
-        for place in (None, "/tmp", "/var/tmp", "/dev/shm"):
-            self._folder = tempfile.mkdtemp(prefix="harness-", dir=place)
-            address = str(Path(self._folder) / "socket")
+        for place in (_first.folder or None, "/tmp", "/var/tmp", "/dev/shm"):
+            self.folder = tempfile.mkdtemp(prefix="harness-", dir=place)
+            address = str(Path(self.folder) / "socket")
             if len(os.fsencode(address)) <= _LONGEST_PATH:
                 break
-            os.rmdir(self._folder)
+            os.rmdir(self.folder)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)
         os.chmod(address, 0o600)
@@ -207,14 +237,31 @@ class _Server(forkserver.ForkServer):
         return (listener, *os.pipe())
 
     def forget(self) -> None:
-        """Let the server end, and remove its socket."""
-        if self._forkserver_alive_fd is not None:
-            os.close(self._forkserver_alive_fd)
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = ""
+        """Let the server end with all that was forked from it, and remove its folder."""
+        for descriptor in (self._forkserver_alive_fd, self._guard):
+            if descriptor is not None:
+                os.close(descriptor)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder, self._guard = "", None
         for name in ("address", "alive_fd", "pid"):  # the class's own way to say that it does not run
             setattr(self, f"_forkserver_{name}", None)
+
+    def end(self) -> None:
+        """End the server and all that was forked from it, and wait for that."""
+        pid, until = self._forkserver_pid, time.monotonic() + GONE_S
+        self.forget()
+        while pid is not None and time.monotonic() < until:
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    return
+            time.sleep(0.002)
+
+    def sweep(self) -> None:
+        """Have the guard end what has lost its parent: what a process started and did not end."""
+        if self._guard is not None:
+            with contextlib.suppress(OSError):  # the guard has gone, and all with it
+                os.write(self._guard, b"s")
 
 
 class _UserServer(_Server):
@@ -292,6 +339,24 @@ def fork_server(cell: Cell | None = None, plugins: Sequence[str] = (), log: str 
     return _kept[key].forking
 
 
+def end_all() -> None:
+    """End all our processes at once, those too that are only about to be born; the next one starts its server anew."""
+    _first.end()
+    for key in list(_kept):
+        _drop(key)
+
+
+def sweep() -> None:
+    """End what the processes that have ended once started, and left behind."""
+    _first.sweep()
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for our processes that is removed even where this process dies before it can do so."""
+    _first.ensure_running()
+    return tempfile.TemporaryDirectory(prefix="harness-", dir=_first.folder)
+
+
 def sources_of(cell: Cell) -> dict[str, bytes]:
     """Return the user's files that a cell runs, by path, as they are held; none where one of them cannot be read."""
     try:
@@ -309,6 +374,7 @@ def _key(names: Sequence[str], sources: dict[str, bytes]) -> str:
 
 def _with_user_files(wanted: ToImport) -> _Kept:
     """Start a server that imports the user's files; where that goes wrong, use the first one, and keep why."""
+    _first.ensure_running()
     ours, theirs = Pipe()
     server = _UserServer()
     listener, alive_r, alive_w = server.listen()
@@ -358,7 +424,7 @@ def _stop(server: _UserServer) -> None:
 
 @atexit.register
 def _stop_all() -> None:
-    """Remove the sockets; the servers end by themselves when nobody holds their pipes."""
+    """Remove the folders; the guard ends all that was forked as soon as nobody holds its pipe."""
     if os.getpid() != _owner:
         return
     for key in list(_kept):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from harness.core.faults import can_go_on
 from harness.core.records import Json
 from harness.core.text import Text
 from harness.engines.processes.blame import own_files
-from harness.engines.processes.forking import fork_server, sources_of
+from harness.engines.processes.forking import end_all, fork_server, sources_of, sweep, temporary_folder
 from harness.engines.processes.hearing import Ear, how_ended, reap, was_ended_for_memory
 from harness.engines.processes.kernel_kills import kernel_kills
 from harness.engines.processes.process import Job, run_process
@@ -148,6 +147,9 @@ def run_cell(
     supervisor = _Supervisor(cell, [str(p) for p in plugins], log, options or {}, on_progress)
     try:
         return supervisor.run(on_start)
+    except KeyboardInterrupt:
+        end_all()  # whoever was being started when it came is in no list yet
+        raise
     finally:
         supervisor.clean_up()
 
@@ -166,7 +168,7 @@ class _Supervisor:
         self.cell, self.plugins, self.log, self.options = cell, plugins, log, options
         self.on_progress = on_progress
         self.context, self.sources = fork_server(cell, plugins, log), sources_of(cell)
-        self.folder = tempfile.TemporaryDirectory(prefix="harness-")
+        self.folder = temporary_folder()
         self.children: list[_Child] = []
         self.board: StatusBoard | None = None
         self.descriptors: list[int] = []
@@ -438,13 +440,14 @@ class _Supervisor:
         return [self.context.note] if self.context.note else []
 
     def clean_up(self) -> None:
-        """End whatever still lives: terminate, wait, kill."""
+        """End whatever still lives: terminate, wait, kill; then what they have left behind."""
         for child in self.children:
             if child.process.is_alive():
                 child.process.terminate()
         reap([child.process for child in self.children], patience_s=1.0)
         for child in self.children:
             child.control.close()
+        sweep()
         self._close_descriptors()
         if self.board is not None:
             self.board.close()

@@ -7,7 +7,6 @@ import faulthandler
 import gc
 import os
 import random
-import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from harness.core.addresses import Address
 from harness.core.cell import Cell
 from harness.core.held_files import give
-from harness.core.parents import die_with_parent
 from harness.core.records import Json
 from harness.core.streams import stream_seed
 from harness.engines.processes.blame import explain_in, own_files, print_blamed
@@ -94,6 +92,8 @@ class Job:
 
 def run_process(job: Job, control: Connection) -> None:
     """Run one process of a cell; everything it has to say goes through `control`."""
+    # Its end tells the supervisor that this process is gone, whatever the user's code has forked and left behind.
+    os.register_at_fork(after_in_child=control.close)
     _enter(job)
     try:
         answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
@@ -112,9 +112,7 @@ def run_process(job: Job, control: Connection) -> None:
 
 
 def _enter(job: Job) -> None:
-    """Settle signals, output and threads before torch does anything."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
-    die_with_parent()
+    """Settle output and threads before torch does anything."""
     if job.log:
         descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)

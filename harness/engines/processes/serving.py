@@ -99,7 +99,6 @@ def serve_with_user_files(listener: Detachable, alive: Detachable, control: Conn
         listener, alive: descriptors, to be detached.
         control: told how importing went, once.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     descriptors = listener.detach(), alive.detach()
     with _output_to(wanted.log):
         imported = _imported(wanted)

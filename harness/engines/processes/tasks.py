@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from harness.core.errors import MachineError
 from harness.core.held_files import give
 from harness.engines.processes.blame import explain, explain_in, is_end_of_pipe
-from harness.engines.processes.forking import fork_server, sources_of
+from harness.engines.processes.forking import end_all, fork_server, sources_of, sweep
 from harness.engines.processes.hearing import Silent, how_ended, reap, receive
 from harness.engines.processes.kernel_kills import kernel_kills
 from harness.workloads.user_import import environment_of_user_files
@@ -61,10 +61,14 @@ def started(
             process.start()
             theirs.close()
         yield asked
+    except KeyboardInterrupt:
+        end_all()
+        raise
     finally:
         for each in asked:
             each.control.close()
         reap([each.process for each in asked], ENDING_S)
+        sweep()
 
 
 def _run(

@@ -160,13 +160,16 @@ class AmdGpu:
         name: "gpu0", by HIP's index, which torch calls cuda:0.
         handle: the GPU.
         targets: the processes of the cell that compute on it.
+        cell: all of its processes.
     """
 
-    def __init__(self, amdsmi: ModuleType, name: str, handle: object, targets: Sequence[Target]) -> None:
+    def __init__(
+        self, amdsmi: ModuleType, name: str, handle: object, targets: Sequence[Target], cell: Sequence[Target]
+    ) -> None:
         self.name = name
         self._amdsmi = amdsmi
         self._handle = handle
-        self._processes = CellProcesses(AmdSmiProbe.name, name, targets)
+        self._processes = CellProcesses(AmdSmiProbe.name, name, targets, cell)
         self.readings = Readings(amdsmi_driver(amdsmi), name, amd_readings(amdsmi, handle))
         self._violations = violation_reading(amdsmi, handle)
         self._violations_read_s: float | None = None
@@ -178,6 +181,7 @@ class AmdGpu:
             self._violations_read_s = now
             yield from self.readings.take(now, self._violations)
         used = self.readings.attempt(now, PROCESS_MEMORY, lambda: process_memory(self._amdsmi, self._handle)) or {}
+        yield from self._processes.others(now, used)
         own = {pid: value for pid, value in used.items() if pid in self._processes.labels}
         yield from self._processes.samples(now, own)
 
@@ -229,7 +233,7 @@ class AmdSmiProbe(Probe):
             for index, on_it in by_gpu.items():
                 if index >= len(visible):
                     raise ProbeUnavailable(f"HIP shows no cuda:{index}: {counted(len(visible), 'GPU')}")
-                self._gpus.append(AmdGpu(self._amdsmi, f"gpu{index}", visible[index], on_it))
+                self._gpus.append(AmdGpu(self._amdsmi, f"gpu{index}", visible[index], on_it, targets))
         except BaseException:
             self.close()
             raise

@@ -195,13 +195,16 @@ class Gpu:
         name: "gpu0", by CUDA's index.
         handle: the GPU or MIG instance.
         targets: the processes of the cell that compute on it.
+        cell: all of its processes.
     """
 
-    def __init__(self, nvml: ModuleType, name: str, handle: object, targets: Sequence[Target]) -> None:
+    def __init__(
+        self, nvml: ModuleType, name: str, handle: object, targets: Sequence[Target], cell: Sequence[Target]
+    ) -> None:
         self.name = name
         self._nvml = nvml
         self._handle = handle
-        self._processes = CellProcesses(NvmlProbe.name, name, targets)
+        self._processes = CellProcesses(NvmlProbe.name, name, targets, cell)
         is_instance = is_mig_instance(nvml, handle)
         calls = mig_readings(nvml, handle) if is_instance else readings(nvml, handle)
         self.readings = Readings(nvml_driver(nvml), name, calls)
@@ -218,9 +221,10 @@ class Gpu:
         yield from self._gpm_samples(now)
 
     def _process_samples(self, now: float) -> Iterator[Sample]:
-        """Yield the memory of each process of the cell on this GPU, and their sum."""
-        listed = self.readings.attempt(now, PROCESS_MEMORY, lambda: running_processes(self._nvml, self._handle))
-        used = {process.pid: process.usedGpuMemory for process in listed or () if process.pid in self._processes.labels}
+        """Yield the memory of each process of the cell on this GPU, their sum, and how many others compute here."""
+        listed = self.readings.attempt(now, PROCESS_MEMORY, lambda: running_processes(self._nvml, self._handle)) or []
+        yield from self._processes.others(now, [process.pid for process in listed])
+        used = {process.pid: process.usedGpuMemory for process in listed if process.pid in self._processes.labels}
         if None in used.values():
             self.readings.leave_out(
                 PROCESS_MEMORY, "the driver does not tell it; the whole device's memory stands instead"
@@ -276,16 +280,16 @@ class NvmlProbe(Probe):
         by_gpu = targets_by_gpu(targets)
         self._nvml = open_library()
         try:
-            self._find(self._nvml, by_gpu)
+            self._find(self._nvml, by_gpu, targets)
         except BaseException:
             self.close()
             raise
 
-    def _find(self, nvml: ModuleType, by_gpu: Mapping[int, Sequence[Target]]) -> None:
+    def _find(self, nvml: ModuleType, by_gpu: Mapping[int, Sequence[Target]], cell: Sequence[Target]) -> None:
         reasons: list[ProbeUnavailable] = []
         for index, on_it in by_gpu.items():
             try:
-                self._gpus.append(Gpu(nvml, f"gpu{index}", find_gpu(nvml, index), on_it))
+                self._gpus.append(Gpu(nvml, f"gpu{index}", find_gpu(nvml, index), on_it, cell))
             except ProbeUnavailable as unavailable:
                 reasons.append(unavailable)
         if not self._gpus:

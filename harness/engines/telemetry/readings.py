@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -15,20 +15,28 @@ from harness.engines.telemetry.probe import Sample, Target
 PROCESS_MEMORY = "memory of each process"
 """What a note calls the reading that is made for each process of the cell."""
 
+OTHER_PROCESSES = "_other_processes"
+"""How the names of quantities end that count the processes of others on a device."""
+
 T = TypeVar("T")
 
 
 class CellProcesses:
     """The cell's processes on one device.
 
+    Args:
+        targets: those that compute on it.
+        cell: all of the cell: one may have opened a device that it does not compute on.
+
     Attributes:
         labels: by process id; a process that only looks, as `harness doctor` does, computes on no GPU.
         seen: whether the driver has listed one of them yet.
     """
 
-    def __init__(self, source: str, device: str, targets: Iterable[Target]) -> None:
+    def __init__(self, source: str, device: str, targets: Iterable[Target], cell: Iterable[Target]) -> None:
         self._source, self._device = source, device
         self.labels = {target.pid: target.label for target in targets if target.pid != os.getpid()}
+        self._cell = {*self.labels, *(target.pid for target in cell)}
         self.seen = False
 
     def samples(self, now: float, used: Mapping[int, float]) -> Iterator[Sample]:
@@ -44,6 +52,21 @@ class CellProcesses:
             self.seen = True
             total = float(sum(used.values()))
             yield Sample(now, self._source, self._device, f"{self._source}_targets_used", total, "bytes")
+
+    def others(self, now: float, listed: Collection[int]) -> Iterator[Sample]:
+        """Yield how many other processes compute on the device, where there are any.
+
+        Nothing where the driver lists none of the cell's: in a container its process ids may be of another kind, and
+        nobody can tell whose they are.
+
+        Args:
+            listed: process ids that the driver lists.
+        """
+        others = len(set(listed) - self._cell) if self.labels.keys() & listed else 0
+        if others:
+            yield Sample(
+                now, self._source, self._device, f"{self._source}{OTHER_PROCESSES}", float(others), "processes"
+            )
 
     def are_hidden(self, readings: Readings) -> bool:
         """Whether the driver was asked for their memory and has listed none of them."""

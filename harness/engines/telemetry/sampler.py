@@ -11,11 +11,12 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from harness.core.disturbances import Disturbance
 from harness.engines.processes.hearing import Ear, Silent, reap
 from harness.engines.telemetry.bench import Bench, probe_path
 from harness.engines.telemetry.columns import Columns
@@ -40,6 +41,7 @@ class Telemetry:
         interval_s: achieved mean seconds between ticks; None with fewer than two ticks.
         sampler_cpu_cores: CPU that the sampler itself used while it sampled, 1.0 = one core busy; None if it died.
         lost: device, or probe, that stopped to answer, to the first tick (seconds, monotonic) without its figures.
+        around: what whoever started the sampler saw disturb the cell meanwhile.
     """
 
     columns: Columns = field(default_factory=Columns)
@@ -49,6 +51,7 @@ class Telemetry:
     interval_s: float | None = None
     sampler_cpu_cores: float | None = None
     lost: dict[str, float] = field(default_factory=dict)
+    around: Mapping[Disturbance, float | None] = field(default_factory=dict)
 
     @property
     def samples(self) -> list[Sample]:
