@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.commands.validate.as_layout import predict_layout
 from harness.commands.validate.case_systems import Unpredictable, apart_of, block_of
 from harness.commands.validate.linear import linear
 from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.commands.validate.rows_exchange import predict_all_reduce, predict_exchange
-from harness.commands.validate.rows_hybrid import predict_hybrid
+from harness.commands.validate.rows_hybrid import hybrid_uncertainty, predict_hybrid
 from harness.commands.validate.rows_memory import predict_arithmetic, predict_memory
-from harness.commands.validate.rows_pipeline import RATES, predict_pipeline
+from harness.commands.validate.rows_pipeline import RATES, pipeline_uncertainty, predict_pipeline
 from harness.commands.validate.rows_replicas import (
     REDUCED,
     SERVED,
     predict_replicas,
     predict_utilisation,
-    uncertainty_of,
+    replicas_uncertainty,
 )
 from harness.commands.validate.rows_single import predict_single
-from harness.commands.validate.rows_transformer import predict_steps
+from harness.commands.validate.rows_transformer import predict_steps, steps_uncertainty
 from harness.commands.validate.score import PredictedRow
 from harness.costs.profiles import Constants
 
 Predictor = Callable[[Tables, TableRow, Constants], float]
+
+_STATING: Mapping[Predictor, Callable[[Tables, TableRow, Constants], float | None]] = {
+    predict_replicas: replicas_uncertainty,
+    predict_pipeline: pipeline_uncertainty,
+    predict_steps: steps_uncertainty,
+    predict_hybrid: hybrid_uncertainty,
+}
+"""What `plan` states of the scenarios of rows: how far they may be off, one standard deviation."""
 
 
 def predict_all(published: Tables, constants: Constants, rows: Sequence[TableRow] | None = None) -> list[PredictedRow]:
@@ -39,7 +47,8 @@ def predict_row(published: Tables, row: TableRow, constants: Constants) -> Predi
         apart = () if row.layout else apart_of(block_of(published, row), row.model)
         predictor = _predictor(row)
         value = predictor(published, row, constants)
-        stated = uncertainty_of(published, row, constants) if predictor is predict_replicas else None
+        states = _STATING.get(predictor)
+        stated = states(published, row, constants) if states else None
         return PredictedRow(row, value, baseline, apart=apart, stated=stated)
     except Unpredictable as missing:
         return PredictedRow(row, None, baseline, str(missing))

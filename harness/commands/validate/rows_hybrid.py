@@ -7,7 +7,8 @@ from dataclasses import replace
 from harness.commands.validate.case_systems import Unpredictable, block_of, first_match
 from harness.commands.validate.published import Degrees, TableRow, Tables, TomlTable, input_of, stated
 from harness.commands.validate.row_times import seconds_of, value_of
-from harness.commands.validate.rows_transformer import calibrated_step_s
+from harness.commands.validate.rows_transformer import calibrated_step
+from harness.costs.price import PricedStep
 from harness.costs.profiles import Constants
 
 
@@ -17,6 +18,20 @@ def predict_hybrid(published: Tables, row: TableRow, constants: Constants) -> fl
     Raises:
         Unpredictable: its degrees or sizes are not stated, or no row of the case is a calibration of the same strategy.
     """
+    step = _step(published, row, constants)
+    return value_of(published, with_degrees(published, row), step.seconds)
+
+
+def hybrid_uncertainty(published: Tables, row: TableRow, constants: Constants) -> float:
+    """Return the uncertainty that `plan` states of a row's scenario.
+
+    Raises:
+        Unpredictable: as `predict_hybrid`.
+    """
+    return _step(published, row, constants).error
+
+
+def _step(published: Tables, row: TableRow, constants: Constants) -> PricedStep:
     target = with_degrees(published, row)
     known = [r for r in published.inputs if (r.case, r.strategy, r.metric) == (row.case, row.strategy, row.metric)]
     if not known:
@@ -24,7 +39,7 @@ def predict_hybrid(published: Tables, row: TableRow, constants: Constants) -> fl
     nearest = min(known, key=lambda r: (r.model != row.model, abs((r.gpus or 1) - (row.gpus or 1))))
     reference = with_degrees(published, nearest)
     known_s = seconds_of(published, reference)
-    return value_of(published, target, calibrated_step_s(published, target, reference, known_s, constants))
+    return calibrated_step(published, target, reference, known_s, constants)
 
 
 def with_degrees(published: Tables, row: TableRow) -> TableRow:

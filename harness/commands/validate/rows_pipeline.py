@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.commands.validate.as_pipeline import pipeline_scenario
-from harness.commands.validate.case_scenario import predicted_bubble, predicted_s
+from harness.commands.validate.case_scenario import CaseScenario, foretold_step, predicted_bubble, predicted_s
 from harness.commands.validate.case_systems import Unpredictable
 from harness.commands.validate.linear import reference_of
 from harness.commands.validate.published import TableRow, Tables
@@ -19,13 +19,28 @@ def predict_pipeline(published: Tables, row: TableRow, constants: Constants) -> 
     Raises:
         Unpredictable: no calibration row, or the scenario is refused.
     """
-    known = _reference(published, row)
-    known_s = seconds_of(published, known)
+    scenario = _scenario(published, row)
     if row.metric == "bubble":
-        return predicted_bubble(pipeline_scenario(published, row, known, known_s), published.scenarios, constants)
-    scenario = pipeline_scenario(published, row, known, known_s, seconds_of(published, row))
+        return predicted_bubble(scenario, published.scenarios, constants)
     step_s = predicted_s(scenario, published.scenarios, constants)
     return value_of(published, row, step_s * (row.batch_per_gpu or 1.0) / scenario.wanted.batch_size)
+
+
+def pipeline_uncertainty(published: Tables, row: TableRow, constants: Constants) -> float | None:
+    """Return the uncertainty that `plan` states of a row's scenario; None of a bubble, which is no time.
+
+    Raises:
+        Unpredictable: no calibration row, or the scenario is refused.
+    """
+    if row.metric == "bubble":
+        return None
+    return foretold_step(_scenario(published, row), published.scenarios, constants).error
+
+
+def _scenario(published: Tables, row: TableRow) -> CaseScenario:
+    known = _reference(published, row)
+    wanted_s = None if row.metric == "bubble" else seconds_of(published, row)
+    return pipeline_scenario(published, row, known, seconds_of(published, known), wanted_s)
 
 
 def _reference(published: Tables, row: TableRow) -> TableRow:

@@ -41,7 +41,7 @@ def _calibrated(published: Tables, reference: TableRow, constants: Constants) ->
     return step_s
 
 
-def uncertainty_of(published: Tables, row: TableRow, constants: Constants) -> float:
+def replicas_uncertainty(published: Tables, row: TableRow, constants: Constants) -> float:
     """Return the uncertainty that `plan` states of a row's scenario.
 
     Raises:

@@ -12,10 +12,11 @@ from harness.commands.validate.as_transformer import (
     sized_scenario,
     timed_scenario,
 )
-from harness.commands.validate.case_scenario import calibrated_cell, predicted_s
+from harness.commands.validate.case_scenario import calibrated_cell, foretold_step, predicted_s
 from harness.commands.validate.case_systems import Unpredictable
 from harness.commands.validate.published import TableRow, Tables
 from harness.commands.validate.row_times import seconds_of, value_of
+from harness.costs.price import PricedStep
 from harness.costs.profiles import Constants
 
 if TYPE_CHECKING:
@@ -54,19 +55,33 @@ def predict_steps(published: Tables, row: TableRow, constants: Constants) -> flo
     Raises:
         Unpredictable: no calibration row.
     """
+    return value_of(published, row, _step(published, row, constants).seconds)
+
+
+def steps_uncertainty(published: Tables, row: TableRow, constants: Constants) -> float:
+    """Return the uncertainty that `plan` states of a row's scenario.
+
+    Raises:
+        Unpredictable: no calibration row.
+    """
+    return _step(published, row, constants).error
+
+
+def _step(published: Tables, row: TableRow, constants: Constants) -> PricedStep:
     known = None
     if degrees_of(row).parameters is None:
         known = _measured(published, row.table, row.series, constants)
     if known is not None:
         scenario = timed_scenario(published, row, known.at(degrees_of(row).micro_batch))
-        return value_of(published, row, predicted_s(scenario, published.scenarios, constants))
+        return foretold_step(scenario, published.scenarios, constants)
     nearest = _nearest(published, row)
-    step_s = calibrated_step_s(published, row, nearest, seconds_of(published, nearest), constants)
-    return value_of(published, row, step_s)
+    return calibrated_step(published, row, nearest, seconds_of(published, nearest), constants)
 
 
-def calibrated_step_s(published: Tables, row: TableRow, known: TableRow, known_s: float, constants: Constants) -> float:
-    """Return the seconds of a row's step from those of a calibration row, whose model may be of another size.
+def calibrated_step(
+    published: Tables, row: TableRow, known: TableRow, known_s: float, constants: Constants
+) -> PricedStep:
+    """Return a row's step as predicted from those of a calibration row, whose model may be of another size.
 
     Raises:
         Unpredictable: degrees of parallelism are not stated, or the scenario is refused.
@@ -75,11 +90,11 @@ def calibrated_step_s(published: Tables, row: TableRow, known: TableRow, known_s
     sample_s = known_s * (known.gpus or 1) / degrees_of(known).global_batch
     if model_of(known) == model_of(row):
         scenario = sized_scenario(published, row, sample_s, known, known_s)
-        return predicted_s(scenario, published.scenarios, constants)
+        return foretold_step(scenario, published.scenarios, constants)
     alone = sized_scenario(published, known, sample_s, known, known_s)
     speed = calibrated_cell(alone, published.scenarios, constants).cluster.speed
     sample_s *= _arithmetic(row) / _arithmetic(known) / speed
-    return predicted_s(sized_scenario(published, row, sample_s), published.scenarios, constants)
+    return foretold_step(sized_scenario(published, row, sample_s), published.scenarios, constants)
 
 
 def _arithmetic(row: TableRow) -> float:
