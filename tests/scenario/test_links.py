@@ -181,7 +181,7 @@ def test_halves_are_exchanged_in_half_the_time() -> None:
                 **{"strategy.sync-ddp": {"overlap": False}},
             ),
             host(),
-        ).seconds
+        )
         for more in ({}, {"gradients": "fp16"})
     )
     # Ring over four: 2 * 3/4 of 1.6 GB at 10 GB/s.
@@ -210,7 +210,7 @@ def test_tables_of_an_embedding_are_exchanged_last_and_hidden_by_nothing() -> No
                 sweep__gpus=[4],
             ),
             host(),
-        ).seconds
+        )
         for more in ({}, {"embedding": "60 M"})
     )
     # The last bucket holds 240 MB of tables and a layer of 16 MB; without tables a layer of 40 MB.
