@@ -148,9 +148,9 @@ STATED_ERRORS: dict[str, Stated] = {
     "divided": Stated(0.04, "a step whose layers tensor parallelism divides (P7, P8)"),
     "spread out": Stated(0.03, "a step that leaves its node (P3, P8, P12)"),
 }
-"""Found on 825 published rows that were predicted with constants fitted without their source. The five were
-chosen on these rows. 86 % of them lie within one standard deviation and 94 % within two; each source counting alike,
-without P14, 77 % and 96 % do. What is measured on this machine states what its measurements scatter by instead."""
+"""Found on 825 published rows that were predicted with constants fitted without their source; the five were chosen on
+these rows. 84 % of them lie within one standard deviation and 94 % within two; each source counting alike 73 % and 89 %
+do, without P14 78 % and 93 %. What is measured on this machine states what its measurements scatter by instead."""
 
 PUBLISHED = Constants(**{name: fitted.value for name, fitted in FITTED.items()})
 """What published measurements imply for accelerators in data centres."""
