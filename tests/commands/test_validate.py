@@ -119,7 +119,7 @@ def of(published: Tables, **wanted: Any) -> TableRow:
     ("file", "before", "after", "says"),
     [
         ("cases.toml", "format_version = 2", "format_version = 3", "format_version = 3"),
-        ("cases.toml", "[cases.A]", "[cases.A", "not TOML"),
+        ("cases.toml", "[cases.A]", "[cases.A", "not valid TOML"),
         ("cases.toml", 'device = "V100"', "", "device is missing"),
         ("cases.toml", 'kind = "pcie", ', "", "link.kind is missing"),
         ("throughput.csv", "inputs_allowed", "allowed", "column missing: inputs_allowed"),
