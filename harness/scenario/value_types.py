@@ -193,7 +193,7 @@ _MICRO_WORDS = {"largest": LARGEST, "fastest": FASTEST}
 
 def _micro(value: object) -> int | None:
     """Accept a whole number, "largest" that fits, which only memory can tell, or "fastest", which prices tell."""
-    if value in _MICRO_WORDS:
+    if isinstance(value, str) and value in _MICRO_WORDS:
         return _MICRO_WORDS[str(value)]
     return None if value is None else int(_whole(1, 'largest" or "fastest')(value))
 

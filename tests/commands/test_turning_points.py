@@ -41,7 +41,7 @@ def test_run_and_show_print_the_same_answer(ran: tuple[Path, dict[str, str]]) ->
 def test_the_ticket_is_answered_as_it_was_asked(ran: tuple[Path, dict[str, str]]) -> None:
     found = folder_answer(Results(ran[0] / "ticket"))
     assert found.headline == "Simulated: 16 simulated GPUs are only 1.5x as fast as 4 with sync-ddp."
-    assert found.grounds[0].startswith("They train 296 samples/s; 4 train 197 samples/s (simulated")
+    assert found.grounds[0].startswith("They train 291 samples/s; 4 train 199 samples/s (simulated")
     assert found.grounds[1] == "Exchange and waiting take 58 % of each step."
 
 
