@@ -738,7 +738,8 @@ def test_a_pipeline_without_overlap_is_not_faster_by_itself() -> None:
     (said,) = answer([row(), row("model-split", **CUT)], 2).caveats
     assert said.startswith("model-split passes one micro-batch at a time")
     assert answer([row(), row("model-split", **CUT, micro_batch_size=8)], 2).caveats == ()
-    assert answer([row(), row("model-split", **CUT | {"time_to_target_s": 1.5})], 2).caveats == ()
+    (said,) = answer([row(), row("model-split", **CUT | {"time_to_target_s": 1.5})], 2).caveats
+    assert "was ranked with one micro-batch" in said  # slower it may be for that
 
 
 def test_where_a_loss_is_the_target_the_lowest_came_closest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -183,7 +184,9 @@ def outcome_with(errors: Any) -> Any:
 
 def test_errors_of_parts_add_up_as_independent_ones():
     parts = {"compute_s": 3.0, "communication_s": 4.0, "idle_s": 9.0}
-    assert stated_row(outcome_with((0.1, 0.1)), parts) == {"stated_error": pytest.approx(0.5 / 7)}
+    assert stated_row(outcome_with((0.1, 0.1)), parts) == {"stated_error": pytest.approx(0.5 / 16)}
+    waiting = math.hypot(0.3, 0.4, 0.9) / 16
+    assert stated_row(outcome_with((0.1, 0.1, 0.1)), parts) == {"stated_error": pytest.approx(waiting)}
     alone = {"compute_s": 1.0, "communication_s": 0.0}
     assert stated_row(outcome_with((0.03, 0.5)), alone) == {"stated_error": pytest.approx(0.03)}
 

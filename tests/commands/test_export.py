@@ -487,6 +487,8 @@ def test_every_key_of_a_workload_is_written_or_refused():
         "channels_last",
         "tf32",
         "gradients",
+        "formats",
+        "input",
     }
 
 

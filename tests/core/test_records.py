@@ -70,7 +70,12 @@ def of_every_kind() -> list[object]:
     """Return what records, plans and caches hold, with every sort of value that their fields allow."""
     cell = make_cell(sweep__strategy=["sync-ps"], cluster={"preset": "dgx-a100"})
     timeline = Timeline((Passes((Event("tensor", 0, 1, 4.0),), (Event("free", -1, 0),), (0, 1)),), (0,))
-    shape = ModelShape((LayerShape("a", (3, 4), activation_bytes=Linear(1.0, 2.5)),), timeline=timeline)
+    shape = ModelShape(
+        (LayerShape("a", (3, 4), activation_bytes=Linear(1.0, 2.5)),),
+        timeline=timeline,
+        element_bytes=4.0,
+        gathered_bytes=0.0,
+    )
     row: Json = {"seen": np.float64(0.5), "folder": Path("a/b"), "part": Part.INPUT, "none": None}
     record = Record(cell, Status.CRASHED, Text("gone"), ("note",), row, {"cores": 2}, cause=Cause.USER)
     slowed = make_cell(sweep__strategy=["single"], faults={"stragglers": [{"rank": 0, "slowdown": 2.0}]})

@@ -40,9 +40,9 @@ LOCAL_NAMES = frozenset(
         *("join", "k", "kept", "key", "keys", "kwargs", "last", "layer", "layers", "leaf", "leaves", "like"),
         *("local", "loss", "losses", "made", "mean", "mesh", "micro", "mine", "model", "more", "n", "name"),
         *("num_train", "number", "numbers", "on_this_host", "optimizer", "options", "order", "origin", "output"),
-        *("outputs", "own", "p", "parameter", "parser", "part", "parts", "piece", "pieces", "places", "purpose"),
-        *("rank", "ranks", "rate", "ratio", "ratios", "received", "rest", "rows", "samples", "schedules", "self"),
-        *("share", "shares", "size", "sizes", "squares", "stages", "start", "state", "states", "step", "steps"),
+        *("outputs", "own", "p", "parameter", "parser", "part", "parts", "piece", "pieces", "places", "policy"),
+        *("purpose", "rank", "ranks", "rate", "ratio", "ratios", "received", "rest", "rows", "samples", "schedules"),
+        *("self", "share", "shares", "size", "sizes", "squares", "stages", "start", "state", "states", "step", "steps"),
         *("structure", "table", "takes", "targets", "tensor", "tests", "text", "three", "total", "trained", "two"),
         *("unit", "units", "v", "values", "wanted", "weight", "world"),
     }
