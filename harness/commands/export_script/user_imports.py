@@ -23,6 +23,7 @@ MODULE_NAMES = frozenset(
         *("functional", "Path", "partial", "contextmanager", "nullcontext", "OrderedDict", "checkpoint"),
         *("default_collate", "tree_flatten", "tree_leaves", "tree_map_only", "tree_unflatten"),
         *("DistributedDataParallel", "fully_shard", "init_device_mesh", "get_model_state_dict", "StateDictOptions"),
+        "MixedPrecisionPolicy",
         *("PipelineStage", *(name for names in PIPELINE_SCHEDULES.values() for name in names)),
         *("stream", "seed", "samples", "take", "make_model", "forward", "loss_sum", "batches", "learning_rate"),
         *("validation_loss", "pieces", "micro_batches", "make_schedule", "average", "start", "main"),
