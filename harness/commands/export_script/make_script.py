@@ -127,7 +127,7 @@ def make_script(
     if cell.strategy == "fsdp":
         from harness.engines.real.layouts.sharded import computes_in_halves
 
-        context |= {"units": _units(replica), "halved": computes_in_halves(replica)}
+        context |= {"units": _units(replica), "halved": computes_in_halves(replica, cell.device)}
     context["in_place"] = any(getattr(part, "inplace", False) for part in module.modules())
     text = filled_in(f"{cell.strategy}.py.j2", context)
     prove_parts(text, target, Wanted(setup, convert(module, torch.device("cpu"), DTYPES[work.precision])), arrays)

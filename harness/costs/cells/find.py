@@ -223,7 +223,8 @@ def in_formats(shape: ModelShape, cell: Cell) -> ModelShape:
     """
     each = cell.scalar_bytes
     sent = (each.sent + each.computed) / 2 if cell.layout.shard == "states" else each.sent
-    gathered = each.computed if cell.layout.shard in ("optimizer", "parameters") else 0
+    # CPUs gather units as they are: see `computes_in_halves`.
+    gathered = each.computed if cell.layout.shard in ("optimizer", "parameters") and cell.device != "cpu" else 0
     if (sent, gathered) == (shape.element_bytes, shape.gathered_bytes):
         return shape
     return replace(shape, element_bytes=sent, gathered_bytes=gathered)
