@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from cells import host
 from chromium import BINARY
+from published_layers import FOLDER as LAYERS
+from published_layers import NETWORKS
 from stated_times import assert_as_stated, stated_seconds
 
 from harness.commands.plan_text import describe
@@ -31,6 +33,23 @@ def test_bundled_scenario_plans_and_says_what_it_shows_and_how_long_it_takes(nam
     assert not [cell.cell_id for cell in plan.cells if cell.not_possible]
     assert stated_seconds(plan.description) > 0
     assert len(plan.description) > 40
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_layers_of_published_networks_are_what_their_architecture_says(name):
+    assert (LAYERS / f"{name}.csv").read_text() == NETWORKS[name].table()
+    assert {path.stem for path in LAYERS.iterdir()} == set(NETWORKS)
+
+
+def test_published_networks_have_the_parameters_that_are_published():
+    parameters = {name: sum(layer[3] for layer in network.layers) for name, network in NETWORKS.items()}
+    assert parameters == {
+        "alexnet-bvlc-ungrouped": 62_378_344,
+        "alexnet-tf": 61_842_345,
+        "resnet50": 25_557_032,
+        "resnet101": 44_549_160,
+        "vgg16": 138_357_544,
+    }
 
 
 def test_a_copied_scenario_has_the_layers_of_its_model_beside_it(tmp_path, monkeypatch):
