@@ -9,6 +9,7 @@ class BFloat16(Codec):
     """Every number in 16 bits: the exponent of fp32, and 8 bits of its mantissa."""
 
     linear = True
+    encode_passes, decode_passes = 0.6, 0.6
 
     def encode(self, layer, name):
         """Round to the nearest."""

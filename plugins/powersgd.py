@@ -16,7 +16,7 @@ class LeftFactor(Codec):
     """Of each matrix its product with a right factor: the last step's, at first random numbers."""
 
     linear = True
-    decode_passes = 0.0  # only its parts are used
+    encode_passes, decode_passes = 0.6, 0.0
 
     def __init__(self, rank, right, stream):
         self.rank, self.right, self.stream = rank, right, stream
@@ -40,6 +40,7 @@ class RightFactor(Codec):
     """Of each matrix its product with an orthonormal left factor; vectors as they are."""
 
     linear = True
+    encode_passes, decode_passes = 0.8, 0.4
 
     def __init__(self, left):
         import torch

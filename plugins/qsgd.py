@@ -10,6 +10,8 @@ from harness import Codec, Options, Strategy, Worker, average, codecs, hookimpl
 class Levels(Codec):
     """Of each bucket its norm; of each number its sign, and how many parts of the norm it is, of `levels` parts."""
 
+    encode_passes, decode_passes = 29.0, 11.0
+
     def __init__(self, levels, bucket, stream):
         self.levels, self.bucket, self.stream = levels, bucket, stream
         self.width = codecs.width_for(2 * levels + 1)

@@ -227,7 +227,8 @@ class Codec(ABC):
         linear: whether the mean of encoded tensors, which then have the same shapes on every worker, is the encoded
             mean; `mean` takes these forms only.
         encode_passes, decode_passes: what either takes on the virtual cluster, in additions of two values of the
-            decoded size; stated from a measurement. What is decoded in no passes has no use but its parts.
+            decoded size: those of bundled codecs were measured on one core of a CPU with a million numbers in fp32.
+            What is decoded in no passes has no use but its parts.
     """
 
     linear: bool = False

@@ -39,14 +39,15 @@ COMPRESSED = {
     "signsgd": {},
     "qsgd": {"levels": 7},
 }
-LENET = [(6, 25), (6,), (16, 150), (16,), (120, 400), (120,), (84, 120), (84,), (10, 84), (10,)]
-"""Parameters of LeNet-5 as matrices: LeCun et al. 1998, with 5 x 5 filters on one channel of 32 x 32."""
+SMALL = FP64 | {"model": {"name": "mlp", "hidden": [16]}}
+LAYERS = [(16, 64), (16,), (10, 16), (10,)]
+"""Parameters of a network with one hidden layer of 16 units on images of 8 x 8."""
 
-SIZES = [math.prod(shape) for shape in LENET]
+SIZES = [math.prod(shape) for shape in LAYERS]
 
 
 def cell(strategy: str, options: dict[str, Any] | None = None, **changes: Any):
-    few = {"workload": FP64, "goal__max_epochs": 0.5, "sweep__learning_rate": [0.01], "plugins": (OWN,)}
+    few = {"workload": SMALL, "goal__max_epochs": 0.5, "sweep__learning_rate": [0.05], "plugins": (OWN,)}
     own = {f"strategy__{strategy}": options} if options else {}
     return make_cell(sweep__strategy=strategy, **few | {"sweep__gpus": [2]} | own | changes)
 
@@ -72,9 +73,9 @@ def gathered(num_bytes: float, workers: int) -> float:
 
 
 def factors(rank: int) -> int:
-    pairs = [shape for shape in LENET if len(shape) == 2]
+    pairs = [shape for shape in LAYERS if len(shape) == 2]
     numbers = sum(min(rank, *shape) * sum(shape) for shape in pairs)
-    return 8 * (numbers + sum(shape[0] for shape in LENET if len(shape) == 1))
+    return 8 * (numbers + sum(shape[0] for shape in LAYERS if len(shape) == 1))
 
 
 BYTES = {
@@ -126,6 +127,43 @@ def test_workers_may_gather_different_numbers_of_bytes():
 
 def test_gathering_plain_values_is_averaging_them():
     assert difference(virtual("gathers"), virtual("sync-ddp")) < 1e-12
+
+
+# -- one strategy is another, and options matter -----------------------------------------------------------------------
+
+SAME = {
+    "powersgd at full rank": ("powersgd", {"rank": 64}, 1e-12),
+    "top-k of all": ("top-k", {"share": 1.0}, 1e-12),
+    "qsgd at 31 bits": ("qsgd", {"levels": 2**30 - 1}, 1e-8),
+    "bf16 of two": ("bf16-wire", {}, 2e-3),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_without_loss_on_the_wire_it_is_data_parallelism(case):
+    strategy, options, tolerance = SAME[case]
+    changes = {"sweep__gpus": [3], "sweep__global_batch_size": [31]}
+    exact, found = virtual("sync-ddp", **changes), virtual(strategy, options, **changes)
+    assert found.updates == exact.updates > 20
+    assert difference(found, exact) <= tolerance
+
+
+DIFFERENT = {
+    "rank": ("powersgd", {"rank": 1}, {"rank": 2}),
+    "warm start": ("powersgd", {"warm_start": False}, {}),
+    "error of factors": ("powersgd", {"error_feedback": False}, {}),
+    "share": ("top-k", {"share": 0.1}, {"share": 0.2}),
+    "error feedback": ("top-k", {"error_feedback": False}, {}),
+    "levels": ("qsgd", {"levels": 7}, {"levels": 6}),
+    "bucket": ("qsgd", {"bucket": 64}, {"bucket": 128}),
+    "momentum of votes": ("signsgd", {"momentum": 0}, {}),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_an_option_takes_effect(case):
+    strategy, one, other = DIFFERENT[case]
+    assert difference(virtual(strategy, one), virtual(strategy, other)) > 1e-6
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

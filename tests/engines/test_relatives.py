@@ -52,9 +52,6 @@ SAME = {
         1e-12,
     ),
     "gossip where all are neighbours": (("gossip", {"graph": "ring"}), ("local-sgd", {"steps": 1}), 1e-12),
-    "powersgd at full rank": (("powersgd", {"rank": 1000}), ("sync-ddp", {}), 1e-12),
-    "top-k of all": (("top-k", {"share": 1.0}), ("sync-ddp", {}), 1e-12),
-    "qsgd at 31 bits": (("qsgd", {"levels": 2**30 - 1}), ("sync-ddp", {}), 1e-7),
     "async-ps without compensation": (("async-ps", {"compensate": 0}), ("async-ps", {}), 0.0),
 }
 
@@ -72,14 +69,6 @@ DIFFERENT = {
     "backups": (("backup-workers", {"backups": 1}), ("backup-workers", {"backups": 0})),
     "outer momentum": (("diloco", {"steps": 4}), ("diloco", {"steps": 4, "outer_momentum": 0})),
     "compensation": (("async-ps", {"compensate": 1.0}), ("async-ps", {})),
-    "rank": (("powersgd", {"rank": 1}), ("powersgd", {"rank": 2})),
-    "warm start": (("powersgd", {"warm_start": False}), ("powersgd", {})),
-    "error of factors": (("powersgd", {"error_feedback": False}), ("powersgd", {})),
-    "share": (("top-k", {"share": 0.1}), ("top-k", {"share": 0.2})),
-    "error feedback": (("top-k", {"error_feedback": False}), ("top-k", {})),
-    "levels": (("qsgd", {"levels": 7}), ("qsgd", {"levels": 6})),
-    "bucket": (("qsgd", {"bucket": 64}), ("qsgd", {"bucket": 128})),
-    "momentum of votes": (("signsgd", {"momentum": 0}), ("signsgd", {})),
     "pull": (("elastic-averaging", {"pull": 0.9}), ("elastic-averaging", {"pull": 0.1})),
 }
 

@@ -10,7 +10,7 @@ import torch
 
 from harness.api.strategy import Codec, Encoded, Value
 from harness.engines.shared.codec_checks import check_linear, parts_of, wrong
-from harness.engines.shared.flat import Flat, force, mean_buffers
+from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.read_only import plain, read_only
 
 EncodedLayers = Mapping[str, tuple[torch.Tensor, ...]]
@@ -162,19 +162,20 @@ def encode(value: Value, layers: Mapping[str, torch.Tensor], codec: Codec) -> En
     return made
 
 
-def encoded_mean(values: Sequence[EncodedFlat], shares: Sequence[float] | None) -> EncodedFlat:
-    """Average encoded values part by part, as the real engine's all-reduce does; weighted where `shares` are given."""
+def encoded_mean(values: Sequence[EncodedFlat], weights: Sequence[float] | None) -> EncodedFlat:
+    """Average encoded values part by part, operation for operation as the real engine's all-reduce does.
+
+    Args:
+        weights: of each value; None: all alike.
+    """
     check_linear(values[0])
-    if shares is None:
-        tensors = [sum(same[1:], same[0]) / len(same) for same in zip(*(v.tensors for v in values), strict=True)]
-        buffers = mean_buffers([v.buffers for v in values])
-    else:
-        tensors = [_weighted(same, shares) for same in zip(*(v.tensors for v in values), strict=True)]
-        kept = [v.buffers for v in values if v.buffers is not None]
-        buffers = _weighted(kept, shares) if kept else None
-    return values[0].averaged(tensors, buffers, sum(v.num_samples for v in values), min(v.version for v in values))
+    factors = weights or [1.0] * len(values)
+    samples, version = sum(value.num_samples for value in values), min(value.version for value in values)
+    tensors = [_mean(same, factors) for same in zip(*(value.tensors for value in values), strict=True)]
+    kept = [value.buffers for value in values if value.buffers is not None]
+    return values[0].averaged(tensors, _mean(kept, factors) if kept else None, samples, version)
 
 
-def _weighted(tensors: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    weighted = [tensor * share for tensor, share in zip(tensors, shares, strict=True)]
-    return sum(weighted[1:], weighted[0])
+def _mean(tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    weighted = [tensor * weight for tensor, weight in zip(tensors, weights, strict=True)]
+    return sum(weighted[1:], weighted[0]) / sum(weights)

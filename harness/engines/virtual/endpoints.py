@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _COMPUTE, _COMMUNICATION = Part.COMPUTE, Part.COMMUNICATION
 """Looked up once: Python 3.11 takes 0.2 us to find a member of an enumeration, which counts in a word."""
 
+EXCHANGES = ("mean", "gather")
+"""Words that meet all workers."""
+
 HEADER_BYTES = 64
 """A message without a value on the wire: what the real transport's header takes."""
 
@@ -106,7 +109,7 @@ class ExchangeWord(EventWord):
     """A word that waits for all workers, and then decodes what has come from them."""
 
     def __init__(self, name: str, event: simpy.Event, endpoint: VirtualEndpoint) -> None:
-        super().__init__(name, endpoint.cluster.unawaited, event, "mean")
+        super().__init__(name, endpoint.cluster.unawaited, event, name)
         self._endpoint = endpoint
 
     def _wait(self) -> Waiting:
@@ -509,13 +512,13 @@ class VirtualWorker(VirtualEndpoint, Worker):
         """Split a wait into transfer and idleness; what keeps the device busy was charged when the word started."""
         self._since = now = self.cluster.env.now
         kind = event.harness_kind
-        if not self.ledger.rows or kind not in ("communication", "receive", "mean"):
+        if not self.ledger.rows or kind not in ("communication", "receive", *EXCHANGES):
             return
         began = max(began, min(now, self.busy_until))  # what computing hides is not exposed
         idle = 0.0
         if kind == "receive" and event.value is not None:
             idle = min(now - began, max(0.0, event.value.sent_s - began))
-        elif kind == "mean":
+        elif kind in EXCHANGES:
             idle = min(now - began, max(0.0, event.harness_from_s - began))
         self.ledger.waited(idle, now - began - idle)
         if self.cluster.tracer is not None:

@@ -96,7 +96,9 @@ class Executor:
     def average(self, values: Sequence[Value], shares: Sequence[float] | None = None) -> Value:
         """Return the mean, weighted by `shares` where they are given; of encoded values it is encoded."""
         encoded = [value for value in values if isinstance(value, EncodedFlat)]
-        return encoded_mean(encoded, shares) if encoded else Average(values, shares)
+        if not encoded:
+            return Average(values, shares)
+        return encoded_mean(encoded, [float(value.num_samples) for value in encoded] if shares else None)
 
     def encode(self, value: Value, codec: Codec) -> EncodedFlat:
         """Compute a value, and encode it."""

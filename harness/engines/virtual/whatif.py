@@ -71,7 +71,7 @@ class WhatIf:
         cell = _with_jitter(self.cell, overrides.get(JITTER))
         setup = timing_setup(_shortened(cell), self.host)
         costs = _costs(self, overrides)
-        executor: Any = Sizes(setup, self.profile.shape.parameter_bytes, 0, dict)
+        executor: Any = Sizes(setup, self.profile.shape.parameter_bytes, 0, dict, self.profile.shape)
         return build(setup, costs=costs, executor=executor).run()
 
 
