@@ -11,7 +11,7 @@ from harness.core.units import SECONDS_PER_HOUR
 from harness.costs.cells.find import cluster_of, profile_of
 from harness.costs.cells.kept import find_shape, size_of, why_not_known
 from harness.costs.memory.fit import (
-    counted_kinds,
+    counted_of,
     layout_of,
     memory_of,
     memory_verdict,
@@ -41,7 +41,7 @@ class Prediction:
     Attributes:
         step_time_s: of one update, the optimizer included.
         training_s: of the whole cell on its own clock, where no target ends it before.
-        tensor_bytes: counted on the fullest device, as results count them.
+        tensor_bytes: most at once, counted on the fullest device as results count them.
         dram_bytes: that device must have: what its allocator and its driver hold too.
         micro_batch_size: where the cell asked for the largest that fits.
         cost: of the whole cell, in the cell's currency.
@@ -151,7 +151,7 @@ def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
     verdict = memory_verdict(cell, host, shape) or ""
     return Prediction(
         micro_batch_size=cell.micro_batch_size,
-        tensor_bytes=sum(counted_kinds(cell, host, shape).values()),
+        tensor_bytes=counted_of(cell, host, shape).peak_bytes,
         dram_bytes=memory_of(cell, host, shape).fullest.total_bytes,
         out_of_memory=verdict,
         reason=verdict,

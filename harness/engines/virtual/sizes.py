@@ -15,6 +15,7 @@ from harness.api.strategy import Batch, Table, Value
 from harness.core.budget import Marks
 from harness.core.errors import PluginError
 from harness.core.not_known import NotKnown
+from harness.core.outcome import CountedDram
 from harness.costs.memory import Placement
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.sample_order import Indices
@@ -144,11 +145,11 @@ class Sizes:
     Args:
         parameter_bytes: of weights and of a gradient.
         buffer_bytes: that travel with both.
-        dram: counts bytes by kind on the fullest device, given placement and table.
+        dram: counts the tensors of the fullest device.
     """
 
     def __init__(
-        self, setup: Setup, parameter_bytes: int, buffer_bytes: int, dram: Callable[[], dict[str, int] | NotKnown]
+        self, setup: Setup, parameter_bytes: int, buffer_bytes: int, dram: Callable[[], CountedDram | NotKnown]
     ) -> None:
         self.setup = setup
         self.num_bytes = parameter_bytes + buffer_bytes
@@ -205,8 +206,8 @@ class Sizes:
         stages = "; ".join(f"stage {k}: {_span(names)}" for k, names in enumerate(placement))
         return [stages]
 
-    def dram(self, placement: Placement | None, table: Table) -> dict[str, int] | NotKnown:
-        """Return bytes by kind on the device that holds most."""
+    def dram(self, placement: Placement | None, table: Table) -> CountedDram | NotKnown:
+        """Return the tensors of the device that holds most."""
         return self._dram()
 
 
