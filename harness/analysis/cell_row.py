@@ -98,7 +98,7 @@ def outcome_row(cell: Cell, outcome: Outcome, budget: Budget) -> Json:
         row["target_loss"] = budget.target_loss
     if outcome.facts.get("unscaled"):
         row["unscaled"] = outcome.facts["unscaled"]
-    row["dram_tensors_peak_bytes"] = None if isinstance(outcome.dram, NotKnown) else sum(outcome.dram.values()) or None
+    row["dram_tensors_peak_bytes"] = None if isinstance(outcome.dram, NotKnown) else outcome.dram.peak_bytes or None
     row["dram_allocated_peak_bytes"] = outcome.allocator.get("allocated")
     row["dram_reserved_peak_bytes"] = outcome.allocator.get("reserved")
     return dict(row) | {f"x_{name}": value for name, value in outcome.recorded.items()}

@@ -238,8 +238,9 @@ class PredictionEntry:
 
     step_time_s: float | None
     throughput_samples_per_s: float | None
+    throughput_tokens_per_s: Annotated[float | None, described("where the data are tokens")]
     training_s: Annotated[float | None, described("of the whole cell on its own clock, where no target ends it before")]
-    tensor_bytes: Annotated[float | None, described("counted on the fullest device")]
+    tensor_bytes: Annotated[float | None, described("most at once, counted on the fullest device")]
     dram_bytes: Annotated[float | None, described("that device must have")]
     micro_batch_size: int | None
     cost: Annotated[float | None, described("of the whole cell at most, in its currency")]

@@ -76,6 +76,7 @@ def _predicted(found: Prediction) -> PredictionEntry:
     return PredictionEntry(
         step_time_s=found.step_time_s,
         throughput_samples_per_s=found.throughput_samples_per_s,
+        throughput_tokens_per_s=found.throughput_tokens_per_s,
         training_s=found.training_s,
         tensor_bytes=found.tensor_bytes,
         dram_bytes=found.dram_bytes,

@@ -223,9 +223,12 @@ def _outlook(cell: Cell, prediction: Prediction | None) -> tuple[str, ...]:
     if prediction is None:
         return ("",) * (len(_PREDICTED) + len(_money_columns([cell])))
     time, rate, training = prediction.step_time_s, prediction.throughput_samples_per_s, prediction.training_s
+    tokens = prediction.throughput_tokens_per_s
     band = f" {stated_words(prediction.error)}" if prediction.error else ""
     columns = ["?" if time is None else duration(time) + band]
-    columns += ["?" if rate is None else three(rate) + _beside(cell)]
+    columns += [
+        "?" if rate is None else three(rate) + (f" ({three(tokens)} tokens/s)" if tokens else "") + _beside(cell)
+    ]
     columns += ["?" if training is None else duration(training), _memory(cell, prediction)]
     if cell.per_gpu_hour is not None:
         columns.append("?" if prediction.cost is None else f"{three(prediction.cost)} {cell.currency}")

@@ -184,4 +184,6 @@ def ending(record: Record) -> str:
         )
     if not learnt and row.get("throughput_samples_per_s"):
         parts.append(rate(row["throughput_samples_per_s"]))
+        if tokens := row.get("throughput_tokens_per_s"):
+            parts.append(f"{three(tokens)} tokens/s")
     return ", ".join(parts)

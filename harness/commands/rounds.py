@@ -352,7 +352,7 @@ def _with_outcome(record: Record, result: Result) -> tuple[Record, dict[str, Tab
         detail |= {"dram": {}, "dram_not_known": to_json(outcome.dram)}
         notes.append(f"its memory is not counted: {outcome.dram.reason}")
     else:
-        detail["dram"] = outcome.dram
+        detail["dram"] = outcome.dram.kinds
     detail["host_seconds"] = {"setup": outcome.setup_s, "evaluation": outcome.evaluation_s}
     row = record.row | outcome_row(record.cell, outcome, budget)
     return replace(record, status=status, reason=reason, notes=tuple(notes), row=row, detail=detail), tables

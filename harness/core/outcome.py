@@ -45,6 +45,20 @@ mean of their squared lengths, and the squared length of their mean. None where 
 known one by one."""
 
 
+@dataclass(frozen=True)
+class CountedDram:
+    """Tensors on the device that holds most.
+
+    Attributes:
+        kinds: bytes of each kind at its own most; kinds that are there at different times add up to more than the peak.
+        peak_bytes: most that tensors take at once; where a step cannot be replayed, what the kinds and the largest
+            workspace add up to.
+    """
+
+    kinds: dict[str, int] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+
 @dataclass
 class Outcome:
     """One run of a cell.
@@ -54,7 +68,7 @@ class Outcome:
         samples, updates: behind the final weights.
         training_s: on the training clock (wall or simulated), evaluation left out.
         steps, updates_log: columns as in STEP_COLUMNS and UPDATE_COLUMNS.
-        dram: counted bytes by kind on the device that holds most; why they are not known, where they are not.
+        dram: counted on the device that holds most; why it is not known, where it is not.
         spans: what a trace shows, where one was asked for.
         deliveries: for each endpoint the sources of the messages it took, in order: what a replay needs.
     """
@@ -69,7 +83,7 @@ class Outcome:
     test: tuple[float, float] | None = None
     steps: TableColumns = field(default_factory=dict)
     updates_log: TableColumns = field(default_factory=dict)
-    dram: dict[str, int] | NotKnown = field(default_factory=dict)
+    dram: CountedDram | NotKnown = field(default_factory=CountedDram)
     allocator: dict[str, int] = field(default_factory=dict)
     bytes_sent_per_step: float | None = None
     bubble_fraction: float | None = None

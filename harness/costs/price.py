@@ -10,8 +10,9 @@ from harness.core.errors import HarnessError, Impossible
 from harness.core.units import SECONDS_PER_HOUR
 from harness.costs.cells.find import cluster_of, profile_of
 from harness.costs.cells.kept import find_shape, size_of, why_not_known
+from harness.costs.cells.utilised import tokens_per_sample
 from harness.costs.memory.fit import (
-    counted_kinds,
+    counted_of,
     layout_of,
     memory_of,
     memory_verdict,
@@ -40,8 +41,9 @@ class Prediction:
 
     Attributes:
         step_time_s: of one update, the optimizer included.
+        throughput_tokens_per_s: where the data are tokens.
         training_s: of the whole cell on its own clock, where no target ends it before.
-        tensor_bytes: counted on the fullest device, as results count them.
+        tensor_bytes: most at once, counted on the fullest device as results count them.
         dram_bytes: that device must have: what its allocator and its driver hold too.
         micro_batch_size: where the cell asked for the largest that fits.
         cost: of the whole cell, in the cell's currency.
@@ -55,6 +57,7 @@ class Prediction:
 
     step_time_s: float | None = None
     throughput_samples_per_s: float | None = None
+    throughput_tokens_per_s: float | None = None
     training_s: float | None = None
     tensor_bytes: float | None = None
     dram_bytes: float | None = None
@@ -96,7 +99,9 @@ def _priced(cell: Cell, host: Host) -> Prediction:
     placed = replace(cell, micro_batch_size=found.micro_batch_size)
     cost = _gradient(placed, host, profile, cluster)
     errors = step_errors(profile, cluster, layout, cell.gpus)
-    return _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, errors), found, steps_of(cell, host))
+    timed = _timed(cell, cost, optimizer_s(profile, cluster, layout), (profile, errors), found, steps_of(cell, host))
+    tokens, rate = tokens_per_sample(cell, host), timed.throughput_samples_per_s
+    return replace(timed, throughput_tokens_per_s=tokens * rate) if tokens and rate else timed
 
 
 class PricedStep(NamedTuple):
@@ -151,7 +156,7 @@ def _in_memory(cell: Cell, host: Host, shape: ModelShape) -> Prediction:
     verdict = memory_verdict(cell, host, shape) or ""
     return Prediction(
         micro_batch_size=cell.micro_batch_size,
-        tensor_bytes=sum(counted_kinds(cell, host, shape).values()),
+        tensor_bytes=counted_of(cell, host, shape).peak_bytes,
         dram_bytes=memory_of(cell, host, shape).fullest.total_bytes,
         out_of_memory=verdict,
         reason=verdict,

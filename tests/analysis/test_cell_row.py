@@ -27,7 +27,7 @@ from harness.analysis.cell_row import (
 )
 from harness.core.budget import Budget, Evaluation
 from harness.core.cell import Cell
-from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, columns
+from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, CountedDram, Outcome, columns
 from harness.core.step_parts import PART_COLUMNS
 
 BUDGET = Budget(None, 100, None, 32, target_accuracy=0.9)
@@ -301,9 +301,11 @@ def test_devices_cost_while_they_train_where_a_price_is_known():
 
 
 def test_numbers_that_a_strategy_recorded_become_columns():
-    row = outcome_row(cell_of(), outcome_of([], 1.0, recorded={"rounds": 3.0}, dram={"a": 5, "b": 7}), BUDGET)
+    row = outcome_row(
+        cell_of(), outcome_of([], 1.0, recorded={"rounds": 3.0}, dram=CountedDram({"a": 5, "b": 7}, 11)), BUDGET
+    )
     assert row["x_rounds"] == 3.0
-    assert row["dram_tensors_peak_bytes"] == 12
+    assert row["dram_tensors_peak_bytes"] == 11
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------

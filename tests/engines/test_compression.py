@@ -17,7 +17,7 @@ from trained import FP64, difference
 
 from harness import Codec, codecs
 from harness.core.given_cluster import LinkFigures
-from harness.core.outcome import Outcome
+from harness.core.outcome import CountedDram, Outcome
 from harness.costs.profiles import LayerShape, ModelShape
 from harness.engines.processes.launch import run_cell
 from harness.engines.shared.setup import make_setup
@@ -181,7 +181,7 @@ def timed(strategy: str, options: dict[str, Any] | None = None, workers: int = 4
     )
     costs = constant_costs(1.0, 0.0, 0.0, LINK, 3280)
     costs = replace(costs, profile=replace(costs.profile, memory_bandwidth_bytes_per_s=bandwidth))
-    executor: Any = Sizes(setup, 3280, 0, dict, SHAPE)
+    executor: Any = Sizes(setup, 3280, 0, CountedDram, SHAPE)
     return engine.build(setup, costs=costs, executor=executor).run()
 
 
@@ -221,7 +221,7 @@ def test_a_device_of_unknown_memory_is_said_to_encode_in_no_time():
 
 def test_a_model_of_unknown_layers_is_not_encoded_unless_it_is_computed():
     setup = make_setup(cell("signsgd", goal={"target_accuracy": "none", "max_steps": 2}), [OWN])
-    executor: Any = Sizes(setup, 3280, 0, dict)
+    executor: Any = Sizes(setup, 3280, 0, CountedDram)
     with pytest.raises(Exception, match="failed") as crash:
         engine.build(setup, costs=constant_costs(1.0, 0.0, 0.0, LINK, 3280), executor=executor).run()
     assert "the model is known by its size only" in str(crash.value.__cause__)

@@ -197,7 +197,7 @@ def test_both_engines_agree_on_steps_bytes_and_memory_and_equal_single(shard):
     assert difference(measured, virtual("single", **(TRAINING | {"sweep__gpus": [1]}))) < 1e-12
     assert measured.bytes_sent_per_step == pytest.approx(simulated.bytes_sent_per_step, rel=1e-9)
     assert measured.dram == simulated.dram
-    assert measured.dram["parameters"] == pytest.approx(61706 * 8 / 2, rel=0.01)
+    assert measured.dram.kinds["parameters"] == pytest.approx(61706 * 8 / 2, rel=0.01)
 
 
 @pytest.mark.dist

@@ -550,8 +550,8 @@ def test_the_row_says_why_weights_differ_from_one_devices():
 def test_memory_is_counted_under_a_loss_and_an_optimizer_of_ones_own():
     given = {"loss": f"{FILE}:smoothed", "optimizer": f"{FILE}:two_groups"}
     outcome = virtual("single", **points("tied", workload_changes=given))
-    assert outcome.dram["parameters"] > 0
-    assert outcome.dram["optimizer"] == 2 * outcome.dram["parameters"]
+    assert outcome.dram.kinds["parameters"] > 0
+    assert outcome.dram.kinds["optimizer"] == 2 * outcome.dram.kinds["parameters"]
 
 
 @pytest.mark.parametrize("strategy", ["local-sgd", "async-ps", "sync-ps"])

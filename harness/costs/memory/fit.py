@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError, Impossible
 from harness.core.given_cluster import is_elsewhere
+from harness.core.outcome import CountedDram
 from harness.core.words import counted, memory_size
 from harness.costs.memory.device import CPU, CUDA, DeviceConstants, MemoryEstimate, Work, device_memory, stages_of
 from harness.costs.memory.device import largest_micro_batch as largest
@@ -61,9 +62,16 @@ def placement_of(cell: Cell, host: Host, shape: ModelShape) -> tuple[tuple[str, 
     return tuple(tuple(shape.layers[k].name for k in stage) for stage in stages)
 
 
-def counted_kinds(cell: Cell, host: Host, shape: ModelShape) -> dict[str, int]:
-    """Return bytes by kind on the fullest device, as every engine counts them; the data is not one of them."""
-    return {kind: size for kind, size in memory_of(cell, host, shape).fullest.kinds.items() if kind != "data"}
+def counted_of(cell: Cell, host: Host, shape: ModelShape) -> CountedDram:
+    """Return the tensors of the device that holds most, as every engine counts them; the data is not one of them."""
+    work = replace(_work(cell, host), data_bytes=0, gradients_stay=True)
+    return counted_dram(device_memory(shape, layout_of(cell, host), work, CPU, placement_of(cell, host, shape)))
+
+
+def counted_dram(estimate: MemoryEstimate) -> CountedDram:
+    """Return kinds and peak of the device that holds most."""
+    most = max(estimate.devices, key=lambda device: sum(device.kinds.values()))
+    return CountedDram(dict(most.kinds), most.allocated_bytes)
 
 
 def constants_of(cell: Cell) -> DeviceConstants:

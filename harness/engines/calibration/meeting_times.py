@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import MachineError
 from harness.core.machine import Machine
+from harness.core.outcome import CountedDram
 from harness.costs.profiles import Cluster
 from harness.engines.calibration.workload_times import ensure_profiles
 from harness.engines.processes.launch import run_cell
@@ -106,7 +107,7 @@ def _twin(cell: Cell, cluster: Cluster) -> Any:
     from harness.engines.virtual.timing import timing_setup
 
     setup, profile = timing_setup(cell, load_host()), profile_of(cell)
-    executor: Any = Sizes(setup, profile.shape.parameter_bytes, 0, dict)
+    executor: Any = Sizes(setup, profile.shape.parameter_bytes, 0, CountedDram)
     return build(setup, costs=Costs(profile, cluster), executor=executor).run()
 
 

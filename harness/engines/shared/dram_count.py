@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from harness.core.errors import words_of_error
 from harness.core.not_known import Hurdle, NotKnown
+from harness.core.outcome import CountedDram
 from harness.core.text import Text
-from harness.costs.memory import CPU, CUDA, Placement, StageMemory, Work, device_memory, stage_memory
+from harness.costs.memory import CPU, CUDA, Placement, StageMemory, Work, counted_dram, device_memory, stage_memory
 from harness.costs.profiles import ModelShape
 from harness.engines.shared.setup import Setup
 from harness.engines.shared.trace_or_find import shape_of
 
 
-def count_dram(setup: Setup, placement: Placement | None = None) -> dict[str, int] | NotKnown:
-    """Return bytes by kind on the device that holds most, as they are traced, or why that is not known.
+def count_dram(setup: Setup, placement: Placement | None = None) -> CountedDram | NotKnown:
+    """Return the tensors of the device that holds most, as they are traced, or why that is not known.
 
     A cell that has run does not fail for what it would have needed: whatever is raised here is only said.
 
@@ -26,7 +27,7 @@ def count_dram(setup: Setup, placement: Placement | None = None) -> dict[str, in
         estimate = device_memory(shape, setup.layout, _work(setup), CPU, placement)
     except Exception as error:
         return NotKnown(Hurdle.COUNT, Text(f"{type(error).__name__}: {words_of_error(error)}"))
-    return dict(max(estimate.devices, key=lambda device: sum(device.kinds.values())).kinds)
+    return counted_dram(estimate)
 
 
 def stage_limits(setup: Setup) -> StageMemory | None:

@@ -18,7 +18,7 @@ from harness.core.budget import Decision, Evaluation, Referee
 from harness.core.endings import Cause
 from harness.core.errors import HarnessError
 from harness.core.not_known import NotKnown
-from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, Outcome, StepRow, columns
+from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS, CountedDram, Outcome, StepRow, columns
 from harness.core.records import Json
 from harness.engines.shared.displacement import early_displacement, learning_facts
 from harness.engines.shared.endpoint import until_the_end
@@ -264,7 +264,7 @@ class VirtualEngine:
         part = self.cluster.costs.step(self.setup.layout, self.setup.cell.batch_size, self.setup.cell.micro_batch_size)
         return part.idle_s / part.total_s
 
-    def _dram(self) -> dict[str, int] | NotKnown:
+    def _dram(self) -> CountedDram | NotKnown:
         layout, cell = self.setup.layout, self.setup.cell
         table: Any = ()
         if layout.schedule is not None:

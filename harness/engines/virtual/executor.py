@@ -14,6 +14,7 @@ import torch
 from harness.api.strategy import Codec, Table, Value
 from harness.core.addresses import Address
 from harness.core.not_known import NotKnown
+from harness.core.outcome import CountedDram
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.engines.shared.dram_count import count_dram
@@ -241,7 +242,7 @@ class Executor:
         """Return what the record should say about the model's cut."""
         return [] if placement is None else [describe_stages(self.replica.module, placement)]
 
-    def dram(self, placement: Placement | None, table: Table) -> dict[str, int] | NotKnown:
+    def dram(self, placement: Placement | None, table: Table) -> CountedDram | NotKnown:
         """Count the tensors on the device that holds most."""
         return count_dram(self.setup, placement)
 

@@ -16,6 +16,7 @@ from harness.api.strategy import Batch, Codec, Encoded, Table, Value
 from harness.core.budget import Marks
 from harness.core.errors import PluginError
 from harness.core.not_known import NotKnown
+from harness.core.outcome import CountedDram
 from harness.costs.memory import Placement
 from harness.engines.shared.codec_checks import parts_of
 from harness.engines.shared.endpoint import Course
@@ -177,7 +178,7 @@ class Sizes:
     Args:
         parameter_bytes: of weights and of a gradient.
         buffer_bytes: that travel with both.
-        dram: counts bytes by kind on the fullest device, given placement and table.
+        dram: counts the tensors of the fullest device.
         shape: the model's layers, for codecs; None where only its size is known.
     """
 
@@ -186,7 +187,7 @@ class Sizes:
         setup: Setup,
         parameter_bytes: int,
         buffer_bytes: int,
-        dram: Callable[[], dict[str, int] | NotKnown],
+        dram: Callable[[], CountedDram | NotKnown],
         shape: ModelShape | None = None,
     ) -> None:
         self.setup = setup
@@ -280,8 +281,8 @@ class Sizes:
         stages = "; ".join(f"stage {k}: {_span(names)}" for k, names in enumerate(placement))
         return [stages, *self._notes]
 
-    def dram(self, placement: Placement | None, table: Table) -> dict[str, int] | NotKnown:
-        """Return bytes by kind on the device that holds most."""
+    def dram(self, placement: Placement | None, table: Table) -> CountedDram | NotKnown:
+        """Return the tensors of the device that holds most."""
         return self._dram()
 
 

@@ -15,7 +15,7 @@ from harness.core.errors import NotForetold
 from harness.core.not_known import Hurdle, NotKnown
 from harness.core.text import Text
 from harness.costs.cells import cluster_of, find_shape, given_shape, profile_of
-from harness.costs.memory import counted_kinds, placement_of
+from harness.costs.memory import counted_of, placement_of
 from harness.costs.profiles import ModelShape
 from harness.engines.shared.rate_schedule import make_rate
 from harness.engines.shared.setup import Setup, make_strategy
@@ -26,7 +26,7 @@ from harness.engines.virtual.sizes import Sizes
 if TYPE_CHECKING:
     from harness.api.host import Host
     from harness.core.cell import Cell
-    from harness.core.outcome import Outcome
+    from harness.core.outcome import CountedDram, Outcome
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def run_timing(cell: Cell, host: Host, shape: ModelShape | NotKnown | None = Non
     return outcome
 
 
-def _counted(cell: Cell, host: Host, shape: ModelShape) -> dict[str, int] | NotKnown:
+def _counted(cell: Cell, host: Host, shape: ModelShape) -> CountedDram | NotKnown:
     if not shape.activations_known and given_shape(cell) is None:
         return NotKnown(Hurdle.STEP, Text("what its layers keep was not found by running it"))
     try:
-        return counted_kinds(cell, host, shape)
+        return counted_of(cell, host, shape)
     except NotForetold as error:
         return NotKnown(Hurdle.COUNT, Text(str(error)))
 

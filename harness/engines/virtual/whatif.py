@@ -15,6 +15,7 @@ from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError
 from harness.core.faults import Jitter
 from harness.core.not_known import NotKnown
+from harness.core.outcome import CountedDram
 from harness.core.step_parts import STEP_PARTS, Part
 from harness.core.uncertainty import StepErrors
 from harness.costs.cells import cluster_of, find_shape, profile_of
@@ -71,7 +72,8 @@ class WhatIf:
         cell = _with_jitter(self.cell, overrides.get(JITTER))
         setup = timing_setup(_shortened(cell), self.host)
         costs = _costs(self, overrides)
-        executor: Any = Sizes(setup, self.profile.shape.parameter_bytes, 0, dict, self.profile.shape)
+        shape = self.profile.shape
+        executor: Any = Sizes(setup, shape.parameter_bytes, 0, CountedDram, shape)
         return build(setup, costs=costs, executor=executor).run()
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from harness.api.strategy import Batch
 from harness.core.errors import Impossible
 from harness.core.not_known import NotKnown
+from harness.core.outcome import CountedDram
 from harness.core.step_parts import Part
 from harness.costs.memory import Placement
 from harness.engines.real.clock import Ledger, Stamp
@@ -124,7 +125,7 @@ class OneDevice:
         """Return the trained model; complete on rank 0."""
         return self.replica
 
-    def dram(self) -> dict[str, int] | NotKnown:
+    def dram(self) -> CountedDram | NotKnown:
         """Count this layout's tensors on the fullest device; without any communication."""
         return count_dram(self.setup, self.placement)
 

@@ -15,6 +15,7 @@ from harness.api.schedules import check_table
 from harness.api.strategy import Batch, Table
 from harness.core.errors import Impossible
 from harness.core.not_known import Hurdle, NotKnown
+from harness.core.outcome import CountedDram
 from harness.core.step_parts import Part
 from harness.core.streams import stream_seed
 from harness.core.text import Text
@@ -173,7 +174,7 @@ class Pipeline(OneDevice):
         """Return the rank of the first replica's device at a place in the pipeline."""
         return rank_at(self.setup.layout, 0, pipeline, 0 if first else self.grid.tensor)
 
-    def dram(self) -> dict[str, int] | NotKnown:
+    def dram(self) -> CountedDram | NotKnown:
         """Count the tensors of the fullest device; not known where stages are made of less than the layers counted."""
         shape = shape_of(self.setup)
         if isinstance(shape, NotKnown):
