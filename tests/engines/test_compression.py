@@ -227,6 +227,33 @@ def test_a_model_of_unknown_layers_is_not_encoded_unless_it_is_computed():
     assert "the model is known by its size only" in str(crash.value.__cause__)
 
 
+class Columns(Codec):
+    """The first columns of each matrix, as many as another tensor has; counts how often it is asked."""
+
+    asked = 0
+
+    def __init__(self, other: Any) -> None:
+        self.other = {"other": other}
+
+    def encode(self, layer, name):
+        type(self).asked += 1
+        return (layer[..., : self.other["other"].shape[0]],)
+
+    def decode(self, parts, shape, name):
+        raise AssertionError
+
+
+def test_codecs_are_asked_once_for_what_takes_the_same_shapes():
+    sizes: Any = Sizes(make_setup(cell("signsgd"), [OWN]), 3280, 0, CountedDram, SHAPE)
+    gradient = sizes.gradient_of(sizes.initial_weights(), [0, 1], 1.0, (3, 4))
+    three, same, four = (Columns(torch.empty(count, device="meta")) for count in (3, 3, 4))
+    found = [sizes.encode(gradient, codec) for codec in (three, same, four)]
+    assert [each.num_bytes for each in found] == [4 * (20 * 3 + 3), 4 * (20 * 3 + 3), 4 * (20 * 4 + 4)]
+    assert Columns.asked == 2 * 2  # of two layers each
+    assert {(each.num_samples, each.origin) for each in found} == {(2, (3, 4))}
+    assert sizes.average(found[:2]).num_samples == 4
+
+
 # -- against theory ----------------------------------------------------------------------------------------------------
 
 

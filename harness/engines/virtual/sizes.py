@@ -6,7 +6,7 @@ counted and budgets are spent. No number is trained, so nothing is evaluated. Im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -194,6 +194,7 @@ class Sizes:
         self.num_bytes = parameter_bytes + buffer_bytes
         self._buffer_bytes, self._dram, self._shape = buffer_bytes, dram, shape
         self._notes: list[str] = []
+        self._encoded: dict[tuple[Hashable, ...], Mapping[str, Sequence[torch.Tensor]]] = {}
 
     def course(self, rank: Address) -> SizedCourse:
         """Return a worker's way through its batches."""
@@ -224,7 +225,11 @@ class Sizes:
         Raises:
             NeedsNumbers: nothing is known of the model's layers.
         """
-        parts = {name: parts_of(codec, layer, name) for name, layer in self._layers.items()}
+        key = (type(codec), *(_shown(field) for field in vars(codec).values()))
+        parts = self._encoded.get(key)
+        if parts is None:
+            parts = {name: parts_of(codec, layer, name) for name, layer in self._layers.items()}
+            self._encoded[key] = parts
         return EncodedSize(self.num_bytes, codec, parts, self._buffer_bytes).counted_as([value])
 
     @cached_property
@@ -284,6 +289,36 @@ class Sizes:
     def dram(self, placement: Placement | None, table: Table) -> CountedDram | NotKnown:
         """Return the tensors of the device that holds most."""
         return self._dram()
+
+
+def _shown(field: object) -> Hashable:
+    """Return what a codec's field lets the shapes of what it encodes depend on: equal for codecs that encode alike.
+
+    Tensors have no numbers here, so their shapes are all there is. What is neither number, word, tensor nor made of
+    these stands for itself.
+    """
+    if isinstance(field, (bool, int, float, str, bytes, type(None))):
+        return field
+    if isinstance(field, Mapping):
+        return tuple((key, _shown(value)) for key, value in field.items())
+    if isinstance(field, (tuple, list)):
+        return tuple(_shown(value) for value in field)
+    if getattr(field, "is_meta", False):
+        return (str(field.dtype), *field.shape)  # type: ignore[attr-defined]
+    return _Itself(field)
+
+
+class _Itself:
+    """An object by its identity, kept alive, so that no other one takes its place."""
+
+    def __init__(self, thing: object) -> None:
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.thing is self.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
 
 
 def _span(names: Sequence[str]) -> str:
