@@ -117,8 +117,13 @@ def test_own_codecs_are_the_same_on_both_clocks(strategy):
     assert measured.updates == simulated.updates > 10
     assert difference(measured, simulated) == 0.0
     assert measured.recorded == simulated.recorded
-    # Messages have a description in front, which simulated ones have not.
-    assert measured.bytes_sent_per_step == pytest.approx(simulated.bytes_sent_per_step, rel=0.02)
+    described = measured.bytes_sent_per_step - simulated.bytes_sent_per_step
+    if (
+        strategy == "encoded-ps"
+    ):  # each of two messages a step has a header and a description, which simulated ones lack
+        assert 2 * 64 < described < 2 * 512
+    else:
+        assert described == pytest.approx(0.0, abs=1e-6)
 
 
 def test_workers_may_gather_different_numbers_of_bytes():
