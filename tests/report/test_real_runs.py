@@ -1,4 +1,4 @@
-"""Reports of real runs, as a reader's browser sees them: the default scenario, and a simulated sweep of 200 cells."""
+"""Reports of real runs, as a reader's browser sees them: the default scenario, and simulated sweeps."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ dataset = "digits"
 [sweep]
 strategy = ["single", "async-ps", "sync-ddp", "local-sgd"]
 global_batch_size = [32]
-learning_rate = [0.001, 0.01, 0.1, 0.3, 1.0]
+learning_rate = RATES
 gpus = [1, 2, 4, 8]
-seeds = 4
+seeds = SEEDS
 exclude = [
     { strategy = "async-ps", gpus = 1 },
     { strategy = "sync-ddp", gpus = 1 },
@@ -52,6 +52,10 @@ max_epochs = 3
 device = { samples_per_second = 20000, batch_size = 32 }
 inter_node = { bandwidth = "1 GB/s", latency = "50 us" }
 """
+SWEEPS = {"short-sweep": (60, [0.01, 0.1, 1.0], 2), "sweep": (200, [0.001, 0.01, 0.1, 0.3, 1.0], 4)}
+"""Cells, learning rates and seeds of each."""
+
+LENET = pytest.param("lenet", marks=pytest.mark.timed)
 
 
 class Ran(NamedTuple):
@@ -80,13 +84,14 @@ def run(root: Path, scenario: str) -> float:
     return time.monotonic() - began
 
 
-@pytest.fixture(scope="module", params=[pytest.param("lenet", marks=pytest.mark.timed), "sweep"])
+@pytest.fixture(scope="module", params=[LENET, "short-sweep", pytest.param("sweep", marks=pytest.mark.long)])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     root = tmp_path_factory.mktemp(request.param)
     if request.param == "lenet":
         return Ran(root / "lenet", 60, "real", run(root, "lenet"))
-    (root / "sweep.toml").write_text(SWEEP)
-    return Ran(root / "sweep", 200, "virtual", run(root, str(root / "sweep.toml")))
+    cells, rates, seeds = SWEEPS[request.param]
+    (root / "sweep.toml").write_text(SWEEP.replace("RATES", str(rates)).replace("SEEDS", str(seeds)))
+    return Ran(root / "sweep", cells, "virtual", run(root, str(root / "sweep.toml")))
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +121,12 @@ def test_every_cell_has_parts_that_add_up_to_its_time(ran: Ran) -> None:
     pd.testing.assert_series_equal(parts, trained, check_names=False, rtol=0.02)
 
 
-@pytest.mark.timed
-@pytest.mark.parametrize("ran", ["lenet"], indirect=True)
+@pytest.mark.parametrize("ran", [LENET], indirect=True)
 def test_the_default_scenario_takes_about_as_long_as_it_says(ran: Ran) -> None:
     assert_as_stated(bundled_scenarios()["lenet"], ran.seconds)
 
 
-@pytest.mark.timed
-@pytest.mark.parametrize("ran", ["lenet"], indirect=True)
+@pytest.mark.parametrize("ran", [LENET], indirect=True)
 def test_the_default_scenario_is_answered_for_the_devices_here_from_all_seeds(ran: Ran) -> None:
     text = ran.report.read_text(encoding="utf-8")
     lead = text[text.index('<p class="lead">') :].partition("</p>")[0]
