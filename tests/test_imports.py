@@ -198,7 +198,8 @@ def test_python_m_harness_is_the_command():
 def test_exported_names_are_these():
     assert sorted(harness.__all__) == sorted(
         [
-            *("ANY", "SERVER", "Action", "Batch", "Impossible", "Layout", "Message", "Options", "Server"),
+            *("ANY", "SERVER", "Action", "Batch", "Impossible", "Layout", "Message", "Options"),
+            *("ParameterServer", "Server"),
             *("Strategy", "Table", "Value", "Worker", "__version__", "average", "hookimpl", "load", "schedules"),
             *("DataShape", "Dataset", "DatasetSize", "Device", "Link", "Listener", "Model", "Preset"),
             *("Probe", "ProbeUnavailable", "RawData", "Sample", "Target"),

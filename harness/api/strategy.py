@@ -17,13 +17,14 @@ overlaps without a callback. Nothing else exists: no timer, no file, no torch, n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from harness.core.addresses import Address
+from harness.core.errors import PluginError
 from harness.core.units import MIB
 
 if TYPE_CHECKING:
@@ -201,9 +202,12 @@ class Value(ABC):
     __rmul__ = __mul__
 
 
-def average(values: Sequence[Value]) -> Value:
-    """Return the mean of `values`; its `num_samples` is their sum, its version the oldest."""
-    first, *others = values
+def average(values: Sequence[Value] | Mapping[Address, Value]) -> Value:
+    """Return the mean of `values`; its `num_samples` is their sum, its version the oldest.
+
+    Values by rank are added in the order of ranks, so that the sum does not depend on who came first.
+    """
+    first, *others = [values[rank] for rank in sorted(values)] if isinstance(values, Mapping) else values
     return first.averaged_with(others)
 
 
@@ -368,3 +372,35 @@ class Strategy:
     async def serve(self, server: Server) -> None:
         """Run the server's program; only called where `servers` is above 0."""
         raise NotImplementedError(f"{type(self).__name__} asks for servers but has no serve()")
+
+
+class ParameterServer(Strategy):
+    """What strategies with one central server share: workers push gradients to it, and pull weights. A base only.
+
+    A strategy says in `serve` what the server does with a push, and when it answers: every push is answered once, with
+    weights, or its worker waits for ever.
+
+    Source: Li et al. 2014, "Scaling Distributed Machine Learning with the Parameter Server", section 2.
+    """
+
+    model_at = "server"
+
+    def servers(self, workers: int) -> int:
+        """Run one server."""
+        return 1
+
+    async def work(self, worker: Worker) -> None:
+        """Push a gradient, wait for weights; the server decides how long.
+
+        Raises:
+            PluginError: the server's program has ended without an answer.
+        """
+        for batch in worker.batches():
+            await worker.send(await worker.gradient(batch), to=SERVER)
+            answer = await worker.receive(SERVER)
+            if answer is None:
+                raise PluginError(
+                    f"{type(self).__name__}.serve() ended while worker {worker.rank} waited for weights; receive until "
+                    "there is None, and answer every push"
+                )
+            await worker.load(answer.value)
