@@ -82,6 +82,7 @@ class Layout:
         tensor: devices over which single layers are cut.
         shard: what data-parallel replicas split among themselves instead of each keeping all of it: the optimizer's
             state only ("states", which may stand beside the other axes), gradients too ("optimizer"), or all three.
+        shard_group: neighbouring replicas that split it, where several groups of them each hold all of it; 0: all do.
         accumulate: pieces that each replica's part is computed in, one after another.
         bucket_bytes: gradients are exchanged in groups of about this size, 0: all in one; 25 MiB is DDP's own default.
         static_graph: tell DDP that the graph never changes between steps.
@@ -101,6 +102,7 @@ class Layout:
     pipeline: int = 1
     tensor: int = 1
     shard: Literal["none", "states", "optimizer", "parameters"] = "none"
+    shard_group: int = 0
     accumulate: int = 1
     bucket_bytes: int = 25 * MIB
     static_graph: bool = False
@@ -118,6 +120,11 @@ class Layout:
     def gathers(self) -> bool:
         """Whether replicas hold shards of parameters or gradients, which each pass gathers or scatters."""
         return self.shard in ("optimizer", "parameters")
+
+    @property
+    def sharers(self) -> int:
+        """Replicas that each hold another part of what is split; 1 where nothing is."""
+        return (self.shard_group or self.data) if self.shard != "none" else 1
 
     @property
     def stages(self) -> int:
@@ -335,7 +342,8 @@ class Strategy:
         synchrony: shown in every table.
         equals: "single" where the strategy must train exactly like one device; it is examined before it is ranked.
         batches: "shared": all workers cut one order of batches between them; "own": each has its own part of the data.
-        model_at: where the trained model is whole: on every worker, on the server, or only as the workers' mean.
+        model_at: where the trained model is whole: on every worker, on the server, only as the workers' mean, or as an
+            ensemble of them all, whose predictions are averaged: probabilities of classes, or numbers.
             There progress is counted: at the server in gradients applied, at the workers in batches.
     """
 
@@ -345,7 +353,7 @@ class Strategy:
     synchrony: ClassVar[Literal["synchronous", "stale-synchronous", "asynchronous"]] = "synchronous"
     equals: ClassVar[Literal["single"] | None] = None
     batches: ClassVar[Literal["shared", "own"]] = "shared"
-    model_at: ClassVar[Literal["worker", "server", "mean"]] = "worker"
+    model_at: ClassVar[Literal["worker", "server", "mean", "ensemble"]] = "worker"
     Options: ClassVar[type[Options]] = Options
 
     def __init__(self, options: Any = None) -> None:

@@ -35,7 +35,17 @@ def harness_strategies():
 """
 
 BUILT_IN = {"single", "sync-ddp", "sync-ps", "async-ps", "local-sgd", "model-split", "softsync", "fsdp", "hybrid"}
-BUILT_IN |= {"stale-sync", "backup-workers", "elastic-averaging", "gossip", "diloco"}
+BUILT_IN |= {
+    "stale-sync",
+    "backup-workers",
+    "elastic-averaging",
+    "gossip",
+    "diloco",
+    "zero-1",
+    "zero-2",
+    "hsdp",
+    "ensemble",
+}
 
 SCENARIO = """\
 engine = "virtual"
