@@ -18,6 +18,7 @@ _EXPORTS = {
     "SERVER": "harness.api.strategy",
     "Action": "harness.api.strategy",
     "Batch": "harness.api.strategy",
+    "Codec": "harness.api.strategy",
     "DataShape": "harness.workloads.entries",
     "Dataset": "harness.workloads.entries",
     "DatasetSize": "harness.workloads.entries",
@@ -45,13 +46,14 @@ _EXPORTS = {
     "hookimpl": "harness.api.hooks",
     "load": "harness.results.store",
 }
-_MODULES = {"schedules": "harness.api.schedules"}
+_MODULES = {"codecs": "harness.api.codecs", "schedules": "harness.api.schedules"}
 
 __all__ = [
     "ANY",
     "SERVER",
     "Action",
     "Batch",
+    "Codec",
     "DataShape",
     "Dataset",
     "DatasetSize",
@@ -77,13 +79,14 @@ __all__ = [
     "Worker",
     "__version__",
     "average",
+    "codecs",
     "hookimpl",
     "load",
     "schedules",
 ]
 
 if TYPE_CHECKING:
-    from harness.api import schedules
+    from harness.api import codecs, schedules
     from harness.api.hooks import hookimpl
     from harness.api.host import Listener
     from harness.api.strategy import (
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
         SERVER,
         Action,
         Batch,
+        Codec,
         Layout,
         Message,
         Options,

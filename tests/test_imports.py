@@ -92,7 +92,9 @@ def test_bundled_strategies_import_only_what_a_stranger_may():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         froms = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        assert froms | plain <= {"__future__", "typing", "pydantic", "harness", "collections.abc", "math"}, path.name
+        assert froms | plain <= {"__future__", "typing", "pydantic", "harness", "collections.abc", "math", "torch"}, (
+            path.name
+        )
 
 
 # -- what costs nothing ------------------------------------------------------------------------------------------------
@@ -198,7 +200,7 @@ def test_python_m_harness_is_the_command():
 def test_exported_names_are_these():
     assert sorted(harness.__all__) == sorted(
         [
-            *("ANY", "SERVER", "Action", "Batch", "Impossible", "Layout", "Message", "Options"),
+            *("ANY", "SERVER", "Action", "Batch", "Codec", "codecs", "Impossible", "Layout", "Message", "Options"),
             *("ParameterServer", "Server"),
             *("Strategy", "Table", "Value", "Worker", "__version__", "average", "hookimpl", "load", "schedules"),
             *("DataShape", "Dataset", "DatasetSize", "Device", "Link", "Listener", "Model", "Preset"),
@@ -232,6 +234,7 @@ def test_words_of_worker_are_these():
         "apply",
         "arrived",
         "compute",
+        "encode",
         "layers",
         "learning_rate",
         "load",
@@ -243,7 +246,7 @@ def test_words_of_worker_are_these():
     }
     shared |= {"weights", "workers", "servers"}
     assert public(harness.Server) == shared
-    assert public(harness.Worker) == shared | {"batches", "gradient", "mean"}
+    assert public(harness.Worker) == shared | {"batches", "gather", "gradient", "mean"}
 
 
 def test_commands_are_these():

@@ -27,7 +27,7 @@ def blocks_in(page: str) -> list[str]:
 
 @pytest.mark.dist
 def test_the_lines_shown_stand_in_a_program_that_runs(tmp_path):
-    (lines,) = blocks_in("strategies.md")[1:]
+    lines = blocks_in("strategies.md")[1]
     body = textwrap.indent(lines, " " * 12) + "            await worker.load((await worker.receive(SERVER)).value)\n"
     loop = "    async def work(self, worker):\n        for batch in worker.batches():\n"
     bundled = (ROOT / "plugins" / "sync_ps.py").read_text(encoding="utf-8")
@@ -38,6 +38,18 @@ def test_the_lines_shown_stand_in_a_program_that_runs(tmp_path):
     sets += ["--set", "max_epochs=1", "--set", "learning_rate=0.01"]
     done = run("-m", "harness", "run", "lenet", "--plugins", "signs.py", *sets, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.dist
+def test_the_codec_shown_runs_on_both_engines(tmp_path):
+    (tmp_path / "rounded.py").write_text(blocks_in("strategies.md")[2], encoding="utf-8")
+    sets = ["--set", "strategy=rounded-ddp", "--set", "gpus=2", "--set", "engine=both", "--set", "seeds=1"]
+    sets += ["--set", "max_epochs=1", "--set", "learning_rate=0.1"]
+    done = run("-m", "harness", "run", "lenet", "--plugins", "rounded.py", *sets, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if "] rounded-ddp-" in line]
+    assert len(lines) == 2, done.stdout
+    assert len({re.search(r"accuracy ([\d.]+)", line).group(1) for line in lines}) == 1
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import lazy
 
+from harness import Codec
 from harness.core.errors import PluginError
 from harness.engines.processes.slots import make_slot_file
 
 torch = lazy("torch")
 messages = lazy("harness.engines.real.messages")
 flat = lazy("harness.engines.shared.flat")
+encoding = lazy("harness.engines.shared.encoded")
 
 
 def make_posts(
@@ -79,6 +81,44 @@ def value_of(*numbers: float, **fields: object) -> flat.Flat:
 
 
 # -- sending never waits -----------------------------------------------------------------------------------------------
+
+
+class Tenths(Codec):
+    """Whole tenths in one byte each, and how many there are."""
+
+    def __init__(self, unit: float) -> None:
+        self.unit = unit
+
+    def encode(self, layer, name):
+        return (layer / self.unit).round().to(torch.int8), torch.tensor(layer.numel())
+
+    def decode(self, parts, shape, name):
+        return parts[0] * self.unit
+
+
+def test_an_encoded_value_arrives_with_what_decodes_it(posts):
+    group = posts([0, 1], parameters=40, buffers=1)
+    value = flat.Flat([torch.linspace(-4, 4, 40)], torch.tensor([7.0]), num_samples=3, version=2, loss=0.5)
+    value.origin = (1, 9)
+    layers = {"a": value.vector()[:30].view(5, 6), "b": value.vector()[30:]}
+    group[1].form = encoding.Form({"a": torch.Size([5, 6]), "b": torch.Size([10])}, torch.empty(0))
+    encoded = encoding.encode(value, layers, Tenths(0.1))
+    assert send(group[0], 1, encoded) > encoded.num_bytes == 40 + 2 * 8 + 4
+    found = take(group[1]).value
+    assert found.codec.unit == 0.1
+    assert found.tensor().tolist() == encoded.tensor().tolist()
+    assert (found.num_samples, found.version, found.loss, found.origin) == (3, 2, 0.5, (1, 9))
+    assert found.buffers.tolist() == [7.0]
+    assert found.parts["a"][0].dtype == torch.int8
+
+
+def test_an_encoded_value_that_does_not_fit_is_refused_before_it_takes_a_slot(posts):
+    group = posts([0, 1], parameters=1200)
+    value = flat.Flat([torch.zeros(1200)])
+    layers = {str(k): part for k, part in enumerate(value.vector().split(4))}  # more description than numbers
+    with pytest.raises(PluginError, match="more than the 8192 that the value itself may take"):
+        send(group[0], 1, encoding.encode(value, layers, Tenths(0.1)))
+    assert send(group[0], 1, value) > 4800
 
 
 def test_send_does_not_wait_for_a_receiver_that_reads_nothing(posts):

@@ -66,6 +66,14 @@ class LayerShape:
         """Trainable scalars."""
         return sum(self.tensors)
 
+    @property
+    def tensor_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the parameter tensors as matrices of `rows`; vectors where these are not known."""
+        if len(self.rows) != len(self.tensors):
+            return [(size,) for size in self.tensors]
+        cuts = zip(self.tensors, self.rows, strict=True)
+        return [(rows, size // rows) if 0 < rows < size else (size,) for size, rows in cuts]
+
     def padded_parameters(self, ranks: int) -> int:
         """Return the trainable scalars with what fills the last shards up: tensors are cut along dimension 0.
 

@@ -1,6 +1,6 @@
 """Laws of how long a step takes, over plain figures."""
 
-from harness.costs.steps.collectives import all_reduce_s
+from harness.costs.steps.collectives import all_gather_s, all_reduce_s
 from harness.costs.steps.data_parallel import waiting_s
 from harness.costs.steps.eager import eager_profile
 from harness.costs.steps.fsdp_traffic import bytes_sent, fsdp_step_messages
@@ -11,7 +11,7 @@ from harness.costs.steps.step import optimizer_s, step_cost
 from harness.costs.steps.table_time import Recompute
 
 __all__ = [
-    "Recompute", "ServerTimes", "StepCost", "adding_bytes_per_s", "all_reduce_s", "bytes_sent", "eager_profile",
-    "fsdp_step_messages", "hidden_at_servers", "optimizer_s", "server_times", "shards",
+    "Recompute", "ServerTimes", "StepCost", "adding_bytes_per_s", "all_gather_s", "all_reduce_s", "bytes_sent",
+    "eager_profile", "fsdp_step_messages", "hidden_at_servers", "optimizer_s", "server_times", "shards",
     "step_cost", "step_errors", "waiting_s",
 ]  # fmt: skip

@@ -6,13 +6,13 @@ import math
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
+from harness.api.strategy import ANY, Batch, Codec, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Decision, Evaluation, Marks, Referee
 from harness.core.outcome import StepRow
@@ -21,9 +21,13 @@ from harness.core.step_parts import Part
 from harness.engines.processes.standstill import Standstill
 from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
+from harness.engines.real.exchanges import Gathered, Sums
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
 from harness.engines.real.messages import Post, Receive
+from harness.engines.real.wire import from_bytes, to_bytes
+from harness.engines.shared.codec_checks import as_codec, check_linear, check_sent
 from harness.engines.shared.displacement import early_displacement
+from harness.engines.shared.encoded import EncodedFlat, Form, encode
 from harness.engines.shared.endpoint import Course, Endpoint, check_address
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.shared.flat import Flat, force
@@ -62,6 +66,7 @@ class RealEndpoint(Endpoint):
         self.ledger, self.post, self.status = ledger, post, status
         self.version = self.own_samples = 0
         self.peaks: dict[str, int] = {}
+        self.form = post.form = Form(replica.shapes, replica.parameters_like)
         self._receives: list[Receive] = []
         self.referee = Referee(setup.budget)
         self.decision: Decision | None = None
@@ -106,6 +111,7 @@ class RealEndpoint(Endpoint):
     def send(self, value: Any, to: Address) -> Ready:
         value = awaited(value)
         check_address(self.setup, self.rank, to)
+        check_sent(value, self.post.whole_bytes)
         with self.ledger.span(Part.COMMUNICATION, "send", COMMUNICATION):
             sent = self.post.send(to, value, self.ledger.clock(), self.stopped)
         self.bytes_sent += sent
@@ -146,8 +152,9 @@ class RealEndpoint(Endpoint):
 
     def _take(self, parcel: Parcel) -> Message:
         self.stopped = self.stopped or parcel.stop
-        if isinstance(parcel.value, Flat) and has_queue(self.replica.device):
+        if isinstance(parcel.value, (Flat, EncodedFlat)) and has_queue(self.replica.device):
             parcel.value.move_to(self.replica.device)
+        self._decode([parcel.value])
         return Message(parcel.source, parcel.value)
 
     def arrived(self) -> list[Message]:
@@ -155,6 +162,20 @@ class RealEndpoint(Endpoint):
 
     def layers(self, value: Value) -> dict[str, torch.Tensor]:
         return self.replica.named(force(as_value(value, "layers")))
+
+    def encode(self, value: Value, codec: Codec) -> Ready:
+        flat, codec = force(as_value(value, "encode")), as_codec(codec)
+        with self.ledger.span(Part.COMPUTE, "encode"):
+            encoded = encode(flat, self.replica.named(flat), codec)
+        return self._done("encode", encoded)
+
+    def _decode(self, values: Sequence[object]) -> None:
+        """Decode what has come, so that it is accounted for as what it is."""
+        encoded = [value for value in values if isinstance(value, EncodedFlat) and value.codec.decode_passes]
+        if encoded:
+            with self.ledger.span(Part.COMPUTE, "decode"):
+                for value in encoded:
+                    value.force()
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Ready:
         with self.ledger.span(Part.COMPUTE, "compute"):
@@ -287,6 +308,7 @@ class RealWorker(RealEndpoint, Worker):
         self._checked_rows = 0
         self._gradient: weakref.ref[Flat] | None = None
         self.layout_bytes = 0.0
+        self._readied: StepRow | None = None
         self.copies: list[tuple[int, int, float, Flat]] = []
 
     @property
@@ -512,28 +534,65 @@ class RealWorker(RealEndpoint, Worker):
         return self._done("apply")
 
     def mean(self, value: Value, by_samples: bool = False) -> Ready:
-        flat = force(as_value(value, "mean"))
+        value = as_value(value, "mean")
+        sent = value if isinstance(value, EncodedFlat) else force(value)
+        if isinstance(sent, EncodedFlat):
+            check_linear(sent)
         if self.group_size == 1:
-            return self._done("mean", flat)
-        self.ledger.moment("_ready_s", self.ledger.stamp())
-        weight = float(flat.num_samples) if by_samples else 1.0
+            return self._done("mean", sent)
+        self._ready_to_exchange()
+        weight = float(sent.num_samples) if by_samples else 1.0
         with self.ledger.span(Part.COMMUNICATION, "pack"):
-            parts = [flat.vector() * weight, *([] if flat.buffers is None else [flat.buffers * weight])]
+            tensors = sent.tensors if isinstance(sent, EncodedFlat) else [sent.vector()]
+            parts = [*tensors, *([] if sent.buffers is None else [sent.buffers])]
             # Filled in, not copied: a copy from the host would make it wait for the device.
-            counts = [flat.vector().new_full((1,), number) for number in (weight, flat.num_samples)]
-            vector = torch.cat([*parts, *counts])
-            work = dist.all_reduce(vector, async_op=True)
-        self.bytes_sent += 2 * (self.group_size - 1) * flat.num_bytes // self.group_size
-        return Ready("mean", self.unawaited, lambda: self._finish_mean(work, vector, flat, by_samples))
+            counts = [self.form.like.new_full((1,), number) for number in (weight, sent.num_samples)]
+            sums = Sums([part.reshape(-1) * weight for part in parts] + counts)
+        self.bytes_sent += 2 * (self.group_size - 1) * sent.num_bytes // self.group_size
+        return Ready("mean", self.unawaited, lambda: self._finish_mean(sums, sent, by_samples))
 
-    def _finish_mean(self, work: Any, vector: torch.Tensor, like: Flat, by_samples: bool) -> Flat:
+    def _finish_mean(self, sums: Sums, like: Flat | EncodedFlat, by_samples: bool) -> Value:
         self.status.waiting(Wait.MEAN)
         with self.ledger.span(Part.COMMUNICATION, "mean", COMMUNICATION):
-            work.wait()
-            result = vector[:-2] / vector[-2]
+            *results, weight, samples = sums.wait()
+            results = [result / weight[0] for result in results]
         self.status.running()
-        if by_samples and not vector[-1]:
+        if by_samples and not samples:
             return like  # nobody has any samples yet: all values are the initial ones
-        size = self.replica.num_parameters
-        buffers = None if like.buffers is None else result[size:]
-        return Flat([result[:size]], buffers, num_samples=int(vector[-1]), version=like.version, loss=like.loss)
+        buffers = None if like.buffers is None else results.pop()
+        if isinstance(like, EncodedFlat):
+            mean = like.averaged(results, buffers, int(samples), like.version)
+            self._decode([mean])
+            return mean
+        return Flat(results, buffers, num_samples=int(samples), version=like.version, loss=like.loss)
+
+    def gather(self, value: Value) -> Ready:
+        value = as_value(value, "gather")
+        sent = value if isinstance(value, EncodedFlat) else force(value)
+        if self.group_size == 1:
+            return self._done("gather", [sent])
+        self._ready_to_exchange()
+        self.status.waiting(Wait.GATHER)
+        with self.ledger.span(Part.COMMUNICATION, "pack"):
+            packed = to_bytes(sent)
+            # Waited for here: whoever awaits two words in another order than others must not exchange in another order.
+            exchanged = Gathered(packed, self.group_size)
+        self.status.running()
+        self.bytes_sent += (self.group_size - 1) * sent.num_bytes
+        return Ready("gather", self.unawaited, lambda: self._finish_gather(exchanged, sent))
+
+    def _finish_gather(self, exchanged: Gathered, sent: Flat | EncodedFlat) -> list[Value]:
+        codec = sent.codec if isinstance(sent, EncodedFlat) else None
+        self.status.waiting(Wait.GATHER)
+        with self.ledger.span(Part.COMMUNICATION, "gather", COMMUNICATION):
+            own, everybody = dist.get_rank(), exchanged.wait()
+            values = [sent if k == own else from_bytes(raw, self.form, codec) for k, raw in enumerate(everybody)]
+        self.status.running()
+        self._decode(values)
+        return values
+
+    def _ready_to_exchange(self) -> None:
+        """Note when this worker is ready for a step's first exchange: there it waits for the slowest."""
+        if self._readied is not self.ledger.row:
+            self._readied = self.ledger.row
+            self.ledger.moment("_ready_s", self.ledger.stamp())

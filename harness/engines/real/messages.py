@@ -23,15 +23,17 @@ import torch
 from harness.api.strategy import ANY
 from harness.core.addresses import Address
 from harness.core.errors import MachineError, PluginError
+from harness.engines.real.wire import from_bytes, to_bytes
+from harness.engines.shared.encoded import EncodedFlat, Form
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.parcel import Parcel
 from harness.workloads.accelerator import has_queue
 
 HEADER = struct.Struct("<BiqqqBddBiiq")
 """kind, slot, version, samples, sequence, whether there is a loss, loss, sent_s, stop, origin worker, origin step,
-bytes of JSON"""
+bytes of JSON or of an encoded value"""
 
-VALUE, PLAIN, LEAVE = 0, 1, 2
+VALUE, PLAIN, LEAVE, ENCODED = 0, 1, 2, 3
 LARGEST_PLAIN = 2**15
 """Bytes of a message that is no value; chosen: fits into a pipe that has room at all, plenty for numbers and words."""
 
@@ -49,6 +51,11 @@ class Slots:
         self._descriptor = descriptor
         self._size = FLAG_BYTES + -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self._maps: list[mmap.mmap] = []
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of payload that a slot has room for."""
+        return self._size - FLAG_BYTES
 
     def free(self) -> int:
         """Return the number of a slot that nobody has to read; make one if need be.
@@ -141,6 +148,7 @@ class Post:
 
     Attributes:
         shape: (number of parameters, number of buffer values), the same for every value.
+        form: what encoded values decode to here.
         taken: sources of the messages taken so far, in order; None ends one poll.
         lost: those of the gone that went without a farewell.
     """
@@ -152,6 +160,12 @@ class Post:
     gone: set[Address] = field(default_factory=set)
     taken: list[Address | None] = field(default_factory=list)
     lost: set[Address] = field(default_factory=set)
+    form: Form | None = None
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of a value, buffers included."""
+        return sum(self.shape) * int(self.dtype.itemsize)
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -170,6 +184,8 @@ class Post:
         peer.sent += 1
         if isinstance(value, Flat):
             return self._send_value(peer, value, sent_s, stop)
+        if isinstance(value, EncodedFlat):
+            return self._send_encoded(peer, value, sent_s, stop)
         text = json.dumps(value).encode()
         if len(text) > LARGEST_PLAIN:
             limit = f"at most {LARGEST_PLAIN}; weights and gradients have no limit"
@@ -195,6 +211,21 @@ class Post:
             peer.outgoing.mark(slot, full=False)
             return 0
         return HEADER.size + int(vector.numel()) * int(vector.element_size())
+
+    def _send_encoded(self, peer: Peer, value: EncodedFlat, sent_s: float, stop: bool) -> int:
+        packed, room = to_bytes(value), peer.outgoing.capacity
+        if len(packed) > room:
+            raise PluginError(
+                f"send of an encoded value of {len(packed)} bytes with its description: more than the {room} that the "
+                "value itself may take. Encode it into less, or send it as it is"
+            )
+        slot = peer.outgoing.free()
+        peer.outgoing.vector(slot, len(packed), torch.uint8).copy_(packed)
+        peer.outgoing.mark(slot, full=True)
+        if not peer.put(HEADER.pack(ENCODED, slot, 0, 0, peer.sent, 0, 0.0, sent_s, stop, -1, -1, len(packed))):
+            peer.outgoing.mark(slot, full=False)
+            return 0
+        return HEADER.size + len(packed)
 
     def leave(self) -> None:
         """Tell everybody that nothing more will come, and stay until all that was sent is in the pipes."""
@@ -243,10 +274,15 @@ class Post:
 
     def _read(self, peer: Peer, raw: bytes) -> Parcel:
         fields = HEADER.unpack_from(raw)
-        kind, slot, version, samples, _, has_loss, loss, sent_s, stop, worker, step, _ = fields
+        kind, slot, version, samples, _, has_loss, loss, sent_s, stop, worker, step, length = fields
         value: Any = None
         if kind == PLAIN:
             value = json.loads(raw[HEADER.size :])
+        elif kind == ENCODED:
+            assert self.form is not None
+            packed = peer.incoming.vector(slot, length, torch.uint8).clone()
+            peer.incoming.mark(slot, full=False)
+            value = from_bytes(packed, self.form)
         elif kind == VALUE:
             value = self._value(peer, slot)
             value.version, value.num_samples, value.loss = version, samples, loss if has_loss else None

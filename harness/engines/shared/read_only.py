@@ -53,6 +53,14 @@ def read_only(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().as_subclass(ReadOnly)  # type: ignore[no-untyped-call]
 
 
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the program's own as it is, and a copy of one that was lent to it."""
+    if not isinstance(tensor, ReadOnly):
+        return tensor.detach()
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach().as_subclass(torch.Tensor).clone()
+
+
 def writable_copy(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return a copy of its own, of the type and on the device of another tensor."""
     with torch._C.DisableTorchFunctionSubclass():

@@ -326,6 +326,16 @@ class Replica:
             assert parameter.grad is not None
             parameter.grad = parameter.grad * scale
 
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the parameters, by name; complex numbers as pairs."""
+        return {name: as_real(p).shape for name, p in zip(self.names, self.parameters, strict=True)}
+
+    @property
+    def parameters_like(self) -> torch.Tensor:
+        """Return a tensor of no numbers, of the flat parameters' type and on their device."""
+        return torch.empty(0, dtype=self.dtype, device=self.device)
+
     def split(self, value: Flat) -> list[torch.Tensor]:
         """Return a value's parameters' part as one tensor per parameter."""
         if len(value.pieces) == len(self.parameters) and value.pieces[0].shape == as_real(self.parameters[0]).shape:

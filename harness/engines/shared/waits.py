@@ -15,6 +15,7 @@ class Wait(IntEnum):
     NONE = 0
     RECEIVE = 1
     MEAN = 2
+    GATHER = 3
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,14 @@ from harness.engines.virtual.servers import ServerWays
 from harness.engines.virtual.slow import StepCosts
 
 if TYPE_CHECKING:
+    from harness.api.strategy import Codec
     from harness.engines.shared.setup import Setup
     from harness.engines.virtual.executor import Executor
     from harness.engines.virtual.prices import Costs
     from harness.engines.virtual.spans import Tracer
+
+
+UNKNOWN_CODEC = "encoding and decoding count as no time: nothing is known of how fast a device goes over its memory"
 
 
 @dataclass(eq=False)
@@ -80,6 +84,12 @@ class VirtualCluster:
     def load_s(self, num_bytes: float) -> float:
         """Return the seconds of putting weights into a model, where their way did not end in it."""
         return 0.0 if self.ways is not None and self.ways.at_devices else self.costs.load_s(num_bytes)
+
+    def codec_s(self, codec: Codec, num_bytes: float, decodes: bool) -> float:
+        """Return what encoding, or decoding, a value of so many bytes takes; a note says where nobody can tell."""
+        if not self.costs.knows_passes and UNKNOWN_CODEC not in self.notes:
+            self.notes.append(UNKNOWN_CODEC)
+        return self.costs.passes_s(num_bytes, codec.decode_passes if decodes else codec.encode_passes)
 
     def on_cores(self, cores: Cores, address: Address, began_s: float, seconds: float) -> float:
         """Return how long a word takes that starts then, given who else uses this host's cores."""

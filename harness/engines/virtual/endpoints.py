@@ -6,14 +6,15 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import simpy
 
-from harness.api.strategy import ANY, Batch, Message, Server, Value, Worker
+from harness.api.strategy import ANY, Batch, Codec, Encoded, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Decision, Marks
 from harness.core.step_parts import Part
+from harness.engines.shared.codec_checks import as_codec, check_linear, check_sent
 from harness.engines.shared.endpoint import Endpoint, check_address, everybody
 from harness.engines.shared.parcel import Parcel
 from harness.engines.shared.started_words import Unawaited, Waiting, Word, as_value, awaited
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 _COMPUTE, _COMMUNICATION = Part.COMPUTE, Part.COMMUNICATION
 """Looked up once: Python 3.11 takes 0.2 us to find a member of an enumeration, which counts in a word."""
+
+EXCHANGES = ("mean", "gather")
+"""Words that meet all workers."""
 
 HEADER_BYTES = 64
 """A message without a value on the wire: what the real transport's header takes."""
@@ -53,6 +57,19 @@ class Arbiter(Protocol):
 
     def stop(self, decision: Decision, moment: float) -> None:
         """End the run: nothing is applied or counted any more."""
+
+
+class Met(NamedTuple):
+    """What comes of a meeting.
+
+    Attributes:
+        result: the same for all.
+        num_bytes: that all workers together send.
+    """
+
+    result: Value | list[Value]
+    seconds: float
+    num_bytes: float
 
 
 class EventWord(Word):
@@ -86,6 +103,21 @@ class ReceiveWord(EventWord):
         if copied is not None:
             yield copied
         return self._endpoint.take(parcel)
+
+
+class ExchangeWord(EventWord):
+    """A word that waits for all workers, and then decodes what has come from them."""
+
+    def __init__(self, name: str, event: simpy.Event, endpoint: VirtualEndpoint) -> None:
+        super().__init__(name, endpoint.cluster.unawaited, event, name)
+        self._endpoint = endpoint
+
+    def _wait(self) -> Waiting:
+        answer = yield self.event
+        decoded = self._endpoint.decoded(answer if isinstance(answer, list) else [answer])
+        if decoded is not None:
+            yield decoded
+        return answer
 
 
 def bytes_of(value: Any) -> int:
@@ -125,6 +157,7 @@ class VirtualEndpoint(Endpoint):
         self.interface = cluster.interface_of(rank)
         self.alive = True
         self._since = 0.0
+        self._exchanges = Wait.MEAN
 
     # -- what a program sees -------------------------------------------------------------------------------------
 
@@ -135,7 +168,7 @@ class VirtualEndpoint(Endpoint):
     def load(self, weights: Value) -> Word:
         # How many samples an endpoint has applied itself does not change with the weights that it loads.
         self.state = self.cluster.executor.adopt(as_value(weights, "load"), self.state.num_samples)
-        return self._busy("load", self.cluster.load_s(weights.num_bytes), "load", charged=_COMMUNICATION)
+        return self._busy("load", self.cluster.load_s(self.state.num_bytes), "load", charged=_COMMUNICATION)
 
     def send(self, value: Any, to: Address) -> Word:
         """Send through the link, or through this host's memory, where copying keeps the sender busy."""
@@ -143,6 +176,7 @@ class VirtualEndpoint(Endpoint):
         if not isinstance(value, Value):
             value = json.loads(json.dumps(value))  # what is no value crosses processes as JSON
         check_address(self.setup, self.rank, to)
+        check_sent(value, self.state.num_bytes)
         receiver, parcel = self.cluster.present[to], Parcel(self.rank, value, now, stop=self.stopped)
         if self.cluster.ways is not None and (self.rank < 0) != (to < 0):
             return self._send_by_ways(self.cluster.ways, receiver, parcel)
@@ -198,12 +232,27 @@ class VirtualEndpoint(Endpoint):
         return word
 
     def copied(self, parcel: Parcel | None) -> simpy.Event | None:
-        """Return the event of having copied a message out of this host's memory; None where that costs nothing."""
+        """Return the event of having taken a message in: copied out of this host's memory, and decoded.
+
+        None where neither costs anything.
+        """
         messages = self.cluster.costs.messages
-        if messages is None or parcel is None or parcel.leaves:
+        if parcel is None or parcel.leaves:
             return None
-        seconds = messages.take.at(bytes_of(parcel.value))
-        return self._busy("take", seconds, "load", charged=_COMMUNICATION).taken_over()
+        taken = None
+        if messages is not None:
+            seconds = messages.take.at(bytes_of(parcel.value))
+            taken = self._busy("take", seconds, "load", charged=_COMMUNICATION).taken_over()
+        return self.decoded([parcel.value]) or taken
+
+    def decoded(self, values: Sequence[object]) -> simpy.Event | None:
+        """Return the event of having decoded what came encoded; None where nothing did."""
+        encoded = [value for value in values if isinstance(value, Encoded) and value.codec.decode_passes]
+        if not encoded:
+            return None
+        num_bytes = self.state.num_bytes
+        seconds = sum(self.cluster.codec_s(value.codec, num_bytes, decodes=True) for value in encoded)
+        return self._busy("decode", seconds, "compute", charged=_COMPUTE).taken_over()
 
     def take(self, parcel: Parcel | None) -> Message | None:
         if parcel is not None and parcel.stop:
@@ -218,6 +267,12 @@ class VirtualEndpoint(Endpoint):
 
     def layers(self, value: Value) -> dict[str, torch.Tensor]:
         return self.cluster.executor.layers(as_value(value, "layers"))
+
+    def encode(self, value: Value, codec: Codec) -> Word:
+        value, codec = as_value(value, "encode"), as_codec(codec)
+        encoded = self.cluster.executor.encode(value, codec)
+        seconds = self.cluster.codec_s(codec, self.state.num_bytes, decodes=False)
+        return self._busy("encode", seconds, "compute", encoded, charged=_COMPUTE)
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Word:
         """Run the function, and charge what it took on this machine."""
@@ -268,7 +323,7 @@ class VirtualEndpoint(Endpoint):
         """What this endpoint waits for, where it waits for others."""
         if self.post.receives:
             return Waits(Wait.RECEIVE, self.post.receives[0].source, self._since)
-        return Waits(Wait.MEAN, None, self._since)
+        return Waits(self._exchanges, None, self._since)
 
     def _busy(
         self,
@@ -313,7 +368,7 @@ class VirtualServer(VirtualEndpoint, Server):
             return self._busy("apply", 0.0, "compute")
         staleness = self.state.version - gradient.version
         self.take_step(gradient, scale)
-        averaged = self.cluster.costs.arithmetic_s(gradient.num_bytes, operations_of(gradient))
+        averaged = self.cluster.costs.arithmetic_s(self.state.num_bytes, operations_of(gradient))
         word = self._busy("apply", self.cluster.apply_s + averaged, "compute")
         self._log(gradient, staleness)
         if self.rank == -1 and self.setup.server_counts:
@@ -348,7 +403,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
 
     def __init__(self, cluster: VirtualCluster, arbiter: Arbiter, rank: Address, initial: Flat) -> None:
         super().__init__(cluster, arbiter, rank, initial)
-        self._means = 0
+        self._meetings = 0
         self.course = cluster.executor.course(rank)
         per_worker = self.setup.layout.devices
         self.devices = range(rank * per_worker, (rank + 1) * per_worker)
@@ -411,41 +466,59 @@ class VirtualWorker(VirtualEndpoint, Worker):
         return self._busy("apply", self.cluster.costs.update_s(self.setup.layout), "apply", charged=_COMPUTE)
 
     def mean(self, value: Value, by_samples: bool = False) -> Word:
-        number, self._means = self._means, self._means + 1
+        value = as_value(value, "mean")
+        if isinstance(value, Encoded):
+            check_linear(value)
+        return self._meet("mean", value, partial(self._mean, by_samples=by_samples))
+
+    def gather(self, value: Value) -> Word:
+        return self._meet("gather", as_value(value, "gather"), self._gathered)
+
+    def _meet(self, name: str, value: Value, settle: Callable[[list[Value]], Met]) -> Word:
+        """Come to the next exchange of all workers; the last one there settles it.
+
+        One result is computed for all. It reaches them when the slowest has come and the wire is done.
+        """
+        number, self._meetings, self._exchanges = self._meetings, self._meetings + 1, Wait[name.upper()]
         meeting = self.cluster.meetings.setdefault(number, Meeting())
         event = self.cluster.env.event()
-        meeting.values[self.rank] = as_value(value, "mean")
+        meeting.values[self.rank] = value
         meeting.events[self.rank] = event
         if len(meeting.values) == self.setup.cell.workers:
             del self.cluster.meetings[number]
-            self._settle(meeting, by_samples)
-        return EventWord("mean", self.cluster.unawaited, event, "mean")
+            exchange = settle([meeting.values[rank] for rank in sorted(meeting.values)])
+            self.cluster.met_s = self.cluster.env.now
+            self.cluster.bytes_sent += exchange.num_bytes
+            done = self.cluster.env.timeout(exchange.seconds)
+            for waiting in meeting.events.values():
+                waiting.harness_from_s = self.cluster.env.now  # type: ignore[attr-defined]
+                done.callbacks.append(partial(_succeed, waiting, exchange.result))
+        return ExchangeWord(name, event, self)
 
-    def _settle(self, meeting: Meeting, by_samples: bool) -> None:
-        """Compute one result for all; it reaches them when the slowest has come and the wire is done."""
-        values = [meeting.values[rank] for rank in sorted(meeting.values)]
+    def _mean(self, values: list[Value], by_samples: bool) -> Met:
         total = sum(v.num_samples for v in values)
         shares = [v.num_samples / total for v in values] if by_samples and total else None
         result = self.cluster.executor.average(values, shares) if len(values) > 1 else values[0]
-        since, self.cluster.met_s = self.cluster.env.now - self.cluster.met_s, self.cluster.env.now
+        since = self.cluster.env.now - self.cluster.met_s
         seconds = self.cluster.costs.mean_s(len(values), self.setup.layout, result.num_bytes, since)
-        self.cluster.bytes_sent += 2 * (len(values) - 1) * result.num_bytes
-        done = self.cluster.env.timeout(seconds)
-        for event in meeting.events.values():
-            event.harness_from_s = self.cluster.env.now  # type: ignore[attr-defined]
-            done.callbacks.append(partial(_succeed, event, result))
+        return Met(result, seconds, 2 * (len(values) - 1) * result.num_bytes)
+
+    def _gathered(self, values: list[Value]) -> Met:
+        sizes, since = [value.num_bytes for value in values], self.cluster.env.now - self.cluster.met_s
+        seconds = self.cluster.costs.gather_s(len(values), self.setup.layout, max(sizes), since)
+        return Met(values, seconds, (len(values) - 1) * sum(sizes))
 
     def waited(self, event: Any, began: float) -> None:
         """Split a wait into transfer and idleness; what keeps the device busy was charged when the word started."""
         self._since = now = self.cluster.env.now
         kind = event.harness_kind
-        if not self.ledger.rows or kind not in ("communication", "receive", "mean"):
+        if not self.ledger.rows or kind not in ("communication", "receive", *EXCHANGES):
             return
         began = max(began, min(now, self.busy_until))  # what computing hides is not exposed
         idle = 0.0
         if kind == "receive" and event.value is not None:
             idle = min(now - began, max(0.0, event.value.sent_s - began))
-        elif kind == "mean":
+        elif kind in EXCHANGES:
             idle = min(now - began, max(0.0, event.harness_from_s - began))
         self.ledger.waited(idle, now - began - idle)
         if self.cluster.tracer is not None:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.api.strategy import Table, Value
+from harness.api.strategy import Codec, Table, Value
 from harness.core.addresses import Address
 from harness.core.not_known import NotKnown
 from harness.core.outcome import CountedDram
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
 from harness.engines.shared.dram_count import count_dram
+from harness.engines.shared.encoded import EncodedFlat, encode, encoded_mean
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat, force
 from harness.engines.shared.layer_timing import describe_stages
@@ -93,9 +94,16 @@ class Executor:
         compute = partial(self.gradient, weights, indices, weight, origin)
         return Gradient(compute, weights, indices, weight, origin, self.merged_gradient if self.merges else None)
 
-    def average(self, values: Sequence[Value], shares: Sequence[float] | None = None) -> Average:
-        """Return the mean, weighted by `shares` where they are given."""
-        return Average(values, shares)
+    def average(self, values: Sequence[Value], shares: Sequence[float] | None = None) -> Value:
+        """Return the mean, weighted by `shares` where they are given; of encoded values it is encoded."""
+        encoded = [value for value in values if isinstance(value, EncodedFlat)]
+        if not encoded:
+            return Average(values, shares)
+        return encoded_mean(encoded, [float(value.num_samples) for value in encoded] if shares else None)
+
+    def encode(self, value: Value, codec: Codec) -> EncodedFlat:
+        """Compute a value, and encode it."""
+        return encode(value, self.replica.named(force(value)), codec)
 
     def layers(self, value: Value) -> dict[str, torch.Tensor]:
         """Return a value's parameters by name, for a program to read."""

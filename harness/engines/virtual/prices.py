@@ -93,6 +93,22 @@ class Costs:
         """Return the seconds of adding values, or multiplying them by a number, on the host."""
         return operations * self.cluster.runtime.add.at(num_bytes)
 
+    def passes_s(self, num_bytes: float, passes: float) -> float:
+        """Return the seconds of arithmetic that takes as long as so many additions of two values on a worker's device.
+
+        An addition reads two values and writes one. Where none was measured, the device's memory bandwidth says how
+        long that takes; where that is not known either, nothing does, and `knows_passes` is False.
+        """
+        if self.cluster.runtime.add.points:
+            return passes * self.cluster.runtime.add.at(num_bytes)
+        bandwidth = self.profile.memory_bandwidth_bytes_per_s
+        return passes * 3 * num_bytes / bandwidth if bandwidth else 0.0
+
+    @property
+    def knows_passes(self) -> bool:
+        """Whether anything is known of how fast the device goes over its memory."""
+        return bool(self.cluster.runtime.add.points or self.profile.memory_bandwidth_bytes_per_s)
+
     # -- messages and meetings -----------------------------------------------------------------------------------
 
     @property
@@ -122,6 +138,21 @@ class Costs:
         nodes = self.cluster.nodes(workers * layout.devices)
         exchange = steps.all_reduce_s(self.cluster, workers, num_bytes, min(nodes, workers))
         return exchange + self.arithmetic_s(num_bytes, PASSES_OF_A_MEAN) + self.cluster.runtime.stall.at(since_s)
+
+    def gather_s(self, workers: int, layout: Layout, num_bytes: float, since_s: float) -> float:
+        """Return the seconds of one exchange in which everybody gets everybody's bytes.
+
+        Two all-gathers: of how many bytes each worker has, and of the bytes, filled up to the most.
+
+        Args:
+            num_bytes: of the worker that has most.
+            since_s: seconds since they last met.
+        """
+        if workers == 1:
+            return 0.0
+        nodes = min(self.cluster.nodes(workers * layout.devices), workers)
+        lengths, whole = (steps.all_gather_s(self.cluster, workers, workers * size, nodes) for size in (8, num_bytes))
+        return lengths + whole + self.cluster.runtime.stall.at(since_s)
 
 
 def _band(error: float, what: str = "") -> str:

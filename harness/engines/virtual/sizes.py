@@ -6,17 +6,19 @@ counted and budgets are spent. No number is trained, so nothing is evaluated. Im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from harness.api.strategy import Batch, Table, Value
+from harness.api.strategy import Batch, Codec, Encoded, Table, Value
 from harness.core.budget import Marks
 from harness.core.errors import PluginError
 from harness.core.not_known import NotKnown
 from harness.core.outcome import CountedDram
 from harness.costs.memory import Placement
+from harness.engines.shared.codec_checks import parts_of
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.sample_order import Indices
 from harness.engines.shared.started_words import as_value
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.core.addresses import Address
+    from harness.costs.profiles import ModelShape
     from harness.engines.shared.setup import Setup
 
 
@@ -97,6 +100,36 @@ class Size(Value):
     __rmul__ = __mul__
 
 
+class EncodedSize(Size, Encoded):
+    """An encoded value of which only sizes are known: its parts have shapes and types, and no numbers.
+
+    Args:
+        num_bytes: of what it decodes to.
+        buffer_bytes: that travel beside the parts.
+    """
+
+    def __init__(self, num_bytes: int, codec: Codec, parts: Mapping[str, Sequence[torch.Tensor]], buffer_bytes: int):
+        super().__init__(num_bytes)
+        self.codec, self._parts, self._buffer_bytes = codec, parts, buffer_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        sizes = [part.numel() * part.element_size() for own in self._parts.values() for part in own]
+        return int(self._buffer_bytes + sum(sizes))
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[torch.Tensor]]:
+        """Return each layer's tensors, which have no numbers."""
+        return self._parts
+
+    def counted_as(self, values: Sequence[Value]) -> EncodedSize:
+        """Return the same form with the samples behind other values, and their oldest version."""
+        made = EncodedSize(self._num_bytes, self.codec, self._parts, self._buffer_bytes)
+        made.num_samples, made.version = sum(v.num_samples for v in values), min(v.version for v in values)
+        made.origin = getattr(values[0], "origin", made.origin) if len(values) == 1 else made.origin
+        return made
+
+
 def _needs_numbers(word: str) -> NeedsNumbers:
     return NeedsNumbers(
         f"{word} in a timing-only cell: values have sizes but no numbers; set a target or evaluate_every in [goal] to "
@@ -146,14 +179,22 @@ class Sizes:
         parameter_bytes: of weights and of a gradient.
         buffer_bytes: that travel with both.
         dram: counts the tensors of the fullest device.
+        shape: the model's layers, for codecs; None where only its size is known.
     """
 
     def __init__(
-        self, setup: Setup, parameter_bytes: int, buffer_bytes: int, dram: Callable[[], CountedDram | NotKnown]
+        self,
+        setup: Setup,
+        parameter_bytes: int,
+        buffer_bytes: int,
+        dram: Callable[[], CountedDram | NotKnown],
+        shape: ModelShape | None = None,
     ) -> None:
         self.setup = setup
         self.num_bytes = parameter_bytes + buffer_bytes
-        self._dram = dram
+        self._buffer_bytes, self._dram, self._shape = buffer_bytes, dram, shape
+        self._notes: list[str] = []
+        self._encoded: dict[tuple[Hashable, ...], Mapping[str, Sequence[torch.Tensor]]] = {}
 
     def course(self, rank: Address) -> SizedCourse:
         """Return a worker's way through its batches."""
@@ -165,16 +206,55 @@ class Sizes:
 
     def adopt(self, weights: Value, num_samples: int) -> Size:
         """Return the weights as an endpoint that loads them holds them."""
-        return Size(weights.num_bytes, num_samples, weights.version)
+        return Size(self.num_bytes, num_samples, weights.version)
 
     def gradient_of(self, weights: Value, indices: Indices, weight: float, origin: tuple[int, int]) -> Size:
         """Return a gradient's size."""
         return Size(weights.num_bytes, len(indices), weights.version, origin)
 
     def average(self, values: Sequence[Value], shares: Sequence[float] | None = None) -> Value:
-        """Return the size of the mean."""
+        """Return the size of the mean; of encoded values it is encoded."""
         first, *others = values
+        if isinstance(first, EncodedSize):
+            return first.counted_as(values)
         return first.averaged_with(others)
+
+    def encode(self, value: Value, codec: Codec) -> EncodedSize:
+        """Let a codec encode layers that have shapes and no numbers, torch's "meta" tensors.
+
+        Raises:
+            NeedsNumbers: nothing is known of the model's layers.
+        """
+        key = (type(codec), *(_shown(field) for field in vars(codec).values()))
+        parts = self._encoded.get(key)
+        if parts is None:
+            parts = {name: parts_of(codec, layer, name) for name, layer in self._layers.items()}
+            self._encoded[key] = parts
+        return EncodedSize(self.num_bytes, codec, parts, self._buffer_bytes).counted_as([value])
+
+    @cached_property
+    def _layers(self) -> dict[str, torch.Tensor]:
+        """The parameters by name: tensors without numbers, in the format in which gradients are exchanged."""
+        import torch
+
+        layers = self._shape.layers if self._shape is not None and self._shape.layers_known else ()
+        unknown = sum(layer.parameters for layer in layers if len(layer.rows) != len(layer.tensors))
+        if self._shape is None or unknown == self._shape.parameters:
+            raise NeedsNumbers(
+                "encode() in a timing-only cell: the model is known by its size only, and a codec sees layers; set a "
+                "target or evaluate_every in [goal] to have this cell computed"
+            )
+        if unknown:
+            self._notes.append(
+                f"codecs see {unknown / self._shape.parameters:.1%} of the parameters as vectors: the scenario does "
+                "not say how they lie in matrices"
+            )
+        dtype = {2: torch.bfloat16, 8: torch.float64}.get(round(self._shape.element_bytes), torch.float32)
+        return {
+            f"{layer.name}.{number}": torch.empty(shape, dtype=dtype, device="meta")
+            for layer in layers
+            for number, shape in enumerate(layer.tensor_shapes)
+        }
 
     def step(self, weights: Value, gradient: Value, state: Any, rate: float) -> tuple[Size, Any]:
         """Count one update."""
@@ -202,13 +282,43 @@ class Sizes:
     def notes(self, placement: Placement | None) -> list[str]:
         """Return what the record should say about the model's cut."""
         if placement is None:
-            return []
+            return list(self._notes)
         stages = "; ".join(f"stage {k}: {_span(names)}" for k, names in enumerate(placement))
-        return [stages]
+        return [stages, *self._notes]
 
     def dram(self, placement: Placement | None, table: Table) -> CountedDram | NotKnown:
         """Return the tensors of the device that holds most."""
         return self._dram()
+
+
+def _shown(field: object) -> Hashable:
+    """Return what a codec's field lets the shapes of what it encodes depend on: equal for codecs that encode alike.
+
+    Tensors have no numbers here, so their shapes are all there is. What is neither number, word, tensor nor made of
+    these stands for itself.
+    """
+    if isinstance(field, (bool, int, float, str, bytes, type(None))):
+        return field
+    if isinstance(field, Mapping):
+        return tuple((key, _shown(value)) for key, value in field.items())
+    if isinstance(field, (tuple, list)):
+        return tuple(_shown(value) for value in field)
+    if getattr(field, "is_meta", False):
+        return (str(field.dtype), *field.shape)  # type: ignore[attr-defined]
+    return _Itself(field)
+
+
+class _Itself:
+    """An object by its identity, kept alive, so that no other one takes its place."""
+
+    def __init__(self, thing: object) -> None:
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.thing is self.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
 
 
 def _span(names: Sequence[str]) -> str:

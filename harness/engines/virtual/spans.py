@@ -40,7 +40,7 @@ class Tracer:
         """Note that an endpoint waited for somebody, and then for the wire."""
         for process in self._processes(address):
             self.recorder.add(Span(process, COMPUTE, "wait", Part.IDLE, start_s, sent_s, step))
-        if kind in ("receive", "mean"):  # what is sent is noted as a message
+        if kind in ("receive", "mean", "gather"):  # what is sent is noted as a message
             self.message(address, kind, sent_s, end_s, step)
 
     def _processes(self, address: Address) -> list[str]:

@@ -56,7 +56,7 @@ def run_timing(cell: Cell, host: Host, shape: ModelShape | NotKnown | None = Non
     costs = Costs(profile, cluster_of(cell), placement_of(cell, host, profile.shape))
     buffers = sum(layer.buffers_bytes for layer in profile.shape.layers)
     traced = find_shape(cell, host) or profile.shape
-    executor: Any = Sizes(setup, profile.shape.parameter_bytes, buffers, lambda: _counted(cell, host, traced))
+    executor: Any = Sizes(setup, profile.shape.parameter_bytes, buffers, lambda: _counted(cell, host, traced), traced)
     engine = build(setup, costs=costs, executor=executor, trace=trace)
     prepared = time.perf_counter()
     outcome = engine.run()

@@ -72,7 +72,8 @@ class WhatIf:
         cell = _with_jitter(self.cell, overrides.get(JITTER))
         setup = timing_setup(_shortened(cell), self.host)
         costs = _costs(self, overrides)
-        executor: Any = Sizes(setup, self.profile.shape.parameter_bytes, 0, CountedDram)
+        shape = self.profile.shape
+        executor: Any = Sizes(setup, shape.parameter_bytes, 0, CountedDram, shape)
         return build(setup, costs=costs, executor=executor).run()
 
 
