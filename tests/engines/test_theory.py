@@ -219,16 +219,17 @@ BYTES = 400e6
 """Of the weights: 100 M parameters in single precision."""
 
 
-def diloco(steps: int, bandwidth: float, strategy: str = "diloco") -> Outcome:
+def diloco(steps: int, bandwidth: float, fragments: int = 1) -> Outcome:
     link = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=bandwidth)
     setup = cell_setup(
-        strategy,
+        "diloco",
         goal={"target_accuracy": "none", "max_steps": 4 * steps},
-        **{f"strategy__{strategy}": {"steps": steps}},
+        strategy__diloco={"steps": steps, "fragments": fragments},
     )
     costs = constant_costs(1.0, 0.0, 0.0, link, int(BYTES))
     costs = replace(costs, cluster=replace(costs.cluster, runtime=Runtime()))  # weights are loaded at no cost
-    return virtual_engine.build(setup, costs=costs, executor=Sizes(setup, int(BYTES), 0, dict)).run()
+    executor = Sizes(setup, int(BYTES), 0, dict, costs.profile.shape)
+    return virtual_engine.build(setup, costs=costs, executor=executor).run()
 
 
 @pytest.mark.parametrize("steps", [2, 10, 50])
@@ -237,6 +238,14 @@ def test_diloco_sends_one_hth_of_the_bytes(steps):
     every_step = diloco(1, 1e9).bytes_sent_per_step
     assert every_step == pytest.approx(2 * (WORKERS - 1) / WORKERS * BYTES)  # what sync-ddp sends of such a gradient
     assert diloco(steps, 1e9).bytes_sent_per_step == pytest.approx(every_step / steps, rel=1e-9)
+
+
+@pytest.mark.parametrize("fragments", [2, 5])
+def test_fragments_send_as_much_in_all_and_a_part_of_it_at_once(fragments):
+    """Source: Douillard et al. 2025, section 2.2: peak bandwidth falls by the number of fragments."""
+    whole, parts = diloco(10, 1e9), diloco(10, 1e9, fragments)
+    assert parts.bytes_sent_per_step == pytest.approx(whole.bytes_sent_per_step, rel=1e-6)
+    assert max(parts.steps["communication_s"]) == pytest.approx(max(whole.steps["communication_s"]) / fragments)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 100])
