@@ -78,8 +78,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
+# Tests start hundreds of processes: where Python may not write bytecode, each of them would compile the harness anew.
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -m compileall -q harness plugins
 	touch $@
 
 # Only a test looks at pages with it, and skips where it is not; nothing of it is shipped.

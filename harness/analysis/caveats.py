@@ -137,11 +137,11 @@ def _have(count: int) -> str:
 
 
 def _noisy(rows: Sequence[Row]) -> str:
-    ranked = [row for row in rows if row["status"] in RESULTS]
-    noisy = [row for row in ranked if row.get("noisy")]
+    measured = [row for row in rows if row["status"] in RESULTS]
+    noisy = [row for row in measured if row.get("noisy")]
     if not noisy:
         return ""
-    of = f"{len(noisy)} of {counted(len(ranked), 'ranked cell')}"
+    of = f"{len(noisy)} of {counted(len(measured), 'measured cell')}"
     return f"{of} {was_disturbed(len(noisy))} by {by_what(kinds_of(noisy))}: measured times may be too long. {REPEAT}"
 
 

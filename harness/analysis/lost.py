@@ -28,6 +28,7 @@ def because(split: Point, one: Point, same: bool = False) -> Text:
     From the rows come, per update: c1, one device's computing (input, compute, other); cN, the same per device where
     the step is split; y, what the split exchanges (communication and idle). With k times the work per step computing
     grows k-fold and the exchange stays, so splitting pays when k c1 > k cN + y, that is from k = y / (c1 - cN) on.
+    Stages of a pipeline wait in proportion to the work: their idle time grows with it, as computing does.
     Both points must have the same global batch, or a step is not the same work.
 
     Args:
@@ -39,9 +40,12 @@ def because(split: Point, one: Point, same: bool = False) -> Text:
     c1, cn, y = found
     if one.row["global_batch_size"] != split.row["global_batch_size"] or cn + y <= c1:
         return NO_TEXT if same else more_samples(split, one)
-    pays = "No larger step that we measured would make splitting worthwhile."
-    if c1 - cn > LEAST_GAIN * c1:
-        pays = f"Splitting pays off once a step has at least {times(y / (c1 - cn))}x the work."
+    grows, stays = _growing(split, cn, y)
+    pays = "Splitting does not shorten computing here, so more work per step would not help."
+    if c1 - grows > LEAST_GAIN * c1:
+        pays = f"Splitting pays off once a step has at least {times(stays / (c1 - grows))}x the work."
+    elif grows > cn:
+        pays = "More work per step would not help: stages wait in proportion to it. More micro-batches may."
     return sentences(
         f"Each {unit(split)} of {on_devices(split.row)} computes for {duration(cn)} and spends {duration(y)} on "
         f"exchange and waiting; on one device it computes for {duration(c1)}.",
@@ -57,7 +61,10 @@ def pays_down_to(split: Point, one: Point) -> Text:
     c1, cn, y = found
     if cn + y >= c1 or y <= 0:
         return NO_TEXT
-    share = times(y / (c1 - cn))
+    grows, stays = _growing(split, cn, y)
+    share = times(stays / (c1 - grows))
+    if not stays:
+        return NO_TEXT
     return Text(
         f"{split.strategy} stays ahead down to {share}x the work per step. Below that, {one.strategy} on one device is "
         "faster."
@@ -67,6 +74,12 @@ def pays_down_to(split: Point, one: Point) -> Text:
 def _three_costs(split: Point, one: Point) -> tuple[float, float, float] | None:
     c1, cn, y = one.per_update(COMPUTING), split.per_update(COMPUTING), split.per_update(EXCHANGING)
     return None if c1 is None or cn is None or y is None else (c1, cn, y)
+
+
+def _growing(split: Point, cn: float, y: float) -> tuple[float, float]:
+    """Return what of a step grows with its work, and what stays: of pipelines waiting grows."""
+    idle = (split.per_update(("idle_s",)) or 0.0) if (number(split.row, "pipeline") or 1) > 1 else 0.0
+    return cn + idle, y - idle
 
 
 def more_samples(point: Point, leader: Point, name: str = "") -> Text:

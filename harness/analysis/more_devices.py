@@ -91,11 +91,21 @@ def explain_scaling(
     if left is None or right is None or few["global_batch_size"] != many["global_batch_size"]:
         return ScalingAccount()
     on = f"on {counted(int(few['gpus']), 'device')}"
+    whose = "Each step" if _turns(many) == 1 else "Each worker's step"
+    computes, exchanges = (
+        f"{duration(part * _turns(many))} ({duration(before * _turns(few))} {on})"
+        for part, before in zip(right, left, strict=True)
+    )
     reason = Text(
-        f"Each step of {many['global_batch_size']} samples computes for {duration(right[0])} "
-        f"({duration(left[0])} {on}) and exchanges gradients for {duration(right[1])} ({duration(left[1])} {on})."
+        f"{whose} of {many['global_batch_size']} samples computes for {computes} and spends {exchanges} on exchange "
+        "and waiting."
     )
     return ScalingAccount(reason, tuple(_what_it_needs(right, many, predict, configured or {})))
+
+
+def _turns(row: Row) -> int:
+    """Return how many updates pass during a worker's step: as many as there are workers, where they take turns."""
+    return int(row.get("workers") or 1) if row.get("synchrony") == "asynchronous" else 1
 
 
 def _computing_and_exchange(row: Row) -> tuple[float, float] | None:
@@ -111,14 +121,20 @@ def _what_it_needs(
     parts: tuple[float, float], row: Row, predict: Predict | None, configured: Mapping[str, float]
 ) -> list[Text]:
     compute, exchange = parts
+    idle = update_parts(row).get("idle_s", 0.0) if (row.get("pipeline") or 1) > 1 else 0.0
+    if compute < WELL_USED * (compute + idle):
+        return [
+            Text("More samples per step would not help: stages wait in proportion to them. More micro-batches may.")
+        ]
     if compute >= WELL_USED * (compute + exchange):
         return []
     lines = []
     bandwidth = next((p for p in PARAMETERS if p.key in configured and p.place), None)
     if predict is not None and bandwidth is not None:
         lines.append(_bandwidth_needed(predict, bandwidth, configured[bandwidth.key], compute, int(row["gpus"])))
-    # With k times the samples a step computes k times as long and exchanges as much as before.
-    more = figure(math.ceil(row["global_batch_size"] * exchange / compute * WELL_USED / (1 - WELL_USED)))
+    # With k times the samples a step computes k times as long, its stages wait as much longer, and exchanges stay.
+    least = WELL_USED * (exchange - idle) / (compute - WELL_USED * (compute + idle))
+    more = figure(math.ceil(row["global_batch_size"] * least))
     busy = f"With these links, devices would be {100 * WELL_USED:g} % busy at {more} samples per step or more"
     return [*lines, Text(f"{busy}, provided training still converges at that batch size.")]
 

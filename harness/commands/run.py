@@ -274,8 +274,10 @@ def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
 
 
 def _next(summary: Summary, results: Results) -> str:
-    if summary.interrupted or summary.out_of_budget:
+    if summary.interrupted:
         return "run the same command again to continue"
+    if summary.out_of_budget:
+        return "the budget is used up; run the same command again to continue"
     if summary.failures:
         return f"harness show {summary.failures[0].cell.cell_id} --results {results.folder.parent}"
     return f"harness report {results.folder} --open"

@@ -150,17 +150,27 @@ def _gather_files(path: Path, text: str | None, found: dict[Path, str]) -> None:
         found[path] = ""
         return
     try:
-        tree = parsed(content, str(path))  # bytes are decoded as they declare; a text is decoded already
+        found[path], imports = _whole(content, str(path))
     except (SyntaxError, ValueError):  # ValueError: a null byte; whoever imports it will hear of it
         found[path] = (content.encode() if isinstance(content, str) else content).hex()
         return
-    found[path] = _written(tree)
     around = _Surroundings.of(path)
-    for node in _statements(tree):
-        for module, name, _ in _bindings(node):
-            inner = around.files(path, _inner(module, name)) if name else []
-            for other in inner or around.files(path, module):
-                _gather_files(other, None, found)
+    for module, name in imports:
+        inner = around.files(path, _inner(module, name)) if name else []
+        for other in inner or around.files(path, module):
+            _gather_files(other, None, found)
+
+
+@lru_cache(maxsize=64)
+def _whole(content: bytes | str, name: str) -> tuple[str, tuple[tuple[str, str | None], ...]]:
+    """Return a file written out and what it imports, (module, name in it): every plan asks for those of its strategies.
+
+    Raises:
+        SyntaxError: it is not Python.
+        ValueError: it holds a null byte.
+    """
+    tree = parsed(content, name)  # bytes are decoded as they declare; a text is decoded already
+    return _written(tree), tuple((module, of_it) for node in _statements(tree) for module, of_it, _ in _bindings(node))
 
 
 def _inner(module: str, name: str) -> str:

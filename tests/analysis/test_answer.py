@@ -227,8 +227,23 @@ def test_do_not_split_is_explained_from_the_rows() -> None:
 
 def test_splitting_that_saves_no_computing_pays_at_no_amount_of_work() -> None:
     found = answer([*seeds("single", [1] * 5), *seeds("sync-ddp", [2] * 5, **{**SPLIT, "compute_s": 0.31})], 10)
-    assert "No larger step that we measured would make splitting worthwhile." in found.sentence
+    assert "Splitting does not shorten computing here, so more work per step would not help." in found.sentence
     assert "-" not in found.sentence.replace("sync-ddp", "")
+
+
+def test_stages_that_wait_in_proportion_to_the_work_pay_at_no_amount_of_it() -> None:
+    stages = {**SPLIT, "pipeline": 2, "compute_s": 0.16, "communication_s": 0.02, "idle_s": 0.16}
+    found = answer([*seeds("single", [1] * 5), *seeds("model-split", [2] * 5, **stages)], 10)
+    assert "More work per step would not help: stages wait in proportion to it." in found.sentence
+    # c1 = 3 ms, cN = 1.6 ms, waiting 0.8 ms, communication 1.2 ms: pays from 1.2 / (3 - 2.4) = 2 on
+    found = answer(
+        [
+            *seeds("single", [1] * 5),
+            *seeds("model-split", [2] * 5, **{**stages, "idle_s": 0.08, "communication_s": 0.12}),
+        ],
+        10,
+    )
+    assert "Splitting pays off once a step has at least 2x the work." in found.sentence
 
 
 def test_one_that_wins_by_fewer_samples_is_not_explained_by_the_step() -> None:
@@ -353,10 +368,10 @@ def test_noise_is_said() -> None:
     rows = seeds("single", [1] * 5)
     rows[0]["noisy"] = True
     again = "measured times may be too long. `harness run SCENARIO --retry noisy` repeats them."
-    assert f"1 of 5 ranked cells was disturbed by other processes: {again}" in answer(rows, 5).caveats
+    assert f"1 of 5 measured cells was disturbed by other processes: {again}" in answer(rows, 5).caveats
     rows[0]["disturbed"], rows[1]["noisy"], rows[1]["disturbed"] = "throttled other-run", True, "other-run of-tomorrow"
     by = "another run, throttling and of-tomorrow"
-    assert f"2 of 5 ranked cells were disturbed by {by}: {again}" in answer(rows, 5).caveats
+    assert f"2 of 5 measured cells were disturbed by {by}: {again}" in answer(rows, 5).caveats
     crashed = [row(status="crashed", noisy=True, time_to_target_s=None)]
     assert answer(crashed, 1).caveats == ("1 cell crashed; the table of cells gives the reason.",)  # it has no time
 

@@ -252,10 +252,8 @@ def test_why_sixteen_are_no_faster_than_four():
     account = explain_scaling(few, many, predict, CONFIGURED)
     first, (bandwidth, batch) = account.reason, account.remedies
     assert account.sentences == (first, bandwidth, batch)
-    assert first.startswith(
-        "Each step of 256 samples computes for 320 ms (1.28 s on 4 devices) and exchanges gradients"
-    )
-    assert first.endswith(" (50.0 ms on 4 devices).")
+    assert first.startswith("Each step of 256 samples computes for 320 ms (1.28 s on 4 devices) and spends ")
+    assert first.endswith(" (50.0 ms on 4 devices) on exchange and waiting.")
     assert scaling_title(few, many).startswith("Why sync-ddp is ")
     assert bandwidth.startswith("16 devices would be 90 % busy with ")
     needed = float(bandwidth.split("with ")[1].split(" Gb/s")[0])
@@ -264,6 +262,27 @@ def test_why_sixteen_are_no_faster_than_four():
     more = float(batch.split("busy at ")[1].split(" samples")[0].replace(",", ""))
     longer = compute * more / SAMPLES
     assert longer / (longer + exchange) == pytest.approx(0.9, rel=0.01)
+
+
+def test_a_step_of_workers_that_take_turns_is_as_many_updates_long():
+    few = row(gpus=1, compute_s=0.09, communication_s=0.01)
+    many = row(gpus=2, compute_s=0.1, communication_s=0.008) | {"synchrony": "asynchronous", "workers": 2}
+    assert explain_scaling(few, many).reason == (
+        "Each worker's step of 256 samples computes for 200 ms (90.0 ms on 1 device) and spends 16.0 ms (10.0 ms on 1 "
+        "device) on exchange and waiting."
+    )
+
+
+def test_stages_of_a_pipeline_wait_for_larger_steps_as_for_small_ones():
+    few = row(gpus=1, compute_s=1.0, idle_s=0.0)
+    one_at_a_time = row(gpus=2, compute_s=0.5, idle_s=0.5, communication_s=0.1) | {"pipeline": 2}
+    assert explain_scaling(few, one_at_a_time).remedies == (
+        "More samples per step would not help: stages wait in proportion to them. More micro-batches may.",
+    )
+    overlapped = row(gpus=2, compute_s=0.5, idle_s=0.02, communication_s=0.1) | {"pipeline": 2}
+    (batch,) = explain_scaling(few, overlapped).remedies
+    more = float(batch.split("busy at ")[1].split(" samples")[0].replace(",", "")) / SAMPLES
+    assert 0.5 * more / (0.52 * more + 0.1) == pytest.approx(0.9, rel=0.01)
 
 
 def test_what_no_bandwidth_buys_is_said():

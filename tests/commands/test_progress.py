@@ -145,7 +145,6 @@ def test_a_board_tells_steps_and_the_loss_of_the_last_evaluation_beside_what_is_
 
 
 @pytest.mark.dist
-@pytest.mark.timed
 @pytest.mark.parametrize("engine", ["real", "virtual"])
 def test_a_cell_tells_how_far_it_is_while_it_runs(engine):
     (cell,) = make_cells(
@@ -185,7 +184,6 @@ def run_on_a_terminal(folder: Path, **variables: str) -> tuple[int, str]:
 
 
 @pytest.mark.dist
-@pytest.mark.timed
 def test_a_run_on_a_terminal_has_a_display_that_is_gone_at_the_end(tmp_path):
     (tmp_path / "small.toml").write_text(SCENARIO)
     code, shown = run_on_a_terminal(tmp_path)
@@ -200,7 +198,6 @@ def test_a_run_on_a_terminal_has_a_display_that_is_gone_at_the_end(tmp_path):
 
 
 @pytest.mark.dist
-@pytest.mark.timed
 @pytest.mark.parametrize("variables", [{"CI": "true"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.long)])
 def test_a_run_in_ci_or_on_a_dumb_terminal_has_plain_lines(tmp_path, variables):
     (tmp_path / "small.toml").write_text(SCENARIO)

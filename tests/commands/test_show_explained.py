@@ -174,7 +174,7 @@ def test_what_lies_inside_the_stated_uncertainty_needs_no_account(tmp_path, monk
 def test_why_sixteen_are_hardly_faster_than_four_is_said_unasked(results):
     text = shown("ticket")
     assert "Why sync-ddp is only 1.3x as fast on 16 devices as on 4:" in text
-    assert "Each step of 256 samples computes for 308 ms (1.23 s on 4 devices) and exchanges gradients for " in text
+    assert "Each step of 256 samples computes for 308 ms (1.23 s on 4 devices) and spends " in text
     assert "16 devices would be 90 % busy with " in text
     assert "Gb/s between nodes (configured: 25 Gb/s)." in text
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from places import ROOT, SHARED
+from click.testing import CliRunner
+from places import SHARED
 
+from harness.commands.cli import main
 from harness.results.store import load
 
 CASES = SHARED / "cases"
@@ -40,43 +39,29 @@ SAID = {
 
 FINISHED = {"ok", "target-missed", "diverged"}
 
-
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "harness", "run", "s.toml"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=550)
-
-
 HELD = [name for name in FOLDERS if not name.startswith(OF_ANOTHER_KIND)]
 
 pytestmark = [pytest.mark.dist, pytest.mark.skipif(not FOLDERS, reason="../shared/cases is not there")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HELD[::4])
-def test_some_cases_train_or_are_refused_in_the_users_terms(name, tmp_path):
-    check(name, tmp_path)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", [name for number, name in enumerate(HELD) if number % 4])
-def test_all_cases_train_or_are_refused_in_the_users_terms(name, tmp_path):
-    check(name, tmp_path)
-
-
-def check(name: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(CASES / name, tmp_path / name))
-    done = run(folder)
-    said = done.stdout + done.stderr
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if number % 4 else ()) for number, name in enumerate(HELD)]
+)
+def test_cases_train_or_are_refused_in_the_users_terms(name, tmp_path, monkeypatch, capfd):
+    """By the command in this process, so that all cases share the server that has imported torch."""
+    monkeypatch.chdir(shutil.copytree(CASES / name, tmp_path / name))
+    done = CliRunner().invoke(main, ["run", "s.toml"])
+    said = done.output + "".join(capfd.readouterr())  # the command's words, and those of its processes
     assert "bug of the harness" not in said
     assert "Traceback" not in said
-    results = folder / "results" / "s"
+    results = Path("results/s")
     statuses = set(load(results).cells["status"]) if results.is_dir() else set()
     if name in REFUSED:
         assert not statuses & FINISHED
         assert REFUSED[name] in said
         return
-    assert done.returncode == 0, said
+    assert done.exit_code == 0, said
     assert statuses & FINISHED
     assert statuses <= FINISHED | {"not-possible"}, said
     notes = "".join(path.read_text() for path in results.glob("cells/*/record.json"))

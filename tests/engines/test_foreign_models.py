@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from itertools import cycle, product
 
 import pytest
 from foreign_models import LIMITS, NAMES, STRATEGIES, verdict
 
-pytestmark = pytest.mark.dist
+CUT = "model-split"
+"""What depends most on how a model is written."""
+
+SHORT = frozenset(
+    pair
+    for name, other in zip(NAMES[::3], cycle(strategy for strategy in STRATEGIES if strategy != CUT), strict=False)
+    for pair in ((name, CUT), (name, other))
+)
+"""A third of the models, each cut into stages and under one other strategy, so that each strategy trains some."""
 
 
-def check(name: str, strategy: str) -> None:
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [pytest.param(*pair, marks=() if pair in SHORT else pytest.mark.long) for pair in product(NAMES, STRATEGIES)],
+)
+def test_models_train_as_in_plain_pytorch(name, strategy):
     package = "timm" if name.startswith("timm_") else "transformers"
     if find_spec(package) is None:  # not by importing it: timm wants torchvision's names, which the file gives it
         pytest.skip(f"{package} is not installed")
@@ -18,17 +33,3 @@ def check(name: str, strategy: str) -> None:
     assert status == "ok", reason
     assert error is not None
     assert error < LIMITS.get(name, 1e-9)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", NAMES[::3])
-def test_a_third_of_the_models_train_as_in_plain_pytorch(name, strategy):
-    check(name, strategy)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", [name for number, name in enumerate(NAMES) if number % 3])
-def test_the_other_models_train_as_in_plain_pytorch(name, strategy):
-    check(name, strategy)

@@ -25,7 +25,7 @@ from harness.core.text import Text
 from harness.engines.processes.forking import _first, fork_server
 from harness.engines.processes.launch import Result, _Child, _Supervisor, run_cell
 
-pytestmark = [pytest.mark.dist, pytest.mark.timed]
+pytestmark = pytest.mark.dist
 
 TINY = {
     "workload": {
@@ -131,6 +131,7 @@ def kill(label: str, after_s: float) -> Callable[[Targets], None]:
     return on_start
 
 
+@pytest.mark.timed  # each has trained half a second after all had started
 def test_a_killed_asynchronous_worker_does_not_stop_the_others(own_temp):
     changes = ENDLESS | {"goal": {"target_accuracy": "none", "max_seconds": 2, "max_steps": 10**8}}
     cell = make_cell(engine="real", sweep__strategy="async-ps", sweep__gpus=[3], **changes)
@@ -178,6 +179,7 @@ def test_a_worker_that_is_heard_before_the_server_it_lost_is_not_the_cause(own_t
     assert result.reason == reason
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     ("strategy", "label"),
     [("sync-ddp", "rank 1"), ("sync-ddp", "rank 0"), ("local-sgd", "worker 1"), ("sync-ps", "worker 1")],

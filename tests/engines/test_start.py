@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from cells import make_cells
 
 from harness.core.cell import Cell
+from harness.core.errors import MachineError
 from harness.core.held_files import holding
 from harness.engines.processes import forking, network
 from harness.engines.processes.forking import fork_server, search_path
@@ -288,3 +290,20 @@ def test_a_cell_meets_although_the_environment_names_what_is_not_there(tmp_path,
     outcome = finished(cells_of(tmp_path)[0])
     assert len(outcome.notes) == 1
     assert "GLOO_SOCKET_IFNAME names doesnotexist" in outcome.notes[0]
+
+
+class Killed:
+    """A server that dies as soon as it is asked."""
+
+    def connect_to_new_process(self, fds: Sequence[int]) -> tuple[int, int]:
+        sentinel, theirs = os.pipe()
+        their_end, writing = os.pipe()
+        os.close(theirs)
+        os.close(their_end)
+        return sentinel, writing
+
+
+def test_a_server_that_was_killed_is_named_and_no_bug_of_ours():
+    process = forking.ForkedProcess(Killed(), print, (), None, daemon=True)
+    with pytest.raises(MachineError, match=r"has ended\. Something outside killed it"):
+        process.start()

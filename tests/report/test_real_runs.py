@@ -24,7 +24,6 @@ time_parts = lazy("harness.analysis.time_parts")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.dist,
-    pytest.mark.timed,
     pytest.mark.browser,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(BINARY is None, reason="no Chromium on the path"),
@@ -81,7 +80,7 @@ def run(root: Path, scenario: str) -> float:
     return time.monotonic() - began
 
 
-@pytest.fixture(scope="module", params=["lenet", "sweep"])
+@pytest.fixture(scope="module", params=[pytest.param("lenet", marks=pytest.mark.timed), "sweep"])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     root = tmp_path_factory.mktemp(request.param)
     if request.param == "lenet":
@@ -117,11 +116,13 @@ def test_every_cell_has_parts_that_add_up_to_its_time(ran: Ran) -> None:
     pd.testing.assert_series_equal(parts, trained, check_names=False, rtol=0.02)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("ran", ["lenet"], indirect=True)
 def test_the_default_scenario_takes_about_as_long_as_it_says(ran: Ran) -> None:
     assert_as_stated(bundled_scenarios()["lenet"], ran.seconds)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("ran", ["lenet"], indirect=True)
 def test_the_default_scenario_is_answered_for_the_devices_here_from_all_seeds(ran: Ran) -> None:
     text = ran.report.read_text(encoding="utf-8")

@@ -254,7 +254,7 @@ def test_two_hundred_cells_fit_five_megabytes(tmp_path: Path) -> None:
     assert len(page(results_at(tmp_path, planned))) < 5e6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_cells_fit_ten_megabytes(tmp_path: Path) -> None:
     planned = lenet_cells(engine="real", sweep__learning_rate=[0.001, 0.01, 0.05, 0.1], sweep__seeds=45)
     assert len(planned) >= 1000

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from published_layers import NETWORKS
 from stated_times import assert_as_stated, stated_seconds
 
 from harness.commands.plan_text import describe
+from harness.core.cell import Plan
 from harness.core.machine import Machine
 from harness.costs.price import price
 from harness.scenario.bundled import bundled_scenarios, copy_scenario, find_scenario
@@ -26,9 +28,14 @@ from harness.scenario.read import load_scenario
 FOLDER = Path(os.environ.get("HARNESS_DATA", ""))
 
 
+@cache
+def plan_of(name: str) -> Plan:
+    return make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=2))
+
+
 @pytest.mark.parametrize("name", bundled_scenarios())
 def test_bundled_scenario_plans_and_says_what_it_shows_and_how_long_it_takes(name):
-    plan = make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=2))
+    plan = plan_of(name)
     assert plan.cells
     assert not [cell.cell_id for cell in plan.cells if cell.not_possible]
     assert stated_seconds(plan.description) > 0
@@ -75,8 +82,8 @@ def test_each_stage_of_sharding_holds_less_and_groups_inside_a_node_send_less_be
     assert found["hsdp"].step_time_s < found["fsdp"].step_time_s / 2
 
 
-SHORT = ["speed", "ticket", "four-gpus", "sharding", "pretrain", "published/vgg16-k80-servers"]
-"""One or two of each kind: real, timed on given links, timed by layouts, published."""
+SHORT = ["speed", "ticket", "four-gpus", "published/vgg16-k80-servers"]
+"""One of each kind: real, timed on given links, timed by layouts, published."""
 if BINARY is None:
     SHORT.append("lenet")  # with a browser, tests/report/test_real_runs.py runs it
 
@@ -112,7 +119,7 @@ def test_bundled_scenario_takes_about_as_long_as_it_says(name, tmp_path):
     "name", [name for name in bundled_scenarios() if name != "pretrain"]
 )  # it lays out for seconds
 def test_each_question_mark_of_a_plan_has_a_reason_that_names_its_cells(name):
-    plan = make_plan(load_scenario(find_scenario(name), host()), host(), Machine(cores=2))
+    plan = plan_of(name)
     lines = describe(plan, host()).splitlines()
     marked = {line.split()[0] for line in lines if "  ?" in line}
     told = [line for line in lines if "not predicted: " in line]

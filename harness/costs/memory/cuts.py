@@ -170,7 +170,8 @@ def named_sizes(named: Sequence[Sequence[str]], layers: Sequence[str], stages: i
 
 def related(name: str, other: str) -> bool:
     """Whether one of two modules is, or holds, the other one."""
-    return name == other or name.startswith(f"{other}.") or other.startswith(f"{name}.")
+    inner, outer = (name, other) if len(name) > len(other) else (other, name)
+    return inner.startswith(outer) and inner[len(outer) :][:1] in ("", ".")
 
 
 def _stage_listing(named: Sequence[Sequence[str]], layer: str) -> int | None:

@@ -136,6 +136,12 @@ class _Popen(popen_forkserver.Popen):
             raise MachineError(
                 f"the server that processes are forked from gave no answer for {FORKING_S:g} s; run the command again"
             ) from None
+        except (EOFError, ConnectionError):
+            end_all()
+            raise MachineError(
+                "the server that processes are forked from has ended. Something outside killed it, such as a limit "
+                "(`ulimit -t`) or the kernel for lack of memory; run the command again"
+            ) from None
         except BaseException:
             end_all()  # a server that still imports would give birth later to what nobody knows of any more
             raise

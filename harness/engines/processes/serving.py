@@ -41,6 +41,23 @@ PRELOADED = [
     "harness.workloads.nets",
     "harness.workloads.losses",
     "harness.engines.telemetry.sampler",
+    # What each process of a cell would import for itself: half of the time that it takes to get ready.
+    "torch.distributed.pipelining",
+    "torch.nn.attention.flex_attention",
+    "harness.engines.processes.forking",
+    "harness.engines.processes.process",
+    "harness.engines.real.layouts.captured",
+    "harness.engines.real.layouts.choose",
+    "harness.engines.real.layouts.grid",
+    "harness.engines.real.layouts.pipelined",
+    "harness.engines.real.layouts.sharded",
+    "harness.engines.shared.batch_norm",
+    "harness.engines.shared.loads",
+    "harness.engines.telemetry.amd",
+    "harness.engines.telemetry.cpu",
+    "harness.engines.telemetry.nvml",
+    "harness.workloads.datasets",
+    "harness.workloads.user",
 ]
 """What the first server imports, so that a cell starts in a tenth of a second instead of five."""
 
