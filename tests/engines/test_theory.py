@@ -22,7 +22,7 @@ from trained import FP64, difference, virtual
 
 from harness.core.given_cluster import LinkFigures
 from harness.core.outcome import Outcome
-from harness.costs.profiles import Runtime
+from harness.costs.profiles import LayerShape, ModelShape, Runtime
 from harness.engines.shared.setup import Setup, make_setup
 from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.sizes import Sizes
@@ -228,7 +228,8 @@ def diloco(steps: int, bandwidth: float, fragments: int = 1) -> Outcome:
     )
     costs = constant_costs(1.0, 0.0, 0.0, link, int(BYTES))
     costs = replace(costs, cluster=replace(costs.cluster, runtime=Runtime()))  # weights are loaded at no cost
-    executor = Sizes(setup, int(BYTES), 0, dict, costs.profile.shape)
+    shape = ModelShape((LayerShape("model", tensors=(10**8,), rows=(10**4,)),))
+    executor = Sizes(setup, int(BYTES), 0, dict, shape)
     return virtual_engine.build(setup, costs=costs, executor=executor).run()
 
 
