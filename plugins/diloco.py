@@ -23,12 +23,12 @@ class Fragment(Codec):
 
     def decode(self, parts, shape, name):
         """Put the slice in its place."""
-        from torch.nn.functional import pad
+        import torch
 
         (numbers,), size = parts, shape.numel()
         each, longer = divmod(size, self.fragments)  # the first ones have one number more
         before = self.number * each + min(self.number, longer)
-        return pad(numbers, (before, size - before - numbers.numel())).view(shape)
+        return torch.nn.functional.pad(numbers, (before, size - before - numbers.numel())).view(shape)
 
 
 class DiLoCo(Strategy):
