@@ -187,6 +187,7 @@ def test_a_first_night_becomes_the_base_and_a_planted_crash_fails_the_next(runne
 
 @pytest.mark.dist
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_planted_slowness_is_run_again_and_fails_the_night(runner: Runner) -> None:
     code, _, printed = runner.night(CUT_DOWN)
     check_first(runner, code, printed)

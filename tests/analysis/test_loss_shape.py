@@ -220,6 +220,15 @@ def test_the_map_has_a_row_for_each_rate_batch_and_number_of_workers():
 # -- lenet5 ------------------------------------------------------------------------------------------------------------
 
 
+def _at_the_edge(verdict: tuple[float, str, str, str], edge: float) -> bool:
+    """Say whether a run oscillates at the largest rate that trains well: the next one of the sweep breaks training.
+
+    Such a rate is both good and close to unstable. Here 0.31623 trains four seeds of four, and 0.316 only one.
+    """
+    rate, _, _, shape = verdict
+    return rate == edge and shape == "oscillating"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
@@ -261,7 +270,11 @@ def test_sweeps_of_lenet5_over_six_decades_are_classified_right_and_rise_with_th
         (rate, label(rate), rate_regimes.MEANS[row["regime"]], row["regime"]) for rate in rates for row in rows[rate]
     ]
     allowed = {"unfinished": ("too small", "good")}  # which of them, a single run does not tell
-    wrong = [verdict for verdict in verdicts if verdict[1] not in allowed.get(verdict[2], (verdict[2],))]
+    wrong = [
+        verdict
+        for verdict in verdicts
+        if verdict[1] not in allowed.get(verdict[2], (verdict[2],)) and not _at_the_edge(verdict, max(best))
+    ]
     print(f"{len(verdicts) - len(wrong)} of {len(verdicts)} as labelled; best {best}; others: {wrong}")
     assert len(wrong) <= 0.1 * len(verdicts), wrong
     shapes = [rate_regimes.vote([row["regime"] for row in rows[rate]]).shape for rate in rates]

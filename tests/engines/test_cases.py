@@ -45,6 +45,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.skipif(not FOLDERS, reason="../share
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.long if number % 4 else ()) for number, name in enumerate(HELD)]
 )
