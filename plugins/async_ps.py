@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness import SERVER, Options, Server, Strategy, Value, Worker, hookimpl
+from harness import Options, ParameterServer, Server, Value, hookimpl
 
 
-class AsyncParameterServer(Strategy):
+class AsyncParameterServer(ParameterServer):
     """No worker waits for another. Gradients are stale: by workers - 1 updates on average.
 
     With `divide_by_staleness` a gradient that is tau updates old steps with rate / tau. With `compensate` the server
@@ -23,23 +23,12 @@ class AsyncParameterServer(Strategy):
     suggested_for = ("ps", "parameter-server", "asynchronous", "downpour")
     synchrony = "asynchronous"
     batches = "own"
-    model_at = "server"
 
     class Options(Options):
         """What the server may do about staleness."""
 
         divide_by_staleness: bool = Field(False, description="divide the rate of a stale gradient by its staleness")
         compensate: float = Field(0.0, ge=0, description="strength of the delay compensation; 0: none")
-
-    def servers(self, workers: int) -> int:
-        """Run one server."""
-        return 1
-
-    async def work(self, worker: Worker) -> None:
-        """Push a gradient, go on with whatever weights the server has by then."""
-        for batch in worker.batches():
-            await worker.send(await worker.gradient(batch), to=SERVER)
-            await worker.load((await worker.receive(SERVER)).value)
 
     async def serve(self, server: Server) -> None:
         """Apply each gradient as it comes and answer with the weights."""

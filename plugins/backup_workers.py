@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness import SERVER, Impossible, Options, Server, Strategy, Worker, average, hookimpl
+from harness import Impossible, Options, ParameterServer, Server, average, hookimpl
 
 
-class BackupWorkers(Strategy):
+class BackupWorkers(ParameterServer):
     """Nobody waits for the slowest `backups` workers of a step; what they computed for it is dropped.
 
     No gradient is stale. The batch of a step is that of workers - backups devices. With backups = 0 it trains like
@@ -20,7 +20,6 @@ class BackupWorkers(Strategy):
     also_known_as = ("sync-backup", "synchronous-with-backups")
     suggested_for = ("backup", "backups", "stragglers", "drop-stragglers")
     batches = "own"
-    model_at = "server"
 
     class Options(Options):
         """How many gradients of a step may be missing."""
@@ -37,13 +36,7 @@ class BackupWorkers(Strategy):
             raise Impossible(
                 f"{self.options.backups} of {workers} workers cannot all be backups; set backups below {workers}"
             )
-        return 1
-
-    async def work(self, worker: Worker) -> None:
-        """Push a gradient, wait for the weights of the next step."""
-        for batch in worker.batches():
-            await worker.send(await worker.gradient(batch), to=SERVER)
-            await worker.load((await worker.receive(SERVER)).value)
+        return super().servers(workers)
 
     async def serve(self, server: Server) -> None:
         """Step when enough gradients of this version have come; send late workers on at once."""
@@ -58,8 +51,7 @@ class BackupWorkers(Strategy):
             if message.value is not None:
                 taken[message.source] = message.value
             if taken and len(taken) >= len(server.workers) - backups:
-                # In the order of ranks, so that sums do not depend on who came first.
-                await server.apply(average([taken[worker] for worker in sorted(taken)]))
+                await server.apply(average(taken))
                 for worker in sorted(taken):
                     await server.send(server.weights, to=worker)
                 taken = {}

@@ -14,8 +14,7 @@ class FSDP(Strategy):
 
     With `shard = "parameters"` (ZeRO-3) each layer is gathered before it computes and given back afterwards, in both
     passes: half as much again is sent as by `sync-ddp`, and parameters, gradients and optimizer state fall to 1/N.
-    With `shard = "optimizer"` parameters stay gathered through both passes (torch's `reshard_after_forward=False`):
-    as much is sent as by `sync-ddp`, and what lasts between two steps falls to 1/N.
+    With `shard = "optimizer"` parameters stay gathered through both passes: that is `zero-2`.
 
     Source: Rajbhandari, Rasley, Ruwase and He 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter
     Models", sections 5 and 7; Zhao et al. 2023, "PyTorch FSDP", section 3.
@@ -23,7 +22,7 @@ class FSDP(Strategy):
 
     name = "fsdp"
     also_known_as = ("fsdp2", "zero", "zero-3", "zero3", "fully-sharded", "fully-shard")
-    suggested_for = ("zero-2", "sharded")
+    suggested_for = ("sharded",)
     equals = "single"
 
     class Options(Options):

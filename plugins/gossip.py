@@ -50,13 +50,12 @@ class Gossip(Strategy):
                 neighbours = beside(worker.rank, size, 1 if self.options.graph == "ring" else squarest(size))
             for neighbour in neighbours:
                 await worker.send(worker.weights, to=neighbour)
-            # Received in the order of ranks, so that sums do not depend on who came first.
             weights = {worker.rank: worker.weights}
             for neighbour in neighbours:
                 message = await worker.receive(neighbour)
                 if message is not None:
                     weights[neighbour] = message.value
-            await worker.load(average([weights[rank] for rank in sorted(weights)]))
+            await worker.load(average(weights))
 
 
 def beside(rank: int, size: int, rows: int) -> list[int]:

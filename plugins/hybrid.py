@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness import Impossible, Layout, Options, Strategy, hookimpl, schedules
+from harness import Impossible, Layout, Strategy, hookimpl, schedules
 
 
 class Hybrid(Strategy):
@@ -29,37 +29,17 @@ class Hybrid(Strategy):
     suggested_for = ("megatron", "tensor-parallel", "tp", "ptd-p")
     equals = "single"
 
-    class Options(Options):
+    class Options(schedules.PipelineOptions):
         """How many devices along each axis, and how the pipeline runs."""
 
         data: int | None = Field(None, ge=1, description="replicas; default: the devices that the others leave")
         pipeline: int = Field(1, ge=1, description="devices that the layers are spread over in stages")
         tensor: int = Field(1, ge=1, description="devices over which single layers are cut")
-        schedule: schedules.ScheduleName = Field("1f1b", description="order of the micro-batches")
-        chunks: int | None = Field(
-            None,
-            ge=1,
-            description=f"stages on each device, of interleaved-1f1b only; default {schedules.DEFAULT_CHUNKS}",
-        )
-        placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = Field(
-            "time", description="balance stages by measured time or by parameters, or layer names for each stage"
-        )
-        recompute: bool | Literal["all-but-last"] = Field(
-            False,
-            description='drop activations and compute them again in the backward pass; "all-but-last": keep those of '
-            "the last micro-batch where there are several (timing only)",
-        )
         sequence_parallel: bool = Field(
             False, description="cut the activations of norms over tensor-parallel devices too; simulated devices only"
         )
         shard: Literal["none", "states"] = Field(
             "none", description="whether replicas share the optimizer's state out (ZeRO-1); simulated devices only"
-        )
-        weight_time: float | None = Field(
-            None,
-            gt=0,
-            description="seconds of a backward pass for weights for each second of a forward pass, which zb-1p and "
-            "zb-2p are then made for; default: their fixed tables, made for equal times",
         )
         bucket_mib: float = Field(25.0, gt=0, description="gradients are exchanged in groups of this many MiB")
         overlap: bool = Field(
@@ -77,19 +57,16 @@ class Hybrid(Strategy):
             raise Impossible(f"data {data} x pipeline {pipeline} x tensor {tensor} = {product}, but gpus = {gpus}")
         if self.options.schedule == "pipedream":
             raise Impossible("pipedream keeps no gradient for replicas of the pipeline; it is for model-split")
-        schedule, chunks = schedules.find_schedule(self.options.schedule, self.options.chunks, self.options.weight_time)
-        return Layout(
-            data=data,
-            pipeline=pipeline,
-            tensor=tensor,
-            schedule=schedule if pipeline > 1 else None,
-            chunks=chunks if pipeline > 1 else 1,
-            placement=self.options.placement,
-            recompute=self.options.recompute,
-            sequence_parallel=self.options.sequence_parallel and tensor > 1,
-            shard=self.options.shard if data > 1 else "none",
-            bucket_bytes=int(self.options.bucket_mib * 2**20) if self.options.overlap else 0,
-            overlap=self.options.overlap and pipeline * tensor == 1,
+        return self.options.in_stages(
+            Layout(
+                data=data,
+                pipeline=pipeline,
+                tensor=tensor,
+                sequence_parallel=self.options.sequence_parallel and tensor > 1,
+                shard=self.options.shard if data > 1 else "none",
+                bucket_bytes=int(self.options.bucket_mib * 2**20) if self.options.overlap else 0,
+                overlap=self.options.overlap and pipeline * tensor == 1,
+            )
         )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, PositiveInt
 
-from harness import Impossible, Layout, Options, Strategy, hookimpl, schedules
+from harness import Impossible, Layout, Strategy, hookimpl, schedules
 
 
 class ModelSplit(Strategy):
@@ -20,29 +18,9 @@ class ModelSplit(Strategy):
     suggested_for = ("gpipe", "1f1b", "zero-bubble", "split")
     equals = "single"
 
-    class Options(Options):
-        """How micro-batches are ordered, and where the layers are cut."""
+    class Options(schedules.PipelineOptions):
+        """How micro-batches are ordered, where the layers are cut, and what a stage of several devices has."""
 
-        schedule: schedules.ScheduleName = Field("1f1b", description="order of the micro-batches")
-        chunks: int | None = Field(
-            None,
-            ge=1,
-            description=f"stages on each device, of interleaved-1f1b only; default {schedules.DEFAULT_CHUNKS}",
-        )
-        placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = Field(
-            "time", description="balance stages by measured time or by parameters, or layer names for each stage"
-        )
-        recompute: bool | Literal["all-but-last"] = Field(
-            False,
-            description='drop activations and compute them again in the backward pass; "all-but-last": keep those of '
-            "the last micro-batch where there are several (timing only)",
-        )
-        weight_time: float | None = Field(
-            None,
-            gt=0,
-            description="seconds of a backward pass for weights for each second of a forward pass, which zb-1p and "
-            "zb-2p are then made for; default: their fixed tables, made for equal times",
-        )
         replicas: tuple[PositiveInt, ...] = Field(
             (),
             description="devices of each stage, of pipedream only, such as [15, 1]; default: one each",
@@ -57,16 +35,7 @@ class ModelSplit(Strategy):
             raise Impossible('replicas are for schedule = "pipedream", whose stages take micro-batches in turn')
         if replicas and sum(replicas) != gpus:
             raise Impossible(f"replicas add up to {sum(replicas)} devices, but gpus = {gpus}")
-        schedule, chunks = schedules.find_schedule(self.options.schedule, self.options.chunks, self.options.weight_time)
-        return Layout(
-            pipeline=len(replicas) or gpus,
-            replicas=replicas,
-            drains=drains,
-            chunks=chunks,
-            schedule=schedule,
-            placement=self.options.placement,
-            recompute=self.options.recompute,
-        )
+        return self.options.in_stages(Layout(pipeline=len(replicas) or gpus, replicas=replicas, drains=drains))
 
 
 @hookimpl

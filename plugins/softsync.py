@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness import SERVER, Options, Server, Strategy, Worker, average, hookimpl
+from harness import Options, ParameterServer, Server, average, hookimpl
 
 
-class SoftSync(Strategy):
+class SoftSync(ParameterServer):
     """Asynchronous, but the server averages several gradients a step: staler than `sync-ps`, less than `async-ps`.
 
     The server steps along the mean of every workers // n gradients; nobody waits for the others. With
@@ -21,23 +21,12 @@ class SoftSync(Strategy):
     suggested_for = ("staleness-aware",)
     synchrony = "asynchronous"
     batches = "own"
-    model_at = "server"
 
     class Options(Options):
         """How soft, and what the server may do about staleness."""
 
         n: int = Field(1, ge=1, description="mean staleness: an update waits for workers // n gradients, at least one")
         divide_by_staleness: bool = Field(False, description="divide a stale gradient by its staleness")
-
-    def servers(self, workers: int) -> int:
-        """Run one server."""
-        return 1
-
-    async def work(self, worker: Worker) -> None:
-        """Push a gradient, go on with whatever weights the server has by then."""
-        for batch in worker.batches():
-            await worker.send(await worker.gradient(batch), to=SERVER)
-            await worker.load((await worker.receive(SERVER)).value)
 
     async def serve(self, server: Server) -> None:
         """Collect gradients, step when there are enough, answer every push at once."""

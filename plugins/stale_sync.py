@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness import SERVER, Options, Server, Strategy, Worker, average, hookimpl
+from harness import Options, ParameterServer, Server, average, hookimpl
 
 
-class StaleSync(Strategy):
+class StaleSync(ParameterServer):
     """A fast worker waits only when it is `slack` batches ahead of the slowest; gradients are as stale as that allows.
 
     What has come since the server's last answer is averaged into one update. So with slack = 0 it trains like
@@ -23,7 +23,6 @@ class StaleSync(Strategy):
     suggested_for = ("stale", "bounded-staleness", "stale-synchronous")
     synchrony = "stale-synchronous"
     batches = "own"
-    model_at = "server"
 
     class Options(Options):
         """How far ahead a worker may run."""
@@ -31,16 +30,6 @@ class StaleSync(Strategy):
         slack: int | Literal["none"] = Field(
             3, description='batches that a worker may be ahead of the slowest, 0 or more; "none": any number'
         )
-
-    def servers(self, workers: int) -> int:
-        """Run one server."""
-        return 1
-
-    async def work(self, worker: Worker) -> None:
-        """Push a gradient, wait for weights; the server decides how long."""
-        for batch in worker.batches():
-            await worker.send(await worker.gradient(batch), to=SERVER)
-            await worker.load((await worker.receive(SERVER)).value)
 
     async def serve(self, server: Server) -> None:
         """Hold back whoever is too far ahead, until the slowest has come or has left."""
@@ -57,8 +46,7 @@ class StaleSync(Strategy):
             limit = min(pushed.values(), default=0) + slack
             free = [worker for worker in held if pushed[worker] <= limit]
             if free and gradients:
-                # In the order of ranks, so that sums do not depend on who came first.
-                await server.apply(average([gradients[worker] for worker in sorted(gradients)]))
+                await server.apply(average(gradients))
                 gradients = {}
             for worker in free:
                 await server.send(server.weights, to=worker)

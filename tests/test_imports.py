@@ -200,19 +200,8 @@ def test_python_m_harness_is_the_command():
 def test_exported_names_are_these():
     assert sorted(harness.__all__) == sorted(
         [
-            *(
-                "ANY",
-                "SERVER",
-                "Action",
-                "Batch",
-                "Codec",
-                "codecs",
-                "Impossible",
-                "Layout",
-                "Message",
-                "Options",
-                "Server",
-            ),
+            *("ANY", "SERVER", "Action", "Batch", "Codec", "codecs", "Impossible", "Layout", "Message", "Options"),
+            *("ParameterServer", "Server"),
             *("Strategy", "Table", "Value", "Worker", "__version__", "average", "hookimpl", "load", "schedules"),
             *("DataShape", "Dataset", "DatasetSize", "Device", "Link", "Listener", "Model", "Preset"),
             *("Probe", "ProbeUnavailable", "RawData", "Sample", "Target"),

@@ -31,8 +31,8 @@ def test_the_lines_shown_stand_in_a_program_that_runs(tmp_path):
     body = textwrap.indent(lines, " " * 12) + "            await worker.load((await worker.receive(SERVER)).value)\n"
     loop = "    async def work(self, worker):\n        for batch in worker.batches():\n"
     bundled = (ROOT / "plugins" / "sync_ps.py").read_text(encoding="utf-8")
-    head, rest = bundled.split("    async def work")
-    text = head + loop + body + "\n    async def serve" + rest.split("    async def serve")[1]
+    head, serve, rest = bundled.replace("harness import ", "harness import SERVER, ").partition("    async def serve")
+    text = head + loop + body + "\n" + serve + rest
     (tmp_path / "signs.py").write_text(text.replace('"sync-ps"', '"signs"').replace('"single"', "None"))
     sets = ["--set", "strategy=signs", "--set", "gpus=2", "--set", "engine=virtual", "--set", "seeds=1"]
     sets += ["--set", "max_epochs=1", "--set", "learning_rate=0.01"]

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
-from harness.api.strategy import Action, Schedule, Table
+from pydantic import Field
+
+from harness.api.strategy import Action, Layout, Options, RecomputeOption, Schedule, Table
 from harness.api.zero_bubble import PassTimes, zero_bubble
 from harness.core.errors import Impossible
 
@@ -165,6 +168,50 @@ def find_schedule(name: ScheduleName, chunks: int | None = None, weight: float |
     if weight is not None:
         return lru_cache(maxsize=32)(zero_bubble(PassTimes(1.0, 1.0, weight), KEPT[name], WEIGHT_MEMORY)), 1
     return _SINGLE[name], 1
+
+
+class PipelineOptions(Options):
+    """What a strategy whose layers are spread over stages lets one set."""
+
+    schedule: ScheduleName = Field("1f1b", description="order of the micro-batches")
+    chunks: int | None = Field(
+        None,
+        ge=1,
+        description=f"stages on each device, of interleaved-1f1b only; default {DEFAULT_CHUNKS}",
+    )
+    placement: Literal["time", "parameters"] | tuple[tuple[str, ...], ...] = Field(
+        "time", description="balance stages by measured time or by parameters, or layer names for each stage"
+    )
+    recompute: RecomputeOption = Field(
+        False,
+        description='drop activations and compute them again in the backward pass; "all-but-last": keep those of '
+        "the last micro-batch where there are several (timing only)",
+    )
+    weight_time: float | None = Field(
+        None,
+        gt=0,
+        description="seconds of a backward pass for weights for each second of a forward pass, which zb-1p and "
+        "zb-2p are then made for; default: their fixed tables, made for equal times",
+    )
+
+    def in_stages(self, layout: Layout) -> Layout:
+        """Return a layout whose stages run as these options say.
+
+        Args:
+            layout: how many devices each axis has, and whatever else these options do not say.
+
+        Raises:
+            Impossible: an option is for another schedule than the one that is set.
+        """
+        schedule, chunks = find_schedule(self.schedule, self.chunks, self.weight_time)
+        staged = layout.pipeline > 1
+        return replace(
+            layout,
+            schedule=schedule if staged else None,
+            chunks=chunks if staged else 1,
+            placement=self.placement,
+            recompute=self.recompute,
+        )
 
 
 # -- what a table must be ----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from harness.core.addresses import Address
+from harness.core.errors import PluginError
 from harness.core.units import MIB
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Layout:
         tensor: devices over which single layers are cut.
         shard: what data-parallel replicas split among themselves instead of each keeping all of it: the optimizer's
             state only ("states", which may stand beside the other axes), gradients too ("optimizer"), or all three.
+        shard_group: neighbouring replicas that split it, where several groups of them each hold all of it; 0: all do.
         accumulate: pieces that each replica's part is computed in, one after another.
         bucket_bytes: gradients are exchanged in groups of about this size, 0: all in one; 25 MiB is DDP's own default.
         static_graph: tell DDP that the graph never changes between steps.
@@ -100,6 +102,7 @@ class Layout:
     pipeline: int = 1
     tensor: int = 1
     shard: Literal["none", "states", "optimizer", "parameters"] = "none"
+    shard_group: int = 0
     accumulate: int = 1
     bucket_bytes: int = 25 * MIB
     static_graph: bool = False
@@ -117,6 +120,11 @@ class Layout:
     def gathers(self) -> bool:
         """Whether replicas hold shards of parameters or gradients, which each pass gathers or scatters."""
         return self.shard in ("optimizer", "parameters")
+
+    @property
+    def sharers(self) -> int:
+        """Replicas that each hold another part of what is split; 1 where nothing is."""
+        return (self.shard_group or self.data) if self.shard != "none" else 1
 
     @property
     def stages(self) -> int:
@@ -248,9 +256,12 @@ AnyValue = TypeVar("AnyValue", bound=Value)
 """A value, encoded or not: what goes in comes out."""
 
 
-def average(values: Sequence[Value]) -> Value:
-    """Return the mean of `values`; its `num_samples` is their sum, its version the oldest."""
-    first, *others = values
+def average(values: Sequence[Value] | Mapping[Address, Value]) -> Value:
+    """Return the mean of `values`; its `num_samples` is their sum, its version the oldest.
+
+    Values by rank are added in the order of ranks, so that the sum does not depend on who came first.
+    """
+    first, *others = [values[rank] for rank in sorted(values)] if isinstance(values, Mapping) else values
     return first.averaged_with(others)
 
 
@@ -389,7 +400,8 @@ class Strategy:
         synchrony: shown in every table.
         equals: "single" where the strategy must train exactly like one device; it is examined before it is ranked.
         batches: "shared": all workers cut one order of batches between them; "own": each has its own part of the data.
-        model_at: where the trained model is whole: on every worker, on the server, or only as the workers' mean.
+        model_at: where the trained model is whole: on every worker, on the server, only as the workers' mean, or as an
+            ensemble of them all, whose predictions are averaged: probabilities of classes, or numbers.
             There progress is counted: at the server in gradients applied, at the workers in batches.
     """
 
@@ -399,7 +411,7 @@ class Strategy:
     synchrony: ClassVar[Literal["synchronous", "stale-synchronous", "asynchronous"]] = "synchronous"
     equals: ClassVar[Literal["single"] | None] = None
     batches: ClassVar[Literal["shared", "own"]] = "shared"
-    model_at: ClassVar[Literal["worker", "server", "mean"]] = "worker"
+    model_at: ClassVar[Literal["worker", "server", "mean", "ensemble"]] = "worker"
     Options: ClassVar[type[Options]] = Options
 
     def __init__(self, options: Any = None) -> None:
@@ -426,3 +438,35 @@ class Strategy:
     async def serve(self, server: Server) -> None:
         """Run the server's program; only called where `servers` is above 0."""
         raise NotImplementedError(f"{type(self).__name__} asks for servers but has no serve()")
+
+
+class ParameterServer(Strategy):
+    """What strategies with one central server share: workers push gradients to it, and pull weights. A base only.
+
+    A strategy says in `serve` what the server does with a push, and when it answers: every push is answered once, with
+    weights, or its worker waits for ever.
+
+    Source: Li et al. 2014, "Scaling Distributed Machine Learning with the Parameter Server", section 2.
+    """
+
+    model_at = "server"
+
+    def servers(self, workers: int) -> int:
+        """Run one server."""
+        return 1
+
+    async def work(self, worker: Worker) -> None:
+        """Push a gradient, wait for weights; the server decides how long.
+
+        Raises:
+            PluginError: the server's program has ended without an answer.
+        """
+        for batch in worker.batches():
+            await worker.send(await worker.gradient(batch), to=SERVER)
+            answer = await worker.receive(SERVER)
+            if answer is None:
+                raise PluginError(
+                    f"{type(self).__name__}.serve() ended while worker {worker.rank} waited for weights; receive until "
+                    "there is None, and answer every push"
+                )
+            await worker.load(answer.value)

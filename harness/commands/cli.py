@@ -478,7 +478,7 @@ def export(outer: tuple[str, ...], cell: str, root: Path, to: Path | None, plugi
     """Write a plain PyTorch script that trains as CELL did: its strategy, settings, first weights and batches.
 
     CELL is a cell's id or its folder. The script runs under torchrun and imports your model and data, and nothing of
-    this package. Scripts are written for single, sync-ddp, fsdp, model-split and local-sgd.
+    this package. Scripts are written for single, sync-ddp, fsdp, zero-2, hsdp, model-split and local-sgd.
     """
     from harness.commands.export_script.write_script import write_exported
 

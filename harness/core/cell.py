@@ -246,7 +246,7 @@ class Cell:
         oversubscribed: more workers than devices; shown, not ranked.
         notes: what the record and the report have to say beside the figures.
         not_possible: why this machine cannot run it; empty where it can.
-        model_at: where the strategy's model is whole: "worker", "server" or "mean".
+        model_at: where the strategy's model is whole: "worker", "server", "mean" or "ensemble".
         cluster: the scenario's cluster in figures.
         dram_bytes: usable memory of one device: what the scenario allows, or a catalogue device has; None: no limit.
         context_bytes: of a device's memory, what no tensor takes; None: as is usual.

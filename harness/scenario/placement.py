@@ -298,9 +298,10 @@ class Hindrance:
 
 def _hindrance(demand: Demand, machine: Machine) -> Hindrance | None:
     """Return why the real engine cannot run a point, if it cannot."""
-    if demand.layout.shard == "states":
+    layout = demand.layout
+    if layout.shard == "states" and (layout.overlap or layout.pipeline * layout.tensor > 1):
         return Hindrance(
-            Text('shard = "states" runs on the virtual engine only; fsdp shares out more than that on real ones too')
+            Text('shard = "states" with overlap, stages or cut layers runs on the virtual engine only; zero-1 on both')
         )
     if demand.layout.sequence_parallel:
         return Hindrance(Text("sequence_parallel runs on the virtual engine only"))

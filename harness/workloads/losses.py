@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from harness.core.errors import InputError, PluginError, one_of
 from harness.core.metrics import ABSOLUTE_ERROR, PERPLEXITY, SQUARED_ERROR, Judged
-from harness.workloads.batches import Samples, call, outputs_of
+from harness.workloads.batches import Inputs, Samples, call, outputs_of
 from harness.workloads.entries import IGNORED, LOSSES
 
 WeightedLoss = Callable[[torch.Tensor, torch.Tensor, float | torch.Tensor], torch.Tensor]
@@ -83,8 +84,8 @@ def _one_hot(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(outputs).scatter_(1, targets.unsqueeze(1), 1.0)
 
 
-def _classes_last(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return outputs as (n, ..., classes): tokens come so, pixels as (n, classes, height, width).
+def _class_axis(outputs: torch.Tensor, targets: torch.Tensor) -> int:
+    """Return along which axis classes lie: tokens have them last, pixels second, as (n, classes, height, width).
 
     Raises:
         ValueError: outputs and targets do not belong together.
@@ -92,13 +93,22 @@ def _classes_last(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     last = outputs.shape[:-1] == targets.shape
     second = outputs.dim() == targets.dim() + 1 and (outputs.shape[0], *outputs.shape[2:]) == tuple(targets.shape)
     if second and (targets.dim() > 2 or not last):
-        return outputs.movedim(1, -1)
+        return 1
     if last:
-        return outputs
+        return -1
     raise ValueError(
         f"the model's outputs are {tuple(outputs.shape)}, the targets {tuple(targets.shape)}; expected one number for "
         "each class along the last axis, or along the second one"
     )
+
+
+def _classes_last(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return outputs as (n, ..., classes).
+
+    Raises:
+        ValueError: outputs and targets do not belong together.
+    """
+    return outputs.movedim(_class_axis(outputs, targets), -1)
 
 
 def _as_targets(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -300,6 +310,44 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
+def mean_prediction(outputs: Sequence[torch.Tensor], targets: torch.Tensor, loss: str | OwnLoss) -> torch.Tensor:
+    """Return outputs that predict what several predict on average, in their own form.
+
+    Probabilities are averaged where outputs are logits of them: of classes under cross-entropy, of yes under binary
+    cross-entropy. Other outputs are averaged themselves.
+
+    Args:
+        outputs: of each model, all of one shape.
+        targets: that they are for, which say along which axis classes lie.
+
+    Source: Lakshminarayanan, Pritzel and Blundell 2017, "Simple and Scalable Predictive Uncertainty Estimation using
+    Deep Ensembles", section 2.4.
+    """
+    stacked = torch.stack([_widen(each) for each in outputs])
+    if loss == "cross-entropy":
+        axis = _class_axis(outputs[0], targets)
+        return functional.log_softmax(stacked, axis if axis < 0 else axis + 1).logsumexp(0)
+    if loss == "bce-with-logits":
+        return functional.logsigmoid(stacked).logsumexp(0) - functional.logsigmoid(-stacked).logsumexp(0)
+    return stacked.mean(0)
+
+
+def _predicted(
+    module: nn.Module,
+    inputs: Inputs,
+    members: Sequence[Callable[[], None]],
+    averaged: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+) -> torch.Tensor:
+    """Return what a module answers, or what the members of an ensemble answer on average."""
+    if not members:
+        return outputs_of(call(module, inputs))
+    answers = []
+    for become in members:
+        become()
+        answers.append(outputs_of(call(module, inputs)))
+    return averaged(answers)
+
+
 def evaluate(
     module: nn.Module,
     samples: Samples,
@@ -307,6 +355,7 @@ def evaluate(
     chunk: int = 1000,
     autocast: torch.dtype | None = None,
     metric: Metric | None = None,
+    members: Sequence[Callable[[], None]] = (),
 ) -> tuple[float, float]:
     """Return (mean loss, metric) over all samples, in eval mode and without gradients.
 
@@ -317,6 +366,7 @@ def evaluate(
         chunk: labels that are judged at once; bounds memory, changes nothing else.
         autocast: dtype to compute in; None: the module's own.
         metric: what is measured; None: accuracy, 0..1, of labels: of tokens, where each has one.
+        members: of an ensemble, whose predictions are averaged: each puts its weights into the module.
 
     Returns:
         Two floats; both nan where there are no samples. The metric is nan where targets and outputs have none.
@@ -335,7 +385,7 @@ def evaluate(
     with _evaluating(module), _autocast(samples.device, autocast):
         for start in range(0, len(samples), size):
             inputs, targets = samples.block(start, start + size)
-            outputs = outputs_of(call(module, inputs))
+            outputs = _predicted(module, inputs, members, partial(mean_prediction, targets=targets, loss=loss_name))
             losses.append(function(outputs, targets, "sum", ragged) if several else function(outputs, targets, "sum"))
             measured.add(outputs, targets)
     # One copy off the device for each sum, not one for each chunk: every .item() waits for a GPU to run dry.

@@ -36,6 +36,7 @@ def harness_strategies():
 
 BUILT_IN = {"single", "sync-ddp", "sync-ps", "async-ps", "local-sgd", "model-split", "softsync", "fsdp", "hybrid"}
 BUILT_IN |= {"stale-sync", "backup-workers", "elastic-averaging", "gossip", "diloco"}
+BUILT_IN |= {"zero-1", "zero-2", "hsdp", "ensemble"}
 BUILT_IN |= {"bf16-wire", "powersgd", "top-k", "signsgd", "qsgd"}
 
 SCENARIO = """\

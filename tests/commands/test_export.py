@@ -454,10 +454,10 @@ def test_stages_are_those_that_were_recorded(here):
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["sync-ps", "async-ps", "softsync", "hybrid"])
+@pytest.mark.parametrize("strategy", ["sync-ps", "async-ps", "softsync", "hybrid", "zero-1"])
 def test_strategies_without_a_counterpart_are_refused_with_the_reason(here, strategy):
     cell = replace(cell_of(here, "small", "pictures"), strategy=strategy)
-    assert re.search("parameter server|grid of data", why_not(cell))
+    assert re.search("parameter server|grid of data|ZeroRedundancyOptimizer", why_not(cell))
     assert all(name in why_not(cell) for name in EXPORTED)
 
 
@@ -586,6 +586,15 @@ def _apart(steps, losses) -> float:
 
 
 @pytest.mark.dist
+def test_exported_groups_have_the_losses_of_their_cell():
+    """Four devices share two cores: the cell is shown and not ranked, and its script takes the same steps."""
+    scenario = SCENARIO.replace("gpus = [1, 2]", "gpus = [4]").replace("[workload]", 'engine = "real"\n\n[workload]')
+    scenario = re.sub("exclude = .*", "", scenario).replace("[16]", "[32]")
+    apart = exported(scenario, MODEL="small", DATA="pictures", STRATEGIES='"hsdp"', WORK="clip_norm = 0.5")
+    assert max(apart.values()) < 1e-5, apart
+
+
+@pytest.mark.dist
 def test_an_exported_script_has_the_losses_of_its_cell():
     """A pipeline with a tie, keyword inputs, dropout and ignored targets, all of whose parts are the user's own."""
     work = 'loss = "exported_models.py:mean_of_tokens"\nlr_schedule = "exported_models.py:rate"\nclip_norm = 1.0'
@@ -673,7 +682,7 @@ FOUR = '"single", "sync-ddp", "fsdp", "local-sgd"'
         ("of_pixels", "maps", f'{FOUR}, "model-split"', "clip_norm = 0.5"),
         ("of_pixels", "filled", f'{FOUR}, "model-split"', 'loss = "mse"'),
         ("Answers", "answers", f'{FOUR}, "model-split"', 'loss = "bce-with-logits"'),
-        ("small", "pictures", '{ name = "fsdp", shard = "optimizer" }, { name = "fsdp", recompute = true }', ""),
+        ("small", "pictures", '"zero-2", { name = "fsdp", recompute = true }', ""),
         ("main", "sentences", '{ name = "model-split", recompute = true }', ""),
         ("counting", "pictures", '"fsdp", { name = "fsdp", recompute = true }', ""),
     ],

@@ -350,6 +350,21 @@ def test_a_stage_holds_its_own_parameters_and_its_schedules_stash(schedule, stas
     assert [device.kinds["activations"] for device in devices] == [n * one for n, one in zip(stash, kept, strict=True)]
 
 
+def test_groups_cost_what_one_of_them_costs_and_then_what_they_average():
+    """Source: Zhao et al. 2023, "PyTorch FSDP", section 3.2.2: gathers and scatters stay inside a group."""
+    profile = profile_of((1e-3,) * 4, (2e-3,) * 4, (10**6,) * 4)
+    free = Cluster("a device", 4, Bus(FAST), node_link=LinkFigures(0.0, 1e30))
+    slow = replace(free, node_link=LinkFigures(0.0, 1e8))
+    grouped = Layout(data=8, shard="parameters", shard_group=4)
+    alone = step_cost(profile, free, Layout(data=4, shard="parameters"), 32, 8)
+    assert step_cost(profile, free, grouped, 64, 8).communication_s == pytest.approx(alone.communication_s, rel=1e-9)
+    # Every device averages a quarter of each layer with one other: 2 (2 - 1) / 2 of a million bytes, over a quarter of
+    # its node's link; four layers one behind another, from the end of the first backward pass on.
+    averages_s, backward_s = 4 * 1e6 / (1e8 / 4), 3 * 8 * 2e-3
+    added = step_cost(profile, slow, grouped, 64, 8).communication_s - alone.communication_s
+    assert averages_s - backward_s - alone.communication_s <= added <= averages_s
+
+
 # -- 9. invariants of a step -------------------------------------------------------------------------------------------
 
 LAYOUTS = [
@@ -360,6 +375,8 @@ LAYOUTS = [
     Layout(data=4, shard="parameters"),
     Layout(data=4, shard="parameters", overlap=False),
     Layout(data=4, shard="optimizer"),
+    Layout(data=8, shard="parameters", shard_group=2),
+    Layout(data=8, shard="states", overlap=False, bucket_bytes=2**16),
     Layout(tensor=2),
     Layout(tensor=2, data=2, bucket_bytes=2**16),
     Layout(pipeline=2, schedule=one_forward_one_backward),

@@ -182,15 +182,18 @@ def test_groups_keep_to_their_parameters_on_parts_of_a_model():
 
 def test_whether_parts_may_be_stepped_apart_is_found_by_stepping_them():
     module = function("tied")()
-    assert optimizers.separable(function("two_groups")(module)) == optimizers.Separable(True, True)
-    assert optimizers.separable(function("own_class")(module.parameters(), 0.1)) == optimizers.Separable(True, True)
-    assert optimizers.separable(function("by_norm")(module)) == optimizers.Separable(True, False)
+    assert optimizers.separable(function("two_groups")(module)) == optimizers.Separable(True, True, True)
+    own_class = function("own_class")(module.parameters(), 0.1)
+    assert optimizers.separable(own_class) == optimizers.Separable(True, True, True)
+    assert optimizers.separable(function("by_row")(module)) == optimizers.Separable(True, True, False)
+    assert optimizers.separable(function("by_norm")(module)) == optimizers.Separable(True, False, False)
 
 
 @pytest.mark.dist
 def test_an_optimizer_of_ones_own_trains_on_sharded_parameters_or_says_why_not():
     changes = points("body", gpus=2, workload_changes={"optimizer": f"{FILE}:two_groups"}, sweep__learning_rate=[0.001])
     assert apart(real("fsdp", **changes).weights, plain(changes, OWN["two_groups"])) < SAME
+    assert apart(real("zero-1", **changes).weights, plain(changes, OWN["two_groups"])) < SAME
     changes["workload"] = changes["workload"] | {"optimizer": f"{FILE}:by_norm"}
     result = run_cell(make_cell(engine="real", sweep__strategy="fsdp", **changes))
     assert result.cause is Cause.IMPOSSIBLE
@@ -201,7 +204,11 @@ def test_an_optimizer_of_ones_own_trains_on_sharded_parameters_or_says_why_not()
 
 @pytest.mark.parametrize(
     ("strategy", "optimizer", "held"),
-    [("fsdp", "by_norm", "a part of each parameter"), ("model-split", "by_group", "some of the parameters")],
+    [
+        ("fsdp", "by_norm", "a part of each parameter"),
+        ("zero-1", "by_row", "a part of each parameter"),
+        ("model-split", "by_group", "some of the parameters"),
+    ],
 )
 def test_an_optimizer_that_takes_other_steps_on_parts_is_refused_on_the_virtual_engine_too(strategy, optimizer, held):
     changes = points("body", gpus=2, workload_changes={"optimizer": f"{FILE}:{optimizer}"})

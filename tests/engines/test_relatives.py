@@ -46,6 +46,11 @@ SAME = {
         ("sync-ddp", {}),
         1e-12,
     ),
+    "diloco in fragments that meet at once": (
+        ("diloco", {"steps": 1, "fragments": 3}),
+        ("diloco", {"steps": 1}),
+        1e-12,
+    ),
     "diloco as model averaging": (
         ("diloco", {"steps": 4, "outer_rate": 1, "outer_momentum": 0}),
         ("local-sgd", {"steps": 4}),
@@ -67,6 +72,7 @@ def test_one_strategy_is_another_at_the_end_of_its_options(case):
 DIFFERENT = {
     "slack": (("stale-sync", {"slack": 1}), ("stale-sync", {"slack": 0})),
     "backups": (("backup-workers", {"backups": 1}), ("backup-workers", {"backups": 0})),
+    "fragments": (("diloco", {"steps": 4, "fragments": 2}), ("diloco", {"steps": 4})),
     "outer momentum": (("diloco", {"steps": 4}), ("diloco", {"steps": 4, "outer_momentum": 0})),
     "compensation": (("async-ps", {"compensate": 1.0}), ("async-ps", {})),
     "pull": (("elastic-averaging", {"pull": 0.9}), ("elastic-averaging", {"pull": 0.1})),
@@ -83,7 +89,7 @@ def test_an_option_takes_effect(case):
 # -- two clocks --------------------------------------------------------------------------------------------------------
 
 SYNCHRONOUS = {
-    "diloco": {"steps": 4},
+    "diloco": {"steps": 4, "fragments": 3},
     "gossip": {"graph": "ring"},
     "backup-workers": {"backups": 0},
     "stale-sync": {"slack": 0},

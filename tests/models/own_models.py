@@ -405,6 +405,22 @@ def by_group(model):
     return ByGroup(model.parameters(), lr=0.1)
 
 
+class ByRow(torch.optim.SGD):
+    """Divides every row of a gradient by its norm: rows may lie apart, their numbers may not."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    norm = p.grad.norm(dim=-1, keepdim=True)
+                    p.add_(p.grad / (norm + 1e-6), alpha=-group["lr"])
+
+
+def by_row(model):
+    return ByRow(model.parameters(), lr=0.1)
+
+
 def by_norm(model):
     return ByNorm(model.parameters(), lr=0.1)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness import SERVER, Server, Strategy, Worker, average, hookimpl
+from harness import SERVER, Server, Strategy, Worker, hookimpl
+from harness.api.host import bundled, load_file
 
 
 class BySamples(Strategy):
@@ -83,29 +84,12 @@ class ElasticMean(Elastic):
     model_at = "mean"
 
 
-class OwnSyncPS(Strategy):
+class OwnSyncPS(load_file(bundled("plugins") / "sync_ps.py").SyncParameterServer):
     """`sync-ps`, every worker on its own part of the data."""
 
     name = "own-sync-ps"
+    equals = None
     batches = "own"
-    model_at = "server"
-
-    def servers(self, workers: int) -> int:
-        """Run one server."""
-        return 1
-
-    async def work(self, worker: Worker) -> None:
-        """Push a gradient, pull weights."""
-        for batch in worker.batches():
-            await worker.send(await worker.gradient(batch), to=SERVER)
-            await worker.load((await worker.receive(SERVER)).value)
-
-    async def serve(self, server: Server) -> None:
-        """Take one gradient from each worker, in the order of their ranks."""
-        while pushes := [push for worker in server.workers if (push := await server.receive(worker))]:
-            await server.apply(average([push.value for push in pushes]))
-            for push in pushes:
-                await server.send(server.weights, to=push.source)
 
 
 @hookimpl

@@ -72,6 +72,16 @@ def test_a_copied_scenario_has_the_layers_of_its_model_beside_it(tmp_path, monke
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["alexnet-bvlc-ungrouped.csv", "layers", "mine.toml"]
 
 
+def test_each_stage_of_sharding_holds_less_and_groups_inside_a_node_send_less_between_nodes():
+    """The point of `sharding`: DDP does not fit, each stage of ZeRO holds less, and hsdp is faster than fsdp."""
+    plan = make_plan(load_scenario(find_scenario("sharding"), host()), host(), Machine(cores=2))
+    found = {cell.strategy: price(cell, host()) for cell in plan.cells}
+    assert [name for name, each in found.items() if each.out_of_memory] == ["sync-ddp"]
+    held = [found[name].dram_bytes for name in ("zero-1", "zero-2", "hsdp", "fsdp")]
+    assert held == sorted(held, reverse=True)
+    assert found["hsdp"].step_time_s < found["fsdp"].step_time_s / 2
+
+
 SHORT = ["speed", "ticket", "four-gpus", "published/vgg16-k80-servers"]
 """One of each kind: real, timed on given links, timed by layouts, published."""
 if BINARY is None:

@@ -48,9 +48,15 @@ TRAINED_HOW = {
     "single": "on one device",
     "sync-ddp": "with DistributedDataParallel",
     "fsdp": "with fully_shard",
+    "zero-2": "with fully_shard, parameters whole while they compute",
+    "hsdp": "with fully_shard inside groups that are replicas of each other",
     "model-split": "as a pipeline",
     "local-sgd": "by local SGD",
 }
+
+
+SHARDED = ("fsdp", "zero-2", "hsdp")
+"""Strategies whose scripts call fully_shard."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,13 @@ def make_script(
     }
     _refuse_idle_norms(cell, setup.num_train, trial)
     context |= _layout(cell, setup, found, placement, trial)
-    if cell.strategy == "fsdp":
+    sharded = cell.strategy in SHARDED
+    if sharded:
         from harness.engines.real.layouts.sharded import computes_in_halves
 
         context |= {"units": _units(replica), "halved": computes_in_halves(replica, cell.device)}
     context["in_place"] = any(getattr(part, "inplace", False) for part in module.modules())
-    text = filled_in(f"{cell.strategy}.py.j2", context)
+    text = filled_in(f"{'fsdp' if sharded else cell.strategy}.py.j2", context)
     prove_parts(text, target, Wanted(setup, convert(module, torch.device("cpu"), DTYPES[work.precision])), arrays)
     return PlainScript(text, arrays, tuple(notes))
 
@@ -333,7 +340,8 @@ def _layout(cell: Cell, setup: Setup, found: ModelFindings, placement: Stages | 
         "uneven": any(len({-(-each // micro) for each in _parts(total, world)}) > 1 for total in sizes),
         "static_graph": bool(cell.options.get("static_graph")) or (trial.reentrant and trial.unused),
         "ddp_options": _ddp_options(cell, trial),
-        "reshards": cell.options.get("shard", "parameters") == "parameters",
+        "reshards": setup.layout.shard == "parameters",
+        "group": setup.layout.shard_group,
     }
     staged = cell.strategy == "model-split"
     return context | (PipelineStages(setup, found, placement, frozenset(sizes)).context() if staged else {})

@@ -10,10 +10,11 @@ from harness.scenario.optimizer_options import OPTIMIZERS
 from harness.workloads.entries import LOSSES
 from harness.workloads.user_files import is_user_function
 
-EXPORTED = ("single", "sync-ddp", "fsdp", "model-split", "local-sgd")
+EXPORTED = ("single", "sync-ddp", "fsdp", "zero-2", "hsdp", "model-split", "local-sgd")
 """Strategies with a script."""
 
 WITHOUT_COUNTERPART: Mapping[str, str] = {
+    "zero-1": "torch's ZeroRedundancyOptimizer sends other parts, and more; zero-2 trains the same",
     "sync-ps": "plain PyTorch has no parameter server; sync-ddp trains the same",
     "async-ps": "plain PyTorch has no parameter server, and what asynchronous workers do depends on their timing",
     "softsync": "plain PyTorch has no parameter server, and what asynchronous workers do depends on their timing",

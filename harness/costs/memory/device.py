@@ -322,9 +322,9 @@ def _row(
 def _layer_memory(layer: LayerShape, shape: ModelShape, layout: Layout, work: Work) -> LayerMemory:
     each, count = work.scalar, layer.parameters
     state = state_bytes(layer, work.optimizer, each.states) + each.master * count
-    part = 1.0
-    if layout.shard != "none" and count:
-        part = layer.padded_parameters(layout.data) / layout.data / count
+    part = 1 / layout.sharers
+    if layout.gathers and count:
+        part = layer.padded_parameters(layout.sharers) / layout.sharers / count
     whole = part if layout.gathers else 1.0
     sizes = ((each.parameters * count, whole), (each.gradients * count, whole), (state, part))
     held, gradients, states = (round(share * _cut(size, layer.split, layout.tensor)) for size, share in sizes)
@@ -393,8 +393,9 @@ def _unscaled_bytes(layers: Sequence[LayerShape], layout: Layout, work: Work) ->
     """
     if not work.scalar.master or work.scalar.gradients >= work.scalar.master:
         return 0
-    shares = layout.data if layout.shard != "none" else 1
-    return sum(_cut(work.scalar.master * layer.parameters / shares, layer.split, layout.tensor) for layer in layers)
+    return sum(
+        _cut(work.scalar.master * layer.parameters / layout.sharers, layer.split, layout.tensor) for layer in layers
+    )
 
 
 def _part(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConstants, row: _Row) -> DevicePart:

@@ -17,7 +17,7 @@ def passing_bytes(shape: ModelShape, layout: Layout, scalar: ScalarBytes, pieces
 
     Source: Zhao et al. 2023, section 3.3 (prefetching, one gather ahead); torch 2.13's FSDPMemTracker counts the same.
     """
-    ranks, reshards = layout.data, layout.shard == "parameters"
+    ranks, reshards = layout.sharers, layout.shard == "parameters"
     units = [size for layer in shape.layers if (size := layer.padded_parameters(ranks))]
     held, sent = scalar.computed, scalar.sent
     most = 0

@@ -9,7 +9,9 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
+from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.shape import ModelShape
+from harness.costs.steps import collectives
 from harness.costs.steps.result import StreamTask
 
 FIRST_BUCKET_BYTES = 2**20
@@ -96,6 +98,19 @@ def exchange(
             tasks.append(StreamTask(0, "communication", f"bucket {count}", start_s + begin, start_s + free))
     slowed = slowdown_fraction * hidden
     return Exchange(max(0.0, free - elapsed - slowed), slowed, busy, tuple(tasks))
+
+
+def neighbours_s(cluster: Cluster, groups: int, size: int, num_bytes: float) -> float:
+    """Return the seconds of an all-reduce among devices of so many groups, one of each; all of them do it at once.
+
+    Args:
+        size: devices of a group, which are neighbours and share each node's link.
+        num_bytes: of one device.
+    """
+    local = max(1, cluster.gpus_per_node // size)
+    nodes = -(-groups // local)
+    sharing = min(size, cluster.gpus_per_node) if nodes > 1 else 1
+    return collectives.all_reduce_s(cluster, groups, num_bytes, nodes, sharing)
 
 
 STEADY_S = 0.1

@@ -5,8 +5,7 @@ from __future__ import annotations
 from harness.api.strategy import Layout
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
-from harness.costs.steps import collectives
-from harness.costs.steps.data_parallel import buckets_of, exchange, waiting_s
+from harness.costs.steps.data_parallel import buckets_of, exchange, neighbours_s, waiting_s
 from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
 from harness.costs.steps.result import StepCost, StreamTask
 from harness.costs.steps.table_time import Recompute
@@ -66,13 +65,17 @@ def replicated_step(
 
 
 def bucket_s(cluster: Cluster, layout: Layout, num_bytes: float) -> float:
-    """Return the seconds of one data-parallel all-reduce, where tensor-parallel groups are neighbours."""
-    local = max(1, cluster.gpus_per_node // layout.tensor)
-    nodes = -(-layout.data // local)
-    sharing = min(layout.tensor, cluster.gpus_per_node) if nodes > 1 else 1
-    reduced = collectives.all_reduce_s(cluster, layout.data, num_bytes, nodes, sharing)
-    own = cluster.runtime.bucket_s + num_bytes * cluster.runtime.bucket_s_per_byte
-    return reduced + cluster.constants.bucket_s + own
+    """Return the seconds of one data-parallel exchange, where tensor-parallel groups are neighbours.
+
+    Replicas that share the optimizer's state out scatter gradients and gather parameters: two messages, which move
+    together what an all-reduce moves.
+
+    Source: Rajbhandari et al. 2020, "ZeRO", section 7.1.
+    """
+    reduced = neighbours_s(cluster, layout.data, layout.tensor, num_bytes)
+    messages = 2 if layout.shard == "states" else 1
+    own = messages * cluster.runtime.bucket_s + num_bytes * cluster.runtime.bucket_s_per_byte
+    return reduced + messages * cluster.constants.bucket_s + own
 
 
 def recomputed_pieces(recompute: Recompute, pieces: int) -> int:

@@ -10,7 +10,7 @@ from harness.api.strategy import Layout
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
 from harness.costs.steps import collectives
-from harness.costs.steps.data_parallel import waiting_s
+from harness.costs.steps.data_parallel import neighbours_s, waiting_s
 from harness.costs.steps.fsdp_traffic import bytes_sent, fsdp_messages, fsdp_step_messages
 from harness.costs.steps.layer_times import layer_seconds, total
 from harness.costs.steps.result import StepCost, StreamTask
@@ -23,6 +23,7 @@ class _Pass(NamedTuple):
     seconds: float
     gathered_bytes: float
     scattered_bytes: float
+    averaged_bytes: float
 
 
 def sharded_step(
@@ -39,20 +40,24 @@ def sharded_step(
     overlap = layout.overlap and cluster.hides_exchange(layout.devices)
     passes = list(_passes(profile, cluster, layout, samples, pieces, recompute))
 
-    def seconds(num_bytes: float) -> float:
-        if not num_bytes:
-            return 0.0
-        return collectives.all_gather_s(cluster, layout.data, num_bytes) + constants.bucket_s + runtime.bucket_s
+    own_s = constants.bucket_s + runtime.bucket_s
 
-    line = _timeline(
-        passes, seconds=[(seconds(p.gathered_bytes), seconds(p.scattered_bytes)) for p in passes], overlap=overlap
-    )
+    def shared_s(num_bytes: float) -> float:
+        return collectives.all_gather_s(cluster, layout.sharers, num_bytes) + own_s if num_bytes else 0.0
+
+    def averaged_s(num_bytes: float) -> float:
+        groups = layout.data // layout.sharers
+        return neighbours_s(cluster, groups, layout.sharers, num_bytes) + own_s if num_bytes else 0.0
+
+    seconds = [_Exchanges(shared_s(p.gathered_bytes), shared_s(p.scattered_bytes), averaged_s(p.averaged_bytes))
+               for p in passes]  # fmt: skip
+    line = _timeline(passes, seconds, overlap)
     computing = sum(one.seconds for one in passes)
     compute = computing * (1 + constants.step_fraction)
     compute = compute * (1 + cluster.crowded_fraction(layout.data)) + runtime.wrapper_s
     input_s = profile.exposed_input_s(samples, pieces, profile.step_s + compute + line.exposed_s)
     slowed = constants.slowdown_fraction * max(0.0, line.busy_s - line.exposed_s)
-    sent = bytes_sent(fsdp_step_messages(profile.shape, layout, pieces), layout.data) / layout.tensor
+    sent = bytes_sent(fsdp_step_messages(profile.shape, layout, pieces)) / layout.tensor
     tensor = total(layer_seconds(profile, cluster, layout.tensor, samples))
     communication = max(0.0, line.exposed_s - slowed)
     idle = waiting_s(constants.spread_fraction, compute, layout.data)
@@ -75,20 +80,32 @@ def _passes(
     profile: Profile, cluster: Cluster, layout: Layout, samples: float, pieces: int, recompute: bool
 ) -> Iterator[_Pass]:
     layers = layer_seconds(profile, cluster, layout.tensor, samples)
-    messages = fsdp_messages(profile.shape, layout.data, layout.shard == "parameters")
+    groups = layout.data // layout.sharers
+    messages = fsdp_messages(profile.shape, layout.sharers, layout.shard == "parameters", groups)
     sizes = {(m.kind, m.phase, m.layer): m.num_bytes / layout.tensor for m in messages}
     whole = layout.shard == "optimizer"
     for piece in range(pieces):
         # Parameters that stay whole are gathered for the first piece, and gradients scattered after the last one.
-        gathers, scatters = not whole or piece == 0, not whole or piece == pieces - 1
+        last = piece == pieces - 1
+        gathers, scatters = not whole or piece == 0, not whole or last
         for number, layer in enumerate(layers):
             gathered = sizes.get(("all-gather", "forward", number), 0.0) * gathers
-            yield _Pass(f"forward {number}", layer.forward_s + layer.exchange_s, gathered, 0.0)
+            yield _Pass(f"forward {number}", layer.forward_s + layer.exchange_s, gathered, 0.0, 0.0)
         for number, layer in reversed(list(enumerate(layers))):
             again = layer.forward_s + layer.exchange_s if recompute else 0.0
             gathered = sizes.get(("all-gather", "backward", number), 0.0) * gathers
             scattered = sizes.get(("reduce-scatter", "backward", number), 0.0) * scatters
-            yield _Pass(f"backward {number}", layer.backward_s + layer.exchange_s + again, gathered, scattered)
+            averaged = sizes.get(("all-reduce", "backward", number), 0.0) * last
+            seconds = layer.backward_s + layer.exchange_s + again
+            yield _Pass(f"backward {number}", seconds, gathered, scattered, averaged)
+
+
+class _Exchanges(NamedTuple):
+    """Seconds of what a pass gathers before, scatters after, and averages with other groups after that."""
+
+    gather_s: float
+    scatter_s: float
+    average_s: float
 
 
 class _Timeline(NamedTuple):
@@ -97,19 +114,22 @@ class _Timeline(NamedTuple):
     tasks: tuple[StreamTask, ...]
 
 
-def _timeline(passes: Sequence[_Pass], seconds: Sequence[tuple[float, float]], overlap: bool) -> _Timeline:
+def _timeline(passes: Sequence[_Pass], seconds: Sequence[_Exchanges], overlap: bool) -> _Timeline:
     """Run the passes: one gather is under way while the pass before it computes; scatters follow their pass.
 
-    Source: Zhao et al. 2023, "PyTorch FSDP", sections 3.3.1 and 3.3.2.
+    What groups average has a stream of its own, as it has links of its own: a scatter need not wait for the average
+    before it.
+
+    Source: Zhao et al. 2023, "PyTorch FSDP", sections 3.3.1 and 3.3.2; torch 2.13, FSDPParamGroup's all_reduce_stream.
     """
     tasks: list[StreamTask] = []
-    computing = free = 0.0
-    ready = free = seconds[0][0]
-    for number, (one, (_, scatter_s)) in enumerate(zip(passes, seconds, strict=True)):
+    computing = between = 0.0
+    ready = free = seconds[0].gather_s
+    for number, (one, (_, scatter_s, average_s)) in enumerate(zip(passes, seconds, strict=True)):
         begins = max(computing, ready)
         computing = begins + one.seconds
         tasks.append(StreamTask(0, "compute", one.name, begins, computing))
-        gather_s = seconds[number + 1][0] if number + 1 < len(seconds) else 0.0
+        gather_s = seconds[number + 1].gather_s if number + 1 < len(seconds) else 0.0
         leaves = max(free, begins if overlap else computing)
         ready = free = leaves + gather_s if gather_s else free
         if gather_s:
@@ -120,7 +140,11 @@ def _timeline(passes: Sequence[_Pass], seconds: Sequence[tuple[float, float]], o
             leaves = max(free, computing)
             free = leaves + scatter_s
             tasks.append(StreamTask(0, "communication", f"scatter after {one.name}", leaves, free))
+            averaged_from = max(between, free)
+            between = averaged_from + average_s if average_s else between
+            if average_s:
+                tasks.append(StreamTask(0, "communication", f"average after {one.name}", averaged_from, between))
             if not overlap:
-                computing = free
-    busy = sum(gather_s + scatter_s for gather_s, scatter_s in seconds)
-    return _Timeline(max(computing, free) - sum(one.seconds for one in passes), busy, tuple(tasks))
+                computing = free = max(free, between)
+    busy = sum(sum(each) for each in seconds)
+    return _Timeline(max(computing, free, between) - sum(one.seconds for one in passes), busy, tuple(tasks))

@@ -52,5 +52,4 @@ def recomputed(layout: Layout) -> Recompute:
 
 def optimizer_s(profile: Profile, cluster: Cluster, layout: Layout) -> float:
     """Return the seconds of one optimizer step on the device that holds most parameters."""
-    shared = layout.data if layout.shard != "none" else 1
-    return profile.optimizer_s / (layout.pipeline * layout.tensor * shared)
+    return profile.optimizer_s / (layout.pipeline * layout.tensor * layout.sharers)

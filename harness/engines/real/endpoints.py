@@ -409,16 +409,42 @@ class RealWorker(RealEndpoint, Worker):
         return all(row["loss"] is None or math.isfinite(row["loss"]) for row in rows)
 
     def _model(self) -> Replica:
-        if self.setup.strategy.model_at != "mean" or self.group_size == 1:
+        if not self._of_all_workers:
             return self.runner.whole()
         self._kept = self.replica.snapshot(self.version)
-        mean = self.replica.snapshot(self.version)
-        mean_over_ranks([mean.vector(), mean.buffers])
-        self.replica.load(mean)
+        self._load_model(self.replica.snapshot(self.version))
         return self.replica
 
+    @property
+    def _of_all_workers(self) -> bool:
+        """Whether the model is no single worker's: their mean, or an ensemble of them."""
+        return self.setup.strategy.model_at in ("mean", "ensemble") and self.group_size > 1
+
+    def _load_model(self, own: Flat) -> None:
+        """Put the mean of all workers' weights into the replica, and where they are an ensemble its members beside it.
+
+        Args:
+            own: this worker's weights; they become the mean.
+        """
+        if self.setup.strategy.model_at == "ensemble":
+            self.replica.members = self._members(own)
+        mean_over_ranks([own.vector(), own.buffers])
+        self.replica.load(own)
+
+    def _members(self, own: Flat) -> list[Flat]:
+        """Return all workers' weights where they are evaluated; none elsewhere."""
+
+        def everybodys(part: torch.Tensor) -> list[torch.Tensor]:
+            found = [torch.empty_like(part) for _ in range(self.group_size)] if self.leads else None
+            dist.gather(part, found, dst=0)
+            return found or []
+
+        vectors = everybodys(own.vector())
+        buffers = [None] * len(vectors) if own.buffers is None else everybodys(own.buffers)
+        return [Flat([vector], held) for vector, held in zip(vectors, buffers, strict=True)]
+
     def _restore(self, model: Replica) -> None:
-        if model is self.replica and self.setup.strategy.model_at == "mean" and self.group_size > 1:
+        if model is self.replica and self._of_all_workers:
             self.replica.load(self._kept)
 
     def _agree(self, decision: Decision | None) -> Decision | None:
@@ -437,8 +463,9 @@ class RealWorker(RealEndpoint, Worker):
             latest_s = self._over_ranks(moment, dist.ReduceOp.MAX)
             copy = kept.on(self.replica.device)
             if self.group_size > 1:
-                mean_over_ranks([copy.vector(), copy.buffers])
-            self.replica.load(copy)
+                self._load_model(copy)
+            else:
+                self.replica.load(copy)
             self.samples, self.updates, self.ended_s = samples, updates, latest_s
             decision = self._agree(self.evaluate(self.replica, latest_s) if self.leads else None)
             if decision is not None:

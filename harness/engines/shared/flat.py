@@ -35,10 +35,12 @@ class Flat(Value):
         loss: sum of the losses behind a gradient over the size of the whole batch; None for weights.
         origin: (worker, step) that a gradient came from; (-1, -1) for anything else.
         spread: of the gradients that an average was made of, where they can be compared.
+        members: weights of the ensemble that this mean of theirs stands for; none otherwise.
     """
 
     origin: tuple[int, int] = (-1, -1)
     spread: Spread | None = None
+    members: Sequence[Flat] = ()
 
     def __init__(
         self,

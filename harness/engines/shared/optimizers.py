@@ -165,33 +165,50 @@ class Separable:
 
     Attributes:
         by_parameter: on a device that holds some of the parameters, each whole.
-        by_number: on a device that holds some rows of each.
+        by_row: on a device that holds some rows of each.
+        by_number: on a device that holds any stretch of each, rows or not.
     """
 
     by_parameter: bool
+    by_row: bool
     by_number: bool
 
 
 def separable(optimizer: torch.optim.Optimizer) -> Separable:
     """Find out by steps on two small matrices, together and apart."""
     if type(optimizer) in CLASSES.values():
-        return Separable(True, True)
+        return Separable(True, True, True)
     generator = torch.Generator().manual_seed(0)
     values = [torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
     gradients = [[torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in values] for _ in range(3)]
     try:
         together = _stepped(optimizer, values, gradients)
         alone = [_stepped(optimizer, [v], [[step[k]] for step in gradients])[0] for k, v in enumerate(values)]
-        halves = [
-            torch.cat([_stepped(optimizer, [v[rows]], [[step[k][rows]] for step in gradients])[0] for rows in _HALVES])
-            for k, v in enumerate(values)
-        ]
+        rows = _in_parts(optimizer, values, gradients, _HALVES)
+        flat = [[g.view(-1) for g in step] for step in gradients]
+        stretches = _in_parts(optimizer, [v.view(-1) for v in values], flat, _STRETCHES)
     except Exception:  # of the user's own: it does not take these, so nothing is known of it in parts
-        return Separable(False, False)
-    return Separable(_same(together, alone), _same(together, alone) and _same(together, halves))
+        return Separable(False, False, False)
+    by_parameter = _same(together, alone)
+    by_row = by_parameter and _same(together, rows)
+    return Separable(by_parameter, by_row, by_row and _same([t.view(-1) for t in together], stretches))
+
+
+def _in_parts(
+    optimizer: torch.optim.Optimizer,
+    values: Sequence[torch.Tensor],
+    gradients: Sequence[Sequence[torch.Tensor]],
+    parts: Sequence[slice],
+) -> list[torch.Tensor]:
+    return [
+        torch.cat([_stepped(optimizer, [v[part]], [[step[k][part]] for step in gradients])[0] for part in parts])
+        for k, v in enumerate(values)
+    ]
 
 
 _HALVES = (slice(0, 2), slice(2, 4))
+_STRETCHES = (slice(0, 5), slice(5, 12))
+"""Of the same four rows of three numbers: the first ends inside a row."""
 
 
 def _stepped(

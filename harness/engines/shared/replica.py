@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,7 @@ class Replica:
         trial: what a trial step of a model of the user's own showed; evaluations of one put back whatever they move.
         complete: whether all of such a model is here, so that a parameter without a gradient is seen.
         forward: what a gradient calls: the module, or what a layout wraps around it.
+        members: weights of an ensemble that is evaluated in this module's place; none: the module itself is.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Replica:
         self.optimizer = optimizer(self.module) if callable(optimizer) else made
         self._rates = Rates(self.optimizer)
         self.trial: Trial | None = None
+        self.members: Sequence[Flat] = ()
         self.metric: Metric | None = None
         self.complete = False
         self._idle = False
@@ -356,8 +359,13 @@ class Replica:
     def evaluate(self, split: str) -> tuple[float, float]:
         """Return mean loss and metric over the "validation" or "test" split; nothing that training uses is moved."""
         dtype = torch.bfloat16 if self.precision == "bf16" else None
+        samples, members = getattr(self.data, split), [partial(self.load, weights) for weights in self.members]
+        kept = self.snapshot() if members else None
         with self._put_back() if self.trial is not None else nullcontext():
-            return evaluate(self.module, getattr(self.data, split), self.loss_name, autocast=dtype, metric=self.metric)
+            found = evaluate(self.module, samples, self.loss_name, autocast=dtype, metric=self.metric, members=members)
+        if kept is not None:
+            self.load(kept)
+        return found
 
     @contextmanager
     def _put_back(self) -> Iterator[None]:

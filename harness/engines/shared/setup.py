@@ -403,7 +403,7 @@ def refuse_parts(setup: Setup, optimizer: Optimizer | None) -> None:
         Impossible: the strategy spreads the model like that; simulated devices would hide it.
     """
     layout = setup.layout
-    spread = layout.tensor > 1 or (layout.gathers and layout.data > 1)
+    spread = layout.tensor > 1 or (layout.shard != "none" and layout.data > 1)
     if optimizer is None or not is_user_function(setup.cell.workload.optimizer.name):
         return
     if not spread and layout.pipeline == 1:
@@ -411,7 +411,7 @@ def refuse_parts(setup: Setup, optimizer: Optimizer | None) -> None:
     from harness.engines.shared.optimizers import separable
 
     can = separable(optimizer)
-    if can.by_number if spread else can.by_parameter:
+    if (can.by_number if layout.shard == "states" else can.by_row) if spread else can.by_parameter:
         return
     held = "a part of each parameter" if spread else "some of the parameters"
     raise Impossible(

@@ -158,8 +158,8 @@ class VirtualEngine:
     def _judge_mark(self, at_mark: dict[Address, Any]) -> None:
         states = [at_mark[rank][0] for rank in sorted(at_mark)]
         model = states[0]
-        if self.setup.strategy.model_at == "mean" and len(states) > 1:
-            model = self.executor.mean_model(states)
+        if self.setup.strategy.model_at in ("mean", "ensemble") and len(states) > 1:
+            model = self.executor.mean_model(states, ensemble=self.setup.strategy.model_at == "ensemble")
         moment = max(entry[1] for entry in at_mark.values())
         _, _, samples, updates = at_mark[0]
         self.judge(model, samples, updates, moment)

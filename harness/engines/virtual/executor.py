@@ -230,9 +230,11 @@ class Executor:
 
     # -- what the engine reports -----------------------------------------------------------------------------------
 
-    def mean_model(self, states: Sequence[Value]) -> Flat:
-        """Return the plain mean of all workers' weights."""
-        return Average(states).force()
+    def mean_model(self, states: Sequence[Flat], ensemble: bool = False) -> Flat:
+        """Return the plain mean of all workers' weights; where they are an ensemble, with them as its members."""
+        mean = Average(states).force()
+        mean.members = tuple(states) if ensemble else ()
+        return mean
 
     def vector(self, weights: Flat) -> torch.Tensor:
         """Return the parameters as one flat tensor."""
@@ -251,6 +253,7 @@ class Executor:
     def evaluate(self, weights: Flat, split: str) -> tuple[float, float]:
         """Return (loss, metric) of these weights."""
         self.at(weights)
+        self.replica.members = weights.members
         return self.replica.evaluate(split)
 
 

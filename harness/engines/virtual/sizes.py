@@ -268,7 +268,7 @@ class Sizes:
         """
         raise _needs_numbers("layers()")
 
-    def mean_model(self, states: Sequence[Value]) -> Value:
+    def mean_model(self, states: Sequence[Value], ensemble: bool = False) -> Value:
         """Return the size of the workers' mean."""
         return self.average(states)
 

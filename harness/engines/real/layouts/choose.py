@@ -34,6 +34,10 @@ def _runner(setup: Setup, ledger: Ledger, worker: int, rank: int) -> OneDevice:
         from harness.engines.real.layouts.pipelined import Pipeline
 
         return Pipeline(setup, ledger, worker, rank)
+    if layout.shard == "states" and layout.data > 1:
+        from harness.engines.real.layouts.shared_states import SharedStates
+
+        return SharedStates(setup, ledger, worker, rank)
     if layout.tensor > 1 or (layout.data > 1 and not layout.gathers and not layout.overlap):
         from harness.engines.real.layouts.exchanged import Exchanged
 

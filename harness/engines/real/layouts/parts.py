@@ -71,15 +71,22 @@ def _holders(parameter: torch.Tensor, copies: int) -> int:
 
 
 def parts_replica(
-    setup: Setup, module: nn.Module, forward: object, like: Replica, names: Sequence[str] | None = None
+    setup: Setup,
+    module: nn.Module,
+    forward: object,
+    like: Replica,
+    names: Sequence[str] | None = None,
+    parts: nn.Module | None = None,
 ) -> Replica:
     """Return a replica of this device's parts whose forward pass is the whole, spread module's.
 
     Args:
         like: the replica that the module was taken from: what its trial step showed holds for the parts too.
         names: what the module's trained parameters are called in the whole model; default: all of them, in its order.
+        parts: whose parameters are this device's, one for each name; default: those of the spread module.
     """
-    work, parts = setup.cell.workload, Parts(module)
+    work = setup.cell.workload
+    parts = Parts(module) if parts is None else parts
     optimizer: Any = work.optimizer
     if isinstance(setup.optimizer, OwnOptimizer):
         optimizer = partial(_optimizer_on, parts, like, list(like.names if names is None else names))
@@ -90,7 +97,7 @@ def parts_replica(
     return replica
 
 
-def _optimizer_on(parts: Parts, like: Replica, names: Sequence[str], _: nn.Module) -> torch.optim.Optimizer | None:
+def _optimizer_on(parts: nn.Module, like: Replica, names: Sequence[str], _: nn.Module) -> torch.optim.Optimizer | None:
     """Return the whole model's optimizer for the parts, each in its parameter's group."""
     if like.optimizer is None:
         return None

@@ -34,10 +34,10 @@ class FullySharded(OneDevice):
     """Each block with parameters is gathered before it computes, its gradient scattered afterwards.
 
     Where only the optimizer is shared out, parameters stay gathered from the forward pass to the end of the backward
-    pass: `reshard_after_forward=False`. torch's ZeroRedundancyOptimizer would keep all gradients on every replica and
-    send the updated parameters on top of DDP's exchange; this sends what DDP sends.
+    pass: `reshard_after_forward=False`. Where groups of neighbours each hold all parameters, a gradient is scattered
+    inside its group, and each part is averaged over the groups.
 
-    Source: Rajbhandari et al. 2020, "ZeRO", section 5; Zhao et al. 2023, "PyTorch FSDP", section 3.
+    Source: Rajbhandari et al. 2020, "ZeRO", section 5; Zhao et al. 2023, "PyTorch FSDP", section 3; groups: 3.2.2.
     """
 
     def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
@@ -50,7 +50,9 @@ class FullySharded(OneDevice):
         self.units = units_of(self.replica)
         module, device = self.replica.module, self.replica.device.type
         self._halved = computes_in_halves(self.replica, device)
-        self.sharded = shard_module(module, device, setup.layout.data, self._reshards, self.units, self._halved)
+        ranks, groups = setup.layout.sharers, setup.layout.data // setup.layout.sharers
+        self._grouped = groups > 1
+        self.sharded = shard_module(module, device, ranks, self._reshards, self.units, self._halved, groups)
         self.replica = parts_replica(setup, self.sharded, self.sharded, self.replica)
         self.replica.sum_over_ranks = torch.distributed.all_reduce
         self.parts: Parts = self.replica.module  # type: ignore[assignment]
@@ -75,10 +77,12 @@ class FullySharded(OneDevice):
         return self.replica.take_gradients(), torch.stack(losses).sum(), sum(p.num_samples for p in pieces)
 
     def one_piece(self, piece: Piece, last: bool) -> torch.Tensor:
-        """Compute one piece; without sharded parameters only the last one scatters."""
+        """Compute one piece; without sharded parameters only the last one scatters, and only it meets other groups."""
         if not self._reshards:
             self.sharded.set_requires_gradient_sync(last)
             self.sharded.set_reshard_after_backward(last)
+        if self._grouped:
+            self.sharded.set_requires_all_reduce(last)
         self.sharded.set_is_last_backward(last)
         return super().one_piece(piece, last)
 
@@ -110,11 +114,11 @@ class FullySharded(OneDevice):
         return assembled(self.setup, full, self.replica.buffer_vector()) if self.rank == 0 else self.replica
 
     def bytes_sent_per_step(self) -> float:
-        """Return a ring's share of all gathers and scatters of a full batch."""
+        """Return a ring's share of all gathers, scatters and averages of a full batch."""
         cell, layout = self.setup.cell, self.setup.layout
         pieces = -(-cell.batch_size // cell.micro_batch_size)
         shape = module_shape(self.sharded, self.units, 2 if self._halved else 0)
-        return bytes_sent(fsdp_step_messages(shape, layout, pieces), layout.data)
+        return bytes_sent(fsdp_step_messages(shape, layout, pieces))
 
     def close(self) -> None:
         """Let go of the module before its process group."""
@@ -183,8 +187,9 @@ def shard_module(
     reshard: bool,
     units: NamedModules | None = None,
     halved: bool = False,
+    groups: int = 1,
 ) -> nn.Module:
-    """Spread the parameters over all ranks, each unit gathered for itself, what is left with the root.
+    """Spread the parameters over the ranks of a group, each unit gathered for itself, what is left with the root.
 
     A parameter without axes cannot be spread, and stays whole everywhere.
 
@@ -193,10 +198,12 @@ def shard_module(
         units: default: the layers of an `nn.Sequential`.
         halved: gather units as bfloat16, so that autocast copies no weights, and what it would copy goes with its unit;
             gradients are added up in single precision.
+        groups: of so many neighbours each, between which gradients are averaged.
     """
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if halved else MixedPrecisionPolicy()
     blocks = [unit for _, unit in units or _layers(module) if next(unit.parameters(), None) is not None]
-    mesh = init_device_mesh(device_type, (ranks,))
+    axes = {"replicate": groups, "shard": ranks} if groups > 1 else {"shard": ranks}  # as torch orders them
+    mesh = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
     whole_ones = {p for p in module.parameters() if p.dim() == 0}
     for unit in blocks:
         # What the backward pass needs first is not given back: it would be gathered again at once.
