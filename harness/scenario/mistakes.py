@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
@@ -185,21 +185,23 @@ def wordings(
     """Word what pydantic found: key path, what is allowed there, what was got (`ABSENT` where nothing was)."""
     found: dict[Path, list[Any]] = {}
     for item in error.errors(include_url=False):
-        found.setdefault(_walked(item["loc"], content), []).append(item)
+        found.setdefault(_walked(item["loc"], content, item["type"] == "missing"), []).append(item)
     for path, items in found.items():
         absent = items[0]["type"] in ("missing", "extra_forbidden") or not path
         allowed = _listed(path, items[0], model) if len(items) == 1 else None
         yield path, allowed or _any_of(items), ABSENT if absent else items[0]["input"]
 
 
-def _walked(loc: Iterable[str | int], content: object) -> Path:
+def _walked(loc: Sequence[str | int], content: object, missing: bool) -> Path:
     """Keep the parts of pydantic's location that are keys; the others name branches of a union.
 
-    A missing key is the one part that does not lead anywhere and yet is kept.
+    A missing key, which comes last, is the one part that does not lead anywhere and yet is kept.
     """
     path: list[str | int] = []
-    for part in loc:
+    for place, part in enumerate(loc, 1):
         if isinstance(content, Mapping):
+            if str(part) not in content and not (missing and place == len(loc)):
+                continue
             path.append(part)
             content = content.get(str(part), ABSENT)
         elif isinstance(content, (list, tuple)) and isinstance(part, int) and part < len(content):

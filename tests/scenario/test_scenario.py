@@ -42,6 +42,19 @@ def problems(text: str, *sets: str) -> tuple[str, ...]:
     return caught.value.problems
 
 
+@pytest.mark.parametrize(
+    ("option", "allowed"),
+    [
+        ("[strategy.stale-sync]\nslack", 'a whole number, or one of "none", in quotes'),
+        ("[strategy.hybrid]\nplacement", 'one of "time", "parameters", in quotes, or a list'),
+    ],
+)
+def test_a_table_where_one_of_several_types_belongs_is_one_problem_of_the_key_itself(option, allowed):
+    strategy, _, key = option.removeprefix("[strategy.").partition("]\n")
+    (problem,) = problems(f'[sweep]\nstrategy = "{strategy}"\n{option} = {{ wrong = true }}\n')
+    assert problem.startswith(f"strategy.{strategy}.{key} = {{ wrong = true }}: {allowed}")
+
+
 GIVEN = "[workload]\nmodel = { parameters = '1 M', layers = 2 }\n"
 
 # Text after [sweep] and strategy, which are lines 1 and 2; the start of the problem; what it must say; its line.
