@@ -34,6 +34,7 @@ class BFloat16Wire(Strategy):
     name = "bf16-wire"
     also_known_as = ("bf16-compress", "bf16-allreduce")
     suggested_for = ("bf16-hook", "half-wire", "fp16-wire")
+    alone = None
 
     async def work(self, worker: Worker) -> None:
         """Exchange rounded gradients."""

@@ -50,6 +50,7 @@ class DiLoCo(Strategy):
     name = "diloco"
     also_known_as = ("distributed-low-communication",)
     suggested_for = ("low-communication", "outer-optimizer", "federated", "streaming-diloco")
+    alone = None
     model_at = "mean"
 
     class Options(Options):

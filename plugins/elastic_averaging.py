@@ -21,6 +21,7 @@ class ElasticAveraging(Strategy):
     suggested_for = ("elastic",)
     synchrony = "asynchronous"
     batches = "own"
+    alone = None
     model_at = "mean"
 
     class Options(Options):

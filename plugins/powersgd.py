@@ -70,6 +70,7 @@ class PowerSGD(Strategy):
     name = "powersgd"
     also_known_as = ("power-sgd",)
     suggested_for = ("low-rank", "lowrank", "rank")
+    alone = None
 
     class Options(Options):
         """How thin the factors are, and what is remembered."""

@@ -48,6 +48,7 @@ class QSGD(Strategy):
     name = "qsgd"
     also_known_as = ("quantized-sgd", "quantised-sgd")
     suggested_for = ("quantized", "quantised", "terngrad", "8-bit", "4-bit")
+    alone = None
 
     class Options(Options):
         """How finely gradients are rounded."""

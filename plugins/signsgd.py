@@ -35,6 +35,7 @@ class SignSGD(Strategy):
     name = "signsgd"
     also_known_as = ("sign-sgd", "signum", "majority-vote")
     suggested_for = ("1-bit", "one-bit", "sign")
+    alone = None
 
     class Options(Options):
         """What votes."""

@@ -44,6 +44,7 @@ class TopK(Strategy):
     name = "top-k"
     also_known_as = ("topk", "sparsified-sgd")
     suggested_for = ("sparse", "sparsification", "deep-gradient-compression", "dgc")
+    alone = None
 
     class Options(Options):
         """How little is sent, and whether the rest is remembered."""

@@ -290,7 +290,9 @@ REFUSED = {
     "show-of-three": ("show", "one", "two", "three"),
     "report-of-nothing": ("report", "nothing"),
     "min-effect-without-base": ("report", "nothing", "--min-effect", "0.1"),
-    "check-not-yet": ("check", "single"),
+    "check-unknown-strategy": ("check", "sync-dpp"),
+    "check-unknown-line": ("check", "single", "--line", "stable"),
+    "check-broken-plugin": ("check", "threads.py"),
     "validate-a-scenario": ("validate", "tiny.toml"),
     "name-of-a-strategy-taken": ("new", "strategy", "single"),
 }

@@ -45,6 +45,7 @@ INSTEAD = {
     "subprocess": "workers and servers are the processes; ask for servers with Strategy.servers",
     "socket": "use worker.send and worker.receive",
     "time": "await worker.compute(function) to put arithmetic on the clock; the engines read the clock",
+    "datetime": "decide by batches and messages; what a clock says is another thing in every run",
     "random": "use worker.random(name)",
     "numpy.random": "use worker.random(name)",
     "torch.distributed": "worker.mean exchanges values with all workers, worker.send with one",

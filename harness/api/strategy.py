@@ -399,6 +399,8 @@ class Strategy:
         suggested_for: what it can be set to, and what is close to it; answered with its name.
         synchrony: shown in every table.
         equals: "single" where the strategy must train exactly like one device; it is examined before it is ranked.
+        alone: "single" where one worker trains exactly like one device; None where the strategy changes the update
+            itself, as an outer optimizer or compression does.
         batches: "shared": all workers cut one order of batches between them; "own": each has its own part of the data.
         model_at: where the trained model is whole: on every worker, on the server, only as the workers' mean, or as an
             ensemble of them all, whose predictions are averaged: probabilities of classes, or numbers.
@@ -410,6 +412,7 @@ class Strategy:
     suggested_for: ClassVar[tuple[str, ...]] = ()
     synchrony: ClassVar[Literal["synchronous", "stale-synchronous", "asynchronous"]] = "synchronous"
     equals: ClassVar[Literal["single"] | None] = None
+    alone: ClassVar[Literal["single"] | None] = "single"
     batches: ClassVar[Literal["shared", "own"]] = "shared"
     model_at: ClassVar[Literal["worker", "server", "mean", "ensemble"]] = "worker"
     Options: ClassVar[type[Options]] = Options

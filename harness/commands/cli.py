@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 REFERENCE_RUNS = 10
 """Of one night: their noise is then a third of that of one run. Source: ../docs/nightly.md."""
 
-NOT_YET = {
-    "check": "examine a strategy for conformance",
-}
-
 
 class Commands(click.Group):
     """Words errors once: what a user can mend prints without a traceback, with its exit code."""
@@ -166,8 +162,8 @@ def confirm_option(told: str) -> Callable[[Callable[..., object]], Callable[...,
 def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     """Simulate and benchmark deep-learning parallelism strategies.
 
-    Exit codes: 0 done, whatever the results; 1 a cell crashed or timed out; 2 wrong input; 3 this machine cannot do it;
-    4 a bug of the harness; 5 nothing to do; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+    Exit codes: 0 done, whatever the results; 1 a cell crashed or timed out, or a check failed; 2 wrong input; 3 this
+    machine cannot do it; 4 a bug of the harness; 5 nothing to do; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
     ctx.obj = plugins
 
@@ -725,6 +721,50 @@ def validate(directory: Path, root: Path, out: Path | None, verbose: bool, refit
     say(score_directory(directory, root, out, verbose, refit))
 
 
+@main.command()
+@click.argument("what", metavar="NAME|FILE|FOLDER")
+@click.option("--quick", is_flag=True, help="Look at less, in about 20 s: fewer devices, no BatchNorm or dropout.")
+@click.option("--line", "lines", multiple=True, metavar="LINE", help="Only this line, as --json names it; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="The verdicts as JSON.")
+@set_option
+@plugins_option
+@click.pass_obj
+def check(
+    outer: tuple[str, ...],
+    what: str,
+    quick: bool,
+    lines: tuple[str, ...],
+    as_json: bool,
+    sets: tuple[str, ...],
+    plugins: tuple[str, ...],
+) -> None:
+    """Check that a strategy keeps what every strategy promises, on both engines.
+
+    It says of each line whether it passed, failed or does not apply; of a failure what, where, and the likely cause.
+    Give a strategy's name, a plugin file, or a folder of plugins. It ends with 1 where a line failed.
+    """
+    from harness.commands.check.examine import chosen_lines, examine, subjects
+    from harness.commands.check.told import any_failed, check_document, line_text, summary_text
+
+    chosen, checked = chosen_lines(lines), []
+    for subject in subjects(what, (*outer, *plugins)):
+        verdicts = []
+        if not as_json:
+            say(f"{subject.name}:")
+        for verdict in examine(subject, quick, sets, chosen):
+            verdicts.append(verdict)
+            if not as_json:
+                say(line_text(verdict))
+        checked.append((subject.name, verdicts))
+        if not as_json:
+            say(summary_text(subject.name, verdicts, quick))
+    if as_json:
+        from harness.commands.documents import document_text
+
+        say(document_text(check_document(checked, quick)))
+    sys.exit(int(any(any_failed(verdicts) for _, verdicts in checked)))
+
+
 # -- plugins, machine, files -------------------------------------------------------------------------------------------
 
 
@@ -797,7 +837,9 @@ def calibrate(device: str, threads: int, only_show: bool) -> None:
 
 
 @main.command()
-@click.argument("what", type=click.Choice(["scenario", "compare", "show", "plan", "history"]), default="scenario")
+@click.argument(
+    "what", type=click.Choice(["scenario", "compare", "show", "plan", "history", "check"]), default="scenario"
+)
 @click.option("--text", is_flag=True, help="Print a scenario's keys with defaults and meanings instead.")
 def schema(what: str, text: bool) -> None:
     """Print the JSON Schema of scenario files, or of what a command prints with --json."""
@@ -873,18 +915,3 @@ def new_strategy(name: str) -> None:
         raise InputError([f"{name}: a strategy with this name already exists; choose another name"])
     path = write_strategy(name)
     say(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
-
-
-def _refuse(command: str, purpose: str) -> click.Command:
-    def answer(**_: Any) -> None:
-        raise InputError([f"harness {command} does not exist yet; it will {purpose}"])
-
-    settings = {"ignore_unknown_options": True}
-    arguments: list[click.Parameter] = [click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)]
-    return click.Command(
-        command, callback=answer, params=arguments, help=f"Not yet: {purpose}.", context_settings=settings
-    )
-
-
-for _command, _purpose in NOT_YET.items():
-    main.add_command(_refuse(_command, _purpose))

@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter
 from harness.analysis.compared import ChangeKind, UsualFrom, Verdict
 from harness.analysis.confirmation import Ground
 from harness.analysis.trends import ChangedBy
+from harness.commands.check.verdicts import Grade, Line
 from harness.commands.run_times import TimedBy
 from harness.core.disturbances import Disturbance
 from harness.core.endings import Cause, Status
@@ -394,15 +395,51 @@ class HistoryDocument:
     trends: Annotated[tuple[TrendsEntry, ...], described("of each scenario on each machine")]
 
 
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VerdictEntry:
+    """What one line of the check found."""
+
+    line: Line
+    grade: Grade
+    title: Words
+    found: Annotated[str, described("what was seen, or why the line does not apply; for people")]
+    where: Annotated[str, described("of a failure: the file and line, or the run that showed it; for people")]
+    cause: Annotated[str, described("of a failure: what most likely lies behind it; for people")]
+    seconds: Annotated[float, described("that the line took")]
+
+
+@dataclass(frozen=True)
+class CheckedEntry:
+    """One strategy."""
+
+    name: Annotated[str, described("of the strategy; the path of a plugin that could not be loaded")]
+    passed: Annotated[bool, described("whether no line failed")]
+    lines: Annotated[tuple[VerdictEntry, ...], described("in the order in which they ran")]
+
+
+@dataclass(frozen=True)
+class CheckDocument:
+    """What `harness check WHAT --json` prints."""
+
+    schema: Schema
+    quick: Annotated[bool, described("whether what is examined twice was left out")]
+    passed: Annotated[bool, described("whether no line of any strategy failed")]
+    strategies: tuple[CheckedEntry, ...]
+
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 
-JsonDocument = CompareDocument | ShowDocument | PlanDocument | HistoryDocument
+JsonDocument = CompareDocument | ShowDocument | PlanDocument | HistoryDocument | CheckDocument
 
 DOCUMENTS: Mapping[str, type[JsonDocument]] = {
     "compare": CompareDocument,
     "show": ShowDocument,
     "plan": PlanDocument,
     "history": HistoryDocument,
+    "check": CheckDocument,
 }
 """By the command that prints it."""
 

@@ -83,7 +83,7 @@ def _entry(host: Host, kind: str, name: str, entry: Any) -> Iterator[str]:
     if getattr(entry, "doubt", ""):
         yield f"in doubt: {entry.doubt}"
     if kind == "strategy":
-        yield f"synchrony: {entry.synchrony}; must equal: {entry.equals or '-'}"
+        yield f"synchrony: {entry.synchrony}; must equal: {entry.equals or '-'}; alone: {entry.alone or '-'}"
         yield f"trained model taken from: {entry.model_at}"
         yield f"also known as: {', '.join(entry.also_known_as) or '-'}"
     yield f"from: {host.origins.get((kind, name), 'built in')}"

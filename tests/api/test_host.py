@@ -291,6 +291,7 @@ FORBIDDEN = {
     "from threading import Thread": "call a method of Worker without await",
     "import concurrent.futures": "call a method of Worker without await",
     "import multiprocessing": "ask for servers with Strategy.servers",
+    "from datetime import datetime": "decide by batches and messages",
     "import subprocess": "ask for servers with Strategy.servers",
     "import socket": "worker.send and worker.receive",
     "import time": "worker.compute(function)",

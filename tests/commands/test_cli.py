@@ -16,7 +16,7 @@ import pytest
 from cells import make_cell
 from click.testing import CliRunner, Result
 
-from harness.commands.cli import NOT_YET, main
+from harness.commands.cli import main
 from harness.engines.processes.launch import run_cell
 from harness.results.store import Results
 from harness.scenario.schema import key_paths
@@ -282,13 +282,6 @@ def test_a_budget_that_is_over_before_the_first_cell_ends_with_5():
     assert done.exit_code == 5
     assert counts(done) == (0, 0)
     assert "next: run the same command again to continue" in done.output
-
-
-@pytest.mark.parametrize("command", sorted(NOT_YET))
-def test_commands_that_are_not_there_yet_say_so_and_end_with_2(command):
-    done = harness(command, "anything", "--whatever")
-    assert done.exit_code == 2
-    assert f"harness {command} does not exist yet" in done.output
 
 
 def test_a_bug_of_ours_ends_with_4_and_saves_its_traceback(monkeypatch):

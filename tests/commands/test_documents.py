@@ -129,6 +129,13 @@ def test_show_has_the_answer_to_each_question(tmp_path: Path) -> None:
     assert {case["leader"] for case in answer["cases"]} <= {cell["cell_id"] for cell in scenario["cells"]}
 
 
+def test_check() -> None:
+    content = printed("check", "sync-ddp", "--line", "loads", "--line", "options")
+    (checked,) = content["strategies"]
+    assert content["passed"]
+    assert [(each["line"], each["grade"]) for each in checked["lines"]] == [("loads", "passed"), ("options", "passed")]
+
+
 def test_history(tmp_path: Path) -> None:
     times = [0.01 + 1e-5 * (night % 3) + 0.001 * (night >= 20) for night in range(30)]
     keep_rows(tmp_path, nights(times))
