@@ -7,6 +7,7 @@ command line. A broken one is listed with its reason and is fatal only to a scen
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -207,7 +208,20 @@ def _sources(paths: Iterable[str | Path]) -> Iterator[tuple[str, Callable[[], An
     files = [*_files(bundled("plugins")), *(file for given in paths for file in _files(Path(given)))]
     for path in dict.fromkeys(files):  # named by the scenario and on the command line it is still one plugin
         yield str(path), partial(load_file, path)
-    yield from ((entry.name, entry.load) for entry in installed if not _ships(entry))
+    yield from ((entry.name, partial(_load_installed, entry)) for entry in installed if not _ships(entry))
+
+
+def _load_installed(entry: metadata.EntryPoint) -> object:
+    """Load an installed plugin; what a file with strategies must not import, an installed one must not either.
+
+    Raises:
+        PluginError: it imports what exists on one clock only.
+    """
+    with contextlib.suppress(ModuleNotFoundError, ValueError):  # loading says better what is wrong with it
+        found = importlib.util.find_spec(entry.value.partition(":")[0].strip())
+        if found is not None and found.origin is not None and found.origin.endswith(".py"):
+            refuse_forbidden_imports(Path(found.origin))
+    return entry.load()
 
 
 def _ships(entry: metadata.EntryPoint) -> bool:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -858,7 +858,7 @@ def schema(what: str, text: bool) -> None:
 
 @main.group(name="new")
 def new() -> None:
-    """Create a scenario or a strategy to start from."""
+    """Create a scenario, a strategy or a package to start from."""
 
 
 def _look_at(model: str, data: str | None, plugins: tuple[str, ...]) -> Findings:
@@ -906,12 +906,60 @@ def new_scenario(
 
 @new.command(name="strategy")
 @click.argument("name")
-def new_strategy(name: str) -> None:
-    """Write a working strategy to NAME.py."""
+@click.option("--package", is_flag=True, help="Write a package to install and publish, in harness-NAME/.")
+def new_strategy(name: str, package: bool) -> None:
+    """Write a working strategy to NAME.py.
+
+    With --package it writes an installable package instead: the plugin, its entry point, a test that runs
+    `harness check`, a README and a workflow for GitHub Actions.
+    """
     from harness.api.host import load_host
-    from harness.scenario.bundled import write_strategy
 
     if name in load_host().strategies:
         raise InputError([f"{name}: a strategy with this name already exists; choose another name"])
+    if package:
+        return _say_package("strategy", name)
+    from harness.scenario.bundled import write_strategy
+
     path = write_strategy(name)
-    say(f"wrote {path}; next: harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2")
+    then = f"harness check {path}, or harness run lenet --plugins {path} --set strategy=single,{name} --set gpus=1,2"
+    say(f"wrote {path}; next: {then}")
+
+
+@new.command(name="workload")
+@click.argument("name")
+@click.option(
+    "--package", is_flag=True, required=True, help="Write a package to install and publish, in harness-NAME/."
+)
+def new_workload(name: str, package: bool) -> None:
+    """Write a package with a model and a data set of your own.
+
+    For a model of your own in one scenario you need no plugin: harness new scenario NAME --model train.py:build.
+    """
+    from harness.api.host import load_host
+
+    host = load_host()
+    if name in host.models or name in host.datasets:
+        raise InputError([f"{name}: a model or data set with this name already exists; choose another name"])
+    _say_package("workload", name)
+
+
+@new.command(name="probe")
+@click.argument("name")
+@click.option(
+    "--package", is_flag=True, required=True, help="Write a package to install and publish, in harness-NAME/."
+)
+def new_probe(name: str, package: bool) -> None:
+    """Write a package with a probe, which is sampled beside training."""
+    from harness.api.host import load_host
+
+    if name in load_host().probes:
+        raise InputError([f"{name}: a probe with this name already exists; choose another name"])
+    _say_package("probe", name)
+
+
+def _say_package(kind: Literal["strategy", "workload", "probe"], name: str) -> None:
+    from harness.commands.new_package import write_package
+
+    folder = write_package(kind, name)
+    say(f'wrote {folder}/; next: pip install -e "{folder}[test]" && pytest {folder}')

@@ -21,7 +21,7 @@ from harness import Strategy, Worker, hookimpl
 class {title}(Strategy):
     """Every worker computes a gradient; all apply their mean.
 
-    Source: where the idea is from.
+    Source: Chen et al. 2016, "Revisiting Distributed Synchronous SGD", section 2; name yours here.
     """
 
     name = "{name}"
