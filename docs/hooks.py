@@ -9,9 +9,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -21,8 +23,19 @@ from harness.api.host import load_host
 from harness.commands.cli import main
 from harness.commands.documents import DOCUMENTS, document_schema
 from harness.commands.list_plugins import list_entries
+from harness.commands.timed import run_in_this_process
+from harness.core.errors import Impossible
+from harness.core.machine import Machine
+from harness.core.not_known import NotKnown
+from harness.core.words import three
 from harness.report.definitions import DEFINITIONS
+from harness.scenario.plan import make_plan
+from harness.scenario.read import parse_scenario
 from harness.scenario.schema import LR_SCHEDULES, OPTIMIZERS, json_schema
+
+if TYPE_CHECKING:
+    from harness.api.host import Host
+    from harness.api.strategy import Strategy
 
 MARK = re.compile(r"^<!-- generated: ([a-z ]+) -->$", re.MULTILINE)
 
@@ -197,17 +210,139 @@ def exports() -> str:
     return _table(("name", "what it is"), rows)
 
 
-def bundled_strategies() -> str:
-    """Return the strategies that ship with the harness, with their options."""
-    parts = []
-    for name, strategy in sorted(load_host().strategies.items()):
-        parts += [f"### {name}", _cell(inspect.cleandoc(strategy.__doc__ or ""))]
-        rows = [
-            (f"`{key}`", "" if field.default is None else f"`{_toml(field.default)}`", _cell(field.description or ""))
-            for key, field in strategy.Options.model_fields.items()
+# -- strategies --------------------------------------------------------------------------------------------------------
+
+
+COMPARED_ON = """
+name = "compared"
+engine = "virtual"
+[workload]
+model = { parameters = "1 B", layers = 24, hidden = 1792, heads = 28, sequence = 1024 }
+[goal]
+max_steps = 100
+[sweep]
+global_batch_size = 64
+[cluster]
+preset = "dgx-a100"
+"""
+"""What the table of strategies is computed for, with default options: sizes only, so that nothing is trained."""
+
+DEVICES = 8
+
+
+class Traits(NamedTuple):
+    """What a strategy costs; empty where it cannot be told without numbers.
+
+    Attributes:
+        sent: bytes that a worker's device sends in a step, over those of the gradient.
+        memory: bytes of parameters, gradients and optimizer state on the fullest device, over those of one that trains
+            alone.
+        staleness: mean and largest number of updates that an applied gradient is old; empty: nobody logs updates.
+    """
+
+    sent: str
+    memory: str
+    staleness: str
+
+
+@cache
+def host_of_docs() -> Host:
+    """Return all that ships."""
+    return load_host()
+
+
+@cache
+def outcome_of(name: str, devices: int) -> Any:
+    """Return what a strategy does in virtual time; None where it cannot be run so."""
+    host = host_of_docs()
+    try:
+        pipelined = host.strategies[name]().layout(devices).pipeline > 1
+    except Impossible:
+        return None
+    sets = [f'sweep.strategy="{name}"', f"sweep.gpus={devices}", *(["sweep.micro_batch_size=4"] if pipelined else [])]
+    scenario = parse_scenario(COMPARED_ON, host, Path("compared.toml"), sets)
+    (cell,) = make_plan(scenario, host, Machine(cores=64)).cells
+    with TemporaryDirectory() as folder:
+        result = run_in_this_process(cell, host, (), Path(folder) / "log")
+    return None if result is None else result.outcome
+
+
+def traits_of(name: str) -> Traits:
+    """Return what a strategy costs on `DEVICES` devices; `single` on one."""
+    outcome = outcome_of(name, 1 if name == "single" else DEVICES)
+    alone = outcome_of("single", 1)
+    if outcome is None:
+        return Traits("", "", "")
+    sent, gradient = outcome.bytes_sent_per_step or 0.0, alone.dram.kinds["gradients"]
+    memory = _state_bytes(outcome) / _state_bytes(alone) if not isinstance(outcome.dram, NotKnown) else None
+    old = [each for each in outcome.updates_log.get("staleness", ()) if each is not None]
+    return Traits(
+        three(sent / gradient),
+        "" if memory is None else three(memory),
+        f"{three(sum(old) / len(old))}, at most {max(old)}" if old else "",
+    )
+
+
+def _state_bytes(outcome: Any) -> int:
+    """Return what lasts from step to step: activations depend on the batch, which is not the strategy's."""
+    return sum(outcome.dram.kinds[kind] for kind in ("parameters", "gradients", "optimizer"))
+
+
+def strategy_table() -> str:
+    """Return one table of all strategies that ship with the harness."""
+    rows = []
+    for name, strategy in sorted(host_of_docs().strategies.items()):
+        traits = traits_of(name)
+        link = f"[{name}](strategies/{name}.md)"
+        rows.append((link, strategy.synchrony, traits.sent, traits.memory, traits.staleness, _cell(_source(strategy))))
+    heads = ("strategy", "synchrony", "bytes a step", "memory", "staleness", "source")
+    return _table(heads, rows)
+
+
+def _source(strategy: type[Strategy]) -> str:
+    """Return who is named first as the source: author and year."""
+    _, _, source = inspect.cleandoc(strategy.__doc__ or "").partition("\nSource: ")
+    return source.replace("\n", " ").partition(', "')[0].partition(";")[0]
+
+
+def strategy_page(name: str) -> str:
+    """Return the page of one strategy: what it is, its options, what it says of itself, and its whole file."""
+    host = host_of_docs()
+    strategy, traits = host.strategies[name], traits_of(name)
+    about, _, source = inspect.cleandoc(strategy.__doc__ or "").partition("\nSource: ")
+    facts = [
+        ("synchrony", strategy.synchrony),
+        ("must equal", strategy.equals or "-"),
+        ("one worker trains like", strategy.alone or "itself: it changes the update"),
+        ("the trained model is whole at", strategy.model_at),
+        ("data of a worker", "a share of each batch" if strategy.batches == "shared" else "its own part"),
+        ("also known as", ", ".join(f"`{word}`" for word in strategy.also_known_as) or "-"),
+        (f"bytes a step on {DEVICES} devices, over the gradient's", traits.sent or "not known without numbers"),
+        (
+            "parameters, gradients and optimizer state of a device, over one that trains alone",
+            traits.memory or "not known without numbers",
+        ),
+        ("updates that a gradient is old: mean, and at most", traits.staleness or "-"),
+    ]
+    options = [
+        (f"`{key}`", "" if field.default is None else f"`{_toml(field.default)}`", _cell(field.description or ""))
+        for key, field in strategy.Options.model_fields.items()
+    ]
+    code = Path(host.origins["strategy", name]).read_text(encoding="utf-8").rstrip()
+    return "\n\n".join(
+        [
+            f"# {name}",
+            _cell(about.strip()),
+            f"Source: {_cell(source)}",
+            _table(("", ""), facts),
+            "## Options",
+            _table(("option", "default", "meaning"), options) if options else "It has none.",
+            "## Run and check it",
+            f"```sh\nharness run lenet --set strategy=single,{name}\nharness check {name}\n```",
+            "## The whole file",
+            f"```python\n{code}\n```",
         ]
-        parts += [_table(("option", "default", "meaning"), rows)] if rows else []
-    return "\n\n".join(parts)
+    )
 
 
 def catalogue() -> str:
@@ -257,7 +392,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands,
     "hooks": hook_list,
     "exports": exports,
-    "strategies": bundled_strategies,
+    "strategy table": strategy_table,
     "catalogue": catalogue,
     "documents": documents,
 }
@@ -278,9 +413,26 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return with_generated(markdown)
 
 
+def on_config(config: Any, **_: Any) -> Any:
+    """Put a page for each strategy into the navigation: mkdocs calls this once."""
+    names = sorted(host_of_docs().strategies)
+    config["nav"].append({"Strategies": [{name: f"strategies/{name}.md"} for name in names]})
+    return config
+
+
+def on_files(files: Any, config: Any, **_: Any) -> Any:
+    """Add the pages of strategies: mkdocs calls this once."""
+    from mkdocs.structure.files import File
+
+    for name in sorted(host_of_docs().strategies):
+        files.append(File.generated(config, f"strategies/{name}.md", content=strategy_page(name)))
+    return files
+
+
 def whole_text() -> str:
-    """Return all pages, generated parts included."""
-    return "\n".join(with_generated(path.read_text(encoding="utf-8")) for path in sorted(DOCS.glob("*.md")))
+    """Return all pages, generated parts and generated pages included."""
+    written = [with_generated(path.read_text(encoding="utf-8")) for path in sorted(DOCS.glob("*.md"))]
+    return "\n".join([*written, *map(strategy_page, sorted(host_of_docs().strategies))])
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

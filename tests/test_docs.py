@@ -124,8 +124,22 @@ def test_every_column_is_in_the_docs(columns):
     assert [name for name in columns if f"`{name}`" not in page] == []
 
 
-def test_every_strategy_is_in_the_docs():
-    assert [name for name in load_host().strategies if f"\n### {name}\n" not in text()] == []
+def test_every_strategy_has_a_page_and_a_row_in_the_table():
+    for name in load_host().strategies:
+        assert f"\n# {name}\n" in text()
+        row = next(line for line in text().splitlines() if line.startswith(f"| [{name}](strategies/{name}.md) |"))
+        assert row.count("|") == 7
+        assert re.search(r"\b(19|20)\d\d\b", row), row
+
+
+def test_figures_of_the_table_are_those_of_the_textbook():
+    """A ring sends 2 (n - 1) / n of the gradient (Thakur et al. 2005), ZeRO-3 half as much again, a server twice it."""
+    sent = {name: float(generator().traits_of(name).sent) for name in ("sync-ddp", "fsdp", "sync-ps", "local-sgd")}
+    assert sent["sync-ddp"] == pytest.approx(2 * 7 / 8, rel=0.01)
+    assert sent["fsdp"] == pytest.approx(3 * 7 / 8, rel=0.05)
+    assert sent["sync-ps"] == pytest.approx(2.0, rel=0.01)
+    assert sent["local-sgd"] == pytest.approx(2 * 7 / 8 / 8, rel=0.05)
+    assert float(generator().traits_of("fsdp").memory) == pytest.approx(1 / 8, rel=0.05)
 
 
 @pytest.mark.parametrize("name", harness.__all__)
@@ -146,7 +160,7 @@ def test_files_that_a_page_names_are_there(page):
     """A path in code font is looked up from the top, below harness/, or as the only file that ends so."""
     ours = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("harness/**/*") if "__pycache__" not in path.parts}
     for path in re.findall(r"`((?:\w+/)+(?:\w+\.(?:py|toml|md))?)`", read(page)):
-        if not path.startswith(("results/", "tests/golden", "site/", "nights/")):
+        if not path.startswith(("results/", "tests/golden", "site/", "nights/", "src/")):
             there = (ROOT / path).exists() or any(f"/{name}/".endswith(f"/{path.rstrip('/')}/") for name in ours)
             assert there, path
 
@@ -249,6 +263,29 @@ def test_the_model_of_ones_own_trains_as_it_is_shown(tmp_path):
     assert [group["weight_decay"] for group in replica.optimizer.param_groups] == [0.1, 0.0]
     assert 0 <= replica.evaluate("validation")[1] <= 1
     assert setup.rate(0) == pytest.approx(1e-3 / 20)
+
+
+TEN_MINUTES = [code for kind, code in FENCE.findall(read(DOCS / "ten-minutes.md")) if kind == "python"]
+
+
+@pytest.mark.dist
+def test_the_strategy_of_ten_minutes_passes_the_check(tmp_path):
+    from harness.commands.check.examine import examine, subjects
+    from harness.commands.check.verdicts import Grade, Line
+
+    path = tmp_path / "every_few.py"
+    path.write_text(TEN_MINUTES[0], encoding="utf-8")
+    (subject,) = subjects(str(path), ())
+    lines = [Line.DOCUMENTED, Line.OPTIONS, Line.TRAINS, Line.ALONE, Line.REPLAYS, Line.BUDGET]
+    found = {verdict.line: verdict for verdict in examine(subject, True, (), lines)}
+    assert [verdict for verdict in found.values() if verdict.grade is Grade.FAILED] == []
+    assert f"{ {17: 'Seventeen'}[len(Line)] } lines" in read(DOCS / "ten-minutes.md")
+
+    without = re.sub(r"    alone = None.*\n", "", TEN_MINUTES[0])
+    path.write_text(without, encoding="utf-8")
+    (subject,) = subjects(str(path), ())
+    (verdict,) = examine(subject, True, (), [Line.ALONE])
+    assert "the first update changes nothing" in verdict.cause
 
 
 def test_the_program_in_the_readme_is_that_of_a_new_strategy(tmp_path, monkeypatch):

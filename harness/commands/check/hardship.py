@@ -188,9 +188,9 @@ LARGER = '{ name = "mlp", hidden = [500, 200] }'
 """134,710 parameters, 1.1 MB in fp64: what is kept of every step by mistake stands out from what allocators keep."""
 
 KEPT_SHARE = 0.8
-"""Of the values of all steps in between: a strategy that keeps more of them than this grows. Chosen between what one that
-keeps every gradient grows by, 1, and what allocators and gloo keep: 0.25 in sync-ps, 0.6 in model-split (2 CPU cores,
-torch 2.13, 2026-11)."""
+"""Of the values of all steps in between: what keeps more of them than this grows. Chosen between a strategy that keeps
+every gradient, 1, and what allocators and gloo keep: 0.25 under sync-ps, 0.6 under model-split (2 CPU cores, torch 2.13,
+2026-11)."""
 
 
 def memory_flat(trials: Trials) -> str:
