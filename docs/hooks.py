@@ -218,6 +218,7 @@ name = "compared"
 engine = "virtual"
 [workload]
 model = { parameters = "1 B", layers = 24, hidden = 1792, heads = 28, sequence = 1024 }
+optimizer = "adam"
 [goal]
 max_steps = 100
 [sweep]

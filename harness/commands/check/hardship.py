@@ -189,8 +189,8 @@ LARGER = '{ name = "mlp", hidden = [500, 200] }'
 
 KEPT_SHARE = 0.8
 """Of the values of all steps in between: what keeps more of them than this grows. Chosen between a strategy that keeps
-every gradient, 1, and what allocators and gloo keep: 0.25 under sync-ps, 0.6 under model-split (2 CPU cores, torch 2.13,
-2026-11)."""
+every gradient, 1, and what processes grew by: 0.25 under sync-ddp's program, 0.6 under model-split (2 CPU cores, torch
+2.13, 2026-11)."""
 
 
 def memory_flat(trials: Trials) -> str:
