@@ -43,7 +43,9 @@ def replays(trials: Trials) -> str:
     """
     measured, replayed, cell = _both(trials)
     off = apart(measured, replayed)
-    if off > ROUNDING:
+    # Sums of three and more in half precision depend on their order, which each backend chooses for itself.
+    rounding = max(ROUNDING, measured.facts.get("sum_rounding", 0.0))
+    if off > rounding:
         broken(
             f"the virtual cluster, given the order of all messages, ends with weights that differ by {off:.1g}",
             in_words(cell),
@@ -52,7 +54,7 @@ def replays(trials: Trials) -> str:
             "without a seed, a clock, or how long something took",
         )
     messages = sum(map(len, measured.deliveries.values()))
-    return f"{counted(messages, 'message')}, {'every bit' if not off else f'to {ROUNDING:g}'}"
+    return f"{counted(messages, 'message')}, {'every bit' if not off else f'to {rounding:.1g}'}"
 
 
 def engines_agree(trials: Trials) -> str:

@@ -366,6 +366,8 @@ def _outcome(job: Job, setup: Setup, endpoint: Any) -> Outcome:
     from harness.engines.shared.displacement import learning_facts
 
     facts = {"num_train": setup.num_train, "data_checksum": setup.data.checksum} | setup.model_facts()
+    if endpoint.sum_rounding:
+        facts["sum_rounding"] = endpoint.sum_rounding
     keeps = job.options.get("keep_weights") and endpoint.final is not None
     return Outcome(
         decision=endpoint.decision or Decision.BUDGET,

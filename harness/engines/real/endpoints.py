@@ -74,6 +74,7 @@ class RealEndpoint(Endpoint):
         self.evaluation_s = 0.0
         self.test: tuple[float, float] | None = None
         self.bytes_sent = 0
+        self.sum_rounding = 0.0  # of the coarsest type in which several workers' values were summed
         self.unawaited: Counter[str] = Counter()
         self.final: torch.Tensor | None = None
         self._lent: list[weakref.ref[Flat]] = []
@@ -545,6 +546,7 @@ class RealWorker(RealEndpoint, Worker):
         with self.ledger.span(Part.COMMUNICATION, "pack"):
             tensors = sent.tensors if isinstance(sent, EncodedFlat) else [sent.vector()]
             parts = [*tensors, *([] if sent.buffers is None else [sent.buffers])]
+            self.sum_rounding = max(self.sum_rounding, *(torch.finfo(p.dtype).eps for p in parts), 0.0)
             # Filled in, not copied: a copy from the host would make it wait for the device.
             counts = [self.form.like.new_full((1,), number) for number in (weight, sent.num_samples)]
             sums = Sums([part.reshape(-1) * weight for part in parts] + counts)
