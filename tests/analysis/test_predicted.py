@@ -24,6 +24,7 @@ from harness.analysis.predicted import (
 )
 from harness.core.cell import Observation
 from harness.core.given_cluster import LinkFigures
+from harness.core.outcome import CountedDram
 from harness.engines.shared.setup import make_setup
 from harness.engines.virtual.sizes import Sizes
 
@@ -203,7 +204,7 @@ def test_a_simulated_cell_states_what_its_costs_state():
     )
     costs = constant_costs(1.0, 0.0, 0.0, LinkFigures(0.0, 1000.0), 1000)
     costs = replace(costs, profile=replace(costs.profile, error=0.06), cluster=replace(costs.cluster, error=0.08))
-    outcome = virtual_engine.build(setup, costs=costs, executor=Sizes(setup, 1000, 0, dict)).run()
+    outcome = virtual_engine.build(setup, costs=costs, executor=Sizes(setup, 1000, 0, CountedDram)).run()
     row = outcome_row(setup.cell, outcome, setup.budget)
     assert row["compute_s"] == pytest.approx(row["communication_s"])
     assert row["stated_error"] == pytest.approx(0.05)

@@ -281,7 +281,7 @@ def test_a_budget_that_is_over_before_the_first_cell_ends_with_5():
     done = harness("run", "small.toml", "--budget", "1 us")
     assert done.exit_code == 5
     assert counts(done) == (0, 0)
-    assert "next: run the same command again to continue" in done.output
+    assert "next: the budget is used up; run the same command again to continue" in done.output
 
 
 def test_a_bug_of_ours_ends_with_4_and_saves_its_traceback(monkeypatch):

@@ -492,8 +492,10 @@ def test_free_links_leave_computing_and_waiting(profile, cluster, layout):
 def test_free_computing_leaves_communication_alone(profile, cluster, layout):
     step = cost_of(profile.slowed(0.0), cluster, layout)
     assert step.compute_s <= 1e-12 * step.total_s
-    # Gradients are exchanged while tensor-parallel groups exchange outputs: two groups, two streams.
-    streams = (layout.data > 1) + (layout.tensor > 1)
+    # Gradients are exchanged while tensor-parallel groups exchange outputs, and sums of what is sharded while others
+    # gather weights: two groups, two streams.
+    copies = layout.gathers and 1 < layout.shard_group < layout.data
+    streams = (layout.data > 1) + (layout.tensor > 1) + copies
     if layout.pipeline == 1 and streams == 1:
         assert step.total_s == pytest.approx(step.busy_s)
     elif layout.pipeline == 1:
