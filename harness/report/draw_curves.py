@@ -164,7 +164,9 @@ def _best_in_words(panel: pd.DataFrame, learnt: Learnt, against: str, target: fl
         above = compared[met].groupby(["line", "seed"], sort=False)["x"].min()
         first = above.groupby("line", sort=False).median().sort_values()
         if len(first):
-            text += f" The first to reach {target:g} (dotted) is {first.index[0]}, at {three(first.iloc[0])} {against}."
+            # The answer reads between evaluations, and so names an earlier moment: this one is what the lines show.
+            found = f"{first.index[0]}, evaluated at {three(first.iloc[0])} {against}"
+            text += f" The first to reach {target:g} (dotted) is {found} (median of its seeds)."
         else:
             text += f" No line reaches {target:g} (dotted)."
     each = panel.groupby("line")["seed"].nunique()
