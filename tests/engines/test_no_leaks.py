@@ -78,6 +78,11 @@ def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def temporary(own_temp: Path) -> set[Path]:
+    """Return what lies in both temporary folders; what other tests of this process still use is there before."""
+    return {*own_temp.iterdir(), *Path(_first.folder).iterdir()}
+
+
 def run_tiny(**changes: Any) -> Result:
     settings = {"engine": "real", "sweep__strategy": "sync-ddp", "sweep__gpus": [2], **TINY, **changes}
     return run_cell(make_cell(**settings))
@@ -87,6 +92,7 @@ def run_tiny(**changes: Any) -> Result:
 def test_many_cells_in_a_row_leave_nothing_behind(own_temp, cells):
     assert run_tiny().finished  # brings the fork server up
     processes, ports, shared, files = descendants(), listening(), shared_memory(), psutil.Process().num_fds()
+    before = temporary(own_temp)
     seen: set[int] = set()
     for number in range(cells):
         result = run_tiny()
@@ -97,7 +103,7 @@ def test_many_cells_in_a_row_leave_nothing_behind(own_temp, cells):
     assert settles(lambda: descendants() <= processes)
     assert not [pid for pid in seen if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
     assert listening() <= ports
-    assert [p.name for p in (*own_temp.iterdir(), *Path(_first.folder).iterdir())] == ["socket"]
+    assert temporary(own_temp) <= before
     # Other programs on this machine come and go: only names that speak of our processes are ours.
     left = shared_memory() - shared
     assert not [name for name in left if any(str(pid) in name for pid in seen)]
@@ -107,14 +113,14 @@ def test_many_cells_in_a_row_leave_nothing_behind(own_temp, cells):
 @pytest.mark.parametrize("strategy", ["async-ps", "sync-ps", "local-sgd", "model-split"])
 def test_other_strategies_leave_nothing_behind_either(own_temp, strategy):
     run_tiny()
-    processes, ports, files = descendants(), listening(), psutil.Process().num_fds()
+    processes, ports, files, before = descendants(), listening(), psutil.Process().num_fds(), temporary(own_temp)
     for _ in range(3):
         model = {"model": {"name": "mlp", "hidden": [4]}} if strategy == "model-split" else {}
         result = run_tiny(sweep__strategy=strategy, workload=TINY["workload"] | model)
         assert result.finished, result.reason
     assert settles(lambda: descendants() <= processes)
     assert listening() <= ports
-    assert [p.name for p in (*own_temp.iterdir(), *Path(_first.folder).iterdir())] == ["socket"]
+    assert temporary(own_temp) <= before
     assert psutil.Process().num_fds() <= files
 
 
@@ -185,7 +191,7 @@ def test_a_worker_that_is_heard_before_the_server_it_lost_is_not_the_cause(own_t
     [("sync-ddp", "rank 1"), ("sync-ddp", "rank 0"), ("local-sgd", "worker 1"), ("sync-ps", "worker 1")],
 )
 def test_a_killed_synchronous_process_ends_the_cell_within_ten_seconds_and_is_named(own_temp, strategy, label):
-    processes = descendants()
+    processes, before = descendants(), temporary(own_temp)
     killed_s: list[float] = []
     cell = make_cell(engine="real", sweep__strategy=strategy, sweep__gpus=[2], **ENDLESS)
 
@@ -198,7 +204,7 @@ def test_a_killed_synchronous_process_ends_the_cell_within_ten_seconds_and_is_na
     assert (result.status, result.cause) == ("crashed", "killed")
     assert f"{label} was killed by SIGKILL" in result.reason
     assert settles(lambda: descendants() <= processes)
-    assert [p.name for p in (*own_temp.iterdir(), *Path(_first.folder).iterdir())] == ["socket"]
+    assert temporary(own_temp) <= before
 
 
 def test_a_process_killed_before_training_starts_is_named(own_temp, monkeypatch):
