@@ -69,6 +69,12 @@ def settles(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> None:
+    """Bring the server up that processes fork from: it stays, whichever test comes first."""
+    assert run_tiny().finished
+
+
 @pytest.fixture
 def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make this process's temporary files go to a folder of its own; those of cells lie beside the socket."""
