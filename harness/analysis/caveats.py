@@ -7,7 +7,18 @@ from collections.abc import Iterable, Sequence
 from harness.analysis.confidence import achieves
 from harness.analysis.loss_shape import RateVerdict, Shape
 from harness.analysis.point_names import devices_in_words, in_full, label, on_devices, real
-from harness.analysis.points import RESULTS, TRIED, Point, Row, has_target, not_ranked, number, points, status_counts
+from harness.analysis.points import (
+    RESULTS,
+    TRIED,
+    Point,
+    Row,
+    has_target,
+    in_stages,
+    not_ranked,
+    number,
+    points,
+    status_counts,
+)
 from harness.analysis.ranking import Standing, rank
 from harness.analysis.result_findings import ResultFindings
 from harness.analysis.votes import vote_of
@@ -87,7 +98,7 @@ def unsearched(leader: Standing, others: Iterable[Standing]) -> tuple[Text, ...]
     names = dict.fromkeys(
         in_full(point, leader.point)
         for point in points
-        if (number(point.row, "pipeline") or 1) > 1 and point.row["micro_batch_size"] == point.row["batch_size"]
+        if in_stages(point.row) and point.row["micro_batch_size"] == point.row["batch_size"]
     )
     return tuple(
         Text(

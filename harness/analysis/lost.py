@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.point_names import devices_in_words, differs, label, on_devices, sentences, unit
-from harness.analysis.points import COMPUTING, EXCHANGING, PART_NAMES, Point, number, status_counts
+from harness.analysis.points import COMPUTING, EXCHANGING, PART_NAMES, Point, in_stages, number, status_counts
 from harness.analysis.ranking import Standing
 from harness.core.endings import Status
 from harness.core.text import NO_TEXT, Text
@@ -78,7 +78,7 @@ def _three_costs(split: Point, one: Point) -> tuple[float, float, float] | None:
 
 def _growing(split: Point, cn: float, y: float) -> tuple[float, float]:
     """Return what of a step grows with its work, and what stays: of pipelines waiting grows."""
-    idle = (split.per_update(("idle_s",)) or 0.0) if (number(split.row, "pipeline") or 1) > 1 else 0.0
+    idle = (split.per_update(("idle_s",)) or 0.0) if in_stages(split.row) else 0.0
     return cn + idle, y - idle
 
 

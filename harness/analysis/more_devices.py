@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.analysis.explain import Predict, solve, update_parts
 from harness.analysis.parameters import PARAMETERS, Parameter
-from harness.analysis.points import Row, mean_update_s, point_of
+from harness.analysis.points import Row, in_stages, mean_update_s, point_of
 from harness.core.text import NO_TEXT, Text
 from harness.core.words import counted, duration, figure, times
 
@@ -121,7 +121,7 @@ def _what_it_needs(
     parts: tuple[float, float], row: Row, predict: Predict | None, configured: Mapping[str, float]
 ) -> list[Text]:
     compute, exchange = parts
-    idle = update_parts(row).get("idle_s", 0.0) if (row.get("pipeline") or 1) > 1 else 0.0
+    idle = update_parts(row).get("idle_s", 0.0) if in_stages(row) else 0.0
     if compute < WELL_USED * (compute + idle):
         return [
             Text("More samples per step would not help: stages wait in proportion to them. More micro-batches may.")

@@ -158,6 +158,11 @@ def mean_update_s(row: Row) -> float | None:
     return batch / rate if rate and batch else None
 
 
+def in_stages(row: Row) -> bool:
+    """Say whether a row is of a pipeline, whose stages wait for each other in proportion to the work."""
+    return (number(row, "pipeline") or 1) > 1
+
+
 def _per_update(row: Row, parts: Sequence[str]) -> float | None:
     steps, values = number(row, "steps"), [number(row, part) for part in parts]
     known = [value for value in values if value is not None]

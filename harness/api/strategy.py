@@ -127,6 +127,11 @@ class Layout:
         return (self.shard_group or self.data) if self.shard != "none" else 1
 
     @property
+    def groups(self) -> int:
+        """Groups of sharers, each of which holds the whole."""
+        return self.data // self.sharers
+
+    @property
     def stages(self) -> int:
         """Stages that the layers are cut into."""
         return self.pipeline * self.chunks

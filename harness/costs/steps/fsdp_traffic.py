@@ -66,7 +66,7 @@ def fsdp_step_messages(shape: ModelShape, layout: Layout, pieces: int) -> list[C
     scattered once, as DDP exchanges once. Groups that each hold all parameters average their shards once, too.
     """
     reshard = layout.shard == "parameters"
-    once = fsdp_messages(shape, layout.sharers, reshard, layout.data // layout.sharers)
+    once = fsdp_messages(shape, layout.sharers, reshard, layout.groups)
     among = [message for message in once if message.kind != "all-reduce"]
     return among * (pieces - 1) + once if reshard else once
 

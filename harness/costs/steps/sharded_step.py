@@ -46,8 +46,7 @@ def sharded_step(
         return collectives.all_gather_s(cluster, layout.sharers, num_bytes) + own_s if num_bytes else 0.0
 
     def averaged_s(num_bytes: float) -> float:
-        groups = layout.data // layout.sharers
-        return neighbours_s(cluster, groups, layout.sharers, num_bytes) + own_s if num_bytes else 0.0
+        return neighbours_s(cluster, layout.groups, layout.sharers, num_bytes) + own_s if num_bytes else 0.0
 
     seconds = [_Exchanges(shared_s(p.gathered_bytes), shared_s(p.scattered_bytes), averaged_s(p.averaged_bytes))
                for p in passes]  # fmt: skip
@@ -80,8 +79,7 @@ def _passes(
     profile: Profile, cluster: Cluster, layout: Layout, samples: float, pieces: int, recompute: bool
 ) -> Iterator[_Pass]:
     layers = layer_seconds(profile, cluster, layout.tensor, samples)
-    groups = layout.data // layout.sharers
-    messages = fsdp_messages(profile.shape, layout.sharers, layout.shard == "parameters", groups)
+    messages = fsdp_messages(profile.shape, layout.sharers, layout.shard == "parameters", layout.groups)
     sizes = {(m.kind, m.phase, m.layer): m.num_bytes / layout.tensor for m in messages}
     whole = layout.shard == "optimizer"
     for piece in range(pieces):

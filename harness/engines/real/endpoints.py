@@ -27,7 +27,7 @@ from harness.engines.real.messages import Post, Receive
 from harness.engines.real.wire import from_bytes, to_bytes
 from harness.engines.shared.codec_checks import as_codec, check_linear, check_sent
 from harness.engines.shared.displacement import early_displacement
-from harness.engines.shared.encoded import EncodedFlat, Form, encode
+from harness.engines.shared.encoded import EncodedFlat, Form, as_sent, encode, sent_tensors
 from harness.engines.shared.endpoint import Course, Endpoint, check_address
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.shared.flat import Flat, force
@@ -535,8 +535,7 @@ class RealWorker(RealEndpoint, Worker):
         return self._done("apply")
 
     def mean(self, value: Value, by_samples: bool = False) -> Ready:
-        value = as_value(value, "mean")
-        sent = value if isinstance(value, EncodedFlat) else force(value)
+        sent = as_sent(as_value(value, "mean"))
         if isinstance(sent, EncodedFlat):
             check_linear(sent)
         if self.group_size == 1:
@@ -544,12 +543,10 @@ class RealWorker(RealEndpoint, Worker):
         self._ready_to_exchange()
         weight = float(sent.num_samples) if by_samples else 1.0
         with self.ledger.span(Part.COMMUNICATION, "pack"):
-            tensors = sent.tensors if isinstance(sent, EncodedFlat) else [sent.vector()]
-            parts = [*tensors, *([] if sent.buffers is None else [sent.buffers])]
-            self.sum_rounding = max(self.sum_rounding, *(torch.finfo(p.dtype).eps for p in parts), 0.0)
             # Filled in, not copied: a copy from the host would make it wait for the device.
             counts = [self.form.like.new_full((1,), number) for number in (weight, sent.num_samples)]
-            sums = Sums([part.reshape(-1) * weight for part in parts] + counts)
+            sums = Sums([part.reshape(-1) * weight for part in sent_tensors(sent)] + counts)
+        self.sum_rounding = max(self.sum_rounding, sums.rounding)
         self.bytes_sent += 2 * (self.group_size - 1) * sent.num_bytes // self.group_size
         return Ready("mean", self.unawaited, lambda: self._finish_mean(sums, sent, by_samples))
 
@@ -569,8 +566,7 @@ class RealWorker(RealEndpoint, Worker):
         return Flat(results, buffers, num_samples=int(samples), version=like.version, loss=like.loss)
 
     def gather(self, value: Value) -> Ready:
-        value = as_value(value, "gather")
-        sent = value if isinstance(value, EncodedFlat) else force(value)
+        sent = as_sent(as_value(value, "gather"))
         if self.group_size == 1:
             return self._done("gather", [sent])
         self._ready_to_exchange()

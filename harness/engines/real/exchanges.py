@@ -21,6 +21,11 @@ class Sums:
         self._joined = {dtype: torch.cat([t for t in tensors if t.dtype == dtype]) for dtype in types}
         self._works = [dist.all_reduce(vector, async_op=True) for vector in self._joined.values()]
 
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of the coarsest type that is summed: sums of three and more depend on their order."""
+        return max(float(torch.finfo(dtype).eps) for dtype in self._joined)
+
     def wait(self) -> list[torch.Tensor]:
         """Wait for the others; return the sums in the order of the tensors."""
         for work in self._works:

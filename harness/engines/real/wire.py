@@ -11,8 +11,8 @@ from harness.api.strategy import Codec, Value
 from harness.core.errors import PluginError
 from harness.core.records import Json
 from harness.engines.shared.codec_checks import Carried, carried
-from harness.engines.shared.encoded import EncodedFlat, Form
-from harness.engines.shared.flat import Flat, force
+from harness.engines.shared.encoded import EncodedFlat, Form, as_sent, sent_tensors
+from harness.engines.shared.flat import Flat
 
 ALIGNMENT = 16
 """Bytes that every tensor begins at a multiple of: the largest of torch's numbers has so many."""
@@ -23,13 +23,12 @@ def to_bytes(value: Value) -> torch.Tensor:
 
     What decodes an encoded value is described too where plain numbers say it, else left to the receiver.
     """
-    sent = value if isinstance(value, EncodedFlat) else force(value)
-    tensors = sent.tensors if isinstance(sent, EncodedFlat) else [sent.vector()]
-    kept = [] if sent.buffers is None else [sent.buffers]
+    sent = as_sent(value)
+    tensors = sent_tensors(sent)
     loss = None if sent.loss is None else float(sent.loss)
     facts: Json = {"samples": sent.num_samples, "version": sent.version, "origin": list(sent.origin), "loss": loss}
-    facts["tensors"] = [[_name_of(t.dtype), list(t.shape)] for t in (*tensors, *kept)]
-    facts["buffers"] = bool(kept)
+    facts["tensors"] = [[_name_of(t.dtype), list(t.shape)] for t in tensors]
+    facts["buffers"] = sent.buffers is not None
     if isinstance(sent, EncodedFlat):
         facts["parts"] = sent.lengths
         facts["codec"] = carried(sent.codec)
@@ -37,7 +36,7 @@ def to_bytes(value: Value) -> torch.Tensor:
     device = tensors[0].device if tensors else torch.device("cpu")
     length = torch.tensor([len(head)], dtype=torch.int64).view(torch.uint8)
     described_by = [length.to(device), torch.frombuffer(bytearray(head), dtype=torch.uint8).to(device)]
-    contents = [tensor.reshape(-1).view(torch.uint8) for tensor in (*tensors, *kept)]
+    contents = [tensor.reshape(-1).view(torch.uint8) for tensor in tensors]
     return torch.cat([_aligned(block) for block in (*described_by, *contents)])
 
 

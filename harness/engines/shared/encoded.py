@@ -72,8 +72,7 @@ class EncodedFlat(Encoded):
     @property
     def num_bytes(self) -> int:
         """Bytes of all parts and of the buffers."""
-        kept = [] if self.buffers is None else [self.buffers]
-        return sum(part.numel() * part.element_size() for part in (*self.tensors, *kept))
+        return sum(part.numel() * part.element_size() for part in sent_tensors(self))
 
     def force(self) -> Flat:
         """Decode; done once."""
@@ -140,6 +139,17 @@ class EncodedFlat(Encoded):
         return self.force() * factor
 
     __rmul__ = __mul__
+
+
+def as_sent(value: Value) -> Flat | EncodedFlat:
+    """Return a value as it travels: encoded as it is, any other one computed."""
+    return value if isinstance(value, EncodedFlat) else force(value)
+
+
+def sent_tensors(value: Flat | EncodedFlat) -> list[torch.Tensor]:
+    """Return all tensors that travel for a value, its buffers last."""
+    tensors = value.tensors if isinstance(value, EncodedFlat) else [value.vector()]
+    return tensors if value.buffers is None else [*tensors, value.buffers]
 
 
 def encode(value: Value, layers: Mapping[str, torch.Tensor], codec: Codec) -> EncodedFlat:

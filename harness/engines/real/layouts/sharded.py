@@ -50,7 +50,7 @@ class FullySharded(OneDevice):
         self.units = units_of(self.replica)
         module, device = self.replica.module, self.replica.device.type
         self._halved = computes_in_halves(self.replica, device)
-        ranks, groups = setup.layout.sharers, setup.layout.data // setup.layout.sharers
+        ranks, groups = setup.layout.sharers, setup.layout.groups
         self._grouped = groups > 1
         self.sharded = shard_module(module, device, ranks, self._reshards, self.units, self._halved, groups)
         self.replica = parts_replica(setup, self.sharded, self.sharded, self.replica)
