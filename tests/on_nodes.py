@@ -1,6 +1,8 @@
 """Cells run over several machines, and what they came to: the first node of such a run, as a program for tests.
 
-python tests/on_nodes.py CELLS FOUND NODES HOST:PORT [alone]    # on node 0; the others run `python -m harness run x --nnodes ...`
+python tests/on_nodes.py CELLS FOUND NODES HOST:PORT [alone]
+
+The other nodes run `python -m harness run x --nnodes ...`, as whoever starts a run by hand does.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from harness.engines.processes.nodes import nodes_present
 
 PORT = 29400
 
+STARTED = "has started"
+
 
 def main() -> None:
     """Run the cells that a file lists, and write each with its result."""
@@ -31,7 +37,8 @@ def main() -> None:
     with all_nodes(membership_of(int(count), 0, rendezvous, "", {})) as machine:
         for name, changes in json.loads(Path(asked).read_text()).items():
             cell = make_cell(cores=machine.cores, **changes)
-            results[name] = run_cell(cell, options={"keep_weights": True})
+            started = partial(announce, name)
+            results[name] = run_cell(cell, options={"keep_weights": True}, on_start=started)
             print(name, results[name].reason or "finished", flush=True)
             if (nodes := nodes_present()) is not None and any(node.lost for node in nodes.others):
                 break
@@ -39,6 +46,19 @@ def main() -> None:
     for name, changes in json.loads(Path(asked).read_text()).items() if "alone" in sys.argv else ():
         results[f"{name} alone"] = run_cell(make_cell(**changes), options={"keep_weights": True})
     Path(found).write_bytes(pickle.dumps(results))
+
+
+def announce(name: str, targets: object) -> None:
+    """Tell the test that a cell trains from now on."""
+    print(name, STARTED, flush=True)
+
+
+def wait_for(text: str, folder: Path, seconds: float = 120.0) -> None:
+    """Wait until node 0 has said something."""
+    until = time.monotonic() + seconds
+    while text not in (said := (folder / "log-0").read_text()):
+        assert time.monotonic() < until, said
+        time.sleep(0.1)
 
 
 def other(node: Node, rank: int, nodes: Sequence[Node], core: int | None, log: Path) -> subprocess.Popen[str]:

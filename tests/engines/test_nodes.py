@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cells import host, make_cell
-from namespaces import nodes
-from on_nodes import first, found, other
+from namespaces import Node, nodes
+from on_nodes import STARTED, first, found, other, wait_for
 
-from harness.core.endings import Cause
+from harness.core.endings import Cause, Status
 from harness.core.errors import InputError
 from harness.core.outcome import Outcome
 from harness.engines.processes.launch import Result
@@ -87,3 +90,72 @@ def test_two_machines_train_what_one_does(of_two_nodes, strategy, shape):
     # bf16-wire adds up in bf16, which more than two processes do in an order of their own.
     tolerance = max(ROUNDING, over.facts.get("sum_rounding", 0.0) * (SHAPES[shape] > 2))
     assert np.abs(over.weights - expected).max() <= tolerance
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+LONG = {"goal": {"target_accuracy": "none", "max_epochs": 1000, "evaluate_every": "1000 epochs"}}
+SPEAKS_WITHIN_S = 30.0
+"""Of the loss of a node: ten seconds of silence, and the end of all processes on a busy machine."""
+
+
+def after(
+    folder: Path, strategy: str, harm: Callable[[Sequence[Node]], object], **more: Any
+) -> tuple[Result, float, int, str]:
+    """Harm the nodes while a cell trains; return its result, how long that took, and how the other agent ended."""
+    with nodes(2) as pair:
+        agent = other(pair[1], 1, pair, 1, folder / "log-1")
+        lead = first(pair, {strategy: changes(strategy, 2, **more)}, folder, 0)
+        wait_for(STARTED, folder)
+        time.sleep(2.0)
+        harm(pair)
+        began = time.monotonic()
+        lead.wait(90)
+        took_s = time.monotonic() - began
+        code = agent.wait(60)
+        left = [pid for node in pair for pid in node.processes()]
+        assert not left, left
+    return found(folder)[strategy], took_s, code, (folder / "log-1").read_text()
+
+
+def test_a_killed_node_is_named_with_what_its_ranks_were_doing(tmp_path):
+    result, took_s, _, _ = after(tmp_path, "sync-ddp", lambda pair: pair[1].kill(), **LONG)
+    assert result.cause is Cause.KILLED
+    assert "node 1 (node1) closed its connection" in result.reason
+    assert "rank 1 had done" in result.reason
+    assert took_s < SPEAKS_WITHIN_S
+
+
+def test_a_cut_link_ends_in_words_on_both_sides(tmp_path):
+    result, took_s, code, said = after(tmp_path, "sync-ddp", lambda pair: pair[1].cut(), **LONG)
+    assert result.cause is Cause.KILLED
+    assert "node 1 (node1) gave no sign for 10 s" in result.reason
+    assert took_s < SPEAKS_WITHIN_S
+    assert code == 3
+    assert "node 0 is gone" in said
+
+
+def test_asynchronous_workers_go_on_without_a_lost_node(tmp_path):
+    more = {"goal": {"target_accuracy": "none", "max_epochs": 60, "evaluate_every": "20 epochs"}}
+    result, _, _, _ = after(tmp_path, "async-ps", lambda pair: pair[1].kill(), **more)
+    assert result.status in (None, Status.OK)
+    (note,) = [note for note in result.outcome.notes if "node 1" in note]
+    assert "worker 1 had done" in note
+    assert "the others went on" in note
+
+
+def test_a_server_that_evaluates_stops_the_other_machine_too(tmp_path):
+    """Else workers there would get the time of the evaluation as a present: steps are counted by their clocks."""
+    slow = {"goal": {"target_accuracy": "none", "max_epochs": 4, "evaluate_every": "1/8 epoch"}}
+    with nodes(2) as pair:
+        agent = other(pair[1], 1, pair, 1, tmp_path / "log-1")
+        lead = first(pair, {"async-ps": changes("async-ps", 2, **slow)}, tmp_path, 0)
+        assert lead.wait(90) == 0
+        agent.wait(20)
+    outcome = found(tmp_path)["async-ps"].outcome
+    steps = outcome.steps
+    of_worker = [np.array(steps["start_s"])[np.array(steps["worker"]) == worker] for worker in (0, 1)]
+    assert outcome.evaluation_s > 0.1
+    for starts in of_worker:
+        assert (np.diff(starts) > 0).all()
+        assert starts[-1] <= outcome.training_s + 0.1  # the clocks of both machines agree, standstills left out
