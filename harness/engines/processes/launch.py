@@ -53,7 +53,7 @@ class Result:
         outcome: the merged outcome, where they came to their end.
         failure: why they did not.
         targets: (pid, label, device) of every process of this machine.
-        elsewhere: what other nodes sampled of their processes, by rank.
+        elsewhere: by rank of other nodes: seconds that its clock is ahead, and the `Telemetry` of its processes.
     """
 
     outcome: Any = None
@@ -188,7 +188,11 @@ def run_cell(
         raise
     finally:
         supervisor.clean_up()
-    result.elsewhere = {rank: left.telemetry for rank, left in supervisor.left.items() if left.telemetry is not None}
+    result.elsewhere = {
+        rank: (supervisor.there[rank].node.offset_s, left.telemetry)
+        for rank, left in supervisor.left.items()
+        if left.telemetry is not None
+    }
     return result
 
 
