@@ -23,7 +23,6 @@ from harness.core.errors import InputError
 from harness.core.outcome import Outcome
 from harness.engines.processes.launch import Result
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -69,6 +68,8 @@ def of_two_nodes(tmp_path_factory) -> dict[str, Result]:
 
 def replayed(strategy: str, gpus: int, measured: Outcome) -> np.ndarray:
     """Return the weights of the virtual cluster that is told who came when."""
+    from harness.engines.virtual.engine import run_virtual
+
     cell = make_cell(**changes(strategy, gpus, "virtual"))
     return run_virtual(make_setup(cell, [], "cpu"), script=measured.deliveries).weights.numpy()
 
