@@ -152,7 +152,7 @@ def test_asynchronous_workers_go_on_without_a_lost_node(tmp_path):
 
 def test_a_server_that_evaluates_stops_the_other_machine_too(tmp_path):
     """Else workers there would get the time of the evaluation as a present: steps are counted by their clocks."""
-    slow = {"goal": {"target_accuracy": "none", "max_epochs": 4, "evaluate_every": "1/8 epoch"}}
+    slow = {"goal": {"target_accuracy": "none", "max_epochs": 4, "evaluate_every": "0.125 epoch"}}
     with nodes(2) as pair:
         agent = other(pair[1], 1, pair, 1, tmp_path / "log-1")
         lead = first(pair, {"async-ps": changes("async-ps", 2, **slow)}, tmp_path, 0)
@@ -161,10 +161,11 @@ def test_a_server_that_evaluates_stops_the_other_machine_too(tmp_path):
     outcome = found(tmp_path)["async-ps"].outcome
     steps = outcome.steps
     of_worker = [np.array(steps["start_s"])[np.array(steps["worker"]) == worker] for worker in (0, 1)]
-    assert outcome.evaluation_s > 0.1
+    assert outcome.evaluation_s > 0.02
     for starts in of_worker:
         assert (np.diff(starts) > 0).all()
-        assert starts[-1] <= outcome.training_s + 0.1  # the clocks of both machines agree, standstills left out
+        # The clocks of both machines agree, standstills left out: one that went on would be ahead by all of them.
+        assert starts[-1] <= outcome.training_s + outcome.evaluation_s / 2
 
 
 # -- as launchers start it ---------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ gpus = [2]
 [goal]
 target_accuracy = "none"
 max_epochs = 1
-evaluate_every = "1/4 epoch"
+evaluate_every = "0.25 epoch"
 """
 
 
@@ -190,7 +191,7 @@ def losses(results: Path) -> list[float]:
     """Return what the only cell of a run came to at each evaluation."""
     (table,) = results.glob("*/cells/*/evals.csv")
     with table.open(newline="") as file:
-        return [float(row["loss"]) for row in csv.DictReader(file)]
+        return [float(row["validation_loss"]) for row in csv.DictReader(file)]
 
 
 def of_one_machine(folder: Path) -> list[float]:
@@ -206,6 +207,7 @@ def test_torchrun_on_two_machines_trains_what_one_does(tmp_path):
         for core, node in enumerate(pair):
             words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
             words += ["--rdzv-backend", "c10d", "--rdzv-id", "t", "--local-addr", node.address]
+            words += ["--rdzv-conf", f"is_host={int(node is pair[0])}"]  # else torchrun looks the host's name up
             words += ["--rdzv-endpoint", f"{pair[0].address}:29500", "-m", "harness", "run", str(tmp_path / "two.toml")]
             # Where torchrun puts rank 0 is its own choice: whichever it is writes.
             words += ["--results", str(tmp_path / "over")]
