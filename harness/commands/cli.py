@@ -195,7 +195,8 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     metavar="WHERE",
     default="local",
     show_default=True,
-    help="What runs the cells: local (simulated cells on all cores, measured ones alone), or local:N (N at once).",
+    help="What runs the cells: local (simulated cells on all cores, measured ones alone), local:N (N at once), ray, "
+    "ray://HOST:PORT, or slurm.",
 )
 @click.option(
     "--reference",

@@ -19,11 +19,11 @@ from harness.core.interrupts import Interruptible, Uninterrupted
 from harness.core.records import Json
 from harness.engines.processes.forking import sources_of
 from harness.engines.processes.status import Reached
+from harness.executors.keep import keep
 from harness.executors.one_by_one import OneByOne
 from harness.executors.protocol import CellExecutor, CellTask, Ended, Whereabouts
 from harness.executors.run_one import interrupted
 from harness.results.store import Record, Results
-from harness.results.trace_files import write_trace
 
 
 class Progress(Protocol):
@@ -197,7 +197,7 @@ class _Run:
         except KeyboardInterrupt:
             self.summary.interrupted = True
             with Uninterrupted():
-                for left in self.running.values():
+                for left in () if self.executor.goes_on else self.running.values():
                     ended = interrupted(left.task, self.environment)
                     self.results.write_record(ended.record, ended.tables)
         return self.summary
@@ -244,21 +244,14 @@ class _Run:
             raise InputError([record.reason])
         if record.cause is Cause.MACHINE:
             raise MachineError(record.reason)
-        self.store(ended)
+        if not ended.stored:
+            keep(ended, self.results)
         was = self.running.pop(ended.task.cell_id)
         self.summary.ran.append(record)
         with Interruptible():
             _tell(self.host, "cell_finished", record.cell, record.row)
             self.progress.finished(record, time.monotonic() - was.since_s)
             self.end_of(was.round)
-
-    def store(self, ended: Ended) -> None:
-        """Write a record with all that lies beside it."""
-        if ended.log:
-            self.results.new_log(ended.task.cell_id).write_bytes(ended.log)
-        self.results.write_record(ended.record, ended.tables)
-        if ended.trace is not None:
-            write_trace(self.results, ended.record.cell, ended.trace)
 
     def end_of(self, number: int) -> None:
         """Count a cell of a round as ended, and tell of the round where it was the last, and all before have ended."""

@@ -28,7 +28,7 @@ from harness.core.interrupts import Uninterrupted, exit_code
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
-from harness.executors.choose import executor_of
+from harness.executors.choose import executor_of, is_elsewhere
 from harness.results.interleaved_with import INTERLEAVED_FILE
 from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
@@ -160,7 +160,14 @@ def run(
         for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
             set_aside(results, of_the_night)
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
-    runs_cells = executor_of(executor, host)
+    runs_cells = executor_of(executor, host, plan, results)
+    beside = plan.reference_runs if reference is None else reference
+    if beside and is_elsewhere(executor):
+        raise InputError(
+            [
+                f"run: --reference (measure.reference) measures this machine, and --executor {executor} runs cells on others; set it to 0"
+            ]
+        )
 
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
         results.write_plan(replace(plan, plugins=tuple(plugins)))
@@ -180,9 +187,7 @@ def run(
     summary = Summary()
     try:
         with runs_cells:
-            summary = run_now(
-                plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference
-            )
+            summary = run_now(plan, cells if only else plan.swept, beside)
             if plan.confirm and not only and not summary.stopped:
                 plan = with_picks(plan, results)
                 cells = plan.cells
@@ -202,6 +207,8 @@ def run(
             # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
             path = write_report_of(results, host, plugins)
         say(f"report: {path}")
+        if summary.interrupted and runs_cells.goes_on:
+            say(runs_cells.goes_on)
         say(f"next: {_next(summary, results)}")
     if open_report:
         click.launch(str(path))

@@ -11,16 +11,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from harness.executors.make_record import make_record
-from harness.executors.protocol import Ended, Place, Task, Watcher
+from harness.executors.protocol import Ended, Whereabouts, CellTask, Watcher
 from harness.executors.run_one import run_one
 
 from harness.api.host import Host
@@ -66,7 +66,7 @@ class _Taken:
         told: whether the watcher knows that it runs; begun: whether its latest order has.
     """
 
-    task: Task
+    task: CellTask
     needs: Needs | None
     orders: int = 0
     lost: int = 0
@@ -89,6 +89,8 @@ class RayExecutor:
         InputError: the address is that of Ray Client.
     """
 
+    goes_on = ""
+
     def __init__(self, host: Host, address: str = "") -> None:
         require_extra("ray", "ray", "--executor ray")
         _refuse_client(address)
@@ -98,11 +100,30 @@ class RayExecutor:
         self.room = Room(0, 0)
         self.taken: dict[int, _Taken] = {}
         self.keys = itertools.count()
+        self.pipe: Connection | None = None  # to what talks to Ray, once something is to run
 
     # -- beginning and end ---------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Connect.
+        """Nothing yet: a run of which everything is there needs no cluster."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave Ray, which ends what still runs; what does not leave in time is killed with all that it started."""
+        if self.pipe is None:
+            return
+        self.pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(GOODBYE_S if kind is None else 0.5)
+        os.close(self.telling)
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.pipe = None
+
+    def _connect(self) -> Connection:
+        """Start what talks to Ray, and wait until it has heard from every node.
 
         Raises:
             MachineError: Ray does not answer, or a node has another harness.
@@ -123,52 +144,34 @@ class RayExecutor:
             )
         os.close(told)
         theirs.close()
-        try:
-            with Interruptible():
-                self._hear_first()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave Ray, which ends what still runs; what does not leave in time is killed with all that it started."""
-        self.pipe.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(GOODBYE_S if kind is None else 0.5)
-        os.close(self.telling)
-        self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _hear_first(self) -> None:
-        at = self.address or "RAY_ADDRESS, or a cluster of this machine"
-        if not self.pipe.poll(CONNECTING_S):
+        with Interruptible():
+            there = self.pipe.poll(CONNECTING_S)
+        if not there:
+            at = self.address or "RAY_ADDRESS, or a cluster of this machine"
             raise MachineError(
                 f"ray: {at}: no answer for {CONNECTING_S:g} s. Give HOST:PORT as `ray start --head` prints it, from a "
                 "machine that is a node of the cluster; `ray status` there says whether it runs"
             )
-        for _ in self._taken_in():
-            raise AssertionError("nothing was ordered yet")
+        return self.pipe
 
     # -- running -------------------------------------------------------------------------------------------------------
 
-    def run(self, tasks: Iterable[Task], watcher: Watcher) -> Iterator[Ended]:
+    def run(self, tasks: Iterable[CellTask], watcher: Watcher) -> Generator[Ended]:
         """Run tasks on the cluster, and yield each when it has ended.
 
         Raises:
             KeyboardInterrupt: a signal came while it waited.
             MachineError: the cluster is gone, or cannot run them.
         """
-        source, waiting, more = iter(tasks), None, True
+        source, more = iter(tasks), True
+        waiting: CellTask | None = None
         while True:
             while more and (waiting or self._has_room()):
                 waiting = waiting or next(source, None)
                 if waiting is None:
                     more = False
                 elif waiting.cell.not_possible:
-                    watcher.started(waiting, Place(socket.gethostname(), os.getpid()))
+                    watcher.started(waiting, Whereabouts(socket.gethostname(), os.getpid()))
                     yield run_one(waiting, self.host)
                     waiting = None
                 elif self._has_room_for(waiting):
@@ -178,21 +181,22 @@ class RayExecutor:
                     break
             if not self.taken and not more:
                 return
+            pipe = self.pipe or self._connect()
             with Interruptible():
-                wait([self.pipe])
+                wait([pipe])
             yield from self._told(watcher)
 
     def _has_room(self) -> bool:
         return self._count(alone=False) < self.room.beside + AHEAD or self._count(alone=True) < self.room.alone
 
-    def _has_room_for(self, task: Task) -> bool:
+    def _has_room_for(self, task: CellTask) -> bool:
         most = self.room.alone if task.alone else self.room.beside + AHEAD
         return self._count(task.alone) < most
 
     def _count(self, alone: bool) -> int:
         return sum(taken.task.alone == alone for taken in self.taken.values())
 
-    def _needs(self, task: Task) -> Needs | None:
+    def _needs(self, task: CellTask) -> Needs | None:
         """Return how large a node a task needs that is measured; never more CPUs than the plan was made for."""
         cell = task.cell
         if not task.alone:
@@ -206,8 +210,9 @@ class RayExecutor:
         self.taken[key] = taken
         taken.begun, taken.orders = False, taken.orders + 1
         tried = replace(taken.task, attempts=taken.task.attempts + taken.lost)
+        pipe = self.pipe or self._connect()
         with contextlib.suppress(OSError):  # it has ended: what it said last is heard next
-            self.pipe.send(Order(key, pickle.dumps(packed(tried)), taken.needs))
+            pipe.send(Order(key, pickle.dumps(packed(tried)), taken.needs))
 
     def _told(self, watcher: Watcher) -> Iterator[Ended]:
         for said in self._taken_in():
@@ -223,7 +228,9 @@ class RayExecutor:
             taken.begun = True
             if not taken.told:
                 taken.told = True
-                place = Place(said.host, said.process) if isinstance(said, Begun) else Place("a node of Ray's")
+                place = (
+                    Whereabouts(said.host, said.process) if isinstance(said, Begun) else Whereabouts("a node of Ray's")
+                )
                 watcher.started(taken.task, place)
             if isinstance(said, Done):
                 del self.taken[said.key]
@@ -238,9 +245,11 @@ class RayExecutor:
         Raises:
             MachineError: the driver has ended, or says why it cannot go on.
         """
+        pipe = self.pipe
+        assert pipe is not None
         try:
-            while self.pipe.poll():
-                said = self.pipe.recv()
+            while pipe.poll():
+                said = pipe.recv()
                 if isinstance(said, Room):
                     self.room, self.at_once = said, max(2, said.beside)
                 elif isinstance(said, Broken):

@@ -47,11 +47,12 @@ def run_elsewhere(task: CellTask, reached: OnReached | None = None) -> Ended:
         KeyboardInterrupt: a signal came; nothing is left running.
     """
     give(task.sources)
-    return run_one(task, _host_of(task.plugins), reached)
+    return run_one(task, host_of(task.plugins), reached)
 
 
 @lru_cache(maxsize=4)
-def _host_of(plugins: tuple[str, ...]) -> Host:
+def host_of(plugins: tuple[str, ...]) -> Host:
+    """Return what these plugins and the built-in ones register, loaded once in this process."""
     return load_host(plugins)
 
 

@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar, cast
 
-from harness.executors.protocol import Ended, Task
+from harness.executors.protocol import Ended, CellTask
 from harness.executors.run_one import host_of, run_elsewhere
 
 from harness.core import cache
@@ -46,7 +46,7 @@ class Parcel:
         measured: what its simulated time follows from; None of a cell that needs nothing measured.
     """
 
-    task: Task
+    task: CellTask
     stands: str
     home: str
     files: dict[str, bytes]
@@ -54,7 +54,7 @@ class Parcel:
     measured: Measured | None = None
 
 
-def packed(task: Task) -> Parcel:
+def packed(task: CellTask) -> Parcel:
     """Return a task with what it takes along.
 
     Raises:
@@ -143,7 +143,7 @@ def _unpacked(parcel: Parcel) -> str:
     return os.path.realpath(_folders[digest].name)
 
 
-def _moved(parcel: Parcel, root: str) -> Task:
+def _moved(parcel: Parcel, root: str) -> CellTask:
     """Return the task as it is run here: every path of its files below `root`."""
     task = parcel.task
     if not root:
@@ -153,7 +153,7 @@ def _moved(parcel: Parcel, root: str) -> Task:
     return replace(task, cell=cell, plugins=plugins, sources={root + path: text for path, text in task.sources.items()})
 
 
-def _at_home(ended: Ended, task: Task, root: str) -> Ended:
+def _at_home(ended: Ended, task: CellTask, root: str) -> Ended:
     """Return what came of a task with its paths as they are where it came from."""
     ended = replace(ended, task=task)
     if not root:
@@ -189,7 +189,7 @@ def without_prefix(value: T, root: str) -> T:
 
 
 @contextlib.contextmanager
-def _priced(parcel: Parcel, there: Task) -> Iterator[None]:
+def _priced(parcel: Parcel, there: CellTask) -> Iterator[None]:
     """Let a simulated cell be priced with what was measured where it came from, and with nothing measured here.
 
     That stands in a cache of its own: in the machine's it would pass for a measurement of the machine.

@@ -275,6 +275,24 @@ def file_list(value: object) -> list[str]:
     raise ValueError('a list of plugin files or folders, such as ["mine.py"]')
 
 
+def shell_lines(value: object) -> list[str]:
+    """Accept one line of shell or a list of them."""
+    lines = [value] if isinstance(value, str) else value
+    if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
+        return lines
+    raise ValueError('lines of shell, such as ["module load cuda"]')
+
+
+def sbatch_options(value: object) -> dict[str, str | int | bool]:
+    """Accept a table of sbatch's long options; what starts with a dash, or spans lines, would be read as another one."""
+    if isinstance(value, dict) and all(
+        re.fullmatch("[a-z][a-z0-9-]*", key) and isinstance(item, (str, int)) and "\n" not in str(item)
+        for key, item in value.items()
+    ):
+        return value
+    raise ValueError('long options of sbatch without dashes, with text, whole numbers or true: { mail-type = "FAIL" }')
+
+
 def table_list(value: object) -> list[Json]:
     """Accept a list of tables."""
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
