@@ -28,7 +28,7 @@ from harness.core.interrupts import Uninterrupted, exit_code
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
-from harness.executors.choose import executor_of, is_elsewhere
+from harness.executors.choose import executor_of, runs_elsewhere
 from harness.results.interleaved_with import INTERLEAVED_FILE
 from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
@@ -162,12 +162,9 @@ def run(
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
     runs_cells = executor_of(executor, host, plan, results)
     beside = plan.reference_runs if reference is None else reference
-    if beside and is_elsewhere(executor):
-        raise InputError(
-            [
-                f"run: --reference (measure.reference) measures this machine, and --executor {executor} runs cells on others; set it to 0"
-            ]
-        )
+    if beside and runs_elsewhere(executor):
+        where = f"run: --reference (measure.reference) measures this machine, and --executor {executor} runs cells on"
+        raise InputError([f"{where} others; leave it out"])
 
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
         results.write_plan(replace(plan, plugins=tuple(plugins)))

@@ -34,3 +34,7 @@ class SlurmOptions:
     exclusive: bool = True
     setup: tuple[str, ...] = ()
     options: dict[str, str | int | bool] = field(default_factory=dict)
+
+
+SITES_OWN = SlurmOptions()
+"""Nothing is asked for but what the site gives by itself."""

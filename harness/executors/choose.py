@@ -39,7 +39,7 @@ def executor_of(written: str, host: Host, plan: Plan, results: Results) -> CellE
     raise InputError([f"--executor {written}: not an executor; write one of {WRITTEN}"])
 
 
-def is_elsewhere(written: str) -> bool:
+def runs_elsewhere(written: str) -> bool:
     """Whether cells do not run on the machine that the command is given on."""
     return written.partition(":")[0] != "local"
 

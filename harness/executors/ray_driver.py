@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import HarnessError
 from harness.core.version import __version__
-from harness.executors.ray_words import Begun, Broken, Done, Lost, Needs, Order, Room
+from harness.executors.ray_words import Begun, Done, Order, RayTrouble, Room, TaskLost, WholeNode
 
 if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-LOOK_S = 0.05
+PIPE_S = 0.05
 """Between two looks at the pipe while tasks run; chosen: far below what a task takes, and it costs nothing."""
 
 NODES_S = 2.0
@@ -56,7 +56,7 @@ class RayNode:
     cpus: int
     gpus: int
 
-    def fits(self, needs: Needs) -> bool:
+    def fits(self, needs: WholeNode) -> bool:
         """Whether it is large enough."""
         return self.cpus >= needs.cpus and self.gpus >= needs.gpus
 
@@ -100,7 +100,7 @@ def _work(key: int, parcel: bytes, herald: ActorHandle) -> bytes:
     try:
         return pickle.dumps(run_parcel(pickle.loads(parcel)))
     except HarnessError as error:  # in words: not every one of them can be pickled
-        return pickle.dumps(Broken(f"on {socket.gethostname()}: {error}"))
+        return pickle.dumps(RayTrouble(f"on {socket.gethostname()}: {error}"))
 
 
 class _Station:
@@ -146,7 +146,7 @@ class _Held:
 
 
 @dataclass
-class Driver:
+class RayDriver:
     """Places orders on nodes, and reports what comes of them."""
 
     pipe: Connection
@@ -169,7 +169,7 @@ class Driver:
         self.listening = self.herald.listen.remote()
         while True:
             try:
-                while self.pipe.poll(0 if self.running else LOOK_S):
+                while self.pipe.poll(0 if self.running else PIPE_S):
                     order = self.pipe.recv()
                     (self.beside if order.needs is None else self.alone).append(order)
             except (EOFError, OSError):
@@ -248,7 +248,7 @@ class Driver:
         if not self.running:
             return
         refs = [self.listening, *self.running]
-        ready, _ = ray.wait(refs, timeout=LOOK_S)
+        ready, _ = ray.wait(refs, timeout=PIPE_S)
         if ready:
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         if self.listening in ready:
@@ -279,7 +279,7 @@ class Driver:
             if of is not None:
                 self._let_go(of)
             self.looked_s = 0.0
-            self.pipe.send(Lost(key, type(error).__name__))
+            self.pipe.send(TaskLost(key, type(error).__name__))
             return
         if of is not None:
             of.key, of.up = None, True
@@ -329,7 +329,7 @@ def refuse_strangers(nodes: list[RayNode]) -> None:
             raise HarnessError(f"{where} {has}, and here is {__version__}; install this version there, and run again")
 
 
-def main(descriptor: int, address: str) -> None:
+def serve_run(descriptor: int, address: str) -> None:
     """Serve a run over a pipe that was inherited."""
     os.setsid()  # Ctrl-C in the run's terminal is the run's
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -339,19 +339,19 @@ def main(descriptor: int, address: str) -> None:
         try:
             connect(address)
             refuse_strangers(live_nodes())
-            Driver(pipe).serve()
+            RayDriver(pipe).serve()
         except HarnessError as error:
-            _tell(pipe, Broken(str(error)))
+            _tell(pipe, RayTrouble(str(error)))
         except (ConnectionError, ValueError) as error:
-            _tell(pipe, Broken(f"Ray: {error}"))
+            _tell(pipe, RayTrouble(f"Ray: {error}"))
         except Exception:
-            _tell(pipe, Broken(traceback.format_exc(), ours=True))
+            _tell(pipe, RayTrouble(traceback.format_exc(), ours=True))
     import ray
 
     ray.shutdown()
 
 
-def _tell(pipe: Connection, broken: Broken) -> None:
+def _tell(pipe: Connection, broken: RayTrouble) -> None:
     traceback.print_exc()
     with contextlib.suppress(OSError):
         pipe.send(broken)

@@ -19,10 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.executors.make_record import make_record
-from harness.executors.protocol import Ended, Whereabouts, CellTask, Watcher
-from harness.executors.run_one import run_one
-
 from harness.api.host import Host
 from harness.core.endings import Cause
 from harness.core.environment import describe_environment
@@ -34,7 +30,10 @@ from harness.core.words import counted
 from harness.engines.processes.forking import search_path
 from harness.engines.processes.launch import Result
 from harness.executors.extras import require_extra
-from harness.executors.ray_words import Begun, Broken, Done, Lost, Needs, Order, Room
+from harness.executors.make_record import make_record
+from harness.executors.protocol import CellTask, Ended, Watcher, Whereabouts
+from harness.executors.ray_words import Begun, Done, Order, RayTrouble, Room, TaskLost, WholeNode
+from harness.executors.run_one import run_one
 from harness.executors.travel import packed
 
 CONNECTING_S = 120.0
@@ -67,7 +66,7 @@ class _Taken:
     """
 
     task: CellTask
-    needs: Needs | None
+    needs: WholeNode | None
     orders: int = 0
     lost: int = 0
     told: bool = False
@@ -132,8 +131,10 @@ class RayExecutor:
         self.log = Path(self.folder) / "log.txt"
         told, self.telling = os.pipe()
         self.pipe, theirs = Pipe()
-        called = f"main({theirs.fileno()}, {self.address!r})"
-        code = f"import sys; sys.path[:] = {search_path()!r}; from harness.executors.ray_driver import main; {called}"
+        called = f"serve_run({theirs.fileno()}, {self.address!r})"
+        code = (
+            f"import sys; sys.path[:] = {search_path()!r}; from harness.executors.ray_driver import serve_run; {called}"
+        )
         with self.log.open("wb") as log, born_deaf():
             self.process = subprocess.Popen(
                 guarded([sys.executable, "-c", code], told),
@@ -196,14 +197,14 @@ class RayExecutor:
     def _count(self, alone: bool) -> int:
         return sum(taken.task.alone == alone for taken in self.taken.values())
 
-    def _needs(self, task: CellTask) -> Needs | None:
+    def _needs(self, task: CellTask) -> WholeNode | None:
         """Return how large a node a task needs that is measured; never more CPUs than the plan was made for."""
         cell = task.cell
         if not task.alone:
             return None
         if cell.device != "cpu":
-            return Needs(1, cell.gpus)
-        return Needs(min(self.machine.cores, cell.gpus * cell.threads_per_device + cell.servers), 0)
+            return WholeNode(1, cell.gpus)
+        return WholeNode(min(self.machine.cores, cell.gpus * cell.threads_per_device + cell.servers), 0)
 
     def _order(self, taken: _Taken) -> None:
         key = next(self.keys)
@@ -217,7 +218,7 @@ class RayExecutor:
     def _told(self, watcher: Watcher) -> Iterator[Ended]:
         for said in self._taken_in():
             taken = self.taken[said.key]
-            if isinstance(said, Lost):
+            if isinstance(said, TaskLost):
                 del self.taken[said.key]
                 taken.lost += taken.begun
                 if taken.lost < MOST_LOST and taken.orders < MOST_ORDERS:
@@ -234,12 +235,12 @@ class RayExecutor:
                 watcher.started(taken.task, place)
             if isinstance(said, Done):
                 del self.taken[said.key]
-                ended: Ended | Broken = pickle.loads(said.ended)
-                if isinstance(ended, Broken):
+                ended: Ended | RayTrouble = pickle.loads(said.ended)
+                if isinstance(ended, RayTrouble):
                     raise MachineError(ended.words)
                 yield replace(_counted(ended, taken.lost), task=taken.task)
 
-    def _taken_in(self) -> Iterator[Begun | Done | Lost]:
+    def _taken_in(self) -> Iterator[Begun | Done | TaskLost]:
         """Yield what was said of tasks, and see how much room there is.
 
         Raises:
@@ -252,7 +253,7 @@ class RayExecutor:
                 said = pipe.recv()
                 if isinstance(said, Room):
                     self.room, self.at_once = said, max(2, said.beside)
-                elif isinstance(said, Broken):
+                elif isinstance(said, RayTrouble):
                     if said.ours:
                         raise RuntimeError(said.words)
                     raise MachineError(said.words)

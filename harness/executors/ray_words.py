@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Needs:
+class WholeNode:
     """Of a task that measures its machine, and therefore gets a node of its own: how large that has to be."""
 
     cpus: int
@@ -25,7 +25,7 @@ class Order:
 
     key: int
     parcel: bytes
-    needs: Needs | None
+    needs: WholeNode | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Lost:
+class TaskLost:
     """A task went with its process or its node, and is not run again unless it is ordered again.
 
     Attributes:
@@ -75,7 +75,7 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Broken:
+class RayTrouble:
     """Nothing more comes.
 
     Attributes:

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOK_S = 1.0
+RECORDS_S = 1.0
 """Between two looks at the results folder; chosen: a look is one `stat` for each cell under way."""
 
 QUEUE_S = 5.0
 """Between two looks at the queue; chosen: sites ask not to call `squeue` in a loop."""
 
-GONE_S = 15.0
+LEFT_S = 15.0
 """How long a task must have left the queue before what it has not written is given up; chosen: a network file system
 shows a new file within its attribute cache's time, 3 to 60 s by default on NFS, and at once when a folder is listed."""
 
@@ -58,7 +58,7 @@ LOG_LINES = 10
 
 
 @dataclass(frozen=True)
-class Share:
+class TaskShare:
     """What a task of an array asks for.
 
     Attributes:
@@ -71,7 +71,7 @@ class Share:
     alone: bool
 
     @classmethod
-    def of(cls, task: CellTask, cores: int) -> Share:
+    def of(cls, task: CellTask, cores: int) -> TaskShare:
         """Return what a cell needs; never more CPUs than the machine has that the plan was made for."""
         cell = task.cell
         if not task.alone:
@@ -199,7 +199,7 @@ class SlurmExecutor:
             if self.open:
                 self._look_at_queue()
                 with Interruptible():
-                    time.sleep(LOOK_S)
+                    time.sleep(RECORDS_S)
 
     def _ended(self, watcher: Watcher) -> Generator[Ended]:
         for cell_id, each in list(self.open.items()):
@@ -230,7 +230,7 @@ class SlurmExecutor:
             return  # a controller that restarts gives no answer, and its jobs go on
         for each in self.open.values():
             each.gone_s = None if each.key in there else (each.gone_s or now)
-        if all(each.gone_s is not None and now - each.gone_s >= GONE_S for each in self.open.values()):
+        if all(each.gone_s is not None and now - each.gone_s >= LEFT_S for each in self.open.values()):
             raise MachineError(self._words_of_gone())
 
     def _words_of_gone(self) -> str:
@@ -239,8 +239,8 @@ class SlurmExecutor:
         first = next(iter(self.open.values()))
         lines = [
             f"{counted(len(self.open), 'cell')} have no record, and the tasks of Slurm's that were to run them have "
-            f"ended: {listed(tasks[:8])}{', ...' if len(tasks) > 8 else ''}. What is finished is kept; the same command "
-            "submits the others again",
+            f"ended: {listed(tasks[:8])}{', ...' if len(tasks) > 8 else ''}. What is finished is kept; the same "
+            "command submits the others again",
             f"the last lines of {first.job.log_of(first.key)}:",
         ]
         try:
@@ -268,9 +268,9 @@ class SlurmExecutor:
     def _submit(self, tasks: Sequence[CellTask]) -> None:
         """Submit an array for each kind of share, the cells of a task in the order of the plan."""
         cores = detect_machine().cores
-        shares: dict[Share, list[CellTask]] = {}
+        shares: dict[TaskShare, list[CellTask]] = {}
         for task in tasks:
-            shares.setdefault(Share.of(task, cores), []).append(task)
+            shares.setdefault(TaskShare.of(task, cores), []).append(task)
         for share, of_share in shares.items():
             groups = list(_batches(of_share, self.options.cells_per_task))
             for of_array in _batches(groups, MOST_TASKS):
@@ -279,7 +279,7 @@ class SlurmExecutor:
                     for task in group:
                         self.open[task.cell_id] = _Open(task, job, key)
 
-    def _submitted(self, share: Share, groups: Sequence[Sequence[CellTask]]) -> ArrayJob:
+    def _submitted(self, share: TaskShare, groups: Sequence[Sequence[CellTask]]) -> ArrayJob:
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -305,7 +305,7 @@ def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[k : k + size] for k in range(0, len(items), size))
 
 
-def asked_for(options: SlurmOptions, share: Share, name: str) -> dict[str, object]:
+def asked_for(options: SlurmOptions, share: TaskShare, name: str) -> dict[str, object]:
     """Return submitit's parameters of an array.
 
     Args:
@@ -338,7 +338,7 @@ def _place(begun: Sequence[Beginning]) -> Whereabouts:
 
 
 def tasks_under_way(results: Results) -> list[tuple[QueuedTask, list[str]]] | None:
-    """Return the tasks of this folder's jobs that have not ended, with their cells; None where Slurm does not answer."""
+    """Return this folder's tasks that have not ended, with their cells; None where Slurm gives no answer."""
     jobs = [job for path in sorted((results.folder / "slurm").glob("*/")) if (job := ArrayJob.read(path)) is not None]
     there = queued() if jobs else {}
     if there is None:

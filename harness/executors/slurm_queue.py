@@ -1,4 +1,4 @@
-"""What Slurm's queue says of our jobs, by `squeue`: `sacct` fails where accounting is off, and submitit asks nothing else."""
+"""What Slurm's queue says of our jobs, by `squeue`: `sacct`, which submitit asks, fails where accounting is off."""
 
 from __future__ import annotations
 

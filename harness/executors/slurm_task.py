@@ -1,6 +1,6 @@
 """One task of an array job: runs a group of cells, and writes each record to the shared folder as soon as it is there.
 
-Whatever ends a task, what has a record stays: a task that is started again, on whatever node, goes on with what has none.
+Whatever ends a task, what has a record stays: a task that is started again, on any node, goes on with what has none.
 It is started again after a node's death, a preemption and `scontrol requeue` by Slurm, and at its limit of time by
 itself, through submitit, which hears of that limit 90 s before.
 """
@@ -21,7 +21,7 @@ from harness.core.endings import Cause, Status
 from harness.core.interrupts import Catching, Uninterrupted, exit_code, take_over, what_came
 from harness.executors.keep import keep
 from harness.executors.protocol import CellTask
-from harness.executors.travel import Parcel, run_parcel
+from harness.executors.travel import TaskParcel, run_parcel
 from harness.results.store import Results
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class CellGroups:
 
     def __call__(self, number: int) -> int:
         """Run what is left of a group, and return how many cells that were."""
-        groups: list[list[Parcel]] = pickle.loads((Path(self.folder) / "parcels.pkl").read_bytes())
+        groups: list[list[TaskParcel]] = pickle.loads((Path(self.folder) / "parcels.pkl").read_bytes())
         take_over()  # submitit ignores SIGTERM, by which Slurm says that it requeues, preempts or cancels
         try:
             with Catching(), Uninterrupted():
@@ -117,7 +117,7 @@ class CellGroups:
         return DelayedSubmission(self, number)
 
 
-def run_group(parcels: Sequence[Parcel], results: Results, folder: Path) -> int:
+def run_group(parcels: Sequence[TaskParcel], results: Results, folder: Path) -> int:
     """Run cells that have no record yet, one after another.
 
     Raises:

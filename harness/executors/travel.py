@@ -21,21 +21,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar, cast
 
-from harness.executors.protocol import Ended, CellTask
-from harness.executors.run_one import host_of, run_elsewhere
-
 from harness.core import cache
 from harness.core.cell import Cell
 from harness.core.held_files import contents
 from harness.core.machine import detect_machine
 from harness.core.outside_files import read_outside
 from harness.core.text import Text
-from harness.costs.cells import Measured, find_shape, keep_measured, keep_shape, measured_here, needs_measuring
+from harness.costs.cells import MeasuredHere, find_shape, keep_measured, keep_shape, measured_here, needs_measuring
 from harness.costs.profiles import ModelShape
+from harness.executors.protocol import CellTask, Ended
+from harness.executors.run_one import host_of, run_elsewhere
 
 
 @dataclass(frozen=True)
-class Parcel:
+class TaskParcel:
     """A task with what it takes along.
 
     Attributes:
@@ -51,10 +50,10 @@ class Parcel:
     home: str
     files: dict[str, bytes]
     shape: ModelShape | None = None
-    measured: Measured | None = None
+    measured: MeasuredHere | None = None
 
 
-def packed(task: CellTask) -> Parcel:
+def packed(task: CellTask) -> TaskParcel:
     """Return a task with what it takes along.
 
     Raises:
@@ -65,7 +64,7 @@ def packed(task: CellTask) -> Parcel:
     away = replace(task, environment=None, log="")  # its record tells of the machine that runs it
     shape = None if cell.not_possible else find_shape(cell, host_of(task.plugins))
     files = _plugin_files(task.plugins) | task.sources | _times_of_layers(task.cell)
-    return Parcel(away, os.getcwd(), os.path.realpath(cell.folder), files, shape, measured)
+    return TaskParcel(away, os.getcwd(), os.path.realpath(cell.folder), files, shape, measured)
 
 
 @lru_cache(maxsize=8)
@@ -84,7 +83,7 @@ def _times_of_layers(cell: Cell) -> dict[str, bytes]:
     return {str(path.resolve()): read_outside(path)}
 
 
-def run_parcel(parcel: Parcel) -> Ended:
+def run_parcel(parcel: TaskParcel) -> Ended:
     """Run a task that has come from another machine.
 
     Raises:
@@ -102,7 +101,7 @@ def run_parcel(parcel: Parcel) -> Ended:
 
 
 @contextlib.contextmanager
-def _laid_out(parcel: Parcel) -> Iterator[str]:
+def _laid_out(parcel: TaskParcel) -> Iterator[str]:
     """Stand in the command's folder, and hand out below which folder the files lie; nothing where they are in place."""
     stood = os.getcwd()
     root = "" if _in_place(parcel) else _unpacked(parcel)
@@ -115,7 +114,7 @@ def _laid_out(parcel: Parcel) -> Iterator[str]:
         os.chdir(stood)
 
 
-def _in_place(parcel: Parcel) -> bool:
+def _in_place(parcel: TaskParcel) -> bool:
     """Whether this machine has every file that came along, with the same content."""
     with contextlib.suppress(OSError):
         return all(read_outside(Path(path)) == content for path, content in parcel.files.items())
@@ -126,7 +125,7 @@ _folders: dict[str, tempfile.TemporaryDirectory[str]] = {}
 """Where files were laid out, by their digest: modules keep their names through the tasks of a process."""
 
 
-def _unpacked(parcel: Parcel) -> str:
+def _unpacked(parcel: TaskParcel) -> str:
     """Lay the files out below a folder, each with its whole path, and return the folder."""
     where = (parcel.stands, parcel.home, sorted(parcel.files.items()))
     digest = hashlib.sha256(pickle.dumps(where)).hexdigest()
@@ -143,7 +142,7 @@ def _unpacked(parcel: Parcel) -> str:
     return os.path.realpath(_folders[digest].name)
 
 
-def _moved(parcel: Parcel, root: str) -> CellTask:
+def _moved(parcel: TaskParcel, root: str) -> CellTask:
     """Return the task as it is run here: every path of its files below `root`."""
     task = parcel.task
     if not root:
@@ -189,7 +188,7 @@ def without_prefix(value: T, root: str) -> T:
 
 
 @contextlib.contextmanager
-def _priced(parcel: Parcel, there: CellTask) -> Iterator[None]:
+def _priced(parcel: TaskParcel, there: CellTask) -> Iterator[None]:
     """Let a simulated cell be priced with what was measured where it came from, and with nothing measured here.
 
     That stands in a cache of its own: in the machine's it would pass for a measurement of the machine.

@@ -13,7 +13,7 @@ from harness.core.cell import Observation
 from harness.core.errors import InputError
 from harness.core.outside_files import read_outside
 from harness.core.records import Json
-from harness.core.slurm_options import HOUR_S, SlurmOptions
+from harness.core.slurm_options import HOUR_S, SITES_OWN, SlurmOptions
 from harness.core.words import exact_duration, exact_size
 from harness.scenario.mistakes import Source, parse_toml
 from harness.scenario.observed import read_observed
@@ -70,7 +70,7 @@ class Scenario:
     source: Source = field(repr=False, compare=False)
     observed: tuple[Observation, ...] = ()
     reference_runs: int = 0
-    slurm: SlurmOptions = SlurmOptions()
+    slurm: SlurmOptions = SITES_OWN
 
     def points(self, gpus: Sequence[int]) -> Iterator[Point]:
         """Yield the product of the axes, exclusions included.

@@ -284,7 +284,7 @@ def shell_lines(value: object) -> list[str]:
 
 
 def sbatch_options(value: object) -> dict[str, str | int | bool]:
-    """Accept a table of sbatch's long options; what starts with a dash, or spans lines, would be read as another one."""
+    """Accept a table of sbatch's long options; what starts with a dash or spans lines would be read as another one."""
     if isinstance(value, dict) and all(
         re.fullmatch("[a-z][a-z0-9-]*", key) and isinstance(item, (str, int)) and "\n" not in str(item)
         for key, item in value.items()

@@ -17,7 +17,7 @@ from harness.costs.cells.kept import (
 from harness.costs.cells.link_groups import graph_rates, link_of_groups, split_groups
 from harness.costs.cells.link_tables import fitted_link, read_tables
 from harness.costs.cells.measured import (
-    Measured,
+    MeasuredHere,
     MeasuredLinks,
     MeasuredStep,
     hardware,
@@ -36,7 +36,7 @@ from harness.costs.cells.measured import (
 from harness.costs.cells.utilised import Utilisation, tokens_per_sample, utilisation
 
 __all__ = [
-    "Measured", "MeasuredLinks", "MeasuredStep", "Utilisation", "cluster_of", "find_shape", "fitted_link",
+    "MeasuredHere", "MeasuredLinks", "MeasuredStep", "Utilisation", "cluster_of", "find_shape", "fitted_link",
     "given_shape", "graph_rates", "hardware", "keep_failure", "keep_links", "keep_measured", "keep_shape",
     "keep_size", "keep_step", "kept_or_traced", "link_of_groups", "load_links", "load_profile", "measured_here",
     "measured_id", "missing_sizes", "needs_measuring", "neighbours_of", "profile_hash", "profile_key",

@@ -71,7 +71,7 @@ class MeasuredLinks:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredHere:
     """All that was measured of a machine and that a cell is simulated with, to be simulated with on another machine.
 
     Attributes:
@@ -83,15 +83,15 @@ class Measured:
     links: MeasuredLinks | None
 
 
-def measured_here(cell: Cell, machine: Machine) -> Measured:
+def measured_here(cell: Cell, machine: Machine) -> MeasuredHere:
     """Return what was measured here of what a cell is simulated with."""
     found = {size: _stored(cell, machine, size) for size in sizes_of(cell)}
     steps = {size: step for size, step in found.items() if step is not None}
-    return Measured(steps, load_links(machine, cell.device, cell.threads_per_device))
+    return MeasuredHere(steps, load_links(machine, cell.device, cell.threads_per_device))
 
 
-def keep_measured(cell: Cell, machine: Machine, measured: Measured) -> None:
-    """Keep what was measured elsewhere as if this machine had: into a cache of that cell's own, never into the user's."""
+def keep_measured(cell: Cell, machine: Machine, measured: MeasuredHere) -> None:
+    """Keep what was measured elsewhere as if this machine had: in a cache of that cell's own, never in the user's."""
     for size, step in measured.steps.items():
         keep_step(cell, machine, size, step)
     if measured.links is not None:
