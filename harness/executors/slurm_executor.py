@@ -12,7 +12,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -28,7 +28,7 @@ from harness.executors.extras import require_extra
 from harness.executors.protocol import CellTask, Ended, Watcher, Whereabouts
 from harness.executors.run_one import run_one
 from harness.executors.slurm_queue import QueuedTask, queued
-from harness.executors.slurm_task import Beginning, CellGroups, beginnings, has_ended
+from harness.executors.slurm_task import Beginning, CellGroups, attempts_lost, beginnings, has_ended
 from harness.executors.travel import packed
 from harness.results.store import Results
 
@@ -253,7 +253,7 @@ class SlurmExecutor:
 
     def _join(self, wanted: dict[str, CellTask]) -> None:
         """Wait for what jobs of an earlier run have under way."""
-        earlier = [job for path in sorted(self.folder.glob("*/")) if (job := ArrayJob.read(path)) is not None]
+        earlier = jobs_of(self.results)
         there = queued() if earlier else {}
         while there is None:
             with Interruptible():
@@ -268,9 +268,11 @@ class SlurmExecutor:
     def _submit(self, tasks: Sequence[CellTask]) -> None:
         """Submit an array for each kind of share, the cells of a task in the order of the plan."""
         cores = detect_machine().cores
+        earlier = [job.folder for job in jobs_of(self.results)]
         shares: dict[TaskShare, list[CellTask]] = {}
         for task in tasks:
-            shares.setdefault(TaskShare.of(task, cores), []).append(task)
+            lost = sum(attempts_lost(folder, task.cell_id) for folder in earlier)
+            shares.setdefault(TaskShare.of(task, cores), []).append(replace(task, attempts=task.attempts + lost))
         for share, of_share in shares.items():
             groups = list(_batches(of_share, self.options.cells_per_task))
             for of_array in _batches(groups, MOST_TASKS):
@@ -337,9 +339,15 @@ def _place(begun: Sequence[Beginning]) -> Whereabouts:
     return Whereabouts(begun[-1].host, begun[-1].process) if begun else Whereabouts("a node of Slurm's")
 
 
+def jobs_of(results: Results) -> list[ArrayJob]:
+    """Return the arrays that were ever submitted for a results folder, the first one first."""
+    folders = sorted((results.folder / "slurm").glob("*/"))
+    return [job for folder in folders if (job := ArrayJob.read(folder)) is not None]
+
+
 def tasks_under_way(results: Results) -> list[tuple[QueuedTask, list[str]]] | None:
     """Return this folder's tasks that have not ended, with their cells; None where Slurm gives no answer."""
-    jobs = [job for path in sorted((results.folder / "slurm").glob("*/")) if (job := ArrayJob.read(path)) is not None]
+    jobs = jobs_of(results)
     there = queued() if jobs else {}
     if there is None:
         return None

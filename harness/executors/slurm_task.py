@@ -28,26 +28,27 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 
+STOPPED, ENDED = "stopped", "ended"
+"""What came of a beginning: a signal ended it in order, as Ctrl-C does elsewhere; or it has its record."""
+
+
 @dataclass(frozen=True)
 class Beginning:
-    """That a cell was begun: one line of a file, which is only ever appended to.
+    """That a cell was begun by a task of an array.
 
     Attributes:
         when: ISO 8601, in UTC.
+        came_of: `STOPPED`, `ENDED`, or empty: it runs still, or went with its node.
     """
 
     host: str
     process: int
     when: str
-
-    @property
-    def line(self) -> str:
-        """Return it as it is written."""
-        return f"{self.host} {self.process} {self.when}\n"
+    came_of: str = ""
 
 
 def beginnings(folder: Path, cell_id: str) -> list[Beginning]:
-    """Return when a cell was begun by an array job and not stopped in order; a line that is not whole is not counted.
+    """Return when a cell was begun by a job; a line that is not whole is not counted.
 
     Args:
         folder: of the job, `results/SCENARIO/slurm/...`.
@@ -58,27 +59,28 @@ def beginnings(folder: Path, cell_id: str) -> list[Beginning]:
         return []
     found: list[Beginning] = []
     for parts in (line.split() for line in lines if line.endswith("\n")):
-        if parts == [_STOPPED]:
-            found.pop()
-        else:
-            host, process, when = parts
-            found.append(Beginning(host, int(process), when))
+        if len(parts) == 1 and found:
+            found[-1] = replace(found[-1], came_of=parts[0])
+        elif len(parts) == 3:
+            found.append(Beginning(parts[0], int(parts[1]), parts[2]))
     return found
 
 
-_STOPPED = "stopped"
-"""Of a cell whose beginning does not count: a signal ended it in order, as Ctrl-C does elsewhere."""
+def attempts_lost(folder: Path, cell_id: str) -> int:
+    """Return how often a cell was begun by a job that nothing came of; while it runs, that counts too."""
+    return sum(not each.came_of for each in beginnings(folder, cell_id))
 
 
-def _note(folder: Path, cell_id: str, line: str) -> None:
+def _note(folder: Path, cell_id: str, *words: str) -> None:
     path = folder / "begun" / cell_id
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(line)
+        file.write(" ".join(words) + "\n")
 
 
-def _now() -> Beginning:
-    return Beginning(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
+def _note_begun(folder: Path, cell_id: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    _note(folder, cell_id, socket.gethostname(), str(os.getpid()), now)
 
 
 def has_ended(results: Results, task: CellTask) -> bool:
@@ -127,19 +129,21 @@ def run_group(parcels: Sequence[TaskParcel], results: Results, folder: Path) -> 
     for parcel in parcels:
         if has_ended(results, parcel.task):
             continue
-        earlier = len(beginnings(folder, parcel.task.cell_id))
-        _note(folder, parcel.task.cell_id, _now().line)
+        earlier = attempts_lost(folder, parcel.task.cell_id)
+        _note_begun(folder, parcel.task.cell_id)
         print(f"{parcel.task.cell_id}: begun" + (f", after {earlier} that did not end" if earlier else ""), flush=True)
         attempts = parcel.task.attempts + earlier
         try:
             ended = run_parcel(replace(parcel, task=replace(parcel.task, attempts=attempts)))
         except (KeyboardInterrupt, SystemExit):
-            _note(folder, parcel.task.cell_id, f"{_STOPPED}\n")
+            _note(folder, parcel.task.cell_id, STOPPED)
             raise
         ran += 1
         if ended.record.cause is Cause.MACHINE:  # it was not tried; the run that waits for it says why
             print(f"{parcel.task.cell_id}: {ended.record.reason}", file=sys.stderr, flush=True)
+            _note(folder, parcel.task.cell_id, STOPPED)
             continue
         keep(ended, results)
+        _note(folder, parcel.task.cell_id, ENDED)
         print(f"{parcel.task.cell_id}: {ended.record.status}", flush=True)
     return ran
