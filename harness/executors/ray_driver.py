@@ -37,6 +37,13 @@ PIPE_S = 0.05
 NODES_S = 2.0
 """Between two looks at which nodes there are; chosen."""
 
+IDLE_S = 2.0
+"""How long a node stays held that measures nothing; chosen: the next cell to be measured is heard of in milliseconds, and a
+node that was let go has to start its processes anew, 10 s."""
+
+SHUN_S = 60.0
+"""How long a node is not held again that was lost; chosen: Ray lists it as alive for a while."""
+
 HELLO_S = 60.0
 """For all nodes to answer before anything runs; chosen: a node's first process imports Python and Ray in 2 to 10 s."""
 
@@ -68,11 +75,14 @@ def connect(address: str) -> None:
         address: HOST:PORT of its head; empty: as Ray finds one: RAY_ADDRESS, the cluster of this machine, or a new one.
 
     Raises:
-        ConnectionError, RuntimeError, ValueError: Ray cannot.
+        HarnessError: Ray cannot, in its words: versions differ, or this machine is no node of that cluster.
     """
     import ray
 
-    ray.init(address=address or None, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    try:
+        ray.init(address=address or None, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        raise HarnessError(f"Ray: {error}") from error
 
 
 def live_nodes() -> list[RayNode]:
@@ -136,13 +146,14 @@ class _Held:
 
     Attributes:
         up: whether it has run something: then the node is really ours.
-        key: of the task that it has; None: it is free.
+        key: of the task that it has; None: it is free, since `free_s`.
     """
 
     node: RayNode
     actor: ActorHandle
     up: bool = False
     key: int | None = None
+    free_s: float = 0.0
 
 
 @dataclass
@@ -156,6 +167,7 @@ class RayDriver:
     beside: deque[Order] = field(default_factory=deque)
     alone: deque[Order] = field(default_factory=deque)
     stations: dict[str, _Held] = field(default_factory=dict)
+    shunned: dict[str, float] = field(default_factory=dict)  # nodes that were lost, and when
     running: dict[ObjectRef, int] = field(default_factory=dict)
 
     def serve(self) -> None:
@@ -165,7 +177,7 @@ class RayDriver:
         self.task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(_work)
         self.station = ray.remote(max_restarts=0, max_task_retries=0)(_Station)
         here = ray.get_runtime_context().get_node_id()
-        self.herald = ray.remote(num_cpus=0)(_Herald).options(scheduling_strategy=_on(here)).remote()
+        self.herald = ray.remote(num_cpus=0, max_restarts=-1)(_Herald).options(scheduling_strategy=_on(here)).remote()
         self.listening = self.herald.listen.remote()
         while True:
             try:
@@ -185,7 +197,8 @@ class RayDriver:
         now = time.monotonic()
         if now - self.looked_s >= NODES_S:
             self.nodes, self.looked_s = live_nodes(), now
-        room = Room(sum(node.cpus for node in self.nodes if node.node_id not in self.stations), len(self.nodes))
+        beside = sum(node.cpus for node in self.nodes if node.node_id not in self.stations)
+        room = Room(beside, len(self.nodes) + 1)  # one waits, so that no node does
         if room != self.told:
             self.told = room
             self.pipe.send(room)
@@ -196,7 +209,8 @@ class RayDriver:
             order = self.alone.popleft()
             held.key = order.key
             self.running[held.actor.work.remote(order.key, order.parcel, self.herald)] = order.key
-        for held in [held for held in self.stations.values() if held.key is None and not self.alone]:
+        idle_since = time.monotonic() - IDLE_S
+        for held in [held for held in self.stations.values() if held.key is None and held.free_s < idle_since]:
             self._let_go(held)
         # While a node is being cleared nothing starts: Ray would fill up its CPUs one by one as they get free.
         clearing = any(not held.up for held in self.stations.values())
@@ -223,7 +237,9 @@ class RayDriver:
                 f"of this Ray cluster has {most.cpus} and {most.gpus}; add such a node, or leave the cell out "
                 "(harness run --only)"
             )
-        others = [node for node in large if node.node_id not in self.stations]
+        lost_after = time.monotonic() - SHUN_S
+        shunned = {node_id for node_id, lost_s in self.shunned.items() if lost_s > lost_after}
+        others = [node for node in large if node.node_id not in {*self.stations, *shunned}]
         if not others:
             return None
         # The smallest that will do: the largest may be needed by the next.
@@ -260,10 +276,11 @@ class RayDriver:
     def _hear(self) -> None:
         import ray
 
-        for begun in ray.get(self.listening):
-            for held in self.stations.values():
-                held.up = held.up or held.key == begun.key
-            self.pipe.send(begun)
+        with contextlib.suppress(ray.exceptions.RayError):  # the herald has died, and is started again
+            for begun in ray.get(self.listening):
+                for held in self.stations.values():
+                    held.up = held.up or held.key == begun.key
+                self.pipe.send(begun)
         self.listening = self.herald.listen.remote()
 
     def _take(self, ref: ObjectRef, key: int) -> None:
@@ -278,11 +295,12 @@ class RayDriver:
         except ray.exceptions.RayError as error:  # its process, its node, or where its result lay
             if of is not None:
                 self._let_go(of)
+                self.shunned[of.node.node_id] = time.monotonic()
             self.looked_s = 0.0
             self.pipe.send(TaskLost(key, type(error).__name__))
             return
         if of is not None:
-            of.key, of.up = None, True
+            of.key, of.up, of.free_s = None, True, time.monotonic()
         self.pipe.send(Done(key, ended))
 
 
@@ -342,8 +360,6 @@ def serve_run(descriptor: int, address: str) -> None:
             RayDriver(pipe).serve()
         except HarnessError as error:
             _tell(pipe, RayTrouble(str(error)))
-        except (ConnectionError, ValueError) as error:
-            _tell(pipe, RayTrouble(f"Ray: {error}"))
         except Exception:
             _tell(pipe, RayTrouble(traceback.format_exc(), ours=True))
     import ray

@@ -36,6 +36,9 @@ from harness.executors.ray_words import Begun, Done, Order, RayTrouble, Room, Ta
 from harness.executors.run_one import run_one
 from harness.executors.travel import packed
 
+LISTENING_S = 10.0
+"""For the head to accept a connection; chosen."""
+
 CONNECTING_S = 120.0
 """For Ray to answer and every node to say which harness it has; chosen: a cluster of two nodes takes 11 s to start."""
 
@@ -127,10 +130,12 @@ class RayExecutor:
         Raises:
             MachineError: Ray does not answer, or a node has another harness.
         """
+        if self.address:
+            _refuse_silence(self.address)
         self.folder = tempfile.mkdtemp(prefix="harness-ray-")
         self.log = Path(self.folder) / "log.txt"
         told, self.telling = os.pipe()
-        self.pipe, theirs = Pipe()
+        ours, theirs = Pipe()
         called = f"serve_run({theirs.fileno()}, {self.address!r})"
         code = (
             f"import sys; sys.path[:] = {search_path()!r}; from harness.executors.ray_driver import serve_run; {called}"
@@ -143,17 +148,18 @@ class RayExecutor:
                 stdout=log,
                 stderr=log,
             )
+        self.pipe = ours
         os.close(told)
         theirs.close()
         with Interruptible():
-            there = self.pipe.poll(CONNECTING_S)
+            there = ours.poll(CONNECTING_S)
         if not there:
             at = self.address or "RAY_ADDRESS, or a cluster of this machine"
             raise MachineError(
                 f"ray: {at}: no answer for {CONNECTING_S:g} s. Give HOST:PORT as `ray start --head` prints it, from a "
                 "machine that is a node of the cluster; `ray status` there says whether it runs"
             )
-        return self.pipe
+        return ours
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -286,6 +292,22 @@ def _counted(ended: Ended, lost: int) -> Ended:
     record = ended.record
     notes = (*record.notes, note)
     return replace(ended, record=replace(record, notes=notes, row=record.row | {"notes": "; ".join(notes)}))
+
+
+def _refuse_silence(address: str) -> None:
+    """Refuse an address where nothing listens: `ray.init` would retry for minutes.
+
+    Raises:
+        MachineError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        with Interruptible():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENING_S).close()
+    except (OSError, OverflowError) as error:
+        raise MachineError(
+            f"--executor ray://{address}: nothing answers there: {error}. Give HOST:PORT as `ray start --head` prints it"
+        ) from None
 
 
 def _refuse_client(address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -173,6 +174,15 @@ def test_without_ray_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(MachineError, match=r"needs ray.*pip install 'parallelism-harness\[ray\]'"):
         RayExecutor(host())
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(ray_executor, "require_extra", lambda *_: None)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(MachineError, match=f"ray://{address}: nothing answers there"):
+            list(RayExecutor(host(), address).run([CellTask(make_cell(**TIMED))], Heard()))
 
 
 def test_the_port_of_ray_client_is_refused(monkeypatch):
