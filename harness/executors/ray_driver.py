@@ -38,7 +38,7 @@ NODES_S = 2.0
 """Between two looks at which nodes there are; chosen."""
 
 IDLE_S = 2.0
-"""How long a node stays held that measures nothing; chosen: the next cell to be measured is heard of in milliseconds, and a
+"""How long a node stays held that measures nothing; chosen: the next cell is heard of in milliseconds, and a
 node that was let go has to start its processes anew, 10 s."""
 
 SHUN_S = 60.0

@@ -306,7 +306,7 @@ def _refuse_silence(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENING_S).close()
     except (OSError, OverflowError) as error:
         raise MachineError(
-            f"--executor ray://{address}: nothing answers there: {error}. Give HOST:PORT as `ray start --head` prints it"
+            f"--executor ray://{address}: nothing answers there: {error}. Give HOST:PORT as `ray start --head` says"
         ) from None
 
 
