@@ -198,7 +198,7 @@ class _Run:
             self.summary.interrupted = True
             with Uninterrupted():
                 for left in self.running.values():
-                    ended = interrupted(left.task, self.environment)
+                    ended = interrupted(left.task)
                     self.results.write_record(ended.record, ended.tables)
         return self.summary
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from harness.api.host import Host
 from harness.core.errors import InputError
+from harness.core.machine import detect_machine
+from harness.executors.local import Local
 from harness.executors.one_by_one import OneByOne
 from harness.executors.protocol import CellExecutor
 
@@ -20,7 +22,8 @@ def executor_of(written: str, host: Host) -> CellExecutor:
     Raises:
         InputError: it names none.
     """
-    kind, _, rest = written.partition(":")
-    if kind == "local" and (not rest or (rest.isdecimal() and int(rest) > 0)):
-        return OneByOne(host)
+    kind, colon, rest = written.partition(":")
+    if kind == "local" and (not colon or (rest.isdecimal() and int(rest) > 0)):
+        at_once = int(rest) if colon else detect_machine().cores
+        return Local(host, at_once) if at_once > 1 else OneByOne(host)
     raise InputError([f"--executor {written}: not an executor; write one of {WRITTEN} (N: cells at once)"])
