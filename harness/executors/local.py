@@ -18,9 +18,9 @@ from harness.engines.processes.forking import end_all, sweep
 from harness.engines.processes.launch import Result
 from harness.executors.protocol import CellTask, Ended, Watcher, Whereabouts
 from harness.executors.run_one import run_one, without_running
-from harness.executors.supervising import Lost, Supervisor
+from harness.executors.supervising import Supervisor, SupervisorLost
 
-LOOK_S = 1.0
+UNHEARD_S = 1.0
 """Between two looks at supervisors that say nothing; chosen."""
 
 WORTH_S = 5.0
@@ -117,13 +117,13 @@ class Local:
             watcher.started(task, supervisor.place)
         try:
             supervisor.give(task)
-        except Lost as lost:
+        except SupervisorLost as lost:
             self._take_loss(supervisor, str(lost))
 
     def _hear(self, watcher: Watcher) -> None:
         """Wait until a supervisor says something, and take it in."""
         with Interruptible():
-            ready = wait(self.busy, timeout=LOOK_S)
+            ready = wait(self.busy, timeout=UNHEARD_S)
         for each in list(self.busy):
             try:
                 for word in each.heard(each in ready):
@@ -134,7 +134,7 @@ class Local:
                         sweep()
                     elif each.task is not None:
                         watcher.reached(each.task, word)
-            except Lost as lost:
+            except SupervisorLost as lost:
                 self._take_loss(each, str(lost))
                 return
 

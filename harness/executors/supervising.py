@@ -55,7 +55,7 @@ class _Broke:
     bug: bool
 
 
-class Lost(Exception):
+class SupervisorLost(Exception):
     """A supervising process has gone, or keeps silent; its text says how."""
 
 
@@ -86,14 +86,14 @@ class Supervisor:
 
         Raises:
             MachineError: the servers that its processes are forked from cannot be started.
-            Lost: it has gone.
+            SupervisorLost: it has gone.
         """
         lent = lend(task.cell, task.plugins, task.log)
         self.task, self._until_s = task, time.monotonic() + 2 * task.cell.cell_timeout_s + SLACK_S
         try:
             self._control.send((task, lent))
         except OSError:
-            raise Lost(self._words()) from None
+            raise SupervisorLost(self._words()) from None
 
     def heard(self, ready: bool) -> Iterator[Reached | Ended]:
         """Yield what it has said by now; with what ended, it is free for the next task.
@@ -102,17 +102,17 @@ class Supervisor:
             ready: whether its descriptor can be read.
 
         Raises:
-            Lost: it has gone, or has kept silent for too long.
+            SupervisorLost: it has gone, or has kept silent for too long.
             MachineError: it could not run the task, for no fault of the cell's.
         """
         if not ready:
             if self.task is not None and time.monotonic() > self._until_s:
-                raise Lost(f"the process that supervised {self.task.cell_id} gave no answer")
+                raise SupervisorLost(f"the process that supervised {self.task.cell_id} gave no answer")
             return
         try:
             words = self._ear.words()
         except (EOFError, OSError):
-            raise Lost(self._words()) from None
+            raise SupervisorLost(self._words()) from None
         for word in words:
             if isinstance(word, _Broke):
                 raise _error_of(word)
