@@ -487,6 +487,26 @@ def _refuse_two_forms(command: str, asked: Mapping[str, bool]) -> None:
 
 
 @main.command()
+@click.argument("results")
+@click.option("--json", "as_json", is_flag=True, help="The status as JSON.")
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+def status(results: str, as_json: bool, root: Path) -> None:
+    """Show how far a results folder is: cells done, running and where, failed, time left and cost so far.
+
+    RESULTS is a folder or a scenario's name. It is only read, while a harness works there too.
+    """
+    from harness.commands.folder_status import status_text, statuses_at
+
+    found = statuses_at(results, root)
+    if as_json:
+        from harness.commands.documents import document_text
+        from harness.commands.folder_status_json import status_document
+
+        return say(document_text(status_document(found)))
+    say("\n".join(map(status_text, found)))
+
+
+@main.command()
 @click.argument("cell")
 @click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option("--to", type=click.Path(path_type=Path), help="Default: named after model and strategy, in this folder.")

@@ -58,11 +58,13 @@ class Summary:
 
     Attributes:
         ran, kept: cells run now, and those that were there already.
+        elsewhere: cells that other harnesses ran meanwhile.
         interrupted: whether Ctrl-C or another signal ended it; out_of_budget: whether limits.budget did.
     """
 
     ran: list[Record] = field(default_factory=list)
     kept: int = 0
+    elsewhere: int = 0
     interrupted: bool = False
     out_of_budget: bool = False
 
@@ -73,7 +75,13 @@ class Summary:
 
     def then(self, after: Summary) -> Summary:
         """Return what both did, one after the other."""
-        return Summary([*self.ran, *after.ran], self.kept + after.kept, after.interrupted, after.out_of_budget)
+        return Summary(
+            [*self.ran, *after.ran],
+            self.kept + after.kept,
+            self.elsewhere + after.elsewhere,
+            after.interrupted,
+            after.out_of_budget,
+        )
 
     @property
     def failures(self) -> list[Record]:
@@ -231,8 +239,8 @@ class _Run:
                     with contextlib.closing(self.executor.run(self.tasks(left), self)) as ending:
                         for ended in ending:
                             self.take(ended)
-                    left, self.postponed = self.postponed, []
-                    if left and not self.summary.out_of_budget:
+                    before, left, self.postponed = left, self.postponed, []
+                    if left == before and not self.summary.out_of_budget:  # others run all that is left
                         with Interruptible():
                             self.progress.waiting(len(left))
                             time.sleep(OTHERS_S)
@@ -283,7 +291,7 @@ class _Run:
 
     def take_note(self, due: _Due, record: Record) -> None:
         """Count a cell that another harness has run."""
-        self.summary.kept += 1
+        self.summary.elsewhere += 1
         with Interruptible():
             self.progress.elsewhere(record, self.of)
             self.end_of(due.round)

@@ -280,7 +280,8 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     missing_cells = len(plan.cells) - sum(counts.values())
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
     say("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
-    say(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
+    elsewhere = f", {summary.elsewhere} run by other harnesses" if summary.elsewhere else ""
+    say(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs{elsewhere}")
     if (reference := read_reference(results.folder)) is not None:
         say(f"reference: {reference_in_words(reference)}")
     for record in _bugs(results):
