@@ -136,7 +136,7 @@ def status_of(folder: Path) -> FolderStatus:
     ahead = time_left(left, times)
     took = [seconds for record in records.values() if record.status.tried and (seconds := took_s(record))]
     unlike = ahead.cells - ahead.known
-    known = not left or (bool(took) if unlike else True)
+    foretold = not unlike or bool(took)
     seconds = ahead.seconds + (unlike * median(took) if took else 0.0)
     cost = _cost(records.values())
     return FolderStatus(
@@ -149,7 +149,7 @@ def status_of(folder: Path) -> FolderStatus:
         failed=tuple(cell_id for cell_id, record in records.items() if record.status.failed),
         running=tuple(_cell(cell, at_work[cell.cell_id], host) for cell in plan.cells if cell.cell_id in at_work),
         harnesses=harnesses,
-        seconds_left=seconds / max(1, len(at_work)) if known else None,
+        seconds_left=seconds / max(1, len(at_work)) if foretold else None,
         unlike=unlike,
         cost=cost,
         currency=_currency(plan) if cost is not None else "",

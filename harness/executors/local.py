@@ -123,10 +123,10 @@ class Local:
     def _hear(self, watcher: Watcher) -> None:
         """Wait until a supervisor says something, and take it in."""
         with Interruptible():
-            ready = wait(self.busy, timeout=UNHEARD_S)
+            ready = wait([each.fileno() for each in self.busy], timeout=UNHEARD_S)
         for each in list(self.busy):
             try:
-                for word in each.heard(each in ready):
+                for word in each.heard(each.fileno() in ready):
                     if isinstance(word, Ended):
                         self.ended.append(word)
                         self.busy.remove(each)
