@@ -117,19 +117,22 @@ def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
     Cells of one model and one sample share a trace; where it fails, the reason is said and kept.
     """
     from harness.costs.cells import find_shape
-    from harness.engines.calibration.trace_in_child import find_or_trace
+    from harness.engines.calibration.trace_in_child import trace_together
 
-    tried = set()
+    wanted: dict[str, Cell] = {}
     for cell in plan.cells:
         work = cell.workload
         key = repr((work.model, work.dataset, work.loss, work.precision, cell.device, cell.code.get("model")))
-        if key in tried or cell.not_possible or find_shape(cell, host) is not None:
-            continue
-        tried.add(key)
-        say(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
-        found = find_or_trace(cell, host, plugins)
-        if isinstance(found, NotKnown):
-            say(f"  its layers are not known: {found.reason}")
+        if key not in wanted and not cell.not_possible and find_shape(cell, host) is None:
+            wanted[key] = cell
+    left = list(wanted.values())
+    while left:
+        cells, left = left[: plan.machine.cores], left[plan.machine.cores :]
+        for cell in cells:
+            say(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
+        for cell, found in zip(cells, trace_together(cells, host, plugins), strict=True):
+            if isinstance(found, NotKnown):
+                say(f"  {cell.workload.model.name}: its layers are not known: {found.reason}")
 
 
 def run(

@@ -240,9 +240,10 @@ class Leases:
         """Be known to others.
 
         Raises:
-            MachineError: others work here, and one of them or this one wants to be alone.
+            MachineError: others work here, and one of them or this one wants to be alone; or a link leads elsewhere.
             OSError: the folder cannot be written to.
         """
+        self._refuse_links()
         self._own.facts = {**self._facts, "joins": self.joins, "finished": False}
         self._own.descriptor = _made(self._own.path, self._own.facts)
         self._held.append(self._own)
@@ -321,6 +322,13 @@ class Leases:
         self._own.tell(finished=True)
         self._own.touch()
         return all(other.facts.get("finished") for other in self.others())
+
+    def _refuse_links(self) -> None:
+        for place in (self._place(""), self._place(_HARNESSES), self._place(_CELLS)):
+            if place.is_symlink():
+                raise MachineError(
+                    f"{place}: a link leads out of the results folder; remove it, and run the command again"
+                )
 
     def _refuse_company(self) -> None:
         for other in self.others():

@@ -222,3 +222,13 @@ def test_a_lease_is_kept_fresh(tmp_path, monkeypatch):
         while not held_cells(tmp_path)["cell"].live and time.monotonic() < deadline:
             time.sleep(0.02)
         assert held_cells(tmp_path)["cell"].live
+
+
+@pytest.mark.parametrize("place", ["leases", "leases/cells"])
+def test_no_lease_is_written_through_a_link(tmp_path, place):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "results" / place).parent.mkdir(parents=True)
+    (tmp_path / "results" / place).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MachineError, match="a link leads out"), Leases(tmp_path / "results"):
+        pytest.fail("it was written")
+    assert not list((tmp_path / "elsewhere").iterdir())
