@@ -5,6 +5,8 @@ from __future__ import annotations
 from harness.api.host import Host
 from harness.core.cell import Plan
 from harness.core.errors import InputError
+from harness.core.machine import detect_machine
+from harness.executors.local import Local
 from harness.executors.one_by_one import OneByOne
 from harness.executors.protocol import CellExecutor
 from harness.results.store import Results
@@ -25,9 +27,10 @@ def executor_of(written: str, host: Host, plan: Plan, results: Results) -> CellE
         InputError: it names none.
         MachineError: what it needs is not installed.
     """
-    kind, _, rest = written.partition(":")
-    if kind == "local" and (not rest or (rest.isdecimal() and int(rest) > 0)):
-        return OneByOne(host)
+    kind, colon, rest = written.partition(":")
+    if kind == "local" and (not colon or (rest.isdecimal() and int(rest) > 0)):
+        at_once = int(rest) if colon else detect_machine().cores
+        return Local(host, at_once) if at_once > 1 else OneByOne(host)
     if written == "ray" or _is_address(rest, of=kind):
         from harness.executors.ray_executor import RayExecutor
 

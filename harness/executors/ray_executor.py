@@ -21,7 +21,6 @@ from typing import Self
 
 from harness.api.host import Host
 from harness.core.endings import Cause
-from harness.core.environment import describe_environment
 from harness.core.errors import InputError, MachineError
 from harness.core.interrupts import Interruptible
 from harness.core.machine import detect_machine
@@ -30,10 +29,9 @@ from harness.core.words import counted
 from harness.engines.processes.forking import search_path
 from harness.engines.processes.launch import Result
 from harness.executors.extras import require_extra
-from harness.executors.make_record import make_record
 from harness.executors.protocol import CellTask, Ended, Watcher, Whereabouts
 from harness.executors.ray_words import Begun, Done, Order, RayTrouble, Room, TaskLost, WholeNode
-from harness.executors.run_one import run_one
+from harness.executors.run_one import run_one, without_running
 from harness.executors.travel import packed
 
 LISTENING_S = 10.0
@@ -48,7 +46,7 @@ GOODBYE_S = 10.0
 MOST_ORDERS = 10
 """How often a task is sent to the cluster that never begins there, because each node chosen for it goes; chosen."""
 
-MOST_LOST = 3
+MOST_ATTEMPTS = 3
 """How often a cell may go with its process or its node before that is its record; chosen: a node dies once, and a cell
 that takes its process along every time is the cause itself."""
 
@@ -227,7 +225,7 @@ class RayExecutor:
             if isinstance(said, TaskLost):
                 del self.taken[said.key]
                 taken.lost += taken.begun
-                if taken.lost < MOST_LOST and taken.orders < MOST_ORDERS:
+                if taken.lost < MOST_ATTEMPTS and taken.orders < MOST_ORDERS:
                     self._order(taken)
                 else:
                     yield self._given_up(taken, said.why)
@@ -279,9 +277,8 @@ class RayExecutor:
             f"its process, or the node that it ran on, was lost {counted(taken.lost, 'time')} (last: {why}); look for "
             "lack of memory there, in Ray's own logs (/tmp/ray/session_latest/logs)"
         )
-        result = Result.ended_by(Cause.KILLED, reason)
-        environment = task.environment or describe_environment(self.machine)
-        return Ended(task, *make_record(task.cell, result, None, environment, task.attempts + taken.lost))
+        tried = replace(task, attempts=task.attempts + taken.lost)
+        return without_running(tried, Result.ended_by(Cause.KILLED, reason), tried=False)
 
 
 def _counted(ended: Ended, lost: int) -> Ended:

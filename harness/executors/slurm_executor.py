@@ -6,28 +6,25 @@ same command, given again, finds there what is under way, waits for that, and su
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from harness.core.atomic_files import write_atomically
 from harness.core.errors import InputError, MachineError
 from harness.core.interrupts import Interruptible
 from harness.core.machine import detect_machine
-from harness.core.outside_files import parsed_json
 from harness.core.slurm_options import SlurmOptions
 from harness.core.words import counted, listed
 from harness.executors.extras import require_extra
 from harness.executors.protocol import CellTask, Ended, Watcher, Whereabouts
 from harness.executors.run_one import run_one
-from harness.executors.slurm_queue import QueuedTask, queued
+from harness.executors.slurm_jobs import ArrayJob, jobs_of
+from harness.executors.slurm_queue import queued
 from harness.executors.slurm_task import Beginning, CellGroups, attempts_lost, beginnings, has_ended
 from harness.executors.travel import packed
 from harness.results.store import Results
@@ -80,38 +77,6 @@ class TaskShare:
         if cell.device != "cpu":
             return cls(processes + 1, cell.gpus, True)
         return cls(min(cores, processes), 0, True)
-
-
-@dataclass
-class ArrayJob:
-    """An array that was submitted.
-
-    Attributes:
-        folder: its own, in the results folder.
-        tasks: submitit's name of each task to the cells that it runs.
-    """
-
-    folder: Path
-    tasks: dict[str, list[str]] = field(default_factory=dict)
-
-    def write(self) -> None:
-        """Keep it for whoever waits for it next."""
-        write_atomically(self.folder / "tasks.json", json.dumps(self.tasks, indent=1) + "\n")
-
-    @classmethod
-    def read(cls, folder: Path) -> ArrayJob | None:
-        """Return what was kept, or None where nothing was submitted."""
-        try:
-            content = parsed_json((folder / "tasks.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(content, dict):
-            return None
-        return cls(folder, {str(key): [str(each) for each in cells] for key, cells in content.items()})
-
-    def log_of(self, key: str) -> Path:
-        """Return where a task of it writes what it prints."""
-        return self.folder / f"{key}_0_log.out"
 
 
 @dataclass
@@ -337,18 +302,3 @@ def asked_for(options: SlurmOptions, share: TaskShare, name: str) -> dict[str, o
 
 def _place(begun: Sequence[Beginning]) -> Whereabouts:
     return Whereabouts(begun[-1].host, begun[-1].process) if begun else Whereabouts("a node of Slurm's")
-
-
-def jobs_of(results: Results) -> list[ArrayJob]:
-    """Return the arrays that were ever submitted for a results folder, the first one first."""
-    folders = sorted((results.folder / "slurm").glob("*/"))
-    return [job for folder in folders if (job := ArrayJob.read(folder)) is not None]
-
-
-def tasks_under_way(results: Results) -> list[tuple[QueuedTask, list[str]]] | None:
-    """Return this folder's tasks that have not ended, with their cells; None where Slurm gives no answer."""
-    jobs = jobs_of(results)
-    there = queued() if jobs else {}
-    if there is None:
-        return None
-    return [(there[key], cells) for job in jobs for key, cells in job.tasks.items() if key in there]

@@ -23,7 +23,7 @@ from harness.core.endings import Cause, Status
 from harness.core.errors import InputError, MachineError
 from harness.executors import extras, ray_executor
 from harness.executors.protocol import CellTask
-from harness.executors.ray_executor import AHEAD, MOST_LOST, RayExecutor
+from harness.executors.ray_executor import AHEAD, MOST_ATTEMPTS, RayExecutor
 from harness.executors.ray_words import Begun, Done, RayTrouble, Room, TaskLost, WholeNode
 from harness.executors.travel import run_parcel
 
@@ -114,7 +114,7 @@ def test_a_cell_that_takes_its_process_along_each_time_is_given_up(executor):
     answer(executor, Room(1, 1), behave)
     (ended,) = executor.run([CellTask(make_cell(**TIMED), attempts=1)], Heard())
     assert (ended.record.status, ended.record.cause) == (Status.CRASHED, Cause.KILLED)
-    assert ended.record.attempts == 1 + MOST_LOST
+    assert ended.record.attempts == 1 + MOST_ATTEMPTS
     assert "WorkerCrashedError" in ended.record.reason
 
 

@@ -19,9 +19,10 @@ from slurm_cluster import SlurmCluster, slurm_cluster
 
 from harness.core.errors import InputError, MachineError
 from harness.core.slurm_options import SITES_OWN, SlurmOptions
-from harness.executors import extras, slurm_executor, slurm_queue, slurm_task
+from harness.executors import extras, slurm_executor, slurm_jobs, slurm_queue, slurm_task
 from harness.executors.protocol import CellTask
-from harness.executors.slurm_executor import ArrayJob, SlurmExecutor, TaskShare, asked_for
+from harness.executors.slurm_executor import SlurmExecutor, TaskShare, asked_for
+from harness.executors.slurm_jobs import ArrayJob, cells_at_work, refuse_under_way
 from harness.executors.slurm_queue import QueuedTask
 from harness.executors.slurm_task import attempts_lost, beginnings, has_ended, run_group
 from harness.executors.travel import packed
@@ -250,6 +251,25 @@ def test_a_queue_that_does_not_answer_gives_nothing_up(executor, results, folder
 
     quick(monkeypatch, then)
     assert len(list(executor.run(iter(every), Silent()))) == 3
+
+
+def test_another_executor_is_refused_while_tasks_are_under_way(results, folder, monkeypatch):
+    refuse_under_way(results)  # nothing was ever submitted: no squeue is asked
+    ArrayJob(folder, {"12_0": ["a"], "12_1": ["b"]}).write()
+    monkeypatch.setattr(slurm_jobs.shutil, "which", lambda name: name)
+    answers = {"12_1": QueuedTask("12_1", "RUNNING", "node1", "None")}
+    monkeypatch.setattr(slurm_jobs, "queued", lambda: answers)
+    with pytest.raises(MachineError, match=r"1 task of Slurm's \(12\) still run.*--executor slurm.*scancel 12"):
+        refuse_under_way(results)
+    (folder / "begun").mkdir()
+    (folder / "begun" / "b").write_text("node1 7 2026-12-01T00:00:00+00:00\n")
+    (folder / "begun" / "a").write_text("node1 7 2026-12-01T00:00:00+00:00\n")  # its task is gone
+    assert {cell: begun.host for cell, begun in cells_at_work(results).items()} == {"b": "node1"}
+    answers.clear()
+    refuse_under_way(results)
+    monkeypatch.setattr(slurm_jobs, "queued", lambda: None)
+    with pytest.raises(MachineError, match="squeue does not say"):
+        refuse_under_way(results)
 
 
 # -- a real Slurm ------------------------------------------------------------------------------------------------------

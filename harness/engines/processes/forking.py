@@ -71,6 +71,11 @@ class Forking:
     def __init__(self, server: _Server, note: str = "") -> None:
         self._server, self.note = server, note
 
+    @property
+    def address(self) -> str:
+        """Return where the server's socket lies; empty where it does not run."""
+        return self._server.address
+
     @staticmethod
     def Pipe() -> tuple[Connection, Connection]:  # noqa: N802  # as a context calls it
         """Return the two ends of a pipe."""
@@ -182,6 +187,11 @@ class _Server(forkserver.ForkServer):
         self.folder = ""
         self._guard: int | None = None  # the end of the pipe that tells it of us
 
+    @property
+    def address(self) -> str:
+        """Return where its socket lies; empty where it does not run."""
+        return self._forkserver_address or ""
+
     def ensure_running(self) -> None:
         """Start the server where it does not run."""
         with self._lock:  # type: ignore[attr-defined]
@@ -292,6 +302,27 @@ class _UserServer(_Server):
         self._forkserver_alive_fd = alive
 
 
+class _Borrowed(_Server):
+    """A server of the process that this one was forked for: asked for processes, never started or ended from here."""
+
+    def __init__(self, address: str, folder: str) -> None:
+        super().__init__()
+        self.folder, self._forkserver_address = folder, address
+        # What `multiprocessing` hands on to each process, so that a server lives as long as anybody needs it.
+        self._forkserver_alive_fd = forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]
+
+    def ensure_running(self) -> None:
+        """Make sure of the tracker only; where the server has ended, asking it says so."""
+        with _safe_path():
+            resource_tracker.ensure_running()
+
+    def forget(self) -> None:
+        """Leave it to its owner."""
+
+    def end(self) -> None:
+        """Leave it to its owner."""
+
+
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
     """Let Python processes that are started meanwhile not import from the folder where we stand."""
@@ -335,14 +366,53 @@ def fork_server(cell: Cell | None = None, plugins: Sequence[str] = (), log: str 
     sources = sources_of(cell)
     if not sources:
         return first
-    functions = user_functions(cell)
-    key = _key([f"{function.key} {function.written} {function.root}" for function in functions], sources)
+    key = _key_of(cell)
     if key not in _kept or not _kept[key].usable:
         _drop(key)
         while len(_kept) >= MOST_SERVERS:
             _drop(next(iter(_kept)))
         _kept[key] = _with_user_files(ToImport(cell, tuple(plugins), sources, log))
     return _kept[key].forking
+
+
+@dataclass(frozen=True)
+class Lent:
+    """Servers that a process forked from the first one may ask for processes, as the process that started them does.
+
+    Attributes:
+        address: of the first server's socket; folder: where its processes put temporary files.
+        user_files: address of the server that has imported a cell's files; empty where it has none of its own.
+        key: of these files; note: as `Forking.note`.
+    """
+
+    address: str
+    folder: str
+    user_files: str = ""
+    key: str = ""
+    note: str = ""
+
+
+def lend(cell: Cell, plugins: Sequence[str] = (), log: str = "") -> Lent:
+    """Return what another process needs to have a cell's processes forked as from here, the servers started and warm.
+
+    Args:
+        cell, plugins, log: as `fork_server` takes them.
+    """
+    forking = fork_server(cell, plugins, log)
+    _first.ensure_running()
+    own = forking.address if forking.address != _first.address else ""
+    return Lent(_first.address, _first.folder, own, _key_of(cell) if sources_of(cell) else "", forking.note)
+
+
+def borrow(lent: Lent) -> None:
+    """Have this process's cells forked from the servers of another; this process itself was forked from the first."""
+    global _first
+    if _first.address != lent.address:
+        _first = _Borrowed(lent.address, lent.folder)
+    _kept.clear()
+    if lent.key:
+        server = _Borrowed(lent.user_files, lent.folder) if lent.user_files else _first
+        _kept[lent.key] = _Kept(Forking(server, lent.note))
 
 
 def end_all() -> None:
@@ -371,7 +441,10 @@ def sources_of(cell: Cell) -> dict[str, bytes]:
         return {}
 
 
-def _key(names: Sequence[str], sources: dict[str, bytes]) -> str:
+def _key_of(cell: Cell) -> str:
+    """Return what a cell's files are told from others by: names, places and contents."""
+    names = [f"{function.key} {function.written} {function.root}" for function in user_functions(cell)]
+    sources = sources_of(cell)
     digest = hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogatepass"))
     for path, content in sorted(sources.items()):
         digest.update(f"\n{path}\n{len(content)}\n".encode(errors="surrogatepass") + content)
