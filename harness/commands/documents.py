@@ -459,6 +459,16 @@ class RunningEntry:
 
 
 @dataclass(frozen=True)
+class BatchTaskEntry:
+    """A task of an array job of Slurm's that has not ended."""
+
+    key: Annotated[str, described("JOB_TASK, or JOB of a job that is no array")]
+    state: Annotated[str, described("Slurm's word, such as PENDING or RUNNING")]
+    node: Annotated[str, described("where it runs; empty where it waits")]
+    why: Annotated[str, described("Slurm's word for why it waits, such as Resources")]
+
+
+@dataclass(frozen=True)
 class FolderEntry:
     """How far the results of one scenario are."""
 
@@ -471,6 +481,10 @@ class FolderEntry:
     failed: Annotated[tuple[str, ...], described("ids of cells that crashed, hung or were killed")]
     running: tuple[RunningEntry, ...]
     harnesses: tuple[HarnessEntry, ...]
+    batch_tasks: Annotated[
+        tuple[BatchTaskEntry, ...] | None,
+        described("of Slurm's that run cells of it; null where that is not known on this machine"),
+    ]
     seconds_left: Annotated[float | None, described("at the cells that run at once now; null before any has ended")]
     unlike: Annotated[int, described("cells left that are like none that ran: counted as long as the median of all")]
     cost: Annotated[float | None, described("of measured cells so far; null without a price, or before any has ended")]

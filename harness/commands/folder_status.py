@@ -18,6 +18,9 @@ from harness.core.outside_text import visible
 from harness.core.units import SECONDS_PER_HOUR
 from harness.core.words import counted, duration, three
 from harness.costs.price import steps_of
+from harness.executors.slurm_jobs import cells_at_work, tasks_under_way
+from harness.executors.slurm_queue import QueuedTask
+from harness.executors.slurm_task import Beginning
 from harness.results.store import Record, Results
 
 NAME_CHARACTERS = 100
@@ -82,6 +85,7 @@ class FolderStatus:
     Attributes:
         planned: cells of the plan; done: those that no run takes up again.
         statuses: stored cells by status.
+        batch_tasks: tasks of Slurm's that have not ended; None where Slurm gives no answer, or is not on this machine.
         seconds_left: for the cells that are left, on as many cores as cells run now; None before any has ended.
         unlike: cells left that are like none that ran: each is counted as long as the median of those that have.
         cost: of measured cells up to now, in `currency`; None where the scenario has no price or none was measured.
@@ -96,6 +100,7 @@ class FolderStatus:
     failed: tuple[str, ...]
     running: tuple[CellAtWork, ...]
     harnesses: tuple[HarnessAtWork, ...]
+    batch_tasks: tuple[QueuedTask, ...] | None
     seconds_left: float | None
     unlike: int
     cost: float | None
@@ -126,12 +131,14 @@ def status_of(folder: Path) -> FolderStatus:
     harnesses = tuple(_harness(held) for held in held_by_harnesses(folder))
     if not (folder / "plan.json").is_file():
         state = _state(harnesses, left=True, planned=False)
-        return FolderStatus(folder, folder.name, state, 0, 0, {}, (), (), harnesses, None, 0, None, "")
+        return FolderStatus(folder, folder.name, state, 0, 0, {}, (), (), harnesses, (), None, 0, None, "")
     plan = results.plan()
     records = results.records_of(plan.cells)
     left = [cell for cell in plan.cells if not (known := records.get(cell.cell_id)) or not known.final]
     host = load_host(plan.plugins)
     at_work = {name: held for name, held in held_cells(folder).items() if held.live}
+    under_way = tasks_under_way(results)
+    in_batch = cells_at_work(results, under_way or ())
     times = run_times(plan, results, records, host)
     ahead = time_left(left, times)
     took = [seconds for record in records.values() if record.status.tried and (seconds := took_s(record))]
@@ -142,14 +149,18 @@ def status_of(folder: Path) -> FolderStatus:
     return FolderStatus(
         folder=folder,
         scenario=plan.name,
-        state=_state(harnesses, left=bool(left), planned=True),
+        state=Progressing.RUNNING if under_way else _state(harnesses, left=bool(left), planned=True),
         planned=len(plan.cells),
         done=len(plan.cells) - len(left),
         statuses={str(status): count for status, count in Counter(r.status for r in records.values()).items()},
         failed=tuple(cell_id for cell_id, record in records.items() if record.status.failed),
-        running=tuple(_cell(cell, at_work[cell.cell_id], host) for cell in plan.cells if cell.cell_id in at_work),
+        running=(
+            *(_cell(cell, at_work[cell.cell_id], host) for cell in plan.cells if cell.cell_id in at_work),
+            *(_cell_in_batch(cell, in_batch[cell.cell_id], host) for cell in plan.cells if cell.cell_id in in_batch),
+        ),
         harnesses=harnesses,
-        seconds_left=seconds / max(1, len(at_work)) if foretold else None,
+        batch_tasks=None if under_way is None else tuple(task for task, _ in under_way),
+        seconds_left=seconds / max(1, len(at_work) + len(in_batch)) if foretold else None,
         unlike=unlike,
         cost=cost,
         currency=_currency(plan) if cost is not None else "",
@@ -178,6 +189,10 @@ def _cell(cell: Cell, held: HeldLease, host: Host) -> CellAtWork:
     step = held.facts.get("step")
     step = step if isinstance(step, int) and not isinstance(step, bool) else None
     return CellAtWork(cell.cell_id, at, process, since, step, steps_of(cell, host))
+
+
+def _cell_in_batch(cell: Cell, begun: Beginning, host: Host) -> CellAtWork:
+    return CellAtWork(cell.cell_id, begun.host, begun.process, begun.when, None, steps_of(cell, host))
 
 
 def _holder(facts: Mapping[str, object]) -> tuple[str, int, str]:
@@ -230,6 +245,13 @@ def _lines(found: FolderStatus) -> Iterable[str]:
         yield f"failed: {cell_id} (harness show {cell_id} --results {found.folder.parent})"
     for harness in found.harnesses:
         yield _harness_in_words(harness)
+    if found.batch_tasks is None and found.done < found.planned:
+        yield "Slurm: jobs were submitted from here; whether they go on is not known on this machine"
+    elif found.batch_tasks:
+        states = Counter(f"{task.state} ({task.why})" if not task.node else task.state for task in found.batch_tasks)
+        jobs = sorted({task.key.partition("_")[0] for task in found.batch_tasks})
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        yield f"Slurm: {counts}, of {counted(len(found.batch_tasks), 'task')}; to end them: scancel {' '.join(jobs)}"
     for cell in found.running:
         yield _cell_in_words(cell)
     if found.state in (Progressing.RUNNING, Progressing.STOPPED, Progressing.DEAD) and found.planned:

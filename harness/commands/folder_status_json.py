@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.commands.documents import DOCUMENT_SCHEMA, FolderEntry, HarnessEntry, RunningEntry, StatusDocument
+from harness.commands.documents import (
+    DOCUMENT_SCHEMA,
+    BatchTaskEntry,
+    FolderEntry,
+    HarnessEntry,
+    RunningEntry,
+    StatusDocument,
+)
 from harness.commands.folder_status import FolderStatus
 
 
@@ -30,6 +37,9 @@ def _folder(found: FolderStatus) -> FolderEntry:
             HarnessEntry(each.host, each.process, each.since, each.joins, each.live, each.silent_s)
             for each in found.harnesses
         ),
+        batch_tasks=None
+        if found.batch_tasks is None
+        else tuple(BatchTaskEntry(each.key, each.state, each.node, each.why) for each in found.batch_tasks),
         seconds_left=found.seconds_left,
         unlike=found.unlike,
         cost=found.cost,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +55,12 @@ def jobs_of(results: Results) -> list[ArrayJob]:
     return [job for folder in folders if (job := ArrayJob.read(folder)) is not None]
 
 
-def tasks_under_way(results: Results) -> list[tuple[QueuedTask, list[str]]] | None:
-    """Return this folder's tasks that have not ended, with their cells; None where Slurm gives no answer."""
+UnderWay = tuple[QueuedTask, list[str]]
+"""A task that has not ended, with its cells."""
+
+
+def tasks_under_way(results: Results) -> list[UnderWay] | None:
+    """Return this folder's tasks that have not ended; None where Slurm gives no answer, or is not here."""
     jobs = jobs_of(results)
     there = queued() if jobs else {}
     if there is None:
@@ -63,9 +68,8 @@ def tasks_under_way(results: Results) -> list[tuple[QueuedTask, list[str]]] | No
     return [(there[key], cells) for job in jobs for key, cells in job.tasks.items() if key in there]
 
 
-def cells_at_work(results: Results) -> dict[str, Beginning]:
+def cells_at_work(results: Results, under_way: Iterable[UnderWay]) -> dict[str, Beginning]:
     """Return the cells that tasks of Slurm's run now, with when and where each was begun."""
-    under_way = tasks_under_way(results) or []
     running = {cell_id for task, cells in under_way for cell_id in cells if task.node}
     found = {}
     for job in jobs_of(results):

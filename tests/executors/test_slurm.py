@@ -22,7 +22,7 @@ from harness.core.slurm_options import SITES_OWN, SlurmOptions
 from harness.executors import extras, slurm_executor, slurm_jobs, slurm_queue, slurm_task
 from harness.executors.protocol import CellTask
 from harness.executors.slurm_executor import SlurmExecutor, TaskShare, asked_for
-from harness.executors.slurm_jobs import ArrayJob, cells_at_work, refuse_under_way
+from harness.executors.slurm_jobs import ArrayJob, cells_at_work, refuse_under_way, tasks_under_way
 from harness.executors.slurm_queue import QueuedTask
 from harness.executors.slurm_task import attempts_lost, beginnings, has_ended, run_group
 from harness.executors.travel import packed
@@ -264,7 +264,8 @@ def test_another_executor_is_refused_while_tasks_are_under_way(results, folder, 
     (folder / "begun").mkdir()
     (folder / "begun" / "b").write_text("node1 7 2026-12-01T00:00:00+00:00\n")
     (folder / "begun" / "a").write_text("node1 7 2026-12-01T00:00:00+00:00\n")  # its task is gone
-    assert {cell: begun.host for cell, begun in cells_at_work(results).items()} == {"b": "node1"}
+    found = cells_at_work(results, tasks_under_way(results))
+    assert {cell: begun.host for cell, begun in found.items()} == {"b": "node1"}
     answers.clear()
     refuse_under_way(results)
     monkeypatch.setattr(slurm_jobs, "queued", lambda: None)
@@ -389,6 +390,10 @@ def test_a_submitter_that_is_interrupted_leaves_the_jobs_and_the_same_command_jo
     assert job is not None, out + err
     assert job[1] == job[2]
     assert slurm.jobs()
+    shown = harness(slurm, tmp_path, "status", "tiny").communicate(timeout=60)[0]
+    assert "tiny: running" in shown
+    assert f"of 4 tasks; to end them: scancel {job[1]}" in shown
+    assert re.search(r"running: slow-\S+, process \d+ on node[12], since", shown), shown
     assert not any(record["status"] == "interrupted" for record in all_records(tmp_path))
     again = harness(slurm, tmp_path, "run", "tiny.toml", "--executor", "slurm")
     out, err = again.communicate(timeout=200)
