@@ -93,7 +93,7 @@ class RayExecutor:
 
     def __init__(self, host: Host, address: str = "") -> None:
         require_extra("ray", "ray", "--executor ray")
-        _refuse_client(address)
+        _refuse_client(f"ray://{address}" if address else os.environ.get("RAY_ADDRESS", ""), given=bool(address))
         self.host, self.address = host, address
         self.at_once = 2  # more than one, until the cluster says how many
         self.machine = detect_machine()
@@ -307,15 +307,20 @@ def _refuse_silence(address: str) -> None:
         ) from None
 
 
-def _refuse_client(address: str) -> None:
-    """Refuse the port of Ray Client: its driver runs elsewhere, and ends with the connection.
+def _refuse_client(written: str, given: bool) -> None:
+    """Refuse Ray Client: its driver runs elsewhere, and ends with the connection.
+
+    Args:
+        written: after --executor, or what RAY_ADDRESS is; in the latter "ray://" means Ray Client.
 
     Raises:
         InputError: it is that.
     """
-    if address.rpartition(":")[2] == str(CLIENT_PORT):
-        problem = (
-            f"--executor ray://{address}: port {CLIENT_PORT} is that of Ray Client. Run this command on a node of the "
-            "cluster with --executor ray, or hand it over: ray job submit -- harness run SCENARIO --executor ray"
-        )
-        raise InputError([problem])
+    if not written.startswith("ray://") or (given and written.rpartition(":")[2] != str(CLIENT_PORT)):
+        return
+    whose = f"--executor {written}: port {CLIENT_PORT} is" if given else f"RAY_ADDRESS={written} is"
+    advice = (
+        "Run this command on a node of the cluster with --executor ray, or hand it over: ray job submit -- harness run "
+        "SCENARIO --executor ray"
+    )
+    raise InputError([f"{whose} that of Ray Client. {advice}"])

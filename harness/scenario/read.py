@@ -13,7 +13,7 @@ from harness.core.cell import Observation
 from harness.core.errors import InputError
 from harness.core.outside_files import read_outside
 from harness.core.records import Json
-from harness.core.slurm_options import HOUR_S, SITES_OWN, SlurmOptions
+from harness.core.slurm_options import SITES_OWN, SlurmOptions
 from harness.core.words import exact_duration, exact_size
 from harness.scenario.mistakes import Source, parse_toml
 from harness.scenario.observed import read_observed
@@ -189,7 +189,7 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
 
 def _slurm(section: SlurmSection) -> SlurmOptions:
     said = section.model_dump(exclude={"time", "memory", "setup"})
-    return SlurmOptions(**said, time_s=section.time or HOUR_S, memory_bytes=section.memory, setup=tuple(section.setup))
+    return SlurmOptions(**said, time_s=section.time, memory_bytes=section.memory, setup=tuple(section.setup))
 
 
 def _require_rate(axes: Axes, settings: Sequence[Settings], source: Source) -> None:

@@ -42,6 +42,7 @@ from harness.scenario.value_types import (
     RateValue,
     Share,
     TargetValue,
+    TaskTime,
     TextValue,
     Time,
     file_list,
@@ -461,10 +462,10 @@ class SlurmSection(SectionModel):
     account: TextValue = Field(default="", description="that is charged; default: the site's")
     qos: TextValue = Field(default="", description="quality of service; default: the site's")
     constraint: TextValue = Field(default="", description="features that nodes must have")
-    time: Time = Field(
-        default="1 h",
+    time: TaskTime = Field(
+        default="1 h",  # type: ignore[assignment]
         validate_default=True,
-        description="longest time of a task; what is left of it then is requeued and goes on",
+        description="longest time of a task, from 3 min on; what is left of it then is requeued and goes on",
     )
     memory: Bytes = Field(default=None, description="of a task; default: the site's")
     gres: TextValue = Field(

@@ -275,6 +275,19 @@ def file_list(value: object) -> list[str]:
     raise ValueError('a list of plugin files or folders, such as ["mine.py"]')
 
 
+SHORTEST_TASK_S = 180.0
+"""Slurm announces the end of a task as early as it was asked to, and up to 60 s before that: a shorter task would hear
+of its end as it starts. Source: sbatch(1), --signal."""
+
+
+def task_time(value: object) -> float:
+    """Accept the longest time of a task of a batch system's."""
+    seconds = _time(value)
+    if seconds is None or seconds < SHORTEST_TASK_S:
+        raise ValueError('a time of at least 3 min, such as "1 h": Slurm may announce its end 150 s before')
+    return seconds
+
+
 def shell_lines(value: object) -> list[str]:
     """Accept one line of shell or a list of them."""
     lines = [value] if isinstance(value, str) else value
@@ -346,6 +359,7 @@ Every = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "examples": ["0.25 epoch"]}]}),
 ]
 Time = Annotated[float | None, BeforeValidator(_time), _TIME_SCHEMA]
+TaskTime = Annotated[float, BeforeValidator(task_time), _TIME_SCHEMA]
 NameOrTable = Annotated[Named, BeforeValidator(_named), WithJsonSchema(_NAME_OR_TABLE)]
 ModelName = Annotated[Named, BeforeValidator(_model), WithJsonSchema(_MODEL)]
 DeviceCosts = Annotated[

@@ -189,6 +189,11 @@ def test_the_port_of_ray_client_is_refused(monkeypatch):
     monkeypatch.setattr(ray_executor, "require_extra", lambda *_: None)
     with pytest.raises(InputError, match=r"10001 is that of Ray Client"):
         RayExecutor(host(), "head:10001")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(InputError, match=r"RAY_ADDRESS=ray://head:10001 is that of Ray Client"):
+        RayExecutor(host())
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    RayExecutor(host())
 
 
 # -- a real cluster ----------------------------------------------------------------------------------------------------

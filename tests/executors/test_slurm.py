@@ -136,6 +136,7 @@ options = { mail-type = "FAIL", nice = 100 }
     [
         ('options = { "--nice" = 1 }', "long options of sbatch without dashes"),
         (r'options = { comment = "x\n#SBATCH --uid=0" }', "long options of sbatch without dashes"),
+        ("time = '2 min'", "a time of at least 3 min"),
         ("partiton = 'gpu'", "did you mean partition"),
         ("cells_per_task = 0", "slurm.cells_per_task"),
     ],
