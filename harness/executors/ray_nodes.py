@@ -47,14 +47,13 @@ class _Agent:
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
 
-    def where(self) -> PlacedOn:
+    def where(self) -> tuple[str, str, int]:
         import ray
 
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
-        context = ray.get_runtime_context()
-        return PlacedOn(context.get_node_id(), ray.util.get_node_ip_address(), socket.gethostname(), port)
+        return ray.get_runtime_context().get_node_id(), socket.gethostname(), port
 
     def run(self, words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, bytes]:
         """Run this node's Python with these words to its end; return its exit code and what it printed."""
@@ -141,4 +140,7 @@ def spread(num_nodes: int, cpus: int, gpus: int = 0, timeout_s: float = PLACING_
     agent = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0)(_Agent)
     bundles = (PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=k) for k in range(num_nodes))
     agents = [agent.options(scheduling_strategy=bundle).remote() for bundle in bundles]
-    return NodeGroup(tuple(ray.get([each.where.remote() for each in agents])), group, agents)
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+    placed = ray.get([each.where.remote() for each in agents])
+    places = tuple(PlacedOn(node_id, addresses[node_id], host, port) for node_id, host, port in placed)
+    return NodeGroup(places, group, agents)
