@@ -13,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
 import signal
 import socket
+import threading
 import time
 import traceback
 from collections import deque
@@ -42,7 +44,7 @@ IDLE_S = 2.0
 node that was let go has to start its processes anew, 10 s."""
 
 SHUN_S = 60.0
-"""How long a node is not held again that was lost; chosen: Ray lists it as alive for a while."""
+"""How long a node is not held again that never ran what it was held for; chosen: Ray lists a dead one for a while."""
 
 HELLO_S = 60.0
 """For all nodes to answer before anything runs; chosen: a node's first process imports Python and Ray in 2 to 10 s."""
@@ -161,13 +163,14 @@ class RayDriver:
     """Places orders on nodes, and reports what comes of them."""
 
     pipe: Connection
+    orders: queue.SimpleQueue[Order | None] = field(default_factory=queue.SimpleQueue)
     nodes: list[RayNode] = field(default_factory=list)
     looked_s: float = 0.0
     told: Room | None = None
     beside: deque[Order] = field(default_factory=deque)
     alone: deque[Order] = field(default_factory=deque)
     stations: dict[str, _Held] = field(default_factory=dict)
-    shunned: dict[str, float] = field(default_factory=dict)  # nodes that were lost, and when
+    shunned: dict[str, float] = field(default_factory=dict)  # nodes that could not be held, and since when
     running: dict[ObjectRef, int] = field(default_factory=dict)
 
     def serve(self) -> None:
@@ -179,16 +182,31 @@ class RayDriver:
         here = ray.get_runtime_context().get_node_id()
         self.herald = ray.remote(num_cpus=0, max_restarts=-1)(_Herald).options(scheduling_strategy=_on(here)).remote()
         self.listening = self.herald.listen.remote()
-        while True:
-            try:
-                while self.pipe.poll(0 if self.running else PIPE_S):
-                    order = self.pipe.recv()
-                    (self.beside if order.needs is None else self.alone).append(order)
-            except (EOFError, OSError):
-                return
+        threading.Thread(target=self._listen, name="orders", daemon=True).start()
+        while self._take_orders():
             self._look()
             self._place()
             self._wait()
+
+    # -- orders --------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Take orders from the pipe as they come: were they left there, both sides could wait to write to each other."""
+        try:
+            while True:
+                self.orders.put(self.pipe.recv())
+        except (EOFError, OSError):
+            self.orders.put(None)
+
+    def _take_orders(self) -> bool:
+        """Sort the orders that have come, waiting a moment where nothing runs; say whether the run is still there."""
+        with contextlib.suppress(queue.Empty):
+            order = self.orders.get(timeout=None if self.running else PIPE_S, block=not self.running)
+            while order is not None:
+                (self.beside if order.needs is None else self.alone).append(order)
+                order = self.orders.get_nowait()
+            return False
+        return True
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -295,7 +313,8 @@ class RayDriver:
         except ray.exceptions.RayError as error:  # its process, its node, or where its result lay
             if of is not None:
                 self._let_go(of)
-                self.shunned[of.node.node_id] = time.monotonic()
+                if not of.up:
+                    self.shunned[of.node.node_id] = time.monotonic()
             self.looked_s = 0.0
             self.pipe.send(TaskLost(key, type(error).__name__))
             return
