@@ -191,7 +191,7 @@ class RayDriver:
     # -- orders --------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Take orders from the pipe as they come: were they left there, both sides could wait to write to each other."""
+        """Take orders from the pipe as they come: left there, both sides could wait to write to each other."""
         try:
             while True:
                 self.orders.put(self.pipe.recv())
