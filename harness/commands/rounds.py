@@ -178,12 +178,17 @@ class _Due(NamedTuple):
 
 @dataclass
 class _Running:
-    """A task that was taken and has not ended."""
+    """A task that was taken and has not ended.
+
+    Attributes:
+        started: whether it runs, and does not only wait for that.
+    """
 
     task: CellTask
     round: int
     since_s: float
     lease: Lease | None = None
+    started: bool = False
 
     @property
     def still_ours(self) -> Callable[[], bool]:
@@ -250,7 +255,8 @@ class _Run:
         except KeyboardInterrupt:
             self.summary.interrupted = True
             with Uninterrupted():
-                for left_over in () if self.executor.goes_on else self.running.values():
+                begun = [] if self.executor.goes_on else [each for each in self.running.values() if each.started]
+                for left_over in begun:
                     with contextlib.suppress(Superseded):
                         ended = interrupted(left_over.task)
                         self.results.write_record(ended.record, ended.tables, left_over.still_ours)
@@ -303,7 +309,7 @@ class _Run:
                 self.reference(len(self.summary.ran), self.of)
             self.progress.started(task.cell, next(self.numbers), self.of)
             running = self.running[task.cell_id]
-            running.since_s = time.monotonic()
+            running.since_s, running.started = time.monotonic(), True
             if running.lease is not None:
                 running.lease.tell(where={"host": place.host, "process": place.process})
             _tell(self.host, "cell_started", task.cell)

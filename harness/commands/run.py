@@ -42,18 +42,22 @@ REPORT_SHARE = 0.25
 """Of the time of a run that may go into reports between its rounds; chosen: a sweep of many short rounds would spend
 most of its time drawing what nobody looks at. The last one is always drawn, after Ctrl-C too."""
 
+REPORT_S = 5.0
+"""Taken for the cost of the first report, where cells on several cores wait for it; chosen: pandas is imported too."""
+
 
 class BetweenRounds:
     """What happens between rounds: table and report are rewritten, so that any stop leaves a fair comparison."""
 
-    def __init__(self, plan: Plan, host: Host, alone: bool = True) -> None:
+    def __init__(self, plan: Plan, host: Host, alone: bool = True, at_once: int = 1) -> None:
         """Begin.
 
         Args:
             alone: whether this harness writes them; of several that write together the last one to end does.
+            at_once: cells that wait while a report is drawn, so that it costs so many cores.
         """
-        self.plan, self.host, self.alone = plan, host, alone
-        self.began_s, self.reported_s = time.monotonic(), 0.0
+        self.plan, self.host, self.alone, self.at_once = plan, host, alone, at_once
+        self.began_s, self.reported_s = time.monotonic(), REPORT_S if at_once > 1 else 0.0
 
     def __call__(self, results: Results) -> str:
         """Return the answer so far."""
@@ -62,7 +66,7 @@ class BetweenRounds:
         if self.alone:
             results.write_cells_csv()
         began = time.monotonic()
-        if self.alone and self.reported_s <= REPORT_SHARE * (began - self.began_s):
+        if self.alone and self.reported_s * self.at_once <= REPORT_SHARE * (began - self.began_s):
             write_report_of(results, self.host)
             self.reported_s += time.monotonic() - began
         found = judged(results.rows(), self.plan)
@@ -193,7 +197,7 @@ def run(
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
         results.write_plan(replace(plan, plugins=tuple(plugins)))
         left_s = budget_s and max(0.0, budget_s - (time.monotonic() - began_s))
-        with watching(plan, BetweenRounds(plan, host, alone)) as watcher:
+        with watching(plan, BetweenRounds(plan, host, alone, runs_cells.at_once)) as watcher:
             return run_cells(
                 *(plan, cells, results, host, plugins, watcher),
                 executor=runs_cells,

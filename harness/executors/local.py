@@ -78,16 +78,16 @@ class Local:
         try:
             while True:
                 # First new work for whoever is free, then what has come home: nobody waits for a record to be written.
-                while due is None and len(self.busy) < self.at_once:
-                    due = self.again.popleft() if self.again else next(feed, None)
+                while len(self.busy) < self.at_once:
                     if due is None:
+                        due = self.again.popleft() if self.again else next(feed, None)
+                    if due is None or self._is_for_here(due) or not self._has_room(due):
                         break
-                    if not self._is_for_here(due):
-                        self._start(due, watcher)
-                        due = None
+                    self._start(due, watcher)
+                    due = None
                 if self.ended:
                     yield self.ended.popleft()
-                elif due is not None and not (due.alone and self.busy):
+                elif due is not None and self._is_for_here(due) and not (due.alone and self.busy):
                     yield self._run_here(due, watcher)
                     due = None
                 elif self.busy:
@@ -102,6 +102,11 @@ class Local:
         """Whether this process runs a task: it measures the machine, or takes no longer than to be handed on."""
         timed = task.cell.timing_only and self.timed_s < WORTH_S
         return task.alone or timed or bool(task.cell.not_possible)
+
+    def _has_room(self, task: CellTask) -> bool:
+        """Whether there are cores for all threads of a task; a task of more than all runs alone."""
+        threads = sum(each.task.cell.threads_per_device for each in self.busy if each.task is not None)
+        return not self.busy or threads + task.cell.threads_per_device <= self.at_once
 
     def _run_here(self, task: CellTask, watcher: Watcher) -> Ended:
         watcher.started(task, self.place)

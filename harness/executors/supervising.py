@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from harness.core.errors import HarnessError, MachineError
+from harness.core.interrupts import Interruptible
 from harness.core.outcome import TableColumns
 from harness.core.records import Json
-from harness.engines.processes.forking import Lent, borrow, fork_server, lend
+from harness.engines.processes.forking import Lent, borrow, fork_server, give_back, lend
 from harness.engines.processes.hearing import Ear, how_ended, reap
 from harness.engines.processes.kernel_kills import kernel_kills
 from harness.engines.processes.status import Reached
@@ -71,7 +72,8 @@ class Supervisor:
         # Not a daemon: its cells may have children, such as the processes that read data ahead.
         self._process = context.Process(target=supervise, args=(theirs, dict(os.environ)), name="supervisor")
         try:
-            self._process.start()
+            with Interruptible():  # the first one waits until torch is imported
+                self._process.start()
         finally:
             theirs.close()  # with no copy of its end here, a dead supervisor is the end of the pipe
         self._ear = Ear(self._control)
@@ -88,10 +90,11 @@ class Supervisor:
             MachineError: the servers that its processes are forked from cannot be started.
             SupervisorLost: it has gone.
         """
-        lent = lend(task.cell, task.plugins, task.log)
+        with Interruptible():  # the first task with files of the user's waits until they are imported
+            self._lent = lend(task.cell, task.plugins, task.log)
         self.task, self._until_s = task, time.monotonic() + 2 * task.cell.cell_timeout_s + SLACK_S
         try:
-            self._control.send((task, lent))
+            self._control.send((task, self._lent))
         except OSError:
             raise SupervisorLost(self._words()) from None
 
@@ -119,6 +122,7 @@ class Supervisor:
             if isinstance(word, _CameOfIt):
                 assert self.task is not None
                 task, self.task = self.task, None
+                give_back(self._lent)
                 yield Ended(task, word.record, word.tables, word.log, word.trace)
             else:
                 yield word

@@ -154,6 +154,13 @@ def test_what_is_timed_without_being_computed_runs_here_until_that_takes_long(ma
     assert [machine.beside[f"virtual-{n}"] for n in range(3)] == [set(), set(), set()]
 
 
+@pytest.mark.parametrize(("threads", "most"), [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_cells_of_several_threads_take_as_many_cores(machine, threads, most):
+    found = run(machine, [task(n, threads_per_device=threads) for n in range(8)], at_once=4)
+    assert len(found) == 8
+    assert machine.most == most
+
+
 def test_what_cannot_run_is_not_handed_on(machine):
     (found,) = run(machine, [task(0, not_possible="too large")])
     assert machine.supervisors == 0

@@ -167,7 +167,7 @@ class _Supervisor:
     ) -> None:
         self.cell, self.plugins, self.log, self.options = cell, plugins, log, options
         self.on_progress = on_progress
-        self.context, self.sources = fork_server(cell, plugins, log), sources_of(cell)
+        self.context, self.sources = fork_server(cell, plugins, log, with_data=True), sources_of(cell)
         self.folder = temporary_folder()
         self.children: list[_Child] = []
         self.board: StatusBoard | None = None
