@@ -68,6 +68,7 @@ def ray_cluster(cpus: int = 1) -> Iterator[RayCluster]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        process.stdout.close()
 
 
 def _environment() -> dict[str, str]:

@@ -250,8 +250,8 @@ def _lines(found: FolderStatus) -> Iterable[str]:
     elif found.batch_tasks:
         states = Counter(f"{task.state} ({task.why})" if not task.node else task.state for task in found.batch_tasks)
         jobs = sorted({task.key.partition("_")[0] for task in found.batch_tasks})
-        counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        yield f"Slurm: {counts}, of {counted(len(found.batch_tasks), 'task')}; to end them: scancel {' '.join(jobs)}"
+        each = ", ".join(f"{count} {state}" for state, count in states.items())
+        yield f"Slurm: {each}, of {counted(len(found.batch_tasks), 'task')}; to end them: scancel {' '.join(jobs)}"
     for cell in found.running:
         yield _cell_in_words(cell)
     if found.state in (Progressing.RUNNING, Progressing.STOPPED, Progressing.DEAD) and found.planned:

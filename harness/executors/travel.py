@@ -171,8 +171,8 @@ def without_prefix(value: T, root: str) -> T:
     found: object = value
     if isinstance(value, Text):
         found = Text("".join(str.split(value, root)))
-    elif type(value) is str:
-        found = value.replace(root, "")
+    elif isinstance(value, str):
+        found = str.replace(value, root, "") if type(value) is str else value  # others are words of an enumeration
     elif isinstance(value, Mapping):
         found = {key: without_prefix(item, root) for key, item in value.items()}
     elif isinstance(value, tuple) and not hasattr(value, "_fields"):

@@ -200,7 +200,7 @@ def test_the_port_of_ray_client_is_refused(monkeypatch):
 
 TINY = """\
 [workload]
-model = {{ parameters = "1 M", layers = 2 }}
+model = {{ parameters = "1 M", layers = 2, sequence = 16 }}
 
 [sweep]
 strategy = ["sync-ddp"]

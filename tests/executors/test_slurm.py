@@ -280,7 +280,7 @@ TINY = """\
 plugins = "slow.py"
 
 [workload]
-model = {{ parameters = "1 M", layers = 2 }}
+model = {{ parameters = "1 M", layers = 2, sequence = 16 }}
 
 [sweep]
 strategy = ["slow"]
