@@ -206,9 +206,10 @@ class RayExecutor:
         cell = task.cell
         if not task.alone:
             return None
+        each = -(-cell.gpus // cell.nodes)
         if cell.device != "cpu":
-            return WholeNode(1, cell.gpus)
-        return WholeNode(min(self.machine.cores, cell.gpus * cell.threads_per_device + cell.servers), 0)
+            return WholeNode(1, each, cell.nodes)
+        return WholeNode(min(self.machine.cores, each * cell.threads_per_device + cell.servers), 0, cell.nodes)
 
     def _order(self, taken: _Taken) -> None:
         key = next(self.keys)

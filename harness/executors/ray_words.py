@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WholeNode:
-    """Of a task that measures its machine, and therefore gets a node of its own: how large that has to be."""
+    """Of a task that measures its machine, and therefore gets a node of its own: how large that has to be.
+
+    Attributes:
+        nodes: how many such nodes it gets.
+    """
 
     cpus: int
     gpus: int
+    nodes: int = 1
 
 
 @dataclass(frozen=True)

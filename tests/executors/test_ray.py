@@ -307,3 +307,37 @@ with spread(2, cpus=1, timeout_s=30) as group:
 places = [(place.node_id, place.address) for place in group.places]
 print(json.dumps([places, [(status, printed.decode()) for status, printed in ended]]))
 """
+
+
+OVER_NODES = """
+engine = "real"
+[workload]
+model = "mlp"
+dataset = "digits"
+[sweep]
+strategy = ["sync-ddp", "async-ps"]
+global_batch_size = [64]
+learning_rate = [0.1]
+gpus = [4]
+[goal]
+target_accuracy = "none"
+max_epochs = 1
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_measured_cell_takes_a_placement_group_of_two_nodes(tmp_path):
+    """Four devices on nodes of two cores: neither node holds them."""
+    (tmp_path / "over.toml").write_text(OVER_NODES)
+    with ray_cluster(cpus=3) as cluster:
+        words = ["over.toml", "--nnodes", "2", "--set", "gpus=4", "--executor", f"ray://{cluster.address}"]
+        run = harness(tmp_path, "run", *words)
+        out, err = run.communicate(timeout=500)
+    assert run.returncode == 0, out + err
+    assert "2 nodes of " in out
+    records = records_of(tmp_path, "over")
+    assert {record["status"] for record in records} == {"ok"}
+    for record in records:
+        assert [node["node"] for node in record["detail"]["facts"]["nodes"]] == [0, 1]
+        assert record["row"]["nodes"] == 2
