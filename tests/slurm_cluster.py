@@ -84,11 +84,13 @@ class SlurmCluster:
         """Return jobs and array tasks that have not ended, with their states."""
         done = self.run(["squeue", "--noheader", "--array", "--format=%F_%K %T"])
         assert done.returncode == 0, done.stderr
-        return dict(line.split() for line in done.stdout.splitlines())
+        states = (line.split() for line in done.stdout.splitlines())
+        return {job.removesuffix("_N/A"): state for job, state in states}
 
     def start_now(self, job: str) -> None:
         """Let a job that was requeued start at once: Slurm holds it back for two minutes."""
-        self.run(["scontrol", "update", f"jobid={job}", "StartTime=now"])
+        done = self.run(["scontrol", "update", f"jobid={job}", "StartTime=now"])
+        assert done.returncode == 0, done.stderr
 
 
 @contextmanager

@@ -307,7 +307,7 @@ class Slow(Strategy):
     name = "slow"
 
     async def work(self, worker: Worker) -> None:
-        select.select([], [], [], 1.0)  # a second of the real clock: long enough to lose a node in
+        select.select([], [], [], {seconds})  # of the real clock: long enough to lose a node in
         for batch in worker.batches():
             await worker.apply(await worker.mean(await worker.gradient(batch)))
 
@@ -319,12 +319,12 @@ def harness_strategies():
 
 
 @pytest.fixture
-def scenario(tmp_path) -> Callable[[int], None]:
-    """Write tiny.toml with so many batch sizes, two cells each, and its plugin."""
+def scenario(tmp_path) -> Callable[..., None]:
+    """Write tiny.toml with so many batch sizes, two cells each, and its plugin, by which a cell takes so long."""
 
-    def write(batches: int) -> None:
+    def write(batches: int, seconds: float = 1.0) -> None:
         (tmp_path / "tiny.toml").write_text(TINY.format(batches=list(range(1, batches + 1))))
-        (tmp_path / "slow.py").write_text(SLOW)
+        (tmp_path / "slow.py").write_text(SLOW.format(seconds=seconds))
 
     return write
 
@@ -381,7 +381,7 @@ def test_a_node_is_killed_midway_and_the_rest_is_requeued_and_finished(slurm, sc
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_submitter_that_is_interrupted_leaves_the_jobs_and_the_same_command_joins_them(slurm, scenario, tmp_path):
-    scenario(8)
+    scenario(8, seconds=6.0)
     run = harness(slurm, tmp_path, "run", "tiny.toml", "--executor", "slurm")
     until(lambda: run.poll() is not None or all_records(tmp_path), 120, "no records")
     os.kill(run.pid, signal.SIGINT)
@@ -397,7 +397,7 @@ def test_a_submitter_that_is_interrupted_leaves_the_jobs_and_the_same_command_jo
     assert re.search(r"running: slow-\S+, process \d+ on node[12], since", shown), shown
     assert not any(record["status"] == "interrupted" for record in all_records(tmp_path))
     again = harness(slurm, tmp_path, "run", "tiny.toml", "--executor", "slurm")
-    out, err = again.communicate(timeout=200)
+    out, err = again.communicate(timeout=300)
     assert again.returncode == 0, out + err
     assert len(list((tmp_path / "results" / "tiny" / "slurm").glob("*/tasks.json"))) == 1  # nothing was submitted
     assert Counter(record["attempts"] for record in all_records(tmp_path)) == {1: 16}
@@ -406,11 +406,12 @@ def test_a_submitter_that_is_interrupted_leaves_the_jobs_and_the_same_command_jo
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_task_that_is_told_to_stop_goes_on_when_it_is_requeued(slurm, scenario, tmp_path):
-    scenario(5)
+    scenario(5, seconds=3.0)
     run = harness(slurm, tmp_path, "run", "tiny.toml", "--executor", "slurm", "--set", "gpus=1")
     until(lambda: run.poll() is not None or len(all_records(tmp_path)) >= 2, 120, "no records")
     (key,) = slurm.jobs()
-    slurm.run(["scontrol", "requeue", key])
+    done = slurm.run(["scontrol", "requeue", key])
+    assert done.returncode == 0, done.stderr
     until(lambda: slurm.jobs().get(key) == "PENDING", 60, "it was not requeued")
     slurm.start_now(key)
     out, err = run.communicate(timeout=200)
