@@ -312,6 +312,7 @@ class _Run:
             running.since_s, running.started = time.monotonic(), True
             if running.lease is not None:
                 running.lease.tell(where={"host": place.host, "process": place.process})
+                running.lease.touch()
             _tell(self.host, "cell_started", task.cell)
 
     def reached(self, task: CellTask, reached: Reached) -> None:
