@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import HarnessError
 from harness.core.version import __version__
-from harness.executors.ray_words import Begun, Done, Order, RayTrouble, Room, TaskLost, WholeNode
+from harness.executors.ray_words import Begun, Done, RayOrder, RayTrouble, ClusterRoom, TaskLost, WholeNode
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -163,12 +163,12 @@ class RayDriver:
     """Places orders on nodes, and reports what comes of them."""
 
     pipe: Connection
-    orders: queue.SimpleQueue[Order | None] = field(default_factory=queue.SimpleQueue)
+    orders: queue.SimpleQueue[RayOrder | None] = field(default_factory=queue.SimpleQueue)
     nodes: list[RayNode] = field(default_factory=list)
     looked_s: float = 0.0
-    told: Room | None = None
-    beside: deque[Order] = field(default_factory=deque)
-    alone: deque[Order] = field(default_factory=deque)
+    told: ClusterRoom | None = None
+    beside: deque[RayOrder] = field(default_factory=deque)
+    alone: deque[RayOrder] = field(default_factory=deque)
     stations: dict[str, _Held] = field(default_factory=dict)
     shunned: dict[str, float] = field(default_factory=dict)  # nodes that could not be held, and since when
     running: dict[ObjectRef, int] = field(default_factory=dict)
@@ -216,7 +216,7 @@ class RayDriver:
         if now - self.looked_s >= NODES_S:
             self.nodes, self.looked_s = live_nodes(), now
         beside = sum(node.cpus for node in self.nodes if node.node_id not in self.stations)
-        room = Room(beside, len(self.nodes) + 1)  # one waits, so that no node does
+        room = ClusterRoom(beside, len(self.nodes) + 1)  # one waits, so that no node does
         if room != self.told:
             self.told = room
             self.pipe.send(room)
@@ -236,7 +236,7 @@ class RayDriver:
             order = self.beside.popleft()
             self.running[self.task.remote(order.key, order.parcel, self.herald)] = order.key
 
-    def _station_for(self, order: Order) -> _Held | None:
+    def _station_for(self, order: RayOrder) -> _Held | None:
         """Return a node that is held and free, hold another one, or None where one has to be waited for.
 
         Raises:

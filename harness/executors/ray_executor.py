@@ -30,7 +30,7 @@ from harness.engines.processes.forking import search_path
 from harness.engines.processes.launch import Result
 from harness.executors.extras import require_extra
 from harness.executors.protocol import CellTask, Ended, Watcher, Whereabouts
-from harness.executors.ray_words import Begun, Done, Order, RayTrouble, Room, TaskLost, WholeNode
+from harness.executors.ray_words import Begun, Done, RayOrder, RayTrouble, ClusterRoom, TaskLost, WholeNode
 from harness.executors.run_one import run_one, without_running
 from harness.executors.travel import packed
 
@@ -97,7 +97,7 @@ class RayExecutor:
         self.host, self.address = host, address
         self.at_once = 2  # more than one, until the cluster says how many
         self.machine = detect_machine()
-        self.room = Room(0, 0)
+        self.room = ClusterRoom(0, 0)
         self.taken: dict[int, _Taken] = {}
         self.keys = itertools.count()
         self.pipe: Connection | None = None  # to what talks to Ray, once something is to run
@@ -217,7 +217,7 @@ class RayExecutor:
         tried = replace(taken.task, attempts=taken.task.attempts + taken.lost)
         pipe = self.pipe or self._connect()
         with contextlib.suppress(OSError):  # it has ended: what it said last is heard next
-            pipe.send(Order(key, pickle.dumps(packed(tried)), taken.needs))
+            pipe.send(RayOrder(key, pickle.dumps(packed(tried)), taken.needs))
 
     def _told(self, watcher: Watcher) -> Iterator[Ended]:
         for said in self._taken_in():
@@ -255,7 +255,7 @@ class RayExecutor:
         try:
             while pipe.poll():
                 said = pipe.recv()
-                if isinstance(said, Room):
+                if isinstance(said, ClusterRoom):
                     self.room, self.at_once = said, max(2, said.beside)
                 elif isinstance(said, RayTrouble):
                     if said.ours:

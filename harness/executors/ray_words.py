@@ -14,7 +14,7 @@ class WholeNode:
 
 
 @dataclass(frozen=True)
-class Order:
+class RayOrder:
     """Run a task.
 
     Attributes:
@@ -29,7 +29,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Room:
+class ClusterRoom:
     """How many tasks the cluster has room for now.
 
     Attributes:
