@@ -172,7 +172,7 @@ def load_host(paths: Iterable[str | Path] = ()) -> Host:
     built_in = _built_in(shipped)
     # Named by the scenario and on the command line it is still one plugin.
     own = [path for path in dict.fromkeys(files) if str(path) not in built_in.names]
-    rest = [(str(path), partial(load_file, path)) for path in own]
+    rest: list[tuple[str, Callable[[], object]]] = [(str(path), partial(load_file, path)) for path in own]
     rest += [(entry.name, partial(_load_installed, entry)) for entry in others]
     host = replace(built_in.host, **{each.name: copy(getattr(built_in.host, each.name)) for each in fields(Host)})
     before = set(built_in.manager.get_plugins())
@@ -236,7 +236,7 @@ def bundled_files() -> list[Path]:
     return _files(bundled("plugins"))
 
 
-def _load(host: Host, manager: pluggy.PluginManager, name: str, loader: Callable[[], Any]) -> None:
+def _load(host: Host, manager: pluggy.PluginManager, name: str, loader: Callable[[], object]) -> None:
     """Register what a plugin brings; where it is broken, the host says why."""
     try:
         _register(host, manager, name, loader())

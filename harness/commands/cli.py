@@ -27,10 +27,10 @@ from harness.core.version import __version__
 if TYPE_CHECKING:
     from harness.analysis.compared import Comparison
     from harness.api.host import Host
-    from harness.commands.membership import Membership
     from harness.core.cell import Plan
     from harness.core.machine import Machine
     from harness.engines.shared.findings import Findings
+    from harness.executors.membership import Membership
     from harness.report.against import Against
 
 REFERENCE_RUNS = 10
@@ -171,13 +171,15 @@ def _node(options: dict[str, Any]) -> Membership:
 
     Where it is not node 0, it serves, and this does not return.
     """
-    from harness.commands.membership import be_node, membership_of
+    from harness.executors.membership import Membership, be_node, membership_of
 
     names = ("nnodes", "node_rank", "rendezvous", "interface")
     nnodes, node_rank, rendezvous, interface = (options.pop(name) for name in names)
+    if options.get("executor", "local").startswith("ray") and node_rank is None and rendezvous is None:
+        return Membership(nnodes or 1, interface=interface, taken_later=True)
     membership = membership_of(nnodes, node_rank, rendezvous, interface, os.environ)
     if membership.rank or membership.idle:
-        be_node(membership)
+        be_node(membership, say)
         sys.exit(0)
     return membership
 
@@ -279,16 +281,16 @@ def run(
         return _run_in_turns(scenario, ab, sets, root, (*outer, *plugins))
     membership = _node(options)
     from harness.commands import run as session
-    from harness.commands.membership import all_nodes
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.core.leases import Leases
     from harness.core.one_writer import sole_writer
+    from harness.executors.membership import all_nodes
     from harness.scenario.plan import select
     from harness.scenario.synonyms import only_as_registered
 
     _refuse_beside_join(join := options.pop("join"), options)
     not_run = "; nothing was run"
-    machine = click.get_current_context().with_resource(all_nodes(membership))
+    machine = click.get_current_context().with_resource(all_nodes(membership, say))
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run, machine)
     only = tuple(only_as_registered(each, host) for each in only)
     wait, chosen = options.pop("wait"), select(plan, only)

@@ -20,10 +20,10 @@ from harness.core.leases import Lease, Leases
 from harness.core.records import Json
 from harness.engines.processes.forking import sources_of
 from harness.engines.processes.status import Reached
-from harness.executors.keep import keep
 from harness.executors.one_by_one import OneByOne
 from harness.executors.protocol import CellExecutor, CellTask, Ended, Whereabouts
 from harness.executors.run_one import interrupted
+from harness.executors.store_ended import store_ended
 from harness.results.store import Record, Results, Superseded
 
 OTHERS_S = 1.0
@@ -312,6 +312,7 @@ class _Run:
             running.since_s, running.started = time.monotonic(), True
             if running.lease is not None:
                 running.lease.tell(where={"host": place.host, "process": place.process})
+                running.lease.touch()
             _tell(self.host, "cell_started", task.cell)
 
     def reached(self, task: CellTask, reached: Reached) -> None:
@@ -337,7 +338,7 @@ class _Run:
         was = self.running[ended.task.cell_id]
         try:
             if not ended.stored:
-                keep(ended, self.results, was.still_ours)
+                store_ended(ended, self.results, was.still_ours)
         except Superseded:  # this harness was stopped for so long that another one took the cell over
             self.postponed.append(_Due(was.round, ended.task.cell, ended.task.attempts))
             return

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import HarnessError
 from harness.core.version import __version__
-from harness.executors.ray_words import Begun, Done, RayOrder, RayTrouble, ClusterRoom, TaskLost, WholeNode
+from harness.executors.ray_words import Begun, Done, Order, RayTrouble, Room, TaskLost, WholeNode
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -142,6 +142,24 @@ class _Herald:
         return heard
 
 
+def _over_nodes(key: int, parcel: bytes, herald: ActorHandle, needs: WholeNode) -> bytes:
+    """Run a task over several nodes; this process only waits for the one that leads them."""
+    import ray
+
+    from harness.executors.ray_nodes import spread
+
+    try:
+        with spread(needs.nodes, needs.cpus, needs.gpus) as group:
+            herald.say.remote(Begun(key, group.places[0].host, 0))
+            led: bytes = ray.get(group.run_over(parcel))
+            return led
+    except HarnessError as error:
+        return pickle.dumps(RayTrouble(str(error)))
+    except ray.exceptions.RayActorError as error:
+        # As it is, it would come home as what this task raised: a bug. The node of its leader went.
+        raise ray.exceptions.WorkerCrashedError from error
+
+
 @dataclass
 class _Held:
     """A node that is held for tasks that measure it.
@@ -163,21 +181,23 @@ class RayDriver:
     """Places orders on nodes, and reports what comes of them."""
 
     pipe: Connection
-    orders: queue.SimpleQueue[RayOrder | None] = field(default_factory=queue.SimpleQueue)
+    orders: queue.SimpleQueue[Order | None] = field(default_factory=queue.SimpleQueue)
     nodes: list[RayNode] = field(default_factory=list)
     looked_s: float = 0.0
-    told: ClusterRoom | None = None
-    beside: deque[RayOrder] = field(default_factory=deque)
-    alone: deque[RayOrder] = field(default_factory=deque)
+    told: Room | None = None
+    beside: deque[Order] = field(default_factory=deque)
+    alone: deque[Order] = field(default_factory=deque)
     stations: dict[str, _Held] = field(default_factory=dict)
     shunned: dict[str, float] = field(default_factory=dict)  # nodes that could not be held, and since when
     running: dict[ObjectRef, int] = field(default_factory=dict)
+    spread_key: int | None = None  # of the task that has several nodes
 
     def serve(self) -> None:
         """Work until the run closes the pipe."""
         import ray
 
         self.task = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(_work)
+        self.leader = ray.remote(num_cpus=0, max_retries=0)(_over_nodes)
         self.station = ray.remote(max_restarts=0, max_task_retries=0)(_Station)
         here = ray.get_runtime_context().get_node_id()
         self.herald = ray.remote(num_cpus=0, max_restarts=-1)(_Herald).options(scheduling_strategy=_on(here)).remote()
@@ -216,13 +236,19 @@ class RayDriver:
         if now - self.looked_s >= NODES_S:
             self.nodes, self.looked_s = live_nodes(), now
         beside = sum(node.cpus for node in self.nodes if node.node_id not in self.stations)
-        room = ClusterRoom(beside, len(self.nodes) + 1)  # one waits, so that no node does
+        room = Room(beside, len(self.nodes) + 1)  # one waits, so that no node does
         if room != self.told:
             self.told = room
             self.pipe.send(room)
 
     def _place(self) -> None:
         """Start what there is room for: first what needs a node of its own."""
+        while self.alone and self._several(self.alone[0]):
+            order = self.alone.popleft()
+            self.spread_key = order.key
+            self.running[self.leader.remote(order.key, order.parcel, self.herald, order.needs)] = order.key
+        if self.spread_key is not None:
+            return  # its nodes are being cleared, or measured
         while self.alone and (held := self._station_for(self.alone[0])) is not None:
             order = self.alone.popleft()
             held.key = order.key
@@ -236,7 +262,26 @@ class RayDriver:
             order = self.beside.popleft()
             self.running[self.task.remote(order.key, order.parcel, self.herald)] = order.key
 
-    def _station_for(self, order: RayOrder) -> _Held | None:
+    def _several(self, order: Order) -> bool:
+        """Say whether a task takes several nodes, and may have them now: one such task at a time, beside no other.
+
+        Raises:
+            HarnessError: there are not so many nodes that are large enough.
+        """
+        needs = order.needs
+        if needs is None or needs.nodes == 1 or self.spread_key is not None or self.running:
+            return False
+        for held in list(self.stations.values()):
+            self._let_go(held)
+        large = [node for node in self.nodes if node.fits(needs)]
+        if len(large) < needs.nodes and self.nodes:
+            raise HarnessError(
+                f"a cell needs {needs.nodes} nodes with {needs.cpus} CPUs and {needs.gpus} GPUs each, and this Ray "
+                f"cluster has {len(large)}; add nodes, or leave the cell out (harness run --only)"
+            )
+        return True
+
+    def _station_for(self, order: Order) -> _Held | None:
         """Return a node that is held and free, hold another one, or None where one has to be waited for.
 
         Raises:
@@ -306,6 +351,8 @@ class RayDriver:
         import ray
 
         of = next((held for held in self.stations.values() if held.key == key), None)
+        if key == self.spread_key:
+            self.spread_key = None
         try:
             ended = ray.get(ref)
         except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError, ray.exceptions.AuthenticationError):

@@ -30,7 +30,7 @@ from harness.engines.processes.forking import search_path
 from harness.engines.processes.launch import Result
 from harness.executors.extras import require_extra
 from harness.executors.protocol import CellTask, Ended, Watcher, Whereabouts
-from harness.executors.ray_words import Begun, Done, RayOrder, RayTrouble, ClusterRoom, TaskLost, WholeNode
+from harness.executors.ray_words import Begun, Done, Order, RayTrouble, Room, TaskLost, WholeNode
 from harness.executors.run_one import run_one, without_running
 from harness.executors.travel import packed
 
@@ -97,7 +97,7 @@ class RayExecutor:
         self.host, self.address = host, address
         self.at_once = 2  # more than one, until the cluster says how many
         self.machine = detect_machine()
-        self.room = ClusterRoom(0, 0)
+        self.room = Room(0, 0)
         self.taken: dict[int, _Taken] = {}
         self.keys = itertools.count()
         self.pipe: Connection | None = None  # to what talks to Ray, once something is to run
@@ -206,9 +206,10 @@ class RayExecutor:
         cell = task.cell
         if not task.alone:
             return None
+        each = -(-cell.gpus // cell.nodes)
         if cell.device != "cpu":
-            return WholeNode(1, cell.gpus)
-        return WholeNode(min(self.machine.cores, cell.gpus * cell.threads_per_device + cell.servers), 0)
+            return WholeNode(1, each, cell.nodes)
+        return WholeNode(min(self.machine.cores, each * cell.threads_per_device + cell.servers), 0, cell.nodes)
 
     def _order(self, taken: _Taken) -> None:
         key = next(self.keys)
@@ -217,7 +218,7 @@ class RayExecutor:
         tried = replace(taken.task, attempts=taken.task.attempts + taken.lost)
         pipe = self.pipe or self._connect()
         with contextlib.suppress(OSError):  # it has ended: what it said last is heard next
-            pipe.send(RayOrder(key, pickle.dumps(packed(tried)), taken.needs))
+            pipe.send(Order(key, pickle.dumps(packed(tried)), taken.needs))
 
     def _told(self, watcher: Watcher) -> Iterator[Ended]:
         for said in self._taken_in():
@@ -255,7 +256,7 @@ class RayExecutor:
         try:
             while pipe.poll():
                 said = pipe.recv()
-                if isinstance(said, ClusterRoom):
+                if isinstance(said, Room):
                     self.room, self.at_once = said, max(2, said.beside)
                 elif isinstance(said, RayTrouble):
                     if said.ours:

@@ -7,6 +7,8 @@ several of them have one address, and what meets at an address has to meet at a 
 from __future__ import annotations
 
 import os
+import pickle
+import secrets
 import socket
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from harness.core.errors import MachineError
+from harness.engines.processes.doors import KEY_VARIABLE
+from harness.executors.membership import Membership, all_nodes
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -76,6 +80,14 @@ class _Agent:
             os.close(telling)
             os.close(told)
 
+    def lead(self, parcel: bytes, membership: Membership, key: str) -> bytes:
+        """Run a task as the first node, and return what came of it, pickled."""
+        from harness.executors.travel import run_parcel
+
+        os.environ[KEY_VARIABLE] = key
+        with all_nodes(membership, lambda line: None):
+            return pickle.dumps(run_parcel(pickle.loads(parcel)))
+
 
 @dataclass
 class NodeGroup:
@@ -116,6 +128,23 @@ class NodeGroup:
         """
         added = dict(environment or {})
         return [agent.run.remote(list(words), added) for agent, words in zip(self.agents, commands, strict=True)]
+
+    def run_over(self, parcel: bytes) -> ObjectRef:
+        """Run a task over all nodes of the group.
+
+        Args:
+            parcel: a `TaskParcel`, pickled.
+
+        Returns:
+            A reference to what came of it, pickled.
+        """
+        first, key, count = self.places[0], secrets.token_hex(16), len(self.places)
+        led = self.agents[0].lead.remote(parcel, Membership(count, 0, first.address, first.free_port), key)
+        for rank, agent in enumerate(self.agents[1:], start=1):
+            words = ["-m", "harness", "run", "-", "--nnodes", str(count), "--node-rank", str(rank)]
+            words += ["--rendezvous", f"{first.address}:{first.free_port}"]
+            agent.run.remote(words, {KEY_VARIABLE: key})
+        return led
 
 
 def spread(num_nodes: int, cpus: int, gpus: int = 0, timeout_s: float = PLACING_S) -> NodeGroup:

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WholeNode:
-    """Of a task that measures its machine, and therefore gets a node of its own: how large that has to be."""
+    """Of a task that measures its machine, and therefore gets a node of its own: how large that has to be.
+
+    Attributes:
+        nodes: how many such nodes it gets.
+    """
 
     cpus: int
     gpus: int
+    nodes: int = 1
 
 
 @dataclass(frozen=True)
-class RayOrder:
+class Order:
     """Run a task.
 
     Attributes:
@@ -29,7 +34,7 @@ class RayOrder:
 
 
 @dataclass(frozen=True)
-class ClusterRoom:
+class Room:
     """How many tasks the cluster has room for now.
 
     Attributes:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from harness.core.endings import Cause, Status
 from harness.core.interrupts import Catching, Uninterrupted, exit_code, take_over, what_came
-from harness.executors.keep import keep
 from harness.executors.protocol import CellTask
+from harness.executors.store_ended import store_ended
 from harness.executors.travel import TaskParcel, run_parcel
 from harness.results.store import Results
 
@@ -168,7 +168,7 @@ def run_group(parcels: Sequence[TaskParcel], results: Results, folder: Path) -> 
             print(f"{parcel.task.cell_id}: {ended.record.reason}", file=sys.stderr, flush=True)
             _note(folder, parcel.task.cell_id, STOPPED)
             continue
-        keep(ended, results)
+        store_ended(ended, results)
         _note(folder, parcel.task.cell_id, ENDED)
         print(f"{parcel.task.cell_id}: {ended.record.status}", flush=True)
     return ran

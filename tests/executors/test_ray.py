@@ -24,7 +24,7 @@ from harness.core.errors import InputError, MachineError
 from harness.executors import extras, ray_executor
 from harness.executors.protocol import CellTask
 from harness.executors.ray_executor import AHEAD, MOST_ATTEMPTS, RayExecutor
-from harness.executors.ray_words import Begun, Done, RayTrouble, ClusterRoom, TaskLost, WholeNode
+from harness.executors.ray_words import Begun, Done, RayTrouble, Room, TaskLost, WholeNode
 from harness.executors.travel import run_parcel
 
 TIMED = {
@@ -58,7 +58,7 @@ def executor(monkeypatch, tmp_path):
     return made
 
 
-def answer(executor: RayExecutor, room: ClusterRoom, behave) -> None:
+def answer(executor: RayExecutor, room: Room, behave) -> None:
     """Let `behave(say, order, parcel, number)` stand for the cluster."""
     executor.pipe, theirs = Pipe()
 
@@ -88,7 +88,7 @@ def test_a_cell_that_goes_with_its_node_runs_again_and_says_so(executor):
         say(Begun(order.key, f"node{number}", 1))
         say(TaskLost(order.key, "NodeDiedError") if number < 3 else done(order, parcel))
 
-    answer(executor, ClusterRoom(1, 1), behave)
+    answer(executor, Room(1, 1), behave)
     (ended,) = executor.run([task], heard)
     assert ended.task is task
     assert (ended.record.status, ended.record.attempts) == (Status.OK, 3)
@@ -100,7 +100,7 @@ def test_what_never_began_on_a_node_that_went_is_no_attempt(executor):
     def behave(say, order, parcel, number):
         say(TaskLost(order.key, "NodeDiedError") if number == 1 else done(order, parcel))
 
-    answer(executor, ClusterRoom(1, 1), behave)
+    answer(executor, Room(1, 1), behave)
     (ended,) = executor.run([CellTask(make_cell(**TIMED))], Heard())
     assert ended.record.attempts == 1
     assert "tried" not in ended.record.row["notes"]
@@ -111,7 +111,7 @@ def test_a_cell_that_takes_its_process_along_each_time_is_given_up(executor):
         say(Begun(order.key, "node", 1))
         say(TaskLost(order.key, "WorkerCrashedError"))
 
-    answer(executor, ClusterRoom(1, 1), behave)
+    answer(executor, Room(1, 1), behave)
     (ended,) = executor.run([CellTask(make_cell(**TIMED), attempts=1)], Heard())
     assert (ended.record.status, ended.record.cause) == (Status.CRASHED, Cause.KILLED)
     assert ended.record.attempts == 1 + MOST_ATTEMPTS
@@ -136,7 +136,7 @@ def test_no_more_is_taken_than_there_is_room_for(executor):
             while waiting:
                 say(done(*waiting.pop()))
 
-    answer(executor, ClusterRoom(2, 1), behave)
+    answer(executor, Room(2, 1), behave)
     ended = []
     for each in executor.run(tasks(), Heard()):
         ended.append(each.record.cell.cell_id)
@@ -159,13 +159,13 @@ def test_a_measured_cell_asks_for_a_node_that_is_large_enough(executor):
 
 
 def test_what_the_cluster_cannot_do_is_said_and_ends_the_run(executor):
-    answer(executor, ClusterRoom(1, 1), lambda say, *_: say(RayTrouble("node 10.0.0.2 has no parallelism-harness")))
+    answer(executor, Room(1, 1), lambda say, *_: say(RayTrouble("node 10.0.0.2 has no parallelism-harness")))
     with pytest.raises(MachineError, match=r"10\.0\.0\.2 has no parallelism-harness"):
         list(executor.run([CellTask(make_cell(**TIMED))], Heard()))
 
 
 def test_a_connection_that_ends_is_told_with_the_last_lines_of_ray(executor):
-    answer(executor, ClusterRoom(1, 1), lambda *_: "close")
+    answer(executor, Room(1, 1), lambda *_: "close")
     with pytest.raises(MachineError, match=r"(?s)connection to Ray has ended.*one\ntwo"):
         list(executor.run([CellTask(make_cell(**TIMED))], Heard()))
 
@@ -307,3 +307,37 @@ with spread(2, cpus=1, timeout_s=30) as group:
 places = [(place.node_id, place.address) for place in group.places]
 print(json.dumps([places, [(status, printed.decode()) for status, printed in ended]]))
 """
+
+
+OVER_NODES = """
+engine = "real"
+[workload]
+model = "mlp"
+dataset = "digits"
+[sweep]
+strategy = ["sync-ddp", "async-ps"]
+global_batch_size = [64]
+learning_rate = [0.1]
+gpus = [4]
+[goal]
+target_accuracy = "none"
+max_epochs = 1
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_measured_cell_takes_a_placement_group_of_two_nodes(tmp_path):
+    """Four devices on nodes of two cores: neither node holds them."""
+    (tmp_path / "over.toml").write_text(OVER_NODES)
+    with ray_cluster(cpus=3) as cluster:
+        words = ["over.toml", "--nnodes", "2", "--set", "gpus=4", "--executor", f"ray://{cluster.address}"]
+        run = harness(tmp_path, "run", *words)
+        out, err = run.communicate(timeout=500)
+    assert run.returncode == 0, out + err
+    assert "2 nodes of " in out
+    records = records_of(tmp_path, "over")
+    assert {record["status"] for record in records} == {"ok"}
+    for record in records:
+        assert [node["node"] for node in record["detail"]["facts"]["nodes"]] == [0, 1]
+        assert record["row"]["nodes"] == 2

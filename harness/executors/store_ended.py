@@ -9,7 +9,7 @@ from harness.results.store import Results
 from harness.results.trace_files import write_trace
 
 
-def keep(ended: Ended, results: Results, still_ours: Callable[[], bool] = lambda: True) -> None:
+def store_ended(ended: Ended, results: Results, still_ours: Callable[[], bool] = lambda: True) -> None:
     """Write a record with all that lies beside it.
 
     Args:
