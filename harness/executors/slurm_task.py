@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from harness.core.endings import Cause, Status
@@ -105,10 +107,13 @@ class CellGroups:
         """Run what is left of a group, and return how many cells that were."""
         groups: list[list[TaskParcel]] = pickle.loads((Path(self.folder) / "parcels.pkl").read_bytes())
         take_over()  # submitit ignores SIGTERM, by which Slurm says that it requeues, preempts or cancels
+        announced = _end_as_sigterm_does()
         try:
             with Catching(), Uninterrupted():
                 return run_group(groups[number], Results(Path(self.results)), Path(self.folder))
         except KeyboardInterrupt:
+            for requeue in announced:
+                requeue()
             print(f"stopped by {what_came()}: what has no record yet runs when this task is started again", flush=True)
             sys.exit(exit_code())
 
@@ -117,6 +122,26 @@ class CellGroups:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, number)
+
+
+def _end_as_sigterm_does() -> list[Callable[[], None]]:
+    """Let the signal that announces the limit of time stop a cell in order, as SIGTERM does.
+
+    Returns:
+        What submitit would have done at once, wherever the cell was: filled when the signal comes.
+    """
+    announced: list[Callable[[], None]] = []
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        own = signal.getsignal(number)
+        if not callable(own):
+            continue
+
+        def hear(number: int, frame: FrameType | None, own: Callable[[int, FrameType | None], object] = own) -> None:
+            announced.append(lambda: own(number, frame) and None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        signal.signal(number, hear)
+    return announced
 
 
 def run_group(parcels: Sequence[TaskParcel], results: Results, folder: Path) -> int:

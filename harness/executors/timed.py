@@ -32,6 +32,9 @@ def run_in_this_process(
     Args:
         trace: steps to record spans of.
 
+    Raises:
+        KeyboardInterrupt: a signal came.
+
     Returns:
         None where the strategy's program reads numbers that the workload could compute.
     """
@@ -43,6 +46,10 @@ def run_in_this_process(
     except (_OutOfTime, Exception) as error:
         if isinstance(error.__cause__, NeedsNumbers) and given_shape(cell) is None:
             return None
+        # A signal that came while the strategy's own lines ran has passed for what they raised.
+        interrupt = next((each for each in causes_of(error) if isinstance(each, KeyboardInterrupt)), None)
+        if interrupt is not None:
+            raise interrupt from None
         with log.open("a", encoding="utf-8") as stream:
             traceback.print_exception(error, file=stream)
         late = next((each for each in causes_of(error) if isinstance(each, _OutOfTime)), None)

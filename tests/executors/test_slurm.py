@@ -384,41 +384,50 @@ def test_a_submitter_that_is_interrupted_leaves_the_jobs_and_the_same_command_jo
     scenario(8, seconds=6.0)
     run = harness(slurm, tmp_path, "run", "tiny.toml", "--executor", "slurm")
     until(lambda: run.poll() is not None or all_records(tmp_path), 120, "no records")
+    shown = harness(slurm, tmp_path, "status", "tiny").communicate(timeout=60)[0]
+    assert "tiny: running" in shown
+    assert re.search(r"Slurm: 4 RUNNING, of 4 tasks; to end them: scancel \d+", shown), shown
+    assert re.search(r"running: slow-\S+, process \d+ on node[12], since", shown), shown
     os.kill(run.pid, signal.SIGINT)
-    out, err = run.communicate(timeout=60)
+    time.sleep(3.0)
+    assert slurm.jobs()
+    out, err = run.communicate(timeout=300)  # the report is drawn
     assert run.returncode == 130, out + err
     job = re.search(r"Slurm's job (\d+) goes on.*scancel (\d+)", out)
     assert job is not None, out + err
     assert job[1] == job[2]
-    assert slurm.jobs()
-    shown = harness(slurm, tmp_path, "status", "tiny").communicate(timeout=60)[0]
-    assert "tiny: running" in shown
-    assert f"of 4 tasks; to end them: scancel {job[1]}" in shown
-    assert re.search(r"running: slow-\S+, process \d+ on node[12], since", shown), shown
-    assert not any(record["status"] == "interrupted" for record in all_records(tmp_path))
     again = harness(slurm, tmp_path, "run", "tiny.toml", "--executor", "slurm")
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, out + err
     assert len(list((tmp_path / "results" / "tiny" / "slurm").glob("*/tasks.json"))) == 1  # nothing was submitted
-    assert Counter(record["attempts"] for record in all_records(tmp_path)) == {1: 16}
+    assert Counter((record["status"], record["attempts"]) for record in all_records(tmp_path)) == {("ok", 1): 16}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_task_that_is_told_to_stop_goes_on_when_it_is_requeued(slurm, scenario, tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["scontrol", "requeue"], id="by a requeue"),
+        pytest.param(["scancel", "--signal=USR2"], id="by the signal before the limit of time"),
+    ],
+)
+def test_a_task_that_is_told_to_stop_goes_on_when_it_is_requeued(words, slurm, scenario, tmp_path):
     scenario(5, seconds=3.0)
     run = harness(slurm, tmp_path, "run", "tiny.toml", "--executor", "slurm", "--set", "gpus=1")
     until(lambda: run.poll() is not None or len(all_records(tmp_path)) >= 2, 120, "no records")
     (key,) = slurm.jobs()
-    done = slurm.run(["scontrol", "requeue", key])
+    done = slurm.run([*words, key])
     assert done.returncode == 0, done.stderr
     until(lambda: slurm.jobs().get(key) == "PENDING", 60, "it was not requeued")
     slurm.start_now(key)
-    out, err = run.communicate(timeout=200)
+    out, err = run.communicate(timeout=300)
     assert run.returncode == 0, out + err
-    assert Counter(record["attempts"] for record in all_records(tmp_path)) == {1: 5}
+    assert Counter((record["status"], record["attempts"]) for record in all_records(tmp_path)) == {("ok", 1): 5}
     (log,) = (tmp_path / "results" / "tiny" / "slurm").glob("*/*_log.out")
-    assert "stopped by SIGTERM" in log.read_text()
+    assert "stopped by SIGTERM" in log.read_text() or "Requeued job" in log.read_text()
+    (folder,) = (tmp_path / "results" / "tiny" / "slurm").glob("*/begun")
+    assert sum("stopped" in path.read_text() for path in folder.iterdir()) == 1
 
 
 @pytest.mark.slow

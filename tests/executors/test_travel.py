@@ -101,6 +101,12 @@ def test_what_went_wrong_elsewhere_names_the_file_as_it_is_called_at_home(tmp_pa
     assert "harness-files-" not in json.dumps(to_json(ended.record)) + ended.log.decode()
 
 
+def test_a_signal_amid_the_lines_of_a_strategy_is_no_crash_of_it(tmp_path):
+    cell, plugins = write(tmp_path / "home", after="raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        run_elsewhere(CellTask(cell, plugins=plugins))
+
+
 def test_files_that_are_there_are_used_where_they_are(tmp_path, monkeypatch):
     cell, plugins = write(tmp_path / "home")
     parcel = away(CellTask(cell, plugins=plugins))
