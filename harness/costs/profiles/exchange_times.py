@@ -69,8 +69,9 @@ LARGE = 3
 def send_figures(table: MeasuredTable) -> LinkFigures:
     """Return delay and rate of the link that these messages took one way.
 
-    The delay is the time of the smallest message. The rate is the median slope between the largest ones, so that what
-    a connection takes to get up to speed, which a line through all points would count as delay or as rate, is neither.
+    The rate is the median slope between the largest messages, so that what a connection takes to get up to speed, which
+    a line through all points would count as delay or as rate, is neither. The delay is what the smallest message takes
+    beyond its bytes at that rate.
 
     Source: Theil 1950 and Sen 1968: the median of pairwise slopes stands up to one wrong point of three.
 
@@ -87,7 +88,8 @@ def send_figures(table: MeasuredTable) -> LinkFigures:
     positive = [slope for slope in slopes if slope > 0]
     num_bytes, seconds = table[-1]
     slope = _median(positive) if positive else seconds / num_bytes
-    return LinkFigures(table[0][1], 1 / slope)
+    least, first = table[0]
+    return LinkFigures(max(0.0, first - least * slope), 1 / slope)
 
 
 def _median(rising: Sequence[float]) -> float:
