@@ -28,6 +28,7 @@ from harness.core.interrupts import Uninterrupted, exit_code
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
+from harness.executors.choose import executor_of
 from harness.results.interleaved_with import INTERLEAVED_FILE
 from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
@@ -94,7 +95,7 @@ def measure_steps(plan: Plan, host: Host, plugins: Sequence[str], lacking: Colle
 
 def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:
     """Return the cell with its micro-batch found; None where it cannot be run, which running it will say."""
-    from harness.commands.admission import with_micro_batch
+    from harness.executors.admission import with_micro_batch
 
     try:
         return with_micro_batch(cell, host, plugins)
@@ -138,11 +139,13 @@ def run(
     open_report: bool = False,
     trace: int | None = None,
     reference: int | None = None,
+    executor: str = "local",
     refuse_another: Callable[[], None] = lambda: None,
 ) -> int:
     """Run a plan, then what confirms it, and return the exit code.
 
     Args:
+        executor: what runs the cells, as it is written after --executor.
         reference: runs of the reference beside the cells; None: as many as the scenario says.
         refuse_another: raises where the results folder is no longer the one that this run has locked.
     """
@@ -157,6 +160,7 @@ def run(
         for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
             set_aside(results, of_the_night)
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
+    runs_cells = executor_of(executor, host)
 
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
         results.write_plan(replace(plan, plugins=tuple(plugins)))
@@ -164,6 +168,7 @@ def run(
         with watching(plan, BetweenRounds(plan, host)) as watcher:
             return run_cells(
                 *(plan, cells, results, host, plugins, watcher),
+                executor=runs_cells,
                 retry=retry,
                 fresh=fresh,
                 budget_s=left_s,
@@ -174,14 +179,17 @@ def run(
 
     summary = Summary()
     try:
-        summary = run_now(plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference)
-        if plan.confirm and not only and not summary.stopped:
-            plan = with_picks(plan, results)
-            cells = plan.cells
-            fresh_ones = [cell for cell in cells if cell.confirms]
-            if missing(fresh_ones, results, retry, fresh):
-                say(f"\n{confirmation_in_words(plan, swept=True)}")
-            summary = summary.then(run_now(plan, fresh_ones))
+        with runs_cells:
+            summary = run_now(
+                plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference
+            )
+            if plan.confirm and not only and not summary.stopped:
+                plan = with_picks(plan, results)
+                cells = plan.cells
+                fresh_ones = [cell for cell in cells if cell.confirms]
+                if missing(fresh_ones, results, retry, fresh):
+                    say(f"\n{confirmation_in_words(plan, swept=True)}")
+                summary = summary.then(run_now(plan, fresh_ones))
     except KeyboardInterrupt:  # before or after the cells
         summary = replace(summary, interrupted=True)
     with Uninterrupted():  # a signal that comes only now ends a run that has told what it found
