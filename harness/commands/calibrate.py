@@ -11,7 +11,7 @@ from harness.core.errors import NothingDone
 from harness.core.machine import detect_machine
 from harness.core.words import bandwidth, counted, duration, exact_duration, memory_size
 from harness.costs.cells import MeasuredLinks, load_links
-from harness.costs.cells.kept_links import load_node_links
+from harness.costs.cells.kept_links import keep_node_links, load_node_links
 from harness.costs.profiles import Cluster
 from harness.costs.profiles.exchange_times import bus_factor
 from harness.engines.calibration.laws import alpha_beta, misfit
@@ -23,7 +23,7 @@ Links = tuple[Rated | None, Rated | None]
 def show_or_measure(
     device: str, threads: int, only_show: bool, say: Callable[[str], None], rated: Links = (None, None)
 ) -> str:
-    """Return the text of what is stored, measured anew unless `only_show`.
+    """Return the text of what is stored, measured anew unless `only_show`: over all machines where there are several.
 
     Args:
         device: "cpu", "cuda" or "auto".
@@ -38,6 +38,15 @@ def show_or_measure(
     machine = detect_machine()
     kind = device if device != "auto" else "cuda" if machine.gpus > 1 else "cpu"
     if not only_show:
+        from harness.engines.processes.nodes import nodes_present
+
+        if (nodes := nodes_present()) is not None:
+            from harness.engines.calibration.over_nodes import calibrate_nodes
+
+            kind = device if device != "auto" else "cuda" if nodes.machine.gpus else "cpu"
+            found = calibrate_nodes(nodes, kind, threads, say)
+            keep_node_links(machine, threads, found)
+            return describe_nodes(found, age_of(found), *rated)
         from harness.engines.calibration.link_times import calibrate
 
         calibrate(machine, kind, threads, say)

@@ -883,6 +883,7 @@ def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins:
 )
 @click.option("--inter-node", metavar="LINK", help="What machines are joined by: ethernet-25g, or a rate.")
 @click.option("--intra-node", metavar="LINK", help="What devices of a machine are joined by: nvswitch3, or a rate.")
+@nodes_options
 def calibrate(
     device: str,
     threads: int,
@@ -890,10 +891,12 @@ def calibrate(
     imported: tuple[str, ...],
     inter_node: str | None,
     intra_node: str | None,
+    **where: Any,
 ) -> None:
     """Measure how fast processes exchange data, for simulated cells.
 
-    It first says how long this takes. Measured rates stand beside what the links are rated at.
+    It first says how long this takes. Over several machines it measures the links inside and between them. Measured
+    rates stand beside what the links are rated at.
     """
     from harness.commands.calibrate import show_or_measure
     from harness.commands.node_links_text import rated_links
@@ -905,6 +908,10 @@ def calibrate(
         from harness.commands.import_nccl import describe_imported
 
         return say(describe_imported(imported, *rated))
+    if not only_show and (membership := _node(where)).nodes > 1:
+        from harness.commands.membership import all_nodes
+
+        click.get_current_context().with_resource(all_nodes(membership))
     say(show_or_measure(device, threads, only_show, say, rated))
 
 

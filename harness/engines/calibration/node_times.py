@@ -21,7 +21,7 @@ from harness.costs.profiles.node_links import InterfaceFacts
 from harness.engines.calibration.group_times import ALL_GATHER, REDUCE_SCATTER
 from harness.engines.calibration.interface_facts import facts_of
 from harness.engines.processes.foreign import is_not_offered
-from harness.engines.processes.network import join_group
+from harness.engines.processes.network import Meeting, join_group
 from harness.workloads.accelerator import has_queue, module_of, wait_for
 
 SIZES = tuple(4**k * 2**10 for k in range(9))
@@ -105,7 +105,7 @@ def measure_exchanges(
     rank: int,
     nodes: Sequence[int],
     hosts: Sequence[str],
-    meeting: str,
+    meeting: Meeting,
     sizes: Sequence[int],
     device: str,
     _: Connection,
@@ -115,7 +115,7 @@ def measure_exchanges(
     Args:
         nodes: machine of each rank, rising from 0; each machine has its ranks one after the other.
         hosts: name of each machine.
-        meeting: where the ranks meet, as `join_group` takes it.
+        meeting: where the ranks meet.
         sizes: bytes of the exchanges, rising.
         device: "cpu" or "cuda".
     """
