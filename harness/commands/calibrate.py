@@ -10,10 +10,8 @@ from harness.commands.node_links_text import Rated, age_of, describe_nodes, shar
 from harness.core.errors import NothingDone
 from harness.core.machine import detect_machine
 from harness.core.words import bandwidth, counted, duration, exact_duration, memory_size
-from harness.costs.cells import MeasuredLinks, load_links
-from harness.costs.cells.kept_links import keep_node_links, load_node_links
-from harness.costs.profiles import Cluster
-from harness.costs.profiles.exchange_times import bus_factor
+from harness.costs.cells import MeasuredLinks, keep_node_links, load_links, load_node_links
+from harness.costs.profiles import Cluster, bus_factor
 from harness.engines.calibration.laws import alpha_beta, misfit
 
 Links = tuple[Rated | None, Rated | None]

@@ -891,7 +891,10 @@ def calibrate(
     imported: tuple[str, ...],
     inter_node: str | None,
     intra_node: str | None,
-    **where: Any,
+    nnodes: int | None,
+    node_rank: int | None,
+    rendezvous: str | None,
+    interface: str,
 ) -> None:
     """Measure how fast processes exchange data, for simulated cells.
 
@@ -908,6 +911,7 @@ def calibrate(
         from harness.commands.import_nccl import describe_imported
 
         return say(describe_imported(imported, *rated))
+    where = {"nnodes": nnodes, "node_rank": node_rank, "rendezvous": rendezvous, "interface": interface}
     if not only_show and (membership := _node(where)).nodes > 1:
         from harness.commands.membership import all_nodes
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from harness.commands.node_links_text import Rated, describe_nodes
 from harness.core.errors import InputError, one_of
 from harness.core.words import change_in_percent, counted, listed
-from harness.costs.cells.nccl_tests import TESTS, PrintedRun, read_runs
-from harness.costs.profiles.node_links import InterfaceFacts, NodeLinks
+from harness.costs.cells import NCCL_TESTS, PrintedRun, read_runs
+from harness.costs.profiles import InterfaceFacts, NodeLinks
 
-APART = 0.1
+IN_PLACE_APART = 0.1
 """Relative difference between in place and out of place that is worth a note; chosen: twice what runs differ by."""
 
 
@@ -47,9 +47,9 @@ def _parted(written: str) -> tuple[str, Path]:
     name, equals, path = written.partition("=")
     if not equals or Path(written).exists():
         return "", Path(written)
-    name = TESTS.get(name.removesuffix("_perf"), name)
-    if name not in TESTS.values():
-        raise InputError([f"--import {written}: {one_of(name, TESTS.values())} goes before the ="])
+    name = NCCL_TESTS.get(name.removesuffix("_perf"), name)
+    if name not in NCCL_TESTS.values():
+        raise InputError([f"--import {written}: {one_of(name, NCCL_TESTS.values())} goes before the ="])
     return name, Path(path)
 
 
@@ -74,6 +74,6 @@ def _notes(runs: Sequence[PrintedRun]) -> Iterator[str]:
             yield f"{name}: the test found {counted(run.wrong, 'wrong value')}; do not trust its times"
         if run.in_place:
             (num_bytes, seconds), (_, there) = run.in_place[-1], run.times.table[-1]
-            if abs(seconds / there - 1) > APART:
+            if abs(seconds / there - 1) > IN_PLACE_APART:
                 change = change_in_percent(seconds / there)
                 yield f"{name}: in place {num_bytes:,.0f} bytes take {change}; the table is out of place"

@@ -22,8 +22,7 @@ from harness.core.words import (
     share_in_percent,
 )
 from harness.costs.catalogue import CARRIED, medium_of
-from harness.costs.profiles.exchange_times import ExchangeTimes, send_figures
-from harness.costs.profiles.node_links import InterfaceFacts, NodeLinks
+from harness.costs.profiles import ExchangeTimes, InterfaceFacts, NodeLinks, send_figures
 
 if TYPE_CHECKING:
     from harness.api.host import Host

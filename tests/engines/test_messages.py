@@ -321,7 +321,9 @@ def start_child(leaves: bool) -> tuple[subprocess.Popen[str], messages.Post, lis
     )
     theirs.close()
     post = messages.Post(
-        {1: messages.NearPeer(1, ours, messages.Slots(back, 4000), messages.Slots(there, 4000))}, (1000, 0), torch.float32
+        {1: messages.NearPeer(1, ours, messages.Slots(back, 4000), messages.Slots(there, 4000))},
+        (1000, 0),
+        torch.float32,
     )
     return child, post, [there, back]
 

@@ -36,7 +36,7 @@ def measured(per_node: int, sizes: Sequence[int] = SIZES, **link: Any) -> NodeLi
         ]
         told = [rank.communicate(timeout=200.0) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * len(ranks), told[0][1][-2000:]
-    found = [from_json(node_times.Measured, json.loads(out)) for out, _ in told]
+    found = [from_json(node_times.RankTimes, json.loads(out)) for out, _ in told]
     return NodeLinks(
         "cpu",
         "gloo",
@@ -115,4 +115,4 @@ def test_the_interface_is_what_the_backend_was_told(monkeypatch, backend, enviro
         monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    assert node_times.interface_of(backend) == name
+    assert node_times.interface_used(backend) == name

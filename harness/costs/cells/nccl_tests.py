@@ -24,7 +24,7 @@ from harness.core.given_cluster import MeasuredTable
 from harness.core.outside_files import read_outside
 from harness.costs.profiles.exchange_times import BUS_SHARES, ExchangeTimes, bus_factor
 
-TESTS = {
+NCCL_TESTS = {
     "sendrecv": "send",
     "all_reduce": "all-reduce",
     "all_gather": "all-gather",
@@ -35,7 +35,7 @@ TESTS = {
 }
 """Programs of nccl-tests, without "_perf", and what they measure; gather, scatter and hypercube are not read."""
 
-EXPECTED = "the text that all_reduce_perf, sendrecv_perf or another test of nccl-tests prints"
+PRINTED = "the text that all_reduce_perf, sendrecv_perf or another test of nccl-tests prints"
 
 _HALF_DIGIT = 0.005
 """GB/s that a printed bandwidth may be off: two digits behind the point."""
@@ -84,7 +84,7 @@ def read_runs(path: Path, exchange: str = "") -> list[PrintedRun]:
     """Return what every run in a file measured.
 
     Args:
-        exchange: what the file is of, a value of `TESTS`; default: what it says, or what alone fits its columns.
+        exchange: what the file is of, a value of `NCCL_TESTS`; default: what it says, or what alone fits its columns.
 
     Raises:
         ValueError: it cannot be read, holds no such table, or does not say what it is of; the message says what to do.
@@ -95,7 +95,7 @@ def read_runs(path: Path, exchange: str = "") -> list[PrintedRun]:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     found = [_finished(run, path, exchange) for run in _runs(content.decode(errors="replace").splitlines()) if run.rows]
     if not found:
-        raise ValueError(f"{path} has no table of nccl-tests; expected {EXPECTED}")
+        raise ValueError(f"{path} has no table of nccl-tests; expected {PRINTED}")
     return found
 
 
@@ -138,9 +138,9 @@ def _finished(run: _Run, path: Path, exchange: str) -> PrintedRun:
         raise ValueError(f"{path}: its times are in {run.unit}; nccl-tests prints (us)")
     places = [at for at, word in enumerate(run.head) if word in ("time", "cputime")]
     if not places:
-        raise ValueError(f"{path}: its columns are {' '.join(run.head)}, and none is the time; expected {EXPECTED}")
+        raise ValueError(f"{path}: its columns are {' '.join(run.head)}, and none is the time; expected {PRINTED}")
     table = _table(run, path, places[0])
-    what = _stated(exchange or TESTS.get(run.program, ""), run, len(ranks), path)
+    what = _stated(exchange or NCCL_TESTS.get(run.program, ""), run, len(ranks), path)
     second = _table(run, path, places[1]) if len(places) > 1 and what not in ("send", "all-to-all") else ()
     wrong = sum(_wrong(words, run.head) for _, words in run.rows)
     return PrintedRun(ExchangeTimes(what, len(ranks), len(hosts), table, hosts), second, wrong)
@@ -153,7 +153,7 @@ def _table(run: _Run, path: Path, at: int) -> MeasuredTable:
         try:
             num_bytes, seconds = float(words[0]), float(words[at]) * 1e-6
         except (ValueError, IndexError):
-            raise ValueError(f"{path}, line {number}: no time where the head has one; expected {EXPECTED}") from None
+            raise ValueError(f"{path}, line {number}: no time where the head has one; expected {PRINTED}") from None
         # Below 8 bytes a rank's part of some tests is nothing, and a line without times has none.
         if num_bytes > 0 and 0 < seconds < math.inf:
             found[num_bytes] = min(seconds, found.get(num_bytes, math.inf))
@@ -168,9 +168,9 @@ def _stated(said: str, run: _Run, ranks: int, path: Path) -> str:
     Raises:
         ValueError: nothing or several fit, or what is said does not.
     """
-    if run.program and run.program not in TESTS and not said:
-        raise ValueError(f"{path} is of {run.program}_perf, which is not read; {', '.join(TESTS)} are")
-    if (printed_name := TESTS.get(run.program, said)) != said:
+    if run.program and run.program not in NCCL_TESTS and not said:
+        raise ValueError(f"{path} is of {run.program}_perf, which is not read; {', '.join(NCCL_TESTS)} are")
+    if (printed_name := NCCL_TESTS.get(run.program, said)) != said:
         raise ValueError(f"{path} is of {printed_name} ({run.program}_perf), not of {said}")
     redop, printed = _column(run, "redop"), _ratio(run)
     fitting = [name for name in BUS_SHARES if printed is None or printed.fits(bus_factor(name, ranks))]

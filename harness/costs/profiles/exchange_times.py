@@ -62,7 +62,7 @@ class ExchangeTimes:
         return max(self.bus_bytes_per_s(row) for row in range(len(self.table)))
 
 
-LARGE = 3
+FITTED_SIZES = 3
 """Sizes that a rate is fitted to; chosen: three give three slopes, and one that was disturbed is outvoted."""
 
 
@@ -78,7 +78,7 @@ def send_figures(table: MeasuredTable) -> LinkFigures:
     Args:
         table: (bytes, seconds) of at least one size.
     """
-    largest = table[-LARGE:]
+    largest = table[-FITTED_SIZES:]
     slopes = sorted(
         (later - earlier) / (more - less)
         for at, (less, earlier) in enumerate(largest)

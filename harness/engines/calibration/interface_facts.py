@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.costs.profiles.node_links import InterfaceFacts
+from harness.costs.profiles import InterfaceFacts
 
 try:
     import fcntl
@@ -40,7 +40,7 @@ _RATE = re.compile(r"([0-9.]+) Gb/sec")
 _ADAPTERS = Path("/sys/class/infiniband")
 
 
-def facts_of(interface: str, environment: Mapping[str, str] = os.environ) -> InterfaceFacts:
+def interface_facts(interface: str, environment: Mapping[str, str] = os.environ) -> InterfaceFacts:
     """Return what this machine says of one of its interfaces; what it does not say is left empty.
 
     Args:

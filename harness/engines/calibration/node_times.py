@@ -16,21 +16,20 @@ import torch
 import torch.distributed as dist
 
 from harness.core.given_cluster import MeasuredTable
-from harness.costs.profiles.exchange_times import ExchangeTimes
-from harness.costs.profiles.node_links import InterfaceFacts
+from harness.costs.profiles import ExchangeTimes, InterfaceFacts
 from harness.engines.calibration.group_times import ALL_GATHER, REDUCE_SCATTER
-from harness.engines.calibration.interface_facts import facts_of
+from harness.engines.calibration.interface_facts import interface_facts
 from harness.engines.processes.foreign import is_not_offered
 from harness.engines.processes.network import Meeting, join_group
 from harness.workloads.accelerator import has_queue, module_of, wait_for
 
-SIZES = tuple(4**k * 2**10 for k in range(9))
+LINK_SIZES = tuple(4**k * 2**10 for k in range(9))
 """Bytes: 1 KiB, 4 KiB, ... 64 MiB."""
 
 LONGEST_CALL_S = 0.5
 """A size whose exchange takes longer is the last one: its rate is seen, and a slow link is not measured for hours."""
 
-SHARE_S = 0.5
+SIZE_S = 0.5
 """Spent on one size of one exchange; chosen: 5 s for all sizes of one exchange."""
 
 FEWEST, MOST = 5, 400
@@ -40,7 +39,7 @@ LOW = 0.1
 """Quantile of single round trips; chosen low: a woken process may wait for a tick of the system, and what disturbs an
 exchange only ever adds (measured, 2 busy EPYC cores, 2026-11, gloo: 0.25 or 3.9 ms for the same round trip)."""
 
-BLOCKS = 5
+TIMED_BLOCKS = 5
 """Of back-to-back collectives, whose least mean counts; chosen as FEWEST. Single collectives cannot be timed: a rank
 that is behind finds what the others sent before."""
 
@@ -51,7 +50,7 @@ Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Measured:
+class RankTimes:
     """What one rank has to tell: the exchanges that it timed, and its machine where it is the first rank there."""
 
     exchanges: tuple[ExchangeTimes, ...]
@@ -109,7 +108,7 @@ def measure_exchanges(
     sizes: Sequence[int],
     device: str,
     _: Connection,
-) -> Measured:
+) -> RankTimes:
     """Meet the other ranks and return what this one timed; the whole work of a process.
 
     Args:
@@ -130,7 +129,7 @@ def measure_exchanges(
     return found
 
 
-def measure_joined(where: Where, sizes: Sequence[int]) -> Measured:
+def measure_joined(where: Where, sizes: Sequence[int]) -> RankTimes:
     """Return what this rank timed, in a group that was joined; all ranks call it alike."""
     found: list[ExchangeTimes] = []
     for pair in where.pairs:
@@ -141,16 +140,16 @@ def measure_joined(where: Where, sizes: Sequence[int]) -> Measured:
     for ranks in where.groups:
         # Every rank makes every group, its own or not: torch numbers them.
         group = dist.new_group(ranks)
-        for name, make in COLLECTIVES.items():
+        for name, make in NODE_COLLECTIVES.items():
             dist.barrier()
             if where.rank in ranks:
                 table = _collectives(make, where.place, ranks, group, sizes)
                 found += [where.times(name, ranks, table)] if where.rank == ranks[0] and table else []
-    facts = facts_of(interface_of(dist.get_backend())) if where.rank in where.firsts else None
-    return Measured(tuple(found), facts)
+    facts = interface_facts(interface_used(dist.get_backend())) if where.rank in where.firsts else None
+    return RankTimes(tuple(found), facts)
 
 
-def interface_of(backend: str) -> str:
+def interface_used(backend: str) -> str:
     """Return the interface that processes of this machine meet over, where the environment names one."""
     name = os.environ.get("NCCL_SOCKET_IFNAME" if backend == "nccl" else "GLOO_SOCKET_IFNAME", "").split(",")[0]
     return name.removeprefix("=") if not name.startswith("^") else ""
@@ -203,7 +202,7 @@ def _told(count: int, where: Where, pair: tuple[int, int], last: bool) -> tuple[
 
 
 def _repeats(seconds: float) -> int:
-    return max(FEWEST, min(MOST, int(SHARE_S / max(seconds, 1e-9))))
+    return max(FEWEST, min(MOST, int(SIZE_S / max(seconds, 1e-9))))
 
 
 def _timed(call: Call, place: torch.device) -> float:
@@ -239,7 +238,7 @@ def _all_to_all(vector: torch.Tensor, ranks: int, group: dist.ProcessGroup) -> C
     return lambda: dist.all_to_all_single(got, sent, group=group)
 
 
-COLLECTIVES: dict[str, Callable[[torch.Tensor, int, dist.ProcessGroup], Call]] = {
+NODE_COLLECTIVES: dict[str, Callable[[torch.Tensor, int, dist.ProcessGroup], Call]] = {
     "all-reduce": _all_reduce,
     "all-gather": _all_gather,
     "reduce-scatter": _reduce_scatter,
@@ -266,8 +265,8 @@ def _collectives(
                 return ()
             raise
         first = _largest(_timed(call, place), place, group)
-        each = max(1, min(MOST, int(SHARE_S / BLOCKS / max(first, 1e-9))))
-        means = [_mean_s(call, each, place, group) for _ in range(BLOCKS)]
+        each = max(1, min(MOST, int(SIZE_S / TIMED_BLOCKS / max(first, 1e-9))))
+        means = [_mean_s(call, each, place, group) for _ in range(TIMED_BLOCKS)]
         table.append((float(size), _largest(min(means), place, group)))
         if first > LONGEST_CALL_S:
             break

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from harness.core.words import counted
-from harness.costs.profiles.node_links import NodeLinks
-from harness.engines.calibration.node_times import COLLECTIVES, SIZES, Measured, measure_exchanges
+from harness.costs.profiles import NodeLinks
+from harness.engines.calibration.node_times import LINK_SIZES, NODE_COLLECTIVES, RankTimes, measure_exchanges
 from harness.engines.processes.far_tasks import Tasks, answers_of_nodes, meeting_of
 from harness.engines.processes.nodes import Nodes
 
@@ -18,10 +18,10 @@ MOST_CPU_RANKS = 8
 EXCHANGE_S = 6.0
 """One exchange over one group, in words to the user only; measured (2 nodes of one EPYC core, 200 Mb/s): 4 to 7 s."""
 
-STARTING_S = 15.0
+RANKS_START_S = 15.0
 """Until all ranks have met, in words to the user only; chosen: importing torch on a busy machine."""
 
-PATIENCE_S = 1800.0
+NODES_PATIENCE_S = 1800.0
 """For all of it; chosen: thirty times what it takes on links that are sold."""
 
 
@@ -39,7 +39,7 @@ def calibrate_nodes(nodes: Nodes, device: str, threads: int, say: Callable[[str]
     per_node = nodes.machine.devices_of_node(device, threads)
     per_node = per_node if device == "cuda" else min(per_node, MOST_CPU_RANKS)
     ranks, groups = count * per_node, 1 if per_node == 1 else 3
-    seconds = STARTING_S + EXCHANGE_S * (groups * len(COLLECTIVES) + min(groups, 2))
+    seconds = RANKS_START_S + EXCHANGE_S * (groups * len(NODE_COLLECTIVES) + min(groups, 2))
     each = counted(per_node, "rank")
     say(f"calibrating {counted(count, 'machine')} with {each} each: about {seconds:.0f} s")
     where = [node for node in range(count) for _ in range(per_node)]
@@ -49,15 +49,15 @@ def calibrate_nodes(nodes: Nodes, device: str, threads: int, say: Callable[[str]
             node: [
                 (
                     measure_exchanges,
-                    (rank, where, hosts, meetings[node if rank % per_node == 0 or node else -1], SIZES, device),
+                    (rank, where, hosts, meetings[node if rank % per_node == 0 or node else -1], LINK_SIZES, device),
                 )
                 for rank in range(ranks)
                 if where[rank] == node
             ]
             for node in range(count)
         }
-        told = answers_of_nodes(nodes, tasks, threads, "calibrating links", PATIENCE_S)
-    found: list[Measured] = [one for node in told for one in node]
+        told = answers_of_nodes(nodes, tasks, threads, "calibrating links", NODES_PATIENCE_S)
+    found = [one for node in told for one in node if isinstance(one, RankTimes)]
     exchanges = tuple(each for one in found for each in one.exchanges)
     facts = tuple(one.facts for one in found if one.facts is not None)
     backend = "nccl" if device == "cuda" else "gloo"

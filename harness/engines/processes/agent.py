@@ -33,9 +33,9 @@ from harness.engines.processes.node_words import (
     Hello,
     Leave,
     Left,
-    Measure,
     Numbered,
     Refused,
+    RunTasks,
     Sign,
     Signs,
     Stacks,
@@ -213,7 +213,7 @@ class _Agent:
             return None
         if isinstance(order, End):
             return self._end(order.cell)
-        if isinstance(order, Measure):
+        if isinstance(order, RunTasks):
             with started(order.tasks, order.threads) as asked:
                 return answers(asked, order.what, order.seconds)
         raise MachineError(f"{type(order).__name__}: this node knows no such order")

@@ -6,11 +6,10 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from harness.core.errors import MachineError
 from harness.engines.processes.network import Meeting
-from harness.engines.processes.node_words import Measure
+from harness.engines.processes.node_words import RunTasks
 from harness.engines.processes.nodes import Node, NodeLost, Nodes
 from harness.engines.processes.slots import Descriptor
 from harness.engines.processes.tasks import Task, answers, started
@@ -38,7 +37,7 @@ def meeting_of(nodes: Nodes) -> Iterator[list[Meeting]]:
 
 def answers_of_nodes(
     nodes: Nodes, tasks: Mapping[int, Tasks], threads: int, what: str, timeout_s: float
-) -> list[list[Any]]:
+) -> list[list[object]]:
     """Start tasks on several nodes and return what they answer, by node and in their order.
 
     Args:
@@ -49,7 +48,7 @@ def answers_of_nodes(
     Raises:
         MachineError: one failed, died, or took longer than `timeout_s`, or a node is lost.
     """
-    others = [(node, Measure(tasks[node.hello.rank], threads, what, timeout_s)) for node in nodes.others]
+    others = [(node, RunTasks(tasks[node.hello.rank], threads, what, timeout_s)) for node in nodes.others]
     asked = [(node, node.order(order)) for node, order in others]
     until = time.monotonic() + timeout_s
     try:

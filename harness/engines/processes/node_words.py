@@ -185,7 +185,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Measure:
+class RunTasks:
     """Start processes that measure; answered with what they answer, in their order.
 
     Attributes:
@@ -206,7 +206,7 @@ class Leave:
     """There is nothing more to do."""
 
 
-Order = Start | Clock | Still | GoOn | Stacks | Watch | End | Measure | Leave
+Order = Start | Clock | Still | GoOn | Stacks | Watch | End | RunTasks | Leave
 
 
 @dataclass(frozen=True)
