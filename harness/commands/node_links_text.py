@@ -253,10 +253,12 @@ def where_to_look(links: NodeLinks, found: LinkFigures, rated: Rated, between: b
         yield from _inside(links)
         return
     variable = "NCCL_SOCKET_IFNAME" if links.backend == "nccl" else "GLOO_SOCKET_IFNAME"
+    said: dict[str, list[str]] = {}
     for facts in links.nodes:
-        yield from _adapters(facts, links.backend)
-        yield from _interface(facts, variable)
-        yield from _adapter_settings(facts, rated)
+        hints = [*_adapters(facts, links.backend), *_interface(facts, variable), *_adapter_settings(facts, rated)]
+        for hint in hints:
+            said.setdefault(hint, []).append(facts.host)
+    yield from (f"{listed(hosts)}: {hint}" for hint, hosts in said.items())
     mtus = {facts.mtu for facts in links.nodes if facts.mtu}
     if len(mtus) > 1:
         yield f"the MTUs differ ({listed(str(mtu) for mtu in sorted(mtus))}): set the same on all machines"
@@ -293,11 +295,11 @@ def _adapters(facts: InterfaceFacts, backend: str) -> Iterator[str]:
         return
     rates = listed(f"{name} ({bit_rate(rate)})" for name, rate in sorted(facts.adapters.items()))
     if backend != "nccl":
-        yield f"{facts.host} has {rates}, which {backend} does not use: it sends by TCP through {facts.interface}"
+        yield f"{rates} {_are(facts.adapters)} not used by {backend}, which sends by TCP through {facts.interface}"
     elif facts.environment.get("NCCL_IB_DISABLE", "0") not in ("", "0"):
-        yield f"{facts.host}: NCCL_IB_DISABLE keeps NCCL from {rates}: unset it"
+        yield f"NCCL_IB_DISABLE keeps NCCL from {rates}: unset it"
     elif named := facts.environment.get("NCCL_IB_HCA"):
-        yield f"{facts.host}: NCCL_IB_HCA={named} chooses among {rates}"
+        yield f"NCCL_IB_HCA={named} chooses among {rates}"
 
 
 def _interface(facts: InterfaceFacts, variable: str) -> Iterator[str]:
@@ -305,24 +307,24 @@ def _interface(facts: InterfaceFacts, variable: str) -> Iterator[str]:
         name, rate = max(facts.others.items(), key=lambda item: item[1])
         own = f", which says {bit_rate(facts.rated_bytes_per_s)}" if facts.rated_bytes_per_s else ""
         yield (
-            f"{facts.host} meets the others over {facts.interface or 'an unknown interface'}{own}; {name} says "
-            f"{bit_rate(rate)}: try {variable}={name} on all machines"
+            f"the others are met over {facts.interface or 'an unknown interface'}{own}; {name} says {bit_rate(rate)}: "
+            f"try {variable}={name} on all machines"
         )
     elif facts.interface:
         driver = f", driver {facts.driver}" if facts.driver else ""
-        yield f"{facts.host} meets the others over {facts.interface}{driver}; {variable} chooses another"
+        yield f"the others are met over {facts.interface}{driver}; {variable} chooses another"
 
 
 def _adapter_settings(facts: InterfaceFacts, rated: Rated) -> Iterator[str]:
     if facts.mtu is not None and facts.mtu <= STANDARD_MTU and rated.bytes_per_s >= FAST_BYTES_PER_S:
         yield (
-            f"{facts.host}: the MTU of {facts.interface} is {facts.mtu}; 9000 on all machines and switches makes "
-            "a sixth as many packets"
+            f"the MTU of {facts.interface} is {facts.mtu}; 9000 on all machines and switches makes a sixth as many "
+            "packets"
         )
     off = [name for name, on in facts.offloads.items() if not on]
     if off:
         words = " ".join(f"{name} on" for name in off)
-        yield f"{facts.host}: {listed(off)} of {facts.interface} {_are(off)} off: ethtool -K {facts.interface} {words}"
+        yield f"{listed(off)} of {facts.interface} {_are(off)} off: ethtool -K {facts.interface} {words}"
 
 
 def _are(names: Iterable[str]) -> str:

@@ -126,14 +126,18 @@ def test_what_is_no_link_is_refused(written, says):
 # -- where to look -----------------------------------------------------------------------------------------------------
 
 WHERE = {
-    "another interface": ({"others": {"eth1": 50 * GIGABIT}}, "gloo", "eth1 says 50 Gb/s: try GLOO_SOCKET_IFNAME=eth1"),
-    "the interface": ({}, "gloo", "a meets the others over eth0, driver mlx5_core; GLOO_SOCKET_IFNAME chooses another"),
+    "another interface": (
+        {"others": {"eth1": 50 * GIGABIT}},
+        "gloo",
+        "which says 25 Gb/s; eth1 says 50 Gb/s: try GLOO_SOCKET_IFNAME=eth1",
+    ),
+    "the interface": ({}, "gloo", "a and b: the others are met over eth0, driver mlx5_core; GLOO_SOCKET_IFNAME"),
     "that of NCCL": ({}, "nccl", "NCCL_SOCKET_IFNAME chooses another"),
-    "MTU": ({}, "gloo", "the MTU of eth0 is 1500; 9000"),
+    "MTU": ({}, "gloo", "a and b: the MTU of eth0 is 1500; 9000"),
     "MTUs": ({"mtu": 9000}, "gloo", "the MTUs differ (1500 and 9000): set the same"),
     "offload": ({"offloads": {"tso": False, "gro": False}}, "gloo", "tso and gro of eth0 are off: ethtool -K eth0 tso"),
     "one offload": ({"offloads": {"tso": False}}, "gloo", "tso of eth0 is off: ethtool -K eth0 tso on"),
-    "InfiniBand and gloo": ({"adapters": {"mlx5_0": 25e9}}, "gloo", "mlx5_0 (200 Gb/s), which gloo does not use"),
+    "InfiniBand and gloo": ({"adapters": {"mlx5_0": 25e9}}, "gloo", "a: mlx5_0 (200 Gb/s) is not used by gloo"),
     "InfiniBand off": (
         {"adapters": {"mlx5_0": 25e9}, "environment": {"NCCL_IB_DISABLE": "1"}},
         "nccl",
