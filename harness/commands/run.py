@@ -28,7 +28,7 @@ from harness.core.interrupts import Uninterrupted, exit_code
 from harness.core.not_known import NotKnown
 from harness.core.units import parse_seconds
 from harness.core.words import counted
-from harness.executors.choose import executor_of
+from harness.executors.by_name import executor_of
 from harness.results.interleaved_with import INTERLEAVED_FILE
 from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
