@@ -188,9 +188,10 @@ def _stated(said: str, run: _Run, ranks: int, path: Path) -> str:
     rooted = _column(run, "root") not in ("", "-1")
     fitting = [name for name in fitting if (name in ("broadcast", "reduce")) == rooted]
     if len(fitting) != 1:
+        how = " or ".join(f"--import {name}={path}" for name in fitting or ["all-reduce"])
         raise ValueError(
-            f"{path} does not say what it is of, and its columns fit {' and '.join(fitting) or 'nothing'}: nccl-tests "
-            f"says so from version 2.17 on. Write --import {fitting[0] if fitting else 'all-reduce'}={path}"
+            f"{path} does not say what it is of, and its columns fit {' and '.join(fitting) or 'nothing'}; nccl-tests "
+            f"says so from version 2.17 on. Write {how}"
         )
     return fitting[0]
 
