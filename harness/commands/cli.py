@@ -171,13 +171,13 @@ def _node(options: dict[str, Any]) -> Membership:
 
     Where it is not node 0, it serves, and this does not return.
     """
-    from harness.commands.membership import membership_of, serve
+    from harness.commands.membership import be_node, membership_of
 
     names = ("nnodes", "node_rank", "rendezvous", "interface")
     nnodes, node_rank, rendezvous, interface = (options.pop(name) for name in names)
     membership = membership_of(nnodes, node_rank, rendezvous, interface, os.environ)
     if membership.rank or membership.idle:
-        serve(membership)
+        be_node(membership)
         sys.exit(0)
     return membership
 

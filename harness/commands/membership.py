@@ -136,7 +136,7 @@ def versions() -> dict[str, str]:
     return {"harness": __version__, "python": python, "torch": package_version("torch")}
 
 
-def serve(membership: Membership) -> None:
+def be_node(membership: Membership) -> None:
     """Be the node that this machine is, until node 0 lets go.
 
     Raises:

@@ -98,7 +98,7 @@ def test_several_runs_of_one_file_are_told_apart(tmp_path):
 
 def test_what_two_tests_print_alike_has_to_be_named(tmp_path):
     path = write(tmp_path, OLD)
-    with pytest.raises(ValueError, match=r"does not say what it is of, and its columns fit send and all-reduce: .*"):
+    with pytest.raises(ValueError, match=r"does not say what it is of, and its columns fit send and all-reduce; .*"):
         read_runs(path)
     (run,) = read_runs(path, "send")
     assert run.times.table == ((37748736.0, pytest.approx(6.4857e-3)),)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from lazy import lazy
 from namespaces import Node, nodes

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.core.errors import HarnessError, MachineError
 from harness.core.held_files import give
@@ -25,8 +25,6 @@ from harness.engines.processes.hearing import Ear, Silent
 from harness.engines.processes.here import Here
 from harness.engines.processes.node_words import (
     SIGN_S,
-    Answer,
-    Clock,
     End,
     Gone,
     GoOn,
@@ -34,13 +32,15 @@ from harness.engines.processes.node_words import (
     Leave,
     Left,
     Numbered,
-    Refused,
+    Reply,
     RunTasks,
     Sign,
     Signs,
     Stacks,
     Start,
     Still,
+    TellTime,
+    Unwelcome,
     Watch,
     Welcome,
 )
@@ -49,6 +49,9 @@ from harness.engines.processes.tasks import answers, started
 
 LINE_S = 60.0
 """Longest that the line to another node's endpoint is waited for; chosen: that node may still import torch."""
+
+if TYPE_CHECKING:
+    from harness.engines.telemetry.sampler import Sampler
 
 MOST_LOG = 2**18
 """Bytes of a cell's log that go to the first node: its end."""
@@ -62,7 +65,7 @@ class _Part:
     log: Path
     jobs: Mapping[int, Job]
     told: set[int] = field(default_factory=set)
-    sampler: Any = None
+    sampler: Sampler | None = None
 
 
 def serve_node(
@@ -101,7 +104,7 @@ def serve_node(
         answer = Ear(connection).word(seconds)
     except (Silent, EOFError, OSError):
         raise MachineError(f"{rendezvous[0]}:{rendezvous[1]}: the first node has ended before the run began") from None
-    if isinstance(answer, Refused):
+    if isinstance(answer, Unwelcome):
         raise MachineError(answer.reason)
     assert isinstance(answer, Welcome)
     say(f"node {rank} of {answer.nodes}: runs what node 0 at {rendezvous[0]} asks for, through {name or address}")
@@ -191,16 +194,16 @@ class _Agent:
                 part.here.go_on(word.stood_s)
         elif isinstance(word, Numbered):
             try:
-                answer = Answer(word.number, self._do(word.order))
+                answer = Reply(word.number, self._do(word.order))
             except (HarnessError, OSError) as error:
-                answer = Answer(word.number, str(error), failed=True)
+                answer = Reply(word.number, str(error), failed=True)
             except Exception as error:
                 traceback.print_exc()
-                answer = Answer(word.number, f"{type(error).__name__}: {error}", failed=True)
+                answer = Reply(word.number, f"{type(error).__name__}: {error}", failed=True)
             self._send(answer)
 
     def _do(self, order: object) -> object:
-        if isinstance(order, Clock):
+        if isinstance(order, TellTime):
             return time.monotonic()
         if isinstance(order, Start):
             self._start(order)

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 
 from harness.core.cache import folder
 from harness.core.errors import InputError, MachineError
+from harness.engines.processes.hearing import receive
 
 KEY_VARIABLE = "HARNESS_KEY"
 LEAST_KEY = 16
@@ -191,7 +192,7 @@ class Door:
         try:
             deliver_challenge(connection, self._key)
             answer_challenge(connection, self._key)
-            label = connection.recv()
+            label = receive(connection, PROOF_S)
             _no_deadline(connection)
         except AuthenticationError:
             self._refused += 1

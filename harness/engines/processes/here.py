@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ended:
+class Departure:
     """How a process ended that said nothing of it.
 
     Attributes:
@@ -138,7 +138,7 @@ class Here:
         """Return the stacks of processes that are to be ended; empty where there is no answer."""
         return ask([(self._pid(line), self.stack_of(line)) for line in lines])
 
-    def how_ended(self, line: int, patience_s: float) -> Ended:
+    def how_ended(self, line: int, patience_s: float) -> Departure:
         """Return how a process ended that has gone without a word.
 
         Args:
@@ -147,7 +147,7 @@ class Here:
         process = self.processes[line]
         process.join(patience_s)
         words, for_memory = how_ended(process, self._kernel_kills), was_ended_for_memory(process, self._kernel_kills)
-        return Ended(words, for_memory, max(0, -(process.exitcode or 0)))
+        return Departure(words, for_memory, max(0, -(process.exitcode or 0)))
 
     def stack_of(self, line: int) -> Path:
         """Return the file that a process writes its stack to."""

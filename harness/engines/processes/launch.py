@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.addresses import name_of
@@ -24,7 +25,7 @@ from harness.core.words import counted
 from harness.engines.processes.blame import own_files
 from harness.engines.processes.forking import end_all, sources_of
 from harness.engines.processes.hearing import Ear
-from harness.engines.processes.here import Ended, Here
+from harness.engines.processes.here import Departure, Here
 from harness.engines.processes.network import Meeting
 from harness.engines.processes.node_words import Left, Start, Watch
 from harness.engines.processes.nodes import NodeLost, Nodes, There, nodes_present
@@ -36,6 +37,7 @@ from harness.engines.shared.waits import Wait
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
+    from harness.engines.telemetry.sampler import Telemetry
 
 DEADLOCK_S = 5.0
 """All processes waiting for messages for so long, with none under way, is a deadlock; chosen: pipes deliver in
@@ -53,14 +55,14 @@ class Result:
         outcome: the merged outcome, where they came to their end.
         failure: why they did not.
         targets: (pid, label, device) of every process of this machine.
-        elsewhere: what other nodes sampled of their processes, by rank.
+        elsewhere: by rank of other nodes: seconds that its clock is ahead, and the `Telemetry` of its processes.
     """
 
     outcome: Any = None
     failure: Failure | None = None
     targets: list[tuple[int, str, str]] = field(default_factory=list)
     started_s: float = 0.0
-    elsewhere: dict[int, Any] = field(default_factory=dict)
+    elsewhere: dict[int, tuple[float, Telemetry]] = field(default_factory=dict)
 
     @classmethod
     def ended_by(cls, cause: Cause, reason: str, process: int = 0) -> Result:
@@ -119,7 +121,7 @@ class _Child:
         """Whether it went without saying anything."""
         return self.gone and self.answer is None and self.failure is None
 
-    def ended(self) -> Ended:
+    def ended(self) -> Departure:
         """Return how it ended; waits a moment for that."""
         return self.place.how_ended(self.job.line, GRACE_S)
 
@@ -188,7 +190,11 @@ def run_cell(
         raise
     finally:
         supervisor.clean_up()
-    result.elsewhere = {rank: left.telemetry for rank, left in supervisor.left.items() if left.telemetry is not None}
+    result.elsewhere = {
+        rank: (supervisor.there[rank].node.offset_s, left.telemetry)
+        for rank, left in supervisor.left.items()
+        if left.telemetry is not None
+    }
     return result
 
 
@@ -202,7 +208,7 @@ class _Supervisor:
         log: str,
         options: Json,
         on_progress: Callable[[Reached], None] | None,
-        sampling: Sampling | None,
+        sampling: Sampling | None = None,
     ) -> None:
         self.cell, self.plugins, self.log, self.options = cell, plugins, log, options
         self.on_progress, self.sampling = on_progress, sampling
@@ -229,6 +235,9 @@ class _Supervisor:
         if any(job.node for job in jobs):
             self._start_on_nodes(self.here, jobs)
         else:
+            store = Path(self.here.folder.name) / "store"
+            for job in jobs:
+                job.meeting = job.meeting and Meeting(store)
             self.here.connect(_endpoints(jobs))
             self._start(self.here, jobs)
         result = self._watch(until=lambda: all(child.ready for child in self._live()))
@@ -367,7 +376,7 @@ class _Supervisor:
         # Workers that hold the model meet at marks; where the server holds it they never do, and one may die.
         together = devices > 1 or (cell.workers > 1 and not cell.server_counts)
         nodes = nodes_present()
-        spread = Spread.of(cell, nodes.machine if nodes is not None else None)
+        spread = OverNodes.of(cell, nodes.machine if nodes is not None else None)
         present = 1 if cell.device == "cpu" else self._gpus_present()
         jobs = []
         for number in range(cell.gpus):
@@ -639,7 +648,7 @@ def _endpoints(jobs: Sequence[Job]) -> list[Job]:
 
 
 @dataclass(frozen=True)
-class Spread:
+class OverNodes:
     """How the devices of a cell lie on nodes: in order of their numbers, each node as many as evenly goes.
 
     Attributes:
@@ -651,7 +660,7 @@ class Spread:
     there: int
 
     @classmethod
-    def of(cls, cell: Cell, machine: Machine | None) -> Spread:
+    def of(cls, cell: Cell, machine: Machine | None) -> OverNodes:
         """Fill as few nodes as hold all devices; where none hold them, all.
 
         Args:

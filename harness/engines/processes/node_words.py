@@ -1,6 +1,6 @@
 """What the first node of a run and the agents of the others say to each other, behind the proof of their key.
 
-An agent says `Hello`, hears `Welcome` or `Refused`, then obeys: each `Order` is answered by one `Answer` with its
+An agent says `Hello`, hears `Welcome` or `Unwelcome`, then obeys: each `Order` is answered by one `Reply` with its
 number. Unasked, it tells how its processes are (`Signs`, twice a second, also while there are none) and that one has
 ended (`Gone`).
 """
@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.core.addresses import Address
 from harness.core.machine import Machine
 from harness.core.records import Json
-from harness.engines.processes.here import Ended
+from harness.engines.processes.here import Departure
 from harness.engines.processes.process import Job
 from harness.engines.processes.status import Reached
 from harness.engines.processes.tasks import Task
 from harness.engines.shared.waits import Waits
+
+if TYPE_CHECKING:
+    from harness.engines.telemetry.sampler import Telemetry
 
 SIGN_S = 0.5
 """Between two signs of an agent; chosen: the supervisor looks as often."""
@@ -64,7 +67,7 @@ class Welcome:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Unwelcome:
     """The node is not taken.
 
     Attributes:
@@ -102,7 +105,7 @@ class Gone:
 
     cell: CellNumber
     line: int
-    ended: Ended
+    ended: Departure
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Clock:
+class TellTime:
     """Tell the time: seconds, monotonic."""
 
 
@@ -181,7 +184,7 @@ class Left:
     """
 
     log: str
-    telemetry: Any = None
+    telemetry: Telemetry | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ class Leave:
     """There is nothing more to do."""
 
 
-Order = Start | Clock | Still | GoOn | Stacks | Watch | End | RunTasks | Leave
+Order = Start | TellTime | Still | GoOn | Stacks | Watch | End | RunTasks | Leave
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ class Numbered:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """The answer to an order.
 
     Attributes:

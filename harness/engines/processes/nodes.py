@@ -10,18 +10,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
 
 from harness.core.errors import MachineError
 from harness.core.machine import Machine
 from harness.core.records import Json
 from harness.engines.processes.doors import SILENT_S, Door, interface_of, local_address
 from harness.engines.processes.hearing import Ear, Silent
-from harness.engines.processes.here import Ended
+from harness.engines.processes.here import Departure
 from harness.engines.processes.node_words import (
-    Answer,
     CellNumber,
-    Clock,
     End,
     Gone,
     GoOn,
@@ -30,11 +27,13 @@ from harness.engines.processes.node_words import (
     Left,
     Numbered,
     Order,
-    Refused,
+    Reply,
     Sign,
     Signs,
     Stacks,
     Still,
+    TellTime,
+    Unwelcome,
     Welcome,
 )
 from harness.engines.processes.status import Reached
@@ -55,7 +54,7 @@ class NodeLost(Exception):
 
 @dataclass
 class _Waiting:
-    answer: Answer | None = None
+    answer: Reply | None = None
 
 
 class Node:
@@ -76,7 +75,7 @@ class Node:
         self._numbers = itertools.count()
         self._waiting: dict[int, _Waiting] = {}
         self.signs: dict[tuple[CellNumber, int], Sign] = {}
-        self.gone: dict[tuple[CellNumber, int], Ended] = {}
+        self.gone: dict[tuple[CellNumber, int], Departure] = {}
         self._leaving = False
         threading.Thread(target=self._listen, name=self.name, daemon=True).start()
 
@@ -102,7 +101,7 @@ class Node:
                 self.signs = {**self.signs, **word.of}
             elif isinstance(word, Gone):
                 self.gone[word.cell, word.line] = word.ended
-            elif isinstance(word, Answer) and word.number in self._waiting:
+            elif isinstance(word, Reply) and word.number in self._waiting:
                 self._waiting[word.number].answer = word
             self._changed.notify_all()
 
@@ -132,7 +131,7 @@ class Node:
         self.tell(Numbered(number, order))
         return number
 
-    def answer(self, number: int, seconds: float = ANSWER_S) -> Any:
+    def answer(self, number: int, seconds: float = ANSWER_S) -> object:
         """Return the answer to an order.
 
         Raises:
@@ -161,7 +160,7 @@ class Node:
         if waiting is not None and waiting.answer is not None and waiting.answer.failed:
             raise MachineError(f"{self.name}: {waiting.answer.content}")
 
-    def ask(self, order: Order, seconds: float = ANSWER_S) -> Any:
+    def ask(self, order: Order, seconds: float = ANSWER_S) -> object:
         """Give an order and return its answer; errors as of `answer`."""
         return self.answer(self.order(order), seconds)
 
@@ -176,7 +175,8 @@ class Node:
         found = []
         for _ in range(CLOCK_TRIES):
             began = time.monotonic()
-            there = float(self.ask(Clock()))
+            there = self.ask(TellTime())
+            assert isinstance(there, float)
             ended = time.monotonic()
             found.append((ended - began, there - (began + ended) / 2))
         self.round_trip_s, self.offset_s = min(found)
@@ -239,11 +239,13 @@ class There:
     def stacks(self, lines: Sequence[int]) -> list[str]:
         """Return the stacks of processes that are to be ended; empty where there is no answer."""
         try:
-            return list(self.node.ask(Stacks(self.cell, list(lines))))
+            found = self.node.ask(Stacks(self.cell, list(lines)))
+            assert isinstance(found, list)
+            return found
         except (NodeLost, MachineError):
             return [""] * len(lines)
 
-    def how_ended(self, line: int, patience_s: float) -> Ended:
+    def how_ended(self, line: int, patience_s: float) -> Departure:
         """Return how a process ended that has gone without a word.
 
         Args:
@@ -251,7 +253,7 @@ class There:
         """
         key = self.cell, line
         self.node.wait(lambda: key in self.node.gone, patience_s)
-        return self.node.gone.get(key) or Ended(f"was lost with {self.node.lost or self.node.name}", killed_by=9)
+        return self.node.gone.get(key) or Departure(f"was lost with {self.node.lost or self.node.name}", killed_by=9)
 
     def still(self) -> None:
         """Stop them."""
@@ -264,7 +266,8 @@ class There:
     def end(self) -> Left:
         """End them, and return what they leave; nothing where the node is lost."""
         try:
-            left: Left = self.node.ask(End(self.cell))
+            left = self.node.ask(End(self.cell))
+            assert isinstance(left, Left)
         except (NodeLost, MachineError):
             left = Left("")
         self.node.signs = {key: sign for key, sign in self.node.signs.items() if key[0] != self.cell}
@@ -405,7 +408,7 @@ def _welcome(connection: Connection, count: int, versions: Mapping[str, str]) ->
             f"node {hello.rank} ({hello.host}) has {name} {hello.versions.get(name) or 'nowhere'}, this one has "
             f"{versions[name]}; install the same on all nodes"
         )
-        connection.send(Refused(reason))
+        connection.send(Unwelcome(reason))
         raise MachineError(reason)
     connection.send(Welcome(count))
     return Node(hello, connection)

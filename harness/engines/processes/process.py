@@ -253,7 +253,7 @@ def _drive(strategy: Strategy, endpoint: Any, kind: str) -> None:
 
 
 def _make_post(job: Job, shape: tuple[int, int], dtype: torch.dtype) -> Post:
-    from harness.engines.real.lines import Lines
+    from harness.engines.real.far_lines import FarLines
     from harness.engines.real.messages import FarPeer, NearPeer, Peer, Post, Slots
 
     num_bytes = sum(shape) * dtype.itemsize
@@ -262,7 +262,7 @@ def _make_post(job: Job, shape: tuple[int, int], dtype: torch.dtype) -> Post:
         outgoing, incoming = (Slots(slot.detach(), num_bytes) for slot in job.slots[address])
         peers[address] = NearPeer(address, connection, outgoing, incoming)
     if job.far:
-        lines = Lines(job.far)
+        lines = FarLines(job.far)
         peers |= {address: FarPeer(address, lines) for address in job.far}
     return Post(peers, shape, dtype, lost=job.lost)
 

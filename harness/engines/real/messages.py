@@ -23,7 +23,7 @@ import torch
 from harness.api.strategy import ANY
 from harness.core.addresses import Address
 from harness.core.errors import MachineError, PluginError
-from harness.engines.real.lines import Lines
+from harness.engines.real.far_lines import FarLines
 from harness.engines.real.wire import from_bytes, to_bytes
 from harness.engines.shared.encoded import EncodedFlat, Form
 from harness.engines.shared.flat import Flat
@@ -228,7 +228,7 @@ class FarPeer:
     """An endpoint of another machine, at the end of a line."""
 
     address: Address
-    lines: Lines
+    lines: FarLines
     sent: int = 0
     _content: bytearray = field(default_factory=bytearray)
 
@@ -368,19 +368,19 @@ class Post:
         far = [peer for peer in present if isinstance(peer, FarPeer)]
         if not present:
             return False
-        waited: list[Any] = [*near, *{id(peer.lines): peer.lines for peer in far}.values()]
-        ready = self._wait(waited, 0 if any(peer.has_mail for peer in far) else timeout)
+        bells = {peer.lines.fileno(): peer.lines for peer in far}
+        ready = self._wait([*near, *bells], 0 if any(peer.has_mail for peer in far) else timeout)
         for connection in ready:
-            if connection in near:
-                self._take_one(near[connection])
+            if isinstance(connection, int):
+                bells[connection].hush()
             else:
-                connection.hush()
+                self._take_one(near[connection])
         mail = [peer for peer in far if peer.has_mail]  # behind the hush: what comes from now on rings again
         for peer in mail:
             self._take_one(peer)
         return bool(ready or mail)
 
-    def _wait(self, waited: list[Any], timeout: float | None) -> list[Any]:
+    def _wait(self, waited: list[Connection | int], timeout: float | None) -> list[Connection | int]:
         """Wait for a message; while own ones are kept back, look often whether there is room for them."""
         near = [peer for peer in self.peers.values() if isinstance(peer, NearPeer)]
         while True:
@@ -389,7 +389,7 @@ class Post:
             kept = any(peer.unsent for peer in near)
             ready = wait(waited, UNSENT_WAIT_S if kept and timeout is None else timeout)
             if ready or not kept or timeout is not None:
-                return ready
+                return ready  # type: ignore[return-value]
 
     def _take_one(self, peer: Peer) -> None:
         try:

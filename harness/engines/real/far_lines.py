@@ -1,4 +1,4 @@
-"""Lines to endpoints on other machines: a header and its value's bytes, sent and taken in by a thread of the process.
+"""Lines to endpoints of other machines: a header and its value's bytes, sent and taken in by a thread of the process.
 
 A sender never waits for a receiver, and a receiver that computes holds up nobody: what shared memory does on one
 machine, this thread does between two. It holds Python's lock only between system calls.
@@ -22,7 +22,7 @@ from harness.core.addresses import Address
 FRAME = struct.Struct("!IQ")
 """Bytes of a header and of the value behind it."""
 
-MOST_AT_ONCE = 2**20
+CALL_BYTES = 2**20
 """Bytes that one system call moves; chosen: several times what a socket's buffer takes on most systems."""
 
 Came = tuple[bytearray, bytearray] | None
@@ -30,7 +30,7 @@ Came = tuple[bytearray, bytearray] | None
 
 
 @dataclass(eq=False)
-class Line:
+class FarLine:
     """The line to one endpoint.
 
     Attributes:
@@ -54,7 +54,7 @@ class Line:
         return bool(self.outgoing) and not self.gone
 
 
-class Lines:
+class FarLines:
     """All lines of one process, and the thread that serves them.
 
     Args:
@@ -68,12 +68,12 @@ class Lines:
         self._asked, self._ask = os.pipe()
         for end in (self._rung, self._ring, self._asked, self._ask):
             os.set_blocking(end, False)
-        self.lines: dict[Address, Line] = {}
+        self.lines: dict[Address, FarLine] = {}
         for address, connection in connections.items():
             taken = socket.socket(fileno=os.dup(connection.fileno()))
             connection.close()
             taken.setblocking(False)
-            self.lines[address] = line = Line(address, taken)
+            self.lines[address] = line = FarLine(address, taken)
             self._selector.register(taken, selectors.EVENT_READ, line)
         self._selector.register(self._asked, selectors.EVENT_READ, None)
         threading.Thread(target=self._serve, name="lines", daemon=True).start()
@@ -113,7 +113,7 @@ class Lines:
                         os.read(self._asked, 65536)
                     self._watch_for_room()
                     continue
-                line: Line = key.data
+                line: FarLine = key.data
                 try:
                     if events & selectors.EVENT_WRITE:
                         self._write(line)
@@ -129,11 +129,11 @@ class Lines:
                 line.writing = True
                 self._selector.modify(line.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, line)
 
-    def _write(self, line: Line) -> None:
+    def _write(self, line: FarLine) -> None:
         while line.outgoing:
             part = line.outgoing[0]
             try:
-                sent = line.socket.send(part[:MOST_AT_ONCE])
+                sent = line.socket.send(part[:CALL_BYTES])
             except BlockingIOError:
                 return
             with self._lock:
@@ -145,7 +145,7 @@ class Lines:
         self._selector.modify(line.socket, selectors.EVENT_READ, line)
         self._watch_for_room()  # something may have come to be sent since the last look
 
-    def _read(self, line: Line) -> None:
+    def _read(self, line: FarLine) -> None:
         """Take in what has come; frame, header and value are filled one after the other.
 
         Raises:
@@ -153,7 +153,7 @@ class Lines:
         """
         while True:
             try:
-                count = line.socket.recv_into(line.part[line.filled : line.filled + MOST_AT_ONCE])
+                count = line.socket.recv_into(line.part[line.filled : line.filled + CALL_BYTES])
             except BlockingIOError:
                 return
             if not count:
@@ -162,7 +162,7 @@ class Lines:
             while line.filled == line.part.nbytes:
                 self._filled(line)
 
-    def _filled(self, line: Line) -> None:
+    def _filled(self, line: FarLine) -> None:
         """Go on to the next part: behind the frame its two parts, behind both the next frame."""
         whole, line.filled = line.part.obj, 0
         assert isinstance(whole, bytearray)
@@ -178,7 +178,7 @@ class Lines:
         line.inbox.append((header, content))
         self._tell()
 
-    def _lose(self, line: Line) -> None:
+    def _lose(self, line: FarLine) -> None:
         self._selector.unregister(line.socket)
         line.socket.close()
         line.gone = True
