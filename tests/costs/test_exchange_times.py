@@ -6,14 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cells import make_cell
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.api.host import load_host
 from harness.core.errors import InputError
+from harness.core.given_cluster import GivenLink
+from harness.core.machine import Machine, detect_machine
+from harness.costs.cells import cluster_of, keep_node_links
+from harness.costs.profiles import ExchangeTimes, InterfaceFacts, NodeLinks, ring_figures, send_figures
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
-from harness.costs.profiles.exchange_times import ring_figures, send_figures
 from harness.costs.steps.collectives import all_reduce_s, ring_s
+from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
 
 SIZES = [4.0**k * 2**10 for k in range(9)]
@@ -99,3 +104,40 @@ def test_a_rate_of_single_messages_stands_beside_measured_all_reduces(tmp_path):
 def test_a_latency_beside_a_table_needs_a_rate(tmp_path):
     with pytest.raises(InputError, match="latency: not beside table"):
         inter_node('{ latency = "9 us", table = "links.csv" }', tmp_path)
+
+
+# -- as they were kept -------------------------------------------------------------------------------------------------
+
+
+def kept_links() -> NodeLinks:
+    sends = ExchangeTimes("send", 2, 2, tuple((size, 5e-3 + size / 25e6) for size in SIZES), ("a", "b"))
+    reduces = ExchangeTimes("all-reduce", 2, 2, tuple((size, 12e-3 + size / 18e6) for size in SIZES), ("a", "b"))
+    return NodeLinks("cpu", "gloo", 1, (sends, reduces), (InterfaceFacts("a"), InterfaceFacts("b")), 0.0)
+
+
+def test_a_cell_over_machines_like_this_one_runs_on_the_links_measured_between_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    cell = make_cell(cluster={"preset": "this-machine"}, sweep={"strategy": ["sync-ddp"], "gpus": [2]}, device="cpu")
+    one, two = replace(cell, nodes=1), replace(cell, nodes=2)
+    assert cluster_of(two).node_link is None  # nothing is known of any link between machines
+    keep_node_links(detect_machine(), cell.threads_per_device, kept_links())
+    assert cluster_of(one).node_link is None
+    found = cluster_of(two)
+    assert (found.gpus_per_node, found.nodes(2)) == (1, 2)
+    assert (found.node_link.latency_s, found.node_link.bandwidth_bytes_per_s) == pytest.approx((5e-3, 25e6), rel=1e-3)
+    assert all_reduce_s(found, 2, 2.0**20) == pytest.approx(12e-3 + 2**20 / 18e6)  # as measured, not as sends tell
+    assert "calibrated" in found.text
+    given = replace(two, cluster=replace(two.cluster, inter_node=GivenLink(1e-6, 1e9)))
+    assert cluster_of(given).node_link.bandwidth_bytes_per_s == 1e9
+
+
+def test_simulated_cells_of_this_machine_fill_as_many_machines_as_real_ones():
+    text = 'engine = "both"\ndevice = "cpu"\nsweep.strategy = "sync-ddp"\nsweep.gpus = [1, 2]\n'
+    for nodes, expected in ((1, {1: 1, 2: 1}), (2, {1: 1, 2: 2})):
+        plan = make_plan(parse_scenario(text, load_host(), Path("a.toml")), load_host(), Machine(2, nodes=nodes))
+        assert {(cell.engine, cell.gpus): cell.nodes for cell in plan.cells} == {
+            (engine, gpus): count for engine in ("real", "virtual") for gpus, count in expected.items()
+        }
+    text += 'cluster.inter_node = "1 GB/s"\n'
+    plan = make_plan(parse_scenario(text, load_host(), Path("a.toml")), load_host(), Machine(2))
+    assert {cell.gpus: cell.nodes for cell in plan.cells if cell.engine == "virtual"} == {1: 1, 2: 2}

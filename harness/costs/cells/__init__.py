@@ -13,7 +13,7 @@ from harness.costs.cells.kept import (
     tracer_key,
     why_not_known,
 )
-from harness.costs.cells.kept_links import keep_node_links, load_node_links
+from harness.costs.cells.kept_links import keep_node_links, load_node_links, measured_id
 from harness.costs.cells.link_groups import graph_rates, link_of_groups, split_groups
 from harness.costs.cells.link_tables import fitted_link, read_tables
 from harness.costs.cells.measured import (
@@ -24,7 +24,6 @@ from harness.costs.cells.measured import (
     keep_step,
     load_links,
     load_profile,
-    measured_id,
     missing_sizes,
     needs_measuring,
     neighbours_of,

@@ -36,6 +36,7 @@ from harness.costs.catalogue.devices import (
 )
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
+from harness.costs.cells.kept_links import node_links_of
 from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
 from harness.costs.profiles.constants import PLAIN, PUBLISHED, STATED_ERRORS, Constants
 from harness.costs.profiles.device_profile import NO_TIME, Launches, LayerTime, Profile, TimeCurve
@@ -77,7 +78,7 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
     Args:
         overheads: what no data sheet says of devices elsewhere.
     """
-    given, device = cell.cluster, cell.cluster.device
+    given, device = _over_nodes(cell), cell.cluster.device
     own = measurements.load_cluster(cell.device, cell.threads_per_device) if not device else None
     servers = given.servers
     if own and not (given.intra_node or given.inter_node or servers):
@@ -111,6 +112,17 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
     return replace(
         found, runtime=replace(own.runtime, messages=None, hop=NO_TIME, served=NO_TIME, served_apart=NO_TIME)
     )
+
+
+def _over_nodes(cell: Cell) -> ClusterFigures:
+    """Return a cell's cluster, with links as they were measured where it fills several machines like this one."""
+    links = node_links_of(cell)
+    single = None if links is None else links.link(between=True)
+    if links is None or single is None:
+        return cell.cluster
+    tables = {each.ranks: each.table for each in links.all_reduces(between=True)}
+    between = GivenLink(single.latency_s, single.bandwidth_bytes_per_s, "calibrated", links.rings(True), tables)
+    return replace(cell.cluster, inter_node=between, gpus_per_node=-(-cell.gpus // cell.nodes))
 
 
 def _constants(cell: Cell, overheads: Constants) -> Constants:

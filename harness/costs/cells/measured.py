@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -114,16 +112,6 @@ _ONLY_WHERE_SET = ("step", "channels_last", "tf32")
 def needs_measuring(cell: Cell) -> bool:
     """Whether a cell is simulated with times of this machine, of a model that can be run here."""
     return cell.engine == "virtual" and cell.cluster.device is None and not is_given(cell.workload.model)
-
-
-def measured_id(cell: Cell) -> str:
-    """Return a hash of the measurements behind a cell; nothing where this machine has not made them all."""
-    machine = detect_machine()
-    profile, cluster = load_profile(cell, machine), load_cluster(cell.device, cell.threads_per_device, machine)
-    if profile is None:
-        return ""
-    content = json.dumps([to_json(profile), cluster and to_json(cluster)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def missing_sizes(cell: Cell, machine: Machine) -> tuple[int, ...]:

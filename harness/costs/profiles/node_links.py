@@ -70,12 +70,16 @@ class NodeLinks:
         sends = self.sends(between)
         return send_figures(sends[0].table) if sends else None
 
-    def rings(self, between: bool) -> dict[int, LinkFigures]:
-        """Return what rings get by their number of ranks, from all-reduces over all ranks of the machines."""
-        return {
-            each.ranks: ring_figures(each.ranks, each.table)
+    def all_reduces(self, between: bool) -> list[ExchangeTimes]:
+        """Return the all-reduces over all ranks of the machines, or over all of one of them."""
+        return [
+            each
             for each in self.exchanges
             if each.exchange == "all-reduce"
             and (each.nodes > 1) == between
             and each.ranks == each.nodes * self.per_node
-        }
+        ]
+
+    def rings(self, between: bool) -> dict[int, LinkFigures]:
+        """Return what rings get by their number of ranks, as these all-reduces say."""
+        return {each.ranks: ring_figures(each.ranks, each.table) for each in self.all_reduces(between)}

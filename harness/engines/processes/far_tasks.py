@@ -54,12 +54,14 @@ def answers_of_nodes(
     try:
         with started(tasks[0], threads) as connections:
             own = answers(connections, what, timeout_s)
-        return [own, *(node.answer(number, max(1.0, until - time.monotonic())) for node, number in asked)]
+        rest = [node.answer(number, max(1.0, until - time.monotonic())) for node, number in asked]
     except NodeLost as lost:
         raise MachineError(str(lost)) from None
     except MachineError:
         _refuse_cause(asked)
         raise
+    assert all(isinstance(found, list) for found in rest)  # as `RunTasks` says
+    return [own, *rest]  # type: ignore[list-item]
 
 
 def _refuse_cause(asked: Sequence[tuple[Node, int]]) -> None:
