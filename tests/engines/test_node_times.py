@@ -65,8 +65,8 @@ def test_a_links_rate_is_found_by_sends_and_collectives_are_told_as_measured(del
     for name in ("all-reduce", "all-gather", "reduce-scatter", "all-to-all"):
         table = of(links, name)
         assert (table.ranks, table.nodes, table.hosts) == (2, 2, ("node0", "node1"))
-        # No exchange is faster than the link, and none of these is slower than half of it.
-        assert 0.5 * RATE < table.best_bus_bytes_per_s < 1.05 * RATE
+        # No exchange is faster than the link. gloo's reduce-scatter moves as many bytes as its all-reduce.
+        assert (0.3 if name == "reduce-scatter" else 0.6) * RATE < table.best_bus_bytes_per_s < 1.05 * RATE
     assert links.rings(between=True) == {2: ring_figures(2, of(links, "all-reduce").table)}
     assert [facts.interface for facts in links.nodes] == ["eth0" if delay_s is None else "wire0"] * 2
     assert [facts.host for facts in links.nodes] == ["node0", "node1"]
