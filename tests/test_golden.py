@@ -484,7 +484,7 @@ def test_every_file_is_a_text_that_is_held():
         "show-two-cells",
         "report-first-screen",
     )
-    single += ("report-against-base", "error-unknown-cell", "show-crashed-cell")
+    single += ("report-against-base", "error-unknown-cell", "show-crashed-cell", "calibrate-nodes")
     single += ("error-strategy-crashes-in-debug", "error-strategy-crashes-for-real")
     errors = {f"error-{name}" for name in (*REFUSED, *FAILING)}
     held = {*single, *errors, *HELP, *PLANS, *TELLING, *SHOWN, *COMPARED}

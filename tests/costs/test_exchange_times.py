@@ -141,3 +141,15 @@ def test_simulated_cells_of_this_machine_fill_as_many_machines_as_real_ones():
     text += 'cluster.inter_node = "1 GB/s"\n'
     plan = make_plan(parse_scenario(text, load_host(), Path("a.toml")), load_host(), Machine(2))
     assert {cell.gpus: cell.nodes for cell in plan.cells if cell.engine == "virtual"} == {1: 1, 2: 2}
+
+
+def test_real_cells_may_say_on_which_machine_their_servers_run():
+    text = (
+        'engine = "both"\ndevice = "cpu"\nsweep.strategy = "async-ps"\nsweep.gpus = 1\ncluster.inter_node = "1 GB/s"\n'
+    )
+    text += 'cluster.servers = { placement = "dedicated", overlap = false }'
+    plan = make_plan(parse_scenario(text, load_host(), Path("a.toml")), load_host(), Machine(2, nodes=2))
+    assert {(cell.engine, cell.cluster.servers.placement) for cell in plan.cells} == {
+        ("real", "dedicated"),
+        ("virtual", "dedicated"),
+    }
