@@ -12,7 +12,7 @@ from namespaces import nodes
 from wire import inside
 
 from harness.engines.calibration import interface_facts as facts_module
-from harness.engines.calibration.interface_facts import adapters_of, driver_of, interface_facts
+from harness.engines.calibration.interface_facts import adapters_of, driver_of, interface_facts, offloads_of
 
 
 @pytest.mark.dist
@@ -21,10 +21,13 @@ def test_a_nodes_interface_is_asked_where_the_node_is():
         subprocess.run(["ip", "-n", node.name, "link", "set", "eth0", "mtu", "9000"], check=True)
         with inside(node.name):
             found = interface_facts("eth0", {"GLOO_SOCKET_IFNAME": "eth0", "HOME": "/root", "NCCL_IB_DISABLE": "1"})
+            offloads = offloads_of("eth0")
     assert (found.host, found.interface, found.mtu, found.driver) == (socket.gethostname(), "eth0", 9000, "veth")
     assert found.rated_bytes_per_s is None  # a veth says 10 Gb/s, which is no rate
     assert found.others == {}
-    assert set(found.offloads) == {"tso", "gso", "gro"}
+    assert found.offloads == {}  # and no adapter does anything for the processor
+    assert set(offloads) == {"tso", "gso", "gro"}
+    assert offloads["gso"]
     assert found.environment == {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_IB_DISABLE": "1"}
 
 
@@ -43,7 +46,9 @@ def test_interfaces_that_are_able_to_more_are_named(monkeypatch):
     found = {"eth0": stats(1000), "eth1": stats(25_000), "eth2": stats(100_000, up=False), "br0": stats(10_000)}
     monkeypatch.setattr(psutil, "net_if_stats", lambda: found)
     monkeypatch.setattr(facts_module, "driver_of", lambda name: "bridge" if name == "br0" else "ice")
+    monkeypatch.setattr(facts_module, "offloads_of", lambda name: {"tso": False, "gro": True})
     facts = interface_facts("eth0", {})
+    assert facts.offloads == {"tso": False, "gro": True}
     assert facts.rated_bytes_per_s == 1e9 / 8
     assert facts.others == {"eth1": 25e9 / 8}  # one is down, and a bridge has no rate of its own
 

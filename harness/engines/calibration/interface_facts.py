@@ -26,7 +26,7 @@ MEGABIT = 1e6 / 8
 """Bytes a second."""
 
 UNREAL = frozenset({"veth", "tun", "bridge", "dummy", "macvlan", "ipvlan"})
-"""Drivers whose stated speed is no rate: a veth says 10 Gb/s and a TUN device 10 Mb/s, whatever carries them."""
+"""Drivers without an adapter: a veth says 10 Gb/s and a TUN device 10 Mb/s, whatever carries them."""
 
 OFFLOADS = {"tso": 0x1E, "gso": 0x23, "gro": 0x2B}
 """Commands that ask for them. Source: linux/ethtool.h (ETHTOOL_GTSO, ETHTOOL_GGSO, ETHTOOL_GGRO)."""
@@ -61,7 +61,7 @@ def interface_facts(interface: str, environment: Mapping[str, str] = os.environ)
         mtu=own.mtu if own is not None else None,
         rated_bytes_per_s=rated or None,
         driver=driver,
-        offloads=_offloads(interface),
+        offloads=offloads_of(interface) if driver not in UNREAL else {},
         others=others,
         adapters=adapters_of(_ADAPTERS),
         environment={name: value for name, value in sorted(environment.items()) if DECIDING.match(name)},
@@ -75,7 +75,8 @@ def driver_of(interface: str) -> str:
     return answer[4:36].split(b"\0")[0].decode(errors="replace")
 
 
-def _offloads(interface: str) -> dict[str, bool]:
+def offloads_of(interface: str) -> dict[str, bool]:
+    """Return what an adapter may do for the processor, and whether it does; without what cannot be asked."""
     found = {}
     for name, command in OFFLOADS.items():
         if answer := _ask(interface, struct.pack("II", command, 0)):
