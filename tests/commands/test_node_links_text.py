@@ -25,7 +25,7 @@ from harness.core.errors import InputError
 from harness.core.given_cluster import LinkFigures
 from harness.core.machine import detect_machine
 from harness.core.records import from_json, to_json
-from harness.costs.cells.kept_links import keep_node_links, load_node_links
+from harness.costs.cells import keep_node_links, load_node_links
 from harness.costs.profiles.exchange_times import BUS_SHARES, ExchangeTimes
 from harness.costs.profiles.node_links import InterfaceFacts, NodeLinks
 from harness.costs.steps.collectives import ring_s

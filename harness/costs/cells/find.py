@@ -22,6 +22,7 @@ from harness.core.given_cluster import (
     devices_per_node,
     is_elsewhere,
 )
+from harness.core.machine import detect_machine
 from harness.core.not_known import NotKnown
 from harness.core.uncertainty import combined_error
 from harness.core.words import bandwidth, show
@@ -36,7 +37,6 @@ from harness.costs.catalogue.devices import (
 )
 from harness.costs.cells import measured as measurements
 from harness.costs.cells.given import is_given, profile_of_file, shape_of_given
-from harness.costs.cells.kept_links import node_links_of
 from harness.costs.profiles.cluster_figures import Bus, Cluster, Servers
 from harness.costs.profiles.constants import PLAIN, PUBLISHED, STATED_ERRORS, Constants
 from harness.costs.profiles.device_profile import NO_TIME, Launches, LayerTime, Profile, TimeCurve
@@ -116,7 +116,7 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
 
 def _over_nodes(cell: Cell) -> ClusterFigures:
     """Return a cell's cluster, with links as they were measured where it fills several machines like this one."""
-    links = node_links_of(cell)
+    links = measurements.node_links_of(cell, detect_machine())
     single = None if links is None else links.link(between=True)
     if links is None or single is None:
         return cell.cluster

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from harness.core.words import counted
 from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
+from harness.costs.profiles.node_links import NodeLinks
 from harness.costs.profiles.shape import ModelShape
 from harness.workloads.user_files import is_user_function
 
@@ -68,6 +71,38 @@ class MeasuredLinks:
     measured_at: float
 
 
+@dataclass(frozen=True)
+class MeasuredHere:
+    """All that was measured of a machine and that a cell is simulated with, to be simulated with on another machine.
+
+    Attributes:
+        steps: of `single`, by the number of samples.
+        links: None where they were never measured.
+        node_links: between machines like this one; None where they were never measured, or the cell fills one only.
+    """
+
+    steps: dict[int, MeasuredStep]
+    links: MeasuredLinks | None
+    node_links: NodeLinks | None = None
+
+
+def measured_here(cell: Cell, machine: Machine) -> MeasuredHere:
+    """Return what was measured here of what a cell is simulated with."""
+    found = {size: _stored(cell, machine, size) for size in sizes_of(cell)}
+    steps = {size: step for size, step in found.items() if step is not None}
+    return MeasuredHere(steps, load_links(machine, cell.device, cell.threads_per_device), node_links_of(cell, machine))
+
+
+def keep_measured(cell: Cell, machine: Machine, measured: MeasuredHere) -> None:
+    """Keep what was measured elsewhere as if this machine had: in a cache of that cell's own, never in the user's."""
+    for size, step in measured.steps.items():
+        keep_step(cell, machine, size, step)
+    if measured.links is not None:
+        keep_links(machine, cell.device, cell.threads_per_device, measured.links)
+    if measured.node_links is not None:
+        keep_node_links(machine, cell.threads_per_device, measured.node_links)
+
+
 def hardware(machine: Machine, device: str) -> Json:
     """Return what decides how fast a device of this kind computes and talks here."""
     facts = describe_environment(machine.one_node)
@@ -112,6 +147,17 @@ _ONLY_WHERE_SET = ("step", "channels_last", "tf32")
 def needs_measuring(cell: Cell) -> bool:
     """Whether a cell is simulated with times of this machine, of a model that can be run here."""
     return cell.engine == "virtual" and cell.cluster.device is None and not is_given(cell.workload.model)
+
+
+def measured_id(cell: Cell) -> str:
+    """Return a hash of the measurements behind a cell; nothing where this machine has not made them all."""
+    machine = detect_machine()
+    profile, cluster = load_profile(cell, machine), load_cluster(cell.device, cell.threads_per_device, machine)
+    if profile is None:
+        return ""
+    links = node_links_of(cell, machine)
+    behind = [to_json(profile), cluster and to_json(cluster), *([to_json(links)] if links else [])]
+    return hashlib.sha256(json.dumps(behind, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def missing_sizes(cell: Cell, machine: Machine) -> tuple[int, ...]:
@@ -206,3 +252,29 @@ def load_links(machine: Machine, device: str, threads: int) -> MeasuredLinks | N
 def keep_links(machine: Machine, device: str, threads: int, links: MeasuredLinks) -> None:
     """Keep what was measured for later runs."""
     cache.save("links", links_key(machine, device, threads), to_json(links))
+
+
+def keep_node_links(machine: Machine, threads: int, links: NodeLinks) -> None:
+    """Keep what was measured over several machines, in place of what was kept before.
+
+    Args:
+        machine: one of them; all are alike.
+    """
+    cache.save("node-links", links_key(machine, links.device, threads), to_json(links))
+
+
+def load_node_links(machine: Machine, device: str, threads: int) -> NodeLinks | None:
+    """Return what was last measured over machines of which this is one, or None."""
+    content = cache.load("node-links", links_key(machine, device, threads))
+    try:
+        return None if content is None else from_json(NodeLinks, content)
+    except Unreadable:
+        return None  # kept by another version, which measured something else
+
+
+def node_links_of(cell: Cell, machine: Machine) -> NodeLinks | None:
+    """Return the links of a cell that fills several machines like this one, where nobody gives them; None else."""
+    given = cell.cluster
+    if cell.nodes < 2 or given.inter_node is not None or given.device is not None:
+        return None
+    return load_node_links(machine, cell.device, cell.threads_per_device)
