@@ -951,9 +951,9 @@ def calibrate(
         return say(describe_imported(imported, *rated))
     where = {"nnodes": nnodes, "node_rank": node_rank, "rendezvous": rendezvous, "interface": interface}
     if not only_show and (membership := _node(where)).nodes > 1:
-        from harness.commands.membership import all_nodes
+        from harness.executors.membership import all_nodes
 
-        click.get_current_context().with_resource(all_nodes(membership))
+        click.get_current_context().with_resource(all_nodes(membership, say))
     say(show_or_measure(device, threads, only_show, say, rated))
 
 
