@@ -912,14 +912,49 @@ def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one CPU device.")
 @click.option("--show", "only_show", is_flag=True, help="Show stored measurements and their age; measure nothing.")
-def calibrate(device: str, threads: int, only_show: bool) -> None:
-    """Measure how fast processes on this machine exchange data, for simulated cells.
+@click.option(
+    "--import",
+    "imported",
+    multiple=True,
+    metavar="[TEST=]FILE",
+    help="Read what nccl-tests printed; measure nothing. TEST, such as all_reduce, where the file does not say it.",
+)
+@click.option("--inter-node", metavar="LINK", help="What machines are joined by: ethernet-25g, or a rate.")
+@click.option("--intra-node", metavar="LINK", help="What devices of a machine are joined by: nvswitch3, or a rate.")
+@nodes_options
+def calibrate(
+    device: str,
+    threads: int,
+    only_show: bool,
+    imported: tuple[str, ...],
+    inter_node: str | None,
+    intra_node: str | None,
+    nnodes: int | None,
+    node_rank: int | None,
+    rendezvous: str | None,
+    interface: str,
+) -> None:
+    """Measure how fast processes exchange data, for simulated cells.
 
-    It first says how long this takes.
+    It first says how long this takes. Over several machines it measures the links inside and between them. Measured
+    rates stand beside what the links are rated at.
     """
     from harness.commands.calibrate import show_or_measure
+    from harness.commands.node_links_text import rated_links
 
-    say(show_or_measure(device, threads, only_show, say))
+    rated = rated_links(intra_node, inter_node)
+    if imported:
+        if only_show:
+            raise InputError(["--show and --import: one of them; --import keeps nothing"])
+        from harness.commands.import_nccl import describe_imported
+
+        return say(describe_imported(imported, *rated))
+    where = {"nnodes": nnodes, "node_rank": node_rank, "rendezvous": rendezvous, "interface": interface}
+    if not only_show and (membership := _node(where)).nodes > 1:
+        from harness.executors.membership import all_nodes
+
+        click.get_current_context().with_resource(all_nodes(membership, say))
+    say(show_or_measure(device, threads, only_show, say, rated))
 
 
 @main.command()
