@@ -204,6 +204,12 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     metavar="BASE NEW",
     help="Run each cell by two interpreters or checkouts in turns, and compare: folders with bin/python or harness/.",
 )
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME[=WHERE]",
+    help="Log cells and answer to mlflow, tensorboard or another tracker; repeatable.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @click.option("--wait", is_flag=True, help="Wait where another harness writes to the same results.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
@@ -234,6 +240,7 @@ def run(
     if ab := options.pop("ab"):
         return _run_in_turns(scenario, ab, sets, root, (*outer, *plugins))
     from harness.commands import run as session
+    from harness.commands.listening import trackers_asked_for
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.core.one_writer import sole_writer
     from harness.scenario.plan import select
@@ -242,6 +249,10 @@ def run(
     not_run = "; nothing was run"
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
     only = tuple(only_as_registered(each, host) for each in only)
+    track = options.pop("track")
+    if track and options["debug"]:
+        raise InputError(["run: --debug stores nothing, so that --track has nothing to log; leave one of them out"])
+    options["trackers"] = trackers_asked_for(track, host.trackers)
     wait, chosen = options.pop("wait"), select(plan, only)
     tried = None if options["debug"] else refuse_misfits(chosen, files)
     if not options["debug"]:  # which stores nothing; what is refused makes no folder

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.analysis.confirmation import Ground
 from harness.api.host import Host, describe
+from harness.api.listeners import Listener
 from harness.commands.fresh_seeds import confirmed_as_before, was_swept, with_picks
+from harness.commands.listening import audience_of
 from harness.commands.plan_text import confirmation_in_words
 from harness.commands.progress import watching
 from harness.commands.reference_runs import ReferenceRuns, reference_in_words, set_aside
@@ -26,6 +30,7 @@ from harness.core.endings import Cause, Status
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.core.interrupts import Uninterrupted, exit_code
 from harness.core.not_known import NotKnown
+from harness.core.records import to_json
 from harness.core.units import parse_seconds
 from harness.core.words import counted
 from harness.results.interleaved_with import INTERLEAVED_FILE
@@ -33,6 +38,11 @@ from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
 from harness.results.store import Record, Results
 from harness.scenario.plan import select
+
+if TYPE_CHECKING:
+    from harness.analysis.answer import Answer
+
+NO_TRACKERS: Mapping[str, Listener] = MappingProxyType({})
 
 REPORT_SHARE = 0.25
 """Of the time of a run that may go into reports between its rounds; chosen: a sweep of many short rounds would spend
@@ -139,10 +149,12 @@ def run(
     trace: int | None = None,
     reference: int | None = None,
     refuse_another: Callable[[], None] = lambda: None,
+    trackers: Mapping[str, Listener] = NO_TRACKERS,
 ) -> int:
     """Run a plan, then what confirms it, and return the exit code.
 
     Args:
+        trackers: listeners that were asked for, by name.
         reference: runs of the reference beside the cells; None: as many as the scenario says.
         refuse_another: raises where the results folder is no longer the one that this run has locked.
     """
@@ -157,11 +169,13 @@ def run(
         for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
             set_aside(results, of_the_night)
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
+    audience = audience_of(plan, results, host.listeners, trackers)
+    host = replace(host, listeners=audience.listeners)
 
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
         results.write_plan(replace(plan, plugins=tuple(plugins)))
         left_s = budget_s and max(0.0, budget_s - (time.monotonic() - began_s))
-        with watching(plan, BetweenRounds(plan, host)) as watcher:
+        with watching(plan, BetweenRounds(plan, host)) as watcher, audience.saying(watcher.say):
             return run_cells(
                 *(plan, cells, results, host, plugins, watcher),
                 retry=retry,
@@ -174,6 +188,8 @@ def run(
 
     summary = Summary()
     try:
+        results.write_plan(replace(plan, plugins=tuple(plugins)))  # listeners may ask what is stored of it
+        audience.started()
         summary = run_now(plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference)
         if plan.confirm and not only and not summary.stopped:
             plan = with_picks(plan, results)
@@ -187,7 +203,7 @@ def run(
     with Uninterrupted():  # a signal that comes only now ends a run that has told what it found
         results.write_cells_csv()
         try:
-            _conclude(plan, results, summary, plugins)
+            found = _conclude(plan, results, summary, plugins)
             if trace:
                 _tell_traces(results, cells)
         finally:
@@ -195,6 +211,10 @@ def run(
             path = write_report_of(results, host, plugins)
         say(f"report: {path}")
         say(f"next: {_next(summary, results)}")
+    if audience.listeners:
+        from harness.commands.show_json import answer_entry
+
+        audience.finished(to_json(answer_entry(found)), again=not summary.interrupted)
     if open_report:
         click.launch(str(path))
     return _exit_code(results, summary, strict)
@@ -238,7 +258,8 @@ def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -
     return path
 
 
-def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> None:
+def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> Answer:
+    """Say what was run and what came of it; return the answer."""
     from harness.analysis.answer import answer_as_text
     from harness.commands.explain_text import compared_text
     from harness.commands.turning_points import folder_answer
@@ -256,9 +277,11 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
         say(f"not shown: {counted(len(hidden), 'stored cell')} of another plan of this name")
-    say(answer_as_text(folder_answer(results, plugins)))
+    found = folder_answer(results, plugins)
+    say(answer_as_text(found))
     for line in compared_text(results, plugins):
         say(line)
+    return found
 
 
 def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:
