@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from harness.api.listeners import Listener, ScenarioRun, StoredCell
 from harness.commands.trackers.logged import (
+    SAMPLES,
     Setting,
     answer_page,
     began_s,
@@ -106,13 +107,12 @@ def _of_cell(stored: StoredCell, began: float) -> Iterator[Event]:
     series, known = curves(stored), settings(stored.cell)
     yield from _hyperparameters(known, Status(stored.row["status"]), began, stored.took_s)
     yield _text("cell", _page({**known, **words(stored)}), began)
-    samples = [int(point.value) for point in series.get("samples", ())]
+    samples = {point.step: int(point.value) for point in series.get(SAMPLES, ())}
     for name, points in (series | telemetry(stored)).items():
         for point in points:
             yield _scalar(name, point.value, point.step, began + point.time_s)
-        if name in series and len(points) == len(samples):
-            for point, count in zip(points, samples, strict=True):
-                yield _scalar(f"by samples/{name}", point.value, count, began + point.time_s)
+            if name in series and name != SAMPLES:
+                yield _scalar(f"by samples/{name}", point.value, samples[point.step], began + point.time_s)
     last = max((points[-1] for points in series.values()), default=None)
     for name, value in numbers(stored).items():
         yield _scalar(f"result/{name}", value, last.step if last else 0, began + (last.time_s if last else 0.0))
