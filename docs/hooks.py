@@ -23,11 +23,11 @@ from harness.api.host import load_host
 from harness.commands.cli import main
 from harness.commands.documents import DOCUMENTS, document_schema
 from harness.commands.list_plugins import list_entries
-from harness.commands.timed import run_in_this_process
 from harness.core.errors import Impossible
 from harness.core.machine import Machine
 from harness.core.not_known import NotKnown
 from harness.core.words import three
+from harness.executors.timed import run_in_this_process
 from harness.report.definitions import DEFINITIONS
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario

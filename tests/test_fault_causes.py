@@ -16,12 +16,12 @@ from cells import make_cell
 from lazy import lazy
 from places import TESTS
 
-from harness.commands.rounds import make_record
 from harness.core.cell import Cell
 from harness.core.endings import Cause, Status
 from harness.core.outside_text import bounded
 from harness.core.records import to_json
 from harness.engines.processes.launch import Result, run_cell
+from harness.executors.make_record import make_record
 from harness.results.store import Results
 
 model_file = lazy("attacked_model")

@@ -80,8 +80,8 @@ class ScenarioRun:
 class Listener:
     """Told what happens in a run; whatever it does not define it does not hear.
 
-    All of it is called in the process of the command, between cells: while a real cell is measured nobody is told
-    anything. What a listener raises is said once; it hears nothing more until the run ends, and the run goes on.
+    All of it is called in the process of the command. Nobody is told anything while a real cell is measured on this
+    machine. What a listener raises is said once; it hears nothing more until the run ends, and the run goes on.
     """
 
     def run_started(self, run: ScenarioRun) -> None:

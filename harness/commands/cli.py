@@ -191,6 +191,13 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 )
 @click.option("--budget", metavar="TIME", help="Stop after this long, such as 15 min.")
 @click.option(
+    "--executor",
+    metavar="WHERE",
+    default="local",
+    show_default=True,
+    help="What runs the cells: local (simulated cells on all cores, measured ones alone), or local:N (N at once).",
+)
+@click.option(
     "--reference",
     type=click.IntRange(0),
     is_flag=False,

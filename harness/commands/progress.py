@@ -14,7 +14,7 @@ from harness.commands.plan_text import differences
 from harness.commands.terminal import say
 from harness.core.device_words import engine_in_words
 from harness.core.outside_text import visible
-from harness.core.words import duration, rate, three
+from harness.core.words import counted, duration, rate, three
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.25
 """Least time between two pictures of the display; chosen: drawing one takes milliseconds of a core that may train."""
+
+MOST_RUNNING = 8
+"""Running cells that the display names; chosen: the lines of those that ended stay in sight above them."""
 
 
 @contextmanager
@@ -52,27 +55,28 @@ class Lines:
     def __init__(self, plan: Plan, after_round: Callable[[Results], str]) -> None:
         self.plan, self.after_round = plan, after_round
         self.differences = differences(plan.cells)
-        self.number = self.of = 0
+        self.done = self.of = 0
 
     def say(self, line: str) -> None:
         """Print a line."""
         say(line)
 
     def started(self, cell: Cell, number: int, of: int) -> None:
-        """Keep which cell runs."""
-        self.number, self.of = number, of
+        """Keep how many cells there are to run."""
+        self.of = of
 
-    def reached(self, reached: Reached) -> None:
-        """Show how far the running cell is."""
+    def reached(self, cell: Cell, reached: Reached) -> None:
+        """Show how far a running cell is."""
 
     def finished(self, record: Record, seconds: float) -> None:
         """Show how a cell ended."""
+        self.done += 1
         cell = named(record.cell, self.differences)
-        self.say(f"[{self.number}/{self.of}] {cell} ({seconds:.1f} s): {ending(record)}")
+        self.say(f"[{self.done}/{self.of}] {cell} ({seconds:.1f} s): {ending(record)}")
 
     def round_ended(self, results: Results) -> None:
         """Show what the results say so far; the last word is the conclusion's."""
-        if self.number < self.of:
+        if self.done < self.of:
             self.leading(self.after_round(results))
 
     def leading(self, sentence: str) -> None:
@@ -81,7 +85,7 @@ class Lines:
 
 
 class Display(Lines):
-    """The lines, and below them cells done of planned, time left, the running cell, and who leads so far.
+    """The lines, and below them cells done of planned, time left, the running cells, and who leads so far.
 
     Drawn in this process when something happens, or at most every `REFRESH_S`: no thread and no training process draws.
     """
@@ -90,10 +94,8 @@ class Display(Lines):
         from rich.live import Live
 
         super().__init__(plan, after_round)
-        self.cell: Cell | None = None
-        self.step: Reached | None = None
+        self.running: dict[str, tuple[Cell, Reached | None]] = {}
         self.leader = ""
-        self.done = 0
         self.began_s = time.monotonic()
         self.drawn_s = 0.0
         self.console = console
@@ -111,18 +113,18 @@ class Display(Lines):
     def started(self, cell: Cell, number: int, of: int) -> None:
         """Show what is running."""
         super().started(cell, number, of)
-        self.cell, self.step = cell, None
+        self.running[cell.cell_id] = (cell, None)
         self._draw()
 
-    def reached(self, reached: Reached) -> None:
-        """Show how far the running cell is."""
-        self.step = reached
+    def reached(self, cell: Cell, reached: Reached) -> None:
+        """Show how far a running cell is."""
+        self.running[cell.cell_id] = (cell, reached)
         self._draw()
 
     def finished(self, record: Record, seconds: float) -> None:
         """Show how a cell ended."""
         super().finished(record, seconds)
-        self.done, self.cell = self.number, None
+        self.running.pop(record.cell.cell_id, None)
         self._draw()
 
     def leading(self, sentence: str) -> None:
@@ -149,18 +151,20 @@ class Display(Lines):
             ProgressBar(total=max(1, self.of), completed=self.done, width=30),
             Styled(f"{self.done} of {self.of} cells{left}", no_wrap=True, overflow="ellipsis"),
         )
-        lines = [self._running(), f"leader so far: {self.leader}" if self.leader else ""]
-        return Group(bar, *(Styled(visible(line), no_wrap=True, overflow="ellipsis") for line in lines if line))
+        shown = list(self.running.values())[:MOST_RUNNING]
+        lines = [self._running(cell, step) for cell, step in shown]
+        if (more := len(self.running) - len(shown)) > 0:
+            lines.append(f"and {counted(more, 'more cell')}")
+        lines += [f"leader so far: {self.leader}"] if self.leader else []
+        return Group(bar, *(Styled(visible(line), no_wrap=True, overflow="ellipsis") for line in lines))
 
-    def _running(self) -> str:
-        if self.cell is None:
-            return ""
-        where = engine_in_words(self.cell, self.plan.machine.gpu_name)
-        text = f"running {named(self.cell, self.differences)} on {where}"
-        if self.step is not None and self.step.steps:
-            text += f", step {self.step.steps:,}"
-        if self.step is not None and self.step.loss is not None:
-            text += f", validation loss {three(self.step.loss)}"
+    def _running(self, cell: Cell, step: Reached | None) -> str:
+        where = engine_in_words(cell, self.plan.machine.gpu_name)
+        text = f"running {named(cell, self.differences)} on {where}"
+        if step is not None and step.steps:
+            text += f", step {step.steps:,}"
+        if step is not None and step.loss is not None:
+            text += f", validation loss {three(step.loss)}"
         return text
 
 

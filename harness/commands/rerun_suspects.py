@@ -32,7 +32,7 @@ class Told:
     def started(self, cell: Cell, number: int, of: int) -> None:
         """Show nothing yet."""
 
-    def reached(self, reached: Reached) -> None:
+    def reached(self, cell: Cell, reached: Reached) -> None:
         """Show nothing of single steps."""
 
     def finished(self, record: Record, seconds: float) -> None:

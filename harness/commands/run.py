@@ -33,6 +33,7 @@ from harness.core.not_known import NotKnown
 from harness.core.records import to_json
 from harness.core.units import parse_seconds
 from harness.core.words import counted
+from harness.executors.by_name import executor_of
 from harness.results.interleaved_with import INTERLEAVED_FILE
 from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
@@ -104,7 +105,7 @@ def measure_steps(plan: Plan, host: Host, plugins: Sequence[str], lacking: Colle
 
 def _sized(cell: Cell, host: Host, plugins: Sequence[str]) -> Cell | None:
     """Return the cell with its micro-batch found; None where it cannot be run, which running it will say."""
-    from harness.commands.admission import with_micro_batch
+    from harness.executors.admission import with_micro_batch
 
     try:
         return with_micro_batch(cell, host, plugins)
@@ -148,12 +149,14 @@ def run(
     open_report: bool = False,
     trace: int | None = None,
     reference: int | None = None,
+    executor: str = "local",
     refuse_another: Callable[[], None] = lambda: None,
     trackers: Mapping[str, Listener] = NO_TRACKERS,
 ) -> int:
     """Run a plan, then what confirms it, and return the exit code.
 
     Args:
+        executor: what runs the cells, as it is written after --executor.
         trackers: listeners that were asked for, by name.
         reference: runs of the reference beside the cells; None: as many as the scenario says.
         refuse_another: raises where the results folder is no longer the one that this run has locked.
@@ -169,6 +172,7 @@ def run(
         for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
             set_aside(results, of_the_night)
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
+    runs_cells = executor_of(executor, host)
     audience = audience_of(plan, results, host.listeners, trackers)
     host = replace(host, listeners=audience.listeners)
 
@@ -178,6 +182,7 @@ def run(
         with watching(plan, BetweenRounds(plan, host)) as watcher, audience.saying(watcher.say):
             return run_cells(
                 *(plan, cells, results, host, plugins, watcher),
+                executor=runs_cells,
                 retry=retry,
                 fresh=fresh,
                 budget_s=left_s,
@@ -190,14 +195,17 @@ def run(
     try:
         results.write_plan(replace(plan, plugins=tuple(plugins)))  # listeners may ask what is stored of it
         audience.started()
-        summary = run_now(plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference)
-        if plan.confirm and not only and not summary.stopped:
-            plan = with_picks(plan, results)
-            cells = plan.cells
-            fresh_ones = [cell for cell in cells if cell.confirms]
-            if missing(fresh_ones, results, retry, fresh):
-                say(f"\n{confirmation_in_words(plan, swept=True)}")
-            summary = summary.then(run_now(plan, fresh_ones))
+        with runs_cells:
+            summary = run_now(
+                plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference
+            )
+            if plan.confirm and not only and not summary.stopped:
+                plan = with_picks(plan, results)
+                cells = plan.cells
+                fresh_ones = [cell for cell in cells if cell.confirms]
+                if missing(fresh_ones, results, retry, fresh):
+                    say(f"\n{confirmation_in_words(plan, swept=True)}")
+                summary = summary.then(run_now(plan, fresh_ones))
     except KeyboardInterrupt:  # before or after the cells
         summary = replace(summary, interrupted=True)
     with Uninterrupted():  # a signal that comes only now ends a run that has told what it found

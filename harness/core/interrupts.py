@@ -123,7 +123,11 @@ class Interruptible:
     def __enter__(self) -> None:
         """Begin, and be interrupted where that was asked for."""
         self._depth, _signals.held = _signals.held, 0
-        _signals.catch_up()
+        try:
+            _signals.catch_up()
+        except BaseException:
+            _signals.held = self._depth  # a block that cannot be entered is not left either
+            raise
 
     def __exit__(self, *_: object) -> None:
         """Hold again."""

@@ -34,10 +34,10 @@ def document_of(cell: Cell, outcome: Outcome, steps: int) -> Json:
     return trace_document(spans, marks, {"cell": cell.cell_id, "clock": clock, "first step": first})
 
 
-def write_trace(results: Results, cell: Cell, outcome: Outcome, steps: int) -> Path:
+def write_trace(results: Results, cell: Cell, document: Json) -> Path:
     """Write a cell's trace.json, and the file beside its twin's where that is there."""
     path = results.cell_folder(cell.cell_id) / "trace.json"
-    _write(path, document_of(cell, outcome, steps))
+    _write(path, document)
     twin = next((other for other in results.plan().cells if are_twins(cell, other)), None)
     if twin is not None and (results.cell_folder(twin.cell_id) / "trace.json").is_file():
         real, virtual = (cell, twin) if cell.engine == "real" else (twin, cell)

@@ -13,12 +13,12 @@ from lazy import lazy
 
 from harness.analysis.cell_row import noise_row
 from harness.analysis.gradient_noise import LEAST_KNOWN_STEPS, Squares, known_squares, noise_scale
-from harness.commands.rounds import make_record
 from harness.core.cell import Plan
 from harness.core.outcome import Outcome
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.setup import make_setup
+from harness.executors.make_record import make_record
 from harness.report import write_report
 from harness.results.store import Results, load
 from harness.scenario.plan import Machine

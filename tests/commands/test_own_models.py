@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from lazy import lazy
 
 from harness.api.host import load_host
-from harness.commands.admission import admit
 from harness.commands.cli import main
 from harness.core.endings import Cause, Status
 from harness.core.machine import Machine
@@ -21,6 +20,7 @@ from harness.costs.memory import placement_of
 from harness.costs.memory.fit import layout_of
 from harness.costs.price import price
 from harness.costs.steps import step_cost
+from harness.executors.admission import admit
 from harness.results.store import Results
 from harness.scenario.plan import make_plan
 from harness.scenario.read import load_scenario

@@ -86,7 +86,7 @@ def test_a_display_tells_cells_done_time_left_the_running_cell_and_the_leader(mo
     bar, running = last_picture(display, 1.0)
     assert bar.endswith("0 of 3 cells")
     assert running == f"running {first.cell_id} on 1 simulated device"
-    display.reached(Reached(1200, 0.21345))
+    display.reached(first, Reached(1200, 0.21345))
     assert last_picture(display, 1.0)[1].endswith("on 1 simulated device, step 1,200, validation loss 0.213")
     display.finished(record_of(plan, validation_accuracy=0.95, time_to_target_s=0.789), 2.0)
     display.leading("single leads.")
@@ -110,7 +110,7 @@ def test_a_display_is_drawn_at_most_four_times_a_second(monkeypatch):
     display.started(plan.cells[0], 1, 3)
     for _ in range(1000):
         clock[0] += 0.01
-        display.reached(Reached(1, None))
+        display.reached(plan.cells[0], Reached(1, None))
     display.close()
     assert 30 <= len(drawn) <= 41
     assert min(b - a for a, b in itertools.pairwise(drawn)) >= 0.25

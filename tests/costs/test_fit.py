@@ -12,12 +12,12 @@ from cells import host, make_cell
 from lazy import lazy
 from places import ROOT
 
-from harness.commands.admission import admit
 from harness.core.cell import LARGEST
 from harness.core.records import to_json
 from harness.costs.cells.kept import find_shape
 from harness.costs.memory.fit import memory_of, memory_verdict, resolve_largest
 from harness.engines.shared.setup import make_setup
+from harness.executors.admission import admit
 
 trace_or_find = lazy("harness.engines.shared.trace_or_find")
 

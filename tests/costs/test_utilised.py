@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from cells import host, make_cell
 
-from harness.commands.admission import with_utilisation
 from harness.core.cell import Cell
 from harness.core.endings import Status
 from harness.core.given_cluster import ClusterFigures
 from harness.costs.cells import Utilisation, utilisation
+from harness.executors.admission import with_utilisation
 from harness.results.store import Record
 
 

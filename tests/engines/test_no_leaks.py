@@ -17,13 +17,13 @@ import psutil
 import pytest
 from cells import make_cell
 
-from harness.commands.rounds import make_record
 from harness.core.budget import Decision
 from harness.core.endings import Cause
 from harness.core.failure import Failure
 from harness.core.text import Text
 from harness.engines.processes.forking import _first, fork_server
 from harness.engines.processes.launch import Result, _Child, _Supervisor, run_cell
+from harness.executors.make_record import make_record
 
 pytestmark = pytest.mark.dist
 

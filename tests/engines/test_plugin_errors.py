@@ -8,8 +8,8 @@ import pytest
 from cells import make_cell
 from mistaken_plugin import HEAD, TAIL, command, run, write
 
-from harness.commands.rounds import make_record
 from harness.engines.processes.launch import Result
+from harness.executors.make_record import make_record
 
 # What stands in the loop over batches, and what must be said about it; the marked line is the one to name.
 MISTAKES = {

@@ -21,8 +21,6 @@ import pytest
 from cells import host, make_cell
 
 import harness
-from harness.commands.rounds import make_record
-from harness.commands.timed import run_in_this_process
 from harness.core.endings import Cause
 from harness.core.failure import Failure, Hang, SourceLine
 from harness.core.text import Text
@@ -33,6 +31,8 @@ from harness.engines.processes.launch import DEADLOCK_S, Result, _Child, _hangin
 from harness.engines.processes.stacks import is_at_rest, is_stopped, line_in
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.shared.waits import Wait
+from harness.executors.make_record import make_record
+from harness.executors.timed import run_in_this_process
 
 # -- words -------------------------------------------------------------------------------------------------------------
 

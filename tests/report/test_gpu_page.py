@@ -11,12 +11,12 @@ from cells import make_cells
 from recorded import Seen, evaluations, record_of, results_at
 from stub_driver import sample_nvml
 
-from harness.commands.rounds import _with_telemetry
 from harness.core.cell import Cell
 from harness.core.machine import Machine
 from harness.engines.processes.launch import Result
 from harness.engines.telemetry.columns import Columns
 from harness.engines.telemetry.sampler import Telemetry
+from harness.executors.make_record import _with_telemetry
 from harness.report import write_report
 from harness.results.store import Results
 

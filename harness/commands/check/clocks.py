@@ -8,9 +8,9 @@ from harness.commands.check.diagnosis import ROUNDING
 from harness.commands.check.ended import apart, ended, run_to_end
 from harness.commands.check.trials import Trials, in_words
 from harness.commands.check.verdicts import DoesNotApply, broken
-from harness.commands.timed import run_in_this_process
 from harness.core.addresses import name_of
 from harness.core.words import counted, memory_size
+from harness.executors.timed import run_in_this_process
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell

@@ -10,9 +10,9 @@ from harness.commands.check.diagnosis import ROUNDING, cause_of_difference
 from harness.commands.check.ended import apart, ended, refuse_unawaited, run_to_end
 from harness.commands.check.trials import CHECKED_STEPS, COUNTS, LAST, TRIAL_BATCH, Trials, in_words
 from harness.commands.check.verdicts import DoesNotApply, broken
-from harness.commands.rounds import make_record
 from harness.core.cell import Cell
 from harness.core.words import counted, listed, share_in_percent
+from harness.executors.make_record import make_record
 
 TRIAL_MODELS = Path(__file__).with_name("models.py")
 
