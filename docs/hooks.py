@@ -432,7 +432,7 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
 
 def whole_text() -> str:
     """Return all pages, generated parts and generated pages included."""
-    written = [with_generated(path.read_text(encoding="utf-8")) for path in sorted(DOCS.glob("*.md"))]
+    written = [with_generated(path.read_text(encoding="utf-8")) for path in sorted(DOCS.rglob("*.md"))]
     return "\n".join([*written, *map(strategy_page, sorted(host_of_docs().strategies))])
 
 

@@ -126,7 +126,7 @@ def began_s(record: Record) -> float:
 
 @pytest.fixture
 def mlflow() -> Any:
-    return pytest.importorskip("mlflow", reason="mlflow is not installed: make .venv/.tracked")
+    return pytest.importorskip("mlflow", reason="mlflow is not installed: make .venv/.integrated")
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_an_experiment_that_was_deleted_is_named_with_what_to_do(client):
 @pytest.fixture
 def board() -> Callable[..., Any]:
     """Return what reads a folder of events."""
-    reason = "tensorboard is not installed: make .venv/.tracked"
+    reason = "tensorboard is not installed: make .venv/.integrated"
     module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=reason)
 
     def read(folder: Path) -> Any:
