@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -208,6 +209,14 @@ def test_a_run_that_was_logged_in_part_is_made_whole_and_nothing_stands_twice(cl
     assert {each.info.status for (each,) in runs(client).values()} == {"FINISHED"}
 
 
+def test_a_run_that_was_deleted_in_mlflow_stays_deleted(client):
+    run("small.toml", "--track", f"mlflow={STORE}")
+    client.delete_run(next(iter(runs(client).values()))[0].info.run_id)
+    done = run("small.toml", "--track", f"mlflow={STORE}")
+    assert "note: mlflow" not in done.output
+    assert len(runs(client)) == CELLS - 1
+
+
 def test_a_failed_cell_is_a_failed_run_with_its_reason(client):
     Path("broken.py").write_text(
         "from harness import Strategy, hookimpl\n"
@@ -326,6 +335,20 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_loses_no_cell(board):
     assert len(records()) == CELLS
     assert len(re.findall("note: tensorboard.run_started: .*(NotADirectory|FileExists)Error", done.output)) == 1
     assert Path("logs").read_text() == "a file lies here"
+
+
+def test_a_full_disk_is_said_once_and_the_next_run_writes_what_is_missing(board, monkeypatch):
+    def full(path: Path, mode: int = 0) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.commands.trackers.to_tensorboard.atomic", full)
+        done = run("small.toml", "--track", "tensorboard")
+    assert len(records()) == CELLS
+    assert done.output.count("No space left on device") == 1
+    assert list(Path("results/small/tensorboard").rglob("*tfevents*")) == []
+    run("small.toml", "--track", "tensorboard")
+    assert len(list(Path("results/small/tensorboard").glob("*-*/*tfevents*"))) == CELLS
 
 
 @pytest.mark.dist

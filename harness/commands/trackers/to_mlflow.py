@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.api.listeners import Listener, ScenarioRun, StoredCell
 from harness.commands.trackers.logged import answer_page, began_s, curves, numbers, settings, telemetry, words
@@ -20,6 +20,9 @@ from harness.core.errors import MachineError
 from harness.core.records import Json
 from harness.core.row import Row
 from harness.core.words import shortened
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 MOST_METRICS, MOST_PARAMS = 1000, 100
 """Of one request. Source: MLflow's REST API, `runs/log-batch`."""
@@ -44,13 +47,21 @@ NOTE = "mlflow.note.content"
 CELL, STARTED, RECOMMENDED = "harness.cell_id", "harness.started", "harness.recommended"
 """Tags: which measurement a run is, and whether the answer names its cell."""
 
+DELETED = ""
+"""In place of the id of a run that a user has deleted: MLflow takes nothing for it any more."""
+
 
 class _There(NamedTuple):
-    """A run that MLflow has."""
+    """A run that MLflow has.
+
+    Attributes:
+        settled: whether nothing is to be logged to it any more: it is whole, or a user has deleted it.
+        recommended: whether it is marked so.
+    """
 
     run_id: str
-    whole: bool
-    recommended: bool
+    settled: bool
+    recommended: bool = False
 
 
 class ToMlflow(Listener):
@@ -128,9 +139,7 @@ class ToMlflow(Listener):
                 [self.experiment_id], run_view_type=ViewType.ALL, max_results=1000, page_token=token
             )
             for each in page:
-                tags, info = each.data.tags, each.info
-                known = _There(info.run_id, info.status in ("FINISHED", "FAILED"), tags.get(RECOMMENDED) == "true")
-                self.there[tags.get(CELL, ""), tags.get(STARTED, "")] = known
+                self.there[each.data.tags.get(CELL, ""), each.data.tags.get(STARTED, "")] = _as_there(each)
             token = page.token
             if not token:
                 return
@@ -139,7 +148,7 @@ class ToMlflow(Listener):
         """Log a measurement that is not there, or not whole."""
         key = (stored.cell.cell_id, stored.started)
         known = self.there.get(key)
-        if known is not None and known.whole:
+        if known is not None and known.settled:
             return
         began_ms = int((began_s(stored) or time.time()) * 1000)
         run_id = known.run_id if known else self._make_run(stored, began_ms)
@@ -148,7 +157,7 @@ class ToMlflow(Listener):
         ended_ms = began_ms + int(1000 * (stored.took_s or 0.0))
         status = "FINISHED" if Status(stored.row["status"]).trained else "FAILED"
         self.client.set_terminated(run_id, status, ended_ms)
-        self.there[key] = _There(run_id, True, bool(known and known.recommended))
+        self.there[key] = _There(run_id, True, known is not None and known.recommended)
 
     def _make_run(self, stored: StoredCell, began_ms: int) -> str:
         cell = stored.cell
@@ -197,12 +206,19 @@ class ToMlflow(Listener):
         leaders = {case["leader"] for case in answer["cases"]} or {answer["leader"]}
         for (cell_id, started), known in self.there.items():
             stored = run.cell(cell_id) if cell_id in leaders else None
-            now = stored is not None and stored.started == started
+            now = stored is not None and stored.started == started and known.run_id != DELETED
             if now and not known.recommended:
                 self.client.set_tag(known.run_id, RECOMMENDED, "true")
             elif known.recommended and not now:
                 self.client.delete_tag(known.run_id, RECOMMENDED)
             self.there[cell_id, started] = known._replace(recommended=now)
+
+
+def _as_there(run: Run) -> _There:
+    if run.info.lifecycle_stage == "deleted":
+        return _There(DELETED, True)
+    marked = run.data.tags.get(RECOMMENDED) == "true"
+    return _There(run.info.run_id, run.info.status in ("FINISHED", "FAILED"), marked)
 
 
 def _cut(text: str, most: int) -> str:
