@@ -27,7 +27,9 @@ from harness.core.version import __version__
 if TYPE_CHECKING:
     from harness.analysis.compared import Comparison
     from harness.api.host import Host
+    from harness.commands.membership import Membership
     from harness.core.cell import Plan
+    from harness.core.machine import Machine
     from harness.engines.shared.findings import Findings
     from harness.report.against import Against
 
@@ -150,6 +152,36 @@ class _FreshSeeds(click.ParamType[int]):
         return int(value)
 
 
+def nodes_options(command: Callable[..., object]) -> Callable[..., object]:
+    """Accept what says which of several machines this is."""
+    for option in (
+        click.option("--nnodes", type=click.IntRange(1), help="Run over so many machines; start the command on each."),
+        click.option("--node-rank", type=click.IntRange(0), help="Which of them this is; 0 plans, writes and shows."),
+        click.option("--rendezvous", metavar="HOST:PORT", help="Where node 0 is reached."),
+        click.option(
+            "--interface", default="", help="Network interface to the others; default: by the route to node 0."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _node(options: dict[str, Any]) -> Membership:
+    """Take out of the options what says which machine this is.
+
+    Where it is not node 0, it serves, and this does not return.
+    """
+    from harness.commands.membership import be_node, membership_of
+
+    names = ("nnodes", "node_rank", "rendezvous", "interface")
+    nnodes, node_rank, rendezvous, interface = (options.pop(name) for name in names)
+    membership = membership_of(nnodes, node_rank, rendezvous, interface, os.environ)
+    if membership.rank or membership.idle:
+        be_node(membership)
+        sys.exit(0)
+    return membership
+
+
 def confirm_option(told: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """Accept --confirm, with or without a number."""
     return click.option("--confirm", type=_FreshSeeds(), is_flag=False, flag_value=0, metavar="[N]", help=told)
@@ -218,6 +250,7 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     help="Log cells and answer to mlflow, tensorboard or another tracker; repeatable.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
+@nodes_options
 @click.option("--wait", is_flag=True, help="Wait where another harness writes to the same results.")
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs, to open in Perfetto.")
@@ -246,15 +279,18 @@ def run(
         return _list_scenarios()
     if ab := options.pop("ab"):
         return _run_in_turns(scenario, ab, sets, root, (*outer, *plugins))
+    membership = _node(options)
     from harness.commands import run as session
     from harness.commands.listening import trackers_asked_for
+    from harness.commands.membership import all_nodes
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.core.one_writer import sole_writer
     from harness.scenario.plan import select
     from harness.scenario.synonyms import only_as_registered
 
     not_run = "; nothing was run"
-    plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
+    machine = click.get_current_context().with_resource(all_nodes(membership))
+    plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run, machine)
     only = tuple(only_as_registered(each, host) for each in only)
     track = options.pop("track")
     if track and options["debug"]:
@@ -267,7 +303,7 @@ def run(
         options["refuse_another"] = locked(sole_writer(root / plan.name, wait=wait, say=say))
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
-        plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run)
+        plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run, machine)
     plan = plan if tried is None else with_notes(plan, [*tried.misfits, *tried.differing])
     steps = options.pop("trace_steps")
     options["trace"] = steps if options["trace"] else None
@@ -394,12 +430,17 @@ def _without_collector() -> Iterator[None]:
 
 
 def _plan(
-    scenario: str, sets: tuple[str, ...], plugins: tuple[str, ...], consequence: str = ""
+    scenario: str,
+    sets: tuple[str, ...],
+    plugins: tuple[str, ...],
+    consequence: str = "",
+    machine: Machine | None = None,
 ) -> tuple[Plan, Host, list[str]]:
     """Return the plan, the host, and the plugin files that cells load too.
 
     Args:
         consequence: what follows for the command if the scenario is refused.
+        machine: what cells can really run on; None: this machine.
     """
     from harness.api.host import load_host
     from harness.scenario.bundled import find_scenario
@@ -411,7 +452,7 @@ def _plan(
         files = [str(Path(p).resolve()) for p in plugins] + [str(p.resolve()) for p in plugins_of(path, sets)]
         host = load_host(files)
         read = load_scenario(path, host, sets)
-        plan = make_plan(read, host, detect_machine())
+        plan = make_plan(read, host, machine or detect_machine())
         if any(item.calibrates for item in read.observed):
             from harness.engines.virtual.fit_observed import calibrated
 

@@ -66,7 +66,7 @@ def _title(plan: Plan, finished: Collection[str], swept: bool, times: RunTimes) 
         _left_in_words(time_left(left_of(plan, finished), times)),
         confirmation_in_words(plan, swept, times),
         plan.description,
-        f"this machine: {machine_in_words(plan.machine)}",
+        f"{'this machine' if plan.machine.nodes == 1 else 'machines'}: {machine_in_words(plan.machine)}",
     ]
     return "\n".join(line for line in lines if line)
 

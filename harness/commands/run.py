@@ -242,7 +242,7 @@ def _announce(plan: Plan, results: Results, cells: Sequence[Cell], todo: int) ->
     from harness.core.environment import describe_environment
 
     say(f"{plan.name}: {counted(len(cells), 'cell')}, {todo} to run")
-    say(f"  this machine: {machine_in_words(plan.machine)}")
+    say(f"  {'this machine' if plan.machine.nodes == 1 else 'machines'}: {machine_in_words(plan.machine)}")
     if plan.confirm:
         say(f"  {confirmation_in_words(plan, was_swept(plan, results.records_of(plan.swept)))}")
     for note in plan.notes:

@@ -13,7 +13,9 @@ def machine_in_words(machine: Machine) -> str:
 
 
 def hardware_in_words(machine: Machine) -> str:
-    """Return such as "2 CPU cores, no GPU"."""
+    """Return such as "2 CPU cores, no GPU", or "2 nodes of 8 x NVIDIA H200, 64 CPU cores"."""
+    if machine.nodes > 1:
+        return f"{machine.nodes} nodes of {hardware_in_words(machine.one_node)}"
     cores = counted(machine.cores, "CPU core")
     return f"{machine.gpus} x {machine.gpu_name or 'GPU'}, {cores}" if machine.gpus else f"{cores}, no GPU"
 

@@ -31,7 +31,9 @@ def describe_environment(machine: Machine) -> Json:
         "gpu": machine.gpu_name,
         "driver": (driver_version() or amd_driver_version()) if machine.gpus else "",
     }
-    facts |= {name: version for name in PACKAGES if (version := _version(name))}
+    if machine.nodes > 1:
+        facts["nodes"] = machine.nodes
+    facts |= {name: version for name in PACKAGES if (version := package_version(name))}
     return facts | {"id": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]}
 
 
@@ -45,7 +47,8 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Return the version of an installed package; empty where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -116,6 +116,8 @@ def refusal(value: object, most_characters: int | None = None) -> Refused | None
         value: tables, lists and plain values, as JSON or TOML gives them.
         most_characters: of one text; None: as many as there are.
     """
+    if _is_plain(value, DEEPEST - 1, most_characters):
+        return None  # of most files: where a value is wrong, the slow way finds which
     level: list[tuple[tuple[str | int, ...], object]] = [((), value)]
     for _ in range(DEEPEST):
         for path, item in level:
@@ -125,6 +127,20 @@ def refusal(value: object, most_characters: int | None = None) -> Refused | None
         if not level:
             return None
     return Refused(level[0][0][:1], f"nested more than {DEEPEST} deep")
+
+
+def _is_plain(value: object, deep: int, most_characters: int | None) -> bool:
+    """Whether something can hold a value, and all in it, nested so deep at most."""
+    if isinstance(value, str):
+        return "\0" not in value and (most_characters is None or len(value) <= most_characters)
+    if isinstance(value, (dict, list)):
+        if not deep:
+            return not value
+        inner = value if isinstance(value, list) else [*value, *value.values()]
+        return all(
+            item is None or item.__class__ is float or _is_plain(item, deep - 1, most_characters) for item in inner
+        )
+    return not isinstance(value, int) or -LARGEST_WHOLE <= value <= LARGEST_WHOLE
 
 
 def _why_not(item: object, most_characters: int | None) -> str:

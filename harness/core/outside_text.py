@@ -29,6 +29,8 @@ def _picture(match: re.Match[str]) -> str:
 def bounded(value: Any) -> Any:
     """Return JSON whose texts can be encoded and have at most `MOST_CHARACTERS`, each with the length that was cut."""
     if isinstance(value, str):
+        if value.isascii() and len(value) <= MOST_CHARACTERS:
+            return value
         # Shown as Python writes them: a file's name in bytes that are no UTF-8, or text cut in the middle of a pair.
         clean = _SURROGATE.sub(_picture, value)
         return value if clean == value and len(clean) <= MOST_CHARACTERS else shortened(clean, MOST_CHARACTERS)

@@ -26,8 +26,10 @@ from harness.core.outside_text import bounded
 from harness.core.records import Json
 from harness.engines.processes.blame import explain, own_files
 from harness.engines.processes.forking import fork_server
-from harness.engines.processes.launch import Result, run_cell
+from harness.engines.processes.launch import Result, Sampling, run_cell
 from harness.engines.processes.status import Reached
+from harness.engines.telemetry.bench import probe_path
+from harness.engines.telemetry.of_nodes import with_nodes
 from harness.engines.telemetry.probe import Probe
 from harness.engines.telemetry.sampler import Sampler, Telemetry
 from harness.executors.admission import admit, with_memory, with_utilisation
@@ -134,14 +136,23 @@ def _watched(task: CellTask, host: Host, log: Path, reached: OnReached | None) -
     try:
         timed = run_in_this_process(cell, host, task.plugins, log, options.get("trace")) if cell.timing_only else None
         result = timed or run_cell(
-            cell, task.plugins, log=str(log), options=options, on_start=watch.start, on_progress=reached
+            cell,
+            task.plugins,
+            log=str(log),
+            options=options,
+            sampling=Sampling(cell.measure.telemetry_interval_s, tuple(map(probe_path, watch.probes))),
+            on_start=watch.start,
+            on_progress=reached,
         )
     finally:
         watch.stop()
         bound_log(log)
     if task.trace and cell.engine == "real" and result.outcome is not None:
         result.outcome.notes.append(TRACED)
-    return _Watched(cell, result, watch.telemetry)
+    telemetry = watch.telemetry
+    return _Watched(
+        cell, result, with_nodes(telemetry, result.elsewhere) if telemetry and result.elsewhere else telemetry
+    )
 
 
 class _Watch:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from harness.core.cell import FASTEST, RECORD_SCHEMA, Cell, LayoutDegrees, LeftOut, Named, Plan, cell_id
 from harness.core.errors import InputError
 from harness.core.given_cluster import devices_per_node, is_elsewhere, usable_bytes
-from harness.core.machine import Machine, detect_machine
+from harness.core.machine import Machine, detect_machine, nodes_filled
 from harness.core.records import Json
 from harness.core.words import counted, listed, show
 from harness.scenario.fastest import Fastest, with_fastest, with_warning
@@ -58,7 +58,7 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
     sources = {name: host.strategy_hash(name) for name in {demand.strategy.name for demand in demands}}
     found: Fastest = {}
     cells = [
-        _cell(demand, item, seed, base, sources[demand.strategy.name], scenario, host, found)
+        _cell(demand, item, seed, base, sources[demand.strategy.name], scenario, host, found, machine)
         for seed in scenario.axes.seeds
         for demand, item in placed
     ]
@@ -141,7 +141,15 @@ def _left_out(point: Point, scenario: Scenario, kind: Literal["excluded", "impos
 
 
 def _cell(
-    demand: Demand, placed: Placed, seed: int, base: int, source: str, scenario: Scenario, host: Host, found: Fastest
+    demand: Demand,
+    placed: Placed,
+    seed: int,
+    base: int,
+    source: str,
+    scenario: Scenario,
+    host: Host,
+    found: Fastest,
+    machine: Machine,
 ) -> Cell:
     point, settings = demand.point, demand.point.settings
     rate, rule = scaled_rate(point, demand.global_batch_size, base)
@@ -183,7 +191,7 @@ def _cell(
         per_gpu_hour=settings.per_gpu_hour,
         currency=settings.currency,
         profile_id=settings.profile_id,
-        nodes=-(-point.gpus // devices_per_node(settings.cluster, point.gpus)) if simulated else 1,
+        nodes=_nodes(demand, simulated, machine),
         layout=LayoutDegrees(*(getattr(demand.layout, key) for key in ("data", "pipeline", "tensor", "shard"))),
         code={**settings.code, "strategy": source},
     )
@@ -195,6 +203,14 @@ def _cell(
         if needs_measuring(cell):
             cell = replace(cell, profile_id=measured_id(cell))
     return replace(cell, cell_id=cell_id(cell))
+
+
+def _nodes(demand: Demand, simulated: bool, machine: Machine) -> int:
+    """Return how many machines a cell fills."""
+    gpus, settings = demand.point.gpus, demand.point.settings
+    if simulated:
+        return -(-gpus // devices_per_node(settings.cluster, gpus))
+    return nodes_filled(gpus, machine.devices_of_node(demand.device, settings.threads_per_device), machine.nodes)
 
 
 def _searched(demand: Demand, cell: Cell) -> bool:

@@ -36,10 +36,10 @@ def make_posts(
         for b in addresses[i + 1 :]:
             at_a, at_b = Pipe()
             there, back = make_slot_file(), make_slot_file()
-            posts[a].peers[b] = messages.Peer(
+            posts[a].peers[b] = messages.NearPeer(
                 b, at_a, messages.Slots(there, num_bytes), messages.Slots(back, num_bytes)
             )
-            posts[b].peers[a] = messages.Peer(
+            posts[b].peers[a] = messages.NearPeer(
                 a, at_b, messages.Slots(os.dup(back), num_bytes), messages.Slots(os.dup(there), num_bytes)
             )
     return posts
@@ -295,10 +295,10 @@ CHILD = """
 import sys, time
 from multiprocessing.connection import Connection
 import torch
-from harness.engines.real.messages import Peer, Post, Slots
+from harness.engines.real.messages import NearPeer, Post, Slots
 from harness.engines.shared.flat import Flat
 pipe, out, back, count = map(int, sys.argv[1:])
-post = Post({0: Peer(0, Connection(pipe), Slots(out, 4000), Slots(back, 4000))}, (1000, 0), torch.float32)
+post = Post({0: NearPeer(0, Connection(pipe), Slots(out, 4000), Slots(back, 4000))}, (1000, 0), torch.float32)
 for k in range(50):
     post.send(0, Flat([torch.full((1000,), float(k))], version=k), time.monotonic(), False)
 print("sent", flush=True)
@@ -321,7 +321,9 @@ def start_child(leaves: bool) -> tuple[subprocess.Popen[str], messages.Post, lis
     )
     theirs.close()
     post = messages.Post(
-        {1: messages.Peer(1, ours, messages.Slots(back, 4000), messages.Slots(there, 4000))}, (1000, 0), torch.float32
+        {1: messages.NearPeer(1, ours, messages.Slots(back, 4000), messages.Slots(there, 4000))},
+        (1000, 0),
+        torch.float32,
     )
     return child, post, [there, back]
 

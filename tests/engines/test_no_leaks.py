@@ -8,21 +8,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 from cells import make_cell
+from supervised import child_of
 
 from harness.core.budget import Decision
 from harness.core.endings import Cause
 from harness.core.failure import Failure
 from harness.core.text import Text
 from harness.engines.processes.forking import _first, fork_server
-from harness.engines.processes.launch import Result, _Child, _Supervisor, run_cell
+from harness.engines.processes.launch import Result, _Supervisor, run_cell
 from harness.executors.make_record import make_record
 
 pytestmark = pytest.mark.dist
@@ -177,8 +178,8 @@ def test_a_killed_server_ends_the_cell_and_is_named(own_temp):
 def test_a_worker_that_is_heard_before_the_server_it_lost_is_not_the_cause(own_temp, code, reason):
     def child(label: str, exit_code: int | None, **fields):
         ours, theirs = Pipe()
-        process = SimpleNamespace(exitcode=exit_code, join=lambda seconds: None)
-        return _Child(SimpleNamespace(kind=label.split()[0], line=0), process, ours, label, **fields), theirs
+        made = child_of(label, code=exit_code, **fields)
+        return replace(made, control=ours), theirs
 
     worker, open_end = child("worker 0", None, failure=Failure(Cause.USER, Text("no value")))
     server, closed_end = child("server", code)
@@ -186,7 +187,6 @@ def test_a_worker_that_is_heard_before_the_server_it_lost_is_not_the_cause(own_t
     supervisor.children = [worker, server]
     closed_end.close()
     result = supervisor._first_failure()
-    supervisor.folder.cleanup()
     open_end.close()
     assert result.reason == reason
 
@@ -216,14 +216,15 @@ def test_a_killed_synchronous_process_ends_the_cell_within_ten_seconds_and_is_na
 def test_a_process_killed_before_training_starts_is_named(own_temp, monkeypatch):
     from harness.engines.processes import launch
 
-    start = launch._Supervisor._start
+    start = launch.Here.start
 
-    def start_and_kill(self: Any, job: Any, lines: int) -> None:
-        start(self, job, lines)
+    def start_and_kill(self: Any, job: Any, control: Any) -> Any:
+        process = start(self, job, control)
         if job.line == 1:
-            os.kill(self.children[-1].process.pid, signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)
+        return process
 
-    monkeypatch.setattr(launch._Supervisor, "_start", start_and_kill)
+    monkeypatch.setattr(launch.Here, "start", start_and_kill)
     result = run_tiny()
     assert (result.status, result.cause) == ("crashed", "killed")
     assert "rank 1 was killed by SIGKILL" in result.reason
@@ -243,18 +244,12 @@ def test_a_cell_that_takes_too_long_is_a_timeout_that_leaves_no_process(own_temp
 
 def test_a_peers_complaint_never_hides_who_was_killed(own_temp):
     """However late the supervisor looks: the one that is gone without a word is the cause, not who misses it."""
-    from types import SimpleNamespace
-
-    from harness.engines.processes.launch import _Child, _Supervisor
-
     supervisor = _Supervisor(
         make_cell(engine="real", sweep__strategy="sync-ddp", sweep__gpus=[2], **TINY), [], "", {}, None
     )
-    dead = SimpleNamespace(join=lambda timeout: None, exitcode=-signal.SIGKILL)
     complaint = Failure(Cause.PEER, Text("RuntimeError: connection closed by peer"))
-    job: Any = SimpleNamespace(line=0, kind="worker")
-    first, second = _Child(job, dead, None, "rank 0", failure=complaint), _Child(job, dead, None, "rank 1", gone=True)
+    first = child_of("rank 0", code=-signal.SIGKILL, failure=complaint)
+    second = child_of("rank 1", code=-signal.SIGKILL, gone=True)
     first.gone = True
     supervisor.children = [first, second]
     assert supervisor._first_failure().reason == "rank 1 was killed by SIGKILL"
-    supervisor.folder.cleanup()

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from cells import host, make_cell
+from supervised import Place, child_of
 
 import harness
 from harness.core.endings import Cause
@@ -27,7 +28,7 @@ from harness.core.text import Text
 from harness.engines.processes import hearing
 from harness.engines.processes.hearing import Ear, Silent, how_ended, reap, receive, send
 from harness.engines.processes.kernel_kills import kernel_kills
-from harness.engines.processes.launch import DEADLOCK_S, Result, _Child, _hanging, _Supervisor
+from harness.engines.processes.launch import DEADLOCK_S, Result, _hanging, _Supervisor
 from harness.engines.processes.stacks import is_at_rest, is_stopped, line_in
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.shared.waits import Wait
@@ -241,18 +242,14 @@ def supervised(children: list[Any]) -> _Supervisor:
     return supervisor
 
 
-def child_of(label: str, line: int = 0, pid: int = 0, code: int | None = None, **fields: Any) -> _Child:
-    process = SimpleNamespace(exitcode=code, pid=pid, join=lambda seconds: None)
-    return _Child(SimpleNamespace(kind=label.split()[0], line=line), process, Pipe()[0], label, **fields)  # type: ignore[arg-type]
-
-
 def test_a_stopped_process_is_no_deadlock_of_the_strategy(sleeper):
-    supervisor = supervised([child_of("worker 0", pid=sleeper.pid)])
-    supervisor.board, supervisor.started_s = StatusBoard(1), time.monotonic() - 60
-    line = StatusLine(supervisor.board.descriptor, 0, 1)
+    board = StatusBoard(1)
+    supervisor = supervised([child_of("worker 0", Place(pid=sleeper.pid, board=board))])
+    supervisor.started_s = time.monotonic() - 60
+    line = StatusLine(board.descriptor, 0, 1)
     line.waiting(Wait.RECEIVE, -1)
     line._map[10:18] = b"\0" * 8  # it has waited since the machine was started
-    status = supervisor.board.read(0)
+    status = board.read(0)
     assert status is not None
     assert time.monotonic() - status.since_s > DEADLOCK_S
     assert until(lambda: is_at_rest(sleeper.pid))
@@ -263,8 +260,7 @@ def test_a_stopped_process_is_no_deadlock_of_the_strategy(sleeper):
     assert until(lambda: is_stopped(sleeper.pid))
     assert not is_at_rest(sleeper.pid)
     assert supervisor._deadlock() is None
-    supervisor.folder.cleanup()
-    supervisor.board.close()
+    board.close()
 
 
 def test_of_several_failures_the_first_in_time_is_told_and_complaints_are_not():
@@ -279,7 +275,6 @@ def test_of_several_failures_the_first_in_time_is_told_and_complaints_are_not():
     assert supervisor._first_failure().reason == "server: first"
     supervisor.children = [complains, peer, child_of("server", code=7, gone=True, gone_s=9.0)]
     assert supervisor._first_failure().reason == "server ended with exit code 7 without a word"
-    supervisor.folder.cleanup()
 
 
 def test_who_hangs_is_on_record_as_data():

@@ -72,7 +72,7 @@ class MeasuredLinks:
 
 def hardware(machine: Machine, device: str) -> Json:
     """Return what decides how fast a device of this kind computes and talks here."""
-    facts = describe_environment(machine)
+    facts = describe_environment(machine.one_node)
     kept: tuple[str, ...] = ("cpu", "cores", "system", "torch", "python")
     kept += ("gpu", "gpus", "driver", "nvidia-nccl-cu12", "nvidia-nccl-cu13") if device == "cuda" else ()
     return {"device": device, **{name: facts.get(name, "") for name in kept}}
@@ -82,7 +82,7 @@ def neighbours_of(cell: Cell, machine: Machine) -> int:
     """Return how many busy processes a device of this cell has beside it, as far as this machine has cores for them."""
     if cell.device != "cpu":
         return 0
-    return max(0, min(cell.gpus, machine.cores // cell.threads_per_device) - 1)
+    return max(0, min(cell.gpus, machine.one_node.cores // cell.threads_per_device) - 1)
 
 
 def sizes_of(cell: Cell) -> tuple[int, ...]:

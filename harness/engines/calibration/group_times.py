@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from harness.core.records import Json
 from harness.engines.calibration.single_times import typical
 from harness.engines.processes.foreign import is_not_offered
-from harness.engines.processes.network import join_group
+from harness.engines.processes.network import Meeting, join_group
 from harness.workloads.accelerator import has_queue, module_of, wait_for
 
 SIZES = tuple(4**k * 2**10 for k in range(9))
@@ -57,7 +58,7 @@ def measure_group(rank: int, ranks: int, store: str, device: str, _: Connection)
     place = torch.device("cpu" if device == "cpu" else f"{device}:{rank}")
     if has_queue(place):
         module_of(place).set_device(place)
-    join_group(store, rank, ranks, place, LONGEST_COLLECTIVE_S)
+    join_group(Meeting(Path(store)), rank, ranks, place, LONGEST_COLLECTIVE_S)
     timed = _timer(place)
     collectives = {}
     for name, make in COLLECTIVES.items():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from harness.engines.calibration.single_times import least, typical
-from harness.engines.real.messages import Peer, Post, Slots
+from harness.engines.real.messages import NearPeer, Peer, Post, Slots
 from harness.engines.shared.flat import Flat
 from harness.engines.shared.parcel import Parcel
 
@@ -30,7 +30,7 @@ class _TimedPost(Post):
 
     takes: list[float] = field(default_factory=list)
 
-    def _read(self, peer: Peer, raw: bytes) -> Parcel:
+    def _read(self, peer: Peer, raw: bytes | bytearray) -> Parcel:
         start = time.monotonic()
         parcel = super()._read(peer, raw)
         self.takes.append(time.monotonic() - start)
@@ -49,7 +49,7 @@ def measure_messages(number: int, slots: tuple[Any, Any], pipe: Connection, _: C
     seen = {}
     # Sizes rise, and all slots of the size before have been read: each size starts at the front of the same file.
     for size in SIZES:
-        peer = Peer(1 - number, pipe, Slots(outgoing, size), Slots(incoming, size))
+        peer = NearPeer(1 - number, pipe, Slots(outgoing, size), Slots(incoming, size))
         post = _TimedPost({1 - number: peer}, (size // 4, 0), torch.float32)
         seen[size] = _begin(post, size) if number == 0 else _answer(post, size)
     return seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,22 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.addresses import name_of
 from harness.core.endings import Cause, Status
+from harness.core.errors import MachineError
 from harness.core.failure import Failure, Hang
 from harness.core.faults import can_go_on
+from harness.core.machine import Machine, nodes_filled
 from harness.core.records import Json
 from harness.core.text import Text
+from harness.core.words import counted
 from harness.engines.processes.blame import own_files
-from harness.engines.processes.forking import end_all, fork_server, sources_of, sweep, temporary_folder
-from harness.engines.processes.hearing import Ear, how_ended, reap, was_ended_for_memory
-from harness.engines.processes.kernel_kills import kernel_kills
-from harness.engines.processes.process import Job, run_process
-from harness.engines.processes.slots import Descriptor, make_slot_file
-from harness.engines.processes.stacks import ask, is_at_rest, is_stopped, line_in
-from harness.engines.processes.status import Reached, StatusBoard
+from harness.engines.processes.forking import end_all, sources_of
+from harness.engines.processes.hearing import Ear
+from harness.engines.processes.here import Departure, Here
+from harness.engines.processes.network import Meeting
+from harness.engines.processes.node_words import Left, Start, Watch
+from harness.engines.processes.nodes import NodeLost, Nodes, There, nodes_present
+from harness.engines.processes.process import Job
+from harness.engines.processes.slots import Descriptor
+from harness.engines.processes.stacks import line_in
+from harness.engines.processes.status import Reached
 from harness.engines.shared.waits import Wait
 
 if TYPE_CHECKING:
     from harness.core.cell import Cell
+    from harness.engines.telemetry.sampler import Telemetry
 
 DEADLOCK_S = 5.0
 """All processes waiting for messages for so long, with none under way, is a deadlock; chosen: pipes deliver in
@@ -46,13 +54,15 @@ class Result:
     Attributes:
         outcome: the merged outcome, where they came to their end.
         failure: why they did not.
-        targets: (pid, label, device) of every process.
+        targets: (pid, label, device) of every process of this machine.
+        elsewhere: by rank of other nodes: seconds that its clock is ahead, and the `Telemetry` of its processes.
     """
 
     outcome: Any = None
     failure: Failure | None = None
     targets: list[tuple[int, str, str]] = field(default_factory=list)
     started_s: float = 0.0
+    elsewhere: dict[int, tuple[float, Telemetry]] = field(default_factory=dict)
 
     @classmethod
     def ended_by(cls, cause: Cause, reason: str, process: int = 0) -> Result:
@@ -82,8 +92,15 @@ class Result:
 
 @dataclass
 class _Child:
+    """A process of the cell, wherever it runs.
+
+    Attributes:
+        place: its machine.
+        words: what it has said that others have to hear of.
+    """
+
     job: Job
-    process: Any
+    place: Here | There
     control: connection.Connection
     label: str
     ear: Ear = field(init=False)
@@ -94,6 +111,7 @@ class _Child:
     checksum: str = ""
     gone: bool = False
     gone_s: float = 0.0
+    words: list[tuple[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ear = Ear(self.control)
@@ -103,10 +121,13 @@ class _Child:
         """Whether it went without saying anything."""
         return self.gone and self.answer is None and self.failure is None
 
-    @property
-    def killed_by(self) -> int:
-        """Number of the signal that ended it; 0 where none did, or it lives."""
-        return max(0, -(self.process.exitcode or 0))
+    def ended(self) -> Departure:
+        """Return how it ended; waits a moment for that."""
+        return self.place.how_ended(self.job.line, GRACE_S)
+
+    def lose(self) -> None:
+        """Count it as gone: its machine is."""
+        self.gone, self.gone_s = True, time.monotonic()
 
     def hear(self) -> None:
         """Take in what it has said by now."""
@@ -121,10 +142,25 @@ class _Child:
             self.ready, self.checksum = True, content.get("data", "")
         elif kind == "done":
             self.answer = content
+        elif kind in ("still", "go on"):
+            self.words.append((kind, content))
         elif kind == "died":
             self.death, self.answer = content, content["answer"]
         else:
             self.failure = content
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is sampled of processes on other nodes; whoever starts a cell samples those of this machine.
+
+    Attributes:
+        interval_s: between two samples.
+        probes: by name.
+    """
+
+    interval_s: float
+    probes: tuple[str, ...]
 
 
 def run_cell(
@@ -133,6 +169,7 @@ def run_cell(
     *,
     log: str = "",
     options: Json | None = None,
+    sampling: Sampling | None = None,
     on_start: Callable[[list[tuple[int, str, str]]], None] | None = None,
     on_progress: Callable[[Reached], None] | None = None,
 ) -> Result:
@@ -141,17 +178,24 @@ def run_cell(
     Args:
         log: file that the processes' output is appended to.
         options: passed on to the engine (tests replay logs this way).
-        on_start: called with (pid, label, device) of all processes just before training starts.
+        sampling: of processes on other nodes; None: nothing.
+        on_start: called with (pid, label, device) of all processes of this machine just before training starts.
         on_progress: called twice a second with how far the first process is.
     """
-    supervisor = _Supervisor(cell, [str(p) for p in plugins], log, options or {}, on_progress)
+    supervisor = _Supervisor(cell, [str(p) for p in plugins], log, options or {}, on_progress, sampling)
     try:
-        return supervisor.run(on_start)
+        result = supervisor.run(on_start)
     except KeyboardInterrupt:
         end_all()  # whoever was being started when it came is in no list yet
         raise
     finally:
         supervisor.clean_up()
+    result.elsewhere = {
+        rank: (supervisor.there[rank].node.offset_s, left.telemetry)
+        for rank, left in supervisor.left.items()
+        if left.telemetry is not None
+    }
+    return result
 
 
 class _Supervisor:
@@ -164,17 +208,17 @@ class _Supervisor:
         log: str,
         options: Json,
         on_progress: Callable[[Reached], None] | None,
+        sampling: Sampling | None = None,
     ) -> None:
         self.cell, self.plugins, self.log, self.options = cell, plugins, log, options
-        self.on_progress = on_progress
-        self.context, self.sources = fork_server(cell, plugins, log), sources_of(cell)
-        self.folder = temporary_folder()
+        self.on_progress, self.sampling = on_progress, sampling
+        self.sources = sources_of(cell)
         self.children: list[_Child] = []
-        self.board: StatusBoard | None = None
-        self.descriptors: list[int] = []
+        self.here: Here | None = None
+        self.there: dict[int, There] = {}
+        self.left: dict[int, Left] = {}
         self.lost: dict[str, str] = {}
         self.started_s = 0.0
-        self.kernel_kills = kernel_kills()
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -185,33 +229,114 @@ class _Supervisor:
         imports torch is not the cell's, and loading and warming up is not its training.
         """
         jobs = [self._job("virtual")] if self.cell.engine == "virtual" else self._real_jobs()
-        self.board = StatusBoard(len(jobs))
         for job in jobs:
-            self._start(job, len(jobs))
-        self._close_descriptors()
+            job.label = _label(job)
+        self.here = Here(self.cell, self.plugins, self.log, len(jobs))
+        if any(job.node for job in jobs):
+            self._start_on_nodes(self.here, jobs)
+        else:
+            store = Path(self.here.folder.name) / "store"
+            for job in jobs:
+                job.meeting = job.meeting and Meeting(store)
+            self.here.connect(_endpoints(jobs))
+            self._start(self.here, jobs)
         result = self._watch(until=lambda: all(child.ready for child in self._live()))
         result = result or self._other_data()
         if result is None:
-            targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
-            if on_start is not None:
-                on_start(targets)
+            on_start = on_start or (lambda targets: None)
+            on_start(self._targets())
+            self._sample_elsewhere()
             self._release()
             result = self._watch(until=lambda: not self._live())
         return result or self._finished()
 
-    def _start(self, job: Job, lines: int) -> None:
-        mine, theirs = self.context.Pipe()
-        job.lines, job.label, job.stack = lines, _label(job), str(self._stack_of(job))
-        assert self.board is not None
-        job.status = Descriptor(self.board.descriptor)
-        # A daemon may have no children, such as the processes that read data ahead; the kernel ends it with us anyway.
-        daemon = not self.cell.workload.loading.workers
-        process = self.context.Process(target=run_process, args=(job, theirs), daemon=daemon)
-        process.start()
-        theirs.close()  # with no copy of its end here, a dead child is the end of the pipe
-        for pipe in job.pipes.values():
-            pipe.close()
-        self.children.append(_Child(job, process, mine, job.label))
+    def _start(self, here: Here, jobs: Sequence[Job]) -> None:
+        """Start processes of this machine."""
+        for job in jobs:
+            mine, theirs = here.pipe()
+            here.start(job, theirs)
+            self.children.append(_Child(job, here, mine, job.label))
+        here.close_descriptors()
+
+    def _start_on_nodes(self, here: Here, jobs: Sequence[Job]) -> None:
+        """Start processes of several machines: the others' agents first, because they call for lines to ours.
+
+        Raises:
+            MachineError: a node is lost, or cannot do it.
+        """
+        from harness.engines.processes.agent import lines_to_others
+
+        nodes = nodes_present()
+        assert nodes is not None
+        nodes.refuse_lost()
+        number = nodes.next_cell()
+        listener = self._meet_at_port(nodes, jobs)
+        endpoints = {job.address: job.node for job in _endpoints(jobs)} if self.cell.gpus == self.cell.workers else {}
+        asked = []
+        for node in nodes.others:
+            own = [job for job in jobs if job.node == node.hello.rank]
+            if not own:
+                continue
+            node.compare_clocks()
+            start = Start(number, own, len(jobs), nodes.doors(), endpoints, node.offset_s, self.sources)
+            asked.append((node, node.order(start)))
+            self.there[node.hello.rank] = There(node, number)
+
+        def check() -> None:
+            for node, order in asked:
+                node.refuse_failed(order)
+
+        near = [job for job in jobs if not job.node]
+        start = Start(number, near, len(jobs), nodes.doors(), endpoints, 0.0, {})
+        try:
+            for address, lines in lines_to_others(0, start, nodes.door, nodes.key, check).items():
+                next(job for job in near if job.address == address).far = lines
+            here.connect(_endpoints(near))
+            self._start(here, near)
+            if listener is not None:
+                listener.close()
+            for job in jobs:
+                if job.node:
+                    control = nodes.door.take(("control", number, job.line), self.cell.cell_timeout_s, check)
+                    if control is None:
+                        raise MachineError(f"node {job.node} has not started {job.label}")
+                    self.children.append(_Child(job, self.there[job.node], control, job.label))
+            for node, order in asked:
+                node.answer(order)
+        except NodeLost as lost:
+            raise MachineError(str(lost)) from None
+        finally:
+            nodes.door.forget(number)
+        self.children.sort(key=lambda child: child.job.line)
+
+    def _meet_at_port(self, nodes: Nodes, jobs: Sequence[Job]) -> socket.socket | None:
+        """Give the processes that meet a port of this machine to meet at; return its socket, to be closed."""
+        together = [job for job in jobs if job.meeting is not None]
+        if not together:
+            return None
+        family = socket.AF_INET6 if ":" in nodes.host else socket.AF_INET
+        listener = socket.create_server((nodes.host, 0), family=family, backlog=1024)
+        port = int(listener.getsockname()[1])
+        for job in together:
+            job.meeting = Meeting(None, nodes.host, port, interface=nodes.interface)
+        first = next(job for job in together if job.group_rank == 0)
+        assert first.meeting is not None
+        first.meeting.listener = Descriptor(listener.fileno())
+        return listener
+
+    def _targets(self) -> list[tuple[int, str, str]]:
+        """Return (pid, label, device) of the processes of this machine."""
+        assert self.here is not None
+        processes = self.here.processes
+        near = [child.job for child in self.children if child.job.line in processes]
+        return [(processes[job.line].pid or 0, job.label, job.device) for job in near]
+
+    def _sample_elsewhere(self) -> None:
+        if self.sampling is None:
+            return
+        for there in self.there.values():
+            with contextlib.suppress(NodeLost, MachineError):  # a lost one is found soon enough
+                there.node.ask(Watch(there.cell, self.sampling.interval_s, self.sampling.probes))
 
     def _other_data(self) -> Result | None:
         """Refuse processes that loaded other data than each other: each would train on its own."""
@@ -250,46 +375,37 @@ class _Supervisor:
         devices = cell.gpus // cell.workers
         # Workers that hold the model meet at marks; where the server holds it they never do, and one may die.
         together = devices > 1 or (cell.workers > 1 and not cell.server_counts)
-        rendezvous = str(Path(self.folder.name) / "store") if together else ""
+        nodes = nodes_present()
+        spread = OverNodes.of(cell, nodes.machine if nodes is not None else None)
         present = 1 if cell.device == "cpu" else self._gpus_present()
         jobs = []
         for number in range(cell.gpus):
             worker, device_rank = divmod(number, devices)
-            place = {"rendezvous": rendezvous, "group_rank": number, "group_size": cell.gpus if together else 1}
-            device = _device_of(cell, number % present)
+            node = spread.node_of(number)
+            place: Json = {"group_rank": number, "group_size": cell.gpus if together else 1}
+            place |= {"node": node, "spread": spread.nodes > 1, "meeting": Meeting() if together else None}
+            device = _device_of(cell, (number - spread.first_of(node)) % present)
             jobs.append(
                 self._job("worker", address=worker, device_rank=device_rank, device=device, line=number, **place)
             )
         evaluates_on = _device_of(cell, 0)
         jobs += [
-            self._job("server", address=-1 - k, line=cell.gpus + k, evaluates_on=evaluates_on)
+            self._job(
+                "server",
+                address=-1 - k,
+                line=cell.gpus + k,
+                evaluates_on=evaluates_on,
+                node=spread.node_of_server(k),
+                spread=spread.nodes > 1,
+            )
             for k in range(cell.servers)
         ]
-        self._connect(jobs)
         return jobs
 
     def _gpus_present(self) -> int:
         from harness.scenario.plan import detect_machine
 
         return max(1, detect_machine().gpus)
-
-    def _connect(self, jobs: list[Job]) -> None:
-        """Give every pair of endpoints a pipe, and each direction its slots."""
-        endpoints = [job for job in jobs if job.device_rank == 0]
-        if self.cell.gpus != self.cell.workers:
-            return  # one worker of several devices has nobody to write to
-        for i, a in enumerate(endpoints):
-            for b in endpoints[i + 1 :]:
-                a.pipes[b.address], b.pipes[a.address] = self.context.Pipe()
-                there, back = make_slot_file(), make_slot_file()
-                self.descriptors += [there, back]
-                a.slots[b.address] = (Descriptor(there), Descriptor(back))
-                b.slots[a.address] = (Descriptor(back), Descriptor(there))
-
-    def _close_descriptors(self) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.descriptors.clear()
 
     # -- watching ------------------------------------------------------------------------------------------------
 
@@ -307,8 +423,8 @@ class _Supervisor:
             trouble = self._trouble()
             if trouble is not None:
                 return trouble
-            if self.on_progress is not None and self.board is not None:
-                self.on_progress(self.board.reached(0))
+            if self.on_progress is not None and self.here is not None:
+                self.on_progress(self.here.reached(0))
         return None
 
     def _hear(self, seconds: float) -> None:
@@ -317,6 +433,21 @@ class _Supervisor:
         for child in self._live():
             if child.control in ready:
                 child.hear()
+            elif child.place.lost:
+                child.lose()
+            for word, stood_s in child.words:
+                self._pass_on(child, word, stood_s)
+            child.words.clear()
+
+    def _pass_on(self, child: _Child, word: str, stood_s: float) -> None:
+        """Let the processes of the other machines stand still, or go on; its own machine's have been told already."""
+        for place in (self.here, *self.there.values()):
+            if place is child.place or place is None:
+                continue
+            if word == "still":
+                place.still()
+            else:
+                place.go_on(stood_s)
 
     def _trouble(self) -> Result | None:
         failed = [c for c in self.children if c.failure is not None]
@@ -332,21 +463,26 @@ class _Supervisor:
     def _loss(self, child: _Child) -> Failure:
         """Return the failure that a process which has gone is to the others."""
         words = self._words_of_loss(child, goes_on=False)
-        if child.death is not None:
-            cause = Cause.FAULT
-        else:
-            for_memory = was_ended_for_memory(child.process, self.kernel_kills)
-            cause = Cause.MEMORY if for_memory else Cause.KILLED
-        return Failure(cause, Text(words), child.job.line)
+        killed = Cause.MEMORY if child.ended().for_memory else Cause.KILLED
+        return Failure(Cause.FAULT if child.death is not None else killed, Text(words), child.job.line)
 
     def _words_of_loss(self, child: _Child, goes_on: bool) -> str:
         from harness.engines.shared.fault_draws import words_of_loss
 
-        child.process.join(GRACE_S)
+        ended = child.ended()
         if child.death is not None:
             return words_of_loss(self.cell, child.death["rank"], child.death["when"], alone=not goes_on)[1]
-        why = how_ended(child.process, self.kernel_kills)
-        return f"{child.label} {why}{'; the others went on' if goes_on else ''}"
+        others = "; the others went on" if goes_on else ""
+        if child.place.lost:
+            with_it = [each for each in self.children if each.place is child.place and each.answer is None]
+            return "; ".join([child.place.lost, *map(self._what_it_did, with_it)]) + others
+        return f"{child.label} {ended.words}{others}"
+
+    @staticmethod
+    def _what_it_did(child: _Child) -> str:
+        """Say what a process did when it was last heard of."""
+        waits, steps = child.place.waits(child.job.line), child.place.reached(child.job.line).steps
+        return f"{child.label} had done {counted(steps, 'step')}" + (f" and waited in {waits.words}" if waits else "")
 
     def _may_go_on_without(self, child: _Child) -> bool:
         """An asynchronous strategy goes on as long as a worker and its servers live."""
@@ -376,22 +512,20 @@ class _Supervisor:
     def _first_dead(self) -> _Child | None:
         """Return the first process that went without a word and was not done without."""
         silent = [c for c in self.children if c.silent and c.label not in self.lost]
-        for child in silent:
-            child.process.join(GRACE_S)
         return min(silent, key=lambda child: (not _is_no_answer(child), child.gone_s), default=None)
 
     def _deadlock(self) -> Result | None:
         """Find that everybody has waited for a message for a while: then none can come any more."""
-        if self.started_s == 0 or self.board is None:
+        if self.started_s == 0:
             return None
         live = [c for c in self._live() if c.answer is None]
-        waits = [(c, self.board.read(c.job.line)) for c in live]
+        waits = [(c, c.place.waits(c.job.line)) for c in live]
         now = time.monotonic()
         stuck = [(c, w) for c, w in waits if w is not None and now - w.since_s > DEADLOCK_S]
         if not live or len(stuck) < len(live) or not any(w.wait is Wait.RECEIVE for _, w in stuck):
             return None
         # One that is stopped, or gets no processor, may have its message and not have taken it yet.
-        if not all(is_at_rest(c.process.pid) for c in live):
+        if not all(c.place.is_at_rest(c.job.line) for c in live):
             return None
         words = [f"{c.label} waits in {w.words} from {w.since_s - self.started_s:.3g} s on" for c, w in stuck]
         return Result.ended_by(Cause.DEADLOCK, "deadlock: " + "; ".join(words), stuck[0][0].job.line)
@@ -399,9 +533,9 @@ class _Supervisor:
     def _too_late(self) -> Failure:
         """Ask who has not ended where he is; the stacks go to the log, a sentence and the lines into the record."""
         late = [child for child in self._live() if child.answer is None]
-        stopped = [is_stopped(child.process.pid) for child in late]
-        waits = [self.board.read(child.job.line) if self.board is not None else None for child in late]
-        stacks = ask([(child.process.pid, self._stack_of(child.job)) for child in late])
+        stopped = [child.place.is_stopped(child.job.line) for child in late]
+        waits = [child.place.waits(child.job.line) for child in late]
+        stacks = self._stacks(late)
         self._keep({child.label: stack for child, stack in zip(late, stacks, strict=True)})
         own = own_files(self.cell, self.plugins)
         hangs = []
@@ -410,8 +544,13 @@ class _Supervisor:
             hangs.append(Hang(child.label, is_still, waited.words if waited else "", line, function))
         return too_late(hangs, "finished" if self.started_s else "ready to train", self.cell)
 
-    def _stack_of(self, job: Job) -> Path:
-        return Path(self.folder.name) / f"stack-{job.line}"
+    def _stacks(self, asked: Sequence[_Child]) -> list[str]:
+        """Return where processes are, in their order; each machine is asked once."""
+        found: dict[int, str] = {}
+        for place in dict.fromkeys(child.place for child in asked):
+            lines = [child.job.line for child in asked if child.place is place]
+            found |= zip(lines, place.stacks(lines), strict=True)
+        return [found[child.job.line] for child in asked]
 
     def _keep(self, stacks: dict[str, str]) -> None:
         """Write stacks into the cell's log."""
@@ -424,8 +563,9 @@ class _Supervisor:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _finished(self) -> Result:
-        reap([child.process for child in self.children], GRACE_S)
-        targets = [(c.process.pid, c.label, c.job.device) for c in self.children]
+        assert self.here is not None
+        self.here.see_off(GRACE_S)
+        targets = self._targets()
         answers = [c.answer for c in self.children if c.answer is not None]
         if self.cell.engine == "virtual":
             answers[0].notes += self._note_of_import()
@@ -434,24 +574,30 @@ class _Supervisor:
 
         outcome = merge(answers, self.cell)
         outcome.notes += [*self.lost.values(), *self._note_of_import()]
+        nodes = nodes_present()
+        if self.there and nodes is not None:
+            outcome.facts["nodes"] = nodes.facts(self.there)
         return Result(outcome=outcome, targets=targets, started_s=self.started_s)
 
     def _note_of_import(self) -> list[str]:
-        return [self.context.note] if self.context.note else []
+        return [self.here.note] if self.here is not None and self.here.note else []
 
     def clean_up(self) -> None:
         """End whatever still lives: terminate, wait, kill; then what they have left behind."""
-        for child in self.children:
-            if child.process.is_alive():
-                child.process.terminate()
-        reap([child.process for child in self.children], patience_s=1.0)
+        for rank, there in self.there.items():
+            self.left[rank] = there.end()
+        if self.here is not None:
+            self.here.clean_up()
         for child in self.children:
             child.control.close()
-        sweep()
-        self._close_descriptors()
-        if self.board is not None:
-            self.board.close()
-        self.folder.cleanup()
+        self._keep_logs()
+
+    def _keep_logs(self) -> None:
+        """Put what processes of other nodes wrote behind what those of this one did."""
+        for rank, left in self.left.items():
+            if self.log and left.log:
+                with open(self.log, "a", encoding="utf-8") as log:
+                    log.write(f"\nnode {rank}:\n{left.log}")
 
 
 def _follows(failure: Failure) -> bool:
@@ -465,7 +611,7 @@ def _has_own_cause(child: _Child) -> bool:
 
 def _is_no_answer(child: _Child) -> bool:
     """Whether a signal ended a process that nothing sends by itself: torch aborts where it has lost a peer."""
-    return child.killed_by not in (0, signal.SIGABRT)
+    return child.ended().killed_by not in (0, signal.SIGABRT)
 
 
 def too_late(hangs: Sequence[Hang], what: str, cell: Cell) -> Failure:
@@ -494,6 +640,58 @@ def _place(hang: Hang) -> tuple[str, str]:
         at = f"in {hang.line.file}:{hang.line.number}, {hang.function}"
         return f"is {at}", f"are {at}"
     return "does not answer", "do not answer"
+
+
+def _endpoints(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs that messages go to: the first device of each worker, and the servers."""
+    return [job for job in jobs if job.device_rank == 0]
+
+
+@dataclass(frozen=True)
+class OverNodes:
+    """How the devices of a cell lie on nodes: in order of their numbers, each node as many as evenly goes.
+
+    Attributes:
+        nodes: that have devices of the cell; there: all that there are.
+    """
+
+    cell: Cell
+    nodes: int
+    there: int
+
+    @classmethod
+    def of(cls, cell: Cell, machine: Machine | None) -> OverNodes:
+        """Fill as few nodes as hold all devices; where none hold them, all.
+
+        Args:
+            machine: all nodes together; None: this one is alone.
+        """
+        if machine is None or machine.nodes == 1:
+            return cls(cell, 1, 1)
+        return cls(
+            cell,
+            nodes_filled(cell.gpus, machine.devices_of_node(cell.device, cell.threads_per_device), machine.nodes),
+            machine.nodes,
+        )
+
+    def node_of(self, device: int) -> int:
+        """Return the node of a device."""
+        return device * self.nodes // self.cell.gpus
+
+    def first_of(self, node: int) -> int:
+        """Return the number of a node's first device."""
+        return -(-node * self.cell.gpus // self.nodes)
+
+    def node_of_server(self, number: int) -> int:
+        """Return the node of a server: the first one's host, with the workers in turn, or behind them.
+
+        Source: `cluster.servers.placement`; dedicated servers share the last node where the workers fill all.
+        """
+        given = self.cell.cluster.servers
+        placement = given.placement if given is not None else "cpu"
+        if placement == "dedicated":
+            return self.nodes + number % (self.there - self.nodes) if self.there > self.nodes else self.there - 1
+        return 0 if placement == "cpu" else number % self.nodes
 
 
 def _device_of(cell: Cell, number: int) -> str:

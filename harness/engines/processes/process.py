@@ -20,7 +20,7 @@ from harness.core.records import Json
 from harness.core.streams import stream_seed
 from harness.engines.processes.blame import explain_in, own_files, print_blamed
 from harness.engines.processes.hearing import receive
-from harness.engines.processes.network import join_group
+from harness.engines.processes.network import Meeting, join_group
 from harness.engines.processes.stacks import answer_when_asked
 from harness.workloads.user_import import changes_by_user_files, environment_of_user_files
 
@@ -59,7 +59,11 @@ class Job:
         label: what messages and traces call the process.
         line: which line of the status board is this process's.
         pipes, slots: to every other endpoint: a connection, and descriptors (outgoing, incoming).
-        rendezvous: file for torch's store; empty where no process group is needed.
+        node: the machine that the process runs on; 0 is the supervisor's.
+        far: to every endpoint of other machines: a connection.
+        meeting: where its process group meets; None where it needs none.
+        clock_offset_s: its machine's clock less that of node 0.
+        spread: whether the cell has processes on several machines.
         stack: file that the process writes its stack to when it is asked where it is; empty: nobody asks.
         lost: endpoints that went without a word, as far as this process knows.
         environment: the supervisor's environment variables; the fork server may be older than they are.
@@ -78,7 +82,11 @@ class Job:
     status: Any = None
     pipes: dict[Address, Connection] = field(default_factory=dict)
     slots: dict[Address, tuple[Any, Any]] = field(default_factory=dict)
-    rendezvous: str = ""
+    node: int = 0
+    far: dict[Address, Connection] = field(default_factory=dict)
+    meeting: Meeting | None = None
+    clock_offset_s: float = 0.0
+    spread: bool = False
     stack: str = ""
     lost: set[Address] = field(default_factory=set)
     group_rank: int = 0
@@ -99,7 +107,7 @@ def run_process(job: Job, control: Connection) -> None:
         answer = _run_virtual(job, control) if job.kind == "virtual" else _run_real(job, control)
         control.send(("done", answer))
     except BaseException as error:
-        at_s, follows = time.monotonic(), bool(job.lost)
+        at_s, follows = time.monotonic() - job.clock_offset_s, bool(job.lost)
         failure = replace(explain_in(job.cell, job.plugins, error, job.line), at_s=at_s, follows=follows)
         with contextlib.suppress(
             Exception
@@ -166,6 +174,7 @@ def _run_real(job: Job, control: Connection) -> Json:
     import torch
 
     from harness.engines.processes.status import StatusLine
+    from harness.engines.real.endpoints import RealServer
     from harness.engines.real.layouts.captured import allow_tf32
     from harness.engines.shared.fault_draws import Lost
     from harness.engines.shared.setup import make_setup
@@ -181,6 +190,8 @@ def _run_real(job: Job, control: Connection) -> Json:
     ledger = _make_ledger(job, device, status)
     make = _make_server if job.kind == "server" else _make_worker
     endpoint = make(job, setup, ledger, status)
+    if job.spread and isinstance(endpoint, RealServer):
+        endpoint.standstill.tell_elsewhere(lambda word, seconds: control.send((word, seconds)))
     control.send(("ready", {"data": setup.data.checksum}))
     started = receive(control, _PATIENCE * job.cell.cell_timeout_s)
     forget_peaks(device)
@@ -242,13 +253,17 @@ def _drive(strategy: Strategy, endpoint: Any, kind: str) -> None:
 
 
 def _make_post(job: Job, shape: tuple[int, int], dtype: torch.dtype) -> Post:
-    from harness.engines.real.messages import Peer, Post, Slots
+    from harness.engines.real.far_lines import FarLines
+    from harness.engines.real.messages import FarPeer, NearPeer, Peer, Post, Slots
 
     num_bytes = sum(shape) * dtype.itemsize
-    peers = {}
+    peers: dict[Address, Peer] = {}
     for address, connection in job.pipes.items():
         outgoing, incoming = (Slots(slot.detach(), num_bytes) for slot in job.slots[address])
-        peers[address] = Peer(address, connection, outgoing, incoming)
+        peers[address] = NearPeer(address, connection, outgoing, incoming)
+    if job.far:
+        lines = FarLines(job.far)
+        peers |= {address: FarPeer(address, lines) for address in job.far}
     return Post(peers, shape, dtype, lost=job.lost)
 
 
@@ -272,9 +287,9 @@ def _make_worker(job: Job, setup: Setup, ledger: Any, status: StatusLine) -> Rea
     from harness.engines.real.layouts.choose import make_runner
 
     notes = []
-    if job.rendezvous:
+    if job.meeting is not None:
         place = torch.device(job.device)
-        notes = join_group(job.rendezvous, job.group_rank, job.group_size, place, job.cell.cell_timeout_s)
+        notes = join_group(job.meeting, job.group_rank, job.group_size, place, job.cell.cell_timeout_s)
     runner = make_runner(setup, ledger, job.address, job.device_rank)
     if job.options.get("trace"):
         ledger.watch(runner)
@@ -326,7 +341,7 @@ def _warm_up(setup: Setup, runner: OneDevice, worker: RealWorker) -> None:
 
 def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
     """Return what this process knows; the one that holds the model knows most."""
-    ended_at_s = time.monotonic()
+    ended_at_s = endpoint.status.host_clock()
     endpoint.note_peak()  # where a mark has looked already, nothing but what is left of it
     leads = job.kind == "worker" and endpoint.leads
     holds = job.address == -1 if setup.server_counts else leads
@@ -391,7 +406,7 @@ def _close(job: Job, endpoint: Any) -> None:
     endpoint.setup.stop_reading()
     endpoint.runner.execution.close()
     endpoint.runner.close()
-    if job.rendezvous:
+    if job.meeting is not None:
         import torch.distributed as dist
 
         dist.barrier()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from multiprocessing import reduction
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Detachable(Protocol):
     """What a `Descriptor` has become in the process that it was handed to."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import psutil
 
@@ -26,32 +26,55 @@ class Standstill:
 
     def __init__(self, status: StatusLine) -> None:
         self._status = status
+        self._elsewhere: Callable[[str, float], None] | None = None
         self._processes: list[psutil.Process] = []
+
+    def tell_elsewhere(self, tell: Callable[[str, float], None]) -> None:
+        """Let processes of other machines stand still too.
+
+        Args:
+            tell: hears ("still", 0) and ("go on", seconds). They stop and go on as much later as the word takes to get
+                there, so that they stand still for as long.
+        """
+        self._elsewhere = tell
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keep all others still while the block runs."""
         self.find_others()
         began = time.monotonic()
-        _tell(self._processes, signal.SIGSTOP)
+        tell_all(self._processes, signal.SIGSTOP)
+        if self._elsewhere is not None:
+            self._elsewhere("still", 0.0)
         try:
             yield
         finally:
             # Written before anybody can read a clock again.
-            self._status.stood(time.monotonic() - began)
-            _tell(self._processes, signal.SIGCONT)
+            stood_s = time.monotonic() - began
+            self._status.stood(stood_s)
+            if self._elsewhere is not None:
+                self._elsewhere("go on", stood_s)
+            tell_all(self._processes, signal.SIGCONT)
 
     def find_others(self) -> None:
         """Find all other processes, once: it takes milliseconds, and none is started during training."""
         if self._processes:
             return
-        for pid in self._status.other_processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                self._processes += [process, *process.children(recursive=True)]
+        self._processes = with_children(self._status.other_processes())
 
 
-def _tell(processes: list[psutil.Process], number: signal.Signals) -> None:
+def with_children(pids: Iterable[int]) -> list[psutil.Process]:
+    """Return processes and all that they have started."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            found += [process, *process.children(recursive=True)]
+    return found
+
+
+def tell_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to all of them that are still there."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)

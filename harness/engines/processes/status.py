@@ -27,6 +27,10 @@ RECORD_BYTES = 64
 """Of a process's line: one cache line, so that nobody's writing slows another's."""
 
 
+BEHIND = struct.Struct("<dd")
+"""Behind the lines of the processes: how long the cell has stood still, clock's offset included, and that offset."""
+
+
 def _board_bytes(lines: int) -> int:
     return max((lines + 1) * RECORD_BYTES, mmap.PAGESIZE)
 
@@ -57,6 +61,10 @@ class StatusLine:
             now = time.monotonic()
             if stood_s == numbers[at]:  # else a standstill lay between the two readings
                 return now - stood_s
+
+    def host_clock(self) -> float:
+        """Return the first node's clock, standstills included: this host's where there is but one."""
+        return time.monotonic() - self._numbers[self._stood_at + 1]
 
     def stood(self, seconds: float) -> None:
         """Say that the cell has stood still for so long; one process at a time may."""
@@ -90,13 +98,19 @@ class StatusLine:
 
 
 class StatusBoard:
-    """The supervisor's view of all lines."""
+    """The supervisor's view of all lines of its machine.
 
-    def __init__(self, lines: int) -> None:
+    Args:
+        offset_s: this machine's clock less that of the cell's first node.
+    """
+
+    def __init__(self, lines: int, offset_s: float = 0.0) -> None:
         self.descriptor = make_slot_file()
         self.lines = lines
         os.ftruncate(self.descriptor, _board_bytes(lines))
         self._map = mmap.mmap(self.descriptor, _board_bytes(lines))
+        # A clock that is ahead is one that has stood still: so every process reads the first node's time at no cost.
+        BEHIND.pack_into(self._map, lines * RECORD_BYTES, offset_s, offset_s)
 
     def read(self, line: int) -> Waits | None:
         """Return what a process waits for, or None while it runs."""
@@ -108,6 +122,16 @@ class StatusBoard:
         (steps,) = STEPS.unpack_from(self._map, line * RECORD_BYTES + STEPS_AT)
         evaluated, loss = EVALUATED.unpack_from(self._map, line * RECORD_BYTES + EVALUATED_AT)
         return Reached(steps, loss if evaluated else None)
+
+    def stood(self, seconds: float) -> None:
+        """Say that all processes here have stood still for so long; while they do."""
+        stood_s, offset_s = BEHIND.unpack_from(self._map, self.lines * RECORD_BYTES)
+        BEHIND.pack_into(self._map, self.lines * RECORD_BYTES, stood_s + seconds, offset_s)
+
+    def processes(self) -> list[int]:
+        """Return the processes that write here."""
+        found = (PROCESS.unpack_from(self._map, line * RECORD_BYTES + PROCESS_AT)[0] for line in range(self.lines))
+        return [process for process in found if process]
 
     def close(self) -> None:
         """Unmap and forget; the file has no name."""

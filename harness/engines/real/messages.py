@@ -1,8 +1,8 @@
-"""Messages between processes on one host: a header through a pipe, the bytes through shared memory.
+"""Messages between processes: on one host a header through a pipe and the bytes through shared memory, else by TCP.
 
-The sender copies into a free slot of a file that both sides map and never waits for the receiver: where all slots are
-unread, the file grows by one. The file has no name, so nothing is left behind however a process ends. A killed peer is
-noticed at once, as the end of its pipe.
+On one host the sender copies into a free slot of a file that both sides map and never waits for the receiver: where
+all slots are unread, the file grows by one. The file has no name, so nothing is left behind however a process ends. A
+killed peer is noticed at once, as the end of its pipe.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from harness.api.strategy import ANY
 from harness.core.addresses import Address
 from harness.core.errors import MachineError, PluginError
+from harness.engines.real.far_lines import FarLines
 from harness.engines.real.wire import from_bytes, to_bytes
 from harness.engines.shared.encoded import EncodedFlat, Form
 from harness.engines.shared.flat import Flat
@@ -114,32 +115,156 @@ class Receive:
 
 
 @dataclass
-class Peer:
-    """One other endpoint: its pipe, and the slots in both directions."""
+class Room:
+    """Where a value is written before it is sent.
+
+    Attributes:
+        slot: number of the receiver's slot; -1 where the value travels behind its header.
+        vector: over the memory, shape (count,).
+    """
+
+    slot: int
+    vector: torch.Tensor
+
+
+class Peer(Protocol):
+    """One other endpoint, near or far.
+
+    Attributes:
+        sent: messages sent to it so far.
+        capacity: bytes of the longest value; None: as long as there is memory.
+    """
+
+    address: Address
+    sent: int
+
+    @property
+    def capacity(self) -> int | None:
+        """Bytes of the longest value that it takes; None: any."""
+
+    @property
+    def unsent(self) -> bool:
+        """Whether anything is still kept here that was sent."""
+
+    def room(self, count: int, dtype: torch.dtype) -> Room:
+        """Return where a value of so many numbers is to be written."""
+
+    def put(self, header: bytes, value: Room | None = None) -> bool:
+        """Send a header and the value that was written; return whether the receiver is still there, and never wait."""
+
+    def take(self) -> bytes | bytearray:
+        """Return the header of a message that has come.
+
+        Raises:
+            EOFError, OSError: the peer is gone.
+        """
+
+    def value(self, slot: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return what came behind the header taken last, as a tensor that nobody else has, shape (count,)."""
+
+
+@dataclass(eq=False)
+class NearPeer:
+    """An endpoint of this machine: its pipe, and the slots in both directions."""
 
     address: Address
     connection: Connection
     outgoing: Slots
     incoming: Slots
     sent: int = 0
-    unsent: deque[bytes] = field(default_factory=deque)
+    kept: deque[bytes] = field(default_factory=deque)
 
-    def put(self, raw: bytes) -> bool:
-        """Write a message into the pipe, or keep it until there is room: a sender never waits for the receiver."""
-        self.unsent.append(raw)
-        return self.flush()
+    @property
+    def capacity(self) -> int | None:
+        """Bytes of a slot."""
+        return self.outgoing.capacity
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a header waits for room in the pipe."""
+        return bool(self.kept)
+
+    def room(self, count: int, dtype: torch.dtype) -> Room:
+        """Return a slot that nobody has to read."""
+        slot = self.outgoing.free()
+        return Room(slot, self.outgoing.vector(slot, count, dtype))
+
+    def put(self, header: bytes, value: Room | None = None) -> bool:
+        """Write a message into the pipe, or keep it until there is room."""
+        if value is not None:
+            self.outgoing.mark(value.slot, full=True)
+        self.kept.append(header)
+        there = self.flush()
+        if value is not None and not there:
+            self.outgoing.mark(value.slot, full=False)
+        return there
 
     def flush(self) -> bool:
         """Write what was kept, as far as there is room; return whether the receiver is still there."""
         try:
             # A socket counts as writable while half of its buffer (some 100 kB) is free: more than any message takes.
-            while self.unsent and select.select([], [self.connection], [], 0)[1]:
-                self.connection.send_bytes(self.unsent[0])
-                self.unsent.popleft()
+            while self.kept and select.select([], [self.connection], [], 0)[1]:
+                self.connection.send_bytes(self.kept[0])
+                self.kept.popleft()
         except OSError:
-            self.unsent.clear()  # to a receiver that is gone nothing is owed
+            self.kept.clear()  # to a receiver that is gone nothing is owed
             return False
         return True
+
+    def take(self) -> bytes:
+        """Return the header of a message that has come; errors as of `Peer.take`."""
+        # Who freezes in the middle of a header holds this process, and the supervisor's deadline ends them both.
+        return self.connection.recv_bytes()
+
+    def value(self, slot: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return a copy of what a slot holds, and let it be used again."""
+        copied = self.incoming.vector(slot, count, dtype).clone()
+        self.incoming.mark(slot, full=False)
+        return copied
+
+
+@dataclass(eq=False)
+class FarPeer:
+    """An endpoint of another machine, at the end of a line."""
+
+    address: Address
+    lines: FarLines
+    sent: int = 0
+    _content: bytearray = field(default_factory=bytearray)
+
+    capacity: int | None = None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the thread has not sent all of it yet."""
+        return self.lines.lines[self.address].unsent
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether something has come from it."""
+        return bool(self.lines.lines[self.address].inbox)
+
+    def room(self, count: int, dtype: torch.dtype) -> Room:
+        """Return memory of its own: it is sent from there."""
+        return Room(-1, torch.empty(count, dtype=dtype))
+
+    def put(self, header: bytes, value: Room | None = None) -> bool:
+        """Hand both to the thread."""
+        content = memoryview(b"") if value is None else memoryview(value.vector.view(torch.uint8).numpy())
+        return self.lines.send(self.address, header, content)
+
+    def take(self) -> bytearray:
+        """Return the header of a message that has come; errors as of `Peer.take`."""
+        came = self.lines.lines[self.address].inbox.popleft()
+        if came is None:
+            raise EOFError
+        header, self._content = came
+        return header
+
+    def value(self, slot: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return what came behind the header, without a copy."""
+        content, self._content = self._content, bytearray()
+        return torch.frombuffer(content, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
 
 
 @dataclass
@@ -194,36 +319,33 @@ class Post:
         return HEADER.size + len(text) if peer.put(header + text) else 0
 
     def _send_value(self, peer: Peer, value: Flat, sent_s: float, stop: bool) -> int:
-        slot = peer.outgoing.free()
         num_buffers = 0 if value.buffers is None else value.buffers.numel()
-        vector = peer.outgoing.vector(slot, self.shape[0] + num_buffers, self.dtype)
+        room = peer.room(self.shape[0] + num_buffers, self.dtype)
+        vector = room.vector
         if len(value.pieces) > 1 and has_queue(value.pieces[0].device):
             value.vector()  # in one copy: each one off the device makes the host wait
         offset = 0
         for piece in value.pieces if num_buffers == 0 else [*value.pieces, value.buffers]:
             vector[offset : offset + piece.numel()].copy_(piece.detach().reshape(-1))
             offset += piece.numel()
-        peer.outgoing.mark(slot, full=True)
         loss = (0, 0.0) if value.loss is None else (1, float(value.loss))
         origin = getattr(value, "origin", (-1, -1))
-        header = (VALUE, slot, value.version, value.num_samples, peer.sent, *loss, sent_s, stop, *origin)
-        if not peer.put(HEADER.pack(*header, 0)):
-            peer.outgoing.mark(slot, full=False)
+        header = (VALUE, room.slot, value.version, value.num_samples, peer.sent, *loss, sent_s, stop, *origin)
+        if not peer.put(HEADER.pack(*header, 0), room):
             return 0
         return HEADER.size + int(vector.numel()) * int(vector.element_size())
 
     def _send_encoded(self, peer: Peer, value: EncodedFlat, sent_s: float, stop: bool) -> int:
-        packed, room = to_bytes(value), peer.outgoing.capacity
-        if len(packed) > room:
+        packed, most = to_bytes(value), peer.capacity
+        if most is not None and len(packed) > most:
             raise PluginError(
-                f"send of an encoded value of {len(packed)} bytes with its description: more than the {room} that the "
+                f"send of an encoded value of {len(packed)} bytes with its description: more than the {most} that the "
                 "value itself may take. Encode it into less, or send it as it is"
             )
-        slot = peer.outgoing.free()
-        peer.outgoing.vector(slot, len(packed), torch.uint8).copy_(packed)
-        peer.outgoing.mark(slot, full=True)
-        if not peer.put(HEADER.pack(ENCODED, slot, 0, 0, peer.sent, 0, 0.0, sent_s, stop, -1, -1, len(packed))):
-            peer.outgoing.mark(slot, full=False)
+        room = peer.room(len(packed), torch.uint8)
+        room.vector.copy_(packed)
+        header = HEADER.pack(ENCODED, room.slot, 0, 0, peer.sent, 0, 0.0, sent_s, stop, -1, -1, len(packed))
+        if not peer.put(header, room):
             return 0
         return HEADER.size + len(packed)
 
@@ -241,28 +363,37 @@ class Post:
 
         One each, so that a fast sender does not starve the others.
         """
-        open_peers = {p.connection: p for p in self.peers.values() if p.address not in self.gone}
-        if not open_peers:
+        present = [peer for peer in self.peers.values() if peer.address not in self.gone]
+        near = {peer.connection: peer for peer in present if isinstance(peer, NearPeer)}
+        far = [peer for peer in present if isinstance(peer, FarPeer)]
+        if not present:
             return False
-        ready = self._wait(list(open_peers), timeout)
+        bells = {peer.lines.fileno(): peer.lines for peer in far}
+        ready = self._wait([*near, *bells], 0 if any(peer.has_mail for peer in far) else timeout)
         for connection in ready:
-            self._take_one(open_peers[connection])  # type: ignore[index]
-        return bool(ready)
+            if isinstance(connection, int):
+                bells[connection].hush()
+            else:
+                self._take_one(near[connection])
+        mail = [peer for peer in far if peer.has_mail]  # behind the hush: what comes from now on rings again
+        for peer in mail:
+            self._take_one(peer)
+        return bool(ready or mail)
 
-    def _wait(self, connections: list[Connection], timeout: float | None) -> list[Any]:
+    def _wait(self, waited: list[Connection | int], timeout: float | None) -> list[Connection | int]:
         """Wait for a message; while own ones are kept back, look often whether there is room for them."""
+        near = [peer for peer in self.peers.values() if isinstance(peer, NearPeer)]
         while True:
-            for peer in self.peers.values():
+            for peer in near:
                 peer.flush()
-            kept = any(peer.unsent for peer in self.peers.values())
-            ready = wait(connections, UNSENT_WAIT_S if kept and timeout is None else timeout)
+            kept = any(peer.unsent for peer in near)
+            ready = wait(waited, UNSENT_WAIT_S if kept and timeout is None else timeout)
             if ready or not kept or timeout is not None:
-                return ready
+                return ready  # type: ignore[return-value]
 
     def _take_one(self, peer: Peer) -> None:
         try:
-            # Who freezes in the middle of a header holds this process, and the supervisor's deadline ends them both.
-            raw = peer.connection.recv_bytes()
+            raw = peer.take()
         except (EOFError, OSError):
             self.lost.add(peer.address)
             parcel = Parcel(peer.address, None, 0.0, leaves=True)
@@ -272,7 +403,7 @@ class Post:
             self.gone.add(peer.address)
         self.queue.append(parcel)
 
-    def _read(self, peer: Peer, raw: bytes) -> Parcel:
+    def _read(self, peer: Peer, raw: bytes | bytearray) -> Parcel:
         fields = HEADER.unpack_from(raw)
         kind, slot, version, samples, _, has_loss, loss, sent_s, stop, worker, step, length = fields
         value: Any = None
@@ -280,9 +411,7 @@ class Post:
             value = json.loads(raw[HEADER.size :])
         elif kind == ENCODED:
             assert self.form is not None
-            packed = peer.incoming.vector(slot, length, torch.uint8).clone()
-            peer.incoming.mark(slot, full=False)
-            value = from_bytes(packed, self.form)
+            value = from_bytes(peer.value(slot, length, torch.uint8), self.form)
         elif kind == VALUE:
             value = self._value(peer, slot)
             value.version, value.num_samples, value.loss = version, samples, loss if has_loss else None
@@ -291,8 +420,7 @@ class Post:
 
     def _value(self, peer: Peer, slot: int) -> Flat:
         parameters, buffers = self.shape
-        copied = peer.incoming.vector(slot, parameters + buffers, self.dtype).clone()
-        peer.incoming.mark(slot, full=False)
+        copied = peer.value(slot, parameters + buffers, self.dtype)
         return Flat([copied[:parameters]], copied[parameters:] if buffers else None)
 
     def match(self, source: Address | None, leavers: bool) -> tuple[bool, Parcel | None]:

@@ -12,7 +12,7 @@ import simpy
 from harness.core.addresses import Address
 from harness.engines.shared.fault_draws import FaultDraws
 from harness.engines.virtual.cores import Cores
-from harness.engines.virtual.messages import Interface, Meeting
+from harness.engines.virtual.messages import Interface, MeetingPoint
 from harness.engines.virtual.servers import ServerWays
 from harness.engines.virtual.slow import StepCosts
 
@@ -49,7 +49,7 @@ class VirtualCluster:
     env: simpy.Environment = field(default_factory=simpy.Environment)
     interfaces: dict[Hashable, Interface] = field(default_factory=dict)
     present: Mapping[Address, Any] = field(default_factory=dict)
-    meetings: dict[int, Meeting] = field(default_factory=dict)
+    meetings: dict[int, MeetingPoint] = field(default_factory=dict)
     met_s: float = 0.0
     bytes_sent: float = 0.0
     unawaited: Counter[str] = field(default_factory=Counter)

@@ -20,7 +20,7 @@ from harness.engines.shared.parcel import Parcel
 from harness.engines.shared.started_words import Unawaited, Waiting, Word, as_value, awaited
 from harness.engines.shared.waits import Wait, Waits
 from harness.engines.virtual.clock import Ledger
-from harness.engines.virtual.messages import Meeting, Post, Receive, message
+from harness.engines.virtual.messages import MeetingPoint, Post, Receive, message
 
 if TYPE_CHECKING:
     import torch
@@ -480,7 +480,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         One result is computed for all. It reaches them when the slowest has come and the wire is done.
         """
         number, self._meetings, self._exchanges = self._meetings, self._meetings + 1, Wait[name.upper()]
-        meeting = self.cluster.meetings.setdefault(number, Meeting())
+        meeting = self.cluster.meetings.setdefault(number, MeetingPoint())
         event = self.cluster.env.event()
         meeting.values[self.rank] = value
         meeting.events[self.rank] = event

@@ -43,7 +43,7 @@ class Receive:
 
 
 @dataclass
-class Meeting:
+class MeetingPoint:
     """One `mean` that some workers have called and others have not yet."""
 
     values: dict[Address, Any] = field(default_factory=dict)
