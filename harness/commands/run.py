@@ -174,7 +174,7 @@ def run(
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
     runs_cells = executor_of(executor, host)
     audience = audience_of(plan, results, host.listeners, trackers)
-    host = replace(host, listeners=audience.listeners)
+    host = replace(host, listeners=[*audience.listeners])
 
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
         results.write_plan(replace(plan, plugins=tuple(plugins)))
