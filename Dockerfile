@@ -1,8 +1,8 @@
-# Two targets, `cpu` and `cuda`. Data sets lie in /data, scenarios of your own and results in /work; mount both.
+# Two targets, `cpu` and `cuda`. Data sets lie in /data, scenarios of your own and results in /workspace; mount both.
 #
 #   docker build --target cuda --tag harness:cuda .
 #   docker build --target cpu --build-arg TORCH_INDEX=URL --tag harness:cpu .
-#   docker run --rm --init --shm-size 1g --volume harness-data:/data --volume "$PWD:/work" harness:cpu run lenet
+#   docker run --rm --init --shm-size 1g --volume harness-data:/data --volume "$PWD:/workspace" harness:cpu run lenet
 #
 # URL is the index that pytorch.org names for builds without CUDA; without it torch comes with CUDA, and is 3 GB larger.
 # CI does not build these images, it only checks this file: tests/test_containers.py.
@@ -14,8 +14,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 # Results are private to their user: a folder that is mounted there has to be this user's.
 RUN useradd --create-home --uid 1000 harness \
-    && mkdir /data /work \
-    && chown harness /data /work
+    && mkdir /data /workspace \
+    && chown harness /data /workspace
 ENV HARNESS_DATA=/data \
     OMP_NUM_THREADS=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -51,8 +51,8 @@ RUN pip install --constraint constraints.txt --requirement requirements.txt
 COPY --from=wheel /wheels /wheels
 RUN pip install --no-deps /wheels/*.whl
 USER 1000:1000
-WORKDIR /work
-VOLUME ["/data", "/work"]
+WORKDIR /workspace
+VOLUME ["/data", "/workspace"]
 ENTRYPOINT ["harness"]
 CMD ["run"]
 
@@ -68,7 +68,7 @@ RUN pip install --no-deps /wheels/*.whl
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1000:1000
-WORKDIR /work
-VOLUME ["/data", "/work"]
+WORKDIR /workspace
+VOLUME ["/data", "/workspace"]
 ENTRYPOINT ["harness"]
 CMD ["run"]

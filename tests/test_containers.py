@@ -374,9 +374,9 @@ def test_the_job_runs_the_harness_where_its_volume_lies():
         (container,) = pod["spec"]["containers"]
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
         mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
-        assert set(mounts) - {"/dev/shm"} == {"/work"}
-        assert mounts["/work"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-        assert options["root"].is_relative_to("/work")
+        assert set(mounts) - {"/dev/shm"} == {"/workspace"}
+        assert mounts["/workspace"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert options["root"].is_relative_to("/workspace")
         assert pod["spec"]["securityContext"] == {"runAsNonRoot": True, "fsGroup": 1000}
         image = container["image"].rpartition("/")[2]
         assert any(f"/{image} " in line and "--build-arg EXTRAS=ray" in line for line in shown())
