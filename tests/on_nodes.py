@@ -21,9 +21,9 @@ from cells import make_cell
 from namespaces import Node
 from places import TESTS
 
-from harness.commands.membership import all_nodes, membership_of
 from harness.engines.processes.launch import Result, run_cell
 from harness.engines.processes.nodes import nodes_present
+from harness.executors.membership import all_nodes, membership_of
 
 PORT = 29400
 

@@ -149,8 +149,8 @@ def test_every_exported_name_is_in_the_docs_with_what_it_is(name):
 
 def test_every_page_is_in_the_navigation():
     navigation = read(ROOT / "mkdocs.yml")
-    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
-    assert [page for page in pages if f"- {page}\n" not in navigation] == []
+    names = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    assert [name for name in names if f"- {name}\n" not in navigation] == []
 
 
 # -- what is said is so ------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -351,7 +352,7 @@ def test_failure_in_real_processes(golden):
 @pytest.fixture(scope="module")
 def swept(place: Path) -> str:
     """Run the sweep once and return what was said."""
-    return typed("run", "tiny.toml")
+    return typed("run", "tiny.toml", "--executor", "local:1")  # beside each other cells end in any order
 
 
 def cell_of(start: str) -> str:
@@ -362,6 +363,41 @@ def cell_of(start: str) -> str:
 
 def test_run(swept, golden):
     golden("run", mask_figures(swept))
+
+
+def test_status_of_what_is_complete_and_of_what_is_not_there(swept, golden):
+    Path("empty").mkdir(exist_ok=True)
+    texts = (typed("status", "tiny"), typed("status", "empty"), typed("status", "nothing"))
+    golden("status-complete", mask_figures("\n".join(texts)))
+
+
+AT_WORK = {
+    "host": "node7",
+    "machine": "node7",
+    "process": 4711,
+    "since": "2026-11-30T22:04:05+00:00",
+    "joins": True,
+}
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["running", "dead"])
+def test_status_of_a_run(live, swept, golden):
+    """Half of the cells are there, and one runs on another machine, which has died or not."""
+    results = Path("results/tiny")
+    folder = Path(f"status-{live}") / "tiny"
+    shutil.copytree(results, folder)
+    done = sorted((folder / "cells").iterdir())
+    for cell in done[1::2]:
+        shutil.rmtree(cell)
+    where = {"where": {"host": "node7", "process": 4712}, "step": 30}
+    for name, facts in (("harnesses/node7-4711-0a", AT_WORK), (f"cells/{done[1].name}.1", AT_WORK | where)):
+        path = folder / "leases" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(facts))
+        if not live:
+            os.utime(path, (1e9, 1e9))
+    text = mask_figures(typed("status", str(folder)))
+    golden(f"status-{'running' if live else 'dead'}", re.sub(r"about \S+ \w+", "about # s", text))
 
 
 def test_run_again(swept, golden):

@@ -263,6 +263,7 @@ def test_commands_are_these():
         "schema",
         "export",
         "history",
+        "status",
     }
     assert set(main.commands) == now | {"calibrate", "validate", "export"}
 

@@ -15,7 +15,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -152,22 +153,89 @@ def bundled(kind: str) -> Path:
 def load_host(paths: Iterable[str | Path] = ()) -> Host:
     """Load all plugins: the built-in ones, installed entry points, and `paths` (files or folders).
 
+    What is built in is executed once in a process, and in those forked from it; another text of it is loaded anew.
+
     Raises:
         InputError: one of `paths` does not exist.
         MachineError: the harness itself is not installed, only lies in a folder.
     """
-    host = Host()
-    manager = pluggy.PluginManager("harness")
-    manager.add_hookspecs(hookspecs)
-    for name, loader in _sources(paths):
-        try:
-            module = loader()
-            _register(host, manager, name, module)
-        except HarnessError as error:
-            host.broken[name] = str(error)
-        except (Exception, SystemExit) as error:  # a script that was meant to be run ends itself
-            host.broken[name] = describe(error, [name] if name.endswith(".py") else ())
+    shipped, others = _installed()
+    files = [*bundled_files(), *(file for given in paths for file in _files(Path(given)))]
+    built_in = _built_in(shipped)
+    # Named by the scenario and on the command line it is still one plugin.
+    own = [path for path in dict.fromkeys(files) if str(path) not in built_in.names]
+    rest: list[tuple[str, Callable[[], object]]] = [(str(path), partial(load_file, path)) for path in own]
+    rest += [(entry.name, partial(_load_installed, entry)) for entry in others]
+    host = replace(built_in.host, **{each.name: copy(getattr(built_in.host, each.name)) for each in fields(Host)})
+    before = set(built_in.manager.get_plugins())
+    try:
+        for name, loader in rest:
+            _load(host, built_in.manager, name, loader)
+    finally:
+        for module in set(built_in.manager.get_plugins()) - before:
+            built_in.manager.unregister(module)
     return host
+
+
+def load_built_in() -> None:
+    """Execute what is built in, so that processes forked from this one have it.
+
+    Raises:
+        MachineError: the harness itself is not installed, only lies in a folder.
+    """
+    _built_in(_installed()[0])
+
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    """What comes with the harness, loaded.
+
+    Attributes:
+        of: entry points and files with their times, by which another text is told.
+    """
+
+    of: tuple[object, ...]
+    host: Host
+    manager: pluggy.PluginManager
+    names: frozenset[str]
+
+
+_loaded: _BuiltIn | None = None
+
+
+def _built_in(shipped: Sequence[metadata.EntryPoint]) -> _BuiltIn:
+    global _loaded
+    files = bundled_files()
+    of = (*((entry.name, entry.value) for entry in shipped), *((path, *_identity(path)) for path in files))
+    if _loaded is None or _loaded.of != of:
+        host, manager = Host(), pluggy.PluginManager("harness")
+        manager.add_hookspecs(hookspecs)
+        for entry in shipped:
+            _load(host, manager, entry.name, entry.load)
+        for path in files:
+            _load(host, manager, str(path), partial(load_file, path))
+        _loaded = _BuiltIn(of, host, manager, frozenset(map(str, files)))
+    return _loaded
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def bundled_files() -> list[Path]:
+    """Return the files of the built-in strategies."""
+    return _files(bundled("plugins"))
+
+
+def _load(host: Host, manager: pluggy.PluginManager, name: str, loader: Callable[[], object]) -> None:
+    """Register what a plugin brings; where it is broken, the host says why."""
+    try:
+        _register(host, manager, name, loader())
+    except HarnessError as error:
+        host.broken[name] = str(error)
+    except (Exception, SystemExit) as error:  # a script that was meant to be run ends itself
+        host.broken[name] = describe(error, [name] if name.endswith(".py") else ())
 
 
 def describe(error: BaseException, within: Sequence[str] = ()) -> str:
@@ -192,15 +260,17 @@ def _counts(filename: str, within: Sequence[str]) -> bool:
     return not filename.startswith(("<", str(Path(__file__).parents[1])))
 
 
-def _sources(paths: Iterable[str | Path]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    installed = sorted(metadata.entry_points(group="harness"), key=lambda entry: (not _ships(entry), entry.name))
-    if not any(map(_ships, installed)):
+def _installed() -> tuple[list[metadata.EntryPoint], list[metadata.EntryPoint]]:
+    """Return the entry points of the harness's own, and of others.
+
+    Raises:
+        MachineError: there are none of its own.
+    """
+    installed = sorted(metadata.entry_points(group="harness"), key=lambda entry: entry.name)
+    shipped = [entry for entry in installed if _ships(entry)]
+    if not shipped:
         raise MachineError(f"{PACKAGE} is not installed, so that no model or device is registered: run `pip install .`")
-    yield from ((entry.name, entry.load) for entry in installed if _ships(entry))
-    files = [*_files(bundled("plugins")), *(file for given in paths for file in _files(Path(given)))]
-    for path in dict.fromkeys(files):  # named by the scenario and on the command line it is still one plugin
-        yield str(path), partial(load_file, path)
-    yield from ((entry.name, partial(_load_installed, entry)) for entry in installed if not _ships(entry))
+    return shipped, [entry for entry in installed if not _ships(entry)]
 
 
 def _load_installed(entry: metadata.EntryPoint) -> object:

@@ -27,10 +27,10 @@ from harness.core.version import __version__
 if TYPE_CHECKING:
     from harness.analysis.compared import Comparison
     from harness.api.host import Host
-    from harness.commands.membership import Membership
     from harness.core.cell import Plan
     from harness.core.machine import Machine
     from harness.engines.shared.findings import Findings
+    from harness.executors.membership import Membership
     from harness.report.against import Against
 
 REFERENCE_RUNS = 10
@@ -171,13 +171,15 @@ def _node(options: dict[str, Any]) -> Membership:
 
     Where it is not node 0, it serves, and this does not return.
     """
-    from harness.commands.membership import be_node, membership_of
+    from harness.executors.membership import Membership, be_node, membership_of
 
     names = ("nnodes", "node_rank", "rendezvous", "interface")
     nnodes, node_rank, rendezvous, interface = (options.pop(name) for name in names)
+    if options.get("executor", "local").startswith("ray") and node_rank is None and rendezvous is None:
+        return Membership(nnodes or 1, interface=interface, taken_later=True)
     membership = membership_of(nnodes, node_rank, rendezvous, interface, os.environ)
     if membership.rank or membership.idle:
-        be_node(membership)
+        be_node(membership, say)
         sys.exit(0)
     return membership
 
@@ -227,7 +229,8 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     metavar="WHERE",
     default="local",
     show_default=True,
-    help="What runs the cells: local (simulated cells on all cores, measured ones alone), or local:N (N at once).",
+    help="What runs the cells: local (simulated cells on all cores, measured ones alone), local:N (N at once), ray, "
+    "ray://HOST:PORT, or slurm.",
 )
 @click.option(
     "--reference",
@@ -252,6 +255,9 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @nodes_options
 @click.option("--wait", is_flag=True, help="Wait where another harness writes to the same results.")
+@click.option(
+    "--join", is_flag=True, help="Share the results folder with other harnesses that join: each cell runs once."
+)
 @click.option("--open", "open_report", is_flag=True, help="Open the report in a browser.")
 @click.option("--trace", is_flag=True, help="Write trace.json for each cell that runs, to open in Perfetto.")
 @click.option(
@@ -282,14 +288,16 @@ def run(
     membership = _node(options)
     from harness.commands import run as session
     from harness.commands.listening import trackers_asked_for
-    from harness.commands.membership import all_nodes
     from harness.commands.misfits import refuse_misfits, with_notes
+    from harness.core.leases import Leases
     from harness.core.one_writer import sole_writer
+    from harness.executors.membership import all_nodes
     from harness.scenario.plan import select
     from harness.scenario.synonyms import only_as_registered
 
+    _refuse_beside_join(join := options.pop("join"), options)
     not_run = "; nothing was run"
-    machine = click.get_current_context().with_resource(all_nodes(membership))
+    machine = click.get_current_context().with_resource(all_nodes(membership, say))
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run, machine)
     only = tuple(only_as_registered(each, host) for each in only)
     track = options.pop("track")
@@ -300,7 +308,9 @@ def run(
     tried = None if options["debug"] else refuse_misfits(chosen, files)
     if not options["debug"]:  # which stores nothing; what is refused makes no folder
         locked = click.get_current_context().with_resource
-        options["refuse_another"] = locked(sole_writer(root / plan.name, wait=wait, say=say))
+        folder = root / plan.name
+        options["refuse_another"] = locked(sole_writer(folder, wait=wait, join=join, say=say))
+        options["leases"] = locked(Leases(folder, joins=join))
     if session.prepare(plan, host, only, files):
         # Again, because the ids of simulated cells name their profiles.
         plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run, machine)
@@ -315,6 +325,14 @@ def run(
         options["refuse_another"]()  # a folder that has gone explains whatever else was missed in it
         raise
     sys.exit(code)
+
+
+def _refuse_beside_join(join: bool, options: Mapping[str, object]) -> None:
+    """Refuse what one harness would do to the cells or the machine of others that share the folder."""
+    if join and options["fresh"]:
+        raise InputError(["run: --fresh with --join would run again what others have just run; leave one out"])
+    if join and options["reference"]:
+        raise InputError(["run: --reference with --join would measure what others do beside it; leave one out"])
 
 
 AB_OPTIONS = ("ab", "scenario", "sets", "root", "fresh", "plugins", "wait")
@@ -521,6 +539,26 @@ def _refuse_two_forms(command: str, asked: Mapping[str, bool]) -> None:
     forms = [option for option, given in asked.items() if given]
     if len(forms) > 1:
         raise InputError([f"{command}: {' and '.join(forms)} are two forms of output; give one of them"])
+
+
+@main.command()
+@click.argument("results")
+@click.option("--json", "as_json", is_flag=True, help="The status as JSON.")
+@click.option("--results", "root", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+def status(results: str, as_json: bool, root: Path) -> None:
+    """Show how far a results folder is: cells done, running and where, failed, time left and cost so far.
+
+    RESULTS is a folder or a scenario's name. It is only read, while a harness works there too.
+    """
+    from harness.commands.folder_status import status_text, statuses_at
+
+    found = statuses_at(results, root)
+    if as_json:
+        from harness.commands.documents import document_text
+        from harness.commands.folder_status_json import status_document
+
+        return say(document_text(status_document(found)))
+    say("\n".join(map(status_text, found)))
 
 
 @main.command()

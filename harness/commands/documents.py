@@ -17,6 +17,7 @@ from harness.analysis.compared import ChangeKind, UsualFrom, Verdict
 from harness.analysis.confirmation import Ground
 from harness.analysis.trends import ChangedBy
 from harness.commands.check.verdicts import Grade, Line
+from harness.commands.folder_status import Progressing
 from harness.commands.run_times import TimedBy
 from harness.core.disturbances import Disturbance
 from harness.core.endings import Cause, Status
@@ -430,9 +431,77 @@ class CheckDocument:
     strategies: tuple[CheckedEntry, ...]
 
 
+# -- status ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HarnessEntry:
+    """A harness that writes to a folder, or did until it died."""
+
+    host: str
+    process: int
+    since: Annotated[str, described("when it began, ISO 8601 by its host's clock")]
+    joins: Annotated[bool, described("whether others may work beside it")]
+    live: Annotated[bool, described("whether it lives, as far as can be told from here")]
+    silent_s: Annotated[float, described("since its last sign of life, by the file system's clock")]
+
+
+@dataclass(frozen=True)
+class RunningEntry:
+    """A cell that runs."""
+
+    cell_id: str
+    host: Annotated[str, described("where it is supervised")]
+    process: Annotated[int, described("that supervises it there; 0 where nobody can tell")]
+    since: Annotated[str, described("when it was taken, ISO 8601 by the clock of who took it")]
+    step: Annotated[int | None, described("updates that it has made; null where it has not said")]
+    steps: Annotated[int | None, described("updates that it makes at most; null where only running it tells")]
+
+
+@dataclass(frozen=True)
+class BatchTaskEntry:
+    """A task of an array job of Slurm's that has not ended."""
+
+    key: Annotated[str, described("JOB_TASK, or JOB of a job that is no array")]
+    state: Annotated[str, described("Slurm's word, such as PENDING or RUNNING")]
+    node: Annotated[str, described("where it runs; empty where it waits")]
+    why: Annotated[str, described("Slurm's word for why it waits, such as Resources")]
+
+
+@dataclass(frozen=True)
+class FolderEntry:
+    """How far the results of one scenario are."""
+
+    folder: str
+    scenario: str
+    state: Progressing
+    planned: Annotated[int, described("cells of the plan")]
+    done: Annotated[int, described("cells that no run takes up again")]
+    statuses: Annotated[dict[str, int], described("stored cells by status")]
+    failed: Annotated[tuple[str, ...], described("ids of cells that crashed, hung or were killed")]
+    running: tuple[RunningEntry, ...]
+    harnesses: tuple[HarnessEntry, ...]
+    batch_tasks: Annotated[
+        tuple[BatchTaskEntry, ...] | None,
+        described("of Slurm's that run cells of it; null where that is not known on this machine"),
+    ]
+    seconds_left: Annotated[float | None, described("at the cells that run at once now; null before any has ended")]
+    unlike: Annotated[int, described("cells left that are like none that ran: counted as long as the median of all")]
+    cost: Annotated[float | None, described("of measured cells so far; null without a price, or before any has ended")]
+    currency: str
+
+
+@dataclass(frozen=True)
+class StatusDocument:
+    """What `harness status RESULTS --json` prints."""
+
+    schema: Schema
+    folders: tuple[FolderEntry, ...]
+
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 
-JsonDocument = CompareDocument | ShowDocument | PlanDocument | HistoryDocument | CheckDocument
+JsonDocument = CompareDocument | ShowDocument | PlanDocument | HistoryDocument | CheckDocument | StatusDocument
 
 DOCUMENTS: Mapping[str, type[JsonDocument]] = {
     "compare": CompareDocument,
@@ -440,6 +509,7 @@ DOCUMENTS: Mapping[str, type[JsonDocument]] = {
     "plan": PlanDocument,
     "history": HistoryDocument,
     "check": CheckDocument,
+    "status": StatusDocument,
 }
 """By the command that prints it."""
 

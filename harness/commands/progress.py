@@ -56,6 +56,7 @@ class Lines:
         self.plan, self.after_round = plan, after_round
         self.differences = differences(plan.cells)
         self.done = self.of = 0
+        self.waits = False
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -73,6 +74,17 @@ class Lines:
         self.done += 1
         cell = named(record.cell, self.differences)
         self.say(f"[{self.done}/{self.of}] {cell} ({seconds:.1f} s): {ending(record)}")
+
+    def elsewhere(self, record: Record, of: int) -> None:
+        """Show how a cell ended that another harness has run."""
+        self.done, self.of = self.done + 1, of
+        self.say(f"[{self.done}/{self.of}] {named(record.cell, self.differences)} (elsewhere): {ending(record)}")
+
+    def waiting(self, num_cells: int) -> None:
+        """Say once that others still run cells."""
+        if not self.waits:
+            self.say(f"waiting for {counted(num_cells, 'cell')} that other harnesses run")
+        self.waits = True
 
     def round_ended(self, results: Results) -> None:
         """Show what the results say so far; the last word is the conclusion's."""

@@ -40,6 +40,12 @@ class Told:
         words = f"fresh run {self.number} of {FRESH_RUNS}: {record.cell.cell_id} ({seconds:.1f} s): {ending(record)}"
         self.say(words)
 
+    def elsewhere(self, record: Record, of: int) -> None:
+        """Nobody else runs them."""
+
+    def waiting(self, num_cells: int) -> None:
+        """Nobody is waited for."""
+
     def round_ended(self, results: Results) -> None:
         """Show nothing more."""
 

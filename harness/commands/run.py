@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -29,11 +30,13 @@ from harness.core.cell import Cell, Plan
 from harness.core.endings import Cause, Status
 from harness.core.errors import HarnessError, InputError, NothingDone, PluginError
 from harness.core.interrupts import Uninterrupted, exit_code
+from harness.core.leases import Leases
 from harness.core.not_known import NotKnown
 from harness.core.records import to_json
 from harness.core.units import parse_seconds
 from harness.core.words import counted
-from harness.executors.by_name import executor_of
+from harness.executors.by_name import executor_of, runs_elsewhere
+from harness.executors.slurm_jobs import refuse_under_way
 from harness.results.interleaved_with import INTERLEAVED_FILE
 from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
@@ -49,21 +52,31 @@ REPORT_SHARE = 0.25
 """Of the time of a run that may go into reports between its rounds; chosen: a sweep of many short rounds would spend
 most of its time drawing what nobody looks at. The last one is always drawn, after Ctrl-C too."""
 
+REPORT_S = 5.0
+"""Taken for the cost of the first report, where cells on several cores wait for it; chosen: pandas is imported too."""
+
 
 class BetweenRounds:
     """What happens between rounds: table and report are rewritten, so that any stop leaves a fair comparison."""
 
-    def __init__(self, plan: Plan, host: Host) -> None:
-        self.plan, self.host = plan, host
-        self.began_s, self.reported_s = time.monotonic(), 0.0
+    def __init__(self, plan: Plan, host: Host, alone: bool = True, at_once: int = 1) -> None:
+        """Begin.
+
+        Args:
+            alone: whether this harness writes them; of several that write together the last one to end does.
+            at_once: cells that wait while a report is drawn, so that it costs so many cores.
+        """
+        self.plan, self.host, self.alone, self.at_once = plan, host, alone, at_once
+        self.began_s, self.reported_s = time.monotonic(), REPORT_S if at_once > 1 else 0.0
 
     def __call__(self, results: Results) -> str:
         """Return the answer so far."""
         from harness.analysis.answer import judged
 
-        results.write_cells_csv()
+        if self.alone:
+            results.write_cells_csv()
         began = time.monotonic()
-        if self.reported_s <= REPORT_SHARE * (began - self.began_s):
+        if self.alone and self.reported_s * self.at_once <= REPORT_SHARE * (began - self.began_s):
             write_report_of(results, self.host)
             self.reported_s += time.monotonic() - began
         found = judged(results.rows(), self.plan)
@@ -119,19 +132,22 @@ def trace_models(plan: Plan, host: Host, plugins: Sequence[str]) -> None:
     Cells of one model and one sample share a trace; where it fails, the reason is said and kept.
     """
     from harness.costs.cells import find_shape
-    from harness.engines.calibration.trace_in_child import find_or_trace
+    from harness.engines.calibration.trace_in_child import trace_together
 
-    tried = set()
+    wanted: dict[str, Cell] = {}
     for cell in plan.cells:
         work = cell.workload
         key = repr((work.model, work.dataset, work.loss, work.precision, cell.device, cell.code.get("model")))
-        if key in tried or cell.not_possible or find_shape(cell, host) is not None:
-            continue
-        tried.add(key)
-        say(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
-        found = find_or_trace(cell, host, plugins)
-        if isinstance(found, NotKnown):
-            say(f"  its layers are not known: {found.reason}")
+        if key not in wanted and not cell.not_possible and find_shape(cell, host) is None:
+            wanted[key] = cell
+    left = list(wanted.values())
+    while left:
+        cells, left = left[: plan.machine.cores], left[plan.machine.cores :]
+        for cell in cells:
+            say(f"tracing {cell.workload.model.name} as {cell.cell_id} runs it")
+        for cell, found in zip(cells, trace_together(cells, host, plugins), strict=True):
+            if isinstance(found, NotKnown):
+                say(f"  {cell.workload.model.name}: its layers are not known: {found.reason}")
 
 
 def run(
@@ -150,6 +166,7 @@ def run(
     trace: int | None = None,
     reference: int | None = None,
     executor: str = "local",
+    leases: Leases | None = None,
     refuse_another: Callable[[], None] = lambda: None,
     trackers: Mapping[str, Listener] = NO_TRACKERS,
 ) -> int:
@@ -157,6 +174,7 @@ def run(
 
     Args:
         executor: what runs the cells, as it is written after --executor.
+        leases: of the results folder; None: nobody is to see what runs.
         trackers: listeners that were asked for, by name.
         reference: runs of the reference beside the cells; None: as many as the scenario says.
         refuse_another: raises where the results folder is no longer the one that this run has locked.
@@ -165,6 +183,16 @@ def run(
         raise InputError(["run: --confirm bears out the answer of the whole sweep; leave out --only"])
     results = Results(root / plan.name)
     plan = confirmed_as_before(plan, results, confirm)
+    alone = leases is None or not leases.joins
+    if executor != "slurm":
+        refuse_under_way(results)
+    elif not alone:
+        raise InputError(["run: --join and --executor slurm do not go together: its jobs share the folder already"])
+    if leases is not None:
+        leases.agree(_digest(plan), plan.name)
+    if not alone and plan.reference_runs and reference is None:
+        say("  note: no reference is run, because other harnesses may run cells beside it (--join)")
+        reference = 0
     cells = select(plan, only)
     todo = missing(cells, results, retry, fresh)
     _announce(plan, results, cells, len(todo))
@@ -172,14 +200,19 @@ def run(
         for of_the_night in (REFERENCE_FILE, RERUNS, INTERLEAVED_FILE):
             set_aside(results, of_the_night)
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
-    runs_cells = executor_of(executor, host)
+    runs_cells = executor_of(executor, host, plan, results)
     audience = audience_of(plan, results, host.listeners, trackers)
     host = replace(host, listeners=[*audience.listeners])
+    beside = plan.reference_runs if reference is None else reference
+    if beside and runs_elsewhere(executor):
+        where = f"run: --reference (measure.reference) measures this machine, and --executor {executor} runs cells on"
+        raise InputError([f"{where} others; leave it out"])
 
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
         results.write_plan(replace(plan, plugins=tuple(plugins)))
         left_s = budget_s and max(0.0, budget_s - (time.monotonic() - began_s))
-        with watching(plan, BetweenRounds(plan, host)) as watcher, audience.saying(watcher.say):
+        between = BetweenRounds(plan, host, alone, runs_cells.at_once)
+        with watching(plan, between) as watcher, audience.saying(watcher.say):
             return run_cells(
                 *(plan, cells, results, host, plugins, watcher),
                 executor=runs_cells,
@@ -188,6 +221,7 @@ def run(
                 budget_s=left_s,
                 trace=trace,
                 refuse_another=refuse_another,
+                leases=None if executor == "slurm" else leases,  # which hands all its cells on at once
                 reference=ReferenceRuns(results, plan.cells, beside, watcher.say, len(cells)).due if beside else None,
             )
 
@@ -196,9 +230,7 @@ def run(
         results.write_plan(replace(plan, plugins=tuple(plugins)))  # listeners may ask what is stored of it
         audience.started()
         with runs_cells:
-            summary = run_now(
-                plan, cells if only else plan.swept, plan.reference_runs if reference is None else reference
-            )
+            summary = run_now(plan, cells if only else plan.swept, beside)
             if plan.confirm and not only and not summary.stopped:
                 plan = with_picks(plan, results)
                 cells = plan.cells
@@ -209,23 +241,33 @@ def run(
     except KeyboardInterrupt:  # before or after the cells
         summary = replace(summary, interrupted=True)
     with Uninterrupted():  # a signal that comes only now ends a run that has told what it found
-        results.write_cells_csv()
+        last = leases is None or leases.leave()
+        if last:
+            results.write_cells_csv()
         try:
             found = _conclude(plan, results, summary, plugins)
             if trace:
                 _tell_traces(results, cells)
         finally:
             # Drawing takes longer than all else of a simulated run: whoever asked has read the answer meanwhile.
-            path = write_report_of(results, host, plugins)
-        say(f"report: {path}")
+            path = write_report_of(results, host, plugins) if last else results.folder / "report.html"
+        say(f"report: {path}{'' if last else ', written by the harness that ends last'}")
+        if summary.interrupted and runs_cells.goes_on:
+            say(runs_cells.goes_on)
         say(f"next: {_next(summary, results)}")
-    if audience.listeners:
+    if audience.listeners and last:
         from harness.commands.show_json import answer_entry
 
         audience.finished(to_json(answer_entry(found)), again=not summary.interrupted)
-    if open_report:
+    if open_report and last:
         click.launch(str(path))
     return _exit_code(results, summary, strict)
+
+
+def _digest(plan: Plan) -> str:
+    """Return what tells a plan from another of its name: the cells of its sweep, and how its answer is confirmed."""
+    ids = sorted(cell.cell_id for cell in plan.swept)
+    return hashlib.sha256("\n".join([*ids, f"confirm {plan.confirm}"]).encode()).hexdigest()[:16]
 
 
 def _budget(text: str | None) -> float | None:
@@ -276,7 +318,8 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     missing_cells = len(plan.cells) - sum(counts.values())
     ended = [f"{count} {status}" for status, count in sorted(counts.items())]
     say("\n" + ", ".join([*ended, *([f"{missing_cells} not run yet"] if missing_cells else [])]))
-    say(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs")
+    elsewhere = f", {summary.elsewhere} run by other harnesses" if summary.elsewhere else ""
+    say(f"{counted(len(summary.ran), 'cell')} run now, {summary.kept} kept from earlier runs{elsewhere}")
     if (reference := read_reference(results.folder)) is not None:
         say(f"reference: {reference_in_words(reference)}")
     for record in _bugs(results):

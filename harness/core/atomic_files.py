@@ -18,6 +18,12 @@ PRIVATE, FOR_ALL = 0o600, 0o666
 
 _TEMPORARY = re.compile(r"\..+\.harness-(?P<host>[^/]*)-(?P<pid>[0-9]+)-[^/]*")
 
+_FIRST_PROCESSES = 0xEFFFFFFC
+"""Number of the namespace of processes that a machine starts with.
+
+Source: Linux, include/linux/proc_ns.h, PROC_PID_INIT_INO.
+"""
+
 
 @contextmanager
 def atomic(path: Path, mode: int = PRIVATE) -> Iterator[Path]:
@@ -35,7 +41,7 @@ def atomic(path: Path, mode: int = PRIVATE) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if mode == PRIVATE else 0o777)
         _refuse_to_replace(path)
-        name = f".{path.name[:100]}.harness-{_host()}-{os.getpid()}-"
+        name = f".{path.name[:100]}.harness-{host_name()}-{os.getpid()}-"
         descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=name)
     except OSError as error:
         raise _named(error, path) from error
@@ -72,7 +78,7 @@ def sweep_dead(folder: Path) -> int:
     swept = 0
     for path in folder.rglob(".*.harness-*"):
         match = _TEMPORARY.fullmatch(path.name)
-        if match and match["host"] == _host() and not is_alive(int(match["pid"])):
+        if match and match["host"] == host_name() and not is_alive(int(match["pid"])):
             with contextlib.suppress(OSError):
                 path.unlink()
                 swept += 1
@@ -90,8 +96,17 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64]
+def host_name() -> str:
+    """Return this machine's name as it may stand in a file's name: of a container, with what tells its processes apart.
+
+    Two containers of one name see processes of their own only, and would take each other's for dead.
+    """
+    name = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())[:64]
+    try:
+        processes = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # not Linux
+        return name
+    return name if processes == _FIRST_PROCESSES else f"{name}.{processes:x}"
 
 
 def _umask() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,30 @@ SCHEMA = 1
 """Rises when stored content would no longer mean the same; everything is then measured and traced again."""
 
 
+_OWN = "HARNESS_CACHE"
+
+
 def folder() -> Path:
     """Return where entries are kept: $HARNESS_CACHE, else $XDG_CACHE_HOME/harness, else ~/.cache/harness."""
-    if own := os.environ.get("HARNESS_CACHE"):
+    if own := os.environ.get(_OWN):
         return Path(own)
     # The specification has relative paths ignored (XDG Base Directory Specification 0.8, section 2).
     shared = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "harness"
+
+
+@contextlib.contextmanager
+def kept_in(place: str) -> Iterator[None]:
+    """Keep entries in another folder for the duration of a block, in this process and in those that it starts."""
+    before = os.environ.get(_OWN)
+    os.environ[_OWN] = place
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_OWN]
+        else:
+            os.environ[_OWN] = before
 
 
 def load(kind: str, key: Mapping[str, Any]) -> Json | None:

@@ -14,6 +14,7 @@ from harness.core.given_cluster import ClusterFigures
 from harness.core.machine import Machine
 from harness.core.number_formats import AS_USUAL, Formats, FormatWord, ScalarBytes, scalar_bytes
 from harness.core.records import Json, to_json
+from harness.core.slurm_options import SITES_OWN, SlurmOptions
 
 RECORD_SCHEMA = 2
 """Rises when records of the same cell would no longer mean the same; every stored cell is then run again.
@@ -345,6 +346,7 @@ class Plan:
         confirm: fresh seeds that are to bear the answer out; 0: nobody asked for any.
         reference_runs: runs of a plain PyTorch loop that are wanted beside the cells.
         plugins: files that its cells load.
+        slurm: what the executor slurm asks for.
     """
 
     name: str
@@ -364,6 +366,7 @@ class Plan:
 
     reference_runs: int = 0
     plugins: tuple[str, ...] = ()
+    slurm: SlurmOptions = SITES_OWN
 
 
 LARGEST = 0

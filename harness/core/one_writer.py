@@ -1,4 +1,7 @@
-"""One folder, one writer: a lock that names its holder, and that the death of its holder releases."""
+"""One folder, one writer: a lock that names its holder, and that the death of its holder releases.
+
+Several that write together on purpose (`core/leases.py`) share it, so that nobody is alone there meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ _MOST_BYTES = 4096
 
 
 @contextmanager
-def sole_writer(folder: Path, *, wait: bool = False, say: Callable[[str], object]) -> Iterator[Callable[[], None]]:
+def sole_writer(
+    folder: Path, *, wait: bool = False, join: bool = False, say: Callable[[str], object]
+) -> Iterator[Callable[[], None]]:
     """Hold a folder's lock, and sweep what dead writers left in it.
 
     The system keeps the lock as long as this process lives, however it ends; the processes that it starts do not
@@ -38,6 +43,7 @@ def sole_writer(folder: Path, *, wait: bool = False, say: Callable[[str], object
     Args:
         folder: made where it is missing.
         wait: until the holder is done, instead of refusing.
+        join: hold it together with others that join.
         say: hears what the user should know.
 
     Yields:
@@ -51,27 +57,30 @@ def sole_writer(folder: Path, *, wait: bool = False, say: Callable[[str], object
     path = folder / LOCK_NAME
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
-        _take(descriptor, path, wait, say)
-        _sign(descriptor)
+        _take(descriptor, path, wait, join, say)
+        _sign(descriptor, join)
         sweep_dead(folder)
         yield lambda: _refuse_another(descriptor, path)
     finally:
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
+            if not join:  # what those who share it have written is the same of all
+                os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
-def _take(descriptor: int, path: Path, wait: bool, say: Callable[[str], object]) -> None:
+def _take(descriptor: int, path: Path, wait: bool, join: bool, say: Callable[[str], object]) -> None:
     told = False
     while True:
         try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(descriptor, (fcntl.LOCK_SH if join else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(descriptor)
+            holder, joins = _holder(descriptor)
             if not wait:
+                alone, how = (" alone", "start it with --join too, ") if join else ("", "")
+                how = "join them (harness run --join), " if joins else how
                 raise MachineError(
-                    f"{path.parent}: {holder} writes here; wait until it is done (harness run --wait), or use another "
-                    "folder (--results)"
+                    f"{path.parent}: {holder} writes here{alone}; {how}wait until it is done (harness run --wait), or "
+                    "use another folder (--results)"
                 ) from None
             if not told:
                 say(f"waiting: {holder} writes to {path.parent}")
@@ -84,23 +93,31 @@ def _take(descriptor: int, path: Path, wait: bool, say: Callable[[str], object])
             return
 
 
-def _sign(descriptor: int) -> None:
+def _sign(descriptor: int, join: bool) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, (json.dumps(content) + "\n").encode(), 0)
+    alone = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
+    content = (json.dumps({"joins": True} if join else alone) + "\n").encode()
+    if not join:
+        os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, content, 0)
+    os.ftruncate(descriptor, len(content))
 
 
-def _holder(descriptor: int) -> str:
-    """Word who holds a lock; in the moment before it has signed, or after it has let go, nobody is named."""
+def _holder(descriptor: int) -> tuple[str, bool]:
+    """Word who holds a lock, and say whether others may join.
+
+    In the moment before a holder has signed, or after it has let go, nobody is named.
+    """
     try:
         content = parsed_json(os.pread(descriptor, _MOST_BYTES, 0))
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        return "another harness"
+        return "another harness", False
+    if content.get("joins"):
+        return "a group of harnesses (--join)", True
     host, process, since = (str(content.get(key, "?"))[:100] for key in ("host", "process", "since"))
-    return f"another harness (process {process} on {host}, since {since})"
+    return f"another harness (process {process} on {host}, since {since})", False
 
 
 def _refuse_another(descriptor: int, path: Path) -> None:

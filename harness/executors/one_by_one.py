@@ -17,6 +17,7 @@ class OneByOne:
     """Runs cells in the order in which they come, each alone on the machine."""
 
     at_once = 1
+    goes_on = ""
 
     def __init__(self, host: Host) -> None:
         self.host, self.place = host, Whereabouts(socket.gethostname(), os.getpid())

@@ -85,6 +85,7 @@ class Ended:
         tables: that belong beside the record, by file name.
         log: what the cell's processes wrote, where the task named no file.
         trace: document of `trace.json`, where one was asked for.
+        stored: whether all this lies in the results folder already, because whoever ran the cell wrote it there.
     """
 
     task: CellTask
@@ -92,6 +93,7 @@ class Ended:
     tables: dict[str, TableColumns]
     log: bytes = b""
     trace: Json | None = None
+    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,15 @@ class CellExecutor(Protocol):
 
     Attributes:
         at_once: how many tasks that are not `alone` it can run at one time, as far as it knows now.
+        goes_on: what goes on where the run is interrupted, and how to end it, in words; empty where nothing does. The
+            run then writes no record of what was interrupted.
     """
 
     at_once: int
+
+    @property
+    def goes_on(self) -> str:
+        """Say what goes on after an interruption."""
 
     def __enter__(self) -> Self:
         """Get ready: connect, start what is needed."""

@@ -49,11 +49,12 @@ def run_elsewhere(task: CellTask, reached: OnReached | None = None) -> Ended:
         KeyboardInterrupt: a signal came; nothing is left running.
     """
     give(task.sources)
-    return run_one(task, _host_of(task.plugins), reached)
+    return run_one(task, host_of(task.plugins), reached)
 
 
 @lru_cache(maxsize=4)
-def _host_of(plugins: tuple[str, ...]) -> Host:
+def host_of(plugins: tuple[str, ...]) -> Host:
+    """Return what these plugins and the built-in ones register, loaded once in this process."""
     return load_host(plugins)
 
 
@@ -73,14 +74,8 @@ def run_one(task: CellTask, host: Host, reached: OnReached | None = None) -> End
     with _log_of(task) as log:
         with Interruptible():
             watched = _watched(task, host, log, reached)
-        if task.environment is None:
-            from harness.scenario.plan import detect_machine
-
-            task = replace(task, environment=describe_environment(detect_machine()))
-        assert task.environment is not None
-        record, tables = make_record(
-            watched.cell, watched.result, watched.telemetry, task.environment, task.attempts + 1
-        )
+        environment = task.environment or environment_here()
+        record, tables = make_record(watched.cell, watched.result, watched.telemetry, environment, task.attempts + 1)
         record = replace(
             with_utilisation(with_memory(record, host), host),
             started=started.isoformat(timespec="seconds"),
@@ -90,10 +85,27 @@ def run_one(task: CellTask, host: Host, reached: OnReached | None = None) -> End
     return Ended(task, record, tables, written, _trace_of(task, watched))
 
 
-def interrupted(task: CellTask, environment: Json) -> Ended:
+def interrupted(task: CellTask) -> Ended:
     """Return what is left of a task that a signal ended: a record that says so."""
-    result = Result.ended_by(Cause.INTERRUPT, f"stopped by {what_came()}; run the same command to continue")
-    return Ended(task, *make_record(task.cell, result, None, environment, task.attempts))
+    reason = f"stopped by {what_came()}; run the same command to continue"
+    return without_running(task, Result.ended_by(Cause.INTERRUPT, reason), tried=False)
+
+
+def without_running(task: CellTask, result: Result, *, tried: bool = True) -> Ended:
+    """Return the record of a task of which nothing else came home than how it ended.
+
+    Args:
+        tried: whether it counts as an attempt.
+    """
+    environment = task.environment or environment_here()
+    return Ended(task, *make_record(task.cell, result, None, environment, task.attempts + tried))
+
+
+def environment_here() -> Json:
+    """Return the facts of this machine and its versions."""
+    from harness.scenario.plan import detect_machine
+
+    return describe_environment(detect_machine())
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -73,6 +73,10 @@ class Record:
         return self.status.final or (self.status is not Status.INTERRUPTED and self.attempts > 1)
 
 
+class Superseded(Exception):
+    """Another harness has taken over a cell whose record was to be written."""
+
+
 TABLE_FILES = ("evals.csv", "steps.parquet", "updates.parquet", "telemetry.parquet")
 """Files that may lie beside a record: no other is ever deleted."""
 
@@ -113,8 +117,17 @@ class Results:
         except OSError as error:
             raise InputError([f"{path}: cannot be read: {error.strerror}"]) from None
 
-    def write_record(self, record: Record, tables: Mapping[str, TableColumns]) -> None:
-        """Write tables first and the record last, each atomically: an interruption never leaves half a record."""
+    def write_record(
+        self, record: Record, tables: Mapping[str, TableColumns], still_ours: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Write tables first and the record last, each atomically: an interruption never leaves half a record.
+
+        Args:
+            still_ours: asked when all is written and nothing has taken its place yet.
+
+        Raises:
+            Superseded: the cell is not ours any more; nothing has changed.
+        """
         folder = self.cell_folder(record.cell.cell_id)
         self.refuse_links(folder)
         content = bounded({"schema": RECORD_SCHEMA, **to_json(replace(record, rerun=self.rerun))})
@@ -124,6 +137,8 @@ class Results:
             for name, table in tables.items():
                 _write_table(stack.enter_context(atomic(folder / name)), table, name)
             record_file.write_text(json.dumps(jsonable(content), indent=1) + "\n", encoding="utf-8")
+            if not still_ours():
+                raise Superseded(record.cell.cell_id)
         for name in set(TABLE_FILES) - set(tables):
             (folder / name).unlink(missing_ok=True)
 

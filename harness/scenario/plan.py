@@ -76,6 +76,7 @@ def make_plan(scenario: Scenario, host: Host, machine: Machine) -> Plan:
         understood=scenario.understood,
         budget_s=scenario.budget_s,
         reference_runs=scenario.reference_runs,
+        slurm=scenario.slurm,
     )
 
 

@@ -13,12 +13,13 @@ from harness.core.cell import Observation
 from harness.core.errors import InputError
 from harness.core.outside_files import read_outside
 from harness.core.records import Json
+from harness.core.slurm_options import SITES_OWN, SlurmOptions
 from harness.core.words import exact_duration, exact_size
 from harness.scenario.mistakes import Source, parse_toml
 from harness.scenario.observed import read_observed
 from harness.scenario.override import apply_sets
 from harness.scenario.resolve_cluster import cluster_in_words
-from harness.scenario.schema import LimitsSection, key_paths
+from harness.scenario.schema import LimitsSection, SlurmSection, key_paths
 from harness.scenario.settings import Settings, read_settings
 from harness.scenario.sweep import MOST_CELLS, Axes, Variant, read_axes
 from harness.scenario.synonyms import path_as_registered
@@ -54,6 +55,7 @@ class Scenario:
         reference_runs: runs of the reference beside the cells.
         observed: measurements from elsewhere.
         understood: quantities with units, as written and as read.
+        slurm: what the executor slurm asks for.
         source: words problems that the plan finds, with their lines.
     """
 
@@ -68,6 +70,7 @@ class Scenario:
     source: Source = field(repr=False, compare=False)
     observed: tuple[Observation, ...] = ()
     reference_runs: int = 0
+    slurm: SlurmOptions = SITES_OWN
 
     def points(self, gpus: Sequence[int]) -> Iterator[Point]:
         """Yield the product of the axes, exclusions included.
@@ -180,7 +183,13 @@ def parse_scenario(text: str, host: Host, path: Path, sets: Sequence[str] = ()) 
         understood=tuple(_understood(settings, limits, host)),
         source=source,
         observed=observed,
+        slurm=_slurm(SlurmSection.model_validate(content.get("slurm", {}))),
     )
+
+
+def _slurm(section: SlurmSection) -> SlurmOptions:
+    said = section.model_dump(exclude={"time", "memory", "setup"})
+    return SlurmOptions(**said, time_s=section.time, memory_bytes=section.memory, setup=tuple(section.setup))
 
 
 def _require_rate(axes: Axes, settings: Sequence[Settings], source: Source) -> None:

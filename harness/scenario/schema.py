@@ -42,10 +42,13 @@ from harness.scenario.value_types import (
     RateValue,
     Share,
     TargetValue,
+    TaskTime,
     TextValue,
     Time,
     file_list,
     resident,
+    sbatch_options,
+    shell_lines,
     table_list,
     word,
     word_or_function,
@@ -60,7 +63,7 @@ STEPS_WITHOUT_TARGET = 60
 
 NOT_SWEPT = (
     *("name", "description", "plugins", "limits.cell_timeout", "limits.budget", "measure.reference"),
-    *("sweep.", "cost.", "observed"),
+    *("sweep.", "cost.", "slurm.", "observed"),
 )
 """Keys that do not make another cell."""
 
@@ -103,6 +106,16 @@ Resident = Annotated[
 AllReduceWord = Annotated[AllReduce, *_words(*get_args(AllReduce))]
 PlacementWord = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
 ObservedUse = Annotated[str, *_words("compare", "calibrate")]
+SetupLines = Annotated[
+    list[str],
+    BeforeValidator(shell_lines),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+SbatchOptions = Annotated[
+    dict[str, str | int | bool],
+    BeforeValidator(sbatch_options),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": ["string", "integer", "boolean"]}}),
+]
 _FAULT_TABLES = {"type": "array", "items": {"type": "object"}}
 JitterTable = Annotated[
     Jitter | None,
@@ -442,6 +455,33 @@ class CostSection(SectionModel):
     )
 
 
+class SlurmSection(SectionModel):
+    """What `harness run --executor slurm` asks Slurm for; no other executor reads it."""
+
+    partition: TextValue = Field(default="", description="where tasks run; default: the site's")
+    account: TextValue = Field(default="", description="that is charged; default: the site's")
+    qos: TextValue = Field(default="", description="quality of service; default: the site's")
+    constraint: TextValue = Field(default="", description="features that nodes must have")
+    time: TaskTime = Field(
+        default="1 h",  # type: ignore[assignment]
+        validate_default=True,
+        description="longest time of a task, from 3 min on; what is left of it then is requeued and goes on",
+    )
+    memory: Bytes = Field(default=None, description="of a task; default: the site's")
+    gres: TextValue = Field(
+        default="", description='what a GPU is called, such as "gpu:a100"; default: --gpus-per-node asks for them'
+    )
+    cells_per_task: Count = Field(default=16, description="cells that a task of the array runs, one after another")
+    at_once: Count | None = Field(default=None, description="tasks that may run at one time; default: no limit of ours")
+    exclusive: bool = Field(
+        default=True, strict=True, description="whether cells that are measured have their node for themselves"
+    )
+    setup: SetupLines = Field(default=[], description='lines of shell before a task: ["module load cuda"]')
+    options: SbatchOptions = Field(
+        default={}, description='other options of sbatch by their long names: { mail-type = "FAIL" }; they win'
+    )
+
+
 class ObservedSection(SectionModel, defer_build=True):
     """A measurement from elsewhere, shown beside what is predicted for every cell that its keys fit."""
 
@@ -495,6 +535,7 @@ class Document(SectionModel):
     measure: MeasureSection = Field(default_factory=MeasureSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     cost: CostSection = Field(default_factory=CostSection)
+    slurm: SlurmSection = Field(default_factory=SlurmSection)
     observed: ObservedTables = Field(
         default=[],
         description="measurements from elsewhere, shown beside the predictions; swept keys may stand here too",

@@ -275,6 +275,37 @@ def file_list(value: object) -> list[str]:
     raise ValueError('a list of plugin files or folders, such as ["mine.py"]')
 
 
+SHORTEST_TASK_S = 180.0
+"""Slurm announces the end of a task as early as it was asked to, and up to 60 s before that: a shorter task would hear
+of its end as it starts. Source: sbatch(1), --signal."""
+
+
+def task_time(value: object) -> float:
+    """Accept the longest time of a task of a batch system's."""
+    seconds = _time(value)
+    if seconds is None or seconds < SHORTEST_TASK_S:
+        raise ValueError('a time of at least 3 min, such as "1 h": Slurm may announce its end 150 s before')
+    return seconds
+
+
+def shell_lines(value: object) -> list[str]:
+    """Accept one line of shell or a list of them."""
+    lines = [value] if isinstance(value, str) else value
+    if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
+        return lines
+    raise ValueError('lines of shell, such as ["module load cuda"]')
+
+
+def sbatch_options(value: object) -> dict[str, str | int | bool]:
+    """Accept a table of sbatch's long options; what starts with a dash or spans lines would be read as another one."""
+    if isinstance(value, dict) and all(
+        re.fullmatch("[a-z][a-z0-9-]*", key) and isinstance(item, (str, int)) and "\n" not in str(item)
+        for key, item in value.items()
+    ):
+        return value
+    raise ValueError('long options of sbatch without dashes, with text, whole numbers or true: { mail-type = "FAIL" }')
+
+
 def table_list(value: object) -> list[Json]:
     """Accept a list of tables."""
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
@@ -328,6 +359,7 @@ Every = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "examples": ["0.25 epoch"]}]}),
 ]
 Time = Annotated[float | None, BeforeValidator(_time), _TIME_SCHEMA]
+TaskTime = Annotated[float, BeforeValidator(task_time), _TIME_SCHEMA]
 NameOrTable = Annotated[Named, BeforeValidator(_named), WithJsonSchema(_NAME_OR_TABLE)]
 ModelName = Annotated[Named, BeforeValidator(_model), WithJsonSchema(_MODEL)]
 DeviceCosts = Annotated[

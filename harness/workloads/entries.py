@@ -263,6 +263,8 @@ class Dataset:
         file: the user's own file, where the data set comes from one.
         stream: reads the data as `load` does, but only as much as it is told to keep (see `own_data.raw_data`); None:
             everything is always read.
+        fixed: its options alone decide its data, which no file of the user's can change while a run goes on: loaded
+            once, they serve every simulated cell.
     """
 
     name: str
@@ -275,6 +277,7 @@ class Dataset:
     checksum: Callable[[Any], str | None]
     file: SourceFile | None = None
     stream: Callable[[Any, Keeps], RawData] | None = None
+    fixed: bool = False
 
     @cached_property
     def code_hash(self) -> str:

@@ -130,6 +130,7 @@ FILE_DATASETS = (
         target_accuracy=None,
         load=_load_cifar10,
         checksum=_cifar10_checksum,
+        fixed=True,
     ),
     Dataset(
         name="cifar100",
@@ -140,6 +141,7 @@ FILE_DATASETS = (
         target_accuracy=None,
         load=_load_cifar100,
         checksum=_cifar100_checksum,
+        fixed=True,
     ),
     Dataset(
         name="imagefolder",

@@ -190,4 +190,5 @@ TOKENS = Dataset(
     target_accuracy=None,
     load=_load_tokens,
     checksum=_tokens_checksum,
+    fixed=True,
 )

@@ -205,6 +205,7 @@ DATASETS = (
         target_accuracy=0.95,
         load=_load_digits,
         checksum=_digits_checksum,
+        fixed=True,
     ),
     Dataset(
         name="mnist",
@@ -215,6 +216,7 @@ DATASETS = (
         target_accuracy=0.98,
         load=_load_mnist,
         checksum=_mnist_checksum,
+        fixed=True,
     ),
     Dataset(
         name="fashion-mnist",
@@ -225,6 +227,7 @@ DATASETS = (
         target_accuracy=0.88,
         load=_load_fashion_mnist,
         checksum=_fashion_mnist_checksum,
+        fixed=True,
     ),
     Dataset(
         name="idx",
@@ -245,5 +248,6 @@ DATASETS = (
         target_accuracy=None,
         load=_load_synthetic,
         checksum=_synthetic_checksum,
+        fixed=True,
     ),
 )

@@ -175,6 +175,7 @@ def test_workloads_and_telemetry_register_through_the_same_hooks(monkeypatch):
         for hook in hooks:
             assert hasattr(getattr(module, f"harness_{hook}"), "harness_impl")
             monkeypatch.delattr(getattr(module, f"harness_{hook}"), "harness_impl")
+    monkeypatch.setattr("harness.api.host._loaded", None)  # what was loaded before has them
     host = load_host()
     assert (host.models, host.datasets, host.probes) == ({}, {}, {})
     assert set(host.strategies) >= BUILT_IN
@@ -451,3 +452,15 @@ def test_deleting_a_file_of_plugins_breaks_only_scenarios_that_name_it(tmp_path,
     refused = plan(tmp_path, f'["single", "{name}"]')
     assert refused.exit_code == 2
     assert name in refused.output
+
+
+def test_what_is_built_in_is_executed_once_and_lent_to_nobody(plugin):
+    first = load_host()
+    first.strategies.clear()
+    first.broken["x"] = "y"
+    mine = load_host([plugin(GOOD)])
+    again = load_host()
+    assert set(again.strategies) >= BUILT_IN
+    assert again.broken == {}
+    assert set(mine.strategies) - set(again.strategies) == {"mine"}
+    assert mine.strategies["single"] is again.strategies["single"]

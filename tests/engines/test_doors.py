@@ -39,6 +39,16 @@ def test_a_caller_with_the_key_is_found_by_what_it_wants(door):
         assert local_address(taken) == "127.0.0.1"
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_door_at_all_addresses_is_reached_by_both_families():
+    door = Door("", 0, KEY)
+    for number, address in enumerate(("127.0.0.1", "::1")):
+        dial((address, door.port), KEY, ("node", number), soon())
+        taken = door.take(("node", number), 5.0)
+        assert local_address(taken) == address
+    door.close()
+
+
 def test_a_caller_with_another_key_is_told_so_and_counted(door):
     with pytest.raises(InputError, match="HARNESS_KEY"):
         dial(("127.0.0.1", door.port), OTHER, ("line", 1, 1), soon())

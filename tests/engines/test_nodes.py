@@ -17,6 +17,7 @@ import pytest
 from cells import host, make_cell
 from namespaces import Node, nodes
 from on_nodes import STARTED, environment, first, found, other, pinned, wait_for
+from slurm_cluster import slurm_cluster
 
 from harness.core.endings import Cause, Status
 from harness.core.errors import InputError
@@ -221,3 +222,17 @@ def test_torchrun_on_two_machines_trains_what_one_does(tmp_path):
     assert len(json.loads(record.read_text())["detail"]["facts"]["nodes"]) == 2
     assert losses(tmp_path / "over") == of_one_machine(tmp_path)
     assert sum("node 0 of 2: waits" in text for text in said) == 1
+
+
+def test_srun_on_two_machines_trains_what_one_does(tmp_path):
+    (tmp_path / "two.toml").write_text(SCENARIO)
+    harness = f"{sys.executable} -m harness run {tmp_path / 'two.toml'} --results {tmp_path / 'over'}"
+    with slurm_cluster(tmp_path / "slurm") as slurm:
+        # One core each, or the first node would hold the cell: this Slurm binds no task to its cores.
+        words = ["srun", "-N2", "--ntasks-per-node", "1", "sh", "-c", f"exec taskset -c $SLURM_NODEID {harness}"]
+        run = slurm.start(words, environment())
+        said, _ = run.communicate(timeout=180)
+    assert run.returncode == 0, said
+    (record,) = (tmp_path / "over").glob("*/cells/*/record.json")
+    assert len(json.loads(record.read_text())["detail"]["facts"]["nodes"]) == 2
+    assert losses(tmp_path / "over") == of_one_machine(tmp_path)

@@ -5,6 +5,7 @@ from harness.costs.cells.given import profile_hash, profile_of_file
 from harness.costs.cells.kept import (
     find_shape,
     keep_failure,
+    keep_shape,
     keep_size,
     kept_or_traced,
     seen_by,
@@ -16,13 +17,16 @@ from harness.costs.cells.kept import (
 from harness.costs.cells.link_groups import graph_rates, link_of_groups, split_groups
 from harness.costs.cells.link_tables import fitted_link, read_tables
 from harness.costs.cells.measured import (
+    MeasuredHere,
     MeasuredLinks,
     MeasuredStep,
     hardware,
     keep_links,
+    keep_measured,
     keep_step,
     load_links,
     load_profile,
+    measured_here,
     measured_id,
     missing_sizes,
     needs_measuring,
@@ -32,9 +36,10 @@ from harness.costs.cells.measured import (
 from harness.costs.cells.utilised import Utilisation, tokens_per_sample, utilisation
 
 __all__ = [
-    "MeasuredLinks", "MeasuredStep", "Utilisation", "cluster_of", "find_shape", "fitted_link", "given_shape",
-    "graph_rates", "hardware", "keep_failure", "keep_links", "keep_size", "keep_step", "kept_or_traced",
-    "link_of_groups", "load_links", "load_profile", "measured_id", "missing_sizes", "needs_measuring",
-    "neighbours_of", "profile_hash", "profile_key", "profile_of", "profile_of_file", "read_tables", "seen_by",
-    "shape_key", "size_of", "split_groups", "tokens_per_sample", "tracer_key", "utilisation", "why_not_known",
+    "MeasuredHere", "MeasuredLinks", "MeasuredStep", "Utilisation", "cluster_of", "find_shape", "fitted_link",
+    "given_shape", "graph_rates", "hardware", "keep_failure", "keep_links", "keep_measured", "keep_shape",
+    "keep_size", "keep_step", "kept_or_traced", "link_of_groups", "load_links", "load_profile", "measured_here",
+    "measured_id", "missing_sizes", "needs_measuring", "neighbours_of", "profile_hash", "profile_key",
+    "profile_of", "profile_of_file", "read_tables", "seen_by", "shape_key", "size_of", "split_groups",
+    "tokens_per_sample", "tracer_key", "utilisation", "why_not_known",
 ]  # fmt: skip

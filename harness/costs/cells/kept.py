@@ -75,6 +75,13 @@ def kept_or_traced(key: Mapping[str, object], trace: Callable[[], ModelShape | N
     return found
 
 
+def keep_shape(cell: Cell, host: Host, shape: ModelShape) -> None:
+    """Keep a shape that was traced on another machine, unless the scenario gives it or it is known here."""
+    seen = seen_by(cell, host)
+    if seen is not None and given_shape(cell) is None:
+        kept_or_traced(shape_key(cell, *seen), lambda: shape)
+
+
 def _kept(kind: type[T], folder: str, key: Mapping[str, object]) -> T | None:
     content = cache.load(folder, key)
     try:

@@ -70,6 +70,34 @@ class MeasuredLinks:
     measured_at: float
 
 
+@dataclass(frozen=True)
+class MeasuredHere:
+    """All that was measured of a machine and that a cell is simulated with, to be simulated with on another machine.
+
+    Attributes:
+        steps: of `single`, by the number of samples.
+        links: None where they were never measured.
+    """
+
+    steps: dict[int, MeasuredStep]
+    links: MeasuredLinks | None
+
+
+def measured_here(cell: Cell, machine: Machine) -> MeasuredHere:
+    """Return what was measured here of what a cell is simulated with."""
+    found = {size: _stored(cell, machine, size) for size in sizes_of(cell)}
+    steps = {size: step for size, step in found.items() if step is not None}
+    return MeasuredHere(steps, load_links(machine, cell.device, cell.threads_per_device))
+
+
+def keep_measured(cell: Cell, machine: Machine, measured: MeasuredHere) -> None:
+    """Keep what was measured elsewhere as if this machine had: in a cache of that cell's own, never in the user's."""
+    for size, step in measured.steps.items():
+        keep_step(cell, machine, size, step)
+    if measured.links is not None:
+        keep_links(machine, cell.device, cell.threads_per_device, measured.links)
+
+
 def hardware(machine: Machine, device: str) -> Json:
     """Return what decides how fast a device of this kind computes and talks here."""
     facts = describe_environment(machine.one_node)

@@ -146,7 +146,8 @@ def _borrowed(connection: Connection) -> Iterator[socket.socket]:
 def local_address(connection: Connection) -> str:
     """Return this side's address: the one by which the other node reaches it."""
     with _borrowed(connection) as taken:
-        return str(taken.getsockname()[0])
+        # A socket of both families calls an address of the older one so (RFC 4291, section 2.5.5.2).
+        return str(taken.getsockname()[0]).removeprefix("::ffff:")
 
 
 class Door:
@@ -166,7 +167,9 @@ class Door:
         self._came = threading.Condition()
         self._refused = 0
         try:
-            self._listener = socket.create_server((host, port), backlog=1024)
+            both = not host and socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+            self._listener = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
         except OSError as error:
             where = f"{host or 'any address'}:{port}"
             raise MachineError(f"{where}: cannot listen there: {error.strerror}; choose another port") from None

@@ -19,6 +19,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
@@ -33,6 +34,7 @@ from harness.core.parents import born_deaf, die_with_parent, guarded
 from harness.engines.processes.hearing import Silent, reap, receive, send
 from harness.engines.processes.serving import Imported, ToImport, serve_with_user_files
 from harness.engines.processes.slots import Descriptor
+from harness.engines.shared.kept_data import data_key
 from harness.workloads.user_files import user_functions
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ IMPORTING_S = 300.0
 15 s on two busy cores."""
 
 MOST_SERVERS = 4
-"""Servers with files of the user's that are kept; chosen: each holds what its files import, 20 MB and more."""
+"""Servers with files of the user's, or with data, that are kept; chosen: each holds 20 MB and more."""
 
 GONE_S = 2.0
 """Longest that the end of all processes is waited for; chosen: what a driver holds longer goes when it lets go."""
@@ -70,6 +72,11 @@ class Forking:
 
     def __init__(self, server: _Server, note: str = "") -> None:
         self._server, self.note = server, note
+
+    @property
+    def address(self) -> str:
+        """Return where the server's socket lies; empty where it does not run."""
+        return self._server.address
 
     @staticmethod
     def Pipe() -> tuple[Connection, Connection]:  # noqa: N802  # as a context calls it
@@ -182,6 +189,11 @@ class _Server(forkserver.ForkServer):
         self.folder = ""
         self._guard: int | None = None  # the end of the pipe that tells it of us
 
+    @property
+    def address(self) -> str:
+        """Return where its socket lies; empty where it does not run."""
+        return self._forkserver_address or ""
+
     def ensure_running(self) -> None:
         """Start the server where it does not run."""
         with self._lock:  # type: ignore[attr-defined]
@@ -292,6 +304,27 @@ class _UserServer(_Server):
         self._forkserver_alive_fd = alive
 
 
+class _Borrowed(_Server):
+    """A server of the process that this one was forked for: asked for processes, never started or ended from here."""
+
+    def __init__(self, address: str, folder: str) -> None:
+        super().__init__()
+        self.folder, self._forkserver_address = folder, address
+        # What `multiprocessing` hands on to each process, so that a server lives as long as anybody needs it.
+        self._forkserver_alive_fd = forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]
+
+    def ensure_running(self) -> None:
+        """Make sure of the tracker only; where the server has ended, asking it says so."""
+        with _safe_path():
+            resource_tracker.ensure_running()
+
+    def forget(self) -> None:
+        """Leave it to its owner."""
+
+    def end(self) -> None:
+        """Leave it to its owner."""
+
+
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
     """Let Python processes that are started meanwhile not import from the folder where we stand."""
@@ -318,36 +351,95 @@ class _Kept:
 
 _first = _Server()
 _kept: dict[str, _Kept] = {}
+_lent: Counter[str] = Counter()
 _owner = os.getpid()
 
 
-def fork_server(cell: Cell | None = None, plugins: Sequence[str] = (), log: str = "") -> Forking:
+def fork_server(
+    cell: Cell | None = None, plugins: Sequence[str] = (), log: str = "", *, with_data: bool = False
+) -> Forking:
     """Return where processes come from, its server started and warm.
 
     Args:
         cell: what the processes are for: where it names files of the user's, they are imported there.
         plugins: files that the cell's processes load.
         log: file that the output of importing is appended to.
+        with_data: whether they train, so that data which many cells share may be loaded there.
     """
     first = Forking(_first)
-    if cell is None:
+    key = "" if cell is None else _key_of(cell, with_data)
+    if cell is None or not key:
         return first
-    sources = sources_of(cell)
-    if not sources:
-        return first
-    functions = user_functions(cell)
-    key = _key([f"{function.key} {function.written} {function.root}" for function in functions], sources)
     if key not in _kept or not _kept[key].usable:
         _drop(key)
-        while len(_kept) >= MOST_SERVERS:
-            _drop(next(iter(_kept)))
-        _kept[key] = _with_user_files(ToImport(cell, tuple(plugins), sources, log))
+        sources = sources_of(cell)
+        if not sources and len(_kept) >= MOST_SERVERS:
+            return first  # its processes load their data themselves, which costs less than a server for each in turn
+        _make_room()
+        wanted = ToImport(cell, tuple(plugins), sources, log, data=not sources)
+        _kept[key] = _with_user_files(wanted)
     return _kept[key].forking
+
+
+def _make_room() -> None:
+    """End the oldest servers where there are too many, but for those whose processes may be running."""
+    for key in [key for key in _kept if not _lent[key]][: max(0, len(_kept) + 1 - MOST_SERVERS)]:
+        _drop(key)
+
+
+@dataclass(frozen=True)
+class Lent:
+    """Servers that a process forked from the first one may ask for processes, as the process that started them does.
+
+    Attributes:
+        address: of the first server's socket; folder: where its processes put temporary files.
+        own: address of the server that has a cell's files or data; empty where it has none.
+        key: of what that server has; note: as `Forking.note`.
+    """
+
+    address: str
+    folder: str
+    own: str = ""
+    key: str = ""
+    note: str = ""
+
+
+def lend(cell: Cell, plugins: Sequence[str] = (), log: str = "") -> Lent:
+    """Return what another process needs to have a cell's processes forked as from here, the servers started and warm.
+
+    They are kept until they are given back.
+
+    Args:
+        cell, plugins, log: as `fork_server` takes them.
+    """
+    forking = fork_server(cell, plugins, log, with_data=True)
+    _first.ensure_running()
+    key = _key_of(cell, with_data=True)
+    _lent[key] += 1
+    own = forking.address if forking.address != _first.address else ""
+    return Lent(_first.address, _first.folder, own, key, forking.note)
+
+
+def give_back(lent: Lent) -> None:
+    """Let servers that were lent be ended when others are wanted."""
+    _lent[lent.key] -= 1
+
+
+def borrow(lent: Lent) -> None:
+    """Have this process's cells forked from the servers of another; this process itself was forked from the first."""
+    global _first
+    if _first.address != lent.address:
+        _first = _Borrowed(lent.address, lent.folder)
+    _kept.clear()
+    if lent.key:
+        server = _Borrowed(lent.own, lent.folder) if lent.own else _first
+        _kept[lent.key] = _Kept(Forking(server, lent.note))
 
 
 def end_all() -> None:
     """End all our processes at once, those too that are only about to be born; the next one starts its server anew."""
     _first.end()
+    _lent.clear()
     for key in list(_kept):
         _drop(key)
 
@@ -371,7 +463,15 @@ def sources_of(cell: Cell) -> dict[str, bytes]:
         return {}
 
 
-def _key(names: Sequence[str], sources: dict[str, bytes]) -> str:
+def _key_of(cell: Cell, with_data: bool) -> str:
+    """Return what a cell's files are told from others by: names, places and contents; without any, its data.
+
+    Empty where its processes come from the first server.
+    """
+    sources = sources_of(cell)
+    if not sources:
+        return data_key(cell) if with_data else ""
+    names = [f"{function.key} {function.written} {function.root}" for function in user_functions(cell)]
     digest = hashlib.sha256("\n".join(sorted(names)).encode(errors="surrogatepass"))
     for path, content in sorted(sources.items()):
         digest.update(f"\n{path}\n{len(content)}\n".encode(errors="surrogatepass") + content)
@@ -402,7 +502,7 @@ def _with_user_files(wanted: ToImport) -> _Kept:
     if imported.ready:
         return _Kept(Forking(server), server)
     _stop(server)
-    return _Kept(Forking(_first, imported.reason))
+    return _Kept(Forking(_first, "" if wanted.data else imported.reason))
 
 
 def _heard(control: Connection, longest_s: float) -> Imported:

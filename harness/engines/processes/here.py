@@ -58,7 +58,7 @@ class Here:
 
     def __init__(self, cell: Cell, plugins: Sequence[str], log: str, lines: int, clock_offset_s: float = 0.0) -> None:
         self._cell, self._offset_s = cell, clock_offset_s
-        self._context = fork_server(cell, plugins, log)
+        self._context = fork_server(cell, plugins, log, with_data=True)
         self.folder: tempfile.TemporaryDirectory[str] = temporary_folder()
         self.board = StatusBoard(lines, clock_offset_s)
         self._lines = lines

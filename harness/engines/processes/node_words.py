@@ -1,6 +1,6 @@
 """What the first node of a run and the agents of the others say to each other, behind the proof of their key.
 
-An agent says `Hello`, hears `Welcome` or `Unwelcome`, then obeys: each `Order` is answered by one `Reply` with its
+An agent says `Hello`, hears `Welcome` or `Unwelcome`, then obeys: each `NodeOrder` is answered by one `Reply` with its
 number. Unasked, it tells how its processes are (`Signs`, twice a second, also while there are none) and that one has
 ended (`Gone`).
 """
@@ -191,7 +191,7 @@ class Leave:
     """There is nothing more to do."""
 
 
-Order = Start | TellTime | Still | GoOn | Stacks | Watch | End | Leave
+NodeOrder = Start | TellTime | Still | GoOn | Stacks | Watch | End | Leave
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Numbered:
     """An order that is answered."""
 
     number: int
-    order: Order
+    order: NodeOrder
 
 
 @dataclass(frozen=True)

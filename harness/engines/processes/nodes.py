@@ -25,8 +25,8 @@ from harness.engines.processes.node_words import (
     Hello,
     Leave,
     Left,
+    NodeOrder,
     Numbered,
-    Order,
     Reply,
     Sign,
     Signs,
@@ -118,12 +118,12 @@ class Node:
 
     # -- saying --------------------------------------------------------------------------------------------------------
 
-    def tell(self, order: Order | Numbered) -> None:
+    def tell(self, order: NodeOrder | Numbered) -> None:
         """Give an order, or lose it where the node is lost."""
         with self._sending, contextlib.suppress(OSError):
             self._connection.send(order)
 
-    def order(self, order: Order) -> int:
+    def order(self, order: NodeOrder) -> int:
         """Give an order that is answered, and return its number."""
         number = next(self._numbers)
         with self._changed:
@@ -160,7 +160,7 @@ class Node:
         if waiting is not None and waiting.answer is not None and waiting.answer.failed:
             raise MachineError(f"{self.name}: {waiting.answer.content}")
 
-    def ask(self, order: Order, seconds: float = ANSWER_S) -> object:
+    def ask(self, order: NodeOrder, seconds: float = ANSWER_S) -> object:
         """Give an order and return its answer; errors as of `answer`."""
         return self.answer(self.order(order), seconds)
 

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from harness.api.host import load_built_in, load_host
 from harness.core.endings import Cause
 from harness.core.held_files import give
 from harness.engines.processes.slots import Detachable
@@ -76,12 +77,14 @@ class ToImport:
         cell: one of them: its files are imported, and its model is built once in a process that is thrown away.
         sources: the files' contents, by path.
         log: file that their output is appended to; empty: where ours goes.
+        data: instead, its data are loaded, which are no file of the user's.
     """
 
     cell: Cell
     plugins: tuple[str, ...] = ()
     sources: dict[str, bytes] = field(default_factory=dict)
     log: str = ""
+    data: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def serve(listener: int, alive: int) -> NoReturn:
         for name in PRELOADED:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
+        with contextlib.suppress(Exception):
+            load_built_in()  # a fifth of a second in each process else
     forkserver.main(listener, alive, [])
     raise SystemExit
 
@@ -125,7 +130,22 @@ def serve_with_user_files(listener: Detachable, alive: Detachable, control: Conn
         forkserver.main(*descriptors, [])
 
 
+def _loaded(wanted: ToImport) -> Imported:
+    from harness.engines.shared.kept_data import keep
+    from harness.engines.shared.setup import entries_of, prepare_data
+
+    try:
+        with _without_threads_of_libraries():
+            model, dataset = entries_of(load_host(), wanted.cell)
+            keep(wanted.cell, dataset, model, prepare_data(dataset, model, wanted.cell, "cpu"))
+    except BaseException:  # each process will say what is wrong
+        return Imported(False)
+    return Imported(not _unfit_to_fork())
+
+
 def _imported(wanted: ToImport) -> Imported:
+    if wanted.data:
+        return _loaded(wanted)
     give(wanted.sources)
     try:
         functions = user_functions(wanted.cell)

@@ -115,7 +115,7 @@ class Receive:
 
 
 @dataclass
-class Room:
+class Space:
     """Where a value is written before it is sent.
 
     Attributes:
@@ -146,10 +146,10 @@ class Peer(Protocol):
     def unsent(self) -> bool:
         """Whether anything is still kept here that was sent."""
 
-    def room(self, count: int, dtype: torch.dtype) -> Room:
+    def room(self, count: int, dtype: torch.dtype) -> Space:
         """Return where a value of so many numbers is to be written."""
 
-    def put(self, header: bytes, value: Room | None = None) -> bool:
+    def put(self, header: bytes, value: Space | None = None) -> bool:
         """Send a header and the value that was written; return whether the receiver is still there, and never wait."""
 
     def take(self) -> bytes | bytearray:
@@ -184,12 +184,12 @@ class NearPeer:
         """Whether a header waits for room in the pipe."""
         return bool(self.kept)
 
-    def room(self, count: int, dtype: torch.dtype) -> Room:
+    def room(self, count: int, dtype: torch.dtype) -> Space:
         """Return a slot that nobody has to read."""
         slot = self.outgoing.free()
-        return Room(slot, self.outgoing.vector(slot, count, dtype))
+        return Space(slot, self.outgoing.vector(slot, count, dtype))
 
-    def put(self, header: bytes, value: Room | None = None) -> bool:
+    def put(self, header: bytes, value: Space | None = None) -> bool:
         """Write a message into the pipe, or keep it until there is room."""
         if value is not None:
             self.outgoing.mark(value.slot, full=True)
@@ -244,11 +244,11 @@ class FarPeer:
         """Whether something has come from it."""
         return bool(self.lines.lines[self.address].inbox)
 
-    def room(self, count: int, dtype: torch.dtype) -> Room:
+    def room(self, count: int, dtype: torch.dtype) -> Space:
         """Return memory of its own: it is sent from there."""
-        return Room(-1, torch.empty(count, dtype=dtype))
+        return Space(-1, torch.empty(count, dtype=dtype))
 
-    def put(self, header: bytes, value: Room | None = None) -> bool:
+    def put(self, header: bytes, value: Space | None = None) -> bool:
         """Hand both to the thread."""
         content = memoryview(b"") if value is None else memoryview(value.vector.view(torch.uint8).numpy())
         return self.lines.send(self.address, header, content)

@@ -18,6 +18,7 @@ from harness.core.budget import Budget
 from harness.core.errors import Impossible, PluginError, Untrainable
 from harness.core.metrics import SQUARED_ERROR, Judged
 from harness.core.words import counted, duration, listed
+from harness.engines.shared.kept_data import loaded_before
 from harness.engines.shared.model_notes import Tried, model_notes, traits
 from harness.engines.shared.own_parts import find_loss, find_lr_factor, find_metric, find_optimizer
 from harness.engines.shared.rate_schedule import Rate, make_rate
@@ -259,7 +260,8 @@ def make_setup(cell: Cell, plugins: Sequence[str] = (), device: str = "cpu") -> 
     host = load_host(plugins)
     strategy = make_strategy(host, cell)
     model, dataset = entries_of(host, cell)
-    data, shape, load = prepare_data(dataset, model, cell, device)
+    known = loaded_before(dataset, model, cell, device)
+    data, shape, load = known or prepare_data(dataset, model, cell, device)
     budget = Budget.of(cell.goal, data.num_train, judged_by(cell, data.classes))
     total = budget.max_samples
     if total is None and budget.max_updates is not None:

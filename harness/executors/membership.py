@@ -6,11 +6,10 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.commands.terminal import say
 from harness.core.environment import describe_environment, package_version
 from harness.core.errors import InputError, MachineError
 from harness.core.machine import Machine, detect_machine
@@ -38,6 +37,7 @@ class Membership:
         master: whether that store is still to be opened by node 0.
         idle: whether another process of this machine is the node, as of several tasks on it.
         interface: by which others reach this node; empty: the one that leads to node 0.
+        taken_later: whether the executor takes the nodes when a cell needs them; all are then like this one.
     """
 
     nodes: int = ALONE
@@ -48,6 +48,7 @@ class Membership:
     master: bool = False
     idle: bool = False
     interface: str = ""
+    taken_later: bool = False
 
 
 def membership_of(
@@ -136,8 +137,11 @@ def versions() -> dict[str, str]:
     return {"harness": __version__, "python": python, "torch": package_version("torch")}
 
 
-def be_node(membership: Membership) -> None:
+def be_node(membership: Membership, say: Callable[[str], object]) -> None:
     """Be the node that this machine is, until node 0 lets go.
+
+    Args:
+        say: hears what the user should know.
 
     Raises:
         InputError: node 0 has another key.
@@ -164,8 +168,11 @@ def be_node(membership: Membership) -> None:
 
 
 @contextmanager
-def all_nodes(membership: Membership) -> Iterator[Machine]:
+def all_nodes(membership: Membership, say: Callable[[str], object] = print) -> Iterator[Machine]:
     """Have all nodes of a run until the block ends, as its node 0.
+
+    Args:
+        say: hears what the user should know.
 
     Yields:
         what they are together.
@@ -177,6 +184,9 @@ def all_nodes(membership: Membership) -> Iterator[Machine]:
     own = detect_machine()
     if membership.nodes == ALONE:
         yield own
+        return
+    if membership.taken_later:
+        yield Machine(own.cores * membership.nodes, own.gpus * membership.nodes, own.gpu_name, membership.nodes)
         return
     from harness.engines.processes.doors import Door, address_of, shared_key
     from harness.engines.processes.nodes import gathered

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness.commands import membership
-from harness.commands.membership import Membership, membership_of
 from harness.core.errors import InputError, MachineError
 from harness.core.machine import Machine, nodes_filled
+from harness.executors import membership
+from harness.executors.membership import Membership, membership_of
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "t1",
