@@ -246,6 +246,12 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     metavar="BASE NEW",
     help="Run each cell by two interpreters or checkouts in turns, and compare: folders with bin/python or harness/.",
 )
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME[=WHERE]",
+    help="Log cells and answer to mlflow, tensorboard or another tracker; repeatable.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @nodes_options
 @click.option("--wait", is_flag=True, help="Wait where another harness writes to the same results.")
@@ -281,6 +287,7 @@ def run(
         return _run_in_turns(scenario, ab, sets, root, (*outer, *plugins))
     membership = _node(options)
     from harness.commands import run as session
+    from harness.commands.listening import trackers_asked_for
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.core.leases import Leases
     from harness.core.one_writer import sole_writer
@@ -293,6 +300,10 @@ def run(
     machine = click.get_current_context().with_resource(all_nodes(membership, say))
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run, machine)
     only = tuple(only_as_registered(each, host) for each in only)
+    track = options.pop("track")
+    if track and options["debug"]:
+        raise InputError(["run: --debug stores nothing, so that --track has nothing to log; leave one of them out"])
+    options["trackers"] = trackers_asked_for(track, host.trackers)
     wait, chosen = options.pop("wait"), select(plan, only)
     tried = None if options["debug"] else refuse_misfits(chosen, files)
     if not options["debug"]:  # which stores nothing; what is refused makes no folder
