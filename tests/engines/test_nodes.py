@@ -54,11 +54,25 @@ CASES = [
 ]
 
 
+KINDS = ("sync-ddp", "async-ps", "fsdp", "model-split", "local-sgd")
+"""One strategy for each way of talking: the short form of all."""
+SHORT, REST = ([case for case in CASES if (case[0] in KINDS) is short] for short in (True, False))
+
+
 @pytest.fixture(scope="module")
-def of_two_nodes(tmp_path_factory) -> dict[str, Result]:
-    """Every strategy on one device a node and on two, run in one go."""
-    folder = tmp_path_factory.mktemp("nodes")
-    cells = {f"{s} {shape}": changes(s, SHAPES[shape]) for s, shape in CASES}
+def some_on_two_nodes(tmp_path_factory) -> dict[str, Result]:
+    """A strategy of each kind on one device a node and on two, run in one go."""
+    return on_two_nodes(tmp_path_factory.mktemp("nodes"), SHORT)
+
+
+@pytest.fixture(scope="module")
+def rest_on_two_nodes(tmp_path_factory) -> dict[str, Result]:
+    """All other strategies."""
+    return on_two_nodes(tmp_path_factory.mktemp("nodes"), REST)
+
+
+def on_two_nodes(folder: Path, cases: Sequence[tuple[str, str]]) -> dict[str, Result]:
+    cells = {f"{s} {shape}": changes(s, SHAPES[shape]) for s, shape in cases}
     with nodes(2) as pair:
         agent = other(pair[1], 1, pair, 1, folder / "log-1")
         lead = first(pair, cells, folder, 0, "alone")
@@ -82,9 +96,20 @@ ROUNDING = 1e-6
 """Largest difference of two weights of fp32, which are below 1: sums of several processes have no fixed order."""
 
 
-@pytest.mark.parametrize(("strategy", "shape"), CASES)
-def test_two_machines_train_what_one_does(of_two_nodes, strategy, shape):
-    result, alone = (of_two_nodes[f"{strategy} {shape}{where}"] for where in ("", " alone"))
+@pytest.mark.parametrize(("strategy", "shape"), SHORT)
+def test_two_machines_train_what_one_does(some_on_two_nodes, strategy, shape):
+    assert_the_same(some_on_two_nodes, strategy, shape)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("strategy", "shape"), REST)
+def test_two_machines_train_what_one_does_with_every_strategy(rest_on_two_nodes, strategy, shape):
+    assert_the_same(rest_on_two_nodes, strategy, shape)
+
+
+def assert_the_same(found: dict[str, Result], strategy: str, shape: str) -> None:
+    result, alone = (found[f"{strategy} {shape}{where}"] for where in ("", " alone"))
     assert result.finished, result.reason
     over = result.outcome
     assert [node["node"] for node in over.facts["nodes"]] == [0, 1]
