@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import IO
 
@@ -52,12 +52,14 @@ class Node:
         host: the host name that commands see there.
         address: that the other nodes reach.
         interface: that has it.
+        started: processes that were started here through it.
     """
 
     name: str
     host: str
     address: str
     interface: str
+    started: list[subprocess.Popen[str]] = field(default_factory=list, compare=False)
 
     def command(self, words: Sequence[str]) -> list[str]:
         """Return the words that run a command on this node; its process is the command itself, so signals reach it."""
@@ -81,7 +83,9 @@ class Node:
     ) -> subprocess.Popen[str]:
         """Start a command here; what still runs when the nodes go is killed."""
         environment = {**os.environ, **(env or {})}
-        return subprocess.Popen(self.command(words), stdout=stdout, stderr=stderr, text=True, env=environment)
+        process = subprocess.Popen(self.command(words), stdout=stdout, stderr=stderr, text=True, env=environment)
+        self.started.append(process)
+        return process
 
     def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
         """Return a new IPv4 socket of this process that lives on this node."""
@@ -107,9 +111,11 @@ class Node:
 
     def kill(self) -> None:
         """Kill everything that runs on this node at once, as a machine's loss does; its link stays up."""
-        for process in self.processes():
+        for process in self.started:
+            process.kill()  # first: it may not have entered yet, and would not be found here
+        for number in self.processes():
             with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+                os.kill(number, signal.SIGKILL)
 
 
 @contextmanager
