@@ -124,20 +124,20 @@ class CellGroups:
         return DelayedSubmission(self, number)
 
 
-def _end_as_sigterm_does() -> list[Callable[[], None]]:
+def _end_as_sigterm_does() -> list[Callable[[], object]]:
     """Let the signal that announces the limit of time stop a cell in order, as SIGTERM does.
 
     Returns:
         What submitit would have done at once, wherever the cell was: filled when the signal comes.
     """
-    announced: list[Callable[[], None]] = []
+    announced: list[Callable[[], object]] = []
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         own = signal.getsignal(number)
         if not callable(own):
             continue
 
         def hear(number: int, frame: FrameType | None, own: Callable[[int, FrameType | None], object] = own) -> None:
-            announced.append(lambda: own(number, frame) and None)
+            announced.append(lambda: own(number, frame))
             os.kill(os.getpid(), signal.SIGTERM)
 
         signal.signal(number, hear)
