@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 AXE ?= 4.14.1
+DCLINT ?= 3.1.0
 BIN := $(VENV)/bin
 CODE := harness plugins tests benchmarks docs
 # More threads than cores makes many small processes twenty times slower.
@@ -23,10 +24,11 @@ help: ## list the targets
 run: $(VENV)/.installed ## install, run scenarios/lenet.toml, say where the report is
 	$(BIN)/harness run scenarios/lenet.toml
 
-check: $(VENV)/.tested ## formatter, linter, type checker
+check: $(VENV)/.tested ## formatter, linters, type checker
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.tested ## let the formatter and the linter mend what they can
 	$(BIN)/ruff format $(CODE)
@@ -34,7 +36,7 @@ format: $(VENV)/.tested ## let the formatter and the linter mend what they can
 
 test: test-unit test-processes ## the fast suite: test-unit, then test-processes
 
-test-unit: $(VENV)/.tested ## tests without processes, WORKERS=2 at a time
+test-unit: $(VENV)/.axe ## tests without processes, WORKERS=2 at a time
 	$(TWO) -m "$(SHORT) and not $(PROCESSES)"
 
 test-processes: $(VENV)/.axe ## tests with processes or a browser; what judges time alone
@@ -84,9 +86,14 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m compileall -q harness plugins
 	touch $@
 
-# Only a test looks at pages with it, and skips where it is not; nothing of it is shipped.
+# Trackers and what checks manifests: their tests skip where it is not installed.
+$(VENV)/.integrated: $(VENV)/.tested
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test-integrations]"
+	touch $@
+
+# Only tests look at pages and at compose.yaml with them, and skip where they are not; nothing of it is shipped.
 $(VENV)/.axe: $(VENV)/.tested
-	npm install --silent --no-save --prefix $(VENV)/axe axe-core@$(AXE) || echo "no axe-core: the test that needs it will skip"
+	npm install --silent --no-save --prefix $(VENV)/axe axe-core@$(AXE) dclint@$(DCLINT) || echo "no axe-core: tests that need it will skip"
 	touch $@
 
 $(VENV)/.documented: $(VENV)/.installed

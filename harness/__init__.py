@@ -26,7 +26,7 @@ _EXPORTS = {
     "Impossible": "harness.core.errors",
     "Layout": "harness.api.strategy",
     "Link": "harness.costs.catalogue",
-    "Listener": "harness.api.host",
+    "Listener": "harness.api.listeners",
     "Message": "harness.api.strategy",
     "Model": "harness.workloads.entries",
     "Options": "harness.api.strategy",
@@ -36,10 +36,13 @@ _EXPORTS = {
     "ProbeUnavailable": "harness.engines.telemetry.probe",
     "RawData": "harness.workloads.entries",
     "Sample": "harness.engines.telemetry.probe",
+    "ScenarioRun": "harness.api.listeners",
     "Server": "harness.api.strategy",
+    "StoredCell": "harness.api.listeners",
     "Strategy": "harness.api.strategy",
     "Table": "harness.api.strategy",
     "Target": "harness.engines.telemetry.probe",
+    "Tracker": "harness.api.listeners",
     "Value": "harness.api.strategy",
     "Worker": "harness.api.strategy",
     "average": "harness.api.strategy",
@@ -71,10 +74,13 @@ __all__ = [
     "ProbeUnavailable",
     "RawData",
     "Sample",
+    "ScenarioRun",
     "Server",
+    "StoredCell",
     "Strategy",
     "Table",
     "Target",
+    "Tracker",
     "Value",
     "Worker",
     "__version__",
@@ -88,7 +94,7 @@ __all__ = [
 if TYPE_CHECKING:
     from harness.api import codecs, schedules
     from harness.api.hooks import hookimpl
-    from harness.api.host import Listener
+    from harness.api.listeners import Listener, ScenarioRun, StoredCell, Tracker
     from harness.api.strategy import (
         ANY,
         SERVER,

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -29,6 +30,9 @@ from golden_texts import (
     typed,
 )
 from stub_driver import environment
+
+from harness.commands.node_links_text import Rated, describe_nodes
+from harness.costs.profiles import ExchangeTimes, InterfaceFacts, NodeLinks
 
 Hold = Callable[[str, str], None]
 
@@ -121,7 +125,23 @@ device = { step_time = "10 ms", batch_size = 32 }
 gpus_per_node = 2
 """
 
+PRINTED = """\
+# nccl-tests version 2.18.3 nccl-headers=23003 nccl-library=23003
+# Collective test starting: {name}_perf
+# nThread 1 nGpus 1 minBytes 1048576 maxBytes 67108864 step: 8(factor) warmup iters: 1 iters: 20 agg iters: 1 unalign: 0
+#  Rank  0 Group  0 Pid  12812 on  node-a device  0 [0000:06:00] NVIDIA A100-SXM4-80GB
+#  Rank  1 Group  0 Pid  31201 on  node-b device  0 [0000:06:00] NVIDIA A100-SXM4-80GB
+#       size         count      type   redop    root     time   algbw   busbw  #wrong     time   algbw   busbw  #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)             (us)  (GB/s)  (GB/s)
+     1048576        262144     float     sum      -1  1110.00    0.94    0.94       0  1110.00    0.94    0.94       0
+     8388608       2097152     float     sum      -1  8750.00    0.96    0.96       0  8740.00    0.96    0.96       0
+    67108864      16777216     float     sum      -1  69200.0    0.97    0.97       0  69100.0    0.97    0.97       0
+"""
+
 FILES = {
+    "sendrecv.txt": PRINTED.format(name="sendrecv"),
+    "all_reduce.txt": PRINTED.format(name="all_reduce"),
+    "unnamed.txt": PRINTED.replace("# Collective test starting: {name}_perf\n", ""),
     "tiny.toml": TINY,
     "unknown-key.toml": TINY.replace("learning_rate =", "learning_rte ="),
     "list-for-one.toml": TINY.replace("max_epochs = 4", "max_epochs = [2, 4]"),
@@ -205,12 +225,31 @@ TELLING = {
     "new-scenario": ("new", "scenario", "own", "--model", "train.py:build"),
     "new-strategy": ("new", "strategy", "pass-right"),
     "calibrate-show": ("calibrate", "--show"),
+    "calibrate-import": (
+        *("calibrate", "--import", "sendrecv.txt", "--import", "all_reduce.txt", "--inter-node", "ethernet-25g"),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", TELLING)
 def test_what_is_told_without_running(name, golden):
     golden(name, mask_places(typed(*TELLING[name])))
+
+
+def test_links_over_machines(golden):
+    rates = {"send": (40e-6, 0.97e9), "all-reduce": (120e-6, 0.8e9), "all-gather": (80e-6, 1.6e9)}
+    rates |= {"reduce-scatter": (90e-6, 1.5e9), "all-to-all": (85e-6, 1.7e9)}
+    sizes = [4.0**k * 2**10 for k in range(9)]
+    exchanges = [
+        ExchangeTimes(name, 2, nodes, tuple((size, delay + size / rate / each) for size in sizes), hosts)
+        for nodes, hosts, each in ((1, ("gpu-a",), 8.0), (2, ("gpu-a", "gpu-b"), 1.0))
+        for name, (delay, rate) in rates.items()
+    ]
+    own = InterfaceFacts("gpu-a", "eth0", 1500, 10e9 / 8, "ice", {"tso": True, "gro": False}, {"eth1": 25e9 / 8})
+    other = replace(own, host="gpu-b", offloads={"tso": True, "gro": True})
+    links = NodeLinks("cpu", "gloo", 2, tuple(exchanges), (own, other), 0.0)
+    between, inside = Rated(25e9 / 8, 0.94, "ethernet-25g"), Rated(8e9, 0.8, "given")
+    golden("calibrate-nodes", describe_nodes(links, "measured 2 h ago", inside, between) + "\n")
 
 
 def test_plugins_that_are_broken(golden):
@@ -281,6 +320,7 @@ REFUSED = {
     "broken-plugin": ("run", "tiny.toml", "--plugins", "syntax.py", *MINE),
     "unknown-strategy": ("run", "tiny.toml", "--set", "strategy=sync-dpp"),
     "missing-link": ("plan", "no-link.toml"),
+    "unnamed-table": ("calibrate", "--import", "unnamed.txt"),
     "unknown-device": ("run", "tiny.toml", "--set", "cluster.device=h20"),
     "unknown-key-set": ("run", "tiny.toml", "--set", "learning_rte=0.1"),
     "set-without-value": ("run", "tiny.toml", "--set", "gpus"),
@@ -480,7 +520,7 @@ def test_every_file_is_a_text_that_is_held():
         "show-two-cells",
         "report-first-screen",
     )
-    single += ("report-against-base", "error-unknown-cell", "show-crashed-cell")
+    single += ("report-against-base", "error-unknown-cell", "show-crashed-cell", "calibrate-nodes")
     single += ("error-strategy-crashes-in-debug", "error-strategy-crashes-for-real")
     errors = {f"error-{name}" for name in (*REFUSED, *FAILING)}
     held = {*single, *errors, *HELP, *PLANS, *TELLING, *SHOWN, *COMPARED}

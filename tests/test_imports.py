@@ -204,7 +204,7 @@ def test_exported_names_are_these():
             *("ParameterServer", "Server"),
             *("Strategy", "Table", "Value", "Worker", "__version__", "average", "hookimpl", "load", "schedules"),
             *("DataShape", "Dataset", "DatasetSize", "Device", "Link", "Listener", "Model", "Preset"),
-            *("Probe", "ProbeUnavailable", "RawData", "Sample", "Target"),
+            *("Probe", "ProbeUnavailable", "RawData", "Sample", "ScenarioRun", "StoredCell", "Target", "Tracker"),
         ]
     )
 

@@ -61,7 +61,12 @@ def harness_probes() -> Iterable[object]:  # type: ignore[empty-body]
 
 @hookspec
 def harness_listeners() -> Iterable[object]:  # type: ignore[empty-body]
-    """Return `harness.Listener` objects, told when cells start, and when they finish with their record."""
+    """Return `harness.Listener` objects: told of every run when it starts and ends, and of its cells."""
+
+
+@hookspec
+def harness_trackers() -> Iterable[object]:  # type: ignore[empty-body]
+    """Return `harness.Tracker` entries: listeners that a run asks for by name, with `--track NAME`."""
 
 
 @hookspec

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from harness.api import hooks as hookspecs
+from harness.api.listeners import Listener, Tracker
 from harness.core.code_hash import file_hash, parsed
 from harness.core.errors import HarnessError, InputError, MachineError, PluginError, nearest, words_of_error
 from harness.core.records import Json
@@ -66,16 +67,6 @@ INSIDE = {"torch": "import it inside the function that computes on tensors: a pl
 """What it may import inside its functions only, and why."""
 
 
-class Listener:
-    """Told what happens to cells; a tracker is a plugin that subclasses this."""
-
-    def cell_started(self, cell: Any) -> None:
-        """Called before a cell's processes start."""
-
-    def cell_finished(self, cell: Any, record: Json) -> None:
-        """Called with the record that was stored."""
-
-
 @dataclass
 class Host:
     """What all loaded plugins registered, by name, and what is broken.
@@ -92,6 +83,7 @@ class Host:
     links: Json = field(default_factory=dict)
     clusters: Json = field(default_factory=dict)
     probes: Json = field(default_factory=dict)
+    trackers: dict[str, Tracker] = field(default_factory=dict)
     listeners: list[Listener] = field(default_factory=list)
     report_sections: list[Callable[..., Any]] = field(default_factory=list)
     origins: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -377,6 +369,7 @@ def _register(host: Host, manager: pluggy.PluginManager, name: str, module: Any)
         raise PluginError(f"{name}: {error}; hooks are called {', '.join(sorted(_hooks()))}") from None
     origin = str(getattr(module, "__file__", name))
     tables = {"harness_models": host.models, "harness_datasets": host.datasets, "harness_probes": host.probes}
+    tables |= {"harness_trackers": host.trackers}
     tables |= {"harness_devices": host.devices, "harness_links": host.links, "harness_clusters": host.clusters}
     for strategy in _answers(module, "harness_strategies"):
         _add_strategy(host, strategy, origin)
@@ -384,7 +377,9 @@ def _register(host: Host, manager: pluggy.PluginManager, name: str, module: Any)
         for entry in _answers(module, hook):
             table[entry.name] = entry
             host.origins[hook.removeprefix("harness_").removesuffix("s"), entry.name] = origin
-    host.listeners.extend(_answers(module, "harness_listeners"))
+    for listener in _answers(module, "harness_listeners"):
+        host.listeners.append(listener)
+        host.origins["listener", type(listener).__name__] = origin
     host.report_sections.extend(_answers(module, "harness_report_sections"))
 
 

@@ -6,21 +6,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from harness.commands.node_links_text import Rated, age_of, describe_nodes, share_of
 from harness.core.errors import NothingDone
 from harness.core.machine import detect_machine
 from harness.core.words import bandwidth, counted, duration, exact_duration, memory_size
-from harness.costs.cells import MeasuredLinks, load_links
-from harness.costs.profiles import Cluster
+from harness.costs.cells import MeasuredLinks, keep_node_links, load_links, load_node_links
+from harness.costs.profiles import Cluster, bus_factor
 from harness.engines.calibration.laws import alpha_beta, misfit
 
+Links = tuple[Rated | None, Rated | None]
+"""What links inside a machine, and those between machines, are rated at."""
 
-def show_or_measure(device: str, threads: int, only_show: bool, say: Callable[[str], None]) -> str:
-    """Return the text of what is stored, measured anew unless `only_show`.
+
+def show_or_measure(
+    device: str, threads: int, only_show: bool, say: Callable[[str], None], rated: Links = (None, None)
+) -> str:
+    """Return the text of what is stored, measured anew unless `only_show`: over all machines where there are several.
 
     Args:
         device: "cpu", "cuda" or "auto".
         threads: of one CPU device.
         say: shows a line while it is measured.
+        rated: what the links are said to be able to.
 
     Raises:
         MachineError: it cannot be measured here.
@@ -29,41 +36,57 @@ def show_or_measure(device: str, threads: int, only_show: bool, say: Callable[[s
     machine = detect_machine()
     kind = device if device != "auto" else "cuda" if machine.gpus > 1 else "cpu"
     if not only_show:
+        from harness.engines.processes.nodes import nodes_present
+
+        if (nodes := nodes_present()) is not None:
+            from harness.engines.calibration.over_nodes import calibrate_nodes
+
+            kind = device if device != "auto" else "cuda" if nodes.machine.gpus else "cpu"
+            found = calibrate_nodes(nodes, kind, threads, say)
+            keep_node_links(machine, threads, found)
+            return describe_nodes(found, age_of(found), *rated)
         from harness.engines.calibration.link_times import calibrate
 
         calibrate(machine, kind, threads, say)
-    links = load_links(machine, kind, threads)
-    if links is None:
+    links, several = load_links(machine, kind, threads), load_node_links(machine, kind, threads)
+    if links is None and several is None:
         raise NothingDone(
             f"{kind} with {counted(threads, 'thread')} was never calibrated on this machine; run `harness calibrate`"
         )
-    return describe(links)
+    texts = [describe(links, inside=rated[0])] if links is not None else []
+    if several is not None:
+        texts.append(describe_nodes(several, age_of(several), *rated))
+    return "\n\n".join(texts)
 
 
-def describe(links: MeasuredLinks, now_s: float | None = None) -> str:
+def describe(links: MeasuredLinks, now_s: float | None = None, inside: Rated | None = None) -> str:
     """Return the text of `harness calibrate --show`.
 
     Args:
         links: as they were measured.
         now_s: the time that ages are counted to; default: now.
+        inside: what the link between two devices is rated at.
     """
     cluster = links.cluster
     age = (time.time() if now_s is None else now_s) - links.measured_at
     lines = [f"{cluster.device}: measured {exact_duration(max(0.0, age), 3)} ago"]
     for ranks, found in links.raw["groups"].items():
-        lines += [f"  {ranks} processes", *_collectives(found["collectives"])]
+        lines += [f"  {ranks} processes", *_collectives(found["collectives"], int(ranks))]
+    if inside is not None:
+        lines.append(f"  {share_of(cluster.bus.link.bandwidth_bytes_per_s, inside)}")
     return "\n".join([*lines, *_runtime(cluster)])
 
 
-def _collectives(tables: Mapping[str, Any]) -> Iterator[str]:
+def _collectives(tables: Mapping[str, Any], ranks: int) -> Iterator[str]:
     for name, table in tables.items():
         alpha, beta = alpha_beta(table)
         rate = bandwidth(1 / beta) if beta else "any rate"
         off = 100 * misfit(table, alpha, beta)
-        largest = table[-1]
+        num_bytes, seconds = table[-1]
+        bus = num_bytes / seconds * bus_factor("send" if name == "point-to-point" else name, ranks)
         yield (
             f"    {name:<15} {duration(alpha):>9} + bytes / {rate:<11} (median misfit {off:.0f} %); "
-            f"{memory_size(largest[0])}: {duration(largest[1])}"
+            f"{memory_size(num_bytes)}: {duration(seconds)}, bus {bandwidth(bus)}"
         )
 
 

@@ -246,6 +246,12 @@ def main(ctx: click.Context, plugins: tuple[str, ...]) -> None:
     metavar="BASE NEW",
     help="Run each cell by two interpreters or checkouts in turns, and compare: folders with bin/python or harness/.",
 )
+@click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME[=WHERE]",
+    help="Log cells and answer to mlflow, tensorboard or another tracker; repeatable.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a cell diverged, missed its target or was not possible.")
 @nodes_options
 @click.option("--wait", is_flag=True, help="Wait where another harness writes to the same results.")
@@ -281,6 +287,7 @@ def run(
         return _run_in_turns(scenario, ab, sets, root, (*outer, *plugins))
     membership = _node(options)
     from harness.commands import run as session
+    from harness.commands.listening import trackers_asked_for
     from harness.commands.misfits import refuse_misfits, with_notes
     from harness.core.leases import Leases
     from harness.core.one_writer import sole_writer
@@ -293,6 +300,10 @@ def run(
     machine = click.get_current_context().with_resource(all_nodes(membership, say))
     plan, host, files = _plan(scenario, sets, (*outer, *plugins), not_run, machine)
     only = tuple(only_as_registered(each, host) for each in only)
+    track = options.pop("track")
+    if track and options["debug"]:
+        raise InputError(["run: --debug stores nothing, so that --track has nothing to log; leave one of them out"])
+    options["trackers"] = trackers_asked_for(track, host.trackers)
     wait, chosen = options.pop("wait"), select(plan, only)
     tried = None if options["debug"] else refuse_misfits(chosen, files)
     if not options["debug"]:  # which stores nothing; what is refused makes no folder
@@ -912,14 +923,49 @@ def doctor(outer: tuple[str, ...], model: str | None, data: str | None, plugins:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one CPU device.")
 @click.option("--show", "only_show", is_flag=True, help="Show stored measurements and their age; measure nothing.")
-def calibrate(device: str, threads: int, only_show: bool) -> None:
-    """Measure how fast processes on this machine exchange data, for simulated cells.
+@click.option(
+    "--import",
+    "imported",
+    multiple=True,
+    metavar="[TEST=]FILE",
+    help="Read what nccl-tests printed; measure nothing. TEST, such as all_reduce, where the file does not say it.",
+)
+@click.option("--inter-node", metavar="LINK", help="What machines are joined by: ethernet-25g, or a rate.")
+@click.option("--intra-node", metavar="LINK", help="What devices of a machine are joined by: nvswitch3, or a rate.")
+@nodes_options
+def calibrate(
+    device: str,
+    threads: int,
+    only_show: bool,
+    imported: tuple[str, ...],
+    inter_node: str | None,
+    intra_node: str | None,
+    nnodes: int | None,
+    node_rank: int | None,
+    rendezvous: str | None,
+    interface: str,
+) -> None:
+    """Measure how fast processes exchange data, for simulated cells.
 
-    It first says how long this takes.
+    It first says how long this takes. Over several machines it measures the links inside and between them. Measured
+    rates stand beside what the links are rated at.
     """
     from harness.commands.calibrate import show_or_measure
+    from harness.commands.node_links_text import rated_links
 
-    say(show_or_measure(device, threads, only_show, say))
+    rated = rated_links(intra_node, inter_node)
+    if imported:
+        if only_show:
+            raise InputError(["--show and --import: one of them; --import keeps nothing"])
+        from harness.commands.import_nccl import describe_imported
+
+        return say(describe_imported(imported, *rated))
+    where = {"nnodes": nnodes, "node_rank": node_rank, "rendezvous": rendezvous, "interface": interface}
+    if not only_show and (membership := _node(where)).nodes > 1:
+        from harness.executors.membership import all_nodes
+
+        click.get_current_context().with_resource(all_nodes(membership, say))
+    say(show_or_measure(device, threads, only_show, say, rated))
 
 
 @main.command()

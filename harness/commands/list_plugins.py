@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.api.host import Host
+from harness.api.listeners import Listener, Tracker
 from harness.core.errors import InputError
 from harness.core.given_cluster import THIS_MACHINE
 from harness.core.records import Json
@@ -63,6 +64,9 @@ def _kinds(host: Host) -> Iterator[tuple[str, Json]]:
     yield "links", host.links
     yield "clusters", host.clusters
     yield "probes", host.probes
+    yield "trackers", dict(host.trackers)
+    if host.listeners:
+        yield "listeners", {type(listener).__name__: listener for listener in host.listeners}
 
 
 def _summary(entry: object) -> str:
@@ -90,11 +94,24 @@ def _entry(host: Host, kind: str, name: str, entry: Any) -> Iterator[str]:
     if isinstance(entry, (Device, Link, Preset)):
         yield from _figures(entry)
         return
+    if isinstance(entry, Tracker):
+        yield from _how_to_ask(entry)
+        return
+    if isinstance(entry, Listener):
+        return
     fields = getattr(getattr(entry, "Options", None), "model_fields", {})
     yield "options:" if fields else "options: none"
     for option, field in fields.items():
         default = "required" if field.is_required() else show(field.get_default(call_default_factory=True))
         yield f"  {option} = {default}  {field.description or ''}"
+
+
+def _how_to_ask(entry: Tracker) -> Iterator[str]:
+    """Say how a run asks for a tracker, and what has to be installed."""
+    yield f"harness run SCENARIO --track {entry.name}"
+    yield f"harness run SCENARIO --track {entry.name}=WHERE; WHERE: {entry.where}"
+    if entry.install:
+        yield f"needs: pip install '{entry.install}'"
 
 
 def _figures(entry: Device | Link | Preset) -> Iterator[str]:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeGuard
 
-from harness.api.host import Host, describe
+from harness.api.host import Host
 from harness.core.cell import Cell, Plan
 from harness.core.disturbances import NOISY
 from harness.core.endings import Cause, Status
 from harness.core.environment import describe_environment
-from harness.core.errors import InputError, MachineError, PluginError
+from harness.core.errors import InputError, MachineError
 from harness.core.interrupts import Interruptible, Uninterrupted
 from harness.core.leases import Lease, Leases
 from harness.core.records import Json
@@ -313,7 +313,8 @@ class _Run:
             if running.lease is not None:
                 running.lease.tell(where={"host": place.host, "process": place.process})
                 running.lease.touch()
-            _tell(self.host, "cell_started", task.cell)
+            for listener in self.host.listeners:
+                listener.cell_started(task.cell)
 
     def reached(self, task: CellTask, reached: Reached) -> None:
         """Tell how far a task is."""
@@ -347,7 +348,8 @@ class _Run:
             del self.running[ended.task.cell_id]
         self.summary.ran.append(record)
         with Interruptible():
-            _tell(self.host, "cell_finished", record.cell, record.row)
+            for listener in self.host.listeners:
+                listener.cell_finished(record.cell, record.row)
             self.progress.finished(record, time.monotonic() - was.since_s)
             self.end_of(was.round)
 
@@ -371,16 +373,3 @@ def _rounds(todo: Sequence[tuple[Cell, int]], *, apart: bool) -> Iterator[list[t
         cells = list(group)
         engines = list(dict.fromkeys(cell.engine for cell, _ in cells))
         yield sorted(cells, key=lambda item: engines.index(item[0].engine)) if apart else cells
-
-
-def _tell(host: Host, method: str, *facts: object) -> None:
-    """Call a method of every listener.
-
-    Raises:
-        PluginError: a listener raised something of its own.
-    """
-    for listener in host.listeners:
-        try:
-            getattr(listener, method)(*facts)
-        except Exception as error:
-            raise PluginError(f"{type(listener).__name__}.{method}: {describe(error)}") from error

@@ -6,15 +6,19 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.analysis.confirmation import Ground
 from harness.api.host import Host, describe
+from harness.api.listeners import Listener
 from harness.commands.fresh_seeds import confirmed_as_before, was_swept, with_picks
+from harness.commands.listening import audience_of
 from harness.commands.plan_text import confirmation_in_words
 from harness.commands.progress import watching
 from harness.commands.reference_runs import ReferenceRuns, reference_in_words, set_aside
@@ -28,6 +32,7 @@ from harness.core.errors import HarnessError, InputError, NothingDone, PluginErr
 from harness.core.interrupts import Uninterrupted, exit_code
 from harness.core.leases import Leases
 from harness.core.not_known import NotKnown
+from harness.core.records import to_json
 from harness.core.units import parse_seconds
 from harness.core.words import counted
 from harness.executors.by_name import executor_of, runs_elsewhere
@@ -37,6 +42,11 @@ from harness.results.reference import REFERENCE_FILE, read_reference
 from harness.results.reruns import RERUNS
 from harness.results.store import Record, Results
 from harness.scenario.plan import select
+
+if TYPE_CHECKING:
+    from harness.analysis.answer import Answer
+
+NO_TRACKERS: Mapping[str, Listener] = MappingProxyType({})
 
 REPORT_SHARE = 0.25
 """Of the time of a run that may go into reports between its rounds; chosen: a sweep of many short rounds would spend
@@ -158,12 +168,14 @@ def run(
     executor: str = "local",
     leases: Leases | None = None,
     refuse_another: Callable[[], None] = lambda: None,
+    trackers: Mapping[str, Listener] = NO_TRACKERS,
 ) -> int:
     """Run a plan, then what confirms it, and return the exit code.
 
     Args:
         executor: what runs the cells, as it is written after --executor.
         leases: of the results folder; None: nobody is to see what runs.
+        trackers: listeners that were asked for, by name.
         reference: runs of the reference beside the cells; None: as many as the scenario says.
         refuse_another: raises where the results folder is no longer the one that this run has locked.
     """
@@ -189,6 +201,8 @@ def run(
             set_aside(results, of_the_night)
     budget_s, began_s = _budget(budget) or plan.budget_s, time.monotonic()
     runs_cells = executor_of(executor, host, plan, results)
+    audience = audience_of(plan, results, host.listeners, trackers)
+    host = replace(host, listeners=[*audience.listeners])
     beside = plan.reference_runs if reference is None else reference
     if beside and runs_elsewhere(executor):
         where = f"run: --reference (measure.reference) measures this machine, and --executor {executor} runs cells on"
@@ -197,7 +211,8 @@ def run(
     def run_now(plan: Plan, cells: Sequence[Cell], beside: int = 0) -> Summary:
         results.write_plan(replace(plan, plugins=tuple(plugins)))
         left_s = budget_s and max(0.0, budget_s - (time.monotonic() - began_s))
-        with watching(plan, BetweenRounds(plan, host, alone, runs_cells.at_once)) as watcher:
+        between = BetweenRounds(plan, host, alone, runs_cells.at_once)
+        with watching(plan, between) as watcher, audience.saying(watcher.say):
             return run_cells(
                 *(plan, cells, results, host, plugins, watcher),
                 executor=runs_cells,
@@ -212,6 +227,8 @@ def run(
 
     summary = Summary()
     try:
+        results.write_plan(replace(plan, plugins=tuple(plugins)))  # listeners may ask what is stored of it
+        audience.started()
         with runs_cells:
             summary = run_now(plan, cells if only else plan.swept, beside)
             if plan.confirm and not only and not summary.stopped:
@@ -228,7 +245,7 @@ def run(
         if last:
             results.write_cells_csv()
         try:
-            _conclude(plan, results, summary, plugins)
+            found = _conclude(plan, results, summary, plugins)
             if trace:
                 _tell_traces(results, cells)
         finally:
@@ -238,6 +255,10 @@ def run(
         if summary.interrupted and runs_cells.goes_on:
             say(runs_cells.goes_on)
         say(f"next: {_next(summary, results)}")
+    if audience.listeners and last:
+        from harness.commands.show_json import answer_entry
+
+        audience.finished(to_json(answer_entry(found)), again=not summary.interrupted)
     if open_report and last:
         click.launch(str(path))
     return _exit_code(results, summary, strict)
@@ -287,7 +308,8 @@ def write_report_of(results: Results, host: Host, plugins: Sequence[str] = ()) -
     return path
 
 
-def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> None:
+def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[str]) -> Answer:
+    """Say what was run and what came of it; return the answer."""
     from harness.analysis.answer import answer_as_text
     from harness.commands.explain_text import compared_text
     from harness.commands.turning_points import folder_answer
@@ -306,9 +328,11 @@ def _conclude(plan: Plan, results: Results, summary: Summary, plugins: Sequence[
     hidden = results.stored_cells() - {cell.cell_id for cell in plan.cells}
     if hidden:
         say(f"not shown: {counted(len(hidden), 'stored cell')} of another plan of this name")
-    say(answer_as_text(folder_answer(results, plugins)))
+    found = folder_answer(results, plugins)
+    say(answer_as_text(found))
     for line in compared_text(results, plugins):
         say(line)
+    return found
 
 
 def _tell_traces(results: Results, cells: Sequence[Cell]) -> None:

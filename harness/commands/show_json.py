@@ -55,12 +55,13 @@ def _scenario(results: Results, plugins: Sequence[str]) -> ScenarioEntry:
         name=plan.name,
         planned=len(plan.cells),
         statuses={str(status): count for status, count in Counter(r.status for r in records.values()).items()},
-        answer=_answer(found),
+        answer=answer_entry(found),
         cells=tuple(map(_cell, records.values())),
     )
 
 
-def _answer(found: Answer) -> AnswerEntry:
+def answer_entry(found: Answer) -> AnswerEntry:
+    """Return an answer as it stands in documents."""
     cases = tuple(
         CaseEntry(
             case.of,

@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.core.atomic_files import host_name, is_alive
+from harness.core.atomic_files import host_name, is_alive, sweep_dead
 from harness.core.errors import MachineError
 from harness.core.outside_files import parsed_json
 from harness.core.records import Json
@@ -269,6 +269,7 @@ class Leases:
         self._held.clear()
         if not self.others():
             self._remove_dead(everything=not self.joins)
+            sweep_dead(self.folder)  # half a file of one that was killed while others worked on
         for kind_of in (_CELLS, _HARNESSES, ""):
             with contextlib.suppress(OSError):  # others are there, or will be
                 self._place(kind_of).rmdir()

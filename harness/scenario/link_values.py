@@ -36,7 +36,7 @@ class WrittenLink:
 
     Attributes:
         name: in the catalogue.
-        bandwidth_bytes_per_s: what messages get of it.
+        bandwidth_bytes_per_s: what messages get of it; beside a table or `bus_bandwidth`, single ones.
         nominal_bytes_per_s: what it is sold with; messages get the share that is usual for the medium.
         medium: what the latency follows from, and that share.
         adapters: so many of these side by side, in each node.
@@ -84,9 +84,11 @@ def read_link(value: object) -> WrittenLink | None:
 
 def _refuse_combinations(value: Mapping[str, object]) -> None:
     sources, shapes = set(_SOURCES) & set(value), set(_SHAPES) & set(value)
-    if len(sources) > 1 or len(shapes) > 1 or not (sources or "bus_bandwidth" in shapes):
+    beside = {"table", "bandwidth"}  # a link by its sends, and its all-reduces as they were measured
+    if (len(sources) > 1 and sources != beside) or len(shapes) > 1 or not (sources or "bus_bandwidth" in shapes):
         raise ValueError(LINK_FORMS)
-    allowed = {"table": {"table", "gpu"}, "name": {"name", "adapters", "shared_by", "latency", *_SHAPES}}
+    single = {"bandwidth", "latency"} if sources == beside else set()
+    allowed = {"table": {"table", "gpu", *single}, "name": {"name", "adapters", "shared_by", "latency", *_SHAPES}}
     for source in sources & set(allowed):
         if extra := sorted(set(value) - allowed[source] - {"between_groups"}):
             raise ValueError(f"{extra[0]}: not beside {source}; {LINK_FORMS}")

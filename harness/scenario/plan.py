@@ -209,8 +209,9 @@ def _cell(
 def _nodes(demand: Demand, simulated: bool, machine: Machine) -> int:
     """Return how many machines a cell fills."""
     gpus, settings = demand.point.gpus, demand.point.settings
-    if simulated:
-        return -(-gpus // devices_per_node(settings.cluster, gpus))
+    given = settings.cluster
+    if simulated and (is_elsewhere(given) or given.inter_node is not None or given.gpus_per_node is not None):
+        return -(-gpus // devices_per_node(given, gpus))
     return nodes_filled(gpus, machine.devices_of_node(demand.device, settings.threads_per_device), machine.nodes)
 
 

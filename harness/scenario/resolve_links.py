@@ -37,7 +37,7 @@ def resolve_link(
     if written is None:
         return None
     if written.table:
-        return _measured(path, written, folder, source)
+        return _measured(path, written, place, folder, source)
     single = _of_name(path, written, host, source) if written.name else _of_rate(written, place)
     if single is None:
         return None
@@ -81,7 +81,8 @@ def _shaped(
             size: LinkFigures(latency_s if group.latency_s is None else group.latency_s, group.bandwidth_bytes_per_s)
             for size, group in written.bus_bandwidth.items()
         }
-        return replace(link, by_group=groups) if written.name else link_of_groups(groups, link)
+        single = written.name or written.bandwidth_bytes_per_s is not None
+        return replace(link, by_group=groups) if single else link_of_groups(groups, link)
     if written.graph:
         rates = graph_rates(written.graph, link.bandwidth_bytes_per_s, devices)
         if devices not in rates:
@@ -94,7 +95,9 @@ def _shaped(
     return link
 
 
-def _measured(path: tuple[str, ...], written: WrittenLink, folder: Path, source: Source) -> GivenLink | None:
+def _measured(
+    path: tuple[str, ...], written: WrittenLink, place: LinkPlace, folder: Path, source: Source
+) -> GivenLink | None:
     from harness.costs.cells import fitted_link, link_of_groups, read_tables  # late: most scenarios give no table
 
     try:
@@ -103,4 +106,6 @@ def _measured(path: tuple[str, ...], written: WrittenLink, folder: Path, source:
         source.problem((*path, "table"), str(error), written.table)
         return None
     groups = {ranks: fitted_link(ranks, table) for ranks, table in tables.items()}
+    if written.bandwidth_bytes_per_s is not None:
+        return replace(_of_rate(written, place), by_group=groups, tables=tables)
     return replace(link_of_groups(groups), tables=tables)

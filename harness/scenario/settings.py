@@ -15,7 +15,7 @@ from harness.core.cell import Loading, Measure, Named, Workload
 from harness.core.code_hash import file_hash
 from harness.core.errors import HarnessError, InputError, one_of
 from harness.core.faults import Faults
-from harness.core.given_cluster import ClusterFigures, DeviceFigures, StepFigures, is_elsewhere
+from harness.core.given_cluster import ClusterFigures, DeviceFigures, GivenServers, StepFigures, is_elsewhere
 from harness.core.metrics import ACCURACIES, WORDS
 from harness.core.number_formats import AS_USUAL, NOT_TRAINED, PRECISIONS, Formats
 from harness.core.records import Json, to_json
@@ -156,12 +156,21 @@ def _refuse_tf32(tf32: bool | None, device: DeviceFigures | StepFigures | None, 
 
 
 def _refuse_servers(engine: str, cluster: ClusterFigures, source: Source) -> None:
-    """Refuse servers of a cluster whose cells may be real: there the strategy's own processes serve."""
-    if cluster.servers and engine != "virtual" and not is_elsewhere(cluster):
+    """Refuse servers of a cluster whose cells may be real, but for where they run.
+
+    There the strategy's own processes serve, on hosts, and exchange whole values between steps.
+    """
+    servers = cluster.servers
+    if servers is None or engine == "virtual" or is_elsewhere(cluster):
+        return
+    only_placed = replace(servers, placement="cpu") == GivenServers("cpu", overlap=False)
+    if not only_placed or servers.placement == "gpu":
         problem = (
-            'needs a simulated cluster: set cluster.preset, cluster.device or engine = "virtual", or remove this key'
+            'needs a simulated cluster: set cluster.preset, cluster.device or engine = "virtual", or remove this key; '
+            'where cells may be real it says only on which machine servers run: { placement = "dedicated", overlap = '
+            "false }"
         )
-        source.problem(("cluster", "servers"), problem, cluster.servers.placement)
+        source.problem(("cluster", "servers"), problem, servers.placement)
 
 
 def _simulated(document: Document, cluster: ClusterFigures) -> bool:

@@ -181,7 +181,7 @@ def test_workloads_and_telemetry_register_through_the_same_hooks(monkeypatch):
     assert set(host.strategies) >= BUILT_IN
 
 
-def test_models_datasets_probes_listeners_and_sections_come_through_hooks(plugin):
+def test_models_datasets_probes_listeners_trackers_and_sections_come_through_hooks(plugin):
     path = plugin(
         "from types import SimpleNamespace\n"
         "from harness import Listener, hookimpl\n"
@@ -192,6 +192,7 @@ def test_models_datasets_probes_listeners_and_sections_come_through_hooks(plugin
                 "datasets": "SimpleNamespace(name='my-data')",
                 "probes": "SimpleNamespace(name='my-probe')",
                 "listeners": "Listener()",
+                "trackers": "SimpleNamespace(name='my-tracker')",
                 "report_sections": "lambda frame: ('title', 'html')",
             }.items()
         )
@@ -201,6 +202,7 @@ def test_models_datasets_probes_listeners_and_sections_come_through_hooks(plugin
     assert "my-model" in host.models
     assert "my-data" in host.datasets
     assert "my-probe" in host.probes
+    assert "my-tracker" in host.trackers
     assert host.origins["model", "my-model"] == host.origins["probe", "my-probe"] == str(path)
     assert (len(host.listeners), len(host.report_sections)) == (1, 1)
 
@@ -240,7 +242,7 @@ def test_a_misspelt_hook_is_listed_with_the_hooks_there_are(plugin):
     assert "harness_strategy" in reason
     assert reason.endswith(
         "hooks are called harness_clusters, harness_datasets, harness_devices, harness_links, harness_listeners, "
-        "harness_models, harness_probes, harness_report_sections, harness_strategies"
+        "harness_models, harness_probes, harness_report_sections, harness_strategies, harness_trackers"
     )
     assert "mine" not in host.strategies
 

@@ -217,42 +217,6 @@ def test_debug_runs_one_cell_in_this_process_and_stores_nothing():
     assert not Path("results").exists()
 
 
-LISTENER = """\
-from harness import hookimpl
-from harness.api.host import Listener
-
-
-class Tracker(Listener):
-    def cell_started(self, cell):
-        print("tracked:", cell.strategy, "started")
-
-    def cell_finished(self, cell, record):
-        print("tracked:", record["strategy"], record["status"])
-
-
-@hookimpl
-def harness_listeners():
-    return [Tracker()]
-"""
-
-
-def test_a_listener_is_told_when_cells_start_and_how_they_end():
-    Path("tracker.py").write_text(LISTENER)
-    done = harness("run", "small.toml", "--plugins", "tracker.py", "--only", "gpus=2")
-    assert done.exit_code == 0
-    assert re.findall("^tracked: .*", done.output, re.MULTILINE) == [
-        "tracked: local-sgd started",
-        "tracked: local-sgd ok",
-    ]
-
-
-def test_a_listener_that_raises_is_named_and_not_taken_for_a_bug_of_ours(here):
-    Path("tracker.py").write_text(LISTENER.replace('print("tracked:", cell', 'x / 0  # print("tracked:", cell'))
-    done = harness("run", "small.toml", "--plugins", "tracker.py")
-    assert done.exit_code == 1
-    assert f"Tracker.cell_started: {here / 'tracker.py'}:7: NameError" in done.output
-
-
 # -- exit codes --------------------------------------------------------------------------------------------------------
 
 

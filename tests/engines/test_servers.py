@@ -325,6 +325,8 @@ def test_servers_may_be_swept_by_each_of_their_keys():
     ("cluster", "message"),
     [
         ({"servers": {}}, r"cluster.servers = \"cpu\": needs a simulated cluster"),
+        ({"servers": {"placement": "gpu", "overlap": False}}, r"needs a simulated cluster"),
+        ({"servers": {"count": 2, "overlap": False}}, r"it says only on which machine servers run"),
         ({"preset": "dgx-a100", "servers": {"cont": 3}}, r"cluster.servers.cont: no such key; did you mean count\?"),
         ({"preset": "dgx-a100", "servers": {"count": 0}}, r"cluster.servers.count = 0: a whole number, at least 1"),
         ({"preset": "dgx-a100", "servers": {"placement": "colocated"}}, r"did you mean co-located\?"),

@@ -31,6 +31,8 @@ def ended(task: CellTask, cause: Cause = Cause.IMPOSSIBLE, **fields: Any) -> End
 class Backwards:
     """Takes so many tasks at once, and brings home the last one first."""
 
+    goes_on = ""
+
     def __init__(self, at_once: int = 3, made: Callable[[CellTask], Ended] = ended) -> None:
         self.at_once, self.made = at_once, made
         self.closed = 0

@@ -23,8 +23,10 @@ from harness.costs.cells.measured import (
     hardware,
     keep_links,
     keep_measured,
+    keep_node_links,
     keep_step,
     load_links,
+    load_node_links,
     load_profile,
     measured_here,
     measured_id,
@@ -33,13 +35,15 @@ from harness.costs.cells.measured import (
     neighbours_of,
     profile_key,
 )
+from harness.costs.cells.nccl_tests import NCCL_TESTS, PrintedRun, read_runs
 from harness.costs.cells.utilised import Utilisation, tokens_per_sample, utilisation
 
 __all__ = [
-    "MeasuredHere", "MeasuredLinks", "MeasuredStep", "Utilisation", "cluster_of", "find_shape", "fitted_link",
-    "given_shape", "graph_rates", "hardware", "keep_failure", "keep_links", "keep_measured", "keep_shape",
-    "keep_size", "keep_step", "kept_or_traced", "link_of_groups", "load_links", "load_profile", "measured_here",
-    "measured_id", "missing_sizes", "needs_measuring", "neighbours_of", "profile_hash", "profile_key",
-    "profile_of", "profile_of_file", "read_tables", "seen_by", "shape_key", "size_of", "split_groups",
-    "tokens_per_sample", "tracer_key", "utilisation", "why_not_known",
+    "NCCL_TESTS", "MeasuredHere", "MeasuredLinks", "MeasuredStep", "PrintedRun", "Utilisation", "cluster_of",
+    "find_shape", "fitted_link", "given_shape", "graph_rates", "hardware", "keep_failure", "keep_links",
+    "keep_measured", "keep_node_links", "keep_shape", "keep_size", "keep_step", "kept_or_traced", "link_of_groups",
+    "load_links", "load_node_links", "load_profile", "measured_here", "measured_id", "missing_sizes",
+    "needs_measuring", "neighbours_of", "profile_hash", "profile_key", "profile_of", "profile_of_file", "read_runs",
+    "read_tables", "seen_by", "shape_key", "size_of", "split_groups", "tokens_per_sample", "tracer_key",
+    "utilisation", "why_not_known",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from harness.core.given_cluster import (
     devices_per_node,
     is_elsewhere,
 )
+from harness.core.machine import detect_machine
 from harness.core.not_known import NotKnown
 from harness.core.uncertainty import combined_error
 from harness.core.words import bandwidth, show
@@ -77,7 +78,7 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
     Args:
         overheads: what no data sheet says of devices elsewhere.
     """
-    given, device = cell.cluster, cell.cluster.device
+    given, device = _over_nodes(cell), cell.cluster.device
     own = measurements.load_cluster(cell.device, cell.threads_per_device) if not device else None
     servers = given.servers
     if own and not (given.intra_node or given.inter_node or servers):
@@ -92,6 +93,8 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
         gpus_per_node=per_node,
         bus=bus,
         node_link=None if alone else _link(given.inter_node),
+        node_by_group=given.inter_node.by_group if given.inter_node and not alone else {},
+        node_tables=given.inter_node.tables if given.inter_node and not alone else {},
         host_link=_link(given.host_link),
         host_shared_by=given.host_link.shared_by if given.host_link else 1,
         dram_bytes=cell.dram_bytes,
@@ -109,6 +112,17 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
     return replace(
         found, runtime=replace(own.runtime, messages=None, hop=NO_TIME, served=NO_TIME, served_apart=NO_TIME)
     )
+
+
+def _over_nodes(cell: Cell) -> ClusterFigures:
+    """Return a cell's cluster, with links as they were measured where it fills several machines like this one."""
+    links = measurements.node_links_of(cell, detect_machine())
+    single = None if links is None else links.link(between=True)
+    if links is None or single is None:
+        return cell.cluster
+    tables = {each.ranks: each.table for each in links.all_reduces(between=True)}
+    between = GivenLink(single.latency_s, single.bandwidth_bytes_per_s, "calibrated", links.rings(True), tables)
+    return replace(cell.cluster, inter_node=between, gpus_per_node=-(-cell.gpus // cell.nodes))
 
 
 def _constants(cell: Cell, overheads: Constants) -> Constants:

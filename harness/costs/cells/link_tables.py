@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.core.outside_files import csv_rows, read_outside
+from harness.costs.cells.nccl_tests import read_runs
 from harness.costs.profiles.cluster_figures import LinkFigures, MeasuredTable
 
 FORMS = "columns gpu, n, bytes and seconds, or the output of nccl-tests' all_reduce_perf"
@@ -26,7 +27,7 @@ def read_tables(path: Path, gpu: str | None = None) -> dict[int, MeasuredTable]:
         content = read_outside(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    rows = list(_printed(content) if b"# " in content else _columns(content, gpu, path))
+    rows = list(_printed(path) if b"# " in content else _columns(content, gpu, path))
     found: dict[int, dict[float, float]] = {}
     for ranks, num_bytes, seconds in rows:
         if ranks > 1 and 0 < num_bytes < math.inf and 0 < seconds < math.inf:
@@ -56,22 +57,10 @@ def _columns(content: bytes, gpu: str | None, path: Path) -> Iterator[tuple[int,
                 raise ValueError(f"{path}: this row is not numbers: {row}; expected {FORMS}") from None
 
 
-def _printed(content: bytes) -> Iterator[tuple[int, float, float]]:
-    """Read runs as nccl-tests prints them: a line for each rank, a head, then a row for each size; times are us."""
-    ranks, at = 0, 5
-    for line in content.decode(errors="replace").splitlines():
-        words = line.lstrip("# ").split()
-        if line.startswith("#") and words[:1] == ["nThread"]:
-            ranks = 0
-        elif line.startswith("#") and words[:1] == ["Rank"]:
-            ranks += 1
-        elif line.startswith("#") and words[:1] == ["size"]:
-            at = words.index("time") if "time" in words else at
-        elif words and words[0].isdigit() and not line.startswith("#") and len(words) > at:
-            try:
-                yield ranks, float(words[0]), float(words[at]) * 1e-6
-            except ValueError:
-                continue  # a line that a program printed between the rows
+def _printed(path: Path) -> Iterator[tuple[int, float, float]]:
+    for run in read_runs(path, "all-reduce"):
+        for num_bytes, seconds in run.times.table:
+            yield run.times.ranks, num_bytes, seconds
 
 
 def fitted_link(ranks: int, table: MeasuredTable) -> LinkFigures:

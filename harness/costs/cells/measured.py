@@ -17,6 +17,7 @@ from harness.core.words import counted
 from harness.costs.cells.given import is_given
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import LayerTime, Profile, TimeCurve
+from harness.costs.profiles.node_links import NodeLinks
 from harness.costs.profiles.shape import ModelShape
 from harness.workloads.user_files import is_user_function
 
@@ -77,17 +78,19 @@ class MeasuredHere:
     Attributes:
         steps: of `single`, by the number of samples.
         links: None where they were never measured.
+        node_links: between machines like this one; None where they were never measured, or the cell fills one only.
     """
 
     steps: dict[int, MeasuredStep]
     links: MeasuredLinks | None
+    node_links: NodeLinks | None = None
 
 
 def measured_here(cell: Cell, machine: Machine) -> MeasuredHere:
     """Return what was measured here of what a cell is simulated with."""
     found = {size: _stored(cell, machine, size) for size in sizes_of(cell)}
     steps = {size: step for size, step in found.items() if step is not None}
-    return MeasuredHere(steps, load_links(machine, cell.device, cell.threads_per_device))
+    return MeasuredHere(steps, load_links(machine, cell.device, cell.threads_per_device), node_links_of(cell, machine))
 
 
 def keep_measured(cell: Cell, machine: Machine, measured: MeasuredHere) -> None:
@@ -96,6 +99,8 @@ def keep_measured(cell: Cell, machine: Machine, measured: MeasuredHere) -> None:
         keep_step(cell, machine, size, step)
     if measured.links is not None:
         keep_links(machine, cell.device, cell.threads_per_device, measured.links)
+    if measured.node_links is not None:
+        keep_node_links(machine, cell.threads_per_device, measured.node_links)
 
 
 def hardware(machine: Machine, device: str) -> Json:
@@ -150,8 +155,9 @@ def measured_id(cell: Cell) -> str:
     profile, cluster = load_profile(cell, machine), load_cluster(cell.device, cell.threads_per_device, machine)
     if profile is None:
         return ""
-    content = json.dumps([to_json(profile), cluster and to_json(cluster)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    links = node_links_of(cell, machine)
+    behind = [to_json(profile), cluster and to_json(cluster), *([to_json(links)] if links else [])]
+    return hashlib.sha256(json.dumps(behind, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def missing_sizes(cell: Cell, machine: Machine) -> tuple[int, ...]:
@@ -246,3 +252,29 @@ def load_links(machine: Machine, device: str, threads: int) -> MeasuredLinks | N
 def keep_links(machine: Machine, device: str, threads: int, links: MeasuredLinks) -> None:
     """Keep what was measured for later runs."""
     cache.save("links", links_key(machine, device, threads), to_json(links))
+
+
+def keep_node_links(machine: Machine, threads: int, links: NodeLinks) -> None:
+    """Keep what was measured over several machines, in place of what was kept before.
+
+    Args:
+        machine: one of them; all are alike.
+    """
+    cache.save("node-links", links_key(machine, links.device, threads), to_json(links))
+
+
+def load_node_links(machine: Machine, device: str, threads: int) -> NodeLinks | None:
+    """Return what was last measured over machines of which this is one, or None."""
+    content = cache.load("node-links", links_key(machine, device, threads))
+    try:
+        return None if content is None else from_json(NodeLinks, content)
+    except Unreadable:
+        return None  # kept by another version, which measured something else
+
+
+def node_links_of(cell: Cell, machine: Machine) -> NodeLinks | None:
+    """Return the links of a cell that fills several machines like this one, where nobody gives them; None else."""
+    given = cell.cluster
+    if cell.nodes < 2 or given.inter_node is not None or given.device is not None:
+        return None
+    return load_node_links(machine, cell.device, cell.threads_per_device)

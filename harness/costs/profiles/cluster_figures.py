@@ -62,6 +62,8 @@ class Cluster:
         gpus_per_node: devices of one node.
         bus: inside a node.
         node_link: of one node, all its adapters together; None where there is one node.
+        node_by_group, node_tables: all-reduces between nodes by number of devices, as `Bus` has them inside one; of
+            devices that fill as few nodes as hold them.
         host_link: between a device and its host's memory; None where unknown.
         host_shared_by: devices that share one slot of host_link.
         dram_bytes: usable memory of one device; None where unknown.
@@ -79,6 +81,8 @@ class Cluster:
     gpus_per_node: int
     bus: Bus
     node_link: LinkFigures | None = None
+    node_by_group: Mapping[int, LinkFigures] = field(default_factory=dict)
+    node_tables: Mapping[int, MeasuredTable] = field(default_factory=dict)
     host_link: LinkFigures | None = None
     host_shared_by: int = 1
     dram_bytes: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Mapping
 
 from harness.costs.profiles.cluster_figures import Cluster, LinkFigures, MeasuredTable
 from harness.costs.steps.protocols import MeasuredAllReduce, between_s
@@ -66,12 +67,17 @@ SPARSE = 8.0
 """Ratio of two measured sizes from which libraries may change their protocol between them: chosen."""
 
 
-def between_measured_s(cluster: Cluster, ranks: int, num_bytes: float) -> float | None:
-    """Return the seconds of an all-reduce inside a node from those measured; None where none was of so many devices.
+def between_measured_s(
+    cluster: Cluster, tables: Mapping[int, MeasuredTable], ranks: int, num_bytes: float
+) -> float | None:
+    """Return the seconds of an all-reduce from those measured; None where none was of so many devices.
 
     Sizes far from the next measured ones are reckoned by what libraries do, not by a straight line.
+
+    Args:
+        tables: of all-reduces over devices of one node, or of several, by number of devices.
     """
-    table = cluster.bus.tables.get(ranks)
+    table = tables.get(ranks)
     if not table:
         return None
     above = bisect_left(table, (num_bytes, 0.0))
@@ -97,6 +103,8 @@ def all_reduce_s(
     The hierarchical algorithm reduces inside nodes, then between them in concurrent rings, then hands out inside again:
     every ring between nodes moves 1/g of the bytes and has 1/g of the node's link.
 
+    What was measured of so many devices on so many nodes is preferred, where the algorithm is "auto".
+
     Source: Jia et al. 2018, "Highly Scalable Deep Learning Training System with Mixed-Precision", section 3.3.
 
     Args:
@@ -107,8 +115,14 @@ def all_reduce_s(
         return 0.0
     spread = cluster.nodes(ranks) if nodes is None else nodes
     if spread <= 1 or cluster.node_link is None:
-        measured = between_measured_s(cluster, ranks, num_bytes)
+        measured = between_measured_s(cluster, cluster.bus.tables, ranks, num_bytes)
         return ring_s(ranks, num_bytes, inside_link(cluster, ranks)) if measured is None else measured
+    if cluster.algorithm == "auto" and spread == cluster.nodes(ranks) and groups_per_node == 1:
+        measured = between_measured_s(cluster, cluster.node_tables, ranks, num_bytes)
+        if measured is not None:
+            return measured
+        if ranks in cluster.node_by_group:
+            return ring_s(ranks, num_bytes, cluster.node_by_group[ranks])
     between = LinkFigures(cluster.node_link.latency_s, cluster.node_link.bandwidth_bytes_per_s / groups_per_node)
     local = max(1, ranks // spread)
     inside = inside_link(cluster, local)

@@ -122,6 +122,12 @@ def _reduce_scatter(vector: torch.Tensor, ranks: int) -> Callable[[], object]:
     return lambda: REDUCE_SCATTER(part, whole)
 
 
+def _all_to_all(vector: torch.Tensor, ranks: int) -> Callable[[], object]:
+    sent = vector[: vector.numel() // ranks * ranks].clone()
+    got = torch.empty_like(sent)
+    return lambda: dist.all_to_all_single(got, sent)
+
+
 def _broadcast(vector: torch.Tensor, ranks: int) -> Callable[[], object]:
     return lambda: dist.broadcast(vector, src=0)
 
@@ -145,6 +151,7 @@ COLLECTIVES = {
     "all-reduce": _all_reduce,
     "all-gather": _all_gather,
     "reduce-scatter": _reduce_scatter,
+    "all-to-all": _all_to_all,
     "broadcast": _broadcast,
     "point-to-point": _there_and_back,
 }

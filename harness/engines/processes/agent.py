@@ -33,6 +33,7 @@ from harness.engines.processes.node_words import (
     Left,
     Numbered,
     Reply,
+    RunTasks,
     Sign,
     Signs,
     Stacks,
@@ -44,6 +45,7 @@ from harness.engines.processes.node_words import (
     Welcome,
 )
 from harness.engines.processes.process import Job
+from harness.engines.processes.tasks import answers, started
 
 LINE_S = 60.0
 """Longest that the line to another node's endpoint is waited for; chosen: that node may still import torch."""
@@ -214,6 +216,9 @@ class _Agent:
             return None
         if isinstance(order, End):
             return self._end(order.cell)
+        if isinstance(order, RunTasks):
+            with started(order.tasks, order.threads) as asked:
+                return answers(asked, order.what, order.seconds)
         raise MachineError(f"{type(order).__name__}: this node knows no such order")
 
     def _start(self, order: Start) -> None:

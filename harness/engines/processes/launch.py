@@ -377,13 +377,15 @@ class _Supervisor:
         together = devices > 1 or (cell.workers > 1 and not cell.server_counts)
         nodes = nodes_present()
         spread = OverNodes.of(cell, nodes.machine if nodes is not None else None)
+        # A single worker may have its server on another machine.
+        apart = spread.nodes > 1 or any(spread.node_of_server(k) for k in range(cell.servers))
         present = 1 if cell.device == "cpu" else self._gpus_present()
         jobs = []
         for number in range(cell.gpus):
             worker, device_rank = divmod(number, devices)
             node = spread.node_of(number)
             place: Json = {"group_rank": number, "group_size": cell.gpus if together else 1}
-            place |= {"node": node, "spread": spread.nodes > 1, "meeting": Meeting() if together else None}
+            place |= {"node": node, "spread": apart, "meeting": Meeting() if together else None}
             device = _device_of(cell, (number - spread.first_of(node)) % present)
             jobs.append(
                 self._job("worker", address=worker, device_rank=device_rank, device=device, line=number, **place)
@@ -396,7 +398,7 @@ class _Supervisor:
                 line=cell.gpus + k,
                 evaluates_on=evaluates_on,
                 node=spread.node_of_server(k),
-                spread=spread.nodes > 1,
+                spread=apart,
             )
             for k in range(cell.servers)
         ]

@@ -17,6 +17,7 @@ from harness.core.records import Json
 from harness.engines.processes.here import Departure
 from harness.engines.processes.process import Job
 from harness.engines.processes.status import Reached
+from harness.engines.processes.tasks import Task
 from harness.engines.shared.waits import Waits
 
 if TYPE_CHECKING:
@@ -187,11 +188,28 @@ class Left:
 
 
 @dataclass(frozen=True)
+class RunTasks:
+    """Start processes that measure; answered with what they answer, in their order.
+
+    Attributes:
+        tasks: (function, arguments) of each, as `started` takes them.
+        threads: of each.
+        what: is measured, for people.
+        seconds: longest that they may take.
+    """
+
+    tasks: Sequence[tuple[Task, tuple[object, ...]]]
+    threads: int
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Leave:
     """There is nothing more to do."""
 
 
-NodeOrder = Start | TellTime | Still | GoOn | Stacks | Watch | End | Leave
+NodeOrder = Start | TellTime | Still | GoOn | Stacks | Watch | End | RunTasks | Leave
 
 
 @dataclass(frozen=True)

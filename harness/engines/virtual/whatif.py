@@ -14,6 +14,7 @@ from harness.core.budget import Goal
 from harness.core.cell import LARGEST
 from harness.core.errors import HarnessError
 from harness.core.faults import Jitter
+from harness.core.given_cluster import MeasuredTable
 from harness.core.not_known import NotKnown
 from harness.core.outcome import CountedDram
 from harness.core.step_parts import STEP_PARTS, Part
@@ -180,7 +181,10 @@ class _ServerCosts(Costs):
 def _costs(given: WhatIf, overrides: Mapping[str, float]) -> Costs:
     cluster, configured = given.cluster, given.configured
     link = _changed(NODES, cluster.node_link, overrides) if cluster.node_link else None
-    cluster = replace(cluster, node_link=link, bus=_bus(cluster.bus, overrides))
+    if link is not None and cluster.node_link is not None:
+        groups, tables = _as_much(cluster.node_link, link, cluster.node_by_group, cluster.node_tables)
+        cluster = replace(cluster, node_link=link, node_by_group=groups, node_tables=tables)
+    cluster = replace(cluster, bus=_bus(cluster.bus, overrides))
     factor = configured[SPEED] / overrides.get(SPEED, configured[SPEED])
     profile, placement = given.profile.slowed(factor), placement_of(given.cell, given.host, given.profile.shape)
     if f"{BUS}.bandwidth" in overrides:
@@ -198,19 +202,30 @@ def _changed(key: str, link: LinkFigures, overrides: Mapping[str, float]) -> Lin
     return LinkFigures(overrides.get(f"{key}.latency", link.latency_s), bandwidth)
 
 
-def _bus(bus: Bus, overrides: Mapping[str, float]) -> Bus:
-    """Return the bus with another link; what was measured by group size changes as much."""
-    link = _changed(BUS, bus.link, overrides)
-    rate = link.bandwidth_bytes_per_s / bus.link.bandwidth_bytes_per_s
-    later = link.latency_s - bus.link.latency_s
+def _as_much(
+    before: LinkFigures,
+    after: LinkFigures,
+    by_group: Mapping[int, LinkFigures],
+    tables: Mapping[int, MeasuredTable],
+) -> tuple[dict[int, LinkFigures], dict[int, MeasuredTable]]:
+    """Return what was measured by group size, changed as much as the link is."""
+    rate = after.bandwidth_bytes_per_s / before.bandwidth_bytes_per_s
+    later = after.latency_s - before.latency_s
     groups = {
         ranks: LinkFigures(max(0.0, group.latency_s + later), group.bandwidth_bytes_per_s * rate)
-        for ranks, group in bus.by_group.items()
+        for ranks, group in by_group.items()
     }
-    tables = {
+    changed = {
         ranks: tuple((size, max(0.0, seconds / rate + 2 * (ranks - 1) * later)) for size, seconds in table)
-        for ranks, table in bus.tables.items()
+        for ranks, table in tables.items()
     }
+    return groups, changed
+
+
+def _bus(bus: Bus, overrides: Mapping[str, float]) -> Bus:
+    """Return the bus with another link."""
+    link = _changed(BUS, bus.link, overrides)
+    groups, tables = _as_much(bus.link, link, bus.by_group, bus.tables)
     return replace(bus, link=link, by_group=groups, tables=tables)
 
 
