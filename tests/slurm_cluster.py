@@ -88,7 +88,7 @@ class SlurmCluster:
         return {job.removesuffix("_N/A"): state for job, state in states}
 
     def start_now(self, job: str) -> None:
-        """Let a job that was requeued start at once: Slurm holds it back for two minutes. One that runs refuses that."""
+        """Let a job that was requeued start at once: Slurm holds it back for two minutes; if it runs, it refuses."""
         self.run(["scontrol", "update", f"jobid={job}", "StartTime=now"])
 
 
