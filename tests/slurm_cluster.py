@@ -88,9 +88,8 @@ class SlurmCluster:
         return {job.removesuffix("_N/A"): state for job, state in states}
 
     def start_now(self, job: str) -> None:
-        """Let a job that was requeued start at once: Slurm holds it back for two minutes."""
-        done = self.run(["scontrol", "update", f"jobid={job}", "StartTime=now"])
-        assert done.returncode == 0, done.stderr
+        """Let a job that was requeued start at once: Slurm holds it back for two minutes; if it runs, it refuses."""
+        self.run(["scontrol", "update", f"jobid={job}", "StartTime=now"])
 
 
 @contextmanager

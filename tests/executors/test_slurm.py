@@ -345,6 +345,16 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
         time.sleep(0.5)
 
 
+def finished(slurm: SlurmCluster, run: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for a run, let what is requeued meanwhile start at once, and return what the run printed."""
+    while run.poll() is None:
+        for key, state in slurm.jobs().items():
+            if state == "PENDING":
+                slurm.start_now(key)
+        time.sleep(1.0)
+    return run.communicate()
+
+
 @pytest.fixture
 def slurm(tmp_path):
     pytest.importorskip("submitit")
@@ -362,12 +372,7 @@ def test_a_node_is_killed_midway_and_the_rest_is_requeued_and_finished(slurm, sc
     assert len(running) == 4
     slurm.lose(slurm.workers[0])
     until(lambda: "PENDING" in slurm.jobs().values() or not slurm.jobs(), 90, "nothing was requeued")
-    while run.poll() is None:
-        for key, state in slurm.jobs().items():
-            if state == "PENDING":
-                slurm.start_now(key)
-        time.sleep(1.0)
-    out, err = run.communicate()
+    out, err = finished(slurm, run)
     assert run.returncode == 0, out + err
     told = Counter(line.split("] ")[1].split(" ")[0] for line in out.splitlines() if "] slow-" in line)
     assert len(told) == 40
@@ -420,8 +425,7 @@ def test_a_task_that_is_told_to_stop_goes_on_when_it_is_requeued(words, slurm, s
     done = slurm.run([*words, key])
     assert done.returncode == 0, done.stderr
     until(lambda: slurm.jobs().get(key) == "PENDING", 60, "it was not requeued")
-    slurm.start_now(key)
-    out, err = run.communicate(timeout=300)
+    out, err = finished(slurm, run)
     assert run.returncode == 0, out + err
     assert Counter((record["status"], record["attempts"]) for record in all_records(tmp_path)) == {("ok", 1): 5}
     (log,) = (tmp_path / "results" / "tiny" / "slurm").glob("*/*_log.out")
