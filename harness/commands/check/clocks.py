@@ -51,7 +51,8 @@ def replays(trials: Trials) -> str:
             in_words(cell),
             "something beside messages decides: state in a global or on the class is shared by all workers on the "
             "virtual cluster and by none in real processes (keep it in a variable of work() or serve()); or a draw "
-            "without a seed, a clock, or how long something took",
+            "without a seed, a clock, or how long something took; or gradients of shared batches that a server leaves "
+            'out, which batches = "own" allows',
         )
     messages = sum(map(len, measured.deliveries.values()))
     return f"{counted(messages, 'message')}, {'every bit' if not off else f'to {rounding:.1g}'}"
@@ -81,7 +82,8 @@ def engines_agree(trials: Trials) -> str:
             broken(
                 f"{what} differ: {ours} in real processes, {theirs} in virtual time",
                 in_words(cell),
-                "whether a step is taken depends on the engine: decide by batches and messages alone",
+                "whether a step is taken depends on the engine: decide by batches and messages alone; a server that "
+                'leaves out gradients needs batches = "own", else the run ends with the batches and not with the budget',
             )
     _same_steps(measured, replayed, cell)
     _same_messages(measured, replayed, cell)

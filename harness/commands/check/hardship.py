@@ -125,6 +125,11 @@ def stops_at_target(trials: Trials) -> str:
         )
     reached = [each.validation_metric or 0.0 for each in seen]
     # Two in a row count as reached; all but the last pair leave something to stop before.
+    if len(reached) < 3:
+        raise DoesNotApply(
+            f"the run ends after {len(seen)} evaluations, so that no target leaves anything to stop before; a server "
+            "that leaves out gradients counts only the samples that it applies"
+        )
     target = max(min(pair) for pair in itertools.pairwise(reached[:-1]))
     if not target > 0:
         raise DoesNotApply("it learns nothing in so few steps, so that there is no target to reach")
