@@ -523,7 +523,6 @@ def test_every_file_is_a_text_that_is_held():
     single += ("report-against-base", "error-unknown-cell", "show-crashed-cell", "calibrate-nodes")
     single += ("status-complete", "status-running", "status-dead")
     single += ("error-strategy-crashes-in-debug", "error-strategy-crashes-for-real")
-    single += ("status-complete", "status-running", "status-dead")
     errors = {f"error-{name}" for name in (*REFUSED, *FAILING)}
     held = {*single, *errors, *HELP, *PLANS, *TELLING, *SHOWN, *COMPARED}
     assert {path.stem for path in GOLDEN.glob("*")} == held
