@@ -521,6 +521,7 @@ def test_every_file_is_a_text_that_is_held():
         "report-first-screen",
     )
     single += ("report-against-base", "error-unknown-cell", "show-crashed-cell", "calibrate-nodes")
+    single += ("status-complete", "status-running", "status-dead")
     single += ("error-strategy-crashes-in-debug", "error-strategy-crashes-for-real")
     errors = {f"error-{name}" for name in (*REFUSED, *FAILING)}
     held = {*single, *errors, *HELP, *PLANS, *TELLING, *SHOWN, *COMPARED}
