@@ -83,7 +83,7 @@ def engines_agree(trials: Trials) -> str:
                 f"{what} differ: {ours} in real processes, {theirs} in virtual time",
                 in_words(cell),
                 "whether a step is taken depends on the engine: decide by batches and messages alone; a server that "
-                'leaves out gradients needs batches = "own", else the run ends with the batches and not with the budget',
+                'leaves out gradients needs batches = "own", else the run ends with the batches, not with the budget',
             )
     _same_steps(measured, replayed, cell)
     _same_messages(measured, replayed, cell)

@@ -34,7 +34,8 @@ def summary_text(name: str, verdicts: Sequence[LineVerdict], quick: bool) -> str
     told += f"{counts[Grade.NOT_APPLICABLE]} do not apply; {seconds}"
     if counts[Grade.FAILED]:
         return f"{told}\nnext: mend the first line that failed; others may follow from it"
-    more = f"\nnext: the same command without --quick looks at more devices, both engines and BatchNorm" if quick else ""
+    next_step = "the same command without --quick looks at more devices, both engines and BatchNorm"
+    more = f"\nnext: {next_step}" if quick else ""
     return f"{told}{more}"
 
 
