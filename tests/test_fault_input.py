@@ -77,7 +77,8 @@ BRANCHED = b"index,name,kind,predecessors,forward_ms,backward_ms,activation_byte
 )
 REDUCES = b"gpu,n,bytes,seconds\nA,2,1024,0.001\nA,2,1048576,0.01\nA,4,1024,0.002\n"
 PRINTED = (
-    b"# nThread 1 nGpus 2\n#  Rank  0\n#  Rank  1\n# size count type redop root time algbw\n"
+    b"# nThread 1 nGpus 2\n#  Rank  0 Group  0 Pid     10 on      a device  0 [0x01] X\n"
+    b"#  Rank  1 Group  0 Pid     10 on      a device  1 [0x02] X\n# size count type redop root time algbw\n"
     b"     1024           256     float     sum      -1    12.34    0.08\n     4096  1024 float sum -1 20.1 0.2\n"
 )
 

@@ -970,7 +970,7 @@ def calibrate(
 
 @main.command()
 @click.argument(
-    "what", type=click.Choice(["scenario", "compare", "show", "plan", "history", "check"]), default="scenario"
+    "what", type=click.Choice(["scenario", "compare", "show", "plan", "history", "check", "status"]), default="scenario"
 )
 @click.option("--text", is_flag=True, help="Print a scenario's keys with defaults and meanings instead.")
 def schema(what: str, text: bool) -> None:

@@ -211,7 +211,7 @@ def _figures(exchange: ExchangeTimes, size: float) -> str:
     if size not in sizes:
         return ""
     row = sizes.index(size)
-    return f"{duration(exchange.table[row][1])} {bandwidth(exchange.bus_bytes_per_s(row)):>10}"
+    return f"{duration(exchange.table[row][1])} {bandwidth(exchange.bus_rate(row)):>10}"
 
 
 # -- as a scenario has it ----------------------------------------------------------------------------------------------

@@ -33,6 +33,18 @@ def give(files: Mapping[str, bytes]) -> None:
     _held = dict(files)
 
 
+@contextmanager
+def only_these(files: Mapping[str, bytes]) -> Iterator[None]:
+    """Hold these files, and every other one from its first reading on, while inside; outside, what was held before."""
+    global _held
+    outer = _held
+    _held = dict(files)
+    try:
+        yield
+    finally:
+        _held = outer
+
+
 def read_held(path: Path) -> bytes:
     """Return what a file contains, or contained when it was first read where files are held.
 

@@ -19,7 +19,7 @@ from harness.core.cells_here import measuring_here
 from harness.core.disturbances import Disturbance
 from harness.core.endings import Cause
 from harness.core.environment import describe_environment
-from harness.core.held_files import give
+from harness.core.held_files import only_these
 from harness.core.interrupts import Interruptible, what_came
 from harness.core.machine_counters import MachineCounters
 from harness.core.outside_text import bounded
@@ -48,8 +48,8 @@ def run_elsewhere(task: CellTask, reached: OnReached | None = None) -> Ended:
     Raises:
         KeyboardInterrupt: a signal came; nothing is left running.
     """
-    give(task.sources)
-    return run_one(task, host_of(task.plugins), reached)
+    with only_these(task.sources):
+        return run_one(task, host_of(task.plugins), reached)
 
 
 @lru_cache(maxsize=4)

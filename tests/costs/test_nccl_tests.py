@@ -79,7 +79,7 @@ def test_a_run_says_its_exchange_ranks_hosts_and_both_columns(tmp_path):
     assert run.in_place == ((1048576.0, pytest.approx(3.9e-4)), (4194304.0, pytest.approx(1.51e-3)))
     assert run.wrong == 2
     # What it prints as busbw follows from its times.
-    assert run.times.bus_bytes_per_s() == pytest.approx(4.19e9, rel=2e-3)
+    assert run.times.bus_rate() == pytest.approx(4.19e9, rel=2e-3)
 
 
 @pytest.mark.parametrize(("name", "exchange"), [("alltoall_perf", "all-to-all"), ("all_gather_perf_mpi", "all-gather")])

@@ -51,15 +51,15 @@ class ExchangeTimes:
     table: MeasuredTable
     hosts: tuple[str, ...] = ()
 
-    def bus_bytes_per_s(self, row: int = -1) -> float:
-        """Return the bus bandwidth of one row of the table, by default the largest."""
+    def bus_rate(self, row: int = -1) -> float:
+        """Return the bus bandwidth of one row of the table in bytes per second, by default of the largest size."""
         num_bytes, seconds = self.table[row]
         return num_bytes / seconds * bus_factor(self.exchange, self.ranks)
 
     @property
     def best_bus_bytes_per_s(self) -> float:
         """Bus bandwidth of the size at which it is highest."""
-        return max(self.bus_bytes_per_s(row) for row in range(len(self.table)))
+        return max(self.bus_rate(row) for row in range(len(self.table)))
 
 
 FITTED_SIZES = 3
