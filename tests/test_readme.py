@@ -40,15 +40,27 @@ def test_the_lines_shown_stand_in_a_program_that_runs(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def of_both_engines(tmp_path: Path, name: str) -> list[str]:
+    """Run a strategy that strategies.md shows on both engines, and return what was said of its two cells."""
+    (shown,) = [block for block in blocks_in("strategies.md") if f'name = "{name}"' in block]
+    (tmp_path / "shown.py").write_text(shown, encoding="utf-8")
+    sets = ["--set", f"strategy={name}", "--set", "gpus=2", "--set", "engine=both", "--set", "seeds=1"]
+    sets += ["--set", "max_epochs=1", "--set", "learning_rate=0.1"]
+    done = run("-m", "harness", "run", "lenet", "--plugins", "shown.py", *sets, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if f"] {name}-" in line]
+    assert len(lines) == 2, done.stdout
+    return lines
+
+
+@pytest.mark.dist
+def test_the_server_shown_runs_on_both_engines(tmp_path):
+    of_both_engines(tmp_path, "leave-slowest")
+
+
 @pytest.mark.dist
 def test_the_codec_shown_runs_on_both_engines(tmp_path):
-    (tmp_path / "rounded.py").write_text(blocks_in("strategies.md")[2], encoding="utf-8")
-    sets = ["--set", "strategy=rounded-ddp", "--set", "gpus=2", "--set", "engine=both", "--set", "seeds=1"]
-    sets += ["--set", "max_epochs=1", "--set", "learning_rate=0.1"]
-    done = run("-m", "harness", "run", "lenet", "--plugins", "rounded.py", *sets, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if "] rounded-ddp-" in line]
-    assert len(lines) == 2, done.stdout
+    lines = of_both_engines(tmp_path, "rounded-ddp")
     assert len({re.search(r"accuracy ([\d.]+)", line).group(1) for line in lines}) == 1
 
 
