@@ -19,7 +19,16 @@ from harness.core.errors import HarnessError, MachineError
 from harness.core.held_files import give
 from harness.core.machine import Machine
 from harness.core.records import Json
-from harness.engines.processes.doors import SILENT_S, Door, dial, interface_of, local_address
+from harness.engines.processes.doors import (
+    LINE_S,
+    SILENT_S,
+    Door,
+    address_of,
+    dial,
+    interface_of,
+    lines_to_others,
+    local_address,
+)
 from harness.engines.processes.forking import end_all, fork_server
 from harness.engines.processes.hearing import Ear, Silent
 from harness.engines.processes.here import Here
@@ -46,9 +55,6 @@ from harness.engines.processes.node_words import (
 )
 from harness.engines.processes.process import Job
 from harness.engines.processes.tasks import answers, started
-
-LINE_S = 60.0
-"""Longest that the line to another node's endpoint is waited for; chosen: that node may still import torch."""
 
 if TYPE_CHECKING:
     from harness.engines.telemetry.sampler import Sampler
@@ -90,8 +96,6 @@ def serve_node(
         InputError: the first node has another key.
         MachineError: the first node does not open, refuses this one, or is gone.
     """
-    from harness.engines.processes.doors import address_of
-
     connection = dial(rendezvous, key, ("node", rank), time.monotonic() + seconds)
     address = address_of(interface) if interface else local_address(connection)
     door = Door("", 0, key)
@@ -125,7 +129,6 @@ class _Agent:
         self._parts: dict[int, _Part] = {}
         self._closed = False
         self._folder = tempfile.TemporaryDirectory(prefix="harness-node-")
-        self._doors: Mapping[int, tuple[str, int]] = {}
         fork_server()  # begins to import torch, so that the first cell need not wait for it
 
     def _send(self, word: object) -> None:
@@ -187,10 +190,11 @@ class _Agent:
 
     def _obey(self, word: object) -> None:
         if isinstance(word, (Still, GoOn)):
-            part = self._parts.get(word.cell)
-            if part is not None and isinstance(word, Still):
+            if (part := self._parts.get(word.cell)) is None:
+                return
+            if isinstance(word, Still):
                 part.here.still()
-            elif part is not None and isinstance(word, GoOn):
+            else:
                 part.here.go_on(word.stood_s)
         elif isinstance(word, Numbered):
             try:
@@ -231,12 +235,12 @@ class _Agent:
         log = Path(self._folder.name) / f"log-{order.cell}"
         log.touch(mode=0o600)
         cell = order.jobs[0].cell
-        lines = self._lines(order)
+        lines = lines_to_others(self._rank, order.cell, order.endpoints, order.doors, self._door, self._key)
         here = Here(cell, order.jobs[0].plugins, str(log), order.lines, order.clock_offset_s)
         part = _Part(here, log, {job.line: job for job in order.jobs})
         with self._looking:
             self._parts[order.cell] = part
-        here.connect([job for job in order.jobs if job.address in order.endpoints and job.device_rank == 0])
+        here.connect(order.jobs)
         for job in order.jobs:
             job.environment, job.log, job.far = dict(os.environ), str(log), lines.get(job.address, {})
             if job.meeting is not None:
@@ -244,13 +248,6 @@ class _Agent:
             control = dial(order.doors[0], self._key, ("control", order.cell, job.line), time.monotonic() + LINE_S)
             here.start(job, control)  # may take as long as importing torch: no lock is held that signs of life need
         here.close_descriptors()
-
-    def _lines(self, order: Start) -> dict[int, dict[int, Connection]]:
-        """Return the lines of this node's endpoints to those of other nodes: by address, then by the other's address.
-
-        Of two nodes the one with the higher rank calls.
-        """
-        return lines_to_others(self._rank, order, self._door, self._key)
 
     def _watch(self, order: Watch) -> None:
         from harness.engines.telemetry import Target
@@ -286,39 +283,6 @@ class _Agent:
         self._door.close()
         self._connection.close()
         self._folder.cleanup()
-
-
-def lines_to_others(
-    rank: int, start: Start, door: Door, key: bytes, check: Callable[[], None] = lambda: None
-) -> dict[int, dict[int, Connection]]:
-    """Return the lines of a node's endpoints to those of other nodes, by address and the other's address.
-
-    Of two nodes the one with the higher rank calls, and the other waits for it.
-
-    Args:
-        check: called while others are waited for; what it raises ends that.
-
-    Raises:
-        MachineError: one cannot be had.
-    """
-    lines: dict[int, dict[int, Connection]] = {}
-    own = [address for address, node in start.endpoints.items() if node == rank]
-    others = [(address, node) for address, node in start.endpoints.items() if node != rank]
-    until = time.monotonic() + LINE_S
-    for address in own:
-        for other, node in others:
-            if node < rank:
-                lines.setdefault(address, {})[other] = dial(
-                    start.doors[node], key, ("line", start.cell, address, other), until
-                )
-    for address in own:
-        for other, node in others:
-            if node > rank:
-                connection = door.take(("line", start.cell, other, address), until - time.monotonic(), check)
-                if connection is None:
-                    raise MachineError(f"node {node} has not called for its line within {LINE_S:g} s")
-                lines.setdefault(address, {})[other] = connection
-    return lines
 
 
 def _sign_of(here: Here, line: int) -> Sign:

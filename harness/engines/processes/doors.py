@@ -14,10 +14,11 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
+from harness.core.addresses import Address
 from harness.core.cache import folder
 from harness.core.errors import InputError, MachineError
 from harness.engines.processes.hearing import receive
@@ -32,6 +33,9 @@ PROOF_S = 10.0
 SILENT_S = 10.0
 """Without a sign for so long, a node counts as gone; chosen: twenty of its signs, and more than a busy machine takes to
 give its thread a turn."""
+
+LINE_S = 60.0
+"""Longest that the line to another node's endpoint is waited for; chosen: that node may still import torch."""
 
 _RETRY_S = 0.2
 
@@ -239,6 +243,46 @@ class Door:
             for connection in self._callers.values():
                 connection.close()
             self._callers.clear()
+
+
+def lines_to_others(
+    rank: int,
+    cell: int,
+    endpoints: Mapping[Address, int],
+    doors: Mapping[int, tuple[str, int]],
+    door: Door,
+    key: bytes,
+    check: Callable[[], None] = lambda: None,
+) -> dict[Address, dict[Address, Connection]]:
+    """Return the lines of a node's endpoints to those of other nodes, by address and the other's address.
+
+    Of two nodes the one with the higher rank calls, and the other waits for it.
+
+    Args:
+        cell: its number.
+        endpoints: address to node of all that write to each other.
+        doors: where each node is called; door: this node's own.
+        check: called while others are waited for; what it raises ends that.
+
+    Raises:
+        MachineError: one cannot be had.
+    """
+    lines: dict[Address, dict[Address, Connection]] = {}
+    own = [address for address, node in endpoints.items() if node == rank]
+    others = [(address, node) for address, node in endpoints.items() if node != rank]
+    until = time.monotonic() + LINE_S
+    for address in own:
+        for other, node in others:
+            if node < rank:
+                lines.setdefault(address, {})[other] = dial(doors[node], key, ("line", cell, address, other), until)
+    for address in own:
+        for other, node in others:
+            if node > rank:
+                connection = door.take(("line", cell, other, address), until - time.monotonic(), check)
+                if connection is None:
+                    raise MachineError(f"node {node} has not called for its line within {LINE_S:g} s")
+                lines.setdefault(address, {})[other] = connection
+    return lines
 
 
 def interface_of(address: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -26,9 +25,8 @@ def meeting_of(nodes: Nodes) -> Iterator[list[Meeting]]:
 
     The others of the first node take the one behind all nodes' own.
     """
-    family = socket.AF_INET6 if ":" in nodes.host else socket.AF_INET
-    with socket.create_server((nodes.host, 0), family=family, backlog=1024) as listener:
-        port = int(listener.getsockname()[1])
+    listener, port = nodes.open_port()
+    with listener:
         interfaces = [nodes.interface, *(node.hello.interface for node in nodes.others), nodes.interface]
         meetings = [Meeting(None, nodes.host, port, interface=interface) for interface in interfaces]
         meetings[0].listener = Descriptor(listener.fileno())

@@ -43,6 +43,14 @@ class Departure:
     killed_by: int = 0
 
 
+def endpoints_of(cell: Cell, jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs that write to each other: workers of one device, and servers.
+
+    One worker of several devices has nobody to write to.
+    """
+    return list(jobs) if cell.gpus == cell.workers else []
+
+
 class Here:
     """What the supervisor holds of the processes on its own machine, and an agent of those on its node.
 
@@ -78,10 +86,9 @@ class Here:
 
     def connect(self, jobs: Sequence[Job]) -> None:
         """Give every pair of endpoints here a pipe, and each direction its slots."""
-        if self._cell.gpus != self._cell.workers:
-            return  # one worker of several devices has nobody to write to
-        for i, a in enumerate(jobs):
-            for b in jobs[i + 1 :]:
+        near = endpoints_of(self._cell, jobs)
+        for i, a in enumerate(near):
+            for b in near[i + 1 :]:
                 a.pipes[b.address], b.pipes[a.address] = self._context.Pipe()
                 there, back = make_slot_file(), make_slot_file()
                 self._descriptors += [there, back]

@@ -23,9 +23,10 @@ from harness.core.records import Json
 from harness.core.text import Text
 from harness.core.words import counted
 from harness.engines.processes.blame import own_files
+from harness.engines.processes.doors import lines_to_others
 from harness.engines.processes.forking import end_all, sources_of
 from harness.engines.processes.hearing import Ear
-from harness.engines.processes.here import Departure, Here
+from harness.engines.processes.here import Departure, Here, endpoints_of
 from harness.engines.processes.network import Meeting
 from harness.engines.processes.node_words import Left, Start, Watch
 from harness.engines.processes.nodes import NodeLost, Nodes, There, nodes_present
@@ -238,7 +239,7 @@ class _Supervisor:
             store = Path(self.here.folder.name) / "store"
             for job in jobs:
                 job.meeting = job.meeting and Meeting(store)
-            self.here.connect(_endpoints(jobs))
+            self.here.connect(jobs)
             self._start(self.here, jobs)
         result = self._watch(until=lambda: all(child.ready for child in self._live()))
         result = result or self._other_data()
@@ -264,21 +265,19 @@ class _Supervisor:
         Raises:
             MachineError: a node is lost, or cannot do it.
         """
-        from harness.engines.processes.agent import lines_to_others
-
         nodes = nodes_present()
         assert nodes is not None
         nodes.refuse_lost()
         number = nodes.next_cell()
         listener = self._meet_at_port(nodes, jobs)
-        endpoints = {job.address: job.node for job in _endpoints(jobs)} if self.cell.gpus == self.cell.workers else {}
+        endpoints, doors = {job.address: job.node for job in endpoints_of(self.cell, jobs)}, nodes.doors()
         asked = []
         for node in nodes.others:
             own = [job for job in jobs if job.node == node.hello.rank]
             if not own:
                 continue
             node.compare_clocks()
-            start = Start(number, own, len(jobs), nodes.doors(), endpoints, node.offset_s, self.sources)
+            start = Start(number, own, len(jobs), doors, endpoints, node.offset_s, self.sources)
             asked.append((node, node.order(start)))
             self.there[node.hello.rank] = There(node, number)
 
@@ -287,11 +286,11 @@ class _Supervisor:
                 node.refuse_failed(order)
 
         near = [job for job in jobs if not job.node]
-        start = Start(number, near, len(jobs), nodes.doors(), endpoints, 0.0, {})
         try:
-            for address, lines in lines_to_others(0, start, nodes.door, nodes.key, check).items():
-                next(job for job in near if job.address == address).far = lines
-            here.connect(_endpoints(near))
+            far = lines_to_others(0, number, endpoints, doors, nodes.door, nodes.key, check)
+            for job in near:
+                job.far = far.get(job.address, {})
+            here.connect(near)
             self._start(here, near)
             if listener is not None:
                 listener.close()
@@ -314,9 +313,7 @@ class _Supervisor:
         together = [job for job in jobs if job.meeting is not None]
         if not together:
             return None
-        family = socket.AF_INET6 if ":" in nodes.host else socket.AF_INET
-        listener = socket.create_server((nodes.host, 0), family=family, backlog=1024)
-        port = int(listener.getsockname()[1])
+        listener, port = nodes.open_port()
         for job in together:
             job.meeting = Meeting(None, nodes.host, port, interface=nodes.interface)
         first = next(job for job in together if job.group_rank == 0)
@@ -642,11 +639,6 @@ def _place(hang: Hang) -> tuple[str, str]:
         at = f"in {hang.line.file}:{hang.line.number}, {hang.function}"
         return f"is {at}", f"are {at}"
     return "does not answer", "do not answer"
-
-
-def _endpoints(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs that messages go to: the first device of each worker, and the servers."""
-    return [job for job in jobs if job.device_rank == 0]
 
 
 @dataclass(frozen=True)

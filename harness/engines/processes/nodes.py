@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -181,6 +182,12 @@ class Node:
             found.append((ended - began, there - (began + ended) / 2))
         self.round_trip_s, self.offset_s = min(found)
 
+    def forget(self, cell: CellNumber) -> None:
+        """Forget what was said of the processes of a cell that has ended."""
+        with self._changed:
+            self.signs = {key: sign for key, sign in self.signs.items() if key[0] != cell}
+            self.gone = {key: ended for key, ended in self.gone.items() if key[0] != cell}
+
     def leave(self) -> None:
         """Let the node's agent end, well."""
         self._leaving = True
@@ -270,7 +277,7 @@ class There:
             assert isinstance(left, Left)
         except (NodeLost, MachineError):
             left = Left("")
-        self.node.signs = {key: sign for key, sign in self.node.signs.items() if key[0] != self.cell}
+        self.node.forget(self.cell)
         return left
 
 
@@ -307,6 +314,12 @@ class Nodes:
         """Return where each node is called."""
         doors = {node.hello.rank: (node.hello.address, node.hello.port) for node in self.others}
         return {0: (self.host, self.door.port), **doors}
+
+    def open_port(self) -> tuple[socket.socket, int]:
+        """Return a socket that listens where the other nodes reach this machine, and its port, which was free."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.create_server((self.host, 0), family=family, backlog=1024)
+        return listener, int(listener.getsockname()[1])
 
     def facts(self, ranks: Collection[int]) -> list[Json]:
         """Return what a record says of these nodes and of this one; no host names."""
