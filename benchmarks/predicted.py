@@ -3,8 +3,8 @@
     python benchmarks/predicted.py [--set first|other|later] [--rounds 3] [--fresh]
 
 `first` and `other` are cells that the laws were looked at with. `later` are thirty that they never saw: other
-strategies, other models, small batches and large. Alone on two cores three rounds of either take about twelve minutes, of which the
-calibration is three.
+strategies, other models, small batches and large. Alone on two cores three rounds of any take about ten minutes, of
+which the calibration is two.
 
 Inputs of the predictions are the profile of `single` beside busy neighbours and `harness calibrate`, nothing else; both
 are measured before the first round where they are not stored (--fresh: in any case). Then all cells run for real, round
