@@ -72,6 +72,7 @@ class Cluster:
         host_shared_by: devices that share one slot of host_link.
         dram_bytes: usable memory of one device; None where unknown.
         servers: None where nothing is said: one, behind an interface of its own.
+        servers_apart: whether a server of which nothing is said has a node of its own, where there are several.
         algorithm: of all-reduces that cross nodes.
         text: where the figures are from, in words.
         error: stated relative uncertainty of communication times, one standard deviation.
@@ -91,6 +92,7 @@ class Cluster:
     host_shared_by: int = 1
     dram_bytes: int | None = None
     servers: Servers | None = None
+    servers_apart: bool = True
     algorithm: AllReduce = "auto"
     text: str = ""
     error: float = 0.0
