@@ -195,11 +195,11 @@ def _goal(found: Findings) -> Iterator[str]:
     guess, first = found.data.guess, "with a target, the answer says which is there first"
     if guess is None:
         return
-    if guess.accuracy is not None and not found.data.vocabulary:
+    if guess.accuracy is not None and not found.data.predicts_tokens:
         wanted = guess.accuracy + REACHABLE * (1 - guess.accuracy)
         line, guessed = f"# target_accuracy = {wanted:.2g}", f"always the commonest class gives {guess.accuracy:.2g}"
     else:
-        what = "the frequencies of tokens give" if found.data.vocabulary else "always their mean gives"
-        wanted = guess.loss * (REACHABLE if found.data.vocabulary else 1 - REACHABLE)
+        what = "the frequencies of tokens give" if found.data.predicts_tokens else "always their mean gives"
+        wanted = guess.loss * (REACHABLE if found.data.predicts_tokens else 1 - REACHABLE)
         line, guessed = f"# target_loss = {wanted:.2g}", f"{what} {guess.loss:.2g}"
     yield from _noted(line, f"{first}; {guessed}")

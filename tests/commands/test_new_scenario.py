@@ -153,16 +153,17 @@ def test_the_time_that_is_proposed_counts_what_every_cell_takes_beside_training(
 
 
 @pytest.mark.parametrize(
-    ("guess", "vocabulary", "line"),
+    ("guess", "text", "line"),
     [
-        (Guess(2.3, 0.1), 0, "# target_accuracy = 0.82 "),
-        (Guess(0.2, 0.95), 0, "# target_accuracy = 0.99 "),
-        (Guess(7.8e9), 0, "# target_loss = 1.6e+09 "),
-        (Guess(3.0, 0.17), 256, "# target_loss = 2.4 "),
+        (Guess(2.3, 0.1), {}, "# target_accuracy = 0.82 "),
+        (Guess(0.2, 0.95), {}, "# target_accuracy = 0.99 "),
+        (Guess(7.8e9), {}, "# target_loss = 1.6e+09 "),
+        (Guess(3.0, 0.17), {"vocabulary": 256, "target": Feature("", (32,), "int64", 256)}, "# target_loss = 2.4 "),
+        (Guess(1.4, 0.25), {"vocabulary": 100}, "# target_accuracy = 0.85 "),  # a class for each text
     ],
 )
-def test_a_target_lies_where_guessing_does_not_reach(guess, vocabulary, line):
-    data = replace(DATA, guess=guess, vocabulary=vocabulary)
+def test_a_target_lies_where_guessing_does_not_reach(guess, text, line):
+    data = replace(DATA, guess=guess, **text)
     (target,) = [
         each for each in scenario_text(replace(FOUND, data=data), Machine(2)).splitlines() if "target_" in each
     ]

@@ -55,6 +55,11 @@ class DataFindings:
     unscaled: tuple[str, ...] = ()
     load_s: float = 0.0
 
+    @property
+    def predicts_tokens(self) -> bool:
+        """Whether a sample has a token as target at each of its positions; a text may also have one class in all."""
+        return self.vocabulary > 0 and bool(self.target.shape)
+
 
 @dataclass(frozen=True)
 class FoundBlock:
