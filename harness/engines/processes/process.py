@@ -297,6 +297,8 @@ def _make_worker(job: Job, setup: Setup, ledger: Any, status: StatusLine) -> Rea
     worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
     worker.notes += notes
     _warm_up(setup, runner, worker)
+    if runner.reducing is not None:
+        runner.reducing.report_to(worker, worker.unawaited)
     worker.layout_bytes = runner.bytes_sent_per_step()
     runner.read_ahead()
     return worker
@@ -358,7 +360,7 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
         "recorded": endpoint.recorded,
         "unawaited": dict(endpoint.unawaited),
         "deliveries": {job.address: endpoint.post.taken},
-        "bytes_sent": endpoint.bytes_sent if job.device_rank == 0 else 0,
+        "bytes_sent": endpoint.sent_by_device if job.kind == "worker" else endpoint.bytes_sent,
         "allocator": endpoint.peaks,
         "ended_at_s": ended_at_s,
         "setup_s": setup_s,

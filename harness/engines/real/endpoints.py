@@ -317,6 +317,13 @@ class RealWorker(RealEndpoint, Worker):
         return self.course.position
 
     @property
+    def sent_by_device(self) -> float:
+        """Bytes that this device adds to its worker's: words once, a layout's `reduce` as the mean of replicas."""
+        reducing = self.runner.reducing
+        words = self.bytes_sent if self.runner.rank == 0 else 0
+        return words + (reducing.bytes_sent / self.setup.layout.devices if reducing is not None else 0.0)
+
+    @property
     def leads(self) -> bool:
         """Whether this process evaluates and decides."""
         return self.rank == 0 and self.runner.rank == 0
@@ -499,6 +506,8 @@ class RealWorker(RealEndpoint, Worker):
         row["samples"] += samples
         row["base_version"] = self.version
         self.bytes_sent += int(self.layout_bytes)
+        if self.runner.reducing is not None:
+            self.sum_rounding = max(self.sum_rounding, self.runner.reducing.rounding)
         self._gradient = weakref.ref(value)
         return self._done("gradient", value)
 

@@ -69,7 +69,7 @@ class TracingLedger(Ledger):
         """Learn where the forward pass ends, and what becomes of DDP's buckets."""
         if isinstance(runner.replica.forward, nn.Module):
             runner.replica.forward.register_forward_hook(self._note_forward)
-        if hasattr(runner, "ddp"):
+        if hasattr(runner, "ddp") and runner.reducing is None:
             # A function without annotations: torch compares those it finds with its own types.
             runner.ddp.register_comm_hook(None, lambda _, bucket: self._exchange_bucket(bucket))
 
@@ -118,6 +118,10 @@ class TracingLedger(Ledger):
         now = self.clock()
         self._on_host_clock("wait", Part.IDLE, now - transfer_s - idle_s, now - transfer_s)
         self._on_host_clock("receive", Part.COMMUNICATION, now - transfer_s, now, COMMUNICATION)
+
+    def beside(self, name: str, start: Stamp, end: Stamp) -> None:
+        """Show what ran beside the device's program."""
+        self._keep(_Kept(name, Part.COMMUNICATION, COMMUNICATION, self.row.get("step")), start, end, self.paused_s)
 
     # -- spans -----------------------------------------------------------------------------------------------------
 

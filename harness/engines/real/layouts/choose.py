@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.engines.real.clock import Ledger
-from harness.engines.real.layouts.one_device import DataParallel, OneDevice
+from harness.engines.real.layouts.one_device import OneDevice, UnderDDP
 from harness.engines.shared.setup import Setup
 from harness.workloads.entries import COMPILED, CUDA_GRAPH
 
@@ -38,6 +38,10 @@ def _runner(setup: Setup, ledger: Ledger, worker: int, rank: int) -> OneDevice:
         from harness.engines.real.layouts.shared_states import SharedStates
 
         return SharedStates(setup, ledger, worker, rank)
+    if layout.reduce is not None and (layout.data == 1 or not layout.overlap):
+        from harness.engines.real.layouts.reduced import Reduced
+
+        return Reduced(setup, ledger, worker, rank)
     if layout.tensor > 1 or (layout.data > 1 and not layout.gathers and not layout.overlap):
         from harness.engines.real.layouts.exchanged import Exchanged
 
@@ -46,4 +50,4 @@ def _runner(setup: Setup, ledger: Ledger, worker: int, rank: int) -> OneDevice:
         from harness.engines.real.layouts.sharded import FullySharded
 
         return FullySharded(setup, ledger, worker, rank)
-    return DataParallel(setup, ledger, worker, rank) if layout.data > 1 else OneDevice(setup, ledger, worker, rank)
+    return UnderDDP(setup, ledger, worker, rank) if layout.data > 1 else OneDevice(setup, ledger, worker, rank)
