@@ -261,6 +261,11 @@ def missing_link(demand: Demand) -> str:
 def _not_yet(layout: Layout) -> str:
     if layout.gathers and layout.pipeline * layout.tensor > 1:
         return f"sharding (shard = {layout.shard!r}) inside {_equation(layout)} is not supported yet"
+    if layout.reduce is not None and (layout.pipeline * layout.tensor > 1 or layout.shard != "none"):
+        return (
+            "a layout's own reduce exchanges gradients of replicas that each hold the whole model, as under torch's "
+            f"DDP; not of {_equation(layout)} with shard = {layout.shard!r}"
+        )
     return ""
 
 
