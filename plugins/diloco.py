@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness import Codec, Options, Strategy, Value, Worker, hookimpl
+from harness import Codec, Layout, Options, Strategy, Value, Worker, hookimpl
 
 
 class Fragment(Codec):
@@ -42,6 +42,9 @@ class DiLoCo(Strategy):
     between: as many bytes in all, and 1 / fragments of them at once. A part is a slice of every layer, so that all are
     equal; the paper's are groups of blocks.
 
+    A worker may have several devices: `replicas` of them average gradients in every step, as under `sync-ddp`, and meet
+    the other workers together. So a worker is a node, or an island of nodes, and the slow links between lie outside it.
+
     Source: Douillard et al. 2023, "DiLoCo: Distributed Low-Communication Training of Language Models", algorithm 1;
     fragments: Douillard et al. 2025, "Streaming DiLoCo with overlapping communication: Towards a Distributed Free
     Lunch", algorithm 2, without its overlap (tau) and its 4-bit numbers.
@@ -62,6 +65,11 @@ class DiLoCo(Strategy):
         fragments: int = Field(
             1, ge=1, description="parts that the parameters are exchanged in, at moments of their own"
         )
+        replicas: int = Field(1, ge=1, description="devices of each worker, which average gradients in every step")
+
+    def layout(self, gpus: int) -> Layout:
+        """Put one replica on each device of a worker."""
+        return Layout(data=self.options.replicas, wrapped=self.options.replicas > 1)
 
     async def work(self, worker: Worker) -> None:
         """Train alone; every `steps` batches, meet over each fragment and take its outer step, the same everywhere."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -43,7 +44,9 @@ SHORT = {
 def cell(strategy: str, engine: str = "virtual", options: dict[str, Any] | None = None, **changes: Any) -> Any:
     workload = SHORT["workload"] | changes.pop("workload_changes", {})
     own = {f"strategy__{strategy}": options} if options else {}
-    return make_cell(engine=engine, sweep__strategy=strategy, **SHORT | {"workload": workload} | own | changes)
+    return make_cell(
+        engine=engine, sweep__strategy=strategy, **deepcopy(SHORT) | {"workload": workload} | own | changes
+    )
 
 
 def virtual(strategy: str, options: dict[str, Any] | None = None, **changes: Any) -> Outcome:
@@ -58,36 +61,29 @@ def real(strategy: str, options: dict[str, Any] | None = None, **changes: Any) -
 
 # -- the same on both clocks -------------------------------------------------------------------------------------------
 
-MODELS_OF_USERS = [
-    "body",
-    "frozen",
-    "unused",
-    "branches",
-    "by_value",
-    "tied",
-    "reentrant",
-    "sparse",
-    "parametrized",
-    "scalars",
-]
-
-WAYS = {
-    **{model: {"workload_changes": {"model": f"{MODELS}:{model}"}} for model in MODELS_OF_USERS},
+WAYS: dict[str, Any] = {
+    **{model: {"workload_changes": {"model": f"{MODELS}:{model}"}} for model in ("body", "branches", "tied")},
     "clipping": {"workload_changes": {"clip_norm": 0.1}},
     "accumulation": {"sweep__micro_batch_size": 4},
     "uneven last batch": {"sweep__global_batch_size": [646], "goal__max_steps": 6},  # 1,293 = 2 x 646 + 1
     "batchnorm": {"workload_changes": {"model": BATCHNORM}},
+    "afterwards": {"overlap": False},
+}
+
+OTHER_MODELS = ("frozen", "unused", "by_value", "reentrant", "sparse", "parametrized", "scalars")
+
+MORE_WAYS: dict[str, Any] = {
+    **{model: {"workload_changes": {"model": f"{MODELS}:{model}"}} for model in OTHER_MODELS},
     "dropout": {"workload_changes": {"model": DROPOUT}},
     "adam": {"workload_changes": {"optimizer": "adam"}},
-    "afterwards": {"overlap": False},
 }
 
 
 @pytest.mark.dist
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, *(pytest.param(way, marks=pytest.mark.long) for way in MORE_WAYS)])
 def test_a_program_that_depends_on_its_buckets_trains_the_same_on_both_clocks(way):
-    changes = dict(WAYS[way])
+    changes = dict((WAYS | MORE_WAYS)[way])
     overlap = changes.pop("overlap", True)
     options = {"bucket_mib": SMALL_BUCKETS, "overlap": overlap}
     measured, simulated = (run("by-place", options, **changes) for run in (real, virtual))
@@ -206,7 +202,7 @@ def test_the_law_of_two_that_take_turns():
     profile, cluster = Profile(shape, times), Cluster("device", 2, Bus(LinkFigures(0.0, 1.0)))
     layout = Layout(data=2)
     one, two = ReducedBucket(120, 6.0, 1.0, 7.0), ReducedBucket(40, 3.0, 2.0, 5.0)
-    only = step_cost(profile, cluster, layout, 2, 1, reduced=[one])
+    only = step_cost(profile, cluster, layout, 2, 1, reduced=[one, ReducedBucket(40, 0.0, 0.0, 0.0)])
     # Ready at 2 s, encoded at 3; the rest of the backward pass ends at 4, the wire at 8.
     assert (only.compute_s, only.communication_s, only.bytes_sent) == pytest.approx((4.0, 4.0, 7.0))
     both = step_cost(profile, cluster, layout, 2, 1, reduced=[one, two])
@@ -278,3 +274,64 @@ def test_statistics_of_all_replicas_need_another_exchange():
     changes = {"workload_changes": {"model": BATCHNORM, "sync_batchnorm": True}}
     with pytest.raises(Impossible, match="exchanges gradients by a program of its own"):
         make_setup(cell("rounded", **changes), [OWN]).replica()
+
+
+# -- several workers of several devices --------------------------------------------------------------------------------
+
+FOUR = {"sweep__gpus": [4], "sweep__global_batch_size": [24], "sweep__learning_rate": [0.05]}
+
+GROUPS: dict[str, Any] = {
+    "diloco": ("diloco", {"steps": 3, "replicas": 2}, {}),
+    "fragments": ("diloco", {"steps": 4, "replicas": 2, "fragments": 2}, {}),
+    "batchnorm": ("diloco", {"steps": 3, "replicas": 2}, {"workload_changes": {"model": BATCHNORM}}),
+    "dropout": ("diloco", {"steps": 3, "replicas": 2}, {"workload_changes": {"model": DROPOUT}}),
+    "uneven": ("diloco", {"steps": 2, "replicas": 2}, {"sweep__global_batch_size": [644], "goal__max_steps": 6}),
+    "rounded gradients": ("over-groups", {"replicas": 2}, {}),
+}
+
+USUAL = ("diloco", "batchnorm", "rounded gradients")
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    "case", [case if case in USUAL else pytest.param(case, marks=pytest.mark.long) for case in GROUPS]
+)
+def test_two_workers_of_two_devices_train_the_same_on_both_clocks(case):
+    strategy, options, changes = GROUPS[case]
+    measured, simulated = (run(strategy, options, **FOUR | changes) for run in (real, virtual))
+    assert {(w, d) for w, d in zip(measured.steps["worker"], measured.steps["device"], strict=True)} == {
+        (worker, device) for worker in range(2) for device in range(2)
+    }
+    assert difference(measured, simulated) == 0.0
+    assert [e.validation_metric for e in measured.evaluations] == [e.validation_metric for e in simulated.evaluations]
+    assert measured.bytes_sent_per_step == pytest.approx(simulated.bytes_sent_per_step, rel=1e-3)
+
+
+def test_diloco_over_ddp_is_diloco_over_workers_whose_batches_are_as_large():
+    """Where a worker's devices share its batch, what it trains is what one device trains of the same batch."""
+    over, alone = (
+        virtual("diloco", {"steps": 3, "replicas": replicas}, **FOUR | {"sweep__gpus": [2 * replicas]})
+        for replicas in (2, 1)
+    )
+    assert difference(over, alone) < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"), [("fsdp", {}), ("async-ps", {})], ids=["one worker", "workers of one device"]
+)
+def test_other_layouts_are_as_before(strategy, options):
+    assert not cell(strategy, "real", options, **FOUR).not_possible
+
+
+def test_groups_that_are_no_replicas_are_not_possible_on_real_processes():
+    given = {**FOUR, "plugins": (OWN,)}
+    refused = cell("piped-groups", "real", **given, sweep__micro_batch_size=6)
+    assert "real processes run those whose devices are replicas under DDP" in refused.not_possible
+    assert not cell("piped-groups", "virtual", **given, sweep__micro_batch_size=6).not_possible
+
+
+@pytest.mark.dist
+def test_messages_of_groups_are_refused_on_real_processes():
+    result = run_cell(cell("sends-from-groups", "real", **FOUR), [OWN], options={})
+    assert "send: workers of 2 devices each exchange by mean and gather on real processes" in result.reason
+    assert virtual("sends-from-groups", **FOUR).updates == 12

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness import Bucket, Codec, DataParallel, Layout, Options, Strategy, Value, Worker, average, codecs, hookimpl
+from harness import (
+    Bucket,
+    Codec,
+    DataParallel,
+    Layout,
+    Options,
+    Strategy,
+    Value,
+    Worker,
+    average,
+    codecs,
+    hookimpl,
+    schedules,
+)
 
 
 class Halves(Codec):
@@ -92,6 +105,38 @@ class OverGroups(Strategy):
             await worker.load(await worker.mean(worker.weights))
 
 
+class PipedGroups(Strategy):
+    """Workers that are pipelines average their weights."""
+
+    name = "piped-groups"
+    model_at = "mean"
+
+    def layout(self, gpus: int) -> Layout:
+        """Put two stages into a worker."""
+        return Layout(pipeline=2, schedule=schedules.gpipe)
+
+    work = OverGroups.work
+
+
+class SendsFromGroups(Strategy):
+    """Workers of two replicas send each other their weights."""
+
+    name = "sends-from-groups"
+    model_at = "mean"
+
+    def layout(self, gpus: int) -> Layout:
+        """Put two replicas into a worker."""
+        return Layout(data=2)
+
+    async def work(self, worker: Worker) -> None:
+        """Train a batch, average with the other one."""
+        for batch in worker.batches():
+            await worker.apply(await worker.gradient(batch))
+            await worker.send(worker.weights, to=1 - worker.rank)
+            message = await worker.receive(1 - worker.rank)
+            await worker.load(average({worker.rank: worker.weights, message.source: message.value}))
+
+
 async def returns_nothing(self, bucket):
     await bucket.mean(bucket.gradient)
 
@@ -163,4 +208,4 @@ def harness_strategies():
         type(f"Makes{number}", (DataParallel,), {"name": each.__name__.replace("_", "-"), "reduce": each})
         for number, each in enumerate(MISTAKES)
     ]
-    return [ByPlace, RoundedDDP, Averages, OverGroups, Cut, *made]
+    return [ByPlace, RoundedDDP, Averages, OverGroups, PipedGroups, SendsFromGroups, Cut, *made]

@@ -285,16 +285,20 @@ def _make_worker(job: Job, setup: Setup, ledger: Any, status: StatusLine) -> Rea
 
     from harness.engines.real.endpoints import RealWorker
     from harness.engines.real.layouts.choose import make_runner
+    from harness.engines.real.meetings import Meetings
 
     notes = []
     if job.meeting is not None:
         place = torch.device(job.device)
         notes = join_group(job.meeting, job.group_rank, job.group_size, place, job.cell.cell_timeout_s)
-    runner = make_runner(setup, ledger, job.address, job.device_rank)
+    layout, workers = setup.layout, job.cell.workers
+    beside = layout.reduce is not None and layout.overlap
+    meetings = Meetings.of(workers, layout.devices, job.address, job.device_rank, beside)
+    runner = make_runner(setup, ledger, job.address, job.device_rank, meetings)
     if job.options.get("trace"):
         ledger.watch(runner)
     post = _make_post(job, runner.shape, runner.replica.dtype)
-    worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
+    worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size, meetings)
     worker.notes += notes
     _warm_up(setup, runner, worker)
     if runner.reducing is not None:

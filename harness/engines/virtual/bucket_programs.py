@@ -58,7 +58,12 @@ class BucketPrograms:
         buckets = [
             _VirtualBucket(form, each, self, rank, (len(gradients), exchanges)) for rank, each in enumerate(gradients)
         ]
-        first, *others = _together([self.reduce(bucket) for bucket in buckets], exchanges)
+        programs: list[Any] = [self.reduce(bucket) for bucket in buckets]
+        try:
+            first, *others = _together(programs, exchanges)
+        finally:
+            for program in programs:
+                program.close()
         self.took.append(
             ReducedBucket(
                 form.num_bytes,
@@ -97,9 +102,7 @@ def _together(programs: Sequence[Any], exchanges: Sequence[_Exchange]) -> list[A
                 results[rank] = end.value
             else:
                 if not isinstance(yielded, _Exchange):
-                    error = foreign(program, yielded)
-                    program.close()
-                    raise error
+                    raise foreign(program, yielded)
     return [results[rank] for rank in range(len(programs))]
 
 

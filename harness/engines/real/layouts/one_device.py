@@ -26,6 +26,7 @@ from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.execution import Execution
 from harness.engines.real.layouts.recompute import recompute_blocks
 from harness.engines.real.layouts.reducing import Reducing
+from harness.engines.real.meetings import Meetings
 from harness.engines.shared.buckets import records_graph, refuse_two_types, searches_unused
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
@@ -175,7 +176,7 @@ class OneDevice:
 class UnderDDP(OneDevice):
     """torch's DistributedDataParallel: gradients averaged in buckets while the backward pass runs."""
 
-    def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
+    def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int, meetings: Meetings) -> None:
         super().__init__(setup, ledger, worker, rank)
         self.number = rank
         self.ready: Stamp = None
@@ -187,6 +188,7 @@ class UnderDDP(OneDevice):
         self.ddp = nn.parallel.DistributedDataParallel(
             self.replica.module,
             device_ids=devices,
+            process_group=meetings.replicas,
             bucket_cap_mb=_bucket_mib(layout.bucket_bytes),
             static_graph=static,
             find_unused_parameters=searches_unused(setup, self.replica),
@@ -195,7 +197,7 @@ class UnderDDP(OneDevice):
         self.replica.forward = self.ddp
         if layout.reduce is not None:
             refuse_two_types(self.replica)
-            reducing = self.reducing = Reducing(setup, self.replica, ledger, (worker, rank), dist.new_group())
+            reducing = self.reducing = Reducing(setup, self.replica, ledger, (worker, rank), meetings.beside)
             # A function without annotations: torch compares those it finds with its own types.
             self.ddp.register_comm_hook(None, lambda _, bucket: reducing.hook(bucket))
         self._last_ready: Any = None
@@ -241,6 +243,7 @@ class UnderDDP(OneDevice):
         self.ledger.add(Part.COMMUNICATION, self.ready, end)
         if last:
             self.ledger.moment("_ready_s", self.ready)
+            self.ledger.row["_group"] = self.worker
             if self.reducing is not None:
                 self.reducing.account(self.ready, end)
         return loss

@@ -11,6 +11,7 @@ from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.layouts.parts import same_buffers
 from harness.engines.real.layouts.reducing import Reducing
+from harness.engines.real.meetings import Meetings, first_of
 from harness.engines.shared.buckets import BucketForm, bucket_forms, noting_ready
 from harness.engines.shared.setup import Setup
 
@@ -18,18 +19,18 @@ from harness.engines.shared.setup import Setup
 class Reduced(OneDevice):
     """What needs no DDP: nothing is exchanged while gradients are computed."""
 
-    def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
+    def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int, meetings: Meetings) -> None:
         super().__init__(setup, ledger, worker, rank)
         self.number = rank
         self.replicated = setup.layout.data > 1
-        group = dist.group.WORLD if self.replicated else None
-        self.programs = self.reducing = Reducing(setup, self.replica, ledger, (worker, rank), group)
+        self.group = meetings.replicas
+        self.programs = self.reducing = Reducing(setup, self.replica, ledger, (worker, rank), self.group)
         self.forms: list[BucketForm] = []
 
     def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
         """Compute all pieces, then run the program of each bucket."""
         if self.replicated:
-            same_buffers(self.replica, self.programs.group, source=0)
+            same_buffers(self.replica, self.group, source=first_of(self.group))
         if self.forms:
             gradients, loss, samples = super().gradient(batch)
         else:
@@ -38,9 +39,10 @@ class Reduced(OneDevice):
             self.forms = bucket_forms(self.setup, self.replica, ready)
         if self.replicated and self.replica.optional:
             # A parameter has a gradient where any replica has one.
-            dist.all_reduce(self.replica.present, dist.ReduceOp.MAX, self.programs.group)
+            dist.all_reduce(self.replica.present, dist.ReduceOp.MAX, self.group)
         start = self.ledger.stamp()
         self.ledger.moment("_ready_s", start)
+        self.ledger.row["_group"] = self.worker
         gradients = self.programs.afterwards(self.forms, gradients)
         end = self.ledger.stamp()
         self.ledger.add(Part.COMMUNICATION, start, end, "exchange")

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from harness.api.strategy import Codec, Value
 from harness.engines.real.exchanges import Gathered, Sums
+from harness.engines.real.meetings import Meetings
 from harness.engines.real.wire import from_bytes, to_bytes
 from harness.engines.shared.buckets import BucketForm
 from harness.engines.shared.codec_checks import check_linear
@@ -48,7 +49,7 @@ class Reducing:
     """Runs `reduce` on one replica.
 
     Args:
-        group: of the replicas; None where there is one.
+        group: of the replicas; None: all processes, or a replica alone.
 
     Attributes:
         rounding: of the coarsest type in which several replicas' values were summed.
@@ -236,7 +237,7 @@ class _RealBucket(ReduceProgram):
             check_linear(sent)
         if self.replicas == 1:
             return self._done("mean", sent)
-        sums = Sums([part.reshape(-1) for part in sent_tensors(sent)], self._all.group)
+        sums = Sums([part.reshape(-1) for part in sent_tensors(sent)], Meetings(workers=self._all.group))
         self._all.rounding = max(self._all.rounding, sums.rounding)
         self._all.bytes_sent += 2 * (self.replicas - 1) * sent.num_bytes / self.replicas
         return Ready("mean", self._all.unawaited, lambda: self._meant(sums, sent))
