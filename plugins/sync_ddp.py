@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from pydantic import Field
-
-from harness import DataParallel, Layout, hookimpl
+from harness import DataParallel, hookimpl
 
 
 class SyncDDP(DataParallel):
@@ -22,15 +18,6 @@ class SyncDDP(DataParallel):
     also_known_as = ("ddp", "data-parallel", "distributed-data-parallel")
     suggested_for = ("dp", "allreduce", "all-reduce", "sync")
     equals = "single"
-
-    class Options(DataParallel.Options):
-        """What DDP lets one choose."""
-
-        static_graph: bool = Field(False, description="promise that every step uses the same graph")
-
-    def layout(self, gpus: int) -> Layout:
-        """Put one replica on each device."""
-        return replace(super().layout(gpus), static_graph=self.options.static_graph)
 
 
 @hookimpl

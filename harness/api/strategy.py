@@ -18,7 +18,7 @@ overlaps without a callback. Nothing else exists: no timer, no file, no torch, n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -72,7 +72,7 @@ harness.api.schedules returns one, and its layout says the same `chunks`.
 
 RecomputeOption = bool | Literal["all-but-last"]
 
-Reduce = Callable[["Bucket"], Awaitable["Value"]]
+Reduce = Callable[["Bucket"], Coroutine[object, None, "Value"]]
 """An async program that a replica runs for each bucket of gradients: it returns what all replicas take for its mean."""
 
 
@@ -528,7 +528,7 @@ class DataParallel(Strategy):
     Source: Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", section 3.
     """
 
-    reduce: ClassVar[Callable[[Any, Bucket], Awaitable[Value]] | None] = None
+    reduce: ClassVar[Callable[[Any, Bucket], Coroutine[object, None, Value]] | None] = None
 
     class Options(Options):
         """What goes together, and when."""
@@ -537,14 +537,17 @@ class DataParallel(Strategy):
         overlap: bool = Field(
             True, description="exchange gradients while others are computed; false: all at once, afterwards"
         )
+        static_graph: bool = Field(False, description="promise that every step uses the same graph")
 
     def layout(self, gpus: int) -> Layout:
         """Put one replica on each device."""
-        options: Any = self.options
+        options = self.options
+        assert isinstance(options, DataParallel.Options)
         return Layout(
             data=gpus,
             bucket_bytes=int(options.bucket_mib * MIB) if options.overlap else 0,
             overlap=options.overlap,
+            static_graph=options.static_graph,
             wrapped=True,
             reduce=self.reduce,
         )

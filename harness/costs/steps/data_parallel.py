@@ -27,7 +27,7 @@ USUAL_BUCKET_BYTES = 25 * MIB
 """What DDP takes where nobody has chosen a size."""
 
 
-ROUNDING = 1e-9
+SUMS_DIFFER = 1e-9
 """Share by which sums of sizes may differ from each other: chosen, far below a parameter's."""
 
 
@@ -109,7 +109,7 @@ def completed_by(shape: ModelShape, sizes: Sequence[float]) -> tuple[SizedBucket
     """Return buckets of so many bytes, in the order of the backward pass, each with the layer that completes it."""
     backward = list(reversed(range(len(shape.layers))))
     there = list(accumulate(shape.layers[number].parameters for number in backward))
-    scale = (1 - ROUNDING) * there[-1] / sum(sizes)
+    scale = (1 - SUMS_DIFFER) * there[-1] / sum(sizes)
     filled = accumulate(sizes)
     return tuple(
         SizedBucket(size, backward[bisect_left(there, scale * so_far)])

@@ -24,7 +24,7 @@ from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
 from harness.engines.real.exchanges import EVERYBODY, Gathered, Sums
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
-from harness.engines.real.meetings import Meetings, first_of
+from harness.engines.real.meetings import Meetings, first_rank
 from harness.engines.real.messages import Post, Receive
 from harness.engines.real.wire import from_bytes, to_bytes
 from harness.engines.shared.codec_checks import as_codec, check_linear, check_sent
@@ -112,6 +112,7 @@ class RealEndpoint(Endpoint):
         return self._done("load")
 
     def send(self, value: Any, to: Address) -> Ready:
+        self._refuse_messages("send")
         value = awaited(value)
         check_address(self.setup, self.rank, to)
         check_sent(value, self.post.whole_bytes)
@@ -121,6 +122,7 @@ class RealEndpoint(Endpoint):
         return self._done("send")
 
     def receive(self, source: Address | None = ANY, leavers: bool = False) -> Ready:
+        self._refuse_messages("receive")
         name = "receive()" if source is ANY else f"receive({source})"
         started = Receive(source, leavers)
         self._receives.append(started)
@@ -159,6 +161,9 @@ class RealEndpoint(Endpoint):
             parcel.value.move_to(self.replica.device)
         self._decode([parcel.value])
         return Message(parcel.source, parcel.value)
+
+    def _refuse_messages(self, word: str) -> None:
+        """Refuse messages where they cannot be carried."""
 
     def arrived(self) -> list[Message]:
         return [self._take(parcel) for parcel in self.post.poll()]
@@ -449,7 +454,7 @@ class RealWorker(RealEndpoint, Worker):
 
         def everybodys(part: torch.Tensor) -> list[torch.Tensor]:
             found = [torch.empty_like(part) for _ in range(self.num_workers)] if self.rank == 0 else None
-            dist.gather(part, found, dst=first_of(group), group=group)
+            dist.gather(part, found, dst=first_rank(group), group=group)
             return found or []
 
         vectors = everybodys(own.vector())
@@ -496,14 +501,6 @@ class RealWorker(RealEndpoint, Worker):
 
     # -- words ---------------------------------------------------------------------------------------------------
 
-    def send(self, value: Any, to: Address) -> Ready:
-        self._refuse_messages("send")
-        return super().send(value, to)
-
-    def receive(self, source: Address | None = ANY, leavers: bool = False) -> Ready:
-        self._refuse_messages("receive")
-        return super().receive(source, leavers)
-
     def _refuse_messages(self, word: str) -> None:
         """Refuse a message of a worker of several devices: it would come from each of them.
 
@@ -523,7 +520,7 @@ class RealWorker(RealEndpoint, Worker):
         buffers = self.replica.buffer_vector()
         if buffers is not None and self.meetings.replicas is not None:
             # The first replica's are the worker's; the others would get them in their next forward pass only.
-            dist.broadcast(buffers, src=first_of(self.meetings.replicas), group=self.meetings.replicas)
+            dist.broadcast(buffers, src=first_rank(self.meetings.replicas), group=self.meetings.replicas)
         if committed is not None:
             with torch.no_grad():
                 self.replica.set_buffers(committed)  # a gradient changes nothing until it is applied

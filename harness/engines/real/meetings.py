@@ -48,6 +48,6 @@ class Meetings:
         return cls(own(each, worker), own(each, worker) if beside else None, own(across, rank), (rank, devices))
 
 
-def first_of(group: dist.ProcessGroup | None) -> int:
+def first_rank(group: dist.ProcessGroup | None) -> int:
     """Return the rank, among all processes, of the first one of a group."""
     return 0 if group is None else dist.get_process_group_ranks(group)[0]

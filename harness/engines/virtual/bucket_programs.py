@@ -7,9 +7,9 @@ told to the law of the step, which lays them beside the backward pass.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.api.strategy import Codec, Encoded, Value
 from harness.core.errors import PluginError
@@ -19,8 +19,11 @@ from harness.engines.shared.reduce_program import Holds, ReduceProgram, ReplicaM
 from harness.engines.shared.started_words import Ready, Waiting, Word, as_value, awaited, foreign
 
 if TYPE_CHECKING:
+    from harness.engines.shared.endpoint import Endpoint
     from harness.engines.virtual.cluster import VirtualCluster
-    from harness.engines.virtual.endpoints import VirtualWorker
+
+
+Program = Coroutine[object, None, object]
 
 
 class BucketPrograms:
@@ -29,8 +32,8 @@ class BucketPrograms:
     Where nothing is computed all replicas do the same, and the first one stands for them.
     """
 
-    def __init__(self, worker: VirtualWorker) -> None:
-        self.worker, self.cluster = worker, worker.cluster
+    def __init__(self, worker: Endpoint, cluster: VirtualCluster) -> None:
+        self.worker, self.cluster = worker, cluster
         setup = self.cluster.setup
         assert setup.layout.reduce is not None
         self.reduce, self.replicas = setup.layout.reduce, setup.layout.data
@@ -58,9 +61,9 @@ class BucketPrograms:
         buckets = [
             _VirtualBucket(form, each, self, rank, (len(gradients), exchanges)) for rank, each in enumerate(gradients)
         ]
-        programs: list[Any] = [self.reduce(bucket) for bucket in buckets]
+        programs = [self.reduce(bucket) for bucket in buckets]
         try:
-            first, *others = _together(programs, exchanges)
+            results = _together(programs, exchanges)
         finally:
             for program in programs:
                 program.close()
@@ -72,17 +75,18 @@ class BucketPrograms:
                 fmean(bucket.bytes_sent for bucket in buckets),
             )
         )
-        if any(isinstance(each, Value) and each is not first and not form.same(first, each) for each in others):
+        values = [result for result in results if isinstance(result, Value)]
+        if any(value is not values[0] and not form.same(values[0], value) for value in values[1:]):
             raise PluginError(
                 "reduce returned other numbers on one replica than on another; return what all have in common, such as "
                 "a mean"
             )
-        return first
+        return results[0]
 
 
-def _together(programs: Sequence[Any], exchanges: Sequence[_Exchange]) -> list[Any]:
+def _together(programs: Sequence[Program], exchanges: Sequence[_Exchange]) -> list[object]:
     """Run programs to their ends, each as far as it comes before others do."""
-    results: dict[int, Any] = {}
+    results: dict[int, object] = {}
     before = (-1, -1, -1)
     while len(results) < len(programs):
         met = sum(exchange.over for exchange in exchanges)
@@ -118,7 +122,7 @@ class _Exchange:
         self.name = name
         self.values: dict[int, Value] = {}
         self.start_s = self.end_s = 0.0
-        self.result: Any = None
+        self.result: Value | list[Value] = []
         self.over = False
 
 
@@ -166,13 +170,13 @@ class _VirtualBucket(ReduceProgram):
         self._compute(self.cluster.codec_s(codec, self.form.num_bytes, decodes=False))
         return self._done("encode", encoded)
 
-    def compute(self, function: Callable[..., Any], *args: Any) -> Ready:
+    def compute(self, function: Callable[..., object], *args: object) -> Ready:
         began = time.perf_counter()
         answer = function(*[awaited(a) for a in args])
         self._compute(time.perf_counter() - began)
         return self._done("compute", answer)
 
-    def _done(self, name: str, answer: Any) -> Ready:
+    def _done(self, name: str, answer: object) -> Ready:
         return Ready(name, self.cluster.unawaited, lambda: answer)
 
     def mean(self, value: Value) -> Word:
@@ -205,15 +209,15 @@ class _VirtualBucket(ReduceProgram):
         costs, layout = self.cluster.costs, self.cluster.setup.layout
         values = [exchange.values[rank] for rank in sorted(exchange.values)]
         if exchange.name == "mean":
-            exchange.result = self.cluster.executor.average(values) if len(values) > 1 else values[0]
-            seconds = costs.bucket_mean_s(layout, exchange.result.num_bytes)
+            mean = self.cluster.executor.average(values) if len(values) > 1 else values[0]
+            exchange.result, seconds = mean, costs.bucket_mean_s(layout, mean.num_bytes)
         else:
             exchange.result = values * (self.replicas // len(values))
             seconds = costs.bucket_gather_s(layout, max(value.num_bytes for value in values))
         exchange.end_s = max(exchange.start_s, free_s) + seconds
         exchange.over = True
 
-    def taken(self, exchange: _Exchange) -> Any:
+    def taken(self, exchange: _Exchange) -> Value | list[Value]:
         """Take what an exchange gave, once it is over, and decode it."""
         self.now_s = max(self.now_s, exchange.end_s)
         answer = exchange.result

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harness.engines.shared.flat import Flat
     from harness.engines.virtual.cluster import VirtualCluster
     from harness.engines.virtual.executor import State
+    from harness.engines.virtual.lazy import Gradient
     from harness.engines.virtual.servers import ServerWays
 
 _COMPUTE, _COMMUNICATION = Part.COMPUTE, Part.COMMUNICATION
@@ -410,7 +411,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         per_worker = self.setup.layout.devices
         self.devices = range(rank * per_worker, (rank + 1) * per_worker)
         self.lost = False
-        self.programs = BucketPrograms(self) if self.setup.layout.reduce is not None else None
+        self.programs = BucketPrograms(self, cluster) if self.setup.layout.reduce is not None else None
         self._mark_number = 0
 
     @property
@@ -457,7 +458,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
             tracer.gradient(self.rank, part, factors, before, self.busy_until, batch.step)
         return word
 
-    def _computed(self, batch: Batch) -> tuple[Any, tuple[ReducedBucket, ...]]:
+    def _computed(self, batch: Batch) -> tuple[Gradient, tuple[ReducedBucket, ...]]:
         """Return the gradient, and what the layout's own `reduce` did for it, where there is one."""
         executor, weight, origin = self.cluster.executor, batch.shares / batch.counted, (self.rank, batch.step)
         if self.programs is None:

@@ -160,7 +160,7 @@ class Executor:
 
     def reduced(
         self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int], reduce: Reducer
-    ) -> Value:
+    ) -> Gradient:
         """Return the gradient that a layout's own `reduce` makes of its replicas'.
 
         Args:

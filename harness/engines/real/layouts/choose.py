@@ -47,9 +47,9 @@ def _runner(setup: Setup, ledger: Ledger, worker: int, rank: int, meetings: Meet
 
         return SharedStates(setup, ledger, worker, rank)
     if layout.reduce is not None and (layout.data == 1 or not layout.overlap):
-        from harness.engines.real.layouts.reduced import Reduced
+        from harness.engines.real.layouts.reduced import ReducedAfterwards
 
-        return Reduced(setup, ledger, worker, rank, meetings)
+        return ReducedAfterwards(setup, ledger, worker, rank, meetings)
     if layout.tensor > 1 or (layout.data > 1 and not layout.gathers and not layout.overlap):
         from harness.engines.real.layouts.exchanged import Exchanged
 

@@ -11,12 +11,12 @@ from harness.engines.real.clock import Ledger
 from harness.engines.real.layouts.one_device import OneDevice
 from harness.engines.real.layouts.parts import same_buffers
 from harness.engines.real.layouts.reducing import Reducing
-from harness.engines.real.meetings import Meetings, first_of
+from harness.engines.real.meetings import Meetings, first_rank
 from harness.engines.shared.buckets import BucketForm, bucket_forms, noting_ready
 from harness.engines.shared.setup import Setup
 
 
-class Reduced(OneDevice):
+class ReducedAfterwards(OneDevice):
     """What needs no DDP: nothing is exchanged while gradients are computed."""
 
     def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int, meetings: Meetings) -> None:
@@ -30,7 +30,7 @@ class Reduced(OneDevice):
     def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
         """Compute all pieces, then run the program of each bucket."""
         if self.replicated:
-            same_buffers(self.replica, self.group, source=first_of(self.group))
+            same_buffers(self.replica, self.group, source=first_rank(self.group))
         if self.forms:
             gradients, loss, samples = super().gradient(batch)
         else:

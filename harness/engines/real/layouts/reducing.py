@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -153,7 +153,7 @@ class Reducing:
     def _one(self, form: BucketForm, gradients: Mapping[int, torch.Tensor]) -> None:
         start = self.ledger.stamp()
         bucket = _RealBucket(form, form.gradient(gradients), self)
-        program: Any = self.reduce(bucket)
+        program = self.reduce(bucket)
         try:
             yielded = program.send(None)
         except StopIteration as end:
@@ -218,7 +218,7 @@ class _RealBucket(ReduceProgram):
         yield
         self.computing.append((start, self._all.ledger.stamp()))
 
-    def _done(self, name: str, answer: Any) -> Ready:
+    def _done(self, name: str, answer: object) -> Ready:
         return Ready(name, self._all.unawaited, lambda: answer)
 
     def encode(self, value: Value, codec: Codec) -> Ready:
@@ -226,7 +226,7 @@ class _RealBucket(ReduceProgram):
             encoded = self.encoded(value, codec)
         return self._done("encode", encoded)
 
-    def compute(self, function: Callable[..., Any], *args: Any) -> Ready:
+    def compute(self, function: Callable[..., object], *args: object) -> Ready:
         with self._computed():
             answer = function(*[awaited(a) for a in args])
         return self._done("compute", answer)
