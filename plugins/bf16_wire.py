@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Codec, Strategy, Worker, hookimpl
+from harness import Bucket, Codec, DataParallel, Value, hookimpl
 
 
 class BFloat16(Codec):
@@ -22,7 +22,7 @@ class BFloat16(Codec):
         return parts[0]
 
 
-class BFloat16Wire(Strategy):
+class BFloat16Wire(DataParallel):
     """Trains like `sync-ddp`, but gradients travel, and are summed, in bfloat16.
 
     Each number is off by at most 1 part in 256 for every sum that it goes through. Bytes are half of fp32's.
@@ -36,11 +36,9 @@ class BFloat16Wire(Strategy):
     suggested_for = ("bf16-hook", "half-wire", "fp16-wire")
     alone = None
 
-    async def work(self, worker: Worker) -> None:
-        """Exchange rounded gradients."""
-        for batch in worker.batches():
-            gradient = await worker.gradient(batch)
-            await worker.apply(await worker.mean(await worker.encode(gradient, BFloat16())))
+    async def reduce(self, bucket: Bucket) -> Value:
+        """Average rounded gradients."""
+        return await bucket.mean(await bucket.encode(bucket.gradient, BFloat16()))
 
 
 @hookimpl

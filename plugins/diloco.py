@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import NamedTuple
+
 from pydantic import Field
 
-from harness import Codec, Options, Strategy, Value, Worker, hookimpl
+from harness import Codec, Layout, Options, Strategy, Value, Worker, hookimpl
 
 
 class Fragment(Codec):
@@ -31,6 +34,14 @@ class Fragment(Codec):
         return torch.nn.functional.pad(numbers, (before, size - before - numbers.numel())).view(shape)
 
 
+class Meeting(NamedTuple):
+    """An exchange under way: of which fragment, when it is taken in, and the mean that is waited for."""
+
+    fragment: Fragment
+    step: int
+    mean: Awaitable[Value]
+
+
 class DiLoCo(Strategy):
     """Workers train alone for `steps` batches; then all take one outer step along the mean of what they changed.
 
@@ -40,11 +51,15 @@ class DiLoCo(Strategy):
 
     With `fragments` the parameters are exchanged part by part, each every `steps` batches, at moments spread evenly
     between: as many bytes in all, and 1 / fragments of them at once. A part is a slice of every layer, so that all are
-    equal; the paper's are groups of blocks.
+    equal; the paper's are groups of blocks. With `overlap` training goes on for so many batches while a part is on its
+    way; what comes is then mixed half and half with what the worker has meanwhile.
+
+    A worker may have several devices: `replicas` of them average gradients in every step, as under `sync-ddp`, and meet
+    the other workers together. So a worker is a node, or an island of nodes, and the slow links between lie outside it.
 
     Source: Douillard et al. 2023, "DiLoCo: Distributed Low-Communication Training of Language Models", algorithm 1;
-    fragments: Douillard et al. 2025, "Streaming DiLoCo with overlapping communication: Towards a Distributed Free
-    Lunch", algorithm 2, without its overlap (tau) and its 4-bit numbers.
+    fragments and overlap: Douillard et al. 2025, "Streaming DiLoCo with overlapping communication: Towards a
+    Distributed Free Lunch", algorithm 2 (alpha = 0.5), without its 4-bit numbers.
     """
 
     name = "diloco"
@@ -62,31 +77,46 @@ class DiLoCo(Strategy):
         fragments: int = Field(
             1, ge=1, description="parts that the parameters are exchanged in, at moments of their own"
         )
+        overlap: int = Field(
+            0, ge=0, description="batches trained while a part is on its way (tau in the paper); 0: wait for it"
+        )
+        replicas: int = Field(1, ge=1, description="devices of each worker, which average gradients in every step")
+
+    def layout(self, gpus: int) -> Layout:
+        """Put one replica on each device of a worker."""
+        return Layout(data=self.options.replicas, wrapped=self.options.replicas > 1)
 
     async def work(self, worker: Worker) -> None:
         """Train alone; every `steps` batches, meet over each fragment and take its outer step, the same everywhere."""
-        steps, fragments = self.options.steps, self.options.fragments
-        start = worker.weights
+        steps, fragments, overlap = self.options.steps, self.options.fragments, self.options.overlap
+        start, under_way = worker.weights, []
         velocity = start.zeros()
         for batch in worker.batches():
             await worker.apply(await worker.gradient(batch))
             for number in range(fragments):
                 if (batch.step + 1 - number * steps // fragments) % steps == 0:
-                    start, velocity = await self._meet(worker, Fragment(number, fragments), start, velocity)
+                    fragment = Fragment(number, fragments)
+                    mean = worker.mean(await self._inside(worker, fragment, worker.weights))
+                    under_way.append(Meeting(fragment, batch.step + overlap, mean))
+            while under_way and under_way[0].step <= batch.step:
+                start, velocity = await self._take(worker, under_way.pop(0), start, velocity)
+        for meeting in under_way:
+            await meeting.mean
 
-    async def _meet(self, worker: Worker, fragment: Fragment, start: Value, velocity: Value) -> tuple[Value, Value]:
+    async def _inside(self, worker: Worker, fragment: Fragment, value: Value) -> Value:
+        return await worker.encode(value, fragment) if self.options.fragments > 1 else value
+
+    async def _take(self, worker: Worker, meeting: Meeting, start: Value, velocity: Value) -> tuple[Value, Value]:
         """Return where the workers start from next, and the outer velocity; both change inside the fragment only."""
-        rate, momentum = self.options.outer_rate, self.options.outer_momentum
-
-        async def inside(value: Value) -> Value:
-            return await worker.encode(value, fragment) if self.options.fragments > 1 else value
-
-        own, fast = await inside(worker.weights), await inside(velocity)
-        mean = await worker.mean(own)
-        change = await inside(start) - mean  # the outer gradient points uphill
+        rate, momentum, fragment = self.options.outer_rate, self.options.outer_momentum, meeting.fragment
+        mean, fast = await meeting.mean, await self._inside(worker, fragment, velocity)
+        change = await self._inside(worker, fragment, start) - mean  # the outer gradient points uphill
         faster = momentum * fast + change
         start = start - rate * (change + momentum * faster)
-        await worker.load(mean.with_tensor(worker.weights - own + await inside(start)))
+        weights = worker.weights
+        own, outer = await self._inside(worker, fragment, weights), await self._inside(worker, fragment, start)
+        settled = weights - 0.5 * (own - outer) if self.options.overlap else weights - own + outer
+        await worker.load(mean.with_tensor(settled))
         return start, velocity - fast + faster
 
 

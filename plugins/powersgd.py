@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness import Codec, Options, Strategy, Worker, codecs, hookimpl
+from harness import Bucket, Codec, DataParallel, Value, codecs, hookimpl
 
 
 def matrix(layer):
@@ -56,7 +56,7 @@ class RightFactor(Codec):
         return (self.left[name] @ parts[0].T).view(shape) if name in self.left else parts[0]
 
 
-class PowerSGD(Strategy):
+class PowerSGD(DataParallel):
     """Workers average two factors of each gradient matrix M, about P Q^T, in place of the matrix.
 
     P = M Q with the last step's Q, averaged and made orthonormal; then Q = M^T P, averaged. What P Q^T leaves of a
@@ -72,7 +72,7 @@ class PowerSGD(Strategy):
     suggested_for = ("low-rank", "lowrank", "rank")
     alone = None
 
-    class Options(Options):
+    class Options(DataParallel.Options):
         """How thin the factors are, and what is remembered."""
 
         rank: int = Field(2, ge=1, description="columns of each factor; a smaller matrix has fewer")
@@ -81,19 +81,18 @@ class PowerSGD(Strategy):
             True, description="begin with the last step's right factor; false: with random numbers"
         )
 
-    async def work(self, worker: Worker) -> None:
+    async def reduce(self, bucket: Bucket) -> Value:
         """Average left factors, then right ones; keep what they leave out."""
-        options, stream = self.options, worker.random("right factors", shared=True)
-        error, right = worker.weights.zeros(), {}
-        for batch in worker.batches():
-            wanted = await worker.gradient(batch) + error
-            left = await worker.mean(await worker.encode(wanted, LeftFactor(options.rank, right, stream)))
-            sent = await worker.encode(wanted, RightFactor(left.parts))
-            if options.error_feedback:
-                error = wanted - sent
-            mean = await worker.mean(sent)
-            right = mean.parts if options.warm_start else {}
-            await worker.apply(mean)
+        options, kept, stream = self.options, bucket.kept, bucket.random("right factors", shared=True)
+        wanted = bucket.gradient + kept.get("error", bucket.gradient.zeros())
+        left = await bucket.mean(await bucket.encode(wanted, LeftFactor(options.rank, kept.get("right", {}), stream)))
+        sent = await bucket.encode(wanted, RightFactor(left.parts))
+        if options.error_feedback:
+            kept["error"] = wanted - sent
+        mean = await bucket.mean(sent)
+        if options.warm_start:
+            kept["right"] = mean.parts
+        return mean
 
 
 @hookimpl

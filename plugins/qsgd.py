@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness import Codec, Options, Strategy, Worker, average, codecs, hookimpl
+from harness import Bucket, Codec, DataParallel, Value, average, codecs, hookimpl
 
 
 class Levels(Codec):
@@ -33,7 +33,7 @@ class Levels(Codec):
         return (numbers * (norms / self.levels).repeat_interleave(self.bucket)[: len(numbers)]).view(shape)
 
 
-class QSGD(Strategy):
+class QSGD(DataParallel):
     """Workers average gradients whose numbers have few bits: 2, 4 or 8, for up to 1, 7 or 127 levels.
 
     Rounding is random and right on average, so it needs no error feedback; it makes gradients noisier, by a factor of
@@ -50,18 +50,16 @@ class QSGD(Strategy):
     suggested_for = ("quantized", "quantised", "terngrad", "8-bit", "4-bit")
     alone = None
 
-    class Options(Options):
+    class Options(DataParallel.Options):
         """How finely gradients are rounded."""
 
         levels: int = Field(7, ge=1, le=2**30 - 1, description="steps between 0 and a bucket's norm")
         bucket: int = Field(512, ge=1, description="numbers that share a norm")
 
-    async def work(self, worker: Worker) -> None:
+    async def reduce(self, bucket: Bucket) -> Value:
         """Exchange rounded gradients."""
-        levels = Levels(self.options.levels, self.options.bucket, worker.random("rounding"))
-        for batch in worker.batches():
-            gradient = await worker.gradient(batch)
-            await worker.apply(average(await worker.gather(await worker.encode(gradient, levels))))
+        levels = Levels(self.options.levels, self.options.bucket, bucket.random("rounding"))
+        return average(await bucket.gather(await bucket.encode(bucket.gradient, levels)))
 
 
 @hookimpl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness import Codec, Options, Strategy, Worker, average, codecs, hookimpl
+from harness import Bucket, Codec, DataParallel, Value, average, codecs, hookimpl
 
 
 class Signs(Codec):
@@ -21,7 +21,7 @@ class Signs(Codec):
         return codecs.unpack(parts[0], width=1, count=shape.numel()).view(shape).float() * 2 - 1
 
 
-class SignSGD(Strategy):
+class SignSGD(DataParallel):
     """Workers vote on the sign of every number, each by its own momentum; all step by the learning rate that way.
 
     A step is as long whatever the gradient's size, so the learning rate is that of Adam or below, not that of SGD. A
@@ -37,19 +37,18 @@ class SignSGD(Strategy):
     suggested_for = ("1-bit", "one-bit", "sign")
     alone = None
 
-    class Options(Options):
+    class Options(DataParallel.Options):
         """What votes."""
 
         momentum: float = Field(0.9, ge=0, lt=1, description="beta of each worker's momentum; 0: gradients vote")
 
-    async def work(self, worker: Worker) -> None:
+    async def reduce(self, bucket: Bucket) -> Value:
         """Vote, and follow the majority."""
         beta, signs = self.options.momentum, Signs()
-        momentum = worker.weights.zeros()
-        for batch in worker.batches():
-            momentum = (1 - beta) * await worker.gradient(batch) + beta * momentum
-            votes = average(await worker.gather(await worker.encode(momentum, signs)))
-            await worker.apply(await worker.encode(votes, signs))
+        before = bucket.kept.get("momentum", bucket.gradient.zeros())
+        momentum = bucket.kept["momentum"] = (1 - beta) * bucket.gradient + beta * before
+        votes = average(await bucket.gather(await bucket.encode(momentum, signs)))
+        return await bucket.encode(votes, signs)
 
 
 @hookimpl

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from harness import Layout, Options, Strategy, hookimpl
+from harness import DataParallel, hookimpl
 
 
-class SyncDDP(Strategy):
+class SyncDDP(DataParallel):
     """Each device computes part of the batch. Gradients are averaged while the backward pass still runs.
 
     The averaged gradient is that of the whole batch, so the strategy runs the same program as `single` with one worker,
@@ -20,25 +18,6 @@ class SyncDDP(Strategy):
     also_known_as = ("ddp", "data-parallel", "distributed-data-parallel")
     suggested_for = ("dp", "allreduce", "all-reduce", "sync")
     equals = "single"
-
-    class Options(Options):
-        """What DDP lets one choose."""
-
-        bucket_mib: float = Field(25.0, gt=0, description="gradients are exchanged in groups of this many MiB")
-        overlap: bool = Field(
-            True, description="exchange gradients while others are computed; false: all at once, afterwards"
-        )
-        static_graph: bool = Field(False, description="promise that every step uses the same graph")
-
-    def layout(self, gpus: int) -> Layout:
-        """Put one replica on each device."""
-        return Layout(
-            data=gpus,
-            bucket_bytes=int(self.options.bucket_mib * 2**20) if self.options.overlap else 0,
-            overlap=self.options.overlap,
-            static_graph=self.options.static_graph,
-            wrapped=True,
-        )
 
 
 @hookimpl

@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field
 
-from harness import Codec, Options, Strategy, Worker, average, hookimpl
+from harness import Bucket, Codec, DataParallel, Value, average, hookimpl
 
 
 class Largest(Codec):
@@ -29,7 +29,7 @@ class Largest(Codec):
         return numbers.new_zeros(shape.numel()).index_copy(0, places.long(), numbers).view(shape)
 
 
-class TopK(Strategy):
+class TopK(DataParallel):
     """Each worker sends the largest `share` of every layer's gradient; all average what all have sent.
 
     What was not sent is added to the next gradient, so that every number is sent in the end. Without this error
@@ -46,22 +46,19 @@ class TopK(Strategy):
     suggested_for = ("sparse", "sparsification", "deep-gradient-compression", "dgc")
     alone = None
 
-    class Options(Options):
+    class Options(DataParallel.Options):
         """How little is sent, and whether the rest is remembered."""
 
         share: float = Field(0.01, gt=0, le=1, description="part of each layer's numbers that is sent, at least one")
         error_feedback: bool = Field(True, description="add what was not sent to the next gradient; false: forget it")
 
-    async def work(self, worker: Worker) -> None:
+    async def reduce(self, bucket: Bucket) -> Value:
         """Send the largest numbers; keep the others for later."""
-        largest = Largest(self.options.share)
-        unsent = worker.weights.zeros()
-        for batch in worker.batches():
-            wanted = await worker.gradient(batch) + unsent
-            sent = await worker.encode(wanted, largest)
-            if self.options.error_feedback:
-                unsent = wanted - sent
-            await worker.apply(average(await worker.gather(sent)))
+        wanted = bucket.gradient + bucket.kept.get("unsent", bucket.gradient.zeros())
+        sent = await bucket.encode(wanted, Largest(self.options.share))
+        if self.options.error_feedback:
+            bucket.kept["unsent"] = wanted - sent
+        return average(await bucket.gather(sent))
 
 
 @hookimpl

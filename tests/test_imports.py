@@ -201,7 +201,7 @@ def test_exported_names_are_these():
     assert sorted(harness.__all__) == sorted(
         [
             *("ANY", "SERVER", "Action", "Batch", "Codec", "codecs", "Impossible", "Layout", "Message", "Options"),
-            *("ParameterServer", "Server"),
+            *("Bucket", "DataParallel", "ParameterServer", "Server"),
             *("Strategy", "Table", "Value", "Worker", "__version__", "average", "hookimpl", "load", "schedules"),
             *("DataShape", "Dataset", "DatasetSize", "Device", "Link", "Listener", "Model", "Preset"),
             *("Probe", "ProbeUnavailable", "RawData", "Sample", "ScenarioRun", "StoredCell", "Target", "Tracker"),

@@ -1,9 +1,10 @@
-"""All that the author of a strategy reads: Strategy, Layout, Worker, Server.
+"""All that the author of a strategy reads: Strategy, Layout, Worker, Server, Bucket.
 
 A strategy has two halves. Its *layout* says how one step of one copy of the model is spread over devices: it is data,
-read before the first step. Its *program* says what the workers tell each other: an async function over the words of
-`Worker`. A worker is the group of devices that holds one copy of the training state; there are
-`gpus // layout.devices` of them. The same file runs on real processes and on the virtual cluster.
+read before the first step; replicas exchange gradients by its `reduce`, an async function over the words of `Bucket`.
+Its *program* says what the workers tell each other: an async function over the words of `Worker`. A worker is the group
+of devices that holds one copy of the training state; there are `gpus // layout.devices` of them. The same file runs on
+real processes and on the virtual cluster.
 
 Every awaitable word starts when it is called; `await` only waits. So
 
@@ -17,11 +18,11 @@ overlaps without a callback. Nothing else exists: no timer, no file, no torch, n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.core.addresses import Address
 from harness.core.errors import PluginError
@@ -71,6 +72,9 @@ harness.api.schedules returns one, and its layout says the same `chunks`.
 
 RecomputeOption = bool | Literal["all-but-last"]
 
+Reduce = Callable[["Bucket"], Coroutine[object, None, "Value"]]
+"""An async program that a replica runs for each bucket of gradients: it returns what all replicas take for its mean."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -96,6 +100,7 @@ class Layout:
         chunks: stages on each pipeline device; stage k lives on device k modulo `pipeline`.
         replicas: devices of each stage, which take micro-batches in turn; empty: one each.
         drains: the pipeline runs empty before every update; otherwise updates overlap, with weights of their own.
+        reduce: how replicas exchange a bucket of gradients; None: by an all-reduce. It runs with one replica too.
     """
 
     data: int = 1
@@ -115,6 +120,7 @@ class Layout:
     chunks: int = 1
     replicas: tuple[int, ...] = ()
     drains: bool = True
+    reduce: Reduce | None = None
 
     @property
     def gathers(self) -> bool:
@@ -277,10 +283,45 @@ class Message(NamedTuple):
     value: Any
 
 
-class _Endpoint(ABC):
-    """What a worker and a server have in common."""
+class _Program(ABC):
+    """Words of every program: of a worker, of a server, and of a bucket of gradients."""
 
     options: Any
+
+    @abstractmethod
+    def random(self, name: str, shared: bool = False) -> random.Random:
+        """Return this program's own random stream of that name; the same in every run with the same seed.
+
+        A shared stream is the same on every worker, server and replica: what one draws, all draw.
+        """
+
+    @abstractmethod
+    def layers(self, value: Value) -> dict[str, torch.Tensor]:
+        """Return a value's parameters by name, each in the shape that it has in the model; writing is refused.
+
+        Join them again by `torch.cat([layer.reshape(-1) for layer in layers.values()])`: the order is that of the
+        flat tensor.
+        """
+
+    @abstractmethod
+    def encode(self, value: Value, codec: Codec) -> Awaitable[Encoded]:
+        """Return a value in its smaller form, to be sent, gathered or averaged."""
+
+    @abstractmethod
+    def compute(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        """Run the strategy's own arithmetic on the clock."""
+
+    @abstractmethod
+    def record(self, **numbers: float) -> None:
+        """Add a column `x_<name>` to the cell's results; the last number given stands."""
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Add a line to the record, shown in the report."""
+
+
+class _Endpoint(_Program):
+    """What a worker and a server have in common."""
 
     @property
     @abstractmethod
@@ -301,13 +342,6 @@ class _Endpoint(ABC):
     @abstractmethod
     def learning_rate(self) -> float:
         """The rate that the next `apply` uses, schedule and warm-up included."""
-
-    @abstractmethod
-    def random(self, name: str, shared: bool = False) -> random.Random:
-        """Return this endpoint's own random stream of that name; the same in every run with the same seed.
-
-        A shared stream is the same on every worker and server: what one draws, all draw.
-        """
 
     @abstractmethod
     def apply(self, gradient: Value, scale: float = 1.0) -> Awaitable[None]:
@@ -334,30 +368,6 @@ class _Endpoint(ABC):
     @abstractmethod
     def arrived(self) -> list[Message]:
         """Return what is already here, without waiting."""
-
-    @abstractmethod
-    def layers(self, value: Value) -> dict[str, torch.Tensor]:
-        """Return a value's parameters by name, each in the shape that it has in the model; writing is refused.
-
-        Join them again by `torch.cat([layer.reshape(-1) for layer in layers.values()])`: the order is that of the
-        flat tensor.
-        """
-
-    @abstractmethod
-    def encode(self, value: Value, codec: Codec) -> Awaitable[Encoded]:
-        """Return a value in its smaller form, to be sent, gathered or averaged."""
-
-    @abstractmethod
-    def compute(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
-        """Run the strategy's own arithmetic on the clock."""
-
-    @abstractmethod
-    def record(self, **numbers: float) -> None:
-        """Add a column `x_<name>` to the cell's results; the last number given stands."""
-
-    @abstractmethod
-    def note(self, text: str) -> None:
-        """Add a line to the record, shown in the report."""
 
 
 class Worker(_Endpoint):
@@ -393,6 +403,36 @@ class Server(_Endpoint):
     """A parameter server: no device, no data, but weights and an optimizer of its own."""
 
     rank: Address
+
+
+class Bucket(_Program):
+    """Gradients of some layers, as one replica's `reduce` sees them in one step.
+
+    It runs as soon as the backward pass has computed them, beside the rest of that pass, one bucket after another in
+    the same order everywhere. With `Layout.overlap` off it runs after the pass.
+
+    Attributes:
+        gradient: of these layers, of this replica's samples; its plain mean over the replicas is the gradient of the
+            worker's batch, however unevenly that was cut. It counts no samples, and has no buffers.
+        kept: what this replica keeps of this bucket from step to step, by name; empty in the first step.
+        number: 0, 1, 2, ...: which bucket of the step.
+        rank: of this replica.
+        replicas: how many there are.
+    """
+
+    gradient: Value
+    kept: dict[str, Any]
+    number: int
+    rank: int
+    replicas: int
+
+    @abstractmethod
+    def mean(self, value: AnyValue) -> Awaitable[AnyValue]:
+        """Exchange with all replicas and return the mean; of encoded values it is encoded."""
+
+    @abstractmethod
+    def gather(self, value: AnyValue) -> Awaitable[list[AnyValue]]:
+        """Exchange with all replicas and return everybody's value, in the order of their ranks."""
 
 
 class Strategy:
@@ -478,3 +518,36 @@ class ParameterServer(Strategy):
                     "there is None, and answer every push"
                 )
             await worker.load(answer.value)
+
+
+class DataParallel(Strategy):
+    """What strategies with one replica on each device share: gradients are exchanged as they are computed. A base only.
+
+    A strategy says in `reduce` what replicas do with a bucket of them; here they average it, as torch's DDP does.
+
+    Source: Li et al. 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", section 3.
+    """
+
+    reduce: ClassVar[Callable[[Any, Bucket], Coroutine[object, None, Value]] | None] = None
+
+    class Options(Options):
+        """What goes together, and when."""
+
+        bucket_mib: float = Field(25.0, gt=0, description="gradients are exchanged in groups of this many MiB")
+        overlap: bool = Field(
+            True, description="exchange gradients while others are computed; false: all at once, afterwards"
+        )
+        static_graph: bool = Field(False, description="promise that every step uses the same graph")
+
+    def layout(self, gpus: int) -> Layout:
+        """Put one replica on each device."""
+        options = self.options
+        assert isinstance(options, DataParallel.Options)
+        return Layout(
+            data=gpus,
+            bucket_bytes=int(options.bucket_mib * MIB) if options.overlap else 0,
+            overlap=options.overlap,
+            static_graph=options.static_graph,
+            wrapped=True,
+            reduce=self.reduce,
+        )

@@ -79,12 +79,19 @@ def price(cell: Cell, host: Host) -> Prediction:
         return Prediction(reason="its faults are random; run it to find out")
     if cell.workers > 1 or cell.servers:
         return Prediction(reason="it depends on how workers communicate; run it to find out")
+    if reduces(cell, host):
+        return Prediction(reason="it depends on how its replicas exchange gradients; run it to find out")
     try:
         return _priced(cell, host)
     except Impossible as error:
         return Prediction(reason=str(error), not_possible=str(error))
     except HarnessError as error:
         return Prediction(reason=str(error))
+
+
+def reduces(cell: Cell, host: Host) -> bool:
+    """Whether a program of the strategy's own exchanges gradients, so that only running it tells what a step takes."""
+    return layout_of(cell, host).reduce is not None
 
 
 def _priced(cell: Cell, host: Host) -> Prediction:

@@ -36,6 +36,8 @@ def _reasons(work: Workload, layout: Layout, alone: bool) -> Iterator[str]:
     }
     for what in (what for what, so in eager.items() if so and work.step == COMPILED):
         yield f"{named}: {what} are not compiled. {_EAGER}"
+    if work.step == CUDA_GRAPH and layout.reduce is not None:
+        yield f"{named}: a program of the strategy's own between backward pass and update is not captured. {_EAGER}"
     if work.step == CUDA_GRAPH and not alone:
         yield f'{named}: only a step of one device alone is captured, that of single. {_EAGER} or "compiled"'
     if work.step == CUDA_GRAPH and work.optimizer.name not in CAPTURABLE:

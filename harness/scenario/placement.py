@@ -261,6 +261,11 @@ def missing_link(demand: Demand) -> str:
 def _not_yet(layout: Layout) -> str:
     if layout.gathers and layout.pipeline * layout.tensor > 1:
         return f"sharding (shard = {layout.shard!r}) inside {_equation(layout)} is not supported yet"
+    if layout.reduce is not None and (layout.pipeline * layout.tensor > 1 or layout.shard != "none"):
+        return (
+            "a layout's own reduce exchanges gradients of replicas that each hold the whole model, as under torch's "
+            f"DDP; not of {_equation(layout)} with shard = {layout.shard!r}"
+        )
     return ""
 
 
@@ -305,13 +310,23 @@ def _hindrance(demand: Demand, machine: Machine) -> Hindrance | None:
         )
     if demand.layout.sequence_parallel:
         return Hindrance(Text("sequence_parallel runs on the virtual engine only"))
-    if demand.workers > 1 and demand.layout.devices > 1:
-        return Hindrance(Text("several workers of several devices each run on the virtual engine only"))
+    if demand.workers > 1 and layout.devices > 1 and (demand.servers or not _under_ddp(layout)):
+        return Hindrance(
+            Text(
+                f"{demand.workers} workers of {layout.devices} devices each: real processes run those whose devices "
+                'are replicas under DDP and that need no server; set engine = "virtual" for all others'
+            )
+        )
     there, gpus = present(demand, machine), demand.point.gpus
     if gpus <= there:
         return None
     needs = f'needs {_count(demand, gpus)}, but this machine has {there}; engine = "virtual" simulates them'
     return Hindrance(Text(needs), gpus - there)
+
+
+def _under_ddp(layout: Layout) -> bool:
+    """Whether a worker's devices are whole replicas that average gradients while they compute them."""
+    return layout.data == layout.devices and layout.shard == "none" and (layout.overlap or layout.reduce is not None)
 
 
 def _count(demand: Demand, number: int) -> str:

@@ -7,6 +7,7 @@ holds for the devices of one maker only. A CPU has nothing to be asked: callers 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
 import torch
@@ -28,6 +29,13 @@ class DeviceEvent(Protocol):
         """Return the milliseconds until another one, below 0 where that came first; both have been passed."""
 
 
+class DeviceStream(Protocol):
+    """A queue of a device's."""
+
+    def wait_stream(self, stream: DeviceStream) -> None:
+        """Order what comes behind what another one was given so far."""
+
+
 class DeviceGraph(Protocol):
     """Work that a device was given once, recorded."""
 
@@ -40,6 +48,15 @@ class DeviceModule(Protocol):
 
     def Event(self, *, enable_timing: bool) -> DeviceEvent:  # noqa: N802  # as torch calls it
         """Return an event that is not recorded yet."""
+
+    def Stream(self, device: torch.device) -> DeviceStream:  # noqa: N802  # as torch calls it
+        """Return a queue beside the others."""
+
+    def stream(self, stream: DeviceStream) -> AbstractContextManager[object]:
+        """Give work to a queue for as long as this context lasts."""
+
+    def current_stream(self, device: torch.device) -> DeviceStream:
+        """Return the queue that work is given to now."""
 
     def set_device(self, device: torch.device) -> None:
         """Make it the one that is meant where none is named."""
@@ -80,6 +97,30 @@ def wait_for(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if has_queue(device):
         module_of(device).synchronize(device)
+
+
+class SideStream:
+    """A queue of a device beside the one that computes; as a context it takes the work.
+
+    What is put into it comes behind all that the computing queue was given before. So memory that was freed there, and
+    is taken again here, is not in use any more.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._module, self._device = module_of(device), device
+        self._stream = self._module.Stream(device)
+
+    def __enter__(self) -> None:
+        self._stream.wait_stream(self._module.current_stream(self._device))
+        self._inside = self._module.stream(self._stream)
+        self._inside.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._inside.__exit__(*error)  # type: ignore[arg-type]
+
+    def wait_for(self) -> None:
+        """Let the computing queue wait for all of it; the host goes on."""
+        self._module.current_stream(self._device).wait_stream(self._stream)
 
 
 def upload(tensor: torch.Tensor, device: torch.device, page_locked: bool = True) -> torch.Tensor:

@@ -39,6 +39,7 @@ CELLS = {
         "single", micro_batch_size=8, workload=OWN | {"model": "own_models.py:dropout", "loading": STREAMED}
     ),
     "sync-ddp": cell("sync-ddp", 2, workload=OWN | {"model": "own_models.py:batchnorm"}),
+    "bf16-wire": cell("bf16-wire", 2) | {"strategy": {"bf16-wire": {"bucket_mib": 0.001}}},
     "fsdp": cell("fsdp", 2),
     "model-split": cell("model-split", 2),
     "local-sgd": cell("local-sgd", 2),
@@ -48,7 +49,7 @@ CELLS = {
 REPLAYED = {"step": "cuda-graph"}
 """Of the cell "fused", on the fake GPU: a CPU has no graphs."""
 
-MEETING = ("sync-ddp", "fsdp", "model-split", "local-sgd")
+MEETING = ("sync-ddp", "bf16-wire", "fsdp", "model-split", "local-sgd")
 
 AT_MARKS = frozenset(
     (

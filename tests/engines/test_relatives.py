@@ -73,6 +73,7 @@ DIFFERENT = {
     "slack": (("stale-sync", {"slack": 1}), ("stale-sync", {"slack": 0})),
     "backups": (("backup-workers", {"backups": 1}), ("backup-workers", {"backups": 0})),
     "fragments": (("diloco", {"steps": 4, "fragments": 2}), ("diloco", {"steps": 4})),
+    "overlap": (("diloco", {"steps": 4, "overlap": 2}), ("diloco", {"steps": 4})),
     "outer momentum": (("diloco", {"steps": 4}), ("diloco", {"steps": 4, "outer_momentum": 0})),
     "compensation": (("async-ps", {"compensate": 1.0}), ("async-ps", {})),
     "pull": (("elastic-averaging", {"pull": 0.9}), ("elastic-averaging", {"pull": 0.1})),
@@ -89,7 +90,7 @@ def test_an_option_takes_effect(case):
 # -- two clocks --------------------------------------------------------------------------------------------------------
 
 SYNCHRONOUS = {
-    "diloco": {"steps": 4, "fragments": 3},
+    "diloco": {"steps": 4, "fragments": 3, "overlap": 2},
     "gossip": {"graph": "ring"},
     "backup-workers": {"backups": 0},
     "stale-sync": {"slack": 0},

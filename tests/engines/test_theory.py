@@ -219,12 +219,12 @@ BYTES = 400e6
 """Of the weights: 100 M parameters in single precision."""
 
 
-def diloco(steps: int, bandwidth: float, fragments: int = 1) -> Outcome:
+def diloco(steps: int, bandwidth: float, fragments: int = 1, overlap: int = 0) -> Outcome:
     link = LinkFigures(latency_s=0.0, bandwidth_bytes_per_s=bandwidth)
     setup = cell_setup(
         "diloco",
         goal={"target_accuracy": "none", "max_steps": 4 * steps},
-        strategy__diloco={"steps": steps, "fragments": fragments},
+        strategy__diloco={"steps": steps, "fragments": fragments, "overlap": overlap},
     )
     costs = constant_costs(1.0, 0.0, 0.0, link, int(BYTES))
     costs = replace(costs, cluster=replace(costs.cluster, runtime=Runtime()))  # weights are loaded at no cost
@@ -247,6 +247,18 @@ def test_fragments_send_as_much_in_all_and_a_part_of_it_at_once(fragments):
     whole, parts = diloco(10, 1e9), diloco(10, 1e9, fragments)
     assert parts.bytes_sent_per_step == pytest.approx(whole.bytes_sent_per_step, rel=1e-6)
     assert max(parts.steps["communication_s"]) == pytest.approx(max(whole.steps["communication_s"]) / fragments)
+
+
+@pytest.mark.parametrize("exchange_s", [0.5, 2.0, 5.0])
+def test_what_shows_of_an_exchange_is_what_the_batches_trained_meanwhile_do_not_hide(exchange_s):
+    """A batch takes a second: tau of them hide tau seconds. Source: Douillard et al. 2025, section 2.3."""
+    overlap, bandwidth = 2, 2 * (WORKERS - 1) / WORKERS * BYTES / exchange_s
+    hidden, shown = diloco(10, bandwidth, overlap=overlap), diloco(10, bandwidth)
+    meetings = 4  # of which the last one comes after the last batch, where nothing is left to hide it
+    exposed_s = (meetings - 1) * max(0.0, exchange_s - overlap) + exchange_s
+    assert sum(hidden.steps["communication_s"]) / WORKERS == pytest.approx(exposed_s, abs=1e-6)
+    assert hidden.bytes_sent_per_step == shown.bytes_sent_per_step
+    assert sum(shown.steps["communication_s"]) / WORKERS == pytest.approx(meetings * exchange_s)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 100])

@@ -163,13 +163,18 @@ def test_more_asynchronous_workers_share_one_gpu_only_where_real_is_asked_for() 
     assert plan('engine = "real"\n' + text, ONE_GPU).cells[0].engine == "real"
 
 
-def test_several_workers_of_several_devices_are_virtual_only() -> None:
+def test_several_workers_of_several_devices_with_a_server_are_virtual_only() -> None:
     text = sweep("nodes", "gpus = 4")
     (cell,) = plan(text, FOUR_GPUS).cells
     assert (cell.engine, cell.workers, cell.servers) == ("virtual", 2, 1)
     assert (cell.batch_size, cell.global_batch_size) == (16, 32)
     (cell,) = plan('engine = "real"\n' + text, FOUR_GPUS).cells
-    assert "virtual engine only" in cell.not_possible
+    assert "real processes run those whose devices are replicas under DDP and that need no server" in cell.not_possible
+
+
+def test_several_workers_of_replicas_that_need_no_server_run_on_real_processes() -> None:
+    (cell,) = plan(sweep("diloco", "gpus = 4") + "\n[strategy.diloco]\nreplicas = 2\n", FOUR_GPUS).cells
+    assert (cell.engine, cell.workers, cell.servers, cell.not_possible) == ("real", 2, 0, "")
 
 
 def test_layouts_of_later_versions_are_not_possible_on_either_engine() -> None:

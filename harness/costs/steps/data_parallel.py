@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from statistics import NormalDist
 from typing import NamedTuple
 
+from harness.core.units import MIB
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.shape import ModelShape
 from harness.costs.steps import collectives
 from harness.costs.steps.result import StreamTask
 
 FIRST_BUCKET_BYTES = 2**20
-"""DDP's first bucket is small so that the first exchange starts early.
+"""DDP's first bucket is small, where nobody has chosen a size, so that the first exchange starts early.
 
 Source: torch 2.13, torch/csrc/distributed/c10d/reducer.hpp, kDefaultFirstBucketBytes.
 """
 
+USUAL_BUCKET_BYTES = 25 * MIB
+"""What DDP takes where nobody has chosen a size."""
 
-class Bucket(NamedTuple):
+
+SUMS_DIFFER = 1e-9
+"""Share by which sums of sizes may differ from each other: chosen, far below a parameter's."""
+
+
+class SizedBucket(NamedTuple):
     """Gradients that are exchanged together.
 
     Attributes:
@@ -30,6 +40,22 @@ class Bucket(NamedTuple):
 
     num_bytes: float
     layer: int
+
+
+class ReducedBucket(NamedTuple):
+    """What a layout's own `reduce` did with a bucket.
+
+    Attributes:
+        num_bytes: of its gradients.
+        seconds: from its first word to its end, on the slowest replica.
+        computed_s: of them, spent on encoding, decoding and other arithmetic.
+        bytes_sent: by one device, mean.
+    """
+
+    num_bytes: float
+    seconds: float
+    computed_s: float
+    bytes_sent: float
 
 
 @dataclass(frozen=True)
@@ -48,28 +74,55 @@ class Exchange:
     tasks: tuple[StreamTask, ...] = ()
 
 
-def buckets_of(shape: ModelShape, bucket_bytes: int) -> tuple[Bucket, ...]:
-    """Return the buckets in the order of the backward pass; `bucket_bytes` of 0 makes a single one of everything.
+def in_buckets(sizes: Sequence[float], bucket_bytes: float) -> list[list[int]]:
+    """Return which tensors are exchanged together; `bucket_bytes` of 0 makes a single bucket of all.
 
-    Tensors are taken in reverse order; a bucket is closed by the tensor that fills it.
+    A bucket is closed by the tensor that fills it.
 
     Source: Li et al. 2020, "PyTorch Distributed", section 4.2.
+
+    Args:
+        sizes: of tensors in bytes, in the order in which they are taken.
+        bucket_bytes: of a bucket; of all but the first where that is DDP's own choice.
     """
-    found, pending, limit = [], 0.0, min(FIRST_BUCKET_BYTES, bucket_bytes)
-    last = 0
-    for number in reversed(range(len(shape.layers))):
-        for tensor in reversed(shape.layers[number].tensors):
-            pending, last = pending + tensor * shape.element_bytes, number
-            if bucket_bytes and pending >= limit:
-                found.append(Bucket(pending, number))
-                pending, limit = 0.0, bucket_bytes
-    return tuple([*found, Bucket(pending, last)] if pending else found)
+    found: list[list[int]] = []
+    pending, filled = [], 0.0
+    limit = FIRST_BUCKET_BYTES if bucket_bytes == USUAL_BUCKET_BYTES else bucket_bytes
+    for number, size in enumerate(sizes):
+        pending.append(number)
+        filled += size
+        if bucket_bytes and filled >= limit:
+            found.append(pending)
+            pending, filled, limit = [], 0.0, bucket_bytes
+    return [*found, pending] if pending else found
+
+
+def buckets_of(shape: ModelShape, bucket_bytes: int) -> tuple[SizedBucket, ...]:
+    """Return the buckets in the order of the backward pass: tensors are taken in reverse order."""
+    backward = reversed(list(enumerate(shape.layers)))
+    tensors = [(size * shape.element_bytes, number) for number, layer in backward for size in reversed(layer.tensors)]
+    groups = in_buckets([size for size, _ in tensors], bucket_bytes)
+    return tuple(SizedBucket(sum(tensors[k][0] for k in group), tensors[group[-1]][1]) for group in groups)
+
+
+def completed_by(shape: ModelShape, sizes: Sequence[float]) -> tuple[SizedBucket, ...]:
+    """Return buckets of so many bytes, in the order of the backward pass, each with the layer that completes it."""
+    backward = list(reversed(range(len(shape.layers))))
+    there = list(accumulate(shape.layers[number].parameters for number in backward))
+    scale = (1 - SUMS_DIFFER) * there[-1] / sum(sizes)
+    filled = accumulate(sizes)
+    return tuple(
+        SizedBucket(size, backward[bisect_left(there, scale * so_far)])
+        for size, so_far in zip(sizes, filled, strict=True)
+    )
 
 
 def exchange(
     backward_s: Sequence[float],
-    buckets: Sequence[Bucket],
-    seconds: Callable[[float], float],
+    buckets: Sequence[SizedBucket],
+    seconds: Sequence[float],
+    own_s: Sequence[float] = (),
+    *,
     overlap: bool = True,
     slowdown_fraction: float = 0.0,
     start_s: float = 0.0,
@@ -79,25 +132,30 @@ def exchange(
 
     Args:
         backward_s: of each layer, in the order of the forward pass.
-        seconds: of the exchange of so many bytes.
+        buckets: in the order in which they are exchanged.
+        seconds: of each bucket's exchange.
+        own_s: of them, in which the device computes: it makes the step longer, whether it hides or not.
+        overlap: exchange while computing; else afterwards.
         slowdown_fraction: how much longer computing takes while an exchange runs beside it.
         start_s: when the backward pass starts, for the tasks.
+        record: also return the tasks.
     """
     ready_after, elapsed = [0.0] * len(backward_s), 0.0
     for number in reversed(range(len(backward_s))):
         elapsed += backward_s[number]
         ready_after[number] = elapsed
-    free, busy, hidden, tasks = 0.0, 0.0, 0.0, []
-    for count, bucket in enumerate(buckets):
-        length = seconds(bucket.num_bytes)
-        begin = max(free, ready_after[bucket.layer] if overlap else elapsed)
+    free, busy, hidden, computed, tasks = 0.0, 0.0, 0.0, 0.0, []
+    for count, (bucket, length, own) in enumerate(zip(buckets, seconds, own_s or [0.0] * len(buckets), strict=True)):
+        # What the device computes for an exchange it does not compute of the backward pass: the two take turns.
+        begin = max(free, computed + (ready_after[bucket.layer] if overlap else elapsed))
         free = begin + length
-        busy += length
-        hidden += max(0.0, min(free, elapsed) - begin)
+        busy += length - own
+        computed += own
+        hidden += max(0.0, min(free, elapsed + computed) - begin) * (1 - own / length if length else 0.0)
         if record:
             tasks.append(StreamTask(0, "communication", f"bucket {count}", start_s + begin, start_s + free))
     slowed = slowdown_fraction * hidden
-    return Exchange(max(0.0, free - elapsed - slowed), slowed, busy, tuple(tasks))
+    return Exchange(max(0.0, free - elapsed - computed - slowed), slowed + computed, busy, tuple(tasks))
 
 
 def neighbours_s(cluster: Cluster, groups: int, size: int, num_bytes: float) -> float:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.api.strategy import Layout
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
-from harness.costs.steps.data_parallel import buckets_of, exchange, neighbours_s, waiting_s
+from harness.costs.steps import collectives
+from harness.costs.steps.data_parallel import (
+    ReducedBucket,
+    buckets_of,
+    completed_by,
+    exchange,
+    neighbours_s,
+    waiting_s,
+)
 from harness.costs.steps.layer_times import LayerSeconds, layer_seconds, total
 from harness.costs.steps.result import StepCost, StreamTask
 from harness.costs.steps.table_time import Recompute
@@ -19,12 +29,15 @@ def replicated_step(
     pieces: int,
     recompute: Recompute,
     tasks: bool = False,
+    reduced: Sequence[ReducedBucket] = (),
 ) -> StepCost:
     """Return the cost of a step in which every data-parallel replica computes so many pieces and gradients are meant.
 
     Args:
         samples: of one piece.
         recompute: which pieces are computed again in the backward pass.
+        tasks: also say when what runs where.
+        reduced: what the layout's own `reduce` did with each bucket; without one DDP's all-reduce is priced.
     """
     constants, runtime = cluster.constants, cluster.runtime
     layers = layer_seconds(profile, cluster, layout.tensor, samples)
@@ -44,14 +57,24 @@ def replicated_step(
     communication, sent = passes * plain.exchange_s, passes * plain.exchange_bytes
     input_s = profile.exposed_input_s(samples, pieces, profile.step_s + compute + communication)
     busy, recorded = communication, _compute_tasks(layers, input_s, compute) if tasks else ()
-    if layout.data > 1:
-        overlap = layout.overlap and cluster.hides_exchange(layout.devices)
+    if layout.data > 1 or reduced:
+        overlap = layout.data > 1 and layout.overlap and cluster.hides_exchange(layout.devices)
         again_last = recompute == "all" or (pieces == 1 and recompute != "none")
         backward = [layer.backward_s + layer.exchange_s + again_last * layer.forward_s for layer in layers]
+        if reduced:
+            buckets = completed_by(profile.shape, [bucket.num_bytes for bucket in reduced])
+            seconds = [bucket.seconds for bucket in reduced]
+            own_s, sent_bytes = [bucket.computed_s for bucket in reduced], sum(b.bytes_sent for b in reduced)
+        else:
+            buckets = buckets_of(profile.shape, layout.bucket_bytes)
+            seconds = [bucket_s(cluster, layout, bucket.num_bytes / layout.tensor) for bucket in buckets]
+            own_s = [0.0] * len(buckets)
+            sent_bytes = 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes / layout.tensor
         mean = exchange(
             backward,
-            buckets_of(profile.shape, layout.bucket_bytes),
-            lambda num_bytes: bucket_s(cluster, layout, num_bytes / layout.tensor),
+            buckets,
+            seconds,
+            own_s,
             overlap=overlap,
             slowdown_fraction=constants.slowdown_fraction,
             start_s=input_s + compute - sum(backward),
@@ -59,7 +82,7 @@ def replicated_step(
         )
         compute += mean.slowed_s
         communication, busy, recorded = communication + mean.exposed_s, busy + mean.busy_s, (*recorded, *mean.tasks)
-        sent += 2 * (layout.data - 1) / layout.data * profile.shape.parameter_bytes / layout.tensor
+        sent += sent_bytes
     apart_s = input_s + compute + profile.step_s
     lost = runtime.stall.at(apart_s) + runtime.exchanged.at(profile.shape.parameter_bytes) if layout.data > 1 else 0.0
     idle = lost + waiting_s(constants.spread_fraction, compute, layout.data)
@@ -74,10 +97,27 @@ def bucket_s(cluster: Cluster, layout: Layout, num_bytes: float) -> float:
 
     Source: Rajbhandari et al. 2020, "ZeRO", section 7.1.
     """
+    if layout.data == 1:
+        return 0.0
     reduced = neighbours_s(cluster, layout.data, layout.tensor, num_bytes)
     messages = 2 if layout.shard == "states" else 1
     own = messages * cluster.runtime.bucket_s + num_bytes * cluster.runtime.bucket_s_per_byte
     return reduced + messages * cluster.constants.bucket_s + own
+
+
+def gathered_s(cluster: Cluster, layout: Layout, num_bytes: float) -> float:
+    """Return the seconds in which every replica gets everybody's bytes.
+
+    Two all-gathers: of how many bytes each replica has, and of the bytes, filled up to the most.
+
+    Args:
+        num_bytes: of the replica that has most.
+    """
+    if layout.data == 1:
+        return 0.0
+    whole = sum(collectives.all_gather_s(cluster, layout.data, layout.data * size) for size in (8, num_bytes))
+    own = cluster.runtime.bucket_s + cluster.constants.bucket_s
+    return whole + 2 * own + num_bytes * cluster.runtime.bucket_s_per_byte
 
 
 def recomputed_pieces(recompute: Recompute, pieces: int) -> int:

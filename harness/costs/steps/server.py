@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from harness.costs.profiles.cluster_figures import Cluster, LinkFigures, Servers
 from harness.costs.profiles.device_profile import Profile
-from harness.costs.steps.data_parallel import Bucket, exchange
+from harness.costs.steps.data_parallel import SizedBucket, exchange
 from harness.costs.steps.layer_times import layer_seconds
 
 CORE_MEMORY_BYTES_PER_S = 8.5e9
@@ -45,10 +45,11 @@ def hidden_at_servers(profile: Profile, cluster: Cluster, workers: int, samples:
     num_bytes = profile.shape.parameter_bytes
     times = server_times(cluster, workers, num_bytes)
     sizes = [layer.parameters * profile.shape.element_bytes for layer in profile.shape.layers]
-    buckets = [Bucket(size, number) for number, size in reversed(list(enumerate(sizes))) if size]
+    buckets = [SizedBucket(size, number) for number, size in reversed(list(enumerate(sizes))) if size]
 
     def hidden(passes_s: list[float], way_s: float) -> float:
-        exposed = exchange(passes_s, buckets, lambda size: way_s * size / num_bytes).exposed_s
+        seconds = [way_s * bucket.num_bytes / num_bytes for bucket in buckets]
+        exposed = exchange(passes_s, buckets, seconds).exposed_s
         return (1 - cluster.constants.server_exposed_fraction) * max(0.0, way_s - exposed)
 
     # Weights that arrive before the layer that needs them are gradients that leave behind it, seen backward in time.

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.api.strategy import Layout
 from harness.costs.memory.cuts import Placement
 from harness.costs.profiles.cluster_figures import Cluster
 from harness.costs.profiles.device_profile import Profile
+from harness.costs.steps.data_parallel import ReducedBucket
 from harness.costs.steps.pipelined_step import pipelined_step
 from harness.costs.steps.replicated_step import replicated_step
 from harness.costs.steps.result import StepCost
@@ -25,6 +28,7 @@ def step_cost(
     placement: Placement | None = None,
     tasks: bool = False,
     recompute: Recompute | None = None,
+    reduced: Sequence[ReducedBucket] = (),
 ) -> StepCost:
     """Return what a gradient over `samples` samples of one worker costs, its layout's communication included.
 
@@ -34,6 +38,7 @@ def step_cost(
         placement: layers of each stage; None: cut so that stages take equal time.
         tasks: also say when what runs where.
         recompute: which micro-batches are computed again in the backward pass; default: what the layout says.
+        reduced: what the layout's own `reduce` did with each bucket, where it has one.
     """
     part = -(-samples // layout.data)
     pieces = max(1, -(-part // micro_batch_size))
@@ -42,7 +47,7 @@ def step_cost(
         return pipelined_step(profile, cluster, layout, part / pieces, pieces, placement, again, tasks)
     if layout.gathers and layout.data > 1:
         return sharded_step(profile, cluster, layout, part / pieces, pieces, again != "none", tasks)
-    return replicated_step(profile, cluster, layout, part / pieces, pieces, again, tasks)
+    return replicated_step(profile, cluster, layout, part / pieces, pieces, again, tasks, reduced)
 
 
 def recomputed(layout: Layout) -> Recompute:

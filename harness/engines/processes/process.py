@@ -285,18 +285,24 @@ def _make_worker(job: Job, setup: Setup, ledger: Any, status: StatusLine) -> Rea
 
     from harness.engines.real.endpoints import RealWorker
     from harness.engines.real.layouts.choose import make_runner
+    from harness.engines.real.meetings import Meetings
 
     notes = []
     if job.meeting is not None:
         place = torch.device(job.device)
         notes = join_group(job.meeting, job.group_rank, job.group_size, place, job.cell.cell_timeout_s)
-    runner = make_runner(setup, ledger, job.address, job.device_rank)
+    layout, workers = setup.layout, job.cell.workers
+    beside = layout.reduce is not None and layout.overlap
+    meetings = Meetings.of(workers, layout.devices, job.address, job.device_rank, beside)
+    runner = make_runner(setup, ledger, job.address, job.device_rank, meetings)
     if job.options.get("trace"):
         ledger.watch(runner)
     post = _make_post(job, runner.shape, runner.replica.dtype)
-    worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size)
+    worker = RealWorker(setup, job.address, runner, ledger, post, status, job.group_size, meetings)
     worker.notes += notes
     _warm_up(setup, runner, worker)
+    if runner.reducing is not None:
+        runner.reducing.report_to(worker, worker.unawaited)
     worker.layout_bytes = runner.bytes_sent_per_step()
     runner.read_ahead()
     return worker
@@ -358,7 +364,7 @@ def _collect(job: Job, setup: Setup, endpoint: Any, setup_s: float) -> Json:
         "recorded": endpoint.recorded,
         "unawaited": dict(endpoint.unawaited),
         "deliveries": {job.address: endpoint.post.taken},
-        "bytes_sent": endpoint.bytes_sent if job.device_rank == 0 else 0,
+        "bytes_sent": endpoint.sent_by_device if job.kind == "worker" else endpoint.bytes_sent,
         "allocator": endpoint.peaks,
         "ended_at_s": ended_at_s,
         "setup_s": setup_s,

@@ -133,6 +133,14 @@ class Ledger:
         """Account seconds of the host's clock that have just passed, on any device."""
         self.row[part.column] += seconds
 
+    def beside(self, name: str, start: Stamp, end: Stamp) -> None:
+        """Note what ran beside the device's program, and is accounted for already; a trace shows it."""
+
+    def recount(self, seconds: float) -> None:
+        """Count seconds of the open row that were taken for communication as computing."""
+        self.row[Part.COMMUNICATION.column] -= seconds
+        self.row[Part.COMPUTE.column] += seconds
+
     def waited(self, idle_s: float, transfer_s: float) -> None:
         """Account a wait that has just ended: first for somebody else, then for the wire."""
         self.row[Part.IDLE.column] += idle_s

@@ -15,14 +15,16 @@ import torch.distributed as dist
 from harness.api.strategy import ANY, Batch, Codec, Message, Server, Value, Worker
 from harness.core.addresses import Address
 from harness.core.budget import Decision, Evaluation, Marks, Referee
+from harness.core.errors import Impossible
 from harness.core.outcome import StepRow
 from harness.core.span import COMMUNICATION
 from harness.core.step_parts import Part
 from harness.engines.processes.standstill import Standstill
 from harness.engines.processes.status import StatusLine
 from harness.engines.real.clock import Ledger
-from harness.engines.real.exchanges import Gathered, Sums
+from harness.engines.real.exchanges import EVERYBODY, Gathered, Sums
 from harness.engines.real.layouts.one_device import OneDevice, mean_over_ranks
+from harness.engines.real.meetings import Meetings, first_rank
 from harness.engines.real.messages import Post, Receive
 from harness.engines.real.wire import from_bytes, to_bytes
 from harness.engines.shared.codec_checks import as_codec, check_linear, check_sent
@@ -110,6 +112,7 @@ class RealEndpoint(Endpoint):
         return self._done("load")
 
     def send(self, value: Any, to: Address) -> Ready:
+        self._refuse_messages("send")
         value = awaited(value)
         check_address(self.setup, self.rank, to)
         check_sent(value, self.post.whole_bytes)
@@ -119,6 +122,7 @@ class RealEndpoint(Endpoint):
         return self._done("send")
 
     def receive(self, source: Address | None = ANY, leavers: bool = False) -> Ready:
+        self._refuse_messages("receive")
         name = "receive()" if source is ANY else f"receive({source})"
         started = Receive(source, leavers)
         self._receives.append(started)
@@ -157,6 +161,9 @@ class RealEndpoint(Endpoint):
             parcel.value.move_to(self.replica.device)
         self._decode([parcel.value])
         return Message(parcel.source, parcel.value)
+
+    def _refuse_messages(self, word: str) -> None:
+        """Refuse messages where they cannot be carried."""
 
     def arrived(self) -> list[Message]:
         return [self._take(parcel) for parcel in self.post.poll()]
@@ -298,10 +305,12 @@ class RealWorker(RealEndpoint, Worker):
         post: Post,
         status: StatusLine,
         group_size: int,
+        meetings: Meetings = EVERYBODY,
     ) -> None:
         super().__init__(setup, rank, runner.replica, ledger, post, status)
         self.runner = runner
-        self.group_size = group_size
+        self.group_size, self.meetings = group_size, meetings
+        self.num_workers = setup.cell.workers
         self.course = Course(setup, rank)
         self.faults = FaultDraws(setup.cell)
         number = rank * setup.layout.devices + runner.rank
@@ -315,6 +324,13 @@ class RealWorker(RealEndpoint, Worker):
     @property
     def progress(self) -> int:
         return self.course.position
+
+    @property
+    def sent_by_device(self) -> float:
+        """Bytes that this device adds to its worker's: words once, a layout's `reduce` as the mean of replicas."""
+        reducing = self.runner.reducing
+        words = self.bytes_sent if self.runner.rank == 0 else 0
+        return words + (reducing.bytes_sent / self.setup.layout.devices if reducing is not None else 0.0)
 
     @property
     def leads(self) -> bool:
@@ -419,7 +435,7 @@ class RealWorker(RealEndpoint, Worker):
     @property
     def _of_all_workers(self) -> bool:
         """Whether the model is no single worker's: their mean, or an ensemble of them."""
-        return self.setup.strategy.model_at in ("mean", "ensemble") and self.group_size > 1
+        return self.setup.strategy.model_at in ("mean", "ensemble") and self.num_workers > 1
 
     def _load_model(self, own: Flat) -> None:
         """Put the mean of all workers' weights into the replica, and where they are an ensemble its members beside it.
@@ -429,15 +445,16 @@ class RealWorker(RealEndpoint, Worker):
         """
         if self.setup.strategy.model_at == "ensemble":
             self.replica.members = self._members(own)
-        mean_over_ranks([own.vector(), own.buffers])
+        mean_over_ranks([own.vector(), own.buffers], self.meetings.workers)
         self.replica.load(own)
 
     def _members(self, own: Flat) -> list[Flat]:
         """Return all workers' weights where they are evaluated; none elsewhere."""
+        group = self.meetings.workers
 
         def everybodys(part: torch.Tensor) -> list[torch.Tensor]:
-            found = [torch.empty_like(part) for _ in range(self.group_size)] if self.leads else None
-            dist.gather(part, found, dst=0)
+            found = [torch.empty_like(part) for _ in range(self.num_workers)] if self.rank == 0 else None
+            dist.gather(part, found, dst=first_rank(group), group=group)
             return found or []
 
         vectors = everybodys(own.vector())
@@ -463,7 +480,7 @@ class RealWorker(RealEndpoint, Worker):
         for samples, updates, moment, kept in self.copies[: int(self._over_ranks(len(self.copies), dist.ReduceOp.MIN))]:
             latest_s = self._over_ranks(moment, dist.ReduceOp.MAX)
             copy = kept.on(self.replica.device)
-            if self.group_size > 1:
+            if self.num_workers > 1:
                 self._load_model(copy)
             else:
                 self.replica.load(copy)
@@ -484,11 +501,26 @@ class RealWorker(RealEndpoint, Worker):
 
     # -- words ---------------------------------------------------------------------------------------------------
 
+    def _refuse_messages(self, word: str) -> None:
+        """Refuse a message of a worker of several devices: it would come from each of them.
+
+        Raises:
+            Impossible: this worker has several.
+        """
+        if self.num_workers > 1 and self.setup.layout.devices > 1:
+            raise Impossible(
+                f"{word}: workers of {self.setup.layout.devices} devices each exchange by mean and gather on real "
+                'processes; set engine = "virtual" for messages between them'
+            )
+
     def gradient(self, batch: Batch) -> Ready:
         self._rescue_gradient()
         committed = self.replica.buffer_vector()
         pieces, loss, samples = self._computed(batch)
         buffers = self.replica.buffer_vector()
+        if buffers is not None and self.meetings.replicas is not None:
+            # The first replica's are the worker's; the others would get them in their next forward pass only.
+            dist.broadcast(buffers, src=first_rank(self.meetings.replicas), group=self.meetings.replicas)
         if committed is not None:
             with torch.no_grad():
                 self.replica.set_buffers(committed)  # a gradient changes nothing until it is applied
@@ -499,6 +531,8 @@ class RealWorker(RealEndpoint, Worker):
         row["samples"] += samples
         row["base_version"] = self.version
         self.bytes_sent += int(self.layout_bytes)
+        if self.runner.reducing is not None:
+            self.sum_rounding = max(self.sum_rounding, self.runner.reducing.rounding)
         self._gradient = weakref.ref(value)
         return self._done("gradient", value)
 
@@ -538,16 +572,16 @@ class RealWorker(RealEndpoint, Worker):
         sent = as_sent(as_value(value, "mean"))
         if isinstance(sent, EncodedFlat):
             check_linear(sent)
-        if self.group_size == 1:
+        if self.num_workers == 1:
             return self._done("mean", sent)
         self._ready_to_exchange()
         weight = float(sent.num_samples) if by_samples else 1.0
         with self.ledger.span(Part.COMMUNICATION, "pack"):
             # Filled in, not copied: a copy from the host would make it wait for the device.
             counts = [self.form.like.new_full((1,), number) for number in (weight, sent.num_samples)]
-            sums = Sums([part.reshape(-1) * weight for part in sent_tensors(sent)] + counts)
+            sums = Sums([part.reshape(-1) * weight for part in sent_tensors(sent)] + counts, self.meetings)
         self.sum_rounding = max(self.sum_rounding, sums.rounding)
-        self.bytes_sent += 2 * (self.group_size - 1) * sent.num_bytes // self.group_size
+        self.bytes_sent += 2 * (self.num_workers - 1) * sent.num_bytes // self.num_workers
         return Ready("mean", self.unawaited, lambda: self._finish_mean(sums, sent, by_samples))
 
     def _finish_mean(self, sums: Sums, like: Flat | EncodedFlat, by_samples: bool) -> Value:
@@ -567,24 +601,24 @@ class RealWorker(RealEndpoint, Worker):
 
     def gather(self, value: Value) -> Ready:
         sent = as_sent(as_value(value, "gather"))
-        if self.group_size == 1:
+        if self.num_workers == 1:
             return self._done("gather", [sent])
         self._ready_to_exchange()
         self.status.waiting(Wait.GATHER)
         with self.ledger.span(Part.COMMUNICATION, "pack"):
             packed = to_bytes(sent)
             # Waited for here: whoever awaits two words in another order than others must not exchange in another order.
-            exchanged = Gathered(packed, self.group_size)
+            exchanged = Gathered(packed, self.num_workers, self.meetings.workers)
         self.status.running()
-        self.bytes_sent += (self.group_size - 1) * sent.num_bytes
+        self.bytes_sent += (self.num_workers - 1) * sent.num_bytes
         return Ready("gather", self.unawaited, lambda: self._finish_gather(exchanged, sent))
 
     def _finish_gather(self, exchanged: Gathered, sent: Flat | EncodedFlat) -> list[Value]:
         codec = sent.codec if isinstance(sent, EncodedFlat) else None
         self.status.waiting(Wait.GATHER)
         with self.ledger.span(Part.COMMUNICATION, "gather", COMMUNICATION):
-            own, everybody = dist.get_rank(), exchanged.wait()
-            values = [sent if k == own else from_bytes(raw, self.form, codec) for k, raw in enumerate(everybody)]
+            everybody = exchanged.wait()
+            values = [sent if k == self.rank else from_bytes(raw, self.form, codec) for k, raw in enumerate(everybody)]
         self.status.running()
         self._decode(values)
         return values
@@ -593,4 +627,5 @@ class RealWorker(RealEndpoint, Worker):
         """Note when this worker is ready for a step's first exchange: there it waits for the slowest."""
         if self._readied is not self.ledger.row:
             self._readied = self.ledger.row
+            self._readied.pop("_group", None)  # its worker's replicas met before
             self.ledger.moment("_ready_s", self.ledger.stamp())

@@ -69,18 +69,20 @@ class TracingLedger(Ledger):
         """Learn where the forward pass ends, and what becomes of DDP's buckets."""
         if isinstance(runner.replica.forward, nn.Module):
             runner.replica.forward.register_forward_hook(self._note_forward)
-        if hasattr(runner, "ddp"):
+        if hasattr(runner, "ddp") and runner.reducing is None:
             # A function without annotations: torch compares those it finds with its own types.
-            runner.ddp.register_comm_hook(None, lambda _, bucket: self._exchange_bucket(bucket))
+            runner.ddp.register_comm_hook(
+                None, lambda _, bucket: self._exchange_bucket(bucket, runner.ddp.process_group)
+            )
 
     def _note_forward(self, module: nn.Module, *_: object) -> None:
         if module.training:
             self._forward_ends.append(self.stamp())
 
-    def _exchange_bucket(self, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def _exchange_bucket(self, bucket: dist.GradBucket, group: dist.ProcessGroup) -> torch.futures.Future[torch.Tensor]:
         """Average a bucket as DDP does without a hook: scale, then sum."""
         start, paused_s = self.stamp(), self.paused_s
-        vector = bucket.buffer().mul_(1 / dist.get_world_size())
+        vector = bucket.buffer().mul_(1 / dist.get_world_size(group))
         kept = _Kept(f"bucket {bucket.index()}", Part.COMMUNICATION, COMMUNICATION, self.row.get("step"))
 
         def done(future: torch.futures.Future[torch.Tensor]) -> torch.Tensor:
@@ -88,7 +90,7 @@ class TracingLedger(Ledger):
             exchanged: torch.Tensor = future.value()[0]
             return exchanged
 
-        return dist.all_reduce(vector, async_op=True).get_future().then(done)
+        return dist.all_reduce(vector, group=group, async_op=True).get_future().then(done)
 
     # -- what a plain ledger is told -----------------------------------------------------------------------------
 
@@ -118,6 +120,10 @@ class TracingLedger(Ledger):
         now = self.clock()
         self._on_host_clock("wait", Part.IDLE, now - transfer_s - idle_s, now - transfer_s)
         self._on_host_clock("receive", Part.COMMUNICATION, now - transfer_s, now, COMMUNICATION)
+
+    def beside(self, name: str, start: Stamp, end: Stamp) -> None:
+        """Show what ran beside the device's program."""
+        self._keep(_Kept(name, Part.COMMUNICATION, COMMUNICATION, self.row.get("step")), start, end, self.paused_s)
 
     # -- spans -----------------------------------------------------------------------------------------------------
 

@@ -140,6 +140,11 @@ def synchronised(cell: Cell, layout: Layout, module: nn.Module, trial: Trial) ->
         )
     if layout.data == 1:
         return module
+    if layout.reduce is not None:
+        raise Impossible(
+            f"workload.sync_batchnorm: {cell.strategy} exchanges gradients by a program of its own, and replicas whose "
+            "forward passes meet have none apart from each other in virtual time; sync-ddp and fsdp can"
+        )
     if layout.devices > layout.data:
         raise Impossible(
             "workload.sync_batchnorm: replicas that are themselves cut over devices do not share statistics; use "

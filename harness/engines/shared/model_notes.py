@@ -102,7 +102,8 @@ def _about_statistics(tried: Tried, trial: Trial) -> Iterator[str]:
     elif _cuts(tried):
         alone = tried.cell.workers * tried.layout.data > 1
         whose = "each replica's own samples" if alone else "one micro-batch"
-        can = tried.cell.workers == 1 and tried.layout.data > 1 and tried.layout.devices == tried.layout.data
+        alike = tried.layout.devices == tried.layout.data > 1 and tried.layout.reduce is None
+        can = tried.cell.workers == 1 and alike
         instead = "; workload.sync_batchnorm = true makes them those of all replicas" if can else ""
         yield f"{layers} with the statistics of {whose}, not of the whole batch as on one device{instead}"
 

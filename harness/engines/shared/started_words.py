@@ -95,8 +95,10 @@ def mistake(what: str) -> PluginError:
 
 
 def type_name(given: object) -> str:
-    """Name what stands where a value belongs."""
-    return type(given).__name__ if given is not None else "None"
+    """Name what stands where a value belongs; of a tensor that a program was lent, not that it is read-only."""
+    if given is None:
+        return "None"
+    return "Tensor" if hasattr(given, "untyped_storage") else type(given).__name__
 
 
 def as_value(given: object, word: str) -> Value:

@@ -19,15 +19,18 @@ from harness.engines.shared.endpoint import Endpoint, check_address, everybody
 from harness.engines.shared.parcel import Parcel
 from harness.engines.shared.started_words import Unawaited, Waiting, Word, as_value, awaited
 from harness.engines.shared.waits import Wait, Waits
+from harness.engines.virtual.bucket_programs import BucketPrograms
 from harness.engines.virtual.clock import Ledger
 from harness.engines.virtual.messages import MeetingPoint, Post, Receive, message
 
 if TYPE_CHECKING:
     import torch
 
+    from harness.costs.steps import ReducedBucket
     from harness.engines.shared.flat import Flat
     from harness.engines.virtual.cluster import VirtualCluster
     from harness.engines.virtual.executor import State
+    from harness.engines.virtual.lazy import Gradient
     from harness.engines.virtual.servers import ServerWays
 
 _COMPUTE, _COMMUNICATION = Part.COMPUTE, Part.COMMUNICATION
@@ -408,6 +411,7 @@ class VirtualWorker(VirtualEndpoint, Worker):
         per_worker = self.setup.layout.devices
         self.devices = range(rank * per_worker, (rank + 1) * per_worker)
         self.lost = False
+        self.programs = BucketPrograms(self, cluster) if self.setup.layout.reduce is not None else None
         self._mark_number = 0
 
     @property
@@ -440,21 +444,28 @@ class VirtualWorker(VirtualEndpoint, Worker):
     # -- words ---------------------------------------------------------------------------------------------------
 
     def gradient(self, batch: Batch) -> Word:
-        weight = batch.shares / batch.counted
-        origin = (self.rank, batch.step)
-        value = self.cluster.executor.gradient_of(self.state, batch.indices, weight, origin)
+        value, reduced = self._computed(batch)
         factors = self.cluster.faults.of(self.devices, batch.step)
         tracer = self.cluster.tracer
-        part = self.cluster.steps.of(len(batch.indices), factors, tasks=tracer is not None)
+        part = self.cluster.steps.of(len(batch.indices), factors, tracer is not None, reduced)
         self.ledger.computed(part, value)
         self.cluster.bytes_sent += part.bytes_sent
         before = max(self.busy_until, self.cluster.env.now)
-        awake_s = self.cluster.steps.of(len(batch.indices), ()).total_s
+        awake_s = self.cluster.steps.of(len(batch.indices), (), reduced=reduced).total_s
         word = self._busy("gradient", part.total_s, "gradient", value, awake_s=awake_s)
         self.ledger.add(_COMPUTE, self.busy_until - before - part.total_s)  # what sharing the host's cores adds
         if tracer is not None:
             tracer.gradient(self.rank, part, factors, before, self.busy_until, batch.step)
         return word
+
+    def _computed(self, batch: Batch) -> tuple[Gradient, tuple[ReducedBucket, ...]]:
+        """Return the gradient, and what the layout's own `reduce` did for it, where there is one."""
+        executor, weight, origin = self.cluster.executor, batch.shares / batch.counted, (self.rank, batch.step)
+        if self.programs is None:
+            return executor.gradient_of(self.state, batch.indices, weight, origin), ()
+        self.programs.took = []
+        value = executor.reduced(self.state, batch.indices, weight, origin, self.programs.run)
+        return value, tuple(self.programs.took)
 
     def apply(self, gradient: Value, scale: float = 1.0) -> Word:
         gradient = as_value(gradient, "apply")

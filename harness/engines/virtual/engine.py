@@ -65,7 +65,8 @@ class VirtualEngine:
         cell = self.setup.cell
         self.workers = [VirtualWorker(cluster, self, rank, initial) for rank in range(cell.workers)]
         self.servers = [VirtualServer(cluster, self, -1 - k, initial) for k in range(cell.servers)]
-        self.endpoints: dict[Address, VirtualEndpoint] = {e.rank: e for e in (*self.workers, *self.servers)}
+        everybody: list[VirtualEndpoint] = [*self.workers, *self.servers]
+        self.endpoints = {endpoint.rank: endpoint for endpoint in everybody}
         cluster.present = self.endpoints
         self.referee = Referee(self.setup.budget)
         self.arrivals: dict[int, dict[Address, tuple[Flat, float, int, int]]] = {}

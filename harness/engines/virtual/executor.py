@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from harness.core.not_known import NotKnown
 from harness.core.outcome import CountedDram
 from harness.core.streams import stream_seed
 from harness.costs.memory import Placement
+from harness.engines.shared.buckets import BucketForm, bucket_forms, noting_ready
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.encoded import EncodedFlat, encode, encoded_mean
 from harness.engines.shared.endpoint import Course
@@ -39,6 +40,22 @@ State = dict[int, dict[str, Any]]
 _GROUPS = -1
 """Stands in a state for the number of a parameter: what the optimizer's groups hold."""
 
+Reducer = Callable[[BucketForm, Sequence[Value]], object]
+"""Runs a layout's `reduce` for one bucket: its form, and the gradient of each replica."""
+
+
+class Parts(NamedTuple):
+    """What the replicas of a worker computed.
+
+    Attributes:
+        gradients: of each replica, by parameter.
+    """
+
+    gradients: list[list[torch.Tensor]]
+    buffers: torch.Tensor | None
+    loss: torch.Tensor
+
+
 REMEMBERED_STEPS = 64
 """Updates kept for endpoints that take the same step from the same state; more workers than this recompute."""
 
@@ -57,6 +74,7 @@ class Executor:
         self.replica: Replica = setup.replica()
         self.merges = merge and mergeable(self.replica) and not self.replica.data.train.draws
         self._fills_up = setup.layout.pipeline > 1 and fills_up(setup, self.replica.module)
+        self._forms: list[BucketForm] = []
         self._keeps = self.replica.trial is not None and bool(self.replica.trial.keeps)
         self._first_state = self.replica.plain_state() if self._keeps else {}
         self._kept: dict[tuple[int, int], PlainState] = {}
@@ -117,6 +135,11 @@ class Executor:
             return self.merged_gradient(weights, indices, weight)
         if self.setup.shares_statistics:
             return self._gradient_of_all(weights, indices, weight, origin)
+        parts = self._parts_of(weights, indices, weight, origin)
+        return Flat(_mean(parts.gradients), parts.buffers, loss=parts.loss)
+
+    def _parts_of(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Parts:
+        """Compute what each replica's samples give."""
         replicas = self.setup.layout.data
         parts, losses, buffers = [], [], None
         self.setup.begin_step(*origin)
@@ -133,7 +156,34 @@ class Executor:
             elif self.replica.optional and buffers is not None and found is not None:
                 tail = len(self.replica.parameters)  # a parameter has a gradient where any replica has one
                 buffers[-tail:] = torch.maximum(buffers[-tail:], found[-tail:])
-        return Flat(_mean(parts), buffers, loss=torch.stack(losses).mean())
+        return Parts(parts, buffers, torch.stack(losses).mean())
+
+    def reduced(
+        self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int], reduce: Reducer
+    ) -> Gradient:
+        """Return the gradient that a layout's own `reduce` makes of its replicas'.
+
+        Args:
+            weights: that it is computed at.
+            indices: of the worker's samples.
+            weight: of each sample.
+            origin: worker and step.
+            reduce: runs the programs of a bucket, given its form and each replica's part; returns what all take.
+        """
+        if self._forms:
+            parts = self._parts_of(weights, indices, weight, origin)
+        else:
+            with noting_ready(self.replica) as ready:
+                parts = self._parts_of(weights, indices, weight, origin)
+            self._forms = bucket_forms(self.setup, self.replica, ready)
+        held = [dict(enumerate(gradients)) for gradients in parts.gradients]
+        found: dict[int, torch.Tensor] = {}
+        for form in self._forms:
+            found |= form.parts(reduce(form, [form.gradient(each) for each in held]))
+        gradients = [found[place] for place in range(len(found))]
+        made = Gradient(lambda: Flat(gradients, parts.buffers, loss=parts.loss), weights, indices, weight, origin)
+        made.force()
+        return made
 
     def _gradient_of_all(self, weights: Flat, indices: Indices, weight: float, origin: tuple[int, int]) -> Flat:
         """Compute the gradient of replicas that share statistics: what passes in them at once passes together."""

@@ -19,7 +19,7 @@ from harness.costs.profiles import (
     Messages,
     Profile,
 )
-from harness.costs.steps import StepCost
+from harness.costs.steps import ReducedBucket, StepCost
 
 if TYPE_CHECKING:
     from harness.engines.virtual.executor import Executor
@@ -68,9 +68,17 @@ class Costs:
         """Return the costs where every device computes `factor` times as long."""
         return replace(self, profile=self.profile.slowed(factor))
 
-    def step(self, layout: Layout, samples: int, micro_batch_size: int, tasks: bool = False) -> StepCost:
+    def step(
+        self,
+        layout: Layout,
+        samples: int,
+        micro_batch_size: int,
+        tasks: bool = False,
+        reduced: Sequence[ReducedBucket] = (),
+    ) -> StepCost:
         """Return what a gradient over `samples` costs under a layout; with `tasks` also when what runs."""
-        return steps.step_cost(self.profile, self.cluster, layout, samples, micro_batch_size, self.placement, tasks)
+        figures = self.profile, self.cluster, layout, samples, micro_batch_size, self.placement
+        return steps.step_cost(*figures, tasks=tasks, reduced=reduced)
 
     # -- updates -------------------------------------------------------------------------------------------------
 
@@ -155,6 +163,14 @@ class Costs:
         nodes = min(self.cluster.nodes(workers * layout.devices), workers)
         lengths, whole = (steps.all_gather_s(self.cluster, workers, workers * size, nodes) for size in (8, num_bytes))
         return lengths + whole + self.cluster.runtime.stall.at(since_s)
+
+    def bucket_mean_s(self, layout: Layout, num_bytes: float) -> float:
+        """Return the seconds of one mean over the replicas of a layout."""
+        return steps.bucket_s(self.cluster, layout, num_bytes)
+
+    def bucket_gather_s(self, layout: Layout, num_bytes: float) -> float:
+        """Return the seconds in which every replica of a layout gets everybody's bytes."""
+        return steps.gathered_s(self.cluster, layout, num_bytes)
 
 
 def _band(error: float, what: str = "") -> str:

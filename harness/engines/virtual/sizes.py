@@ -18,6 +18,7 @@ from harness.core.errors import PluginError
 from harness.core.not_known import NotKnown
 from harness.core.outcome import CountedDram
 from harness.costs.memory import Placement
+from harness.costs.steps import in_buckets
 from harness.engines.shared.codec_checks import parts_of
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.sample_order import Indices
@@ -212,6 +213,25 @@ class Sizes:
         """Return a gradient's size."""
         return Size(weights.num_bytes, len(indices), weights.version, origin)
 
+    def reduced(
+        self, weights: Value, indices: Indices, weight: float, origin: tuple[int, int], reduce: SizedReducer
+    ) -> Size:
+        """Return a gradient's size, after a layout's own `reduce` has run on one replica, which stands for all."""
+        for form in self._forms:
+            reduce(form, [Size(form.num_bytes)])
+        return self.gradient_of(weights, indices, weight, origin)
+
+    @cached_property
+    def _forms(self) -> list[SizedForm]:
+        """The buckets, as DDP makes them of tensors that become ready in reverse order."""
+        parameter_bytes = self.num_bytes - self._buffer_bytes
+        layers = self._shape.layers if self._shape is not None else ()
+        counts = [size for layer in layers for size in layer.tensors]
+        sizes = [parameter_bytes * count / sum(counts) for count in counts] or [parameter_bytes]
+        groups = in_buckets(sizes[::-1], self.setup.layout.bucket_bytes)
+        places = [[len(sizes) - 1 - number for number in reversed(group)] for group in groups]
+        return [SizedForm(self, number, own, round(sum(sizes[k] for k in own))) for number, own in enumerate(places)]
+
     def average(self, values: Sequence[Value], shares: Sequence[float] | None = None) -> Value:
         """Return the size of the mean; of encoded values it is encoded."""
         first, *others = values
@@ -225,15 +245,22 @@ class Sizes:
         Raises:
             NeedsNumbers: nothing is known of the model's layers.
         """
-        key = (type(codec), *(_shown(field) for field in vars(codec).values()))
-        parts = self._encoded.get(key)
-        if parts is None:
-            parts = {name: parts_of(codec, layer, name) for name, layer in self._layers.items()}
-            self._encoded[key] = parts
+        parts = self.encoded_parts(codec, range(len(self.layer_shapes)))
         return EncodedSize(self.num_bytes, codec, parts, self._buffer_bytes).counted_as([value])
 
+    def encoded_parts(self, codec: Codec, places: Sequence[int]) -> Mapping[str, Sequence[torch.Tensor]]:
+        """Return what a codec makes of some layers, by their names; what takes the same shapes is asked for once."""
+        first_to_last = (places[0], len(places), places[-1]) if places else ()
+        key = (type(codec), first_to_last, *(_shown(field) for field in vars(codec).values()))
+        parts = self._encoded.get(key)
+        if parts is None:
+            layers = list(self.layer_shapes.items())
+            parts = {name: parts_of(codec, layer, name) for name, layer in (layers[place] for place in places)}
+            self._encoded[key] = parts
+        return parts
+
     @cached_property
-    def _layers(self) -> dict[str, torch.Tensor]:
+    def layer_shapes(self) -> dict[str, torch.Tensor]:
         """The parameters by name: tensors without numbers, in the format in which gradients are exchanged."""
         import torch
 
@@ -289,6 +316,37 @@ class Sizes:
     def dram(self, placement: Placement | None, table: Table) -> CountedDram | NotKnown:
         """Return the tensors of the device that holds most."""
         return self._dram()
+
+
+class SizedForm:
+    """A bucket of gradients of which only sizes are known.
+
+    Attributes:
+        number: in the order in which buckets are exchanged.
+        places: numbers of its tensors among all, ascending.
+    """
+
+    def __init__(self, sizes: Sizes, number: int, places: Sequence[int], num_bytes: int) -> None:
+        self._sizes, self.number, self.places, self.num_bytes = sizes, number, places, num_bytes
+
+    def layers(self, value: Value) -> NoReturn:
+        """Refuse: there are no numbers.
+
+        Raises:
+            NeedsNumbers: always.
+        """
+        raise _needs_numbers("layers()")
+
+    def encode(self, value: Value, codec: Codec) -> EncodedSize:
+        """Let a codec encode this bucket's layers, which have shapes and no numbers."""
+        return EncodedSize(self.num_bytes, codec, self._sizes.encoded_parts(codec, self.places), 0)
+
+    def same(self, one: Value, other: Value) -> bool:
+        """Whether two sizes are the same."""
+        return one.num_bytes == other.num_bytes
+
+
+SizedReducer = Callable[[SizedForm, Sequence[Value]], object]
 
 
 def _shown(field: object) -> Hashable:

@@ -21,7 +21,7 @@ from harness.core.step_parts import STEP_PARTS, Part
 from harness.core.uncertainty import StepErrors
 from harness.costs.cells import cluster_of, find_shape, profile_of
 from harness.costs.memory import placement_of
-from harness.costs.price import PricedStep, priced_step
+from harness.costs.price import PricedStep, priced_step, reduces
 from harness.costs.profiles import PUBLISHED, Bus, Cluster, Constants, LinkFigures, Profile
 from harness.engines.virtual.prices import Costs
 from harness.engines.virtual.timing import timing_setup
@@ -100,7 +100,7 @@ def foretold(cell: Cell, host: Host, overheads: Constants = PUBLISHED) -> Priced
         HarnessError: what is known of the cell is not enough to tell how long anything takes.
     """
     shape = find_shape(cell, host)
-    if cell.workers > 1 or cell.servers or cell.faults or cell.micro_batch_size == LARGEST:
+    if cell.workers > 1 or cell.servers or cell.faults or cell.micro_batch_size == LARGEST or reduces(cell, host):
         outcome = what_if(cell, host, shape, overheads).run({})
         return PricedStep(_update_s(outcome), _stated(outcome))
     return priced_step(cell, host, shape, overheads)

@@ -16,14 +16,18 @@ import torch.distributed as dist
 from torch import nn
 
 from harness.api.strategy import Batch
-from harness.core.errors import Impossible
 from harness.core.not_known import NotKnown
 from harness.core.outcome import CountedDram
 from harness.core.step_parts import Part
+from harness.core.units import MIB
 from harness.costs.memory import Placement
+from harness.costs.steps import USUAL_BUCKET_BYTES
 from harness.engines.real.clock import Ledger, Stamp
 from harness.engines.real.layouts.execution import Execution
 from harness.engines.real.layouts.recompute import recompute_blocks
+from harness.engines.real.layouts.reducing import Reducing
+from harness.engines.real.meetings import Meetings
+from harness.engines.shared.buckets import records_graph, refuse_two_types, searches_unused
 from harness.engines.shared.dram_count import count_dram
 from harness.engines.shared.endpoint import Course
 from harness.engines.shared.flat import Flat
@@ -44,12 +48,14 @@ class OneDevice:
 
     Attributes:
         number: of the data-parallel replica that this device belongs to.
+        reducing: runs the layout's own `reduce`; None without one.
     """
 
     def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
         self.setup, self.ledger, self.worker, self.rank = setup, ledger, worker, rank
         self.number = 0
         self.replica = setup.replica()
+        self.reducing: Reducing | None = None
         if setup.layout.recompute:
             recompute_blocks((block for _, block in blocks_of(self.replica)), self.replica.generators)
         self.placement: Placement | None = None
@@ -68,7 +74,7 @@ class OneDevice:
     @property
     def lends_gradients(self) -> bool:
         """Whether the next gradient may overwrite the memory of this one: DDP's are views of its buckets."""
-        return self.setup.layout.data > 1
+        return self.setup.layout.data > 1 and self.reducing is None
 
     @property
     def draws(self) -> bool:
@@ -157,63 +163,52 @@ class OneDevice:
         return [self.replica.module]
 
     def settle(self) -> None:
-        """Called once after the warm-up: measure no more than a run needs."""
+        """Called once after the warm-up: measure no more than a run needs, and forget what was exchanged."""
+        if self.reducing is not None:
+            self.reducing.forget()
 
     def close(self) -> None:
         """Let go of everything that holds the process group."""
+        if self.reducing is not None:
+            self.reducing.close()
 
 
-class DataParallel(OneDevice):
+class UnderDDP(OneDevice):
     """torch's DistributedDataParallel: gradients averaged in buckets while the backward pass runs."""
 
-    def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int) -> None:
+    def __init__(self, setup: Setup, ledger: Ledger, worker: int, rank: int, meetings: Meetings) -> None:
         super().__init__(setup, ledger, worker, rank)
         self.number = rank
         self.ready: Stamp = None
         layout = setup.layout
         # A search for unused parameters cannot follow torch's older checkpoints; a static graph can.
-        static = layout.static_graph or self._needs_static_graph()
+        static = layout.static_graph or records_graph(setup, self.replica)
         self._records_graph = static
         devices = [self.replica.device.index] if has_queue(self.replica.device) else None
         self.ddp = nn.parallel.DistributedDataParallel(
             self.replica.module,
             device_ids=devices,
-            bucket_cap_mb=(layout.bucket_bytes or WITHOUT_LIMIT) / 2**20,
+            process_group=meetings.replicas,
+            bucket_cap_mb=_bucket_mib(layout.bucket_bytes),
             static_graph=static,
-            find_unused_parameters=self._unused and not static,
+            find_unused_parameters=searches_unused(setup, self.replica),
             gradient_as_bucket_view=True,
         )
         self.replica.forward = self.ddp
+        if layout.reduce is not None:
+            refuse_two_types(self.replica)
+            reducing = self.reducing = Reducing(setup, self.replica, ledger, (worker, rank), meetings.beside)
+            # A function without annotations: torch compares those it finds with its own types.
+            self.ddp.register_comm_hook(None, lambda _, bucket: reducing.hook(bucket))
         self._last_ready: Any = None
         self._hooks = [p.register_post_accumulate_grad_hook(self._note_last) for p in self.replica.parameters]
-
-    @property
-    def _unused(self) -> bool:
-        asked, trial = self.setup.cell.workload.find_unused_parameters, self.replica.trial
-        return asked or (trial is not None and trial.unused)
-
-    def _needs_static_graph(self) -> bool:
-        """Whether DDP must be told that the graph never changes.
-
-        Raises:
-            Impossible: it changes.
-        """
-        trial = self.replica.trial
-        if trial is None or not trial.reentrant or not self._unused:
-            return False
-        if trial.looks or trial.keeps or self.setup.cell.workload.find_unused_parameters:
-            raise Impossible(
-                "some parameters have no gradient in some steps, and the model calls checkpoint with "
-                "use_reentrant=True, which DDP's search for such parameters cannot follow; call it with "
-                "use_reentrant=False"
-            )
-        return True
 
     def _note_last(self, parameter: torch.Tensor) -> None:
         self._last_ready, self.ready = parameter, self.ledger.stamp()
 
     def settle(self) -> None:
         """Keep one hook, on the parameter whose gradient comes last: every hook costs Python time in each step."""
+        super().settle()
         for hook in self._hooks:
             hook.remove()
         self._hooks = [self._last_ready.register_post_accumulate_grad_hook(self._note_ready)]
@@ -231,6 +226,11 @@ class DataParallel(OneDevice):
         self._records_graph = False
         return make_pieces(part, self.weight(batch), max(1, size), pad=False)
 
+    def gradient(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor, int]:
+        """Return the gradients by parameter, those that the layout's own `reduce` returned where it has one."""
+        gradients, loss, samples = super().gradient(batch)
+        return gradients if self.reducing is None else self.reducing.results(), loss, samples
+
     def one_piece(self, piece: Piece, last: bool) -> torch.Tensor:
         """Compute one piece; only the last one exchanges. What follows the last own gradient is communication."""
         with self.ledger.span(Part.INPUT):
@@ -243,18 +243,29 @@ class DataParallel(OneDevice):
         self.ledger.add(Part.COMMUNICATION, self.ready, end)
         if last:
             self.ledger.moment("_ready_s", self.ready)
+            self.ledger.row["_group"] = self.worker
+            if self.reducing is not None:
+                self.reducing.account(self.ready, end)
         return loss
 
     def bytes_sent_per_step(self) -> float:
-        """Return a ring's share: 2 (n - 1) / n of the gradient."""
+        """Return a ring's share: 2 (n - 1) / n of the gradient; what `reduce` sends is counted where it does."""
+        if self.reducing is not None:
+            return 0.0
         n = self.setup.layout.data
         return 2 * (n - 1) / n * float(self.replica.num_parameters * self.replica.dtype.itemsize)
 
     def close(self) -> None:
         """Destroy the DDP module before its process group: otherwise gloo hangs at exit in a third of all cells."""
+        super().close()
         self.replica.forward = self.replica.module
         del self.ddp
         gc.collect()
+
+
+def _bucket_mib(num_bytes: int) -> float | None:
+    """Return what DDP is told of its buckets; None where it chooses itself, as it does where nobody says anything."""
+    return None if num_bytes == USUAL_BUCKET_BYTES else (num_bytes or WITHOUT_LIMIT) / MIB
 
 
 def mean_over_ranks(tensors: Sequence[torch.Tensor | None], group: dist.ProcessGroup | None = None) -> None:
