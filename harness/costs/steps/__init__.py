@@ -2,7 +2,6 @@
 
 from harness.costs.steps.collectives import all_gather_s, all_reduce_s
 from harness.costs.steps.data_parallel import waiting_s
-from harness.costs.steps.eager import eager_profile
 from harness.costs.steps.fsdp_traffic import bytes_sent, fsdp_step_messages
 from harness.costs.steps.result import StepCost
 from harness.costs.steps.server import ServerTimes, adding_bytes_per_s, hidden_at_servers, server_times, shards
@@ -12,6 +11,6 @@ from harness.costs.steps.table_time import Recompute
 
 __all__ = [
     "Recompute", "ServerTimes", "StepCost", "adding_bytes_per_s", "all_gather_s", "all_reduce_s", "bytes_sent",
-    "eager_profile", "fsdp_step_messages", "hidden_at_servers", "optimizer_s", "server_times", "shards",
-    "step_cost", "step_errors", "waiting_s",
+    "fsdp_step_messages", "hidden_at_servers", "optimizer_s", "server_times", "shards", "step_cost", "step_errors",
+    "waiting_s",
 ]  # fmt: skip
