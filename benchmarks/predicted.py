@@ -1,10 +1,10 @@
 """Predicted against measured step time: strategies x workloads x one and two processes of this machine.
 
-    python benchmarks/predicted.py [--set first|other] [--rounds 3] [--fresh]
+    python benchmarks/predicted.py [--set first|other|later] [--rounds 3] [--fresh]
 
-`first` are the cells that the laws were looked at with; `other` are thirty that they never saw: other strategies, other
-models, small batches and large. Alone on two cores three rounds of either take about twelve minutes, of which the
-calibration is three.
+`first` and `other` are cells that the laws were looked at with. `later` are thirty that they never saw: other
+strategies, other models, small batches and large. Alone on two cores three rounds of any take about ten minutes, of
+which the calibration is two.
 
 Inputs of the predictions are the profile of `single` beside busy neighbours and `harness calibrate`, nothing else; both
 are measured before the first round where they are not stored (--fresh: in any case). Then all cells run for real, round
@@ -90,7 +90,24 @@ OTHER = {
     ),
     Workload("resnet18 4", '"resnet18"', _pictures(32, 3), 4, 40): ("single", "sync-ddp", "fsdp"),
 }
-SETS = {"first": FIRST, "other": OTHER}
+DEEP_GPT = '{ name = "gpt", layers = 4, hidden = 128, heads = 4, vocabulary = 256, sequence = 32 }'
+LATER = {
+    Workload("softmax 64", '"softmax"', _pictures(32, 3), 64, 408): ("single", "sync-ddp", "async-ps", "local-sgd"),
+    Workload("mlp 3 x 256", '{ name = "mlp", hidden = [256, 256, 256] }', _pictures(28), 64, 328): (
+        *("single", "sync-ddp", "fsdp", "zero-2", "sync-ps", "async-ps", "model-split"),
+    ),
+    Workload("mlp 2048 x 16", '{ name = "mlp", hidden = [2048] }', _pictures(16), 16, 168): (
+        *("single", "sync-ddp", "fsdp", "sync-ps"),
+    ),
+    Workload("lenet5 32", '"lenet5"', _pictures(28), 32, 168): (
+        *("single", "sync-ddp", "zero-2", "sync-ps", "local-sgd", "model-split"),
+    ),
+    Workload("gpt 8 deep", DEEP_GPT, '{ name = "tokens", sequence = 32, vocabulary = 256 }', 8, 72): (
+        *("single", "sync-ddp", "fsdp", "async-ps", "local-sgd", "model-split"),
+    ),
+    Workload("resnet18 8", '"resnet18"', _pictures(32, 3), 8, 32): ("single", "sync-ddp", "local-sgd"),
+}
+SETS = {"first": FIRST, "other": OTHER, "later": LATER}
 
 TWICE = (("mlp 1024 x 128", "sync-ps"), ("gpt 16", "sync-ps"))
 """Of the other cells, those that run with one process too."""

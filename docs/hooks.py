@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from html import escape
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -306,8 +308,12 @@ def _source(strategy: type[Strategy]) -> str:
     return source.replace("\n", " ").partition(', "')[0].partition(";")[0]
 
 
-def strategy_page(name: str) -> str:
-    """Return the page of one strategy: what it is, its options, what it says of itself, and its whole file."""
+def strategy_page(name: str, figures: Sequence[str] = ()) -> str:
+    """Return the page of one strategy: what it is, its options, what it says of itself, and its whole file.
+
+    Args:
+        figures: in Markdown.
+    """
     host = host_of_docs()
     strategy, traits = host.strategies[name], traits_of(name)
     about, _, source = inspect.cleandoc(strategy.__doc__ or "").partition("\nSource: ")
@@ -340,10 +346,68 @@ def strategy_page(name: str) -> str:
             _table(("option", "default", "meaning"), options) if options else "It has none.",
             "## Run and check it",
             f"```sh\nharness run lenet --set strategy=single,{name}\nharness check {name}\n```",
+            *figures,
             "## The whole file",
             f"```python\n{code}\n```",
         ]
     )
+
+
+# -- figures of bundled scenarios --------------------------------------------------------------------------------------
+
+SHOWN_IN = {
+    "straggler": ("--set", "seeds=1"),
+    "slow-link": ("--set", "seeds=1"),
+    "compression": ("--set", "seeds=1"),
+    "sharding": (),
+    "classroom": ("--set", "seeds=1", "--only", "learning_rate=0.1"),
+    "pretrain": (),
+}
+"""Bundled scenarios that strategies are shown in, and what is run of each; a strategy is shown in the first that has
+it. All of them are simulated, so that they show the same wherever the documentation is built."""
+
+
+class Shown(NamedTuple):
+    """A scenario as it was run, and the figures that its report begins with, as (SVG, caption)."""
+
+    command: str
+    strategies: frozenset[str]
+    figures: tuple[tuple[str, str], ...]
+
+
+def shown_in(scenario: str, cut: Sequence[str], folder: Path) -> Shown:
+    """Run a bundled scenario and draw what its report begins with.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    from harness.report.figures import palette_of
+    from harness.report.first_screen import first_panels
+    from harness.report.frames import PageFrames
+    from harness.report.scenario_results import NO_SIMULATOR, read_scenario
+    from harness.results.store import Results
+
+    words = ["run", scenario, *cut]
+    try:
+        with redirect_stdout(StringIO()) as said:
+            main([*words, "--results", str(folder)])
+    except SystemExit as ended:
+        if ended.code:
+            raise RuntimeError(f"{' '.join(words)} ended with {ended.code}: {said.getvalue()[-2000:]}") from None
+    results = Results(folder / scenario)
+    strategies = frozenset(record.cell.strategy for record in results.records().values())
+    read = read_scenario(results, NO_SIMULATOR)
+    panels = [panel for panel in first_panels(PageFrames(read)) if panel is not None]
+    pictures = [panel.picture(palette_of([read]), str) for panel in panels]
+    drawn = tuple((picture.svg, picture.caption) for picture in pictures)
+    return Shown(" ".join(["harness", *words]), strategies, drawn)
+
+
+def in_markdown(scenario: str, shown: Shown) -> Iterator[str]:
+    """Yield a section that shows the figures."""
+    yield f"## In a bundled scenario\n\n```sh\n{shown.command}\n```"
+    for number, (_, caption) in enumerate(shown.figures):
+        yield f"![{scenario}](../figures/{scenario}-{number}.svg)\n\n{_cell(caption)}"
 
 
 def catalogue() -> str:
@@ -422,11 +486,20 @@ def on_config(config: Any, **_: Any) -> Any:
 
 
 def on_files(files: Any, config: Any, **_: Any) -> Any:
-    """Add the pages of strategies: mkdocs calls this once."""
+    """Add the pages of strategies and their figures: mkdocs calls this once."""
     from mkdocs.structure.files import File
 
+    sections: dict[str, tuple[str, ...]] = {}
+    with TemporaryDirectory() as folder:
+        for scenario, cut in SHOWN_IN.items():
+            shown = shown_in(scenario, cut, Path(folder))
+            for number, (svg, _) in enumerate(shown.figures):
+                files.append(File.generated(config, f"figures/{scenario}-{number}.svg", content=svg))
+            for name in shown.strategies:
+                sections.setdefault(name, tuple(in_markdown(scenario, shown)))
     for name in sorted(host_of_docs().strategies):
-        files.append(File.generated(config, f"strategies/{name}.md", content=strategy_page(name)))
+        page = strategy_page(name, sections.get(name, ()))
+        files.append(File.generated(config, f"strategies/{name}.md", content=page))
     return files
 
 

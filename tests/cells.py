@@ -24,6 +24,30 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+TWO_STRATEGIES = """\
+description = "Two strategies on a small virtual cluster."
+engine = "virtual"
+
+[workload]
+model = "softmax"
+dataset = "digits"
+
+[sweep]
+strategy = ["single", "local-sgd"]
+gpus = [1, 2]
+learning_rate = 0.1
+
+[goal]
+target_accuracy = "none"
+max_steps = 4
+
+[cluster]
+device = { samples_per_second = 1000, batch_size = 32 }
+inter_node = { bandwidth = "1 GB/s", latency = "50 us" }
+"""
+"""A scenario of three cells that take no time: single makes no sense on two devices."""
+
+
 @cache
 def host(plugins: tuple[str, ...] = ()) -> Host:
     """Return all plugins, loaded once."""

@@ -25,8 +25,9 @@ from harness.core.machine import Machine
 from harness.core.outcome import STEP_COLUMNS, UPDATE_COLUMNS
 from harness.core.row import COLUMNS
 from harness.report.definitions import DEFINITIONS
+from harness.scenario.bundled import find_scenario
 from harness.scenario.plan import make_plan
-from harness.scenario.read import parse_scenario
+from harness.scenario.read import load_scenario, parse_scenario
 from harness.scenario.schema import key_paths
 from harness.workloads.user import user_dataset
 
@@ -130,6 +131,14 @@ def test_every_strategy_has_a_page_and_a_row_in_the_table():
         row = next(line for line in text().splitlines() if line.startswith(f"| [{name}](strategies/{name}.md) |"))
         assert row.count("|") == 7
         assert re.search(r"\w", row.split("|")[-2]), row  # a source
+
+
+def test_every_strategy_is_shown_in_a_bundled_scenario():
+    shown: set[str] = set()
+    for scenario in generator().SHOWN_IN:
+        read = load_scenario(find_scenario(scenario), load_host())
+        shown |= {cell.strategy for cell in make_plan(read, load_host(), Machine(cores=2)).cells}
+    assert set(generator().host_of_docs().strategies) - shown == set()
 
 
 def test_figures_of_the_table_are_those_of_the_textbook():

@@ -111,7 +111,7 @@ class Case:
     def lines(self) -> tuple[Text, ...]:
         """What the answer says beside its headline and grounds."""
         given = self.answer
-        about_training = (*given.failed_exam, *given.exam, *given.input_bound)
+        about_training = (*given.failed_exam, *given.exam, given.not_judged, *given.input_bound)
         said = (*about_training, given.runner_up, *given.why, *given.flips, given.reading, given.one_rate)
         return tuple(line for line in (*said, *given.try_next, *edges_in_words(given.ledger), *given.caveats) if line)
 
@@ -132,6 +132,7 @@ class Answer:
         flips: what would make another strategy win.
         failed_exam: who promises to train what single trains, and does not.
         exam: who does, so that only speed and memory are left to choose by.
+        not_judged: of whom it could not be found out; empty for none.
         no_promise: who makes no such promise; empty for none.
         input_bound: who waits for its data, and what would help.
         one_rate: the second comparison, at one learning rate for all; empty where the first is at one already.
@@ -160,6 +161,7 @@ class Answer:
     flips: tuple[Text, ...] = ()
     failed_exam: tuple[Text, ...] = ()
     exam: tuple[Text, ...] = ()
+    not_judged: Text = NO_TEXT
     no_promise: Text = NO_TEXT
     input_bound: tuple[Text, ...] = ()
     one_rate: Text = NO_TEXT
@@ -228,12 +230,12 @@ def _of_question(
     """Return the answer to one question."""
     ranking, engine, examined = question.ranking, str(found.pool[0]["engine"]), found.exams_of(question)
     rows = [row for row in found.pool if question.is_about(row)]
-    not_judged = exams.not_judged_in_words(rows, examined, engine)
     at_one = at_one_rate(ranking)
     common = replace(
         common,
         failed_exam=exams.failures_in_words(examined, engine),
-        exam=(*exams.passes_in_words(examined, engine), *filter(None, [not_judged])),
+        exam=exams.passes_in_words(examined, engine),
+        not_judged=exams.not_judged_in_words(rows, examined, engine),
         input_bound=input_bound_in_words(input_bound(ranking.points)),
         one_rate=one_rate_in_words(at_one),
         one_rate_rows=one_rate_rows(at_one),
@@ -341,7 +343,7 @@ def _notes(given: Answer) -> tuple[Text, ...]:
 
 
 def _body(given: Answer) -> list[str]:
-    about_training = [*given.failed_exam, *given.exam, given.no_promise]
+    about_training = [*given.failed_exam, *given.exam, given.not_judged, given.no_promise]
     about_speed = [*given.input_bound, given.runner_up, *given.why, *given.flips]
     tried = NO_TEXT if given.cases else tried_in_words(given.ledger)
     about_rates = [tried, given.reading, given.one_rate, given.too_large, *given.try_next]

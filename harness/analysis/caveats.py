@@ -102,8 +102,8 @@ def unsearched(leader: Standing, others: Iterable[Standing]) -> tuple[Text, ...]
     )
     return tuple(
         Text(
-            f"{name} was ranked with one micro-batch, so that one of its stages works at a time. "
-            'sweep.micro_batch_size = "fastest" searches for a better one.'
+            f"{name} is ranked here with one micro-batch: only one of its stages works at a time. "
+            'sweep.micro_batch_size = "fastest" looks for a faster one.'
         )
         for name in names
     )

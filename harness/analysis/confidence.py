@@ -94,7 +94,7 @@ def _next(found: Contrast, confirms: bool) -> str:
     if settled is not None:
         within = share_in_percent(settled.within)
         more = _more_seeds(settled.blocks, confirms)
-        return f"{more}: in 8 of 10 cases one is then named, or the two are the same within {within}."
+        return f"{more}. That settles it in 8 of 10 sweeps: one is faster, or the two are the same within {within}."
     if found.within is not None:
         return f"They are the same within {share_in_percent(found.within)}."
     if found.basis is Basis.ORDER:
@@ -289,4 +289,4 @@ def target_reading(ranking: Ranking) -> Text:
     """Say how it was read off when the target was reached, where that is not the plain way; empty otherwise."""
     if ranking.read == READINGS[-1]:
         return NO_TEXT
-    return Text("Samples to the target are read off a rising curve through the evaluations.")
+    return Text("The samples to the target come from a curve through each run's evaluations that never falls.")

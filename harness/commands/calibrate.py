@@ -103,5 +103,7 @@ def _runtime(cluster: Cluster) -> Iterator[str]:
     for what, lost in (losing | {"of DDP": runtime.exchanged}).items():
         for num_bytes, seconds in lost.points:
             yield f"  a step {what} of {memory_size(num_bytes)} loses {duration(seconds)}"
+    for num_bytes, seconds in runtime.sharded.points:
+        yield f"  an exchange of FSDP of {memory_size(num_bytes)} takes {duration(seconds)} longer than its collective"
     for gap, seconds in runtime.stall.points[:-1]:
         yield f"  meeting after {exact_duration(gap, 3)} of computing loses {duration(seconds)}"

@@ -303,6 +303,11 @@ class Cell:
     confirms: bool = False
 
     @property
+    def cores_per_node(self) -> int:
+        """CPU cores that its workers on a node and its servers keep busy where workers compute on CPUs."""
+        return -(-self.gpus // self.nodes) * self.threads_per_device + self.servers
+
+    @property
     def seed_matters(self) -> bool:
         """Whether another seed could rank it otherwise: simulated speed has no chance in it but that of faults."""
         return self.engine != "virtual" or self.faults.drawn or (self.goal.has_target and not self.timing_only)

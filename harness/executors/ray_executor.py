@@ -206,10 +206,9 @@ class RayExecutor:
         cell = task.cell
         if not task.alone:
             return None
-        each = -(-cell.gpus // cell.nodes)
         if cell.device != "cpu":
-            return WholeNode(1, each, cell.nodes)
-        return WholeNode(min(self.machine.cores, each * cell.threads_per_device + cell.servers), 0, cell.nodes)
+            return WholeNode(1, -(-cell.gpus // cell.nodes), cell.nodes)
+        return WholeNode(min(self.machine.cores, cell.cores_per_node), 0, cell.nodes)
 
     def _order(self, taken: _Taken) -> None:
         key = next(self.keys)

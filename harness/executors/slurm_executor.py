@@ -73,10 +73,9 @@ class TaskShare:
         cell = task.cell
         if not task.alone:
             return cls(1, 0, False)
-        processes = cell.gpus * cell.threads_per_device + cell.servers
         if cell.device != "cpu":
-            return cls(processes + 1, cell.gpus, True)
-        return cls(min(cores, processes), 0, True)
+            return cls(cell.cores_per_node + 1, cell.gpus, True)
+        return cls(min(cores, cell.cores_per_node), 0, True)
 
 
 @dataclass

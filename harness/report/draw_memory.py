@@ -27,6 +27,8 @@ from harness.report.svg import (
 NEAR = 25.0
 """Multiple of the fullest device up to which its capacity stands on the axis; chosen: beyond, bars would be specks."""
 
+BEYOND = " Bars show each kind at its own most; lines mark the most that all take at once."
+
 KIND_COLUMN = "dram."
 """Starts the columns of counted bytes by kind."""
 
@@ -63,6 +65,8 @@ def memory_panels(bars: pd.DataFrame) -> list[Panel]:
 def dram_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
     """Draw counted DRAM on the device that holds most: by kind where the kinds are known, else in all.
 
+    Each kind is as long as its own most. Where kinds are there at different times, a line marks the peak of all.
+
     Args:
         bars: columns as in harness.report.frames.BAR_COLUMNS, and a column dram.KIND for each kind.
     """
@@ -73,7 +77,8 @@ def dram_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
         return None
     bars, labels, more = shown_bars(bars)
     rows = bars.groupby("label")[kinds].max().fillna(0).loc[labels]
-    totals, capacity = rows.sum(axis=1), _capacity(bars)
+    totals, capacity = _peaks(bars, rows), _capacity(bars)
+    beyond = bool((rows.sum(axis=1) > totals * 1.005).any())
     size, unit = byte_unit(float(totals.max()))
     words = [f"{label}: {totals[label] / size:.3g} {unit}" for label in labels]
     places = rows_of(words)
@@ -85,6 +90,8 @@ def dram_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
             part = _Part(kind.removeprefix(KIND_COLUMN), unit, rows[kind] / size)
             _bars(axes, bars, part, places.places, left, palette, shade, simulated)
             left = left + part.lengths.to_numpy()
+        if beyond:
+            axes.vlines(totals / size, np.array(places.places) - 0.3, np.array(places.places) + 0.3, INK, linewidth=1.2)
         places.name(axes)
         axes.set(xlabel=f"{unit} per device", ylabel="")
         axes.grid(visible=False)  # it would show through the lighter shades
@@ -96,10 +103,17 @@ def dram_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
         title=f"Counted DRAM{context}{' of simulated devices' if simulated else ', measured'}",
         height_inch=0.75 + places.height_inch,
         draw=draw,
-        caption=f"{_fullest(rows, totals, capacity)}.{more}",
+        caption=f"{_fullest(rows, totals, capacity)}.{BEYOND if beyond else ''}{more}",
         details=f"{'; '.join(words)}.",
-        table=rows.assign(capacity=capacity).reset_index(),
+        table=rows.assign(peak=totals, capacity=capacity).reset_index(),
     )
+
+
+def _peaks(bars: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """Return by label the most that all kinds take at once; where that is not known, what they add up to."""
+    known = bars.groupby("label")["dram_total"].max().reindex(rows.index)
+    context = rows.get("dram.context", 0.0)
+    return (known + context).fillna(rows.sum(axis=1))
 
 
 @measured_and_simulated

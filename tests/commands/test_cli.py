@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cells import make_cell
+from cells import TWO_STRATEGIES, make_cell
 from click.testing import CliRunner, Result
 
 from harness.commands.cli import main
@@ -21,27 +21,6 @@ from harness.engines.processes.launch import run_cell
 from harness.results.store import Results
 from harness.scenario.schema import key_paths
 
-SCENARIO = """\
-description = "Two strategies on a small virtual cluster."
-engine = "virtual"
-
-[workload]
-model = "softmax"
-dataset = "digits"
-
-[sweep]
-strategy = ["single", "local-sgd"]
-gpus = [1, 2]
-learning_rate = 0.1
-
-[goal]
-target_accuracy = "none"
-max_steps = 4
-
-[cluster]
-device = { samples_per_second = 1000, batch_size = 32 }
-inter_node = { bandwidth = "1 GB/s", latency = "50 us" }
-"""
 CELLS = 3  # single makes no sense on 2
 
 PLUGIN = """\
@@ -62,7 +41,7 @@ def harness_strategies():
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder with one scenario."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.toml").write_text(SCENARIO)
+    (tmp_path / "small.toml").write_text(TWO_STRATEGIES)
     return tmp_path
 
 

@@ -7,32 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from cells import TWO_STRATEGIES
 from click.testing import CliRunner, Result
 
 from harness.commands.cli import main
 from harness.results.store import Results
 
-SCENARIO = """\
-description = "Two strategies on a small virtual cluster."
-engine = "virtual"
-
-[workload]
-model = "softmax"
-dataset = "digits"
-
-[sweep]
-strategy = ["single", "local-sgd"]
-gpus = [1, 2]
-learning_rate = 0.1
-
-[goal]
-target_accuracy = "none"
-max_steps = 4
-
-[cluster]
-device = { samples_per_second = 1000, batch_size = 32 }
-inter_node = { bandwidth = "1 GB/s", latency = "50 us" }
-"""
 CELLS = 3  # single makes no sense on 2
 
 LISTENER = """\
@@ -72,7 +52,7 @@ def harness_trackers():
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder with one scenario and a listener."""
     monkeypatch.chdir(tmp_path)
-    Path("small.toml").write_text(SCENARIO)
+    Path("small.toml").write_text(TWO_STRATEGIES)
     write_listener()
     return tmp_path
 

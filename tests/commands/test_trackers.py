@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cells import TWO_STRATEGIES
 from click.testing import CliRunner, Result
 
 import harness as face
@@ -25,27 +26,7 @@ from harness.results.store import Record, Results
 # The trackers' own libraries warn of each other; what is ours has its own tests.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-VIRTUAL = """\
-description = "Two strategies on a small virtual cluster."
-engine = "virtual"
-
-[workload]
-model = "softmax"
-dataset = "digits"
-
-[sweep]
-strategy = ["single", "local-sgd"]
-gpus = [1, 2]
-learning_rate = 0.1
-
-[goal]
-target_accuracy = 0.8
-max_epochs = 2
-
-[cluster]
-device = { samples_per_second = 1000, batch_size = 32 }
-inter_node = { bandwidth = "1 GB/s", latency = "50 us" }
-"""
+VIRTUAL = TWO_STRATEGIES.replace('target_accuracy = "none"\nmax_steps = 4', "target_accuracy = 0.8\nmax_epochs = 2")
 CELLS = 3  # single makes no sense on 2
 
 REAL = """\

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cells import make_cell
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.api.host import load_host
+from harness.api.strategy import Layout
 from harness.core.errors import InputError
 from harness.core.given_cluster import GivenLink
 from harness.core.machine import Machine, detect_machine
@@ -18,9 +20,11 @@ from harness.costs.cells import cluster_of, keep_node_links
 from harness.costs.profiles import ExchangeTimes, InterfaceFacts, NodeLinks, ring_figures, send_figures
 from harness.costs.profiles.cluster_figures import Bus, Cluster, LinkFigures
 from harness.costs.steps.collectives import all_reduce_s, ring_s
+from harness.engines.virtual.prices import Costs
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
 
+ANY: Any = None
 SIZES = [4.0**k * 2**10 for k in range(9)]
 DELAYS, RATES = st.floats(1e-6, 1e-2), st.floats(1e7, 1e12)
 
@@ -127,8 +131,10 @@ def test_a_cell_over_machines_like_this_one_runs_on_the_links_measured_between_t
     assert (found.node_link.latency_s, found.node_link.bandwidth_bytes_per_s) == pytest.approx((5e-3, 25e6), rel=1e-3)
     assert all_reduce_s(found, 2, 2.0**20) == pytest.approx(12e-3 + 2**20 / 18e6)  # as measured, not as sends tell
     assert "calibrated" in found.text
-    given = replace(two, cluster=replace(two.cluster, inter_node=GivenLink(1e-6, 1e9)))
-    assert cluster_of(given).node_link.bandwidth_bytes_per_s == 1e9
+    given = cluster_of(replace(two, cluster=replace(two.cluster, inter_node=GivenLink(1e-6, 1e9))))
+    assert given.node_link.bandwidth_bytes_per_s == 1e9
+    # A server of a real cell runs beside the first workers; on links that are only given it has a node of its own.
+    assert [Costs(ANY, each).node_of(-1, Layout()) for each in (found, given)] == [0, -1]
 
 
 def test_simulated_cells_of_this_machine_fill_as_many_machines_as_real_ones():

@@ -59,7 +59,9 @@ def harness(pair: Sequence[Node], folder: Path, *words: str) -> str:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("delay_s", [None, 0.005], ids=["tbf", "wire"])
+@pytest.mark.parametrize(
+    "delay_s", [pytest.param(None, id="tbf"), pytest.param(0.005, id="wire", marks=pytest.mark.long)]
+)
 def test_twins_on_measured_links_predict_steps_over_them(tmp_path, delay_s):
     with nodes(2, bits_per_s=RATE, delay_s=delay_s) as pair:
         said = harness(pair, tmp_path, "calibrate", "--device", "cpu", "--inter-node", "200 Mb/s")

@@ -55,7 +55,9 @@ def of(links: NodeLinks, exchange: str) -> ExchangeTimes:
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.timed
-@pytest.mark.parametrize("delay_s", [None, 0.005], ids=["tbf", "wire"])
+@pytest.mark.parametrize(
+    "delay_s", [pytest.param(None, id="tbf", marks=pytest.mark.long), pytest.param(0.005, id="wire")]
+)
 def test_a_links_rate_is_found_by_sends_and_collectives_are_told_as_measured(delay_s):
     links = measured(1, bits_per_s=RATE * 8, delay_s=delay_s)
     found = links.link(between=True)

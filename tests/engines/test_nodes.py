@@ -168,7 +168,7 @@ def test_a_cut_link_ends_in_words_on_both_sides(tmp_path):
 
 
 def test_asynchronous_workers_go_on_without_a_lost_node(tmp_path):
-    more = {"goal": {"target_accuracy": "none", "max_epochs": 60, "evaluate_every": "20 epochs"}}
+    more = {"goal": {"target_accuracy": "none", "max_seconds": 6, "evaluate_every": "1000 epochs"}}
     result, _, _, _ = after(tmp_path, "async-ps", lambda pair: pair[1].kill(), **more)
     assert result.status in (None, Status.OK)
     (note,) = [note for note in result.outcome.notes if "node 1" in note]

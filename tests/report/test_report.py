@@ -157,6 +157,18 @@ def test_what_fails_the_exam_is_drawn_as_not_ranked_and_leads_no_caption(tmp_pat
     assert "sync-ddp, 2 CPU cores, not ranked: 90,000" in text
 
 
+def test_what_could_not_be_judged_has_no_mark_of_what_passed(tmp_path: Path) -> None:
+    (cell,) = make_cells(engine="real", cores=2, sweep={"strategy": ["sync-ddp"], "gpus": [2], "learning_rate": [0.1]})
+    results = results_at(tmp_path, [cell])
+    record = record_of(cell)
+    record.row["displacement"] = 0.3  # of a training, which nobody has done on one device
+    results.write_record(record, {"evals.csv": evaluations(cell)})
+    marks = re.findall(
+        r'<p class="exam"><span class="mark([^"]*)" aria-hidden="true">(\S+)</span> (\S+)', page(results)
+    )
+    assert marks == [("", "?", "Not")]
+
+
 def test_nothing_has_run_yet(tmp_path: Path, cells: list[Cell]) -> None:
     text = page(results_at(tmp_path, cells, run=0))
     assert f"<b>Nothing has finished yet: 0 of {len(cells)} cells.</b>" in text

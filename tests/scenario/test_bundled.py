@@ -20,10 +20,13 @@ from stated_times import assert_as_stated, stated_seconds
 from harness.commands.plan_text import describe
 from harness.core.cell import Plan
 from harness.core.machine import Machine
+from harness.core.outcome import Outcome
 from harness.costs.price import price
+from harness.engines.shared.setup import make_setup
+from harness.engines.virtual.engine import run_virtual
 from harness.scenario.bundled import bundled_scenarios, copy_scenario, find_scenario
 from harness.scenario.plan import make_plan
-from harness.scenario.read import load_scenario
+from harness.scenario.read import load_scenario, parse_scenario
 
 FOLDER = Path(os.environ.get("HARNESS_DATA", ""))
 
@@ -80,6 +83,34 @@ def test_each_stage_of_sharding_holds_less_and_groups_inside_a_node_send_less_be
     held = [found[name].dram_bytes for name in ("zero-1", "zero-2", "hsdp", "fsdp")]
     assert held == sorted(held, reverse=True)
     assert found["hsdp"].step_time_s < found["fsdp"].step_time_s / 2
+
+
+def trained(name: str, *strategies: str) -> list[Outcome]:
+    """Return what three epochs of these strategies of a simulated scenario come to, with its first seed."""
+    text = find_scenario(name).read_text(encoding="utf-8").replace("seeds = 3", "seeds = 1")
+    goal = '[goal]\ntarget_accuracy = "none"\nmax_epochs = 3\nevaluate_every = "3 epochs"\n'
+    text = re.sub(r"\[goal\]\n(.+\n)+", goal, text)
+    cells = make_plan(parse_scenario(text, host(), Path(f"{name}.toml")), host(), Machine(cores=2)).cells
+    return [run_virtual(make_setup(cell)) for cell in cells if cell.strategy in strategies]
+
+
+def test_who_waits_for_a_straggler_trains_at_its_pace():
+    """The point of `straggler`: one of eight at a third of the pace holds up all, as far as a strategy waits for it."""
+    outcomes = trained("straggler", "sync-ps", "backup-workers", "async-ps")
+    sync, backup, free = (outcome.samples / outcome.training_s for outcome in outcomes)
+    pace = 2000.0
+    assert sync == pytest.approx(8 * pace / 3, rel=0.05)
+    assert backup == pytest.approx(7 * pace, rel=0.12)
+    assert free == pytest.approx((7 + 1 / 3) * pace, rel=0.05)
+
+
+def test_the_rarer_workers_talk_over_a_slow_link_the_faster_they_train():
+    """The point of `slow-link`; parts of an exchange move its bytes in smaller pieces, and each pays the latency."""
+    ddp, whole, parts, apart = trained("slow-link", "sync-ddp", "diloco", "ensemble")
+    assert ddp.training_s > 10 * whole.training_s > 30 * apart.training_s
+    assert whole.training_s < parts.training_s < ddp.training_s / 5
+    assert whole.bytes_sent_per_step < ddp.bytes_sent_per_step / 16
+    assert apart.bytes_sent_per_step == 0.0
 
 
 SHORT = ["speed", "ticket", "four-gpus", "published/vgg16-k80-servers"]

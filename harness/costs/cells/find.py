@@ -103,6 +103,7 @@ def cluster_of(cell: Cell, overheads: Constants = PUBLISHED) -> Cluster:
         host_shared_by=given.host_link.shared_by if given.host_link else 1,
         dram_bytes=cell.dram_bytes,
         servers=_servers(servers, -(-cell.gpus // per_node)),
+        servers_apart=given is cell.cluster,  # on real machines they run beside the first workers
         text=", ".join(_origins(given, own is not None)),
         error=STATED_ERRORS["exchanged"].value,
         constants=_constants(cell, overheads),
@@ -158,7 +159,7 @@ def _bus(given: GivenLink | None, own: Bus) -> Bus:
         return own
     # Devices that share a slot all send at once.
     link = LinkFigures(given.latency_s, given.bandwidth_bytes_per_s / given.shared_by)
-    return Bus(link, given.by_group, given.tables, given.group_size, given.across)
+    return Bus(link, given.by_group, given.tables, group_size=given.group_size, across=given.across)
 
 
 def _origins(given: ClusterFigures, calibrated: bool) -> list[str]:

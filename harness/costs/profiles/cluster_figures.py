@@ -20,6 +20,8 @@ class Bus:
         link: between two devices; its bandwidth is also the bus bandwidth of a ring where nothing better is known.
         by_group: latency per message and bus bandwidth by group size: not monotonic on a cube mesh.
         tables: all-reduces measured by group size; preferred to everything else.
+        gathers, scatters: the same of all-gathers and reduce-scatters, by the bytes of the whole vector; where none was
+            measured, each takes half of an all-reduce, as in a ring.
         group_size: neighbours in front of one link to the others; 0 where all devices reach each other alike.
         across: that link.
     """
@@ -27,6 +29,8 @@ class Bus:
     link: LinkFigures
     by_group: Mapping[int, LinkFigures] = field(default_factory=dict)
     tables: Mapping[int, MeasuredTable] = field(default_factory=dict)
+    gathers: Mapping[int, MeasuredTable] = field(default_factory=dict)
+    scatters: Mapping[int, MeasuredTable] = field(default_factory=dict)
     group_size: int = 0
     across: LinkFigures | None = None
 
@@ -68,6 +72,7 @@ class Cluster:
         host_shared_by: devices that share one slot of host_link.
         dram_bytes: usable memory of one device; None where unknown.
         servers: None where nothing is said: one, behind an interface of its own.
+        servers_apart: whether a server of which nothing is said has a node of its own, where there are several.
         algorithm: of all-reduces that cross nodes.
         text: where the figures are from, in words.
         error: stated relative uncertainty of communication times, one standard deviation.
@@ -87,6 +92,7 @@ class Cluster:
     host_shared_by: int = 1
     dram_bytes: int | None = None
     servers: Servers | None = None
+    servers_apart: bool = True
     algorithm: AllReduce = "auto"
     text: str = ""
     error: float = 0.0

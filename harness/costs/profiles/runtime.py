@@ -39,6 +39,8 @@ class Runtime:
         served: seconds that a step with a server loses where workers and servers share cores, against bytes of a value.
         served_apart: the same where each has cores of its own.
         exchanged: seconds that a step of data parallelism loses beyond `stall`, against bytes of all gradients.
+        sharded: seconds that each exchange of fully sharded data parallelism takes beyond its collective, against its
+            bytes: hooks, copies, and waking each other.
         load: seconds to put weights of so many bytes into a model.
         add: seconds to add two values of so many bytes, or to multiply one.
         stall: seconds lost at a meeting of processes, against seconds since the one before: the system wakes a process
@@ -56,6 +58,7 @@ class Runtime:
     served: TimeCurve = NO_TIME
     served_apart: TimeCurve = NO_TIME
     exchanged: TimeCurve = NO_TIME
+    sharded: TimeCurve = NO_TIME
     load: TimeCurve = NO_TIME
     add: TimeCurve = NO_TIME
     stall: TimeCurve = NO_TIME

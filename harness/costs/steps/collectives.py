@@ -139,8 +139,34 @@ def all_reduce_s(
 def all_gather_s(
     cluster: Cluster, ranks: int, num_bytes: float, nodes: int | None = None, groups_per_node: int = 1
 ) -> float:
-    """Return the seconds of an all-gather, or of a reduce-scatter; `num_bytes` is the whole vector."""
-    return all_reduce_s(cluster, ranks, num_bytes, nodes, groups_per_node) / 2
+    """Return the seconds of an all-gather; `num_bytes` is the whole vector."""
+    return _half_s(cluster, cluster.bus.gathers, ranks, num_bytes, nodes, groups_per_node)
+
+
+def reduce_scatter_s(
+    cluster: Cluster, ranks: int, num_bytes: float, nodes: int | None = None, groups_per_node: int = 1
+) -> float:
+    """Return the seconds of a reduce-scatter; `num_bytes` is the whole vector."""
+    return _half_s(cluster, cluster.bus.scatters, ranks, num_bytes, nodes, groups_per_node)
+
+
+def _half_s(
+    cluster: Cluster,
+    tables: Mapping[int, MeasuredTable],
+    ranks: int,
+    num_bytes: float,
+    nodes: int | None,
+    groups_per_node: int,
+) -> float:
+    """Return the seconds of either half of an all-reduce: as measured inside a node, else half of a ring's time.
+
+    gloo's reduce-scatter takes as long as its all-reduce, or longer: it is no ring (torch 2.13, two processes).
+    """
+    inside = cluster.node_link is None or (cluster.nodes(ranks) if nodes is None else nodes) <= 1
+    table = tables.get(ranks) if inside and ranks > 1 else None
+    return (
+        measured_s(table, num_bytes) if table else all_reduce_s(cluster, ranks, num_bytes, nodes, groups_per_node) / 2
+    )
 
 
 def transfer_s(cluster: Cluster, num_bytes: float, crosses_nodes: bool = False) -> float:

@@ -54,12 +54,22 @@ def pipelined_step(
     stages = [_stage(profile, layers, range(*cut), cluster.constants) for cut in cuts]
     if not profile.shape.layers_known:
         stages = _cut_by_hand(stages, cluster.constants.imbalance_fraction)
+    held = [sum(layer.parameters for layer in profile.shape.layers[a:b]) for a, b in cuts]
+    num_bytes = [float(size * profile.shape.element_bytes / layout.tensor) for size in held]
+    # Every micro-batch but the first adds its gradients to those before it.
+    added = [runtime.add.at(size) * (pieces - 1) / pieces for size in num_bytes]
+    stages = [
+        stage._replace(backward_input_s=stage.backward_input_s + s) for stage, s in zip(stages, added, strict=True)
+    ]
     if not layout.drains:
-        held = [sum(layer.parameters for layer in profile.shape.layers[a:b]) for a, b in cuts]
         each = [pieces * sum(stage) for stage in stages]
-        num_bytes = [float(size * profile.shape.element_bytes) for size in held]
         return steady_step(cluster, each, num_bytes, layout.replicas or (1,) * len(cuts))
-    hops = [_hop_s(profile, cluster, layout, samples, k, last) for k, (_, last) in enumerate(cuts[:-1])]
+    # A stage that waits for another one meets it, after both have computed for about as long.
+    apart_s = sum(map(sum, stages)) / (2 * len(stages))
+    hops = [
+        _hop_s(profile, cluster, layout, samples, k, last) + runtime.stall.at(apart_s)
+        for k, (_, last) in enumerate(cuts[:-1])
+    ]
     times = pipeline_cost(
         *(table, stages, hops.__getitem__),
         recompute=recompute,

@@ -31,6 +31,8 @@ def replicated_step(
     plain = total(layers)
     again = recomputed_pieces(recompute, pieces) * plain.forward_s
     compute = pieces * (plain.forward_s + plain.backward_s) + again
+    # Every piece but the first adds its gradients to those before it.
+    compute += (pieces - 1) * runtime.add.at(profile.shape.parameter_bytes / layout.tensor)
     if layout.wrapped or (layout.data > 1 and layout.overlap):
         # What is exchanged at once, afterwards, needs neither hooks nor buckets.
         compute *= 1 + constants.step_fraction

@@ -40,15 +40,20 @@ def sharded_step(
     overlap = layout.overlap and cluster.hides_exchange(layout.devices)
     passes = list(_passes(profile, cluster, layout, samples, pieces, recompute))
 
-    own_s = constants.bucket_s + runtime.bucket_s
+    def whole_s(num_bytes: float, seconds: float) -> float:
+        own_s = constants.bucket_s + runtime.bucket_s + runtime.sharded.at(num_bytes)
+        return seconds + own_s if num_bytes else 0.0
 
-    def shared_s(num_bytes: float) -> float:
-        return collectives.all_gather_s(cluster, layout.sharers, num_bytes) + own_s if num_bytes else 0.0
+    def gathered_s(num_bytes: float) -> float:
+        return whole_s(num_bytes, collectives.all_gather_s(cluster, layout.sharers, num_bytes))
+
+    def scattered_s(num_bytes: float) -> float:
+        return whole_s(num_bytes, collectives.reduce_scatter_s(cluster, layout.sharers, num_bytes))
 
     def averaged_s(num_bytes: float) -> float:
-        return neighbours_s(cluster, layout.groups, layout.sharers, num_bytes) + own_s if num_bytes else 0.0
+        return whole_s(num_bytes, neighbours_s(cluster, layout.groups, layout.sharers, num_bytes))
 
-    seconds = [_Exchanges(shared_s(p.gathered_bytes), shared_s(p.scattered_bytes), averaged_s(p.averaged_bytes))
+    seconds = [_Exchanges(gathered_s(p.gathered_bytes), scattered_s(p.scattered_bytes), averaged_s(p.averaged_bytes))
                for p in passes]  # fmt: skip
     line = _timeline(passes, seconds, overlap)
     computing = sum(one.seconds for one in passes)

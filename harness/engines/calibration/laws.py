@@ -62,8 +62,16 @@ def bus_of(groups: Mapping[int, Mapping[str, Table]]) -> Bus:
     return Bus(
         link=point_to_point_link(smallest["point-to-point"]),
         by_group={ranks: ring_link(ranks, tables["all-reduce"]) for ranks, tables in groups.items()},
-        tables={ranks: tuple((x, y) for x, y in tables["all-reduce"]) for ranks, tables in groups.items()},
+        tables=_by_ranks(groups, "all-reduce"),
+        gathers=_by_ranks(groups, "all-gather"),
+        scatters=_by_ranks(groups, "reduce-scatter"),
     )
+
+
+def _by_ranks(groups: Mapping[int, Mapping[str, Table]], collective: str) -> dict[int, tuple[tuple[float, float], ...]]:
+    return {
+        ranks: tuple((x, y) for x, y in tables[collective]) for ranks, tables in groups.items() if collective in tables
+    }
 
 
 def curve(table: Table) -> TimeCurve:
@@ -74,16 +82,9 @@ def curve(table: Table) -> TimeCurve:
     return TimeCurve(tuple(best))
 
 
-def hop_curve(measured: Table, messages: Table, latency_s: float) -> TimeCurve:
-    """Return what a hop holds the link, latency left out: the runtime's own share, and the message's bytes.
-
-    Args:
-        measured: hops through the runtime, of few bytes.
-        messages: point-to-point, by their bytes.
-        latency_s: of a message, which is counted apart.
-    """
-    own = max((max(0.0, seconds - messages[0][1]) for _, seconds in measured), default=0.0)
-    return curve([(size, own + max(0.0, seconds - latency_s)) for size, seconds in messages])
+def hop_curve(messages: Table, latency_s: float) -> TimeCurve:
+    """Return how long messages of so many bytes hold the link, beyond their latency, which is counted apart."""
+    return curve([(size, max(0.0, seconds - latency_s)) for size, seconds in messages])
 
 
 def level(table: Table) -> TimeCurve:

@@ -68,9 +68,10 @@ def calibrate(machine: Machine, device: str, threads: int, say: Say) -> Cluster:
         groups[ranks] = measure_group(ranks, device, threads)
         say(f"  {ranks} processes: {time.monotonic() - began:.1f} s")
     sides, host = measure_transport(threads)
-    pipeline = pipeline_overhead(machine, threads) if device == "cpu" else (0.0, [])
-    cluster = cluster_of(machine, device, threads, groups, sides, host, pipeline)
-    raw = {"groups": groups, "transport": sides, "host": host, "pipeline": pipeline}
+    message_s = groups[min(groups)]["collectives"]["point-to-point"][0][1]
+    action_s = pipeline_overhead(machine, threads, message_s) if device == "cpu" else 0.0
+    cluster = cluster_of(machine, device, threads, groups, sides, host, action_s)
+    raw = {"groups": groups, "transport": sides, "host": host, "action_s": action_s}
     if device == "cpu":
         lost: Json = {field: fit.curve(table) for field, table in losses(machine, threads, cluster).items()}
         cluster = replace(cluster, runtime=replace(cluster.runtime, **lost))
@@ -133,7 +134,7 @@ def cluster_of(
     groups: dict[int, Json],
     sides: list[dict[int, Any]],
     host: Json,
-    pipeline: tuple[float, list[Any]],
+    action_s: float,
 ) -> Cluster:
     """Put together what was measured."""
     bus = fit.bus_of({ranks: found["collectives"] for ranks, found in groups.items()})
@@ -146,8 +147,8 @@ def cluster_of(
         wrapper_s=wrapper,
         bucket_s=bucket,
         bucket_s_per_byte=copying,
-        action_s=pipeline[0],
-        hop=fit.hop_curve(pipeline[1], first["collectives"]["point-to-point"], bus.link.latency_s),
+        action_s=action_s,
+        hop=fit.hop_curve(first["collectives"]["point-to-point"], bus.link.latency_s),
         messages=messages_of(sides),
         load=fit.curve(host["load"]),
         add=fit.curve(host["add"]),

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from harness.core.errors import MachineError
 from harness.core.machine import Machine
 from harness.core.outcome import CountedDram
+from harness.costs.cells import profile_of
 from harness.costs.profiles import Cluster
+from harness.costs.steps.fsdp_traffic import fsdp_messages
 from harness.engines.calibration.workload_times import ensure_profiles
 from harness.engines.processes.launch import run_cell
 
@@ -44,6 +46,7 @@ GROUPS = {
     "served": (("sync-ps", 2), ("async-ps", 2)),
     "served_apart": (("sync-ps", 1), ("async-ps", 1)),
     "exchanged": (("sync-ddp", 2),),
+    "sharded": (("fsdp", 2),),
 }
 """Fields of a runtime, with the (strategy, processes) whose mean they are: a program does not say how it meets."""
 
@@ -56,6 +59,8 @@ STEPS, WARM_STEPS, WINDOW = 80, 8, 4
 
 def losses(machine: Machine, threads: int, cluster: Cluster) -> dict[str, list[tuple[float, float]]]:
     """Return for each field the seconds that a step takes longer than predicted, by the bytes of the parameters.
+
+    Of sharded parameters it is each exchange of a step, by its bytes: a step has as many as the model has units.
 
     Args:
         cluster: all that was calibrated before.
@@ -73,11 +78,13 @@ def losses(machine: Machine, threads: int, cluster: Cluster) -> dict[str, list[t
     for _ in range(ROUNDS):
         for key, group in cells.items():
             found[key].append(statistics.fmean(_longer_s(cell, cluster) for cell in group))
-    sizes = {width: _num_bytes(cells["exchanged", width][0]) for width in WIDTHS}
-    return {
-        field: [(sizes[width], max(0.0, statistics.median(found[field, width]))) for width in WIDTHS]
-        for field in GROUPS
-    }
+    curves: dict[str, list[tuple[float, float]]] = {field: [] for field in GROUPS}
+    for (field, width), group in cells.items():
+        shape = profile_of(group[0]).shape
+        sizes = [m.num_bytes for m in fsdp_messages(shape, 2, True)] if field == "sharded" else [shape.parameter_bytes]
+        lost = max(0.0, statistics.median(found[field, width])) / len(sizes)
+        curves[field].append((statistics.fmean(sizes), lost))
+    return curves
 
 
 def _cell(width: int, strategy: str, gpus: int, threads: int, machine: Machine) -> Cell:
@@ -100,7 +107,6 @@ def _longer_s(cell: Cell, cluster: Cluster) -> float:
 
 def _twin(cell: Cell, cluster: Cluster) -> Any:
     from harness.api.host import load_host
-    from harness.costs.cells import profile_of
     from harness.engines.virtual.engine import build
     from harness.engines.virtual.prices import Costs
     from harness.engines.virtual.sizes import Sizes
@@ -109,12 +115,6 @@ def _twin(cell: Cell, cluster: Cluster) -> Any:
     setup, profile = timing_setup(cell, load_host()), profile_of(cell)
     executor: Any = Sizes(setup, profile.shape.parameter_bytes, 0, CountedDram)
     return build(setup, costs=Costs(profile, cluster), executor=executor).run()
-
-
-def _num_bytes(cell: Cell) -> float:
-    from harness.costs.cells import profile_of
-
-    return float(profile_of(cell).shape.parameter_bytes)
 
 
 def _step_s(outcome: Any) -> float:

@@ -117,10 +117,12 @@ class Costs:
         return self.cluster.runtime.messages
 
     def node_of(self, address: Address, layout: Layout) -> int | None:
-        """Return the node of a worker; a server has one of its own, None where all share one."""
+        """Return the node of a worker, or of a server of which nothing is said; None where all share one."""
         if self.cluster.node_link is None:
             return None
-        return address * layout.devices // self.cluster.gpus_per_node if address >= 0 else address
+        if address >= 0:
+            return address * layout.devices // self.cluster.gpus_per_node
+        return address if self.cluster.servers_apart else 0
 
     def link_between(self, one: int | None, other: int | None) -> LinkFigures:
         """Return the link between two nodes."""
