@@ -7,7 +7,7 @@ engines run must pass `check_table`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
@@ -308,21 +308,22 @@ _MARKS: dict[str, tuple[int | None, tuple[int, ...]]] = {
 """By kind of action: which of _NAMES must come before it on its rank, and which it is."""
 
 
-def most_kept(actions: Sequence[Action], size: Callable[[int], float] = lambda stage: 1) -> float:
+def most_kept(
+    actions: Iterable[Action], size: Callable[[int], float] = lambda stage: 1, weight_share: float = 1.0
+) -> float:
     """Return the largest sum of activations that one rank keeps at once.
 
     They are kept from the forward pass until the backward pass has used them up, its half for the weights included.
 
     Args:
         size: of the activations of one micro-batch in a stage; default: count micro-batches.
+        weight_share: of them, what only that half still needs, 0..1.
     """
+    used_up = {"forward": -1.0, "backward": 1.0, "backward_input": 1 - weight_share, "backward_weight": weight_share}
     most = held = 0.0
     for kind, stage, _ in actions:
-        if kind == "forward":
-            held += size(stage)
-            most = max(most, held)
-        elif kind != "backward_input":
-            held -= size(stage)
+        held -= used_up[kind] * size(stage)
+        most = max(most, held)
     return most
 
 

@@ -99,6 +99,8 @@ def test_kept_activations_are_weighed_by_stage():
 def test_halves_of_a_backward_pass_free_activations_with_the_second():
     row = [Action("forward", 0, 0), Action("backward_input", 0, 0), Action("forward", 0, 1)]
     assert most_kept([*row, Action("backward_weight", 0, 0), Action("forward", 0, 2)]) == 2
+    # Where the first half frees what the second does not need, less is left beside the next micro-batch.
+    assert most_kept(row, weight_share=0.4) == pytest.approx(1.4)
 
 
 def test_interleaved_order_is_megatrons():

@@ -35,21 +35,12 @@ TABLES = Path(os.environ.get("HARNESS_VALIDATION", SHARED / "validation"))
 needs_tables = pytest.mark.skipif(not TABLES.is_dir(), reason="HARNESS_VALIDATION names no directory of tables")
 
 STILL_PRIVILEGED = {
-    "harness.costs.steps.eager.eager_profile": "one device under other settings than the measured ones (M1)",
-    "harness.costs.profiles.constants.Constants.with_values": "no law: a refit asks for other constants",
+    "harness.costs.profiles.constants.Constants.with_values": "no law: a refit asks for other constants"
 }
-"""What of costs and engines only validate reaches, and why: to become empty, never to grow."""
-
-STILL_PRICED_BY_VALIDATE = {
-    "rows_memory": "memory (P10, M1 to M3)",
-    "rows_single": "one device under other settings (M1)",
-    "traced_models": "models that are traced for what they keep (M1)",
-    "rows_exchange": "no step: single exchanges, by the laws that steps have",
-}
-"""Modules of validate that call laws themselves instead of asking what a scenario's cell takes, and why."""
+"""What of costs and engines only validate reaches, and why: never to grow."""
 
 PLAIN_DATA = {
-    *("catalogue.devices.DEVICES", "catalogue.devices.find_devices", "cells.find.cluster_of"),
+    *("catalogue.devices.DEVICES", "catalogue.devices.find_devices"),
     *("profiles.constants.Constants", "profiles.constants.FITTED", "profiles.constants.PUBLISHED"),
     *("profiles.constants.STATED_ERRORS", "price.PricedStep"),
 }
@@ -99,10 +90,8 @@ def test_nothing_prices_a_step_that_validate_reaches_and_no_users_scenario(graph
     assert set(STILL_PRIVILEGED) - privileged(graph) == set(), "these are privileged no more: take them off the list"
 
 
-def test_what_is_priced_as_a_scenario_is_priced_by_no_law_of_validates_own(graph: CallGraph) -> None:
-    called = laws_called(graph)
-    assert set(called) - set(STILL_PRICED_BY_VALIDATE) == set(), called
-    assert set(STILL_PRICED_BY_VALIDATE) - set(called) == set(), "these call no laws any more: take them off the list"
+def test_validate_prices_nothing_by_laws_of_its_own(graph: CallGraph) -> None:
+    assert laws_called(graph) == {}
 
 
 def test_every_constant_is_read_on_the_way_of_a_users_scenario(graph: CallGraph) -> None:

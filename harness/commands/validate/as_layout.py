@@ -6,11 +6,17 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
-from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Keys, cell_of, host, plain_name, toml_lines
+from harness.commands.validate.case_scenario import (
+    CasePoint,
+    CaseScenario,
+    Keys,
+    fullest_device,
+    plain_name,
+    toml_lines,
+)
 from harness.commands.validate.case_systems import Unpredictable
 from harness.commands.validate.layout_rows import LayoutRow
 from harness.commands.validate.published import TableRow, Tables
-from harness.core.errors import HarnessError
 from harness.core.units import GIGA
 from harness.costs.profiles import Constants
 
@@ -24,6 +30,9 @@ FORMATS_OF = {
 
 ALONG_SEQUENCES = ("yes", "unknown")
 """Only nanotron's rows do not say: its memory falls with tensor parallelism as it does where sequences are cut too."""
+
+MULTIPLES = tuple(k / 50 for k in range(151))
+"""Of what an allocator is said to keep, that a refit tries: from none to three times as much; chosen."""
 
 _MARKS = ("cp", "ep", "vpp")
 """Degrees that no strategy here has: only 1 can be said."""
@@ -117,44 +126,36 @@ def looked_at_device(row: LayoutRow) -> bool:
 
 
 @lru_cache(maxsize=64)
-def context_of(published: Tables, source: str, width: int) -> int:
+def unused_of(published: Tables, source: str, width: int, refit: bool) -> tuple[int, float]:
     """Return what no tensor takes, as other rows of a source imply it: their median, of other widths only.
 
     Nobody says it of a machine but its measurements; all runs of a width are left out together.
+
+    Args:
+        refit: also fit how much an allocator keeps, by least absolute differences.
+
+    Returns:
+        bytes of the context, and what is kept as a multiple of what the laws say is.
     """
     rows = [row.layout for row in published.rows if row.layout is not None and row.layout["source"] == source]
     rows = [row for row in rows if row.architecture["hidden"] != width]
     implied = [found for row in rows if (found := _implied(row, published.scenarios)) is not None]
-    return max(1, round(median(implied))) if implied else 0
+
+    def fitted(multiple: float) -> tuple[float, int, float]:
+        rest = [left - (multiple - 1) * kept for left, kept in implied]
+        context = median(rest)
+        return sum(abs(one - context) for one in rest), max(1, round(context)), multiple
+
+    _, context_bytes, multiple = min(map(fitted, MULTIPLES if refit else (1.0,))) if implied else (0.0, 0, 1.0)
+    return context_bytes, multiple
 
 
-def _implied(row: LayoutRow, folder: Path) -> float | None:
+def _implied(row: LayoutRow, folder: Path) -> tuple[float, int] | None:
     try:
-        return measured_bytes(row) - layout_bytes(row, folder, 1)
+        fullest = fullest_device(layout_scenario(row, 1), folder)
     except Unpredictable:
         return None
-
-
-@lru_cache(maxsize=8192)
-def layout_bytes(row: LayoutRow, folder: Path, context_bytes: int = 0) -> float:
-    """Return what a layout's fullest device holds, as its source looked at it.
-
-    Raises:
-        Unpredictable: scenarios cannot say it, or refuse it.
-    """
-    from harness.costs.cells import given_shape
-    from harness.costs.memory import memory_of
-
-    try:
-        cell = cell_of(layout_scenario(row, context_bytes), folder)
-        if cell.not_possible:
-            raise Unpredictable(cell.not_possible)
-        shape = given_shape(cell)
-        assert shape is not None
-        fullest = memory_of(cell, host(), shape).fullest
-    except HarnessError as error:
-        raise Unpredictable(" ".join(str(error).split())) from None
-    return fullest.allocated_bytes if looked_at_tensors(row) else fullest.total_bytes
+    return measured_bytes(row) - fullest.total_bytes, fullest.kept_bytes
 
 
 def measured_bytes(row: LayoutRow) -> float:
@@ -162,13 +163,21 @@ def measured_bytes(row: LayoutRow) -> float:
     return float(row["peak_memory_gb"]) * GIGA
 
 
-def predict_layout(published: Tables, row: TableRow, _: Constants) -> float:
+def predict_layout(published: Tables, row: TableRow, _: Constants, refit: bool = False) -> float:
     """Return the predicted memory of a layout, in GB.
+
+    Args:
+        refit: with what an allocator keeps fitted to rows of other widths.
 
     Raises:
         Unpredictable: scenarios cannot say it, or refuse it.
     """
-    assert row.layout is not None
-    width = int(str(row.layout.architecture["hidden"]))
-    context = context_of(published, row.layout["source"], width) if looked_at_device(row.layout) else 0
-    return layout_bytes(row.layout, published.scenarios, context) / GIGA
+    layout = row.layout
+    assert layout is not None
+    context_bytes, multiple = 0, 1.0
+    if looked_at_device(layout):
+        width = int(str(layout.architecture["hidden"]))
+        context_bytes, multiple = unused_of(published, layout["source"], width, refit)
+    fullest = fullest_device(layout_scenario(layout, context_bytes), published.scenarios)
+    in_use = fullest.total_bytes + (multiple - 1) * fullest.kept_bytes
+    return (fullest.allocated_bytes if looked_at_tensors(layout) else in_use) / GIGA

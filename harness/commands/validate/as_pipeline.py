@@ -43,7 +43,7 @@ def pipeline_scenario(
         Unpredictable: a key that is needed has no value.
     """
     name, block = plain_name(f"{row.case}-{row.line}"), block_of(published, row)
-    mine, base = _strategy(published, row), _strategy(published, known)
+    mine, base = strategy_of(published, row), strategy_of(published, known)
     wanted, before = _point(row, mine), _point(known, base)
     known_s, wanted_s = known_s * _whole(known), wanted_s and wanted_s * _whole(row)
     model, files = _model(published, row, block)
@@ -87,7 +87,7 @@ def _point(row: TableRow, strategy: Named) -> CasePoint:
     return CasePoint(strategy.name, row.gpus or 1, batch, batch // (row.microbatches or 1), told)
 
 
-def _strategy(published: Tables, row: TableRow) -> Named:
+def strategy_of(published: Tables, row: TableRow) -> Named:
     """Return the strategy of a row with its options.
 
     Raises:

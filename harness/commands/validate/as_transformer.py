@@ -67,16 +67,14 @@ def model_of(row: TableRow) -> Keys:
     }
 
 
-def sized_scenario(
-    published: Tables, row: TableRow, sample_s: float, known: TableRow | None = None, known_s: float | None = None
-) -> CaseScenario:
+def sized_scenario(published: Tables, row: TableRow, sample_s: float, known: TableRow, known_s: float) -> CaseScenario:
     """Return the scenario of a row whose model is known by its sizes.
 
     Args:
         sample_s: of one sample on one device, before anything is calibrated.
-        known, known_s: the calibration row and the seconds of its step; None where nothing is calibrated.
+        known, known_s: the calibration row and the seconds of its step.
     """
-    rows = [row] if known is None or known is row else [known, row]
+    rows = [row] if known is row else [known, row]
     return _scenario(published, rows, model_of(row), cluster_keys(published, row, sample_s, 1), [], known_s)
 
 

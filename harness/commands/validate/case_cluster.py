@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
-from harness.commands.validate.case_scenario import CasePoint, CaseScenario, Keys, cell_of, csv_lines, toml_lines
+from harness.commands.validate.case_scenario import Keys, csv_lines
 from harness.commands.validate.case_systems import (
     UNKNOWN_LINK_BYTES_PER_S,
     UNKNOWN_NODE_BYTES_PER_S,
@@ -13,11 +12,8 @@ from harness.commands.validate.case_systems import (
     first_match,
 )
 from harness.commands.validate.published import TableRow, Tables, TomlTable
-from harness.core.cell import Cell
 from harness.core.units import GIGA
 from harness.costs.catalogue import DEVICES, find_devices
-from harness.costs.cells import cluster_of
-from harness.costs.profiles import Cluster, Constants
 
 PCIE3_X16_BYTES_PER_S = 15.75e9
 """One direction of a slot. Source: PCI Express Base Specification 3.0: 16 lanes of 8 GT/s, 128b/130b coding."""
@@ -67,51 +63,6 @@ def cluster_keys(published: Tables, row: TableRow, step_s: float = 1.0, batch_si
     return keys
 
 
-def row_cluster(published: Tables, row: TableRow, constants: Constants) -> Cluster:
-    """Return the cluster that a row was measured on, as a scenario with its block's keys has it.
-
-    Raises:
-        Unpredictable: no block, or a key that is needed has no value.
-    """
-    return cluster_of(_cell_on(published, row), constants)
-
-
-def measured_cluster(published: Tables, row: TableRow, known: tuple[TableRow, ...], constants: Constants) -> Cluster:
-    """Return the cluster of a row, whose links inside a node are known by some all-reduces."""
-    return cluster_of(_cell_measured(published, row.case, row.block_series, known), constants)
-
-
-@lru_cache(maxsize=64)
-def _cell_measured(published: Tables, case: str, chip: str, known: tuple[TableRow, ...]) -> Cell:
-    name = f"{case}-{chip}-{known[0].gpus}.csv"
-    keys = cluster_keys(published, known[0]) | {"intra_node": {"table": name, "gpu": chip}}
-    return _only_cell(published, keys, known[0].gpus or 1, ((name, _reduced(known)),))
-
-
-@lru_cache(maxsize=4096)
-def _cell_on(published: Tables, row: TableRow) -> Cell:
-    table = str(block_of(published, row)["link"].get("collectives", "")).partition(":")[0]
-    files = ((f"{table}.csv", table_lines(published, table)),) if table else ()
-    # Steps of transformers read slices of tokens that lie in memory: rows that only differ in devices differ by 0.2 %.
-    read = "ready" if row.degrees else "read"
-    return _only_cell(published, cluster_keys(published, row), row.gpus or 1, files, read)
-
-
-def _only_cell(
-    published: Tables, keys: Keys, gpus: int, files: tuple[tuple[str, str], ...], read: str = "read"
-) -> Cell:
-    text = toml_lines(
-        {
-            "workload": {"model": {"parameters": 1000000.0, "layers": 1}, "input": read},
-            "sweep": {"strategy": "sync-ddp", "gpus": [gpus], "batch_size": [1]},
-            "goal": {"max_steps": 1},
-            "cluster": keys,
-        }
-    )
-    point = CasePoint("sync-ddp", gpus, 1, 1)
-    return cell_of(CaseScenario("machine", f'engine = "virtual"\n{text}', point, files), published.scenarios)
-
-
 def _inside(published: Tables, block: TomlTable) -> Keys | str | None:
     link = block["link"]
     if link["kind"] == "none":
@@ -141,9 +92,10 @@ def _link(link: TomlTable, rate: float) -> dict[str, object]:
 
 def table_lines(published: Tables, case: str) -> str:
     """Return the measured all-reduces of a case as a table that `cluster.intra_node` reads."""
-    return _reduced([row for row in published.rows if row.num_bytes and row.case == case])
+    return reduced_lines([row for row in published.rows if row.num_bytes and row.case == case])
 
 
-def _reduced(rows: Sequence[TableRow]) -> str:
+def reduced_lines(rows: Sequence[TableRow]) -> str:
+    """Return all-reduces as such a table."""
     head = ("gpu", "n", "bytes", "seconds")
     return csv_lines(head, [(r.block_series, r.gpus or 1, r.num_bytes or 0.0, r.value) for r in rows])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.api.host import Host, load_host
 from harness.commands.validate.case_systems import Unpredictable
@@ -19,6 +19,9 @@ from harness.costs.price import PricedStep
 from harness.costs.profiles import Constants
 from harness.scenario.plan import make_plan
 from harness.scenario.read import parse_scenario
+
+if TYPE_CHECKING:
+    from harness.costs.memory import DeviceMemory
 
 Keys = Mapping[str, object]
 """Keys of one table of a scenario."""
@@ -117,11 +120,11 @@ def foretold_step(scenario: CaseScenario, folder: Path, constants: Constants) ->
 def _foretold(scenario: CaseScenario, folder: Path, constants: Constants) -> PricedStep:
     from harness.engines.virtual.whatif import foretold  # late: it starts the engine
 
-    return foretold(calibrated_cell(scenario, folder, constants), host(), constants)
+    return foretold(_calibrated_cell(scenario, folder, constants), host(), constants)
 
 
 @lru_cache(maxsize=4096)
-def calibrated_cell(scenario: CaseScenario, folder: Path, constants: Constants) -> Cell:
+def _calibrated_cell(scenario: CaseScenario, folder: Path, constants: Constants) -> Cell:
     """Return the cell that a scenario is to predict, on the cluster that its measurements say.
 
     Raises:
@@ -140,9 +143,25 @@ def _planned(scenario: CaseScenario, folder: Path) -> tuple[Plan, tuple[Observat
     return make_plan(read, host(), _ALONE), read.observed
 
 
-def cell_of(scenario: CaseScenario, folder: Path) -> Cell:
-    """Return the cell that a scenario is to predict, before it is calibrated."""
-    return _wanted(_planned(scenario, folder)[0], scenario)
+@lru_cache(maxsize=8192)
+def fullest_device(scenario: CaseScenario, folder: Path) -> DeviceMemory:
+    """Return what the device holds that has most to hold, of the cell that a scenario is to predict.
+
+    Raises:
+        Unpredictable: the scenario is refused, or says too little.
+    """
+    from harness.costs.cells import given_shape
+    from harness.costs.memory import memory_of
+
+    try:
+        cell = _wanted(_planned(scenario, folder)[0], scenario)
+        if cell.not_possible:
+            raise Unpredictable(cell.not_possible)
+        shape = given_shape(cell)
+        assert shape is not None
+        return memory_of(cell, host(), shape).fullest
+    except HarnessError as error:
+        raise Unpredictable(" ".join(str(error).split())) from None
 
 
 def _wanted(plan: Plan, scenario: CaseScenario) -> Cell:

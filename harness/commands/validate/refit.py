@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.commands.validate.dispatch import predict_all
+from harness.commands.validate.as_layout import looked_at_device, predict_layout
+from harness.commands.validate.dispatch import predict_all, predict_row, why_unsaid
 from harness.commands.validate.published import SPLIT_STRATEGIES, TableRow, Tables
 from harness.commands.validate.score import PredictedRow, error_of
 from harness.costs.profiles import FITTED, PUBLISHED, Constants, FitGroup
@@ -165,7 +166,9 @@ def _lone_kinds(published: Tables) -> set[tuple[str, str]]:
 
 def left_out_by(published: Tables, row: TableRow) -> str:
     """Return in words what is left out of the fit whose constants predict a row."""
-    return _trait(row)[0] if (row.table, row.kind) in _lone_kinds(published) else "source"
+    if row.layout:
+        return "hidden size" if looked_at_device(row.layout) else "source"
+    return _trait(row)[0] if group_of(row) and (row.table, row.kind) in _lone_kinds(published) else "source"
 
 
 def leave_one_out(published: Tables) -> list[PredictedRow]:
@@ -193,4 +196,7 @@ def leave_one_out(published: Tables) -> list[PredictedRow]:
             kept = [number for number, row in enumerate(problem.rows) if not part.holds(row)]
             position = problem.step(start, errors[kept], slopes[kept]) if kept else problem.prior
             found += predict_all(published, problem.constants(position), targets)
-    return found
+    # Of memory, what an allocator keeps is all that was fitted, and to one source only.
+    memory = [row for row in published.targets if row.metric == "peak_memory" and not why_unsaid(row)]
+    refitted = partial(predict_layout, refit=True)
+    return found + [predict_row(published, row, PUBLISHED, refitted if row.layout else None) for row in memory]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from harness.commands.validate.as_scenario import STRATEGIES, case_point, scenario_of
 from harness.commands.validate.case_models import BACKWARD_SHARE
 from harness.commands.validate.case_scenario import CaseScenario, foretold_step, predicted_s
 from harness.commands.validate.case_systems import Unpredictable, block_of
-from harness.commands.validate.linear import calibration_row, reference_of
+from harness.commands.validate.linear import calibration_row
 from harness.commands.validate.published import TableRow, Tables
 from harness.commands.validate.row_times import seconds_of, value_of
 from harness.costs.profiles import Constants
@@ -28,17 +27,8 @@ def predict_replicas(published: Tables, row: TableRow, constants: Constants) -> 
     """
     if row.metric == "scaling_efficiency":
         return _efficiency(published, row, constants)
-    reference = calibration_row(published, row)
-    return value_of(published, row, _calibrated(published, reference, constants)(row))
-
-
-def _calibrated(published: Tables, reference: TableRow, constants: Constants) -> Callable[[TableRow], float]:
-    """Return what predicts the seconds of a row's step from a row that is an input."""
-
-    def step_s(row: TableRow) -> float:
-        return predicted_s(_calibrating(published, row, reference), published.scenarios, constants)
-
-    return step_s
+    scenario = _calibrating(published, row, calibration_row(published, row))
+    return value_of(published, row, predicted_s(scenario, published.scenarios, constants))
 
 
 def replicas_uncertainty(published: Tables, row: TableRow, constants: Constants) -> float:
@@ -89,21 +79,3 @@ def _known_speed(published: Tables, row: TableRow, cases: tuple[str, ...]) -> Ta
     for found in (r for case in (row.case, *cases) for r in known if r.case == case):
         return found
     raise Unpredictable("no rate of one device: neither a calibration row, nor one in the cases of speed_from")
-
-
-def predict_utilisation(published: Tables, row: TableRow, constants: Constants) -> float:
-    """Return the percentage of samples in which any kernel runs, exchanges included.
-
-    What runs no kernel in the calibration row's step (the host, the input) takes as long in every step of the same
-    batch; a longer step is longer by kernels, of which those that exchange also run while they wait for others.
-
-    Raises:
-        Unpredictable: no calibration row, or no law for the strategy.
-    """
-    reference = calibration_row(published, row)
-    rates = (reference_of(replace(reference, metric=metric), published.inputs) for metric in RATED)
-    rate = next((found for found in rates if found is not None), None)
-    if rate is None:
-        raise Unpredictable("no calibration row says how long a step takes")
-    step_s = _calibrated(published, rate, constants)
-    return 100.0 - (100.0 - reference.value) * step_s(reference) / step_s(row)

@@ -12,7 +12,7 @@ from harness.commands.validate.as_transformer import (
     sized_scenario,
     timed_scenario,
 )
-from harness.commands.validate.case_scenario import calibrated_cell, foretold_step, predicted_s
+from harness.commands.validate.case_scenario import foretold_step, predicted_s
 from harness.commands.validate.case_systems import Unpredictable
 from harness.commands.validate.published import TableRow, Tables
 from harness.commands.validate.row_times import seconds_of, value_of
@@ -75,35 +75,11 @@ def _step(published: Tables, row: TableRow, constants: Constants) -> PricedStep:
         scenario = timed_scenario(published, row, known.at(degrees_of(row).micro_batch))
         return foretold_step(scenario, published.scenarios, constants)
     nearest = _nearest(published, row)
-    return calibrated_step(published, row, nearest, seconds_of(published, nearest), constants)
-
-
-def calibrated_step(
-    published: Tables, row: TableRow, known: TableRow, known_s: float, constants: Constants
-) -> PricedStep:
-    """Return a row's step as predicted from those of a calibration row, whose model may be of another size.
-
-    Raises:
-        Unpredictable: degrees of parallelism are not stated, or the scenario is refused.
-    """
+    nearest_s, degrees = seconds_of(published, nearest), degrees_of(nearest)
     # What one sample would take on one device if nothing but computing took time.
-    sample_s = known_s * (known.gpus or 1) / degrees_of(known).global_batch
-    if model_of(known) == model_of(row):
-        scenario = sized_scenario(published, row, sample_s, known, known_s)
-        return foretold_step(scenario, published.scenarios, constants)
-    alone = sized_scenario(published, known, sample_s, known, known_s)
-    speed = calibrated_cell(alone, published.scenarios, constants).cluster.speed
-    sample_s *= _arithmetic(row) / _arithmetic(known) / speed
-    return foretold_step(sized_scenario(published, row, sample_s), published.scenarios, constants)
-
-
-def _arithmetic(row: TableRow) -> float:
-    """Return what a sample's arithmetic is in proportion to.
-
-    Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix.
-    """
-    d = degrees_of(row)
-    return d.layers * d.sequence * d.hidden**2 * (1 + d.sequence / (6 * d.hidden))
+    sample_s = nearest_s * (nearest.gpus or 1) / degrees.global_batch
+    scenario = sized_scenario(published, row, sample_s, nearest, nearest_s)
+    return foretold_step(scenario, published.scenarios, constants)
 
 
 def _nearest(published: Tables, row: TableRow) -> TableRow:
@@ -116,15 +92,12 @@ def _nearest(published: Tables, row: TableRow) -> TableRow:
     same = [
         other
         for other in published.inputs
-        if other.degrees
-        and (other.table, other.series) == (row.table, row.series)
-        and other.degrees.parameters == degrees.parameters
+        if other.degrees and (other.table, other.series) == (row.table, row.series) and model_of(other) == model_of(row)
     ]
 
-    def distance(other: TableRow) -> tuple[int, int, int]:
-        found = degrees_of(other)
-        layers, sizes = abs(found.layers - degrees.layers), abs(found.micro_batch - degrees.micro_batch)
-        return layers, sizes, abs((other.microbatches or 1) - (row.microbatches or 1))
+    def distance(other: TableRow) -> tuple[int, int]:
+        sizes = abs(degrees_of(other).micro_batch - degrees.micro_batch)
+        return sizes, abs((other.microbatches or 1) - (row.microbatches or 1))
 
     nearest = min(same, key=distance, default=None)
     if nearest is None:

@@ -22,6 +22,7 @@ class PredictedRow:
         linear: perfect linear scaling; None where nothing is there to scale.
         reason: why nothing could be said; empty otherwise.
         apart: as which rows this one is also scored apart: it tells less of computing and links than others do.
+        said: whether a scenario says what the row is of; others are not scored.
         stated: relative uncertainty that `plan` states of it, one standard deviation; None where it is no scenario.
     """
 
@@ -30,6 +31,7 @@ class PredictedRow:
     linear: float | None = None
     reason: str = ""
     apart: tuple[str, ...] = ()
+    said: bool = True
     stated: float | None = None
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from harness.commands.validate.case_systems import INPUT_BOUND, SCORED_APART
+from harness.commands.validate.floor import floor_of
 from harness.commands.validate.published import Tables
 from harness.commands.validate.refit import left_out_by
 from harness.commands.validate.score import (
@@ -79,6 +80,8 @@ def report_text(
         left_out: the same rows, each predicted with constants fitted without its source; or why nothing was refitted.
     """
     beside = OtherScores(() if isinstance(left_out, str) else left_out)
+    unsaid = Counter((p.row.table, p.row.kind, p.reason) for p in predictions if not p.said)
+    predictions = [prediction for prediction in predictions if prediction.said]
     lines = [*_introduction(published, predictions), "", *_table("By kind", by_kind(predictions), beside)]
     lines += ["", *_table("By kind and source", by_source(predictions), beside, brief=True)]
     for words in SCORED_APART:
@@ -87,9 +90,14 @@ def report_text(
             lines += ["", *_table(f"Of these, {words}", by_kind(some), brief=True)]
     lines += ["", *_left_out_text(published, left_out)]
     lines += _coverage(predictions if isinstance(left_out, str) else left_out)
+    lines += _floors(predictions, beside)
     if verbose:
         lines += ["", *_table("By series", by_series(predictions))]
-    return "\n".join([*lines, *_missing(published, predictions), "", *_constants(constants)])
+    missing = Counter((p.row.table, p.row.kind, p.reason) for p in predictions if p.predicted is None)
+    lines += [*_reasons("Missing predictions", missing), *_reasons("Not scored, for no scenario says it", unsaid)]
+    if published.outcomes:
+        lines += ["", f"convergence.csv: {published.outcomes} outcomes of training, which costs cannot predict"]
+    return "\n".join([*lines, "", *_constants(constants)])
 
 
 class OtherScores:
@@ -164,7 +172,8 @@ def _figure(value: float | None) -> str:
 
 def _coverage(predictions: Sequence[PredictedRow]) -> Iterator[str]:
     """Say how often a row lies within what its prediction states; a band of two deviations is what `plan` shows."""
-    groups = {
+    groups: Mapping[str, Sequence[Sequence[PredictedRow]]] = {
+        "rows": [predictions],
         "sources, each counting alike": _each_source(predictions),
         **{f"{table}: {kind}": [group] for (table, kind), group in by_kind(predictions).items()},
     }
@@ -180,6 +189,20 @@ def _coverage(predictions: Sequence[PredictedRow]) -> Iterator[str]:
         yield from aligned(rows, right=range(1, 4))
 
 
+def _floors(predictions: Sequence[PredictedRow], beside: OtherScores) -> Iterator[str]:
+    """Say below what no smooth law of layouts could come, by a fit that knows the very rows."""
+    rows = [("Floor: what a free fit to the very rows leaves", "rows", "coefficients", "MAPE", "predicted", "left out")]
+    for key, group in by_kind(predictions).items():
+        floor, found = floor_of(group), score((p.row, p.predicted) for p in group)
+        if floor and not found.points:
+            left_out = _figure(beside.left_out.get((*key, "")))
+            figures = (str(floor.coefficients), f"{floor.mape:.2f}", _figure(found.mape), left_out)
+            rows.append((": ".join(key), str(found.rows), *figures))
+    if len(rows) > 1:
+        yield ""
+        yield from aligned(rows, right=range(1, 6))
+
+
 def _each_source(predictions: Sequence[PredictedRow]) -> list[list[PredictedRow]]:
     groups: dict[str, list[PredictedRow]] = {}
     for prediction in predictions:
@@ -187,16 +210,12 @@ def _each_source(predictions: Sequence[PredictedRow]) -> list[list[PredictedRow]
     return list(groups.values())
 
 
-def _missing(published: Tables, predictions: Sequence[PredictedRow]) -> Iterator[str]:
-    reasons = Counter((p.row.table, p.row.kind, p.reason) for p in predictions if p.predicted is None)
-    if reasons:
+def _reasons(title: str, counts: Counter[tuple[str, str, str]]) -> Iterator[str]:
+    if counts:
         yield ""
-        yield "Missing predictions"
-    for (table, kind, reason), count in reasons.items():
+        yield title
+    for (table, kind, reason), count in counts.items():
         yield f"    {count} of {table}, {kind}: {reason}"
-    if published.outcomes:
-        yield ""
-        yield f"convergence.csv: {published.outcomes} outcomes of training, which costs cannot predict"
 
 
 def _constants(constants: Constants) -> Iterator[str]:

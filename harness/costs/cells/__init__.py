@@ -11,7 +11,6 @@ from harness.costs.cells.kept import (
     seen_by,
     shape_key,
     size_of,
-    tracer_key,
     why_not_known,
 )
 from harness.costs.cells.link_groups import graph_rates, link_of_groups, split_groups
@@ -44,6 +43,6 @@ __all__ = [
     "keep_measured", "keep_node_links", "keep_shape", "keep_size", "keep_step", "kept_or_traced", "link_of_groups",
     "load_links", "load_node_links", "load_profile", "measured_here", "measured_id", "missing_sizes",
     "needs_measuring", "neighbours_of", "profile_hash", "profile_key", "profile_of", "profile_of_file", "read_runs",
-    "read_tables", "seen_by", "shape_key", "size_of", "split_groups", "tokens_per_sample", "tracer_key",
+    "read_tables", "seen_by", "shape_key", "size_of", "split_groups", "tokens_per_sample",
     "utilisation", "why_not_known",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ Nothing here imports torch: shapes are given, traced before, or left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,9 @@ inside these ranges, so that cells do not differ from run to run."""
 FORWARD_SHARE = 1 / 3
 """Of a gradient's time: the backward pass has two matrix products for each one of the forward pass (Narayanan et al.
 2021, "Efficient Large-Scale Language Model Training on GPU Clusters", appendix)."""
+
+AGREEING = 0.01
+"""How far the sum of layers' times may be from the step that was measured: chosen, as far as one such step is known."""
 
 OPTIMIZER_TRANSFERS = {"sgd": 3, "momentum": 5, "adam": 7}
 """Reads and writes of one element in an update: weight and gradient read, weight written; states read and written."""
@@ -266,10 +270,12 @@ def _of_file(cell: Cell, device: DeviceFigures | StepFigures | None) -> Profile:
     if not isinstance(device, StepFigures):
         return profile
     batch, seconds, text = _figure(device)
-    profile = profile.slowed(seconds / profile.gradient_s(batch))
+    factor = seconds / profile.gradient_s(batch)
+    error = STATED_ERRORS["by layer" if abs(math.log(factor)) < AGREEING else "given"].value
+    profile = profile.slowed(factor)
     # What was measured is a step of that batch; the file says how it is shared out.
     times = tuple(LayerTime.at(batch, one.forward.at(batch), one.backward.at(batch)) for one in profile.times)
-    return replace(profile, times=times, text=f"{profile.text}, scaled to {text}", error=STATED_ERRORS["given"].value)
+    return replace(profile, times=times, text=f"{profile.text}, scaled to {text}", error=error)
 
 
 def _figure(device: StepFigures) -> tuple[float, float, str]:
@@ -335,7 +341,7 @@ def _estimated(cell: Cell, shape: ModelShape, device: DeviceFigures) -> Profile:
 
 
 def _launches(shape: ModelShape, layer: int) -> Launches:
-    """Return one operator for each tensor that a pass makes, as `eager_profile` does; one a pass if not traced."""
+    """Return one operator for each tensor that a pass makes; one a pass where it was not traced."""
     if shape.timeline is None:
         return Launches(1, 1)
     passes = shape.timeline.of(layer)

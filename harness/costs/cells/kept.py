@@ -149,11 +149,11 @@ def shape_key(cell: Cell, model: Model, seen: DataShape) -> Json:
         "loss": cell.workload.loss,
         "precision": traced_in(cell.workload.precision, cell.scalar_bytes),
         "device": cell.device,
-        **tracer_key(model),
+        **_tracer_key(model),
     }
 
 
-def tracer_key(model: Model) -> dict[str, str]:
+def _tracer_key(model: Model) -> dict[str, str]:
     """Return what of the code a model's shape follows from: its own, the tracer's, and torch's."""
     return {"source": model.code_hash, "torch": _version(), "tracer": _tracer()}
 

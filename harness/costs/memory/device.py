@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from harness.api.schedules import most_kept, stashes
+from harness.api.schedules import WEIGHT_MEMORY, most_kept
 from harness.api.strategy import Action, Layout, Table
 from harness.core.cell import Named
 from harness.core.errors import Impossible
@@ -98,6 +98,7 @@ class DeviceMemory:
         kinds: counted bytes; kinds that are at their most at different times are not there all at once.
         allocated_bytes: most that tensors take at once.
         reserved_bytes: most that the allocator holds for them.
+        kept_bytes: of these, what `KEPT_FRACTION` adds to tensors.
         context_bytes: outside of the allocator.
     """
 
@@ -107,6 +108,7 @@ class DeviceMemory:
     allocated_bytes: int
     reserved_bytes: int
     context_bytes: int
+    kept_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -182,17 +184,17 @@ def device_memory(
     heaviest = max(rows, key=lambda row: sum(row.kinds.values()))
     devices = []
     for row in rows:
-        allocated, reserved = _unplayed(shape, layout, work, constants, row)
+        allocated, reserved, kept = _unplayed(shape, layout, work, constants, row)
         timeline = shape.timeline
         if row is heaviest and timeline and not layout.gathers:
             room = None if limit_bytes is None else limit_bytes - constants.context_bytes
             allocator: Allocator = CachingAllocator(room) if constants.caching else PlainAllocator(room)
             replay(shape, timeline, _part(shape, layout, work, constants, row), allocator)
-            allocated, reserved = allocator.peak_allocated, allocator.peak_reserved
+            allocated, reserved, kept = allocator.peak_allocated, allocator.peak_reserved, 0
         elif limit_bytes is not None and reserved + constants.context_bytes > limit_bytes:
             raise OutOfMemory(reserved + constants.context_bytes - limit_bytes)
         names = tuple(shape.layers[k].name for stage in row.stages.values() for k in stage)
-        devices.append(DeviceMemory(row.rank, names, row.kinds, allocated, reserved, constants.context_bytes))
+        devices.append(DeviceMemory(row.rank, names, row.kinds, allocated, reserved, constants.context_bytes, kept))
     layers = tuple(_layer_memory(layer, shape, layout, work) for layer in shape.layers)
     return MemoryEstimate(tuple(devices), layers)
 
@@ -262,7 +264,8 @@ def stage_memory(
     own = constants.context_bytes + constants.library_bytes + work.data_bytes
     guests = _guests(shape, layout, work)
 
-    stash = stashes(table, layout.stages)
+    passes = [[a for a in table[k % len(table)] if a.stage == k] for k in range(layout.stages)]
+    stash = [most_kept(actions, weight_share=_weight_share(shape)) for actions in passes]
 
     def needs(stage: int, start: int, end: int) -> float:
         fixed_bytes, kept_bytes = (values[end] - values[start] for values in sums)
@@ -367,11 +370,24 @@ def _activations(
     if layout.recompute:
         every = (_layer_memory(shape.layers[k], shape, layout, work).activations for s in mine.values() for k in s)
         again = max(every, default=0)
-    return round(most_kept(actions, sizes.__getitem__)) + again
+    return round(most_kept(actions, sizes.__getitem__, _weight_share(shape))) + again
 
 
-def _unplayed(shape: ModelShape, layout: Layout, work: Work, constants: DeviceConstants, row: _Row) -> tuple[int, int]:
-    """Return what is allocated at most, and what an allocator holds for it, as far as counting tells."""
+def _weight_share(shape: ModelShape) -> float:
+    """Return the share of activations that only gradients of weights still need, where a schedule tells them apart.
+
+    All of it in torch, whose graph stays until then; less in a transformer that lets go of the rest.
+
+    Source: `WEIGHT_MEMORY`; Qi et al. 2023, "Zero Bubble Pipeline Parallelism", section 2.3, for when they let go.
+    """
+    given = shape.timeline is None and any(layer.width for layer in shape.layers)
+    return WEIGHT_MEMORY if given else 1.0
+
+
+def _unplayed(
+    shape: ModelShape, layout: Layout, work: Work, constants: DeviceConstants, row: _Row
+) -> tuple[int, int, int]:
+    """Return what is allocated at most, what an allocator holds for it, and how much of that no tensor ever uses."""
     layers = shape.held_by([k for stage in row.stages.values() for k in stage])
     workspace = max(
         (_cut(e.workspace_bytes.at(work.samples), _activation_share(e, layout), layout.tensor) for e in layers),
@@ -382,8 +398,9 @@ def _unplayed(shape: ModelShape, layout: Layout, work: Work, constants: DeviceCo
     unscaled = _unscaled_bytes(layers, layout, work)
     allocated = lasting + max(passing, unscaled)
     if not constants.caching:
-        return allocated, allocated
-    return allocated, lasting + round((1 + KEPT_FRACTION) * passing) + unscaled
+        return allocated, allocated, 0
+    kept = round(KEPT_FRACTION * passing)
+    return allocated, lasting + passing + kept + unscaled, kept
 
 
 def _unscaled_bytes(layers: Sequence[LayerShape], layout: Layout, work: Work) -> int:

@@ -62,7 +62,7 @@ def _backward_s(profile: Profile, layer: LayerShape, time: LayerTime, samples: f
 
     Of a transformer's block, where a step of one size was given, that is told apart from what grows with the samples.
 
-    Source: harness.costs.steps.eager for what is moved; how much of it shows is fitted, on such blocks.
+    Source: fitted on such blocks; gradients that are added to are read twice and written once, weights are read.
     """
     curve, bandwidth = time.backward, profile.memory_bandwidth_bytes_per_s
     if not layer.width or profile.origin != "given" or len(curve.points) != 1 or not bandwidth:

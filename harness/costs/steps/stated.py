@@ -21,6 +21,12 @@ def step_errors(profile: Profile, cluster: Cluster, layout: Layout, devices: int
     """
     if cluster.constants == PLAIN:
         return StepErrors(profile.error, cluster.error, profile.error)
-    laws = {"divided": layout.tensor > 1, "spread out": cluster.nodes(devices) > 1}
-    whole = math.hypot(*(STATED_ERRORS[name].value for name, holds in laws.items() if holds))
+    replicas = max(1, devices // (layout.tensor * layout.pipeline))
+    times = {
+        "replicated": math.log2(replicas) if cluster.constants.spread_fraction else 0.0,
+        "divided": math.log2(layout.tensor) ** 2,
+        "cut by hand": 0.0 if profile.shape.layers_known else math.log2(layout.pipeline),
+        "crowded": float(cluster.shared_host),
+    }
+    whole = math.hypot(*(STATED_ERRORS[name].value * count for name, count in times.items()))
     return StepErrors(profile.error, cluster.error, STATED_ERRORS["waited"].value, whole)
