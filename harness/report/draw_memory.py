@@ -27,7 +27,7 @@ from harness.report.svg import (
 NEAR = 25.0
 """Multiple of the fullest device up to which its capacity stands on the axis; chosen: beyond, bars would be specks."""
 
-BEYOND = " Bars show each kind at its own most; lines mark the most that all take at once."
+AT_ITS_MOST = " Bars show each kind at its own most; lines mark the most that all take at once."
 
 KIND_COLUMN = "dram."
 """Starts the columns of counted bytes by kind."""
@@ -103,7 +103,7 @@ def dram_panels(bars: pd.DataFrame, simulated: bool) -> Panel | None:
         title=f"Counted DRAM{context}{' of simulated devices' if simulated else ', measured'}",
         height_inch=0.75 + places.height_inch,
         draw=draw,
-        caption=f"{_fullest(rows, totals, capacity)}.{BEYOND if beyond else ''}{more}",
+        caption=f"{_fullest(rows, totals, capacity)}.{AT_ITS_MOST if beyond else ''}{more}",
         details=f"{'; '.join(words)}.",
         table=rows.assign(peak=totals, capacity=capacity).reset_index(),
     )

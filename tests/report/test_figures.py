@@ -297,10 +297,10 @@ def test_memory_stands_against_the_capacity_and_simulated_speed_with_its_band() 
 def test_the_peak_of_all_kinds_is_marked_where_they_are_there_at_different_times() -> None:
     at_once = bar("at once", dram_total=3 * 2.0**30)
     (drawing,) = drawn(draw_memory.dram_panels, pd.DataFrame([at_once]))
-    assert draw_memory.BEYOND not in drawing.caption
+    assert draw_memory.AT_ITS_MOST not in drawing.caption
     apart = bar("apart", dram_total=2.5 * 2.0**30)
     (drawing,) = drawn(draw_memory.dram_panels, pd.DataFrame([apart, at_once]))
-    assert draw_memory.BEYOND in drawing.caption
+    assert draw_memory.AT_ITS_MOST in drawing.caption
     assert "apart needs the least, 2.5 GiB" in drawing.caption  # as the table of cells says
     assert "apart: 2.5 GiB" in texts_of(drawing)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cells import host
 from chromium import BINARY
+from lazy import lazy
 from published_layers import FOLDER as LAYERS
 from published_layers import NETWORKS
 from stated_times import assert_as_stated, stated_seconds
@@ -23,10 +24,11 @@ from harness.core.machine import Machine
 from harness.core.outcome import Outcome
 from harness.costs.price import price
 from harness.engines.shared.setup import make_setup
-from harness.engines.virtual.engine import run_virtual
 from harness.scenario.bundled import bundled_scenarios, copy_scenario, find_scenario
 from harness.scenario.plan import make_plan
 from harness.scenario.read import load_scenario, parse_scenario
+
+virtual_engine = lazy("harness.engines.virtual.engine")
 
 FOLDER = Path(os.environ.get("HARNESS_DATA", ""))
 
@@ -91,7 +93,7 @@ def trained(name: str, *strategies: str) -> list[Outcome]:
     goal = '[goal]\ntarget_accuracy = "none"\nmax_epochs = 3\nevaluate_every = "3 epochs"\n'
     text = re.sub(r"\[goal\]\n(.+\n)+", goal, text)
     cells = make_plan(parse_scenario(text, host(), Path(f"{name}.toml")), host(), Machine(cores=2)).cells
-    return [run_virtual(make_setup(cell)) for cell in cells if cell.strategy in strategies]
+    return [virtual_engine.run_virtual(make_setup(cell)) for cell in cells if cell.strategy in strategies]
 
 
 def test_who_waits_for_a_straggler_trains_at_its_pace():

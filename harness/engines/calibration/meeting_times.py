@@ -15,7 +15,7 @@ from harness.core.machine import Machine
 from harness.core.outcome import CountedDram
 from harness.costs.cells import profile_of
 from harness.costs.profiles import Cluster
-from harness.costs.steps.fsdp_traffic import fsdp_messages
+from harness.costs.steps import fsdp_messages
 from harness.engines.calibration.workload_times import ensure_profiles
 from harness.engines.processes.launch import run_cell
 
