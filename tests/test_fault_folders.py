@@ -200,6 +200,20 @@ def test_the_status_of_garbage(recorded, attacks, tmp_path, monkeypatch) -> None
     tally.close()
 
 
+@pytest.mark.parametrize("place", ["leases", "leases/harnesses"])
+def test_leases_that_lie_elsewhere_are_not_read(place, recorded, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outside = tmp_path / "outside" / "harnesses"
+    outside.mkdir(parents=True)
+    (outside / "node7-12-ab").write_text(json.dumps(FACTS))
+    path = recorded.folder / place
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(outside if place.endswith("harnesses") else outside.parent)
+    done = tried("status", "night")[0]
+    assert done.exit_code == 0
+    assert "node7" not in done.output
+
+
 # -- what is asked of Slurm --------------------------------------------------------------------------------------------
 
 HEAD = "[sweep]\nstrategy = ['single']\n[slurm]\n"

@@ -99,7 +99,7 @@ def held_cells(folder: Path) -> dict[str, HeldLease]:
 
 def _held(place: Path) -> list[HeldLease]:
     try:
-        names = os.listdir(place)
+        names = [] if place.is_symlink() or place.parent.is_symlink() else os.listdir(place)  # no link leads elsewhere
     except OSError:
         return []
     now_s = _clock_s(place) if names else 0.0

@@ -165,10 +165,15 @@ class Results:
         return content
 
     def set_aside(self, cell_id: str) -> None:
-        """Move a cell's folder away before the cell is run again; nothing finished is ever deleted."""
+        """Move a cell's folder away before the cell is run again; nothing finished is ever deleted.
+
+        Raises:
+            MachineError: a link leads out of the results.
+        """
         folder = self.cell_folder(cell_id)
         if os.path.lexists(folder):
             aside = self.folder / "aside" / f"{cell_id}-{time.time_ns()}"
+            self.refuse_links(aside.parent)
             aside.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(folder, aside)
 
