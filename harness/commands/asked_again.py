@@ -30,9 +30,13 @@ def asked_again(cells: Sequence[Cell], plugins: Sequence[str], ask: Callable[[Se
     Args:
         plugins: files whose strategies may run again.
         ask: finds it; called with the cells, whose figures can be changed.
+
+    Raises:
+        KeyboardInterrupt: a signal came.
     """
     from harness.api.host import load_host
     from harness.costs.cells import find_shape
+    from harness.engines.processes.torch_errors import causes_of
     from harness.engines.virtual.whatif import what_if
 
     host = load_host(tuple(plugins))
@@ -44,7 +48,10 @@ def asked_again(cells: Sequence[Cell], plugins: Sequence[str], ask: Callable[[Se
         with ended_after(ASKED_S):
             return ask([what_if(cell, host, find_shape(cell, host)) for cell in cells])
     except (OutOfTime, HarnessError) as error:
-        if time.monotonic() - began_s >= ASKED_S:  # a program passes on what interrupts it as its own
+        # A program passes on what interrupts it as its own error.
+        if interrupt := next((each for each in causes_of(error) if isinstance(each, KeyboardInterrupt)), None):
+            raise interrupt from None
+        if time.monotonic() - began_s >= ASKED_S:
             return Text(f"Unknown: to simulate it again takes more than {duration(ASKED_S)}.")
         return Text(f"Unknown: {error}")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of values that do not fit
