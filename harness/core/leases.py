@@ -192,12 +192,14 @@ class Lease:
         """Make sure that the cell is still this holder's, and that nobody takes it from now on; say whether it is.
 
         Raises:
+            MachineError: what lies in the place of its next generation is no lease.
             OSError: the folder cannot be written to.
         """
-        own = self.path
+        own, next_one = self.path, self.place / f"{self.name}.{self.generation + 1}"
         try:
-            descriptor = _made(self.place / f"{self.name}.{self.generation + 1}", self.facts)
+            descriptor = _made(next_one, self.facts)
         except FileExistsError:
+            _refuse_no_lease(next_one)
             return False  # taken over
         with self._lock:
             before, self.descriptor = self.descriptor, descriptor
@@ -320,10 +322,11 @@ class Leases:
             return None
         generation = 1 if latest is None else latest.generation + 1
         lease = Lease(self._place(_CELLS), cell, {**self._facts, **facts, "cell": cell}, generation)
+        for place in (lease.path, lease.place / f"{cell}.{generation + 1}"):  # the cell has to run, and to be confirmed
+            _refuse_no_lease(place)
         try:
             lease.descriptor = _made(lease.path, lease.facts)
         except FileExistsError:
-            _refuse_no_lease(lease.path)
             return None
         if latest is not None:
             for held in _held(lease.place):
