@@ -268,6 +268,20 @@ def test_wrong_kinds_of_file_are_named_and_stay(kind, place, folder, monkeypatch
     assert (outside / "precious.csv").read_text() == "precious"
 
 
+def test_nothing_is_moved_through_a_link(folder, monkeypatch):
+    """What a fresh run puts aside stays in the results, and what was there before stays where it was."""
+    monkeypatch.chdir(folder)
+    assert run(folder)[0] == 0
+    outside = folder.parent / f"{folder.name}-outside"
+    outside.mkdir()
+    (folder / "results" / "tiny" / "aside").symlink_to(outside)
+    before = below(folder / "results" / "tiny" / "cells")
+    code, said = run(folder, "--fresh")
+    assert (code, "a link leads out" in said) == (3, True), said
+    assert list(outside.iterdir()) == []
+    assert below(folder / "results" / "tiny" / "cells") == before
+
+
 def test_a_report_replaces_neither_a_device_nor_a_foreign_file(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert tried("run", "tiny.toml")[0].exit_code == 0

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
-from attacks import Tally, below
+from attacked_runs import Attacked, Records, lost_between, records_of, simulated_rows
+from attacks import Tally
 from cells import make_cell
 
 from harness.core.interrupts import NAMES
@@ -29,12 +27,6 @@ pytestmark = [
     pytest.mark.dist,
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc, and counts on their guard"),
 ]
-
-GONE_S = 2.0
-"""In which all processes have gone after the harness has, as docs/reliability.md promises."""
-
-PATIENCE_S = 900.0
-"""Of the attack with what it attacks; chosen: far beyond what a loaded machine needs."""
 
 MODEL = """\
 import os, subprocess, sys
@@ -128,98 +120,6 @@ def harness_strategies():
 # -- what is started, and what is left of it ---------------------------------------------------------------------------
 
 
-@dataclass
-class Attacked:
-    """A run of the harness in a folder of its own, whose processes all carry a token.
-
-    Attributes:
-        token: stands in the environment of all of them, or among the arguments of those that hide.
-    """
-
-    folder: Path
-    token: str
-    process: subprocess.Popen[str]
-
-    @classmethod
-    def started(
-        cls, folder: Path, scenario: str, *words: str, program: tuple[str, ...] = ("-m", "harness")
-    ) -> Attacked:
-        """Start a run as the leader of a group, as a shell does."""
-        token = f"attack-{uuid4().hex}"
-        (folder / "tmp").mkdir(parents=True, exist_ok=True)
-        own = {"ATTACK": token, "TMPDIR": str(folder / "tmp"), "HARNESS_CACHE": str(folder / "cache")}
-        with (folder / "said").open("w") as said:
-            process = subprocess.Popen(
-                [sys.executable, *program, "run", scenario, *words],
-                cwd=folder,
-                env=os.environ | own,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-                text=True,
-            )
-        return cls(folder, token, process)
-
-    def said(self) -> str:
-        """Return what it has printed."""
-        return (self.folder / "said").read_text()
-
-    def marked(self) -> list[str]:
-        """Return the processes that carry the token, with their commands."""
-        found = []
-        for pid in filter(str.isdecimal, os.listdir("/proc")):
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                known = self.token.encode() in command + Path(f"/proc/{pid}/environ").read_bytes()
-            except OSError:  # it has gone, or is another user's
-                continue
-            if known:
-                found.append(f"{pid} {command.replace(bytes(1), b' ')[:200].decode(errors='replace')}")
-        return found
-
-    def left(self) -> str:
-        """Return which processes are there although the harness has gone long enough."""
-        deadline = time.monotonic() + GONE_S
-        while (found := self.marked()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for line in found:
-            os.kill(int(line.split()[0]), signal.SIGKILL)
-        return f"{len(found)} processes left: {found}" if found else ""
-
-    def until(self, condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> bool:
-        """Wait until a condition holds; say whether it came to that before the run ended."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        return True
-
-    def lasts(self, seconds: float) -> None:
-        """Wait so long, or until the run has ended."""
-        until = time.monotonic() + seconds
-        self.until(lambda: time.monotonic() > until)
-
-    def hears(self) -> bool:
-        """Say whether it decides about signals by itself: Python does so about SIGINT alone, some time before."""
-        try:
-            lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        except OSError:
-            return False
-        caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
-        return bool(caught >> (signal.SIGALRM - 1) & 1)  # the last of those that are taken over
-
-    def tell(self, number: signal.Signals, *, group: bool) -> None:
-        """Send a signal to the harness, or as a terminal does to all of its group."""
-        (os.killpg if group else os.kill)(self.process.pid, number)
-
-    def litter(self) -> list[str]:
-        """Return temporary files of ours, in the temporary folder and among the results."""
-        ours = ("harness-", "pymp-")
-        temporary = [path.name for path in (self.folder / "tmp").iterdir() if path.name.startswith(ours)]
-        return [*temporary, *(path for path in below(self.folder / "results") if ".harness-" in path)]
-
-
 @pytest.fixture
 def places(tmp_path: Path) -> Iterator[Path]:
     """Yield folders with all that the scenarios name."""
@@ -233,45 +133,6 @@ def places(tmp_path: Path) -> Iterator[Path]:
             yield folder
 
     return made()
-
-
-Records = dict[str, tuple[bytes, dict[str, Any]]]
-
-
-def records_of(folder: Path) -> tuple[Records, list[str]]:
-    """Return every record that lies there, and what is torn: it, or one of its tables."""
-    found, torn = {}, []
-    for path in folder.glob("results/*/cells/*/record.json"):
-        content = path.read_bytes()
-        try:
-            found[path.parent.name] = (content, json.loads(content))
-        except ValueError:
-            torn.append(str(path))
-        if path.parent.joinpath("evals.csv").exists() and not path.parent.joinpath("evals.csv").read_text().endswith(
-            "\n"
-        ):
-            torn.append(f"{path.parent}/evals.csv")
-    return found, torn
-
-
-def lost_between(before: Records, after: Records) -> list[str]:
-    """Return what is wrong with records that were there before: gone, changed although final, fewer attempts."""
-    wrong = []
-    for cell, (content, record) in before.items():
-        if cell not in after:
-            wrong.append(f"{cell} has gone")
-        elif record["status"] == "ok" and after[cell][0] != content:
-            wrong.append(f"{cell} has changed")
-        elif after[cell][1]["attempts"] < record["attempts"]:
-            wrong.append(f"{cell}: {record['attempts']} attempts became {after[cell][1]['attempts']}")
-    return wrong
-
-
-def simulated_rows(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of all simulated cells that came to their end: they depend on nothing but the scenario."""
-    records = records_of(folder)[0]
-    wanted = {cell: record for cell, (_, record) in records.items() if record["cell"]["engine"] == "virtual"}
-    return {cell: record["row"] for cell, record in wanted.items() if record["status"] == "ok"}
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------
@@ -320,7 +181,7 @@ def test_killed_at_random_nothing_outlives_and_nothing_is_lost(places, attacks):
         what = draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGQUIT))
         if (ended := run.process.poll()) is None:
             run.tell(what, group=draw.random() < 0.3)
-            run.process.wait(30)
+            run.ended(30)
         tally.count(f"{number} {kind}: {what.name}", run.left())
         left = [name for name in run.litter() if name.startswith("harness-")]
         tally.count(f"{number} {kind}: folders", str(left) if left else "")
@@ -380,7 +241,7 @@ def test_killed_before_any_change_of_a_file_nothing_is_lost(places, attacks):
     def run(folder: Path, changes: int) -> tuple[int, Attacked]:
         words = ("small.toml", "--plugins", "broken.py")
         run = Attacked.started(folder, *words, program=("-c", CRASHING, str(changes)))
-        return run.process.wait(PATIENCE_S), run
+        return run.ended(), run
 
     ended, whole = run(first, 10**9)
     assert ended == 1, whole.said()
@@ -459,8 +320,8 @@ def test_signals_end_a_run_as_its_user_expects(places, attacks):
                 run.lasts(0.5)
             if wish.twice and run.process.poll() is None:
                 run.tell(wish.number, group=wish.group)
-                run.process.wait(5)
-            code = run.process.wait(PATIENCE_S)
+                run.ended(5)
+            code = run.ended()
             tally.count(f"{number} {wish}", _wrong_with(wish, code, run, heard))
         tally.count(f"{number} {wish}: processes", run.left())
         tally.count(f"{number} {wish}: files", str(run.litter()) if run.litter() and not wish.twice else "")
@@ -468,7 +329,7 @@ def test_signals_end_a_run_as_its_user_expects(places, attacks):
         statuses = {record["status"] for _, record in records_of(folder)[0].values()}
         if number == tries - 1 or statuses == {"ok"}:
             run = Attacked.started(folder, "long.toml")
-            code = run.process.wait(PATIENCE_S)
+            code = run.ended()
             statuses = [record["status"] for _, record in records_of(folder)[0].values()]
             tally.count("in the end", "" if (code, statuses) == (0, ["ok"]) else f"{code}, {statuses}: {run.said()}")
             shutil.rmtree(folder / "results")

@@ -408,6 +408,8 @@ def test_records_and_plans(recorded, attacks, tmp_path, monkeypatch) -> None:
         "cell": ("show", record.parent.name, "--results", str(recorded.parent)),
         "json": ("show", str(recorded), "--json"),
         "markdown": ("show", str(recorded), "--markdown"),
+        "pair": ("show", *map(str, sorted(recorded.glob("cells/*"))[:2])),
+        "status": ("status", str(recorded)),
         "compare": ("compare", str(recorded), str(recorded)),
         "report": ("report", str(recorded), "--out", "page.html"),
     }

@@ -174,6 +174,8 @@ def looks(base: Results, new: Results, history: Path) -> dict[str, tuple[str, ..
         "cell": ("show", cell),
         "pair": ("show", cell, other),
         "log": ("show", cell, "--log"),
+        "status": ("status", nights[1]),
+        "status json": ("status", nights[1], "--json"),
         "markdown": ("show", nights[1], "--markdown"),
         "json": ("show", nights[1], "--json"),
         "compare": ("compare", *nights, "--junit", "junit.xml", "--annotations"),

@@ -553,6 +553,7 @@ def test_without_a_gpu_it_says_what_can_be_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.dist
+@pytest.mark.timed  # a load's share of the time, and a ratio of two runs
 def test_a_cpu_runs_its_part(script, tmp_path):
     done = run_script("--device", "cpu", "--minutes", "4", "--out", str(tmp_path), "--only", "a", "b", "c")
     (archive,) = tmp_path.glob("*.tar.gz")

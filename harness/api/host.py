@@ -28,7 +28,15 @@ import pluggy
 from harness.api import hooks as hookspecs
 from harness.api.listeners import Listener, Tracker
 from harness.core.code_hash import file_hash, parsed
-from harness.core.errors import HarnessError, InputError, MachineError, PluginError, nearest, words_of_error
+from harness.core.errors import (
+    MOST_CHARACTERS,
+    HarnessError,
+    InputError,
+    MachineError,
+    PluginError,
+    nearest,
+    words_of_error,
+)
 from harness.core.records import Json
 from harness.core.words import listed, shortened
 
@@ -248,10 +256,11 @@ def describe(error: BaseException, within: Sequence[str] = ()) -> str:
     own = [f for f in traceback.extract_tb(error.__traceback__) if _counts(f.filename, within)]
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
+    words = shortened(words_of_error(error), MOST_CHARACTERS)
     if not own:
-        return f"{type(error).__name__}: {words_of_error(error)}"
+        return f"{type(error).__name__}: {words}"
     code = f"\n    {own[-1].line}" if own[-1].line else ""
-    return f"{own[-1].filename}:{own[-1].lineno}: {type(error).__name__}: {words_of_error(error)}{code}"
+    return f"{own[-1].filename}:{own[-1].lineno}: {type(error).__name__}: {words}{code}"
 
 
 def _counts(filename: str, within: Sequence[str]) -> bool:

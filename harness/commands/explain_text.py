@@ -7,7 +7,7 @@ figure of its cluster changed. Imports neither torch nor pandas.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.analysis.explain import Account, Explanation, PartPair, account_lines, explain_cells, explain_observed
 from harness.analysis.more_devices import ScalingAccount, explain_scaling, poor_scaling, scaling_title
@@ -22,7 +22,7 @@ from harness.analysis.predicted import (
     in_cells,
     summary,
 )
-from harness.core.errors import HarnessError
+from harness.commands.asked_again import asked_again
 from harness.core.text import Text
 from harness.core.words import duration, recorded, table
 from harness.results.store import Record, Results
@@ -78,12 +78,13 @@ def _observation(comparison: PredictionCheck, cell: Cell, row: Row, plugins: Seq
 
 def accounts_of(comparison: PredictionCheck, cell: Cell, row: Row, plugins: Sequence[str] = ()) -> list[Account] | Text:
     """Return which figures of a simulated cell alone would account for what was observed, or why nobody can say."""
-    known = _what_if(cell, plugins)
-    if isinstance(known, Text):
-        return known
     timed = comparison.quantity == STEP_TIME
     observed_s = comparison.measured if timed else cell.global_batch_size / comparison.measured
-    return explain_observed(row, observed_s, known.step_s, known.configured, known.origins)
+
+    def ask(known: Sequence[WhatIf]) -> list[Account]:
+        return explain_observed(row, observed_s, known[0].step_s, known[0].configured, known[0].origins)
+
+    return asked_again([cell], plugins, ask)
 
 
 def _scaling(few: Row, many: Row, cell: Cell, plugins: Sequence[str]) -> Iterator[str]:
@@ -97,23 +98,12 @@ def scaling_of(few: Row, many: Row, cell: Cell, plugins: Sequence[str] = ()) -> 
     Args:
         cell: of `many`.
     """
-    known = _what_if(cell, plugins)
-    return explain_scaling(few, many, *(() if isinstance(known, Text) else (known.step_s, known.configured)))
 
+    def ask(known: Sequence[WhatIf]) -> ScalingAccount:
+        return explain_scaling(few, many, known[0].step_s, known[0].configured)
 
-def _what_if(cell: Cell, plugins: Sequence[str]) -> WhatIf | Text:
-    """Return the cell with figures that can be changed, or why it has none."""
-    from harness.api.host import load_host
-    from harness.costs.cells import find_shape
-    from harness.engines.virtual.whatif import what_if
-
-    host = load_host(tuple(plugins))
-    if cell.strategy not in host.strategies:
-        return Text(f"{cell.strategy} is in no loaded plugin. Load it with --plugins.")
-    try:
-        return what_if(cell, host, find_shape(cell, host))
-    except HarnessError as error:
-        return Text(f"Unknown: {error}")
+    found = asked_again([cell], plugins, ask)
+    return explain_scaling(few, many) if isinstance(found, Text) else found
 
 
 # -- two cells ---------------------------------------------------------------------------------------------------------
@@ -124,14 +114,17 @@ def pair_text(first: Record, second: Record, plugins: Sequence[str] = ()) -> str
     rows = (first.row, second.row)
     # Of a real cell and its twin the simulated one is asked, else the one that has more devices.
     asked = max((first, second), key=lambda record: (record.cell.engine == "virtual", record.cell.gpus))
-    known = _what_if(asked.cell, plugins)
-    if isinstance(known, Text):
-        found = explain_cells(*rows)
-    else:
-        found = explain_cells(*rows, known.step_s, known.configured, known.origins)
     few, many = sorted(rows, key=lambda row: int(row["gpus"]))
-    figures = () if isinstance(known, Text) else (known.step_s, known.configured)
-    scaling = explain_scaling(few, many, *figures).sentences if few["gpus"] != many["gpus"] else ()
+
+    def ask(known: Sequence[WhatIf]) -> tuple[Explanation, Sequence[Text]]:
+        found = explain_cells(*rows, known[0].step_s, known[0].configured, known[0].origins)
+        return found, scaled(known[0].step_s, known[0].configured)
+
+    def scaled(*figures: Any) -> Sequence[Text]:
+        return explain_scaling(few, many, *figures).sentences if few["gpus"] != many["gpus"] else ()
+
+    known = asked_again([asked.cell], plugins, ask)
+    found, scaling = (explain_cells(*rows), scaled()) if isinstance(known, Text) else known
     lines = [_settings(first, second), _parts(found, first, second)]
     lines += [*found.sentences, *scaling]
     if found.accounts:

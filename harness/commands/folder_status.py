@@ -135,7 +135,7 @@ def status_of(folder: Path) -> FolderStatus:
     plan = results.plan()
     records = results.records_of(plan.cells)
     left = [cell for cell in plan.cells if not (known := records.get(cell.cell_id)) or not known.final]
-    host = load_host(plan.plugins)
+    host = load_host()  # none of the plan's own plugins: to look at results runs none of their code
     at_work = {name: held for name, held in held_cells(folder).items() if held.live}
     under_way = tasks_under_way(results)
     in_batch = cells_at_work(results, under_way or ())

@@ -11,12 +11,17 @@ from harness.api.host import describe
 from harness.api.listeners import Listener, ScenarioRun, StoredCell, Tracker
 from harness.commands.terminal import say
 from harness.core.cell import Cell, Plan
+from harness.core.deadlines import OutOfTime, ended_after
 from harness.core.endings import Status
 from harness.core.errors import HarnessError, InputError, MachineError, one_of
 from harness.core.records import Json
 from harness.core.row import Row
 from harness.results.store import Record, Results
 from harness.results.tables import read_columns
+
+HEARS_S, ENDS_S = 300.0, 3600.0
+"""Longest that a listener may take to hear of a cell or of the run's start, and of its end; chosen: trackers wait a
+minute for a server that does not answer, and log at the end what earlier runs have left."""
 
 
 class Audience:
@@ -90,19 +95,23 @@ class _Guarded(Listener):
         """
         if self.failed:
             return
+        method = call.func.__name__
+        seconds = ENDS_S if method == "run_finished" else HEARS_S
         try:
-            call()
-        except Exception as error:
-            self.failed = True
-            self.audience.say(f"note: {self._failed_again() if before else self._failed(call.func.__name__, error)}")
+            with ended_after(seconds):
+                call()
+        except OutOfTime:
+            self._fail(method, f"it has not returned after {seconds:g} s", before)
+        except HarnessError as error:
+            self._fail(method, str(error), before)
+        except (Exception, SystemExit) as error:
+            self._fail(method, describe(error), before)
 
-    def _failed(self, method: str, error: Exception) -> str:
-        problem = str(error) if isinstance(error, HarnessError) else describe(error)
+    def _fail(self, method: str, problem: str, before: bool) -> None:
+        self.failed = True
         end = "" if method == "run_finished" else f", and {self.name} is told again when it ends"
-        return f"{self.name}.{method}: {problem}; the run goes on{end}"
-
-    def _failed_again(self) -> str:
-        return f"{self.name} failed again when the run ended"
+        words = f"{self.name}.{method}: {problem}; the run goes on{end}"
+        self.audience.say(f"note: {f'{self.name} failed again when the run ended' if before else words}")
 
 
 def audience_of(
@@ -159,7 +168,7 @@ def trackers_asked_for(asked: Sequence[str], known: Mapping[str, Tracker]) -> di
 
     Raises:
         InputError: there is none of that name, or one is named twice.
-        MachineError: what it needs is not installed.
+        MachineError: what it needs is not installed, or it raises.
     """
     made: dict[str, Listener] = {}
     for text in asked:
@@ -169,9 +178,21 @@ def trackers_asked_for(asked: Sequence[str], known: Mapping[str, Tracker]) -> di
         if name in made:
             raise InputError([f"--track {text}: {name} is named twice; name each tracker once"])
         tracker = known[name]
-        if tracker.module and importlib.util.find_spec(tracker.module) is None:
+        if tracker.module and not _is_installed(tracker.module):
             raise MachineError(
                 f"--track {name}: the package {tracker.module} is not installed: pip install '{tracker.install}'"
             )
-        made[name] = tracker.listen(where)
+        try:
+            made[name] = tracker.listen(where)
+        except HarnessError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise MachineError(f"--track {text}: {describe(error)}") from error
     return made
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # what it lies in is not there, or is broken
+        return False

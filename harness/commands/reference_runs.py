@@ -107,10 +107,15 @@ def plain_seconds(device: str, threads: int) -> float | str:
 
 
 def set_aside(results: Results, name: str) -> None:
-    """Move a file or folder of the night away: it is of other cells than those that follow."""
+    """Move a file or folder of the night away: it is of other cells than those that follow.
+
+    Raises:
+        MachineError: a link leads out of the results.
+    """
     path = results.folder / name
     if path.exists():
         aside = results.folder / "aside" / f"{path.stem}-{time.time_ns()}{path.suffix}"
+        results.refuse_links(aside.parent)
         aside.parent.mkdir(parents=True, exist_ok=True)
         path.rename(aside)
 

@@ -90,6 +90,7 @@ def _rerun(
     loops = ReferenceRuns(Results(night.folder / RERUNS), plan.cells, FRESH_RUNS, say)
     for number in range(1, FRESH_RUNS + 1):
         refuse_replaced()
+        night.refuse_links(rerun_folder(night, number).folder)
         if len(loops.stored.runs) < number:
             loops.run_once(after_cells=(number - 1) * len(of_point))
         cells = [seeds[(number - 1) % len(seeds)].record.cell for seeds in of_point.values()]

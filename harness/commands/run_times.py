@@ -91,6 +91,7 @@ class Unforetold:
 
 
 _NOT_RUN = Unforetold("none ran here; the first one tells")
+_NOT_LOADED = Unforetold("none ran here, and its strategy is in no loaded plugin")
 _NOT_STEPPED = Unforetold("none ran here; `harness plan --measure` measures a step")
 
 
@@ -146,6 +147,8 @@ def simulated(cell: Cell) -> Cell:
 def _stepped(cell: Cell, host: Host) -> RunTime | Unforetold:
     from harness.costs.cells import load_profile  # late: most plans need no law of costs
 
+    if cell.strategy not in host.strategies:
+        return _NOT_LOADED
     if cell.micro_batch_size != LARGEST and load_profile(cell) is None:
         return _NOT_STEPPED
     from harness.costs.price import price

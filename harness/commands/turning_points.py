@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from harness.analysis.answer import Answer, judged, with_flips
 from harness.analysis.flips import Side, flip_points
-from harness.core.errors import HarnessError
+from harness.commands.asked_again import asked_again
 from harness.core.text import Text
 from harness.results.store import Results
 
 if TYPE_CHECKING:
-    from harness.api.host import Host
-    from harness.core.cell import Cell
+    from harness.engines.virtual.whatif import WhatIf
 
 MOST_WORKERS = 16
 """Workers up to which a cell is simulated anew for turning points, some sixty times; chosen: a short run of 16 takes
@@ -37,34 +36,27 @@ def folder_answer(results: Results, plugins: Sequence[str] = ()) -> Answer:
 
 def flips_of(found: Answer, results: Results, plugins: Sequence[str] = ()) -> tuple[Text, ...]:
     """Return what would turn a comparison of two simulated points; nothing where nobody can say."""
-    from harness.api.host import load_host
-
-    if len(found.contest) < 2:
+    records = [results.record(cell_id) for cell_id, _, _ in found.contest]
+    cells = [record.cell for record in records if record is not None]
+    if len(found.contest) < 2 or len(cells) < len(records) or any(cell.workers > MOST_WORKERS for cell in cells):
         return ()
-    host = load_host(tuple(plugins))
-    sides = []
-    for cell_id, name, seconds in found.contest:
-        record = results.record(cell_id)
-        known = _what_if(record.cell, host) if record else None
-        if known is None:
-            return ()
-        sides.append(Side(name, seconds, *known))
-    return flip_points(*sides)
+
+    def ask(known: Sequence[WhatIf]) -> tuple[Text, ...]:
+        sides = [
+            Side(name, seconds, _kept(each), each.configured)
+            for (_, name, seconds), each in zip(found.contest, known, strict=True)
+        ]
+        return flip_points(*sides)
+
+    turned = asked_again(cells, plugins, ask)
+    return () if isinstance(turned, Text) else turned
 
 
-def _what_if(cell: Cell, host: Host) -> tuple[Callable[[Mapping[str, float]], float], Mapping[str, float]] | None:
-    from harness.costs.cells import find_shape
-    from harness.engines.virtual.whatif import what_if
-
-    if cell.workers > MOST_WORKERS or cell.strategy not in host.strategies:
-        return None
-    try:
-        known = what_if(cell, host, find_shape(cell, host))
-    except HarnessError:
-        return None
+def _kept(known: WhatIf) -> Callable[[Mapping[str, float]], float]:
+    """Return the seconds of a step by the figures that are changed, each asked for once."""
 
     @cache
     def step_s(overrides: tuple[tuple[str, float], ...]) -> float:
         return known.step_s(dict(overrides))
 
-    return lambda overrides: step_s(tuple(sorted(overrides.items()))), known.configured
+    return lambda overrides: step_s(tuple(sorted(overrides.items())))

@@ -58,7 +58,7 @@ class _Signals:
             _end_at_once(self.first or signal.SIGINT)
         elif self.held:
             self.due = True
-        elif _amid_import(frame):
+        elif amid_import(frame):
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         else:
             raise Interrupted
@@ -134,7 +134,7 @@ class Interruptible:
         _signals.held = self._depth
 
 
-def _amid_import(frame: FrameType | None) -> bool:
+def amid_import(frame: FrameType | None) -> bool:
     """Say whether a module is being imported: half of numpy can neither be used nor be imported again."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -44,7 +45,15 @@ DEAD_S = 30.0
 """Without a touch for so long a lease is dead; chosen: network file systems show a new time after 3 s, and a busy
 machine lets a thread wait for seconds."""
 
+JUMP_S = 5.0
+"""By how much more the file system's clock goes than the steady one when it is taken to have jumped; chosen: far beyond
+what either is late by, and far below `DEAD_S`."""
+
+AFTER_JUMP_S = 3 * BEAT_S
+"""After such a jump nobody is taken for dead by age: until then, all who live have touched their leases."""
+
 _FOLDER, _HARNESSES, _CELLS = "leases", "harnesses", "cells"
+_OF_CELL = re.compile(r"(?P<cell>.+)\.(?P<generation>[1-9][0-9]{0,8})", re.ASCII)
 _MOST_BYTES = 4096
 _PADDED = 512
 """Least size of a lease's text: it is rewritten in place by one call, so that a reader sees no half of two."""
@@ -58,7 +67,7 @@ class HeldLease:
         name: of the harness or the cell.
         generation: of a cell's lease; 0 of a harness.
         facts: what its holder wrote; empty where it cannot be read.
-        silent_s: since its last touch.
+        silent_s: since its last touch; of one from the future, until then: its clock has been set back.
         live: whether its holder lives, as far as can be told.
     """
 
@@ -90,7 +99,7 @@ def held_cells(folder: Path) -> dict[str, HeldLease]:
 
 def _held(place: Path) -> list[HeldLease]:
     try:
-        names = os.listdir(place)
+        names = [] if place.is_symlink() or place.parent.is_symlink() else os.listdir(place)  # no link leads elsewhere
     except OSError:
         return []
     now_s = _clock_s(place) if names else 0.0
@@ -128,11 +137,12 @@ def _read(place: Path, name: str, now_s: float) -> HeldLease | None:
     except ValueError:  # it is being written
         parsed = None
     facts: Json = parsed if isinstance(parsed, dict) else {}
-    cell, _, generation = name.rpartition(".")
-    of_cell = place.name == _CELLS and generation.isdecimal()
-    silent_s = max(0.0, now_s - status.st_mtime)
+    of_cell = _OF_CELL.fullmatch(name) if place.name == _CELLS else None
+    silent_s = abs(now_s - status.st_mtime)
     live = silent_s <= DEAD_S and not _is_gone(facts)
-    return HeldLease(cell if of_cell else name, int(generation) if of_cell else 0, facts, silent_s, live)
+    if of_cell is None:
+        return HeldLease(name, 0, facts, silent_s, live)
+    return HeldLease(of_cell["cell"], int(of_cell["generation"]), facts, silent_s, live)
 
 
 def _is_gone(facts: Json) -> bool:
@@ -182,12 +192,14 @@ class Lease:
         """Make sure that the cell is still this holder's, and that nobody takes it from now on; say whether it is.
 
         Raises:
+            MachineError: what lies in the place of its next generation is no lease.
             OSError: the folder cannot be written to.
         """
-        own = self.path
+        own, next_one = self.path, self.place / f"{self.name}.{self.generation + 1}"
         try:
-            descriptor = _made(self.place / f"{self.name}.{self.generation + 1}", self.facts)
+            descriptor = _made(next_one, self.facts)
         except FileExistsError:
+            _refuse_no_lease(next_one)
             return False  # taken over
         with self._lock:
             before, self.descriptor = self.descriptor, descriptor
@@ -231,6 +243,8 @@ class Leases:
         host = socket.gethostname()
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._facts: Json = {"host": host, "machine": host_name(), "process": os.getpid(), "since": since}
+        self._clocks_apart_s: float | None = None
+        self._settled_at_s = 0.0
         self._own = Lease(self._place(_HARNESSES), f"{host_name()}-{os.getpid()}-{secrets.token_hex(4)}", {})
 
     def _place(self, kind: str) -> Path:
@@ -300,23 +314,36 @@ class Leases:
         """Take a cell; None where somebody else has it.
 
         Raises:
+            MachineError: what lies in the place of its lease is none.
             OSError: the folder cannot be written to.
         """
         latest = held_cells(self.folder).get(cell)
-        if latest is not None and latest.live:
+        if latest is not None and (latest.live or not (_is_gone(latest.facts) or self._ages_hold())):
             return None
         generation = 1 if latest is None else latest.generation + 1
         lease = Lease(self._place(_CELLS), cell, {**self._facts, **facts, "cell": cell}, generation)
+        for place in (lease.path, lease.place / f"{cell}.{generation + 1}"):  # the cell has to run, and to be confirmed
+            _refuse_no_lease(place)
         try:
             lease.descriptor = _made(lease.path, lease.facts)
         except FileExistsError:
             return None
         if latest is not None:
-            for older in range(1, generation):
-                (lease.place / f"{cell}.{older}").unlink(missing_ok=True)
+            for held in _held(lease.place):
+                if held.name == cell and 0 < held.generation < generation:
+                    (lease.place / f"{cell}.{held.generation}").unlink(missing_ok=True)
         self._held = [held for held in self._held if held.descriptor >= 0]
         self._held.append(lease)
         return lease
+
+    def _ages_hold(self) -> bool:
+        """Say whether the file system's clock has gone on evenly for long enough to tell who is dead."""
+        steady_s = time.monotonic()
+        apart_s, before_s = _clock_s(self._place(_CELLS)) - steady_s, self._clocks_apart_s
+        self._clocks_apart_s = apart_s
+        if before_s is not None and abs(apart_s - before_s) > JUMP_S:
+            self._settled_at_s = steady_s + AFTER_JUMP_S
+        return steady_s >= self._settled_at_s
 
     def leave(self) -> bool:
         """Say that this harness has run all it will run; return whether it is the last to say so."""
@@ -359,6 +386,17 @@ class Leases:
             for lease in tuple(self._held):
                 with contextlib.suppress(OSError):  # the folder has gone, or its disk: whoever writes there will say so
                     lease.touch()
+
+
+def _refuse_no_lease(path: Path) -> None:
+    """Refuse what is no file in the place of a lease: whoever waited for its holder would wait for ever.
+
+    Raises:
+        MachineError: it is a folder, a link, a device, a pipe or a socket.
+    """
+    with contextlib.suppress(FileNotFoundError):  # it has just been released
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise MachineError(f"{path}: this is no file, and no lease; remove it, and run the command again")
 
 
 def _made(path: Path, facts: Json) -> int:

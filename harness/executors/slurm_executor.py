@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from harness.core.errors import InputError, MachineError
 from harness.core.interrupts import Interruptible
 from harness.core.machine import detect_machine
+from harness.core.outside_text import visible
 from harness.core.slurm_options import SlurmOptions
 from harness.core.words import counted, listed
 from harness.executors.extras import require_extra
@@ -105,6 +106,7 @@ class SlurmExecutor:
 
     Raises:
         MachineError: submitit or Slurm's commands are not installed.
+        InputError: the path of the results has control characters.
     """
 
     at_once = 2  # more than one: what is measured has tasks of its own
@@ -116,6 +118,8 @@ class SlurmExecutor:
                 raise MachineError(
                     f"--executor slurm: there is no {program} here; run this on a node that submits jobs"
                 )
+        if not (where := str(results.folder.resolve())).isprintable():  # the next line of a script would be run
+            raise InputError([f"--executor slurm: {visible(where)}: a path in a job's script stands on one line"])
         self.host, self.results, self.options = host, results, options
         self.folder = results.folder / "slurm"
         self.open: dict[str, _Open] = {}
@@ -250,6 +254,7 @@ class SlurmExecutor:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         folder = self.folder / f"{time.time_ns():x}"
+        self.results.refuse_links(folder)
         folder.mkdir(parents=True, mode=0o700)
         parcels = [[packed(task) for task in group] for group in groups]
         (folder / "parcels.pkl").write_bytes(pickle.dumps(parcels))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from harness.core.atomic_files import write_atomically
 from harness.core.errors import MachineError
-from harness.core.outside_files import parsed_json
 from harness.core.words import counted, listed
 from harness.executors.slurm_queue import QueuedTask, queued
 from harness.executors.slurm_task import Beginning, beginnings
+from harness.results.beside_records import read_beside
 from harness.results.store import Results
 
 
@@ -34,15 +34,14 @@ class ArrayJob:
         write_atomically(self.folder / "tasks.json", json.dumps(self.tasks, indent=1) + "\n")
 
     @classmethod
-    def read(cls, folder: Path) -> ArrayJob | None:
+    def read(cls, folder: Path, results: Results) -> ArrayJob | None:
         """Return what was kept, or None where nothing was submitted."""
         try:
-            content = parsed_json((folder / "tasks.json").read_bytes())
+            content = read_beside(folder / "tasks.json", results.folder)
         except (OSError, ValueError):
             return None
-        if not isinstance(content, dict):
-            return None
-        return cls(folder, {str(key): [str(each) for each in cells] for key, cells in content.items()})
+        lists = {key: cells for key, cells in content.items() if isinstance(cells, list)}
+        return cls(folder, {key: [str(each) for each in cells] for key, cells in lists.items()})
 
     def log_of(self, key: str) -> Path:
         """Return where a task of it writes what it prints."""
@@ -52,7 +51,7 @@ class ArrayJob:
 def jobs_of(results: Results) -> list[ArrayJob]:
     """Return the arrays that were ever submitted for a results folder, the first one first."""
     folders = sorted((results.folder / "slurm").glob("*/"))
-    return [job for folder in folders if (job := ArrayJob.read(folder)) is not None]
+    return [job for folder in folders if (job := ArrayJob.read(folder, results)) is not None]
 
 
 UnderWay = tuple[QueuedTask, list[str]]

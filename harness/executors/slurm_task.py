@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import socket
 import sys
@@ -21,14 +22,18 @@ from typing import TYPE_CHECKING
 
 from harness.core.endings import Cause, Status
 from harness.core.interrupts import Catching, Uninterrupted, exit_code, take_over, what_came
+from harness.core.outside_files import read_outside
 from harness.executors.protocol import CellTask
 from harness.executors.store_ended import store_ended
 from harness.executors.travel import TaskParcel, run_parcel
+from harness.results.beside_records import leads_out
 from harness.results.store import Results
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
+
+_PROCESS = re.compile("[0-9]{1,18}", re.ASCII)
 
 STOPPED, ENDED = "stopped", "ended"
 """What came of a beginning: a signal ended it in order, as Ctrl-C does elsewhere; or it has its record."""
@@ -50,20 +55,22 @@ class Beginning:
 
 
 def beginnings(folder: Path, cell_id: str) -> list[Beginning]:
-    """Return when a cell was begun by a job; a line that is not whole is not counted.
+    """Return when a cell was begun by a job; a line that is not whole, or not ours, is not counted.
 
     Args:
         folder: of the job, `results/SCENARIO/slurm/...`.
     """
+    path = folder / "begun" / cell_id
     try:
-        lines = (folder / "begun" / cell_id).read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
+        content = b"" if leads_out(path, folder) else read_outside(path)
+    except OSError:
         return []
+    lines = content.decode(errors="replace").splitlines(keepends=True)
     found: list[Beginning] = []
     for parts in (line.split() for line in lines if line.endswith("\n")):
         if len(parts) == 1 and found:
             found[-1] = replace(found[-1], came_of=parts[0])
-        elif len(parts) == 3:
+        elif len(parts) == 3 and _PROCESS.fullmatch(parts[1]):
             found.append(Beginning(parts[0], int(parts[1]), parts[2]))
     return found
 

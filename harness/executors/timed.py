@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.core import deadlines
+from harness.core.deadlines import OutOfTime, ended_after
 from harness.core.failure import Hang, SourceLine
 from harness.costs.cells import given_shape
 from harness.engines.processes.blame import explain_in, own_files
@@ -41,9 +40,9 @@ def run_in_this_process(
     from harness.engines.virtual.timing import run_timing
 
     try:
-        with _ended_after(cell.cell_timeout_s):
+        with ended_after(cell.cell_timeout_s):
             return Result(outcome=run_timing(cell, host, _layers(cell, host, plugins), trace=trace))
-    except (_OutOfTime, Exception) as error:
+    except (OutOfTime, Exception) as error:
         if isinstance(error.__cause__, NeedsNumbers) and given_shape(cell) is None:
             return None
         # A signal that came while the strategy's own lines ran has passed for what they raised.
@@ -52,7 +51,7 @@ def run_in_this_process(
             raise interrupt from None
         with log.open("a", encoding="utf-8") as stream:
             traceback.print_exception(error, file=stream)
-        late = next((each for each in causes_of(error) if isinstance(each, _OutOfTime)), None)
+        late = next((each for each in causes_of(error) if isinstance(each, OutOfTime)), None)
         if late is not None:
             return Result(failure=too_late([_hang(late, own_files(cell, plugins))], "finished", cell))
         return Result(failure=explain_in(cell, plugins, error))
@@ -60,32 +59,10 @@ def run_in_this_process(
 
 def _hang(late: BaseException, own: Collection[str]) -> Hang:
     """Return where the cell was when its time was up."""
-    frames = [frame for frame in traceback.extract_tb(late.__traceback__) if frame.filename != __file__]
+    raised_by = (__file__, deadlines.__file__)
+    frames = [frame for frame in traceback.extract_tb(late.__traceback__) if frame.filename not in raised_by]
     last = next((frame for frame in reversed(frames) if frame.filename in own), frames[-1])
     return Hang("virtual cluster", line=SourceLine(last.filename, last.lineno or 0), function=last.name)
-
-
-class _OutOfTime(BaseException):
-    """The cell's time is up; not an Exception, because a program's own `except Exception` must not catch it."""
-
-
-@contextlib.contextmanager
-def _ended_after(seconds: float) -> Iterator[None]:
-    """Interrupt what this process computes when its time is up: nobody else watches it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-
-    def interrupt(*_: object) -> None:
-        raise _OutOfTime
-
-    earlier = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
 
 
 def _layers(cell: Cell, host: Host, plugins: Sequence[str]) -> ModelShape | NotKnown | None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _TYPES: dict[type, tuple[type, ...]] = {float: (float, int)}
 """What may stand for a type; any other only for itself."""
 
+ONE_CELL = ("strategy", "engine", "gpus", "global_batch_size", "seed")
+"""What of a cell its record, the record's row and the plan have to agree in: analyses take each of them from any."""
+
 _TABLES = ("facts", "dram", "host_seconds", "telemetry", "failure")
 """Parts of a record's detail that are tables."""
 
@@ -40,7 +43,7 @@ def judged_row(cell: Cell, row: Json, status: str, environment: str) -> Json:
     whole = known | row
     for column, value in whole.items():
         _refuse_value(column, value)
-    for column in ("cell_id", "strategy", "engine", "status", "gpus", "global_batch_size", "seed"):
+    for column in ("cell_id", "status", *ONE_CELL):
         if whole[column] != known[column]:
             raise Unreadable(f"row.{column}: it is not the cell's, {known[column]}")
     _refuse_options(whole["options"])

@@ -32,7 +32,7 @@ from harness.core.outside_text import bounded
 from harness.core.records import Json, Unreadable, from_json, to_json
 from harness.core.row import COLUMNS
 from harness.results.beside_records import leads_out, read_beside
-from harness.results.judge_record import judged_plan, judged_row, refuse_detail, refuse_id
+from harness.results.judge_record import ONE_CELL, judged_plan, judged_row, refuse_detail, refuse_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,10 +165,15 @@ class Results:
         return content
 
     def set_aside(self, cell_id: str) -> None:
-        """Move a cell's folder away before the cell is run again; nothing finished is ever deleted."""
+        """Move a cell's folder away before the cell is run again; nothing finished is ever deleted.
+
+        Raises:
+            MachineError: a link leads out of the results.
+        """
         folder = self.cell_folder(cell_id)
         if os.path.lexists(folder):
             aside = self.folder / "aside" / f"{cell_id}-{time.time_ns()}"
+            self.refuse_links(aside.parent)
             aside.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(folder, aside)
 
@@ -202,9 +207,25 @@ class Results:
         return self.records_of(self.plan().cells)
 
     def records_of(self, cells: Iterable[Cell]) -> dict[str, Record]:
-        """Return the stored records of these cells."""
+        """Return the stored records of these cells.
+
+        Raises:
+            InputError: one is of a cell that is another one in all but its name.
+        """
         found = ((cell, self.record(cell.cell_id)) for cell in cells)
-        return {cell.cell_id: _as_planned(record, cell) for cell, record in found if record is not None}
+        return {cell.cell_id: self._as_planned(record, cell) for cell, record in found if record is not None}
+
+    def _as_planned(self, record: Record, cell: Cell) -> Record:
+        """Return the record as the plan has its cell now: a seed that confirmed may choose in a later sweep."""
+        for name in ONE_CELL:
+            if getattr(record.cell, name) != getattr(cell, name):
+                path = self.cell_folder(cell.cell_id) / "record.json"
+                raise InputError([f"{path}: its {name} is not that of the plan's cell; move the folder away"])
+        if record.cell.confirms == cell.confirms:
+            return record
+        row = {key: value for key, value in record.row.items() if key != "confirms"}
+        row |= {"confirms": True} if cell.confirms else {}
+        return replace(record, cell=replace(record.cell, confirms=cell.confirms), row=row)
 
     def stored_cells(self) -> set[str]:
         """Return the ids of all finished cells here, of this plan or another."""
@@ -256,15 +277,6 @@ def _refuse_times(record: Record) -> None:
         raise Unreadable("started: no time with its zone")
     if record.took_s is not None and record.took_s < 0:
         raise Unreadable("took_s: less than nothing")
-
-
-def _as_planned(record: Record, cell: Cell) -> Record:
-    """Return the record as the plan has its cell now: a seed that confirmed may choose in a later sweep."""
-    if record.cell.confirms == cell.confirms:
-        return record
-    row = {key: value for key, value in record.row.items() if key != "confirms"}
-    row |= {"confirms": True} if cell.confirms else {}
-    return replace(record, cell=replace(record.cell, confirms=cell.confirms), row=row)
 
 
 def find_results(path: Path) -> list[Results]:

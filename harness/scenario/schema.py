@@ -48,6 +48,7 @@ from harness.scenario.value_types import (
     file_list,
     resident,
     sbatch_options,
+    sbatch_value,
     shell_lines,
     table_list,
     word,
@@ -106,6 +107,7 @@ Resident = Annotated[
 AllReduceWord = Annotated[AllReduce, *_words(*get_args(AllReduce))]
 PlacementWord = Annotated[ServerPlacement, *_words(*get_args(ServerPlacement))]
 ObservedUse = Annotated[str, *_words("compare", "calibrate")]
+SbatchValue = Annotated[str, BeforeValidator(sbatch_value), WithJsonSchema({"type": "string"})]
 SetupLines = Annotated[
     list[str],
     BeforeValidator(shell_lines),
@@ -458,17 +460,17 @@ class CostSection(SectionModel):
 class SlurmSection(SectionModel):
     """What `harness run --executor slurm` asks Slurm for; no other executor reads it."""
 
-    partition: TextValue = Field(default="", description="where tasks run; default: the site's")
-    account: TextValue = Field(default="", description="that is charged; default: the site's")
-    qos: TextValue = Field(default="", description="quality of service; default: the site's")
-    constraint: TextValue = Field(default="", description="features that nodes must have")
+    partition: SbatchValue = Field(default="", description="where tasks run; default: the site's")
+    account: SbatchValue = Field(default="", description="that is charged; default: the site's")
+    qos: SbatchValue = Field(default="", description="quality of service; default: the site's")
+    constraint: SbatchValue = Field(default="", description="features that nodes must have")
     time: TaskTime = Field(
         default="1 h",  # type: ignore[assignment]
         validate_default=True,
         description="longest time of a task, from 3 min on; what is left of it then is requeued and goes on",
     )
     memory: Bytes = Field(default=None, description="of a task; default: the site's")
-    gres: TextValue = Field(
+    gres: SbatchValue = Field(
         default="", description='what a GPU is called, such as "gpu:a100"; default: --gpus-per-node asks for them'
     )
     cells_per_task: Count = Field(default=16, description="cells that a task of the array runs, one after another")

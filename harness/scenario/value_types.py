@@ -296,10 +296,17 @@ def shell_lines(value: object) -> list[str]:
     raise ValueError('lines of shell, such as ["module load cuda"]')
 
 
+def sbatch_value(value: object) -> str:
+    """Accept one line: options of sbatch stand in comments of a shell script, whose next line would be run."""
+    if isinstance(value, str) and value.strip() and value.isprintable():
+        return value
+    raise ValueError("text in quotes, on one line and without control characters")
+
+
 def sbatch_options(value: object) -> dict[str, str | int | bool]:
     """Accept a table of sbatch's long options; what starts with a dash or spans lines would be read as another one."""
     if isinstance(value, dict) and all(
-        re.fullmatch("[a-z][a-z0-9-]*", key) and isinstance(item, (str, int)) and "\n" not in str(item)
+        re.fullmatch("[a-z][a-z0-9-]*", key) and isinstance(item, (str, int)) and str(item).isprintable()
         for key, item in value.items()
     ):
         return value

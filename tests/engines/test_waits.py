@@ -29,7 +29,7 @@ from harness.engines.processes import hearing
 from harness.engines.processes.hearing import Ear, Silent, how_ended, reap, receive, send
 from harness.engines.processes.kernel_kills import kernel_kills
 from harness.engines.processes.launch import DEADLOCK_S, Result, _hanging, _Supervisor
-from harness.engines.processes.stacks import is_at_rest, is_stopped, line_in
+from harness.engines.processes.stacks import ask, is_at_rest, is_stopped, line_in
 from harness.engines.processes.status import StatusBoard, StatusLine
 from harness.engines.shared.waits import Wait
 from harness.executors.make_record import make_record
@@ -201,6 +201,38 @@ def test_a_process_is_in_the_innermost_line_of_the_users_in_its_main_thread():
     assert line_in("", []) is None
 
 
+STOPS = """
+import os, signal, sys, threading, time
+from harness.engines.processes.stacks import answer_when_asked
+file = answer_when_asked(sys.argv[1])
+for _ in range(8):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+def stopped_here():
+    os.kill(os.getpid(), signal.SIGSTOP)
+def goes_on():
+    while True:
+        pass
+stopped_here()
+goes_on()
+"""
+
+
+@pytest.mark.dist
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere any thread may take the signal")
+def test_a_stopped_process_of_many_threads_tells_where_it_was_stopped_and_not_where_it_went_then(tmp_path):
+    told = []
+    for number in range(6):
+        place = tmp_path / str(number)
+        with subprocess.Popen([sys.executable, "-c", STOPS, str(place)]) as child:
+            try:
+                assert until(lambda child=child: is_stopped(child.pid))
+                (stack,) = ask([(child.pid, place)])
+            finally:
+                child.kill()
+        told.append(line_in(stack, []))
+    assert [found and found[1] for found in told] == ["stopped_here"] * 6
+
+
 def test_processes_in_the_same_place_are_told_together():
     line = SourceLine("m.py", 3)
     hangs = [
@@ -329,4 +361,4 @@ def test_a_program_that_never_ends_has_its_time_in_this_process_too(tmp_path):
     ]
     assert (result.cause, hang.function) == (Cause.TIMEOUT, "work")
     assert "not finished after 0.5 s (limits.cell_timeout); virtual cluster is in " in result.reason
-    assert "_OutOfTime" in (tmp_path / "log").read_text()
+    assert "OutOfTime" in (tmp_path / "log").read_text()

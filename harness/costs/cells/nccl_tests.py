@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.core.given_cluster import MeasuredTable
-from harness.core.outside_files import read_outside
+from harness.core.outside_files import LARGEST_WHOLE, read_outside
 from harness.costs.profiles.exchange_times import BUS_SHARES, ExchangeTimes, bus_factor
 
 NCCL_TESTS = {
@@ -36,6 +36,9 @@ NCCL_TESTS = {
 """Programs of nccl-tests, without "_perf", and what they measure; gather, scatter and hypercube are not read."""
 
 PRINTED = "the text that all_reduce_perf, sendrecv_perf or another test of nccl-tests prints"
+
+LEAST_S, MOST_S = 1e-12, 1e9
+"""Between which a time can be meant; chosen: far below a clock's tick, and a lifetime."""
 
 _HALF_DIGIT = 0.005
 """GB/s that a printed bandwidth may be off: two digits behind the point."""
@@ -142,7 +145,7 @@ def _finished(run: _Run, path: Path, exchange: str) -> PrintedRun:
     table = _table(run, path, places[0])
     what = _stated(exchange or NCCL_TESTS.get(run.program, ""), run, len(ranks), path)
     second = _table(run, path, places[1]) if len(places) > 1 and what not in ("send", "all-to-all") else ()
-    wrong = sum(_wrong(words, run.head) for _, words in run.rows)
+    wrong = sum(_wrong(words, run.head, f"{path}, line {number}") for number, words in run.rows)
     return PrintedRun(ExchangeTimes(what, len(ranks), len(hosts), table, hosts), second, wrong)
 
 
@@ -155,7 +158,7 @@ def _table(run: _Run, path: Path, at: int) -> MeasuredTable:
         except (ValueError, IndexError):
             raise ValueError(f"{path}, line {number}: no time where the head has one; expected {PRINTED}") from None
         # Below 8 bytes a rank's part of some tests is nothing, and a line without times has none.
-        if num_bytes > 0 and 0 < seconds < math.inf:
+        if 0 < num_bytes <= LARGEST_WHOLE and LEAST_S < seconds < MOST_S:
             found[num_bytes] = min(seconds, found.get(num_bytes, math.inf))
     if not found:
         raise ValueError(f"{path}: none of its {len(run.rows)} rows has a size and a time above 0")
@@ -223,7 +226,14 @@ def _ratio(run: _Run) -> _Ratio | None:
     return _Ratio(bus / algorithm, rounding)
 
 
-def _wrong(words: Sequence[str], head: Sequence[str]) -> int:
-    """Return how many values of a row were wrong, as far as the version counts them."""
+def _wrong(words: Sequence[str], head: Sequence[str], where: str) -> int:
+    """Return how many values of a row were wrong, as far as the version counts them.
+
+    Raises:
+        ValueError: what stands there is no count.
+    """
     counted = [words[at] for at, name in enumerate(head) if name == "#wrong" and at < len(words)]
-    return sum(int(float(word)) for word in counted if word != "N/A")
+    try:
+        return sum(int(float(word)) for word in counted if word != "N/A")
+    except (ValueError, OverflowError):
+        raise ValueError(f"{where}: {' '.join(counted)} is no number of wrong values; expected {PRINTED}") from None

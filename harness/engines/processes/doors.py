@@ -8,6 +8,7 @@ has to be one that is trusted.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import socket
@@ -34,6 +35,12 @@ SILENT_S = 10.0
 """Without a sign for so long, a node counts as gone; chosen: twenty of its signs, and more than a busy machine takes to
 give its thread a turn."""
 
+MOST_UNPROVED = 64
+"""Callers at one time that have not proved yet that they know the key: who has tried longest makes room for the next.
+
+Chosen: a proof takes some round trips, and a process may open some hundred files.
+"""
+
 LINE_S = 60.0
 """Longest that the line to another node's endpoint is waited for; chosen: that node may still import torch."""
 
@@ -49,7 +56,7 @@ def shared_key() -> bytes:
     The file is made where it is missing: machines that share a home folder share it.
 
     Raises:
-        InputError: the key in the environment is too short to keep anybody out.
+        InputError: the key in the environment, or in the file, is too short to keep anybody out.
     """
     given = os.environ.get(KEY_VARIABLE, "")
     if given:
@@ -72,7 +79,10 @@ def shared_key() -> bytes:
         finally:
             os.close(descriptor)
             made.unlink()
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) < LEAST_KEY:  # as a disk that was full, or lost its power, leaves it
+        raise InputError([f"{path}: {len(key)} characters, and a key has at least {LEAST_KEY}; delete the file"])
+    return key
 
 
 def dial(address: tuple[str, int], key: bytes, label: Label, until_s: float) -> Connection:
@@ -168,6 +178,8 @@ class Door:
     def __init__(self, host: str, port: int, key: bytes) -> None:
         self._key = key
         self._callers: dict[Label, Connection] = {}
+        self._unproved: dict[int, Connection] = {}  # in the order in which they came
+        self._closed = False
         self._came = threading.Condition()
         self._refused = 0
         try:
@@ -186,31 +198,47 @@ class Door:
         return self._refused
 
     def _listen(self) -> None:
-        while True:
+        for number in itertools.count():
             try:
-                taken, _ = self._listener.accept()
+                connection = _open(self._listener.accept()[0])
             except OSError:
-                return  # closed
+                if self._closed:
+                    return
+                self._make_room(len(self._unproved) - 1)  # a caller has gone already, or no more files can be opened
+                time.sleep(_RETRY_S)
+                continue
+            with self._came:
+                self._unproved[number] = connection
+            self._make_room(MOST_UNPROVED)
             # Each in a thread of its own: one that says nothing keeps nobody else waiting.
-            threading.Thread(target=self._let_in, args=(taken,), name="caller", daemon=True).start()
+            threading.Thread(target=self._let_in, args=(connection, number), name="caller", daemon=True).start()
 
-    def _let_in(self, taken: socket.socket) -> None:
-        connection = _open(taken)
+    def _make_room(self, most: int) -> None:
+        """Hang up on the first who have not proved that they know the key, until so many are left."""
+        with self._came:
+            for number in list(self._unproved)[: max(0, len(self._unproved) - most)]:
+                with contextlib.suppress(OSError), _borrowed(self._unproved.pop(number)) as taken:
+                    taken.shutdown(socket.SHUT_RDWR)  # its thread wakes, and closes it
+
+    def _let_in(self, connection: Connection, number: int) -> None:
+        label: Label | None = None
         try:
             deliver_challenge(connection, self._key)
             answer_challenge(connection, self._key)
             label = receive(connection, PROOF_S)
+            hash(label)
             _no_deadline(connection)
         except AuthenticationError:
             self._refused += 1
-            connection.close()
-            return
         except Exception:  # whoever calls may say anything, or nothing
-            connection.close()
-            return
+            label = None
         with self._came:
-            self._callers[label] = connection
-            self._came.notify_all()
+            self._unproved.pop(number, None)
+            if label is not None:
+                self._callers[label] = connection
+                self._came.notify_all()
+        if label is None:
+            connection.close()
 
     def take(self, label: Label, seconds: float, check: Callable[[], None] = lambda: None) -> Connection | None:
         """Return the caller of a label; None where it has not come in time.
@@ -236,6 +264,7 @@ class Door:
 
     def close(self) -> None:
         """Let nobody in any more."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

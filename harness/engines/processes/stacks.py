@@ -45,7 +45,7 @@ def ask(asked: Sequence[tuple[int, Path]]) -> list[str]:
     """
     for pid, _ in asked:
         with contextlib.suppress(OSError):
-            os.kill(pid, ASKING)
+            _ask_main_thread(pid)
             os.kill(pid, signal.SIGCONT)
     deadline, before = time.monotonic() + ANSWERING_S, [0] * len(asked)
     while time.monotonic() < deadline:
@@ -55,6 +55,24 @@ def ask(asked: Sequence[tuple[int, Path]]) -> list[str]:
             break
         before = sizes
     return [_read(path) for _, path in asked]
+
+
+def _ask_main_thread(pid: int) -> None:
+    """Send the signal to a process's main thread, where the system can.
+
+    Of a process that was stopped any thread could take it otherwise, and the main one would go on meanwhile: its stack
+    would no longer be the one in which it was stopped.
+
+    Raises:
+        OSError: it has gone.
+    """
+    import ctypes  # late: it is asked for where something is wrong
+
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)  # glibc 2.30
+    if tgkill is None:
+        os.kill(pid, ASKING)
+    else:
+        tgkill(pid, pid, int(ASKING))
 
 
 def _size(path: Path) -> int:
