@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from attacks import Tally
 from cells import host, make_cell
 from namespaces import Node, nodes
 from on_nodes import STARTED, environment, first, found, other, pinned, wait_for
@@ -174,6 +178,40 @@ def test_asynchronous_workers_go_on_without_a_lost_node(tmp_path):
     (note,) = [note for note in result.outcome.notes if "node 1" in note]
     assert "worker 1 had done" in note
     assert "the others went on" in note
+
+
+def listening(node: Node) -> list[int]:
+    """Return the ports on which something listens on a node."""
+    ports = []
+    for file in ("tcp", "tcp6"):
+        lines = node.run(["cat", f"/proc/self/net/{file}"]).stdout.splitlines()[1:]
+        ports += [int(line.split()[1].rpartition(":")[2], 16) for line in lines if line.split()[3] == "0A"]
+    return sorted(set(ports))
+
+
+GARBAGE = (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x7f\xff\xff\xff" + b"x" * 99, b"\xff" * 64, b"\0" * 4096)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("strategy", "epochs"), [("sync-ddp", 60), ("async-ps", 400)])
+def test_garbage_on_every_port_of_a_run_disturbs_nobody(strategy, epochs, tmp_path):
+    """Whatever listens while a cell trains, torch's store and gloo's pairs too, is called by who says anything."""
+    draw, tally = random.Random(14), Tally(f"callers of all ports, {strategy}")
+
+    def garbage(pair: Sequence[Node]) -> None:
+        for node, port, _ in itertools.product(pair, {p for each in pair for p in listening(each)}, range(40)):
+            with pair[0].socket() as caller, suppress(OSError):
+                caller.settimeout(2.0)
+                caller.connect((node.address, port))
+                caller.sendall(draw.choice((*GARBAGE, draw.randbytes(300))))
+                tally.count(f"{node.host}:{port}", "")
+
+    goal = {"target_accuracy": "none", "max_epochs": epochs, "evaluate_every": "20 epochs"}
+    result, _, code, said = after(tmp_path, strategy, garbage, goal=goal)
+    tally.count("the cell", "" if result.finished and result.status in (None, Status.OK) else result.reason)
+    tally.count("the other node", "" if code == 0 else said)
+    tally.close()
+    assert tally.tried > 80
 
 
 def test_a_server_that_evaluates_stops_the_other_machine_too(tmp_path):
