@@ -62,7 +62,7 @@ def make_cells(*, cores: int = 64, plugins: tuple[str, ...] = (), **changes: Any
         if name:
             document.setdefault(section, {})[name] = value
         else:
-            document[section] = value
+            document[section] = dict(value) if isinstance(value, dict) else value
     scenario = parse_scenario(to_toml(document), host(plugins), Path("test.toml"))
     return list(make_plan(scenario, host(plugins), Machine(cores=cores)).cells)
 
