@@ -256,7 +256,7 @@ def agree(found: Any, rows: list[dict[str, Any]]) -> None:
     assert found.contrast.verdict is not Verdict.SLOWER  # whoever surely is faster is recommended
     text = answer_as_text(found)
     assert ("cannot separate" in text) == (found.contrast.verdict is Verdict.OPEN)
-    promised = "one is then named, or the two are the same within 5 %"  # of more seeds, not found in these
+    promised = "one is faster, or the two are the same within 5 %"  # of more seeds, not found in these
     assert ("same within 5 %" in text.replace(promised, "")) <= (found.contrast.verdict is Verdict.SAME)
     if found.winners and found.contrast.verdict is Verdict.FASTER:
         assert found.winners[0][1].startswith(f"{leader['strategy']} on")
