@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from harness.engines.real.clock import Ledger, Stamp
 
 
-ENDING_S = 10.0
+LAST_PROGRAM_S = 10.0
 """For the thread to end what it has begun; chosen: it is idle then, unless a replica is gone and nobody answers it."""
 
 
@@ -199,7 +199,7 @@ class Reducing:
         """End the thread, and let go of the process group."""
         if self._thread is not None:
             self._waiting.put(None)
-            self._thread.join(ENDING_S)
+            self._thread.join(LAST_PROGRAM_S)
         self.group = None
 
 
