@@ -18,6 +18,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -322,6 +323,21 @@ class OnDevice(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Return the memory of the numbers: who shares it is told by its address."""
+        return self.inner.untyped_storage()
+
+    def as_subclass(self, cls: type[torch.Tensor]) -> torch.Tensor:
+        """Return the same numbers as another class of tensors: torch makes none of what is a subclass already."""
+        own = OnDevice if cls is torch.Tensor else _on_device(cls)
+        with torch._C.DisableTorchFunctionSubclass():
+            return own(self.inner, self.device)
+
+
+@cache
+def _on_device(cls: type[torch.Tensor]) -> Any:
+    return cls if issubclass(cls, OnDevice) else type(f"{cls.__name__}OnDevice", (cls, OnDevice), {})
 
 
 class Device(TorchDispatchMode):  # type: ignore[misc]

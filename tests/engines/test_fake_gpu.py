@@ -49,7 +49,8 @@ CELLS = {
 REPLAYED = {"step": "cuda-graph"}
 """Of the cell "fused", on the fake GPU: a CPU has no graphs."""
 
-MEETING = ("sync-ddp", "bf16-wire", "fsdp", "model-split", "local-sgd")
+MEETING = ("sync-ddp", "fsdp", "model-split", "local-sgd")
+"""Without `bf16-wire`: on a CPU a thread exchanges its buckets, in a group of their own, beside everything else."""
 
 AT_MARKS = frozenset(
     (

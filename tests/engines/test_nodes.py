@@ -225,7 +225,7 @@ def test_a_server_that_evaluates_stops_the_other_machine_too(tmp_path):
     outcome = found(tmp_path)["async-ps"].outcome
     steps = outcome.steps
     of_worker = [np.array(steps["start_s"])[np.array(steps["worker"]) == worker] for worker in (0, 1)]
-    assert outcome.evaluation_s > 0.02
+    assert outcome.evaluation_s > 0.005  # 32 of them: as much as a clock that went on would be ahead by
     for starts in of_worker:
         assert (np.diff(starts) > 0).all()
         # The clocks of both machines agree, standstills left out: one that went on would be ahead by all of them.
