@@ -134,6 +134,9 @@ LONG = {"goal": {"target_accuracy": "none", "max_epochs": 1000, "evaluate_every"
 SPEAKS_WITHIN_S = 30.0
 """Of the loss of a node: ten seconds of silence, and the end of all processes on a busy machine."""
 
+GONE_WITHIN_S = 5.0
+"""Of the end of both agents, all of their processes: two seconds are promised, and the machine is busy."""
+
 
 def after(
     folder: Path, strategy: str, harm: Callable[[Sequence[Node]], object], **more: Any
@@ -149,8 +152,10 @@ def after(
         lead.wait(90)
         took_s = time.monotonic() - began
         code = agent.wait(60)
-        left = [pid for node in pair for pid in node.processes()]
-        assert not left, left
+        gone_by = time.monotonic() + GONE_WITHIN_S
+        while left := [pid for node in pair for pid in node.processes()]:
+            assert time.monotonic() < gone_by, left
+            time.sleep(0.1)
     return found(folder)[strategy], took_s, code, (folder / "log-1").read_text()
 
 
